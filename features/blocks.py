@@ -1,0 +1,298 @@
+"""Blocks: the mergeable columns that states are made of, each with its Spark SQL, its merge and its empty value.
+
+A state is a row of float64. A block owns `width` neighbouring columns of it and says how Spark builds them from
+events (`sql`), what one event gives (`lift`), how two states of disjoint events become one (`combine`), and what no event
+gives (`empty`). `combine` is associative and commutative up to rounding: that is what lets batch, tiles and training
+sets share one definition. SQL is over the columns of the source and `event_micros` (event time, BIGINT).
+
+Elements are what an aggregate counts, one value or NULL an event, as a SQL text that already holds cast and filter:
+
+    double    finite DOUBLE; NaN and infinities count as NULL
+    whole     BIGINT, exact
+    binary    BINARY
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.float64]
+TIME = "event_micros"
+
+
+@dataclass(frozen=True)
+class Element:
+    """One value an event: SQL giving `kind`, or NULL where the event does not count."""
+
+    sql: str
+    kind: str = "double"
+
+
+TIME_ELEMENT = Element(sql=TIME, kind="whole")
+
+
+@dataclass(frozen=True)
+class Values:
+    """Elements of n events: `values` (n,) float64, int64 or object, and `valid` (n,) bool."""
+
+    values: NDArray[np.generic]
+    valid: NDArray[np.bool_]
+
+
+Lifted = Mapping[Element, Values]
+
+
+class Block(ABC):
+    """Columns of a state that merge together."""
+
+    merge: ClassVar[str] = "combine"  # "sum" and "min" columns are merged for all blocks at once (see layout.py)
+
+    @property
+    @abstractmethod
+    def elements(self) -> tuple[Element, ...]:
+        """What is read of each event."""
+
+    @property
+    @abstractmethod
+    def empty(self) -> tuple[float, ...]:
+        """The state of no events; its length is the block's width."""
+
+    @abstractmethod
+    def sql(self) -> tuple[str, ...]:
+        """Spark aggregate expressions, one a column, each a DOUBLE and never NULL."""
+
+    @abstractmethod
+    def lift(self, lifted: Lifted) -> Rows:
+        """States of single events, shape (n, width); an event that does not count gives `empty`."""
+
+    @abstractmethod
+    def combine(self, left: Rows, right: Rows) -> Rows:
+        """Merge pairwise; both and the result have shape (..., width)."""
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return len(self.empty)
+
+    def reduce(self, rows: Rows) -> Rows:
+        """Merge along the first axis: (k, ..., width) to (..., width), k >= 1, in log2(k) steps."""
+        while len(rows) > 1:
+            half = len(rows) // 2
+            merged = self.combine(rows[:half], rows[half : 2 * half])
+            rows = np.concatenate([merged, rows[2 * half :]]) if len(rows) % 2 else merged
+        return rows[0]
+
+    def blank(self, count: int) -> Rows:
+        """`count` empty states, shape (count, width)."""
+        return np.tile(np.asarray(self.empty, dtype=np.float64), (count, 1))
+
+
+class Sums(Block):
+    """Base of blocks whose columns simply add."""
+
+    merge = "sum"
+
+    def combine(self, left: Rows, right: Rows) -> Rows:
+        return left + right
+
+    def reduce(self, rows: Rows) -> Rows:
+        merged: Rows = rows.sum(axis=0)
+        return merged
+
+
+@dataclass(frozen=True)
+class Tally(Sums):
+    """How many events have the element: [n]."""
+
+    element: Element
+    empty = (0.0,)
+
+    @property
+    def elements(self) -> tuple[Element, ...]:
+        return (self.element,)
+
+    def sql(self) -> tuple[str, ...]:
+        return (f"CAST(count({self.element.sql}) AS DOUBLE)",)
+
+    def lift(self, lifted: Lifted) -> Rows:
+        return lifted[self.element].valid.astype(np.float64)[:, None]
+
+
+@dataclass(frozen=True)
+class Total(Sums):
+    """Sum of a double element: [sum]."""
+
+    element: Element
+    empty = (0.0,)
+
+    @property
+    def elements(self) -> tuple[Element, ...]:
+        return (self.element,)
+
+    def sql(self) -> tuple[str, ...]:
+        return (f"coalesce(sum({self.element.sql}), 0D)",)
+
+    def lift(self, lifted: Lifted) -> Rows:
+        found = lifted[self.element]
+        return np.where(found.valid, found.values, 0.0).astype(np.float64)[:, None]
+
+
+@dataclass(frozen=True)
+class ExactTotal(Sums):
+    """Exact sum of a whole element in limbs of 32 bits: [top * 2**64 + middle * 2**32 + low].
+
+    Every limb of a stored state is below 2**32 in size, so a million states add without a rounding in float64.
+    """
+
+    element: Element
+    empty = (0.0, 0.0, 0.0)
+
+    @property
+    def elements(self) -> tuple[Element, ...]:
+        return (self.element,)
+
+    def sql(self) -> tuple[str, ...]:
+        low = f"coalesce(sum(({self.element.sql}) & 4294967295L), 0L)"
+        high = f"(coalesce(sum(shiftright(({self.element.sql}), 32)), 0L) + shiftright({low}, 32))"
+        return (f"CAST(shiftright({high}, 32) AS DOUBLE)", f"CAST({high} & 4294967295L AS DOUBLE)", f"CAST({low} & 4294967295L AS DOUBLE)")
+
+    def lift(self, lifted: Lifted) -> Rows:
+        found = lifted[self.element]
+        whole = np.where(found.valid, found.values, 0).astype(np.int64)
+        high = whole >> 32
+        return np.stack([np.where(high < 0, -1, 0), high & 0xFFFFFFFF, whole & 0xFFFFFFFF], axis=1).astype(np.float64)
+
+    @staticmethod
+    def whole(rows: Rows) -> list[int]:
+        """The sums of states (q, 3) as Python integers."""
+        limbs = rows.astype(np.int64).tolist()
+        return [(top << 64) + (middle << 32) + low for top, middle, low in limbs]
+
+
+@dataclass(frozen=True)
+class Least(Block):
+    """Smallest of a double element: [min]; `sign` -1 keeps the largest, negated, so that one merge serves both."""
+
+    element: Element
+    sign: int = 1
+    merge = "min"
+    empty = (float("inf"),)
+
+    @property
+    def elements(self) -> tuple[Element, ...]:
+        return (self.element,)
+
+    def sql(self) -> tuple[str, ...]:
+        found = f"min({self.element.sql})" if self.sign > 0 else f"-max({self.element.sql})"
+        return (f"coalesce(CAST({found} AS DOUBLE), double('Infinity'))",)
+
+    def lift(self, lifted: Lifted) -> Rows:
+        found = lifted[self.element]
+        return np.where(found.valid, self.sign * found.values, np.inf).astype(np.float64)[:, None]
+
+    def combine(self, left: Rows, right: Rows) -> Rows:
+        return np.minimum(left, right)
+
+    def reduce(self, rows: Rows) -> Rows:
+        merged: Rows = rows.min(axis=0)
+        return merged
+
+
+@dataclass(frozen=True)
+class Leading(Block):
+    """The lexicographically largest tuple of elements: [part, part, ...]; `sign` -1 keeps the smallest, negated.
+
+    With (event time, value) it is the last value and, negated, the first; at equal times the larger (or smaller) value
+    leads, which makes the result independent of the order of arrival. An event counts when its last part is there.
+    """
+
+    parts: tuple[Element, ...]
+    sign: int = 1
+
+    @property
+    def elements(self) -> tuple[Element, ...]:
+        return self.parts
+
+    @property
+    def empty(self) -> tuple[float, ...]:
+        return (float("-inf"),) * len(self.parts)
+
+    def sql(self) -> tuple[str, ...]:
+        minus = "-" if self.sign < 0 else ""
+        fields = ", ".join(f"{minus}CAST(({part.sql}) AS DOUBLE) AS p{i}" for i, part in enumerate(self.parts))
+        leader = f"max(CASE WHEN ({self.parts[-1].sql}) IS NOT NULL THEN struct({fields}) END)"
+        return tuple(f"coalesce({leader}.p{i}, double('-Infinity'))" for i in range(len(self.parts)))
+
+    def lift(self, lifted: Lifted) -> Rows:
+        counted = lifted[self.parts[-1]].valid
+        columns = [np.where(counted, self.sign * lifted[part].values.astype(np.float64), -np.inf) for part in self.parts]
+        return np.stack(columns, axis=1)
+
+    def combine(self, left: Rows, right: Rows) -> Rows:
+        behind = np.zeros(left.shape[:-1], dtype=bool)  # is left smaller than right?
+        level = np.ones(left.shape[:-1], dtype=bool)  # equal so far?
+        for part in range(left.shape[-1]):
+            behind |= level & (left[..., part] < right[..., part])
+            level &= left[..., part] == right[..., part]
+        return np.where(behind[..., None], right, left)
+
+
+@dataclass(frozen=True)
+class Moments(Block):
+    """Count, mean and central moments of a double element: [n, mean, M2, M3, M4] up to `order` (2 to 4).
+
+    Merged by deltas (Chan, Golub, LeVeque 1979; Pebay 2008, SAND2008-6212), never by sums of powers, so a small
+    spread far from zero keeps its digits.
+    """
+
+    element: Element
+    order: int = 2
+
+    @property
+    def elements(self) -> tuple[Element, ...]:
+        return (self.element,)
+
+    @property
+    def empty(self) -> tuple[float, ...]:
+        return (0.0,) * (1 + self.order)
+
+    def sql(self) -> tuple[str, ...]:
+        x = self.element.sql
+        second = f"(var_pop({x}) * count({x}))"
+        columns = [f"CAST(count({x}) AS DOUBLE)", f"coalesce(avg({x}), 0D)", f"coalesce({second}, 0D)"]
+        if self.order >= 3:
+            columns.append(f"coalesce(skewness({x}) * pow({second}, 1.5D) / sqrt(count({x})), 0D)")
+        if self.order >= 4:
+            columns.append(f"coalesce((kurtosis({x}) + 3D) * {second} * {second} / count({x}), 0D)")
+        return tuple(columns)
+
+    def lift(self, lifted: Lifted) -> Rows:
+        found = lifted[self.element]
+        rows = np.zeros((len(found.values), self.width))
+        rows[:, 0] = found.valid
+        rows[:, 1] = np.where(found.valid, found.values, 0.0)
+        return rows
+
+    def combine(self, left: Rows, right: Rows) -> Rows:
+        a, b = left[..., 0], right[..., 0]
+        n = a + b
+        some = np.where(n > 0, n, 1.0)
+        delta = right[..., 1] - left[..., 1]
+        out = np.empty(np.broadcast_shapes(left.shape, right.shape))
+        out[..., 0] = n
+        # An empty side must give back the other to the last bit: its share of the delta is exactly 0 or 1.
+        out[..., 1] = np.where(a == 0, right[..., 1], np.where(b == 0, left[..., 1], left[..., 1] + delta * (b / some)))
+        delta = np.where((a == 0) | (b == 0), 0.0, delta)
+        shift = delta * delta * a * b / some
+        out[..., 2] = left[..., 2] + right[..., 2] + shift
+        if self.order >= 3:
+            out[..., 3] = left[..., 3] + right[..., 3] + shift * delta * (a - b) / some + 3 * delta * (a * right[..., 2] - b * left[..., 2]) / some
+        if self.order >= 4:
+            squares = 6 * delta**2 * (a**2 * right[..., 2] + b**2 * left[..., 2]) / some**2
+            cubes = 4 * delta * (a * right[..., 3] - b * left[..., 3]) / some
+            out[..., 4] = left[..., 4] + right[..., 4] + shift * delta**2 * (a**2 - a * b + b**2) / some**2 + squares + cubes
+        return out

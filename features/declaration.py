@@ -1,0 +1,271 @@
+"""What a data scientist declares: sources, feature views, a label, a model, a project. Frozen, checked when constructed."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from features.aggregates import Aggregate
+from features.errors import DeclarationError
+from features.layout import Layout
+from features.schema import Column, DataType, columns_used, expression_type, parse_schema
+from features.windows import Window, make_window
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
+_RESERVED = {"key", "score", "model_version", "batch_version", "as_of", "layer", "label"}
+METRICS = {"roc_auc": "class", "average_precision": "class", "log_loss": "class", "accuracy": "class", "f1": "class",
+           "rmse": "number", "mae": "number", "r2": "number"}  # fmt: skip
+
+
+def _check_name(name: object, what: str) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise DeclarationError(f"{what} {name!r} is not a good name: use a small letter, then up to 47 small letters, digits or underscores")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where events of one kind come from. `topic` None: files only. `id` names an event: its first arrival wins."""
+
+    name: str
+    schema: str
+    id: str
+    time: str
+    topic: str | None = None
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        _check_name(self.name, "source")
+        if self.topic is not None and not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", self.topic):
+            raise DeclarationError(f"source {self.name!r}: topic {self.topic!r} is not a Kafka topic name: use letters, digits, '.', '_' and '-'")
+        self.column(self.id, "id")
+        if self.column(self.time, "time").type.name not in ("TIMESTAMP", "DATE"):
+            raise DeclarationError(f"source {self.name!r}: time {self.time!r} is {self.column(self.time, 'time').type}: it must be TIMESTAMP or DATE")
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The schema's columns, in order."""
+        return parse_schema(self.schema)
+
+    def column(self, name: str, role: str) -> Column:
+        """The column `name`; raises DeclarationError naming the `role` it was wanted for."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise DeclarationError(f"source {self.name!r}: {role} {name!r} is no column: it has {', '.join(c.name for c in self.columns)}")
+
+
+def _key_columns(key: str | tuple[str, ...], source: Source, place: str) -> tuple[str, ...]:
+    names = (key,) if isinstance(key, str) else tuple(key)
+    if not names or len(set(names)) != len(names):
+        raise DeclarationError(f"{place}: key {key!r} must name one column or several different ones")
+    for name in names:
+        if source.column(name, f"key of {place}").type.name in ("FLOAT", "DOUBLE", "DECIMAL", "BINARY"):
+            raise DeclarationError(f"{place}: key {name!r} cannot be {source.column(name, 'key').type}: use STRING, a whole number, DATE or BOOLEAN")
+    return names
+
+
+@dataclass(frozen=True)
+class FeatureColumn:
+    """One column that answers and training sets have: a feature over one window."""
+
+    name: str
+    feature: str
+    window: Window
+    type: DataType
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureView:
+    """Features of one key over one source; `windows` empty means the key's whole life."""
+
+    name: str
+    source: Source
+    key: str | tuple[str, ...]
+    features: Mapping[str, Aggregate] = field(hash=False)
+    windows: tuple[str, ...] = ()
+    hop: str | None = None
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        _check_name(self.name, "view")
+        if not self.features:
+            raise DeclarationError(f"view {self.name!r} has no features: give at least one")
+        object.__setattr__(self, "windows", (self.windows,) if isinstance(self.windows, str) else tuple(self.windows))
+        if len(set(self.windows)) != len(self.windows):
+            raise DeclarationError(f"view {self.name!r}: a window stands twice in {self.windows!r}: name each once")
+        _key_columns(self.key, self.source, f"view {self.name!r}")
+        for name, aggregate in self.features.items():
+            _check_name(name, f"view {self.name!r}: feature")
+            if not isinstance(aggregate, Aggregate):
+                raise DeclarationError(f"view {self.name!r}: feature {name!r} is {aggregate!r}: it must be an aggregate such as Count() or Mean('price')")
+        self._check_columns()
+
+    def _check_columns(self) -> None:
+        seen: set[str] = set()
+        for column in self.columns:
+            if column.name in seen:
+                raise DeclarationError(f"view {self.name!r}: feature column {column.name!r} comes about twice: rename a feature")
+            if column.name in _RESERVED:
+                raise DeclarationError(f"view {self.name!r}: feature {column.name!r} is a word kept for serving tables: rename it")
+            seen.add(column.name)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names of the key's columns."""
+        return (self.key,) if isinstance(self.key, str) else self.key
+
+    @cached_property
+    def layout(self) -> Layout:
+        """How this view's states are stored."""
+        place = f"view {self.name!r}"
+        return Layout({name: found.bind(self.source.columns, f"{place}, feature {name!r}") for name, found in self.features.items()})
+
+    @cached_property
+    def spans(self) -> tuple[Window, ...]:
+        """The windows with their hops; one lifetime when none are declared."""
+        return tuple(make_window(text, self.hop, f"view {self.name!r}") for text in self.windows or ("lifetime",))
+
+    @cached_property
+    def tile(self) -> int:
+        """Width of the stream's tiles in microseconds: the smallest hop."""
+        return min(span.hop for span in self.spans)
+
+    @cached_property
+    def columns(self) -> tuple[FeatureColumn, ...]:
+        """Feature columns, windows within features: ``bpm_mean_1h``, ``bpm_mean_1d``, ... or ``age``."""
+        bounds = self.layout.bounds
+        return tuple(
+            FeatureColumn(f"{name}_{span.name}" if self.windows else name, name, span, bounds[name].type) for name in self.features for span in self.spans
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with anything that changes the meaning or layout of stored states; names of features do not."""
+        source = self.source
+        parts = [source.name, source.topic or "", source.id, source.time, repr(self.keys), repr([(s.width, s.hop) for s in self.spans])]
+        used = {name.lower() for name in (*self.keys, source.time, source.id)}
+        for aggregate in self.features.values():
+            for text in filter(None, (aggregate.argument, aggregate.where)):
+                used.update(name.lower() for name in columns_used(text))
+        parts += [f"{c.name}:{c.type}" for c in source.columns if c.name.lower() in used]
+        parts += [*self.layout.sql(), *(extra.sql() for extra in self.layout.extras)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """What is to be learnt: `target` over events of `source`; features are taken strictly before the event's time."""
+
+    source: Source
+    key: str | tuple[str, ...]
+    target: str
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        _key_columns(self.key, self.source, "label")
+        expression_type(self.target, self.source.columns, "label, target")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names of the key's columns."""
+        return (self.key,) if isinstance(self.key, str) else tuple(self.key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """How to learn it. `trainer`: a registered name; `features`: those used, empty for all; `params`: the trainer's own."""
+
+    trainer: str = "xgboost"
+    metric: str = "roc_auc"
+    features: tuple[str, ...] = ()
+    params: Mapping[str, object] = field(default_factory=dict, hash=False)
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise DeclarationError(f"model: metric {self.metric!r} is unknown: use {', '.join(METRICS)}")
+
+    @property
+    def task(self) -> str:
+        """``class`` or ``number``: what the metric is for."""
+        return METRICS[self.metric]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """Everything declared for one purpose. A project may have no model (features only)."""
+
+    name: str
+    views: tuple[FeatureView, ...]
+    label: Label | None = None
+    model: Model | None = None
+    owner: str = ""
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        _check_name(self.name, "project")
+        object.__setattr__(self, "views", tuple(self.views))
+        place = f"project {self.name!r}"
+        if not self.views:
+            raise DeclarationError(f"{place} has no views: give at least one")
+        if (self.label is None) != (self.model is None):
+            raise DeclarationError(f"{place}: a label and a model belong together: give both or neither")
+        _unique([view.name for view in self.views], f"{place}: view")
+        _unique([column.name for column in self.columns], f"{place}: feature column")
+        topics = [source.topic for source in self.sources.values() if source.topic]
+        _unique(topics, f"{place}: topic")
+        for view in self.views:
+            self._check_keys(view, place)
+        unknown = [name for name in (self.model.features if self.model else ()) if name not in {c.name for c in self.columns}]
+        if unknown:
+            raise DeclarationError(f"{place}: model feature {unknown[0]!r} is in no view: there are {', '.join(c.name for c in self.columns)}")
+
+    def _check_keys(self, view: FeatureView, place: str) -> None:
+        missing = [name for name in view.keys if name not in self.keys]
+        if missing:
+            raise DeclarationError(f"{place}: key {missing[0]!r} of view {view.name!r} is not among the label's keys {', '.join(self.keys)}: add it to Label(key=...)")
+
+    @cached_property
+    def sources(self) -> dict[str, Source]:
+        """Every source by name; two different ones of one name are an error."""
+        found: dict[str, Source] = {}
+        for source in [*(view.source for view in self.views), *([self.label.source] if self.label else [])]:
+            if found.setdefault(source.name, source) != source:
+                raise DeclarationError(f"project {self.name!r}: two different sources are named {source.name!r}: rename one")
+        return found
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Columns that name one thing to be scored: the label's, or all the views' when there is no label."""
+        return self.label.keys if self.label else tuple(dict.fromkeys(name for view in self.views for name in view.keys))
+
+    @cached_property
+    def columns(self) -> tuple[FeatureColumn, ...]:
+        """Feature columns of all views, in order."""
+        return tuple(column for view in self.views for column in view.columns)
+
+    @property
+    def model_features(self) -> tuple[str, ...]:
+        """Feature columns that the model reads, in order."""
+        chosen = self.model.features if self.model and self.model.features else tuple(column.name for column in self.columns)
+        return tuple(chosen)
+
+    def views_of(self, source: str) -> tuple[FeatureView, ...]:
+        """Views fed by the source."""
+        return tuple(view for view in self.views if view.source.name == source)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with anything that changes what the model is fed or told to learn."""
+        label, model = self.label, self.model
+        parts = [f"{view.name}:{view.fingerprint}" for view in self.views] + [c.name for c in self.columns]
+        if label and model:
+            parts += [label.source.name, repr(label.keys), label.target, model.trainer, model.metric, repr(model.features), repr(sorted(model.params.items()))]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def _unique(names: list[str], what: str) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise DeclarationError(f"{what} {name!r} comes about twice: give each its own name")

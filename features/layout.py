@@ -1,0 +1,88 @@
+"""The layout of a view's states: which column of the float64 row belongs to which block, and how rows merge at once.
+
+    | sums: every Tally, Total, ExactTotal | minima: every Least | other blocks, neighbours of one kind together |
+
+Blocks with the same meaning are stored once however many features use them. Every layout carries the time of the
+latest event, negated, among its minima.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from features.aggregates import Bound
+from features.blocks import TIME_ELEMENT, Block, Element, Least, Rows, Values
+from features.extras import Extra
+
+States = Sequence[bytes | None]
+LATEST = Least(TIME_ELEMENT, -1)
+
+
+class Layout:
+    """Columns of the state of one view; see the module for the order."""
+
+    def __init__(self, bounds: Mapping[str, Bound]) -> None:
+        self.bounds = dict(bounds)
+        rank = {"sum": 0, "min": 1}
+        unique = dict.fromkeys([LATEST, *(block for bound in bounds.values() for block in bound.blocks)])
+        self.blocks: tuple[Block, ...] = tuple(sorted(unique, key=lambda block: (rank.get(block.merge, 2), type(block).__name__, block.width)))
+        self.extras: tuple[Extra, ...] = tuple(dict.fromkeys(extra for bound in bounds.values() for extra in bound.extras))
+        ends = np.cumsum([block.width for block in self.blocks]).tolist()
+        self.slices = {block: slice(end - block.width, end) for block, end in zip(self.blocks, ends, strict=True)}
+        self.width: int = ends[-1]
+        self.empty: Rows = np.concatenate([np.asarray(block.empty, dtype=np.float64) for block in self.blocks])
+        sums = sum(block.width for block in self.blocks if block.merge == "sum")
+        minima = sum(block.width for block in self.blocks if block.merge == "min")
+        self._sums, self._minima = slice(0, sums), slice(sums, sums + minima)
+        self._others = list(self._group(block for block in self.blocks if block.merge not in rank))
+        self._latest = self.slices[LATEST].start
+
+    def _group(self, blocks: Iterable[Block]) -> Iterable[tuple[Block, slice, int]]:
+        groups: dict[tuple[type[Block], int], list[Block]] = {}
+        for block in blocks:
+            groups.setdefault((type(block), block.width), []).append(block)
+        for (_, width), members in groups.items():
+            yield members[0], slice(self.slices[members[0]].start, self.slices[members[-1]].stop), width
+
+    @property
+    def elements(self) -> tuple[Element, ...]:
+        """What all blocks and extras read of an event."""
+        parts: list[Block | Extra] = [*self.blocks, *self.extras]
+        return tuple(dict.fromkeys(element for part in parts for element in part.elements))
+
+    def sql(self) -> list[str]:
+        """Spark aggregate expressions, one a column."""
+        return [text for block in self.blocks for text in block.sql()]
+
+    def reduce(self, rows: Rows) -> Rows:
+        """Merge states (k, width) of disjoint events into one (width,); none give the empty state."""
+        if len(rows) <= 1:
+            return rows[0] if len(rows) else self.empty
+        out = np.empty(self.width)
+        rows[:, self._sums].sum(axis=0, out=out[self._sums])
+        rows[:, self._minima].min(axis=0, out=out[self._minima])
+        for block, columns, width in self._others:
+            out[columns] = block.reduce(rows[:, columns].reshape(len(rows), -1, width)).ravel()
+        return out
+
+    def reduce_extras(self, states: Sequence[States]) -> list[bytes | None]:
+        """Merge extras of k states, each a sequence with one entry an extra."""
+        merged: list[bytes | None] = []
+        for position, extra in enumerate(self.extras):
+            present = [found for state in states if (found := state[position]) is not None]
+            merged.append(extra.merge(present) if present else None)
+        return merged
+
+    def latest(self, row: Rows) -> float:
+        """Time in microseconds of the latest event of a state; -inf for no events."""
+        return -float(row[self._latest])
+
+    def finish(self, name: str, rows: Rows, extras: Sequence[States]) -> Values:
+        """Values of feature `name` for states (q, width) with their extras."""
+        bound = self.bounds[name]
+        found: list[np.ndarray] = []
+        for extra in bound.extras:
+            column = np.empty(len(rows), dtype=object)
+            column[:] = [state[self.extras.index(extra)] for state in extras]
+            found.append(column)
+        return bound.finish([rows[:, self.slices[block]] for block in bound.blocks], found)

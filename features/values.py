@@ -1,0 +1,78 @@
+"""How values of each type become numbers in a state and come back: the only place that knows types by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+
+import numpy as np
+
+from features.blocks import Element, Rows, Values
+from features.schema import BIGINT, DOUBLE, DataType
+
+Decode = Callable[[Rows], Values]
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A value as one or two double elements (compared in order), and the way back from rows (q, len(elements))."""
+
+    elements: tuple[Element, ...]
+    decode: Decode
+    type: DataType
+
+
+def filtered(sql: str, where: str | None) -> str:
+    """`sql` where the filter holds, else NULL."""
+    return f"({sql})" if where is None else f"(CASE WHEN ({where}) THEN ({sql}) END)"
+
+
+def double(argument: str, where: str | None) -> Element:
+    """A finite number; NaN and infinities are not numbers and do not count."""
+    x = f"CAST(({argument}) AS DOUBLE)"
+    finite = f"abs({x}) < double('Infinity')"
+    return Element(sql=f"(CASE WHEN {f'({where}) AND ' if where else ''}{finite} THEN {x} END)")
+
+
+def whole(argument: str, kind: DataType, where: str | None) -> Element:
+    """An exact whole number: an integer itself, or a DECIMAL of up to 18 digits without its point."""
+    unscaled = f"CAST(({argument}) * {Decimal(10) ** kind.scale:f}BD AS BIGINT)" if kind.name == "DECIMAL" else f"CAST(({argument}) AS BIGINT)"
+    return Element(sql=filtered(unscaled, where), kind="whole")
+
+
+def binary(argument: str, where: str | None) -> Element:
+    """The bytes of a text (UTF-8) or binary value."""
+    return Element(sql=filtered(f"CAST(({argument}) AS BINARY)", where), kind="binary")
+
+
+def unscaled(numbers: list[int], valid: np.ndarray, kind: DataType) -> Values:
+    """Whole numbers as values of BIGINT or DECIMAL type."""
+    if kind.name != "DECIMAL":
+        return Values(np.array(numbers, dtype=np.int64), valid)
+    out = np.empty(len(numbers), dtype=object)
+    out[:] = [Decimal(number).scaleb(-kind.scale) for number in numbers]
+    return Values(out, valid)
+
+
+def coded(argument: str, kind: DataType, where: str | None) -> Coded:
+    """A value of any type but text as numbers that sort as the values do."""
+    if kind == BIGINT or kind.name == "DECIMAL":
+        number = whole(argument, kind, where).sql
+        halves = (Element(sql=f"CAST(shiftright({number}, 32) AS DOUBLE)"), Element(sql=f"CAST({number} & 4294967295L AS DOUBLE)"))
+        return Coded(halves, lambda rows: _halves(rows, kind), kind)
+    if kind.name in ("FLOAT", "DOUBLE"):
+        return Coded((double(argument, where),), lambda rows: _plain(rows, np.float64), DOUBLE)
+    inner = {"DATE": "unix_date({})", "TIMESTAMP": "unix_micros({})", "BOOLEAN": "CAST({} AS INT)"}.get(kind.name, "{}")
+    element = Element(sql=filtered(f"CAST({inner.format(f'({argument})')} AS DOUBLE)", where))
+    target = {"DATE": np.int32, "BOOLEAN": np.bool_}.get(kind.name, np.int64)
+    return Coded((element,), lambda rows: _plain(rows, target), BIGINT if kind.integral else kind)
+
+
+def _plain(rows: Rows, target: type[np.generic]) -> Values:
+    valid = np.isfinite(rows[:, 0])
+    return Values(np.where(valid, rows[:, 0], 0).astype(target), valid)
+
+
+def _halves(rows: Rows, kind: DataType) -> Values:
+    valid = np.isfinite(rows[:, 0])
+    safe = np.where(valid[:, None], rows, 0).astype(np.int64)
+    return unscaled(((safe[:, 0] << 32) + safe[:, 1]).tolist(), valid, kind)
