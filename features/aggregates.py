@@ -113,7 +113,8 @@ class Sum(Aggregate):
             number = double(self._text, self.where)
             return Bound(DOUBLE, lambda rows, _: Values(rows[0][:, 0], rows[1][:, 0] > 0), (Total(number), Tally(number)))
         number = whole(self._text, kind, self.where)
-        result = DataType("DECIMAL", 38, kind.scale) if kind.name == "DECIMAL" else BIGINT
+        # A sum of BIGINT may need more than 64 bits; one of smaller integers never does.
+        result = DataType("DECIMAL", 38, kind.scale) if kind.name == "DECIMAL" or kind == BIGINT else BIGINT
         return Bound(result, lambda rows, _: unscaled(ExactTotal.whole(rows[0]), rows[1][:, 0] > 0, result), (ExactTotal(number), Tally(number)))
 
 

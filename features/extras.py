@@ -66,8 +66,7 @@ class LeadingText(Extra):
         ranked = Element(sql=f"rank of {self.element.sql}")
         block = Leading(parts=(TIME_ELEMENT, ranked), sign=self.sign)
         rows = self.sign * over_ranges(block, {TIME_ELEMENT: lifted[TIME_ELEMENT], ranked: Values(codes, found.valid)}, first, end)
-        stamps = (np.where(np.isfinite(rows[:, 0]), rows[:, 0], 0).astype(np.int64).view(np.uint64) ^ np.uint64(1 << 63)).astype(">u8")
         out = np.empty(len(rows), dtype=object)
         for i in np.flatnonzero(np.isfinite(rows[:, 0])):
-            out[i] = stamps[i].tobytes() + distinct[int(rows[i, 1])]
+            out[i] = (int(rows[i, 0]) + (1 << 63)).to_bytes(8, "big") + distinct[int(rows[i, 1])]
         return out

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal
 
 import numpy as np
 
 from features.blocks import Element, Rows, Values
 from features.schema import BIGINT, DOUBLE, DataType
 
+_WIDE = Context(prec=60)  # the default context would round long sums
 Decode = Callable[[Rows], Values]
 
 
@@ -45,11 +46,11 @@ def binary(argument: str, where: str | None) -> Element:
 
 
 def unscaled(numbers: list[int], valid: np.ndarray, kind: DataType) -> Values:
-    """Whole numbers as values of BIGINT or DECIMAL type."""
+    """Whole numbers as values of BIGINT or DECIMAL type (Python integers when there is no fraction)."""
     if kind.name != "DECIMAL":
         return Values(np.array(numbers, dtype=np.int64), valid)
     out = np.empty(len(numbers), dtype=object)
-    out[:] = [Decimal(number).scaleb(-kind.scale) for number in numbers]
+    out[:] = [Decimal(number).scaleb(-kind.scale, _WIDE) for number in numbers] if kind.scale else numbers
     return Values(out, valid)
 
 

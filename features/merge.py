@@ -1,0 +1,119 @@
+"""The merge: one key's batch part and tiles become the values of a view at time t. Pure numpy; see windows.py for the picture.
+
+A batch part is stored as rows of float64 `[segment, start, state...]`; `segment` says what a row is:
+
+    -1 - i    collapsed: events of window i from floor(cut + slack - width, hop) up to the cut   (start unused)
+    hop > 0   a tail hop: events of [start, start + hop)
+    0         early: events at exactly `start`, at or after the cut
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.blocks import Rows
+from features.declaration import FeatureView
+from features.layout import States
+from features.times import floor_to, format_time
+from features.windows import Window
+
+LABELS = 2  # columns before the state in a stored batch row
+
+
+@dataclass(frozen=True)
+class BatchPart:
+    """What a batch with `cut` and `slack` knows of one key: rows (k, 2 + width) and the extras of each row."""
+
+    cut: int
+    slack: int
+    rows: Rows
+    extras: Sequence[States] = ()
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """What the stream knows of one key since the cut: start of each tile (m,), states (m, width), extras."""
+
+    starts: NDArray[np.int64]
+    rows: Rows
+    extras: Sequence[States] = ()
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Values by feature column; `degraded` says why they may not be exact, None when they are."""
+
+    values: Mapping[str, object]
+    degraded: str | None = None
+
+
+@dataclass
+class _Picked:
+    rows: list[Rows] = field(default_factory=list)
+    extras: list[list[bytes | None]] = field(default_factory=list)
+
+
+def collapsed_from(window: Window, cut: int, slack: int) -> int:
+    """Where the collapsed state of a window of finite width begins."""
+    return floor_to(cut + slack - (window.width or 0), window.hop)
+
+
+def merge(view: FeatureView, batch: BatchPart | None, tiles: Tiles | None, at: int) -> Merged:
+    """Features of one key at time `at`: exactly the fold over its events in each window, or marked as degraded."""
+    picked = _Picked()
+    reasons: dict[str, None] = {}
+    for position, span in enumerate(view.spans):
+        rows, extras = _window(view, position, span, batch, tiles, at)
+        row = view.layout.reduce(rows)
+        picked.rows.append(row)
+        picked.extras.append(view.layout.reduce_extras(extras))
+        if view.layout.latest(row) >= at:
+            reasons[f"{format_time(at)} lies before events that were already folded"] = None
+        if batch is not None and span.width is not None and (span.tail(at) or 0) > collapsed_from(span, batch.cut, batch.slack):
+            reasons[f"the batch of {format_time(batch.cut)} is too old for window {span.name}"] = None
+    if batch is not None and at < batch.cut:
+        reasons = {f"{format_time(at)} lies before the batch's cut {format_time(batch.cut)}": None}
+    return Merged(_values(view, picked), "; ".join(reasons) or None)
+
+
+def _window(view: FeatureView, position: int, span: Window, batch: BatchPart | None, tiles: Tiles | None, at: int) -> tuple[Rows, list[States]]:
+    tail = span.tail(at)
+    parts: list[Rows] = []
+    extras: list[States] = []
+    if batch is not None and len(batch.rows):
+        segments, starts = batch.rows[:, 0], batch.rows[:, 1]
+        inside = (segments >= 0) & (starts < at) if tail is None else (segments >= 0) & (starts >= tail) & (starts < at)
+        if tail is None:
+            inside &= segments == 0
+        else:
+            inside &= (segments == 0) | ((segments == span.hop) & (starts < collapsed_from(span, batch.cut, batch.slack)))
+        inside |= segments == -1 - position
+        parts.append(batch.rows[inside, LABELS:])
+        extras.extend(batch.extras[i] for i in np.flatnonzero(inside)) if batch.extras else None
+    if tiles is not None and len(tiles.rows):
+        inside = tiles.starts < at if tail is None else (tiles.starts >= tail) & (tiles.starts < at)
+        parts.append(tiles.rows[inside])
+        extras.extend(tiles.extras[i] for i in np.flatnonzero(inside)) if tiles.extras else None
+    return (np.concatenate(parts) if parts else np.empty((0, view.layout.width))), extras
+
+
+def _values(view: FeatureView, picked: _Picked) -> dict[str, object]:
+    rows = np.stack(picked.rows)
+    spans = {span.name: position for position, span in enumerate(view.spans)}
+    finished = {name: view.layout.finish(name, rows, picked.extras) for name in view.features}
+    out: dict[str, object] = {}
+    for column in view.columns:
+        found, position = finished[column.feature], spans[column.window.name]
+        out[column.name] = _plain(found.values[position], column.type.name) if found.valid[position] else None
+    return out
+
+
+def _plain(value: object, kind: str) -> object:
+    number = value.item() if isinstance(value, np.generic) else value
+    if kind == "TIMESTAMP" and isinstance(number, int):
+        return format_time(number)
+    if kind == "DATE" and isinstance(number, int):
+        return str(np.datetime64(number, "D"))
+    return number

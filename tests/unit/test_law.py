@@ -1,0 +1,104 @@
+"""The law in pure Python: answer(key, t) equals a naive fold over the distinct events that have arrived."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from features import FeatureView
+from features.merge import merge
+from features.times import DAY, HOUR, MINUTE
+from features.training import Run, features_before
+from tests import oracle
+from tests.law import SLACK, SLOT, START, batch_part, events_strategy, lift, make_view, tiles
+from tests.oracle import Event
+
+VIEW = make_view()
+SCALES = {"variance": 1e18, "stddev": 1e9}
+
+
+def assert_lawful(view: FeatureView, expected: dict[str, object], found: dict[str, object]) -> None:
+    """Every feature equal, floats to 1e-9 of the size of what was summed."""
+    for column in view.columns:
+        scale = SCALES.get(column.feature.split("_")[0], 1e12)
+        assert oracle.close(expected[column.name], found[column.name], scale), (column.name, expected[column.name], found[column.name])
+
+
+def served(view: FeatureView, events: Sequence[Event], key: str, cut: int | None, at: int) -> dict[str, object]:
+    """The answer by way of batch part and tiles."""
+    mine = [event for event in oracle.distinct(events) if event.key == key]
+    batch = None if cut is None else batch_part(view, [event for event in mine if event.arrival < cut], cut)
+    merged = merge(view, batch, tiles(view, [event for event in mine if cut is None or event.arrival >= cut]), at)
+    assert merged.degraded is None, merged.degraded
+    return dict(merged.values)
+
+
+def test_every_exported_aggregate_has_an_oracle() -> None:
+    oracle.check_complete()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(events=events_strategy(), cut_slots=st.integers(0, 12 * 24), late=st.integers(0, SLACK // MINUTE), order=st.randoms())
+def test_answer_equals_the_fold_for_any_events_cut_and_order(events: list[Event], cut_slots: int, late: int, order: object) -> None:
+    cut = START + cut_slots * SLOT
+    at = cut + late * MINUTE + 1
+    arrived = [event for event in events if event.arrival < at]
+    order.shuffle(arrived)  # type: ignore[attr-defined]
+    for key in "ab":
+        assert_lawful(VIEW, oracle.answer(VIEW, arrived, key, at), served(VIEW, arrived, key, cut, at))
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(events=events_strategy())
+def test_tiles_alone_answer_before_the_first_batch(events: list[Event]) -> None:
+    at = START + 12 * DAY
+    assert_lawful(VIEW, oracle.answer(VIEW, events, "a", at), served(VIEW, events, "a", None, at))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(events=events_strategy(), minutes=st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 10 * 24 * 60)), min_size=1, max_size=10))
+def test_training_rows_equal_the_fold_strictly_before_their_time(events: list[Event], minutes: list[tuple[str, int]]) -> None:
+    ordered = sorted(oracle.distinct(events), key=lambda event: (event.key, event.time))
+    queries = [(key, START + minute * MINUTE) for key, minute in minutes]
+    run = Run(
+        np.array(["abc".index(event.key) for event in ordered], dtype=np.int64),
+        np.array([event.time for event in ordered], dtype=np.int64),
+        lift(VIEW, ordered),
+        np.array(["abc".index(key) for key, _ in queries], dtype=np.int64),
+        np.array([time for _, time in queries], dtype=np.int64),
+    )
+    columns = features_before(VIEW, run)
+    for position, (key, time) in enumerate(queries):
+        found = {name: values.values[position] if values.valid[position] else None for name, values in columns.items()}
+        plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in found.items()}
+        assert_lawful(VIEW, oracle.answer(VIEW, events, key, time), plain)
+
+
+def test_late_event_is_exact_before_the_next_batch() -> None:
+    cut = START + DAY
+    late = Event(id="late", key="a", time=cut - 3 * HOUR, arrival=cut + HOUR, x=5.0, n=1)
+    early = Event(id="first", key="a", time=cut - 2 * HOUR, arrival=cut - HOUR, x=7.0, n=1)
+    found = served(VIEW, [late, early], "a", cut, cut + 2 * HOUR)
+    assert found["sum_x_12h"] == 12.0
+    assert found["count_n_lifetime"] == 2
+
+
+def test_event_ahead_of_its_arrival_waits_for_its_time() -> None:
+    event = Event(id="ahead", key="a", time=START + 2 * MINUTE, arrival=START + MINUTE, x=1.0)
+    assert served(VIEW, [event], "a", START, START + 2 * MINUTE)["count_x_1h"] == 0
+    assert served(VIEW, [event], "a", START, START + 2 * MINUTE + 1)["count_x_1h"] == 1
+
+
+@pytest.mark.parametrize(("at", "reason"), [(START - 1, "before the batch's cut"), (START + SLACK + 2 * HOUR, "too old")])
+def test_an_answer_the_batch_cannot_give_says_so(at: int, reason: str) -> None:
+    part = batch_part(VIEW, [Event(id="e", key="a", time=START - HOUR, arrival=START - HOUR, x=1.0)], START)
+    assert reason in str(merge(VIEW, part, None, at).degraded)
+
+
+def test_keys_never_seen_have_empty_values() -> None:
+    values = merge(VIEW, None, None, START).values
+    assert values["count_x_1h"] == 0
+    assert values["sum_x_1h"] is None
+    assert values["last_s_lifetime"] is None
