@@ -7,8 +7,8 @@ reading changes the score of its patient without anything being trained again.
 from features import Count, FeatureView, Label, Last, Max, Mean, Min, Model, Project, Source, StdDev
 
 ATTRIBUTES = {
-    "age": "INT", "sex": "INT", "cp": "INT", "trestbps": "INT", "chol": "INT", "fbs": "INT", "restecg": "INT", "thalach": "INT",
-    "exang": "INT", "oldpeak": "DOUBLE", "slope": "INT", "ca": "INT", "thal": "INT",
+    "age": "INT", "sex": "INT", "cp": "INT", "trestbps": "INT", "chol": "INT", "fbs": "INT", "restecg": "INT",
+    "thalach": "INT", "exang": "INT", "oldpeak": "DOUBLE", "slope": "INT", "ca": "INT", "thal": "INT",
 }  # fmt: skip
 
 exams = Source(
