@@ -51,7 +51,7 @@ class LeadingText(Extra):
 
     def sql(self) -> str:
         # Flipping the sign bit makes the bytes of negative times sort before those of positive ones.
-        stamped = f"concat(CAST({TIME} ^ (-9223372036854775807L - 1L) AS BINARY), {self.element.sql})"
+        stamped = f"concat(unhex(lpad(hex({TIME} ^ (-9223372036854775807L - 1L)), 16, '0')), {self.element.sql})"
         return f"{'max' if self.sign > 0 else 'min'}({stamped})"
 
     def merge(self, states: Sequence[bytes]) -> bytes:
