@@ -1,0 +1,136 @@
+"""What the server is given: settings and the stores, each by the few methods it calls. Tests pass small fakes."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from features.declaration import Project
+from serving.settings import ServingSettings
+
+
+class Answer(Protocol):
+    """Features of one key at one time; `degraded` is the reason when they may be wrong."""
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """Value of each feature column."""
+        ...
+
+    @property
+    def degraded(self) -> str | None:
+        """Why the values may be wrong, or None."""
+        ...
+
+    @property
+    def batch_version(self) -> int | None:
+        """The batch version that was read."""
+        ...
+
+    @property
+    def as_of(self) -> int:
+        """Microseconds."""
+        ...
+
+
+class Answers(Protocol):
+    """Merged batch and speed views."""
+
+    def features(self, project: Project, keys: list[dict[str, str]], at: int | None) -> Sequence[Answer]:
+        """One answer a key; `at` None is now."""
+        ...
+
+
+class Manifest(Protocol):
+    """Which batch version serves; the fields the catalogue shows."""
+
+    @property
+    def batch_version(self) -> int:
+        """The version."""
+        ...
+
+    @property
+    def cut(self) -> int:
+        """Microseconds: everything that arrived before is in the version."""
+        ...
+
+    @property
+    def built_at(self) -> Any:
+        """When it was built."""
+        ...
+
+
+class Views(Protocol):
+    """The tables that serve."""
+
+    def manifest(self, project: str) -> Manifest | None:
+        """The manifest in force."""
+        ...
+
+    def current(self, project: Project, key: dict[str, str]) -> Mapping[str, Any] | None:
+        """The key's row of the analysts' table."""
+        ...
+
+
+class Scorer(Protocol):
+    """A loaded model."""
+
+    @property
+    def version(self) -> str:
+        """Its version in the registry."""
+        ...
+
+    @property
+    def features(self) -> Sequence[str]:
+        """The feature columns it reads, in order."""
+        ...
+
+    def score(self, columns: Mapping[str, Any]) -> Any:
+        """Scores, float64 of shape (n,); None and NaN are missing values."""
+        ...
+
+    def label(self, scores: Any) -> Any:
+        """The label of each score."""
+        ...
+
+
+class Models(Protocol):
+    """The registry."""
+
+    def champion(self, project: str) -> str | None:
+        """Version of the model in force."""
+        ...
+
+    def scorer(self, project: str, version: str) -> Scorer:
+        """That version, loaded once a process."""
+        ...
+
+
+class Bus(Protocol):
+    """Topics to publish to."""
+
+    def ensure_topics(self, names: Sequence[str], partitions: int = 1) -> None:
+        """Create what is not there."""
+        ...
+
+    def publish(self, topic: str, messages: Iterable[tuple[bytes | None, bytes]]) -> int:
+        """Publish and wait until every message is kept."""
+        ...
+
+    def ends(self, topic: str) -> Mapping[int, int]:
+        """The end of each partition: the cheapest proof that the broker answers."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """All that the server needs; `clock` gives microseconds."""
+
+    folders: tuple[Path, ...]
+    views: Views
+    answers: Answers
+    models: Models
+    bus: Bus
+    settings: ServingSettings
+    future_skew_seconds: int
+    clock: Callable[[], int]

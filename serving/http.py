@@ -1,0 +1,97 @@
+"""HTTP as plain values, and the RSGI adapter that granian calls. Knows nothing of projects."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from serving.problems import CONTENT_TYPE, Problem
+
+Headers = tuple[tuple[str, str], ...]
+JSON: Headers = (("content-type", "application/json"),)
+
+
+@dataclass(slots=True)
+class Request:
+    """One request; `path` is percent-decoded and without the query."""
+
+    method: str
+    path: str
+    body: bytes = b""
+    content_type: str = "application/json"
+
+
+@dataclass(slots=True)
+class Response:
+    """One response, complete."""
+
+    status: int
+    body: bytes
+    headers: Headers = JSON
+
+
+def json_response(document: object, status: int = 200) -> Response:
+    """`document` as JSON; NaN and infinities become null."""
+    return Response(status, msgspec.json.encode(document))
+
+
+def problem_response(problem: Problem) -> Response:
+    """A problem as its response."""
+    return Response(problem.status, problem.body(), (("content-type", CONTENT_TYPE), *problem.headers))
+
+
+class Scope(Protocol):
+    """What RSGI tells of a request before its body."""
+
+    proto: str
+    method: str
+    path: str
+
+    @property
+    def headers(self) -> "HeaderTable":
+        """Headers by lower-case name."""
+        ...
+
+
+class HeaderTable(Protocol):
+    """Headers by lower-case name."""
+
+    def get(self, key: str, default: str | None = None) -> str | None:
+        """The header's first value."""
+        ...
+
+
+class Exchange(Protocol):
+    """RSGI's handle on one request and its response."""
+
+    async def __call__(self) -> bytes:
+        """The whole body."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    def response_bytes(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        """Send the response."""
+        ...
+
+
+async def read_body(scope: Scope, exchange: Exchange, limit: int) -> bytes:
+    """The body, never holding more than `limit` bytes of it; raises a 413 problem for more."""
+    announced = scope.headers.get("content-length")
+    if announced is not None and announced.isascii() and announced.isdigit():
+        if int(announced) > limit:
+            raise _too_large(limit)
+        return await exchange()
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in exchange:
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(413, "too-large", f"the body is larger than {limit} bytes: send less at once")

@@ -1,0 +1,152 @@
+"""What is being served now, looked at again in the background: declarations, champions and manifests.
+
+A project's declaration, model and manifest stand in one frozen value that is replaced whole, so that a request which
+takes it once never mixes versions. What cannot be read leaves the last good value in force and is told in `troubles`.
+"""
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from features.declaration import Project
+from features.errors import AnabranchError, DeclarationError
+from features.loading import list_projects, load_project
+from serving.context import Context, Manifest, Scorer
+
+log = logging.getLogger(__name__)
+Stamp = tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """One project as it is served: everything a request needs, of one moment."""
+
+    project: Project
+    scorer: Scorer | None = None
+    manifest: Manifest | None = None
+    troubles: Mapping[str, str] = field(default_factory=dict)
+    """What could not be read at the last look: ``model``, ``store`` or ``declaration``, and why."""
+
+
+class Live:
+    """The projects being served; `refresh` looks once, `start` keeps looking until `stop`."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._served: dict[str, Served] = {}
+        self._stamps: dict[str, Stamp] = {}
+        self._reported: dict[tuple[str, str], str] = {}
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.broken: dict[str, str] = {}
+        """Declarations that never loaded, and why."""
+        self.looked = False
+        """Whether the stores have been looked at once."""
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(self._served.values())
+
+    def get(self, name: str) -> Served | None:
+        """The project `name`."""
+        return self._served.get(name)
+
+    def start(self) -> None:
+        """Load the declarations, then look again and again in a thread."""
+        self.declarations()
+        self._thread = threading.Thread(target=self._run, name="live", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop looking; a look that waits for a store is not waited for."""
+        self._stopping.set()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self.refresh()
+            except Exception:
+                log.exception("looking for new declarations, models and batch versions failed; it is tried again")
+            if self._stopping.wait(self._context.settings.refresh_seconds):
+                return
+
+    def refresh(self) -> None:
+        """Look at declarations, champions and manifests once."""
+        self.declarations()
+        for name, served in list(self._served.items()):
+            self._served[name] = self._look(served)
+        self.looked = True
+
+    def declarations(self) -> None:
+        """Load what is new or changed; forget what is gone."""
+        found = list_projects(self._context.folders)
+        for name, path in found.items():
+            stamp = _stamp(path)
+            if self._stamps.get(name) != stamp:
+                self._load(name)
+                self._stamps[name] = stamp
+        for name in [name for name in self._stamps if name not in found]:
+            self._served.pop(name, None)
+            self.broken.pop(name, None)
+            del self._stamps[name]
+
+    def _load(self, name: str) -> None:
+        before = self._served.get(name)
+        try:
+            project = load_project(name, self._context.folders)
+        except DeclarationError as error:
+            self._report(name, "declaration", str(error))
+            if before is None:
+                self.broken[name] = str(error)
+            else:
+                self._served[name] = replace(before, troubles={**before.troubles, "declaration": str(error)})
+            return
+        self.broken.pop(name, None)
+        self._report(name, "declaration", None)
+        self._served[name] = Served(project=project) if before is None else replace(before, project=project, troubles={})
+
+    def _look(self, served: Served) -> Served:
+        name = served.project.name
+        troubles = {what: why for what, why in served.troubles.items() if what == "declaration"}
+        manifest, scorer = served.manifest, served.scorer
+        try:
+            manifest = self._context.views.manifest(name)
+        except AnabranchError as error:
+            troubles["store"] = str(error)
+        try:
+            scorer = self._champion(served)
+        except AnabranchError as error:
+            troubles["model"] = str(error)
+        for what in ("store", "model"):
+            self._report(name, what, troubles.get(what))
+        return replace(served, manifest=manifest, scorer=scorer, troubles=troubles)
+
+    def _champion(self, served: Served) -> Scorer | None:
+        if served.project.model is None:
+            return None
+        name, before = served.project.name, served.scorer
+        version = self._context.models.champion(name)
+        if version is None:
+            return None
+        if before is not None and before.version == version:
+            return before
+        log.info("project %s: model version %s is served (before: %s)", name, version, before.version if before else "none")
+        return self._context.models.scorer(name, version)
+
+    def _report(self, name: str, what: str, trouble: str | None) -> None:
+        """Log a trouble when it comes and when it goes, not at every look."""
+        before = self._reported.get((name, what))
+        if trouble is None and before is not None:
+            log.info("project %s: %s is well again", name, what)
+            del self._reported[name, what]
+        elif trouble is not None and trouble != before:
+            log.warning("project %s: %s: %s", name, what, trouble)
+            self._reported[name, what] = trouble
+
+
+def _stamp(path: Path) -> Stamp:
+    """Changes when a file of the declaration does."""
+    files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
+    stats = [(file, file.stat()) for file in files if file.exists()]
+    return tuple((str(file), stat.st_mtime_ns, stat.st_size) for file, stat in stats)

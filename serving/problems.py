@@ -1,0 +1,50 @@
+"""Errors as `application/problem+json` (RFC 9457): what went wrong, with what, and the field to blame when there is one."""
+
+from http import HTTPStatus
+
+import msgspec
+
+from features.errors import AnabranchError, EventError, UnavailableError, UnknownProjectError
+
+CONTENT_TYPE = "application/problem+json"
+
+
+class Problem(AnabranchError):
+    """An error that is the answer to a request. `kind` names it for programs: ``unknown-project``, ``wrong-type``, ..."""
+
+    def __init__(self, status: int, kind: str, detail: str, *, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.status, self.kind, self.detail, self.field = status, kind, detail, field
+        self.headers: tuple[tuple[str, str], ...] = ()
+
+    def body(self) -> bytes:
+        """The problem as JSON."""
+        document: dict[str, object] = {
+            "type": f"urn:anabranch:problem:{self.kind}",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+        }
+        if self.field is not None:
+            document["field"] = self.field
+        return msgspec.json.encode(document)
+
+
+def unprocessable(field: str, detail: str, kind: str = "wrong-value") -> Problem:
+    """A 422 that names the field to blame."""
+    return Problem(422, kind, detail, field=field)
+
+
+def of_error(error: AnabranchError) -> Problem:
+    """The problem for an error of the layers below; what is not the caller's fault is a 503, for he may try again."""
+    match error:
+        case Problem():
+            return error
+        case UnknownProjectError():
+            return Problem(404, "unknown-project", str(error))
+        case EventError():
+            return Problem(422, "wrong-value", str(error))
+        case UnavailableError():
+            return Problem(503, "unavailable", str(error))
+        case _:
+            return Problem(503, "failed", str(error))

@@ -1,0 +1,188 @@
+"""What requests say: bodies, keys and feature values, checked against a project. Every fault is a 4xx that names its field."""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import msgspec
+
+from features.declaration import FeatureColumn, Project
+from features.errors import EventError
+from features.keys import SEPARATOR, read_key
+from features.schema import BOOLEAN, DOUBLE, DataType
+from serving.events import LONGEST_KEY, show, value_fault
+from serving.problems import Problem, unprocessable
+
+Key = dict[str, str]
+_ASKED = ("key", "features")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request to predict: a key to read stored features of, features that win over them, or both."""
+
+    key: Key | None
+    features: Mapping[str, object]
+
+
+def check_json(content_type: str) -> None:
+    """Raises a 415 problem unless the content is declared as JSON."""
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise Problem(415, "wrong-content-type", f"content type {content_type or 'none'!r}: send application/json")
+
+
+def decode(body: bytes) -> object:
+    """The JSON of a body; raises a 400 problem for what is no JSON and a 422 for NaN and infinities."""
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _diagnosis(body, error) from error
+
+
+def _diagnosis(body: bytes, error: Exception) -> Problem:
+    """Python's own parser reads NaN, Infinity and 1e999, so it can tell where they stand."""
+    try:
+        fields = list(_unreal(json.loads(body), ""))
+    except (ValueError, RecursionError):
+        fields = []
+    if fields:
+        return unprocessable(fields[0], f"{fields[0]}: NaN and infinities are not values: leave the field out or send null")
+    reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+    return Problem(400, "bad-json", f"the body is not JSON: {reason}")
+
+
+def _unreal(document: object, path: str) -> Iterator[str]:
+    if isinstance(document, float) and not math.isfinite(document):
+        yield path or "the body"
+    elif isinstance(document, dict):
+        for name, value in document.items():
+            yield from _unreal(value, f"{path}.{name}" if path else str(name))
+    elif isinstance(document, list):
+        for position, value in enumerate(document):
+            yield from _unreal(value, f"{path}[{position}]")
+
+
+def read_asked(body: bytes, project: Project) -> Asked:
+    """The predict request in `body`."""
+    document = decode(body)
+    if not isinstance(document, dict):
+        raise unprocessable("key", f'the body is {show(document)}: send an object such as {{"key": ..., "features": {{...}}}}')
+    for name in document:
+        if name not in _ASKED:
+            raise unprocessable(name, f"{name!r} is no part of this request: it has key and features", "unknown-field")
+    key, features = document.get("key"), document.get("features")
+    if features is not None and not isinstance(features, dict):
+        raise unprocessable("features", f"features is {show(features)}: send an object of names and values")
+    if key is None and not features:
+        raise unprocessable("key", "there is nothing to score: give a key, features, or both")
+    return Asked(None if key is None else body_key(key, project), _checked(features or {}, project))
+
+
+def _checked(features: dict[str, object], project: Project) -> dict[str, object]:
+    columns = feature_columns(project)
+    for name, value in features.items():
+        column = columns.get(name)
+        if column is None:
+            raise unprocessable(f"features.{name}", f"{name!r} is no feature of {project.name}: it has {', '.join(columns)}", "unknown-feature")
+        reason = None if value is None else feature_fault(value, column.type)
+        if reason is not None:
+            raise unprocessable(f"features.{name}", f"{name}: {reason}", "wrong-type")
+    return features
+
+
+@lru_cache(maxsize=256)
+def _columns(columns: tuple[FeatureColumn, ...]) -> dict[str, FeatureColumn]:
+    return {column.name: column for column in columns}
+
+
+def feature_columns(project: Project) -> dict[str, FeatureColumn]:
+    """Feature columns by name."""
+    return _columns(project.columns)
+
+
+def feature_fault(value: object, kind: DataType) -> str | None:
+    """Why `value` is no value of a feature of type `kind`; stricter than for events: a number is not sent as text."""
+    kind_of = type(value)
+    if kind == DOUBLE and kind_of is float:
+        return None  # decoded JSON holds no NaN, and this is the way of most values
+    if kind.text:
+        wrong = kind_of is not str
+    elif kind == BOOLEAN:
+        wrong = kind_of is not bool
+    elif kind.numeric:
+        wrong = kind_of not in (int, float) and not (kind.name == "DECIMAL" and kind_of is str)
+    else:
+        wrong = kind_of is not str
+    return f"{show(value)} is not {_expected(kind)}" if wrong else value_fault(value, kind)
+
+
+def _expected(kind: DataType) -> str:
+    if kind.integral:
+        return "a whole number"
+    if kind.numeric:
+        return "a number"
+    return {"STRING": "a text", "BOOLEAN": "true or false"}.get(kind.name, f"a text with a {kind}")
+
+
+def body_key(key: object, project: Project) -> Key:
+    """The key as it stands in a body: a text or number for one key column, an object for several."""
+    names = project.keys
+    if not isinstance(key, dict):
+        if len(names) > 1:
+            raise unprocessable("key", f"key {show(key)}: this project has several key columns: send an object with {' and '.join(names)}")
+        return {names[0]: _key_value(names[0], key, "key", project)}
+    for name in key:
+        if name not in names:
+            raise unprocessable(f"key.{name}", f"{name!r} is no key column of {project.name}: the key is {' and '.join(names)}", "unknown-field")
+    return {name: _key_value(name, key.get(name), f"key.{name}", project) for name in names}
+
+
+def path_key(text: str, project: Project) -> Key:
+    """The key as it stands in a path: the value of one key column, or ``tailnum=N14228,origin=EWR`` for several."""
+    names = project.keys
+    words = [text]
+    if len(names) > 1:
+        words = re.split(rf",(?=(?:{'|'.join(map(re.escape, names))})=)", text)
+    try:
+        found = {names[0]: text} if len(names) == 1 else read_key(names, words)
+    except EventError as error:
+        form = ",".join(f"{name}=VALUE" for name in names)
+        raise unprocessable("key", f"key {show(text)} does not fit: write {form}") from error
+    return {name: _key_value(name, found[name], "key" if len(names) == 1 else f"key.{name}", project) for name in names}
+
+
+@lru_cache(maxsize=256)
+def _key_types(project: Project) -> dict[str, DataType]:
+    found: dict[str, DataType] = {}
+    for source in project.sources.values():
+        for column in source.columns:
+            if column.name in project.keys:
+                found.setdefault(column.name, column.type)
+    return found
+
+
+def _key_value(name: str, value: object, field: str, project: Project) -> str:
+    """The stored text of a key's value, which is Spark's CAST(... AS STRING)."""
+    if value is None or value == "":
+        raise unprocessable(field, f"key {name!r} is missing: give {' and '.join(project.keys)}")
+    if isinstance(value, dict | list):
+        raise unprocessable(field, f"key {name!r} is {show(value)}: send a text or a number")
+    text = _canonical(value, _key_types(project).get(name))
+    if SEPARATOR in text or len(text.encode("utf-8", "replace")) > LONGEST_KEY:
+        raise unprocessable(field, f"key {name!r}: a key may have {LONGEST_KEY} bytes and not the control character U+001F")
+    return text
+
+
+def _canonical(value: object, kind: DataType | None) -> str:
+    """``7`` for 7, 7.0 and "007" when the column holds whole numbers: what cannot be one is a key never seen."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = str(value)
+    if kind is not None and kind.integral and re.fullmatch(r"\s*[+-]?\d{1,19}\s*", text):
+        return str(int(text))
+    return text

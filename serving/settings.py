@@ -1,0 +1,24 @@
+"""How the server behaves; read from conf and the environment by jobs/settings.py alone."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingSettings:
+    """Address and limits of the REST server. The default address is loopback: nothing is open unless you open it."""
+
+    host: str = "127.0.0.1"
+    port: int = 8100
+    workers: int = 1
+    store_threads: int = 8
+    """Threads that wait for the stores, so that the event loop never does."""
+    store_timeout_seconds: float = 2.0
+    """A store that has not answered by then counts as down."""
+    refresh_seconds: float = 1.0
+    """How often declarations, champions and manifests are looked at; a change shows within two of these."""
+    body_bytes: int = 1_048_576
+    """The largest request body."""
+    prediction_buffer: int = 10_000
+    """Predictions that wait to be published; more than these are dropped and counted, never waited for."""
+    drain_seconds: float = 5.0
+    """How long a stopping server tries to publish what is buffered."""
