@@ -1,0 +1,58 @@
+"""Where the stores live, as frozen values.
+
+The stores are handed these; they never read a file or an environment variable. jobs/settings.py fills them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class LakeSettings:
+    """The Delta lake: raw events, quarantine and batch tables below one root (a folder or a URL Spark can write)."""
+
+    root: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BusSettings:
+    """Kafka. `security` holds the client's own keys as librdkafka/Java spell them, for example `security.protocol`."""
+
+    bootstrap_servers: str
+    security: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewsSettings:
+    """Cassandra: batch views, speed tiles, manifest and the analysts' tables in one keyspace."""
+
+    hosts: tuple[str, ...]
+    port: int
+    keyspace: str
+    local_datacenter: str
+    tile_ttl_days: int
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsSettings:
+    """MLflow: the tracking and registry address, and where artifacts of a new experiment go."""
+
+    tracking_uri: str
+    artifact_root: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeSettings:
+    """The lengths of section "Time" in the design, all in seconds.
+
+    `slot_seconds`: one slot of arrival. `slack_seconds`: the longest a batch may be late before an answer is degraded.
+    `future_skew_seconds`: how far event time may lie ahead of arrival. `dedup_horizon_seconds`: how long the speed layer
+    remembers an event id.
+    """
+
+    slot_seconds: int = 3600
+    slack_seconds: int = 172_800
+    future_skew_seconds: int = 300
+    dedup_horizon_seconds: int = 3600
