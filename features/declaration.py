@@ -12,15 +12,15 @@ from features.layout import Layout
 from features.schema import Column, DataType, columns_used, expression_type, parse_schema
 from features.windows import Window, make_window
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
+_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _RESERVED = {"key", "score", "model_version", "batch_version", "as_of", "layer", "label"}
 METRICS = {"roc_auc": "class", "average_precision": "class", "log_loss": "class", "accuracy": "class", "f1": "class",
            "rmse": "number", "mae": "number", "r2": "number"}  # fmt: skip
 
 
 def _check_name(name: object, what: str) -> None:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise DeclarationError(f"{what} {name!r} is not a good name: use a small letter, then up to 47 small letters, digits or underscores")
+    if not isinstance(name, str) or len(name) > 40 or not _NAME.fullmatch(name):
+        raise DeclarationError(f"{what} {name!r} is not a good name: use up to 40 small letters and digits, beginning with a letter, with single underscores between")
 
 
 @dataclass(frozen=True, kw_only=True)

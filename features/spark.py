@@ -77,15 +77,20 @@ def _floor(sql: str, step: int) -> str:
     return f"({sql} - pmod({sql}, {step}L))"
 
 
-def tiles(view: FeatureView, events: DataFrame, slot_seconds: int) -> DataFrame:
+def tiles(view: FeatureView, events: DataFrame, slot_seconds: int, entity: tuple[str, ...] = ()) -> DataFrame:
     """States by (`key`, `slot`, `tile_start`) of batch or streaming events; both times TIMESTAMP, the slot by arrival.
+
+    `entities` are the keys of columns `entity` that the tile's events name in full (none when the source lacks one).
 
     An event ahead of its arrival gets a tile of its own instant, so that an answer before that instant leaves it out.
     """
     arrival = f"unix_micros({ARRIVAL})"
     start = F.expr(f"timestamp_micros(CASE WHEN {TIME} > {arrival} THEN {TIME} ELSE {_floor(TIME, view.tile)} END)")
     grouped = keyed(view, events).groupBy("_key", F.window(ARRIVAL, f"{slot_seconds} seconds").alias("_slot"), start.alias("tile_start"))
-    return grouped.agg(*state_columns(view)).select(F.col("_key").alias("key"), F.col("_slot.start").alias("slot"), "tile_start", "state", "extra")
+    named = entity and {column.name for column in view.source.columns} >= set(entity)
+    entities = F.collect_set(key_column(entity)) if named else F.array().cast("array<string>")
+    states = grouped.agg(*state_columns(view), entities.alias("entities"))
+    return states.select(F.col("_key").alias("key"), F.col("_slot.start").alias("slot"), "tile_start", "state", "extra", "entities")
 
 
 def point_in_time(project: Project, events: Mapping[str, DataFrame], rows: DataFrame, time: str) -> DataFrame:

@@ -1,0 +1,126 @@
+"""Batch views: states of every key from the whole lake up to a cut, published to Cassandra and swapped in.
+
+The twin of speed/views.py: the same aggregates over the same events; here all of them, there those since the cut.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+
+from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql import functions as F
+
+from features.declaration import FeatureView, Project
+from features.errors import AnabranchError
+from features.spark import batch_states, key_column
+from features.times import SECOND, floor_to, format_time, from_micros
+from stores.cassandra_source import CassandraSource, cassandra_options
+from stores.current import SCORES_SCHEMA, refresher
+from stores.events import distinct
+from stores.lake import Lake
+from stores.manifest import Manifest
+from stores.models import Models
+from stores.progress import Progress
+from stores.settings import TimeSettings
+from stores.views import Views, batch_table
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A finished build: rows by view, and how many current rows were reset."""
+
+    manifest: Manifest
+    current_rows: int
+    seconds: float
+
+
+def latest_cut(times: TimeSettings, now: int) -> int:
+    """The last slot boundary at or before `now` (microseconds)."""
+    return floor_to(now, times.slot_seconds * SECOND)
+
+
+def covered(events: DataFrame, cut: int) -> DataFrame:
+    """The events a batch owes: every landed file row, and what came by topic before the cut."""
+    return events.where(F.col("_file").isNotNull() | (F.col("_arrival") < F.lit(from_micros(cut))))
+
+
+def build(spark: SparkSession, lake: Lake, views: Views, models: Models, project: Project, times: TimeSettings, cut: int, progress: Progress) -> Built:
+    """Compute, publish and swap one batch version. The lake must hold all that arrived before `cut` (see landing)."""
+    started = time.monotonic()
+    if cut % (times.slot_seconds * SECOND):
+        raise AnabranchError(f"cut {format_time(cut)} is no slot boundary: slots are {times.slot_seconds} s long")
+    before = views.manifest(project.name)
+    versions = lake.versions(spark, project)
+    events = {name: distinct(source, covered(lake.events(spark, project, source), cut)) for name, source in project.sources.items()}
+    version = views.new_version(project, max(int(time.time()), before.batch_version + 1 if before else 0))
+    try:
+        rows = {}
+        for view in project.views:
+            progress.step(f"view {view.name}: states up to {format_time(cut)}")
+            rows[view.name] = _publish(view, events[view.source.name], views, project, version, cut, times)
+        champion = models.champion(project.name)
+        entry = Manifest(
+            project=project.name,
+            batch_version=version,
+            cut=cut,
+            slack=times.slack_seconds * SECOND,
+            built_at=time.time_ns() // 1000,
+            fingerprints={view.name: view.fingerprint for view in project.views},
+            rows=rows,
+            lake_versions=versions,
+            model_version=champion,
+        )
+        views.ensure_tiles(project)
+        views.swap(entry, before, _still_valid(before, project))
+    except BaseException:
+        views.drop_version(project, version)
+        raise
+    progress.step("current rows of every key")
+    reset = reset_current(spark, views, models, project, events, champion)
+    seconds = time.monotonic() - started
+    log.info("built project=%s version=%s cut=%s rows=%s seconds=%.1f", project.name, version, format_time(cut), rows, seconds)
+    return Built(manifest=entry, current_rows=reset, seconds=seconds)
+
+
+def _still_valid(before: Manifest | None, project: Project) -> Manifest | None:
+    """The version to keep for rollback: the one before, unless its views mean something else by now."""
+    known = {view.name: view.fingerprint for view in project.views}
+    return before if before is not None and dict(before.fingerprints) == known else None
+
+
+def _publish(view: FeatureView, events: DataFrame, views: Views, project: Project, version: int, cut: int, times: TimeSettings) -> int:
+    counted = Observation()
+    states = batch_states(view, events, cut, times.slack_seconds * SECOND).observe(counted, F.count(F.lit(1)).alias("rows"))
+    events.sparkSession.dataSource.register(CassandraSource)
+    options = {**cassandra_options(views.settings), "table": batch_table(project.name, view.name, version)}
+    states.write.format("cassandra").options(**options).mode("append").save()
+    return int(counted.get["rows"])
+
+
+def entities(project: Project, events: Mapping[str, DataFrame]) -> DataFrame:
+    """Every key of the project that its events name in full: one column `key`, distinct."""
+    full = [frame for name, frame in events.items() if {column.name for column in project.sources[name].columns} >= set(project.keys)]
+    named = [frame.select(key_column(project.keys).alias("key")).where("key IS NOT NULL") for frame in full]
+    if not named:
+        raise AnabranchError(f"no source of {project.name!r} has all of its keys {', '.join(project.keys)}: add them to one source")
+    return reduce(DataFrame.unionAll, named).distinct()
+
+
+def reset_current(spark: SparkSession, views: Views, models: Models, project: Project, events: Mapping[str, DataFrame], champion: str | None) -> int:
+    """Recompute the current row of every key with the batch's states and the champion; returns how many."""
+    views.ensure_current(project)
+    run = refresher(views.settings, models.settings, project, champion, "batch")
+    return entities(project, events).mapInArrow(run, SCORES_SCHEMA).count()
+
+
+def rollback(views: Views, project: Project) -> Manifest:
+    """Make the previous batch version (and the model it was built with) current again; the two change places."""
+    current = views.manifest(project.name)
+    if current is None or current.previous is None:
+        raise AnabranchError(f"project {project.name!r} has no previous batch version to go back to: it needs two builds of the same declaration")
+    views.swap(current.previous, current, current)
+    return current.previous

@@ -1,0 +1,56 @@
+"""One Cassandra session a process, made from settings on first use; Spark's workers share the code and make their own."""
+
+import os
+import threading
+
+from cassandra import ConsistencyLevel
+from cassandra.auth import PlainTextAuthProvider
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable, Session
+from cassandra.policies import DCAwareRoundRobinPolicy, TokenAwarePolicy
+
+from features.errors import UnavailableError
+from stores.settings import ViewsSettings
+
+_SESSIONS: dict[tuple[int, ViewsSettings], Session] = {}
+_LOCK = threading.Lock()
+
+
+def session_for(settings: ViewsSettings) -> Session:
+    """The process's session; raises UnavailableError when no host answers."""
+    name = (os.getpid(), settings)  # a forked worker must not use its parent's sockets
+    with _LOCK:
+        if name not in _SESSIONS or _SESSIONS[name].is_shutdown:
+            _SESSIONS[name] = _connect(settings)
+        return _SESSIONS[name]
+
+
+def close_sessions() -> None:
+    """Close this process's sessions, for a clean end."""
+    with _LOCK:
+        for name in [name for name in _SESSIONS if name[0] == os.getpid()]:
+            _SESSIONS.pop(name).cluster.shutdown()
+
+
+def _connect(settings: ViewsSettings) -> Session:
+    auth = PlainTextAuthProvider(settings.username, settings.password) if settings.username else None
+    policy = TokenAwarePolicy(DCAwareRoundRobinPolicy(local_dc=settings.local_datacenter))
+    profile = ExecutionProfile(load_balancing_policy=policy, request_timeout=10, consistency_level=ConsistencyLevel.LOCAL_QUORUM)
+    cluster = Cluster(
+        list(settings.hosts),
+        port=settings.port,
+        auth_provider=auth,
+        execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+        protocol_version=5,
+        connect_timeout=10,
+    )
+    try:
+        session = cluster.connect()
+    except NoHostAvailable as error:
+        cluster.shutdown()
+        where = ", ".join(f"{host}:{settings.port}" for host in settings.hosts)
+        raise UnavailableError(f"Cassandra does not answer at {where}: start it with 'anabranch up', or set its address in conf/settings.toml") from error
+    session.execute(
+        f"CREATE KEYSPACE IF NOT EXISTS {settings.keyspace} WITH replication = {{'class': 'SimpleStrategy', 'replication_factor': {settings.replication}}}"
+    )
+    session.set_keyspace(settings.keyspace)
+    return session

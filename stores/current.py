@@ -1,0 +1,65 @@
+"""Current rows: features and score of keys as they stand now, written for analysts and devices. Shared by batch and speed."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from features.declaration import Project
+from features.keys import key_text, key_values
+from features.times import format_time, from_micros
+from stores.answers import Answer, Answers
+from stores.models import Models, Scorer
+from stores.settings import ModelsSettings, ViewsSettings
+from stores.views import Views, cql_value
+
+_AT_ONCE = 200  # keys whose reads run side by side
+SCORES_SCHEMA = "key STRING, value STRING"
+
+
+def refresh(answers: Answers, scorer: Scorer | None, project: Project, keys: Sequence[str], layer: str) -> list[dict[str, Any]]:
+    """Merge, score and write the current rows of `keys` (stored texts); returns the rows as written."""
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(keys), _AT_ONCE):
+        chunk = [key_values(project.keys, key) for key in keys[start : start + _AT_ONCE]]
+        found = answers.features(project, chunk)
+        made = _rows(project, found, scorer, layer)
+        answers.views.write_current(project.name, made, found[0].as_of)
+        rows.extend(made)
+    return rows
+
+
+def _rows(project: Project, found: Sequence[Answer], scorer: Scorer | None, layer: str) -> list[dict[str, Any]]:
+    scores, labels = [None] * len(found), [None] * len(found)
+    if scorer is not None:
+        raw = scorer.score({name: [answer.values[name] for answer in found] for name in scorer.features})
+        scores, labels = raw.tolist(), list(scorer.label(raw))
+    types = {column.name: str(column.type) for column in project.columns}
+    rows = []
+    for answer, score, label in zip(found, scores, labels, strict=True):
+        keys = {name: value for name, value in answer.key.items() if name not in types}
+        features = {name: cql_value(value, types[name]) for name, value in answer.values.items()}
+        versions = {"model_version": scorer.version if scorer else None, "batch_version": answer.batch_version}
+        said = {"score": score, "label": None if label is None else str(label), **versions, "as_of": from_micros(answer.as_of), "layer": layer}
+        rows.append({"key": key_text(project.keys, answer.key), **keys, **features, **said})
+    return rows
+
+
+def refresher(views: ViewsSettings, models: ModelsSettings, project: Project, model_version: str | None, layer: str) -> Callable[..., Iterator[pa.RecordBatch]]:
+    """A function for `DataFrame.mapInArrow` over rows (key): refreshes them and yields `SCORES_SCHEMA`, one message a scored key."""
+
+    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        answers = Answers(Views(views))
+        scorer = Models(models).scorer(project.name, model_version) if model_version else None
+        for batch in batches:
+            rows = refresh(answers, scorer, project, batch.column("key").to_pylist(), layer) if batch.num_rows else []
+            yield pa.RecordBatch.from_pydict({"key": [row["key"] for row in rows], "value": [_message(row) for row in rows]})
+
+    return run
+
+
+def _message(row: dict[str, Any]) -> str:
+    moment = row["as_of"]
+    names = ("key", "score", "label", "model_version", "batch_version", "layer")
+    return json.dumps({**{name: row[name] for name in names}, "as_of": format_time(int(moment.timestamp() * 1_000_000))})

@@ -1,0 +1,237 @@
+"""Views in Cassandra: batch tables by version, tiles of the stream, current rows for analysts, the manifest.
+
+    <project>__<view>__b<version>       key -> states, extras                          dropped when two versions old
+    <project>__<view>__t<fingerprint>   (key) slot, tile_start -> state, extra         TTL beyond the rollback horizon
+    <project>_current                   key -> every feature, score, versions, as_of, layer
+    manifest                            project -> current and previous batch version
+
+A table of states belongs to one fingerprint of its view, so states of two meanings never meet.
+"""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from cassandra import AlreadyExists, InvalidRequest, OperationTimedOut, RequestExecutionException
+from cassandra.cluster import NoHostAvailable, ResponseFuture, Session
+from cassandra.query import PreparedStatement
+
+from features.declaration import FeatureView, Project
+from features.errors import AnabranchError, UnavailableError
+from features.merge import LABELS, BatchPart, Tiles
+from features.times import parse_time
+from stores.cassandra_session import session_for
+from stores.manifest import TABLE, Manifest, read_manifest, swap_manifest
+from stores.settings import ViewsSettings
+from stores.states import unpack_extras, unpack_rows
+
+log = logging.getLogger(__name__)
+_LONGEST = 48
+CQL_TYPES = {"BIGINT": "bigint", "DOUBLE": "double", "STRING": "text", "BINARY": "blob", "BOOLEAN": "boolean", "DATE": "date", "TIMESTAMP": "timestamp"}
+_AWAY = (NoHostAvailable, OperationTimedOut, RequestExecutionException)
+
+
+def table_name(project: str, view: str, suffix: str) -> str:
+    """Name of a table of states, shortened by a digest when it would pass Cassandra's 48 characters."""
+    name = f"{project}__{view}__{suffix}"
+    if len(name) <= _LONGEST:
+        return name
+    digest = hashlib.sha256(f"{project}__{view}".encode()).hexdigest()[:10]
+    return f"{project[:12]}__{digest}__{suffix}"
+
+
+def batch_table(project: str, view: str, version: int) -> str:
+    """Table of a view's batch states of one version."""
+    return table_name(project, view, f"b{version}")
+
+
+def tiles_table(project: str, view: FeatureView) -> str:
+    """Table of a view's tiles."""
+    return table_name(project, view.name, f"t{view.fingerprint}")
+
+
+def current_table(project: str) -> str:
+    """Table of a project's current rows."""
+    return f"{project}_current"
+
+
+@lru_cache(maxsize=4096)
+def _prepared(session: Session, statement: str) -> PreparedStatement:
+    return session.prepare(statement)
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Reads under way for one key of one view."""
+
+    view: FeatureView
+    manifest: Manifest | None
+    batch: ResponseFuture | None
+    tiles: ResponseFuture | None
+
+    def result(self) -> tuple[BatchPart | None, Tiles | None]:
+        """Wait for both; raises UnavailableError when the store is away."""
+        try:
+            return self._batch(), self._tiles()
+        except _AWAY as error:
+            raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
+
+    def _batch(self) -> BatchPart | None:
+        if self.manifest is None:
+            return None
+        row = self.batch.result().one() if self.batch else None
+        width = LABELS + self.view.layout.width
+        if row is None:
+            return BatchPart(self.manifest.cut, self.manifest.slack, np.empty((0, width)))
+        extras = unpack_extras(row.extras, len(self.view.layout.extras))
+        return BatchPart(self.manifest.cut, self.manifest.slack, unpack_rows(row.states, width), extras)
+
+    def _tiles(self) -> Tiles | None:
+        rows = list(self.tiles.result()) if self.tiles else []
+        if not rows:
+            return None
+        width, count = self.view.layout.width, len(self.view.layout.extras)
+        states = unpack_rows(b"".join(row.state for row in rows), width)
+        extras = [unpack_extras(row.extra, count)[0] for row in rows] if count else []
+        return Tiles(np.array([row.tile_start for row in rows], dtype=np.int64), states, extras)
+
+
+class Views:
+    """The gateway; holds only settings, so it can travel to Spark's workers."""
+
+    def __init__(self, settings: ViewsSettings) -> None:
+        self.settings = settings
+
+    @property
+    def session(self) -> Session:
+        """The process's session, with the manifest's table in place."""
+        return session_for(self.settings)
+
+    def manifest(self, project: str) -> Manifest | None:
+        """Which batch version serves; None before the first build."""
+        try:
+            return read_manifest(self.session, project)
+        except InvalidRequest:
+            self.session.execute(TABLE)
+            return read_manifest(self.session, project)
+        except _AWAY as error:
+            raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
+
+    def swap(self, entry: Manifest, expected: Manifest | None, previous: Manifest | None) -> None:
+        """Make `entry` current if the manifest still is `expected`, then drop versions that neither can need."""
+        swap_manifest(self.session, entry, previous, expected)
+        self._drop_older(entry.project, [*entry.rows], min(entry.batch_version, previous.batch_version if previous else entry.batch_version))
+
+    def _drop_older(self, project: str, views: Sequence[str], oldest: int) -> None:
+        prefixes = [batch_table(project, view, 0)[:-1] for view in views]
+        for name in list(self._tables()):
+            for prefix in prefixes:
+                version = name.removeprefix(prefix)
+                if version != name and version.isdigit() and int(version) < oldest:
+                    log.info("dropping %s: no manifest needs it", name)
+                    self.session.execute(f"DROP TABLE IF EXISTS {name}")
+
+    def new_version(self, project: Project, wanted: int) -> int:
+        """Create the batch tables of a version that nobody has, `wanted` or the next free one."""
+        self.session.execute(TABLE)
+        while True:
+            try:
+                for view in project.views:
+                    self.session.execute(f"CREATE TABLE {batch_table(project.name, view.name, wanted)} (key text PRIMARY KEY, states blob, extras blob)")
+                return wanted
+            except AlreadyExists:
+                wanted += 1
+
+    def drop_version(self, project: Project, version: int) -> None:
+        """Drop the tables of a version that failed."""
+        for view in project.views:
+            self.session.execute(f"DROP TABLE IF EXISTS {batch_table(project.name, view.name, version)}")
+
+    def ensure_tiles(self, project: Project) -> None:
+        """Create the tile tables of a project's views."""
+        ttl = self.settings.tile_ttl_days * 86_400
+        for view in project.views:
+            self.session.execute(
+                f"""CREATE TABLE IF NOT EXISTS {tiles_table(project.name, view)} (key text, slot bigint, tile_start bigint, state blob, extra blob,
+                PRIMARY KEY ((key), slot, tile_start)) WITH default_time_to_live = {ttl}"""
+            )
+
+    def ask(self, project: str, view: FeatureView, key: str, manifest: Manifest | None) -> Pending:
+        """Start reading what batch and stream know of one key; the reads run side by side."""
+        session = self.session
+        batch = tiles = None
+        try:
+            if manifest is not None:
+                if manifest.fingerprints.get(view.name) != view.fingerprint:
+                    raise AnabranchError(f"view {view.name!r} of {project!r} was declared anew since the last build: run 'anabranch build {project}'")
+                statement = f"SELECT states, extras FROM {batch_table(project, view.name, manifest.batch_version)} WHERE key = ?"
+                batch = session.execute_async(_prepared(session, statement), (key,))
+            if view.source.topic is not None and tiles_table(project, view) in self._tables():
+                statement = f"SELECT tile_start, state, extra FROM {tiles_table(project, view)} WHERE key = ? AND slot >= ?"
+                tiles = session.execute_async(_prepared(session, statement), (key, manifest.cut if manifest else 0))
+        except _AWAY as error:
+            raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
+        return Pending(view, manifest, batch, tiles)
+
+    def _tables(self) -> Mapping[str, Any]:
+        tables: Mapping[str, Any] = self.session.cluster.metadata.keyspaces[self.settings.keyspace].tables
+        return tables
+
+    def ensure_current(self, project: Project) -> None:
+        """Create or widen the project's table of current rows; a column whose type changed is made anew."""
+        wanted = {"score": "double", "label": "text", "model_version": "text", "batch_version": "bigint", "as_of": "timestamp", "layer": "text"}
+        features = {column.name: CQL_TYPES.get(column.type.name, "decimal") for column in project.columns}
+        keys = {name: "text" for name in project.keys if name not in features}
+        wanted = {**keys, **features, **wanted}
+        table = current_table(project.name)
+        columns = ", ".join(f'"{name}" {kind}' for name, kind in wanted.items())
+        self.session.execute(f"CREATE TABLE IF NOT EXISTS {table} (key text PRIMARY KEY, {columns})")
+        known = {name: column.cql_type for name, column in self._tables()[table].columns.items()}
+        if any(known.get(name, kind) != kind for name, kind in wanted.items()):
+            self.session.execute(f"DROP TABLE {table}")
+            self.session.execute(f"CREATE TABLE {table} (key text PRIMARY KEY, {columns})")
+            return
+        for name in wanted.keys() - known.keys():
+            self.session.execute(f'ALTER TABLE {table} ADD "{name}" {wanted[name]}')
+
+    def write_current(self, project: str, rows: Sequence[Mapping[str, Any]], as_of: int) -> None:
+        """Upsert current rows, all with the same columns; a row of a later `as_of` is never overwritten by an earlier one."""
+        session = self.session
+        futures = []
+        for row in rows:
+            names = ", ".join(f'"{name}"' for name in row)
+            marks = ", ".join("?" * len(row))
+            statement = f"INSERT INTO {current_table(project)} ({names}) VALUES ({marks}) USING TIMESTAMP ?"
+            futures.append(session.execute_async(_prepared(session, statement), [*row.values(), as_of]))
+        for future in futures:
+            future.result()
+
+    def current(self, project: Project, key: str) -> dict[str, Any] | None:
+        """The current row of a key; None when there is none."""
+        if current_table(project.name) not in self._tables():
+            return None
+        found = self.session.execute(f"SELECT * FROM {current_table(project.name)} WHERE key = %s", (key,))
+        row = found.one()
+        return None if row is None else {name: _plain(value) for name, value in zip(found.column_names, row, strict=True)}
+
+
+def cql_value(value: object, kind: str) -> object:
+    """A feature's value as the driver wants it for a column of Spark type `kind`."""
+    if value is None:
+        return None
+    if kind == "TIMESTAMP" and isinstance(value, str):
+        return datetime.fromtimestamp(parse_time(value) / 1e6, tz=UTC)
+    if kind == "DATE" and isinstance(value, str):
+        return date.fromisoformat(value)
+    return Decimal(value) if kind.startswith("DECIMAL") and isinstance(value, int) else value
+
+
+def _plain(value: object) -> object:
+    return value.replace(tzinfo=UTC) if isinstance(value, datetime) else value
+
