@@ -55,8 +55,8 @@ class Manifest(Protocol):
         ...
 
     @property
-    def built_at(self) -> Any:
-        """When it was built."""
+    def built_at(self) -> int:
+        """Microseconds when it was built."""
         ...
 
 
@@ -67,8 +67,8 @@ class Views(Protocol):
         """The manifest in force."""
         ...
 
-    def current(self, project: Project, key: dict[str, str]) -> Mapping[str, Any] | None:
-        """The key's row of the analysts' table."""
+    def current(self, project: Project, key: str) -> Mapping[str, Any] | None:
+        """The row of the analysts' table for a key as stored text."""
         ...
 
 

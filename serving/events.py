@@ -43,9 +43,7 @@ def key_sets(project: Project, source: Source) -> tuple[tuple[str, ...], ...]:
     return tuple(dict.fromkeys(found))
 
 
-def find_fault(
-    event: object, source: Source, keys: tuple[tuple[str, ...], ...], latest: int | None = None
-) -> Fault | None:
+def find_fault(event: object, source: Source, keys: tuple[tuple[str, ...], ...], latest: int | None = None) -> Fault | None:
     """The first fault of a decoded event, or None; `latest` (microseconds) is the last event time not in the future."""
     if not isinstance(event, dict):
         return Fault(source.id, f"an event is a JSON object, not {show(event)}")

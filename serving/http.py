@@ -1,12 +1,13 @@
 """HTTP as plain values, and the RSGI adapter that granian calls. Knows nothing of projects."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
+import numpy as np
 
-from serving.problems import CONTENT_TYPE, Problem
+from serving.problems import CONTENT_TYPE, ProblemError
 
 Headers = tuple[tuple[str, str], ...]
 JSON: Headers = (("content-type", "application/json"),)
@@ -33,12 +34,22 @@ class Response:
 
 def json_response(document: object, status: int = 200) -> Response:
     """`document` as JSON; NaN and infinities become null."""
-    return Response(status, msgspec.json.encode(document))
+    return Response(status, encode(document))
 
 
-def problem_response(problem: Problem) -> Response:
-    """A problem as its response."""
-    return Response(problem.status, problem.body(), (("content-type", CONTENT_TYPE), *problem.headers))
+def encode(document: object) -> bytes:
+    """JSON, numbers of numpy and dates of drivers included."""
+    return msgspec.json.encode(document, enc_hook=_plain)
+
+
+def _plain(value: object) -> object:
+    # Drivers have types of their own for dates; their text is ISO 8601.
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+def problem_response(problem: ProblemError, extra: Mapping[str, object] | None = None) -> Response:
+    """A problem as its response, with `extra` members in the body."""
+    return Response(problem.status, problem.body(extra), (("content-type", CONTENT_TYPE), *problem.headers))
 
 
 class Scope(Protocol):
@@ -93,5 +104,5 @@ async def read_body(scope: Scope, exchange: Exchange, limit: int) -> bytes:
     return b"".join(chunks)
 
 
-def _too_large(limit: int) -> Problem:
-    return Problem(413, "too-large", f"the body is larger than {limit} bytes: send less at once")
+def _too_large(limit: int) -> ProblemError:
+    return ProblemError(413, "too-large", f"the body is larger than {limit} bytes: send less at once")

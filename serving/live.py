@@ -6,7 +6,7 @@ takes it once never mixes versions. What cannot be read leaves the last good val
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -45,8 +45,8 @@ class Live:
         self.looked = False
         """Whether the stores have been looked at once."""
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        return iter(self._served.values())
+    def __iter__(self) -> Iterator[Served]:
+        return iter(list(self._served.values()))
 
     def get(self, name: str) -> Served | None:
         """The project `name`."""

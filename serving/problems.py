@@ -1,5 +1,6 @@
 """Errors as `application/problem+json` (RFC 9457): what went wrong, with what, and the field to blame when there is one."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 
 import msgspec
@@ -9,7 +10,7 @@ from features.errors import AnabranchError, EventError, UnavailableError, Unknow
 CONTENT_TYPE = "application/problem+json"
 
 
-class Problem(AnabranchError):
+class ProblemError(AnabranchError):
     """An error that is the answer to a request. `kind` names it for programs: ``unknown-project``, ``wrong-type``, ..."""
 
     def __init__(self, status: int, kind: str, detail: str, *, field: str | None = None) -> None:
@@ -17,8 +18,8 @@ class Problem(AnabranchError):
         self.status, self.kind, self.detail, self.field = status, kind, detail, field
         self.headers: tuple[tuple[str, str], ...] = ()
 
-    def body(self) -> bytes:
-        """The problem as JSON."""
+    def body(self, extra: Mapping[str, object] | None = None) -> bytes:
+        """The problem as JSON, with `extra` members after its own."""
         document: dict[str, object] = {
             "type": f"urn:anabranch:problem:{self.kind}",
             "title": HTTPStatus(self.status).phrase,
@@ -27,24 +28,24 @@ class Problem(AnabranchError):
         }
         if self.field is not None:
             document["field"] = self.field
-        return msgspec.json.encode(document)
+        return msgspec.json.encode({**document, **{name: value for name, value in (extra or {}).items() if name not in document}})
 
 
-def unprocessable(field: str, detail: str, kind: str = "wrong-value") -> Problem:
+def unprocessable(field: str, detail: str, kind: str = "wrong-value") -> ProblemError:
     """A 422 that names the field to blame."""
-    return Problem(422, kind, detail, field=field)
+    return ProblemError(422, kind, detail, field=field)
 
 
-def of_error(error: AnabranchError) -> Problem:
+def of_error(error: AnabranchError) -> ProblemError:
     """The problem for an error of the layers below; what is not the caller's fault is a 503, for he may try again."""
     match error:
-        case Problem():
+        case ProblemError():
             return error
         case UnknownProjectError():
-            return Problem(404, "unknown-project", str(error))
+            return ProblemError(404, "unknown-project", str(error))
         case EventError():
-            return Problem(422, "wrong-value", str(error))
+            return ProblemError(422, "wrong-value", str(error))
         case UnavailableError():
-            return Problem(503, "unavailable", str(error))
+            return ProblemError(503, "unavailable", str(error))
         case _:
-            return Problem(503, "failed", str(error))
+            return ProblemError(503, "failed", str(error))

@@ -14,7 +14,7 @@ from features.errors import EventError
 from features.keys import SEPARATOR, read_key
 from features.schema import BOOLEAN, DOUBLE, DataType
 from serving.events import LONGEST_KEY, show, value_fault
-from serving.problems import Problem, unprocessable
+from serving.problems import ProblemError, unprocessable
 
 Key = dict[str, str]
 _ASKED = ("key", "features")
@@ -31,7 +31,7 @@ class Asked:
 def check_json(content_type: str) -> None:
     """Raises a 415 problem unless the content is declared as JSON."""
     if content_type.partition(";")[0].strip().lower() != "application/json":
-        raise Problem(415, "wrong-content-type", f"content type {content_type or 'none'!r}: send application/json")
+        raise ProblemError(415, "wrong-content-type", f"content type {content_type or 'none'!r}: send application/json")
 
 
 def decode(body: bytes) -> object:
@@ -42,7 +42,7 @@ def decode(body: bytes) -> object:
         raise _diagnosis(body, error) from error
 
 
-def _diagnosis(body: bytes, error: Exception) -> Problem:
+def _diagnosis(body: bytes, error: Exception) -> ProblemError:
     """Python's own parser reads NaN, Infinity and 1e999, so it can tell where they stand."""
     try:
         fields = list(_unreal(json.loads(body), ""))
@@ -51,7 +51,7 @@ def _diagnosis(body: bytes, error: Exception) -> Problem:
     if fields:
         return unprocessable(fields[0], f"{fields[0]}: NaN and infinities are not values: leave the field out or send null")
     reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-    return Problem(400, "bad-json", f"the body is not JSON: {reason}")
+    return ProblemError(400, "bad-json", f"the body is not JSON: {reason}")
 
 
 def _unreal(document: object, path: str) -> Iterator[str]:

@@ -1,0 +1,54 @@
+"""What /metrics shows. Each application has its own registry; labels take only values that are known beforehand."""
+
+import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+from features.times import SECOND
+from serving.live import Served
+
+BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class Metrics:
+    """Counters of one server process."""
+
+    def __init__(self) -> None:
+        self._versions: dict[str, str | None] = {}
+        registry = self._registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._requests = Counter("anabranch_requests", "Requests answered.", ("route", "project", "status"), registry=registry)
+        self._seconds = Histogram("anabranch_request_seconds", "Time to answer.", ("route",), buckets=BUCKETS, registry=registry)
+        self.degraded = Counter("anabranch_degraded_answers", "Answers that said they are degraded.", ("project",), registry=registry)
+        self.published = Counter("anabranch_predictions_published", "Predictions published.", registry=registry)
+        self.dropped = Counter("anabranch_predictions_dropped", "Predictions that were not published.", ("reason",), registry=registry)
+        self.buffered = Gauge("anabranch_predictions_buffered", "Predictions that wait to be published.", registry=registry)
+        self.events = Counter("anabranch_events_accepted", "Events published to topics.", ("project", "source"), registry=registry)
+        self.batch_version = Gauge("anabranch_batch_version", "Batch version served.", ("project",), registry=registry)
+        self.batch_cut = Gauge("anabranch_batch_cut_seconds", "Cut of the batch version, seconds since 1970.", ("project",), registry=registry)
+        self.model = Gauge("anabranch_model_served", "1 for the model version served.", ("project", "version"), registry=registry)
+
+    def answered(self, route: str, project: str, status: int, started: float) -> None:
+        """Count a request that began at `started` (perf_counter)."""
+        self._requests.labels(route, project, str(status)).inc()
+        self._seconds.labels(route).observe(time.perf_counter() - started)
+
+    def show(self, served: Served) -> None:
+        """Set what is known of a project's versions."""
+        name = served.project.name
+        if served.manifest is not None:
+            self.batch_version.labels(name).set(served.manifest.batch_version)
+            self.batch_cut.labels(name).set(served.manifest.cut / SECOND)
+        self._model_served(name, served.scorer.version if served.scorer else None)
+
+    def _model_served(self, project: str, version: str | None) -> None:
+        before = self._versions.get(project)
+        if before is not None and before != version:
+            self.model.remove(project, before)
+        if version is not None:
+            self.model.labels(project, version).set(1)
+        self._versions[project] = version
+
+    def text(self) -> bytes:
+        """All of it in Prometheus' text format."""
+        return generate_latest(self._registry)

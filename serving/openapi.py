@@ -1,0 +1,203 @@
+"""The OpenAPI 3.1 document, typed for each project from its declaration, with examples that can be sent as they are."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from features.declaration import Project, Source
+from features.schema import DataType
+from serving.problems import CONTENT_TYPE
+
+Schema = dict[str, Any]
+_EXAMPLES = {"DOUBLE": 1.5, "FLOAT": 1.5, "STRING": "text", "BOOLEAN": True, "DATE": "2024-05-01", "TIMESTAMP": "2024-05-01T12:00:00Z",
+             "DECIMAL": "1.50", "BINARY": "text"}  # fmt: skip
+_FORMATS = {"DATE": "date", "TIMESTAMP": "date-time"}
+_NULL = {"type": "null"}
+
+
+def document(projects: Iterable[Project]) -> dict[str, Any]:
+    """The whole document."""
+    paths: dict[str, Any] = dict(_common())
+    for project in projects:
+        paths.update(_project(project))
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Anabranch",
+            "version": "1",
+            "description": "Features merged from batch and stream, and scores of the models trained on them. "
+            "Every error is application/problem+json and names the field to blame.",
+        },
+        "paths": paths,
+        "components": {"schemas": {"Problem": _PROBLEM}, "responses": {"Problem": _problem_response()}},
+    }
+
+
+_PROBLEM: Schema = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string", "description": "Names the kind of problem for programs", "examples": ["urn:anabranch:problem:wrong-type"]},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "What and which, what was expected, what to do"},
+        "field": {"type": "string", "description": "The field to blame, when one is", "examples": ["features.age"]},
+    },
+}
+
+
+def _problem_response() -> Schema:
+    return {"description": "What went wrong", "content": {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+
+
+def value_schema(kind: DataType) -> Schema:
+    """JSON Schema of a value of type `kind`."""
+    if kind.integral:
+        return {"type": "integer"}
+    if kind.name == "DECIMAL":
+        return {"type": ["number", "string"], "description": str(kind)}
+    if kind.numeric or kind.name == "BOOLEAN":
+        return {"type": "number" if kind.numeric else "boolean"}
+    return {"type": "string", **({"format": _FORMATS[kind.name]} if kind.name in _FORMATS else {})}
+
+
+def example(kind: DataType) -> Any:
+    """A value of type `kind`."""
+    return 1 if kind.integral else _EXAMPLES[kind.name]
+
+
+def _nullable(schema: Schema) -> Schema:
+    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    return {**schema, "type": [*kinds, "null"]}
+
+
+def _operation(tag: str, summary: str, answer: Schema, shown: Any, errors: Iterable[int], *, status: int = 200) -> Schema:
+    content: Schema = {"schema": answer} if shown is None else {"schema": answer, "example": shown}
+    responses: Schema = {str(status): {"description": "OK", "content": {"application/json": content}}}
+    responses.update({str(code): {"$ref": "#/components/responses/Problem"} for code in errors})
+    return {"tags": [tag], "summary": summary, "operationId": f"{tag}: {summary}", "responses": responses}
+
+
+def _body(schema: Schema, shown: Any) -> Schema:
+    return {"required": True, "content": {"application/json": {"schema": schema, "example": shown}}}
+
+
+def _common() -> Iterable[tuple[str, Schema]]:
+    anything: Schema = {"type": "object"}
+    text = {"text/plain": {"schema": {"type": "string"}}}
+    yield "/v1/projects", {"get": _operation("catalogue", "All projects: schemas, features, freshness, addresses", anything, None, ())}
+    yield "/healthz", {"get": _operation("server", "Is the process alive?", anything, {"status": "alive"}, ())}
+    yield "/readyz", {"get": _operation("server", "Are store, bus and model there?", anything, {"status": "ready"}, (503,))}
+    metrics = _operation("server", "Counters for Prometheus", anything, None, ())
+    metrics["responses"]["200"]["content"] = text
+    yield "/metrics", {"get": metrics}
+
+
+def _project(project: Project) -> Iterable[tuple[str, Schema]]:
+    base, name = f"/v1/projects/{project.name}", project.name
+    yield base, {"get": _operation(name, "Its page of the catalogue", {"type": "object"}, None, (404,))}
+    features = _operation(name, "Stored features of a key, merged as of now", _features_answer(project), None, (404, 422, 503))
+    yield f"{base}/features/{{key}}", {"get": {**features, "parameters": [_path_key(project)]}}
+    if project.model is not None:
+        scores = _operation(name, "The current row of a key: score, versions, features", _scores_answer(project), None, (404, 422, 503))
+        predict = _operation(name, "Score a key, features, or both", _PREDICTION, _PREDICTED, (400, 404, 413, 415, 422, 503))
+        yield f"{base}/scores/{{key}}", {"get": {**scores, "parameters": [_path_key(project)]}}
+        yield f"{base}/predict", {"post": {**predict, "requestBody": _body(_asked(project), _asked_example(project))}}
+    for source in project.sources.values():
+        if source.topic is not None:
+            taken: Schema = {"type": "object", "required": ["accepted"], "properties": {"accepted": {"type": "integer"}}}
+            publish = _operation(
+                name, f"Publish {source.name} events: all of them, or none", taken, {"accepted": 1}, (400, 404, 413, 415, 422, 503), status=202
+            )
+            event = _event(source, project)
+            body = _body({"oneOf": [event, {"type": "array", "items": event}]}, _event_example(source))
+            yield f"{base}/events/{source.name}", {"post": {**publish, "requestBody": body}}
+
+
+_PREDICTION: Schema = {
+    "type": "object",
+    "required": ["score", "label", "model_version", "batch_version", "as_of", "degraded"],
+    "properties": {
+        "score": {"type": ["number", "null"], "description": "Probability of the label, or the number that the model gives"},
+        "label": {"description": "The class that the score means; null for a model of numbers"},
+        "model_version": {"type": "string"},
+        "batch_version": {"type": ["integer", "null"], "description": "Null when no stored feature was read"},
+        "as_of": {"type": "string", "format": "date-time"},
+        "degraded": {"type": "boolean", "description": "Whether stored features may be wrong"},
+        "degraded_reason": {"type": "string", "description": "Only when degraded"},
+    },
+}
+_PREDICTED = {"score": 0.83, "label": 1, "model_version": "3", "batch_version": 12, "as_of": "2024-05-01T12:00:00Z", "degraded": False}
+
+
+def _key_types(project: Project) -> dict[str, DataType]:
+    found = {column.name: column.type for source in project.sources.values() for column in source.columns}
+    return {name: found[name] for name in project.keys}
+
+
+def _key(project: Project) -> Schema:
+    single = {"type": ["string", "number"], "description": f"The value of {project.keys[0]}"}
+    if len(project.keys) == 1:
+        return single
+    parts = {name: {"type": ["string", "number"]} for name in project.keys}
+    return {"type": "object", "required": list(project.keys), "properties": parts, "additionalProperties": False}
+
+
+def _key_example(project: Project) -> Any:
+    values = {name: "N14228" if kind.text else example(kind) for name, kind in _key_types(project).items()}
+    return next(iter(values.values())) if len(values) == 1 else values
+
+
+def _path_key(project: Project) -> Schema:
+    form = ",".join(f"{name}=VALUE" for name in project.keys)
+    single = len(project.keys) == 1
+    shown = _key_example(project)
+    return {
+        "name": "key",
+        "in": "path",
+        "required": True,
+        "description": f"The value of {project.keys[0]}, URL-encoded" if single else f"{form}, URL-encoded",
+        "schema": {"type": "string"},
+        "example": str(shown) if single else ",".join(f"{name}={value}" for name, value in shown.items()),
+    }
+
+
+def _feature_properties(project: Project) -> Schema:
+    return {column.name: _nullable(value_schema(column.type)) for column in project.columns}
+
+
+def _asked(project: Project) -> Schema:
+    given: Schema = {
+        "type": "object",
+        "description": "Values that win over stored ones; what neither gives is missing",
+        "properties": _feature_properties(project),
+        "additionalProperties": False,
+    }
+    return {"type": "object", "minProperties": 1, "properties": {"key": _key(project), "features": given}, "additionalProperties": False}
+
+
+def _asked_example(project: Project) -> Schema:
+    kinds = {column.name: column.type for column in project.columns}
+    return {"features": {name: example(kinds[name]) for name in project.model_features}}
+
+
+def _features_answer(project: Project) -> Schema:
+    shared = {name: _PREDICTION["properties"][name] for name in ("batch_version", "as_of", "degraded", "degraded_reason")}
+    values: Schema = {"type": "object", "properties": _feature_properties(project)}
+    return {"type": "object", "required": ["key", "features", "as_of", "degraded"], "properties": {"key": _key(project), "features": values, **shared}}
+
+
+def _scores_answer(project: Project) -> Schema:
+    nullable: Schema = {name: {} for name in ("score", "label", "model_version", "batch_version", "as_of", "layer")}
+    values: Schema = {"type": "object", "properties": _feature_properties(project)}
+    return {"type": "object", "properties": {"key": _key(project), **nullable, "features": values}}
+
+
+def _event(source: Source, project: Project) -> Schema:
+    keys = {name for view in project.views_of(source.name) for name in view.keys}
+    needed = [column.name for column in source.columns if column.name in {source.id, source.time} or keys == {column.name}]
+    properties = {c.name: value_schema(c.type) if c.name in needed else _nullable(value_schema(c.type)) for c in source.columns}
+    return {"type": "object", "description": source.description, "required": needed, "properties": properties}
+
+
+def _event_example(source: Source) -> Schema:
+    return {column.name: f"{column.name}-1" if column.type.text else example(column.type) for column in source.columns}

@@ -1,0 +1,97 @@
+"""From stored and given features to a score. Pure: what to read and where to publish is decided elsewhere."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+
+from features.declaration import Project
+from features.schema import DataType
+from features.times import DAY, format_time, parse_time, to_micros
+from serving.context import Answer, Scorer
+from serving.requests import Asked, Key, feature_columns
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """`answer` is what the caller gets; `used` are the values that the model was given."""
+
+    answer: dict[str, Any]
+    used: dict[str, Any]
+
+
+def needs_store(asked: Asked, scorer: Scorer) -> bool:
+    """Whether a stored feature could change the score."""
+    return asked.key is not None and not all(name in asked.features for name in scorer.features)
+
+
+def predict(project: Project, scorer: Scorer, asked: Asked, stored: Answer | None, now: int) -> Prediction:
+    """Score what was asked: given features win over stored ones, what neither gives is missing."""
+    columns, given = feature_columns(project), asked.features
+    values: Mapping[str, Any] = stored.values if stored is not None else {}
+    used: dict[str, Any] = {}
+    for name in scorer.features:
+        value = given[name] if name in given else values.get(name)
+        column = columns.get(name)
+        used[name] = None if column is None else model_value(value, column.type)
+    scores = np.asarray(scorer.score({name: [value] for name, value in used.items()}), dtype=np.float64)
+    answer: dict[str, Any] = {
+        "score": scores.item(),
+        "label": first(scorer.label(scores)),
+        "model_version": scorer.version,
+        "batch_version": stored.batch_version if stored is not None else None,
+        "as_of": format_time(stored.as_of if stored is not None else now),
+        "degraded": stored is not None and stored.degraded is not None,
+    }
+    if stored is not None and stored.degraded is not None:
+        answer["degraded_reason"] = stored.degraded
+    return Prediction(answer, used)
+
+
+def first(labels: Any) -> Any:
+    """The only label, as Python's own type; None when the model gives numbers and no labels."""
+    if labels is None:
+        return None
+    label = labels[0]
+    return label.item() if isinstance(label, np.generic) else label
+
+
+def model_value(value: Any, kind: DataType) -> Any:
+    """A feature as models take it: texts as they are, everything else a number (days for DATE, microseconds for TIMESTAMP)."""
+    if value is None or kind.text or type(value) is float:
+        return value
+    if kind.name == "TIMESTAMP":
+        value = parse_time(value) if isinstance(value, str) else value
+        return float(to_micros(value) if isinstance(value, datetime) else value)
+    if kind.name == "DATE":
+        value = parse_time(value) // DAY if isinstance(value, str) else value
+        return float((value - date(1970, 1, 1)).days if isinstance(value, date) else value)
+    return float(value)
+
+
+def shown_features(project: Project, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Feature values as JSON shows them, in the order of the declaration; what is missing is null."""
+    return {column.name: shown(values.get(column.name), column.type) for column in project.columns}
+
+
+def shown(value: Any, kind: DataType) -> Any:
+    """One value: times and dates as ISO 8601, decimals as text so that no digit is lost."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if isinstance(value, datetime):
+        return format_time(to_micros(value))
+    if kind.name == "TIMESTAMP" and isinstance(value, int):
+        return format_time(value)
+    if kind.name == "DATE" and isinstance(value, int):
+        return format_time(value * DAY)[:10]
+    return value
+
+
+def shown_key(key: Key) -> str | Key:
+    """A key as requests write it: the value of one column, or an object for several."""
+    return next(iter(key.values())) if len(key) == 1 else key

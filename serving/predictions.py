@@ -1,0 +1,150 @@
+"""Predictions on their way to `predictions.<project>`: a bounded buffer that never slows or fails an answer.
+
+When the broker is down predictions wait in the buffer; when that is full new ones are dropped and counted. A batch that
+failed half-way is sent again, so a prediction may come twice: it carries its own `prediction_id`.
+"""
+
+import logging
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from features.errors import AnabranchError
+from features.times import format_time
+from serving.context import Bus
+from serving.http import encode
+from serving.metrics import Metrics
+from serving.predict import Prediction, shown_key
+from serving.requests import Asked
+
+log = logging.getLogger(__name__)
+_BATCH = 500
+_PAUSE_SECONDS = (0.25, 0.5, 1.0, 2.0, 5.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One prediction, kept as it is until the publishing thread writes it as JSON."""
+
+    id: str
+    project: str
+    at: int
+    asked: Asked
+    prediction: Prediction
+
+
+def topic_of(project: str) -> str:
+    """The topic that the project's predictions go to."""
+    return f"predictions.{project}"
+
+
+def message(record: Record) -> bytes:
+    """The record as it is published."""
+    answer: Mapping[str, Any] = record.prediction.answer
+    key = record.asked.key
+    document = {
+        "prediction_id": record.id,
+        "project": record.project,
+        "at": format_time(record.at),
+        "asked": {"key": None if key is None else shown_key(key), "features": record.asked.features},
+        "used": record.prediction.used,
+        "answered": answer,
+        "versions": {"model": answer["model_version"], "batch": answer["batch_version"]},
+    }
+    return encode(document)
+
+
+class Predictions:
+    """The buffer and the thread that empties it."""
+
+    def __init__(self, bus: Bus, metrics: Metrics, limit: int) -> None:
+        self._bus, self._metrics, self._limit = bus, metrics, limit
+        self._waiting: deque[Record] = deque()
+        self._known: set[str] = set()
+        self._something = threading.Event()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        metrics.buffered.set_function(lambda: len(self._waiting))
+        for reason in ("buffer full", "no JSON", "stopped"):
+            metrics.dropped.labels(reason)
+
+    def add(self, project: str, at: int, asked: Asked, prediction: Prediction) -> None:
+        """Take a prediction, or drop and count it when the buffer is full. Never waits."""
+        if len(self._waiting) >= self._limit:
+            self._metrics.dropped.labels("buffer full").inc()
+            return
+        self._waiting.append(Record(uuid.uuid4().hex, project, at, asked, prediction))
+        if not self._something.is_set():
+            self._something.set()
+
+    def start(self) -> None:
+        """Begin to publish."""
+        self._thread = threading.Thread(target=self._run, name="predictions", daemon=True)
+        self._thread.start()
+
+    def stop(self, seconds: float) -> None:
+        """Publish what waits, for at most `seconds`; what then remains is counted as dropped."""
+        self._stopping.set()
+        self._something.set()
+        if self._thread is not None:
+            self._thread.join(seconds)
+        if self._waiting:
+            log.warning("%d predictions were not published before the server stopped", len(self._waiting))
+            self._metrics.dropped.labels("stopped").inc(len(self._waiting))
+
+    def _run(self) -> None:
+        failures = 0
+        while self._waiting or not self._stopping.is_set():
+            self._something.wait()
+            self._something.clear()
+            # A short pause lets predictions gather: one send for many.
+            self._stopping.wait(0.02)
+            try:
+                while self._waiting:
+                    self._send()
+                    failures = 0
+            except AnabranchError as error:
+                failures += 1
+                self._failed(error, failures)
+            except Exception:
+                failures += 1
+                log.exception("publishing predictions failed; they are kept and tried again")
+                self._failed(None, failures)
+
+    def _failed(self, error: AnabranchError | None, failures: int) -> None:
+        if failures == 1 and error is not None:
+            log.warning("predictions are kept in memory (up to %d) and sent later: %s", self._limit, error)
+        pause = _PAUSE_SECONDS[min(failures, len(_PAUSE_SECONDS)) - 1]
+        if self._stopping.is_set():
+            time.sleep(0.1)
+        else:
+            self._stopping.wait(pause)
+        self._something.set()
+
+    def _send(self) -> None:
+        """Publish the first records of the buffer, which keep their places until the broker has them."""
+        waiting = self._waiting
+        batch = [waiting[position] for position in range(min(len(waiting), _BATCH))]
+        by_topic: dict[str, list[tuple[bytes | None, bytes]]] = {}
+        for record in batch:
+            try:
+                text = message(record)
+            except (TypeError, ValueError, NotImplementedError):
+                log.exception("prediction %s of project %s has no JSON and is dropped", record.id, record.project)
+                continue
+            by_topic.setdefault(topic_of(record.project), []).append((record.id.encode(), text))
+        for topic, messages in by_topic.items():
+            if topic not in self._known:
+                self._bus.ensure_topics([topic])
+                self._known.add(topic)
+            self._bus.publish(topic, messages)
+        for _ in batch:
+            waiting.popleft()
+        sent = sum(len(messages) for messages in by_topic.values())
+        self._metrics.published.inc(sent)
+        if sent < len(batch):
+            self._metrics.dropped.labels("no JSON").inc(len(batch) - sent)

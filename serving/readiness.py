@@ -1,0 +1,67 @@
+"""Is every store that answers need there? Asked anew at each call, so that readiness tells the truth."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Executor
+from typing import Any
+
+from features.errors import AnabranchError
+from serving.context import Context
+from serving.live import Live
+
+log = logging.getLogger(__name__)
+UNTRAINED = "no model yet: run 'anabranch train {name}'"
+
+
+async def readiness(context: Context, live: Live, pool: Executor) -> tuple[bool, Mapping[str, Any]]:
+    """Whether the server can answer, and for store, bus and model ``ok`` or what is wrong."""
+    names = [served.project.name for served in live]
+    topics = [source.topic for served in live for source in served.project.sources.values() if source.topic]
+    store, bus = await asyncio.gather(
+        _check(context, pool, "store", lambda: context.views.manifest(names[0] if names else "none")),
+        _check(context, pool, "bus", lambda: context.bus.ensure_topics(topics[:1])),
+    )
+    checks = {"store": store, "bus": bus, "model": _model(live)}
+    projects = {served.project.name: _project(served.project.name, live) for served in live}
+    down = {name: text for name, text in checks.items() if text != "ok"}
+    return not down, {"status": "down" if down else "ready", **checks, "projects": projects, "broken": live.broken}
+
+
+async def _check(context: Context, pool: Executor, what: str, ask: Callable[[], object]) -> str:
+    asked: Awaitable[object] = asyncio.get_running_loop().run_in_executor(pool, ask)
+    seconds = context.settings.store_timeout_seconds
+    try:
+        await asyncio.wait_for(asked, seconds)
+    except AnabranchError as error:
+        return str(error)
+    except TimeoutError:
+        return f"no answer within {seconds:g} s"
+    except Exception as error:
+        log.exception("checking the %s failed", what)
+        return f"{type(error).__name__}: {error}"
+    return "ok"
+
+
+def _model(live: Live) -> str:
+    """Down when the registry cannot be read, or when no project that declares a model can predict."""
+    if not live.looked:
+        return "still loading"
+    declaring = [served for served in live if served.project.model is not None]
+    for served in declaring:
+        if "model" in served.troubles:
+            return served.troubles["model"]
+    if declaring and all(served.scorer is None for served in declaring):
+        return "no project has " + UNTRAINED.format(name=declaring[0].project.name)
+    return "ok"
+
+
+def _project(name: str, live: Live) -> str:
+    served = live.get(name)
+    if served is None:
+        return "gone"
+    if served.troubles:
+        return "; ".join(f"{what}: {why}" for what, why in served.troubles.items())
+    if served.project.model is not None and served.scorer is None:
+        return UNTRAINED.format(name=name)
+    return "ok" if served.manifest is not None else f"no batch version yet: run 'anabranch build {name}'"
