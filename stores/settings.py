@@ -24,13 +24,17 @@ class BusSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewsSettings:
-    """Cassandra: batch views, speed tiles, manifest and the analysts' tables in one keyspace."""
+    """Cassandra: batch views, speed tiles, manifest and the analysts' tables in one keyspace.
+
+    `replication` is used only when the keyspace is created.
+    """
 
     hosts: tuple[str, ...]
     port: int
     keyspace: str
     local_datacenter: str
-    tile_ttl_days: int
+    tile_ttl_days: int = 30
+    replication: int = 1
     username: str | None = None
     password: str | None = field(default=None, repr=False)
 
