@@ -1,0 +1,154 @@
+"""Stores that live in memory, for the server's own tests; the real ones are used in tests/e2e."""
+
+import asyncio
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features.declaration import Project
+from features.errors import UnavailableError
+from features.times import parse_time
+from serving.app import Application, create_app
+from serving.context import Context
+from serving.http import Request, Response
+from serving.settings import ServingSettings
+
+NOW = parse_time("2024-05-01T12:00:00Z")
+PROJECTS = Path(__file__).parent.parent / "projects"
+
+
+@dataclass(frozen=True)
+class FakeManifest:
+    batch_version: int = 7
+    cut: int = NOW - 3_600_000_000
+    built_at: int = NOW - 3_000_000_000
+
+
+@dataclass(frozen=True)
+class FakeAnswer:
+    values: Mapping[str, Any]
+    degraded: str | None = None
+    batch_version: int | None = 7
+    as_of: int = NOW
+
+
+@dataclass
+class Store:
+    """Answers and views in one: stored features by key, and whether the store is away."""
+
+    stored: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    served: FakeManifest | None = field(default_factory=FakeManifest)
+    degraded: str | None = None
+    away: bool = False
+    reads: int = 0
+
+    def features(self, project: Project, keys: list[dict[str, str]], at: int | None) -> Sequence[FakeAnswer]:
+        self.check()
+        self.reads += 1
+        empty = dict.fromkeys(column.name for column in project.columns)
+        return [FakeAnswer({**empty, **self.stored.get(tuple(key.values()), {})}, self.degraded) for key in keys]
+
+    def manifest(self, project: str) -> FakeManifest | None:
+        self.check()
+        return self.served
+
+    def current(self, project: Project, key: str) -> Mapping[str, Any] | None:
+        self.check()
+        return self.rows.get(key)
+
+    def check(self) -> None:
+        if self.away:
+            raise UnavailableError("Cassandra does not answer at 127.0.0.1:9042: start it with 'anabranch up'")
+
+
+@dataclass(frozen=True)
+class SumScorer:
+    """Scores with the sum of what is known, divided by 1000."""
+
+    version: str
+    features: Sequence[str]
+
+    def score(self, columns: Mapping[str, Any]) -> Any:
+        return np.nansum([np.array(columns[name], dtype=np.float64) for name in self.features], axis=0) / 1000
+
+    def label(self, scores: Any) -> Any:
+        return (scores > 0.5).astype(np.int64)
+
+
+@dataclass
+class Registry:
+    features: Sequence[str]
+    version: str | None = "3"
+
+    def champion(self, project: str) -> str | None:
+        return self.version
+
+    def scorer(self, project: str, version: str) -> SumScorer:
+        return SumScorer(version, self.features)
+
+
+@dataclass
+class Topics:
+    """A bus that keeps what is published."""
+
+    messages: dict[str, list[tuple[bytes | None, bytes]]] = field(default_factory=dict)
+    away: bool = False
+
+    def ensure_topics(self, names: Sequence[str], partitions: int = 1) -> None:
+        self.check()
+
+    def publish(self, topic: str, messages: Iterable[tuple[bytes | None, bytes]]) -> int:
+        self.check()
+        found = list(messages)
+        self.messages.setdefault(topic, []).extend(found)
+        return len(found)
+
+    def ends(self, topic: str) -> Mapping[int, int]:
+        self.check()
+        return {0: len(self.messages.get(topic, ()))}
+
+    def check(self) -> None:
+        if self.away:
+            raise UnavailableError("Kafka does not answer at 127.0.0.1:9092: start it with 'anabranch up'")
+
+
+@dataclass
+class Bench:
+    """A server over fakes, asked without a socket."""
+
+    app: Application
+    store: Store
+    registry: Registry
+    topics: Topics
+
+    def ask(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> tuple[int, Any]:
+        """Status and decoded JSON of an answer; `body` bytes are sent as they are."""
+        response = self.raw(method, path, body, content_type)
+        return response.status, json.loads(response.body)
+
+    def raw(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Response:
+        sent = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return asyncio.run(self.app.handle(Request(method, path, b"" if body is None else sent, content_type)))
+
+
+def bench(folder: Path, features: Sequence[str], settings: ServingSettings | None = None) -> Bench:
+    """A server over the declarations in `folder`, its projects looked at once."""
+    store, registry, topics = Store(), Registry(features), Topics()
+    context = Context(
+        folders=(folder,),
+        views=store,
+        answers=store,
+        models=registry,
+        bus=topics,
+        settings=settings or ServingSettings(store_timeout_seconds=1),
+        future_skew_seconds=300,
+        clock=lambda: NOW,
+    )
+    app = create_app(context)
+    app.live.refresh()
+    return Bench(app, store, registry, topics)

@@ -1,0 +1,69 @@
+import json
+import re
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+
+from features.loading import load_project
+from serving import openapi, pages
+from tests.serving_fakes import PROJECTS, Bench, bench
+
+HEART = "/v1/projects/heart_disease"
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return openapi.document([load_project("heart_disease", (PROJECTS,))])
+
+
+@pytest.fixture(scope="module")
+def heart() -> Bench:
+    return bench(PROJECTS, load_project("heart_disease", (PROJECTS,)).model_features)
+
+
+def test_document_is_served_and_typed_from_the_declaration(document: dict[str, Any], heart: Bench) -> None:
+    assert heart.ask("GET", "/openapi.json") == (200, document)
+    asked = document["paths"][f"{HEART}/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert asked["properties"]["features"]["properties"]["age"] == {"type": ["integer", "null"]}
+    assert asked["properties"]["features"]["properties"]["oldpeak"] == {"type": ["number", "null"]}
+    event = document["paths"][f"{HEART}/events/bracelet"]["post"]["requestBody"]["content"]["application/json"]["schema"]["oneOf"][0]
+    assert event["required"] == ["reading_id", "patient_id", "measured_at"]
+
+
+def test_every_operation_has_its_own_id_and_every_schema_is_valid(document: dict[str, Any]) -> None:
+    operations = [operation for methods in document["paths"].values() for operation in methods.values()]
+    assert len({operation["operationId"] for operation in operations}) == len(operations)
+    for operation in operations:
+        for content in _contents(operation):
+            jsonschema.Draft202012Validator.check_schema(content["schema"])
+            if "example" in content:
+                jsonschema.validate(content["example"], content["schema"])
+
+
+def _contents(operation: dict[str, Any]) -> list[dict[str, Any]]:
+    parts = [operation.get("requestBody", {}), *operation["responses"].values()]
+    return [content for part in parts for content in part.get("content", {}).values()]
+
+
+def test_examples_can_be_sent_and_their_answers_fit_the_schema(document: dict[str, Any], heart: Bench) -> None:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("example")
+            address = path.replace("{key}", operation["parameters"][0]["example"]) if "parameters" in operation else path
+            response = heart.raw(method.upper(), address, body)
+            good = {status: answer for status, answer in operation["responses"].items() if status.startswith("2")}
+            assert str(response.status) in good, (path, response.body)
+            content = good[str(response.status)]["content"]
+            if "application/json" in content:
+                jsonschema.validate(json.loads(response.body), content["application/json"]["schema"])
+
+
+def test_page_lists_every_endpoint_and_needs_nothing_from_elsewhere(document: dict[str, Any], heart: Bench) -> None:
+    response = heart.raw("GET", "/docs")
+    page = response.body.decode()
+    assert response.status == 200
+    assert page == pages.docs(document)
+    assert all(f"<code>{path}</code>" in page for path in document["paths"])
+    assert not re.search(r"(src|href)=['\"](https?:)?//", page)
+    assert heart.raw("GET", "/").status == 307
