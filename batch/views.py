@@ -80,7 +80,7 @@ def build(spark: SparkSession, lake: Lake, views: Views, models: Models, project
         views.drop_version(project, version)
         raise
     progress.step("current rows of every key")
-    reset = reset_current(spark, views, models, project, events, champion)
+    reset = reset_current(views, models, project, events, champion)
     seconds = time.monotonic() - started
     log.info("built project=%s version=%s cut=%s rows=%s seconds=%.1f", project.name, version, format_time(cut), rows, seconds)
     return Built(manifest=entry, current_rows=reset, seconds=seconds)
@@ -110,7 +110,7 @@ def entities(project: Project, events: Mapping[str, DataFrame]) -> DataFrame:
     return reduce(DataFrame.unionAll, named).distinct()
 
 
-def reset_current(spark: SparkSession, views: Views, models: Models, project: Project, events: Mapping[str, DataFrame], champion: str | None) -> int:
+def reset_current(views: Views, models: Models, project: Project, events: Mapping[str, DataFrame], champion: str | None) -> int:
     """Recompute the current row of every key with the batch's states and the champion; returns how many."""
     views.ensure_current(project)
     run = refresher(views.settings, models.settings, project, champion, "batch")

@@ -84,7 +84,8 @@ class Block(ABC):
             half = len(rows) // 2
             merged = self.combine(rows[:half], rows[half : 2 * half])
             rows = np.concatenate([merged, rows[2 * half :]]) if len(rows) % 2 else merged
-        return rows[0]
+        only: Rows = rows[0]
+        return only
 
     def blank(self, count: int) -> Rows:
         """`count` empty states, shape (count, width)."""

@@ -20,7 +20,7 @@ METRICS = {"roc_auc": "class", "average_precision": "class", "log_loss": "class"
 
 def _check_name(name: object, what: str) -> None:
     if not isinstance(name, str) or len(name) > 40 or not _NAME.fullmatch(name):
-        raise DeclarationError(f"{what} {name!r} is not a good name: use up to 40 small letters and digits, beginning with a letter, with single underscores between")
+        raise DeclarationError(f"{what} {name!r} is not a good name: use up to 40 small letters, digits and single underscores, a letter first")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class FeatureView:
     source: Source
     key: str | tuple[str, ...]
     features: Mapping[str, Aggregate] = field(hash=False)
-    windows: tuple[str, ...] = ()
+    windows: tuple[str, ...] | str = ()
     hop: str | None = None
     description: str = ""
 
@@ -92,8 +92,7 @@ class FeatureView:
         if not self.features:
             raise DeclarationError(f"view {self.name!r} has no features: give at least one")
         object.__setattr__(self, "windows", (self.windows,) if isinstance(self.windows, str) else tuple(self.windows))
-        if len(set(self.windows)) != len(self.windows):
-            raise DeclarationError(f"view {self.name!r}: a window stands twice in {self.windows!r}: name each once")
+        _unique(list(self.windows), f"view {self.name!r}: window")
         _key_columns(self.key, self.source, f"view {self.name!r}")
         for name, aggregate in self.features.items():
             _check_name(name, f"view {self.name!r}: feature")
@@ -224,7 +223,8 @@ class Project:
     def _check_keys(self, view: FeatureView, place: str) -> None:
         missing = [name for name in view.keys if name not in self.keys]
         if missing:
-            raise DeclarationError(f"{place}: key {missing[0]!r} of view {view.name!r} is not among the label's keys {', '.join(self.keys)}: add it to Label(key=...)")
+            known = ", ".join(self.keys)
+            raise DeclarationError(f"{place}: key {missing[0]!r} of view {view.name!r} is not among the label's keys {known}: add it to Label(key=...)")
 
     @cached_property
     def sources(self) -> dict[str, Source]:

@@ -12,9 +12,9 @@ import numpy as np
 
 from features.aggregates import Bound
 from features.blocks import TIME_ELEMENT, Block, Element, Least, Rows, Values
-from features.extras import Extra
+from features.extras import Bytes, Extra
 
-States = Sequence[bytes | None]
+States = Sequence[bytes | None] | Bytes
 LATEST = Least(TIME_ELEMENT, -1)
 
 

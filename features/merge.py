@@ -9,6 +9,8 @@ A batch part is stored as rows of float64 `[segment, start, state...]`; `segment
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, datetime
+from decimal import Decimal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,8 @@ from numpy.typing import NDArray
 from features.blocks import Rows
 from features.declaration import FeatureView
 from features.layout import States
-from features.times import floor_to, format_time
+from features.schema import DataType
+from features.times import floor_to, format_time, to_micros
 from features.windows import Window
 
 LABELS = 2  # columns before the state in a stored batch row
@@ -91,11 +94,11 @@ def _window(view: FeatureView, position: int, span: Window, batch: BatchPart | N
             inside &= (segments == 0) | ((segments == span.hop) & (starts < collapsed_from(span, batch.cut, batch.slack)))
         inside |= segments == -1 - position
         parts.append(batch.rows[inside, LABELS:])
-        extras.extend(batch.extras[i] for i in np.flatnonzero(inside)) if batch.extras else None
+        extras.extend(batch.extras[i] for i in np.flatnonzero(inside).tolist() if batch.extras)
     if tiles is not None and len(tiles.rows):
         inside = tiles.starts < at if tail is None else (tiles.starts >= tail) & (tiles.starts < at)
         parts.append(tiles.rows[inside])
-        extras.extend(tiles.extras[i] for i in np.flatnonzero(inside)) if tiles.extras else None
+        extras.extend(tiles.extras[i] for i in np.flatnonzero(inside).tolist() if tiles.extras)
     return (np.concatenate(parts) if parts else np.empty((0, view.layout.width))), extras
 
 
@@ -106,14 +109,19 @@ def _values(view: FeatureView, picked: _Picked) -> dict[str, object]:
     out: dict[str, object] = {}
     for column in view.columns:
         found, position = finished[column.feature], spans[column.window.name]
-        out[column.name] = _plain(found.values[position], column.type.name) if found.valid[position] else None
+        out[column.name] = plain(found.values[position], column.type) if found.valid[position] else None
     return out
 
 
-def _plain(value: object, kind: str) -> object:
+def plain(value: object, kind: DataType) -> object:
+    """A finished value as plain Python: times and dates as ISO 8601 text, whole DECIMALs as integers."""
     number = value.item() if isinstance(value, np.generic) else value
-    if kind == "TIMESTAMP" and isinstance(number, int):
+    if isinstance(number, datetime):
+        return format_time(to_micros(number))
+    if isinstance(number, date):
+        return number.isoformat()
+    if kind.name == "TIMESTAMP" and isinstance(number, int):
         return format_time(number)
-    if kind == "DATE" and isinstance(number, int):
+    if kind.name == "DATE" and isinstance(number, int):
         return str(np.datetime64(number, "D"))
-    return number
+    return int(number) if isinstance(number, Decimal) and kind.scale == 0 else number

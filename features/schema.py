@@ -91,7 +91,7 @@ def parse_schema(ddl: str) -> tuple[Column, ...]:
     return tuple(columns)
 
 
-def _parse(text: str, where: str) -> exp.Expression:
+def _parse(text: str, where: str) -> exp.Expr:
     try:
         parsed = sqlglot.parse(text, dialect="spark")
     except SqlglotError as error:

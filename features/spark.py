@@ -114,8 +114,9 @@ def _with_features(view: FeatureView, events: DataFrame, rows: DataFrame, time: 
     both = asked.select("_key", TIME, "_row", *blank).unionByName(known)
     partitions = max(1, int(rows.sparkSession.conf.get("spark.sql.shuffle.partitions", "2") or 2))
     ordered = both.repartition(partitions, "_key").sortWithinPartitions("_key", TIME)
-    ddl = ", ".join(f"`{column.name}` {column.type}" for column in view.columns)
-    schema = StructType([*rows.schema.fields, *StructType.fromDDL(ddl).fields])
+    schema = StructType(rows.schema.fields)
+    for column in view.columns:
+        schema = schema.add(column.name, str(column.type))
     return ordered.mapInArrow(_folder(view, names), schema)
 
 
@@ -138,7 +139,8 @@ def _whole_keys(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
             last = pc.index(pc.equal(keys, keys[-1]).fill_null(keys[-1].as_py() is None), True).as_py()
             if last > 0 or (waiting and waiting[-1].column("_key")[-1] != keys[0]):
                 yield pa.Table.from_batches([*waiting, batch.slice(0, last)])
-                waiting, batch = [], batch.slice(last)
+                waiting = [batch.slice(last)]
+                continue
         waiting.append(batch)
     if waiting:
         yield pa.Table.from_batches(waiting)

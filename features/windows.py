@@ -46,7 +46,8 @@ def make_window(text: str, hop: str | None, place: str) -> Window:
     width = parse_duration(text)
     step = parse_duration(hop) if hop else standard_hop(width)
     if step > standard_hop(width):
-        raise DeclarationError(f"{place}: hop {hop!r} is larger than the window {text!r} may have: use {format_duration(standard_hop(width))} or less")
+        most = format_duration(standard_hop(width))
+        raise DeclarationError(f"{place}: hop {hop!r} is larger than the window {text!r} may have: use {most} or less")
     if width % step:
         raise DeclarationError(f"{place}: window {text!r} is no multiple of its hop {format_duration(step)}: choose another window, or give the view a smaller hop=")
     return Window(text, width, step)

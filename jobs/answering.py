@@ -1,0 +1,54 @@
+"""One answer for the command line: from the serving store when it can say it exactly, else from the lake."""
+
+from typing import Any
+
+from batch.landing import land
+from batch.verification import recompute
+from features.declaration import Project
+from features.keys import key_text
+from features.times import format_time
+from jobs.context import Context
+from jobs.show import Steps
+from stores.answers import now_micros
+from stores.events import distinct
+
+
+def answer_key(context: Context, project: Project, key: dict[str, str], at: int | None) -> dict[str, Any]:
+    """Features and score of a key at `at` (microseconds) or now.
+
+    The store keeps states for the present; a time before the cut is folded from the lake, after landing what the
+    topics hold, so that both give what the law says.
+    """
+    served = context.answers.features(project, [key], at)[0]
+    values, degraded, layer = dict(served.values), served.degraded, "serving"
+    if at is not None and at < now_micros() and degraded is not None:
+        values, degraded, layer = from_lake(context, project, key, at), None, "lake"
+    version = context.models.champion(project.name)
+    score: float | None = None
+    label: object = None
+    if version is not None:
+        scorer = context.models.scorer(project.name, version)
+        raw = scorer.score({name: [values[name]] for name in scorer.features})
+        score, label = float(raw[0]), scorer.label(raw)[0]
+    return {
+        "key": key,
+        "features": values,
+        "score": score,
+        "label": label,
+        "model_version": version,
+        "batch_version": served.batch_version,
+        "as_of": format_time(served.as_of),
+        "degraded": degraded is not None,
+        "degraded_reason": degraded,
+        "layer": layer,
+    }
+
+
+def from_lake(context: Context, project: Project, key: dict[str, str], at: int) -> dict[str, object]:
+    """Features of a key at a time in the past, folded from every event that was landed."""
+    steps, spark = Steps(), context.spark
+    steps.step(f"{format_time(at)} is in the past: reading the lake")
+    land(spark, context.lake, context.bus, project, context.settings.times, steps)
+    events = {name: distinct(source, context.lake.events(spark, project, source)) for name, source in project.sources.items()}
+    text = key_text(project.keys, key)
+    return recompute(project, events, spark.createDataFrame([(text,)], "key STRING"), at)[text]

@@ -1,0 +1,37 @@
+"""A whole build: land, make sure that the lake holds everything below the cut, build, swap."""
+
+from batch.landing import land, landed_offsets
+from batch.views import Built, latest_cut
+from batch.views import build as build_views
+from features.declaration import Project
+from features.errors import AnabranchError
+from features.times import format_time
+from jobs.context import Context
+from jobs.show import Steps
+from stores.answers import now_micros
+
+
+def build_project(context: Context, project: Project, cut: int | None, steps: Steps) -> Built:
+    """Build up to `cut` (microseconds) or the latest slot boundary; raises AnabranchError when events below it are missing."""
+    times = context.settings.times
+    boundary = latest_cut(times, now_micros()) if cut is None else cut
+    if boundary > now_micros():
+        raise AnabranchError(f"cut {format_time(boundary)} lies in the future: events below it are still to come; choose an earlier one")
+    steps.step("landing what the topics hold")
+    land(context.spark, context.lake, context.bus, project, times, steps)
+    check_complete(context, project, boundary)
+    return build_views(context.spark, context.lake, context.views, context.models, project, times, boundary, steps)
+
+
+def check_complete(context: Context, project: Project, cut: int) -> None:
+    """Compare landed offsets with the broker's offsets at the cut, partition by partition."""
+    for source in project.sources.values():
+        if source.topic is None:
+            continue
+        landed = landed_offsets(context.lake, project, source)
+        for partition, wanted in context.bus.offsets_at(source.topic, cut).items():
+            if landed.get(partition, 0) < wanted:
+                raise AnabranchError(
+                    f"the lake has {source.topic}/{partition} up to offset {landed.get(partition, 0)}, but the cut {format_time(cut)} "
+                    f"is at {wanted}: run 'anabranch land {project.name}' and build again"
+                )

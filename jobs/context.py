@@ -1,0 +1,64 @@
+"""The one place that wires settings to the real stores."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from pyspark.sql import SparkSession
+
+from features.declaration import Project
+from features.loading import load_project
+from jobs.session import spark_session
+from jobs.settings import Settings
+from stores.answers import Answers
+from stores.bus import Bus
+from stores.cassandra_session import close_sessions
+from stores.lake import Lake
+from stores.models import Models
+from stores.views import Views
+
+
+@dataclass
+class Context:
+    """What a job works with; a Spark session is started only when it is first needed."""
+
+    settings: Settings
+
+    def project(self, name: str) -> Project:
+        """The declared project `name`."""
+        return load_project(name, self.settings.projects)
+
+    @cached_property
+    def spark(self) -> SparkSession:
+        """This process's session."""
+        return spark_session(self.settings, "anabranch")
+
+    @cached_property
+    def lake(self) -> Lake:
+        """The Delta lake."""
+        return Lake(self.settings.lake)
+
+    @cached_property
+    def bus(self) -> Bus:
+        """Kafka."""
+        return Bus(self.settings.bus)
+
+    @cached_property
+    def views(self) -> Views:
+        """Cassandra."""
+        return Views(self.settings.views)
+
+    @cached_property
+    def models(self) -> Models:
+        """MLflow."""
+        return Models(self.settings.models)
+
+    @cached_property
+    def answers(self) -> Answers:
+        """Merged answers, with the manifest of this very moment."""
+        return Answers(self.views)
+
+    def close(self) -> None:
+        """Stop what was started."""
+        if "spark" in self.__dict__:
+            self.spark.stop()
+        close_sessions()

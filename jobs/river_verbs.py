@@ -1,0 +1,164 @@
+"""Verbs that move events: ingest, publish, land, build, rollback, stream, quarantine."""
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from features.errors import AnabranchError
+from features.times import format_time, parse_time
+from jobs.inspect_verbs import AsJson, Name
+from jobs.settings import load_settings
+from jobs.show import Steps, result, table
+
+SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help="Name of a source of the project.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    for verb in (ingest, publish, land, build, rollback, stream, quarantine):
+        app.command()(verb)
+
+
+def ingest(name: Name, source: SourceName, files: Annotated[list[str], typer.Argument(metavar="FILE...")], as_json: AsJson = False) -> None:
+    """Land files (CSV, JSON lines, Parquet) in the lake, each exactly once; bad rows go to quarantine."""
+    from batch.landing import ingest as run
+    from jobs.context import Context
+
+    context = Context(load_settings(None, None))
+    try:
+        landed = run(context.spark, context.lake, context.project(name), source, files, context.settings.times, Steps())
+    finally:
+        context.close()
+    value = {"project": name, "source": source, "rows": landed.rows, "quarantined": landed.quarantined, "skipped_files": landed.skipped_files}
+    text = f"{landed.rows:,} rows landed, {landed.quarantined:,} in quarantine, {landed.skipped_files} files already there"
+    result(as_json, value, f"{text}\nNext: anabranch build {name}" + (f" (and anabranch quarantine {name})" if landed.quarantined else ""))
+    if landed.quarantined and not landed.rows:
+        raise AnabranchError(f"no row of {', '.join(files)} was good: see 'anabranch quarantine {name}'")
+
+
+def publish(name: Name, source: SourceName, file: Annotated[Path, typer.Argument(metavar="FILE")], as_json: AsJson = False) -> None:
+    """Publish the rows of a CSV or JSON lines file to the source's topic."""
+    from batch.publishing import publish_file
+    from jobs.context import Context
+
+    context = Context(load_settings(None, None))
+    count = publish_file(context.bus, context.project(name), source, file, Steps())
+    result(as_json, {"project": name, "source": source, "published": count}, f"{count:,} events published")
+
+
+def land(name: Name, as_json: AsJson = False) -> None:
+    """Land what the project's topics hold in the lake, exactly once."""
+    from batch.landing import land as run
+    from jobs.context import Context
+
+    context = Context(load_settings(None, None))
+    try:
+        found = run(context.spark, context.lake, context.bus, context.project(name), context.settings.times, Steps())
+    finally:
+        context.close()
+    value = {source: {"rows": landed.rows, "quarantined": landed.quarantined} for source, landed in found.items()}
+    text = ", ".join(f"{source} {landed.rows:,} rows ({landed.quarantined:,} in quarantine)" for source, landed in found.items())
+    result(as_json, {"project": name, "sources": value}, f"landed: {text or 'no source has a topic'}")
+
+
+def build(
+    name: Name,
+    cut: Annotated[str | None, typer.Option(help="Slot boundary up to which to build (ISO 8601); the latest by default.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Land, build batch views over the whole lake, publish them and make them current."""
+    from jobs.building import build_project
+    from jobs.context import Context
+
+    context = Context(load_settings(None, None))
+    try:
+        built = build_project(context, context.project(name), None if cut is None else parse_time(cut), Steps())
+    finally:
+        context.close()
+    entry = built.manifest
+    value = {
+        "project": name,
+        "batch_version": entry.batch_version,
+        "cut": format_time(entry.cut),
+        "rows": dict(entry.rows),
+        "current_rows": built.current_rows,
+        "model_version": entry.model_version,
+        "seconds": round(built.seconds, 2),
+    }
+    rows = ", ".join(f"{view} {count:,} keys" for view, count in entry.rows.items())
+    result(as_json, value, f"batch version {entry.batch_version} up to {format_time(entry.cut)} is current: {rows}\nNext: anabranch train {name}")
+
+
+def rollback(name: Name, as_json: AsJson = False) -> None:
+    """Make the previous batch version, and the model it was built with, current again."""
+    from batch.views import rollback as run
+    from jobs.context import Context
+
+    context = Context(load_settings(None, None))
+    try:
+        project = context.project(name)
+        entry = run(context.views, project)
+        if entry.model_version is not None:
+            context.models.promote(name, entry.model_version)
+    finally:
+        context.close()
+    value = {"project": name, "batch_version": entry.batch_version, "cut": format_time(entry.cut), "model_version": entry.model_version}
+    result(as_json, value, f"batch version {entry.batch_version} (model {entry.model_version}) is current again")
+
+
+def stream(name: Name, once: Annotated[bool, typer.Option("--once", help="Drain what is there and stop.")] = False, as_json: AsJson = False) -> None:
+    """Keep tiles and approximate scores current from Kafka, until stopped."""
+    from jobs.context import Context
+    from speed.views import start
+
+    settings = load_settings(None, None)
+    context = Context(settings)
+    steps, stopping = Steps(), threading.Event()
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    try:
+        project = context.project(name)
+        trigger = None if once else settings.speed.trigger
+        queries = start(context.spark, context.bus, context.views, context.models, project, settings.times, str(settings.speed.checkpoint_root), trigger)
+        steps.step(f"stream of {name}: {', '.join(query.name for query in queries) or 'no view has a topic'}")
+        rows = 0
+        while any(query.isActive for query in queries) and not stopping.is_set():
+            stopping.wait(0.5)
+            seen = sum(progress.numInputRows for query in queries for progress in query.recentProgress)
+            if seen != rows:
+                rows = seen
+                steps.advance(rows, None)
+        for query in queries:
+            if query.exception() is not None:
+                raise query.exception()  # type: ignore[misc]
+            query.stop()
+    finally:
+        context.close()
+    result(as_json, {"project": name, "views": len(queries), "events": rows}, f"stream of {name} stopped after {rows:,} events read")
+
+
+def quarantine(name: Name, most: Annotated[int, typer.Option(help="Rows to show.")] = 20, as_json: AsJson = False) -> None:
+    """Show the rows that could not be used, newest first, with the reason of each."""
+    from pyspark.sql import functions as F
+
+    from jobs.context import Context
+
+    context = Context(load_settings(None, None))
+    try:
+        found = context.lake.quarantine(context.spark, context.project(name))
+        counts = {f"{row['source']}: {row['reason']}": row["count"] for row in found.groupBy("source", "reason").count().collect()}
+        rows = found.orderBy(F.desc("arrival")).limit(most).collect()
+    finally:
+        context.close()
+    if not as_json:
+        table(f"Quarantine of {name}", ["source", "reason", "raw", "arrival"], [[r["source"], r["reason"], r["raw"], r["arrival"]] for r in rows])
+    result(as_json, {"project": name, "rows": sum(counts.values()), "reasons": counts}, f"{sum(counts.values()):,} rows in quarantine")
+

@@ -1,0 +1,53 @@
+"""How a job shows itself in a terminal: steps with their times, progress bars, tables; JSON last when asked for."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+console = Console(stderr=True, highlight=False)
+
+
+class Steps:
+    """Progress (stores/progress.py) as lines of time and text on standard error, so that standard output stays data."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.said = 0.0
+
+    def step(self, text: str) -> None:
+        """Say what begins now."""
+        console.print(f"[dim]{time.monotonic() - self.started:7.1f} s[/dim]  {text}")
+
+    def advance(self, done: int, total: int | None) -> None:
+        """Say how far a long step has come, at most every two seconds."""
+        if time.monotonic() - self.said < 2 and done != total:
+            return
+        self.said = time.monotonic()
+        part = f" of {total:,} ({100 * done / total:.0f}%)" if total else ""
+        console.print(f"[dim]           {done:,}{part}[/dim]")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table on standard output; numbers to the right."""
+    made = Table(title=title, title_justify="left", header_style="bold")
+    for position, name in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[position], (int, float)) or row[position] is None for row in rows)
+        made.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*["" if value is None else f"{value:,.4g}" if isinstance(value, float) else str(value) for value in row])
+    Console(highlight=False).print(made)
+
+
+def say(text: str) -> None:
+    """One line on standard output."""
+    sys.stdout.write(f"{text}\n")
+
+
+def result(as_json: bool, value: Mapping[str, Any], text: str) -> None:
+    """The end of a job: one JSON object when asked for, else a sentence."""
+    say(json.dumps(value, default=str) if as_json else text)
