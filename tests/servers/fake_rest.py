@@ -1,0 +1,33 @@
+"""A REST server on a real socket over stores in memory: ``python -m tests.servers.fake_rest PORT``."""
+
+import sys
+from pathlib import Path
+
+from features.loading import load_project
+from serving.app import Application
+from serving.server import run
+from serving.settings import ServingSettings
+from tests.serving_fakes import PROJECTS, bench
+
+
+def load() -> Application:
+    """The application; what it published is written beside it when it stops."""
+    found = bench(PROJECTS, load_project("heart_disease", (PROJECTS,)).model_features, _settings())
+    found.store.stored[("p1",)] = {"age": 60}
+    stop = found.app.stop
+
+    def stop_and_tell() -> None:
+        stop()
+        messages = found.topics.messages.get("predictions.heart_disease", [])
+        Path(sys.argv[2]).write_text(str(len(messages)))
+
+    found.app.stop = stop_and_tell  # type: ignore[method-assign]
+    return found.app
+
+
+def _settings() -> ServingSettings:
+    return ServingSettings(port=int(sys.argv[1]), body_bytes=10_000)
+
+
+if __name__ == "__main__":
+    run(_settings(), load)

@@ -1,0 +1,114 @@
+"""The REST server on a real socket; its stores are in memory."""
+
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PREDICT = "/v1/projects/heart_disease/predict"
+JSON = {"content-type": "application/json"}
+
+
+@dataclass
+class Running:
+    process: subprocess.Popen[str]
+    port: int
+    told: Path
+
+    def ask(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request(method, path, body, JSON if headers is None else headers)
+            response = connection.getresponse()
+            return response.status, dict(response.getheaders()), response.read()
+        finally:
+            connection.close()
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    port, told = free_port(), tmp_path / "told"
+    command = [sys.executable, "-m", "tests.servers.fake_rest", str(port), str(told)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        found = Running(process, port, told)
+        deadline = time.monotonic() + 30
+        while not _answers(found):
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline, "the server did not start"
+        yield found
+        process.terminate()
+        process.wait(20)
+
+
+def _answers(found: Running) -> bool:
+    try:
+        return found.ask("GET", "/healthz")[0] == 200
+    except OSError:
+        return False
+
+
+def test_answers_over_a_socket(running: Running) -> None:
+    status, headers, body = running.ask("POST", PREDICT, json.dumps({"key": "p1"}))
+    assert (status, headers["content-type"]) == (200, "application/json")
+    assert json.loads(body)["score"] == pytest.approx(0.06)
+    status, headers, body = running.ask("HEAD", "/v1/projects")
+    assert (status, body) == (200, b"")
+    assert json.loads(running.ask("GET", "/v1/projects/heart_disease/features/a%2Fb%20%E2%82%AC")[2])["key"] == "a/b €"
+    assert running.ask("GET", "/v1/projects/heart_disease/features/%FF%00")[0] == 200
+    assert running.ask("GET", "/docs")[1]["content-type"].startswith("text/html")
+
+
+def test_large_bodies_are_refused_whether_announced_or_chunked(running: Running) -> None:
+    body = json.dumps({"key": "x" * 20_000}).encode()
+    status, headers, text = running.ask("POST", PREDICT, body)
+    assert (status, headers["content-type"]) == (413, "application/problem+json"), text
+    assert running.ask("POST", PREDICT, iter([body[:9000], body[9000:]]))[0] == 413
+    assert running.ask("POST", PREDICT, iter([b'{"key":', b'"p1"}']))[0] == 200
+    assert running.ask("POST", PREDICT, b"{}", {})[0] == 415
+
+
+def test_stopping_publishes_what_is_buffered_and_loses_no_answer(running: Running) -> None:
+    answered: list[int] = []
+
+    def ask() -> None:
+        for _ in range(200):
+            try:
+                answered.append(running.ask("POST", PREDICT, b'{"features": {"age": 45}}')[0])
+            except (ConnectionRefusedError, ConnectionResetError):
+                return
+
+    callers = [threading.Thread(target=ask) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    while len(answered) < 50:
+        assert running.process.poll() is None
+    running.process.send_signal(signal.SIGTERM)
+    for caller in callers:
+        caller.join()
+    assert running.process.wait(20) == 0
+    assert set(answered) == {200}
+    assert int(running.told.read_text()) >= len(answered)
+
+
+def test_port_that_is_taken_is_told_in_one_line(running: Running, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.servers.fake_rest", str(running.port), str(tmp_path / "second")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{running.port}" in done.stderr.splitlines()[-1]
