@@ -15,7 +15,8 @@ def list_projects(folders: Sequence[Path]) -> dict[str, Path]:
     """Name and file of every declaration, the first folder winning."""
     found: dict[str, Path] = {}
     for folder in folders:
-        for path in sorted(folder.glob("*.py")) + sorted(folder.glob("*/__init__.py")):
+        files = [path for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"]
+        for path in files + sorted(folder.glob("*/__init__.py")):
             name = path.stem if path.name != "__init__.py" else path.parent.name
             if re.fullmatch(r"[a-z][a-z0-9_]*", name):
                 found.setdefault(name, path)

@@ -56,6 +56,12 @@ def test_declaration_that_never_loaded_is_named_and_does_not_stop_the_others(sho
     assert shop.ask("GET", "/v1/projects/other")[0] == 503
 
 
+def test_folder_that_is_itself_a_package_is_no_project(shop: Bench, tmp_path: Path) -> None:
+    (tmp_path / "__init__.py").write_text("")
+    shop.app.live.refresh()
+    assert shop.app.live.broken == {}
+
+
 def test_declaration_that_is_gone_is_unknown(shop: Bench, tmp_path: Path) -> None:
     (tmp_path / "shop.py").unlink()
     shop.app.live.refresh()
