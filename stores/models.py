@@ -1,0 +1,293 @@
+"""The model registry: MLflow's tracking and registry behind the few questions that Anabranch asks.
+
+A version is an MLflow pyfunc (model_code.py) whose files are no pickles. Two aliases say what is in force: ``champion``
+serves, ``previous`` served before it. MLflow takes seconds to import, so it is imported when first asked; a `Models` holds
+only its settings and may be pickled.
+"""
+
+import json
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.declaration import Project
+from features.errors import AnabranchError, MisuseError, UnavailableError
+from features.times import format_time
+from stores.model_inputs import Fitted
+from stores.model_scoring import Columns, InputCoder, Scores, open_models
+from stores.settings import ModelsSettings
+
+CHAMPION, PREVIOUS = "champion", "previous"
+_FILES = "model"  # MLflow's name for the folder that Fitted writes, see model_code.py
+_FEW = 64  # rows; up to here ONNX Runtime is faster than XGBoost's own prediction
+# MLflow is configured by its environment alone. A registry that is away is to be noticed in seconds, not minutes.
+_MLFLOW_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+_logging = threading.Lock()  # MLflow's active run and address belong to the process
+_loading = threading.Lock()
+_scorers: dict[tuple[str, str, str], "Scorer"] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecord:
+    """What is kept with a version beside its files: metrics on held-out rows, plain parameters, where it came from."""
+
+    metrics: Mapping[str, float]
+    parameters: Mapping[str, object]
+    lake_versions: Mapping[str, int]
+    example: Mapping[str, Sequence[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelVersion:
+    """One version as people list it; `created` is ISO 8601 UTC."""
+
+    version: str
+    aliases: tuple[str, ...]
+    created: str
+    metrics: Mapping[str, float]
+    fingerprint: str
+    lake_versions: Mapping[str, int]
+    run: str
+
+
+class Scorer:
+    """A loaded version: features in, scores out. Safe to use from several threads."""
+
+    def __init__(self, version: str, folder: Path) -> None:
+        described = json.loads((folder / "features.json").read_text(encoding="utf-8"))
+        self.version = version
+        self.task: str = described["task"]
+        self.threshold: float = described["threshold"]
+        self._coder = InputCoder(described["inputs"])
+        self.features: tuple[str, ...] = self._coder.names
+        self._many, self._few = open_models(folder, described)
+
+    def score(self, columns: Columns) -> Scores:
+        """Probabilities of class 1, or numbers, float64 (n,). `columns` holds at least `features`, all n long.
+
+        Values are as declared, or coded (see model_scoring.py); None and NaN are missing. Raises MisuseError for a
+        missing column or a value of the wrong type.
+        """
+        try:
+            matrix = self._coder.matrix(columns)
+        except ValueError as error:
+            raise MisuseError(str(error)) from error
+        if len(matrix) == 0:
+            return np.empty(0)
+        return (self._few if self._few is not None and len(matrix) <= _FEW else self._many).predict(matrix)
+
+    def label(self, scores: NDArray[np.float64]) -> list[int | None]:
+        """The class of each score, 0 or 1; None for a model that gives numbers."""
+        if self.task == "number":
+            return [None] * len(scores)
+        return [int(score >= self.threshold) for score in scores.tolist()]
+
+
+@dataclass(frozen=True)
+class Models:
+    """Versions of every project's model; see the module."""
+
+    settings: ModelsSettings
+
+    def log(self, project: Project, record: TrainingRecord, fitted: Fitted) -> str:
+        """Record a training and register its model; returns the new version, which no alias names yet."""
+        mlflow = _mlflow()
+        with _logging, self._asking(), TemporaryDirectory(prefix="anabranch-model-") as temporary:
+            folder = Path(temporary) / _FILES
+            folder.mkdir()
+            fitted.write(folder)
+            mlflow.set_tracking_uri(self.settings.tracking_uri)
+            mlflow.set_registry_uri(self.settings.tracking_uri)
+            with mlflow.start_run(experiment_id=self._experiment(project.name)) as run:
+                mlflow.log_params({name: str(value) for name, value in {**fitted.parameters, **record.parameters}.items()})
+                mlflow.log_metrics(dict(record.metrics))
+                mlflow.set_tags(_tags(project, record))
+                return self._log_model(mlflow, project, record, fitted, folder, run.info.run_id)
+
+    def _log_model(self, mlflow: Any, project: Project, record: TrainingRecord, fitted: Fitted, folder: Path, run: str) -> str:
+        import pandas as pd
+        from mlflow.models import ModelSignature
+        from mlflow.types import ColSpec, Schema
+
+        kinds = [(given.name, "string" if given.kind == "text" else "double") for given in fitted.inputs]
+        signature = ModelSignature(Schema([ColSpec(kind, name) for name, kind in kinds]), Schema([ColSpec("double", "score")]))
+        example = pd.DataFrame({name: pd.Series(record.example[name], dtype=object if kind == "string" else float) for name, kind in kinds})
+        info = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(Path(__file__).with_name("model_code.py")),
+            artifacts={_FILES: str(folder)},
+            signature=signature,
+            input_example=example,
+            pip_requirements=list(fitted.pip_requirements),
+        )
+        client = self._client
+        if not client.search_registered_models(f"name = '{project.name}'"):
+            client.create_registered_model(project.name, description=project.description)
+        return str(client.create_model_version(project.name, info.model_uri, run, tags=_tags(project, record), model_id=info.model_id).version)
+
+    def _experiment(self, name: str) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        root = self.settings.artifact_root
+        where = f"{root.rstrip('/')}/{name}" if urlparse(root).scheme else (Path(root).absolute() / name).as_uri()
+        return str(self._client.create_experiment(name, artifact_location=where))
+
+    def promote(self, project: str, version: str) -> None:
+        """Make `version` the champion; the champion before it becomes ``previous``."""
+        self._known(project, version)
+        before = self.champion(project)
+        with self._asking():
+            if before is not None and before != version:
+                self._client.set_registered_model_alias(project, PREVIOUS, before)
+            self._client.set_registered_model_alias(project, CHAMPION, version)
+
+    def rollback(self, project: str) -> str:
+        """Make the previous champion the champion again; returns its version. Twice is forward again."""
+        previous = self._aliases(project).get(PREVIOUS)
+        if previous is None:
+            raise MisuseError(f"project {project!r} has no earlier champion to go back to: promote a version instead")
+        self.promote(project, previous)
+        return previous
+
+    def champion(self, project: str) -> str | None:
+        """The version that serves; None when the project has none. One read of the registry."""
+        return self._aliases(project).get(CHAMPION)
+
+    def list(self, project: str) -> "list[ModelVersion]":
+        """Every version, the newest first."""
+        names: dict[str, list[str]] = {}
+        for alias, version in self._aliases(project).items():
+            names.setdefault(version, []).append(alias)
+        with self._asking():
+            found = self._client.search_model_versions(f"name = '{project}'")
+            return sorted((self._listed(entry, names) for entry in found), key=lambda entry: -int(entry.version))
+
+    def _listed(self, entry: Any, names: Mapping[str, Sequence[str]]) -> ModelVersion:
+        version = str(entry.version)
+        return ModelVersion(
+            version=version,
+            aliases=tuple(sorted(names.get(version, ()))),
+            created=format_time(int(entry.creation_timestamp) * 1000),
+            metrics=dict(self._client.get_run(entry.run_id).data.metrics),
+            fingerprint=entry.tags.get("fingerprint", ""),
+            lake_versions=json.loads(entry.tags.get("lake_versions", "{}")),
+            run=str(entry.run_id),
+        )
+
+    def uri(self, project: str, version: str) -> str:
+        """Where the version's files are: a URI that any MLflow `load_model` reads without asking the registry."""
+        self._known(project, version)
+        with self._asking():
+            return str(self._client.get_model_version_download_uri(project, version))
+
+    def scorer(self, project: str, version: str | None = None) -> Scorer:
+        """The version (the champion when None), loaded once a process."""
+        version = version or self.champion(project)
+        if version is None:
+            raise MisuseError(f"project {project!r} has no champion: run 'anabranch train {project}' first")
+        key = (self.settings.tracking_uri, project, version)
+        with _loading:
+            if key not in _scorers:
+                _scorers[key] = self._load(project, version)
+            return _scorers[key]
+
+    def _load(self, project: str, version: str) -> Scorer:
+        uri = self.uri(project, version)
+        with TemporaryDirectory(prefix="anabranch-model-") as spare:
+            try:
+                return Scorer(version, _local(uri, spare) / "artifacts" / _FILES)
+            except Exception as error:
+                # Whatever a damaged file makes the libraries raise, the user needs to know which version it is.
+                text = (str(error).splitlines() or [""])[0]
+                raise AnabranchError(f"version {version} of project {project!r} cannot be loaded from {uri}: {text}: train again or promote another") from error
+
+    def _known(self, project: str, version: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        with self._asking():
+            try:
+                self._client.get_model_version(project, version)
+            except MlflowException as error:
+                if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    raise
+                raise MisuseError(f"project {project!r} has no model version {version!r}: 'anabranch models {project}' lists them") from error
+
+    def _aliases(self, project: str) -> dict[str, str]:
+        from mlflow.exceptions import MlflowException
+
+        with self._asking():
+            try:
+                # search_model_versions leaves aliases empty; this read has them.
+                found = self._client.get_registered_model(project).aliases
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                return {}
+        return {alias: str(version) for alias, version in found.items()}
+
+    @property
+    def _client(self) -> Any:
+        return _client(self.settings.tracking_uri)
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            text = (str(error).splitlines() or [""])[0]
+            raise UnavailableError(f"MLflow at {self.settings.tracking_uri} does not do what was asked: {text}: check the address and that it runs") from error
+
+
+def _tags(project: Project, record: TrainingRecord) -> dict[str, str]:
+    return {"project": project.name, "fingerprint": project.fingerprint, "lake_versions": json.dumps(dict(record.lake_versions), sort_keys=True)}
+
+
+def _local(uri: str, spare: str) -> Path:
+    """The folder at `uri`, fetched into `spare` when it is not on this machine."""
+    parsed = urlparse(uri)
+    if parsed.scheme in ("", "file"):
+        return Path(unquote(parsed.path))
+    return Path(_mlflow().artifacts.download_artifacts(artifact_uri=uri, dst_path=spare))
+
+
+@lru_cache(maxsize=8)
+def _client(tracking_uri: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _mlflow().MlflowClient(tracking_uri, tracking_uri)
+
+
+@lru_cache(maxsize=1)
+def _mlflow() -> Any:
+    """MLflow, kept quiet: no reports to its makers, nothing on stdout, no warnings of its modules about each other."""
+    for name, value in _MLFLOW_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow
+        import mlflow.pyfunc
+    for name in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return mlflow
