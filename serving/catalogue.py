@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from features import Aggregate
 from features.declaration import FeatureView, Project, Source
 from features.times import format_time
 from serving.context import Manifest
@@ -39,23 +40,25 @@ def _source(source: Source) -> dict[str, Any]:
 
 
 def _features(view: FeatureView) -> list[dict[str, Any]]:
-    found = []
-    for column in view.columns:
-        aggregate = view.features[column.feature]
-        arguments = [repr(text) for text in (aggregate.argument,) if text and text != "1"]
-        arguments += [f"where={aggregate.where!r}"] if aggregate.where else []
-        found.append(
-            {
-                "name": column.name,
-                "type": str(column.type),
-                "view": view.name,
-                "source": view.source.name,
-                "key": list(view.keys),
-                "window": column.window.name,
-                "aggregate": f"{type(aggregate).__name__}({', '.join(arguments)})",
-            }
-        )
-    return found
+    return [
+        {
+            "name": column.name,
+            "type": str(column.type),
+            "view": view.name,
+            "source": view.source.name,
+            "key": list(view.keys),
+            "window": column.window.name,
+            "aggregate": aggregate_text(view.features[column.feature]),
+        }
+        for column in view.columns
+    ]
+
+
+def aggregate_text(aggregate: Aggregate) -> str:
+    """The aggregate as a declaration writes it."""
+    arguments = [repr(text) for text in (aggregate.argument,) if text and text != "1"]
+    arguments += [f"where={aggregate.where!r}"] if aggregate.where else []
+    return f"{type(aggregate).__name__}({', '.join(arguments)})"
 
 
 def _model(served: Served) -> dict[str, Any] | None:

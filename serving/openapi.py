@@ -5,6 +5,7 @@ from typing import Any
 
 from features.declaration import Project, Source
 from features.schema import DataType
+from serving.catalogue import aggregate_text
 from serving.problems import CONTENT_TYPE
 
 Schema = dict[str, Any]
@@ -162,7 +163,13 @@ def _path_key(project: Project) -> Schema:
 
 
 def _feature_properties(project: Project) -> Schema:
-    return {column.name: _nullable(value_schema(column.type)) for column in project.columns}
+    found: Schema = {}
+    for view in project.views:
+        for column in view.columns:
+            span = "" if column.window.width is None else f" over {column.window.name}"
+            meaning = f"{aggregate_text(view.features[column.feature])} of {view.source.name}{span}"
+            found[column.name] = {**_nullable(value_schema(column.type)), "description": meaning}
+    return found
 
 
 def _asked(project: Project) -> Schema:
@@ -187,9 +194,12 @@ def _features_answer(project: Project) -> Schema:
 
 
 def _scores_answer(project: Project) -> Schema:
-    nullable: Schema = {name: {} for name in ("score", "label", "model_version", "batch_version", "as_of", "layer")}
+    moment: Schema = {"type": ["string", "null"], "format": "date-time"}
+    versions: Schema = {"model_version": {"type": ["string", "null"]}, "batch_version": {"type": ["integer", "null"]}, "as_of": moment}
+    layer: Schema = {"type": ["string", "null"], "description": "Which channel wrote the row last: batch or speed"}
+    scored: Schema = {"score": _PREDICTION["properties"]["score"], "label": {"type": ["string", "null"]}, **versions, "layer": layer}
     values: Schema = {"type": "object", "properties": _feature_properties(project)}
-    return {"type": "object", "properties": {"key": _key(project), **nullable, "features": values}}
+    return {"type": "object", "required": ["key", *scored, "features"], "properties": {"key": _key(project), **scored, "features": values}}
 
 
 def _event(source: Source, project: Project) -> Schema:

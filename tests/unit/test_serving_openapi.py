@@ -25,8 +25,9 @@ def heart() -> Bench:
 def test_document_is_served_and_typed_from_the_declaration(document: dict[str, Any], heart: Bench) -> None:
     assert heart.ask("GET", "/openapi.json") == (200, document)
     asked = document["paths"][f"{HEART}/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert asked["properties"]["features"]["properties"]["age"] == {"type": ["integer", "null"]}
-    assert asked["properties"]["features"]["properties"]["oldpeak"] == {"type": ["number", "null"]}
+    features = asked["properties"]["features"]["properties"]
+    assert features["age"] == {"type": ["integer", "null"], "description": "Last('age') of exams"}
+    assert features["bpm_mean_1h"] == {"type": ["number", "null"], "description": "Mean('heart_rate') of bracelet over 1h"}
     event = document["paths"][f"{HEART}/events/bracelet"]["post"]["requestBody"]["content"]["application/json"]["schema"]["oneOf"][0]
     assert event["required"] == ["reading_id", "patient_id", "measured_at"]
 
