@@ -1,0 +1,166 @@
+"""From raw text to typed events, by one rule for files and topics, batch and stream. DataFrame in, DataFrame out.
+
+Beside the columns of its source an event carries the lake's own:
+
+    _arrival TIMESTAMP   when it came: the broker's time of a message, or the moment a file was loaded
+    _date DATE           of the arrival; the lake is partitioned by it
+    _file STRING         where it came from: a file, or ...
+    _topic STRING        ... a topic
+    _partition INT       of the topic
+    _offset BIGINT       in the partition, or (rising, with gaps) in the file
+
+Nothing here knows where events are stored. An event that is bad keeps its text in `_raw` and has a `_reason`.
+"""
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from features.declaration import Project, Source
+from features.keys import SEPARATOR
+from features.schema import Column as SourceColumn
+from features.times import SECOND
+from stores.cells import cell, complaint, is_wrong
+from stores.settings import TimeSettings
+
+LAKE_COLUMNS = {"_arrival": "TIMESTAMP", "_date": "DATE", "_file": "STRING", "_topic": "STRING", "_partition": "INT", "_offset": "BIGINT"}
+LONGEST_EVENT = 1_048_576
+"""Bytes of one event's text; what is longer goes to quarantine."""
+LONGEST_KEY = 8192
+"""Bytes of one key column: a key is a partition key in the serving store, where 64 KiB is the end."""
+_STRICT = {"allowSingleQuotes": "false"}
+
+
+def key_sets(project: Project, source: Source) -> tuple[tuple[str, ...], ...]:
+    """The keys that `source` is used with: its views' and, for the label's source, the label's."""
+    found = [view.keys for view in project.views_of(source.name)]
+    if project.label is not None and project.label.source == source:
+        found.append(project.label.keys)
+    return tuple(dict.fromkeys(found))
+
+
+def from_topic(messages: DataFrame) -> DataFrame:
+    """Messages as Spark's Kafka source gives them, as raw events for `parse_json`."""
+    return messages.select(
+        F.col("value").cast("string").alias("value"),
+        F.col("timestamp").alias("_arrival"),
+        F.lit(None).cast("string").alias("_file"),
+        F.col("topic").alias("_topic"),
+        F.col("partition").alias("_partition"),
+        F.col("offset").alias("_offset"),
+    )
+
+
+def good_events(project: Project, source: Source, messages: DataFrame, times: TimeSettings) -> DataFrame:
+    """The events among Kafka messages that landing would not put in quarantine, by the same rules."""
+    judged = judge(source, key_sets(project, source), parse_json(source, from_topic(messages)), times.future_skew_seconds)
+    return good(source, judged)
+
+
+def parse_json(source: Source, raw: DataFrame) -> DataFrame:
+    """Typed events of raw JSON texts: `raw` has `value` STRING and the lake columns (`_date` is made here).
+
+    One JSON object an event; fields that are not declared are ignored, those that are missing are NULL.
+    """
+    fields = ", ".join(f"`{column.name}`: STRING" for column in source.columns)
+    short = F.when(F.octet_length("value") <= LONGEST_EVENT, F.col("value"))
+    # As an array, so that a second object or an array of events in one text is seen and not silently dropped.
+    objects = F.from_json(F.concat(F.lit("["), short, F.lit("]")), f"ARRAY<STRUCT<{fields}>>", _STRICT)
+    exact = [column for column in source.columns if column.type.name == "DECIMAL"]
+    decimals = F.from_json(short, ", ".join(f"`{c.name}` {c.type}" for c in exact), _STRICT) if exact else F.lit(None)
+    parsed = raw.select("*", objects.alias("_objects"), decimals.alias("_decimals"))
+    texts = [_json_text(column).alias(column.name) for column in source.columns]
+    return parse_text(source, parsed.select(*_lake(raw), F.col("value").alias("_raw"), _json_fault().alias("_fault"), *texts))
+
+
+def _json_text(column: SourceColumn) -> Column:
+    text = F.col("_objects")[0][column.name]
+    if column.type.name == "DECIMAL":
+        # Spark hands numbers on as text by way of a double; read as DECIMAL they keep all their digits.
+        return F.coalesce(F.when(text.rlike("^[-+0-9.eE]+$"), F.col("_decimals")[column.name].cast("string")), text)
+    if column.type.name in ("FLOAT", "DOUBLE"):
+        return F.when(text.isin('"NaN"', '"Infinity"', '"-Infinity"'), F.trim(text, F.lit('"'))).otherwise(text)
+    return text
+
+
+def _json_fault() -> Column:
+    value, first = F.col("value"), F.try_element_at("_objects", F.lit(1))
+    one_object = (F.size("_objects") == 1) & first.isNotNull() & F.endswith(F.rtrim(value, F.lit(" \t\r\n")), F.lit("}"))
+    return (
+        F.when(value.isNull(), "no value: a message without one (a tombstone) is no event")
+        .when(F.octet_length(value) > LONGEST_EVENT, F.concat(F.lit("too large: "), F.octet_length(value), F.lit(f" bytes, an event may have {LONGEST_EVENT}")))
+        .when(~F.is_valid_utf8(value), "the text is not UTF-8")
+        .when(~F.coalesce(one_object, F.lit(False)), "malformed JSON: one JSON object is expected")
+    )
+
+
+def parse_text(source: Source, raw: DataFrame) -> DataFrame:
+    """Typed events of rows whose columns are text: all source columns, lake columns, `_raw` and, for rows that are
+    broken as a whole, `_fault`. A column that has the declared type already is taken as it is.
+
+    Gives source columns typed, lake columns, `_raw`, and `_reason`: NULL where every cell could be read.
+    """  # fmt: skip
+    types = {field.name: field.dataType.simpleString() for field in raw.schema.fields}
+    texts = [column for column in source.columns if types[column.name] != str(column.type).lower()]
+    cells = {column.name: f"_cell_{position}" for position, column in enumerate(texts)}
+    read = raw.select("*", *[cell(_named(column.name), column.type).alias(cells[column.name]) for column in texts])
+    wrong = [F.when(is_wrong(_named(c.name), F.col(cells[c.name])), complaint(c.name, _named(c.name), c.type)) for c in texts if c.type.name != "STRING"]
+    fault = F.col("_fault") if "_fault" in types else F.lit(None).cast("string")
+    reason = F.coalesce(fault, F.nullif(F.concat_ws("; ", *wrong), F.lit("")))
+    typed = [F.col(cells[c.name]).alias(c.name) if c.name in cells else _named(c.name) for c in source.columns]
+    return read.select(*typed, *_lake(raw), "_raw", reason.alias("_reason"))
+
+
+def judge(source: Source, key_sets: tuple[tuple[str, ...], ...], events: DataFrame, future_skew_seconds: int) -> DataFrame:
+    """The events of `parse_*` with a `_reason` also for those without id, time or key, or from the future.
+
+    An event needs its key for one view at least; a key of empty text is none and becomes NULL.
+    """
+    names = dict.fromkeys(name for keys in key_sets for name in keys)
+    empty = {name: F.when(_named(name) != "", _named(name)) for name in names if source.column(name, "key").type.text}
+    event_time = _named(source.time).cast("timestamp")
+    late = F.unix_micros(event_time) > F.unix_micros("_arrival") + future_skew_seconds * SECOND
+    rules = [
+        F.when(F.coalesce(_named(source.id).cast("string"), F.lit("")) == "", f"no id: {source.id} is missing"),
+        F.when(event_time.isNull(), f"no event time: {source.time} is missing"),
+        F.when(late, F.concat(F.lit(f"from the future: {source.time} "), event_time.cast("string"), F.lit(" is after its arrival"))),
+        *_key_rules(key_sets, tuple(names)),
+    ]
+    reason = F.coalesce("_reason", F.nullif(F.concat_ws("; ", *rules), F.lit("")))
+    kept = [name for name in events.columns if name != "_reason"]
+    return events.withColumns(empty).select(*[_named(name) for name in kept], reason.alias("_reason"))
+
+
+def _key_rules(key_sets: tuple[tuple[str, ...], ...], names: tuple[str, ...]) -> list[Column]:
+    rules = []
+    if key_sets:
+        whole = [F.concat(*[_named(name).cast("string") for name in keys]) for keys in key_sets]
+        wanted = " or ".join(" and ".join(keys) for keys in key_sets)
+        rules.append(F.when(F.coalesce(*whole).isNull(), f"no key: {wanted} is missing"))
+    for name in names:
+        text = _named(name).cast("string")
+        wrong = F.contains(text, F.lit(SEPARATOR)) | (F.octet_length(text) > LONGEST_KEY)
+        rules.append(F.when(wrong, f"{name}: a key may have {LONGEST_KEY} bytes and not the control character U+001F"))
+    return rules
+
+
+def good(source: Source, judged: DataFrame) -> DataFrame:
+    """The events without a reason against them: source columns and lake columns."""
+    return judged.where("_reason IS NULL").select(*[_named(column.name) for column in source.columns], *LAKE_COLUMNS)
+
+
+def distinct(source: Source, events: DataFrame) -> DataFrame:
+    """One row an event id: the first arrival. At one arrival files come before topics, then file or topic, partition
+    and offset decide, so the choice is the same whenever it is made.
+    """  # fmt: skip
+    order = [F.col("_arrival"), F.col("_topic").asc_nulls_first(), F.col("_file"), F.col("_partition"), F.col("_offset")]
+    ranked = events.withColumn("_rank", F.row_number().over(Window.partitionBy(_named(source.id)).orderBy(*order)))
+    return ranked.where("_rank = 1").drop("_rank")
+
+
+def _lake(raw: DataFrame) -> list[Column]:
+    own = {"_date": F.to_date("_arrival")}
+    return [(own.get(name) if name in own else F.col(name)).cast(kind).alias(name) for name, kind in LAKE_COLUMNS.items()]
+
+
+def _named(name: str) -> Column:
+    return F.col(f"`{name}`")
