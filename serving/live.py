@@ -6,16 +6,18 @@ takes it once never mixes versions. What cannot be read leaves the last good val
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from features.declaration import Project
-from features.errors import AnabranchError, DeclarationError
+from features.errors import AnabranchError
 from features.loading import list_projects, load_project
 from serving.context import Context, Manifest, Scorer
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 Stamp = tuple[tuple[str, int, int], ...]
 
 
@@ -95,7 +97,7 @@ class Live:
         before = self._served.get(name)
         try:
             project = load_project(name, self._context.folders)
-        except DeclarationError as error:
+        except AnabranchError as error:
             self._report(name, "declaration", str(error))
             if before is None:
                 self.broken[name] = str(error)
@@ -109,18 +111,23 @@ class Live:
     def _look(self, served: Served) -> Served:
         name = served.project.name
         troubles = {what: why for what, why in served.troubles.items() if what == "declaration"}
-        manifest, scorer = served.manifest, served.scorer
-        try:
-            manifest = self._context.views.manifest(name)
-        except AnabranchError as error:
-            troubles["store"] = str(error)
-        try:
-            scorer = self._champion(served)
-        except AnabranchError as error:
-            troubles["model"] = str(error)
+        manifest = self._try("store", lambda: self._context.views.manifest(name), served.manifest, troubles)
+        scorer = self._try("model", lambda: self._champion(served), served.scorer, troubles)
         for what in ("store", "model"):
             self._report(name, what, troubles.get(what))
         return replace(served, manifest=manifest, scorer=scorer, troubles=troubles)
+
+    @staticmethod
+    def _try(what: str, look: Callable[[], T], otherwise: T, troubles: dict[str, str]) -> T:
+        """What `look` finds, or `otherwise` and a trouble: one project's trouble is not the others'."""
+        try:
+            return look()
+        except AnabranchError as error:
+            troubles[what] = str(error)
+        except Exception as error:
+            log.exception("looking at the %s failed", what)
+            troubles[what] = f"{type(error).__name__}: {error}"
+        return otherwise
 
     def _champion(self, served: Served) -> Scorer | None:
         if served.project.model is None:
