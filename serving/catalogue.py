@@ -1,5 +1,6 @@
 """The catalogue: what each project is, where it can be reached and how fresh it is."""
 
+from dataclasses import fields
 from typing import Any
 
 from features import Aggregate
@@ -56,7 +57,9 @@ def _features(view: FeatureView) -> list[dict[str, Any]]:
 
 def aggregate_text(aggregate: Aggregate) -> str:
     """The aggregate as a declaration writes it."""
-    arguments = [repr(text) for text in (aggregate.argument,) if text and text != "1"]
+    arguments = [] if aggregate.argument in (None, "1") else [repr(aggregate.argument)]
+    own = [field.name for field in fields(aggregate) if field.name not in ("argument", "where")]
+    arguments += [f"{name}={getattr(aggregate, name)!r}" for name in own]
     arguments += [f"where={aggregate.where!r}"] if aggregate.where else []
     return f"{type(aggregate).__name__}({', '.join(arguments)})"
 

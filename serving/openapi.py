@@ -52,6 +52,8 @@ def _problem_response() -> Schema:
 
 def value_schema(kind: DataType) -> Schema:
     """JSON Schema of a value of type `kind`."""
+    if kind.array:
+        return {"type": "array", "items": _nullable(value_schema(kind.inner))}
     if kind.integral:
         return {"type": "integer"}
     if kind.name == "DECIMAL":
@@ -63,6 +65,8 @@ def value_schema(kind: DataType) -> Schema:
 
 def example(kind: DataType) -> Any:
     """A value of type `kind`."""
+    if kind.array:
+        return [example(kind.inner)]
     return 1 if kind.integral else _EXAMPLES[kind.name]
 
 

@@ -61,7 +61,7 @@ def first(labels: Any) -> Any:
 
 def model_value(value: Any, kind: DataType) -> Any:
     """A feature as models take it: texts as they are, everything else a number (days for DATE, microseconds for TIMESTAMP)."""
-    if value is None or kind.text or type(value) is float:
+    if value is None or kind.text or kind.array or type(value) is float:
         return value
     if kind.name == "TIMESTAMP":
         value = parse_time(value) if isinstance(value, str) else value
@@ -79,6 +79,8 @@ def shown_features(project: Project, values: Mapping[str, Any]) -> dict[str, Any
 
 def shown(value: Any, kind: DataType) -> Any:
     """One value: times and dates as ISO 8601, decimals as text so that no digit is lost."""
+    if isinstance(value, list | np.ndarray):
+        return [shown(one, kind.inner) for one in value]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, Decimal):

@@ -108,6 +108,8 @@ def feature_fault(value: object, kind: DataType) -> str | None:
     kind_of = type(value)
     if kind == DOUBLE and kind_of is float:
         return None  # decoded JSON holds no NaN, and this is the way of most values
+    if kind.array:
+        return _list_fault(value, kind.inner)
     if kind.text:
         wrong = kind_of is not str
     elif kind == BOOLEAN:
@@ -117,6 +119,12 @@ def feature_fault(value: object, kind: DataType) -> str | None:
     else:
         wrong = kind_of is not str
     return f"{show(value)} is not {_expected(kind)}" if wrong else value_fault(value, kind)
+
+
+def _list_fault(value: object, kind: DataType) -> str | None:
+    if not isinstance(value, list):
+        return f"{show(value)} is not an array"
+    return next((fault for one in value if one is not None and (fault := feature_fault(one, kind)) is not None), None)
 
 
 def _expected(kind: DataType) -> str:

@@ -17,11 +17,12 @@ EXAM = {"age": 45, "sex": 1, "cp": 3, "trestbps": 112, "chol": 230, "fbs": 0, "r
         "slope": 2, "ca": 1, "thal": 7}  # fmt: skip
 READING = {"reading_id": "r1", "patient_id": "p1", "measured_at": "2024-05-01T11:59:00Z", "heart_rate": 81.5}
 FLIGHTS = """
-from features import Count, FeatureView, Last, Label, Model, Project, Source
+from features import Count, FeatureView, Last, LastK, Label, Model, Project, Source
 
 flights = Source(name="flights", topic="flights", id="flight_id", time="at",
                  schema="flight_id BIGINT, tailnum STRING, origin STRING, at TIMESTAMP, delay DECIMAL(9,2), day DATE")
-plane = FeatureView(name="plane", source=flights, key="tailnum", features={"flown": Count(), "last_delay": Last("delay"), "last_day": Last("day")})
+plane = FeatureView(name="plane", source=flights, key="tailnum",
+                    features={"flown": Count(), "last_delay": Last("delay"), "last_day": Last("day"), "recent": LastK("day", k=3)})
 airport = FeatureView(name="airport", source=flights, key="origin", features={"departures": Count()})
 landed = Source(name="landed", id="flight_id", time="at", schema="flight_id BIGINT, tailnum STRING, origin STRING, at TIMESTAMP, late BOOLEAN")
 project = Project(name="delays", views=(plane, airport), label=Label(source=landed, key=("tailnum", "origin"), target="late"), model=Model())
@@ -193,15 +194,24 @@ def test_current_row_is_shown_as_json(heart: Bench) -> None:
 
 
 def test_several_key_columns_come_as_an_object_or_as_pairs_in_the_path(delays: Bench) -> None:
-    delays.store.stored[("N,1=2", "EWR")] = {"flown": 5, "last_day": 19844, "last_delay": 1.5}
+    delays.store.stored[("N,1=2", "EWR")] = {"flown": 5, "last_day": 19844, "last_delay": 1.5, "recent": ["2024-05-01", 19845, None]}
     answer = delays.ask("GET", "/v1/projects/delays/features/origin=EWR,tailnum=N,1=2")[1]
     assert answer["key"] == {"tailnum": "N,1=2", "origin": "EWR"}
     assert (answer["features"]["flown"], answer["features"]["last_day"]) == (5, "2024-05-01")
+    assert answer["features"]["recent"] == ["2024-05-01", "2024-05-02", None]
     body = {"key": {"origin": "EWR", "tailnum": "N,1=2"}}
     assert delays.ask("POST", "/v1/projects/delays/predict", body)[1]["score"] == pytest.approx(0.0065)
     assert delays.ask("GET", "/v1/projects/delays/features/N1")[0] == 422
     assert delays.ask("POST", "/v1/projects/delays/predict", {"key": "N1"})[1]["field"] == "key"
     assert delays.ask("POST", "/v1/projects/delays/predict", {"key": {"tailnum": "N1"}})[1]["field"] == "key.origin"
+
+
+def test_features_of_every_type_are_checked(delays: Bench) -> None:
+    good: dict[str, Any] = {"last_delay": "12.50", "last_day": "2024-05-01", "recent": ["2024-05-01", None], "departures": 2}
+    path = "/v1/projects/delays/predict"
+    assert delays.ask("POST", path, {"features": good})[1]["score"] == pytest.approx(0.0145)
+    for name, value in (("last_delay", "x"), ("last_day", 3), ("last_day", "today"), ("recent", "2024-05-01"), ("recent", ["x"]), ("recent", [[]])):
+        assert delays.ask("POST", path, {"features": {**good, name: value}})[1]["field"] == f"features.{name}"
 
 
 def test_events_are_published_as_they_came(delays: Bench) -> None:
