@@ -1,15 +1,17 @@
 """What a model is fed and what a trainer hands over: plain values, the same for every kind of model."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from features import Project
 from features.errors import DeclarationError
 from features.schema import DataType
 from stores import model_scoring
+from stores.model_scoring import Matrix, Scores, open_models
 
 _KINDS = {"BOOLEAN": "boolean", "DATE": "date", "TIMESTAMP": "timestamp", "STRING": "text"}
 
@@ -25,7 +27,7 @@ class ModelInput:
     kind: str
     categories: tuple[str, ...] = ()
 
-    def learnt(self, values: Sequence[Any]) -> "ModelInput":
+    def learnt(self, values: Iterable[Any]) -> "ModelInput":
         """This input with the categories of training values `values`, when it is a text."""
         if self.kind != "text":
             return self
@@ -65,6 +67,12 @@ class Fitted:
     threshold: float = 0.5
     parameters: Mapping[str, object]
     pip_requirements: tuple[str, ...]
+
+    def scores(self, matrix: Matrix) -> Scores:
+        """What the written version will say about coded rows."""
+        with TemporaryDirectory(prefix="anabranch-model-") as folder:
+            self.write(Path(folder))
+            return open_models(Path(folder), {"native": self.native, "output": self.output})[0].predict(matrix)
 
     def write(self, folder: Path) -> None:
         """Write the version's files into `folder`."""
