@@ -69,11 +69,11 @@ def parse_json(source: Source, raw: DataFrame) -> DataFrame:
     decimals = F.from_json(short, ", ".join(f"`{c.name}` {c.type}" for c in exact), _STRICT) if exact else F.lit(None)
     parsed = raw.select("*", objects.alias("_objects"), decimals.alias("_decimals"))
     texts = [_json_text(column).alias(column.name) for column in source.columns]
-    return parse_text(source, parsed.select(*_lake(raw), F.col("value").alias("_raw"), _json_fault().alias("_fault"), *texts))
+    return parse_text(source, parsed.select(*_lake(), F.col("value").alias("_raw"), _json_fault().alias("_fault"), *texts))
 
 
 def _json_text(column: SourceColumn) -> Column:
-    text = F.col("_objects")[0][column.name]
+    text = F.get("_objects", F.lit(0))[column.name]
     if column.type.name == "DECIMAL":
         # Spark hands numbers on as text by way of a double; read as DECIMAL they keep all their digits.
         return F.coalesce(F.when(text.rlike("^[-+0-9.eE]+$"), F.col("_decimals")[column.name].cast("string")), text)
@@ -83,7 +83,7 @@ def _json_text(column: SourceColumn) -> Column:
 
 
 def _json_fault() -> Column:
-    value, first = F.col("value"), F.try_element_at("_objects", F.lit(1))
+    value, first = F.col("value"), F.get("_objects", F.lit(0))
     one_object = (F.size("_objects") == 1) & first.isNotNull() & F.endswith(F.rtrim(value, F.lit(" \t\r\n")), F.lit("}"))
     return (
         F.when(value.isNull(), "no value: a message without one (a tombstone) is no event")
@@ -107,7 +107,7 @@ def parse_text(source: Source, raw: DataFrame) -> DataFrame:
     fault = F.col("_fault") if "_fault" in types else F.lit(None).cast("string")
     reason = F.coalesce(fault, F.nullif(F.concat_ws("; ", *wrong), F.lit("")))
     typed = [F.col(cells[c.name]).alias(c.name) if c.name in cells else _named(c.name) for c in source.columns]
-    return read.select(*typed, *_lake(raw), "_raw", reason.alias("_reason"))
+    return read.select(*typed, *_lake(), "_raw", reason.alias("_reason"))
 
 
 def judge(source: Source, key_sets: tuple[tuple[str, ...], ...], events: DataFrame, future_skew_seconds: int) -> DataFrame:
@@ -157,9 +157,9 @@ def distinct(source: Source, events: DataFrame) -> DataFrame:
     return ranked.where("_rank = 1").drop("_rank")
 
 
-def _lake(raw: DataFrame) -> list[Column]:
-    own = {"_date": F.to_date("_arrival")}
-    return [(own.get(name) if name in own else F.col(name)).cast(kind).alias(name) for name, kind in LAKE_COLUMNS.items()]
+def _lake() -> list[Column]:
+    """The lake columns of raw events; the date is always that of the arrival."""
+    return [(F.to_date("_arrival") if name == "_date" else F.col(name)).cast(kind).alias(name) for name, kind in LAKE_COLUMNS.items()]
 
 
 def _named(name: str) -> Column:

@@ -1,0 +1,121 @@
+"""The lake: every event as it came, append-only, in Delta tables below one root.
+
+    <root>/<project>/events/<source>        good events: source columns and lake columns, partitioned by `_date`
+    <root>/<project>/quarantine/<source>    bad rows: their text and the reason
+    <root>/<project>/checkpoints/<source>   how far the source's topic has been landed
+
+An append is named by (app id, version): the same name again changes nothing, so whoever was cut off just repeats.
+"""
+
+from functools import reduce
+from typing import Any
+
+from delta.tables import DeltaTable
+from pyspark.errors import AnalysisException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from features.declaration import Project, Source
+from features.errors import AnabranchError
+from stores.events import LAKE_COLUMNS, LONGEST_EVENT
+from stores.settings import LakeSettings
+
+QUARANTINE = "source STRING, reason STRING, raw STRING, arrival TIMESTAMP, file STRING, topic STRING, partition INT, offset BIGINT"
+
+
+class Lake:
+    """Tables of all projects below `settings.root`."""
+
+    def __init__(self, settings: LakeSettings) -> None:
+        self.settings = settings
+
+    def path(self, project: Project, source: Source) -> str:
+        """Where the source's events are."""
+        return self._below(project, "events", source)
+
+    def checkpoint(self, project: Project, source: Source) -> str:
+        """Where landing notes how far the source's topic has been read."""
+        return self._below(project, "checkpoints", source)
+
+    def events(self, spark: SparkSession, project: Project, source: Source, *, version: int | None = None) -> DataFrame:
+        """All landed events, duplicates included, typed as declared: what was not declared yet when a row came is NULL.
+
+        Without a table there are none; `version` reads the table as it was.
+        """
+        table = _load(spark, self.path(project, source), version)
+        declared = {column.name: str(column.type) for column in source.columns} | LAKE_COLUMNS
+        if table is None:
+            return spark.createDataFrame([], ", ".join(f"`{name}` {kind}" for name, kind in declared.items()))
+        there = {name.lower() for name in table.columns}
+        columns = {name: F.col(f"`{name}`") if name.lower() in there else F.lit(None) for name in declared}
+        return table.select(*[columns[name].try_cast(kind).alias(name) for name, kind in declared.items()])
+
+    def quarantine(self, spark: SparkSession, project: Project) -> DataFrame:
+        """All bad rows: source, reason, raw, arrival, and file or topic, partition, offset."""
+        tables = [_load(spark, self._below(project, "quarantine", source), None) for source in project.sources.values()]
+        return reduce(DataFrame.unionByName, [table for table in tables if table is not None], spark.createDataFrame([], QUARANTINE))
+
+    def append(self, good: DataFrame, bad: DataFrame | None, project: Project, source: Source, app_id: str, version: int) -> None:
+        """Append good events and, first, bad rows (as `judge` leaves them; None when there are none), exactly once."""
+        if bad is not None:
+            _append(_quarantined(bad, source), self._below(project, "quarantine", source), app_id, version)
+        try:
+            _append(good, self.path(project, source), app_id, version, partition="_date")
+        except AnalysisException as error:
+            if "MERGE" not in (error.getCondition() or ""):
+                raise
+            raise AnabranchError(
+                f"source {source.name!r}: a column has another type in the lake than in the declaration ({_first_line(error)}): "
+                "declare the old type, or a new source name for the new one"
+            ) from error
+
+    def has(self, spark: SparkSession, project: Project, source: Source, app_id: str, version: int) -> bool:
+        """Has this append been done, good events included?"""
+        snapshot = _snapshot(spark, self.path(project, source))
+        found = None if snapshot is None else snapshot.transactions().get(app_id)
+        return found is not None and found.isDefined() and found.get() >= version
+
+    def versions(self, spark: SparkSession, project: Project) -> dict[str, int]:
+        """Delta version by source; a source that has no table yet is left out."""
+        snapshots = {name: _snapshot(spark, self.path(project, source)) for name, source in project.sources.items()}
+        return {name: int(snapshot.version()) for name, snapshot in snapshots.items() if snapshot is not None}
+
+    def _below(self, project: Project, kind: str, source: Source) -> str:
+        return f"{self.settings.root.rstrip('/')}/{project.name}/{kind}/{source.name}"
+
+
+def _load(spark: SparkSession, path: str, version: int | None) -> DataFrame | None:
+    options = {} if version is None else {"versionAsOf": str(version)}
+    try:
+        return spark.read.format("delta").options(**options).load(path)
+    except AnalysisException as error:
+        if error.getCondition() in ("PATH_NOT_FOUND", "DELTA_PATH_DOES_NOT_EXIST"):
+            return None
+        if error.getCondition() in ("DELTA_TABLE_NOT_FOUND", "DELTA_MISSING_DELTA_TABLE", "DELTA_SCHEMA_NOT_SET"):
+            raise AnabranchError(f"{path} is no Delta table: if a first load was cut off repeat it, else move the folder away") from error
+        raise AnabranchError(f"the lake at {path} cannot be read: {_first_line(error)}") from error
+
+
+def _append(rows: DataFrame, path: str, app_id: str, version: int, partition: str | None = None) -> None:
+    writer = rows.write.format("delta").mode("append").option("mergeSchema", "true")
+    writer = writer.option("txnAppId", app_id).option("txnVersion", str(version))
+    (writer.partitionBy(partition) if partition else writer).save(path)
+
+
+def _quarantined(bad: DataFrame, source: Source) -> DataFrame:
+    origin = [F.col(f"_{name}").alias(name) for name in ("arrival", "file", "topic", "partition", "offset")]
+    raw = F.left(F.make_valid_utf8("_raw"), F.lit(LONGEST_EVENT))
+    return bad.select(F.lit(source.name).alias("source"), F.col("_reason").alias("reason"), raw.alias("raw"), *origin)
+
+
+def _snapshot(spark: SparkSession, path: str) -> Any:
+    """Delta's latest snapshot of a table, None without one. Which appends are done is known to Delta's JVM side only."""
+    if not DeltaTable.isDeltaTable(spark, path):
+        return None
+    log = spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, path)  # type: ignore[union-attr]  # noqa: SLF001
+    nothing = spark._jvm.scala.Option.empty()  # type: ignore[union-attr]  # noqa: SLF001
+    return log.update(False, nothing, nothing)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
