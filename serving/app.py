@@ -12,6 +12,7 @@ from serving.endpoints import Endpoints
 from serving.http import Exchange, Request, Response, Scope, json_response, problem_response, read_body
 from serving.live import Live, Served
 from serving.metrics import Metrics
+from serving.pools import Pools
 from serving.predictions import Predictions
 from serving.problems import ProblemError, of_error
 from serving.readiness import readiness
@@ -34,8 +35,11 @@ class Application:
         self.metrics = Metrics()
         self.live = Live(context)
         self.predictions = Predictions(context.bus, self.metrics, context.settings.prediction_buffer)
-        self._pool = ThreadPoolExecutor(context.settings.store_threads, thread_name_prefix="stores")
-        self._endpoints = Endpoints(context, self.live, self.metrics, self.predictions, self._pool)
+        self._pools = Pools(
+            store=ThreadPoolExecutor(context.settings.store_threads, thread_name_prefix="store"),
+            bus=ThreadPoolExecutor(context.settings.bus_threads, thread_name_prefix="bus"),
+        )
+        self._endpoints = Endpoints(context, self.live, self.metrics, self.predictions, self._pools)
         self._pages: dict[str, Callable[[], Awaitable[Response]]] = {
             "/": self._home, "/docs": self._docs, "/openapi.json": self._openapi, "/metrics": self._metrics,
             "/healthz": self._health, "/readyz": self._ready, PREFIX: self._catalogue,
@@ -52,7 +56,8 @@ class Application:
         """Publish what is buffered and end the background work."""
         self.live.stop()
         self.predictions.stop(self._settings.drain_seconds)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pools.store, self._pools.bus):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def __rsgi_init__(self, loop: object) -> None:
         self.start()
@@ -153,7 +158,7 @@ class Application:
         return json_response({"status": "alive"})
 
     async def _ready(self) -> Response:
-        ready, document = await readiness(self._context, self.live, self._pool)
+        ready, document = await readiness(self._context, self.live, self._pools)
         if ready:
             return json_response(document)
         down = "; ".join(f"{name}: {document[name]}" for name in ("store", "bus", "model") if document[name] != "ok")

@@ -19,6 +19,7 @@ from serving.events import find_fault, key_sets
 from serving.http import Request, Response, encode, json_response
 from serving.live import Live, Served
 from serving.metrics import Metrics
+from serving.pools import Pools
 from serving.predict import needs_store, predict, shown, shown_features, shown_key
 from serving.predictions import Predictions
 from serving.problems import ProblemError, unprocessable
@@ -27,16 +28,15 @@ from serving.requests import Key
 
 T = TypeVar("T")
 TIMESTAMP = DataType("TIMESTAMP")
-_PUBLISH_PATIENCE = 10
-"""Publishing waits for the broker's replicas: it may take so many times as long as a read."""
 
 
 class Endpoints:
     """The endpoints below one project's address."""
 
-    def __init__(self, context: Context, live: Live, metrics: Metrics, predictions: Predictions, pool: Executor) -> None:
+    def __init__(self, context: Context, live: Live, metrics: Metrics, predictions: Predictions, pools: Pools) -> None:
         self._context, self._live, self._metrics = context, live, metrics
-        self._predictions, self._pool = predictions, pool
+        self._predictions, self._pools = predictions, pools
+        self._known_topics: set[str] = set()
 
     async def predict(self, request: Request, served: Served) -> Response:
         """Score a key, given features, or both."""
@@ -108,18 +108,30 @@ class Endpoints:
                 raise unprocessable(f"{place}{fault.field}", f"{place}{fault.reason}: nothing was published", "wrong-event")
         # What is published is the text as it came: decoding could cost digits of a decimal.
         texts = msgspec.json.decode(request.body, type=list[msgspec.Raw]) if isinstance(document, list) else [request.body.strip()]
-        messages = [(str(event[source.id]).encode(), bytes(text)) for event, text in zip(events, texts, strict=True)]
+        messages: list[tuple[bytes | None, bytes]] = [(str(event[source.id]).encode(), bytes(text)) for event, text in zip(events, texts, strict=True)]
         if messages:
-            await self._ask_store(lambda: self._context.bus.publish(topic, messages), "the bus", _PUBLISH_PATIENCE)
+            await self._ask_bus(lambda: self._publish(topic, messages))
             self._metrics.events.labels(project.name, name).inc(len(messages))
         return json_response({"accepted": len(messages)}, 202)
 
-    async def _ask_store(self, ask: Callable[[], T], what: str = "the store", patience: float = 1) -> T:
-        """Run a blocking call in the pool; raises a 503 problem when it takes too long."""
-        seconds = self._context.settings.store_timeout_seconds * patience
+    def _publish(self, topic: str, messages: list[tuple[bytes | None, bytes]]) -> int:
+        # A topic that the broker makes by itself would not carry arrival times.
+        if topic not in self._known_topics:
+            self._context.bus.ensure_topics([topic])
+            self._known_topics.add(topic)
+        return self._context.bus.publish(topic, messages)
+
+    async def _ask_store(self, ask: Callable[[], T]) -> T:
+        return await self._wait(self._pools.store, ask, "the store", self._context.settings.store_timeout_seconds)
+
+    async def _ask_bus(self, ask: Callable[[], T]) -> T:
+        return await self._wait(self._pools.bus, ask, "the bus", self._context.settings.bus_timeout_seconds)
+
+    async def _wait(self, pool: Executor, ask: Callable[[], T], what: str, seconds: float) -> T:
+        """Run a blocking call in a pool; raises a 503 problem when it takes too long."""
         try:
             async with asyncio.timeout(seconds):
-                return await asyncio.get_running_loop().run_in_executor(self._pool, ask)
+                return await asyncio.get_running_loop().run_in_executor(pool, ask)
         except TimeoutError as error:
             raise ProblemError(503, "unavailable", f"{what} did not answer within {seconds:g} s: try again, or see /readyz") from error
 

@@ -9,18 +9,18 @@ from typing import Any
 from features.errors import AnabranchError
 from serving.context import Context
 from serving.live import Live
+from serving.pools import Pools
 
 log = logging.getLogger(__name__)
 UNTRAINED = "no model yet: run 'anabranch train {name}'"
 
 
-async def readiness(context: Context, live: Live, pool: Executor) -> tuple[bool, Mapping[str, Any]]:
+async def readiness(context: Context, live: Live, pools: Pools) -> tuple[bool, Mapping[str, Any]]:
     """Whether the server can answer, and for store, bus and model ``ok`` or what is wrong."""
     names = [served.project.name for served in live]
-    topics = [source.topic for served in live for source in served.project.sources.values() if source.topic]
     store, bus = await asyncio.gather(
-        _check(context, pool, "store", lambda: context.views.manifest(names[0] if names else "none")),
-        _check(context, pool, "bus", lambda: context.bus.ensure_topics(topics[:1])),
+        _check(context, pools.store, "store", lambda: context.views.manifest(names[0] if names else "none")),
+        _check(context, pools.bus, "bus", lambda: context.bus.ensure_topics([])),
     )
     checks = {"store": store, "bus": bus, "model": _model(live)}
     projects = {served.project.name: _project(served.project.name, live) for served in live}

@@ -14,6 +14,10 @@ class ServingSettings:
     """Threads that wait for the stores, so that the event loop never does."""
     store_timeout_seconds: float = 2.0
     """A store that has not answered by then counts as down."""
+    bus_threads: int = 4
+    """Threads that wait for the bus."""
+    bus_timeout_seconds: float = 15.0
+    """Events that are not published by then are refused; sent again, they keep their ids and count once."""
     refresh_seconds: float = 1.0
     """How often declarations, champions and manifests are looked at; a change shows within two of these."""
     body_bytes: int = 1_048_576

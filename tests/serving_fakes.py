@@ -108,10 +108,6 @@ class Topics:
         self.messages.setdefault(topic, []).extend(found)
         return len(found)
 
-    def ends(self, topic: str) -> Mapping[int, int]:
-        self.check()
-        return {0: len(self.messages.get(topic, ()))}
-
     def check(self) -> None:
         if self.away:
             raise UnavailableError("Kafka does not answer at 127.0.0.1:9092: start it with 'anabranch up'")
