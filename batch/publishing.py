@@ -1,0 +1,100 @@
+"""Publishing: rows of a file as events on a topic, for tests, demos and sources that have no producer of their own.
+
+Nothing is judged here: what cannot be converted is sent as it is, so that landing and the stream treat it as they treat
+everybody's events.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from batch.landing import find_source
+from batch.landing_files import check_file, open_text
+from features.declaration import Project, Source
+from features.errors import EventError, MisuseError
+from features.keys import key_text
+from features.schema import DataType
+from stores.bus import Bus
+from stores.events import key_sets
+from stores.progress import Progress
+
+_TOLD_EVERY = 10_000
+_BOOLEANS = {"true": True, "false": False}
+
+
+def publish_file(bus: Bus, project: Project, source_name: str, path: Path, progress: Progress) -> int:
+    """Publish the rows of a CSV or JSON lines file to the source's topic; returns how many.
+
+    A message's key is the text of the source's first key, so that events of one key keep their order.
+    """
+    source = find_source(project, source_name)
+    if source.topic is None:
+        raise MisuseError(f"source {source.name!r} has no topic: give it one in the declaration, or load the file with 'anabranch ingest'")
+    file = check_file(path.resolve(), source)
+    if file.format == "parquet":
+        raise MisuseError(f"{path} is Parquet, which cannot be published row by row: give CSV or JSON lines, or load it with 'anabranch ingest'")
+    progress.step(f"publishing {path.name} to {source.topic}")
+    bus.ensure_topics([source.topic])
+    keys = (key_sets(project, source) or ((),))[0]
+    rows = _csv_messages(file.path, source, keys) if file.format == "csv" else _json_messages(file.path, keys)
+    return bus.publish(source.topic, _counted(rows, progress))
+
+
+def _csv_messages(path: Path, source: Source, keys: tuple[str, ...]) -> Iterator[tuple[bytes | None, bytes]]:
+    types = {column.name: column.type for column in source.columns}
+    with open_text(path) as text:
+        lines = csv.reader(text)
+        header = next(lines)
+        for cells in lines:
+            if len(cells) == len(header):
+                event = {name: _value(cell, types[name]) for name, cell in zip(header, cells, strict=True)}
+                yield _key(event, keys), json.dumps(event).encode()
+            elif cells:
+                yield None, ",".join(cells).encode()
+
+
+def _json_messages(path: Path, keys: tuple[str, ...]) -> Iterator[tuple[bytes | None, bytes]]:
+    with open_text(path) as text:
+        for line in text:
+            if line.strip():
+                yield _json_key(line, keys), line.strip().encode()
+
+
+def _json_key(line: str, keys: tuple[str, ...]) -> bytes | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return _key(event, keys) if isinstance(event, dict) else None
+
+
+def _key(event: Mapping[str, object], keys: tuple[str, ...]) -> bytes | None:
+    try:
+        return key_text(keys, event).encode() if keys else None
+    except EventError:
+        return None
+
+
+def _value(cell: str, kind: DataType) -> object:
+    """A cell as JSON: numbers and booleans where the type is one and the cell says one, else its text; empty is null.
+
+    DECIMAL stays text, which keeps all its digits.
+    """
+    if cell == "":
+        return None
+    if kind.name == "BOOLEAN":
+        return _BOOLEANS.get(cell.strip().lower(), cell)
+    convert: Callable[[str], object] | None = int if kind.integral else float if kind.name in ("FLOAT", "DOUBLE") else None
+    try:
+        number = convert(cell) if convert else cell
+    except ValueError:
+        return cell
+    return number if convert is None or "_" not in cell else cell  # Python alone reads 1_000 as a number
+
+
+def _counted(messages: Iterator[tuple[bytes | None, bytes]], progress: Progress) -> Iterator[tuple[bytes | None, bytes]]:
+    for count, message in enumerate(messages):
+        if count and count % _TOLD_EVERY == 0:
+            progress.advance(count, None)
+        yield message
