@@ -19,7 +19,7 @@ class BusSettings:
     """Kafka. `security` holds the client's own keys as librdkafka/Java spell them, for example `security.protocol`."""
 
     bootstrap_servers: str
-    security: Mapping[str, str] = field(default_factory=dict, repr=False)
+    security: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
 
 
 @dataclass(frozen=True, kw_only=True)

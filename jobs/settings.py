@@ -1,0 +1,237 @@
+"""The only reader of conf/ and of environment variables: both become frozen values, passed down to every layer.
+
+Precedence: conf/settings.toml < environment `ANABRANCH__SECTION__KEY` < command line (the `overrides` of `load_settings`).
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs import settings_values as kind
+from jobs.settings_values import Parser, SettingsError
+from serving.settings import ServingSettings
+from stores.settings import BusSettings, LakeSettings, ModelsSettings, TimeSettings, ViewsSettings
+
+ROOT = Path(__file__).resolve().parent.parent
+FILE = ROOT / "conf" / "settings.toml"
+PREFIX = "ANABRANCH__"
+LOOPBACK = "127.0.0.1"
+EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparkSettings:
+    """How a Spark session is started; under spark-submit what was submitted wins."""
+
+    master: str
+    driver_memory: str
+    shuffle_partitions: int
+    jars_folder: Path
+    warehouse: Path
+    logs: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedSettings:
+    """How the stream runs: pause between micro-batches, where it keeps its place, and how much it reads at once."""
+
+    trigger: str
+    checkpoint_root: str
+    max_offsets_per_trigger: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """The embedded servers. One that is not embedded is yours: it is never started, stopped or looked at."""
+
+    kafka_embedded: bool
+    kafka_port: int
+    kafka_controller_port: int
+    kafka_heap: str
+    cassandra_embedded: bool
+    cassandra_port: int
+    cassandra_storage_port: int
+    cassandra_heap: str
+    start_limit_seconds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that was configured. `data` is the one folder all that is made lies in, `jars` what `make setup` filled."""
+
+    data: Path
+    jars: Path
+    projects: tuple[Path, ...]
+    lake: LakeSettings
+    bus: BusSettings
+    views: ViewsSettings
+    models: ModelsSettings
+    times: TimeSettings
+    spark: SparkSettings
+    speed: SpeedSettings
+    serving: ServingSettings
+    servers: ServerSettings
+
+
+_KEYS: dict[str, dict[str, Parser]] = {
+    "paths": {"data": kind.text, "lake": kind.text, "checkpoints": kind.text, "jars": kind.text},
+    "time": {"slot": kind.duration, "slack": kind.duration, "future_skew": kind.duration, "dedup_horizon": kind.duration},
+    "bus": {"bootstrap_servers": kind.names, "security": kind.pairs},
+    "views": {
+        "hosts": kind.names,
+        "port": kind.port,
+        "keyspace": kind.identifier,
+        "local_datacenter": kind.text,
+        "replication": kind.positive,
+        "username": kind.text,
+        "password": kind.text,
+        "tile_ttl_days": kind.positive,
+    },
+    "models": {"tracking_uri": kind.text, "artifact_root": kind.text},
+    "spark": {"master": kind.text, "driver_memory": kind.memory, "shuffle_partitions": kind.positive},
+    "speed": {"trigger": kind.text, "max_offsets_per_trigger": kind.whole},
+    "serving": {
+        "host": kind.text,
+        "port": kind.port,
+        "workers": kind.positive,
+        "store_threads": kind.positive,
+        "store_timeout_seconds": kind.seconds_fraction,
+        "refresh_seconds": kind.seconds_fraction,
+        "body_bytes": kind.positive,
+        "prediction_buffer": kind.positive,
+        "drain_seconds": kind.seconds_fraction,
+    },
+    "servers": {
+        "kafka_port": kind.port,
+        "kafka_controller_port": kind.port,
+        "kafka_heap": kind.memory,
+        "cassandra_port": kind.port,
+        "cassandra_storage_port": kind.port,
+        "cassandra_heap": kind.memory,
+        "start_limit": kind.duration,
+    },
+}
+_SECRET = {("bus", "security"), ("views", "password")}
+
+
+def load_settings(environ: Mapping[str, str] | None = None, overrides: Mapping[str, object] | None = None, *, file: Path = FILE) -> Settings:
+    """The settings in force; `environ` None means this process's, `overrides` are `{"speed.trigger": "1 second"}`.
+
+    Raises SettingsError (exit code 2) for an unknown section or key, a missing key and a value of the wrong kind.
+    """
+    environ = os.environ if environ is None else environ
+    found = _Found()
+    found.take_file(file)
+    for name in sorted(environ):
+        if name.startswith(PREFIX):
+            section, _, key = name.removeprefix(PREFIX).lower().partition("__")
+            found.take(section, key, environ[name], f"environment {name}")
+    for name, value in (overrides or {}).items():
+        section, _, key = name.partition(".")
+        found.take(section, key, value, f"command line {name}")
+    return _assemble(found, environ.get("ANABRANCH_PROJECTS", ""))
+
+
+class _Found:
+    """The values found so far; a later place wins over an earlier one."""
+
+    def __init__(self) -> None:
+        self.values: dict[tuple[str, str], Any] = {}
+
+    def take_file(self, file: Path) -> None:
+        """Every value of a TOML file."""
+        try:
+            tables = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise SettingsError(f"the settings file {file} cannot be read ({error}): restore it from the repository or correct that line") from error
+        for section, table in tables.items():
+            if not isinstance(table, dict):
+                raise SettingsError(f"{section!r} in {file} stands outside a section: put it below one of {_sections()}")
+            for key, value in table.items():
+                self.take(section, key, value, f"{file}")
+
+    def take(self, section: str, key: str, value: object, place: str) -> None:
+        """One value, checked; an error says where it came from and what would be right."""
+        if section not in _KEYS:
+            raise SettingsError(f"unknown section {section!r} of settings ({place}): sections are {_sections()}; {_searched(section, key)}")
+        if key not in _KEYS[section]:
+            raise SettingsError(f"unknown setting {section}.{key} ({place}): section {section} has {', '.join(_KEYS[section])}; {_searched(section, key)}")
+        try:
+            self.values[section, key] = _KEYS[section][key](value)
+        except ValueError as error:
+            shown = "the value given" if (section, key) in _SECRET else repr(value)
+            raise SettingsError(f"setting {section}.{key} ({place}) is {shown}: expected {error}") from error
+
+    def section(self, section: str) -> dict[str, Any]:
+        """The values of a section by key; every key has one."""
+        missing = [key for key in _KEYS[section] if (section, key) not in self.values]
+        if missing:
+            raise SettingsError(f"setting {section}.{missing[0]} is missing: give it a value; {_searched(section, missing[0])}")
+        return {key: self.values[section, key] for key in _KEYS[section]}
+
+
+def _sections() -> str:
+    return ", ".join(_KEYS)
+
+
+def _searched(section: str, key: str) -> str:
+    return f"searched: {FILE}, environment {PREFIX}{section.upper()}__{key.upper()}, command line {section}.{key}"
+
+
+def _assemble(found: _Found, project_folders: str) -> Settings:
+    paths, servers = found.section("paths"), found.section("servers")
+    data = (ROOT / paths["data"]).resolve()
+    jars = ROOT / paths["jars"] if paths["jars"] else data / "jars"
+    bus, views = found.section("bus"), found.section("views")
+    limit = servers.pop("start_limit")
+    kafka_here = bus["bootstrap_servers"] in ((EMBEDDED,), (f"{LOOPBACK}:{servers['kafka_port']}",))
+    cassandra_here = views["hosts"] == (EMBEDDED,) or (views["hosts"], views["port"]) == ((LOOPBACK,), servers["cassandra_port"])
+    return Settings(
+        data=data,
+        jars=jars,
+        projects=_project_folders(project_folders),
+        lake=LakeSettings(root=_place(paths["lake"], data / "lake")),
+        bus=BusSettings(
+            bootstrap_servers=f"{LOOPBACK}:{servers['kafka_port']}" if kafka_here else ",".join(bus["bootstrap_servers"]), security=bus["security"]
+        ),
+        views=_views(views, servers["cassandra_port"] if cassandra_here else None),
+        models=_models(found.section("models"), data),
+        times=TimeSettings(**{f"{key}_seconds": value for key, value in found.section("time").items()}),
+        spark=SparkSettings(jars_folder=jars / "spark", warehouse=data / "warehouse", logs=data / "logs", **found.section("spark")),
+        speed=_speed(found.section("speed"), _place(paths["checkpoints"], data / "checkpoints")),
+        serving=ServingSettings(**found.section("serving")),
+        servers=ServerSettings(kafka_embedded=kafka_here, cassandra_embedded=cassandra_here, start_limit_seconds=limit, **servers),
+    )
+
+
+def _place(given: str, default: Path) -> str:
+    """A URL as it is, a path from the checkout, or the default."""
+    if not given:
+        return str(default)
+    return given if "://" in given else str((ROOT / given).resolve())
+
+
+def _project_folders(text: str) -> tuple[Path, ...]:
+    further = (Path(part).expanduser().resolve() for part in text.split(os.pathsep) if part.strip())
+    return (ROOT / "projects", *further)
+
+
+def _views(section: dict[str, Any], embedded_port: int | None) -> ViewsSettings:
+    section["username"], section["password"] = section["username"] or None, section["password"] or None
+    if embedded_port is not None:
+        section["hosts"], section["port"] = (LOOPBACK,), embedded_port
+    return ViewsSettings(**section)
+
+
+def _models(section: dict[str, Any], data: Path) -> ModelsSettings:
+    return ModelsSettings(
+        tracking_uri=section["tracking_uri"] or f"sqlite:///{data}/mlflow/mlflow.db",
+        artifact_root=_place(section["artifact_root"], data / "mlflow" / "artifacts"),
+    )
+
+
+def _speed(section: dict[str, Any], checkpoints: str) -> SpeedSettings:
+    return SpeedSettings(trigger=section["trigger"], checkpoint_root=checkpoints, max_offsets_per_trigger=section["max_offsets_per_trigger"] or None)
