@@ -1,11 +1,19 @@
 """What a declaration is written with. Pure: importing it needs no JVM."""
 
-from features.aggregates import Aggregate, Count, First, Last, Max, Mean, Min, StdDev, Sum, Variance
+from features.aggregates.base import Aggregate
+from features.aggregates.counting import All, Any, Count, Histogram, Mean, Rate, Sum
+from features.aggregates.order import BottomK, First, FirstK, Last, LastK, Max, Min, TopK
+from features.aggregates.recency import DecayedMean, DecayedSum, TimeSince
+from features.aggregates.spread import Correlation, Covariance, Kurtosis, Skewness, Slope, StdDev, Variance
 from features.declaration import FeatureView, Label, Model, Project, Source
 
-AGGREGATES: tuple[type[Aggregate], ...] = (Count, Sum, Mean, Min, Max, Variance, StdDev, First, Last)
+AGGREGATES: tuple[type[Aggregate], ...] = (
+    Count, Sum, Mean, Rate, Histogram, Any, All, Min, Max, First, Last, FirstK, LastK, TopK, BottomK, Variance, StdDev, Skewness, Kurtosis,
+    Covariance, Correlation, Slope, TimeSince, DecayedSum, DecayedMean,
+)  # fmt: skip
 
 __all__ = [
-    "AGGREGATES", "Aggregate", "Count", "FeatureView", "First", "Label", "Last", "Max", "Mean", "Min", "Model", "Project", "Source", "StdDev",
-    "Sum", "Variance",
+    "AGGREGATES", "Aggregate", "All", "Any", "BottomK", "Correlation", "Count", "Covariance", "DecayedMean", "DecayedSum", "FeatureView", "First",
+    "FirstK", "Histogram", "Kurtosis", "Label", "Last", "LastK", "Max", "Mean", "Min", "Model", "Project", "Rate", "Skewness", "Slope", "Source",
+    "StdDev", "Sum", "TimeSince", "TopK", "Variance",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 A state is a row of float64. A block owns `width` neighbouring columns of it and says how Spark builds them from
 events (`sql`), what one event gives (`lift`), how two states of disjoint events become one (`combine`), and what no event
 gives (`empty`). `combine` is associative and commutative up to rounding: that is what lets batch, tiles and training
-sets share one definition. SQL is over the columns of the source and `event_micros` (event time, BIGINT).
+sets share one definition. SQL is over the columns of the source, `event_micros` (event time, BIGINT) and `reference_micros`.
 
 Elements are what an aggregate counts, one value or NULL an event, as a SQL text that already holds cast and filter:
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 Rows = NDArray[np.float64]
 TIME = "event_micros"
+REFERENCE = "reference_micros"
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,11 @@ class Block(ABC):
     def width(self) -> int:
         """Number of columns."""
         return len(self.empty)
+
+    @property
+    def family(self) -> tuple[object, ...]:
+        """What `combine` depends on: neighbours of one family merge at once."""
+        return (type(self).__name__, self.width)
 
     def reduce(self, rows: Rows) -> Rows:
         """Merge along the first axis: (k, ..., width) to (..., width), k >= 1, in log2(k) steps."""
@@ -296,4 +302,136 @@ class Moments(Block):
             squares = 6 * delta**2 * (a**2 * right[..., 2] + b**2 * left[..., 2]) / some**2
             cubes = 4 * delta * (a * right[..., 3] - b * left[..., 3]) / some
             out[..., 4] = left[..., 4] + right[..., 4] + shift * delta**2 * (a**2 - a * b + b**2) / some**2 + squares + cubes
+        return out
+
+
+@dataclass(frozen=True)
+class CoMoments(Block):
+    """Joint moments of two elements that are there together: [n, mean x, mean y, Mxx, Myy, Mxy], merged by deltas as Moments."""
+
+    x: Element
+    y: Element
+    empty = (0.0,) * 6
+
+    @property
+    def elements(self) -> tuple[Element, ...]:
+        return (self.x, self.y)
+
+    def sql(self) -> tuple[str, ...]:
+        x, y = self.x.sql, self.y.sql
+        return (
+            f"CAST(count({x}) AS DOUBLE)",
+            f"coalesce(avg({x}), 0D)",
+            f"coalesce(avg({y}), 0D)",
+            f"coalesce(var_pop({x}) * count({x}), 0D)",
+            f"coalesce(var_pop({y}) * count({y}), 0D)",
+            f"coalesce(covar_pop({x}, {y}) * count({x}), 0D)",
+        )
+
+    def lift(self, lifted: Lifted) -> Rows:
+        x, y = lifted[self.x], lifted[self.y]
+        rows = np.zeros((len(x.values), 6))
+        rows[:, 0] = x.valid
+        rows[:, 1] = np.where(x.valid, x.values, 0.0)
+        rows[:, 2] = np.where(x.valid, y.values, 0.0)
+        return rows
+
+    def combine(self, left: Rows, right: Rows) -> Rows:
+        a, b = left[..., 0], right[..., 0]
+        n = a + b
+        some = np.where(n > 0, n, 1.0)
+        share = np.where(a == 0, 1.0, np.where(b == 0, 0.0, b / some))  # exactly 1 or 0 when a side is empty
+        both = (a > 0) & (b > 0)
+        dx, dy = right[..., 1] - left[..., 1], right[..., 2] - left[..., 2]
+        weight = np.where(both, a * share, 0.0)
+        out = left + right
+        out[..., 0] = n
+        out[..., 1] = np.where(a == 0, right[..., 1], left[..., 1] + np.where(b == 0, 0.0, dx) * share)
+        out[..., 2] = np.where(a == 0, right[..., 2], left[..., 2] + np.where(b == 0, 0.0, dy) * share)
+        out[..., 3] += dx * dx * weight
+        out[..., 4] += dy * dy * weight
+        out[..., 5] += dx * dy * weight
+        return out
+
+
+@dataclass(frozen=True)
+class LeadingFew(Block):
+    """The `count` leading tuples of elements, as Leading, one after another from the first: [part, part, part, part, ...]."""
+
+    parts: tuple[Element, ...]
+    count: int
+    sign: int = 1
+
+    @property
+    def elements(self) -> tuple[Element, ...]:
+        return self.parts
+
+    @property
+    def empty(self) -> tuple[float, ...]:
+        return (float("-inf"),) * (len(self.parts) * self.count)
+
+    def sql(self) -> tuple[str, ...]:
+        minus = "-" if self.sign < 0 else ""
+        fields = ", ".join(f"{minus}CAST(({part.sql}) AS DOUBLE) AS p{i}" for i, part in enumerate(self.parts))
+        all_ = f"sort_array(collect_list(CASE WHEN ({self.parts[-1].sql}) IS NOT NULL THEN struct({fields}) END), false)"
+        places = [(place, part) for place in range(self.count) for part in range(len(self.parts))]
+        return tuple(f"coalesce(get({all_}, {place}).p{part}, double('-Infinity'))" for place, part in places)
+
+    @property
+    def family(self) -> tuple[object, ...]:
+        return (*super().family, len(self.parts))
+
+    def lift(self, lifted: Lifted) -> Rows:
+        leading = Leading(self.parts, self.sign).lift(lifted)
+        rows = self.blank(len(leading))
+        rows[:, : len(self.parts)] = leading
+        return rows
+
+    def combine(self, left: Rows, right: Rows) -> Rows:
+        shape = (*left.shape[:-1], self.count, len(self.parts))
+        both = np.concatenate([left.reshape(shape), right.reshape(shape)], axis=-2)
+        order = np.lexsort([-both[..., part] for part in reversed(range(len(self.parts)))], axis=-1)[..., : self.count]
+        return np.take_along_axis(both, order[..., None], axis=-2).reshape(left.shape)
+
+
+@dataclass(frozen=True)
+class Faded(Block):
+    """Sum of a double element, each event weighing 2 ** ((its time - reference) / half_life): [reference, sum, weight].
+
+    Merging moves the older reference to the newer one. `reference_micros` of the frame is a time at or after every event
+    of the group (the cut, the end of a tile), so that a weight never passes 1.
+    """
+
+    element: Element
+    half_life: int  # microseconds
+    empty = (float("-inf"), 0.0, 0.0)
+
+    @property
+    def elements(self) -> tuple[Element, ...]:
+        return (self.element, TIME_ELEMENT)
+
+    def sql(self) -> tuple[str, ...]:
+        x = self.element.sql
+        weight = f"pow(2D, ({TIME} - {REFERENCE}) / {self.half_life}D)"
+        counted = f"CASE WHEN {x} IS NOT NULL THEN {weight} END"
+        reference = f"max(CASE WHEN {x} IS NOT NULL THEN CAST({REFERENCE} AS DOUBLE) END)"
+        return (f"coalesce({reference}, double('-Infinity'))", f"coalesce(sum({x} * {weight}), 0D)", f"coalesce(sum({counted}), 0D)")
+
+    @property
+    def family(self) -> tuple[object, ...]:
+        return (*super().family, self.half_life)
+
+    def lift(self, lifted: Lifted) -> Rows:
+        found, times = lifted[self.element], lifted[TIME_ELEMENT].values
+        return np.stack([np.where(found.valid, times, -np.inf), np.where(found.valid, found.values, 0.0), found.valid], axis=1).astype(np.float64)
+
+    def combine(self, left: Rows, right: Rows) -> Rows:
+        out = np.empty(np.broadcast_shapes(left.shape, right.shape))
+        reference = np.maximum(left[..., 0], right[..., 0])
+        level = np.where(np.isfinite(reference), reference, 0.0)
+        out[..., 0] = reference
+        old = np.exp2((left[..., 0] - level) / self.half_life)
+        new = np.exp2((right[..., 0] - level) / self.half_life)
+        out[..., 1] = left[..., 1] * old + right[..., 1] * new
+        out[..., 2] = left[..., 2] * old + right[..., 2] * new
         return out

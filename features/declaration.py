@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from features.aggregates import Aggregate
+from features.aggregates.base import Aggregate
 from features.errors import DeclarationError
 from features.layout import Layout
 from features.schema import Column, DataType, columns_used, expression_type, parse_schema
@@ -98,7 +98,16 @@ class FeatureView:
             _check_name(name, f"view {self.name!r}: feature")
             if not isinstance(aggregate, Aggregate):
                 raise DeclarationError(f"view {self.name!r}: feature {name!r} is {aggregate!r}: it must be an aggregate such as Count() or Mean('price')")
+            self._check_windows(name, aggregate)
         self._check_columns()
+
+    def _check_windows(self, name: str, aggregate: Aggregate) -> None:
+        place = f"view {self.name!r}: feature {name!r}: {type(aggregate).__name__}"
+        finite = [span for span in self.spans if span.width is not None]
+        if aggregate.windows == "none" and finite:
+            raise DeclarationError(f"{place} has no window (it forgets by its half-life), but the view has {finite[0].name!r}: give it a view without windows=")
+        if aggregate.windows == "finite" and len(finite) < len(self.spans):
+            raise DeclarationError(f"{place} needs a window of finite length: give its view windows= without a lifetime")
 
     def _check_columns(self) -> None:
         seen: set[str] = set()
@@ -145,7 +154,7 @@ class FeatureView:
         parts = [source.name, source.topic or "", source.id, source.time, repr(self.keys), repr([(s.width, s.hop) for s in self.spans])]
         used = {name.lower() for name in (*self.keys, source.time, source.id)}
         for aggregate in self.features.values():
-            for text in filter(None, (aggregate.argument, aggregate.where)):
+            for text in aggregate.texts:
                 used.update(name.lower() for name in columns_used(text))
         parts += [f"{c.name}:{c.type}" for c in source.columns if c.name.lower() in used]
         parts += [*self.layout.sql(), *(extra.sql() for extra in self.layout.extras)]
@@ -248,7 +257,7 @@ class Project:
     @property
     def model_features(self) -> tuple[str, ...]:
         """Feature columns that the model reads, in order."""
-        chosen = self.model.features if self.model and self.model.features else tuple(column.name for column in self.columns)
+        chosen = self.model.features if self.model and self.model.features else tuple(column.name for column in self.columns if not column.type.array)
         return tuple(chosen)
 
     def views_of(self, source: str) -> tuple[FeatureView, ...]:
@@ -260,6 +269,7 @@ class Project:
         """Changes with anything that changes what the model is fed or told to learn."""
         label, model = self.label, self.model
         parts = [f"{view.name}:{view.fingerprint}" for view in self.views] + [c.name for c in self.columns]
+        parts += [aggregate.meaning() for view in self.views for aggregate in view.features.values()]
         if label and model:
             parts += [label.source.name, repr(label.keys), label.target, model.trainer, model.metric, repr(model.features), repr(sorted(model.params.items()))]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]

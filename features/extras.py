@@ -4,6 +4,7 @@ Like a block, an extra says how Spark builds it (`sql`), how states merge, and w
 (`over`). No events are None.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from features.blocks import TIME, TIME_ELEMENT, Element, Leading, Lifted, Values
+from features.blocks import TIME, TIME_ELEMENT, Element, LeadingFew, Lifted, Values
 from features.ranges import over_ranges
 
 Bytes = NDArray[np.object_]
@@ -39,10 +40,14 @@ class Extra(ABC):
 
 
 @dataclass(frozen=True)
-class LeadingText(Extra):
-    """The bytes of the last value (`sign` 1) or first value (-1): 8 bytes of time, big-endian and order-preserving, then the value."""
+class LeadingTexts(Extra):
+    """The bytes of the `count` last values (`sign` 1) or first values (-1), the leading one first.
+
+    Each is uint32 length (big-endian), then 8 bytes of time whose order as bytes is that of time, then the value.
+    """
 
     element: Element
+    count: int = 1
     sign: int = 1
 
     @property
@@ -52,10 +57,20 @@ class LeadingText(Extra):
     def sql(self) -> str:
         # Flipping the sign bit makes the bytes of negative times sort before those of positive ones.
         stamped = f"concat(unhex(lpad(hex({TIME} ^ (-9223372036854775807L - 1L)), 16, '0')), {self.element.sql})"
-        return f"{'max' if self.sign > 0 else 'min'}({stamped})"
+        framed = "concat(unhex(lpad(hex(octet_length({0})), 8, '0')), {0})"
+        if self.count == 1:
+            return framed.format(f"{'max' if self.sign > 0 else 'min'}({stamped})")
+        few = f"slice(sort_array(collect_list({stamped}), {str(self.sign < 0).lower()}), 1, {self.count})"
+        return f"CASE WHEN count({self.element.sql}) > 0 THEN aggregate({few}, X'', (done, one) -> concat(done, {framed.format('one')})) END"
 
     def merge(self, states: Sequence[bytes]) -> bytes:
-        return max(states) if self.sign > 0 else min(states)
+        stamped = sorted((one for state in states for one in _frames(state)), reverse=self.sign > 0)[: self.count]
+        return b"".join(len(one).to_bytes(4, "big") + one for one in stamped)
+
+    @staticmethod
+    def values(state: bytes) -> list[bytes]:
+        """The values of a state, the leading one first."""
+        return [one[8:] for one in _frames(state)]
 
     def over(self, lifted: Lifted, first: NDArray[np.int64], end: NDArray[np.int64]) -> Bytes:
         found = lifted[self.element]
@@ -64,9 +79,19 @@ class LeadingText(Extra):
         rank = {value: position for position, value in enumerate(distinct)}
         codes = np.fromiter((rank.get(value, 0) for value in found.values), dtype=np.float64, count=len(found.values))
         ranked = Element(sql=f"rank of {self.element.sql}")
-        block = Leading(parts=(TIME_ELEMENT, ranked), sign=self.sign)
-        rows = self.sign * over_ranges(block, {TIME_ELEMENT: lifted[TIME_ELEMENT], ranked: Values(codes, found.valid)}, first, end)
+        block = LeadingFew((TIME_ELEMENT, ranked), self.count, self.sign)
+        rows = over_ranges(block, {TIME_ELEMENT: lifted[TIME_ELEMENT], ranked: Values(codes, found.valid)}, first, end)
         out = np.empty(len(rows), dtype=object)
-        for i in np.flatnonzero(np.isfinite(rows[:, 0])):
-            out[i] = (int(rows[i, 0]) + (1 << 63)).to_bytes(8, "big") + distinct[int(rows[i, 1])]
+        for i, line in enumerate((self.sign * rows).reshape(len(rows), self.count, 2).tolist()):
+            stamped = [(int(time) + (1 << 63)).to_bytes(8, "big") + distinct[int(code)] for time, code in line if math.isfinite(time)]
+            out[i] = b"".join(len(one).to_bytes(4, "big") + one for one in stamped) or None
         return out
+
+
+def _frames(state: bytes) -> list[bytes]:
+    out, place = [], 0
+    while place < len(state):
+        size = int.from_bytes(state[place : place + 4], "big")
+        out.append(state[place + 4 : place + 4 + size])
+        place += 4 + size
+    return out

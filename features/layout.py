@@ -9,12 +9,14 @@ latest event, negated, among its minima.
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from features.aggregates import Bound
+from features.aggregates.base import Bound, Folded
 from features.blocks import TIME_ELEMENT, Block, Element, Least, Rows, Values
 from features.extras import Bytes, Extra
 
 States = Sequence[bytes | None] | Bytes
+Times = NDArray[np.int64]
 LATEST = Least(TIME_ELEMENT, -1)
 
 
@@ -25,7 +27,7 @@ class Layout:
         self.bounds = dict(bounds)
         rank = {"sum": 0, "min": 1}
         unique = dict.fromkeys([LATEST, *(block for bound in bounds.values() for block in bound.blocks)])
-        self.blocks: tuple[Block, ...] = tuple(sorted(unique, key=lambda block: (rank.get(block.merge, 2), type(block).__name__, block.width)))
+        self.blocks: tuple[Block, ...] = tuple(sorted(unique, key=lambda block: (rank.get(block.merge, 2), *(str(part) for part in block.family))))
         self.extras: tuple[Extra, ...] = tuple(dict.fromkeys(extra for bound in bounds.values() for extra in bound.extras))
         ends = np.cumsum([block.width for block in self.blocks]).tolist()
         self.slices = {block: slice(end - block.width, end) for block, end in zip(self.blocks, ends, strict=True)}
@@ -38,11 +40,11 @@ class Layout:
         self._latest = self.slices[LATEST].start
 
     def _group(self, blocks: Iterable[Block]) -> Iterable[tuple[Block, slice, int]]:
-        groups: dict[tuple[type[Block], int], list[Block]] = {}
+        groups: dict[tuple[object, ...], list[Block]] = {}
         for block in blocks:
-            groups.setdefault((type(block), block.width), []).append(block)
-        for (_, width), members in groups.items():
-            yield members[0], slice(self.slices[members[0]].start, self.slices[members[-1]].stop), width
+            groups.setdefault(block.family, []).append(block)
+        for members in groups.values():
+            yield members[0], slice(self.slices[members[0]].start, self.slices[members[-1]].stop), members[0].width
 
     @property
     def elements(self) -> tuple[Element, ...]:
@@ -77,12 +79,12 @@ class Layout:
         """Time in microseconds of the latest event of a state; -inf for no events."""
         return -float(row[self._latest])
 
-    def finish(self, name: str, rows: Rows, extras: Sequence[States]) -> Values:
-        """Values of feature `name` for states (q, width) with their extras."""
+    def finish(self, name: str, rows: Rows, extras: Sequence[States], at: Times, since: Times) -> Values:
+        """Values of feature `name` for states (q, width) with their extras, of windows [since, at)."""
         bound = self.bounds[name]
         found: list[np.ndarray] = []
         for extra in bound.extras:
             column = np.empty(len(rows), dtype=object)
             column[:] = [state[self.extras.index(extra)] for state in extras]
             found.append(column)
-        return bound.finish([rows[:, self.slices[block]] for block in bound.blocks], found)
+        return bound.finish(Folded([rows[:, self.slices[block]] for block in bound.blocks], found, at, since))

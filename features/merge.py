@@ -78,7 +78,7 @@ def merge(view: FeatureView, batch: BatchPart | None, tiles: Tiles | None, at: i
             reasons[f"the batch of {format_time(batch.cut)} is too old for window {span.name}"] = None
     if batch is not None and at < batch.cut:
         reasons = {f"{format_time(at)} lies before the batch's cut {format_time(batch.cut)}": None}
-    return Merged(_values(view, picked), "; ".join(reasons) or None)
+    return Merged(_values(view, picked, at), "; ".join(reasons) or None)
 
 
 def _window(view: FeatureView, position: int, span: Window, batch: BatchPart | None, tiles: Tiles | None, at: int) -> tuple[Rows, list[States]]:
@@ -102,10 +102,12 @@ def _window(view: FeatureView, position: int, span: Window, batch: BatchPart | N
     return (np.concatenate(parts) if parts else np.empty((0, view.layout.width))), extras
 
 
-def _values(view: FeatureView, picked: _Picked) -> dict[str, object]:
+def _values(view: FeatureView, picked: _Picked, at: int) -> dict[str, object]:
     rows = np.stack(picked.rows)
     spans = {span.name: position for position, span in enumerate(view.spans)}
-    finished = {name: view.layout.finish(name, rows, picked.extras) for name in view.features}
+    ends = np.full(len(rows), at, dtype=np.int64)
+    tails = np.array([span.tail(at) or 0 for span in view.spans], dtype=np.int64)
+    finished = {name: view.layout.finish(name, rows, picked.extras, ends, tails) for name in view.features}
     out: dict[str, object] = {}
     for column in view.columns:
         found, position = finished[column.feature], spans[column.window.name]
@@ -115,6 +117,8 @@ def _values(view: FeatureView, picked: _Picked) -> dict[str, object]:
 
 def plain(value: object, kind: DataType) -> object:
     """A finished value as plain Python: times and dates as ISO 8601 text, whole DECIMALs as integers."""
+    if isinstance(value, (list, np.ndarray)):
+        return [plain(one, kind.inner) for one in value]
     number = value.item() if isinstance(value, np.generic) else value
     if isinstance(number, datetime):
         return format_time(to_micros(number))

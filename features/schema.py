@@ -34,6 +34,16 @@ class DataType:
         return f"DECIMAL({self.precision},{self.scale})" if self.name == "DECIMAL" else self.name
 
     @property
+    def inner(self) -> "DataType":
+        """What an ARRAY holds; any other type is its own."""
+        return parse_type(self.name[6:-1]) if self.array else self
+
+    @property
+    def array(self) -> bool:
+        """A list of values (of aggregates such as LastK; sources have none)."""
+        return self.name.startswith("ARRAY<")
+
+    @property
     def integral(self) -> bool:
         """Whole numbers of up to 64 bits."""
         return self.name in INTEGERS

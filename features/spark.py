@@ -5,6 +5,7 @@ numpy twins over sorted Arrow batches.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
-from features.blocks import TIME, TIME_ELEMENT, Element, Values
+from features.blocks import REFERENCE, TIME, TIME_ELEMENT, Element, Values
 from features.declaration import FeatureView, Project
 from features.keys import SEPARATOR
 from features.merge import collapsed_from
@@ -49,7 +50,8 @@ def batch_states(view: FeatureView, events: DataFrame, cut: int, slack: int) -> 
     """
     pieces = [*_collapsed(view, cut, slack), *_hops(view, cut, slack), f"CASE WHEN {TIME} >= {cut} THEN struct(0L AS segment, {TIME} AS start) END"]
     segments = F.expr(f"filter(array({', '.join(pieces)}), piece -> piece IS NOT NULL)")
-    spread = keyed(view, events).withColumn("_piece", F.explode(segments))
+    reference = F.expr(f"CASE WHEN {TIME} < {cut} THEN {cut}L ELSE {TIME} END")
+    spread = keyed(view, events).withColumn(REFERENCE, reference).withColumn("_piece", F.explode(segments))
     states = spread.groupBy("_key", "_piece").agg(*state_columns(view))
     row = F.struct(F.concat(F.array(F.col("_piece.segment").cast("double"), F.col("_piece.start").cast("double")), "state").alias("row"), "extra")
     gathered = states.groupBy("_key").agg(F.collect_list(row).alias("rows"))
@@ -86,7 +88,12 @@ def tiles(view: FeatureView, events: DataFrame, slot_seconds: int, entity: tuple
     """
     arrival = f"unix_micros({ARRIVAL})"
     start = F.expr(f"timestamp_micros(CASE WHEN {TIME} > {arrival} THEN {TIME} ELSE {_floor(TIME, view.tile)} END)")
-    grouped = keyed(view, events).groupBy("_key", F.window(ARRIVAL, f"{slot_seconds} seconds").alias("_slot"), start.alias("tile_start"))
+    reference = F.expr(f"CASE WHEN {TIME} > {arrival} THEN {TIME} ELSE {_floor(TIME, view.tile)} + {view.tile}L END")
+    grouped = (
+        keyed(view, events)
+        .withColumn(REFERENCE, reference)
+        .groupBy("_key", F.window(ARRIVAL, f"{slot_seconds} seconds").alias("_slot"), start.alias("tile_start"))
+    )
     named = entity and {column.name for column in view.source.columns} >= set(entity)
     entities = F.collect_set(key_column(entity)) if named else F.array().cast("array<string>")
     states = grouped.agg(*state_columns(view), entities.alias("entities"))
@@ -114,9 +121,8 @@ def _with_features(view: FeatureView, events: DataFrame, rows: DataFrame, time: 
     both = asked.select("_key", TIME, "_row", *blank).unionByName(known)
     partitions = max(1, int(rows.sparkSession.conf.get("spark.sql.shuffle.partitions", "2") or 2))
     ordered = both.repartition(partitions, "_key").sortWithinPartitions("_key", TIME)
-    schema = StructType(rows.schema.fields)
-    for column in view.columns:
-        schema = schema.add(column.name, str(column.type))
+    declared = cast("StructType", StructType.fromDDL(", ".join(f"`{column.name}` {column.type}" for column in view.columns)))
+    schema = StructType([*rows.schema.fields, *declared.fields])
     return ordered.mapInArrow(_folder(view, names), schema)
 
 
@@ -187,12 +193,16 @@ def _values(column: pa.ChunkedArray, kind: str) -> Values:
 
 
 def _array(values: Values, kind: str) -> pa.Array:
-    types = {"BIGINT": pa.int64(), "DOUBLE": pa.float64(), "STRING": pa.string(), "BINARY": pa.binary(), "BOOLEAN": pa.bool_(),
-             "DATE": pa.date32(), "TIMESTAMP": pa.timestamp("us", tz="UTC")}  # fmt: skip
-    if kind.startswith("DECIMAL"):
-        precision, scale = (int(part) for part in kind[8:-1].split(","))
-        return pa.array([value if good else None for value, good in zip(values.values, values.valid, strict=True)], pa.decimal128(precision, scale))
+    target = _arrow_type(kind)
     if values.values.dtype == object:
-        return pa.array([value if good else None for value, good in zip(values.values, values.valid, strict=True)], types[kind])
-    return pa.array(values.values, mask=~values.valid).cast(types[kind])
+        return pa.array([value if good else None for value, good in zip(values.values, values.valid, strict=True)], target)
+    return pa.array(values.values, mask=~values.valid).cast(target)
 
+
+def _arrow_type(kind: str) -> pa.DataType:
+    if kind.startswith("ARRAY"):
+        return pa.list_(_arrow_type(kind[6:-1]))
+    if kind.startswith("DECIMAL"):
+        return pa.decimal128(*(int(part) for part in kind[8:-1].split(",")))
+    return {"BIGINT": pa.int64(), "DOUBLE": pa.float64(), "STRING": pa.string(), "BINARY": pa.binary(), "BOOLEAN": pa.bool_(),
+            "DATE": pa.date32(), "TIMESTAMP": pa.timestamp("us", tz="UTC")}[kind]  # fmt: skip

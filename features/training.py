@@ -34,7 +34,8 @@ def features_before(view: FeatureView, run: Run) -> dict[str, Values]:
     layout, out = view.layout, {}
     end = _positions(run, run.query_time)
     for span in view.spans:
-        first = _first(run, span)
+        since = np.zeros(len(end), dtype=np.int64) if span.width is None else (run.query_time - span.width) // span.hop * span.hop
+        first = _first(run, span, since)
         rows = np.empty((len(end), layout.width))
         for block in layout.blocks:
             rows[:, layout.slices[block]] = over_ranges(block, run.lifted, first, end)
@@ -44,15 +45,15 @@ def features_before(view: FeatureView, run: Run) -> dict[str, Values]:
         states = list(extras)
         for name in view.features:
             column = next(c.name for c in view.columns if c.feature == name and c.window == span)
-            out[column] = layout.finish(name, rows, states)
+            out[column] = layout.finish(name, rows, states, run.query_time, since)
     return {column.name: out[column.name] for column in view.columns}
 
 
-def _first(run: Run, span: Window) -> Whole:
+def _first(run: Run, span: Window, since: Whole) -> Whole:
     if span.width is None:
         found: Whole = np.searchsorted(run.key, run.query_key, side="left").astype(np.int64)
         return found
-    return _positions(run, (run.query_time - span.width) // span.hop * span.hop)
+    return _positions(run, since)
 
 
 def _positions(run: Run, times: Whole) -> Whole:

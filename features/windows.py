@@ -49,5 +49,7 @@ def make_window(text: str, hop: str | None, place: str) -> Window:
         most = format_duration(standard_hop(width))
         raise DeclarationError(f"{place}: hop {hop!r} is larger than the window {text!r} may have: use {most} or less")
     if width % step:
-        raise DeclarationError(f"{place}: window {text!r} is no multiple of its hop {format_duration(step)}: choose another window, or give the view a smaller hop=")
+        raise DeclarationError(
+            f"{place}: window {text!r} is no multiple of its hop {format_duration(step)}: choose another window, or give the view a smaller hop="
+        )
     return Window(text, width, step)

@@ -1,14 +1,15 @@
 """The obvious oracle: every aggregate as a plain loop over plain Python values. Slow and right; nothing here is shared with features."""
 
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
-from features import AGGREGATES, Aggregate, FeatureView
-from features.times import floor_to
+from features import AGGREGATES, FeatureView
+from features.times import floor_to, parse_duration
 
 
 @dataclass(frozen=True)
@@ -26,53 +27,149 @@ class Event:
     b: bool | None = None
 
 
-Item = tuple[int, Any]  # (event time, argument), non-null ones
+@dataclass(frozen=True)
+class Found:
+    """What an oracle folds: (event time, argument) of counted events in time order, both arguments of pairs, and the window."""
+
+    items: list[tuple[int, Any]]
+    pairs: list[tuple[Any, Any]]
+    aggregate: Any
+    at: int
+    since: int
+
+    @property
+    def values(self) -> list[Any]:
+        """The arguments alone."""
+        return [value for _, value in self.items]
 
 
-def _mean(values: Sequence[Any]) -> float | None:
-    return math.fsum(values) / len(values) if values else None
+def exact(values: Sequence[Any]) -> list[Fraction]:
+    """Numbers without rounding."""
+    return [Fraction(value) for value in values]
 
 
-def _variance(values: Sequence[Any]) -> float | None:
-    return float(statistics.variance([Decimal(value) for value in values])) if len(values) > 1 else None
+def moment(values: Sequence[Any], power: int) -> Fraction:
+    """Sum of powers of the differences from the mean, exactly."""
+    numbers = exact(values)
+    mean = sum(numbers, Fraction(0)) / len(numbers)
+    summed = Fraction(0)
+    for number in numbers:
+        summed += Fraction((number - mean) ** power)
+    return summed
 
 
-def _values(items: Sequence[Item]) -> list[Any]:
-    return [value for _, value in items]
+def together(pairs: Sequence[tuple[Any, Any]]) -> Fraction:
+    """Sum of products of the differences from both means, exactly."""
+    xs, ys = exact([x for x, _ in pairs]), exact([y for _, y in pairs])
+    mx, my = sum(xs) / len(xs), sum(ys) / len(ys)
+    return sum(((x - mx) * (y - my) for x, y in zip(xs, ys, strict=True)), Fraction(0))
 
 
-def _total(values: Sequence[Any]) -> Any:
+def total(values: Sequence[Any]) -> Any:
+    """Sum as the type of its values."""
     if not values:
         return None
     return math.fsum(values) if isinstance(values[0], float) else sum(values[1:], values[0])
 
 
-def _root(value: float | None) -> float | None:
+def variance(values: Sequence[Any]) -> float | None:
+    """Sample variance, rounded once."""
+    return float(moment(values, 2) / (len(values) - 1)) if len(values) > 1 else None
+
+
+def flat(values: Sequence[Any]) -> bool:
+    """Whether all values are one."""
+    return len(set(values)) < 2
+
+
+def skewness(values: Sequence[Any]) -> float | None:
+    """Population skewness."""
+    return None if flat(values) else math.sqrt(len(values)) * float(moment(values, 3)) / float(moment(values, 2)) ** 1.5
+
+
+def kurtosis(values: Sequence[Any]) -> float | None:
+    """Population excess kurtosis."""
+    return None if flat(values) else float(len(values) * moment(values, 4) / moment(values, 2) ** 2) - 3
+
+
+def correlation(pairs: Sequence[tuple[Any, Any]]) -> float | None:
+    """Pearson's correlation."""
+    xs, ys = [x for x, _ in pairs], [y for _, y in pairs]
+    if flat(xs) or flat(ys):
+        return None
+    return float(together(pairs)) / (math.sqrt(float(moment(xs, 2))) * math.sqrt(float(moment(ys, 2))))
+
+
+def slope(found: Found) -> float | None:
+    """Least-squares trend per day."""
+    if flat([time for time, _ in found.items]):
+        return None
+    return float(together(found.items) / moment([time for time, _ in found.items], 2) * parse_duration(found.aggregate.per))
+
+
+def histogram(found: Found) -> list[int]:
+    """Counts by bin."""
+    edges = [-math.inf, *found.aggregate.edges, math.inf]
+    return [sum(low <= value < high for value in found.values) for low, high in pairwise(edges)]
+
+
+def faded(found: Found, mean: bool) -> float | None:
+    """Sum or mean with weights halved by age."""
+    if not found.items:
+        return None
+    weights = [2.0 ** ((time - found.at) / parse_duration(found.aggregate.half_life)) for time, _ in found.items]
+    above = math.fsum(weight * float(value) for weight, value in zip(weights, found.values, strict=True))
+    return above / math.fsum(weights) if mean else above
+
+
+def root(value: float | None) -> float | None:
+    """Square root of what is there."""
     return None if value is None else math.sqrt(value)
 
 
-FOLDS: dict[str, Callable[[list[Item], Aggregate], Any]] = {
-    "Count": lambda items, _: len(items),
-    "Sum": lambda items, _: _total(_values(items)),
-    "Mean": lambda items, _: _mean(_values(items)),
-    "Min": lambda items, _: min(_values(items), default=None),
-    "Max": lambda items, _: max(_values(items), default=None),
-    "Variance": lambda items, _: _variance(_values(items)),
-    "StdDev": lambda items, _: _root(_variance(_values(items))),
-    "First": lambda items, _: min(items, default=(0, None))[1],
-    "Last": lambda items, _: max(items, default=(0, None))[1],
+FOLDS: dict[str, Callable[[Found], Any]] = {
+    "Count": lambda found: len(found.items),
+    "Sum": lambda found: total(found.values),
+    "Mean": lambda found: float(sum(exact(found.values)) / len(found.items)) if found.items else None,
+    "Rate": lambda found: float(total(found.values) or 0) / ((found.at - found.since) / parse_duration(found.aggregate.per)),
+    "Histogram": histogram,
+    "Any": lambda found: any(found.values) if found.items else None,
+    "All": lambda found: all(found.values) if found.items else None,
+    "Min": lambda found: min(found.values, default=None),
+    "Max": lambda found: max(found.values, default=None),
+    "First": lambda found: min(found.items, default=(0, None))[1],
+    "Last": lambda found: max(found.items, default=(0, None))[1],
+    "FirstK": lambda found: [value for _, value in sorted(found.items)[: found.aggregate.k]],
+    "LastK": lambda found: [value for _, value in sorted(found.items, reverse=True)[: found.aggregate.k]],
+    "TopK": lambda found: sorted(found.values, reverse=True)[: found.aggregate.k],
+    "BottomK": lambda found: sorted(found.values)[: found.aggregate.k],
+    "Variance": lambda found: variance(found.values),
+    "StdDev": lambda found: root(variance(found.values)),
+    "Skewness": lambda found: skewness(found.values),
+    "Kurtosis": lambda found: kurtosis(found.values),
+    "Covariance": lambda found: float(together(found.pairs) / (len(found.pairs) - 1)) if len(found.pairs) > 1 else None,
+    "Correlation": lambda found: correlation(found.pairs),
+    "Slope": slope,
+    "TimeSince": lambda found: (found.at - max(time for time, _ in found.items)) / 1e6 if found.items else None,
+    "DecayedSum": lambda found: faded(found, mean=False),
+    "DecayedMean": lambda found: faded(found, mean=True),
 }
 
 CONDITIONS: dict[str | None, Callable[[Event], bool]] = {None: lambda _: True, "n > 0": lambda event: event.n is not None and event.n > 0}
 
 
-def fold(aggregate: Aggregate, events: Sequence[Event]) -> Any:
-    """The aggregate over events that are already those of one key and window."""
-    name = type(aggregate).__name__
+def _there(value: Any) -> bool:
+    return value is not None and not (isinstance(value, float) and not math.isfinite(value))
+
+
+def fold(aggregate: Any, events: Sequence[Event], at: int, since: int) -> Any:
+    """The aggregate over events that are already those of one key and window [since, at)."""
     counted = [event for event in events if CONDITIONS[aggregate.where](event)]
-    items = [(event.time, 1 if aggregate.argument == "1" else getattr(event, str(aggregate.argument))) for event in counted]
-    present = [(time, v) for time, v in items if v is not None and not (isinstance(v, float) and not math.isfinite(v))]
-    return FOLDS[name](present, aggregate)
+    items = [(event.time, 1 if aggregate.argument == "1" else getattr(event, aggregate.argument)) for event in counted]
+    other = getattr(aggregate, "other", None)
+    pairs = [(getattr(event, aggregate.argument), getattr(event, other)) for event in counted] if other else []
+    there = [(x, y) for x, y in pairs if _there(x) and _there(y)]
+    return FOLDS[type(aggregate).__name__](Found([(time, v) for time, v in items if _there(v)], there, aggregate, at, since))
 
 
 def distinct(events: Sequence[Event]) -> list[Event]:
@@ -89,16 +186,29 @@ def answer(view: FeatureView, events: Sequence[Event], key: str, at: int) -> dic
     out = {}
     for column in view.columns:
         width, hop = column.window.width, column.window.hop
-        inside = [event for event in mine if width is None or event.time >= floor_to(at - width, hop)]
-        out[column.name] = fold(view.features[column.feature], inside)
+        since = 0 if width is None else floor_to(at - width, hop)
+        inside = [event for event in mine if width is None or event.time >= since]
+        out[column.name] = fold(view.features[column.feature], inside, at, since)
     return out
 
 
-def close(expected: Any, found: Any, scale: float = 1.0) -> bool:
-    """Equal, or for floats within 1e-9 relative to the larger of the values and `scale`."""
+def close(expected: Any, found: Any, scale: float = 0.0) -> bool:
+    """Equal; floats to 1e-9 relative, or to 1e-12 of `scale`, the size of what was folded."""
     if isinstance(expected, float) and isinstance(found, (float, int)):
-        return math.isclose(expected, found, rel_tol=1e-9, abs_tol=1e-9 * scale)
+        return math.isclose(expected, found, rel_tol=1e-9, abs_tol=1e-12 * scale)
     return type(expected) is type(found) and bool(expected == found)
+
+
+def scale_of(aggregate: Any, events: Sequence[Event]) -> float:
+    """How large a rounding of a fold may be, in units of 1e-12: sums of sizes, squares of sizes for second moments."""
+    columns = [aggregate.argument, getattr(aggregate, "other", None) or aggregate.argument]
+    found = [[getattr(event, column, None) for event in events] for column in columns]
+    sizes = [[abs(float(v)) for v in values if v is not None and _there(v) and not isinstance(v, str)] for values in found]
+    largest = [max(size, default=0.0) for size in sizes]
+    power = {"Variance": 2, "Covariance": 2, "StdDev": 1}.get(type(aggregate).__name__)
+    if power == 2:
+        return largest[0] * largest[1] * len(events)
+    return (sum(sizes[0]) if power is None else 1e3 * largest[0]) + 1.0
 
 
 def check_complete() -> None:

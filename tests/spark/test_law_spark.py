@@ -1,23 +1,20 @@
 """The law through Spark: native aggregates build the same states as numpy, and training sets equal the fold."""
 
 import random
-from datetime import datetime
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from pyspark.sql import DataFrame, SparkSession
 
-from features import Label, Model, Project
-from features.merge import LABELS, BatchPart, Tiles, merge
+from features import FeatureView, Label, Model, Project
+from features.merge import LABELS, BatchPart, Tiles, merge, plain
 from features.spark import batch_states, point_in_time, tiles
 from features.times import DAY, HOUR, MINUTE, SECOND, from_micros, to_micros
 from tests import oracle
-from tests.law import SCHEMA, SLACK, SLOT, START, events_strategy, make_view, source
+from tests.law import SCHEMA, SLACK, SLOT, START, events_strategy, source
 from tests.oracle import Event
-from tests.unit.test_law import assert_lawful
-
-VIEW = make_view()
+from tests.unit.test_law import LIFELONG, VIEW, assert_lawful
 
 
 def some_events(count: int) -> list[Event]:
@@ -51,39 +48,39 @@ def events() -> list[Event]:
     return oracle.distinct(some_events(300))
 
 
-def test_batch_states_and_tiles_of_spark_answer_as_the_fold(spark: SparkSession, events: list[Event]) -> None:
+@pytest.mark.parametrize("view", [VIEW, LIFELONG], ids=lambda view: view.name)
+def test_batch_states_and_tiles_of_spark_answer_as_the_fold(spark: SparkSession, events: list[Event], view: FeatureView) -> None:
     cut = START + 6 * DAY
     at = cut + 2 * HOUR + 1
     before = [event for event in events if event.arrival < cut]
     after = [event for event in events if cut <= event.arrival < at]
-    width = VIEW.layout.width
+    width = view.layout.width
     batch = {}
-    for row in batch_states(VIEW, frame(spark, before), cut, SLACK).collect():
+    for row in batch_states(view, frame(spark, before), cut, SLACK).collect():
         rows = np.array(row["states"]).reshape(-1, LABELS + width)
         batch[row["key"]] = BatchPart(cut, SLACK, rows, as_extras(row["extras"], len(rows)))
     speed: dict[str, list[tuple[int, list[float], list[bytes | None]]]] = {"a": [], "b": []}
-    for row in tiles(VIEW, frame(spark, after), SLOT // SECOND).collect():
+    for row in tiles(view, frame(spark, after), SLOT // SECOND).collect():
         assert to_micros(row["slot"].astimezone()) % SLOT == 0
         speed[row["key"]].append((to_micros(row["tile_start"].astimezone()), row["state"], as_extras([row["extra"]], 1)[0]))
     for key in "ab":
         found = speed[key]
         part = Tiles(np.array([s for s, _, _ in found], dtype=np.int64), np.array([r for _, r, _ in found]).reshape(-1, width), [e for _, _, e in found])
-        merged = merge(VIEW, batch.get(key), part, at)
+        merged = merge(view, batch.get(key), part, at)
         assert merged.degraded is None
-        assert_lawful(VIEW, oracle.answer(VIEW, [e for e in events if e.arrival < at], key, at), dict(merged.values))
+        arrived = [event for event in events if event.arrival < at]
+        assert_lawful(view, arrived, oracle.answer(view, arrived, key, at), dict(merged.values))
 
 
 def test_training_set_of_spark_equals_the_fold(spark: SparkSession, events: list[Event]) -> None:
-    project = Project(name="law", views=(VIEW,), label=Label(source=source, key="key", target="n > 0"), model=Model())
+    lifelong = FeatureView(name="lifelong", source=source, key="key", features={f"life_{name}": found for name, found in LIFELONG.features.items()})
+    project = Project(name="law", views=(VIEW, lifelong), label=Label(source=source, key="key", target="n > 0"), model=Model())
     asked = [(key, START + minutes * MINUTE) for key in ("a", "b", "never seen") for minutes in (0, 61, 3000, 9000, 20_000)]
     rows = spark.createDataFrame([(key, from_micros(time), i) for i, (key, time) in enumerate(asked)], "key STRING, time TIMESTAMP, number INT")
     found = point_in_time(project, {"things": frame(spark, events)}, rows, "time").collect()
     assert sorted(row["number"] for row in found) == list(range(len(asked)))
     for row in found:
         key, time = asked[row["number"]]
-        expected = oracle.answer(VIEW, events, key, time)
-        plain = row.asDict()
-        for column in VIEW.columns:  # Spark gives whole DECIMALs as Decimal
-            if column.type.name == "DECIMAL" and column.type.scale == 0 and plain[column.name] is not None:
-                plain[column.name] = int(plain[column.name])
-        assert_lawful(VIEW, expected, {**plain, "time": datetime.min})
+        for view in project.views:
+            values = {column.name: plain(row[column.name], column.type) for column in view.columns}
+            assert_lawful(view, events, oracle.answer(view, events, key, time), values)

@@ -1,0 +1,128 @@
+"""Counts, sums and what is made of them: every state adds, so every state can also be taken away."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+import numpy as np
+
+from features.aggregates.base import ANYTHING, CONDITION, Aggregate, Bound, Folded, ratio
+from features.blocks import Block, Element, ExactTotal, Least, Tally, Total, Values
+from features.errors import DeclarationError
+from features.schema import BIGINT, BOOLEAN, DOUBLE, DataType
+from features.times import parse_duration
+from features.values import coded, double, unscaled, whole
+
+
+@dataclass(frozen=True, init=False)
+class Count(Aggregate):
+    """Number of events (with a non-null argument, when one is given). No events: 0."""
+
+    takes = ANYTHING
+    invertible = True
+
+    def __init__(self, argument: str | None = None, *, where: str | None = None) -> None:
+        super().__init__(argument or "1", where=where)
+
+    def over(self, kind: DataType) -> Bound:
+        return Bound(BIGINT, _tallied, (Tally(self.present(kind)),))
+
+
+def _tallied(found: Folded) -> Values:
+    return Values(found.rows[0][:, 0].astype(np.int64), np.ones(len(found.at), dtype=bool))
+
+
+@dataclass(frozen=True, init=False)
+class Sum(Aggregate):
+    """Sum; exact for whole numbers and DECIMAL, to rounding (1e-9 of the sum of sizes) for floats. No events: null."""
+
+    invertible = True
+
+    def over(self, kind: DataType) -> Bound:
+        if kind.name in ("FLOAT", "DOUBLE"):
+            number = double(self.text, self.where)
+            return Bound(DOUBLE, lambda found: Values(found.rows[0][:, 0], found.rows[1][:, 0] > 0), (Total(number), Tally(number)))
+        number = whole(self.text, kind, self.where)
+        # A sum of BIGINT may need more than 64 bits; one of smaller integers never does.
+        result = DataType("DECIMAL", 38, kind.scale) if kind.name == "DECIMAL" or kind == BIGINT else BIGINT
+        return Bound(result, lambda found: unscaled(ExactTotal.whole(found.rows[0]), found.rows[1][:, 0] > 0, result), (ExactTotal(number), Tally(number)))
+
+
+@dataclass(frozen=True, init=False)
+class Mean(Aggregate):
+    """Arithmetic mean, from (sum, n). No events: null."""
+
+    invertible = True
+
+    def over(self, kind: DataType) -> Bound:
+        number = double(self.text, self.where)
+        return Bound(DOUBLE, lambda found: ratio(found.rows[0][:, 0], found.rows[1][:, 0], found.rows[1][:, 0] > 0), (Total(number), Tally(number)))
+
+
+@dataclass(frozen=True, init=False)
+class Rate(Aggregate):
+    """Events per unit of time (`per`, one hour by default), or the sum of the argument per unit; over the window's true length. No events: 0."""
+
+    per: str = "1h"
+    windows: ClassVar[str] = "finite"
+    invertible = True
+
+    def __init__(self, argument: str | None = None, *, per: str = "1h", where: str | None = None) -> None:
+        super().__init__(argument or "1", where=where)
+        object.__setattr__(self, "per", per)
+        parse_duration(per)
+
+    def over(self, kind: DataType) -> Bound:
+        block: Block = Tally(self.present(kind)) if self.argument == "1" else Total(double(self.text, self.where))
+        unit = parse_duration(self.per)
+
+        def finish(found: Folded) -> Values:
+            return Values(found.rows[0][:, 0] / ((found.at - found.since) / unit), np.ones(len(found.at), dtype=bool))
+
+        return Bound(DOUBLE, finish, (block,))
+
+
+@dataclass(frozen=True, init=False)
+class Histogram(Aggregate):
+    """Counts below the first edge, between neighbouring edges [low, high), and from the last edge up. No events: zeros."""
+
+    edges: tuple[float, ...] = ()
+    invertible = True
+
+    def __init__(self, argument: str, *, edges: tuple[float, ...], where: str | None = None) -> None:
+        super().__init__(argument, where=where)
+        object.__setattr__(self, "edges", tuple(float(edge) for edge in edges))
+        if not 1 <= len(self.edges) <= 64 or not all(map(math.isfinite, self.edges)) or any(a >= b for a, b in pairwise(self.edges)):
+            raise DeclarationError(f"Histogram: edges {edges!r} must be 1 to 64 numbers, each larger than the one before")
+
+    def over(self, kind: DataType) -> Bound:
+        x = double(self.text, self.where).sql
+        inner = [f"{x} >= {low!r}D AND {x} < {high!r}D" for low, high in pairwise(self.edges)]
+        conditions = [f"{x} < {self.edges[0]!r}D", *inner, f"{x} >= {self.edges[-1]!r}D"]
+        return Bound(DataType("ARRAY<BIGINT>"), self._finish, tuple(Tally(Element(sql=f"(CASE WHEN {text} THEN 1D END)")) for text in conditions))
+
+    @staticmethod
+    def _finish(found: Folded) -> Values:
+        out = np.empty(len(found.at), dtype=object)
+        out[:] = np.concatenate(found.rows, axis=1).astype(np.int64).tolist()
+        return Values(out, np.ones(len(out), dtype=bool))
+
+
+@dataclass(frozen=True, init=False)
+class Any(Aggregate):
+    """Whether the condition held for any event. No events (or only NULL): null."""
+
+    takes = CONDITION
+    sign: ClassVar[int] = -1
+
+    def over(self, kind: DataType) -> Bound:
+        code = coded(self.text, BOOLEAN, self.where)
+        return Bound(BOOLEAN, lambda found: code.decode(self.sign * found.rows[0]), (Least(code.elements[0], self.sign),))
+
+
+@dataclass(frozen=True, init=False)
+class All(Any):
+    """Whether the condition held for every event. No events (or only NULL): null."""
+
+    sign = 1

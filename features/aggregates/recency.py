@@ -1,0 +1,65 @@
+"""Aggregates that know the time they are asked at: recency, and sums that fade with a half-life."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from features.aggregates.base import ANYTHING, Aggregate, Bound, Folded, ratio
+from features.blocks import TIME, Faded, Least, Values
+from features.schema import DOUBLE, DataType
+from features.times import SECOND, parse_duration
+from features.values import double
+
+
+@dataclass(frozen=True, init=False)
+class TimeSince(Aggregate):
+    """Seconds from the latest event (with a non-null argument, when one is given) to the time of the answer. No events: null."""
+
+    takes = ANYTHING
+
+    def __init__(self, argument: str | None = None, *, where: str | None = None) -> None:
+        super().__init__(argument or "1", where=where)
+
+    def over(self, kind: DataType) -> Bound:
+        def finish(found: Folded) -> Values:
+            latest = -found.rows[0][:, 0]
+            valid = np.isfinite(latest)
+            return Values((found.at - np.where(valid, latest, 0)) / SECOND, valid)
+
+        return Bound(DOUBLE, finish, (Least(self.present(kind, TIME, "whole"), -1),))
+
+
+@dataclass(frozen=True, init=False)
+class DecayedSum(Aggregate):
+    """Sum in which an event counts half after each `half_life` that has passed at the time of the answer. No events: null."""
+
+    half_life: str = "1d"
+    windows: ClassVar[str] = "none"
+    invertible = True
+
+    def __init__(self, argument: str, *, half_life: str, where: str | None = None) -> None:
+        super().__init__(argument, where=where)
+        object.__setattr__(self, "half_life", half_life)
+        parse_duration(half_life)
+
+    def over(self, kind: DataType) -> Bound:
+        block = Faded(double(self.text, self.where), parse_duration(self.half_life))
+        return Bound(DOUBLE, lambda found: self.faded(found, block), (block,))
+
+    @staticmethod
+    def faded(found: Folded, block: Faded) -> Values:
+        """The value of states [reference, weighted sum, weight] at the time of the answer."""
+        rows = found.rows[0]
+        valid = np.isfinite(rows[:, 0])
+        return Values(rows[:, 1] * np.exp2((np.where(valid, rows[:, 0], 0) - found.at) / block.half_life), valid)
+
+
+@dataclass(frozen=True, init=False)
+class DecayedMean(DecayedSum):
+    """Mean in which an event weighs half after each `half_life`. No events: null."""
+
+    @staticmethod
+    def faded(found: Folded, block: Faded) -> Values:
+        rows = found.rows[0]
+        return ratio(rows[:, 1], rows[:, 2], rows[:, 2] > 0)
