@@ -1,0 +1,224 @@
+"""The REST server as a process over the real Cassandra, Kafka and MLflow; what a build and a training would publish is put there by hand."""
+
+import http.client
+import json
+import multiprocessing
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+from kafka import KafkaConsumer
+
+from batch.trainers import TrainingRows, fit
+from features.declaration import Project
+from features.loading import load_project
+from features.times import HOUR, floor_to, format_time
+from jobs.serve import serve
+from jobs.settings import Settings
+from stores.answers import now_micros
+from stores.manifest import Manifest
+from stores.model_inputs import model_inputs
+from stores.model_scoring import InputCoder
+from stores.models import Models, TrainingRecord
+from stores.settings import ModelsSettings
+from stores.states import pack_extras
+from stores.views import Views, batch_table
+from tests.law import SCHEMA, SLACK, batch_part
+from tests.oracle import Event
+
+T = TypeVar("T")
+DECLARATION = """
+from features import Count, FeatureView, Label, Model, Project, Source, Sum
+
+things = Source(name="things", topic="{name}-things", id="id", time="time", schema="{schema}")
+view = FeatureView(name="seen", source=things, key="key", features={{"x_sum": Sum("x"), "x_count": Count("x")}})
+project = Project(name="{name}", views=(view,), label=Label(source=things, key="key", target="n > 0"), model=Model())
+"""
+
+
+@dataclass
+class Rest:
+    """A running server and the stores below it."""
+
+    settings: Settings
+    project: Project
+    views: Views
+    models: Models
+
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.settings.serving.port, timeout=20)
+        try:
+            text = None if body is None else json.dumps(body)
+            connection.request(method, path.format(p=f"/v1/projects/{self.project.name}"), text, {"content-type": "application/json"})
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+        finally:
+            connection.close()
+
+
+def until(seconds: float, look: Callable[[], T | None], what: str) -> T:
+    """What `look` finds, looked for until it finds something."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found is not None:
+            return found
+        assert time.monotonic() < deadline, f"{what} did not come within {seconds} s"
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def train(models: Models, project: Project, version: str) -> None:
+    """Log and promote a small model."""
+    columns: dict[str, list[Any]] = {"x_sum": [1.0, 50.0, None, 70.0] * 25, "x_count": [1.0, 2.0, 3.0, 4.0] * 25}
+    inputs = model_inputs(project)
+    matrix = InputCoder([given.described() for given in inputs]).matrix(columns)
+    rows = TrainingRows(matrix=matrix, target=np.array([0.0, 1.0, 0.0, 1.0] * 25), inputs=inputs, task="class")
+    example = {name: values[:3] for name, values in columns.items()}
+    record = TrainingRecord(metrics={"roc_auc": 1.0}, parameters={}, lake_versions={}, example=example)
+    assert models.log(project, record, fit("xgboost", rows)) == version
+    models.promote(project.name, version)
+
+
+def build(views: Views, project: Project, cut: int) -> int:
+    """Publish one key's batch states up to the cut, as a build does; returns the version."""
+    (view,) = project.views
+    before = views.manifest(project.name)
+    version = views.new_version(project, before.batch_version + 1 if before else 1)
+    events = [Event(id=str(i), key="k1", time=cut - i * HOUR, arrival=cut - i * HOUR, x=float(i)) for i in (1, 2, 3)]
+    part = batch_part(view, events, cut)
+    statement = f"INSERT INTO {batch_table(project.name, view.name, version)} (key, states, extras) VALUES (%s, %s, %s)"
+    views.session.execute(statement, ("k1", part.rows.astype("<f8").tobytes(), pack_extras(part.extras)))
+    entry = Manifest(
+        project=project.name,
+        batch_version=version,
+        cut=cut,
+        slack=SLACK,
+        built_at=now_micros(),
+        fingerprints={view.name: view.fingerprint},
+        rows={view.name: 1},
+    )
+    views.ensure_tiles(project)
+    views.swap(entry, before, before)
+    return version
+
+
+@pytest.fixture(scope="module")
+def rest(settings: Settings, servers: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rest]:
+    folder = tmp_path_factory.mktemp("rest")
+    name = f"rest_{uuid.uuid4().hex[:8]}"
+    (folder / f"{name}.py").write_text(DECLARATION.format(name=name, schema=SCHEMA))
+    registry = ModelsSettings(tracking_uri=f"sqlite:///{folder}/mlflow.db", artifact_root=str(folder / "artifacts"))
+    ours = replace(settings, projects=(Path(folder),), models=registry, serving=replace(settings.serving, port=free_port()))
+    process = multiprocessing.get_context("spawn").Process(target=serve, args=(ours,))
+    process.start()
+    found = Rest(ours, load_project(name, ours.projects), Views(ours.views), Models(registry))
+    until(60, lambda: _alive(found) or None, "the server")
+    yield found
+    process.terminate()
+    process.join(30)
+    assert process.exitcode == 0
+
+
+def _alive(rest: Rest) -> bool:
+    try:
+        return rest.ask("GET", "/healthz")[0] == 200
+    except OSError:
+        return False
+
+
+def test_river_of_answers(rest: Rest) -> None:
+    """From a server with nothing below it to merged answers, one thing coming after the other."""
+    given = {"features": {"x_sum": 50.0, "x_count": 2}}
+
+    status, problem = until(60, lambda: _with(rest.ask("POST", "{p}/predict", given), "anabranch train"), "the advice to train")
+    assert (status, problem["title"]) == (503, "Service Unavailable")
+    status, problem = rest.ask("GET", "/readyz")
+    assert (status, problem["store"], problem["bus"]) == (503, "ok", "ok")
+    assert "anabranch train" in problem["model"]
+
+    train(rest.models, rest.project, "1")
+    status, answer = until(30, lambda: _good(rest.ask("POST", "{p}/predict", given)), "the model")
+    assert (answer["model_version"], answer["label"], answer["batch_version"], answer["degraded"]) == ("1", 1, None, False)
+    assert answer["score"] == pytest.approx(rest.models.scorer(rest.project.name, "1").score({"x_sum": [50.0], "x_count": [2]})[0])
+    assert rest.ask("GET", "/readyz")[0] == 200
+
+    cut = floor_to(now_micros(), HOUR)
+    version = build(rest.views, rest.project, cut)
+    answer = until(10, lambda: _of_version(rest.ask("GET", "{p}/features/k1"), version), "the batch version")
+    assert answer["features"] == {"x_sum": 6.0, "x_count": 3}
+    assert answer["degraded"] is False
+    fresh = until(10, lambda: _built(rest, version), "the new freshness")
+    assert fresh["cut"] == format_time(cut)
+
+    status, answer = rest.ask("POST", "{p}/predict", {"key": "k1"})
+    expected = rest.models.scorer(rest.project.name, "1").score({"x_sum": [6.0], "x_count": [3]})[0]
+    assert (status, answer["score"], answer["batch_version"]) == (200, pytest.approx(expected), version)
+    assert rest.ask("GET", "{p}/features/never")[1]["features"]["x_sum"] is None
+
+    started = time.monotonic()
+    train(rest.models, rest.project, "2")
+    promoted = time.monotonic()
+    until(30, lambda: (rest.ask("POST", "{p}/predict", given)[1]["model_version"] == "2") or None, "the promoted model")
+    assert time.monotonic() - promoted < 3 + (promoted - started)
+
+
+def test_events_reach_their_topic_and_predictions_theirs(rest: Rest) -> None:
+    event = {"id": "e1", "key": "k9", "time": "2024-05-01T12:00:00Z", "x": 1.5}
+    assert rest.ask("POST", "{p}/events/things", [event]) == (202, {"accepted": 1})
+    status, problem = rest.ask("POST", "{p}/events/things", [event, {**event, "x": "much"}])
+    assert (status, problem["field"]) == (422, "[1].x")
+    assert _messages(rest, f"{rest.project.name}-things") == [event]
+    until(30, lambda: _good(rest.ask("POST", "{p}/predict", {"features": {"x_count": 7}})), "the model")
+    sent = until(
+        20, lambda: [r for r in _messages(rest, f"predictions.{rest.project.name}") if r["asked"]["features"] == {"x_count": 7}] or None, "the prediction"
+    )
+    assert sent[0]["answered"]["model_version"] == sent[0]["versions"]["model"]
+
+
+def test_current_row_is_read(rest: Rest) -> None:
+    assert rest.ask("GET", "{p}/scores/k1")[1]["score"] is None
+    rest.views.ensure_current(rest.project)
+    as_of = now_micros()
+    row = {"key": "k1", "score": 0.25, "label": "0", "model_version": "1", "batch_version": 1, "layer": "speed", "x_sum": 6.0, "x_count": 3}
+    rest.views.write_current(rest.project.name, [row], as_of)
+    answer = until(10, lambda: _good(rest.ask("GET", "{p}/scores/k1"), "score"), "the row")[1]
+    assert (answer["score"], answer["layer"], answer["features"]) == (0.25, "speed", {"x_sum": 6.0, "x_count": 3})
+
+
+def _messages(rest: Rest, topic: str) -> list[Any]:
+    consumer = KafkaConsumer(
+        topic, bootstrap_servers=rest.settings.bus.bootstrap_servers, auto_offset_reset="earliest", enable_auto_commit=False, consumer_timeout_ms=2000
+    )
+    try:
+        return [json.loads(message.value) for message in consumer]
+    finally:
+        consumer.close()
+
+
+def _with(answer: tuple[int, Any], text: str) -> tuple[int, Any] | None:
+    return answer if text in json.dumps(answer[1]) else None
+
+
+def _good(answer: tuple[int, Any], member: str | None = None) -> tuple[int, Any] | None:
+    return answer if answer[0] == 200 and (member is None or answer[1][member] is not None) else None
+
+
+def _of_version(answer: tuple[int, Any], version: int) -> Any:
+    return answer[1] if answer[0] == 200 and answer[1]["batch_version"] == version else None
+
+
+def _built(rest: Rest, version: int) -> Any:
+    freshness = rest.ask("GET", "{p}")[1]["freshness"]
+    return freshness if freshness["batch_version"] == version else None
