@@ -4,6 +4,7 @@ Precedence: conf/settings.toml < environment `ANABRANCH__SECTION__KEY` < command
 """
 
 import os
+import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -133,6 +134,16 @@ def load_settings(environ: Mapping[str, str] | None = None, overrides: Mapping[s
         section, _, key = name.partition(".")
         found.take(section, key, value, f"command line {name}")
     return _assemble(found, environ.get("ANABRANCH_PROJECTS", ""))
+
+
+def spark_submitted() -> bool:
+    """Whether spark-submit started this process, so that its JVM already runs."""
+    return "PYSPARK_GATEWAY_PORT" in os.environ
+
+
+def name_worker_python() -> None:
+    """Make this very Python the one of Spark's workers, unless the environment names one."""
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 
 
 class _Found:
