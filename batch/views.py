@@ -110,6 +110,12 @@ def entities(project: Project, events: Mapping[str, DataFrame]) -> DataFrame:
     return reduce(DataFrame.unionAll, named).distinct()
 
 
+def reset_current_rows(spark: SparkSession, lake: Lake, views: Views, models: Models, project: Project, cut: int) -> int:
+    """The same for a champion that came after the build, such as the first one."""
+    events = {name: distinct(source, covered(lake.events(spark, project, source), cut)) for name, source in project.sources.items()}
+    return reset_current(views, models, project, events, models.champion(project.name))
+
+
 def reset_current(views: Views, models: Models, project: Project, events: Mapping[str, DataFrame], champion: str | None) -> int:
     """Recompute the current row of every key with the batch's states and the champion; returns how many."""
     views.ensure_current(project)

@@ -80,7 +80,11 @@ def check(name: Name, as_json: AsJson = False) -> None:
     if as_json:
         say(json.dumps(described(project)))
         return
-    rows = [[c.name, view.name, ", ".join(view.keys), type(view.features[c.feature]).__name__, c.window.name, c.type] for view in project.views for c in view.columns]
+    rows = [
+        [c.name, view.name, ", ".join(view.keys), type(view.features[c.feature]).__name__, c.window.name, c.type]
+        for view in project.views
+        for c in view.columns
+    ]
     table(f"Features of {name}", ["feature", "view", "key", "aggregate", "window", "type"], rows)
     say(f"{name}: {len(project.columns)} features in {len(project.views)} views, key {', '.join(project.keys)}: the declaration is sound")
     say(f"Next: anabranch ingest {name} SOURCE FILE")
@@ -148,16 +152,20 @@ def features(
     as_json: AsJson = False,
 ) -> None:
     """Point-in-time features for rows of keys and times: those columns and one column a feature."""
-    from batch.training import features_at
+    from batch.features import features_at
     from jobs.context import Context
 
     context = Context(load_settings(None, None))
     try:
         project = context.project(name)
-        rows = features_at(context.spark, context.lake, project, at, out, Steps())
+        rows = features_at(context.spark, context.lake, project, str(at), str(out), Steps())
     finally:
         context.close()
-    result(as_json, {"project": name, "rows": rows, "features": len(project.columns), "out": str(out)}, f"{rows:,} rows with {len(project.columns)} features in {out}")
+    result(
+        as_json,
+        {"project": name, "rows": rows, "features": len(project.columns), "out": str(out)},
+        f"{rows:,} rows with {len(project.columns)} features in {out}",
+    )
 
 
 def verify(

@@ -23,7 +23,7 @@ def train(name: Name, as_json: AsJson = False) -> None:
 
     context = Context(load_settings(None, None))
     try:
-        trained = run(context.spark, context.lake, context.models, context.project(name), context.settings.times, Steps())
+        trained = run(context.spark, context.lake, context.models, context.project(name), Steps())
     finally:
         context.close()
     value = {"project": name, "model_version": trained.version, "champion": trained.champion, "rows": trained.rows, "metrics": trained.metrics}

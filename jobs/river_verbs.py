@@ -161,4 +161,3 @@ def quarantine(name: Name, most: Annotated[int, typer.Option(help="Rows to show.
     if not as_json:
         table(f"Quarantine of {name}", ["source", "reason", "raw", "arrival"], [[r["source"], r["reason"], r["raw"], r["arrival"]] for r in rows])
     result(as_json, {"project": name, "rows": sum(counts.values()), "reasons": counts}, f"{sum(counts.values()):,} rows in quarantine")
-

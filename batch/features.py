@@ -1,0 +1,49 @@
+"""Point-in-time features for rows of a user's own: keys and times in, those and the features out."""
+
+import logging
+import time
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from batch.rows import read_rows, write_rows
+from features.declaration import Project
+from features.errors import MisuseError
+from features.spark import point_in_time
+from stores.events import distinct
+from stores.lake import Lake
+from stores.progress import Progress
+
+log = logging.getLogger(__name__)
+
+
+def time_column(project: Project) -> str:
+    """The name of the column that says when: the label source's time, or the first view's source's without a label."""
+    return project.label.source.time if project.label else project.views[0].source.time
+
+
+def features_at(spark: SparkSession, lake: Lake, project: Project, source: str, out: str, progress: Progress) -> int:
+    """Write the rows of `source` with one column a feature, strictly before each row's time; returns how many rows.
+
+    Keys never seen, and rows without key or time, get the features' empty values.
+    """
+    started = time.monotonic()
+    rows = with_time(project, read_rows(spark, source), source)
+    events = {name: distinct(found, lake.events(spark, project, found)) for name, found in project.sources.items()}
+    progress.step(f"features of {source} into {out}")
+    count = write_rows(point_in_time(project, events, rows, time_column(project)), out, {"project": project.name, "features": project.fingerprint})
+    log.info("features project=%s rows=%d seconds=%.1f", project.name, count, time.monotonic() - started)
+    return count
+
+
+def with_time(project: Project, rows: DataFrame, place: str) -> DataFrame:
+    """`rows` with their time as TIMESTAMP; raises MisuseError when a key column or the time is missing, or a name is taken."""
+    wanted = [*project.keys, time_column(project)]
+    missing = [name for name in wanted if name not in rows.columns]
+    if missing:
+        raise MisuseError(f"{place} has no column {missing[0]!r}: rows need {', '.join(wanted)}")
+    taken = [column.name for column in project.columns if column.name in rows.columns]
+    if taken:
+        raise MisuseError(f"{place} has a column {taken[0]!r} already, which is a feature: rename or drop it")
+    name = time_column(project)
+    return rows.withColumn(name, F.expr(f"try_cast(`{name}` AS TIMESTAMP)"))
