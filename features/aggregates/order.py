@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from features.aggregates.base import ANYTHING, ORDERED, Aggregate, Bound, Folded, bounded
+from features.aggregates.base import ANYTHING, ORDERED, Aggregate, Bound, bounded
 from features.blocks import TIME_ELEMENT, Block, Leading, LeadingFew, Least, Rows, Values
 from features.extras import Bytes, LeadingTexts
 from features.schema import STRING, DataType

@@ -48,7 +48,7 @@ class DecayedSum(Aggregate):
         return Bound(DOUBLE, lambda found: self.faded(found, block), (block,))
 
     @staticmethod
-    def faded(found: Folded, block: Faded) -> Values:
+    def faded(found: Folded, block: Faded) -> Values:  # noqa: ARG004 - as the sum it overrides
         """The value of states [reference, weighted sum, weight] at the time of the answer."""
         rows = found.rows[0]
         valid = np.isfinite(rows[:, 0])
@@ -60,6 +60,6 @@ class DecayedMean(DecayedSum):
     """Mean in which an event weighs half after each `half_life`. No events: null."""
 
     @staticmethod
-    def faded(found: Folded, block: Faded) -> Values:
+    def faded(found: Folded, block: Faded) -> Values:  # noqa: ARG004 - as the sum it overrides
         rows = found.rows[0]
         return ratio(rows[:, 1], rows[:, 2], rows[:, 2] > 0)
