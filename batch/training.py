@@ -50,7 +50,8 @@ def train(spark: SparkSession, lake: Lake, models: Models, project: Project, pro
     label, model = _learnable(project)
     check_trainer(model.trainer, model.task)
     versions = lake.versions(spark, project)
-    events = {name: distinct(source, lake.events(spark, project, source)) for name, source in project.sources.items()}
+    # The recorded versions, so that the training set can be made again whatever lands meanwhile.
+    events = {name: distinct(source, lake.events(spark, project, source, version=versions.get(name))) for name, source in project.sources.items()}
     progress.step("training set: features strictly before every label")
     labels = label_rows(label, events[label.source.name])
     total = labels.count()

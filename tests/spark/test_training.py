@@ -62,22 +62,8 @@ def test_the_heart_model_is_registered_as_champion_with_its_metrics(models: Mode
     assert entry.fingerprint == project.fingerprint
     scorer = models.scorer("heart_disease")
     assert scorer.features == project.model_features
-    example = {
-        "age": 45,
-        "sex": 1,
-        "cp": 3,
-        "trestbps": 112,
-        "chol": 230,
-        "fbs": 0,
-        "restecg": 2,
-        "thalach": 165,
-        "exang": 0,
-        "oldpeak": 2.5,
-        "slope": 2,
-        "ca": 1,
-        "thal": 7,
-    }
-    score = scorer.score({name: [example.get(name)] for name in scorer.features})
+    request = dict(zip(ATTRIBUTES, [45, 1, 3, 112, 230, 0, 2, 165, 0, 2.5, 2, 1, 7], strict=True))
+    score = scorer.score({name: [request.get(name)] for name in scorer.features})
     assert 0 < score[0] < 1
 
 
