@@ -57,9 +57,7 @@ def find_source(project: Project, name: str) -> Source:
     return project.sources[name]
 
 
-def ingest(
-    spark: SparkSession, lake: Lake, project: Project, source_name: str, files: Sequence[str], times: TimeSettings, progress: Progress
-) -> Landed:
+def ingest(spark: SparkSession, lake: Lake, project: Project, source_name: str, files: Sequence[str], times: TimeSettings, progress: Progress) -> Landed:
     """Land files, folders and patterns of files; every file is checked before the first is landed.
 
     Spark's workers must see the files under the same paths.
@@ -163,4 +161,3 @@ def _explain(text: str, source: Source) -> str:
 def _cause(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return next((line for line in lines if "Error" in line or "Exception" in line), lines[0] if lines else "no reason given")
-

@@ -1,7 +1,9 @@
 """How far a topic has been landed, as the checkpoint of a drained query tells it.
 
-    <checkpoint>/offsets/<n>   planned: a line v1, a line of metadata, then a line a source: {"topic": {"0": 42}}
-    <checkpoint>/commits/<n>   batch n is in the lake
+Below the checkpoint:
+
+    offsets/<n>   planned: a line v1, a line of metadata, then a line a source: {"topic": {"0": 42}}
+    commits/<n>   batch n is in the lake
 """
 
 import json

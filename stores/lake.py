@@ -7,6 +7,7 @@
 An append is named by (app id, version): the same name again changes nothing, so whoever was cut off just repeats.
 """
 
+from collections.abc import Mapping
 from functools import reduce
 from typing import Any
 
@@ -20,7 +21,9 @@ from features.errors import AnabranchError
 from stores.events import LAKE_COLUMNS, LONGEST_EVENT
 from stores.settings import LakeSettings
 
-QUARANTINE = "source STRING, reason STRING, raw STRING, arrival TIMESTAMP, file STRING, topic STRING, partition INT, offset BIGINT"
+QUARANTINE = {
+    "source": "STRING", "reason": "STRING", "raw": "STRING", "arrival": "TIMESTAMP", "file": "STRING", "topic": "STRING", "partition": "INT", "offset": "BIGINT"
+}  # fmt: skip
 
 
 class Lake:
@@ -45,7 +48,7 @@ class Lake:
         table = _load(spark, self.path(project, source), version)
         declared = {column.name: str(column.type) for column in source.columns} | LAKE_COLUMNS
         if table is None:
-            return spark.createDataFrame([], ", ".join(f"`{name}` {kind}" for name, kind in declared.items()))
+            return _nothing(spark, declared)
         there = {name.lower() for name in table.columns}
         columns = {name: F.col(f"`{name}`") if name.lower() in there else F.lit(None) for name in declared}
         return table.select(*[columns[name].try_cast(kind).alias(name) for name, kind in declared.items()])
@@ -53,7 +56,7 @@ class Lake:
     def quarantine(self, spark: SparkSession, project: Project) -> DataFrame:
         """All bad rows: source, reason, raw, arrival, and file or topic, partition, offset."""
         tables = [_load(spark, self._below(project, "quarantine", source), None) for source in project.sources.values()]
-        return reduce(DataFrame.unionByName, [table for table in tables if table is not None], spark.createDataFrame([], QUARANTINE))
+        return reduce(DataFrame.unionByName, [table for table in tables if table is not None], _nothing(spark, QUARANTINE))
 
     def append(self, good: DataFrame, bad: DataFrame | None, project: Project, source: Source, app_id: str, version: int) -> None:
         """Append good events and, first, bad rows (as `judge` leaves them; None when there are none), exactly once."""
@@ -82,6 +85,10 @@ class Lake:
 
     def _below(self, project: Project, kind: str, source: Source) -> str:
         return f"{self.settings.root.rstrip('/')}/{project.name}/{kind}/{source.name}"
+
+
+def _nothing(spark: SparkSession, columns: Mapping[str, str]) -> DataFrame:
+    return spark.range(0).select(*[F.lit(None).cast(kind).alias(name) for name, kind in columns.items()])
 
 
 def _load(spark: SparkSession, path: str, version: int | None) -> DataFrame | None:

@@ -1,0 +1,117 @@
+"""The lake's contract: append once, read as declared, keep what is bad."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from features import Count, FeatureView, Project, Source
+from features.errors import AnabranchError
+from stores.events import good, judge, key_sets, parse_json
+from stores.lake import Lake
+from stores.settings import LakeSettings
+
+ARRIVAL = datetime(2024, 5, 1, 12, tzinfo=UTC)
+RAW = "value STRING, _arrival TIMESTAMP, _file STRING, _topic STRING, _partition INT, _offset BIGINT"
+
+
+def project_of(schema: str) -> Project:
+    source = Source(name="sales", topic="sales", id="id", time="at", schema=schema)
+    return Project(name="shops", views=(FeatureView(name="by_shop", source=source, key="shop", features={"n": Count()}),))
+
+
+OLD = project_of("id STRING, shop STRING, at TIMESTAMP, n INT")
+SALES = OLD.sources["sales"]
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(LakeSettings(root=str(tmp_path)))
+
+
+def judged(spark: SparkSession, project: Project, *events: dict[str, object]) -> DataFrame:
+    source = project.sources["sales"]
+    rows = [(json.dumps(event), ARRIVAL, None, "sales", 0, offset) for offset, event in enumerate(events)]
+    return judge(source, key_sets(project, source), parse_json(source, spark.createDataFrame(rows, RAW)), 300)
+
+
+def append(lake: Lake, frame: DataFrame, project: Project, app_id: str, version: int) -> None:
+    source = project.sources["sales"]
+    lake.append(good(source, frame), frame.where("_reason IS NOT NULL"), project, source, app_id, version)
+
+
+def sale(number: object, **more: object) -> dict[str, object]:
+    return {"id": str(number), "shop": "a", "at": "2024-05-01T10:00:00Z", "n": number} | more
+
+
+def test_a_source_without_a_table_has_no_events_of_the_declared_types(spark: SparkSession, lake: Lake) -> None:
+    events = lake.events(spark, OLD, SALES)
+    assert events.count() == lake.quarantine(spark, OLD).count() == 0
+    assert [field.dataType.simpleString() for field in events.schema.fields][:4] == ["string", "string", "timestamp", "int"]
+    assert lake.versions(spark, OLD) == {}
+    assert not lake.has(spark, OLD, SALES, "load", 0)
+
+
+def test_an_append_of_the_same_name_changes_nothing(spark: SparkSession, lake: Lake) -> None:
+    rows = judged(spark, OLD, sale(1), sale("x"))
+    append(lake, rows, OLD, "load", 0)
+    assert lake.versions(spark, OLD) == {"sales": 0}
+    for app_id, version in (("load", 0), ("load", 1), ("other", 0)):
+        append(lake, rows, OLD, app_id, version)
+    assert lake.events(spark, OLD, SALES).count() == 3
+    assert lake.quarantine(spark, OLD).count() == 3
+    assert lake.events(spark, OLD, SALES, version=0).count() == 1
+    assert [lake.has(spark, OLD, SALES, *name) for name in (("load", 1), ("load", 2), ("none", 0))] == [True, False, False]
+
+
+def test_an_append_cut_off_after_quarantine_is_completed_by_repeating_it(spark: SparkSession, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = judged(spark, OLD, sale(1), sale("x"))
+    with monkeypatch.context() as patched:
+        patched.setattr(lake, "path", lambda *_: "/proc/no/such/place")
+        with pytest.raises(Exception, match="proc"):
+            append(lake, rows, OLD, "load", 0)
+    assert not lake.has(spark, OLD, SALES, "load", 0)
+    append(lake, rows, OLD, "load", 0)
+    assert (lake.events(spark, OLD, SALES).count(), lake.quarantine(spark, OLD).count()) == (1, 1)
+
+
+def test_quarantine_keeps_text_reason_and_place(spark: SparkSession, lake: Lake) -> None:
+    append(lake, judged(spark, OLD, sale(1), sale("x")), OLD, "load", 0)
+    (row,) = lake.quarantine(spark, OLD).collect()
+    found = row.asDict()
+    assert json.loads(found.pop("raw")) == sale("x")
+    arrival = found.pop("arrival")
+    assert arrival.astimezone(UTC) == ARRIVAL
+    assert found == {"source": "sales", "reason": "n: 'x' is not INT", "file": None, "topic": "sales", "partition": 0, "offset": 1}
+
+
+def test_events_are_partitioned_by_the_date_of_arrival(spark: SparkSession, lake: Lake) -> None:
+    append(lake, judged(spark, OLD, sale(1)), OLD, "load", 0)
+    assert (Path(lake.path(OLD, SALES)) / "_date=2024-05-01").is_dir()
+
+
+def test_a_new_column_is_null_for_old_rows_and_kept_for_new_ones(spark: SparkSession, lake: Lake) -> None:
+    append(lake, judged(spark, OLD, sale(1)), OLD, "load", 0)
+    new = project_of("id STRING, shop STRING, at TIMESTAMP, n INT, price DOUBLE")
+    before = lake.events(spark, new, new.sources["sales"])
+    assert [(row["id"], row["price"]) for row in before.collect()] == [("1", None)]
+    append(lake, judged(spark, new, sale(2, price=1.5)), new, "load", 1)
+    after = lake.events(spark, new, new.sources["sales"]).orderBy("id")
+    assert [(row["id"], row["price"]) for row in after.collect()] == [("1", None), ("2", 1.5)]
+
+
+def test_a_column_of_another_type_is_refused_by_name(spark: SparkSession, lake: Lake) -> None:
+    append(lake, judged(spark, OLD, sale(1)), OLD, "load", 0)
+    other = project_of("id STRING, shop STRING, at TIMESTAMP, n DATE")
+    with pytest.raises(AnabranchError, match=r"source 'sales': a column has another type in the lake.*'n'"):
+        append(lake, judged(spark, other, sale(None)), other, "load", 1)
+
+
+def test_a_folder_that_is_no_delta_table_is_refused(spark: SparkSession, lake: Lake) -> None:
+    place = Path(lake.path(OLD, SALES))
+    place.mkdir(parents=True)
+    (place / "notes.txt").write_text("mine")
+    with pytest.raises(AnabranchError, match="is no Delta table"):
+        lake.events(spark, OLD, SALES)
