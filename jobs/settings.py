@@ -146,6 +146,12 @@ def name_worker_python() -> None:
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 
 
+def java_program() -> str:
+    """The java that embedded servers run on: that of JAVA_HOME, else the one on the path."""
+    home = os.environ.get("JAVA_HOME", "")
+    return str(Path(home) / "bin" / "java") if home else "java"
+
+
 class _Found:
     """The values found so far; a later place wins over an earlier one."""
 
