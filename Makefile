@@ -1,0 +1,109 @@
+# Two commands matter: `make demo` and `make test`. Both set up what is missing.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+MADE  := .anabranch
+PY    := .venv/bin/python
+UV    := $(MADE)/tools/bin/uv
+# Python 3.11 by name if there is one, else a python3 that is 3.11 or 3.12.
+FIND_PYTHON = for name in python3.11 python3.12 python3; do \
+	if "$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then echo "$$name"; exit; fi; done
+JAVA := $(if $(JAVA_HOME),$(JAVA_HOME)/bin/java,java)
+POMS := conf/jars/pom.xml $(wildcard conf/jars/*/pom.xml)
+
+# Spark's workers and scripts find the environment's programs first.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Jobs speak UTF-8 and UTC wherever they run.
+export PYTHONUTF8 := 1
+
+##@ Start here
+.PHONY: help
+help: ## Show this
+	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z][a-z-]*:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: .venv/.stamp $(MADE)/jars/.stamp ## Environment from uv.lock, jars of the servers from Maven; instant when nothing changed
+
+.PHONY: demo
+demo: setup ## The whole river on real data; KEEP=1 leaves the servers running
+	@KEEP=$(KEEP) $(PY) -m jobs.demo
+
+##@ Quality
+.PHONY: check
+check: setup ## Format, lint, types, and the arrows between the folders
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(PY) -m pytest -q tests/unit/test_arrows.py
+
+.PHONY: test
+test: setup ## Every test, the ones against real Kafka and Cassandra included: what CI runs
+	$(PY) -m pytest tests
+
+##@ Speed
+BENCHES := features batch speed serving scoring
+.PHONY: bench
+bench: $(BENCHES:%=bench-%) ## Every benchmark; each prints a table and saves docs/benchmarks/<name>.{md,json}
+
+.PHONY: $(BENCHES:%=bench-%)
+bench-features: ## Training sets against DuckDB and Spark's window functions
+bench-batch: ## Cost of a batch view per event
+bench-speed: ## The stream into Cassandra
+bench-serving: ## Answers over REST
+bench-scoring: ## Mass scoring against the model library alone
+$(BENCHES:%=bench-%): bench-%: setup .venv/.bench-stamp
+	$(PY) -m benchmarks.$*
+
+##@ Servers
+.PHONY: up down status
+up: setup ## Start the embedded Kafka and Cassandra
+	@.venv/bin/anabranch up
+down: ## Stop what `make up` started
+	@.venv/bin/anabranch down
+status: ## Show which servers run
+	@.venv/bin/anabranch status
+
+##@ Housekeeping
+.PHONY: clean
+clean: ## Stop the servers and delete their data, the lake, models and logs; the environment and jars stay
+	@if [ -x .venv/bin/anabranch ]; then .venv/bin/anabranch down; fi
+	rm -rf $(addprefix $(MADE)/,kafka cassandra lake checkpoints mlflow warehouse logs run)
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.PHONY: lock
+lock: $(UV) ## Resolve the dependencies again after pyproject.toml changed
+	$(UV) lock
+
+# --- what setup is made of -------------------------------------------------------------------------------------------
+
+# One line for what is missing, before anything is downloaded.
+define check_machine
+	@if [ -z "$$($(FIND_PYTHON))" ]; then echo "Python 3.11 or 3.12 is not found: install one and put it on the PATH" >&2; exit 1; fi
+	@version=$$({ "$(JAVA)" -version 2>&1 || true; } | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -1); \
+	if [ "$${version:-0}" -lt 17 ]; then echo "a JDK 17 or later is not found ($(JAVA) is version $${version:-unknown or missing}): install one, or set JAVA_HOME to it" >&2; exit 1; fi
+	@if ! command -v mvn >/dev/null; then echo "mvn is not found: install Apache Maven 3.8 or later; it brings the jars of Kafka, Cassandra and Delta" >&2; exit 1; fi
+endef
+
+$(UV):
+	$(check_machine)
+	@echo "setup: uv into $(MADE)/tools"
+	@python=$$($(FIND_PYTHON)); \
+	"$$python" -m venv $(MADE)/tools || { echo "$$python cannot make environments: install its venv module (Debian: python3-venv)" >&2; exit 1; }
+	@$(MADE)/tools/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5,<1'
+
+.venv/.stamp: $(UV) uv.lock pyproject.toml
+	@echo "setup: Python environment from uv.lock into .venv"
+	@python=$$($(FIND_PYTHON)); $(UV) sync --frozen --inexact --quiet --python "$$python"
+	@touch $@
+
+.venv/.bench-stamp: .venv/.stamp
+	@$(UV) sync --frozen --inexact --quiet --group bench
+	@touch $@
+
+$(MADE)/jars/.stamp: $(POMS)
+	$(check_machine)
+	@echo "setup: jars of Kafka, Cassandra and Spark's connectors into $(MADE)/jars"
+	@rm -rf $(MADE)/jars
+	@mvn --batch-mode --quiet --file conf/jars/pom.xml generate-resources -Djars.folder='$(CURDIR)/$(MADE)/jars'
+	@touch $@
