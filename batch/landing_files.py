@@ -22,6 +22,7 @@ from stores.events import LAKE_COLUMNS, parse_json, parse_text
 
 _FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
 _BROKEN = "_broken"
+_LONGEST_HEADER = 1_048_576  # bytes: what has no line break for longer is no text
 _RFC_4180 = {"quote": '"', "escape": '"', "mode": "PERMISSIVE", "columnNameOfCorruptRecord": _BROKEN, "maxCharsPerColumn": "-1", "maxColumns": "100000"}
 
 
@@ -70,8 +71,9 @@ def check_file(path: Path, source: Source) -> EventFile:
         if kind == "parquet":
             _check_columns(path, pq.read_schema(path).names, source)
             return EventFile(path=path, format=kind)
-        with open_text(path) as text:
-            first_line = text.readline().rstrip("\r\n")
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as content:
+            first_line = _first_line(content.readline(_LONGEST_HEADER)) if kind == "csv" else ""
+            content.read(1)  # a broken archive says so here
     except (OSError, EOFError, UnicodeDecodeError, ArrowException) as error:
         raise AnabranchError(f"{path} cannot be read as {kind.upper()} ({error}): check that it is whole, UTF-8 and yours to read") from error
     if kind == "json":
@@ -81,8 +83,14 @@ def check_file(path: Path, source: Source) -> EventFile:
 
 
 def open_text(path: Path) -> IO[str]:
-    """The file as text, also when it is packed by gzip."""
-    return gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig")
+    """The file as text, also when it is packed by gzip; what is not UTF-8 becomes lone surrogates, and encodes back."""
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
+    return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def _first_line(line: bytes) -> str:
+    return (line.splitlines() or [b""])[0].decode("utf-8-sig")
 
 
 def read_header(path: Path, first_line: str, source: Source) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ everybody's events.
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from stores.events import key_sets
 from stores.progress import Progress
 
 _TOLD_EVERY = 10_000
+_LONE = re.compile("[\ud800-\udfff]")  # bytes that are not UTF-8 (see open_text)
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -47,18 +49,18 @@ def _csv_messages(path: Path, source: Source, keys: tuple[str, ...]) -> Iterator
         lines = csv.reader(text)
         header = next(lines)
         for cells in lines:
-            if len(cells) == len(header):
+            if len(cells) == len(header) and not any(_LONE.search(cell) for cell in cells):
                 event = {name: _value(cell, types[name]) for name, cell in zip(header, cells, strict=True)}
                 yield _key(event, keys), json.dumps(event).encode()
             elif cells:
-                yield None, ",".join(cells).encode()
+                yield None, ",".join(cells).encode(errors="surrogateescape")
 
 
 def _json_messages(path: Path, keys: tuple[str, ...]) -> Iterator[tuple[bytes | None, bytes]]:
     with open_text(path) as text:
         for line in text:
             if line.strip():
-                yield _json_key(line, keys), line.strip().encode()
+                yield _json_key(line, keys), line.strip().encode(errors="surrogateescape")
 
 
 def _json_key(line: str, keys: tuple[str, ...]) -> bytes | None:
@@ -72,7 +74,7 @@ def _json_key(line: str, keys: tuple[str, ...]) -> bytes | None:
 def _key(event: Mapping[str, object], keys: tuple[str, ...]) -> bytes | None:
     try:
         return key_text(keys, event).encode() if keys else None
-    except EventError:
+    except (EventError, UnicodeEncodeError):
         return None
 
 
