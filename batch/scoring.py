@@ -1,5 +1,7 @@
 """Mass scoring: rows of a data set with the score of a model version, through MLflow's pyfunc UDF."""
 
+# ruff: noqa: PLC0415 - MLflow takes seconds to import
+
 import logging
 import time
 from collections.abc import Sequence

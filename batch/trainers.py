@@ -3,6 +3,8 @@
 A trainer knows nothing of Spark, of MLflow or of where rows come from. The same rows and seed give the same model.
 """
 
+# ruff: noqa: PLC0415 - each trainer needs other libraries, all slow to import
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version

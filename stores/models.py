@@ -5,6 +5,8 @@ serves, ``previous`` served before it. MLflow takes seconds to import, so it is 
 only its settings and may be pickled.
 """
 
+# ruff: noqa: PLC0415 - MLflow takes seconds to import
+
 import json
 import logging
 import os
@@ -37,6 +39,7 @@ _MLFLOW_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_UV_AUTO_DETECT": "false",  # else it copies the lock file of the folder it happens to run in
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
@@ -288,6 +291,6 @@ def _mlflow() -> Any:
         warnings.simplefilter("ignore")
         import mlflow
         import mlflow.pyfunc
-    for name in ("mlflow.store.db.utils", "alembic"):
+    for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     return mlflow

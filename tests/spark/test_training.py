@@ -1,28 +1,24 @@
 """Training: from a hand-made training set, and whole over a lake of the Cleveland data."""
 
-import csv
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
-from batch.training import fit_and_log
-from features import Model
-from features.errors import AnabranchError, MisuseError
+from batch.training import fit_and_log, label_rows, train, training_set
+from features import Count, FeatureView, Label, Last, Model, Project, Source
+from features.errors import AnabranchError, DeclarationError, MisuseError
 from features.times import parse_time
 from projects.heart_disease import ATTRIBUTES, project
+from stores.lake import Lake
 from stores.models import Models
 from stores.progress import Silent
-from stores.settings import ModelsSettings
-
-DATA = Path(__file__).parents[2] / "projects" / "data"
-
-
-def read(name: str) -> list[dict[str, str]]:
-    with (DATA / name).open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+from stores.settings import LakeSettings, ModelsSettings
+from tests.heart import read
 
 
 def heart() -> pa.Table:
@@ -103,3 +99,81 @@ def test_labels_of_one_class_and_too_few_labels_are_explained(models: Models) ->
 def test_a_project_without_a_model_says_so(models: Models) -> None:
     with pytest.raises(MisuseError, match="declares no model"):
         fit_and_log(models, replace(project, model=None, label=None), heart(), {}, Silent())
+
+
+visits = Source(name="visits", id="id", time="at", schema="id STRING, shop INT, who STRING, at TIMESTAMP, pages INT, town STRING, since DATE, spent DOUBLE")
+seen = FeatureView(
+    name="seen",
+    source=visits,
+    key=("who", "shop"),
+    features={"visits": Count(), "town": Last("town"), "since": Last("since"), "came": Last("at"), "member": Last("pages > 2")},
+)
+spending = Project(name="spending", views=(seen,), label=Label(source=visits, key=("who", "shop"), target="spent"), model=Model(metric="rmse"))
+
+
+def visit_rows(spark: SparkSession, count: int = 60) -> DataFrame:
+    """Each of `count` shoppers comes twice, a day apart, and spends by the town."""
+    rows = spark.range(2 * count).withColumn("who", F.concat(F.lit("w"), (F.col("id") / 2).cast("int")))
+    return rows.select(
+        F.col("id").cast("string").alias("id"),
+        F.lit(3).alias("shop"),
+        "who",
+        F.timestamp_seconds(1_700_000_000 + F.col("id") % 2 * 86_400 + F.col("id")).alias("at"),
+        F.when(F.col("id") % 7 != 0, (F.col("id") % 5).cast("int")).alias("pages"),
+        F.when(F.floor(F.col("id") / 2) % 3 == 0, "Oslo").when(F.floor(F.col("id") / 2) % 3 == 1, "Bergen").alias("town"),
+        F.lit("2020-02-29").cast("date").alias("since"),
+        (10.0 * (F.floor(F.col("id") / 2) % 3)).alias("spent"),
+    )
+
+
+def test_every_type_of_feature_becomes_a_number_or_a_text_strictly_before_the_label(spark: SparkSession) -> None:
+    events = visit_rows(spark, 2)
+    rows = training_set(spending, {"visits": events}, label_rows(spending.label, events)) if spending.label else None
+    assert rows is not None
+    assert dict(rows.dtypes) == {
+        "_key": "string", "_time": "bigint", "_target": "double",
+        "visits": "double", "town": "string", "since": "double", "came": "double", "member": "double",
+    }  # fmt: skip
+    first, second = rows.where("_key = 'w0\x1f3'").orderBy("_time").collect()
+    assert (first["visits"], first["town"], first["since"], first["came"]) == (0.0, None, None, None)
+    assert (second["visits"], second["town"], second["since"], second["came"], second["member"]) == (1.0, "Oslo", 18321.0, 1_700_000_000e6, None)
+
+
+def test_a_model_of_numbers_over_a_key_of_two_columns_learns_from_texts(spark: SparkSession, models: Models) -> None:
+    assert spending.label is not None
+    events = visit_rows(spark)
+    table = training_set(spending, {"visits": events}, label_rows(spending.label, events)).toArrow()
+    trained = fit_and_log(models, spending, table, {}, Silent())
+    assert list(trained.metrics)[:3] == ["rmse", "mae", "r2"]
+    scorer = models.scorer("spending")
+    score = scorer.score(
+        {"visits": [1, 1], "town": ["Bergen", "Oslo"], "since": ["2020-02-29"] * 2, "came": [1_700_000_000_000_000] * 2, "member": [True, None]}
+    )
+    assert score[0] > score[1]
+    assert scorer.label(score) == [None, None]
+
+
+def test_labels_without_key_time_or_target_are_left_out(spark: SparkSession) -> None:
+    assert spending.label is not None
+    events = visit_rows(spark, 4)
+    holes = [
+        events.withColumn("who", F.lit(None).cast("string")).limit(1),
+        events.withColumn("at", F.lit(None).cast("timestamp")).limit(1),
+        events.withColumn("spent", F.lit(float("nan"))).limit(1),
+        events.withColumn("spent", F.lit(None).cast("double")).limit(1),
+    ]
+    labels = label_rows(spending.label, events)
+    for hole in holes:
+        labels = labels.unionByName(label_rows(spending.label, hole))
+    assert labels.count() == 12
+    assert training_set(spending, {"visits": events}, labels).count() == 8
+
+
+def test_a_target_that_is_a_text_is_refused(spark: SparkSession) -> None:
+    with pytest.raises(DeclarationError, match="'town' gives STRING"):
+        label_rows(Label(source=visits, key="who", target="town"), visit_rows(spark, 1))
+
+
+def test_training_without_any_label_says_what_to_do(spark: SparkSession, models: Models, tmp_path: Path) -> None:
+    with pytest.raises(AnabranchError, match="no labels to learn from: ingest or land 'diagnoses' first"):
+        train(spark, Lake(LakeSettings(root=str(tmp_path))), models, project, Silent())
