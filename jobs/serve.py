@@ -22,8 +22,7 @@ def build(settings: Settings) -> Application:
     from stores.models import Models
     from stores.views import Views
 
-    if not logging.getLogger().handlers:
-        logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    _log_to_stderr()
     views = Views(settings.views)
     context = Context(
         folders=tuple(settings.projects),
@@ -36,6 +35,16 @@ def build(settings: Settings) -> Application:
         clock=now_micros,
     )
     return create_app(context)
+
+
+def _log_to_stderr() -> None:
+    """What the server itself does and meets; a store that is away is told once, in its words, not in the drivers' many."""
+    if not logging.getLogger().handlers:
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for driver in ("cassandra", "kafka"):
+        logging.getLogger(driver).setLevel(logging.CRITICAL)
+    for library in ("mlflow", "alembic"):
+        logging.getLogger(library).setLevel(logging.WARNING)
 
 
 if __name__ == "__main__":

@@ -214,9 +214,12 @@ class Views:
 
     def current(self, project: Project, key: str) -> dict[str, Any] | None:
         """The current row of a key; None when there is none."""
-        if current_table(project.name) not in self._tables():
-            return None
-        found = self.session.execute(f"SELECT * FROM {current_table(project.name)} WHERE key = %s", (key,))
+        try:
+            if current_table(project.name) not in self._tables():
+                return None
+            found = self.session.execute(f"SELECT * FROM {current_table(project.name)} WHERE key = %s", (key,))
+        except _AWAY as error:
+            raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
         row = found.one()
         return None if row is None else {name: _plain(value) for name, value in zip(found.column_names, row, strict=True)}
 

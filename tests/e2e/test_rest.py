@@ -37,8 +37,8 @@ DECLARATION = """
 from features import Count, FeatureView, Label, Model, Project, Source, Sum
 
 things = Source(name="things", topic="{name}-things", id="id", time="time", schema="{schema}")
-view = FeatureView(name="seen", source=things, key="key", features={{"x_sum": Sum("x"), "x_count": Count("x")}})
-project = Project(name="{name}", views=(view,), label=Label(source=things, key="key", target="n > 0"), model=Model())
+view = FeatureView(name="seen", source=things, key="who", features={{"x_sum": Sum("x"), "x_count": Count("x")}})
+project = Project(name="{name}", views=(view,), label=Label(source=things, key="who", target="n > 0"), model=Model())
 """
 
 
@@ -118,7 +118,7 @@ def build(views: Views, project: Project, cut: int) -> int:
 def rest(settings: Settings, servers: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rest]:
     folder = tmp_path_factory.mktemp("rest")
     name = f"rest_{uuid.uuid4().hex[:8]}"
-    (folder / f"{name}.py").write_text(DECLARATION.format(name=name, schema=SCHEMA))
+    (folder / f"{name}.py").write_text(DECLARATION.format(name=name, schema=SCHEMA.replace("key STRING", "who STRING")))
     registry = ModelsSettings(tracking_uri=f"sqlite:///{folder}/mlflow.db", artifact_root=str(folder / "artifacts"))
     ours = replace(settings, projects=(Path(folder),), models=registry, serving=replace(settings.serving, port=free_port()))
     process = multiprocessing.get_context("spawn").Process(target=serve, args=(ours,))
@@ -175,7 +175,7 @@ def test_river_of_answers(rest: Rest) -> None:
 
 
 def test_events_reach_their_topic_and_predictions_theirs(rest: Rest) -> None:
-    event = {"id": "e1", "key": "k9", "time": "2024-05-01T12:00:00Z", "x": 1.5}
+    event = {"id": "e1", "who": "k9", "time": "2024-05-01T12:00:00Z", "x": 1.5}
     assert rest.ask("POST", "{p}/events/things", [event]) == (202, {"accepted": 1})
     status, problem = rest.ask("POST", "{p}/events/things", [event, {**event, "x": "much"}])
     assert (status, problem["field"]) == (422, "[1].x")
