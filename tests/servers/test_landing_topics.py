@@ -1,0 +1,138 @@
+"""Topics into the lake: exactly once, with the broker's time as arrival and every bad message in quarantine."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from batch.landing import Landed, land, landed_offsets
+from batch.publishing import publish_file
+from features import Count, FeatureView, Project, Source
+from features.errors import AnabranchError, MisuseError
+from jobs.settings import Settings
+from stores.bus import Bus
+from stores.lake import Lake
+from stores.progress import Silent
+from stores.settings import LakeSettings, TimeSettings
+
+pytestmark = pytest.mark.usefixtures("servers")
+AT = "2024-05-01T10:00:00Z"
+
+
+@pytest.fixture
+def bus(settings: Settings) -> Iterator[Bus]:
+    with Bus(settings.bus) as made:
+        yield made
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(LakeSettings(root=str(tmp_path / "lake")))
+
+
+@pytest.fixture
+def project() -> Project:
+    topic = f"sales-{uuid.uuid4().hex[:12]}"
+    source = Source(name="sales", topic=topic, id="id", time="at", schema="id STRING, shop STRING, at TIMESTAMP, n INT, price DECIMAL(20,4), open BOOLEAN")
+    return Project(name="shops", views=(FeatureView(name="by_shop", source=source, key="shop", features={"n": Count()}),))
+
+
+def source_of(project: Project) -> Source:
+    return project.sources["sales"]
+
+
+def topic_of(project: Project) -> str:
+    return str(source_of(project).topic)
+
+
+def run(spark: SparkSession, lake: Lake, bus: Bus, project: Project) -> Landed:
+    return land(spark, lake, bus, project, TimeSettings(), Silent())["sales"]
+
+
+def sale(number: int, **more: object) -> bytes:
+    return json.dumps({"id": str(number), "shop": "a", "at": AT, "n": number} | more).encode()
+
+
+def ids(spark: SparkSession, lake: Lake, project: Project) -> list[str]:
+    return sorted(row["id"] for row in lake.events(spark, project, source_of(project)).collect())
+
+
+def test_messages_land_exactly_once_and_bad_ones_go_to_quarantine(spark: SparkSession, lake: Lake, bus: Bus, project: Project) -> None:
+    first = run(spark, lake, bus, project)  # the topic is not there yet
+    assert (first.rows, first.quarantined) == (0, 0)
+    assert bus.ends(topic_of(project)) == {0: 0}
+    messages = [sale(1), b"nonsense", sale(2), None, b'{"id":"\xff"}', sale(3, n="x")]
+    bus.publish(topic_of(project), [(b"a", value) for value in messages])  # type: ignore[misc]
+    second = run(spark, lake, bus, project)
+    assert (second.rows, second.quarantined) == (2, 4)
+    bus.publish(topic_of(project), [(b"a", sale(4))])
+    third, fourth = run(spark, lake, bus, project), run(spark, lake, bus, project)
+    assert (third.rows, third.quarantined, fourth.rows, fourth.quarantined) == (1, 0, 0, 0)
+    assert ids(spark, lake, project) == ["1", "2", "4"]
+    assert landed_offsets(lake, project, source_of(project)) == bus.ends(topic_of(project)) == {0: 7}
+    bad = {row["offset"]: (row["topic"], row["partition"], row["reason"].partition(":")[0]) for row in lake.quarantine(spark, project).collect()}
+    place = (topic_of(project), 0)
+    assert bad == {1: (*place, "malformed JSON"), 3: (*place, "no value"), 4: (*place, "the text is not UTF-8"), 5: (*place, "n")}
+
+
+def test_arrival_is_the_brokers_time_to_the_last_digit(spark: SparkSession, lake: Lake, bus: Bus, project: Project) -> None:
+    bus.ensure_topics([topic_of(project)])
+    bus.publish(topic_of(project), [(None, sale(1))])
+    run(spark, lake, bus, project)
+    (row,) = lake.events(spark, project, source_of(project)).selectExpr("unix_micros(_arrival) micros", "_topic", "_partition", "_offset", "_file").collect()
+    assert (row["_topic"], row["_partition"], row["_offset"], row["_file"]) == (topic_of(project), 0, 0, None)
+    assert bus.offsets_at(topic_of(project), row["micros"]) == {0: 0}
+    assert bus.offsets_at(topic_of(project), row["micros"] + 1) == {0: 1}
+
+
+def test_a_crash_between_quarantine_and_lake_lands_every_message_once(
+    spark: SparkSession, lake: Lake, bus: Bus, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus.ensure_topics([topic_of(project)])
+    bus.publish(topic_of(project), [(None, sale(1)), (None, b"nonsense")])
+    with monkeypatch.context() as patched:
+        patched.setattr(lake, "path", lambda *_: "/proc/no/such/place")
+        with pytest.raises(AnabranchError, match="could not be landed"):
+            run(spark, lake, bus, project)
+    assert landed_offsets(lake, project, source_of(project)) == {}
+    assert lake.quarantine(spark, project).count() == 1
+    bus.publish(topic_of(project), [(None, sale(2))])
+    result = run(spark, lake, bus, project)
+    assert (result.rows, result.quarantined) == (2, 1)
+    assert (ids(spark, lake, project), lake.quarantine(spark, project).count()) == (["1", "2"], 1)
+
+
+def test_a_topic_made_anew_is_an_error_and_not_silence(spark: SparkSession, lake: Lake, bus: Bus, project: Project) -> None:
+    bus.ensure_topics([topic_of(project)])
+    bus.publish(topic_of(project), [(None, sale(1)), (None, sale(2))])
+    run(spark, lake, bus, project)
+    other = replace(source_of(project), topic=f"{topic_of(project)}-new")
+    moved = replace(project, views=(replace(project.views[0], source=other),))
+    with pytest.raises(AnabranchError, match="source 'sales': topic"):
+        run(spark, lake, bus, moved)
+
+
+def test_rows_of_a_file_are_published_as_events_and_judged_when_they_land(spark: SparkSession, lake: Lake, bus: Bus, project: Project, tmp_path: Path) -> None:
+    file = tmp_path / "sales.csv"
+    lines = [f"1,a,{AT},45.0,1234567890123456.7891,true", f'2,"b, c",{AT},,,', f"3,a,{AT},many,,", f"4,a,{AT}", "", f"5,,{AT},1,,"]
+    file.write_text("id,shop,at,n,price,open\n" + "\n".join(lines) + "\n")
+    assert publish_file(bus, project, "sales", file, Silent()) == 5
+    more = tmp_path / "more.jsonl"
+    more.write_bytes(sale(6) + b"\n\n" + b"\xff\n")
+    assert publish_file(bus, project, "sales", more, Silent()) == 2
+    result = run(spark, lake, bus, project)
+    assert (result.rows, result.quarantined) == (3, 4)
+    rows = {row["id"]: (row["shop"], row["n"], str(row["price"]), row["open"]) for row in lake.events(spark, project, source_of(project)).collect()}
+    assert rows == {"1": ("a", 45, "1234567890123456.7891", True), "2": ("b, c", None, "None", None), "6": ("a", 6, "None", None)}
+    reasons = sorted(row["reason"].partition(":")[0] for row in lake.quarantine(spark, project).collect())
+    assert reasons == ["malformed JSON", "n", "no key", "the text is not UTF-8"]
+
+
+def test_a_file_for_a_source_without_a_topic_is_refused(bus: Bus, project: Project, tmp_path: Path) -> None:
+    silent = replace(project, views=(replace(project.views[0], source=replace(source_of(project), topic=None)),))
+    with pytest.raises(MisuseError, match="source 'sales' has no topic"):
+        publish_file(bus, silent, "sales", tmp_path / "none.csv", Silent())
