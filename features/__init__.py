@@ -4,16 +4,17 @@ from features.aggregates.base import Aggregate
 from features.aggregates.counting import All, Any, Count, Histogram, Mean, Rate, Sum
 from features.aggregates.order import BottomK, First, FirstK, Last, LastK, Max, Min, TopK
 from features.aggregates.recency import DecayedMean, DecayedSum, TimeSince
+from features.aggregates.sketches import ApproxDistinct, ApproxPercentile, Distinct, MostFrequent
 from features.aggregates.spread import Correlation, Covariance, Kurtosis, Skewness, Slope, StdDev, Variance
 from features.declaration import FeatureView, Label, Model, Project, Source
 
 AGGREGATES: tuple[type[Aggregate], ...] = (
     Count, Sum, Mean, Rate, Histogram, Any, All, Min, Max, First, Last, FirstK, LastK, TopK, BottomK, Variance, StdDev, Skewness, Kurtosis,
-    Covariance, Correlation, Slope, TimeSince, DecayedSum, DecayedMean,
+    Covariance, Correlation, Slope, TimeSince, DecayedSum, DecayedMean, MostFrequent, Distinct, ApproxDistinct, ApproxPercentile,
 )  # fmt: skip
 
 __all__ = [
-    "AGGREGATES", "Aggregate", "All", "Any", "BottomK", "Correlation", "Count", "Covariance", "DecayedMean", "DecayedSum", "FeatureView", "First",
-    "FirstK", "Histogram", "Kurtosis", "Label", "Last", "LastK", "Max", "Mean", "Min", "Model", "Project", "Rate", "Skewness", "Slope", "Source",
+    "AGGREGATES", "Aggregate", "All", "Any", "ApproxDistinct", "ApproxPercentile", "BottomK", "Correlation", "Count", "Covariance", "DecayedMean", "DecayedSum", "Distinct", "FeatureView", "First",
+    "FirstK", "Histogram", "Kurtosis", "Label", "Last", "LastK", "Max", "Mean", "Min", "Model", "MostFrequent", "Project", "Rate", "Skewness", "Slope", "Source",
     "StdDev", "Sum", "TimeSince", "TopK", "Variance",
 ]  # fmt: skip

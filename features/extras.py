@@ -64,13 +64,13 @@ class LeadingTexts(Extra):
         return f"CASE WHEN count({self.element.sql}) > 0 THEN aggregate({few}, X'', (done, one) -> concat(done, {framed.format('one')})) END"
 
     def merge(self, states: Sequence[bytes]) -> bytes:
-        stamped = sorted((one for state in states for one in _frames(state)), reverse=self.sign > 0)[: self.count]
+        stamped = sorted((one for state in states for one in frames(state)), reverse=self.sign > 0)[: self.count]
         return b"".join(len(one).to_bytes(4, "big") + one for one in stamped)
 
     @staticmethod
     def values(state: bytes) -> list[bytes]:
         """The values of a state, the leading one first."""
-        return [one[8:] for one in _frames(state)]
+        return [one[8:] for one in frames(state)]
 
     def over(self, lifted: Lifted, first: NDArray[np.int64], end: NDArray[np.int64]) -> Bytes:
         found = lifted[self.element]
@@ -88,7 +88,8 @@ class LeadingTexts(Extra):
         return out
 
 
-def _frames(state: bytes) -> list[bytes]:
+def frames(state: bytes) -> list[bytes]:
+    """Values that stand one after another, each behind its uint32 length (big-endian)."""
     out, place = [], 0
     while place < len(state):
         size = int.from_bytes(state[place : place + 4], "big")

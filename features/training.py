@@ -45,7 +45,9 @@ def features_before(view: FeatureView, run: Run) -> dict[str, Values]:
         states = list(extras)
         for name in view.features:
             column = next(c.name for c in view.columns if c.feature == name and c.window == span)
-            out[column] = layout.finish(name, rows, states, run.query_time, since)
+            exactly = layout.bounds[name].exactly
+            direct = None if exactly is None else exactly(run.lifted, first, end)
+            out[column] = layout.finish(name, rows, states, run.query_time, since) if direct is None else direct
     return {column.name: out[column.name] for column in view.columns}
 
 

@@ -22,6 +22,9 @@ for verbs in (server_verbs, inspect_verbs, river_verbs, model_verbs):
 @app.callback()
 def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error, and more of the log.")] = False) -> None:
     """Declare once; batch, speed and serving follow."""
+    for noisy in ("kafka", "cassandra", "py4j", "pyspark", "alembic", "mlflow"):
+        # Drivers tell of every attempt; what matters of it reaches the user as our own error.
+        logging.getLogger(noisy).setLevel(logging.WARNING if debug else logging.CRITICAL)
     logging.basicConfig(level=logging.INFO if debug else logging.WARNING, format="%(asctime)s %(name)s %(message)s")
 
 

@@ -59,9 +59,13 @@ def main() -> int:
     return 0
 
 
+def _quiet(_text: str) -> None:
+    """Say nothing."""
+
+
 @contextmanager
 def _servers(settings: Settings, keep: bool) -> Iterator[None]:
-    already = servers.running(settings)
+    already = any(state.state == "running" for state in servers.status(settings, _quiet))
     servers.up(settings)
     try:
         yield

@@ -67,9 +67,9 @@ def parse_json(source: Source, raw: DataFrame) -> DataFrame:
     objects = F.from_json(F.concat(F.lit("["), short, F.lit("]")), f"ARRAY<STRUCT<{fields}>>", _STRICT)
     exact = [column for column in source.columns if column.type.name == "DECIMAL"]
     decimals = F.from_json(short, ", ".join(f"`{c.name}` {c.type}" for c in exact), _STRICT) if exact else F.lit(None)
-    parsed = raw.select("*", objects.alias("_objects"), decimals.alias("_decimals"))
+    parsed = _sealed(raw, *map(_named, raw.columns), objects.alias("_objects"), decimals.alias("_decimals"))
     texts = [_json_text(column).alias(column.name) for column in source.columns]
-    return parse_text(source, parsed.select(*_lake(), F.col("value").alias("_raw"), _json_fault().alias("_fault"), *texts))
+    return parse_text(source, _sealed(parsed, *_lake(), F.col("value").alias("_raw"), _json_fault().alias("_fault"), *texts))
 
 
 def _json_text(column: SourceColumn) -> Column:
@@ -102,12 +102,12 @@ def parse_text(source: Source, raw: DataFrame) -> DataFrame:
     types = {field.name: field.dataType.simpleString() for field in raw.schema.fields}
     texts = [column for column in source.columns if types[column.name] != str(column.type).lower()]
     cells = {column.name: f"_cell_{position}" for position, column in enumerate(texts)}
-    read = raw.select("*", *[cell(_named(column.name), column.type).alias(cells[column.name]) for column in texts])
+    read = _sealed(raw, *map(_named, raw.columns), *[cell(_named(column.name), column.type).alias(cells[column.name]) for column in texts])
     wrong = [F.when(is_wrong(_named(c.name), F.col(cells[c.name])), complaint(c.name, _named(c.name), c.type)) for c in texts if c.type.name != "STRING"]
     fault = F.col("_fault") if "_fault" in types else F.lit(None).cast("string")
     reason = F.coalesce(fault, F.nullif(F.concat_ws("; ", *wrong), F.lit("")))
     typed = [F.col(cells[c.name]).alias(c.name) if c.name in cells else _named(c.name) for c in source.columns]
-    return read.select(*typed, *_lake(), "_raw", reason.alias("_reason"))
+    return _sealed(read, *typed, *_lake(), F.col("_raw"), reason.alias("_reason"))
 
 
 def judge(source: Source, key_sets: tuple[tuple[str, ...], ...], events: DataFrame, future_skew_seconds: int) -> DataFrame:
@@ -127,7 +127,7 @@ def judge(source: Source, key_sets: tuple[tuple[str, ...], ...], events: DataFra
     ]
     reason = F.coalesce("_reason", F.nullif(F.concat_ws("; ", *rules), F.lit("")))
     kept = [name for name in events.columns if name != "_reason"]
-    return events.withColumns(empty).select(*[_named(name) for name in kept], reason.alias("_reason"))
+    return _sealed(events.withColumns(empty), *[_named(name) for name in kept], reason.alias("_reason"))
 
 
 def _key_rules(key_sets: tuple[tuple[str, ...], ...], names: tuple[str, ...]) -> list[Column]:
@@ -160,6 +160,15 @@ def distinct(source: Source, events: DataFrame) -> DataFrame:
 def _lake() -> list[Column]:
     """The lake columns of raw events; the date is always that of the arrival."""
     return [(F.to_date("_arrival") if name == "_date" else F.col(name)).cast(kind).alias(name) for name, kind in LAKE_COLUMNS.items()]
+
+
+def _sealed(frame: DataFrame, *columns: Column) -> DataFrame:
+    """`frame.select(columns)`, each computed once.
+
+    Spark copies an expression into every later one that reads it; over the cells of a wide source that makes plans
+    beyond any heap. It does not look through a generator, so this is one: a row of one row.
+    """
+    return frame.select(F.explode(F.array(F.struct(*columns))).alias("_row")).select("_row.*")
 
 
 def _named(name: str) -> Column:

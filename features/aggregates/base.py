@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from features.blocks import Block, Element, Rows, Values
+from features.blocks import Block, Element, Lifted, Rows, Values
 from features.errors import DeclarationError
 from features.extras import Bytes, Extra
 from features.schema import BOOLEAN, DOUBLE, Column, DataType, expression_type
@@ -35,16 +35,21 @@ class Folded:
 
 
 Finish = Callable[[Folded], Values]
+Exactly = Callable[[Lifted, NDArray[np.int64], NDArray[np.int64]], Values]
 
 
 @dataclass(frozen=True)
 class Bound:
-    """An aggregate over a known schema: what its state is made of, and how folded states become values of `type`."""
+    """An aggregate over a known schema: what its state is made of, and how folded states become values of `type`.
+
+    `exactly`, where there is one, gives the values of training sets straight from sorted events and ranges of them.
+    """
 
     type: DataType
     finish: Finish
     blocks: tuple[Block, ...] = ()
     extras: tuple[Extra, ...] = ()
+    exactly: Exactly | None = None
 
 
 @dataclass(frozen=True)
