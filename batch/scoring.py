@@ -66,7 +66,7 @@ def score_path(
     check_replaceable(spark, str(out))
     scorer = models.scorer(project.name, version)
     rows = read_rows(spark, str(source))
-    _check_free(rows)
+    _check_names(project, rows)
     missing = tuple(name for name in scorer.features if name not in rows.columns)
     known = rows
     if missing:
@@ -92,7 +92,7 @@ def score(spark: SparkSession, models: Models, project: Project, rows: DataFrame
     import mlflow.pyfunc
 
     scorer = models.scorer(project.name, version)
-    _check_free(rows)
+    _check_names(project, rows)
     missing = [name for name in scorer.features if name not in rows.columns]
     if missing:
         raise MisuseError(f"the rows lack the model's features {', '.join(missing)}: give them, or the key columns {', '.join(project.keys)}")
@@ -143,10 +143,15 @@ def _typed(declared: FeatureColumn, target: str, found: SparkType) -> Column:
     return given.cast(target)
 
 
-def _check_free(rows: DataFrame) -> None:
+def _check_names(project: Project, rows: DataFrame) -> None:
     taken = [name for name in rows.columns if name.lower() in RESULTS]
     if taken:
         raise MisuseError(f"the rows have a column {taken[0]!r} already, where the result is to stand: rename or drop it")
+    known = {*project.keys, *project.model_features}
+    # Spark would take both for one column.
+    near = [name for name in rows.columns if name not in known and name.lower() in {other.lower() for other in known}]
+    if near:
+        raise MisuseError(f"the rows have a column {near[0]!r}, which differs from {near[0].lower()!r} in case alone: rename it")
 
 
 def _explained(error: PySparkException, source: str) -> Exception:

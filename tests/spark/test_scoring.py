@@ -118,6 +118,8 @@ def test_a_data_frame_is_scored_without_any_file(spark: SparkSession, models: Mo
     rows = spark.range(3).select("id", *[F.lit(1).alias(name) for name in scorer.features])
     scored = score(spark, models, project, rows).collect()
     assert len({row["score"] for row in scored}) == 1
+    plan = score(spark, models, project, rows)._jdf.queryExecution().executedPlan().toString()
+    assert plan.count("ArrowEvalPython") == 1  # scored once, though label reads the score too
     with pytest.raises(MisuseError, match=r"lack the model's features age.*the key columns patient_id"):
         score(spark, models, project, spark.range(1))
 
@@ -158,6 +160,7 @@ def test_a_cell_of_the_wrong_type_is_named_and_the_last_results_stay(spark: Spar
     [
         ("rows.csv", "who\np001\n", "the key column 'patient_id'"),
         ("rows.csv", "patient_id,label\np001,1\n", "a column 'label' already"),
+        ("rows.csv", "patient_id,Age\np001,1\n", "a column 'Age', which differs from 'age' in case alone"),
         ("rows.xlsx", "PK", "of no known form"),
         (None, "", "there is no file or folder"),
     ],
