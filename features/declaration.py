@@ -223,6 +223,9 @@ class Project:
         _unique([column.name for column in self.columns], f"{place}: feature column")
         topics = [source.topic for source in self.sources.values() if source.topic]
         _unique(topics, f"{place}: topic")
+        taken = [name for name in self.keys if name.lower() in _RESERVED and (name != "key" or len(self.keys) > 1)]
+        if taken:
+            raise DeclarationError(f"{place}: key column {taken[0]!r} is a word kept for serving tables: rename it in the source")
         for view in self.views:
             self._check_keys(view, place)
         unknown = [name for name in (self.model.features if self.model else ()) if name not in {c.name for c in self.columns}]

@@ -38,7 +38,7 @@ def _rows(project: Project, found: Sequence[Answer], scorer: Scorer | None, laye
     types = {column.name: str(column.type) for column in project.columns}
     rows = []
     for answer, score, label in zip(found, scores, labels, strict=True):
-        keys = {name: value for name, value in answer.key.items() if name not in types}
+        keys = {name: value for name, value in answer.key.items() if name not in types and name != "key"}
         features = {name: cql_value(value, types[name]) for name, value in answer.values.items()}
         versions = {"model_version": scorer.version if scorer else None, "batch_version": answer.batch_version}
         said = {"score": score, "label": None if label is None else str(label), **versions, "as_of": from_micros(answer.as_of), "layer": layer}

@@ -187,7 +187,7 @@ class Views:
         """Create or widen the project's table of current rows; a column whose type changed is made anew."""
         wanted = {"score": "double", "label": "text", "model_version": "text", "batch_version": "bigint", "as_of": "timestamp", "layer": "text"}
         features = {column.name: CQL_TYPES.get(column.type.name, "decimal") for column in project.columns}
-        keys = {name: "text" for name in project.keys if name not in features}
+        keys = {name: "text" for name in project.keys if name not in features and name != "key"}
         wanted = {**keys, **features, **wanted}
         table = current_table(project.name)
         columns = ", ".join(f'"{name}" {kind}' for name, kind in wanted.items())
