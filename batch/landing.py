@@ -103,20 +103,19 @@ def land(spark: SparkSession, lake: Lake, bus: Bus, project: Project, times: Tim
         return {}
     bus.ensure_topics(topics)
     bus.require_arrival(topics)
-    progress.step(f"draining {', '.join(topics)}")
     counts = {name: _Counts() for name in fed}
-    queries = {name: _drain(spark, lake, bus, project, source, times, counts[name]) for name, source in fed.items()}
-    landed = {}
+    behind = [source for source in fed.values() if not _is_landed(lake, bus, project, source)]
+    progress.step(f"draining {', '.join(str(source.topic) for source in behind)}" if behind else "no topic has anything new")
+    queries = [(source, _drain(spark, lake, bus, project, source, times, counts[source.name])) for source in behind]
     try:
-        for position, (name, query) in enumerate(queries.items()):
-            _finish(query, fed[name])
-            landed[name] = counts[name].landed()
+        for position, (source, query) in enumerate(queries):
+            _finish(query, lake, project, source)
             progress.advance(position + 1, len(queries))
-            log.info("landed project=%s source=%s %s", project.name, name, landed[name])
+            log.info("landed project=%s source=%s %s", project.name, source.name, counts[source.name].landed())
     finally:
-        for query in queries.values():
+        for _, query in queries:
             query.stop()
-    return landed
+    return {name: found.landed() for name, found in counts.items()}
 
 
 def landed_offsets(lake: Lake, project: Project, source: Source) -> dict[int, int]:
@@ -125,6 +124,12 @@ def landed_offsets(lake: Lake, project: Project, source: Source) -> dict[int, in
     Reads the checkpoint by way of the running Spark session.
     """
     return committed_offsets(SparkSession.active(), lake.checkpoint(project, source), str(source.topic))
+
+
+def _is_landed(lake: Lake, bus: Bus, project: Project, source: Source) -> bool:
+    """Is there nothing new? A landed offset beyond the end is new: the query will say that messages are lost."""
+    landed = landed_offsets(lake, project, source)
+    return all(landed.get(partition, 0) == end for partition, end in bus.ends(str(source.topic)).items())
 
 
 def _drain(spark: SparkSession, lake: Lake, bus: Bus, project: Project, source: Source, times: TimeSettings, counts: _Counts) -> StreamingQuery:
@@ -144,18 +149,17 @@ def _micro_batch(lake: Lake, project: Project, source: Source, counts: _Counts) 
     return run
 
 
-def _finish(query: StreamingQuery, source: Source) -> None:
+def _finish(query: StreamingQuery, lake: Lake, project: Project, source: Source) -> None:
+    place = f"source {source.name!r}: topic {source.topic!r}"
     try:
         query.awaitTermination()
     except StreamingQueryException as error:
-        raise AnabranchError(_explain(str(error), source)) from error
-
-
-def _explain(text: str, source: Source) -> str:
-    place = f"source {source.name!r}: topic {source.topic!r}"
-    if "failOnDataLoss" in text or "data may have been lost" in text.lower():
-        return f"{place} no longer holds events that were never landed (its retention is too short, or it was made anew): {_cause(text)}"
-    return f"{place} could not be landed: {_cause(text)}"
+        if "Some data may have been lost" in str(error):
+            raise AnabranchError(
+                f"{place} no longer holds messages that were never landed: its retention is too short, or it was made anew; "
+                f"to go on with what it holds now remove {lake.checkpoint(project, source)}"
+            ) from error
+        raise AnabranchError(f"{place} could not be landed: {_cause(str(error))}") from error
 
 
 def _cause(text: str) -> str:

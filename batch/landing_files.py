@@ -78,7 +78,7 @@ def check_file(path: Path, source: Source) -> EventFile:
         raise AnabranchError(f"{path} cannot be read as {kind.upper()} ({error}): check that it is whole, UTF-8 and yours to read") from error
     if kind == "json":
         return EventFile(path=path, format=kind)
-    header = read_header(path, first_line, source)
+    header = _read_header(path, first_line, source)
     return EventFile(path=path, format=kind, header=header, first_line=first_line)
 
 
@@ -93,8 +93,8 @@ def _first_line(line: bytes) -> str:
     return (line.splitlines() or [b""])[0].decode("utf-8-sig")
 
 
-def read_header(path: Path, first_line: str, source: Source) -> tuple[str, ...]:
-    """Columns of a CSV whose first line is given; raises AnabranchError when they are not the source's."""
+def _read_header(path: Path, first_line: str, source: Source) -> tuple[str, ...]:
+    """Columns of a CSV by its first line; raises AnabranchError when they are not the source's."""
     header = next(csv.reader([first_line]), [])
     if not any(cell.strip() for cell in header):
         raise AnabranchError(f"{path} has no header: its first line must name the columns {_names(source)}")

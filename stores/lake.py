@@ -1,8 +1,8 @@
 """The lake: every event as it came, append-only, in Delta tables below one root.
 
-    <root>/<project>/events/<source>        good events: source columns and lake columns, partitioned by `_date`
-    <root>/<project>/quarantine/<source>    bad rows: their text and the reason
-    <root>/<project>/checkpoints/<source>   how far the source's topic has been landed
+    <root>/<project>/events/<source>                good events: source columns and lake columns, partitioned by `_date`
+    <root>/<project>/quarantine/<source>            bad rows: their text and the reason
+    <root>/<project>/checkpoints/<source>/<topic>   how far the source's topic has been landed
 
 An append is named by (app id, version): the same name again changes nothing, so whoever was cut off just repeats.
 """
@@ -38,7 +38,7 @@ class Lake:
 
     def checkpoint(self, project: Project, source: Source) -> str:
         """Where landing notes how far the source's topic has been read."""
-        return self._below(project, "checkpoints", source)
+        return f"{self._below(project, 'checkpoints', source)}/{source.topic}"
 
     def events(self, spark: SparkSession, project: Project, source: Source, *, version: int | None = None) -> DataFrame:
         """All landed events, duplicates included, typed as declared: what was not declared yet when a row came is NULL.
