@@ -105,5 +105,5 @@ $(MADE)/jars/.stamp: $(POMS)
 	$(check_machine)
 	@echo "setup: jars of Kafka, Cassandra and Spark's connectors into $(MADE)/jars"
 	@rm -rf $(MADE)/jars
-	@mvn --batch-mode --quiet --file conf/jars/pom.xml generate-resources -Djars.folder='$(CURDIR)/$(MADE)/jars'
+	@mvn --batch-mode --quiet -Dstyle.color=never --file conf/jars/pom.xml generate-resources -Djars.folder='$(CURDIR)/$(MADE)/jars'
 	@touch $@

@@ -1,0 +1,86 @@
+"""What tests share: settings in a folder of this run, real servers started once, one Spark session started once.
+
+The folder a test lies in is its marker: tests/unit, tests/spark, tests/servers, tests/e2e.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from jobs.server import is_free
+from jobs.settings import ROOT, Settings, load_settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession  # heavy: tests/unit neither needs nor imports it through here
+
+MARKERS = ("unit", "spark", "servers", "e2e")
+TESTS = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark by folder, and run the quick folders first."""
+    for item in items:
+        folder = item.path.relative_to(TESTS).parts[0]
+        if folder not in MARKERS:
+            raise pytest.UsageError(f"{item.path} lies in none of tests/{', tests/'.join(MARKERS)}: move it, the folder decides its marker")
+        item.add_marker(getattr(pytest.mark, folder))
+    items.sort(key=lambda item: MARKERS.index(item.path.relative_to(TESTS).parts[0]))
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of this run alone: its own folder and ports, so that it disturbs nothing and may run beside a demo."""
+    ports = free_ports(5)
+    return load_settings(
+        {},
+        {
+            "paths.data": str(tmp_path_factory.mktemp("anabranch")),
+            "paths.jars": str(ROOT / ".anabranch" / "jars"),
+            # Slots of seconds: a cut passes while a test waits, not the next hour.
+            "time.slot": "2s",
+            "spark.shuffle_partitions": 2,
+            "servers.kafka_port": ports[0],
+            "servers.kafka_controller_port": ports[1],
+            "servers.cassandra_port": ports[2],
+            "servers.cassandra_storage_port": ports[3],
+            "servers.cassandra_heap": "512m",
+            "serving.port": ports[4],
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def servers(settings: Settings) -> Iterator[Settings]:
+    """Real Kafka and Cassandra, up once for the whole run. One that does not start fails the test: it never skips."""
+    from jobs import servers as embedded
+
+    try:
+        embedded.up(settings)
+        yield settings
+    finally:
+        embedded.down(settings)
+
+
+@pytest.fixture(scope="session")
+def spark(settings: Settings) -> Iterator[SparkSession]:
+    """The session of jobs/session.py, as jobs have it; few partitions, because tests are small."""
+    from jobs.session import spark_session
+
+    session = spark_session(settings, "tests")
+    yield session
+    session.stop()
+
+
+def free_ports(count: int) -> list[int]:
+    """Random free ports below the range the system gives to clients, so that no client takes one before its server does."""
+    chosen: list[int] = []
+    while len(chosen) < count:
+        port = random.randrange(20_000, 32_000)  # noqa: S311  not a secret
+        if port not in chosen and is_free(port):
+            chosen.append(port)
+    return chosen
