@@ -54,8 +54,8 @@ class WaveletMatrix:
         bounds the work at `share` candidates a range and bit; a range of fewer distinct codes is answered exactly.
         """
         code, most = self._guess(first, end)
-        least = np.maximum(most, (end - first) // share)
-        owner = np.flatnonzero(most > 1)
+        least = np.maximum(np.maximum(most, 2), (end - first) // share)
+        owner = np.flatnonzero(end - first > 1)
         low, high, prefix = first[owner], end[owner], np.zeros(len(owner), dtype=np.int64)
         for before in self.zeros:
             zero_low, zero_high = before[low], before[high]
@@ -70,6 +70,7 @@ class WaveletMatrix:
         ordered = ordered[better[ordered]]
         code[owner[ordered]] = prefix[ordered]
         alone = most <= 1
+        alone[owner[ordered]] = False
         code[alone] = self.kth(first[alone], end[alone], np.zeros(int(alone.sum()), dtype=np.int64))
         return code
 

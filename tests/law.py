@@ -4,13 +4,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import datasketches
 import numpy as np
 from hypothesis import strategies as st
 
 from features import AGGREGATES, Aggregate, Covariance, FeatureView, Source
 from features.blocks import Lifted, Rows, Values
+from features.extras import Extra, LeadingTexts
 from features.layout import States
 from features.merge import BatchPart, Tiles, collapsed_from
+from features.sketches import DistinctSketch, QuantileSketch, ValueSet
 from features.times import HOUR, MINUTE, floor_to
 from tests.oracle import Event
 from tests.sql import compile_sql
@@ -30,8 +33,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "BottomK": {"k": 2},
     "DecayedSum": {"half_life": "1d"},
     "DecayedMean": {"half_life": "6h"},
+    "Distinct": {"most": 6},
+    "ApproxPercentile": {"percentage": 0.9},
 }
-COLUMNS = {"numbers": "xnd", "numbers, BOOLEAN, DATE and TIMESTAMP": "xndb", "BOOLEAN": "b", "every type": "xndsb"}
+COLUMNS = {"numbers": "xnd", "numbers, BOOLEAN, DATE and TIMESTAMP": "xndb", "BOOLEAN": "b", "every type": "xndsb", "STRING, whole numbers, BOOLEAN and DATE": "nsb"}
 
 
 def features_of(windows: str) -> dict[str, Aggregate]:
@@ -112,9 +117,31 @@ def states(view: FeatureView, groups: Sequence[Sequence[Event]]) -> tuple[Rows, 
     for group in groups:
         lifted = lift(view, group)
         rows.append(view.layout.reduce(np.concatenate([block.lift(lifted) for block in view.layout.blocks], axis=1)))
-        ends = np.array([len(group)])
-        extras.append([extra.over(lifted, np.array([0]), ends)[0] for extra in view.layout.extras])
+        extras.append([_extra_state(extra, lifted) for extra in view.layout.extras])
     return (np.stack(rows) if rows else np.empty((0, view.layout.width))), extras
+
+
+def _extra_state(extra: Extra, lifted: Lifted) -> bytes | None:
+    """What Spark's own aggregate would make of the events."""
+    if isinstance(extra, LeadingTexts):
+        whole: list[bytes | None] = extra.over(lifted, np.array([0]), np.array([len(lifted[extra.element].values)])).tolist()
+        return whole[0]
+    found = lifted[extra.elements[0]]
+    values = found.values[found.valid].tolist()
+    if not values:
+        return None
+    if isinstance(extra, ValueSet):
+        return extra.merge([len(value).to_bytes(4, "big") + value for value in values])
+    sketch: Any
+    if isinstance(extra, DistinctSketch):
+        sketch = datasketches.hll_sketch(extra.log_size, datasketches.tgt_hll_type.HLL_8)
+    elif isinstance(extra, QuantileSketch):
+        sketch = datasketches.kll_doubles_sketch(extra.size)
+    else:
+        sketch = datasketches.frequent_strings_sketch(8)
+    for value in values:
+        sketch.update(value.decode() if isinstance(value, bytes) else value)
+    return bytes(sketch.serialize_compact() if isinstance(extra, DistinctSketch) else sketch.serialize())
 
 
 def batch_part(view: FeatureView, events: Sequence[Event], cut: int) -> BatchPart:

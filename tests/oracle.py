@@ -1,6 +1,7 @@
 """The obvious oracle: every aggregate as a plain loop over plain Python values. Slow and right; nothing here is shared with features."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -8,7 +9,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
-from features import AGGREGATES, FeatureView
+from features import AGGREGATES, FeatureView, Slope
 from features.times import floor_to, parse_duration
 
 
@@ -122,6 +123,23 @@ def faded(found: Found, mean: bool) -> float | None:
     return above / math.fsum(weights) if mean else above
 
 
+def percentile(found: Found) -> float | None:
+    """The smallest value whose rank is at least the share asked for."""
+    if not found.items:
+        return None
+    wanted = max(math.ceil(found.aggregate.percentage * len(found.items) - 1e-9), 1)
+    return float(sorted(found.values)[wanted - 1])
+
+
+def most_frequent(found: Found) -> Any:
+    """The value that occurs most, the smallest text of equals."""
+    counts = Counter(found.values)
+    texts = {str(value).lower() if isinstance(value, bool) else str(value): value for value in counts}
+    best = [text for text, value in texts.items() if counts[value] == max(counts.values())]
+    least = min(best, key=str.encode, default=None)
+    return least if least is None or isinstance(texts[least], bool) else texts[least]
+
+
 def root(value: float | None) -> float | None:
     """Square root of what is there."""
     return None if value is None else math.sqrt(value)
@@ -153,6 +171,10 @@ FOLDS: dict[str, Callable[[Found], Any]] = {
     "TimeSince": lambda found: (found.at - max(time for time, _ in found.items)) / 1e6 if found.items else None,
     "DecayedSum": lambda found: faded(found, mean=False),
     "DecayedMean": lambda found: faded(found, mean=True),
+    "MostFrequent": most_frequent,
+    "Distinct": lambda found: min(len(set(found.values)), found.aggregate.most),
+    "ApproxDistinct": lambda found: len(set(found.values)),
+    "ApproxPercentile": percentile,
 }
 
 CONDITIONS: dict[str | None, Callable[[Event], bool]] = {None: lambda _: True, "n > 0": lambda event: event.n is not None and event.n > 0}
@@ -206,6 +228,8 @@ def scale_of(aggregate: Any, events: Sequence[Event]) -> float:
     sizes = [[abs(float(v)) for v in values if v is not None and _there(v) and not isinstance(v, str)] for values in found]
     largest = [max(size, default=0.0) for size in sizes]
     power = {"Variance": 2, "Covariance": 2, "StdDev": 1}.get(type(aggregate).__name__)
+    if isinstance(aggregate, Slope):
+        return largest[0] * parse_duration(aggregate.per)  # the steepest slope there may be: a microsecond apart
     if power == 2:
         return largest[0] * largest[1] * len(events)
     return (sum(sizes[0]) if power is None else 1e3 * largest[0]) + 1.0

@@ -17,6 +17,7 @@ _BINARY: dict[type[exp.Expr], Callable[[Any, Any], Any]] = {
     exp.GT: lambda a, b: _number(a) > _number(b),
     exp.Mul: lambda a, b: a * b,
     exp.Sub: lambda a, b: a - b,
+    exp.Add: lambda a, b: a + b,
     exp.Div: lambda a, b: a / b,
     exp.BitwiseAnd: lambda a, b: a & b,
     exp.BitwiseRightShift: lambda a, b: a >> b,
@@ -26,6 +27,10 @@ _BINARY: dict[type[exp.Expr], Callable[[Any, Any], Any]] = {
 def _number(value: Any) -> Any:
     """Spark sorts NaN above every number."""
     return math.inf if isinstance(value, float) and math.isnan(value) else value
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @lru_cache(maxsize=4096)
@@ -59,6 +64,12 @@ def _compile(node: exp.Expr) -> Evaluate:
     if isinstance(node, (exp.Abs, exp.Neg)):
         inner, sign = _compile(node.this), isinstance(node, exp.Neg)
         return lambda row: None if (value := inner(row)) is None else -value if sign else abs(value)
+    if isinstance(node, exp.Concat):
+        parts = [_compile(part) for part in node.expressions]
+        return lambda row: None if None in (values := [part(row) for part in parts]) else b"".join(values)
+    if isinstance(node, exp.HexString):
+        constant = int(node.this).to_bytes(1, "big") if node.this.isdigit() else bytes.fromhex(node.this)
+        return lambda _: constant
     if isinstance(node, exp.Anonymous) and node.name.lower() == "shiftright":
         inner, bits = (_compile(part) for part in node.expressions)
         return lambda row: None if (value := inner(row)) is None else value >> bits(row)
@@ -79,7 +90,7 @@ def _case(node: exp.Case) -> Evaluate:
 
 def _cast(node: exp.Cast) -> Evaluate:
     inner, kind = _compile(node.this), node.to.sql(dialect="spark")
-    target: Callable[[Any], Any] = {"DOUBLE": float, "BIGINT": int, "INT": int, "DECIMAL": Decimal}.get(kind.split("(")[0], lambda value: value)
+    target: Callable[[Any], Any] = {"DOUBLE": float, "STRING": _text, "BIGINT": int, "INT": int, "DECIMAL": Decimal}.get(kind.split("(")[0], lambda value: value)
     if kind == "BINARY":
         return lambda row: None if (value := inner(row)) is None else value.encode()
     return lambda row: None if (value := inner(row)) is None else target(value)

@@ -63,7 +63,9 @@ class ApproxDistinct(Aggregate):
         object.__setattr__(self, "log_size", log_size)
 
     def over(self, kind: DataType) -> Bound:
-        extra = DistinctSketch(_bytes_of(self, kind), self.log_size)
+        # HyperLogLog passes over empty values, so every value gets a byte in front.
+        marked = Element(sql=f"concat(X'3D', {_bytes_of(self, kind).sql})", kind="binary")
+        extra = DistinctSketch(marked, self.log_size)
 
         def finish(found: Folded) -> Values:
             sketches = [None if state is None else datasketches.hll_sketch.deserialize(state) for state in found.extras[0]]
