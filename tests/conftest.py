@@ -80,7 +80,7 @@ def free_ports(count: int) -> list[int]:
     """Random free ports below the range the system gives to clients, so that no client takes one before its server does."""
     chosen: list[int] = []
     while len(chosen) < count:
-        port = random.randrange(20_000, 32_000)  # noqa: S311  not a secret
+        port = random.randrange(20_000, 32_000)
         if port not in chosen and is_free(port):
             chosen.append(port)
     return chosen
