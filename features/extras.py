@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.blocks import TIME, TIME_ELEMENT, Element, LeadingFew, Lifted, Values
-from features.ranges import over_ranges
+from features.ranges import prepare
 
 Bytes = NDArray[np.object_]
 
@@ -80,7 +80,7 @@ class LeadingTexts(Extra):
         codes = np.fromiter((rank.get(value, 0) for value in found.values), dtype=np.float64, count=len(found.values))
         ranked = Element(sql=f"rank of {self.element.sql}")
         block = LeadingFew((TIME_ELEMENT, ranked), self.count, self.sign)
-        rows = over_ranges(block, {TIME_ELEMENT: lifted[TIME_ELEMENT], ranked: Values(codes, found.valid)}, first, end)
+        rows = prepare(block, {TIME_ELEMENT: lifted[TIME_ELEMENT], ranked: Values(codes, found.valid)})(first, end)
         out = np.empty(len(rows), dtype=object)
         for i, line in enumerate((self.sign * rows).reshape(len(rows), self.count, 2).tolist()):
             stamped = [(int(time) + (1 << 63)).to_bytes(8, "big") + distinct[int(code)] for time, code in line if math.isfinite(time)]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from features.blocks import Element, Values
 from features.declaration import FeatureView
-from features.ranges import over_ranges
+from features.ranges import prepare
 from features.windows import Window
 
 Whole = NDArray[np.int64]
@@ -33,12 +33,13 @@ def features_before(view: FeatureView, run: Run) -> dict[str, Values]:
     """Values of every feature column of `view`, one an query, from events strictly before the query's time."""
     layout, out = view.layout, {}
     end = _positions(run, run.query_time)
+    folders = {block: prepare(block, run.lifted) for block in layout.blocks}
     for span in view.spans:
         since = np.zeros(len(end), dtype=np.int64) if span.width is None else (run.query_time - span.width) // span.hop * span.hop
         first = _first(run, span, since)
         rows = np.empty((len(end), layout.width))
-        for block in layout.blocks:
-            rows[:, layout.slices[block]] = over_ranges(block, run.lifted, first, end)
+        for block, over in folders.items():
+            rows[:, layout.slices[block]] = over(first, end)
         extras = np.empty((len(end), len(layout.extras)), dtype=object)
         for position, extra in enumerate(layout.extras):
             extras[:, position] = extra.over(run.lifted, first, end)

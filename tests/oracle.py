@@ -53,10 +53,7 @@ def moment(values: Sequence[Any], power: int) -> Fraction:
     """Sum of powers of the differences from the mean, exactly."""
     numbers = exact(values)
     mean = sum(numbers, Fraction(0)) / len(numbers)
-    summed: Fraction = Fraction(0)
-    for number in numbers:
-        summed += Fraction((number - mean) ** power)
-    return summed
+    return sum((Fraction((number - mean) ** power) for number in numbers), Fraction(0))
 
 
 def together(pairs: Sequence[tuple[Any, Any]]) -> Fraction:

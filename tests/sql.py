@@ -90,7 +90,8 @@ def _case(node: exp.Case) -> Evaluate:
 
 def _cast(node: exp.Cast) -> Evaluate:
     inner, kind = _compile(node.this), node.to.sql(dialect="spark")
-    target: Callable[[Any], Any] = {"DOUBLE": float, "STRING": _text, "BIGINT": int, "INT": int, "DECIMAL": Decimal}.get(kind.split("(")[0], lambda value: value)
+    casts: dict[str, Callable[[Any], Any]] = {"DOUBLE": float, "STRING": _text, "BIGINT": int, "INT": int, "DECIMAL": Decimal}
+    target = casts.get(kind.split("(")[0], lambda value: value)
     if kind == "BINARY":
         return lambda row: None if (value := inner(row)) is None else value.encode()
     return lambda row: None if (value := inner(row)) is None else target(value)
