@@ -42,18 +42,14 @@ test: setup ## Every test, the ones against real Kafka and Cassandra included: w
 	$(PY) -m pytest tests
 
 ##@ Speed
-BENCHES := features batch speed serving scoring
+BENCHES := features
 .PHONY: bench
 bench: $(BENCHES:%=bench-%) ## Every benchmark; each prints a table and saves docs/benchmarks/<name>.{md,json}
 
 .PHONY: $(BENCHES:%=bench-%)
 bench-features: ## Training sets against DuckDB and Spark's window functions
-bench-batch: ## Cost of a batch view per event
-bench-speed: ## The stream into Cassandra
-bench-serving: ## Answers over REST
-bench-scoring: ## Mass scoring against the model library alone
 $(BENCHES:%=bench-%): bench-%: setup .venv/.bench-stamp
-	$(PY) -m benchmarks.$*
+	$(PY) -m tests.bench.$*
 
 ##@ Servers
 .PHONY: up down status
@@ -94,7 +90,7 @@ $(UV):
 
 .venv/.stamp: $(UV) uv.lock pyproject.toml
 	@echo "setup: Python environment from uv.lock into .venv"
-	@python=$$($(FIND_PYTHON)); $(UV) sync --frozen --inexact --quiet --python "$$python"
+	@python=$$($(FIND_PYTHON)); $(UV) sync --frozen --inexact --quiet --compile-bytecode --python "$$python"
 	@touch $@
 
 .venv/.bench-stamp: .venv/.stamp

@@ -1,0 +1,55 @@
+"""How a benchmark is shown and saved: docs/benchmarks/<name>.md for people, <name>.json for programs."""
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from jobs.settings import ROOT
+from jobs.show import say, table
+
+FOLDER = ROOT / "docs" / "benchmarks"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One comparison. `ratio` above 1 is better than the peer; `equal`: were results compared equal (None: nothing to compare)?"""
+
+    work: str
+    peer: str
+    ours: float
+    theirs: float | None
+    unit: str
+    ratio: float | None
+    goal: str
+    equal: bool | None
+
+
+def save(name: str, title: str, rows: Sequence[Row], packages: Sequence[str], notes: Sequence[str]) -> Path:
+    """Print the table and write both files; returns the page's path."""
+    columns = ["work", "peer", "ours", "theirs", "unit", "ratio", "goal", "equal"]
+    cells = [[_cell(asdict(row)[column]) for column in columns] for row in rows]
+    table(title, columns, cells)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    machine = f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores, {_memory():.0f} GiB, Python {platform.python_version()}"
+    versions = ", ".join(f"{package} {version(package)}" for package in packages)
+    lines = [f"# {title}", "", f"`make bench-{name}` on {datetime.now(tz=UTC):%Y-%m-%d}. {machine}. {versions}.", ""]
+    lines += ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns), *["| " + " | ".join(line) + " |" for line in cells], ""]
+    lines += [f"- {note}" for note in notes]
+    page = FOLDER / f"{name}.md"
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    page.with_suffix(".json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+    say(f"saved {page.relative_to(ROOT)} and {page.with_suffix('.json').name}")
+    return page
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _memory() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
