@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from cassandra.query import BatchStatement, BatchType, PreparedStatement
+from cassandra.util import Date as CassandraDate
 from pyspark.sql.datasource import DataSource, DataSourceArrowWriter, DataSourceReader, InputPartition, WriterCommitMessage
 from pyspark.sql.types import StructType
 
@@ -69,7 +70,7 @@ class CassandraSource(DataSource):
         if self.options["table"] not in tables:
             raise MisuseError(f"Cassandra has no table {self.options['table']!r}: there are {', '.join(tables)}")
         columns = tables[self.options["table"]].columns.values()
-        return ", ".join(f"`{column.name}` {_SPARK_TYPES.get(column.cql_type, 'STRING')}" for column in columns)
+        return ", ".join(f"`{column.name}` {_spark_type(column.cql_type)}" for column in columns)
 
     def reader(self, schema: StructType) -> "CassandraReader":
         return CassandraReader(self.options, schema)
@@ -113,7 +114,15 @@ class CassandraReader(DataSourceReader):
             yield tuple(_spark_value(value, kind) for value, kind in zip(row, kinds, strict=True))
 
 
+def _spark_type(cql: str) -> str:
+    if cql.startswith("frozen<list<"):
+        return f"ARRAY<{_spark_type(cql.removeprefix('frozen<list<').removesuffix('>>'))}>"
+    return _SPARK_TYPES.get(cql, "STRING")
+
+
 def _spark_value(value: Any, kind: str) -> Any:
+    if isinstance(value, list):
+        return [one.date() if isinstance(one, CassandraDate) else one for one in value]
     if value is None:
         return None
     if kind == "date":

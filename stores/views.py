@@ -25,6 +25,7 @@ from cassandra.query import PreparedStatement
 from features.declaration import FeatureView, Project
 from features.errors import AnabranchError, UnavailableError
 from features.merge import LABELS, BatchPart, Tiles
+from features.schema import DataType
 from features.times import parse_time
 from stores.cassandra_session import session_for
 from stores.manifest import TABLE, Manifest, read_manifest, swap_manifest
@@ -186,7 +187,7 @@ class Views:
     def ensure_current(self, project: Project) -> None:
         """Create or widen the project's table of current rows; a column whose type changed is made anew."""
         wanted = {"score": "double", "label": "text", "model_version": "text", "batch_version": "bigint", "as_of": "timestamp", "layer": "text"}
-        features = {column.name: CQL_TYPES.get(column.type.name, "decimal") for column in project.columns}
+        features = {column.name: cql_type(column.type) for column in project.columns}
         keys = {name: "text" for name in project.keys if name not in features and name != "key"}
         wanted = {**keys, **features, **wanted}
         table = current_table(project.name)
@@ -224,10 +225,17 @@ class Views:
         return None if row is None else {name: _plain(value) for name, value in zip(found.column_names, row, strict=True)}
 
 
+def cql_type(kind: DataType) -> str:
+    """The CQL type of a feature; a list is frozen, so that writing it again leaves no tombstone."""
+    return f"frozen<list<{cql_type(kind.inner)}>>" if kind.array else CQL_TYPES.get(kind.name, "decimal")
+
+
 def cql_value(value: object, kind: str) -> object:
     """A feature's value as the driver wants it for a column of Spark type `kind`."""
     if value is None:
         return None
+    if isinstance(value, list):
+        return [cql_value(one, kind.removeprefix("ARRAY<").removesuffix(">")) for one in value]
     if kind == "TIMESTAMP" and isinstance(value, str):
         return datetime.fromtimestamp(parse_time(value) / 1e6, tz=UTC)
     if kind == "DATE" and isinstance(value, str):
@@ -236,5 +244,7 @@ def cql_value(value: object, kind: str) -> object:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
     return value.replace(tzinfo=UTC) if isinstance(value, datetime) else value
 
