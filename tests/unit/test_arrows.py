@@ -96,7 +96,7 @@ def test_every_arrow_points_the_right_way() -> None:
 
 def test_every_folder_of_the_layout_is_there_and_looked_at() -> None:
     assert [folder for folder in ARROWS if not list((ROOT / folder).rglob("*.py"))] == []
-    unknown = {path.parent.name for path in ROOT.glob("*/__init__.py")} - set(ARROWS) - {"tests", "benchmarks"}
+    unknown = {path.parent.name for path in ROOT.glob("*/__init__.py")} - set(ARROWS) - {"tests"}
     assert unknown == set()
 
 
