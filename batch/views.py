@@ -56,12 +56,17 @@ def build(spark: SparkSession, lake: Lake, views: Views, models: Models, project
     before = views.manifest(project.name)
     versions = lake.versions(spark, project)
     events = {name: distinct(source, covered(lake.events(spark, project, source), cut)) for name, source in project.sources.items()}
-    version = views.new_version(project, max(int(time.time()), before.batch_version + 1 if before else 0))
+    kept = unchanged(project, before, versions, cut, times)
+    changed = [view.name for view in project.views if view.name not in kept]
+    version = views.new_version(project.name, changed, max(int(time.time()), before.batch_version + 1 if before else 0))
     try:
-        rows = {}
+        rows, tables = {}, {}
         for view in project.views:
-            progress.step(f"view {view.name}: states up to {format_time(cut)}")
-            rows[view.name] = _publish(view, events[view.source.name], views, project, version, cut, times)
+            progress.step(f"view {view.name}: " + (f"states up to {format_time(cut)}" if view.name in changed else "nothing changed, kept as it is"))
+            tables[view.name], rows[view.name] = kept.get(view.name) or (
+                batch_table(project.name, view.name, version),
+                _publish(view, events[view.source.name], views, project, version, cut, times),
+            )
         champion = models.champion(project.name)
         entry = Manifest(
             project=project.name,
@@ -70,6 +75,7 @@ def build(spark: SparkSession, lake: Lake, views: Views, models: Models, project
             slack=times.slack_seconds * SECOND,
             built_at=time.time_ns() // 1000,
             fingerprints={view.name: view.fingerprint for view in project.views},
+            tables=tables,
             rows=rows,
             lake_versions=versions,
             model_version=champion,
@@ -77,13 +83,22 @@ def build(spark: SparkSession, lake: Lake, views: Views, models: Models, project
         views.ensure_tiles(project)
         views.swap(entry, before, _still_valid(before, project))
     except BaseException:
-        views.drop_version(project, version)
+        views.drop_version(project.name, changed, version)
         raise
     progress.step("current rows of every key")
     reset = reset_current(views, models, project, events, champion)
     seconds = time.monotonic() - started
     log.info("built project=%s version=%s cut=%s rows=%s seconds=%.1f", project.name, version, format_time(cut), rows, seconds)
     return Built(manifest=entry, current_rows=reset, seconds=seconds)
+
+
+def unchanged(project: Project, before: Manifest | None, lake_versions: Mapping[str, int], cut: int, times: TimeSettings) -> dict[str, tuple[str, int]]:
+    """Table and rows, by view, of states that are there already: same meaning (whatever its name), same events, same cut."""
+    if before is None or (before.cut, before.slack) != (cut, times.slack_seconds * SECOND):
+        return {}
+    known = {fingerprint: (before.tables[view], before.rows[view]) for view, fingerprint in before.fingerprints.items()}
+    same = [view for view in project.views if before.lake_versions.get(view.source.name) == lake_versions.get(view.source.name)]
+    return {view.name: known[view.fingerprint] for view in same if view.fingerprint in known}
 
 
 def _still_valid(before: Manifest | None, project: Project) -> Manifest | None:

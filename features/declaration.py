@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -150,15 +150,19 @@ class FeatureView:
     @cached_property
     def fingerprint(self) -> str:
         """Changes with anything that changes the meaning or layout of stored states; names of features do not."""
+        return _digest([*self._ground(self.features.values()), *self.layout.sql(), *(extra.sql() for extra in self.layout.extras)])
+
+    def feature_fingerprint(self, name: str) -> str:
+        """Changes with anything that changes the values of one feature; its name does not."""
+        return _digest([*self._ground([self.features[name]]), self.features[name].meaning()])
+
+    def _ground(self, aggregates: Iterable[Aggregate]) -> list[str]:
+        """What every state depends on: the source, the key, the windows, and the types of the columns that are read."""
         source = self.source
-        parts = [source.name, source.topic or "", source.id, source.time, repr(self.keys), repr([(s.width, s.hop) for s in self.spans])]
         used = {name.lower() for name in (*self.keys, source.time, source.id)}
-        for aggregate in self.features.values():
-            for text in aggregate.texts:
-                used.update(name.lower() for name in columns_used(text))
-        parts += [f"{c.name}:{c.type}" for c in source.columns if c.name.lower() in used]
-        parts += [*self.layout.sql(), *(extra.sql() for extra in self.layout.extras)]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+        used.update(name.lower() for aggregate in aggregates for text in aggregate.texts for name in columns_used(text))
+        types = [f"{c.name}:{c.type}" for c in source.columns if c.name.lower() in used]
+        return [source.name, source.topic or "", source.id, source.time, repr(self.keys), repr([(s.width, s.hop) for s in self.spans]), *types]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +279,11 @@ class Project:
         parts += [aggregate.meaning() for view in self.views for aggregate in view.features.values()]
         if label and model:
             parts += [label.source.name, repr(label.keys), label.target, model.trainer, model.metric, repr(model.features), repr(sorted(model.params.items()))]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+        return _digest(parts)
+
+
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
 def _unique(names: list[str], what: str) -> None:

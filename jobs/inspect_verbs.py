@@ -100,7 +100,11 @@ def described(project: Project) -> dict[str, Any]:
         "fingerprint": project.fingerprint,
         "sources": {name: {"topic": source.topic, "schema": source.schema} for name, source in project.sources.items()},
         "views": {view.name: {"key": list(view.keys), "source": view.source.name, "fingerprint": view.fingerprint} for view in project.views},
-        "features": [{"name": c.name, "type": str(c.type), "window": c.window.name} for c in project.columns],
+        "features": [
+            {"name": c.name, "type": str(c.type), "window": c.window.name, "fingerprint": view.feature_fingerprint(c.feature)}
+            for view in project.views
+            for c in view.columns
+        ],
         "label": None if label is None else {"source": label.source.name, "target": label.target},
         "model": None if model is None else {"trainer": model.trainer, "metric": model.metric, "features": list(project.model_features)},
     }

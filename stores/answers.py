@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from features.declaration import Project
 from features.keys import key_text
 from features.merge import merge
-from stores.views import Manifest, Pending, Views
+from stores.manifest import Manifest
+from stores.views import Pending, Views
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ become framed extras (states.py). Writes are upserts, so a retried task does no 
 (microseconds), a slow retry never beats a newer write.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from threading import Semaphore
@@ -45,7 +45,7 @@ def cassandra_options(settings: ViewsSettings) -> dict[str, str]:
     return options if settings.username is None else {**options, "username": settings.username, "password": settings.password or ""}
 
 
-def _settings(options: dict[str, str]) -> ViewsSettings:
+def _settings(options: Mapping[str, str]) -> ViewsSettings:
     return ViewsSettings(
         hosts=tuple(options["hosts"].split(",")),
         port=int(options["port"]),
@@ -92,7 +92,7 @@ class TokenRange(InputPartition):
 class CassandraReader(DataSourceReader):
     """Reads by token ranges, a page at a time."""
 
-    def __init__(self, options: dict[str, str], schema: StructType) -> None:
+    def __init__(self, options: Mapping[str, str], schema: StructType) -> None:
         self.options, self.schema = dict(options), schema
 
     def partitions(self) -> Sequence[InputPartition]:
@@ -140,7 +140,7 @@ class Written(WriterCommitMessage):
 class CassandraWriter(DataSourceArrowWriter):
     """Upserts Arrow batches: small unlogged batches, many in flight."""
 
-    def __init__(self, options: dict[str, str], schema: StructType) -> None:
+    def __init__(self, options: Mapping[str, str], schema: StructType) -> None:
         self.options, self.names = dict(options), [field.name for field in schema.fields]
 
     def write(self, iterator: Iterator[pa.RecordBatch]) -> WriterCommitMessage:
@@ -204,8 +204,9 @@ def stored(column: pa.Array) -> list[Any]:
     """A column's values as the driver takes them; arrays of numbers as float64 bytes, arrays of binary as framed extras."""
     kind = column.type
     if pa.types.is_list(kind) and pa.types.is_floating(kind.value_type):
-        offsets, data = column.offsets.to_numpy(), memoryview(np.ascontiguousarray(column.values.to_numpy(), dtype="<f8")).cast("B")
-        return [bytes(data[8 * start : 8 * end]) for start, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
+        offsets = column.offsets.to_numpy()
+        data = np.ascontiguousarray(column.values.to_numpy(), dtype="<f8").tobytes()
+        return [data[8 * start : 8 * end] for start, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
     values: list[Any] = column.to_pylist()
     if pa.types.is_list(kind) and pa.types.is_list(kind.value_type):
         return [None if value is None or value[0] is None else pack_extras(value) for value in values]

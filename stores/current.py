@@ -31,7 +31,8 @@ def refresh(answers: Answers, scorer: Scorer | None, project: Project, keys: Seq
 
 
 def _rows(project: Project, found: Sequence[Answer], scorer: Scorer | None, layer: str) -> list[dict[str, Any]]:
-    scores, labels = [None] * len(found), [None] * len(found)
+    scores: list[float | None] = [None] * len(found)
+    labels: list[int | None] = [None] * len(found)
     if scorer is not None:
         raw = scorer.score({name: [answer.values[name] for answer in found] for name in scorer.features})
         scores, labels = raw.tolist(), list(scorer.label(raw))

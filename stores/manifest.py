@@ -14,7 +14,7 @@ model_version text, built_at timestamp, entry text, previous text)"""
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """One batch version of a project: times in microseconds; `fingerprints` and `rows` by view; `lake_versions` by source."""
+    """One batch version of a project: times in microseconds; `fingerprints`, `tables` of states and `rows` by view; `lake_versions` by source."""
 
     project: str
     batch_version: int
@@ -22,6 +22,7 @@ class Manifest:
     slack: int
     built_at: int
     fingerprints: Mapping[str, str]
+    tables: Mapping[str, str]
     rows: Mapping[str, int]
     lake_versions: Mapping[str, int] = field(default_factory=dict)
     model_version: str | None = None

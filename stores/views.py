@@ -10,7 +10,7 @@ A table of states belongs to one fingerprint of its view, so states of two meani
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -127,32 +127,35 @@ class Views:
     def swap(self, entry: Manifest, expected: Manifest | None, previous: Manifest | None) -> None:
         """Make `entry` current if the manifest still is `expected`, then drop versions that neither can need."""
         swap_manifest(self.session, entry, previous, expected)
-        self._drop_older(entry.project, [*entry.rows], min(entry.batch_version, previous.batch_version if previous else entry.batch_version))
+        needed = {*entry.tables.values(), *(previous.tables.values() if previous else ())}
+        known = {*entry.tables, *(previous.tables if previous else ()), *(expected.tables if expected else ())}
+        self._drop_unneeded(entry.project, known, needed, max(entry.batch_version, previous.batch_version if previous else 0))
 
-    def _drop_older(self, project: str, views: Sequence[str], oldest: int) -> None:
+    def _drop_unneeded(self, project: str, views: Set[str], needed: Set[str], newest: int) -> None:
         prefixes = [batch_table(project, view, 0)[:-1] for view in views]
-        for name in list(self._tables()):
+        for name in [name for name in self._tables() if name not in needed]:
             for prefix in prefixes:
                 version = name.removeprefix(prefix)
-                if version != name and version.isdigit() and int(version) < oldest:
+                # A newer one belongs to a build that is still under way.
+                if version != name and version.isdigit() and int(version) <= newest:
                     log.info("dropping %s: no manifest needs it", name)
                     self.session.execute(f"DROP TABLE IF EXISTS {name}")
 
-    def new_version(self, project: Project, wanted: int) -> int:
-        """Create the batch tables of a version that nobody has, `wanted` or the next free one."""
+    def new_version(self, project: str, views: Sequence[str], wanted: int) -> int:
+        """Create the batch tables of `views` for a version that nobody has, `wanted` or the next free one."""
         self.session.execute(TABLE)
         while True:
             try:
-                for view in project.views:
-                    self.session.execute(f"CREATE TABLE {batch_table(project.name, view.name, wanted)} (key text PRIMARY KEY, states blob, extras blob)")
+                for view in views:
+                    self.session.execute(f"CREATE TABLE {batch_table(project, view, wanted)} (key text PRIMARY KEY, states blob, extras blob)")
                 return wanted
             except AlreadyExists:
                 wanted += 1
 
-    def drop_version(self, project: Project, version: int) -> None:
+    def drop_version(self, project: str, views: Sequence[str], version: int) -> None:
         """Drop the tables of a version that failed."""
-        for view in project.views:
-            self.session.execute(f"DROP TABLE IF EXISTS {batch_table(project.name, view.name, version)}")
+        for view in views:
+            self.session.execute(f"DROP TABLE IF EXISTS {batch_table(project, view, version)}")
 
     def ensure_tiles(self, project: Project) -> None:
         """Create the tile tables of a project's views."""
@@ -171,7 +174,7 @@ class Views:
             if manifest is not None:
                 if manifest.fingerprints.get(view.name) != view.fingerprint:
                     raise AnabranchError(f"view {view.name!r} of {project!r} was declared anew since the last build: run 'anabranch build {project}'")
-                statement = f"SELECT states, extras FROM {batch_table(project, view.name, manifest.batch_version)} WHERE key = ?"
+                statement = f"SELECT states, extras FROM {manifest.tables[view.name]} WHERE key = ?"
                 batch = session.execute_async(_prepared(session, statement), (key,))
             if view.source.topic is not None and tiles_table(project, view) in self._tables():
                 statement = f"SELECT tile_start, state, extra FROM {tiles_table(project, view)} WHERE key = ? AND slot >= ?"

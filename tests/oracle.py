@@ -49,11 +49,19 @@ def exact(values: Sequence[Any]) -> list[Fraction]:
     return [Fraction(value) for value in values]
 
 
+def _power(number: Fraction, power: int) -> Fraction:
+    """Typed, where Fraction ** int is not."""
+    product = Fraction(1)
+    for _ in range(power):
+        product *= number
+    return product
+
+
 def moment(values: Sequence[Any], power: int) -> Fraction:
     """Sum of powers of the differences from the mean, exactly."""
     numbers = exact(values)
     mean = sum(numbers, Fraction(0)) / len(numbers)
-    return sum((Fraction((number - mean) ** power) for number in numbers), Fraction(0))
+    return sum([_power(number - mean, power) for number in numbers], start=Fraction(0))
 
 
 def together(pairs: Sequence[tuple[Any, Any]]) -> Fraction:

@@ -5,7 +5,7 @@ events give stands in each class. The argument is a column or a row-by-row SQL e
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -22,6 +22,7 @@ NUMBERS = "numbers"
 ORDERED = "numbers, BOOLEAN, DATE and TIMESTAMP"
 ANYTHING = "every type"
 CONDITION = "BOOLEAN"
+TOLERANCE = 1e-9  # of floats, relative
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,16 @@ class Aggregate(ABC):
     def texts(self) -> tuple[str, ...]:
         """Every SQL text of the declaration."""
         return tuple(text for text in (self.argument, self.where) if text is not None)
+
+    def witnesses(self) -> "Mapping[str, Aggregate]":
+        """Exact aggregates that `agrees` needs to judge an approximate value; none for exact ones."""
+        return {}
+
+    def agrees(self, exact: object, served: object, witnessed: Mapping[str, object]) -> bool:
+        """Is a served value as near to the exact one as this class states? Floats to 1e-9, all else equal."""
+        if isinstance(exact, float) and isinstance(served, float):
+            return abs(exact - served) <= TOLERANCE * max(1.0, abs(exact))
+        return exact == served
 
     @property
     def text(self) -> str:

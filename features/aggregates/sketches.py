@@ -1,5 +1,7 @@
 """Distinct values, percentiles and frequent values: exact and bounded, or sketches with a stated error."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +64,11 @@ class ApproxDistinct(Aggregate):
             raise DeclarationError(f"ApproxDistinct: log_size={log_size!r} must be a whole number from 4 to 21")
         object.__setattr__(self, "log_size", log_size)
 
+    def agrees(self, exact: object, served: object, witnessed: Mapping[str, object]) -> bool:
+        if not isinstance(exact, int) or not isinstance(served, int):
+            return exact == served
+        return abs(exact - served) <= 4 * 1.04 / math.sqrt(2**self.log_size) * exact + 0.5
+
     def over(self, kind: DataType) -> Bound:
         # HyperLogLog passes over empty values, so every value gets a byte in front.
         marked = Element(sql=f"concat(X'3D', {_bytes_of(self, kind).sql})", kind="binary")
@@ -117,6 +124,15 @@ class ApproxPercentile(Aggregate):
 
         return Bound(DOUBLE, finish, extras=(extra,), exactly=exactly)
 
+    def witnesses(self) -> Mapping[str, Aggregate]:
+        error = 2 * datasketches.kll_doubles_sketch.get_normalized_rank_error(self.size, False)
+        low, high = max(self.percentage - error, 0.0), min(self.percentage + error, 1.0)
+        return {"low": ApproxPercentile(self.text, low, where=self.where), "high": ApproxPercentile(self.text, high, where=self.where)}
+
+    def agrees(self, exact: object, served: object, witnessed: Mapping[str, object]) -> bool:
+        low, high = witnessed["low"], witnessed["high"]
+        return exact == served or (isinstance(served, float) and isinstance(low, float) and isinstance(high, float) and low <= served <= high)
+
     def _quantile(self, state: bytes) -> float:
         return float(datasketches.kll_doubles_sketch.deserialize(state).get_quantile(self.percentage, True))
 
@@ -135,6 +151,14 @@ class MostFrequent(Aggregate):
     def __init__(self, argument: str, *, tracked: int = 100, where: str | None = None) -> None:
         super().__init__(argument, where=where)
         object.__setattr__(self, "tracked", bounded("MostFrequent", "tracked", tracked, 10_000))
+
+    def witnesses(self) -> Mapping[str, Aggregate]:
+        return {"distinct": Distinct(self.text, most=min(self.tracked + 1, 10_000), where=self.where)}
+
+    def agrees(self, exact: object, served: object, witnessed: Mapping[str, object]) -> bool:
+        # Beyond `tracked` values several may be the most frequent within the stated error.
+        distinct = witnessed["distinct"]
+        return exact == served or (served is not None and isinstance(distinct, int) and distinct > self.tracked)
 
     def _accepts(self, kind: DataType) -> bool:
         return kind.integral or kind.name in ("STRING", "BOOLEAN", "DATE")

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from features import Count, FeatureView, Max, Mean, Min, Project, Source, Sum
+from features import Aggregate, Count, FeatureView, Max, Mean, Min, Project, Source, Sum
 from features.declaration import Label, Model
 from features.merge import BatchPart, Tiles, merge
 from features.spark import point_in_time
@@ -169,7 +169,8 @@ def training_rows(spark: SparkSession, folder: Path, sizes: list[int], steps: St
 
 def answer_rows() -> list[Row]:
     """One key of 50 features: decode and fold a batch part and 40 tiles, in one Python thread."""
-    made = {f"{kind.__name__.lower()}{i}": kind(f"x + {i}") for i in range(10) for kind in (Sum, Mean, Min, Max)}
+    kinds: tuple[type[Aggregate], ...] = (Sum, Mean, Min, Max)
+    made: dict[str, Aggregate] = {f"{kind.__name__.lower()}{i}": kind(f"x + {i}") for i in range(10) for kind in kinds}
     made |= {f"count{i}": Count(where=f"x > {i}") for i in range(10)}
     view = FeatureView(name="v", source=SOURCE, key="k", windows=("1d",), features=made)
     random, width = np.random.default_rng(1), view.layout.width

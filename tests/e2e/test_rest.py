@@ -95,7 +95,7 @@ def build(views: Views, project: Project, cut: int) -> int:
     """Publish one key's batch states up to the cut, as a build does; returns the version."""
     (view,) = project.views
     before = views.manifest(project.name)
-    version = views.new_version(project, before.batch_version + 1 if before else 1)
+    version = views.new_version(project.name, [view.name], before.batch_version + 1 if before else 1)
     events = [Event(id=str(i), key="k1", time=cut - i * HOUR, arrival=cut - i * HOUR, x=float(i)) for i in (1, 2, 3)]
     part = batch_part(view, events, cut)
     statement = f"INSERT INTO {batch_table(project.name, view.name, version)} (key, states, extras) VALUES (%s, %s, %s)"
@@ -107,6 +107,7 @@ def build(views: Views, project: Project, cut: int) -> int:
         slack=SLACK,
         built_at=now_micros(),
         fingerprints={view.name: view.fingerprint},
+        tables={view.name: batch_table(project.name, view.name, version)},
         rows={view.name: 1},
     )
     views.ensure_tiles(project)
