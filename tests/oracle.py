@@ -53,14 +53,14 @@ def moment(values: Sequence[Any], power: int) -> Fraction:
     """Sum of powers of the differences from the mean, exactly."""
     numbers = exact(values)
     mean = Fraction(sum(numbers)) / len(numbers)
-    return Fraction(sum((number - mean) ** power for number in numbers))
+    return sum((Fraction((number - mean) ** power) for number in numbers), start=Fraction(0))
 
 
 def together(pairs: Sequence[tuple[Any, Any]]) -> Fraction:
     """Sum of products of the differences from both means, exactly."""
     xs, ys = exact([x for x, _ in pairs]), exact([y for _, y in pairs])
-    mx, my = sum(xs) / len(xs), sum(ys) / len(ys)
-    return sum(((x - mx) * (y - my) for x, y in zip(xs, ys, strict=True)), Fraction(0))
+    mx, my = Fraction(sum(xs)) / len(xs), Fraction(sum(ys)) / len(ys)
+    return sum(((x - mx) * (y - my) for x, y in zip(xs, ys, strict=True)), start=Fraction(0))
 
 
 def total(values: Sequence[Any]) -> Any:
