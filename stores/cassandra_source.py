@@ -10,12 +10,16 @@ become framed extras (states.py). Writes are upserts, so a retried task does no 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import pairwise
 from threading import Semaphore
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from cassandra.cluster import Session
+from cassandra.metadata import TableMetadata
 from cassandra.query import BatchStatement, BatchType, PreparedStatement
 from cassandra.util import Date as CassandraDate
 from pyspark.sql.datasource import DataSource, DataSourceArrowWriter, DataSourceReader, InputPartition, WriterCommitMessage
@@ -65,11 +69,7 @@ class CassandraSource(DataSource):
         return "cassandra"
 
     def schema(self) -> str:
-        session = session_for(_settings(self.options))
-        tables = session.cluster.metadata.keyspaces[self.options["keyspace"]].tables
-        if self.options["table"] not in tables:
-            raise MisuseError(f"Cassandra has no table {self.options['table']!r}: there are {', '.join(tables)}")
-        columns = tables[self.options["table"]].columns.values()
+        columns = _table(session_for(_settings(self.options)), self.options).columns.values()
         return ", ".join(f"`{column.name}` {_spark_type(column.cql_type)}" for column in columns)
 
     def reader(self, schema: StructType) -> "CassandraReader":
@@ -98,20 +98,30 @@ class CassandraReader(DataSourceReader):
     def partitions(self) -> Sequence[InputPartition]:
         count = int(self.options.get("partitions", "4"))
         edges = [-(2**63) + (2**64 - 1) * i // count for i in range(count + 1)]
-        return [TokenRange(start, end) for start, end in zip(edges, edges[1:], strict=False)]
+        return [TokenRange(start, end) for start, end in pairwise(edges)]
 
     def read(self, partition: InputPartition) -> Iterator[tuple[Any, ...]]:
         if not isinstance(partition, TokenRange):
             raise MisuseError("this reader takes its own token ranges only")
         session = session_for(_settings(self.options))
-        table = session.cluster.metadata.keyspaces[self.options["keyspace"]].tables[self.options["table"]]
+        table = _table(session, self.options)
         keys = ", ".join(f'"{column.name}"' for column in table.partition_key)
         names = ", ".join(f'"{field.name}"' for field in self.schema.fields)
         lower = ">=" if partition.start == -(2**63) else ">"
-        query = f'SELECT {names} FROM {self.options["table"]} WHERE token({keys}) {lower} {partition.start} AND token({keys}) <= {partition.end}'
+        query = f"SELECT {names} FROM {self.options['table']} WHERE token({keys}) {lower} {partition.start} AND token({keys}) <= {partition.end}"
         kinds = [field.dataType.typeName() for field in self.schema.fields]
         for row in session.execute(query):
             yield tuple(_spark_value(value, kind) for value, kind in zip(row, kinds, strict=True))
+
+
+def _table(session: Session, options: Mapping[str, str]) -> TableMetadata:
+    """What the server knows of the table now: another process may have made or changed it a moment ago."""
+    keyspace, table = options["keyspace"], options["table"]
+    session.cluster.refresh_table_metadata(keyspace, table)
+    tables = session.cluster.metadata.keyspaces[keyspace].tables
+    if table not in tables:
+        raise MisuseError(f"Cassandra has no table {table!r}: there are {', '.join(tables)}")
+    return tables[table]
 
 
 def _spark_type(cql: str) -> str:
@@ -122,12 +132,12 @@ def _spark_type(cql: str) -> str:
 
 def _spark_value(value: Any, kind: str) -> Any:
     if isinstance(value, list):
-        return [one.date() if isinstance(one, CassandraDate) else one for one in value]
-    if value is None:
-        return None
-    if kind == "date":
+        return [_spark_value(one, "") for one in value]
+    if isinstance(value, CassandraDate):
         return value.date()
-    return str(value) if kind == "string" else value
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=UTC)  # Spark would take a time without a zone for one of this machine's
+    return str(value) if kind == "string" and value is not None else value
 
 
 @dataclass

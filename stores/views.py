@@ -21,6 +21,7 @@ import numpy as np
 from cassandra import AlreadyExists, InvalidRequest, OperationTimedOut, RequestExecutionException
 from cassandra.cluster import NoHostAvailable, ResponseFuture, Session
 from cassandra.query import PreparedStatement
+from cassandra.util import Date as CassandraDate
 
 from features.declaration import FeatureView, Project
 from features.errors import AnabranchError, UnavailableError
@@ -63,7 +64,8 @@ def current_table(project: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _prepared(session: Session, statement: str) -> PreparedStatement:
+def _prepared(session: Session, statement: str, types: tuple[str, ...] = ()) -> PreparedStatement:  # noqa: ARG001 - part of the cache's key
+    """The statement, prepared once; `types` of the columns, where a table of the same name may come to have others."""
     return session.prepare(statement)
 
 
@@ -207,12 +209,15 @@ class Views:
     def write_current(self, project: str, rows: Sequence[Mapping[str, Any]], as_of: int) -> None:
         """Upsert current rows, all with the same columns; a row of a later `as_of` is never overwritten by an earlier one."""
         session = self.session
+        table = self._tables().get(current_table(project))
+        # Values bound for the types of a table that was made anew meanwhile would be stored as other numbers.
+        types = tuple(f"{column.name} {column.cql_type}" for column in table.columns.values()) if table else ()
         futures = []
         for row in rows:
             names = ", ".join(f'"{name}"' for name in row)
             marks = ", ".join("?" * len(row))
             statement = f"INSERT INTO {current_table(project)} ({names}) VALUES ({marks}) USING TIMESTAMP ?"
-            futures.append(session.execute_async(_prepared(session, statement), [*row.values(), as_of]))
+            futures.append(session.execute_async(_prepared(session, statement, types), [*row.values(), as_of]))
         for future in futures:
             future.result()
 
@@ -249,5 +254,6 @@ def cql_value(value: object, kind: str) -> object:
 def _plain(value: object) -> object:
     if isinstance(value, list):
         return [_plain(one) for one in value]
+    if isinstance(value, CassandraDate):
+        return value.date()
     return value.replace(tzinfo=UTC) if isinstance(value, datetime) else value
-
