@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from features.blocks import Element, Lifted, Values
 from features.extras import Bytes, Extra, frames
-from features.wavelet import Whole, WaveletMatrix
+from features.wavelet import WaveletMatrix, Whole
 
 
 class Summary(Extra):

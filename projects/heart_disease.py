@@ -16,8 +16,7 @@ exams = Source(
     topic="exams",
     id="exam_id",
     time="examined_at",
-    schema="exam_id STRING, patient_id STRING, examined_at TIMESTAMP, "
-    + ", ".join(f"{name} {kind}" for name, kind in ATTRIBUTES.items()),
+    schema="exam_id STRING, patient_id STRING, examined_at TIMESTAMP, " + ", ".join(f"{name} {kind}" for name, kind in ATTRIBUTES.items()),
     description="Clinical exams with the 13 attributes of the UCI Heart Disease data",
 )
 

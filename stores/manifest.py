@@ -56,4 +56,6 @@ def swap_manifest(session: Session, entry: Manifest, previous: Manifest | None, 
         WHERE project = %s IF revision = %s"""
         applied = session.execute(statement, (expected.revision + 1, *values, entry.project, expected.revision)).was_applied
     if not applied:
-        raise AnabranchError(f"another build or rollback of {entry.project!r} finished first, so this one was not made current: run it again if it is still wanted")
+        raise AnabranchError(
+            f"another build or rollback of {entry.project!r} finished first, so this one was not made current: run it again if it is still wanted"
+        )

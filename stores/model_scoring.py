@@ -12,8 +12,6 @@ texts as their position among the categories seen in training (an unknown text i
 are missing.
 """
 
-# ruff: noqa: PLC0415 - a version needs one of the two
-
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path

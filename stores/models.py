@@ -5,8 +5,6 @@ serves, ``previous`` served before it. MLflow takes seconds to import, so it is 
 only its settings and may be pickled.
 """
 
-# ruff: noqa: PLC0415 - MLflow takes seconds to import
-
 import json
 import logging
 import os

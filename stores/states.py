@@ -1,7 +1,7 @@
 """How states look as bytes in Cassandra: little-endian float64 rows, read back without any per-value work, and framed extras.
 
-    states   float64[k, 2 + width]           one row a segment (features/merge.py), as it lies in memory
-    extras   per state, per extra:           uint32 length + 1, then the bytes; length 0 means no events
+states   float64[k, 2 + width]           one row a segment (features/merge.py), as it lies in memory
+extras   per state, per extra:           uint32 length + 1, then the bytes; length 0 means no events
 """
 
 import struct

@@ -36,7 +36,13 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "Distinct": {"most": 6},
     "ApproxPercentile": {"percentage": 0.9},
 }
-COLUMNS = {"numbers": "xnd", "numbers, BOOLEAN, DATE and TIMESTAMP": "xndb", "BOOLEAN": "b", "every type": "xndsb", "STRING, whole numbers, BOOLEAN and DATE": "nsb"}
+COLUMNS = {
+    "numbers": "xnd",
+    "numbers, BOOLEAN, DATE and TIMESTAMP": "xndb",
+    "BOOLEAN": "b",
+    "every type": "xndsb",
+    "STRING, whole numbers, BOOLEAN and DATE": "nsb",
+}
 
 
 def features_of(windows: str) -> dict[str, Aggregate]:

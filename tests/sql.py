@@ -42,41 +42,56 @@ def compile_sql(text: str) -> Evaluate:
 def _compile(node: exp.Expr) -> Evaluate:
     if isinstance(node, exp.Paren):
         return _compile(node.this)
+    if isinstance(node, exp.Case):
+        return _case(node)
+    if isinstance(node, exp.Cast):
+        return _cast(node)
+    found = _leaf(node) or _logic(node) or _arithmetic(node)
+    if found is None:
+        raise NotImplementedError(f"{type(node).__name__}: {node.sql(dialect='spark')}: teach tests/sql.py this expression")
+    return found
+
+
+def _leaf(node: exp.Expr) -> Evaluate | None:
     if isinstance(node, exp.Column):
         name = node.name
         return lambda row: row[name]
     if isinstance(node, exp.Literal):
         constant = node.this if node.is_string else int(node.this) if node.this.isdigit() else float(node.this)
         return lambda _: constant
-    if isinstance(node, exp.Case):
-        return _case(node)
-    if isinstance(node, exp.Cast):
-        return _cast(node)
+    if isinstance(node, exp.HexString):
+        blob = bytes.fromhex(node.this)
+        return lambda _: blob
+    return None
+
+
+def _logic(node: exp.Expr) -> Evaluate | None:
     if isinstance(node, exp.And):
         left, right = _compile(node.left), _compile(node.right)
         return lambda row: bool(left(row)) and bool(right(row))  # NULL is as good as false under CASE
     if isinstance(node, exp.Not):
-        inner = _compile(node.this)
-        return lambda row: not inner(row)
+        denied = _compile(node.this)
+        return lambda row: not denied(row)
     if isinstance(node, exp.Is):
         inner = _compile(node.this)
         return lambda row: inner(row) is None
+    return None
+
+
+def _arithmetic(node: exp.Expr) -> Evaluate | None:
     if isinstance(node, (exp.Abs, exp.Neg)):
         inner, sign = _compile(node.this), isinstance(node, exp.Neg)
         return lambda row: None if (value := inner(row)) is None else -value if sign else abs(value)
     if isinstance(node, exp.Concat):
         parts = [_compile(part) for part in node.expressions]
         return lambda row: None if None in (values := [part(row) for part in parts]) else b"".join(values)
-    if isinstance(node, exp.HexString):
-        constant = int(node.this).to_bytes(1, "big") if node.this.isdigit() else bytes.fromhex(node.this)
-        return lambda _: constant
     if isinstance(node, exp.Anonymous) and node.name.lower() == "shiftright":
-        inner, bits = (_compile(part) for part in node.expressions)
-        return lambda row: None if (value := inner(row)) is None else value >> bits(row)
+        shifted, bits = (_compile(part) for part in node.expressions)
+        return lambda row: None if (value := shifted(row)) is None else value >> bits(row)
     if isinstance(node, exp.Binary) and type(node) in _BINARY:
         operation, left, right = _BINARY[type(node)], _compile(node.left), _compile(node.right)
         return lambda row: None if (a := left(row)) is None or (b := right(row)) is None else operation(a, b)
-    raise NotImplementedError(f"{type(node).__name__}: {node.sql(dialect='spark')}: teach tests/sql.py this expression")
+    return None
 
 
 def _case(node: exp.Case) -> Evaluate:

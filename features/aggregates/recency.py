@@ -48,7 +48,7 @@ class DecayedSum(Aggregate):
         return Bound(DOUBLE, lambda found: self.faded(found, block), (block,))
 
     @staticmethod
-    def faded(found: Folded, block: Faded) -> Values:  # noqa: ARG004 - as the sum it overrides
+    def faded(found: Folded, block: Faded) -> Values:
         """The value of states [reference, weighted sum, weight] at the time of the answer."""
         rows = found.rows[0]
         valid = np.isfinite(rows[:, 0])
