@@ -43,9 +43,13 @@ def latest_cut(times: TimeSettings, now: int) -> int:
     return floor_to(now, times.slot_seconds * SECOND)
 
 
-def covered(events: DataFrame, cut: int) -> DataFrame:
-    """The events a batch owes: every landed file row, and what came by topic before the cut."""
-    return events.where(F.col("_file").isNotNull() | (F.col("_arrival") < F.lit(from_micros(cut))))
+def owed(spark: SparkSession, lake: Lake, project: Project, cut: int) -> dict[str, DataFrame]:
+    """The distinct events a batch owes, by source: first arrivals by file, and those that came by topic before the cut.
+
+    Duplicates go first, so that a file row whose event came by topic at or after the cut is left to the stream.
+    """
+    covered = F.col("_file").isNotNull() | (F.col("_arrival") < F.lit(from_micros(cut)))
+    return {name: distinct(source, lake.events(spark, project, source)).where(covered) for name, source in project.sources.items()}
 
 
 def build(spark: SparkSession, lake: Lake, views: Views, models: Models, project: Project, times: TimeSettings, cut: int, progress: Progress) -> Built:
@@ -55,7 +59,7 @@ def build(spark: SparkSession, lake: Lake, views: Views, models: Models, project
         raise AnabranchError(f"cut {format_time(cut)} is no slot boundary: slots are {times.slot_seconds} s long")
     before = views.manifest(project.name)
     versions = lake.versions(spark, project)
-    events = {name: distinct(source, covered(lake.events(spark, project, source), cut)) for name, source in project.sources.items()}
+    events = owed(spark, lake, project, cut)
     kept = unchanged(project, before, versions, cut, times)
     changed = [view.name for view in project.views if view.name not in kept]
     version = views.new_version(project.name, changed, max(int(time.time()), before.batch_version + 1 if before else 0))
@@ -127,8 +131,7 @@ def entities(project: Project, events: Mapping[str, DataFrame]) -> DataFrame:
 
 def reset_current_rows(spark: SparkSession, lake: Lake, views: Views, models: Models, project: Project, cut: int) -> int:
     """The same for a champion that came after the build, such as the first one."""
-    events = {name: distinct(source, covered(lake.events(spark, project, source), cut)) for name, source in project.sources.items()}
-    return reset_current(views, models, project, events, models.champion(project.name))
+    return reset_current(views, models, project, owed(spark, lake, project, cut), models.champion(project.name))
 
 
 def reset_current(views: Views, models: Models, project: Project, events: Mapping[str, DataFrame], champion: str | None) -> int:

@@ -9,6 +9,7 @@ from features.declaration import Project
 from features.loading import load_project
 from jobs.session import spark_session
 from jobs.settings import Settings
+from speed.views import Channel
 from stores.answers import Answers
 from stores.bus import Bus
 from stores.cassandra_session import close_sessions
@@ -56,6 +57,20 @@ class Context:
     def answers(self) -> Answers:
         """Merged answers, with the manifest of this very moment."""
         return Answers(self.views)
+
+    def channel(self, *, once: bool) -> Channel:
+        """What the stream works with; `once` drains what is there and stops."""
+        speed = self.settings.speed
+        return Channel(
+            lake=self.lake,
+            bus=self.bus,
+            views=self.views,
+            models=self.models,
+            times=self.settings.times,
+            checkpoints=str(speed.checkpoint_root),
+            trigger=None if once else speed.trigger,
+            most_offsets=speed.max_offsets_per_trigger,
+        )
 
     def close(self) -> None:
         """Stop what was started."""

@@ -105,11 +105,8 @@ def _river(context: Context, steps: Steps, keep: bool) -> str:
 
 
 def _stream(context: Context, project: Project, steps: Steps) -> None:
-    settings = context.settings
     before = _features(context, project)
-    queries = start(
-        context.spark, context.bus, context.views, context.models, project, settings.times, str(settings.speed.checkpoint_root), settings.speed.trigger
-    )
+    queries = start(context.spark, context.channel(once=False), project)
     try:
         started = time.monotonic()
         count = context.bus.publish("bracelet-feed", ((None, json.dumps(event).encode()) for event in simulated_readings()))

@@ -151,8 +151,8 @@ def answer(
 
 def features(
     name: Name,
-    at: Annotated[Path, typer.Option("--at", help="CSV or Parquet rows: the key's columns and a time column named as the label source's.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write Parquet to.")],
+    at: Annotated[str, typer.Option("--at", help="CSV or Parquet rows: the key's columns and a time column named as the label source's.")],
+    out: Annotated[str, typer.Option("--out", help="Folder to write Parquet to.")],
     as_json: AsJson = False,
 ) -> None:
     """Point-in-time features for rows of keys and times: those columns and one column a feature."""
@@ -162,7 +162,7 @@ def features(
     context = Context(load_settings(None, None))
     try:
         project = context.project(name)
-        rows = features_at(context.spark, context.lake, project, str(at), str(out), Steps())
+        rows = features_at(context.spark, context.lake, project, at, out, Steps())
     finally:
         context.close()
     result(

@@ -1,10 +1,10 @@
 """Verbs about models: train, models, promote, score."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from features.times import parse_time
 from jobs.inspect_verbs import AsJson, Name
 from jobs.settings import load_settings
 from jobs.show import Steps, result, table
@@ -56,9 +56,10 @@ def promote(name: Name, version: Annotated[str, typer.Argument(metavar="VERSION"
 
 def score(
     name: Name,
-    rows: Annotated[Path, typer.Option("--in", help="CSV, JSON lines, Parquet or Delta rows with feature columns or key columns.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write to: Parquet, or CSV when it ends in .csv.")],
+    rows: Annotated[str, typer.Option("--in", help="CSV, JSON lines, Parquet or Delta rows with feature columns or key columns.")],
+    out: Annotated[str, typer.Option("--out", help="Folder to write to: Parquet, or CSV when it ends in .csv.")],
     version: Annotated[str | None, typer.Option(help="Model version; the champion by default.")] = None,
+    at: Annotated[str | None, typer.Option("--at", help="Attach missing features as of this time (ISO 8601), instead of now.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Mass-score a data set with the model as an MLflow pyfunc UDF."""
@@ -67,7 +68,9 @@ def score(
 
     context = Context(load_settings(None, None))
     try:
-        scored = score_path(context.spark, context.lake, context.models, context.project(name), rows, out, version, Steps())
+        scored = score_path(
+            context.spark, context.lake, context.models, context.project(name), rows, out, version, Steps(), at=None if at is None else parse_time(at)
+        )
     finally:
         context.close()
     result(as_json, {"project": name, "rows": scored.rows, "model_version": scored.version, "out": str(out)}, f"{scored.rows:,} rows scored into {out}")

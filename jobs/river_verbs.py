@@ -115,8 +115,7 @@ def stream(name: Name, once: Annotated[bool, typer.Option("--once", help="Drain 
     from jobs.context import Context
     from speed.views import start
 
-    settings = load_settings(None, None)
-    context = Context(settings)
+    context = Context(load_settings(None, None))
     steps, stopping = Steps(), threading.Event()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -126,8 +125,7 @@ def stream(name: Name, once: Annotated[bool, typer.Option("--once", help="Drain 
         signal.signal(number, stop)
     try:
         project = context.project(name)
-        trigger = None if once else settings.speed.trigger
-        queries = start(context.spark, context.bus, context.views, context.models, project, settings.times, str(settings.speed.checkpoint_root), trigger)
+        queries = start(context.spark, context.channel(once=once), project)
         steps.step(f"stream of {name}: {', '.join(query.name for query in queries) or 'no view has a topic'}")
         rows = 0
         while any(query.isActive for query in queries) and not stopping.is_set():

@@ -6,7 +6,6 @@ import typer
 
 from jobs import servers
 from jobs.settings import load_settings
-from jobs.show import say
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object last.")]
 
@@ -36,6 +35,4 @@ def serve() -> None:
     """Answer over REST until stopped."""
     from jobs.serve import serve as run_server
 
-    settings = load_settings(None, None)
-    say(f"REST on http://{settings.serving.host}:{settings.serving.port} (API page at /docs); Ctrl-C stops")
-    run_server(settings)
+    run_server(load_settings(None, None))

@@ -7,6 +7,7 @@ micro-batch writes whole tiles again, so a replay is harmless, then scores the k
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
@@ -19,6 +20,7 @@ from stores.bus import Bus
 from stores.cassandra_source import CassandraSource, cassandra_options
 from stores.current import SCORES_SCHEMA, refresher
 from stores.events import good_events
+from stores.lake import Lake
 from stores.models import Models
 from stores.settings import TimeSettings
 from stores.views import Views, tiles_table
@@ -31,49 +33,61 @@ def scores_topic(project: str) -> str:
     return f"scores.{project}"
 
 
-def start(
-    spark: SparkSession, bus: Bus, views: Views, models: Models, project: Project, times: TimeSettings, checkpoints: str, trigger: str | None
-) -> list[StreamingQuery]:
-    """Start one query a view that a topic feeds; `trigger` None drains what is there and stops."""
+@dataclass(frozen=True, kw_only=True)
+class Channel:
+    """What a stream reads and writes, and how: `trigger` None drains what is there and stops."""
+
+    lake: Lake
+    bus: Bus
+    views: Views
+    models: Models
+    times: TimeSettings
+    checkpoints: str
+    trigger: str | None = None
+    most_offsets: int | None = None
+
+
+def start(spark: SparkSession, channel: Channel, project: Project) -> list[StreamingQuery]:
+    """Start one query a view that a topic feeds."""
     spark.dataSource.register(CassandraSource)
     fed = [view for view in project.views if view.source.topic is not None]
-    bus.ensure_topics([*dict.fromkeys(str(view.source.topic) for view in fed), scores_topic(project.name)])
-    views.ensure_tiles(project)
-    views.ensure_current(project)
-    return [_start(spark, bus, views, models, project, view, times, checkpoints, trigger) for view in fed]
+    topics = list(dict.fromkeys(str(view.source.topic) for view in fed))
+    channel.bus.ensure_topics([*topics, scores_topic(project.name)])
+    channel.bus.require_arrival(topics)
+    channel.views.ensure_tiles(project)
+    channel.views.ensure_current(project)
+    return [_start(spark, channel, project, view) for view in fed]
 
 
-def _start(
-    spark: SparkSession,
-    bus: Bus,
-    views: Views,
-    models: Models,
-    project: Project,
-    view: FeatureView,
-    times: TimeSettings,
-    checkpoints: str,
-    trigger: str | None,
-) -> StreamingQuery:
-    states = live_tiles(spark, bus, project, view, times)
+def _start(spark: SparkSession, channel: Channel, project: Project, view: FeatureView) -> StreamingQuery:
     writer = (
-        states.writeStream.queryName(f"{project.name}.{view.name}")
+        live_tiles(spark, channel, project, view)
+        .writeStream.queryName(f"{project.name}.{view.name}")
         .outputMode("update")
-        .option("checkpointLocation", str(Path(checkpoints) / project.name / f"{view.name}-{view.fingerprint}"))
-        .foreachBatch(_micro_batch(bus, views, models, project, view))
+        .option("checkpointLocation", str(Path(channel.checkpoints) / project.name / f"{view.name}-{view.fingerprint}"))
+        .foreachBatch(_micro_batch(channel, project, view))
     )
-    timed = writer.trigger(availableNow=True) if trigger is None else writer.trigger(processingTime=trigger)
+    timed = writer.trigger(availableNow=True) if channel.trigger is None else writer.trigger(processingTime=channel.trigger)
     return timed.start()
 
 
-def live_tiles(spark: SparkSession, bus: Bus, project: Project, view: FeatureView, times: TimeSettings) -> DataFrame:
+def live_tiles(spark: SparkSession, channel: Channel, project: Project, view: FeatureView) -> DataFrame:
     """The streaming tiles of a view: parsed, de-duplicated within the horizon, aggregated by (key, slot, tile)."""
-    raw = spark.readStream.format("kafka").options(**bus.spark_options([str(view.source.topic)])).option("startingOffsets", "earliest").load()
-    events = good_events(project, view.source, raw, times)
-    fresh = events.withWatermark("_arrival", f"{times.dedup_horizon_seconds} seconds").dropDuplicatesWithinWatermark([view.source.id])
-    return tiles(view, fresh, times.slot_seconds, project.keys)
+    options = {**channel.bus.spark_options([str(view.source.topic)]), "startingOffsets": "earliest"}
+    if channel.most_offsets is not None:
+        options["maxOffsetsPerTrigger"] = str(channel.most_offsets)
+    events = good_events(project, view.source, spark.readStream.format("kafka").options(**options).load(), channel.times)
+    loaded = channel.lake.file_ids(spark, project, view.source)
+    if loaded is not None:
+        # The batch owes what a file brought first; Delta shows each micro-batch the table as it then is.
+        same = (F.col(f"`{view.source.id}`") == F.col("_file_id")) & (F.col("_file_arrival") <= F.col("_arrival"))
+        events = events.join(loaded, same, "left_anti")
+    fresh = events.withWatermark("_arrival", f"{channel.times.dedup_horizon_seconds} seconds").dropDuplicatesWithinWatermark([view.source.id])
+    return tiles(view, fresh, channel.times.slot_seconds, project.keys)
 
 
-def _micro_batch(bus: Bus, views: Views, models: Models, project: Project, view: FeatureView) -> Callable[[DataFrame, int], None]:
+def _micro_batch(channel: Channel, project: Project, view: FeatureView) -> Callable[[DataFrame, int], None]:
+    bus, views, models = channel.bus, channel.views, channel.models
     options = {**cassandra_options(views.settings), "table": tiles_table(project.name, view)}
 
     def run(states: DataFrame, number: int) -> None:

@@ -53,6 +53,12 @@ class Lake:
         columns = {name: F.col(f"`{name}`") if name.lower() in there else F.lit(None) for name in declared}
         return table.select(*[columns[name].try_cast(kind).alias(name) for name, kind in declared.items()])
 
+    def file_ids(self, spark: SparkSession, project: Project, source: Source) -> DataFrame | None:
+        """`_file_id` and `_file_arrival` of the events that were loaded from files; None when there are none."""
+        loaded = self.events(spark, project, source).where("_file IS NOT NULL")
+        ids = loaded.select(F.col(f"`{source.id}`").alias("_file_id"), F.col("_arrival").alias("_file_arrival"))
+        return None if ids.isEmpty() else ids
+
     def quarantine(self, spark: SparkSession, project: Project) -> DataFrame:
         """All bad rows: source, reason, raw, arrival, and file or topic, partition, offset."""
         tables = [_load(spark, self._below(project, "quarantine", source), None) for source in project.sources.values()]

@@ -62,8 +62,7 @@ class River:
     def drain(self) -> None:
         """Run the stream until it has read everything."""
         context = self.context
-        checkpoints = context.settings.speed.checkpoint_root
-        for query in start(context.spark, context.bus, context.views, context.models, self.project, context.settings.times, checkpoints, None):
+        for query in start(context.spark, context.channel(once=True), self.project):
             query.awaitTermination()
 
     def forget_the_checkpoint(self) -> None:
