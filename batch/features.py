@@ -22,16 +22,18 @@ def time_column(project: Project) -> str:
     return project.label.source.time if project.label else project.views[0].source.time
 
 
-def features_at(spark: SparkSession, lake: Lake, project: Project, source: str, out: str, progress: Progress) -> int:
+def features_at(spark: SparkSession, lake: Lake, project: Project, source: str, out: str, progress: Progress, *, as_known: bool = False) -> int:
     """Write the rows of `source` with one column a feature, strictly before each row's time; returns how many rows.
 
-    Keys never seen, and rows without key or time, get the features' empty values.
+    `as_known`: only from events that had arrived by then. Keys never seen, and rows without key or time, get the features' empty values.
     """
     started = time.monotonic()
     rows = with_time(project, read_rows(spark, source), source)
     events = {name: distinct(found, lake.events(spark, project, found)) for name, found in project.sources.items()}
     progress.step(f"features of {source} into {out}")
-    count = write_rows(point_in_time(project, events, rows, time_column(project)), out, {"project": project.name, "features": project.fingerprint})
+    count = write_rows(
+        point_in_time(project, events, rows, time_column(project), as_known=as_known), out, {"project": project.name, "features": project.fingerprint}
+    )
     log.info("features project=%s rows=%d seconds=%.1f", project.name, count, time.monotonic() - started)
     return count
 

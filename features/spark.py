@@ -16,6 +16,7 @@ from pyspark.sql.types import StructType
 
 from features.blocks import REFERENCE, TIME, TIME_ELEMENT, Element, Values
 from features.declaration import FeatureView, Project
+from features.errors import MisuseError
 from features.keys import SEPARATOR
 from features.merge import collapsed_from
 from features.training import Run, features_before
@@ -100,24 +101,31 @@ def tiles(view: FeatureView, events: DataFrame, slot_seconds: int, entity: tuple
     return states.select(F.col("_key").alias("key"), F.col("_slot.start").alias("slot"), "tile_start", "state", "extra", "entities")
 
 
-def point_in_time(project: Project, events: Mapping[str, DataFrame], rows: DataFrame, time: str) -> DataFrame:
+def point_in_time(project: Project, events: Mapping[str, DataFrame], rows: DataFrame, time: str, *, as_known: bool = False) -> DataFrame:
     """`rows` with one column a feature: features of the rows' keys from events strictly before column `time`.
 
-    `events` holds distinct events by source name. One shuffle a view; the rows' own columns ride along.
+    `events` holds distinct events by source name. One shuffle a view; the rows' own columns ride along. `as_known` leaves
+    out events that had not arrived before the row's time; sketches, which are computed from whole ranges, refuse it.
     """
     for view in project.views:
-        rows = _with_features(view, events[view.source.name], rows, time)
+        sketches = [name for name, bound in view.layout.bounds.items() if bound.exactly is not None]
+        if as_known and sketches:
+            kind = type(view.features[sketches[0]]).__name__
+            raise MisuseError(f"feature {sketches[0]!r} of view {view.name!r} is a {kind}, which cannot be made as known at the time: leave out --as-known")
+        rows = _with_features(view, events[view.source.name], rows, time, as_known)
     return rows
 
 
-def _with_features(view: FeatureView, events: DataFrame, rows: DataFrame, time: str) -> DataFrame:
+def _with_features(view: FeatureView, events: DataFrame, rows: DataFrame, time: str, as_known: bool) -> DataFrame:
     elements = [element for element in view.layout.elements if element != TIME_ELEMENT]
     names = {element: f"e{position}" for position, element in enumerate(elements)}
     payload = F.struct(*[F.col(f"`{name}`") for name in rows.columns])
     asked = rows.select(key_column(view.keys).alias("_key"), F.unix_micros(F.col(f"`{time}`").cast("timestamp")).alias(TIME), payload.alias("_row"))
     values = [F.expr(element.sql).alias(name) for element, name in names.items()]
+    if as_known:
+        values.append(F.unix_micros(ARRIVAL).alias(ARRIVAL))
     known = keyed(view, events).select("_key", TIME, F.lit(None).cast(asked.schema["_row"].dataType).alias("_row"), *values)
-    blank = [F.lit(None).cast(known.schema[name].dataType).alias(name) for name in names.values()]
+    blank = [F.lit(None).cast(field.dataType).alias(field.name) for field in known.schema.fields[3:]]
     both = asked.select("_key", TIME, "_row", *blank).unionByName(known)
     partitions = max(1, int(rows.sparkSession.conf.get("spark.sql.shuffle.partitions", "2") or 2))
     ordered = both.repartition(partitions, "_key").sortWithinPartitions("_key", TIME)
@@ -163,7 +171,8 @@ def _fold(view: FeatureView, names: dict[Element, str], table: pa.Table) -> pa.T
         lifted[element] = _values(known.column(name), element.kind)
     unknown_time = np.isnan(time) if time.dtype.kind == "f" else np.zeros(len(time), dtype=bool)
     query_time = np.where(unknown_time, np.iinfo(np.int64).min // 2, time)[asked].astype(np.int64)
-    run = Run(number[~asked], lifted[TIME_ELEMENT].values.astype(np.int64), lifted, number[asked], query_time)
+    arrival = known.column(ARRIVAL).to_numpy() if ARRIVAL in known.column_names else None
+    run = Run(number[~asked], lifted[TIME_ELEMENT].values.astype(np.int64), lifted, number[asked], query_time, arrival)
     rows = table.filter(pa.array(asked)).column("_row").combine_chunks().flatten() if asked.any() else []
     fields = table.schema.field("_row").type
     columns = {fields.field(i).name: rows[i] if len(rows) else pa.array([], fields.field(i).type) for i in range(fields.num_fields)}

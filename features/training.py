@@ -1,7 +1,10 @@
 """Point-in-time features in numpy: for many keys at once, the state of each window strictly before each query's time.
 
-Input is one sorted run of whole keys, events and queries mixed. There is no loop over keys: a key becomes a whole number,
+Input is one sorted run of whole keys, events and queries apart. There is no loop over keys: a key becomes a whole number,
 positions of window edges come from binary searches over (key, time), and blocks fold ranges of positions (ranges.py).
+
+With arrivals given, a query knows only the events that had arrived before its time: each of its ranges is cut at the
+events that had not, and the pieces' states are merged.
 """
 
 from collections.abc import Mapping
@@ -10,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from features.blocks import Element, Values
+from features.blocks import Block, Element, Rows, Values
 from features.declaration import FeatureView
+from features.extras import Bytes, Extra
 from features.ranges import prepare
 from features.windows import Window
 
@@ -20,29 +24,47 @@ Whole = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Run:
-    """Events sorted by (key, time), and queries: `key` numbers the keys of both, times are microseconds."""
+    """Events and queries, each sorted by (key, time): `key` numbers the keys of both, times are microseconds.
+
+    `arrival` of the events, where queries may know only what had arrived.
+    """
 
     key: Whole
     time: Whole
     lifted: Mapping[Element, Values]
     query_key: Whole
     query_time: Whole
+    arrival: Whole | None = None
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """Ranges [first, end) of event positions; the states of those with one `owner` (sorted) make the state of a query."""
+
+    first: Whole
+    end: Whole
+    owner: Whole
 
 
 def features_before(view: FeatureView, run: Run) -> dict[str, Values]:
-    """Values of every feature column of `view`, one an query, from events strictly before the query's time."""
+    """Values of every feature column of `view`, one a query, from events strictly before the query's time.
+
+    Features that are computed straight from ranges (sketches) take no arrivals: the caller refuses the combination.
+    """
     layout, out = view.layout, {}
-    end = _positions(run, run.query_time)
+    end = _positions(run.key, run.time, run.query_key, run.query_time)
     folders = {block: prepare(block, run.lifted) for block in layout.blocks}
+    unknown = None if run.arrival is None else _unknown(run, run.arrival)
     for span in view.spans:
         since = np.zeros(len(end), dtype=np.int64) if span.width is None else (run.query_time - span.width) // span.hop * span.hop
         first = _first(run, span, since)
+        pieces = _Pieces(first, end, np.arange(len(end))) if unknown is None else _cut(first, end, *unknown)
         rows = np.empty((len(end), layout.width))
         for block, over in folders.items():
-            rows[:, layout.slices[block]] = over(first, end)
+            rows[:, layout.slices[block]] = _gather(block, over(pieces.first, pieces.end), pieces.owner)
         extras = np.empty((len(end), len(layout.extras)), dtype=object)
         for position, extra in enumerate(layout.extras):
-            extras[:, position] = extra.over(run.lifted, first, end)
+            extras[:, position] = _gather_extras(extra, extra.over(run.lifted, pieces.first, pieces.end), pieces.owner, len(end))
         states = list(extras)
         for name in view.features:
             column = next(c.name for c in view.columns if c.feature == name and c.window == span)
@@ -56,20 +78,67 @@ def _first(run: Run, span: Window, since: Whole) -> Whole:
     if span.width is None:
         found: Whole = np.searchsorted(run.key, run.query_key, side="left").astype(np.int64)
         return found
-    return _positions(run, since)
+    return _positions(run.key, run.time, run.query_key, since)
 
 
-def _positions(run: Run, times: Whole) -> Whole:
-    """For each query's key, the position of its first event at or after `times`."""
-    low = np.searchsorted(run.key, run.query_key, side="left").astype(np.int64)
-    high = np.searchsorted(run.key, run.query_key, side="right").astype(np.int64)
-    # A binary search within [low, high) of all queries at once: as many steps as the largest key needs.
+def _positions(key: Whole, time: Whole, asked_key: Whole, asked_time: Whole) -> Whole:
+    """For each asked key, the position in (key, time) of its first entry at or after the asked time."""
+    low = np.searchsorted(key, asked_key, side="left").astype(np.int64)
+    high = np.searchsorted(key, asked_key, side="right").astype(np.int64)
+    # A binary search within [low, high) of all at once: as many steps as the largest key needs.
     steps = int(np.max(high - low, initial=0)).bit_length()
-    last = max(len(run.time) - 1, 0)
+    last = max(len(time) - 1, 0)
     for _ in range(steps):
         open_ = low < high
         middle = (low + high) >> 1
-        before = open_ & (run.time[np.minimum(middle, last)] < times) if len(run.time) else open_
+        before = open_ & (time[np.minimum(middle, last)] < asked_time) if len(time) else open_
         low = np.where(before, middle + 1, low)
         high = np.where(open_ & ~before, middle, high)
     return low
+
+
+def _unknown(run: Run, arrival: Whole) -> tuple[Whole, Whole]:
+    """Pairs (query, event position), sorted, of events before a query's time that had not arrived before it."""
+    after = _positions(run.query_key, run.query_time, run.key, run.time + 1)  # queries the event's time lies before ...
+    until = _positions(run.query_key, run.query_time, run.key, arrival + 1)  # ... and its arrival does not
+    count = np.maximum(until - after, 0)
+    event = np.repeat(np.arange(len(count)), count)
+    query = np.arange(len(event)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(after, count)
+    order = np.lexsort((event, query))
+    return query[order], event[order]
+
+
+def _cut(first: Whole, end: Whole, query: Whole, event: Whole) -> _Pieces:
+    """The ranges without the events of the pairs."""
+    inside = (event >= first[query]) & (event < end[query])
+    query, event = query[inside], event[inside]
+    owner = np.concatenate([np.arange(len(first)), query])
+    start, stop = np.concatenate([first, event + 1]), np.concatenate([end, event])
+    order = np.lexsort((start, owner))
+    # Each piece ends where the next missing event stands: the ends, sorted likewise.
+    return _Pieces(start[order], stop[np.lexsort((stop, owner))], owner[order])
+
+
+def _gather(block: Block, rows: Rows, owner: Whole) -> Rows:
+    """Merge the states of each owner, neighbours at once, until each has one."""
+    while len(owner) > 1 and (owner[1:] == owner[:-1]).any():
+        rank = np.arange(len(owner)) - np.searchsorted(owner, owner, side="left")
+        left = np.flatnonzero(rank % 2 == 0)
+        paired = np.zeros(len(left), dtype=bool)
+        paired[left + 1 < len(owner)] = owner[left[left + 1 < len(owner)] + 1] == owner[left[left + 1 < len(owner)]]
+        merged = rows[left].copy()
+        merged[paired] = block.combine(rows[left[paired]], rows[left[paired] + 1])
+        rows, owner = merged, owner[left]
+    return rows
+
+
+def _gather_extras(extra: Extra, states: Bytes, owner: Whole, count: int) -> Bytes:
+    if len(states) == count:
+        return states
+    found: list[list[bytes]] = [[] for _ in range(count)]
+    for who, state in zip(owner.tolist(), states.tolist(), strict=True):
+        if state is not None:
+            found[who].append(state)
+    out = np.empty(count, dtype=object)
+    out[:] = [extra.merge(parts) if parts else None for parts in found]
+    return out

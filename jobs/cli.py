@@ -12,7 +12,7 @@ import typer
 
 from features.errors import AnabranchError, MisuseError
 from jobs import inspect_verbs, model_verbs, river_verbs, server_verbs
-from jobs.show import console
+from jobs.show import console, quiet
 
 app = typer.Typer(name="anabranch", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 for verbs in (server_verbs, inspect_verbs, river_verbs, model_verbs):
@@ -22,9 +22,7 @@ for verbs in (server_verbs, inspect_verbs, river_verbs, model_verbs):
 @app.callback()
 def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error, and more of the log.")] = False) -> None:
     """Declare once; batch, speed and serving follow."""
-    for noisy in ("kafka", "cassandra", "py4j", "pyspark", "alembic", "mlflow"):
-        # Drivers tell of every attempt; what matters of it reaches the user as our own error.
-        logging.getLogger(noisy).setLevel(logging.WARNING if debug else logging.CRITICAL)
+    quiet(debug)
     logging.basicConfig(level=logging.INFO if debug else logging.WARNING, format="%(asctime)s %(name)s %(message)s")
 
 

@@ -30,7 +30,7 @@ from jobs import servers
 from jobs.building import build_project
 from jobs.context import Context
 from jobs.settings import ROOT, Settings, load_settings
-from jobs.show import Steps, console, say, table
+from jobs.show import Steps, console, quiet, say, table
 from jobs.verifying import verify_settled
 from speed.views import start
 from stores.answers import now_micros
@@ -44,6 +44,7 @@ WEARERS = ("p001", "p002", "p003", "p004", "p005")
 
 def main() -> int:
     """Run everything; returns the exit code."""
+    quiet(debug=False)
     settings = load_settings(None, None)
     keep = os.environ.get("KEEP") == "1"  # a switch of this script alone, not a setting
     context, steps = Context(settings), Steps()

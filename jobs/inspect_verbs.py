@@ -86,7 +86,9 @@ def check(name: Name, as_json: AsJson = False) -> None:
         for c in view.columns
     ]
     table(f"Features of {name}", ["feature", "view", "key", "aggregate", "window", "type"], rows)
-    say(f"{name}: {len(project.columns)} features in {len(project.views)} views, key {', '.join(project.keys)}: the declaration is sound")
+    say(
+        f"{name}: {len(project.columns)} features in {len(project.views)} view{'s'[: len(project.views) > 1]}, key {', '.join(project.keys)}: the declaration is sound"
+    )
     say(f"Next: anabranch ingest {name} SOURCE FILE")
 
 
@@ -153,6 +155,7 @@ def features(
     name: Name,
     at: Annotated[str, typer.Option("--at", help="CSV or Parquet rows: the key's columns and a time column named as the label source's.")],
     out: Annotated[str, typer.Option("--out", help="Folder to write Parquet to.")],
+    as_known: Annotated[bool, typer.Option("--as-known", help="Only from events that had arrived by the row's time.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Point-in-time features for rows of keys and times: those columns and one column a feature."""
@@ -162,7 +165,7 @@ def features(
     context = Context(load_settings(None, None))
     try:
         project = context.project(name)
-        rows = features_at(context.spark, context.lake, project, at, out, Steps())
+        rows = features_at(context.spark, context.lake, project, at, out, Steps(), as_known=as_known)
     finally:
         context.close()
     result(

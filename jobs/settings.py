@@ -102,6 +102,8 @@ _KEYS: dict[str, dict[str, Parser]] = {
         "store_timeout_seconds": kind.seconds_fraction,
         "refresh_seconds": kind.seconds_fraction,
         "body_bytes": kind.positive,
+        "bus_threads": kind.positive,
+        "bus_timeout_seconds": kind.seconds_fraction,
         "prediction_buffer": kind.positive,
         "drain_seconds": kind.seconds_fraction,
     },

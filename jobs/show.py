@@ -1,8 +1,10 @@
 """How a job shows itself in a terminal: steps with their times, progress bars, tables; JSON last when asked for."""
 
 import json
+import logging
 import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 console = Console(stderr=True, highlight=False)
+
+
+def quiet(debug: bool) -> None:
+    """Keep libraries' own logs from the terminal: what matters of them reaches a user as our own words or errors."""
+    for noisy in ("kafka", "cassandra", "py4j", "pyspark", "alembic", "mlflow"):
+        logging.getLogger(noisy).setLevel(logging.WARNING if debug else logging.CRITICAL)
+    if not debug:
+        warnings.simplefilter("ignore")
 
 
 class Steps:
@@ -34,13 +44,15 @@ class Steps:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table on standard output; numbers to the right."""
-    made = Table(title=title, title_justify="left", header_style="bold")
+    made = Table(header_style="bold")
     for position, name in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[position], (int, float)) or row[position] is None for row in rows)
         made.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         made.add_row(*["" if value is None else f"{value:,.4g}" if isinstance(value, float) else str(value) for value in row])
-    Console(highlight=False).print(made)
+    shown = Console(highlight=False)
+    shown.print(f"[bold]{title}[/bold]", soft_wrap=True)
+    shown.print(made)
 
 
 def say(text: str) -> None:

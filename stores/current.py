@@ -42,7 +42,7 @@ def _rows(project: Project, found: Sequence[Answer], scorer: Scorer | None, laye
         keys = {name: value for name, value in answer.key.items() if name not in types and name != "key"}
         features = {name: cql_value(value, types[name]) for name, value in answer.values.items()}
         versions = {"model_version": scorer.version if scorer else None, "batch_version": answer.batch_version}
-        said = {"score": score, "label": None if label is None else str(label), **versions, "as_of": from_micros(answer.as_of), "layer": layer}
+        said = {"score": score, "label": label, **versions, "as_of": from_micros(answer.as_of), "layer": layer}
         rows.append({"key": key_text(project.keys, answer.key), **keys, **features, **said})
     return rows
 

@@ -191,7 +191,7 @@ class Views:
 
     def ensure_current(self, project: Project) -> None:
         """Create or widen the project's table of current rows; a column whose type changed is made anew."""
-        wanted = {"score": "double", "label": "text", "model_version": "text", "batch_version": "bigint", "as_of": "timestamp", "layer": "text"}
+        wanted = {"score": "double", "label": "int", "model_version": "text", "batch_version": "bigint", "as_of": "timestamp", "layer": "text"}
         features = {column.name: cql_type(column.type) for column in project.columns}
         keys = {name: "text" for name in project.keys if name not in features and name != "key"}
         wanted = {**keys, **features, **wanted}

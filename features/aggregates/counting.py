@@ -26,7 +26,9 @@ class Count(Aggregate):
         super().__init__(argument or "1", where=where)
 
     def over(self, kind: DataType) -> Bound:
-        return Bound(BIGINT, _tallied, (Tally(self.present(kind)),))
+        # For floats the very element of Sum and Mean, so that their counts are stored and sent once.
+        counted = double(self.text, self.where) if kind.name in ("FLOAT", "DOUBLE") else self.present(kind)
+        return Bound(BIGINT, _tallied, (Tally(counted),))
 
 
 def _tallied(found: Folded) -> Values:

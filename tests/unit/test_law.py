@@ -1,13 +1,15 @@
 """The law in pure Python: answer(key, t) equals a naive fold over the distinct events that have arrived."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from features import FeatureView
+from features import Aggregate, FeatureView
+from features.blocks import Values
 from features.merge import merge
 from features.times import DAY, HOUR, MINUTE
 from features.training import Run, features_before
@@ -66,18 +68,43 @@ def test_training_rows_equal_the_fold_strictly_before_their_time(events: list[Ev
     ordered = sorted(oracle.distinct(events), key=lambda event: (event.key, event.time))
     queries = [(key, START + minute * MINUTE) for key, minute in minutes]
     for view in VIEWS:
-        run = Run(
-            np.array(["abc".index(event.key) for event in ordered], dtype=np.int64),
-            np.array([event.time for event in ordered], dtype=np.int64),
-            lift(view, ordered),
-            np.array(["abc".index(key) for key, _ in queries], dtype=np.int64),
-            np.array([time for _, time in queries], dtype=np.int64),
-        )
-        columns = features_before(view, run)
+        columns = features_before(view, as_run(view, ordered, queries))
         for position, (key, time) in enumerate(queries):
-            found = {name: values.values[position] if values.valid[position] else None for name, values in columns.items()}
-            plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in found.items()}
-            assert_lawful(view, events, oracle.answer(view, events, key, time), plain)
+            assert_lawful(view, events, oracle.answer(view, events, key, time), at_position(columns, position))
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(events=events_strategy(), minutes=st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 10 * 24 * 60)), min_size=1, max_size=10))
+def test_training_rows_as_known_see_only_what_had_arrived(events: list[Event], minutes: list[tuple[str, int]]) -> None:
+    view = FeatureView(name="known", source=VIEW.source, key="key", windows=("1h", "7d"), features=exactly_foldable(VIEW))
+    ordered = sorted(oracle.distinct(events), key=lambda event: (event.key, event.time))
+    queries = sorted((key, START + minute * MINUTE) for key, minute in minutes)
+    columns = features_before(view, replace(as_run(view, ordered, queries), arrival=np.array([event.arrival for event in ordered], dtype=np.int64)))
+    for position, (key, time) in enumerate(queries):
+        known = [event for event in ordered if event.arrival < time]
+        assert_lawful(view, events, oracle.answer(view, known, key, time), at_position(columns, position))
+
+
+def exactly_foldable(view: FeatureView) -> dict[str, Aggregate]:
+    """The features that are folded state by state, without the sketches."""
+    return {name: aggregate for name, aggregate in view.features.items() if view.layout.bounds[name].exactly is None}
+
+
+def as_run(view: FeatureView, ordered: Sequence[Event], queries: Sequence[tuple[str, int]]) -> Run:
+    """Events sorted by key and time, and queries, as the fold takes them."""
+    return Run(
+        np.array(["abc".index(event.key) for event in ordered], dtype=np.int64),
+        np.array([event.time for event in ordered], dtype=np.int64),
+        lift(view, ordered),
+        np.array(["abc".index(key) for key, _ in queries], dtype=np.int64),
+        np.array([time for _, time in queries], dtype=np.int64),
+    )
+
+
+def at_position(columns: Mapping[str, Values], position: int) -> dict[str, object]:
+    """One row of the folded columns, as plain values."""
+    found = {name: values.values[position] if values.valid[position] else None for name, values in columns.items()}
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in found.items()}
 
 
 def test_late_event_is_exact_before_the_next_batch() -> None:
