@@ -86,9 +86,8 @@ def check(name: Name, as_json: AsJson = False) -> None:
         for c in view.columns
     ]
     table(f"Features of {name}", ["feature", "view", "key", "aggregate", "window", "type"], rows)
-    say(
-        f"{name}: {len(project.columns)} features in {len(project.views)} view{'s'[: len(project.views) > 1]}, key {', '.join(project.keys)}: the declaration is sound"
-    )
+    views = f"{len(project.views)} view{'s' if len(project.views) > 1 else ''}"
+    say(f"{name}: {len(project.columns)} features in {views}, key {', '.join(project.keys)}: the declaration is sound")
     say(f"Next: anabranch ingest {name} SOURCE FILE")
 
 
