@@ -9,7 +9,7 @@ from functools import cached_property
 from features.aggregates.base import Aggregate
 from features.errors import DeclarationError
 from features.layout import Layout
-from features.schema import Column, DataType, columns_used, expression_type, parse_schema
+from features.schema import BOOLEAN, Column, DataType, columns_used, expression_type, parse_schema
 from features.windows import Window, make_window
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
@@ -36,7 +36,7 @@ class Source:
 
     def __post_init__(self) -> None:
         _check_name(self.name, "source")
-        if self.topic is not None and not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", self.topic):
+        if self.topic is not None and not re.fullmatch(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}", self.topic):
             raise DeclarationError(f"source {self.name!r}: topic {self.topic!r} is not a Kafka topic name: use letters, digits, '.', '_' and '-'")
         self.column(self.id, "id")
         if self.column(self.time, "time").type.name not in ("TIMESTAMP", "DATE"):
@@ -176,7 +176,9 @@ class Label:
 
     def __post_init__(self) -> None:
         _key_columns(self.key, self.source, "label")
-        expression_type(self.target, self.source.columns, "label, target")
+        kind = expression_type(self.target, self.source.columns, "label, target")
+        if kind is not None and kind != BOOLEAN and not kind.numeric:
+            raise DeclarationError(f"label, target: {self.target!r} gives {kind}: it must give a number or a condition such as 'num > 0'")
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -232,9 +234,20 @@ class Project:
             raise DeclarationError(f"{place}: key column {taken[0]!r} is a word kept for serving tables: rename it in the source")
         for view in self.views:
             self._check_keys(view, place)
+        same = [column.name for column in self.columns if column.name in {name.lower() for name in self.keys}]
+        if same:
+            raise DeclarationError(f"{place}: feature column {same[0]!r} is also a column of the key: rename the feature")
+        self._check_model(place)
+
+    def _check_model(self, place: str) -> None:
         unknown = [name for name in (self.model.features if self.model else ()) if name not in {c.name for c in self.columns}]
         if unknown:
             raise DeclarationError(f"{place}: model feature {unknown[0]!r} is in no view: there are {', '.join(c.name for c in self.columns)}")
+        types = {column.name: column.type for column in self.columns}
+        unfit = [name for name in self.model_features if types[name].array or types[name].name == "BINARY"]
+        if self.model and (unfit or not self.model_features):
+            which = f"model feature {unfit[0]!r} is {types[unfit[0]]}" if unfit else "every feature is a list"
+            raise DeclarationError(f"{place}: {which}, which no trainer takes: give Model(features=...) of single values")
 
     def _check_keys(self, view: FeatureView, place: str) -> None:
         missing = [name for name in view.keys if name not in self.keys]

@@ -106,14 +106,16 @@ def _parse(text: str, where: str) -> exp.Expr:
         parsed = sqlglot.parse(text, dialect="spark")
     except SqlglotError as error:
         raise DeclarationError(f"{where}: {text!r} is not a SQL expression: {str(error).splitlines()[0]}") from error
-    if len(parsed) != 1 or parsed[0] is None:
-        raise DeclarationError(f"{where}: {text!r} is not one SQL expression")
+    # The text becomes part of a longer one, where a comment would swallow the rest.
+    loose = any(token.comments or token.token_type == sqlglot.TokenType.SEMICOLON for token in sqlglot.tokenize(text, dialect="spark"))
+    if len(parsed) != 1 or parsed[0] is None or loose:
+        raise DeclarationError(f"{where}: {text!r} is not one SQL expression: write one, without semicolon and comments")
     return parsed[0]
 
 
 @lru_cache(maxsize=4096)
 def columns_used(text: str) -> tuple[str, ...]:
-    """Names of the columns that an expression reads, in order of first use."""
+    """Names of the columns that an expression reads, each once."""
     found = (column.name for column in _parse(text, "expression").find_all(exp.Column))
     return tuple(dict.fromkeys(found))
 

@@ -13,11 +13,11 @@ _UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def parse_duration(text: str) -> int:
-    """Microseconds of ``"30s"``, ``"15m"``, ``"1h"`` or ``"7d"``; raises DeclarationError for anything else."""
+def parse_duration(text: str, what: str = "duration") -> int:
+    """Microseconds of ``"30s"``, ``"15m"``, ``"1h"`` or ``"7d"``; raises DeclarationError, beginning with `what`, for anything else."""
     match = re.fullmatch(r"([1-9]\d{0,6})([smhd])", str(text).strip())
     if match is None:
-        raise DeclarationError(f"duration {text!r} is not understood: write a whole number and s, m, h or d, such as '15m', '1h' or '7d'")
+        raise DeclarationError(f"{what} {text!r} is not understood: write a whole number and s, m, h or d, such as '15m', '1h' or '7d'")
     return int(match[1]) * _UNITS[match[2]]
 
 

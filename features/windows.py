@@ -42,9 +42,9 @@ def standard_hop(width: int | None) -> int:
 def make_window(text: str, hop: str | None, place: str) -> Window:
     """The window written as `text`; raises DeclarationError, beginning with `place`, when no hop divides it."""
     if text == LIFETIME:
-        return Window(LIFETIME, None, parse_duration(hop) if hop else DAY)
-    width = parse_duration(text)
-    step = parse_duration(hop) if hop else standard_hop(width)
+        return Window(LIFETIME, None, parse_duration(hop, f"{place}: hop") if hop else DAY)
+    width = parse_duration(text, f"{place}: window")
+    step = parse_duration(hop, f"{place}: hop") if hop else standard_hop(width)
     if step > standard_hop(width):
         most = format_duration(standard_hop(width))
         raise DeclarationError(f"{place}: hop {hop!r} is larger than the window {text!r} may have: use {most} or less")

@@ -73,7 +73,7 @@ class Rate(Aggregate):
     def __init__(self, argument: str | None = None, *, per: str = "1h", where: str | None = None) -> None:
         super().__init__(argument or "1", where=where)
         object.__setattr__(self, "per", per)
-        parse_duration(per)
+        parse_duration(per, f"{type(self).__name__}: per")
 
     def over(self, kind: DataType) -> Bound:
         block: Block = Tally(self.present(kind)) if self.argument == "1" else Total(double(self.text, self.where))

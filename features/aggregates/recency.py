@@ -41,7 +41,7 @@ class DecayedSum(Aggregate):
     def __init__(self, argument: str, *, half_life: str, where: str | None = None) -> None:
         super().__init__(argument, where=where)
         object.__setattr__(self, "half_life", half_life)
-        parse_duration(half_life)
+        parse_duration(half_life, f"{type(self).__name__}: half_life")
 
     def over(self, kind: DataType) -> Bound:
         block = Faded(double(self.text, self.where), parse_duration(self.half_life))

@@ -123,7 +123,7 @@ class Slope(Aggregate):
     def __init__(self, argument: str, *, per: str = "1d", where: str | None = None) -> None:
         super().__init__(argument, where=where)
         object.__setattr__(self, "per", per)
-        parse_duration(per)
+        parse_duration(per, f"{type(self).__name__}: per")
 
     def over(self, kind: DataType) -> Bound:
         y = double(self.text, self.where)
