@@ -1,0 +1,364 @@
+"""Projects of a user's own, declared outside the repository, through every verb of the command line and no change to the code.
+
+One process runs the commands one after the other, as a user would; each test looks at what one of them said.
+"""
+
+import csv
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.settings import ROOT, Settings
+
+FLIGHTS = '''"""Which departures will be late? By plane and by airport."""
+
+from features import Count, FeatureView, Label, Last, Max, Mean, Model, Project, Source, Sum
+
+flights = Source(
+    name="flights",
+    topic="{name}",
+    id="flight_id",
+    time="departed_at",
+    schema="flight_id STRING, tailnum STRING, origin STRING, departed_at TIMESTAMP, dest STRING, distance INT, dep_delay DOUBLE",
+)
+by_plane = FeatureView(
+    name="by_plane",
+    source=flights,
+    key="tailnum",
+    features={{"flights": Count(), "delay_mean": Mean("dep_delay"), "distance_total": Sum("distance"), "last_dest": Last("dest")}},
+)
+by_airport = FeatureView(
+    name="by_airport",
+    source=flights,
+    key="origin",
+    windows=("1d", "30d", "lifetime"),
+    features={{"departures": Count(), "late": Count(where="dep_delay > 15"), "delay_max": Max("dep_delay")}},
+)
+project = Project(
+    name="{name}",
+    views=(by_plane, by_airport),
+    label=Label(source=flights, key=("tailnum", "origin"), target="dep_delay > 15"),
+    model=Model(trainer="logistic", metric="roc_auc"),
+)
+'''
+HOUSES = '''"""What is a house worth? A number, from files alone."""
+
+from features import FeatureView, Label, Last, Model, Project, Source
+
+offers = Source(name="offers", id="offer", time="at", schema="offer BIGINT, house INT, at DATE, area DOUBLE, kind STRING")
+sales = Source(name="sales", id="sale", time="at", schema="sale BIGINT, house INT, at DATE, price DOUBLE")
+view = FeatureView(name="house", source=offers, key="house", features={{"area": Last("area"), "kind": Last("kind")}})
+project = Project(
+    name="{name}", views=(view,), label=Label(source=sales, key="house", target="price"), model=Model(trainer="linear", metric="rmse")
+)
+'''
+# Runs the commands it reads, one JSON list a line, and says what came of each: a JVM is started once for all of them.
+RUNNER = """
+import contextlib, io, json, sys
+from jobs.cli import main
+for line in sys.stdin:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(json.loads(line))
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+DAY = timedelta(days=1)
+ASKED = datetime(2013, 7, 1, 12, 0, tzinfo=UTC)
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def found(self) -> Any:
+        """The JSON object it printed last."""
+        assert self.code == 0, f"exit code {self.code}: {self.err[-2000:]}"
+        return json.loads(self.out.strip().splitlines()[-1])
+
+
+@dataclass
+class Commands:
+    """A running process of the command line."""
+
+    process: "subprocess.Popen[str]"
+    folder: Path
+    environment: Mapping[str, str]
+    said: dict[str, Said] = field(default_factory=dict)
+
+    def run(self, name: str, *words: object) -> Said:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps([str(word) for word in words]) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        assert line, f"the command line ended while it ran {words}"
+        self.said[name] = Said(*json.loads(line))
+        return self.said[name]
+
+
+@pytest.fixture(scope="module")
+def commands(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    folder = tmp_path_factory.mktemp("declared")
+    ours = servers.servers
+    environment = {
+        **os.environ,
+        "ANABRANCH_PROJECTS": str(folder),
+        "ANABRANCH__PATHS__DATA": str(servers.data),
+        "ANABRANCH__PATHS__JARS": str(servers.jars),
+        "ANABRANCH__SERVERS__KAFKA_PORT": str(ours.kafka_port),
+        "ANABRANCH__SERVERS__CASSANDRA_PORT": str(ours.cassandra_port),
+        "ANABRANCH__TIME__SLOT": f"{servers.times.slot_seconds}s",
+        "ANABRANCH__SPARK__SHUFFLE_PARTITIONS": "2",
+    }
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUNNER], cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+        try:
+            yield Commands(process, folder, environment)
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait(60)
+
+
+def write(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
+    """A CSV of rows."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def some_flights(count: int) -> list[Row]:
+    """Flights of 2013, a few delays unknown; some planes depart late more often."""
+    chance = random.Random(5)
+    rows = []
+    for number in range(count):
+        plane = chance.randrange(12)
+        delay = None if chance.random() < 0.05 else round(chance.gauss(5 + 3 * plane, 20), 1)
+        moment = datetime(2013, 1, 1, tzinfo=UTC) + timedelta(minutes=chance.randrange(365 * 24 * 60))
+        rows.append(
+            {
+                "flight_id": f"f{number}",
+                "tailnum": f"N{plane}",
+                "origin": chance.choice(["EWR", "JFK", "LGA"]),
+                "departed_at": moment.isoformat().replace("+00:00", "Z"),
+                "dest": chance.choice(["BOS", "MIA", "LAX"]),
+                "distance": chance.randrange(100, 3000),
+                "dep_delay": delay,
+            }
+        )
+    return rows
+
+
+def recount(flights: Sequence[Row], tailnum: str, origin: str, at: datetime) -> Row:
+    """The features of a plane and an airport as plain loops over rows."""
+    known = [{**row, "at": datetime.fromisoformat(row["departed_at"])} for row in flights]
+    known = sorted((row for row in known if row["at"] < at), key=lambda row: (row["at"], row["dest"]))
+    plane = [row for row in known if row["tailnum"] == tailnum]
+    delays = [row["dep_delay"] for row in plane if row["dep_delay"] is not None]
+    found: Row = {
+        "flights": len(plane),
+        "delay_mean": statistics.fmean(delays) if delays else None,
+        "distance_total": sum(row["distance"] for row in plane) if plane else None,
+        "last_dest": plane[-1]["dest"] if plane else None,
+    }
+    airport = [row for row in known if row["origin"] == origin]
+    midnight = {"hour": 0, "minute": 0, "second": 0, "microsecond": 0}
+    tails = {"1d": (at - DAY).replace(minute=0, second=0, microsecond=0), "30d": (at - 30 * DAY).replace(**midnight), "lifetime": None}  # type: ignore[arg-type]
+    for name, tail in tails.items():
+        inside = [row["dep_delay"] for row in airport if tail is None or row["at"] >= tail]
+        there = [delay for delay in inside if delay is not None]
+        found |= {f"departures_{name}": len(inside), f"late_{name}": sum(delay > 15 for delay in there), f"delay_max_{name}": max(there, default=None)}
+    return found
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Flown:
+    """The project of flights after all its commands: its rows and what was said."""
+
+    name: str
+    folder: Path
+    first: list[Row]
+    more: list[Row]
+    said: Mapping[str, Said]
+    environment: Mapping[str, str]
+
+
+@pytest.fixture(scope="module")
+def flown(commands: Commands) -> Flown:
+    name = f"flights_{uuid.uuid4().hex[:8]}"
+    folder, run = commands.folder, commands.run
+    (folder / f"{name}.py").write_text(FLIGHTS.format(name=name))
+    flights = some_flights(320)
+    first, more = flights[:300], flights[300:]
+    bad = [{**first[0], "flight_id": "bad1", "distance": "far"}, {**first[0], "flight_id": "bad2", "tailnum": "", "origin": ""}]
+    asked = [{"tailnum": f"N{i}", "origin": o, "departed_at": ASKED.isoformat()} for i in range(13) for o in ("EWR", "LGA")]
+    run("projects", "projects", "--json")
+    run("check", "check", name, "--json")
+    run("ingest", "ingest", name, "flights", write(folder / "flights.csv", [*first, *bad]), "--json")
+    run("quarantine", "quarantine", name, "--json")
+    run("build", "build", name, "--json")
+    run("train", "train", name, "--json")
+    run("publish", "publish", name, "flights", write(folder / "more.csv", more), "--json")
+    run("stream", "stream", name, "--once", "--json")
+    run("answer", "answer", name, "tailnum=N3", "origin=EWR", "--json")
+    run("answer at", "answer", name, "origin=EWR", "tailnum=N3", "--at", ASKED.isoformat(), "--json")
+    run("answer of nobody", "answer", name, "tailnum=N999", "origin=XXX", "--json")
+    run("features", "features", name, "--at", write(folder / "asked.csv", asked), "--out", folder / "features", "--json")
+    run("score", "score", name, "--in", folder / "asked.csv", "--out", folder / "scores", "--json")
+    run("verify", "verify", name, "--all", "--json")
+    run("build again", "build", name, "--json")
+    run("rollback", "rollback", name, "--json")
+    run("answer after rollback", "answer", name, "tailnum=N3", "origin=EWR", "--json")
+    run("half a key", "answer", name, "tailnum=N3")
+    return Flown(name, folder, first, more, commands.said, commands.environment)
+
+
+def test_a_project_outside_the_repository_is_listed_and_checked(flown: Flown) -> None:
+    assert flown.name in [each["name"] for each in flown.said["projects"].found["projects"]]
+    checked = flown.said["check"].found
+    assert (checked["ok"], checked["keys"]) == (True, ["tailnum", "origin"])
+    assert [feature["name"] for feature in checked["features"]][:5] == ["flights", "delay_mean", "distance_total", "last_dest", "departures_1d"]
+
+
+def test_rows_of_a_file_land_and_bad_ones_go_to_quarantine(flown: Flown) -> None:
+    assert {"rows": 300, "quarantined": 2, "skipped_files": 0}.items() <= flown.said["ingest"].found.items()
+    reasons = flown.said["quarantine"].found["reasons"]
+    assert reasons == {"flights: distance: 'far' is not INT": 1, "flights: no key: tailnum or origin or tailnum and origin is missing": 1}
+
+
+def test_a_build_has_one_row_a_key_of_each_view(flown: Flown) -> None:
+    built = flown.said["build"].found
+    assert built["rows"] == {"by_plane": 12, "by_airport": 3}
+    assert built["current_rows"] == len({(row["tailnum"], row["origin"]) for row in flown.first})
+
+
+def test_a_model_is_trained_and_registered(flown: Flown) -> None:
+    trained = flown.said["train"].found
+    assert (trained["model_version"], trained["champion"]) == ("1", True)
+    assert trained["rows"] == sum(row["dep_delay"] is not None for row in flown.first)
+    assert 0 <= trained["metrics"]["roc_auc"] <= 1
+
+
+def test_published_rows_are_in_the_answer_of_now(flown: Flown) -> None:
+    assert flown.said["publish"].found["published"] == len(flown.more)
+    assert flown.said["stream"].found["events"] == 2 * len(flown.more)  # each of the two views reads them
+    answer = flown.said["answer"].found
+    assert answer["features"] == pytest.approx(recount([*flown.first, *flown.more], "N3", "EWR", now()))
+    assert (answer["model_version"], answer["degraded"], answer["layer"]) == ("1", False, "serving")
+    assert 0 <= answer["score"] <= 1
+
+
+def test_an_answer_of_the_past_equals_a_plain_recount(flown: Flown) -> None:
+    answer = flown.said["answer at"].found
+    expected = recount([*flown.first, *flown.more], "N3", "EWR", ASKED)
+    assert expected["departures_30d"] > expected["departures_1d"]
+    assert answer["features"] == pytest.approx(expected)
+    assert (answer["as_of"], answer["degraded"]) == (ASKED.isoformat().replace("+00:00", "Z"), False)
+
+
+def test_a_key_never_seen_has_an_answer(flown: Flown) -> None:
+    answer = flown.said["answer of nobody"].found
+    assert answer["features"] == recount([], "N999", "XXX", now())
+    assert answer["score"] is not None
+
+
+def test_features_of_rows_equal_a_plain_recount(flown: Flown) -> None:
+    assert flown.said["features"].found["rows"] == 26
+    rows = pq.read_table(flown.folder / "features").to_pylist()
+    assert len(rows) == 26
+    for row in rows:
+        assert row.pop("departed_at").replace(tzinfo=UTC) == ASKED
+        tailnum, origin = row.pop("tailnum"), row.pop("origin")
+        assert row == pytest.approx(recount([*flown.first, *flown.more], tailnum, origin, ASKED))
+
+
+def test_every_row_is_scored(flown: Flown) -> None:
+    assert flown.said["score"].found["rows"] == 26
+    rows = pq.read_table(flown.folder / "scores").to_pylist()
+    assert len({(row["tailnum"], row["origin"]) for row in rows}) == 26
+    assert all(0 <= row["score"] <= 1 and row["label"] in (0, 1) and row["model_version"] == "1" for row in rows)
+    served = flown.said["answer"].found["score"]
+    assert [row["score"] for row in rows if (row["tailnum"], row["origin"]) == ("N3", "EWR")] == [pytest.approx(served, abs=1e-6)]
+
+
+def test_what_is_served_equals_the_lake(flown: Flown) -> None:
+    found = flown.said["verify"].found
+    keys = {(row["tailnum"], row["origin"]) for row in [*flown.first, *flown.more]}
+    assert (found["keys"], found["features"], found["mismatches"], found["degraded"]) == (len(keys), 13, 0, 0)
+
+
+def test_rollback_serves_the_version_before_exactly(flown: Flown) -> None:
+    first, second, back = (flown.said[name].found for name in ("build", "build again", "rollback"))
+    assert second["batch_version"] > first["batch_version"] == back["batch_version"]
+    answer = flown.said["answer after rollback"].found
+    assert (answer["batch_version"], answer["model_version"]) == (first["batch_version"], "1")
+    assert answer["features"] == pytest.approx(recount([*flown.first, *flown.more], "N3", "EWR", now()))
+
+
+def test_half_a_key_is_told_how_to_be_whole(flown: Flown) -> None:
+    said = flown.said["half a key"]
+    assert said.code in (1, 2)
+    assert said.err.strip().splitlines()[-1] == "error: key 'tailnum=N3' does not fit: write tailnum=VALUE origin=VALUE"
+    assert "Traceback" not in said.err
+
+
+def test_a_job_script_runs_under_spark_submit(flown: Flown) -> None:
+    submit = shutil.which("spark-submit", path=str(Path(sys.executable).parent))
+    assert submit is not None
+    path = f"{Path(sys.executable).parent}{os.pathsep}{flown.environment.get('PATH', '')}"
+    done = subprocess.run(
+        [submit, "--driver-memory", "1g", str(ROOT / "jobs" / "verify.py"), flown.name, "--keys", "5", "--json"],
+        cwd=flown.folder,
+        env={**flown.environment, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    found = Said(done.returncode, done.stdout, done.stderr).found
+    assert (found["keys"], found["mismatches"]) == (5, 0)
+
+
+def test_a_number_is_learnt_from_files_alone(commands: Commands) -> None:
+    name = f"houses_{uuid.uuid4().hex[:8]}"
+    (commands.folder / f"{name}.py").write_text(HOUSES.format(name=name))
+    chance = random.Random(3)
+    houses = [(i, float(chance.randrange(40, 200)), chance.choice(["flat", "farm"])) for i in range(80)]
+    offers = [{"offer": i, "house": i, "at": "2020-01-01", "area": area, "kind": kind} for i, area, kind in houses]
+    sales = [{"sale": i, "house": i, "at": "2020-02-01", "price": 1000 * area + (50_000 if kind == "farm" else 0)} for i, area, kind in houses]
+    commands.run("ingest offers", "ingest", name, "offers", write(commands.folder / "offers.csv", offers), "--json")
+    commands.run("ingest sales", "ingest", name, "sales", write(commands.folder / "sales.csv", sales), "--json")
+    trained = commands.run("train houses", "train", name, "--json").found
+    assert trained["metrics"]["rmse"] < 5000
+    built = commands.run("build houses", "build", name, "--json").found
+    assert built["rows"] == {"house": 80}
+    answer = commands.run("answer house", "answer", name, "7", "--json").found
+    assert answer["features"] == {"area": houses[7][1], "kind": houses[7][2]}
+    assert answer["score"] == pytest.approx(sales[7]["price"], rel=0.1)
