@@ -10,6 +10,7 @@ from features.aggregates.base import Aggregate
 from features.errors import DeclarationError
 from features.layout import Layout
 from features.schema import BOOLEAN, Column, DataType, columns_used, expression_type, parse_schema
+from features.times import format_duration
 from features.windows import Window, make_window
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
@@ -106,6 +107,9 @@ class FeatureView:
         finite = [span for span in self.spans if span.width is not None]
         if aggregate.windows == "none" and finite:
             raise DeclarationError(f"{place} has no window (it forgets by its half-life), but the view has {finite[0].name!r}: give it a view without windows=")
+        if aggregate.longest_tile is not None and self.tile > aggregate.longest_tile:
+            longest, tile = format_duration(aggregate.longest_tile), format_duration(self.tile)
+            raise DeclarationError(f"{place} fades too fast for states of {tile}: give its view hop={longest!r} or less")
         if aggregate.windows == "finite" and len(finite) < len(self.spans):
             raise DeclarationError(f"{place} needs a window of finite length: give its view windows= without a lifetime")
 

@@ -89,7 +89,8 @@ def tiles(view: FeatureView, events: DataFrame, slot_seconds: int, entity: tuple
     """
     arrival = f"unix_micros({ARRIVAL})"
     start = F.expr(f"timestamp_micros(CASE WHEN {TIME} > {arrival} THEN {TIME} ELSE {_floor(TIME, view.tile)} END)")
-    reference = F.expr(f"CASE WHEN {TIME} > {arrival} THEN {TIME} ELSE {_floor(TIME, view.tile)} + {view.tile}L END")
+    # One for all events of a tile: one that was ahead and lies on the edge shares it with those that follow.
+    reference = F.expr(f"{_floor(TIME, view.tile)} + {view.tile}L")
     grouped = (
         keyed(view, events)
         .withColumn(REFERENCE, reference)

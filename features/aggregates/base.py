@@ -99,6 +99,11 @@ class Aggregate(ABC):
         return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in fields(self))})"
 
     @property
+    def longest_tile(self) -> int | None:
+        """The widest tile (microseconds) that keeps its state without loss; None for any."""
+        return None
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """Every SQL text of the declaration."""
         return tuple(text for text in (self.argument, self.where) if text is not None)

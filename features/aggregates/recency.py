@@ -43,6 +43,11 @@ class DecayedSum(Aggregate):
         object.__setattr__(self, "half_life", half_life)
         parse_duration(half_life, f"{type(self).__name__}: half_life")
 
+    @property
+    def longest_tile(self) -> int | None:
+        # Weights within a tile go down to 2 ** -500; twice that would pass the smallest double.
+        return 500 * parse_duration(self.half_life)
+
     def over(self, kind: DataType) -> Bound:
         block = Faded(double(self.text, self.where), parse_duration(self.half_life))
         return Bound(DOUBLE, lambda found: self.faded(found, block), (block,))

@@ -101,6 +101,10 @@ AGGREGATES: Mapping[str, Case] = {
         lambda: view(f.DecayedSum("x", half_life="1d"), windows=("1h",)),
         r"DecayedSum has no window \(it forgets by its half-life\), but the view has '1h'",
     ),
+    "fades within a tile": (
+        lambda: view(f.DecayedSum("x", half_life="1m")),
+        "feature 'a': DecayedSum fades too fast for states of 1d: give its view hop='500m' or less",
+    ),
     "half-life": (lambda: f.DecayedMean("x", half_life="soon"), "DecayedMean: half_life 'soon' is not understood"),
     "unit": (lambda: Rate(per="1w"), "Rate: per '1w' is not understood"),
     "unit of a trend": (lambda: f.Slope("x", per=""), "Slope: per '' is not understood"),
@@ -195,6 +199,10 @@ def test_hops_are_as_fine_as_their_window_asks_for() -> None:
     assert [span.hop for span in found.spans] == [5 * MINUTE, 5 * MINUTE, HOUR, HOUR, DAY, DAY, DAY]
     assert found.tile == 5 * MINUTE
     assert view(windows=("90s",), hop="30s").tile == 30 * SECOND
+
+
+def test_a_short_half_life_needs_a_small_hop() -> None:
+    assert view(f.DecayedSum("x", half_life="1m"), hop="5m").tile == 5 * MINUTE
 
 
 def test_windows_begin_on_a_hop_and_are_never_too_short() -> None:
