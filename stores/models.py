@@ -35,6 +35,7 @@ _FEW = 64  # rows; up to here ONNX Runtime is faster than XGBoost's own predicti
 # MLflow is configured by its environment alone. A registry that is away is to be noticed in seconds, not minutes.
 _MLFLOW_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",  # its advice is for those who write model code
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_UV_AUTO_DETECT": "false",  # else it copies the lock file of the folder it happens to run in
