@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import click
 import typer
@@ -14,9 +14,14 @@ from features.errors import AnabranchError, MisuseError
 from jobs import inspect_verbs, model_verbs, river_verbs, server_verbs
 from jobs.show import console, quiet
 
-app = typer.Typer(name="anabranch", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(name="anabranch", add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 for verbs in (server_verbs, inspect_verbs, river_verbs, model_verbs):
     verbs.register(app)
+
+
+# Typer raises click's exceptions, or, since it brings a click of its own, others of the same names.
+_MISUSE: tuple[type[Any], ...] = (click.ClickException, getattr(typer, "TyperException", click.ClickException))
+_ABORTED: tuple[type[Any], ...] = (click.exceptions.Abort, typer.Abort)
 
 
 @app.callback()
@@ -33,13 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # --debug is welcome anywhere on the line.
     words = ["--debug", *[word for word in words if word != "--debug"]] if debug else words
     try:
-        code = app(words, standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return 2
-    except click.ClickException as error:
-        return _fail(f"{error.format_message()}: see 'anabranch --help'", 2, debug)
-    except click.exceptions.Abort:
+        # Without a verb the help is shown, and it is misuse.
+        code = app(words, standalone_mode=False) if words else app(["--help"], standalone_mode=False) or 2
+    except _MISUSE as error:
+        return _fail(f"{error.format_message().rstrip('.')}: see 'anabranch --help'", 2, debug)
+    except _ABORTED:
         return 130
     except KeyboardInterrupt:
         return 130

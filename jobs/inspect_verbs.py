@@ -1,6 +1,7 @@
 """Verbs that look: projects, check, init, answer, features, verify."""
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -115,8 +116,8 @@ def init(name: Name, into: Annotated[Path | None, typer.Option(help="Folder to w
     """Write a declaration to begin with."""
     settings = load_settings(None, None)
     path = (into or settings.projects[-1]) / f"{name}.py"
-    if not name.isidentifier() or not name.islower():
-        raise MisuseError(f"{name!r} is no name for a project: use small letters, digits and underscores, beginning with a letter")
+    if not re.fullmatch(r"(?=.{1,40}$)[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
+        raise MisuseError(f"{name!r} is no name for a project: use up to 40 small letters, digits and single underscores, beginning with a letter")
     if path.exists():
         raise MisuseError(f"{path} exists already: choose another name, or edit it")
     path.write_text(TEMPLATE.format(name=name), encoding="utf-8")
