@@ -31,7 +31,7 @@ class Steps:
 
     def step(self, text: str) -> None:
         """Say what begins now."""
-        console.print(f"[dim]{time.monotonic() - self.started:7.1f} s[/dim]  {text}")
+        console.print(f"[dim]{time.monotonic() - self.started:7.1f} s[/dim]  {text}", soft_wrap=True)
 
     def advance(self, done: int, total: int | None) -> None:
         """Say how far a long step has come, at most every two seconds."""
