@@ -192,7 +192,7 @@ def test_current_row_is_read(rest: Rest) -> None:
     assert rest.ask("GET", "{p}/scores/k1")[1]["score"] is None
     rest.views.ensure_current(rest.project)
     as_of = now_micros()
-    row = {"key": "k1", "score": 0.25, "label": "0", "model_version": "1", "batch_version": 1, "layer": "speed", "x_sum": 6.0, "x_count": 3}
+    row = {"key": "k1", "score": 0.25, "label": 0, "model_version": "1", "batch_version": 1, "layer": "speed", "x_sum": 6.0, "x_count": 3}
     rest.views.write_current(rest.project.name, [row], as_of)
     answer = until(10, lambda: _good(rest.ask("GET", "{p}/scores/k1"), "score"), "the row")[1]
     assert (answer["score"], answer["layer"], answer["features"]) == (0.25, "speed", {"x_sum": 6.0, "x_count": 3})

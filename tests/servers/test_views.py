@@ -205,7 +205,7 @@ def test_tiles_before_the_cut_are_the_batchs_and_not_read(views: Views) -> None:
 
 def current(score: float, **more: object) -> dict[str, object]:
     """A current row."""
-    return {"key": "k", "score": score, "label": "1", "model_version": "1", "batch_version": 1, "layer": "speed", **more}
+    return {"key": "k", "score": score, "label": 1, "model_version": "1", "batch_version": 1, "layer": "speed", **more}
 
 
 def test_of_two_current_rows_that_of_the_later_time_stays_whichever_is_written_last(views: Views) -> None:
