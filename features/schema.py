@@ -5,6 +5,7 @@ compiled, and a difference is an error there, so a guess here can never change a
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -47,6 +48,11 @@ class DataType:
     def integral(self) -> bool:
         """Whole numbers of up to 64 bits."""
         return self.name in INTEGERS
+
+    @property
+    def wide(self) -> bool:
+        """A DECIMAL of more digits than 64 bits hold."""
+        return self.name == "DECIMAL" and self.precision > 18
 
     @property
     def numeric(self) -> bool:
@@ -140,6 +146,9 @@ def expression_type(text: str, schema: tuple[Column, ...], where: str) -> DataTy
             raise DeclarationError(f"{where}: no column {column.sql(dialect='spark')!r}: the source has {', '.join(c.name for c in schema)}")
     if isinstance(parsed, exp.Column):
         return known[parsed.name.lower()].type
+    exact = _decimal(parsed, {name: column.type for name, column in known.items()})
+    if exact is not None and exact.name == "DECIMAL":
+        return exact
     for column in parsed.find_all(exp.Column):
         column.set("table", exp.to_identifier("t"))
         column.set("this", exp.to_identifier(known[column.name.lower()].name))
@@ -152,5 +161,38 @@ def expression_type(text: str, schema: tuple[Column, ...], where: str) -> DataTy
         found = parse_type(kind.sql(dialect="spark"))
     except DeclarationError:
         return None
-    # Spark's rules for the precision of decimal arithmetic are its own, so only a bare column keeps its DECIMAL type.
+    # Other decimal arithmetic (division, functions) has rules of Spark's own, and is taken as DOUBLE.
     return None if found.name == "DECIMAL" and not isinstance(parsed, exp.Cast) else found
+
+
+_DIGITS = {"TINYINT": 3, "SMALLINT": 5, "INT": 10, "BIGINT": 20}
+
+
+def _decimal(node: exp.Expr, types: Mapping[str, DataType]) -> DataType | None:
+    """The type of sums, differences and products of whole numbers and DECIMALs by Spark's rules; None for anything else.
+
+    Source: Spark's DecimalPrecision. What would pass 38 digits loses scale there, so it has no exact type here.
+    """
+    if isinstance(node, (exp.Paren, exp.Neg)):
+        return _decimal(node.this, types)
+    if isinstance(node, exp.Column):
+        found = types[node.name.lower()]
+        return found if found.integral or found.name == "DECIMAL" else None
+    if isinstance(node, exp.Literal):
+        digits = re.fullmatch(r"(\d+)(?:\.(\d+))?", "" if node.is_string else node.this)
+        if digits is None:
+            return None
+        shown = len(digits[1].lstrip("0") + (digits[2] or "")) or 1
+        # A whole literal is an INT that brings no more digits than it shows.
+        return DataType("INT", shown) if digits[2] is None else DataType("DECIMAL", shown, len(digits[2]))
+    if not isinstance(node, (exp.Mul, exp.Add, exp.Sub)):
+        return None
+    left, right = _decimal(node.left, types), _decimal(node.right, types)
+    if left is None or right is None:
+        return None
+    if left.integral and right.integral:
+        return BIGINT
+    (p1, s1), (p2, s2) = ((t.precision or _DIGITS[t.name], t.scale) for t in (left, right))
+    scale = s1 + s2 if isinstance(node, exp.Mul) else max(s1, s2)
+    precision = p1 + p2 + 1 if isinstance(node, exp.Mul) else max(p1 - s1, p2 - s2) + scale + 1
+    return DataType("DECIMAL", precision, scale) if precision <= 38 else None

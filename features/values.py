@@ -40,6 +40,17 @@ def whole(argument: str, kind: DataType, where: str | None) -> Element:
     return Element(sql=filtered(unscaled, where), kind="whole")
 
 
+def wide(argument: str, kind: DataType, where: str | None) -> tuple[Element, Element]:
+    """A wide DECIMAL without its point as two exact whole numbers: high * 10 ** 18 + low, with 0 <= low < 10 ** 18."""
+    x, scale = f"({argument})", kind.scale
+    before, unit = f"floor({x})", f"{10 ** (18 - scale)}BD"
+    rest = f"pmod({before}, {unit})"
+    behind = f"CAST(CAST({x} - {before} AS DECIMAL(18,{scale})) * {10**scale}BD AS BIGINT)"
+    parts = (f"CAST(({before} - {rest}) div {unit} AS BIGINT)", f"(CAST({rest} AS BIGINT) * {10**scale}L + {behind})")
+    high, low = (Element(sql=filtered(part, where), kind="whole") for part in parts)
+    return high, low
+
+
 def binary(argument: str, where: str | None) -> Element:
     """The bytes of a text (UTF-8) or binary value."""
     return Element(sql=filtered(f"CAST(({argument}) AS BINARY)", where), kind="binary")
@@ -56,10 +67,11 @@ def unscaled(numbers: list[int], valid: np.ndarray, kind: DataType) -> Values:
 
 def coded(argument: str, kind: DataType, where: str | None) -> Coded:
     """A value of any type but text as numbers that sort as the values do."""
+    if kind.wide:
+        high, low = wide(argument, kind, where)
+        return Coded((*_in_halves(high.sql), *_in_halves(low.sql)), lambda rows: _quarters(rows, kind), kind)
     if kind == BIGINT or kind.name == "DECIMAL":
-        number = whole(argument, kind, where).sql
-        halves = (Element(sql=f"CAST(shiftright({number}, 32) AS DOUBLE)"), Element(sql=f"CAST({number} & 4294967295L AS DOUBLE)"))
-        return Coded(halves, lambda rows: _halves(rows, kind), kind)
+        return Coded(_in_halves(whole(argument, kind, where).sql), lambda rows: _halves(rows, kind), kind)
     if kind.name in ("FLOAT", "DOUBLE"):
         return Coded((double(argument, where),), lambda rows: _plain(rows, np.float64), DOUBLE)
     inner = {"DATE": "unix_date({})", "TIMESTAMP": "unix_micros({})", "BOOLEAN": "CAST({} AS INT)"}.get(kind.name, "{}")
@@ -71,6 +83,17 @@ def coded(argument: str, kind: DataType, where: str | None) -> Coded:
 def _plain(rows: Rows, target: type[np.generic]) -> Values:
     valid = np.isfinite(rows[:, 0])
     return Values(np.where(valid, rows[:, 0], 0).astype(target), valid)
+
+
+def _in_halves(number: str) -> tuple[Element, Element]:
+    """A BIGINT as its upper and lower 32 bits, which sort as it does."""
+    return Element(sql=f"CAST(shiftright({number}, 32) AS DOUBLE)"), Element(sql=f"CAST({number} & 4294967295L AS DOUBLE)")
+
+
+def _quarters(rows: Rows, kind: DataType) -> Values:
+    valid = np.isfinite(rows[:, 0])
+    safe = np.where(valid[:, None], rows, 0).astype(np.int64).tolist()
+    return unscaled([((a << 32) + b) * 10**18 + (c << 32) + d for a, b, c, d in safe], valid, kind)
 
 
 def _halves(rows: Rows, kind: DataType) -> Values:

@@ -86,8 +86,8 @@ class Aggregate(ABC):
     def _accepts(self, kind: DataType) -> bool:
         if self.takes == CONDITION:
             return kind == BOOLEAN
-        if kind.name == "DECIMAL" and kind.precision > 18:
-            return False
+        if kind.wide and (kind.precision > 36 or kind.scale > 18):
+            return False  # more than two whole numbers of 18 digits hold
         return self.takes == ANYTHING or kind.numeric or (self.takes == ORDERED and not kind.text)
 
     @abstractmethod

@@ -12,7 +12,7 @@ from features.blocks import Block, Element, ExactTotal, Least, Tally, Total, Val
 from features.errors import DeclarationError
 from features.schema import BIGINT, BOOLEAN, DOUBLE, DataType
 from features.times import parse_duration
-from features.values import coded, double, unscaled, whole
+from features.values import coded, double, unscaled, whole, wide
 
 
 @dataclass(frozen=True, init=False)
@@ -45,10 +45,22 @@ class Sum(Aggregate):
         if kind.name in ("FLOAT", "DOUBLE"):
             number = double(self.text, self.where)
             return Bound(DOUBLE, lambda found: Values(found.rows[0][:, 0], found.rows[1][:, 0] > 0), (Total(number), Tally(number)))
+        if kind.wide:
+            return self._wide(kind)
         number = whole(self.text, kind, self.where)
         # A sum of BIGINT may need more than 64 bits; one of smaller integers never does.
         result = DataType("DECIMAL", 38, kind.scale) if kind.name == "DECIMAL" or kind == BIGINT else BIGINT
         return Bound(result, lambda found: unscaled(ExactTotal.whole(found.rows[0]), found.rows[1][:, 0] > 0, result), (ExactTotal(number), Tally(number)))
+
+    def _wide(self, kind: DataType) -> Bound:
+        high, low = wide(self.text, kind, self.where)
+        result = DataType("DECIMAL", 38, kind.scale)
+
+        def finish(found: Folded) -> Values:
+            totals = zip(ExactTotal.whole(found.rows[0]), ExactTotal.whole(found.rows[1]), strict=True)
+            return unscaled([first * 10**18 + second for first, second in totals], found.rows[2][:, 0] > 0, result)
+
+        return Bound(result, finish, (ExactTotal(high), ExactTotal(low), Tally(high)))
 
 
 @dataclass(frozen=True, init=False)

@@ -270,7 +270,8 @@ def test_types_and_schemas_are_read_as_spark_writes_them() -> None:
         ("n * 2", "BIGINT"),
         ("n / 2", "DOUBLE"),
         ("d", "DECIMAL(12,2)"),
-        ("d * 2", None),
+        ("d * 2", "DECIMAL(14,2)"),
+        ("d / 2", None),
         ("upper(s)", "STRING"),
     ],
 )
