@@ -10,7 +10,6 @@ from batch.rows import read_rows, write_rows
 from features.declaration import Project
 from features.errors import MisuseError
 from features.spark import point_in_time
-from stores.events import distinct
 from stores.lake import Lake
 from stores.progress import Progress
 
@@ -29,7 +28,7 @@ def features_at(spark: SparkSession, lake: Lake, project: Project, source: str, 
     """
     started = time.monotonic()
     rows = with_time(project, read_rows(spark, source), source)
-    events = {name: distinct(found, lake.events(spark, project, found)) for name, found in project.sources.items()}
+    events = lake.distinct_events(spark, project)
     progress.step(f"features of {source} into {out}")
     count = write_rows(
         point_in_time(project, events, rows, time_column(project), as_known=as_known), out, {"project": project.name, "features": project.fingerprint}

@@ -20,7 +20,6 @@ from features.errors import AnabranchError, MisuseError
 from features.spark import point_in_time
 from features.times import from_micros
 from stores.cells import cell, complaint, is_wrong
-from stores.events import distinct
 from stores.lake import Lake
 from stores.model_columns import input_column
 from stores.model_inputs import model_inputs
@@ -113,7 +112,7 @@ def with_features(spark: SparkSession, lake: Lake, project: Project, rows: DataF
         )
     views = tuple(view for view in project.views if {column.name for column in view.columns} & set(names))
     needed = Project(name=project.name, views=views)
-    events = {name: distinct(source, lake.events(spark, project, source)) for name, source in needed.sources.items()}
+    events = lake.distinct_events(spark, needed)
     # Given columns may be named as features of the same views: they step aside while these are attached.
     aside = {name: f"{_GIVEN}{name}" for name in rows.columns if name in {column.name for column in needed.columns}}
     stamped = rows.withColumnsRenamed(aside).withColumn(_AT, F.lit(from_micros(at)))

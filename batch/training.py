@@ -20,7 +20,6 @@ from batch.trainers import TrainingRows, check_trainer, fit
 from features.declaration import Label, Model, Project
 from features.errors import AnabranchError, DeclarationError, MisuseError
 from features.spark import key_column, point_in_time
-from stores.events import distinct
 from stores.lake import Lake
 from stores.model_columns import input_column
 from stores.model_inputs import ModelInput, model_inputs
@@ -51,7 +50,7 @@ def train(spark: SparkSession, lake: Lake, models: Models, project: Project, pro
     check_trainer(model.trainer, model.task)
     versions = lake.versions(spark, project)
     # The recorded versions, so that the training set can be made again whatever lands meanwhile.
-    events = {name: distinct(source, lake.events(spark, project, source, version=versions.get(name))) for name, source in project.sources.items()}
+    events = lake.distinct_events(spark, project, versions)
     progress.step("training set: features strictly before every label")
     labels = label_rows(label, events[label.source.name])
     total = labels.count()

@@ -16,7 +16,6 @@ from features.merge import plain
 from features.spark import point_in_time
 from features.times import from_micros
 from stores.answers import Answers, now_micros
-from stores.events import distinct
 from stores.lake import Lake
 from stores.progress import Progress
 
@@ -52,7 +51,7 @@ class Verified:
 def verify(spark: SparkSession, lake: Lake, answers: Answers, project: Project, sample: int | None, progress: Progress) -> Verified:
     """Compare `sample` keys (None: all). The lake must hold every event the stream has read (land first)."""
     started = time.monotonic()
-    events = {name: distinct(source, lake.events(spark, project, source)) for name, source in project.sources.items()}
+    events = lake.distinct_events(spark, project)
     keys = entities(project, events)
     chosen = keys if sample is None else keys.orderBy(F.xxhash64("key")).limit(sample)
     at = now_micros()

@@ -18,7 +18,6 @@ from features.spark import batch_states, key_column
 from features.times import SECOND, floor_to, format_time, from_micros
 from stores.cassandra_source import CassandraSource, cassandra_options
 from stores.current import SCORES_SCHEMA, refresher
-from stores.events import distinct
 from stores.lake import Lake
 from stores.manifest import Manifest
 from stores.models import Models
@@ -49,7 +48,7 @@ def owed(spark: SparkSession, lake: Lake, project: Project, cut: int) -> dict[st
     Duplicates go first, so that a file row whose event came by topic at or after the cut is left to the stream.
     """
     covered = F.col("_file").isNotNull() | (F.col("_arrival") < F.lit(from_micros(cut)))
-    return {name: distinct(source, lake.events(spark, project, source)).where(covered) for name, source in project.sources.items()}
+    return {name: events.where(covered) for name, events in lake.distinct_events(spark, project).items()}
 
 
 def build(spark: SparkSession, lake: Lake, views: Views, models: Models, project: Project, times: TimeSettings, cut: int, progress: Progress) -> Built:

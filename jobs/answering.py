@@ -10,7 +10,6 @@ from features.times import format_time
 from jobs.context import Context
 from jobs.show import Steps
 from stores.answers import now_micros
-from stores.events import distinct
 
 
 def answer_key(context: Context, project: Project, key: dict[str, str], at: int | None) -> dict[str, Any]:
@@ -49,6 +48,6 @@ def from_lake(context: Context, project: Project, key: dict[str, str], at: int) 
     steps, spark = Steps(), context.spark
     steps.step(f"{format_time(at)} is in the past: reading the lake")
     land(spark, context.lake, context.bus, project, context.settings.times, steps)
-    events = {name: distinct(source, context.lake.events(spark, project, source)) for name, source in project.sources.items()}
+    events = context.lake.distinct_events(spark, project)
     text = key_text(project.keys, key)
     return recompute(project, events, spark.createDataFrame([(text,)], "key STRING"), at)[text]

@@ -4,13 +4,12 @@ import logging
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import click
 import typer
 
-from features.errors import AnabranchError, MisuseError
+from features.errors import AnabranchError
 from jobs import inspect_verbs, model_verbs, river_verbs, server_verbs
 from jobs.show import console, quiet
 
@@ -72,14 +71,6 @@ def _one_line(error: Exception) -> str:
 def run() -> None:
     """Entry point of the console script."""
     sys.exit(main())
-
-
-def folder(path: str) -> Path:
-    """A path that must exist."""
-    found = Path(path)
-    if not found.exists():
-        raise MisuseError(f"{path!r} does not exist: give a file or folder")
-    return found
 
 
 if __name__ == "__main__":

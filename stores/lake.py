@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 
 from features.declaration import Project, Source
 from features.errors import AnabranchError
-from stores.events import LAKE_COLUMNS, LONGEST_EVENT
+from stores.events import LAKE_COLUMNS, LONGEST_EVENT, distinct
 from stores.settings import LakeSettings
 
 QUARANTINE = {
@@ -52,6 +52,11 @@ class Lake:
         there = {name.lower() for name in table.columns}
         columns = {name: F.col(f"`{name}`") if name.lower() in there else F.lit(None) for name in declared}
         return table.select(*[columns[name].try_cast(kind).alias(name) for name, kind in declared.items()])
+
+    def distinct_events(self, spark: SparkSession, project: Project, versions: Mapping[str, int] | None = None) -> dict[str, DataFrame]:
+        """The distinct events of every source by its name, of the table's version where `versions` has one."""
+        wanted = versions or {}
+        return {name: distinct(source, self.events(spark, project, source, version=wanted.get(name))) for name, source in project.sources.items()}
 
     def file_ids(self, spark: SparkSession, project: Project, source: Source) -> DataFrame | None:
         """`_file_id` and `_file_arrival` of the events that were loaded from files; None when there are none."""
