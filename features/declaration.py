@@ -8,7 +8,7 @@ from functools import cached_property
 
 from features.aggregates.base import Aggregate
 from features.errors import DeclarationError
-from features.layout import Layout
+from features.layout import Alike, Layout
 from features.schema import BOOLEAN, Column, DataType, columns_used, expression_type, parse_schema
 from features.times import format_duration
 from features.windows import Window, make_window
@@ -150,6 +150,19 @@ class FeatureView:
         return tuple(
             FeatureColumn(f"{name}_{span.name}" if self.windows else name, name, span, bounds[name].type) for name in self.features for span in self.spans
         )
+
+    @cached_property
+    def column_names(self) -> tuple[str, ...]:
+        """Names of the feature columns, in order."""
+        return tuple(column.name for column in self.columns)
+
+    @cached_property
+    def finished(self) -> tuple[tuple[Alike, tuple[str, ...]], ...]:
+        """Groups of features that are finished together, each with the names of its columns: windows within features."""
+        names: dict[str, list[str]] = {}
+        for column in self.columns:
+            names.setdefault(column.feature, []).append(column.name)
+        return tuple((group, tuple(name for feature in group.names for name in names[feature])) for group in self.layout.alike)
 
     @cached_property
     def fingerprint(self) -> str:

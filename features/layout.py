@@ -7,6 +7,8 @@ latest event, negated, among its minima.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +16,23 @@ from numpy.typing import NDArray
 from features.aggregates.base import Bound, Folded
 from features.blocks import TIME_ELEMENT, Block, Element, Least, Rows, Values
 from features.extras import Bytes, Extra
+from features.schema import DataType
+from features.values import Formula
 
 States = Sequence[bytes | None] | Bytes
 Times = NDArray[np.int64]
 LATEST = Least(TIME_ELEMENT, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Alike:
+    """Features of one type that one formula finishes: where each of them (f) has its blocks, columns (f, width) a block, and its extras."""
+
+    names: tuple[str, ...]
+    type: DataType
+    finish: Formula
+    columns: tuple[NDArray[np.intp], ...]
+    extras: tuple[tuple[int, ...], ...]
 
 
 class Layout:
@@ -88,3 +103,31 @@ class Layout:
             column[:] = [state[self.extras.index(extra)] for state in extras]
             found.append(column)
         return bound.finish(Folded([rows[:, self.slices[block]] for block in bound.blocks], found, at, since))
+
+    @cached_property
+    def alike(self) -> tuple[Alike, ...]:
+        """The features, grouped by how they are finished."""
+        groups: dict[tuple[object, ...], list[str]] = {}
+        for name, bound in self.bounds.items():
+            form = (bound.finish, str(bound.type), tuple(block.width for block in bound.blocks), len(bound.extras))
+            groups.setdefault(form, []).append(name)
+        return tuple(self._alike(names) for names in groups.values())
+
+    def _alike(self, names: Sequence[str]) -> Alike:
+        bounds = [self.bounds[name] for name in names]
+        places = [[np.arange(self.width)[self.slices[block]] for block in bound.blocks] for bound in bounds]
+        columns = tuple(np.stack(column) for column in zip(*places, strict=True))
+        extras = tuple(tuple(self.extras.index(extra) for extra in extras) for extras in zip(*(bound.extras for bound in bounds), strict=True))
+        return Alike(tuple(names), bounds[0].type, bounds[0].finish, columns, extras)
+
+    @staticmethod
+    def finish_alike(group: Alike, rows: Rows, extras: Sequence[States], at: Times, since: Times) -> Values:
+        """Values of every feature of a group for states (q, width), by one call: those of the first feature, then of the second, ..."""
+        count = len(group.names)
+        folded = [rows[:, columns].swapaxes(0, 1).reshape(count * len(rows), -1) for columns in group.columns]
+        found: list[np.ndarray] = []
+        for positions in group.extras:
+            column = np.empty(count * len(rows), dtype=object)
+            column[:] = [state[position] for position in positions for state in extras]
+            found.append(column)
+        return group.finish(Folded(folded, found, np.concatenate([at] * count), np.concatenate([since] * count)))

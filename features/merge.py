@@ -22,6 +22,7 @@ from features.schema import DataType
 from features.times import floor_to, format_time, to_micros
 from features.windows import Window
 
+_AS_THEY_ARE = {"DOUBLE", "BIGINT", "BOOLEAN", "STRING"}  # what arrays give as Python values is already plain
 LABELS = 2  # columns before the state in a stored batch row
 
 
@@ -104,14 +105,15 @@ def _window(view: FeatureView, position: int, span: Window, batch: BatchPart | N
 
 def _values(view: FeatureView, picked: _Picked, at: int) -> dict[str, object]:
     rows = np.stack(picked.rows)
-    spans = {span.name: position for position, span in enumerate(view.spans)}
     ends = np.full(len(rows), at, dtype=np.int64)
     tails = np.array([span.tail(at) or 0 for span in view.spans], dtype=np.int64)
-    finished = {name: view.layout.finish(name, rows, picked.extras, ends, tails) for name in view.features}
-    out: dict[str, object] = {}
-    for column in view.columns:
-        found, position = finished[column.feature], spans[column.window.name]
-        out[column.name] = plain(found.values[position], column.type) if found.valid[position] else None
+    out: dict[str, object] = dict.fromkeys(view.column_names)
+    for group, names in view.finished:
+        found = view.layout.finish_alike(group, rows, picked.extras, ends, tails)
+        values, valid = found.values.tolist(), found.valid.tolist()
+        if group.type.name not in _AS_THEY_ARE:
+            values = [plain(value, group.type) for value in values]
+        out.update((name, value if good else None) for name, value, good in zip(names, values, valid, strict=True))
     return out
 
 

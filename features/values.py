@@ -1,6 +1,6 @@
 """How values of each type become numbers in a state and come back: the only place that knows types by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from decimal import Context, Decimal
 
@@ -10,7 +10,18 @@ from features.blocks import Element, Rows, Values
 from features.schema import BIGINT, DOUBLE, DataType
 
 _WIDE = Context(prec=60)  # the default context would round long sums
-Decode = Callable[[Rows], Values]
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A function over arrays of states, and its constants. Equal ones are one formula: features that share it are finished by one call."""
+
+    function: Callable[..., Values]
+    constants: tuple[Hashable, ...] = ()
+
+    def __call__(self, states: object) -> Values:
+        """The values of the states."""
+        return self.function(states, *self.constants)
 
 
 @dataclass(frozen=True)
@@ -18,7 +29,7 @@ class Coded:
     """A value as one or two double elements (compared in order), and the way back from rows (q, len(elements))."""
 
     elements: tuple[Element, ...]
-    decode: Decode
+    decode: Formula
     type: DataType
 
 
@@ -69,15 +80,15 @@ def coded(argument: str, kind: DataType, where: str | None) -> Coded:
     """A value of any type but text as numbers that sort as the values do."""
     if kind.wide:
         high, low = wide(argument, kind, where)
-        return Coded((*_in_halves(high.sql), *_in_halves(low.sql)), lambda rows: _quarters(rows, kind), kind)
+        return Coded((*_in_halves(high.sql), *_in_halves(low.sql)), Formula(_quarters, (kind,)), kind)
     if kind == BIGINT or kind.name == "DECIMAL":
-        return Coded(_in_halves(whole(argument, kind, where).sql), lambda rows: _halves(rows, kind), kind)
+        return Coded(_in_halves(whole(argument, kind, where).sql), Formula(_halves, (kind,)), kind)
     if kind.name in ("FLOAT", "DOUBLE"):
-        return Coded((double(argument, where),), lambda rows: _plain(rows, np.float64), DOUBLE)
+        return Coded((double(argument, where),), Formula(_plain, (np.float64,)), DOUBLE)
     inner = {"DATE": "unix_date({})", "TIMESTAMP": "unix_micros({})", "BOOLEAN": "CAST({} AS INT)"}.get(kind.name, "{}")
     element = Element(sql=filtered(f"CAST({inner.format(f'({argument})')} AS DOUBLE)", where))
     target = {"DATE": np.int32, "BOOLEAN": np.bool_}.get(kind.name, np.int64)
-    return Coded((element,), lambda rows: _plain(rows, target), BIGINT if kind.integral else kind)
+    return Coded((element,), Formula(_plain, (target,)), BIGINT if kind.integral else kind)
 
 
 def _plain(rows: Rows, target: type[np.generic]) -> Values:

@@ -150,7 +150,7 @@ def _extra_state(extra: Extra, lifted: Lifted) -> bytes | None:
     return bytes(sketch.serialize_compact() if isinstance(extra, DistinctSketch) else sketch.serialize())
 
 
-def batch_part(view: FeatureView, events: Sequence[Event], cut: int) -> BatchPart:
+def batch_part(view: FeatureView, events: Sequence[Event], cut: int, slack: int = SLACK) -> BatchPart:
     """The batch part of one key's distinct events that arrived before the cut."""
     pieces: dict[tuple[int, int], list[Event]] = {}
     for event in events:
@@ -159,7 +159,7 @@ def batch_part(view: FeatureView, events: Sequence[Event], cut: int) -> BatchPar
             continue
         hops = set()
         for position, span in enumerate(view.spans):
-            since = None if span.width is None else collapsed_from(span, cut, SLACK)
+            since = None if span.width is None else collapsed_from(span, cut, slack)
             if since is None or event.time >= since:
                 pieces.setdefault((-1 - position, 0), []).append(event)
             tail = span.tail(cut)
@@ -169,7 +169,7 @@ def batch_part(view: FeatureView, events: Sequence[Event], cut: int) -> BatchPar
             pieces.setdefault((hop, floor_to(event.time, hop)), []).append(event)
     rows, extras = states(view, list(pieces.values()))
     labels = np.array(list(pieces), dtype=np.float64).reshape(-1, 2)
-    return BatchPart(cut, SLACK, np.concatenate([labels, rows], axis=1), extras)
+    return BatchPart(cut, slack, np.concatenate([labels, rows], axis=1), extras)
 
 
 def tiles(view: FeatureView, events: Sequence[Event]) -> Tiles:

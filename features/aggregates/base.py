@@ -16,7 +16,7 @@ from features.blocks import Block, Element, Lifted, Rows, Values
 from features.errors import DeclarationError
 from features.extras import Bytes, Extra
 from features.schema import BOOLEAN, DOUBLE, Column, DataType, expression_type
-from features.values import double
+from features.values import Formula, double
 
 NUMBERS = "numbers"
 ORDERED = "numbers, BOOLEAN, DATE and TIMESTAMP"
@@ -35,7 +35,6 @@ class Folded:
     since: NDArray[np.int64]
 
 
-Finish = Callable[[Folded], Values]
 Exactly = Callable[[Lifted, NDArray[np.int64], NDArray[np.int64]], Values]
 
 
@@ -43,11 +42,12 @@ Exactly = Callable[[Lifted, NDArray[np.int64], NDArray[np.int64]], Values]
 class Bound:
     """An aggregate over a known schema: what its state is made of, and how folded states become values of `type`.
 
-    `exactly`, where there is one, gives the values of training sets straight from sorted events and ranges of them.
+    Features of one view whose `finish` is equal are finished together, so it treats each state by itself. `exactly`, where
+    there is one, gives the values of training sets straight from sorted events and ranges of them.
     """
 
     type: DataType
-    finish: Finish
+    finish: Formula
     blocks: tuple[Block, ...] = ()
     extras: tuple[Extra, ...] = ()
     exactly: Exactly | None = None
@@ -130,6 +130,11 @@ class Aggregate(ABC):
         else:
             found = f"({self.text}) IS NOT NULL" + (f" AND ({self.where})" if self.where else "")
         return Element(sql=f"(CASE WHEN {found} THEN {value} END)", kind=element_kind)
+
+
+def decoded(found: Folded, decode: Formula, sign: int = 1, first: int = 0) -> Values:
+    """Coded values that stand from column `first` on of the only block, times `sign`."""
+    return decode(sign * found.rows[0][:, first:])
 
 
 def ratio(above: NDArray[np.float64], below: NDArray[np.float64], valid: NDArray[np.bool_]) -> Values:

@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from features.aggregates.base import ANYTHING, CONDITION, Aggregate, Bound, Folded, ratio
+from features.aggregates.base import ANYTHING, CONDITION, Aggregate, Bound, Folded, decoded, ratio
 from features.blocks import Block, Element, ExactTotal, Least, Tally, Total, Values
 from features.errors import DeclarationError
 from features.schema import BIGINT, BOOLEAN, DOUBLE, DataType
 from features.times import parse_duration
-from features.values import coded, double, unscaled, whole, wide
+from features.values import Formula, coded, double, unscaled, whole, wide
 
 
 @dataclass(frozen=True, init=False)
@@ -28,7 +28,7 @@ class Count(Aggregate):
     def over(self, kind: DataType) -> Bound:
         # For floats the very element of Sum and Mean, so that their counts are stored and sent once.
         counted = double(self.text, self.where) if kind.name in ("FLOAT", "DOUBLE") else self.present(kind)
-        return Bound(BIGINT, _tallied, (Tally(counted),))
+        return Bound(BIGINT, Formula(_tallied), (Tally(counted),))
 
 
 def _tallied(found: Folded) -> Values:
@@ -44,23 +44,31 @@ class Sum(Aggregate):
     def over(self, kind: DataType) -> Bound:
         if kind.name in ("FLOAT", "DOUBLE"):
             number = double(self.text, self.where)
-            return Bound(DOUBLE, lambda found: Values(found.rows[0][:, 0], found.rows[1][:, 0] > 0), (Total(number), Tally(number)))
+            return Bound(DOUBLE, Formula(_summed), (Total(number), Tally(number)))
         if kind.wide:
             return self._wide(kind)
         number = whole(self.text, kind, self.where)
         # A sum of BIGINT may need more than 64 bits; one of smaller integers never does.
         result = DataType("DECIMAL", 38, kind.scale) if kind.name == "DECIMAL" or kind == BIGINT else BIGINT
-        return Bound(result, lambda found: unscaled(ExactTotal.whole(found.rows[0]), found.rows[1][:, 0] > 0, result), (ExactTotal(number), Tally(number)))
+        return Bound(result, Formula(_summed_exactly, (result,)), (ExactTotal(number), Tally(number)))
 
     def _wide(self, kind: DataType) -> Bound:
         high, low = wide(self.text, kind, self.where)
         result = DataType("DECIMAL", 38, kind.scale)
+        return Bound(result, Formula(_summed_wide, (result,)), (ExactTotal(high), ExactTotal(low), Tally(high)))
 
-        def finish(found: Folded) -> Values:
-            totals = zip(ExactTotal.whole(found.rows[0]), ExactTotal.whole(found.rows[1]), strict=True)
-            return unscaled([first * 10**18 + second for first, second in totals], found.rows[2][:, 0] > 0, result)
 
-        return Bound(result, finish, (ExactTotal(high), ExactTotal(low), Tally(high)))
+def _summed(found: Folded) -> Values:
+    return Values(found.rows[0][:, 0], found.rows[1][:, 0] > 0)
+
+
+def _summed_exactly(found: Folded, result: DataType) -> Values:
+    return unscaled(ExactTotal.whole(found.rows[0]), found.rows[1][:, 0] > 0, result)
+
+
+def _summed_wide(found: Folded, result: DataType) -> Values:
+    totals = zip(ExactTotal.whole(found.rows[0]), ExactTotal.whole(found.rows[1]), strict=True)
+    return unscaled([first * 10**18 + second for first, second in totals], found.rows[2][:, 0] > 0, result)
 
 
 @dataclass(frozen=True, init=False)
@@ -71,7 +79,11 @@ class Mean(Aggregate):
 
     def over(self, kind: DataType) -> Bound:
         number = double(self.text, self.where)
-        return Bound(DOUBLE, lambda found: ratio(found.rows[0][:, 0], found.rows[1][:, 0], found.rows[1][:, 0] > 0), (Total(number), Tally(number)))
+        return Bound(DOUBLE, Formula(_mean), (Total(number), Tally(number)))
+
+
+def _mean(found: Folded) -> Values:
+    return ratio(found.rows[0][:, 0], found.rows[1][:, 0], found.rows[1][:, 0] > 0)
 
 
 @dataclass(frozen=True, init=False)
@@ -89,12 +101,11 @@ class Rate(Aggregate):
 
     def over(self, kind: DataType) -> Bound:
         block: Block = Tally(self.present(kind)) if self.argument == "1" else Total(double(self.text, self.where))
-        unit = parse_duration(self.per)
+        return Bound(DOUBLE, Formula(_per_unit, (parse_duration(self.per),)), (block,))
 
-        def finish(found: Folded) -> Values:
-            return Values(found.rows[0][:, 0] / ((found.at - found.since) / unit), np.ones(len(found.at), dtype=bool))
 
-        return Bound(DOUBLE, finish, (block,))
+def _per_unit(found: Folded, unit: int) -> Values:
+    return Values(found.rows[0][:, 0] / ((found.at - found.since) / unit), np.ones(len(found.at), dtype=bool))
 
 
 @dataclass(frozen=True, init=False)
@@ -114,13 +125,13 @@ class Histogram(Aggregate):
         x = double(self.text, self.where).sql
         inner = [f"{x} >= {low!r}D AND {x} < {high!r}D" for low, high in pairwise(self.edges)]
         conditions = [f"{x} < {self.edges[0]!r}D", *inner, f"{x} >= {self.edges[-1]!r}D"]
-        return Bound(DataType("ARRAY<BIGINT>"), self._finish, tuple(Tally(Element(sql=f"(CASE WHEN {text} THEN 1D END)")) for text in conditions))
+        return Bound(DataType("ARRAY<BIGINT>"), Formula(_histogram), tuple(Tally(Element(sql=f"(CASE WHEN {text} THEN 1D END)")) for text in conditions))
 
-    @staticmethod
-    def _finish(found: Folded) -> Values:
-        out = np.empty(len(found.at), dtype=object)
-        out[:] = np.concatenate(found.rows, axis=1).astype(np.int64).tolist()
-        return Values(out, np.ones(len(out), dtype=bool))
+
+def _histogram(found: Folded) -> Values:
+    out = np.empty(len(found.at), dtype=object)
+    out[:] = np.concatenate(found.rows, axis=1).astype(np.int64).tolist()
+    return Values(out, np.ones(len(out), dtype=bool))
 
 
 @dataclass(frozen=True, init=False)
@@ -132,7 +143,7 @@ class Any(Aggregate):
 
     def over(self, kind: DataType) -> Bound:
         code = coded(self.text, BOOLEAN, self.where)
-        return Bound(BOOLEAN, lambda found: code.decode(self.sign * found.rows[0]), (Least(code.elements[0], self.sign),))
+        return Bound(BOOLEAN, Formula(decoded, (code.decode, self.sign)), (Least(code.elements[0], self.sign),))
 
 
 @dataclass(frozen=True, init=False)

@@ -5,11 +5,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from features.aggregates.base import ANYTHING, ORDERED, Aggregate, Bound, bounded
-from features.blocks import TIME_ELEMENT, Block, Leading, LeadingFew, Least, Rows, Values
-from features.extras import Bytes, LeadingTexts
+from features.aggregates.base import ANYTHING, ORDERED, Aggregate, Bound, Folded, bounded, decoded
+from features.blocks import TIME_ELEMENT, Block, Leading, LeadingFew, Least, Values
+from features.extras import LeadingTexts
 from features.schema import STRING, DataType
-from features.values import Coded, binary, coded
+from features.values import Formula, binary, coded
 
 
 @dataclass(frozen=True, init=False)
@@ -23,9 +23,9 @@ class Min(Aggregate):
         code = coded(self.text, kind, self.where)
         if len(code.elements) == 1:
             block: Block = Least(code.elements[0], self.sign)
-            return Bound(code.type, lambda found: code.decode(self.sign * found.rows[0]), (block,))
+            return Bound(code.type, Formula(decoded, (code.decode, self.sign)), (block,))
         block = Leading(code.elements, -self.sign)
-        return Bound(code.type, lambda found: code.decode(-self.sign * found.rows[0]), (block,))
+        return Bound(code.type, Formula(decoded, (code.decode, -self.sign)), (block,))
 
 
 @dataclass(frozen=True, init=False)
@@ -45,10 +45,10 @@ class Last(Aggregate):
     def over(self, kind: DataType) -> Bound:
         if kind.text:
             extra = LeadingTexts(binary(self.text, self.where), 1, self.sign)
-            return Bound(kind, lambda found: _texts(found.extras[0], kind), extras=(extra,))
+            return Bound(kind, Formula(_texts, (kind,)), extras=(extra,))
         code = coded(self.text, kind, self.where)
         block = Leading((TIME_ELEMENT, *code.elements), self.sign)
-        return Bound(code.type, lambda found: code.decode(self.sign * found.rows[0][:, 1:]), (block,))
+        return Bound(code.type, Formula(decoded, (code.decode, self.sign, 1)), (block,))
 
 
 @dataclass(frozen=True, init=False)
@@ -75,10 +75,10 @@ class LastK(Aggregate):
     def over(self, kind: DataType) -> Bound:
         if kind.text:
             extra = LeadingTexts(binary(self.text, self.where), self.k, self.sign)
-            return Bound(DataType(f"ARRAY<{kind}>"), lambda found: _text_lists(found.extras[0], kind), extras=(extra,))
+            return Bound(DataType(f"ARRAY<{kind}>"), Formula(_text_lists, (kind,)), extras=(extra,))
         code = coded(self.text, kind, self.where)
         block = LeadingFew((*((TIME_ELEMENT,) if self.timed else ()), *code.elements), self.k, self.sign)
-        return Bound(DataType(f"ARRAY<{code.type}>"), lambda found: _lists(found.rows[0], block, code, self.timed), (block,))
+        return Bound(DataType(f"ARRAY<{code.type}>"), Formula(_lists, (code.decode, block.sign, len(block.parts), block.count, self.timed)), (block,))
 
 
 @dataclass(frozen=True, init=False)
@@ -103,10 +103,10 @@ class BottomK(TopK):
     sign = -1
 
 
-def _lists(rows: Rows, block: LeadingFew, code: Coded, timed: bool) -> Values:
-    flat = block.sign * rows.reshape(-1, len(block.parts))[:, 1 if timed else 0 :]
-    values = code.decode(flat)
-    numbers, valid = values.values.reshape(-1, block.count).tolist(), values.valid.reshape(-1, block.count).tolist()
+def _lists(found: Folded, decode: Formula, sign: int, parts: int, count: int, timed: bool) -> Values:
+    rows = found.rows[0]
+    values = decode(sign * rows.reshape(-1, parts)[:, 1 if timed else 0 :])
+    numbers, valid = values.values.reshape(-1, count).tolist(), values.valid.reshape(-1, count).tolist()
     out = np.empty(len(rows), dtype=object)
     out[:] = [[value for value, good in zip(line, there, strict=True) if good] for line, there in zip(numbers, valid, strict=True)]
     return Values(out, np.ones(len(rows), dtype=bool))
@@ -116,13 +116,15 @@ def _decoded(value: bytes, kind: DataType) -> object:
     return value.decode() if kind == STRING else value
 
 
-def _texts(states: Bytes, kind: DataType) -> Values:
+def _texts(found: Folded, kind: DataType) -> Values:
+    states = found.extras[0]
     out = np.empty(len(states), dtype=object)
     out[:] = [None if state is None else _decoded(LeadingTexts.values(state)[0], kind) for state in states]
     return Values(out, np.array([state is not None for state in states], dtype=bool))
 
 
-def _text_lists(states: Bytes, kind: DataType) -> Values:
+def _text_lists(found: Folded, kind: DataType) -> Values:
+    states = found.extras[0]
     out = np.empty(len(states), dtype=object)
     out[:] = [[] if state is None else [_decoded(value, kind) for value in LeadingTexts.values(state)] for state in states]
     return Values(out, np.ones(len(states), dtype=bool))

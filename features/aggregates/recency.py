@@ -9,7 +9,7 @@ from features.aggregates.base import ANYTHING, Aggregate, Bound, Folded, ratio
 from features.blocks import TIME, Faded, Least, Values
 from features.schema import DOUBLE, DataType
 from features.times import SECOND, parse_duration
-from features.values import double
+from features.values import Formula, double
 
 
 @dataclass(frozen=True, init=False)
@@ -22,12 +22,13 @@ class TimeSince(Aggregate):
         super().__init__(argument or "1", where=where)
 
     def over(self, kind: DataType) -> Bound:
-        def finish(found: Folded) -> Values:
-            latest = -found.rows[0][:, 0]
-            valid = np.isfinite(latest)
-            return Values((found.at - np.where(valid, latest, 0)) / SECOND, valid)
+        return Bound(DOUBLE, Formula(_since), (Least(self.present(kind, TIME, "whole"), -1),))
 
-        return Bound(DOUBLE, finish, (Least(self.present(kind, TIME, "whole"), -1),))
+
+def _since(found: Folded) -> Values:
+    latest = -found.rows[0][:, 0]
+    valid = np.isfinite(latest)
+    return Values((found.at - np.where(valid, latest, 0)) / SECOND, valid)
 
 
 @dataclass(frozen=True, init=False)
@@ -50,14 +51,14 @@ class DecayedSum(Aggregate):
 
     def over(self, kind: DataType) -> Bound:
         block = Faded(double(self.text, self.where), parse_duration(self.half_life))
-        return Bound(DOUBLE, lambda found: self.faded(found, block), (block,))
+        return Bound(DOUBLE, Formula(self.faded, (block.half_life,)), (block,))
 
     @staticmethod
-    def faded(found: Folded, block: Faded) -> Values:
+    def faded(found: Folded, half_life: int) -> Values:
         """The value of states [reference, weighted sum, weight] at the time of the answer."""
         rows = found.rows[0]
         valid = np.isfinite(rows[:, 0])
-        return Values(rows[:, 1] * np.exp2((np.where(valid, rows[:, 0], 0) - found.at) / block.half_life), valid)
+        return Values(rows[:, 1] * np.exp2((np.where(valid, rows[:, 0], 0) - found.at) / half_life), valid)
 
 
 @dataclass(frozen=True, init=False)
@@ -65,6 +66,6 @@ class DecayedMean(DecayedSum):
     """Mean in which an event weighs half after each `half_life`. No events: null."""
 
     @staticmethod
-    def faded(found: Folded, block: Faded) -> Values:  # noqa: ARG004 - as the sum it overrides
+    def faded(found: Folded, half_life: int) -> Values:  # noqa: ARG004 - as the sum it overrides
         rows = found.rows[0]
         return ratio(rows[:, 1], rows[:, 2], rows[:, 2] > 0)

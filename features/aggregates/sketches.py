@@ -14,7 +14,7 @@ from features.errors import DeclarationError
 from features.extras import frames
 from features.schema import BIGINT, DOUBLE, STRING, DataType
 from features.sketches import DistinctSketch, FrequencySketch, QuantileSketch, ValueSet, coded_values, distinct_counts
-from features.values import binary, double
+from features.values import Formula, binary, double
 from features.wavelet import WaveletMatrix, Whole
 
 
@@ -48,7 +48,7 @@ class Distinct(Aggregate):
             counted, low, high = extra.within(lifted, first, end)
             return _counts(np.minimum(distinct_counts(coded_values(counted)[0], low, high), self.most))
 
-        return Bound(BIGINT, finish, extras=(extra,), exactly=exactly)
+        return Bound(BIGINT, Formula(finish), extras=(extra,), exactly=exactly)
 
 
 @dataclass(frozen=True, init=False)
@@ -82,7 +82,7 @@ class ApproxDistinct(Aggregate):
             counted, low, high = extra.within(lifted, first, end)
             return _counts(distinct_counts(coded_values(counted)[0], low, high))
 
-        return Bound(BIGINT, finish, extras=(extra,), exactly=exactly)
+        return Bound(BIGINT, Formula(finish), extras=(extra,), exactly=exactly)
 
 
 @dataclass(frozen=True, init=False)
@@ -122,7 +122,7 @@ class ApproxPercentile(Aggregate):
                 out[valid] = distinct[WaveletMatrix(codes.astype(np.int64)).kth(low[valid], high[valid], rank)]
             return Values(out, valid)
 
-        return Bound(DOUBLE, finish, extras=(extra,), exactly=exactly)
+        return Bound(DOUBLE, Formula(finish), extras=(extra,), exactly=exactly)
 
     def witnesses(self) -> Mapping[str, Aggregate]:
         error = 2 * datasketches.kll_doubles_sketch.get_normalized_rank_error(self.size, False)
@@ -188,7 +188,7 @@ class MostFrequent(Aggregate):
                     texts[place] = distinct[code].decode()
             return decoded(texts)
 
-        return Bound(BIGINT if kind.integral else STRING, finish, extras=(extra,), exactly=exactly)
+        return Bound(BIGINT if kind.integral else STRING, Formula(finish), extras=(extra,), exactly=exactly)
 
 
 def _most_frequent(state: bytes) -> str:

@@ -1,5 +1,6 @@
 """Moments of one or two columns, merged by deltas."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,9 +11,13 @@ from features.aggregates.base import Aggregate, Bound, Folded, ratio
 from features.blocks import TIME, CoMoments, Element, Moments, Rows, Values
 from features.schema import DOUBLE, Column, DataType
 from features.times import parse_duration
-from features.values import double
+from features.values import Formula, double
 
 _ROUNDING = 1e-14  # a spread below this share of the mean is rounding, not spread
+
+
+def _of_rows(found: Folded, measure: Callable[[Rows], Values]) -> Values:
+    return measure(found.rows[0])
 
 
 @dataclass(frozen=True, init=False)
@@ -23,7 +28,7 @@ class Variance(Aggregate):
 
     def over(self, kind: DataType) -> Bound:
         block = Moments(double(self.text, self.where), self.order)
-        return Bound(DOUBLE, lambda found: self.measure(found.rows[0]), (block,))
+        return Bound(DOUBLE, Formula(_of_rows, (self.measure,)), (block,))
 
     @staticmethod
     def measure(rows: Rows) -> Values:
@@ -88,7 +93,7 @@ class Covariance(Aggregate):
         x, y = double(self.text, self.where).sql, double(self.other, self.where).sql
         first = Element(sql=f"(CASE WHEN {y} IS NOT NULL THEN {x} END)")
         second = Element(sql=f"(CASE WHEN {x} IS NOT NULL THEN {y} END)")
-        return Bound(DOUBLE, lambda found: self.relation(found.rows[0]), (CoMoments(first, second),))
+        return Bound(DOUBLE, Formula(_of_rows, (self.relation,)), (CoMoments(first, second),))
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -129,10 +134,9 @@ class Slope(Aggregate):
         y = double(self.text, self.where)
         # Whole microseconds are exact in float64, and since 2020 their means keep 0.03 of one.
         moment = Element(sql=f"(CASE WHEN {y.sql} IS NOT NULL THEN CAST({TIME} - 1577836800000000L AS DOUBLE) END)")
-        unit = parse_duration(self.per)
+        return Bound(DOUBLE, Formula(_trend, (parse_duration(self.per),)), (CoMoments(moment, y),))
 
-        def finish(found: Folded) -> Values:
-            rows = found.rows[0]
-            return ratio(rows[:, 5] * unit, rows[:, 3], (rows[:, 0] > 1) & (rows[:, 3] > rows[:, 0] * 1e-3))
 
-        return Bound(DOUBLE, finish, (CoMoments(moment, y),))
+def _trend(found: Folded, unit: int) -> Values:
+    rows = found.rows[0]
+    return ratio(rows[:, 5] * unit, rows[:, 3], (rows[:, 0] > 1) & (rows[:, 3] > rows[:, 0] * 1e-3))
