@@ -20,6 +20,8 @@ from features.keys import SEPARATOR
 from features.schema import Column as SourceColumn
 from features.times import SECOND
 from stores.cells import cell, complaint, is_wrong
+from stores.conditions import reasons
+from stores.expectations import Suite
 from stores.settings import TimeSettings
 
 LAKE_COLUMNS = {"_arrival": "TIMESTAMP", "_date": "DATE", "_file": "STRING", "_topic": "STRING", "_partition": "INT", "_offset": "BIGINT"}
@@ -50,9 +52,9 @@ def from_topic(messages: DataFrame) -> DataFrame:
     )
 
 
-def good_events(project: Project, source: Source, messages: DataFrame, times: TimeSettings) -> DataFrame:
+def good_events(project: Project, source: Source, messages: DataFrame, times: TimeSettings, suite: Suite | None = None) -> DataFrame:
     """The events among Kafka messages that landing would not put in quarantine, by the same rules."""
-    judged = judge(source, key_sets(project, source), parse_json(source, from_topic(messages)), times.future_skew_seconds)
+    judged = judge(source, key_sets(project, source), parse_json(source, from_topic(messages)), times.future_skew_seconds, suite)
     return good(source, judged)
 
 
@@ -110,8 +112,8 @@ def parse_text(source: Source, raw: DataFrame) -> DataFrame:
     return _sealed(read, *typed, *_lake(), F.col("_raw"), reason.alias("_reason"))
 
 
-def judge(source: Source, key_sets: tuple[tuple[str, ...], ...], events: DataFrame, future_skew_seconds: int) -> DataFrame:
-    """The events of `parse_*` with a `_reason` also for those without id, time or key, or from the future.
+def judge(source: Source, key_sets: tuple[tuple[str, ...], ...], events: DataFrame, future_skew_seconds: int, suite: Suite | None = None) -> DataFrame:
+    """The events of `parse_*` with a `_reason` also for those without id, time or key, from the future, or against a rule of `suite`.
 
     An event needs its key for one view at least; a key of empty text is none and becomes NULL.
     """
@@ -124,6 +126,7 @@ def judge(source: Source, key_sets: tuple[tuple[str, ...], ...], events: DataFra
         F.when(event_time.isNull(), f"no event time: {source.time} is missing"),
         F.when(late, F.concat(F.lit(f"from the future: {source.time} "), event_time.cast("string"), F.lit(" is after its arrival"))),
         *_key_rules(key_sets, tuple(names)),
+        *([] if suite is None else reasons(suite)),
     ]
     reason = F.coalesce("_reason", F.nullif(F.concat_ws("; ", *rules), F.lit("")))
     kept = [name for name in events.columns if name != "_reason"]

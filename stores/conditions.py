@@ -1,0 +1,139 @@
+"""What an expectation means in SQL: which rows break it, the reason they get, and what is measured of a load.
+
+DataFrame columns in, columns out, all of them native and deterministic, so that any number of expectations costs one
+pass over a load, and the stream judges a row by the very columns the batch does. A missing value breaks nothing but an
+expectation that it be there.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+
+from features.declaration import Source
+from features.times import from_micros, parse_time
+from stores.expectations import Expectation, Suite
+
+_SHOWN = 40
+_DISTINCT_ERROR = 0.02
+
+
+def reasons(suite: Suite) -> list[Column]:
+    """For every rule of the suite the reason for which a row goes to quarantine, NULL for one that keeps it."""
+    return [reason(suite.source, each) for each in suite.rules]
+
+
+def reason(source: Source, each: Expectation) -> Column:
+    """Such as ``age: '150' is not between 0 and 120``, NULL for a row that is as expected."""
+    if not each.type.endswith("to_not_be_null"):
+        told = F.concat(F.lit(f"{each.columns[0]}: '"), F.left(_named(each.columns[0]).cast("string"), F.lit(_SHOWN)), F.lit(f"' is not {each.words}"))
+    else:
+        told = F.lit(f"{each.columns[0]}: missing, and expected to be there")
+    return F.when(breaks(source, each), told)
+
+
+def breaks(source: Source, each: Expectation) -> Column:
+    """Does a row break an expectation about rows? NULL and false alike mean that it does not."""
+    value, kwargs = _named(each.columns[0]), each.kwargs
+    kind = source.column(each.columns[0], "column").type.name
+    match each.type.removeprefix("expect_column_"):
+        case "values_to_not_be_null":
+            return value.isNull()
+        case "values_to_be_null":
+            return value.isNotNull()
+        case "values_to_be_between":
+            return _outside(value, kwargs, kind)
+        case "value_lengths_to_be_between":
+            return _outside(F.length(value), kwargs, "INT")
+        case "value_lengths_to_equal":
+            return F.length(value) != F.lit(kwargs["value"])
+        case "values_to_be_in_set":
+            return ~value.isin([_literal(each, kind) for each in kwargs["value_set"]])
+        case "values_to_not_be_in_set":
+            return value.isin([_literal(each, kind) for each in kwargs["value_set"]])
+        case "values_to_match_regex":
+            return ~value.rlike(kwargs["regex"])
+        case "values_to_not_match_regex":
+            return value.rlike(kwargs["regex"])
+        case "pair_values_to_be_equal":
+            return value != _named(each.columns[1])
+        case _:  # a_to_be_greater_than_b
+            other = _named(each.columns[1])
+            return value < other if kwargs.get("or_equal") else value <= other
+
+
+def measures(suite: Suite) -> list[Column]:
+    """Aggregates of a load as it was judged, good rows and bad: `rows`, `bad`, and per expectation what `measured` reads."""
+    found = [F.count(F.lit(1)).alias("rows"), F.count("_reason").alias("bad")]
+    for number, each in enumerate(suite.expectations):
+        taken = _row_measures(suite.source, each) if each.about_rows else _load_measures(each)
+        found += [column.alias(f"{number}_{name}") for name, column in taken.items()]
+    return found
+
+
+def measured(row: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """What `measures` found of expectation `number` of the suite: `missing`, `unexpected`, `low`, `high`, `other`, `value`."""
+    start = f"{number}_"
+    return {name.removeprefix(start): value for name, value in row.items() if name.startswith(start)}
+
+
+def _row_measures(source: Source, each: Expectation) -> dict[str, Column]:
+    broken = breaks(source, each)
+    text = F.when(broken, F.left(_named(each.columns[0]).cast("string"), F.lit(_SHOWN)))
+    missing = [_named(name).isNull() for name in each.columns]
+    return {
+        "unexpected": F.count_if(broken),
+        "missing": F.count_if(missing[0] if len(missing) == 1 else missing[0] | missing[1]),
+        # Three of the values that fail, chosen without keeping any: an aggregate of fixed size.
+        "low": F.min(text),
+        "high": F.max(text),
+        "other": F.max_by(text, F.xxhash64(text)),
+    }
+
+
+def _load_measures(each: Expectation) -> dict[str, Column]:
+    if not each.columns:
+        return {}
+    value = _named(each.columns[0])
+    taken = {"missing": F.count_if(value.isNull())}
+    for word, aggregate in _AGGREGATES.items():
+        if word in each.type:
+            taken["value"] = aggregate(value)
+    return taken
+
+
+def _distinct(value: Column) -> Column:
+    return F.approx_count_distinct(value, _DISTINCT_ERROR)
+
+
+_AGGREGATES: dict[str, Callable[[Column], Column]] = {
+    "_min_": F.min,
+    "_max_": F.max,
+    "_mean_": F.mean,
+    "_sum_": F.sum,
+    "_stdev_": F.stddev_samp,
+    "_unique_": _distinct,
+}
+
+
+def _outside(value: Column, kwargs: Mapping[str, Any], kind: str) -> Column:
+    low, high = kwargs.get("min_value"), kwargs.get("max_value")
+    broken = F.lit(False)
+    if low is not None:
+        broken = (value <= _literal(low, kind)) if kwargs.get("strict_min") else (value < _literal(low, kind))
+    if high is not None:
+        above = (value >= _literal(high, kind)) if kwargs.get("strict_max") else (value > _literal(high, kind))
+        broken = above if low is None else broken | above
+    return broken
+
+
+def _literal(value: Any, kind: str) -> Column:
+    """A value of a suite as a literal that compares exactly with a column of the type."""
+    if kind in ("TIMESTAMP", "DATE"):
+        return F.lit(from_micros(parse_time(value))).cast(kind)
+    return F.lit(value)
+
+
+def _named(name: str) -> Column:
+    return F.col(f"`{name}`")
