@@ -14,7 +14,7 @@ from typing import Any
 from jobs import settings_values as kind
 from jobs.settings_values import Parser, SettingsError
 from serving.settings import ServingSettings
-from stores.settings import BusSettings, LakeSettings, ModelsSettings, TimeSettings, ViewsSettings
+from stores.settings import BusSettings, LakeSettings, ModelsSettings, QualitySettings, TimeSettings, ViewsSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "conf" / "settings.toml"
@@ -71,6 +71,7 @@ class Settings:
     views: ViewsSettings
     models: ModelsSettings
     times: TimeSettings
+    quality: QualitySettings
     spark: SparkSettings
     speed: SpeedSettings
     serving: ServingSettings
@@ -92,6 +93,7 @@ _KEYS: dict[str, dict[str, Parser]] = {
         "tile_ttl_days": kind.positive,
     },
     "models": {"tracking_uri": kind.text, "artifact_root": kind.text},
+    "quality": {"mode": kind.one_of("off", "warn", "refuse"), "topic_mode": kind.one_of("warn", "refuse"), "refuse_above": kind.share, "suites": kind.text},
     "spark": {"master": kind.text, "driver_memory": kind.memory, "shuffle_partitions": kind.positive},
     "speed": {"trigger": kind.text, "max_offsets_per_trigger": kind.whole},
     "serving": {
@@ -219,6 +221,7 @@ def _assemble(found: _Found, project_folders: str) -> Settings:
         views=_views(views, servers["cassandra_port"] if cassandra_here else None),
         models=_models(found.section("models"), data),
         times=TimeSettings(**{f"{key}_seconds": value for key, value in found.section("time").items()}),
+        quality=_quality(found.section("quality")),
         spark=SparkSettings(jars_folder=jars / "spark", warehouse=data / "warehouse", logs=data / "logs", **found.section("spark")),
         speed=_speed(found.section("speed"), _place(paths["checkpoints"], data / "checkpoints")),
         serving=ServingSettings(**found.section("serving")),
@@ -250,6 +253,11 @@ def _models(section: dict[str, Any], data: Path) -> ModelsSettings:
         tracking_uri=section["tracking_uri"] or f"sqlite:///{data}/mlflow/mlflow.db",
         artifact_root=_place(section["artifact_root"], data / "mlflow" / "artifacts"),
     )
+
+
+def _quality(section: dict[str, Any]) -> QualitySettings:
+    section["suites"] = str((ROOT / section["suites"]).resolve())
+    return QualitySettings(**section)
 
 
 def _speed(section: dict[str, Any], checkpoints: str) -> SpeedSettings:

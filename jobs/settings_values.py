@@ -62,6 +62,28 @@ def seconds_fraction(value: object) -> float:
     return number
 
 
+def share(value: object) -> float:
+    """A share, 0 to 1."""
+    try:
+        number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else -1.0
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise ValueError("a share, 0 to 1")
+    return number
+
+
+def one_of(*words: str) -> Parser:
+    """One of a few words."""
+
+    def read(value: object) -> str:
+        if value not in words:
+            raise ValueError(f"one of {', '.join(words)}")
+        return str(value)
+
+    return read
+
+
 def duration(value: object) -> int:
     """Seconds of "90s", "15m", "1h" or "2d"."""
     found = re.fullmatch(r"(\d+)([smhd])", value.strip()) if isinstance(value, str) else None

@@ -137,12 +137,12 @@ def project_suite(project: Project, source: Source) -> Suite:
 
 
 def suite_text(name: str, suite: Suite) -> str:
-    """A suite as a file: Great Expectations' JSON, to be read back by `read_suite`."""
-    listed = [
-        {"type": each.type, "kwargs": dict(each.kwargs), "severity": each.severity, "meta": {"notes": each.notes} if each.notes else {}}
-        for each in suite.expectations
-    ]
-    return json.dumps({"name": name, "expectations": listed, "meta": {}}, indent=2) + "\n"
+    """A suite as a file, an expectation a line: Great Expectations' JSON, to be read back by `read_suite`."""
+    lines = []
+    for each in suite.expectations:
+        more = {"meta": {"notes": each.notes}} if each.notes else {}
+        lines.append("    " + json.dumps({"type": each.type, "kwargs": dict(each.kwargs), "severity": each.severity, **more}, ensure_ascii=False))
+    return f'{{\n  "name": {json.dumps(name)},\n  "expectations": [\n{",\n".join(lines)}\n  ],\n  "meta": {{}}\n}}\n'
 
 
 def read_suite(text: str, source: Source, place: str) -> Suite:

@@ -3,6 +3,7 @@
     <root>/<project>/events/<source>                good events: source columns and lake columns, partitioned by `_date`
     <root>/<project>/quarantine/<source>            bad rows: their text and the reason
     <root>/<project>/checkpoints/<source>/<topic>   how far the source's topic has been landed
+    <root>/<project>/quality/<source>/              reports of the quality gate, a page a load
 
 An append is named by (app id, version): the same name again changes nothing, so whoever was cut off just repeats.
 """
@@ -39,6 +40,10 @@ class Lake:
     def checkpoint(self, project: Project, source: Source) -> str:
         """Where landing notes how far the source's topic has been read."""
         return f"{self._below(project, 'checkpoints', source)}/{source.topic}"
+
+    def reports(self, project: Project, source: Source) -> str:
+        """Where the quality gate keeps its reports."""
+        return self._below(project, "quality", source)
 
     def events(self, spark: SparkSession, project: Project, source: Source, *, version: int | None = None) -> DataFrame:
         """All landed events, duplicates included, typed as declared: what was not declared yet when a row came is NULL.

@@ -60,3 +60,17 @@ class TimeSettings:
     slack_seconds: int = 172_800
     future_skew_seconds: int = 300
     dedup_horizon_seconds: int = 3600
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualitySettings:
+    """The quality gate. `mode` ``off``, ``warn`` or ``refuse`` a load of which more than the share `refuse_above` of rows is bad.
+
+    `topic_mode` is that of messages, which wait in their topic and hold up what came after them for as long as they are
+    refused. `suites`: a folder of <project>/<source>.json.
+    """
+
+    suites: str
+    mode: str = "refuse"
+    topic_mode: str = "warn"
+    refuse_above: float = 0.5
