@@ -142,7 +142,8 @@ def suite_text(name: str, suite: Suite) -> str:
     for each in suite.expectations:
         more = {"meta": {"notes": each.notes}} if each.notes else {}
         lines.append("    " + json.dumps({"type": each.type, "kwargs": dict(each.kwargs), "severity": each.severity, **more}, ensure_ascii=False))
-    return f'{{\n  "name": {json.dumps(name)},\n  "expectations": [\n{",\n".join(lines)}\n  ],\n  "meta": {{}}\n}}\n'
+    listed = ",\n".join(lines)
+    return f'{{\n  "name": {json.dumps(name)},\n  "expectations": [\n{listed}\n  ],\n  "meta": {{}}\n}}\n'
 
 
 def read_suite(text: str, source: Source, place: str) -> Suite:
