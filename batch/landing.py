@@ -17,6 +17,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from batch.landing_files import EventFile, check_file, find_files, read_file
 from batch.landing_offsets import committed_offsets
+from batch.quality import Gate, RefusedLoadError
 from features.declaration import Project, Source
 from features.errors import AnabranchError, MisuseError
 from stores.bus import Bus
@@ -31,12 +32,16 @@ _MOST_A_BATCH = 2_000_000  # messages: bounds what is done again after a crash
 
 @dataclass(frozen=True, kw_only=True)
 class Landed:
-    """What one load brought: good rows, rows in quarantine, and how many files had been landed before."""
+    """What one load brought: good rows, rows in quarantine, how many files had been landed before; the quality gate's
+    reports, and what was not as its suite expects.
+    """  # fmt: skip
 
     rows: int = 0
     quarantined: int = 0
     skipped_files: int = 0
     seconds: float = 0.0
+    reports: tuple[str, ...] = ()
+    unmet: tuple[str, ...] = ()
 
 
 @dataclass
@@ -45,9 +50,12 @@ class _Counts:
     quarantined: int = 0
     skipped: int = 0
     started: float = field(default_factory=time.monotonic)
+    reports: list[str] = field(default_factory=list)
+    unmet: list[str] = field(default_factory=list)
 
     def landed(self) -> Landed:
-        return Landed(rows=self.rows, quarantined=self.quarantined, skipped_files=self.skipped, seconds=time.monotonic() - self.started)
+        said = {name: tuple(dict.fromkeys(getattr(self, name))) for name in ("reports", "unmet")}
+        return Landed(rows=self.rows, quarantined=self.quarantined, skipped_files=self.skipped, seconds=time.monotonic() - self.started, **said)
 
 
 def find_source(project: Project, name: str) -> Source:
@@ -57,8 +65,17 @@ def find_source(project: Project, name: str) -> Source:
     return project.sources[name]
 
 
-def ingest(spark: SparkSession, lake: Lake, project: Project, source_name: str, files: Sequence[str], times: TimeSettings, progress: Progress) -> Landed:
-    """Land files, folders and patterns of files; every file is checked before the first is landed.
+def ingest(
+    spark: SparkSession,
+    lake: Lake,
+    project: Project,
+    source_name: str,
+    files: Sequence[str],
+    times: TimeSettings,
+    progress: Progress,
+    gate: Gate | None = None,
+) -> Landed:
+    """Land files, folders and patterns of files; every file is checked before the first is landed, and passes `gate` before it is visible.
 
     Spark's workers must see the files under the same paths.
     """
@@ -68,7 +85,7 @@ def ingest(spark: SparkSession, lake: Lake, project: Project, source_name: str, 
     arrival = time.time_ns() // 1000
     for position, file in enumerate(checked):
         progress.step(f"{file.path.name} into {project.name}.{source.name}")
-        _ingest_file(spark, lake, project, source, file, arrival, times, counts, progress)
+        _ingest_file(spark, lake, project, source, file, arrival, times, counts, progress, gate)
         progress.advance(position + 1, len(checked))
     landed = counts.landed()
     log.info("ingested project=%s source=%s files=%d %s", project.name, source.name, len(checked), landed)
@@ -76,27 +93,41 @@ def ingest(spark: SparkSession, lake: Lake, project: Project, source_name: str, 
 
 
 def _ingest_file(
-    spark: SparkSession, lake: Lake, project: Project, source: Source, file: EventFile, arrival: int, times: TimeSettings, counts: _Counts, progress: Progress
+    spark: SparkSession,
+    lake: Lake,
+    project: Project,
+    source: Source,
+    file: EventFile,
+    arrival: int,
+    times: TimeSettings,
+    counts: _Counts,
+    progress: Progress,
+    gate: Gate | None,
 ) -> None:
     name = f"ingest/{project.name}/{source.name}/{file.digest()}"
     if lake.has(spark, project, source, name, 0):
         progress.step(f"{file.path.name} is skipped: its content has been landed before")
         counts.skipped += 1
         return
-    judged = judge(source, key_sets(project, source), read_file(spark, file, source, arrival), times.future_skew_seconds)
-    _append(lake, judged, project, source, name, 0, counts)
+    judged = judge(source, key_sets(project, source), read_file(spark, file, source, arrival), times.future_skew_seconds, None if gate is None else gate.suite(source))
+    _append(lake, judged, project, source, name, 0, counts, gate)
 
 
-def _append(lake: Lake, judged: DataFrame, project: Project, source: Source, app_id: str, version: int, counts: _Counts) -> None:
-    row = judged.agg(F.count(F.lit(1)).alias("all"), F.count("_reason").alias("bad")).collect()[0]
+def _append(lake: Lake, judged: DataFrame, project: Project, source: Source, app_id: str, version: int, counts: _Counts, gate: Gate | None) -> None:
+    check = None if gate is None else gate.check(source)
+    row = judged.agg(*((F.count(F.lit(1)).alias("rows"), F.count("_reason").alias("bad")) if check is None else check.measures)).collect()[0].asDict()
     bad = judged.where("_reason IS NOT NULL") if row["bad"] else None
+    if check is not None:
+        verdict = check.close(judged.sparkSession, lake, row, bad)
+        counts.reports.append(verdict.report)
+        counts.unmet += verdict.unmet
     lake.append(good(source, judged), bad, project, source, app_id, version)
-    counts.rows += row["all"] - row["bad"]
+    counts.rows += row["rows"] - row["bad"]
     counts.quarantined += row["bad"]
 
 
-def land(spark: SparkSession, lake: Lake, bus: Bus, project: Project, times: TimeSettings, progress: Progress) -> dict[str, Landed]:
-    """Land what the topics of the project hold now, by source; a topic that is not there yet is created."""
+def land(spark: SparkSession, lake: Lake, bus: Bus, project: Project, times: TimeSettings, progress: Progress, gate: Gate | None = None) -> dict[str, Landed]:
+    """Land what the topics of the project hold now, by source, past `gate`; a topic that is not there yet is created."""
     fed = {name: source for name, source in project.sources.items() if source.topic is not None}
     topics = [str(source.topic) for source in fed.values()]
     if not fed:
@@ -106,7 +137,7 @@ def land(spark: SparkSession, lake: Lake, bus: Bus, project: Project, times: Tim
     counts = {name: _Counts() for name in fed}
     behind = [source for source in fed.values() if not _is_landed(lake, bus, project, source)]
     progress.step(f"draining {', '.join(str(source.topic) for source in behind)}" if behind else "no topic has anything new")
-    queries = [(source, _drain(spark, lake, bus, project, source, times, counts[source.name])) for source in behind]
+    queries = [(source, _drain(spark, lake, bus, project, source, times, counts[source.name], gate)) for source in behind]
     try:
         for position, (source, query) in enumerate(queries):
             _finish(query, lake, project, source)
@@ -132,19 +163,21 @@ def _is_landed(lake: Lake, bus: Bus, project: Project, source: Source) -> bool:
     return all(landed.get(partition, 0) == end for partition, end in bus.ends(str(source.topic)).items())
 
 
-def _drain(spark: SparkSession, lake: Lake, bus: Bus, project: Project, source: Source, times: TimeSettings, counts: _Counts) -> StreamingQuery:
+def _drain(
+    spark: SparkSession, lake: Lake, bus: Bus, project: Project, source: Source, times: TimeSettings, counts: _Counts, gate: Gate | None
+) -> StreamingQuery:
     options = bus.spark_options([str(source.topic)])
     messages = spark.readStream.format("kafka").options(**options).option("maxOffsetsPerTrigger", _MOST_A_BATCH).load()
-    parsed = judge(source, key_sets(project, source), parse_json(source, from_topic(messages)), times.future_skew_seconds)
+    parsed = judge(source, key_sets(project, source), parse_json(source, from_topic(messages)), times.future_skew_seconds, None if gate is None else gate.suite(source))
     writer = parsed.writeStream.queryName(f"land {project.name}.{source.name}").trigger(availableNow=True)
-    return writer.option("checkpointLocation", lake.checkpoint(project, source)).foreachBatch(_micro_batch(lake, project, source, counts)).start()
+    return writer.option("checkpointLocation", lake.checkpoint(project, source)).foreachBatch(_micro_batch(lake, project, source, counts, gate)).start()
 
 
-def _micro_batch(lake: Lake, project: Project, source: Source, counts: _Counts) -> Callable[[DataFrame, int], None]:
+def _micro_batch(lake: Lake, project: Project, source: Source, counts: _Counts, gate: Gate | None) -> Callable[[DataFrame, int], None]:
     def run(judged: DataFrame, number: int) -> None:
         # The id of the query is kept in its checkpoint: who deletes that, begins a new series of appends.
         query = judged.sparkSession.sparkContext.getLocalProperty("sql.streaming.queryId")
-        _append(lake, judged, project, source, f"land/{project.name}/{source.name}/{query}", number, counts)
+        _append(lake, judged, project, source, f"land/{project.name}/{source.name}/{query}", number, counts, gate)
 
     return run
 
@@ -154,6 +187,8 @@ def _finish(query: StreamingQuery, lake: Lake, project: Project, source: Source)
     try:
         query.awaitTermination()
     except StreamingQueryException as error:
+        if "RefusedLoadError: " in str(error):
+            raise RefusedLoadError(str(error).rpartition("RefusedLoadError: ")[2].splitlines()[0]) from error
         if "Some data may have been lost" in str(error):
             raise AnabranchError(
                 f"{place} no longer holds messages that were never landed: its retention is too short, or it was made anew; "

@@ -18,7 +18,7 @@ def build_project(context: Context, project: Project, cut: int | None, steps: St
     if boundary > now_micros():
         raise AnabranchError(f"cut {format_time(boundary)} lies in the future: events below it are still to come; choose an earlier one")
     steps.step("landing what the topics hold")
-    land(context.spark, context.lake, context.bus, project, times, steps)
+    land(context.spark, context.lake, context.bus, project, times, steps, context.gate(project))
     check_complete(context, project, boundary)
     return build_views(context.spark, context.lake, context.views, context.models, project, times, boundary, steps)
 

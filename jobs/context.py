@@ -1,14 +1,16 @@
 """The one place that wires settings to the real stores."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from pyspark.sql import SparkSession
 
+from batch.quality import Gate
 from features.declaration import Project
 from features.loading import load_project
 from jobs.session import spark_session
 from jobs.settings import Settings
+from jobs.suites import gate, suites_in_force
 from speed.views import Channel
 from stores.answers import Answers
 from stores.bus import Bus
@@ -58,6 +60,10 @@ class Context:
         """Merged answers, with the manifest of this very moment."""
         return Answers(self.views)
 
+    def gate(self, project: Project) -> Gate | None:
+        """The quality gate of the project's loads; None when it is off."""
+        return gate(self.settings.quality, project)
+
     def channel(self, *, once: bool) -> Channel:
         """What the stream works with; `once` drains what is there and stops."""
         speed = self.settings.speed
@@ -67,6 +73,7 @@ class Context:
             views=self.views,
             models=self.models,
             times=self.settings.times,
+            suites=partial(suites_in_force, self.settings.quality),
             checkpoints=str(speed.checkpoint_root),
             trigger=None if once else speed.trigger,
             most_offsets=speed.max_offsets_per_trigger,

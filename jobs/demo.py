@@ -80,7 +80,7 @@ def _river(context: Context, steps: Steps, keep: bool) -> str:
     spark = context.spark
     steps.step("[bold]1. files into the lake[/bold]: 303 real exams (Cleveland) and their diagnoses")
     for source in ("exams", "diagnoses"):
-        landed = ingest(spark, context.lake, project, source, [str(DATA / f"{source}.csv")], context.settings.times, steps)
+        landed = ingest(spark, context.lake, project, source, [str(DATA / f"{source}.csv")], context.settings.times, steps, context.gate(project))
         steps.step(f"   {source}: {landed.rows} rows landed, {landed.quarantined} in quarantine, {landed.skipped_files} files already there")
     steps.step("[bold]2. batch views[/bold] of the whole lake into Cassandra")
     built = build_project(context, project, None, steps)

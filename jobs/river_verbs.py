@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -30,14 +31,23 @@ def ingest(name: Name, source: SourceName, files: Annotated[list[str], typer.Arg
 
     context = Context(load_settings(None, None))
     try:
-        landed = run(context.spark, context.lake, context.project(name), source, files, context.settings.times, Steps())
+        project = context.project(name)
+        landed = run(context.spark, context.lake, project, source, files, context.settings.times, Steps(), context.gate(project))
     finally:
         context.close()
     value = {"project": name, "source": source, "rows": landed.rows, "quarantined": landed.quarantined, "skipped_files": landed.skipped_files}
+    value |= {"reports": landed.reports, "unmet": landed.unmet}
     text = f"{landed.rows:,} rows landed, {landed.quarantined:,} in quarantine, {landed.skipped_files} files already there"
+    text += gated(landed.unmet, landed.reports)
     result(as_json, value, f"{text}\nNext: anabranch build {name}" + (f" (and anabranch quarantine {name})" if landed.quarantined else ""))
     if landed.quarantined and not landed.rows:
         raise AnabranchError(f"no row of {', '.join(files)} was good: see 'anabranch quarantine {name}'")
+
+
+def gated(unmet: Sequence[str], reports: Sequence[str]) -> str:
+    """What the quality gate has to say, as further lines."""
+    shown = [f"not as expected: {each}" for each in unmet] + [f"report: {path}" for path in reports[-5:]]
+    return "".join(f"\n{line}" for line in shown)
 
 
 def publish(name: Name, source: SourceName, file: Annotated[Path, typer.Argument(metavar="FILE")], as_json: AsJson = False) -> None:
@@ -57,12 +67,19 @@ def land(name: Name, as_json: AsJson = False) -> None:
 
     context = Context(load_settings(None, None))
     try:
-        found = run(context.spark, context.lake, context.bus, context.project(name), context.settings.times, Steps())
+        project = context.project(name)
+        found = run(context.spark, context.lake, context.bus, project, context.settings.times, Steps(), context.gate(project))
     finally:
         context.close()
-    value = {source: {"rows": landed.rows, "quarantined": landed.quarantined} for source, landed in found.items()}
+    value = {
+        source: {"rows": landed.rows, "quarantined": landed.quarantined, "reports": landed.reports, "unmet": landed.unmet} for source, landed in found.items()
+    }
     text = ", ".join(f"{source} {landed.rows:,} rows ({landed.quarantined:,} in quarantine)" for source, landed in found.items())
-    result(as_json, {"project": name, "sources": value}, f"landed: {text or 'no source has a topic'}")
+    result(
+        as_json,
+        {"project": name, "sources": value},
+        f"landed: {text or 'no source has a topic'}" + "".join(gated(each.unmet, each.reports) for each in found.values()),
+    )
 
 
 def build(

@@ -23,6 +23,11 @@ def suites(settings: QualitySettings, project: Project) -> dict[str, Suite]:
     return {name: _suite(settings, project, source) for name, source in project.sources.items()}
 
 
+def suites_in_force(settings: QualitySettings, project: Project) -> dict[str, Suite]:
+    """The suites whose rules judge rows, in landing and in the stream: none where the gate is off."""
+    return {} if settings.mode == "off" else suites(settings, project)
+
+
 def gate(settings: QualitySettings, project: Project) -> Gate | None:
     """The project's gate; None when it is off."""
     return None if settings.mode == "off" else Gate(project=project, settings=settings, suites=suites(settings, project))

@@ -6,7 +6,7 @@ micro-batch writes whole tiles again, so a replay is harmless, then scores the k
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from stores.bus import Bus
 from stores.cassandra_source import CassandraSource, cassandra_options
 from stores.current import SCORES_SCHEMA, refresher
 from stores.events import good_events
+from stores.expectations import Suite
 from stores.lake import Lake
 from stores.models import Models
 from stores.settings import TimeSettings
@@ -33,9 +34,16 @@ def scores_topic(project: str) -> str:
     return f"scores.{project}"
 
 
+def _no_suites(_project: Project) -> Mapping[str, Suite]:
+    return {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Channel:
-    """What a stream reads and writes, and how: `trigger` None drains what is there and stops."""
+    """What a stream reads and writes, and how: `trigger` None drains what is there and stops.
+
+    `suites`: by source the rules that landing judges rows by; the stream must leave out the same ones.
+    """
 
     lake: Lake
     bus: Bus
@@ -43,6 +51,7 @@ class Channel:
     models: Models
     times: TimeSettings
     checkpoints: str
+    suites: Callable[[Project], Mapping[str, Suite]] = _no_suites
     trigger: str | None = None
     most_offsets: int | None = None
 
@@ -76,7 +85,8 @@ def live_tiles(spark: SparkSession, channel: Channel, project: Project, view: Fe
     options = {**channel.bus.spark_options([str(view.source.topic)]), "startingOffsets": "earliest"}
     if channel.most_offsets is not None:
         options["maxOffsetsPerTrigger"] = str(channel.most_offsets)
-    events = good_events(project, view.source, spark.readStream.format("kafka").options(**options).load(), channel.times)
+    messages = spark.readStream.format("kafka").options(**options).load()
+    events = good_events(project, view.source, messages, channel.times, channel.suites(project).get(view.source.name))
     loaded = channel.lake.file_ids(spark, project, view.source)
     if loaded is not None:
         # The batch owes what a file brought first; Delta shows each micro-batch the table as it then is.
