@@ -42,14 +42,15 @@ test: setup ## Every test, the ones against real Kafka and Cassandra included: w
 	$(PY) -m pytest tests
 
 ##@ Speed
-BENCHES := features
+BENCHES := features serving
 .PHONY: bench
 bench: $(BENCHES:%=bench-%) ## Every benchmark; each prints a table and saves docs/benchmarks/<name>.{md,json}
 
 .PHONY: $(BENCHES:%=bench-%)
 bench-features: ## Training sets against DuckDB and Spark's window functions
+bench-serving: ## Answers over REST against bare reads and mlflow, and under a constant load; QUICK=1 for seconds
 $(BENCHES:%=bench-%): bench-%: setup .venv/.bench-stamp
-	$(PY) -m tests.bench.$*
+	$(PY) -m tests.bench.$* $(if $(QUICK),--quick)
 
 ##@ Servers
 .PHONY: up down status

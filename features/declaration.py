@@ -291,6 +291,21 @@ class Project:
         """Feature columns of all views, in order."""
         return tuple(column for view in self.views for column in view.columns)
 
+    @cached_property
+    def column_of(self) -> Mapping[str, FeatureColumn]:
+        """Feature columns by name."""
+        return {column.name: column for column in self.columns}
+
+    @cached_property
+    def key_types(self) -> Mapping[str, DataType]:
+        """Types of the key's columns, as the first source that has each declares it."""
+        found: dict[str, DataType] = {}
+        for source in self.sources.values():
+            for column in source.columns:
+                if column.name in self.keys:
+                    found.setdefault(column.name, column.type)
+        return found
+
     @property
     def model_features(self) -> tuple[str, ...]:
         """Feature columns that the model reads, in order."""

@@ -20,6 +20,7 @@ def build(settings: Settings) -> Application:
     from stores.answers import Answers, now_micros
     from stores.bus import Bus
     from stores.models import Models
+    from stores.parts import Parts
     from stores.views import Views
 
     _log_to_stderr()
@@ -27,7 +28,7 @@ def build(settings: Settings) -> Application:
     context = Context(
         folders=tuple(settings.projects),
         views=views,
-        answers=Answers(views, patience=settings.serving.refresh_seconds),
+        answers=Answers(views, parts=Parts(settings.serving.cache_bytes), timeout=settings.serving.store_timeout_seconds),
         models=Models(settings.models),
         bus=Bus(settings.bus),
         settings=settings.serving,

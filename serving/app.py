@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from features.errors import AnabranchError
 from serving import catalogue, openapi, pages, requests
+from serving.breaker import Breaker, Breakers
 from serving.context import Context
 from serving.endpoints import Endpoints
 from serving.http import Exchange, Request, Response, Scope, json_response, problem_response, read_body
@@ -39,7 +40,9 @@ class Application:
             store=ThreadPoolExecutor(context.settings.store_threads, thread_name_prefix="store"),
             bus=ThreadPoolExecutor(context.settings.bus_threads, thread_name_prefix="bus"),
         )
-        self._endpoints = Endpoints(context, self.live, self.metrics, self.predictions, self._pools)
+        pause, failures = context.settings.breaker_seconds, context.settings.breaker_failures
+        self._breakers = Breakers(store=Breaker("Cassandra", failures, pause), bus=Breaker("Kafka", failures, pause))
+        self._endpoints = Endpoints(context, self.live, self.metrics, self.predictions, self._pools, self._breakers)
         self._pages: dict[str, Callable[[], Awaitable[Response]]] = {
             "/": self._home, "/docs": self._docs, "/openapi.json": self._openapi, "/metrics": self._metrics,
             "/healthz": self._health, "/readyz": self._ready, PREFIX: self._catalogue,
@@ -152,6 +155,7 @@ class Application:
     async def _metrics(self) -> Response:
         for served in self.live:
             self.metrics.show(served)
+        self.metrics.show_stores(self._context.answers.kept, {"store": self._breakers.store.open, "bus": self._breakers.bus.open})
         return Response(200, self.metrics.text(), _PLAIN)
 
     async def _health(self) -> Response:

@@ -36,8 +36,21 @@ class Answer(Protocol):
 class Answers(Protocol):
     """Merged batch and speed views."""
 
-    def features(self, project: Project, keys: list[dict[str, str]], at: int | None) -> Sequence[Answer]:
-        """One answer a key; `at` None is now."""
+    def prepare(self, project: Project, manifest: Any) -> None:
+        """Do beforehand what the first answers of a manifest would wait for."""
+        ...
+
+    async def answer(self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Any) -> Sequence[Answer]:
+        """One answer a key, of now, with the batch version of `manifest`; raises UnavailableError when the store is away."""
+        ...
+
+    def last_known(self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Any, why: str) -> Sequence[Answer]:
+        """Degraded answers without the store; raises UnavailableError with `why` when there are none."""
+        ...
+
+    @property
+    def kept(self) -> Mapping[str, int]:
+        """What the cache of batch parts holds and has done: bytes, entries, hits, misses."""
         ...
 
 

@@ -1,19 +1,22 @@
 """What a project answers: predictions, features, scores, and events taken in.
 
-Stores are asked in a small pool of threads, never on the event loop; models score on the loop, for that takes microseconds.
+The reads of an answer are awaited on the event loop, what else asks stores does so in a small pool of threads; models score on
+the loop, for that takes microseconds.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
 import msgspec
 
+from features.errors import UnavailableError
 from features.keys import key_text
 from features.schema import STRING, DataType
 from features.times import SECOND, format_time
 from serving import requests
+from serving.breaker import Breaker, Breakers
 from serving.context import Answer, Context
 from serving.events import find_fault, key_sets
 from serving.http import Request, Response, encode, json_response
@@ -33,8 +36,8 @@ TIMESTAMP = DataType("TIMESTAMP")
 class Endpoints:
     """The endpoints below one project's address."""
 
-    def __init__(self, context: Context, live: Live, metrics: Metrics, predictions: Predictions, pools: Pools) -> None:
-        self._context, self._live, self._metrics = context, live, metrics
+    def __init__(self, context: Context, live: Live, metrics: Metrics, predictions: Predictions, pools: Pools, breakers: Breakers) -> None:
+        self._context, self._live, self._metrics, self._breakers = context, live, metrics, breakers
         self._predictions, self._pools = predictions, pools
         self._known_topics: set[str] = set()
 
@@ -43,23 +46,29 @@ class Endpoints:
         project, scorer = served.project, served.scorer
         _has_model(served)
         requests.check_json(request.content_type)
-        asked = requests.read_asked(request.body, project)
+        read = requests.read_asked(request.body, project)
+        asked = read if isinstance(read, list) else [read]
         if scorer is None:
             reason = served.troubles.get("model") or ("the models are still being loaded: try again in a moment" if not self._live.looked else "")
             raise ProblemError(503, "no-model", reason or f"{project.name} has " + UNTRAINED.format(name=project.name))
-        stored = None
-        if asked.key is not None and needs_store(asked, scorer):
-            stored = await self._stored(served, asked.key)
+        wanted = [one.key for one in asked if one.key is not None and needs_store(one, scorer)]
+        found = iter(await self._stored(served, wanted) if wanted else ())
+        stored = [next(found) if one.key is not None and needs_store(one, scorer) else None for one in asked]
         now = self._context.clock()
-        prediction = predict(project, scorer, asked, stored, now)
-        if prediction.answer["degraded"]:
-            self._metrics.degraded.labels(project.name).inc()
-        self._predictions.add(project.name, now, asked, prediction)
-        return Response(200, encode(prediction.answer))
+        predictions = predict(project, scorer, asked, stored, now)
+        for one, prediction in zip(asked, predictions, strict=True):
+            self._predictions.add(project.name, now, one, prediction)
+        degraded = sum(1 for prediction in predictions if prediction.answer["degraded"])
+        if degraded:
+            self._metrics.degraded.labels(project.name).inc(degraded)
+        if not isinstance(read, list):
+            return Response(200, encode(predictions[0].answer))
+        answers = [{"key": shown_key(one.key) if one.key else None, **each.answer} for one, each in zip(asked, predictions, strict=True)]
+        return Response(200, encode({"predictions": answers}))
 
     async def features(self, served: Served, key: Key) -> Response:
         """Stored features of a key, merged as of now; a key never seen has empty ones."""
-        stored = await self._stored(served, key)
+        (stored,) = await self._stored(served, [key])
         document = {
             "key": shown_key(key),
             "features": shown_features(served.project, stored.values),
@@ -72,9 +81,22 @@ class Endpoints:
             document["degraded_reason"] = stored.degraded
         return json_response(document)
 
-    async def _stored(self, served: Served, key: Key) -> Answer:
-        found = await self._ask_store(lambda: self._context.answers.features(served.project, [key], None))
-        return found[0]
+    async def _stored(self, served: Served, keys: Sequence[Key]) -> Sequence[Answer]:
+        """Merged answers of the versions in `served`; without the store the last known batch parts, which say that they are degraded."""
+        answers, breaker, project = self._context.answers, self._breakers.store, served.project
+        if served.manifest is None and (not served.looked or "store" in served.troubles):
+            raise ProblemError(503, "unavailable", served.troubles.get("store", "the stores have not been looked at yet: try again in a moment"))
+        try:
+            breaker.check()
+            try:
+                found = await answers.answer(project, keys, served.manifest)
+            except UnavailableError as error:
+                breaker.failed(error)
+                raise
+        except UnavailableError as error:
+            return answers.last_known(project, keys, served.manifest, str(error))
+        breaker.succeeded()
+        return found
 
     async def scores(self, served: Served, key: Key) -> Response:
         """The key's current row, which the stream and the builds keep; empty for a key never seen."""
@@ -122,18 +144,27 @@ class Endpoints:
         return self._context.bus.publish(topic, messages)
 
     async def _ask_store(self, ask: Callable[[], T]) -> T:
-        return await self._wait(self._pools.store, ask, "the store", self._context.settings.store_timeout_seconds)
+        return await self._wait(self._pools.store, ask, self._breakers.store, self._context.settings.store_timeout_seconds)
 
     async def _ask_bus(self, ask: Callable[[], T]) -> T:
-        return await self._wait(self._pools.bus, ask, "the bus", self._context.settings.bus_timeout_seconds)
+        return await self._wait(self._pools.bus, ask, self._breakers.bus, self._context.settings.bus_timeout_seconds)
 
-    async def _wait(self, pool: Executor, ask: Callable[[], T], what: str, seconds: float) -> T:
-        """Run a blocking call in a pool; raises a 503 problem when it takes too long."""
+    @staticmethod
+    async def _wait(pool: Executor, ask: Callable[[], T], breaker: Breaker, seconds: float) -> T:
+        """Run a blocking call in a pool; raises a 503 problem when it takes too long, or at once while its breaker is open."""
+        breaker.check()
         try:
             async with asyncio.timeout(seconds):
-                return await asyncio.get_running_loop().run_in_executor(pool, ask)
+                found = await asyncio.get_running_loop().run_in_executor(pool, ask)
         except TimeoutError as error:
-            raise ProblemError(503, "unavailable", f"{what} did not answer within {seconds:g} s: try again, or see /readyz") from error
+            problem = ProblemError(503, "unavailable", f"{breaker.what} did not answer within {seconds:g} s: try again, or see /readyz")
+            breaker.failed(problem)
+            raise problem from error
+        except UnavailableError as error:
+            breaker.failed(error)
+            raise
+        breaker.succeeded()
+        return found
 
 
 def _has_model(served: Served) -> None:

@@ -29,7 +29,9 @@ class Served:
     scorer: Scorer | None = None
     manifest: Manifest | None = None
     troubles: Mapping[str, str] = field(default_factory=dict)
-    """What could not be read at the last look: ``model``, ``store`` or ``declaration``, and why."""
+    """What was wrong at the last look: ``model``, ``store``, ``views`` or ``declaration``, and why."""
+    looked: bool = False
+    """Whether model and manifest have been looked at: before, that there are none means nothing."""
 
 
 class Live:
@@ -74,48 +76,55 @@ class Live:
                 return
 
     def refresh(self) -> None:
-        """Look at declarations, champions and manifests once."""
-        self.declarations()
+        """Look at declarations, champions and manifests once; what belongs together is swapped together."""
+        changed = self.declarations()
         for name, served in list(self._served.items()):
-            self._served[name] = self._look(served)
+            self._served[name] = self._look(changed.get(name, served))
         self.looked = True
 
-    def declarations(self) -> None:
-        """Load what is new or changed; forget what is gone."""
+    def declarations(self) -> Mapping[str, Served]:
+        """Load what is new, forget what is gone, and return what has changed: it is served once its stores were looked at."""
+        changed: dict[str, Served] = {}
         found = list_projects(self._context.folders)
         for name, path in found.items():
             stamp = _stamp(path)
             if self._stamps.get(name) != stamp:
-                self._load(name)
+                loaded = self._load(name)
                 self._stamps[name] = stamp
+                if loaded is not None and name in self._served:
+                    changed[name] = loaded
+                elif loaded is not None:
+                    self._served[name] = loaded
         for name in [name for name in self._stamps if name not in found]:
             self._served.pop(name, None)
             self.broken.pop(name, None)
             del self._stamps[name]
+        return changed
 
-    def _load(self, name: str) -> None:
+    def _load(self, name: str) -> Served | None:
         before = self._served.get(name)
         try:
             project = load_project(name, self._context.folders)
         except AnabranchError as error:
             self._report(name, "declaration", str(error))
-            if before is None:
-                self.broken[name] = str(error)
-            else:
-                self._served[name] = replace(before, troubles={**before.troubles, "declaration": str(error)})
-            return
+            if before is not None:
+                return replace(before, troubles={**before.troubles, "declaration": str(error)})
+            self.broken[name] = str(error)
+            return None
         self.broken.pop(name, None)
         self._report(name, "declaration", None)
-        self._served[name] = Served(project=project) if before is None else replace(before, project=project, troubles={})
+        return Served(project=project) if before is None else replace(before, project=project, troubles={})
 
     def _look(self, served: Served) -> Served:
         name = served.project.name
         troubles = {what: why for what, why in served.troubles.items() if what == "declaration"}
         manifest = self._try("store", lambda: self._context.views.manifest(name), served.manifest, troubles)
         scorer = self._try("model", lambda: self._champion(served), served.scorer, troubles)
-        for what in ("store", "model"):
+        if "store" not in troubles:
+            self._try("views", lambda: self._context.answers.prepare(served.project, manifest), None, troubles)
+        for what in ("store", "model", "views"):
             self._report(name, what, troubles.get(what))
-        return replace(served, manifest=manifest, scorer=scorer, troubles=troubles)
+        return replace(served, manifest=manifest, scorer=scorer, troubles=troubles, looked=True)
 
     @staticmethod
     def _try(what: str, look: Callable[[], T], otherwise: T, troubles: dict[str, str]) -> T:

@@ -1,6 +1,7 @@
 """What /metrics shows. Each application has its own registry; labels take only values that are known beforehand."""
 
 import time
+from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
@@ -26,6 +27,8 @@ class Metrics:
         self.events = Counter("anabranch_events_accepted", "Events published to topics.", ("project", "source"), registry=registry)
         self.batch_version = Gauge("anabranch_batch_version", "Batch version served.", ("project",), registry=registry)
         self.batch_cut = Gauge("anabranch_batch_cut_seconds", "Cut of the batch version, seconds since 1970.", ("project",), registry=registry)
+        self.kept = Gauge("anabranch_batch_parts", "The cache of batch parts: bytes, entries, hits, misses.", ("what",), registry=registry)
+        self.breaker = Gauge("anabranch_breaker_open", "1 while a store that failed is left alone.", ("store",), registry=registry)
         self.model = Gauge("anabranch_model_served", "1 for the model version served.", ("project", "version"), registry=registry)
 
     def answered(self, route: str, project: str, status: int, started: float) -> None:
@@ -40,6 +43,13 @@ class Metrics:
             self.batch_version.labels(name).set(served.manifest.batch_version)
             self.batch_cut.labels(name).set(served.manifest.cut / SECOND)
         self._model_served(name, served.scorer.version if served.scorer else None)
+
+    def show_stores(self, kept: Mapping[str, int], breakers: Mapping[str, bool]) -> None:
+        """Set what is known of the cache and the circuit breakers."""
+        for what, count in kept.items():
+            self.kept.labels(what).set(count)
+        for store, is_open in breakers.items():
+            self.breaker.labels(store).set(is_open)
 
     def _model_served(self, project: str, version: str | None) -> None:
         before = self._versions.get(project)

@@ -1,6 +1,6 @@
 """From stored and given features to a score. Pure: what to read and where to publish is decided elsewhere."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -28,19 +28,32 @@ def needs_store(asked: Asked, scorer: Scorer) -> bool:
     return asked.key is not None and not all(name in asked.features for name in scorer.features)
 
 
-def predict(project: Project, scorer: Scorer, asked: Asked, stored: Answer | None, now: int) -> Prediction:
-    """Score what was asked: given features win over stored ones, what neither gives is missing."""
+def predict(project: Project, scorer: Scorer, asked: Sequence[Asked], stored: Sequence[Answer | None], now: int) -> list[Prediction]:
+    """Score what was asked, all at once: given features win over stored ones, what neither gives is missing."""
+    used = [_used(project, scorer, one, known) for one, known in zip(asked, stored, strict=True)]
+    scores = np.asarray(scorer.score({name: [values[name] for values in used] for name in scorer.features}), dtype=np.float64)
+    labels = plain_labels(scorer.label(scores), len(used))
+    parts = zip(scores.tolist(), labels, stored, used, strict=True)
+    return [Prediction(_answer(scorer, score, label, known, now), values) for score, label, known, values in parts]
+
+
+def _used(project: Project, scorer: Scorer, asked: Asked, stored: Answer | None) -> dict[str, Any]:
     columns, given = feature_columns(project), asked.features
     values: Mapping[str, Any] = stored.values if stored is not None else {}
     used: dict[str, Any] = {}
     for name in scorer.features:
         value = given[name] if name in given else values.get(name)
-        column = columns.get(name)
-        used[name] = None if column is None else model_value(value, column.type)
-    scores = np.asarray(scorer.score({name: [value] for name, value in used.items()}), dtype=np.float64)
+        if type(value) is not float and value is not None:
+            column = columns.get(name)
+            value = None if column is None else model_value(value, column.type)
+        used[name] = value
+    return used
+
+
+def _answer(scorer: Scorer, score: float, label: Any, stored: Answer | None, now: int) -> dict[str, Any]:
     answer: dict[str, Any] = {
-        "score": scores.item(),
-        "label": first(scorer.label(scores)),
+        "score": score,
+        "label": label,
         "model_version": scorer.version,
         "batch_version": stored.batch_version if stored is not None else None,
         "as_of": format_time(stored.as_of if stored is not None else now),
@@ -48,15 +61,14 @@ def predict(project: Project, scorer: Scorer, asked: Asked, stored: Answer | Non
     }
     if stored is not None and stored.degraded is not None:
         answer["degraded_reason"] = stored.degraded
-    return Prediction(answer, used)
+    return answer
 
 
-def first(labels: Any) -> Any:
-    """The only label, as Python's own type; None when the model gives numbers and no labels."""
+def plain_labels(labels: Any, count: int) -> list[Any]:
+    """The labels as Python's own types; None each when the model gives numbers and no labels."""
     if labels is None:
-        return None
-    label = labels[0]
-    return label.item() if isinstance(label, np.generic) else label
+        return [None] * count
+    return [label.item() if isinstance(label, np.generic) else label for label in labels]
 
 
 def model_value(value: Any, kind: DataType) -> Any:

@@ -4,6 +4,7 @@ When the broker is down predictions wait in the buffer; when that is full new on
 failed half-way is sent again, so a prediction may come twice: it carries its own `prediction_id`.
 """
 
+import itertools
 import logging
 import threading
 import time
@@ -63,6 +64,8 @@ class Predictions:
 
     def __init__(self, bus: Bus, metrics: Metrics, limit: int) -> None:
         self._bus, self._metrics, self._limit = bus, metrics, limit
+        # Unique by process and number: a random id for each would cost a call of the system.
+        self._origin, self._count = uuid.uuid4().hex, itertools.count(1)
         self._waiting: deque[Record] = deque()
         self._known: set[str] = set()
         self._something = threading.Event()
@@ -77,7 +80,7 @@ class Predictions:
         if len(self._waiting) >= self._limit:
             self._metrics.dropped.labels("buffer full").inc()
             return
-        self._waiting.append(Record(uuid.uuid4().hex, project, at, asked, prediction))
+        self._waiting.append(Record(f"{self._origin}-{next(self._count)}", project, at, asked, prediction))
         if not self._something.is_set():
             self._something.set()
 

@@ -5,7 +5,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 import msgspec
 
@@ -17,6 +16,8 @@ from serving.events import LONGEST_KEY, show, value_fault
 from serving.problems import ProblemError, unprocessable
 
 Key = dict[str, str]
+MOST_INSTANCES = 1000
+"""Keys or instances of one request."""
 _ASKED = ("key", "features")
 
 
@@ -65,42 +66,60 @@ def _unreal(document: object, path: str) -> Iterator[str]:
             yield from _unreal(value, f"{path}[{position}]")
 
 
-def read_asked(body: bytes, project: Project) -> Asked:
-    """The predict request in `body`."""
+def read_asked(body: bytes, project: Project) -> Asked | list[Asked]:
+    """The predict request in `body`: one, or the list of ``{"keys": [...]}`` or ``{"instances": [...]}``."""
     document = decode(body)
     if not isinstance(document, dict):
         raise unprocessable("key", f'the body is {show(document)}: send an object such as {{"key": ..., "features": {{...}}}}')
+    if "instances" in document:
+        return [_one(each, project, f"instances[{i}].") for i, each in enumerate(_listed(document, "instances"))]
+    if "keys" in document:
+        return [Asked(body_key(each, project, f"keys[{i}]"), {}) for i, each in enumerate(_listed(document, "keys"))]
+    return _one(document, project, "")
+
+
+def _listed(document: Mapping[str, object], name: str) -> list[object]:
+    for other in document:
+        if other != name:
+            raise unprocessable(other, f"{other!r} does not go with {name}: send {name} alone", "unknown-field")
+    found = document[name]
+    if not isinstance(found, list) or not found:
+        raise unprocessable(name, f"{name} is {'empty' if found == [] else show(found)}: send an array of 1 to {MOST_INSTANCES}")
+    if len(found) > MOST_INSTANCES:
+        raise unprocessable(name, f"{name} has {len(found)} entries: send at most {MOST_INSTANCES} at once", "too-many")
+    return found
+
+
+def _one(document: object, project: Project, place: str) -> Asked:
+    if not isinstance(document, dict):
+        raise unprocessable(place.rstrip("."), f'{place.rstrip(".")} is {show(document)}: send an object such as {{"key": ..., "features": {{...}}}}')
     for name in document:
         if name not in _ASKED:
-            raise unprocessable(name, f"{name!r} is no part of this request: it has key and features", "unknown-field")
+            known = "key and features" if place else "key and features, or keys, or instances"
+            raise unprocessable(f"{place}{name}", f"{name!r} is no part of this request: it has {known}", "unknown-field")
     key, features = document.get("key"), document.get("features")
     if features is not None and not isinstance(features, dict):
-        raise unprocessable("features", f"features is {show(features)}: send an object of names and values")
+        raise unprocessable(f"{place}features", f"features is {show(features)}: send an object of names and values")
     if key is None and not features:
-        raise unprocessable("key", "there is nothing to score: give a key, features, or both")
-    return Asked(None if key is None else body_key(key, project), _checked(features or {}, project))
+        raise unprocessable(f"{place}key", "there is nothing to score: give a key, features, or both")
+    return Asked(None if key is None else body_key(key, project, f"{place}key"), _checked(features or {}, project, f"{place}features"))
 
 
-def _checked(features: dict[str, object], project: Project) -> dict[str, object]:
+def _checked(features: dict[str, object], project: Project, place: str) -> dict[str, object]:
     columns = feature_columns(project)
     for name, value in features.items():
         column = columns.get(name)
         if column is None:
-            raise unprocessable(f"features.{name}", f"{name!r} is no feature of {project.name}: it has {', '.join(columns)}", "unknown-feature")
+            raise unprocessable(f"{place}.{name}", f"{name!r} is no feature of {project.name}: it has {', '.join(columns)}", "unknown-feature")
         reason = None if value is None else feature_fault(value, column.type)
         if reason is not None:
-            raise unprocessable(f"features.{name}", f"{name}: {reason}", "wrong-type")
+            raise unprocessable(f"{place}.{name}", f"{name}: {reason}", "wrong-type")
     return features
 
 
-@lru_cache(maxsize=256)
-def _columns(columns: tuple[FeatureColumn, ...]) -> dict[str, FeatureColumn]:
-    return {column.name: column for column in columns}
-
-
-def feature_columns(project: Project) -> dict[str, FeatureColumn]:
+def feature_columns(project: Project) -> Mapping[str, FeatureColumn]:
     """Feature columns by name."""
-    return _columns(project.columns)
+    return project.column_of
 
 
 def feature_fault(value: object, kind: DataType) -> str | None:
@@ -135,17 +154,17 @@ def _expected(kind: DataType) -> str:
     return {"STRING": "a text", "BOOLEAN": "true or false"}.get(kind.name, f"a text with a {kind}")
 
 
-def body_key(key: object, project: Project) -> Key:
+def body_key(key: object, project: Project, place: str = "key") -> Key:
     """The key as it stands in a body: a text or number for one key column, an object for several."""
     names = project.keys
     if not isinstance(key, dict):
         if len(names) > 1:
-            raise unprocessable("key", f"key {show(key)}: this project has several key columns: send an object with {' and '.join(names)}")
-        return {names[0]: _key_value(names[0], key, "key", project)}
+            raise unprocessable(place, f"key {show(key)}: this project has several key columns: send an object with {' and '.join(names)}")
+        return {names[0]: _key_value(names[0], key, place, project)}
     for name in key:
         if name not in names:
-            raise unprocessable(f"key.{name}", f"{name!r} is no key column of {project.name}: the key is {' and '.join(names)}", "unknown-field")
-    return {name: _key_value(name, key.get(name), f"key.{name}", project) for name in names}
+            raise unprocessable(f"{place}.{name}", f"{name!r} is no key column of {project.name}: the key is {' and '.join(names)}", "unknown-field")
+    return {name: _key_value(name, key.get(name), f"{place}.{name}", project) for name in names}
 
 
 def path_key(text: str, project: Project) -> Key:
@@ -162,23 +181,13 @@ def path_key(text: str, project: Project) -> Key:
     return {name: _key_value(name, found[name], "key" if len(names) == 1 else f"key.{name}", project) for name in names}
 
 
-@lru_cache(maxsize=256)
-def _key_types(project: Project) -> dict[str, DataType]:
-    found: dict[str, DataType] = {}
-    for source in project.sources.values():
-        for column in source.columns:
-            if column.name in project.keys:
-                found.setdefault(column.name, column.type)
-    return found
-
-
 def _key_value(name: str, value: object, field: str, project: Project) -> str:
     """The stored text of a key's value, which is Spark's CAST(... AS STRING)."""
     if value is None or value == "":
         raise unprocessable(field, f"key {name!r} is missing: give {' and '.join(project.keys)}")
     if isinstance(value, dict | list):
         raise unprocessable(field, f"key {name!r} is {show(value)}: send a text or a number")
-    text = _canonical(value, _key_types(project).get(name))
+    text = _canonical(value, project.key_types.get(name))
     if SEPARATOR in text or len(text.encode("utf-8", "replace")) > LONGEST_KEY:
         raise unprocessable(field, f"key {name!r}: a key may have {LONGEST_KEY} bytes and not the control character U+001F")
     return text

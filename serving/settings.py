@@ -10,10 +10,16 @@ class ServingSettings:
     host: str = "127.0.0.1"
     port: int = 8100
     workers: int = 1
-    store_threads: int = 8
-    """Threads that wait for the stores, so that the event loop never does."""
+    store_threads: int = 2
+    """Threads that wait for the stores where an answer is not awaited: current rows and readiness."""
     store_timeout_seconds: float = 2.0
     """A store that has not answered by then counts as down."""
+    cache_bytes: int = 134_217_728
+    """Memory of a worker for batch parts that were read; 0 reads them for every answer."""
+    breaker_failures: int = 5
+    """After so many failures in a row a store is left alone for `breaker_seconds`, then tried by one request."""
+    breaker_seconds: float = 1.0
+    """How long a store that failed is left alone."""
     bus_threads: int = 4
     """Threads that wait for the bus."""
     bus_timeout_seconds: float = 15.0

@@ -1,17 +1,26 @@
 """Answers: for whole keys of a project, the merge of what batch and stream know, read from Cassandra.
 
-The one piece that speed (scoring what changed), serving and verification share.
+The one piece that speed (scoring what changed), serving and verification share. Jobs wait for an answer (`features`), the
+server awaits it (`answer`): the reads, the cache and the merge are the same.
 """
 
+import asyncio
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
-from features.declaration import Project
+from features.declaration import FeatureView, Project
+from features.errors import UnavailableError
 from features.keys import key_text
-from features.merge import merge
+from features.merge import BatchPart, Tiles, merge
+from features.times import format_time
 from stores.manifest import Manifest
+from stores.parts import Name, Parts
 from stores.views import Pending, Views
+
+_AT_ONCE = 16  # keys that are asked or merged before others get their turn on the event loop
+Known = tuple[BatchPart | None, Tiles | None]
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,29 @@ class _Seen:
     until: float
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """Reads under way for some keys: by view and key text."""
+
+    texts: Sequence[Mapping[str, str]]
+    pending: Mapping[tuple[str, str], Pending]
+
+    def when_done(self, done: Callable[[], object]) -> None:
+        """Call `done` when every read has an answer or an error: from whatever thread, and at least once."""
+        futures = [future for pending in self.pending.values() for future in pending.futures]
+        left = [None] * len(futures)  # popping is one step, whichever thread does it
+
+        def one(_: object) -> None:
+            left.pop()
+            if not left:
+                done()
+
+        for future in futures:
+            future.add_callbacks(one, one)
+        if not futures:
+            done()
+
+
 def now_micros() -> int:
     """The wall clock in microseconds."""
     return time.time_ns() // 1000
@@ -38,10 +70,15 @@ def now_micros() -> int:
 
 @dataclass
 class Answers:
-    """Reads and merges; the manifest may be up to `patience` seconds old (0: read for every call)."""
+    """Reads and merges; the manifest may be up to `patience` seconds old (0: read for every call).
+
+    `parts` keeps batch parts that were read; a read that takes longer than `timeout` seconds has failed.
+    """
 
     views: Views
     patience: float = 0.0
+    parts: Parts | None = None
+    timeout: float | None = None
     _seen: dict[str, _Seen] = field(default_factory=dict)
 
     def manifest(self, project: str) -> Manifest | None:
@@ -52,29 +89,120 @@ class Answers:
             self._seen[project] = seen
         return seen.manifest
 
+    @property
+    def kept(self) -> Mapping[str, int]:
+        """What the cache of batch parts holds and has done."""
+        found = self.parts or Parts(0)
+        return {"bytes": found.bytes, "entries": len(found), "hits": found.hits, "misses": found.misses}
+
+    def prepare(self, project: Project, manifest: Manifest | None) -> None:
+        """Prepare the statements that answers of this manifest need, so that no answer waits for it."""
+        self.views.prepare(project, manifest)
+
     def features(self, project: Project, keys: Sequence[Mapping[str, object]], at: int | None = None) -> list[Answer]:
         """Answers in the order of `keys` (each ``{column: value}``), as of `at` or now; all reads run side by side."""
         manifest = self.manifest(project.name)
+        reading = self._begin(project, keys, manifest)
+        known = self._collect(reading, manifest, project)
+        moment = now_micros() if at is None else at
+        return [_answer(project, key, text, known, manifest, moment) for key, text in zip(keys, reading.texts, strict=True)]
+
+    async def answer(self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Manifest | None, at: int | None = None) -> list[Answer]:
+        """The same on an event loop, with the manifest given. Raises UnavailableError, never waiting to connect."""
+        if not self.views.connected:
+            raise UnavailableError("Cassandra has not answered since this server started: see 'anabranch status'")
+        several = len(keys) > _AT_ONCE
+        readings = []
+        for start in range(0, len(keys), _AT_ONCE):
+            readings.append(self._begin(project, keys[start : start + _AT_ONCE], manifest))
+            if several:
+                await asyncio.sleep(0)
+        known: dict[tuple[str, str], Known] = {}
+        for reading in readings:
+            await _done(reading)
+            known.update(self._collect(reading, manifest, project))
+        moment = now_micros() if at is None else at
+        found = []
+        for key, text in zip(keys, [text for reading in readings for text in reading.texts], strict=True):
+            found.append(_answer(project, key, text, known, manifest, moment))
+            if several and len(found) % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return found
+
+    def last_known(self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Manifest | None, why: str, at: int | None = None) -> list[Answer]:
+        """Degraded answers from kept batch parts alone; raises UnavailableError with `why` where one is not kept."""
+        moment = now_micros() if at is None else at
+        found = []
+        for key in keys:
+            text = {view.name: key_text(view.keys, key) for view in project.views}
+            known: dict[tuple[str, str], Known] = {}
+            for view in project.views:
+                part = self._kept(project, view, text[view.name], manifest)
+                if part is None or manifest is None:
+                    raise UnavailableError(why)
+                known[view.name, text[view.name]] = (part, None)
+            answer = _answer(project, key, text, known, manifest, moment)
+            missing = f"events that arrived since {format_time(manifest.cut) if manifest else 'ever'} are missing, for {why}"
+            found.append(replace(answer, degraded="; ".join(filter(None, (missing, answer.degraded)))))
+        return found
+
+    def _begin(self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Manifest | None) -> _Reading:
         texts = [{view.name: key_text(view.keys, key) for view in project.views} for key in keys]
         pending: dict[tuple[str, str], Pending] = {}
         for text in texts:
             for view in project.views:
                 name = (view.name, text[view.name])
                 if name not in pending:
-                    pending[name] = self.views.ask(project.name, view, name[1], manifest)
-        read = {name: found.result() for name, found in pending.items()}
-        moment = now_micros() if at is None else at
-        return [self._answer(project, key, text, read, manifest, moment) for key, text in zip(keys, texts, strict=True)]
+                    pending[name] = self.views.ask(project.name, view, name[1], manifest, self._kept(project, view, name[1], manifest), self.timeout)
+        return _Reading(texts, pending)
 
-    @staticmethod
-    def _answer(project: Project, key: Mapping[str, object], text: Mapping[str, str], read: Mapping, manifest: Manifest | None, at: int) -> Answer:  # type: ignore[type-arg]
-        values: dict[str, object] = {}
-        reasons: dict[str, None] = {}
-        for view in project.views:
-            batch, tiles = read[view.name, text[view.name]]
-            merged = merge(view, batch, tiles, at)
-            values.update(merged.values)
-            if merged.degraded:
-                reasons[merged.degraded] = None
-        version = manifest.batch_version if manifest else None
-        return Answer({name: str(key[name]) for name in project.keys}, values, at, "; ".join(reasons) or None, version)
+    def _collect(self, reading: _Reading, manifest: Manifest | None, project: Project) -> dict[tuple[str, str], Known]:
+        found: dict[tuple[str, str], Known] = {}
+        for (view, key), pending in reading.pending.items():
+            found[view, key] = pending.result()
+            batch = found[view, key][0]
+            if self.parts is not None and batch is not None and manifest is not None and pending.known is None:
+                self.parts.put(_name(project, view, key, manifest), batch)
+        return found
+
+    def _kept(self, project: Project, view: FeatureView, key: str, manifest: Manifest | None) -> BatchPart | None:
+        # A view that was declared anew has no part of this manifest, whatever was kept.
+        if self.parts is None or manifest is None or manifest.fingerprints.get(view.name) != view.fingerprint:
+            return None
+        return self.parts.get(_name(project, view.name, key, manifest))
+
+
+def _name(project: Project, view: str, key: str, manifest: Manifest) -> Name:
+    return (project.name, view, manifest.built_at, key)
+
+
+async def _done(reading: _Reading) -> None:
+    """Wait without a thread: the driver's last callback wakes the loop, once."""
+    loop = asyncio.get_running_loop()
+    waiter: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    def from_driver() -> None:
+        with suppress(RuntimeError):  # the loop ended meanwhile
+            loop.call_soon_threadsafe(wake)
+
+    reading.when_done(from_driver)
+    await waiter
+
+
+def _answer(
+    project: Project, key: Mapping[str, object], text: Mapping[str, str], known: Mapping[tuple[str, str], Known], manifest: Manifest | None, at: int
+) -> Answer:
+    values: dict[str, object] = {}
+    reasons: dict[str, None] = {}
+    for view in project.views:
+        batch, tiles = known[view.name, text[view.name]]
+        merged = merge(view, batch, tiles, at)
+        values.update(merged.values)
+        if merged.degraded:
+            reasons[merged.degraded] = None
+    version = manifest.batch_version if manifest else None
+    return Answer({name: str(key[name]) for name in project.keys}, values, at, "; ".join(reasons) or None, version)

@@ -6,11 +6,14 @@ import threading
 from cassandra import ConsistencyLevel
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable, Session
-from cassandra.policies import DCAwareRoundRobinPolicy, TokenAwarePolicy
+from cassandra.policies import ConstantReconnectionPolicy, DCAwareRoundRobinPolicy, TokenAwarePolicy
+from cassandra.query import tuple_factory
 
 from features.errors import UnavailableError
 from stores.settings import ViewsSettings
 
+READS = "reads"
+"""The execution profile of the hot path: rows are plain tuples, for making named ones costs more than the read."""
 _SESSIONS: dict[tuple[int, ViewsSettings], Session] = {}
 _LOCK = threading.Lock()
 
@@ -24,6 +27,12 @@ def session_for(settings: ViewsSettings) -> Session:
         return _SESSIONS[name]
 
 
+def is_connected(settings: ViewsSettings) -> bool:
+    """Whether the process has a session already; asking neither connects nor waits for somebody who does."""
+    found = _SESSIONS.get((os.getpid(), settings))
+    return found is not None and not found.is_shutdown
+
+
 def close_sessions() -> None:
     """Close this process's sessions, for a clean end."""
     with _LOCK:
@@ -35,11 +44,14 @@ def _connect(settings: ViewsSettings) -> Session:
     auth = PlainTextAuthProvider(settings.username, settings.password) if settings.username else None
     policy = TokenAwarePolicy(DCAwareRoundRobinPolicy(local_dc=settings.local_datacenter))
     profile = ExecutionProfile(load_balancing_policy=policy, request_timeout=10, consistency_level=ConsistencyLevel.LOCAL_QUORUM)
+    reads = ExecutionProfile(policy, request_timeout=10, consistency_level=ConsistencyLevel.LOCAL_QUORUM, row_factory=tuple_factory)
     cluster = Cluster(
         list(settings.hosts),
         port=settings.port,
         auth_provider=auth,
-        execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+        execution_profiles={EXEC_PROFILE_DEFAULT: profile, READS: reads},
+        # A node that comes back is used again within a second; the default waits up to ten minutes.
+        reconnection_policy=ConstantReconnectionPolicy(1.0, max_attempts=None),
         protocol_version=5,
         connect_timeout=10,
     )

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from features.errors import AnabranchError, UnavailableError
 from features.merge import LABELS, BatchPart, Tiles
 from features.schema import DataType
 from features.times import parse_time
-from stores.cassandra_session import session_for
+from stores.cassandra_session import READS, is_connected, session_for
 from stores.manifest import TABLE, Manifest, read_manifest, swap_manifest
 from stores.settings import ViewsSettings
 from stores.states import unpack_extras, unpack_rows
@@ -63,10 +62,20 @@ def current_table(project: str) -> str:
     return f"{project}_current"
 
 
-@lru_cache(maxsize=4096)
-def _prepared(session: Session, statement: str, types: tuple[str, ...] = ()) -> PreparedStatement:  # noqa: ARG001 - part of the cache's key
+_PREPARED: dict[tuple[Session, str, tuple[str, ...]], PreparedStatement] = {}
+_MOST_PREPARED = 4096
+
+
+def _prepared(session: Session, statement: str, types: tuple[str, ...] = ()) -> PreparedStatement:
     """The statement, prepared once; `types` of the columns, where a table of the same name may come to have others."""
-    return session.prepare(statement)
+    found = _PREPARED.get((session, statement, types))
+    if found is None:
+        while len(_PREPARED) >= _MOST_PREPARED:
+            _PREPARED.pop(next(iter(_PREPARED)), None)
+        found = _PREPARED[session, statement, types] = session.prepare(statement)
+        # All of it is read here: no second page is fetched by whoever comes to its end.
+        found.is_idempotent, found.fetch_size = statement.startswith("SELECT"), None
+    return found
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,13 @@ class Pending:
     manifest: Manifest | None
     batch: ResponseFuture | None
     tiles: ResponseFuture | None
+    known: BatchPart | None = None
+    """The batch part, when it need not be read."""
+
+    @property
+    def futures(self) -> list[ResponseFuture]:
+        """The reads."""
+        return [future for future in (self.batch, self.tiles) if future is not None]
 
     def result(self) -> tuple[BatchPart | None, Tiles | None]:
         """Wait for both; raises UnavailableError when the store is away."""
@@ -84,25 +100,27 @@ class Pending:
             return self._batch(), self._tiles()
         except _AWAY as error:
             raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
+        except InvalidRequest as error:
+            raise UnavailableError(f"a table of view {self.view.name!r} is gone ({error}): another batch version is current by now, try again") from error
 
     def _batch(self) -> BatchPart | None:
-        if self.manifest is None:
-            return None
+        if self.manifest is None or self.known is not None:
+            return self.known
         row = self.batch.result().one() if self.batch else None
         width = LABELS + self.view.layout.width
         if row is None:
             return BatchPart(self.manifest.cut, self.manifest.slack, np.empty((0, width)))
-        extras = unpack_extras(row.extras, len(self.view.layout.extras))
-        return BatchPart(self.manifest.cut, self.manifest.slack, unpack_rows(row.states, width), extras)
+        states, extras = row
+        return BatchPart(self.manifest.cut, self.manifest.slack, unpack_rows(states, width), unpack_extras(extras, len(self.view.layout.extras)))
 
     def _tiles(self) -> Tiles | None:
-        rows = list(self.tiles.result()) if self.tiles else []
+        rows = self.tiles.result().all() if self.tiles else []
         if not rows:
             return None
         width, count = self.view.layout.width, len(self.view.layout.extras)
-        states = unpack_rows(b"".join(row.state for row in rows), width)
-        extras = [unpack_extras(row.extra, count)[0] for row in rows] if count else []
-        return Tiles(np.array([row.tile_start for row in rows], dtype=np.int64), states, extras)
+        starts, states, framed = zip(*rows, strict=True)
+        extras = [unpack_extras(frame, count)[0] for frame in framed] if count else []
+        return Tiles(np.array(starts, dtype=np.int64), unpack_rows(b"".join(states), width), extras)
 
 
 class Views:
@@ -168,22 +186,50 @@ class Views:
                 PRIMARY KEY ((key), slot, tile_start)) WITH default_time_to_live = {ttl}"""
             )
 
-    def ask(self, project: str, view: FeatureView, key: str, manifest: Manifest | None) -> Pending:
-        """Start reading what batch and stream know of one key; the reads run side by side."""
-        session = self.session
-        batch = tiles = None
+    @property
+    def connected(self) -> bool:
+        """Whether asking begins at once: otherwise it first connects, which may take seconds."""
+        return is_connected(self.settings)
+
+    def ask(
+        self, project: str, view: FeatureView, key: str, manifest: Manifest | None, known: BatchPart | None = None, timeout: float | None = None
+    ) -> Pending:
+        """Start reading what batch and stream know of one key, side by side; a `known` batch part is not read. `timeout` in seconds."""
+        session, batch, tiles = self.session, None, None
+        more = {"execution_profile": READS, **({} if timeout is None else {"timeout": timeout})}
         try:
-            if manifest is not None:
-                if manifest.fingerprints.get(view.name) != view.fingerprint:
-                    raise AnabranchError(f"view {view.name!r} of {project!r} was declared anew since the last build: run 'anabranch build {project}'")
-                statement = f"SELECT states, extras FROM {manifest.tables[view.name]} WHERE key = ?"
-                batch = session.execute_async(_prepared(session, statement), (key,))
-            if view.source.topic is not None and tiles_table(project, view) in self._tables():
-                statement = f"SELECT tile_start, state, extra FROM {tiles_table(project, view)} WHERE key = ? AND slot >= ?"
-                tiles = session.execute_async(_prepared(session, statement), (key, manifest.cut if manifest else 0))
+            for_batch, for_tiles = self._statements(session, project, view, manifest)
+            if for_batch is not None and known is None:
+                batch = session.execute_async(for_batch, (key,), **more)
+            if for_tiles is not None:
+                tiles = session.execute_async(for_tiles, (key, manifest.cut if manifest else 0), **more)
         except _AWAY as error:
             raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
-        return Pending(view, manifest, batch, tiles)
+        except InvalidRequest as error:
+            raise UnavailableError(
+                f"a table of view {view.name!r} of {project!r} is gone ({error}): another batch version is current by now, try again"
+            ) from error
+        return Pending(view, manifest, batch, tiles, known)
+
+    def prepare(self, project: Project, manifest: Manifest | None) -> None:
+        """Prepare the statements of `ask`, so that the first answers need not wait for it."""
+        try:
+            for view in project.views:
+                self._statements(self.session, project.name, view, manifest)
+        except _AWAY as error:
+            raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
+
+    def _statements(self, session: Session, project: str, view: FeatureView, manifest: Manifest | None) -> tuple[PreparedStatement | None, ...]:
+        """How a view's batch part and its tiles are read; None for what it does not have."""
+        batch = tiles = None
+        if manifest is not None:
+            if manifest.fingerprints.get(view.name) != view.fingerprint:
+                raise AnabranchError(f"view {view.name!r} of {project!r} was declared anew since the last build: run 'anabranch build {project}'")
+            batch = _prepared(session, f"SELECT states, extras FROM {manifest.tables[view.name]} WHERE key = ?")
+        table = tiles_table(project, view)
+        if view.source.topic is not None and table in self._tables():
+            tiles = _prepared(session, f"SELECT tile_start, state, extra FROM {table} WHERE key = ? AND slot >= ?")
+        return batch, tiles
 
     def _tables(self) -> Mapping[str, Any]:
         tables: Mapping[str, Any] = self.session.cluster.metadata.keyspaces[self.settings.keyspace].tables

@@ -40,14 +40,27 @@ class FakeAnswer:
 class Store:
     """Answers and views in one: stored features by key, and whether the store is away."""
 
-    stored: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
+    stored: dict[tuple[object, ...], dict[str, Any]] = field(default_factory=dict)
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    parts: dict[tuple[object, ...], dict[str, Any]] = field(default_factory=dict)
     served: FakeManifest | None = field(default_factory=FakeManifest)
     degraded: str | None = None
     away: bool = False
     reads: int = 0
 
-    def features(self, project: Project, keys: list[dict[str, str]], at: int | None) -> Sequence[FakeAnswer]:
+    def prepare(self, project: Project, manifest: Any) -> None:
+        self.check()
+
+    @property
+    def kept(self) -> Mapping[str, int]:
+        return {"entries": len(self.parts)}
+
+    def last_known(self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Any, why: str) -> Sequence[FakeAnswer]:
+        if not all(tuple(key.values()) in self.parts for key in keys):
+            raise UnavailableError(why)
+        return [FakeAnswer(self.parts[tuple(key.values())], why) for key in keys]
+
+    async def answer(self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Any) -> Sequence[FakeAnswer]:
         self.check()
         self.reads += 1
         empty = dict.fromkeys(column.name for column in project.columns)

@@ -161,7 +161,7 @@ def test_stores_that_are_down_are_503_and_never_500(heart: Bench) -> None:
 def test_slow_store_is_503_in_time(heart: Bench) -> None:
     answers = threading.Event()
     heart.store.check = lambda: answers.wait(30) and None  # type: ignore[assignment, method-assign]
-    status, problem = heart.ask("GET", f"{HEART}/features/p1")
+    status, problem = heart.ask("GET", f"{HEART}/scores/p1")
     answers.set()
     assert status == 503
     assert "did not answer within 1 s" in problem["detail"]

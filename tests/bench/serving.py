@@ -1,0 +1,282 @@
+"""Answers over REST: against bare reads of cassandra-driver, against ``mlflow models serve``, and under a constant load.
+
+Everything runs on this machine, the servers and the load generator too: `--quick` is seconds where the full size is minutes.
+"""
+
+import http.client
+import json
+import math
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from features.merge import merge
+from features.times import parse_time
+from jobs.serve import serve
+from jobs.settings import Settings
+from jobs.show import Steps
+from stores.models import Models
+from stores.views import batch_table, tiles_table
+from tests.bench.load import Outcome, Plan
+from tests.bench.report import Row, save
+from tests.bench.serving_data import River, river
+from tests.bench.stages import stage_rows
+from tests.conftest import free_ports
+
+CALLERS = 32
+GOAL_MS = 50.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How long and how much."""
+
+    rounds: int
+    seconds: float
+    sustained: float
+    keys: int
+    projects: int = 10
+    calls_each: int = 200
+
+
+QUICK = Size(rounds=2, seconds=3, sustained=15, keys=200)
+FULL = Size(rounds=5, seconds=8, sustained=300, keys=1000)
+
+
+@contextmanager
+def serving(settings: Settings, **changes: Any) -> Iterator[int]:
+    """The real server as a process; gives its port."""
+    (port,) = free_ports(1)
+    ours = replace(settings, serving=replace(settings.serving, port=port, **changes))
+    process = multiprocessing.get_context("spawn").Process(target=serve, args=(ours,))
+    process.start()
+    try:
+        _wait(lambda: _ready(port), 180, "the REST server")
+        yield port
+    finally:
+        process.terminate()
+        process.join(30)
+
+
+@contextmanager
+def mlflow_serving(settings: Settings, project: str) -> Iterator[int]:
+    """``mlflow models serve`` of the project's model; gives its port."""
+    (port,) = free_ports(1)
+    uri = Models(settings.models).uri(project, "1")
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", uri, "-p", str(port), "-h", "127.0.0.1", "--env-manager", "local", "-w", "1"]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": settings.models.tracking_uri, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        _wait(lambda: _status(port, "/ping") == 200, 180, "mlflow models serve")
+        yield port
+    finally:
+        children = psutil.Process(process.pid).children(recursive=True)
+        for each in (*children, psutil.Process(process.pid)):
+            each.terminate()
+        process.wait(20)
+
+
+def _status(port: int, path: str) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    except OSError:
+        return 0
+    finally:
+        connection.close()
+
+
+def _ready(port: int) -> bool:
+    return _status(port, "/readyz") == 200
+
+
+def _wait(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{what} did not come within {seconds:g} s")
+        time.sleep(0.1)
+
+
+def _run(module: str, plan: dict[str, Any]) -> dict[str, Any]:
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(plan, file)
+        file.flush()
+        done = subprocess.run([sys.executable, "-m", module, file.name], stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def load(port: int, calls: list[tuple[str, str]], seconds: float, rate: float = 0, connections: int = CALLERS) -> Outcome:
+    """What calls to a server come to."""
+    return Outcome(**_run("tests.bench.load", asdict(Plan(port=port, calls=calls, rate=rate, seconds=seconds, connections=connections))))
+
+
+def by_key(found: River, projects: int | None = None) -> list[tuple[str, str]]:
+    """Calls to predict, over all keys and the first `projects` projects in turn."""
+    return [(f"/v1/projects/{project.name}/predict", json.dumps({"key": key})) for key in found.keys for project in found.projects[:projects]]
+
+
+def bare(found: River, seconds: float) -> float:
+    """Pairs of reads a second by the driver alone."""
+    project = found.projects[0]
+    (view,) = project.views
+    plan = {"views": asdict(found.settings.views), "batch": batch_table(project.name, view.name, 1), "tiles": tiles_table(project.name, view),
+            "keys": list(found.keys), "cut": found.cut, "seconds": seconds, "connections": CALLERS}  # fmt: skip
+    return float(_run("tests.bench.bare_reads", plan)["rate"])
+
+
+def right(found: River, port: int) -> bool:
+    """Whether served features are what the states that were written give, for keys of every shape."""
+    project = found.projects[0]
+    (view,) = project.views
+    for key in found.keys[:20]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("GET", f"/v1/projects/{project.name}/features/{key}")
+        served = json.loads(connection.getresponse().read())
+        connection.close()
+        shape = found.shape(key)
+        expected = merge(view, found.parts[shape], found.fresh[shape], parse_time(served["as_of"])).values
+        same = all(_near(served["features"][name], value) for name, value in expected.items())
+        if not same or served["degraded"]:
+            return False
+    return True
+
+
+def _near(left: Any, right_: Any) -> bool:
+    return left == right_ or (left is not None and right_ is not None and math.isclose(left, right_, rel_tol=1e-9))
+
+
+def ratio_rows(found: River, size: Size, steps: Steps) -> list[Row]:
+    """One worker, as many answers as it gives, between bare reads: rounds are interleaved, so that a busy machine hits all alike."""
+    rates: dict[str, list[float]] = {"bare": [], "cold": [], "cached": []}
+    calls = by_key(found, 1)
+    with serving(found.settings, cache_bytes=0) as cold, serving(found.settings) as cached:
+        equal = right(found, cold) and right(found, cached) and right(found, cached)
+        for _ in range(size.rounds):
+            rates["bare"].append(bare(found, size.seconds))
+            for name, port in (("cold", cold), ("cached", cached)):
+                rates[name].append(load(port, calls, size.seconds).rate)
+            steps.step(", ".join(f"{name} {each[-1]:,.0f}/s" for name, each in rates.items()))
+    rows = []
+    for name, goal in (("cold", 0.5), ("cached", 0.8)):
+        ratio = statistics.median(ours / theirs for ours, theirs in zip(rates[name], rates["bare"], strict=True))
+        rows.append(
+            Row(work=f"answers of one worker, batch part {name}", peer="bare cassandra-driver, pairs of reads", ours=statistics.median(rates[name]),
+                theirs=statistics.median(rates["bare"]), unit="a second", ratio=ratio, goal=f">= {goal}", equal=equal)
+        )  # fmt: skip
+    return rows
+
+
+def mlflow_row(found: River, size: Size, steps: Steps) -> Row:
+    """The same model, all its features given, over HTTP: here and under mlflow."""
+    project = found.projects[0]
+    features = dict.fromkeys(project.model_features, 44.5) | {name: 5 for name in project.model_features if name.startswith(("n_", "high_"))}
+    given = [(f"/v1/projects/{project.name}/predict", json.dumps({"features": features}))]
+    frame = {"dataframe_split": {"columns": list(features), "data": [[float(value) for value in features.values()]]}}
+    with serving(found.settings) as port, mlflow_serving(found.settings, project.name) as theirs:
+        rates = [(load(port, given, size.seconds).rate, load(theirs, [("/invocations", json.dumps(frame))], size.seconds).rate) for _ in range(size.rounds)]
+        equal = math.isclose(_score(port, given[0]), _score(theirs, ("/invocations", json.dumps(frame))), rel_tol=1e-5)
+    ours, their = (statistics.median(rate[side] for rate in rates) for side in (0, 1))
+    steps.step(f"features given: {ours:,.0f}/s, mlflow models serve {their:,.0f}/s")
+    return Row(work="scores of given features, one worker", peer="mlflow models serve", ours=ours, theirs=their, unit="a second", ratio=ours / their,
+               goal="more than 1", equal=equal)  # fmt: skip
+
+
+def _score(port: int, call: tuple[str, str]) -> float:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("POST", call[0], call[1], {"content-type": "application/json"})
+    found = json.loads(connection.getresponse().read())
+    connection.close()
+    return float(
+        found["score"] if "score" in found else found["predictions"][0]["score"] if isinstance(found["predictions"][0], dict) else found["predictions"][0]
+    )
+
+
+def sustained_rows(found: River, size: Size, steps: Steps) -> list[Row]:
+    """Every project called at its rate for minutes, then the most that is held; memory before and after."""
+    rate, calls = float(size.projects * size.calls_each), by_key(found)
+    rows = []
+    with serving(found.settings, workers=2) as port:
+        workers = [each for each in psutil.process_iter() if _is_worker(each, port)]
+        load(port, calls, 10, rate=rate, connections=64)  # warm
+        before = sum(each.memory_info().rss for each in workers) / 2**20
+        outcome = load(port, calls, size.sustained, rate=rate, connections=128)
+        after = sum(each.memory_info().rss for each in workers) / 2**20
+        steps.step(
+            f"{rate:,.0f}/s for {size.sustained:g} s: p50 {outcome.p50:.1f}, p99 {outcome.p99:.1f}, p99.9 {outcome.p999:.1f} ms, {outcome.errors} errors"
+        )
+        work = f"{size.projects} projects x {size.calls_each} calls/s for {size.sustained:g} s, 2 workers"
+        for name, value, goal in (("p50", outcome.p50, ""), ("p99", outcome.p99, "< 50"), ("p99.9", outcome.p999, "")):
+            rows.append(Row(work=f"{work}: {name}", peer="none", ours=value, theirs=None, unit="ms", ratio=None, goal=goal, equal=None))
+        counts = (("errors", outcome.errors, "0"), ("degraded answers", outcome.degraded, "0"))
+        rows += [Row(work=f"{work}: {name}", peer="none", ours=n, theirs=None, unit="calls", ratio=None, goal=goal, equal=None) for name, n, goal in counts]
+        rows.append(
+            Row(work=f"{work}: memory at the end", peer="after 10 s", ours=after, theirs=before, unit="MiB", ratio=before / after, goal="flat", equal=None)
+        )
+        most = highest(port, calls, rate, min(size.sustained, 20), steps)
+    rows.append(
+        Row(work="highest rate held at p99 < 50 ms, 2 workers", peer="none", ours=most, theirs=None, unit="a second", ratio=None, goal="> 2000", equal=None)
+    )
+    return rows
+
+
+def highest(port: int, calls: list[tuple[str, str]], start: float, seconds: float, steps: Steps) -> float:
+    """The highest of rates that grow by a fifth, and shrink by a fifth until one is held, at which nothing fails and p99 is in time."""
+    held, rate = 0.0, start
+    while True:
+        outcome = load(port, calls, seconds, rate=rate, connections=128)
+        good = outcome.errors == 0 and outcome.p99 < GOAL_MS
+        steps.step(f"{rate:,.0f}/s: p99 {outcome.p99:.1f} ms, {outcome.errors} errors")
+        if good and rate > held:
+            held, rate = rate, rate * 1.2
+        elif held or rate < 50:
+            return held
+        else:
+            rate /= 1.2
+        time.sleep(1)
+
+
+def _is_worker(process: psutil.Process, port: int) -> bool:
+    try:
+        return any(each.laddr.port == port for each in process.net_connections("tcp") if each.status == psutil.CONN_LISTEN)
+    except psutil.Error:
+        return False
+
+
+def main(arguments: list[str]) -> None:
+    """`--quick` for seconds instead of minutes."""
+    size, steps = QUICK if "--quick" in arguments else FULL, Steps()
+    with tempfile.TemporaryDirectory() as folder, river(Path(folder), size.projects, size.keys, steps.step) as found:
+        rows = ratio_rows(found, size, steps)
+        rows.append(mlflow_row(found, size, steps))
+        rows += stage_rows(found)
+        rows += sustained_rows(found, size, steps)
+    notes = [
+        "One machine holds all of it: Cassandra, Kafka, the REST server, and the load generator in a process of its own.",
+        f"A key has {len(found.parts[0].rows)} batch states and {len(found.fresh[0].rows)} tiles; an answer is 18 features over 3 windows and a score.",
+        "Bare reads keep 32 pairs under way and decode nothing; answers are asked over 32 connections.",
+        "Rounds are interleaved, and a ratio is the median of theirs.",
+        "Under a constant rate latency counts from the time a call was due (open loop), so a stall is not hidden.",
+        "Predictions are published to Kafka meanwhile.",
+        "Served features were compared with the merge of the states that were written; scores with mlflow's to 1e-5.",
+    ]
+    if size is QUICK:
+        notes.append("This was a quick run: seconds where the full size takes minutes.")
+    save("serving", "Answers over REST", rows, ["granian", "msgspec", "cassandra-driver", "onnxruntime", "mlflow", "numpy"], notes)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

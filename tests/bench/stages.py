@@ -1,0 +1,71 @@
+"""Where the time of an answer goes: each stage alone, in one thread of this process."""
+
+import asyncio
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+from features.merge import LABELS, BatchPart, merge
+from serving.http import encode
+from serving.predict import predict
+from serving.requests import Asked, read_asked
+from stores.answers import Answers, now_micros
+from stores.models import Models
+from stores.parts import Parts
+from stores.states import unpack_rows
+from stores.views import Views
+from tests.bench.report import Row
+from tests.bench.serving_data import River
+
+RUNS = 1000
+
+
+def micros(work: Callable[[], object], runs: int = RUNS) -> float:
+    """Median microseconds of one run."""
+    seconds = []
+    for _ in range(runs):
+        started = time.perf_counter_ns()
+        work()
+        seconds.append(time.perf_counter_ns() - started)
+    return statistics.median(seconds) / 1000
+
+
+def stage_rows(found: River) -> list[Row]:
+    """One row a stage, in the order of an answer."""
+    project, views = found.projects[0], Views(found.settings.views)
+    (view,), manifest = project.views, views.manifest(project.name)
+    scorer, now = Models(found.settings.models).scorer(project.name), now_micros()
+    body, blob = json.dumps({"key": found.keys[0]}).encode(), found.parts[0].rows.tobytes()
+    read = read_asked(body, project)
+    asked = read if isinstance(read, Asked) else read[0]
+    (stored,) = Answers(views).features(project, [{"key": found.keys[0]}])
+    (prediction,) = predict(project, scorer, [asked], [stored], now)
+    width = LABELS + view.layout.width
+
+    def awaited(answers: Answers) -> float:
+        answers.prepare(project, manifest)
+
+        async def run() -> float:
+            seconds = []
+            for position in range(RUNS):
+                key = {"key": found.keys[position % 100]}
+                started = time.perf_counter_ns()
+                await answers.answer(project, [key], manifest)
+                seconds.append(time.perf_counter_ns() - started)
+            return statistics.median(seconds) / 1000
+
+        asyncio.run(run())
+        return asyncio.run(run())
+
+    merging = micros(lambda: merge(view, found.parts[0], found.fresh[0], now))
+    stages = {
+        "read the request": micros(lambda: read_asked(body, project)),
+        "read and merge, alone on the wire: batch part and tiles": awaited(Answers(views)),
+        "read and merge, alone on the wire: tiles, the batch part cached": awaited(Answers(views, parts=Parts(10**8))),
+        "of that: decode the batch part": micros(lambda: BatchPart(0, 0, unpack_rows(blob, width))),
+        "of that: merge and finish": merging,
+        "score under ONNX Runtime, inputs and label included": micros(lambda: predict(project, scorer, [asked], [stored], now)),
+        "write the answer": micros(lambda: encode(prediction.answer)),
+    }
+    return [Row(work=f"stage: {name}", peer="none", ours=value, theirs=None, unit="us", ratio=None, goal="", equal=None) for name, value in stages.items()]
