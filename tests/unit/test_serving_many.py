@@ -1,0 +1,116 @@
+"""Several keys in one request, answers without the store, and the breaker before it."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from features.errors import UnavailableError
+from features.loading import load_project
+from features.merge import BatchPart
+from serving.breaker import Breaker
+from serving.settings import ServingSettings
+from stores.parts import Parts
+from tests.serving_fakes import PROJECTS, Bench, bench
+
+PREDICT = "/v1/projects/heart_disease/predict"
+
+
+@pytest.fixture
+def heart() -> Bench:
+    found = bench(PROJECTS, load_project("heart_disease", (PROJECTS,)).model_features)
+    found.store.stored = {("p1",): {"age": 60}, ("p2",): {"age": 40}}
+    return found
+
+
+def test_keys_are_answered_in_their_order_by_one_reading_and_one_score(heart: Bench) -> None:
+    status, answer = heart.ask("POST", PREDICT, {"keys": ["p2", "p1", "p2", "unseen"]})
+    assert status == 200
+    assert [each["key"] for each in answer["predictions"]] == ["p2", "p1", "p2", "unseen"]
+    assert [each["score"] for each in answer["predictions"]] == pytest.approx([0.04, 0.06, 0.04, 0.0])
+    assert heart.store.reads == 1
+    one = heart.ask("POST", PREDICT, {"key": "p1"})[1]
+    assert {name: value for name, value in answer["predictions"][1].items() if name != "key"} == one
+
+
+def test_instances_mix_keys_and_features(heart: Bench) -> None:
+    asked = [{"features": {"age": 10}}, {"key": "p1"}, {"key": "p1", "features": {"age": 20}}]
+    answer = heart.ask("POST", PREDICT, {"instances": asked})[1]
+    assert [(each["key"], each["score"]) for each in answer["predictions"]] == [(None, 0.01), ("p1", 0.06), ("p1", 0.02)]
+    assert [each["batch_version"] for each in answer["predictions"]] == [None, 7, 7]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"keys": []}, "keys"),
+        ({"keys": "p1"}, "keys"),
+        ({"keys": ["p1", None]}, "keys[1]"),
+        ({"keys": ["p1", {"patient": 3}]}, "keys[1].patient"),
+        ({"keys": ["p1"] * 1001}, "keys"),
+        ({"keys": ["p1"], "key": "p1"}, "key"),
+        ({"instances": [{"key": "p1"}, 3]}, "instances[1]"),
+        ({"instances": [{"key": "p1"}, {"features": {"age": "x"}}]}, "instances[1].features.age"),
+        ({"instances": [{}]}, "instances[0].key"),
+        ({"instances": None}, "instances"),
+    ],
+)
+def test_one_bad_entry_refuses_the_whole_request_and_is_named(heart: Bench, body: Any, field: str) -> None:
+    status, problem = heart.ask("POST", PREDICT, body)
+    assert (status, problem["field"]) == (422, field)
+    assert heart.store.reads == 0
+
+
+def test_without_the_store_the_last_known_batch_part_answers_and_says_so(heart: Bench) -> None:
+    heart.store.away = True
+    heart.store.parts[("p1",)] = {"age": 60}
+    answer = heart.ask("POST", PREDICT, {"key": "p1"})[1]
+    assert (answer["score"], answer["degraded"]) == (0.06, True)
+    assert "Cassandra" in answer["degraded_reason"]
+    assert heart.ask("POST", PREDICT, {"key": "p2"})[0] == 503
+    assert 'anabranch_degraded_answers_total{project="heart_disease"} 1.0' in heart.raw("GET", "/metrics").body.decode()
+
+
+def test_store_that_fails_again_and_again_is_left_alone() -> None:
+    found = bench(PROJECTS, ("age",), ServingSettings(breaker_failures=3, breaker_seconds=60))
+    found.store.away = True
+    for _ in range(3):
+        assert found.ask("POST", PREDICT, {"key": "p1"})[0] == 503
+    found.store.away = False
+    status, problem = found.ask("POST", PREDICT, {"key": "p1"})
+    assert (status, found.store.reads) == (503, 0)
+    assert "failed 3 times in a row" in problem["detail"]
+    assert 'anabranch_breaker_open{store="store"} 1.0' in found.raw("GET", "/metrics").body.decode()
+
+
+def test_breaker_lets_one_call_try_after_each_pause() -> None:
+    now = [0.0]
+    breaker = Breaker("Cassandra", 2, 1.0, lambda: now[0])
+    breaker.failed(UnavailableError("gone"))
+    breaker.check()
+    breaker.failed(UnavailableError("gone"))
+    assert breaker.open
+    with pytest.raises(UnavailableError, match="Cassandra failed 2 times in a row"):
+        breaker.check()
+    now[0] = 1.5
+    breaker.check()
+    with pytest.raises(UnavailableError):
+        breaker.check()
+    breaker.succeeded()
+    breaker.check()
+    assert not breaker.open
+
+
+def test_kept_parts_stay_within_their_bound_and_the_oldest_go_first() -> None:
+    parts = Parts(10_000)
+    part = BatchPart(0, 0, np.zeros((10, 10)))
+    for number in range(20):
+        parts.put(("p", "v", 1, f"k{number}"), part)
+        parts.get(("p", "v", 1, "k0"))
+    assert parts.bytes <= 10_000
+    assert parts.get(("p", "v", 1, "k0")) is part
+    assert parts.get(("p", "v", 1, "k1")) is None
+    assert parts.get(("p", "v", 2, "k0")) is None
+    parts.put(("p", "v", 1, "big"), BatchPart(0, 0, np.zeros((100, 100))))
+    assert parts.get(("p", "v", 1, "big")) is None
+    Parts(0).put(("p", "v", 1, "k"), part)
