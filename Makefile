@@ -54,8 +54,8 @@ $(BENCHES:%=bench-%): bench-%: setup .venv/.bench-stamp
 
 ##@ Servers
 .PHONY: up down status
-up: setup ## Start the embedded Kafka and Cassandra
-	@.venv/bin/anabranch up
+up: setup ## Start the embedded Kafka and Cassandra; WITH=hdfs,spark also HDFS and a Spark cluster
+	@.venv/bin/anabranch up $(if $(WITH),--with '$(WITH)')
 down: ## Stop what `make up` started
 	@.venv/bin/anabranch down
 status: ## Show which servers run
@@ -65,7 +65,7 @@ status: ## Show which servers run
 .PHONY: clean
 clean: ## Stop the servers and delete their data, the lake, models and logs; the environment and jars stay
 	@if [ -x .venv/bin/anabranch ]; then .venv/bin/anabranch down; fi
-	rm -rf $(addprefix $(MADE)/,kafka cassandra lake checkpoints mlflow warehouse logs run)
+	rm -rf $(addprefix $(MADE)/,kafka cassandra hdfs spark lake checkpoints mlflow warehouse logs run)
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .PHONY: lock
@@ -100,7 +100,7 @@ $(UV):
 
 $(MADE)/jars/.stamp: $(POMS)
 	$(check_machine)
-	@echo "setup: jars of Kafka, Cassandra and Spark's connectors into $(MADE)/jars"
+	@echo "setup: jars of Kafka, Cassandra, HDFS and Spark's connectors into $(MADE)/jars"
 	@rm -rf $(MADE)/jars
 	@mvn --batch-mode --quiet -Dstyle.color=never --file conf/jars/pom.xml generate-resources -Djars.folder='$(CURDIR)/$(MADE)/jars'
 	@touch $@

@@ -74,7 +74,7 @@ class Context:
             models=self.models,
             times=self.settings.times,
             suites=partial(suites_in_force, self.settings.quality),
-            checkpoints=str(speed.checkpoint_root),
+            checkpoints=speed.checkpoint_root,
             trigger=None if once else speed.trigger,
             most_offsets=speed.max_offsets_per_trigger,
         )

@@ -27,11 +27,6 @@ class Server:
     prepare: Callable[[], None]
     ready: Callable[[], bool]
 
-    @property
-    def port(self) -> int:
-        """The clients' port."""
-        return next(iter(self.ports.values()))
-
 
 def class_path(folder: Path) -> str:
     """A folder of jars as Java's class path; raises ServerError when it holds none."""

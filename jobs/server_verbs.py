@@ -16,9 +16,12 @@ def register(app: typer.Typer) -> None:
         app.command()(verb)
 
 
-def up() -> None:
-    """Start the embedded servers (Kafka, Cassandra)."""
-    servers.up(load_settings(None, None))
+def up(
+    further: Annotated[list[str] | None, typer.Option("--with", metavar="SERVER", help="Also start this: hdfs, spark (may be repeated).")] = None,
+) -> None:
+    """Start the embedded servers: Kafka, Cassandra, and those asked for."""
+    asked = [name.strip() for text in further or [] for name in text.split(",") if name.strip()]
+    servers.up(load_settings(None, None), [*servers.NAMES, *asked])
 
 
 def down() -> None:

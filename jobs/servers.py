@@ -1,4 +1,5 @@
-"""The embedded servers: Kafka and Cassandra as local processes on loopback, for those who have none of their own.
+"""The embedded servers as local processes on loopback, for those who have none of their own: Kafka and Cassandra, and, when
+asked for, HDFS and a Spark cluster, which are several processes each.
 
 data/run/<name>.json   pid, start time and ports of what `up` started; `down` ends that and nothing else
 data/logs/<name>.log   what the server said
@@ -16,18 +17,38 @@ from features.errors import MisuseError
 from jobs.processes import ProcessRecord, is_alive, read_record, spawn, stop, tail, wait_until, write_record
 from jobs.server import Server, ServerError, check_java, is_free
 from jobs.servers_cassandra import cassandra_server
+from jobs.servers_hdfs import data_node, name_node
 from jobs.servers_kafka import kafka_server
+from jobs.servers_spark import master, worker
 from jobs.settings import LOOPBACK, Settings, java_program
 from jobs.show import say
 
 NAMES = ("kafka", "cassandra")
+"""What `up` starts when nothing else is said."""
+MADE_OF = {
+    "kafka": ("kafka",),
+    "cassandra": ("cassandra",),
+    "hdfs": ("hdfs-namenode", "hdfs-datanode"),
+    "spark": ("spark-master", "spark-worker-1", "spark-worker-2"),
+}
+"""The processes of each server, in the order in which they are started."""
 STOP_SECONDS = 30.0
 Tell = Callable[[str], object]
+_MAKERS: dict[str, Callable[[Settings, str], Server]] = {
+    "kafka": kafka_server,
+    "cassandra": cassandra_server,
+    "hdfs-namenode": name_node,
+    "hdfs-datanode": data_node,
+    "spark-master": master,
+    "spark-worker-1": lambda settings, java: worker(settings, java, 1),
+    "spark-worker-2": lambda settings, java: worker(settings, java, 2),
+}
+_SCHEMES = {"hdfs-namenode": "hdfs://", "spark-master": "spark://"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerState:
-    """What is known of a server: `state` is "running", "stopped" or "yours" (not embedded)."""
+    """What is known of a server's process: `state` is "running", "stopped" or "yours" (not embedded)."""
 
     name: str
     state: str
@@ -41,13 +62,14 @@ def up(settings: Settings, names: Sequence[str] = NAMES, tell: Tell = say) -> li
 
     Raises ServerError when one cannot start; those that could keep running. Raises MisuseError for an unknown name.
     """
-    unknown = [name for name in names if name not in NAMES]
+    unknown = [name for name in names if name not in MADE_OF]
     if unknown:
-        raise MisuseError(f"unknown server {unknown[0]!r}: servers are {', '.join(NAMES)}")
+        raise MisuseError(f"unknown server {unknown[0]!r}: servers are {', '.join(MADE_OF)}")
+    processes = [process for name in dict.fromkeys(names) for process in MADE_OF[name]]
     with _locked(settings):
         started: list[tuple[Server, ProcessRecord]] = []
         try:
-            for state in _states(settings, names):
+            for state in _states(settings, processes):
                 if state.state != "stopped":
                     tell(f"{state.name}: {_sentence(state)}")
                     continue
@@ -56,13 +78,14 @@ def up(settings: Settings, names: Sequence[str] = NAMES, tell: Tell = say) -> li
             failed = _await(settings, started, tell)
         if failed:
             raise failed[0]
-    return _states(settings, names)
+    return _states(settings, processes)
 
 
-def down(settings: Settings, tell: Tell = say) -> list[ServerState]:
-    """End the servers that `up` started with this data folder, and no others."""
+def down(settings: Settings, names: Sequence[str] = tuple(MADE_OF), tell: Tell = say) -> list[ServerState]:
+    """End the servers of these names that `up` started with this data folder, and no others."""
+    known = [process for process in _known(settings) if any(process in MADE_OF[name] for name in names)]
     with _locked(settings):
-        for name in reversed(NAMES):
+        for name in reversed(known):
             file = _record_file(settings, name)
             record = read_record(file)
             if record is not None and is_alive(record):
@@ -71,32 +94,53 @@ def down(settings: Settings, tell: Tell = say) -> list[ServerState]:
             else:
                 tell(f"{name}: was not running")
             file.unlink(missing_ok=True)
-    return _states(settings, NAMES)
+    return _states(settings, known)
 
 
 def status(settings: Settings, tell: Tell = say) -> list[ServerState]:
-    """Say which servers run, where and since when."""
-    states = _states(settings, NAMES)
+    """Say which servers run, where and since when; of those that are started only when asked for, what was started."""
+    states = _states(settings, _known(settings))
     for state in states:
         tell(f"{state.name}: {_sentence(state)}")
     return states
 
 
-def _states(settings: Settings, names: Sequence[str]) -> list[ServerState]:
-    addresses = {"kafka": settings.bus.bootstrap_servers, "cassandra": ",".join(f"{host}:{settings.views.port}" for host in settings.views.hosts)}
-    embedded = {"kafka": settings.servers.kafka_embedded, "cassandra": settings.servers.cassandra_embedded}
+def _known(settings: Settings) -> list[str]:
+    """The processes of the usual servers, and of the others those that `up` started and nobody took down."""
+    return [process for name, made_of in MADE_OF.items() for process in made_of if name in NAMES or _record_file(settings, process).exists()]
+
+
+def _states(settings: Settings, processes: Sequence[str]) -> list[ServerState]:
+    yours = {
+        "kafka": None if settings.servers.kafka_embedded else settings.bus.bootstrap_servers,
+        "cassandra": None if settings.servers.cassandra_embedded else ",".join(f"{host}:{settings.views.port}" for host in settings.views.hosts),
+    }
     found = []
-    for name in names:
-        record = read_record(_record_file(settings, name))
-        if not embedded[name]:
-            found.append(ServerState(name=name, state="yours", address=addresses[name]))
+    for name in processes:
+        record, own = read_record(_record_file(settings, name)), yours.get(name)
+        if own is not None:
+            found.append(ServerState(name=name, state="yours", address=own))
         elif record is not None and is_alive(record):
             since = datetime.fromtimestamp(record.since, UTC)
-            address = f"{LOOPBACK}:{record.ports[0]}"
-            found.append(ServerState(name=name, state="running", address=address, pid=record.pid, since=since))
+            found.append(ServerState(name=name, state="running", address=_address(settings, name, record.ports), pid=record.pid, since=since))
         else:
-            found.append(ServerState(name=name, state="stopped", address=addresses[name]))
+            found.append(ServerState(name=name, state="stopped", address=_address(settings, name, ())))
     return found
+
+
+def _address(settings: Settings, name: str, ports: Sequence[int]) -> str:
+    """Where clients find a process that was started with these ports; by the settings when there are none."""
+    servers = settings.servers
+    usual = {
+        "kafka": servers.kafka_port,
+        "cassandra": servers.cassandra_port,
+        "hdfs-namenode": servers.hdfs_port,
+        "hdfs-datanode": servers.hdfs_data_port,
+        "spark-master": servers.spark_port,
+    }
+    if name not in usual:
+        return f"spark://{LOOPBACK}:{servers.spark_port}"  # a worker listens for its master only
+    return f"{_SCHEMES.get(name, '')}{LOOPBACK}:{ports[0] if ports else usual[name]}"
 
 
 def _sentence(state: ServerState) -> str:
@@ -110,11 +154,11 @@ def _sentence(state: ServerState) -> str:
 def _start(settings: Settings, name: str, tell: Tell) -> tuple[Server, ProcessRecord]:
     java = java_program()
     check_java(java)
-    server = {"kafka": kafka_server, "cassandra": cassandra_server}[name](settings, java)
+    server = _MAKERS[name](settings, java)
     for setting, port in server.ports.items():
         if not is_free(port):
             raise ServerError(f"port {port} of {name} is taken by something else: stop that, or set servers.{setting} (ANABRANCH__SERVERS__{setting.upper()})")
-    tell(f"{name}: starting on {LOOPBACK}:{server.port}")
+    tell(f"{name}: starting on {_address(settings, name, tuple(server.ports.values()))}")
     server.home.mkdir(parents=True, exist_ok=True)
     server.prepare()
     record = spawn(server.command, _log(settings, name), server.home, tuple(server.ports.values()))
@@ -127,7 +171,7 @@ def _await(settings: Settings, started: Sequence[tuple[Server, ProcessRecord]], 
     failed = []
     for server, record in started:
         if wait_until(lambda s=server, r=record: not is_alive(r) or s.ready(), settings.servers.start_limit_seconds) and is_alive(record):  # type: ignore[misc]
-            tell(f"{server.name}: ready on {LOOPBACK}:{server.port}")
+            tell(f"{server.name}: ready on {_address(settings, server.name, record.ports)}")
             continue
         log = _log(settings, server.name)
         why = f"was not ready within {settings.servers.start_limit_seconds} s" if is_alive(record) else "ended while it started"

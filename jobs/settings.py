@@ -14,7 +14,7 @@ from typing import Any
 from jobs import settings_values as kind
 from jobs.settings_values import Parser, SettingsError
 from serving.settings import ServingSettings
-from stores.settings import BusSettings, LakeSettings, ModelsSettings, QualitySettings, TimeSettings, ViewsSettings
+from stores.settings import BusSettings, FileSettings, LakeSettings, ModelsSettings, QualitySettings, TimeSettings, ViewsSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "conf" / "settings.toml"
@@ -56,6 +56,15 @@ class ServerSettings:
     cassandra_port: int
     cassandra_storage_port: int
     cassandra_heap: str
+    hdfs_port: int
+    hdfs_http_port: int
+    hdfs_data_port: int
+    hdfs_data_http_port: int
+    hdfs_data_ipc_port: int
+    hdfs_heap: str
+    spark_port: int
+    spark_http_port: int
+    spark_worker_memory: str
     start_limit_seconds: int
 
 
@@ -67,6 +76,7 @@ class Settings:
     jars: Path
     projects: tuple[Path, ...]
     lake: LakeSettings
+    files: FileSettings
     bus: BusSettings
     views: ViewsSettings
     models: ModelsSettings
@@ -80,6 +90,7 @@ class Settings:
 
 _KEYS: dict[str, dict[str, Parser]] = {
     "paths": {"data": kind.text, "lake": kind.text, "checkpoints": kind.text, "jars": kind.text},
+    "files": {"webhdfs": kind.text, "namenode": kind.text, "user": kind.text, "timeout_seconds": kind.seconds_fraction},
     "time": {"slot": kind.duration, "slack": kind.duration, "future_skew": kind.duration, "dedup_horizon": kind.duration},
     "bus": {"bootstrap_servers": kind.names, "security": kind.pairs},
     "views": {
@@ -119,6 +130,15 @@ _KEYS: dict[str, dict[str, Parser]] = {
         "cassandra_port": kind.port,
         "cassandra_storage_port": kind.port,
         "cassandra_heap": kind.memory,
+        "hdfs_port": kind.port,
+        "hdfs_http_port": kind.port,
+        "hdfs_data_port": kind.port,
+        "hdfs_data_http_port": kind.port,
+        "hdfs_data_ipc_port": kind.port,
+        "hdfs_heap": kind.memory,
+        "spark_port": kind.port,
+        "spark_http_port": kind.port,
+        "spark_worker_memory": kind.memory,
         "start_limit": kind.duration,
     },
 }
@@ -211,6 +231,7 @@ def _assemble(found: _Found, project_folders: str) -> Settings:
     jars = ROOT / paths["jars"] if paths["jars"] else data / "jars"
     bus, views = found.section("bus"), found.section("views")
     limit = servers.pop("start_limit")
+    files = _files(found.section("files"), servers)
     kafka_here = bus["bootstrap_servers"] in ((EMBEDDED,), (f"{LOOPBACK}:{servers['kafka_port']}",))
     cassandra_here = views["hosts"] == (EMBEDDED,) or (views["hosts"], views["port"]) == ((LOOPBACK,), servers["cassandra_port"])
     return Settings(
@@ -218,11 +239,12 @@ def _assemble(found: _Found, project_folders: str) -> Settings:
         jars=jars,
         projects=_project_folders(project_folders),
         lake=LakeSettings(root=_place(paths["lake"], data / "lake")),
+        files=files,
         bus=BusSettings(
             bootstrap_servers=f"{LOOPBACK}:{servers['kafka_port']}" if kafka_here else ",".join(bus["bootstrap_servers"]), security=bus["security"]
         ),
         views=_views(views, servers["cassandra_port"] if cassandra_here else None),
-        models=_models(found.section("models"), data),
+        models=_models(found.section("models"), data, files),
         times=TimeSettings(**{f"{key}_seconds": value for key, value in found.section("time").items()}),
         quality=_quality(found.section("quality")),
         spark=SparkSettings(jars_folder=jars / "spark", warehouse=data / "warehouse", logs=data / "logs", **found.section("spark")),
@@ -251,11 +273,21 @@ def _views(section: dict[str, Any], embedded_port: int | None) -> ViewsSettings:
     return ViewsSettings(**section)
 
 
-def _models(section: dict[str, Any], data: Path) -> ModelsSettings:
-    return ModelsSettings(
-        tracking_uri=section["tracking_uri"] or f"sqlite:///{data}/mlflow/mlflow.db",
-        artifact_root=_place(section["artifact_root"], data / "mlflow" / "artifacts"),
-    )
+def _files(section: dict[str, Any], servers: dict[str, Any]) -> FileSettings:
+    if not section["webhdfs"]:
+        section["webhdfs"], section["namenode"] = f"http://{LOOPBACK}:{servers['hdfs_http_port']}", f"{LOOPBACK}:{servers['hdfs_port']}"
+    return FileSettings(**section)
+
+
+def _models(section: dict[str, Any], data: Path, files: FileSettings) -> ModelsSettings:
+    root = _place(section["artifact_root"], data / "mlflow" / "artifacts")
+    # MLflow's own way to hdfs:// needs Hadoop's native library on every machine; WebHDFS needs nothing.
+    ours = f"hdfs://{files.namenode}/"
+    if files.namenode and root.startswith(ours):
+        scheme, _, address = files.webhdfs.partition(";")[0].partition("://")
+        user = f"{files.user}@" if files.user else ""
+        root = f"{'swebhdfs' if scheme == 'https' else 'webhdfs'}://{user}{address}/{root.removeprefix(ours)}"
+    return ModelsSettings(tracking_uri=section["tracking_uri"] or f"sqlite:///{data}/mlflow/mlflow.db", artifact_root=root)
 
 
 def _quality(section: dict[str, Any]) -> QualitySettings:

@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -73,7 +72,7 @@ def _start(spark: SparkSession, channel: Channel, project: Project, view: Featur
         live_tiles(spark, channel, project, view)
         .writeStream.queryName(f"{project.name}.{view.name}")
         .outputMode("update")
-        .option("checkpointLocation", str(Path(channel.checkpoints) / project.name / f"{view.name}-{view.fingerprint}"))
+        .option("checkpointLocation", f"{channel.checkpoints.rstrip('/')}/{project.name}/{view.name}-{view.fingerprint}")
         .foreachBatch(_micro_batch(channel, project, view))
     )
     timed = writer.trigger(availableNow=True) if channel.trigger is None else writer.trigger(processingTime=channel.trigger)

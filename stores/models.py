@@ -290,6 +290,9 @@ def _mlflow() -> Any:
         warnings.simplefilter("ignore")
         import mlflow
         import mlflow.pyfunc
+
+        from stores.hdfs_artifacts import register
+    register()
     for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     return mlflow

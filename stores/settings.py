@@ -48,6 +48,19 @@ class ModelsSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FileSettings:
+    """HDFS as clients without a JVM reach it: the HTTP address of its NameNode (several, with ';' between, when it has a spare).
+
+    `namenode` is the `host:port` of its `hdfs://` addresses, empty when it is not known; `user` empty is whoever runs the process.
+    """
+
+    webhdfs: str
+    namenode: str = ""
+    user: str = ""
+    timeout_seconds: float = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class TimeSettings:
     """The lengths of section "Time" in the design, all in seconds.
 

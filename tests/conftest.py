@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from jobs.server import is_free
-from jobs.settings import ROOT, Settings, load_settings
+from jobs.settings import LOOPBACK, ROOT, Settings, load_settings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession  # heavy: tests/unit neither needs nor imports it through here
@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings of this run alone: its own folder and ports, so that it disturbs nothing and may run beside a demo."""
-    ports = free_ports(5)
+    ports = free_ports(12)
     return load_settings(
         {},
         {
@@ -50,6 +50,13 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
             "servers.cassandra_storage_port": ports[3],
             "servers.cassandra_heap": "512m",
             "serving.port": ports[4],
+            "servers.hdfs_port": ports[5],
+            "servers.hdfs_http_port": ports[6],
+            "servers.hdfs_data_port": ports[7],
+            "servers.hdfs_data_http_port": ports[8],
+            "servers.hdfs_data_ipc_port": ports[9],
+            "servers.spark_port": ports[10],
+            "servers.spark_http_port": ports[11],
         },
     )
 
@@ -57,13 +64,30 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture(scope="session")
 def servers(settings: Settings) -> Iterator[Settings]:
     """Real Kafka and Cassandra, up once for the whole run. One that does not start fails the test: it never skips."""
+    yield from _running(settings, "kafka", "cassandra")
+
+
+@pytest.fixture(scope="session")
+def hdfs(settings: Settings) -> Iterator[Settings]:
+    """A real HDFS, as `servers`."""
+    yield from _running(settings, "hdfs")
+
+
+@pytest.fixture(scope="session")
+def spark_cluster(settings: Settings) -> Iterator[str]:
+    """The address of a real standalone cluster of two workers, as `servers`."""
+    for found in _running(settings, "spark"):
+        yield f"spark://{LOOPBACK}:{found.servers.spark_port}"
+
+
+def _running(settings: Settings, *names: str) -> Iterator[Settings]:
     from jobs import servers as embedded
 
     try:
-        embedded.up(settings)
+        embedded.up(settings, names)
         yield settings
     finally:
-        embedded.down(settings)
+        embedded.down(settings, names)
 
 
 @pytest.fixture(scope="session")
