@@ -109,7 +109,9 @@ def _ingest_file(
         progress.step(f"{file.path.name} is skipped: its content has been landed before")
         counts.skipped += 1
         return
-    judged = judge(source, key_sets(project, source), read_file(spark, file, source, arrival), times.future_skew_seconds, None if gate is None else gate.suite(source))
+    judged = judge(
+        source, key_sets(project, source), read_file(spark, file, source, arrival), times.future_skew_seconds, None if gate is None else gate.suite(source)
+    )
     _append(lake, judged, project, source, name, 0, counts, gate)
 
 
@@ -168,7 +170,9 @@ def _drain(
 ) -> StreamingQuery:
     options = bus.spark_options([str(source.topic)])
     messages = spark.readStream.format("kafka").options(**options).option("maxOffsetsPerTrigger", _MOST_A_BATCH).load()
-    parsed = judge(source, key_sets(project, source), parse_json(source, from_topic(messages)), times.future_skew_seconds, None if gate is None else gate.suite(source))
+    parsed = judge(
+        source, key_sets(project, source), parse_json(source, from_topic(messages)), times.future_skew_seconds, None if gate is None else gate.suite(source)
+    )
     writer = parsed.writeStream.queryName(f"land {project.name}.{source.name}").trigger(availableNow=True)
     return writer.option("checkpointLocation", lake.checkpoint(project, source)).foreachBatch(_micro_batch(lake, project, source, counts, gate)).start()
 

@@ -7,12 +7,13 @@ from features.declaration import Project, Source
 from features.schema import DataType
 from serving.catalogue import aggregate_text
 from serving.problems import CONTENT_TYPE
+from serving.requests import MOST_INSTANCES
 
 Schema = dict[str, Any]
 _EXAMPLES = {"DOUBLE": 1.5, "FLOAT": 1.5, "STRING": "text", "BOOLEAN": True, "DATE": "2024-05-01", "TIMESTAMP": "2024-05-01T12:00:00Z",
              "DECIMAL": "1.50", "BINARY": "text"}  # fmt: skip
 _FORMATS = {"DATE": "date", "TIMESTAMP": "date-time"}
-_NULL = {"type": "null"}
+_BITS = {"TINYINT": 8, "SMALLINT": 16, "INT": 32, "BIGINT": 64}
 
 
 def document(projects: Iterable[Project]) -> dict[str, Any]:
@@ -55,7 +56,8 @@ def value_schema(kind: DataType) -> Schema:
     if kind.array:
         return {"type": "array", "items": _nullable(value_schema(kind.inner))}
     if kind.integral:
-        return {"type": "integer"}
+        edge = 1 << (_BITS[kind.name] - 1)
+        return {"type": "integer", "minimum": -edge, "maximum": edge - 1}
     if kind.name == "DECIMAL":
         return {"type": ["number", "string"], "description": str(kind)}
     if kind.numeric or kind.name == "BOOLEAN":
@@ -104,7 +106,8 @@ def _project(project: Project) -> Iterable[tuple[str, Schema]]:
     yield f"{base}/features/{{key}}", {"get": {**features, "parameters": [_path_key(project)]}}
     if project.model is not None:
         scores = _operation(name, "The current row of a key: score, versions, features", _scores_answer(project), None, (404, 422, 503))
-        predict = _operation(name, "Score a key, features, or both", _PREDICTION, _PREDICTED, (400, 404, 413, 415, 422, 503))
+        answer: Schema = {"oneOf": [_PREDICTION, _predictions(project)]}
+        predict = _operation(name, "Score a key, features, or both; or up to 1,000 of them", answer, _PREDICTED, (400, 404, 413, 415, 422, 503))
         yield f"{base}/scores/{{key}}", {"get": {**scores, "parameters": [_path_key(project)]}}
         yield f"{base}/predict", {"post": {**predict, "requestBody": _body(_asked(project), _asked_example(project))}}
     for source in project.sources.values():
@@ -140,10 +143,10 @@ def _key_types(project: Project) -> dict[str, DataType]:
 
 
 def _key(project: Project) -> Schema:
-    single = {"type": ["string", "number"], "description": f"The value of {project.keys[0]}"}
+    single = {"type": ["string", "number", "boolean"], "minLength": 1, "description": f"The value of {project.keys[0]}"}
     if len(project.keys) == 1:
         return single
-    parts = {name: {"type": ["string", "number"]} for name in project.keys}
+    parts = {name: {"type": ["string", "number", "boolean"], "minLength": 1} for name in project.keys}
     return {"type": "object", "required": list(project.keys), "properties": parts, "additionalProperties": False}
 
 
@@ -183,7 +186,35 @@ def _asked(project: Project) -> Schema:
         "properties": _feature_properties(project),
         "additionalProperties": False,
     }
-    return {"type": "object", "minProperties": 1, "properties": {"key": _key(project), "features": given}, "additionalProperties": False}
+    # Null is as good as left out, but something must be there.
+    keyed: Schema = {"required": ["key"], "properties": {"key": _key(project)}}
+    filled: Schema = {"required": ["features"], "properties": {"features": {"type": "object", "minProperties": 1}}}
+    one: Schema = {
+        "type": "object",
+        "description": "A key to read stored features of, features that win over them, or both",
+        "properties": {"key": _nullable(_key(project)), "features": _nullable(given)},
+        "anyOf": [keyed, filled],
+        "additionalProperties": False,
+    }
+    return {"oneOf": [one, _many("keys", _key(project)), _many("instances", one)]}
+
+
+def _many(name: str, items: Schema) -> Schema:
+    listed: Schema = {"type": "array", "items": items, "minItems": 1, "maxItems": MOST_INSTANCES}
+    return {"type": "object", "required": [name], "properties": {name: listed}, "additionalProperties": False}
+
+
+def _predictions(project: Project) -> Schema:
+    """Answers in the order in which they were asked for."""
+    each = {**_PREDICTION, "required": ["key", *_PREDICTION["required"]], "properties": {"key": _shown_key(project), **_PREDICTION["properties"]}}
+    return {"type": "object", "required": ["predictions"], "properties": {"predictions": {"type": "array", "items": each}}}
+
+
+def _shown_key(project: Project) -> Schema:
+    """A key as answers show it: null where none was asked for."""
+    if len(project.keys) == 1:
+        return {"type": ["string", "null"]}
+    return {"type": ["object", "null"], "properties": {name: {"type": "string"} for name in project.keys}}
 
 
 def _asked_example(project: Project) -> Schema:
@@ -194,7 +225,7 @@ def _asked_example(project: Project) -> Schema:
 def _features_answer(project: Project) -> Schema:
     shared = {name: _PREDICTION["properties"][name] for name in ("batch_version", "as_of", "degraded", "degraded_reason")}
     values: Schema = {"type": "object", "properties": _feature_properties(project)}
-    return {"type": "object", "required": ["key", "features", "as_of", "degraded"], "properties": {"key": _key(project), "features": values, **shared}}
+    return {"type": "object", "required": ["key", "features", "as_of", "degraded"], "properties": {"key": _shown_key(project), "features": values, **shared}}
 
 
 def _scores_answer(project: Project) -> Schema:
@@ -203,14 +234,25 @@ def _scores_answer(project: Project) -> Schema:
     layer: Schema = {"type": ["string", "null"], "description": "Which channel wrote the row last: batch or speed"}
     scored: Schema = {"score": _PREDICTION["properties"]["score"], "label": {"type": ["string", "null"]}, **versions, "layer": layer}
     values: Schema = {"type": "object", "properties": _feature_properties(project)}
-    return {"type": "object", "required": ["key", *scored, "features"], "properties": {"key": _key(project), **scored, "features": values}}
+    return {"type": "object", "required": ["key", *scored, "features"], "properties": {"key": _shown_key(project), **scored, "features": values}}
 
 
 def _event(source: Source, project: Project) -> Schema:
     keys = {name for view in project.views_of(source.name) for name in view.keys}
     needed = [column.name for column in source.columns if column.name in {source.id, source.time} or keys == {column.name}]
-    properties = {c.name: value_schema(c.type) if c.name in needed else _nullable(value_schema(c.type)) for c in source.columns}
+    properties = {column.name: _event_value(column.type, column.name in needed) for column in source.columns}
     return {"type": "object", "description": source.description, "required": needed, "properties": properties}
+
+
+def _event_value(kind: DataType, needed: bool) -> Schema:
+    """As landing takes it: a value may also come as text that reads as its type, and any single value is a text."""
+    if kind.text:
+        found: Schema = {"type": ["string", "number", "boolean"], "minLength": 1 if needed else 0}
+    elif kind.name in _FORMATS:
+        found = value_schema(kind)
+    else:
+        found = {"type": ["string", *({"boolean": ["boolean", "number"]}.get(value_schema(kind)["type"], ["number"]))], "description": f"A {kind}"}
+    return found if needed else _nullable(found)
 
 
 def _event_example(source: Source) -> Schema:

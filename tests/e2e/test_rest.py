@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -167,6 +168,14 @@ def test_river_of_answers(rest: Rest) -> None:
     expected = rest.models.scorer(rest.project.name, "1").score({"x_sum": [6.0], "x_count": [3]})[0]
     assert (status, answer["score"], answer["batch_version"]) == (200, pytest.approx(expected), version)
     assert rest.ask("GET", "{p}/features/never")[1]["features"]["x_sum"] is None
+    status, several = rest.ask("POST", "{p}/predict", {"keys": ["k1", "never", *[f"n{i}" for i in range(300)], "k1"]})
+    assert (status, several["predictions"][0]["score"], several["predictions"][-1]["score"]) == (200, answer["score"], answer["score"])
+    assert several["predictions"][1]["batch_version"] == version
+    for attempt in ("' OR '1'='1", "k1'; DROP TABLE manifest; --", "../../etc/passwd", "${jndi:ldap://x}", "{{7*7}}", "k1\u0000", "%27%20--"):
+        found = rest.ask("POST", "{p}/predict", {"key": attempt})
+        assert (found[0], found[1]["batch_version"]) == (200, version)
+        assert rest.ask("GET", f"{{p}}/features/{quote(attempt, safe='')}")[1]["features"] == {"x_sum": None, "x_count": 0}
+    assert rest.views.manifest(rest.project.name) is not None
 
     started = time.monotonic()
     train(rest.models, rest.project, "2")

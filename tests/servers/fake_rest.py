@@ -1,5 +1,6 @@
-"""A REST server on a real socket over stores in memory: ``python -m tests.servers.fake_rest PORT``."""
+"""A REST server on a real socket over stores in memory: ``python -m tests.servers.fake_rest PORT FILE [SETTINGS]``."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def load() -> Application:
 
 
 def _settings() -> ServingSettings:
-    return ServingSettings(port=int(sys.argv[1]), body_bytes=10_000)
+    more = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
+    return ServingSettings(**{"port": int(sys.argv[1]), "body_bytes": 10_000, **more})
 
 
 if __name__ == "__main__":

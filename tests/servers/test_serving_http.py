@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,15 @@ def free_port() -> int:
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Running]:
-    port, told = free_port(), tmp_path / "told"
-    command = [sys.executable, "-m", "tests.servers.fake_rest", str(port), str(told)]
+    with started(tmp_path) as found:
+        yield found
+
+
+@contextmanager
+def started(folder: Path, **settings: Any) -> Iterator[Running]:
+    """A server with these settings; stopped at the end."""
+    port, told = settings.get("port", free_port()), folder / "told"
+    command = [sys.executable, "-m", "tests.servers.fake_rest", str(port), str(told), json.dumps(settings)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         found = Running(process, port, told)
         deadline = time.monotonic() + 30
@@ -112,3 +120,14 @@ def test_port_that_is_taken_is_told_in_one_line(running: Running, tmp_path: Path
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert f"cannot listen on 127.0.0.1:{running.port}" in done.stderr.splitlines()[-1]
+
+
+def test_whatever_the_openapi_page_allows_or_forbids_is_answered_as_it_says(tmp_path: Path) -> None:
+    """Schemathesis sends what the page's schemas allow and what they forbid: no 5xx, answers as typed, what is forbidden is a 4xx."""
+    with started(tmp_path, body_bytes=4_000_000) as running:
+        command = [str(Path(sys.executable).parent / "schemathesis"), "run", f"http://127.0.0.1:{running.port}/openapi.json"]
+        # Not all rules of events fit a schema (a time in the future): there a request that fits may be refused.
+        command += ["--phases", "examples,coverage,fuzzing", "--max-examples", "10", "--exclude-checks", "positive_data_acceptance"]
+        command += ["--seed", "7", "--no-color", "--generation-database", "none"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-6000:]

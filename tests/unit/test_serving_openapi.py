@@ -25,8 +25,10 @@ def heart() -> Bench:
 def test_document_is_served_and_typed_from_the_declaration(document: dict[str, Any], heart: Bench) -> None:
     assert heart.ask("GET", "/openapi.json") == (200, document)
     asked = document["paths"][f"{HEART}/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    features = asked["properties"]["features"]["properties"]
-    assert features["age"] == {"type": ["integer", "null"], "description": "Last('age') of exams"}
+    one, keys, instances = asked["oneOf"]
+    features = one["properties"]["features"]["properties"]
+    assert features["age"] == {"type": ["integer", "null"], "minimum": -(2**63), "maximum": 2**63 - 1, "description": "Last('age') of exams"}
+    assert (keys["properties"]["keys"]["maxItems"], instances["properties"]["instances"]["items"]) == (1000, one)
     assert features["bpm_mean_1h"] == {"type": ["number", "null"], "description": "Mean('heart_rate') of bracelet over 1h"}
     event = document["paths"][f"{HEART}/events/bracelet"]["post"]["requestBody"]["content"]["application/json"]["schema"]["oneOf"][0]
     assert event["required"] == ["reading_id", "patient_id", "measured_at"]
