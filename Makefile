@@ -42,13 +42,14 @@ test: setup ## Every test, the ones against real Kafka and Cassandra included: w
 	$(PY) -m pytest tests
 
 ##@ Speed
-BENCHES := features serving
+BENCHES := features serving batch
 .PHONY: bench
 bench: $(BENCHES:%=bench-%) ## Every benchmark; each prints a table and saves docs/benchmarks/<name>.{md,json}
 
 .PHONY: $(BENCHES:%=bench-%)
 bench-features: ## Training sets against DuckDB and Spark's window functions
 bench-serving: ## Answers over REST against bare reads and mlflow, and under a constant load; QUICK=1 for seconds
+bench-batch: ## Landing, builds and publishing against bare Spark, full builds and the plain driver
 $(BENCHES:%=bench-%): bench-%: setup .venv/.bench-stamp
 	$(PY) -m tests.bench.$* $(if $(QUICK),--quick)
 

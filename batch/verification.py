@@ -1,20 +1,17 @@
 """Verification: recompute features from the lake and compare them, feature by feature, with what is served."""
 
-import hashlib
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from batch.views import entities
+from batch.grains import entities
+from batch.recomputing import agrees, recompute, with_witnesses
 from features.aggregates.base import Aggregate
 from features.declaration import FeatureColumn, Project
-from features.keys import key_text, key_values
-from features.merge import plain
-from features.spark import point_in_time
-from features.times import from_micros
+from features.keys import key_values
 from stores.answers import Answers, now_micros
 from stores.lake import Lake
 from stores.progress import Progress
@@ -72,38 +69,11 @@ def verify(spark: SparkSession, lake: Lake, answers: Answers, project: Project, 
     return verified
 
 
-def recompute(project: Project, events: Mapping[str, DataFrame], keys: DataFrame, at: int) -> dict[str, dict[str, object]]:
-    """Features at `at` of `keys` (column `key`) from the lake's distinct events, by key."""
-    parts = F.split("key", "\x1f")
-    rows = keys.select(*[parts[i].alias(name) for i, name in enumerate(project.keys)], F.lit(from_micros(at)).alias("_at"))
-    found = point_in_time(project, events, rows, "_at").toArrow().to_pylist()
-    return {key_text(project.keys, row): _plain_row(project.columns, row) for row in found}
-
-
-def _plain_row(columns: Sequence[FeatureColumn], row: Mapping[str, object]) -> dict[str, object]:
-    return {column.name: plain(row[column.name], column.type) for column in columns}
-
-
-def with_witnesses(project: Project) -> Project:
-    """The project with the exact features that judge its approximate ones beside them."""
-    views = []
-    for view in project.views:
-        more = {_witness(name, role): found for name, aggregate in view.features.items() for role, found in aggregate.witnesses().items()}
-        views.append(replace(view, features={**view.features, **more}))
-    return replace(project, views=tuple(views))
-
-
-def _witness(feature: str, role: str) -> str:
-    return f"w{hashlib.sha256(feature.encode()).hexdigest()[:8]}_{role}"
-
-
 def _compare(found: Compared, aggregate: Aggregate, column: FeatureColumn, key: str, row: Mapping[str, object], served: object) -> None:
     expected = row[column.name]
-    suffix = column.name.removeprefix(column.feature)
-    witnessed = {role: row[_witness(column.feature, role) + suffix] for role in aggregate.witnesses()}
     if isinstance(expected, (int, float)) and isinstance(served, (int, float)):
         found.largest_error = max(found.largest_error, float(abs(expected - served) / max(1, abs(expected))))
-    if aggregate.agrees(expected, served, witnessed):
+    if agrees(aggregate, column, row, served):
         found.matches += 1
         return
     found.mismatches += 1

@@ -1,31 +1,48 @@
-"""Batch views: states of every key from the whole lake up to a cut, published to Cassandra and swapped in.
+"""Batch views: states of every key up to a cut, published to Cassandra, validated and swapped in.
 
-The twin of speed/views.py: the same aggregates over the same events; here all of them, there those since the cut.
+The twin of speed/views.py: the same aggregates over the same events; here those up to the cut, there those since.
 """
 
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import reduce
+from dataclasses import dataclass, replace
 
-from pyspark.sql import DataFrame, Observation, SparkSession
+from cassandra import DriverException, RequestExecutionException
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
+from pyspark.sql import Observation, SparkSession
 from pyspark.sql import functions as F
 
+from batch.grains import Gathering, Kept, Owed, cannot_go_on, keys_name
+from batch.settings import BuildSettings
+from batch.validation import Validation
 from features.declaration import FeatureView, Project
 from features.errors import AnabranchError
-from features.spark import batch_states, key_column
-from features.times import SECOND, floor_to, format_time, from_micros
+from features.spark import batch_rows
+from features.times import SECOND, floor_to, format_time
 from stores.cassandra_source import CassandraSource, cassandra_options
 from stores.current import SCORES_SCHEMA, refresher
+from stores.increments import builds_there, drop_increments, read_increments, states_there
 from stores.lake import Lake
 from stores.manifest import Manifest
 from stores.models import Models
 from stores.progress import Progress
 from stores.settings import TimeSettings
-from stores.views import Views, batch_table
+from stores.views import Views
 
 log = logging.getLogger(__name__)
+# What cleaning may meet while stores stop or another build cleans as well.
+_TROUBLE = (AnabranchError, DriverException, RequestExecutionException, PySparkException, Py4JError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What to build: up to `cut` by topic, up to `until` by file; `full` reads every event, `accept` is why a failing validation is overruled."""
+
+    cut: int
+    until: int
+    full: bool = False
+    accept: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,66 +59,148 @@ def latest_cut(times: TimeSettings, now: int) -> int:
     return floor_to(now, times.slot_seconds * SECOND)
 
 
-def owed(spark: SparkSession, lake: Lake, project: Project, cut: int) -> dict[str, DataFrame]:
-    """The distinct events a batch owes, by source: first arrivals by file, and those that came by topic before the cut.
-
-    Duplicates go first, so that a file row whose event came by topic at or after the cut is left to the stream.
-    """
-    covered = F.col("_file").isNotNull() | (F.col("_arrival") < F.lit(from_micros(cut)))
-    return {name: events.where(covered) for name, events in lake.distinct_events(spark, project).items()}
-
-
-def build(spark: SparkSession, lake: Lake, views: Views, models: Models, project: Project, times: TimeSettings, cut: int, progress: Progress) -> Built:
-    """Compute, publish and swap one batch version. The lake must hold all that arrived before `cut` (see landing)."""
+def build(
+    spark: SparkSession,
+    lake: Lake,
+    views: Views,
+    models: Models,
+    project: Project,
+    times: TimeSettings,
+    limits: BuildSettings,
+    order: Order,
+    progress: Progress,
+) -> Built:
+    """Compute, publish, validate and swap one batch version. The lake must hold all that arrived before the cut (see landing)."""
     started = time.monotonic()
-    if cut % (times.slot_seconds * SECOND):
-        raise AnabranchError(f"cut {format_time(cut)} is no slot boundary: slots are {times.slot_seconds} s long")
+    if order.cut % (times.slot_seconds * SECOND):
+        raise AnabranchError(f"cut {format_time(order.cut)} is no slot boundary: slots are {times.slot_seconds} s long")
     before = views.manifest(project.name)
-    versions = lake.versions(spark, project)
-    events = owed(spark, lake, project, cut)
-    kept = unchanged(project, before, versions, cut, times)
-    changed = [view.name for view in project.views if view.name not in kept]
-    version = views.new_version(project.name, changed, max(int(time.time()), before.batch_version + 1 if before else 0))
+    version = views.new_version(project.name, max(int(time.time()), before.batch_version + 1 if before else 0))
+    made = _Made(spark, lake, views, project, version, before)
     try:
-        rows, tables = {}, {}
+        entry = _assemble(made, models, times, limits, order, progress)
+        progress.step(f"validating version {version}")
+        entry = Validation(spark, lake, views, project, entry, before, limits).passed(order.accept, progress)
+        progress.step(f"making version {version} current")
+        views.ensure_tiles(project)
+        views.swap(entry, before, _still_valid(before, project))
+    except BaseException as error:
+        made.undo()
+        raise made.explained(error) from error
+    made.tidy(progress)
+    progress.step("current rows of every key")
+    reset = reset_current(spark, lake, views, models, project, entry)
+    seconds = time.monotonic() - started
+    log.info("built project=%s version=%s cut=%s rows=%s seconds=%.1f", project.name, version, format_time(entry.cut), entry.rows, seconds)
+    return Built(manifest=entry, current_rows=reset, seconds=seconds)
+
+
+def _assemble(made: "_Made", models: Models, times: TimeSettings, limits: BuildSettings, order: Order, progress: Progress) -> Manifest:
+    """The new version with its tables published and validated."""
+    spark, lake, project, before = made.spark, made.lake, made.project, made.before
+    lake.ensure_feeds(spark, project)
+    owed = Owed(order.cut, order.until, lake.versions(spark, project))
+    identities = lake.identities(spark, project)
+    full = "asked for" if order.full else cannot_go_on(before, owed, identities)
+    gathering = Gathering(spark, lake, project, before, owed, made.version, limits.increments, progress, full)
+    slack = times.slack_seconds * SECOND
+    try:
+        increments, tables, rows = {}, {}, {}
         for view in project.views:
-            progress.step(f"view {view.name}: " + (f"states up to {format_time(cut)}" if view.name in changed else "nothing changed, kept as it is"))
-            tables[view.name], rows[view.name] = kept.get(view.name) or (
-                batch_table(project.name, view.name, version),
-                _publish(view, events[view.source.name], views, project, version, cut, times),
-            )
-        champion = models.champion(project.name)
-        entry = Manifest(
+            kept = gathering.view(view)
+            increments[view.fingerprint] = kept.increments
+            same = _same(before, view, kept, order.cut, slack)
+            progress.step(f"view {view.name}: " + ("nothing changed, kept as it is" if same else "publishing"))
+            tables[view.name], rows[view.name] = same or made.publish(view, kept.increments, order.cut, slack)
+        keys = gathering.keys()
+        increments[keys_name(project)] = keys.increments
+        return Manifest(
             project=project.name,
-            batch_version=version,
-            cut=cut,
-            slack=times.slack_seconds * SECOND,
+            batch_version=made.version,
+            cut=order.cut,
+            slack=slack,
             built_at=time.time_ns() // 1000,
             fingerprints={view.name: view.fingerprint for view in project.views},
             tables=tables,
             rows=rows,
-            lake_versions=versions,
-            model_version=champion,
+            lake_versions=dict(owed.versions),
+            model_version=models.champion(project.name),
+            until=order.until,
+            increments=increments,
+            lake_ids=identities,
         )
-        views.ensure_tiles(project)
-        views.swap(entry, before, _still_valid(before, project))
-    except BaseException:
-        views.drop_version(project.name, changed, version)
-        raise
-    progress.step("current rows of every key")
-    reset = reset_current(views, models, project, events, champion)
-    seconds = time.monotonic() - started
-    log.info("built project=%s version=%s cut=%s rows=%s seconds=%.1f", project.name, version, format_time(cut), rows, seconds)
-    return Built(manifest=entry, current_rows=reset, seconds=seconds)
+    finally:
+        gathering.close()
 
 
-def unchanged(project: Project, before: Manifest | None, lake_versions: Mapping[str, int], cut: int, times: TimeSettings) -> dict[str, tuple[str, int]]:
-    """Table and rows, by view, of states that are there already: same meaning (whatever its name), same events, same cut."""
-    if before is None or (before.cut, before.slack) != (cut, times.slack_seconds * SECOND):
-        return {}
-    known = {fingerprint: (before.tables[view], before.rows[view]) for view, fingerprint in before.fingerprints.items()}
-    same = [view for view in project.views if before.lake_versions.get(view.source.name) == lake_versions.get(view.source.name)]
-    return {view.name: known[view.fingerprint] for view in same if view.fingerprint in known}
+def _same(before: Manifest | None, view: FeatureView, kept: Kept, cut: int, slack: int) -> tuple[str, int] | None:
+    """Table and rows of states that are there already: same meaning (whatever its name), same events, same cut."""
+    if before is None or not kept.same or (before.cut, before.slack) != (cut, slack):
+        return None
+    return next(((before.tables[name], before.rows[name]) for name, fingerprint in before.fingerprints.items() if fingerprint == view.fingerprint), None)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What one build makes before anybody sees it."""
+
+    spark: SparkSession
+    lake: Lake
+    views: Views
+    project: Project
+    version: int
+    before: Manifest | None
+
+    def publish(self, view: FeatureView, increments: list[int], cut: int, slack: int) -> tuple[str, int]:
+        """Fill the version's table of a view; its name and how many rows."""
+        table = self.views.create_batch_table(self.project.name, view.name, self.version)
+        if not increments:
+            return table, 0
+        counted = Observation()
+        kept = read_increments(self.spark, self.lake, self.project.name, view.fingerprint, increments)
+        rows = batch_rows(view, kept, cut, slack).observe(counted, F.count(F.lit(1)).alias("rows"))
+        self.spark.dataSource.register(CassandraSource)
+        options = {**cassandra_options(self.views.settings), "table": table}
+        rows.write.format("cassandra").options(**options).mode("append").save()
+        return table, int(counted.get["rows"])
+
+    def undo(self) -> None:
+        """Take away what was made, unless it is current all the same; what stays is taken away by the next build."""
+        try:
+            now = self.views.manifest(self.project.name)
+            if now is None or now.batch_version != self.version:
+                self.views.drop_version(self.project.name, [view.name for view in self.project.views], self.version)
+                for name in states_there(self.spark, self.lake, self.project.name):
+                    drop_increments(self.spark, self.lake, self.project.name, name, [self.version])
+        except _TROUBLE as error:
+            log.warning("what version %s of %s made stays for the next build to take away: %s", self.version, self.project.name, error)
+
+    def explained(self, error: BaseException) -> BaseException:
+        """The error, or that another build was faster: what that one took away shows in many ways."""
+        try:
+            now = self.views.manifest(self.project.name)
+        except _TROUBLE:
+            return error
+        faster = now is not None and now.batch_version != self.version and now.revision != (self.before.revision if self.before else 0)
+        if now is None or not faster or not isinstance(error, Exception):
+            return error
+        return AnabranchError(
+            f"another build or rollback of {self.project.name!r} finished first: batch version {now.batch_version} became current while this one ran, "
+            "so this one was not made current: run it again if it is still wanted"
+        )
+
+    def tidy(self, progress: Progress) -> None:
+        """Delete increments that no manifest lists; those above the newest version belong to builds under way."""
+        try:
+            now = self.views.manifest(self.project.name)
+            listed = [entry for entry in (now, now.previous if now else None) if entry is not None]
+            newest = max(entry.batch_version for entry in listed)
+            for name in states_there(self.spark, self.lake, self.project.name):
+                needed = {build for entry in listed for build in entry.increments.get(name, [])}
+                there = builds_there(self.spark, self.lake, self.project.name, name)
+                drop_increments(self.spark, self.lake, self.project.name, name, {build for build in there - needed if build <= newest})
+        except _TROUBLE as error:
+            log.warning("states of %s that are no longer needed stay until the next build: %s", self.project.name, error)
 
 
 def _still_valid(before: Manifest | None, project: Project) -> Manifest | None:
@@ -110,40 +209,42 @@ def _still_valid(before: Manifest | None, project: Project) -> Manifest | None:
     return before if before is not None and dict(before.fingerprints) == known else None
 
 
-def _publish(view: FeatureView, events: DataFrame, views: Views, project: Project, version: int, cut: int, times: TimeSettings) -> int:
-    counted = Observation()
-    states = batch_states(view, events, cut, times.slack_seconds * SECOND).observe(counted, F.count(F.lit(1)).alias("rows"))
-    events.sparkSession.dataSource.register(CassandraSource)
-    options = {**cassandra_options(views.settings), "table": batch_table(project.name, view.name, version)}
-    states.write.format("cassandra").options(**options).mode("append").save()
-    return int(counted.get["rows"])
+def reset_current_rows(spark: SparkSession, lake: Lake, views: Views, models: Models, project: Project) -> int:
+    """Recompute the current row of every key: after a rollback, or for a champion that came after the build, such as the first one."""
+    manifest = views.manifest(project.name)
+    if manifest is None:
+        raise AnabranchError(f"project {project.name!r} has no batch version yet: run 'anabranch build {project.name}'")
+    return reset_current(spark, lake, views, models, project, manifest)
 
 
-def entities(project: Project, events: Mapping[str, DataFrame]) -> DataFrame:
-    """Every key of the project that its events name in full: one column `key`, distinct."""
-    full = [frame for name, frame in events.items() if {column.name for column in project.sources[name].columns} >= set(project.keys)]
-    named = [frame.select(key_column(project.keys).alias("key")).where("key IS NOT NULL") for frame in full]
-    if not named:
-        raise AnabranchError(f"no source of {project.name!r} has all of its keys {', '.join(project.keys)}: add them to one source")
-    return reduce(DataFrame.unionAll, named).distinct()
-
-
-def reset_current_rows(spark: SparkSession, lake: Lake, views: Views, models: Models, project: Project, cut: int) -> int:
-    """The same for a champion that came after the build, such as the first one."""
-    return reset_current(views, models, project, owed(spark, lake, project, cut), models.champion(project.name))
-
-
-def reset_current(views: Views, models: Models, project: Project, events: Mapping[str, DataFrame], champion: str | None) -> int:
+def reset_current(spark: SparkSession, lake: Lake, views: Views, models: Models, project: Project, manifest: Manifest) -> int:
     """Recompute the current row of every key with the batch's states and the champion; returns how many."""
     views.ensure_current(project)
-    run = refresher(views.settings, models.settings, project, champion, "batch")
-    return entities(project, events).mapInArrow(run, SCORES_SCHEMA).count()
+    increments = manifest.increments.get(keys_name(project), [])
+    if not increments:
+        return 0
+    run = refresher(views.settings, models.settings, project, models.champion(project.name), "batch")
+    keys = read_increments(spark, lake, project.name, keys_name(project), increments).distinct()
+    return keys.repartition(spark.sparkContext.defaultParallelism).mapInArrow(run, SCORES_SCHEMA).count()
 
 
-def rollback(views: Views, project: Project) -> Manifest:
-    """Make the previous batch version (and the model it was built with) current again; the two change places."""
+def rollback(views: Views, models: Models, project: Project) -> Manifest:
+    """Make the previous batch version and the model it was built with current again; the two versions change places.
+
+    The model goes first: whoever is cut off in between repeats the rollback, and it is completed.
+    """
     current = views.manifest(project.name)
     if current is None or current.previous is None:
         raise AnabranchError(f"project {project.name!r} has no previous batch version to go back to: it needs two builds of the same declaration")
-    views.swap(current.previous, current, current)
+    champion, wanted = models.champion(project.name), current.previous.model_version
+    if wanted is not None and wanted != champion:
+        models.promote(project.name, wanted)
+    # The version that is left keeps the champion of now, so that a second rollback is the way forward again.
+    left = replace(current, model_version=champion)
+    try:
+        views.swap(current.previous, current, left)
+    except AnabranchError:
+        if champion is not None and wanted is not None:
+            models.promote(project.name, champion)
+        raise
     return current.previous

@@ -93,6 +93,22 @@ class Block(ABC):
         only: Rows = rows[0]
         return only
 
+    def gather(self, rows: Rows, owner: NDArray[np.int64]) -> Rows:
+        """Merge the states of each owner (sorted), neighbours at once, until each has one."""
+        while len(owner) > 1 and (owner[1:] == owner[:-1]).any():
+            rank = np.arange(len(owner)) - np.searchsorted(owner, owner, side="left")
+            left = np.flatnonzero(rank % 2 == 0)
+            paired = np.zeros(len(left), dtype=bool)
+            paired[left + 1 < len(owner)] = owner[left[left + 1 < len(owner)] + 1] == owner[left[left + 1 < len(owner)]]
+            merged = rows[left].copy()
+            merged[paired] = self.combine(rows[left[paired]], rows[left[paired] + 1])
+            rows, owner = merged, owner[left]
+        return rows
+
+    def settled(self, rows: Rows) -> Rows:
+        """States (n, width) of many merges as one of events would be: what they mean stays."""
+        return rows
+
     def blank(self, count: int) -> Rows:
         """`count` empty states, shape (count, width)."""
         return np.tile(np.asarray(self.empty, dtype=np.float64), (count, 1))
@@ -172,6 +188,13 @@ class ExactTotal(Sums):
         whole = np.where(found.valid, found.values, 0).astype(np.int64)
         high = whole >> 32
         return np.stack([np.where(high < 0, -1, 0), high & 0xFFFFFFFF, whole & 0xFFFFFFFF], axis=1).astype(np.float64)
+
+    def settled(self, rows: Rows) -> Rows:
+        # Without the carry, limbs of a state that is merged build after build would outgrow float64.
+        low = np.floor(rows[:, 2] / 2.0**32)
+        middle = rows[:, 1] + low
+        high = np.floor(middle / 2.0**32)
+        return np.stack([rows[:, 0] + high, middle - high * 2.0**32, rows[:, 2] - low * 2.0**32], axis=1)
 
     @staticmethod
     def whole(rows: Rows) -> list[int]:

@@ -21,6 +21,7 @@ from features.values import Formula
 
 States = Sequence[bytes | None] | Bytes
 Times = NDArray[np.int64]
+Whole = NDArray[np.int64]
 LATEST = Least(TIME_ELEMENT, -1)
 
 
@@ -81,6 +82,31 @@ class Layout:
         for block, columns, width in self._others:
             out[columns] = block.reduce(rows[:, columns].reshape(len(rows), -1, width)).ravel()
         return out
+
+    def reduce_groups(self, rows: Rows, first: Whole) -> Rows:
+        """Merge neighbours of states (n, width): group i is the rows from first[i] up to first[i + 1]; gives (groups, width)."""
+        if len(first) == len(rows):
+            return rows
+        out = np.empty((len(first), self.width))
+        np.add.reduceat(rows[:, self._sums], first, axis=0, out=out[:, self._sums])
+        np.minimum.reduceat(rows[:, self._minima], first, axis=0, out=out[:, self._minima])
+        owner = np.repeat(np.arange(len(first)), np.diff(first, append=len(rows)))
+        for block, columns, width in self._others:
+            out[:, columns] = block.gather(rows[:, columns].reshape(len(rows), -1, width), owner).reshape(len(first), -1)
+        for block in self.blocks:
+            out[:, self.slices[block]] = block.settled(out[:, self.slices[block]])
+        return out
+
+    def reduce_extras_groups(self, states: Sequence[States], first: Whole) -> Sequence[States]:
+        """Merge the extras of neighbours likewise; nothing when there are none."""
+        if len(first) == len(states):
+            return states
+        ends = [*first[1:].tolist(), len(states)]
+        return (
+            [self.reduce_extras(states[start:end]) if end - start > 1 else states[start] for start, end in zip(first.tolist(), ends, strict=True)]
+            if states
+            else ()
+        )
 
     def reduce_extras(self, states: Sequence[States]) -> list[bytes | None]:
         """Merge extras of k states, each a sequence with one entry an extra."""

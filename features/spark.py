@@ -1,15 +1,16 @@
 """Declarations compiled to Spark: the only module of `features` that imports pyspark. DataFrame in, DataFrame out.
 
-The same aggregate expressions, made from each block's SQL, build batch states and tiles; training sets use the blocks'
-numpy twins over sorted Arrow batches.
+The same aggregate expressions, made from each block's SQL, build a batch's grains and the stream's tiles; batch rows and
+training sets use the blocks' numpy twins over sorted Arrow batches.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
@@ -17,8 +18,9 @@ from pyspark.sql.types import StructType
 from features.blocks import REFERENCE, TIME, TIME_ELEMENT, Element, Values
 from features.declaration import FeatureView, Project
 from features.errors import MisuseError
+from features.grains import Grains, fold, merged, start_sql
 from features.keys import SEPARATOR
-from features.merge import collapsed_from
+from features.layout import States
 from features.training import Run, features_before
 
 ARRIVAL = "_arrival"
@@ -44,36 +46,81 @@ def state_columns(view: FeatureView) -> list[Column]:
     return [F.array(*[F.expr(text) for text in view.layout.sql()]).alias("state"), extra.alias("extra")]
 
 
-def batch_states(view: FeatureView, events: DataFrame, cut: int, slack: int) -> DataFrame:
-    """One row a key: `states` ARRAY<DOUBLE>, rows of [segment, start, state...] one after another, and their `extras`.
-
-    An event contributes to every segment it belongs to (collapsed windows, tail hops, early), see merge.py.
-    """
-    pieces = [*_collapsed(view, cut, slack), *_hops(view, cut, slack), f"CASE WHEN {TIME} >= {cut} THEN struct(0L AS segment, {TIME} AS start) END"]
-    segments = F.expr(f"filter(array({', '.join(pieces)}), piece -> piece IS NOT NULL)")
+def grains(view: FeatureView, events: DataFrame, cut: int) -> DataFrame:
+    """What a batch keeps of distinct events: `key`, `start` BIGINT, `state`, `extra`, see grains.py; none for events no window needs."""
     reference = F.expr(f"CASE WHEN {TIME} < {cut} THEN {cut}L ELSE {TIME} END")
-    spread = keyed(view, events).withColumn(REFERENCE, reference).withColumn("_piece", F.explode(segments))
-    states = spread.groupBy("_key", "_piece").agg(*state_columns(view))
-    row = F.struct(F.concat(F.array(F.col("_piece.segment").cast("double"), F.col("_piece.start").cast("double")), "state").alias("row"), "extra")
-    gathered = states.groupBy("_key").agg(F.collect_list(row).alias("rows"))
-    return gathered.select(F.col("_key").alias("key"), F.flatten("rows.row").alias("states"), F.col("rows.extra").alias("extras"))
+    started = keyed(view, events).withColumn(REFERENCE, reference).withColumn("start", F.expr(start_sql(view, cut, TIME))).where("start IS NOT NULL")
+    return started.groupBy("_key", "start").agg(*state_columns(view)).select(F.col("_key").alias("key"), "start", "state", "extra")
 
 
-def _collapsed(view: FeatureView, cut: int, slack: int) -> list[str]:
-    out = []
-    for position, span in enumerate(view.spans):
-        since = f" AND {TIME} >= {collapsed_from(span, cut, slack)}" if span.width is not None else ""
-        out.append(f"CASE WHEN {TIME} < {cut}{since} THEN struct({-1 - position}L AS segment, 0L AS start) END")
-    return out
+def coarsened(view: FeatureView, kept: DataFrame, cut: int) -> DataFrame:
+    """Grains of earlier builds as one build at `cut` would keep them: one for each key and start, without those no window needs."""
+    started = kept.withColumn("start", F.expr(start_sql(view, cut, "start"))).where("start IS NOT NULL")
+
+    def merge_grains(table: pa.Table) -> pa.Table:
+        found = merged(view, _grains(view, table))
+        names = _names(table, found.key)
+        columns = {"key": names, "start": found.start, "state": _lists(found.rows, np.arange(len(found.key) + 1)), "extra": _blobs(found.extras, len(names))}
+        return pa.table(columns)
+
+    return _by_key(started).mapInArrow(_whole(merge_grains), "key STRING, start BIGINT, state ARRAY<DOUBLE>, extra ARRAY<BINARY>")
 
 
-def _hops(view: FeatureView, cut: int, slack: int) -> list[str]:
-    stretches: dict[int, list[str]] = {}
-    for span in view.spans:
-        if span.width is not None:
-            stretch = f"({TIME} >= {span.tail(cut)} AND {TIME} < {min(collapsed_from(span, cut, slack), cut)})"
-            stretches.setdefault(span.hop, []).append(stretch)
-    return [f"CASE WHEN {' OR '.join(ranges)} THEN struct({hop}L AS segment, {_floor(TIME, hop)} AS start) END" for hop, ranges in stretches.items()]
+def batch_rows(view: FeatureView, kept: DataFrame, cut: int, slack: int) -> DataFrame:
+    """One row a key of `grains`: `states` ARRAY<DOUBLE>, rows of [segment, start, state...] one after another (merge.py), and their `extras`."""
+
+    def fold_grains(table: pa.Table) -> pa.Table:
+        known = _grains(view, table)
+        found = fold(view, known, cut, slack)
+        keys, counts = np.unique(found.key, return_counts=True)
+        edges = np.concatenate([[0], np.cumsum(counts)])
+        extras = pa.ListArray.from_arrays(pa.array(edges, pa.int32()), _blobs(found.extras, len(found.key)))
+        return pa.table({"key": _names(table, keys, known.key), "states": _lists(found.rows, edges), "extras": extras})
+
+    return _by_key(kept).mapInArrow(_whole(fold_grains), "key STRING, states ARRAY<DOUBLE>, extras ARRAY<ARRAY<BINARY>>")
+
+
+def _by_key(kept: DataFrame) -> DataFrame:
+    named = kept.select(F.col("key").alias("_key"), "start", "state", "extra")
+    return named.repartition(_partitions(kept), "_key").sortWithinPartitions("_key", "start")
+
+
+def _partitions(frame: DataFrame) -> int:
+    return max(1, int(frame.sparkSession.conf.get("spark.sql.shuffle.partitions", "2") or 2))
+
+
+def _whole(work: Callable[[pa.Table], pa.Table]) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for table in _whole_keys(batches):
+            yield from work(table.combine_chunks()).to_batches(max_chunksize=10_000)
+
+    return run
+
+
+def _grains(view: FeatureView, table: pa.Table) -> Grains:
+    rows = _one(table.column("state")).flatten().to_numpy().reshape(len(table), view.layout.width)
+    extras: list[States] = table.column("extra").to_pylist() if view.layout.extras else []
+    return Grains(_numbered(table.column("_key")), table.column("start").to_numpy(), rows, extras)
+
+
+def _names(table: pa.Table, keys: NDArray[np.int64], numbers: NDArray[np.int64] | None = None) -> pa.Array:
+    """The texts of numbered keys."""
+    known = _numbered(table.column("_key")) if numbers is None else numbers
+    return _one(table.column("_key")).take(pa.array(np.searchsorted(known, keys)))
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+
+
+def _lists(rows: NDArray[np.float64], edges: NDArray[np.int64]) -> pa.Array:
+    """Rows from edges[i] up to edges[i + 1] as one list of float64."""
+    return pa.ListArray.from_arrays(pa.array(edges * rows.shape[1], pa.int32()), pa.array(rows.ravel()))
+
+
+def _blobs(extras: Sequence[States], count: int) -> pa.Array:
+    """Extras of each state; NULL when the view has none."""
+    return pa.array(list(extras), pa.list_(pa.binary())) if extras else pa.nulls(count, pa.list_(pa.binary()))
 
 
 def _floor(sql: str, step: int) -> str:
@@ -128,19 +175,10 @@ def _with_features(view: FeatureView, events: DataFrame, rows: DataFrame, time: 
     known = keyed(view, events).select("_key", TIME, F.lit(None).cast(asked.schema["_row"].dataType).alias("_row"), *values)
     blank = [F.lit(None).cast(field.dataType).alias(field.name) for field in known.schema.fields[3:]]
     both = asked.select("_key", TIME, "_row", *blank).unionByName(known)
-    partitions = max(1, int(rows.sparkSession.conf.get("spark.sql.shuffle.partitions", "2") or 2))
-    ordered = both.repartition(partitions, "_key").sortWithinPartitions("_key", TIME)
+    ordered = both.repartition(_partitions(rows), "_key").sortWithinPartitions("_key", TIME)
     declared = cast("StructType", StructType.fromDDL(", ".join(f"`{column.name}` {column.type}" for column in view.columns)))
     schema = StructType([*rows.schema.fields, *declared.fields])
-    return ordered.mapInArrow(_folder(view, names), schema)
-
-
-def _folder(view: FeatureView, names: dict[Element, str]) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    def fold(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for table in _whole_keys(batches):
-            yield from _fold(view, names, table).to_batches(max_chunksize=10_000)
-
-    return fold
+    return ordered.mapInArrow(_whole(lambda table: _fold(view, names, table)), schema)
 
 
 def _whole_keys(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
@@ -162,7 +200,6 @@ def _whole_keys(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
 
 
 def _fold(view: FeatureView, names: dict[Element, str], table: pa.Table) -> pa.Table:
-    table = table.combine_chunks()
     asked = pc.is_valid(table.column("_row")).to_numpy()
     number = _numbered(table.column("_key"))
     time = table.column(TIME).to_numpy(zero_copy_only=False)

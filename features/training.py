@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from features.blocks import Block, Element, Rows, Values
+from features.blocks import Element, Values
 from features.declaration import FeatureView
 from features.extras import Bytes, Extra
 from features.ranges import prepare
@@ -61,7 +61,7 @@ def features_before(view: FeatureView, run: Run) -> dict[str, Values]:
         pieces = _Pieces(first, end, np.arange(len(end))) if unknown is None else _cut(first, end, *unknown)
         rows = np.empty((len(end), layout.width))
         for block, over in folders.items():
-            rows[:, layout.slices[block]] = _gather(block, over(pieces.first, pieces.end), pieces.owner)
+            rows[:, layout.slices[block]] = block.gather(over(pieces.first, pieces.end), pieces.owner)
         extras = np.empty((len(end), len(layout.extras)), dtype=object)
         for position, extra in enumerate(layout.extras):
             extras[:, position] = _gather_extras(extra, extra.over(run.lifted, pieces.first, pieces.end), pieces.owner, len(end))
@@ -117,19 +117,6 @@ def _cut(first: Whole, end: Whole, query: Whole, event: Whole) -> _Pieces:
     order = np.lexsort((start, owner))
     # Each piece ends where the next missing event stands: the ends, sorted likewise.
     return _Pieces(start[order], stop[np.lexsort((stop, owner))], owner[order])
-
-
-def _gather(block: Block, rows: Rows, owner: Whole) -> Rows:
-    """Merge the states of each owner, neighbours at once, until each has one."""
-    while len(owner) > 1 and (owner[1:] == owner[:-1]).any():
-        rank = np.arange(len(owner)) - np.searchsorted(owner, owner, side="left")
-        left = np.flatnonzero(rank % 2 == 0)
-        paired = np.zeros(len(left), dtype=bool)
-        paired[left + 1 < len(owner)] = owner[left[left + 1 < len(owner)] + 1] == owner[left[left + 1 < len(owner)]]
-        merged = rows[left].copy()
-        merged[paired] = block.combine(rows[left[paired]], rows[left[paired] + 1])
-        rows, owner = merged, owner[left]
-    return rows
 
 
 def _gather_extras(extra: Extra, states: Bytes, owner: Whole, count: int) -> Bytes:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from batch.landing import land
-from batch.verification import recompute
+from batch.recomputing import recompute
 from features.declaration import Project
 from features.keys import key_text
 from features.times import format_time

@@ -1,7 +1,8 @@
 """A whole build: land, make sure that the lake holds everything below the cut, build, swap."""
 
+from batch.grains import sources_of_keys
 from batch.landing import land, landed_offsets
-from batch.views import Built, latest_cut
+from batch.views import Built, Order, latest_cut, reset_current_rows, rollback
 from batch.views import build as build_views
 from features.declaration import Project
 from features.errors import AnabranchError
@@ -9,18 +10,34 @@ from features.times import format_time
 from jobs.context import Context
 from jobs.show import Steps
 from stores.answers import now_micros
+from stores.manifest import Manifest
 
 
-def build_project(context: Context, project: Project, cut: int | None, steps: Steps) -> Built:
-    """Build up to `cut` (microseconds) or the latest slot boundary; raises AnabranchError when events below it are missing."""
+def build_project(context: Context, project: Project, cut: int | None, steps: Steps, *, full: bool = False, accept: str | None = None) -> Built:
+    """Build up to `cut` (microseconds) or the latest slot boundary; raises AnabranchError when events below it are missing.
+
+    `full` reads every event again; `accept` is why a version is published though its validation fails.
+    """
     times = context.settings.times
+    sources_of_keys(project)
     boundary = latest_cut(times, now_micros()) if cut is None else cut
     if boundary > now_micros():
         raise AnabranchError(f"cut {format_time(boundary)} lies in the future: events below it are still to come; choose an earlier one")
+    until = now_micros()  # every topic row that arrived before a file's of that time is landed now
     steps.step("landing what the topics hold")
     land(context.spark, context.lake, context.bus, project, times, steps, context.gate(project))
     check_complete(context, project, boundary)
-    return build_views(context.spark, context.lake, context.views, context.models, project, times, boundary, steps)
+    order = Order(cut=boundary, until=until, full=full, accept=accept)
+    return build_views(context.spark, context.lake, context.views, context.models, project, times, context.settings.build, order, steps)
+
+
+def rollback_project(context: Context, project: Project, steps: Steps) -> Manifest:
+    """Go back to the previous batch version and its model, and make the current rows anew."""
+    steps.step("making the previous version and its model current")
+    entry = rollback(context.views, context.models, project)
+    steps.step("current rows of every key")
+    reset_current_rows(context.spark, context.lake, context.views, context.models, project)
+    return entry
 
 
 def check_complete(context: Context, project: Project, cut: int) -> None:

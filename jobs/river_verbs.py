@@ -85,15 +85,17 @@ def land(name: Name, as_json: AsJson = False) -> None:
 def build(
     name: Name,
     cut: Annotated[str | None, typer.Option(help="Slot boundary up to which to build (ISO 8601); the latest by default.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Read every event again, instead of those that came since the last build.")] = False,
+    accept: Annotated[str | None, typer.Option(metavar="REASON", help="Publish even if validation fails; the reason is kept with the version.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Land, build batch views over the whole lake, publish them and make them current."""
+    """Land, build batch views from what is new, validate and publish them, and make them current."""
     from jobs.building import build_project
     from jobs.context import Context
 
     context = Context(load_settings(None, None))
     try:
-        built = build_project(context, context.project(name), None if cut is None else parse_time(cut), Steps())
+        built = build_project(context, context.project(name), None if cut is None else parse_time(cut), Steps(), full=full, accept=accept)
     finally:
         context.close()
     entry = built.manifest
@@ -112,15 +114,12 @@ def build(
 
 def rollback(name: Name, as_json: AsJson = False) -> None:
     """Make the previous batch version, and the model it was built with, current again."""
-    from batch.views import rollback as run
+    from jobs.building import rollback_project
     from jobs.context import Context
 
     context = Context(load_settings(None, None))
     try:
-        project = context.project(name)
-        entry = run(context.views, project)
-        if entry.model_version is not None:
-            context.models.promote(name, entry.model_version)
+        entry = rollback_project(context, context.project(name), Steps())
     finally:
         context.close()
     value = {"project": name, "batch_version": entry.batch_version, "cut": format_time(entry.cut), "model_version": entry.model_version}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from batch.settings import BuildSettings
 from jobs import settings_values as kind
 from jobs.settings_values import Parser, SettingsError
 from serving.settings import ServingSettings
@@ -82,6 +83,7 @@ class Settings:
     models: ModelsSettings
     times: TimeSettings
     quality: QualitySettings
+    build: BuildSettings
     spark: SparkSettings
     speed: SpeedSettings
     serving: ServingSettings
@@ -92,6 +94,14 @@ _KEYS: dict[str, dict[str, Parser]] = {
     "paths": {"data": kind.text, "lake": kind.text, "checkpoints": kind.text, "jars": kind.text},
     "files": {"webhdfs": kind.text, "namenode": kind.text, "user": kind.text, "timeout_seconds": kind.seconds_fraction},
     "time": {"slot": kind.duration, "slack": kind.duration, "future_skew": kind.duration, "dedup_horizon": kind.duration},
+    "build": {
+        "increments": kind.positive,
+        "fewer_keys": kind.share,
+        "nulls": kind.share,
+        "drift": kind.share,
+        "profiled_keys": kind.whole,
+        "recomputed_keys": kind.whole,
+    },
     "bus": {"bootstrap_servers": kind.names, "security": kind.pairs},
     "views": {
         "hosts": kind.names,
@@ -247,6 +257,7 @@ def _assemble(found: _Found, project_folders: str) -> Settings:
         models=_models(found.section("models"), data, files),
         times=TimeSettings(**{f"{key}_seconds": value for key, value in found.section("time").items()}),
         quality=_quality(found.section("quality")),
+        build=BuildSettings(**found.section("build")),
         spark=SparkSettings(jars_folder=jars / "spark", warehouse=data / "warehouse", logs=data / "logs", **found.section("spark")),
         speed=_speed(found.section("speed"), _place(paths["checkpoints"], data / "checkpoints")),
         serving=ServingSettings(**found.section("serving")),

@@ -33,6 +33,7 @@ from stores.states import pack_extras
 _BATCH_ROWS = 20
 _BATCH_BYTES = 16_384  # well below the size at which Cassandra refuses a batch
 _IN_FLIGHT = 64
+_PROTOCOL = 5  # of cassandra_session.py
 _SPARK_TYPES = {"text": "STRING", "varchar": "STRING", "ascii": "STRING", "bigint": "BIGINT", "int": "INT", "smallint": "SMALLINT", "double": "DOUBLE",
                 "float": "FLOAT", "boolean": "BOOLEAN", "timestamp": "TIMESTAMP", "date": "DATE", "blob": "BINARY", "decimal": "DECIMAL(38,10)"}  # fmt: skip
 
@@ -161,10 +162,21 @@ class CassandraWriter(DataSourceArrowWriter):
         statement = session.prepare(f"INSERT INTO {self.options['table']} ({names}) VALUES ({marks}){stamp}")
         sender = _Sender(session, statement)
         for batch in iterator:
-            columns = [stored(column) for column in batch.columns]
+            columns = [_serialized(column, kind.type) for column, kind in zip(batch.columns, statement.column_metadata, strict=True)]
             for row in zip(*columns, strict=True):
                 sender.send(row)
         return Written(sender.finish())
+
+
+class _Rows(BatchStatement):  # type: ignore[misc]
+    """An unlogged batch of rows that are serialized already: by itself the driver does so value by value."""
+
+    def __init__(self, statement: PreparedStatement, rows: Sequence[tuple[bytes | None, ...]]) -> None:
+        super().__init__(batch_type=BatchType.UNLOGGED)
+        for row in rows:
+            self._add_statement_and_params(True, statement.query_id, row)
+        if len(statement.routing_key_indexes or ()) == 1:
+            self.routing_key, self.keyspace = rows[0][statement.routing_key_indexes[0]], statement.keyspace
 
 
 class _Sender:
@@ -175,27 +187,25 @@ class _Sender:
         self.free = Semaphore(_IN_FLIGHT)
         self.failures: list[BaseException] = []
         self.rows = self.size = 0
-        self.waiting: list[tuple[Any, ...]] = []
+        self.waiting: list[tuple[bytes | None, ...]] = []
 
-    def send(self, row: tuple[Any, ...]) -> None:
+    def send(self, row: tuple[bytes | None, ...]) -> None:
         self.waiting.append(row)
         self.rows += 1
-        self.size += sum(len(value) for value in row if isinstance(value, (bytes, str)))
+        self.size += sum(map(len, filter(None, row)))
         if len(self.waiting) >= _BATCH_ROWS or self.size >= _BATCH_BYTES:
             self._flush()
 
     def _flush(self) -> None:
         if not self.waiting or self.failures:
             return
-        request: Any = self.statement.bind(self.waiting[0])
-        if len(self.waiting) > 1:
-            request = BatchStatement(batch_type=BatchType.UNLOGGED)
-            for row in self.waiting:
-                request.add(self.statement, row)
+        request = _Rows(self.statement, self.waiting)
         self.waiting, self.size = [], 0
         self.free.acquire()
-        future = self.session.execute_async(request)
-        future.add_callbacks(lambda _: self.free.release(), self._failed)
+        self.session.execute_async(request).add_callbacks(self._done, self._failed)
+
+    def _done(self, _result: object) -> None:
+        self.free.release()
 
     def _failed(self, error: BaseException) -> None:
         self.failures.append(error)
@@ -208,6 +218,17 @@ class _Sender:
         if self.failures:
             raise self.failures[0]
         return self.rows
+
+
+def _serialized(column: pa.Array, kind: Any) -> list[bytes | None]:
+    """A column's values as they travel; `kind` is the driver's type of the column."""
+    if pa.types.is_string(column.type) and kind.typename in ("text", "varchar", "ascii"):
+        texts: list[bytes | None] = column.cast(pa.binary()).to_pylist()
+        return texts
+    values = stored(column)
+    if kind.typename == "blob":
+        return values
+    return [None if value is None else kind.serialize(value, _PROTOCOL) for value in values]
 
 
 def stored(column: pa.Array) -> list[Any]:

@@ -29,6 +29,7 @@ LONGEST_EVENT = 1_048_576
 """Bytes of one event's text; what is longer goes to quarantine."""
 LONGEST_KEY = 8192
 """Bytes of one key column: a key is a partition key in the serving store, where 64 KiB is the end."""
+_ORDER = ("_arrival", "_topic", "_file", "_partition", "_offset")
 _STRICT = {"allowSingleQuotes": "false"}
 
 
@@ -155,9 +156,24 @@ def distinct(source: Source, events: DataFrame) -> DataFrame:
     """One row an event id: the first arrival. At one arrival files come before topics, then file or topic, partition
     and offset decide, so the choice is the same whenever it is made.
     """  # fmt: skip
-    order = [F.col("_arrival"), F.col("_topic").asc_nulls_first(), F.col("_file"), F.col("_partition"), F.col("_offset")]
-    ranked = events.withColumn("_rank", F.row_number().over(Window.partitionBy(_named(source.id)).orderBy(*order)))
+    ranked = events.withColumn("_rank", F.row_number().over(Window.partitionBy(_named(source.id)).orderBy(*_ORDER)))
     return ranked.where("_rank = 1").drop("_rank")
+
+
+def distinct_among(source: Source, chosen: DataFrame, events: DataFrame, counted: Column | None = None) -> DataFrame:
+    """The rows of `chosen`, which are some of `events`, that `distinct` would leave of all of them.
+
+    Of `events` only ids and where they came from are read. `_again` says whether `counted`, a condition, holds for a row
+    of the same id that was not chosen.
+    """
+    condition = F.lit(False) if counted is None else counted
+    asked = chosen.groupBy(_named(source.id).alias("_id")).agg(F.count_if(condition).alias("_chosen"))
+    # NULLs come first in the order of structs, as they do in that of `distinct`.
+    everything = events.select(_named(source.id).alias("_id"), F.struct(*_ORDER).alias("_order"), condition.alias("_counted"))
+    first = everything.join(asked, "_id").groupBy("_id").agg(F.min("_order").alias("_first"), (F.count_if("_counted") > F.max("_chosen")).alias("_again"))
+    judged = chosen.withColumn("_order", F.struct(*_ORDER)).join(first, _named(source.id) == F.col("_id"))
+    found = judged.where(F.col("_order").eqNullSafe(F.col("_first"))).select(*[_named(name) for name in chosen.columns], "_again")
+    return found.dropDuplicates([source.id])
 
 
 def _lake() -> list[Column]:

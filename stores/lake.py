@@ -4,6 +4,7 @@
     <root>/<project>/quarantine/<source>            bad rows: their text and the reason
     <root>/<project>/checkpoints/<source>/<topic>   how far the source's topic has been landed
     <root>/<project>/quality/<source>/              reports of the quality gate, a page a load
+    <root>/<project>/states/<name>                  what builds keep, see increments.py
 
 An append is named by (app id, version): the same name again changes nothing, so whoever was cut off just repeats.
 """
@@ -13,7 +14,7 @@ from functools import reduce
 from typing import Any
 
 from delta.tables import DeltaTable
-from pyspark.errors import AnalysisException
+from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -25,6 +26,13 @@ from stores.settings import LakeSettings
 QUARANTINE = {
     "source": "STRING", "reason": "STRING", "raw": "STRING", "arrival": "TIMESTAMP", "file": "STRING", "topic": "STRING", "partition": "INT", "offset": "BIGINT"
 }  # fmt: skip
+
+
+CHANGE_FEED = "delta.enableChangeDataFeed"
+
+
+class FeedError(AnabranchError):
+    """What was appended to a table since a version cannot be told."""
 
 
 class Lake:
@@ -45,18 +53,40 @@ class Lake:
         """Where the quality gate keeps its reports."""
         return self._below(project, "quality", source)
 
+    def state_path(self, project: str, name: str) -> str:
+        """Where a state that builds keep is."""
+        return f"{self.settings.root.rstrip('/')}/{project}/states/{name}"
+
     def events(self, spark: SparkSession, project: Project, source: Source, *, version: int | None = None) -> DataFrame:
         """All landed events, duplicates included, typed as declared: what was not declared yet when a row came is NULL.
 
         Without a table there are none; `version` reads the table as it was.
         """
         table = _load(spark, self.path(project, source), version)
-        declared = {column.name: str(column.type) for column in source.columns} | LAKE_COLUMNS
-        if table is None:
-            return _nothing(spark, declared)
-        there = {name.lower() for name in table.columns}
-        columns = {name: F.col(f"`{name}`") if name.lower() in there else F.lit(None) for name in declared}
-        return table.select(*[columns[name].try_cast(kind).alias(name) for name, kind in declared.items()])
+        return _nothing(spark, _declared(source)) if table is None else _as_declared(table, source)
+
+    def appended(self, spark: SparkSession, project: Project, source: Source, after: int, version: int) -> DataFrame:
+        """The events appended after one version of the table up to another, typed as declared.
+
+        Raises FeedError, with the reason alone as its text, when that cannot be told or when rows went or changed.
+        """
+        if after == version:
+            return _nothing(spark, _declared(source))
+        options = {"readChangeFeed": "true", "startingVersion": str(after + 1), "endingVersion": str(version)}
+        try:
+            feed = spark.read.format("delta").options(**options).load(self.path(project, source))
+            if not feed.where("_change_type <> 'insert'").isEmpty():
+                raise FeedError(f"events of {source.name!r} were removed or changed")
+            return _as_declared(feed, source)
+        except PySparkException as error:
+            raise FeedError(f"what was appended to {source.name!r} is no longer known") from error
+
+    def ensure_feeds(self, spark: SparkSession, project: Project) -> None:
+        """Make every table tell what is appended from now on: those made before this version of Anabranch do not."""
+        for source in project.sources.values():
+            found = snapshot(spark, self.path(project, source))
+            if found is not None and not found.metadata().configuration().contains(CHANGE_FEED):
+                spark.sql(f"ALTER TABLE delta.`{self.path(project, source)}` SET TBLPROPERTIES ({CHANGE_FEED} = true)")
 
     def distinct_events(self, spark: SparkSession, project: Project, versions: Mapping[str, int] | None = None) -> dict[str, DataFrame]:
         """The distinct events of every source by its name, of the table's version where `versions` has one."""
@@ -90,17 +120,33 @@ class Lake:
 
     def has(self, spark: SparkSession, project: Project, source: Source, app_id: str, version: int) -> bool:
         """Has this append been done, good events included?"""
-        snapshot = _snapshot(spark, self.path(project, source))
-        found = None if snapshot is None else snapshot.transactions().get(app_id)
+        table = snapshot(spark, self.path(project, source))
+        found = None if table is None else table.transactions().get(app_id)
         return found is not None and found.isDefined() and found.get() >= version
 
     def versions(self, spark: SparkSession, project: Project) -> dict[str, int]:
         """Delta version by source; a source that has no table yet is left out."""
-        snapshots = {name: _snapshot(spark, self.path(project, source)) for name, source in project.sources.items()}
-        return {name: int(snapshot.version()) for name, snapshot in snapshots.items() if snapshot is not None}
+        found = {name: snapshot(spark, self.path(project, source)) for name, source in project.sources.items()}
+        return {name: int(table.version()) for name, table in found.items() if table is not None}
+
+    def identities(self, spark: SparkSession, project: Project) -> dict[str, str]:
+        """Delta's identity of each source's table: another one when the table was made anew."""
+        found = {name: snapshot(spark, self.path(project, source)) for name, source in project.sources.items()}
+        return {name: str(table.metadata().id()) for name, table in found.items() if table is not None}
 
     def _below(self, project: Project, kind: str, source: Source) -> str:
         return f"{self.settings.root.rstrip('/')}/{project.name}/{kind}/{source.name}"
+
+
+def _declared(source: Source) -> dict[str, str]:
+    return {column.name: str(column.type) for column in source.columns} | LAKE_COLUMNS
+
+
+def _as_declared(table: DataFrame, source: Source) -> DataFrame:
+    there = {name.lower() for name in table.columns}
+    declared = _declared(source)
+    columns = {name: F.col(f"`{name}`") if name.lower() in there else F.lit(None) for name in declared}
+    return table.select(*[columns[name].try_cast(kind).alias(name) for name, kind in declared.items()])
 
 
 def _nothing(spark: SparkSession, columns: Mapping[str, str]) -> DataFrame:
@@ -121,7 +167,8 @@ def _load(spark: SparkSession, path: str, version: int | None) -> DataFrame | No
 
 def _append(rows: DataFrame, path: str, app_id: str, version: int, partition: str | None = None) -> None:
     writer = rows.write.format("delta").mode("append").option("mergeSchema", "true")
-    writer = writer.option("txnAppId", app_id).option("txnVersion", str(version))
+    # The feed of changes costs nothing where rows are only appended: it is the appended files.
+    writer = writer.option("txnAppId", app_id).option("txnVersion", str(version)).option(CHANGE_FEED, "true")
     (writer.partitionBy(partition) if partition else writer).save(path)
 
 
@@ -131,7 +178,7 @@ def _quarantined(bad: DataFrame, source: Source) -> DataFrame:
     return bad.select(F.lit(source.name).alias("source"), F.col("_reason").alias("reason"), raw.alias("raw"), *origin)
 
 
-def _snapshot(spark: SparkSession, path: str) -> Any:
+def snapshot(spark: SparkSession, path: str) -> Any:
     """Delta's latest snapshot of a table, None without one. Which appends are done is known to Delta's JVM side only."""
     if not DeltaTable.isDeltaTable(spark, path):
         return None

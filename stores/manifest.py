@@ -1,7 +1,7 @@
 """The manifest: which batch version serves a project, and the one before it. Swapped by one conditional write."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from cassandra.cluster import Session
@@ -14,7 +14,12 @@ model_version text, built_at timestamp, entry text, previous text)"""
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """One batch version of a project: times in microseconds; `fingerprints`, `tables` of states and `rows` by view; `lake_versions` by source."""
+    """One batch version of a project: times in microseconds; `fingerprints`, `tables` of states and `rows` by view; `lake_versions` by source.
+
+    It covers what came by topic before `cut` and by file before `until`. `increments` are the builds that make up what is
+    kept of it, by the name of the state; `lake_ids` say by source which table it was read from. `accepted` is why it was
+    published though its validation failed.
+    """
 
     project: str
     batch_version: int
@@ -26,6 +31,10 @@ class Manifest:
     rows: Mapping[str, int]
     lake_versions: Mapping[str, int] = field(default_factory=dict)
     model_version: str | None = None
+    until: int = 0
+    increments: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    lake_ids: Mapping[str, str] = field(default_factory=dict)
+    accepted: str | None = None
     revision: int = 0
     previous: "Manifest | None" = None
 

@@ -4,6 +4,7 @@
     <project>__<view>__t<fingerprint>   (key) slot, tile_start -> state, extra         TTL beyond the rollback horizon
     <project>_current                   key -> every feature, score, versions, as_of, layer
     manifest                            project -> current and previous batch version
+    batch_versions                      project, version: numbers that builds took
 
 A table of states belongs to one fingerprint of its view, so states of two meanings never meet.
 """
@@ -14,11 +15,13 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from cassandra import AlreadyExists, InvalidRequest, OperationTimedOut, RequestExecutionException
+from cassandra import InvalidRequest, OperationTimedOut, RequestExecutionException
 from cassandra.cluster import NoHostAvailable, ResponseFuture, Session
+from cassandra.concurrent import execute_concurrent_with_args
 from cassandra.query import PreparedStatement
 from cassandra.util import Date as CassandraDate
 
@@ -34,6 +37,8 @@ from stores.states import unpack_extras, unpack_rows
 
 log = logging.getLogger(__name__)
 _LONGEST = 48
+# Numbers are forgotten long after every build that took one has ended.
+RESERVED = "CREATE TABLE IF NOT EXISTS batch_versions (project text, version bigint, PRIMARY KEY (project, version)) WITH default_time_to_live = 7776000"
 CQL_TYPES = {"BIGINT": "bigint", "DOUBLE": "double", "STRING": "text", "BINARY": "blob", "BOOLEAN": "boolean", "DATE": "date", "TIMESTAMP": "timestamp"}
 _AWAY = (NoHostAvailable, OperationTimedOut, RequestExecutionException)
 
@@ -106,12 +111,7 @@ class Pending:
     def _batch(self) -> BatchPart | None:
         if self.manifest is None or self.known is not None:
             return self.known
-        row = self.batch.result().one() if self.batch else None
-        width = LABELS + self.view.layout.width
-        if row is None:
-            return BatchPart(self.manifest.cut, self.manifest.slack, np.empty((0, width)))
-        states, extras = row
-        return BatchPart(self.manifest.cut, self.manifest.slack, unpack_rows(states, width), unpack_extras(extras, len(self.view.layout.extras)))
+        return _batch_part(self.view, self.manifest, self.batch.result().one() if self.batch else None)
 
     def _tiles(self) -> Tiles | None:
         rows = self.tiles.result().all() if self.tiles else []
@@ -121,6 +121,14 @@ class Pending:
         starts, states, framed = zip(*rows, strict=True)
         extras = [unpack_extras(frame, count)[0] for frame in framed] if count else []
         return Tiles(np.array(starts, dtype=np.int64), unpack_rows(b"".join(states), width), extras)
+
+
+def _batch_part(view: FeatureView, manifest: Manifest, row: Any) -> BatchPart:
+    width = LABELS + view.layout.width
+    if row is None:
+        return BatchPart(manifest.cut, manifest.slack, np.empty((0, width)))
+    states, extras = row
+    return BatchPart(manifest.cut, manifest.slack, unpack_rows(states, width), unpack_extras(extras, len(view.layout.extras)))
 
 
 class Views:
@@ -146,7 +154,20 @@ class Views:
 
     def swap(self, entry: Manifest, expected: Manifest | None, previous: Manifest | None) -> None:
         """Make `entry` current if the manifest still is `expected`, then drop versions that neither can need."""
-        swap_manifest(self.session, entry, previous, expected)
+        self.session.execute(TABLE)
+        try:
+            swap_manifest(self.session, entry, previous, expected)
+        except _AWAY as error:
+            # Whether a conditional write that got no answer was made, only the manifest knows.
+            found = self.manifest(entry.project)
+            if found is None or found.batch_version != entry.batch_version:
+                raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
+        try:
+            self._drop_old(entry, expected, previous)
+        except _AWAY as error:
+            log.warning("old tables of %s stay until the next build: %s", entry.project, error)
+
+    def _drop_old(self, entry: Manifest, expected: Manifest | None, previous: Manifest | None) -> None:
         needed = {*entry.tables.values(), *(previous.tables.values() if previous else ())}
         known = {*entry.tables, *(previous.tables if previous else ()), *(expected.tables if expected else ())}
         self._drop_unneeded(entry.project, known, needed, max(entry.batch_version, previous.batch_version if previous else 0))
@@ -161,16 +182,31 @@ class Views:
                     log.info("dropping %s: no manifest needs it", name)
                     self.session.execute(f"DROP TABLE IF EXISTS {name}")
 
-    def new_version(self, project: str, views: Sequence[str], wanted: int) -> int:
-        """Create the batch tables of `views` for a version that nobody has, `wanted` or the next free one."""
-        self.session.execute(TABLE)
-        while True:
-            try:
-                for view in views:
-                    self.session.execute(f"CREATE TABLE {batch_table(project, view, wanted)} (key text PRIMARY KEY, states blob, extras blob)")
-                return wanted
-            except AlreadyExists:
-                wanted += 1
+    def new_version(self, project: str, wanted: int) -> int:
+        """Reserve the number of a version that nobody has, `wanted` or the next free one."""
+        self.session.execute(RESERVED)
+        while not self.session.execute("INSERT INTO batch_versions (project, version) VALUES (%s, %s) IF NOT EXISTS", (project, wanted)).was_applied:
+            wanted += 1
+        return wanted
+
+    def create_batch_table(self, project: str, view: str, version: int) -> str:
+        """Create the table of a view's batch states; its name."""
+        name = batch_table(project, view, version)
+        self.session.execute(f"CREATE TABLE {name} (key text PRIMARY KEY, states blob, extras blob)")
+        return name
+
+    def count(self, table: str, expected: int) -> int:
+        """Rows of a table of states, counted by the server over ranges of about 5,000 of `expected` rows."""
+        ranges = max(4, expected // 5000)
+        edges = [-(2**63) + (2**64 - 1) * i // ranges for i in range(ranges + 1)]
+        asked = self.session.prepare(f"SELECT count(*) FROM {table} WHERE token(key) > ? AND token(key) <= ?")
+        found = execute_concurrent_with_args(self.session, asked, list(pairwise(edges)), concurrency=4)
+        return sum(result.one()[0] for _, result in found)
+
+    def sample(self, view: FeatureView, manifest: Manifest, most: int) -> list[BatchPart]:
+        """Batch parts of up to `most` keys: those first in the order of tokens, which is random and the same in every version."""
+        rows = self.session.execute(f"SELECT states, extras FROM {manifest.tables[view.name]} LIMIT {most}") if most else []
+        return [_batch_part(view, manifest, row) for row in rows]
 
     def drop_version(self, project: str, views: Sequence[str], version: int) -> None:
         """Drop the tables of a version that failed."""

@@ -57,7 +57,7 @@ def lived(servers: Settings, spark: SparkSession, tmp_path_factory: pytest.TempP
     landed = {name: ingest(spark, lake, project, name, [str(DATA / f"{name}.csv")], times, Silent()) for name in ("exams", "diagnoses")}
     built = build_project(context, project, None, Steps())
     trained = train(spark, lake, models, project, Silent())
-    reset_current_rows(spark, lake, context.views, models, project, built.manifest.cut)
+    reset_current_rows(spark, lake, context.views, models, project)
     before = answer_key(context, project, {"patient_id": PATIENT}, None)
     queries = start(spark, context.channel(once=False), project)
     try:

@@ -29,7 +29,7 @@ from stores.model_scoring import InputCoder
 from stores.models import Models, TrainingRecord
 from stores.settings import ModelsSettings
 from stores.states import pack_extras
-from stores.views import Views, batch_table
+from stores.views import Views
 from tests.law import SCHEMA, SLACK, batch_part
 from tests.oracle import Event
 
@@ -96,10 +96,11 @@ def build(views: Views, project: Project, cut: int) -> int:
     """Publish one key's batch states up to the cut, as a build does; returns the version."""
     (view,) = project.views
     before = views.manifest(project.name)
-    version = views.new_version(project.name, [view.name], before.batch_version + 1 if before else 1)
+    version = views.new_version(project.name, before.batch_version + 1 if before else 1)
+    table = views.create_batch_table(project.name, view.name, version)
     events = [Event(id=str(i), key="k1", time=cut - i * HOUR, arrival=cut - i * HOUR, x=float(i)) for i in (1, 2, 3)]
     part = batch_part(view, events, cut)
-    statement = f"INSERT INTO {batch_table(project.name, view.name, version)} (key, states, extras) VALUES (%s, %s, %s)"
+    statement = f"INSERT INTO {table} (key, states, extras) VALUES (%s, %s, %s)"
     views.session.execute(statement, ("k1", part.rows.astype("<f8").tobytes(), pack_extras(part.extras)))
     entry = Manifest(
         project=project.name,
@@ -108,7 +109,7 @@ def build(views: Views, project: Project, cut: int) -> int:
         slack=SLACK,
         built_at=now_micros(),
         fingerprints={view.name: view.fingerprint},
-        tables={view.name: batch_table(project.name, view.name, version)},
+        tables={view.name: table},
         rows={view.name: 1},
     )
     views.ensure_tiles(project)

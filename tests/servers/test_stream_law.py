@@ -159,7 +159,7 @@ def live(river: River) -> None:
     river.build()
     river.look("after a second build")
     river.look("after a second build, later", later=10 * MINUTE)
-    rollback(river.context.views, river.project)
+    rollback(river.context.views, river.context.models, river.project)
     river.look("after a rollback")
 
 

@@ -16,6 +16,7 @@ from features.times import HOUR, from_micros
 from jobs.settings import Settings
 from stores.answers import Answers
 from stores.manifest import Manifest
+from stores.models import Models
 from stores.views import Views, batch_table, current_table, table_name, tiles_table
 from tests.law import SLACK, START, batch_part
 from tests.oracle import Event
@@ -38,7 +39,7 @@ def declare(features: Mapping[str, Aggregate], name: str | None = None) -> Proje
 
 def entry(views: Views, project: Project, wanted: int) -> Manifest:
     """A batch version with its tables, as a build leaves it before the swap."""
-    version = views.new_version(project.name, [view.name for view in project.views], wanted)
+    version = views.new_version(project.name, wanted)
     return Manifest(
         project=project.name,
         batch_version=version,
@@ -46,10 +47,10 @@ def entry(views: Views, project: Project, wanted: int) -> Manifest:
         slack=SLACK,
         built_at=CUT + wanted * HOUR + 123_456,
         fingerprints={view.name: view.fingerprint for view in project.views},
-        tables={view.name: batch_table(project.name, view.name, version) for view in project.views},
+        tables={view.name: views.create_batch_table(project.name, view.name, version) for view in project.views},
         rows={view.name: wanted for view in project.views},
         lake_versions={"things": wanted},
-        model_version=str(wanted),
+        increments={view.fingerprint: [wanted] for view in project.views},
     )
 
 
@@ -124,16 +125,18 @@ def test_versions_of_another_project_whose_name_begins_alike_are_left_alone(view
 
 def test_a_version_that_failed_leaves_no_tables(views: Views) -> None:
     project = declare({"total": Sum("x")})
-    version = views.new_version(project.name, ["seen"], 1)
+    version = views.new_version(project.name, 1)
+    views.create_batch_table(project.name, "seen", version)
     assert tables(views, project)
     views.drop_version(project.name, ["seen"], version)
     assert not tables(views, project)
 
 
-def test_rollback_changes_the_two_versions_over_and_back(views: Views) -> None:
+def test_rollback_changes_the_two_versions_over_and_back(views: Views, settings: Settings) -> None:
+    models = Models(settings.models)
     project = declare({"total": Sum("x")})
     with pytest.raises(AnabranchError, match="has no previous batch version"):
-        rollback(views, project)
+        rollback(views, models, project)
     for wanted in (1, 2):
         before = views.manifest(project.name)
         views.swap(entry(views, project, wanted), before, before)
@@ -143,10 +146,10 @@ def test_rollback_changes_the_two_versions_over_and_back(views: Views) -> None:
     answers = Answers(views)
     at = CUT + 3 * HOUR
     assert answers.features(project, [{"who": "k"}], at)[0].values == {"total": 2.0}
-    assert rollback(views, project).model_version == "1"
+    assert rollback(views, models, project).batch_version == 1
     back = answers.features(project, [{"who": "k"}], at)[0]
     assert (back.values, back.batch_version) == ({"total": 1.0}, 1)
-    rollback(views, project)
+    rollback(views, models, project)
     again = views.manifest(project.name)
     assert again == replace(latest, revision=again.revision if again else 0)
     assert answers.features(project, [{"who": "k"}], at)[0].values == {"total": 2.0}

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from features import FeatureView, Label, Last, Max, Min, Model, Project, Source, Sum
 from features.merge import LABELS, BatchPart, merge, plain
 from features.schema import DataType, expression_type, parse_schema
-from features.spark import batch_states, point_in_time
+from features.spark import batch_rows, grains, point_in_time
 from features.times import DAY, to_micros
 
 SCHEMA = "id STRING, key STRING, at TIMESTAMP, price DECIMAL(10,2), amount DECIMAL(25,9), quantity INT"
@@ -41,7 +41,7 @@ def test_types_of_decimal_arithmetic_are_sparks(spark: SparkSession) -> None:
 def test_sums_and_extremes_of_wide_decimals_are_exact_in_batch_and_training(spark: SparkSession) -> None:
     events = spark.createDataFrame(ROWS, f"{SCHEMA}, _arrival TIMESTAMP")
     cut = to_micros(START) + DAY // 2
-    (row,) = batch_states(VIEW, events, cut, DAY).collect()
+    (row,) = batch_rows(VIEW, grains(VIEW, events, cut), cut, DAY).collect()
     part = BatchPart(cut, DAY, np.array(row["states"]).reshape(-1, LABELS + VIEW.layout.width))
     assert dict(merge(VIEW, part, None, cut).values) == EXPECTED
     project = Project(name="p", views=(VIEW,), label=Label(source=SOURCE, key="key", target="price > 0"), model=Model())

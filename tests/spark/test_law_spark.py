@@ -1,15 +1,19 @@
 """The law through Spark: native aggregates build the same states as numpy, and training sets equal the fold."""
 
 import random
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
-from features import FeatureView, Label, Model, Project
+from features import Count, FeatureView, Label, Model, Project
+from features.grains import start_of, start_sql
 from features.merge import LABELS, BatchPart, Tiles, merge, plain
-from features.spark import batch_states, point_in_time, tiles
+from features.spark import batch_rows, coarsened, grains, point_in_time, tiles
 from features.times import DAY, HOUR, MINUTE, SECOND, from_micros, to_micros
 from tests import oracle
 from tests.law import SCHEMA, SLACK, SLOT, START, events_strategy, source
@@ -49,27 +53,54 @@ def events() -> list[Event]:
 
 
 @pytest.mark.parametrize("view", [VIEW, LIFELONG], ids=lambda view: view.name)
-def test_batch_states_and_tiles_of_spark_answer_as_the_fold(spark: SparkSession, events: list[Event], view: FeatureView) -> None:
+def test_batch_rows_and_tiles_of_spark_answer_as_the_fold(spark: SparkSession, events: list[Event], view: FeatureView) -> None:
     cut = START + 6 * DAY
     at = cut + 2 * HOUR + 1
     before = [event for event in events if event.arrival < cut]
     after = [event for event in events if cut <= event.arrival < at]
-    width = view.layout.width
-    batch = {}
-    for row in batch_states(view, frame(spark, before), cut, SLACK).collect():
-        rows = np.array(row["states"]).reshape(-1, LABELS + width)
-        batch[row["key"]] = BatchPart(cut, SLACK, rows, as_extras(row["extras"], len(rows)))
+    kept = grains_of_builds(spark, view, before, cut).persist()
+    batch = {name: batch_parts(view, found, cut) for name, found in (("grains", kept), ("one build's", coarsened(view, kept, cut)))}
+    kept.unpersist()
     speed: dict[str, list[tuple[int, list[float], list[bytes | None]]]] = {"a": [], "b": []}
     for row in tiles(view, frame(spark, after), SLOT // SECOND).collect():
         assert to_micros(row["slot"].astimezone()) % SLOT == 0
         speed[row["key"]].append((to_micros(row["tile_start"].astimezone()), row["state"], as_extras([row["extra"]], 1)[0]))
     for key in "ab":
         found = speed[key]
-        part = Tiles(np.array([s for s, _, _ in found], dtype=np.int64), np.array([r for _, r, _ in found]).reshape(-1, width), [e for _, _, e in found])
-        merged = merge(view, batch.get(key), part, at)
-        assert merged.degraded is None
+        rows = np.array([r for _, r, _ in found]).reshape(-1, view.layout.width)
+        part = Tiles(np.array([s for s, _, _ in found], dtype=np.int64), rows, [e for _, _, e in found])
         arrived = [event for event in events if event.arrival < at]
-        assert_lawful(view, arrived, oracle.answer(view, arrived, key, at), dict(merged.values))
+        for known in batch.values():
+            merged = merge(view, known.get(key), part, at)
+            assert merged.degraded is None
+            assert_lawful(view, arrived, oracle.answer(view, arrived, key, at), dict(merged.values))
+
+
+def grains_of_builds(spark: SparkSession, view: FeatureView, events: list[Event], cut: int) -> DataFrame:
+    """Grains of builds at two cuts."""
+    edges = [0, cut - 3 * DAY, cut]
+    made = [grains(view, frame(spark, [event for event in events if since <= event.arrival < until]), until) for since, until in pairwise(edges)]
+    return made[0].unionAll(made[1])
+
+
+def batch_parts(view: FeatureView, kept: DataFrame, cut: int) -> dict[str, BatchPart]:
+    """What is published, by key."""
+    found = {}
+    for row in batch_rows(view, kept, cut, SLACK).collect():
+        rows = np.array(row["states"]).reshape(-1, LABELS + view.layout.width)
+        found[row["key"]] = BatchPart(cut, SLACK, rows, as_extras(row["extras"], len(rows)))
+    return found
+
+
+def test_sql_and_python_agree_on_the_start_of_a_grain(spark: SparkSession) -> None:
+    times = [START + minutes * MINUTE + more for minutes in range(-30_000, 3000, 397) for more in (-1, 0, 1)]
+    frame = spark.createDataFrame([(time,) for time in times], "time BIGINT")
+    mixed = replace(LIFELONG, name="mixed", windows=("1h", "7d", "lifetime"), features={"n": Count()})
+    cuts = [START + hours * HOUR for hours in (-300, 0, 7)]
+    asked = [(view, cut) for view in (VIEW, LIFELONG, mixed) for cut in cuts]
+    found = frame.select("time", *[F.expr(start_sql(view, cut, "time")).alias(str(i)) for i, (view, cut) in enumerate(asked)]).collect()
+    for row in found:
+        assert [row[str(i)] for i in range(len(asked))] == [start_of(view, cut, row["time"]) for view, cut in asked]
 
 
 def test_training_set_of_spark_equals_the_fold(spark: SparkSession, events: list[Event]) -> None:
