@@ -6,7 +6,8 @@ from the version before when it can tell which owed events are new; else it read
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 
@@ -27,6 +28,8 @@ from stores.manifest import Manifest
 from stores.progress import Progress
 
 log = logging.getLogger(__name__)
+FEW = 500_000
+"""Ids that every worker can hold."""
 
 
 @dataclass(frozen=True)
@@ -159,8 +162,9 @@ class Gathering:
         everything = self.lake.events(self.spark, self.project, source, version=version)
         chosen = everything if source.name not in before.lake_versions else self._candidates(source, before, everything)
         counted = Owed(before.cut, before.until, {}).covers()
-        found = distinct_among(source, chosen.where(self.owed.covers()), everything, counted).persist(StorageLevel.MEMORY_AND_DISK)
-        rows = found.agg(F.count(F.lit(1)).alias("all"), F.count_if("_again").alias("again")).collect()[0]
+        with held(chosen.where(self.owed.covers())) as (kept, count):
+            found = distinct_among(source, kept, everything, counted, few=count <= FEW).persist(StorageLevel.MEMORY_AND_DISK)
+            rows = found.agg(F.count(F.lit(1)).alias("all"), F.count_if("_again").alias("again")).collect()[0]
         if rows["again"]:
             found.unpersist()
             # A file that was landed while the last build ran has events whose later copies it has counted.
@@ -185,6 +189,16 @@ class Gathering:
         for new in self._new.values():
             if new.events is not None:
                 new.events.unpersist()
+
+
+@contextmanager
+def held(frame: DataFrame) -> Iterator[tuple[DataFrame, int]]:
+    """The frame, computed once for all that is done with it, and its number of rows."""
+    kept = frame.persist(StorageLevel.MEMORY_AND_DISK)
+    try:
+        yield kept, kept.count()
+    finally:
+        kept.unpersist()
 
 
 def cannot_go_on(before: Manifest | None, owed: Owed, identities: Mapping[str, str]) -> str | None:

@@ -9,6 +9,7 @@ Every finding is one sentence that names the feature, the figure and the limit.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from math import sqrt
 
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 
-from batch.grains import Owed, keys_name
+from batch.grains import FEW, Owed, held, keys_name
 from batch.recomputing import agrees, recompute, with_witnesses
 from batch.settings import BuildSettings
 from features.declaration import FeatureColumn, FeatureView, Project
@@ -107,7 +108,8 @@ class Validation:
         texts = texts or [row["key"] for row in kept.limit(self.limits.recomputed_keys).collect()]
         keys = self.spark.createDataFrame([(text,) for text in dict.fromkeys(texts)], "key STRING")
         project = with_witnesses(self.project)
-        expected = recompute(project, self._events_of(texts), keys, self.entry.cut)
+        with ExitStack() as stack:
+            expected = recompute(project, self._events_of(texts, stack), keys, self.entry.cut)
         found: dict[str, str] = {}
         for text, row in expected.items():
             served = self._served(key_values(self.project.keys, text))
@@ -118,7 +120,7 @@ class Validation:
                         found[column.name] = f"feature {column.name} of {shown} is {served[column.name]!r}, but the lake says {row[column.name]!r}"
         return list(found.values())
 
-    def _events_of(self, keys: Sequence[str]) -> dict[str, DataFrame]:
+    def _events_of(self, keys: Sequence[str], stack: ExitStack) -> dict[str, DataFrame]:
         """The owed distinct events of the keys, by source."""
         owed = Owed(self.entry.cut, self.entry.until, self.entry.lake_versions)
         out = {}
@@ -130,7 +132,8 @@ class Validation:
                 inside = key_column(view.keys).isin(sorted({key_text(view.keys, one) for one in asked}))
                 wanted = inside if wanted is None else wanted | inside
             if wanted is not None:
-                out[name] = distinct_among(source, events.where(wanted), events).drop("_again").where(owed.covers())
+                kept, count = stack.enter_context(held(events.where(wanted)))
+                out[name] = distinct_among(source, kept, events, few=count <= FEW).drop("_again").where(owed.covers())
         return out
 
     def _served(self, key: Mapping[str, str]) -> dict[str, object]:

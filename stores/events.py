@@ -160,17 +160,21 @@ def distinct(source: Source, events: DataFrame) -> DataFrame:
     return ranked.where("_rank = 1").drop("_rank")
 
 
-def distinct_among(source: Source, chosen: DataFrame, events: DataFrame, counted: Column | None = None) -> DataFrame:
+def distinct_among(source: Source, chosen: DataFrame, events: DataFrame, counted: Column | None = None, *, few: bool = False) -> DataFrame:
     """The rows of `chosen`, which are some of `events`, that `distinct` would leave of all of them.
 
-    Of `events` only ids and where they came from are read. `_again` says whether `counted`, a condition, holds for a row
-    of the same id that was not chosen.
+    Of `events` only ids and where they came from are read, and nothing of them is shuffled when `few` are chosen. `_again` says
+    whether `counted`, a condition, holds for a row of the same id that was not chosen.
     """
     condition = F.lit(False) if counted is None else counted
     asked = chosen.groupBy(_named(source.id).alias("_id")).agg(F.count_if(condition).alias("_chosen"))
     # NULLs come first in the order of structs, as they do in that of `distinct`.
     everything = events.select(_named(source.id).alias("_id"), F.struct(*_ORDER).alias("_order"), condition.alias("_counted"))
-    first = everything.join(asked, "_id").groupBy("_id").agg(F.min("_order").alias("_first"), (F.count_if("_counted") > F.max("_chosen")).alias("_again"))
+    first = (
+        everything.join(F.broadcast(asked) if few else asked, "_id")
+        .groupBy("_id")
+        .agg(F.min("_order").alias("_first"), (F.count_if("_counted") > F.max("_chosen")).alias("_again"))
+    )
     judged = chosen.withColumn("_order", F.struct(*_ORDER)).join(first, _named(source.id) == F.col("_id"))
     found = judged.where(F.col("_order").eqNullSafe(F.col("_first"))).select(*[_named(name) for name in chosen.columns], "_again")
     return found.dropDuplicates([source.id])

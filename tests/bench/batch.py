@@ -2,7 +2,7 @@
 
     python -m tests.bench.batch [--quick] [EVENTS ...]       sizes of full builds; 1e6 1e7 by default, 1e8 takes hours
 
-Events are generated: a reading about every hour of each key over 90 days, in the lake as landing leaves them. Servers of
+Events are generated: a reading about every 13 minutes of each key over 90 days, in the lake as landing leaves them. Servers of
 its own, on free ports, in a folder that is removed afterwards.
 """
 
@@ -50,7 +50,7 @@ FEATURES = {"n": Count("x"), "s": Sum("x"), "m": Max("x"), "a": Mean("x")}
 VIEW = FeatureView(name="readings", source=SOURCE, key="k", windows=("1h", "1d", "7d", "30d"), features=FEATURES)
 BASE = 1_700_000_000_000_000 // DAY * DAY
 DAYS = 90
-A_KEY = 2000  # events of one key in 90 days
+A_KEY = 10_000  # events of one key in 90 days
 HEAP = "2g"
 
 

@@ -34,6 +34,7 @@ from stores.increments import builds_there, read_increments, states_there, write
 from stores.model_inputs import model_inputs
 from stores.model_scoring import InputCoder
 from stores.models import TrainingRecord
+from tests.servers.test_builds import wait_for_a_cut
 
 DECLARATION = '''
 """Things that are counted."""
@@ -74,6 +75,7 @@ class River:
         return [{"id": f"e{i}", "thing": f"t{i % things}", "at": format_time(now - HOUR + i * 1000), "x": x * (1 + i % 7)} for i in numbers]
 
     def build(self, progress: Steps | None = None, **more: Any) -> Built:
+        wait_for_a_cut(self.context.settings)
         return build_project(self.context, self.project, None, progress or Steps(), **more)
 
     def version(self) -> int:
