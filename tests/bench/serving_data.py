@@ -23,7 +23,7 @@ from stores.manifest import Manifest
 from stores.model_inputs import model_inputs
 from stores.model_scoring import InputCoder
 from stores.models import Models, TrainingRecord
-from stores.views import Views, batch_table, tiles_table
+from stores.views import Views, tiles_table
 from tests.conftest import free_ports
 from tests.law import SCHEMA, batch_part, tiles
 from tests.oracle import Event
@@ -113,9 +113,9 @@ def _train(models: Models, project: Project) -> None:
 def _publish(views: Views, project: Project, found: River) -> None:
     """Write batch states, tiles and the manifest, as a build and a stream would."""
     (view,), session = project.views, views.session
-    version = views.new_version(project.name, [view.name], 1)
+    version = views.new_version(project.name, 1)
     views.ensure_tiles(project)
-    batch, fresh = batch_table(project.name, view.name, version), tiles_table(project.name, view)
+    batch, fresh = views.create_batch_table(project.name, view.name, version), tiles_table(project.name, view)
     blobs = [part.rows.astype("<f8").tobytes() for part in found.parts]
     insert = session.prepare(f"INSERT INTO {batch} (key, states) VALUES (?, ?)")
     execute_concurrent_with_args(session, insert, [(key, blobs[i % SHAPES]) for i, key in enumerate(found.keys)], concurrency=32)
