@@ -86,8 +86,12 @@ def build(
         views.swap(entry, before, _still_valid(before, project))
     except BaseException as error:
         made.undo()
-        raise made.explained(error) from error
-    made.tidy(progress)
+        beaten = made.beaten()
+        # What the faster build took away shows in many ways.
+        if beaten is not None and isinstance(error, Exception):
+            raise beaten from error
+        raise
+    made.tidy()
     progress.step("current rows of every key")
     reset = reset_current(spark, lake, views, models, project, entry)
     seconds = time.monotonic() - started
@@ -175,21 +179,20 @@ class _Made:
         except _TROUBLE as error:
             log.warning("what version %s of %s made stays for the next build to take away: %s", self.version, self.project.name, error)
 
-    def explained(self, error: BaseException) -> BaseException:
-        """The error, or that another build was faster: what that one took away shows in many ways."""
+    def beaten(self) -> AnabranchError | None:
+        """That another build was faster, when it was."""
         try:
             now = self.views.manifest(self.project.name)
         except _TROUBLE:
-            return error
-        faster = now is not None and now.batch_version != self.version and now.revision != (self.before.revision if self.before else 0)
-        if now is None or not faster or not isinstance(error, Exception):
-            return error
+            return None
+        if now is None or now.batch_version == self.version or now.revision == (self.before.revision if self.before else 0):
+            return None
         return AnabranchError(
             f"another build or rollback of {self.project.name!r} finished first: batch version {now.batch_version} became current while this one ran, "
             "so this one was not made current: run it again if it is still wanted"
         )
 
-    def tidy(self, progress: Progress) -> None:
+    def tidy(self) -> None:
         """Delete increments that no manifest lists; those above the newest version belong to builds under way."""
         try:
             now = self.views.manifest(self.project.name)
@@ -239,8 +242,9 @@ def rollback(views: Views, models: Models, project: Project) -> Manifest:
     champion, wanted = models.champion(project.name), current.previous.model_version
     if wanted is not None and wanted != champion:
         models.promote(project.name, wanted)
-    # The version that is left keeps the champion of now, so that a second rollback is the way forward again.
-    left = replace(current, model_version=champion)
+    # The version that is left keeps the champion of now, so that a second rollback is the way forward again; one that is
+    # the wanted one already was promoted by a rollback that was cut off.
+    left = current if champion == wanted else replace(current, model_version=champion)
     try:
         views.swap(current.previous, current, left)
     except AnabranchError:
