@@ -6,7 +6,8 @@ from features.aggregates.order import BottomK, First, FirstK, Last, LastK, Max, 
 from features.aggregates.recency import DecayedMean, DecayedSum, TimeSince
 from features.aggregates.sketches import ApproxDistinct, ApproxPercentile, Distinct, MostFrequent
 from features.aggregates.spread import Correlation, Covariance, Kurtosis, Skewness, Slope, StdDev, Variance
-from features.declaration import FeatureView, Label, Model, Project, Source
+from features.declaration import FeatureView, Label, Project, Source
+from features.modelling import Gate, Member, Model, Search, Slice
 
 AGGREGATES: tuple[type[Aggregate], ...] = (
     Count,
@@ -57,6 +58,7 @@ __all__ = [
     "FeatureView",
     "First",
     "FirstK",
+    "Gate",
     "Histogram",
     "Kurtosis",
     "Label",
@@ -64,12 +66,15 @@ __all__ = [
     "LastK",
     "Max",
     "Mean",
+    "Member",
     "Min",
     "Model",
     "MostFrequent",
     "Project",
     "Rate",
+    "Search",
     "Skewness",
+    "Slice",
     "Slope",
     "Source",
     "StdDev",

@@ -9,14 +9,13 @@ from functools import cached_property
 from features.aggregates.base import Aggregate
 from features.errors import DeclarationError
 from features.layout import Alike, Layout
+from features.modelling import Model
 from features.schema import BOOLEAN, Column, DataType, columns_used, expression_type, parse_schema
 from features.times import format_duration
 from features.windows import Window, make_window
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _RESERVED = {"key", "score", "model_version", "batch_version", "as_of", "layer", "label"}
-METRICS = {"roc_auc": "class", "average_precision": "class", "log_loss": "class", "accuracy": "class", "f1": "class",
-           "rmse": "number", "mae": "number", "r2": "number"}  # fmt: skip
 
 
 def _check_name(name: object, what: str) -> None:
@@ -204,26 +203,6 @@ class Label:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
-    """How to learn it. `trainer`: a registered name; `features`: those used, empty for all; `params`: the trainer's own."""
-
-    trainer: str = "xgboost"
-    metric: str = "roc_auc"
-    features: tuple[str, ...] = ()
-    params: Mapping[str, object] = field(default_factory=dict, hash=False)
-    description: str = ""
-
-    def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise DeclarationError(f"model: metric {self.metric!r} is unknown: use {', '.join(METRICS)}")
-
-    @property
-    def task(self) -> str:
-        """``class`` or ``number``: what the metric is for."""
-        return METRICS[self.metric]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Project:
     """Everything declared for one purpose. A project may have no model (features only)."""
 
@@ -257,14 +236,21 @@ class Project:
         self._check_model(place)
 
     def _check_model(self, place: str) -> None:
-        unknown = [name for name in (self.model.features if self.model else ()) if name not in {c.name for c in self.columns}]
+        named = self.model.named if self.model else {}
+        unknown = [name for name in named if name not in {c.name for c in self.columns}]
         if unknown:
-            raise DeclarationError(f"{place}: model feature {unknown[0]!r} is in no view: there are {', '.join(c.name for c in self.columns)}")
+            raise DeclarationError(f"{place}: model {named[unknown[0]]} {unknown[0]!r} is in no view: there are {', '.join(c.name for c in self.columns)}")
         types = {column.name: column.type for column in self.columns}
         unfit = [name for name in self.model_features if types[name].array or types[name].name == "BINARY"]
         if self.model and (unfit or not self.model_features):
             which = f"model feature {unfit[0]!r} is {types[unfit[0]]}" if unfit else "every feature is a list"
             raise DeclarationError(f"{place}: {which}, which no trainer takes: give Model(features=...) of single values")
+        aside = [name for name in (self.model.categories if self.model else ()) if name not in self.model_features]
+        if aside:
+            raise DeclarationError(f"{place}: model category {aside[0]!r} is not among Model(features=...): add it there")
+        lists = [part.feature for part in (self.model.declared_slices if self.model else ()) if types[part.feature].array]
+        if lists:
+            raise DeclarationError(f"{place}: model slice {lists[0]!r} is {types[lists[0]]}: a slice needs single values")
 
     def _check_keys(self, view: FeatureView, place: str) -> None:
         missing = [name for name in view.keys if name not in self.keys]
@@ -323,7 +309,7 @@ class Project:
         parts = [f"{view.name}:{view.fingerprint}" for view in self.views] + [c.name for c in self.columns]
         parts += [aggregate.meaning() for view in self.views for aggregate in view.features.values()]
         if label and model:
-            parts += [label.source.name, repr(label.keys), label.target, model.trainer, model.metric, repr(model.features), repr(sorted(model.params.items()))]
+            parts += [label.source.name, repr(label.keys), label.target, *model.meaning()]
         return _digest(parts)
 
 

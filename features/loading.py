@@ -3,9 +3,10 @@
 import importlib.util
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any, cast
 
 from features.declaration import Project
 from features.errors import AnabranchError, DeclarationError, UnknownProjectError
@@ -35,6 +36,19 @@ def load_project(name: str, folders: Sequence[Path]) -> Project:
     if project.name != name:
         raise DeclarationError(f"{found[name]} declares project {project.name!r}: its name must be that of the file, {name!r}")
     return project
+
+
+def load_function(name: str, folders: Sequence[Path]) -> Callable[..., Any]:
+    """The function ``module:function`` of a file `<folder>/<module>.py`; raises DeclarationError, naming every folder searched."""
+    module, _, function = name.partition(":")
+    path = list_projects(folders).get(module)
+    if path is None:
+        searched = ", ".join(str(folder) for folder in folders) or "no folder"
+        raise DeclarationError(f"there is no module {module!r} for the function {name!r} (searched {searched}): write it in a file {module}.py there")
+    found = getattr(_module(module, path), function, None)
+    if not callable(found):
+        raise DeclarationError(f"{path} has no function {function!r}: define it there, or correct {name!r}")
+    return cast("Callable[..., Any]", found)
 
 
 def _module(name: str, path: Path) -> ModuleType:

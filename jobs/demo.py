@@ -29,6 +29,7 @@ from features.times import format_time
 from jobs import servers
 from jobs.building import build_project
 from jobs.context import Context
+from jobs.model_verbs import place
 from jobs.settings import ROOT, Settings, load_settings
 from jobs.show import Steps, console, quiet, say, table
 from jobs.verifying import verify_settled
@@ -85,8 +86,11 @@ def _river(context: Context, steps: Steps, keep: bool) -> str:
     steps.step("[bold]2. batch views[/bold] of the whole lake into Cassandra")
     build_project(context, project, None, steps)
     steps.step("[bold]3. a model[/bold] trained on features as they were before each diagnosis, judged on held-out patients")
-    trained = train(spark, context.lake, context.models, project, steps)
-    table("On held-out patients", ["metric", "value"], [[name, float(value)] for name, value in trained.metrics.items()])
+    trained = train(spark, context.lake, context.models, project, steps, place=place(context, project))
+    table(
+        "On held-out patients", ["metric", "value"], [[name, float(trained.metrics[name])] for name in ("roc_auc", "roc_auc_low", "roc_auc_high", "accuracy")]
+    )
+    say(f"the gate: {trained.reason}")
     reset_current_rows(spark, context.lake, context.views, context.models, project)
     steps.step("[bold]4. the stream[/bold], fed with simulated bracelet readings and new exams")
     _stream(context, project, steps)

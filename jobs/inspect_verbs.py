@@ -73,11 +73,11 @@ def projects(as_json: AsJson = False) -> None:
 
 def check(name: Name, as_json: AsJson = False) -> None:
     """Check a declaration and show what it gives, without starting anything."""
-    from batch.trainers import check_trainer
+    from batch.trainers import check_model
 
     project = load_project(name, load_settings(None, None).projects)
     if project.model is not None:
-        check_trainer(project.model.trainer, project.model.task)
+        check_model(project.model)
     if as_json:
         say(json.dumps(described(project)))
         return

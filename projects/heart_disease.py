@@ -4,7 +4,7 @@ The exams are real (see data/README.md for the credit). Features are declared ov
 reading changes the score of its patient without anything being trained again.
 """
 
-from features import Count, FeatureView, Label, Last, Max, Mean, Min, Model, Project, Source, StdDev
+from features import Count, FeatureView, Label, Last, Max, Mean, Min, Model, Project, Slice, Source, StdDev
 
 ATTRIBUTES = {
     "age": "INT", "sex": "INT", "cp": "INT", "trestbps": "INT", "chol": "INT", "fbs": "INT", "restecg": "INT",
@@ -66,7 +66,13 @@ project = Project(
     name="heart_disease",
     views=(latest_exam, heart_rate),
     label=Label(source=diagnoses, key="patient_id", target="num > 0", description="Coronary heart disease"),
-    model=Model(trainer="xgboost", metric="roc_auc"),
+    model=Model(
+        metric="roc_auc",
+        categories=("cp", "restecg", "slope", "thal"),
+        slices=("sex", Slice(feature="age", bands=(50, 60))),
+        intended_use="Showing how a model comes about; not for decisions about patients",
+        limits="303 patients of one clinic in 1988; the bracelet is simulated",
+    ),
     owner="cardiology",
     description="Risk of coronary heart disease from the latest exam and recent heart rates",
 )

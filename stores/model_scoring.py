@@ -5,7 +5,8 @@ either: a server scores with it directly. Beside it in a version's folder lie
 
     features.json   names, kinds and categories of the inputs, task, threshold, which file is the model
     model.ubj       XGBoost's own format, or
-    model.onnx      the model itself (linear trainers), or the twin of model.ubj for small requests and the edge
+    model.skops     a scikit-learn estimator, read without running anything from it, or
+    model.onnx      the model itself, or the twin of one of the others for small requests and the edge
 
 Inputs are coded as float32: numbers and booleans as they are, DATE as days and TIMESTAMP as microseconds since 1970 UTC,
 texts as their position among the categories seen in training (an unknown text is missing). None, NaN and infinities
@@ -88,19 +89,62 @@ def _time(kind: str, value: date) -> float:
     return float((moment - datetime(1970, 1, 1, tzinfo=UTC)) // (datetime.resolution))
 
 
-class NativeModel:
-    """XGBoost itself: fastest for many rows."""
+def expanded(matrix: Matrix, columns: Mapping[str, Any]) -> Matrix:
+    """The inputs at `plain`, then for each pair of `equal` 1 where the input equals the value (null: is missing), else 0."""
+    plain, equal = columns["plain"], columns["equal"]
+    found = np.empty((len(matrix), len(plain) + len(equal)), dtype=np.float32)
+    found[:, : len(plain)] = matrix[:, plain]
+    for place, (position, value) in enumerate(equal, len(plain)):
+        found[:, place] = np.isnan(matrix[:, position]) if value is None else matrix[:, position] == np.float32(value)
+    return found
 
-    def __init__(self, path: Path) -> None:
-        import xgboost  # only versions that need it
 
-        # One thread: Spark and the server already run one process a core.
-        self._booster = xgboost.Booster({"nthread": 1}, model_file=str(path))
+TRUSTED = (
+    "numpy.dtype",
+    "sklearn.tree._tree.Tree",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper",
+    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+    "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
+    "sklearn._loss.link.Interval",
+    "sklearn._loss.link.LogitLink",
+    "sklearn._loss.link.IdentityLink",
+    "sklearn._loss.loss.HalfBinomialLoss",
+    "sklearn._loss.loss.HalfSquaredError",
+    "sklearn._loss._loss.CyHalfBinomialLoss",
+    "sklearn._loss._loss.CyHalfSquaredError",
+)
+"""Parts of scikit-learn's own estimators that skops does not trust unasked: compiled classes that hold arrays."""
+
+
+class SkopsModel:
+    """A scikit-learn estimator. The file is data: types outside scikit-learn, NumPy, SciPy and `TRUSTED` are refused, not run."""
+
+    def __init__(self, path: Path, task: str) -> None:
+        from skops.io import load
+
+        self._estimator, self._task = load(path, trusted=list(TRUSTED)), task
 
     def predict(self, matrix: Matrix) -> Scores:
         """One score a row: the probability of class 1, or a number."""
-        found = self._booster.inplace_predict(matrix, missing=np.nan, validate_features=False)
-        return np.asarray(found, dtype=np.float64)
+        found = self._estimator.predict_proba(matrix)[:, 1] if self._task == "class" else self._estimator.predict(matrix)
+        return np.asarray(found, dtype=np.float64).reshape(len(matrix))
+
+
+class NativeModel:
+    """XGBoost itself: fastest for many rows. `columns` are what it was trained on, None for the inputs as they are; `shift` is added."""
+
+    def __init__(self, path: Path, columns: Mapping[str, Any] | None = None, shift: float = 0.0) -> None:
+        import xgboost  # only versions that need it
+
+        # One thread: Spark and the server already run one process a core.
+        self._booster, self._columns, self._shift = xgboost.Booster({"nthread": 1}, model_file=str(path)), columns, shift
+
+    def predict(self, matrix: Matrix) -> Scores:
+        """One score a row: the probability of class 1, or a number."""
+        columns = matrix if self._columns is None else expanded(matrix, self._columns)
+        found = self._booster.inplace_predict(columns, missing=np.nan, validate_features=False)
+        return np.asarray(found, dtype=np.float64) + self._shift
 
 
 class OnnxModel:
@@ -120,10 +164,12 @@ class OnnxModel:
         return found.reshape(len(matrix), -1)[:, -1].astype(np.float64)
 
 
-def open_models(folder: Path, described: Mapping[str, Any]) -> tuple[NativeModel | OnnxModel, OnnxModel | None]:
+def open_models(folder: Path, described: Mapping[str, Any]) -> tuple[NativeModel | SkopsModel | OnnxModel, OnnxModel | None]:
     """The model for many rows, and its ONNX form for few (None when it could not be converted)."""
     onnx = folder / "model.onnx"
     twin = OnnxModel(onnx, str(described["output"])) if onnx.exists() else None
     if described["native"] == "onnx":
         return OnnxModel(onnx, str(described["output"])), twin
-    return NativeModel(folder / "model.ubj"), twin
+    if described["native"] == "skops":
+        return SkopsModel(folder / "model.skops", str(described["task"])), twin
+    return NativeModel(folder / "model.ubj", described.get("columns"), float(described.get("shift", 0.0))), twin

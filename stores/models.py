@@ -1,7 +1,7 @@
 """The model registry: MLflow's tracking and registry behind the few questions that Anabranch asks.
 
-A version is an MLflow pyfunc (model_code.py) whose files are no pickles. Two aliases say what is in force: ``champion``
-serves, ``previous`` served before it. MLflow takes seconds to import, so it is imported when first asked; a `Models` holds
+A version is an MLflow pyfunc (model_code.py) whose files are no pickles. Aliases say what is in force: ``champion`` serves,
+``previous`` served before it, ``challenger`` did not pass the gate. MLflow takes seconds to import, so it is imported when first asked; a `Models` holds
 only its settings and may be pickled.
 """
 
@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,18 +21,21 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 import numpy as np
-from numpy.typing import NDArray
 
 from features.declaration import Project
 from features.errors import AnabranchError, MisuseError, UnavailableError
 from features.times import format_time
 from stores.model_inputs import Fitted
-from stores.model_scoring import Columns, InputCoder, Scores, open_models
+from stores.model_scoring import Columns, Scores
+from stores.model_versions import SLICES, ModelVersion, Scorer, TrainingRecord
 from stores.settings import ModelsSettings
 
-CHAMPION, PREVIOUS = "champion", "previous"
+__all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "ModelVersion", "Models", "Scorer", "TrainingRecord"]
+
+CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 _FILES = "model"  # MLflow's name for the folder that Fitted writes, see model_code.py
-_FEW = 64  # rows; up to here ONNX Runtime is faster than XGBoost's own prediction
+_LONGEST_TAG = 5_000  # characters, as long as every MLflow store takes
+_LONGEST = 500  # characters of a parameter, as long as every MLflow store takes
 # MLflow is configured by its environment alone. A registry that is away is to be noticed in seconds, not minutes.
 _MLFLOW_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -44,63 +48,7 @@ _MLFLOW_ENVIRONMENT = {
 }
 _logging = threading.Lock()  # MLflow's active run and address belong to the process
 _loading = threading.Lock()
-_scorers: dict[tuple[str, str, str], "Scorer"] = {}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingRecord:
-    """What is kept with a version beside its files: metrics on held-out rows, plain parameters, where it came from."""
-
-    metrics: Mapping[str, float]
-    parameters: Mapping[str, object]
-    lake_versions: Mapping[str, int]
-    example: Mapping[str, Sequence[Any]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelVersion:
-    """One version as people list it; `created` is ISO 8601 UTC."""
-
-    version: str
-    aliases: tuple[str, ...]
-    created: str
-    metrics: Mapping[str, float]
-    fingerprint: str
-    lake_versions: Mapping[str, int]
-    run: str
-
-
-class Scorer:
-    """A loaded version: features in, scores out. Safe to use from several threads."""
-
-    def __init__(self, version: str, folder: Path) -> None:
-        described = json.loads((folder / "features.json").read_text(encoding="utf-8"))
-        self.version = version
-        self.task: str = described["task"]
-        self.threshold: float = described["threshold"]
-        self._coder = InputCoder(described["inputs"])
-        self.features: tuple[str, ...] = self._coder.names
-        self._many, self._few = open_models(folder, described)
-
-    def score(self, columns: Columns) -> Scores:
-        """Probabilities of class 1, or numbers, float64 (n,). `columns` holds at least `features`, all n long.
-
-        Values are as declared, or coded (see model_scoring.py); None and NaN are missing. Raises MisuseError for a
-        missing column or a value of the wrong type.
-        """
-        try:
-            matrix = self._coder.matrix(columns)
-        except ValueError as error:
-            raise MisuseError(str(error)) from error
-        if len(matrix) == 0:
-            return np.empty(0)
-        return (self._few if self._few is not None and len(matrix) <= _FEW else self._many).predict(matrix)
-
-    def label(self, scores: NDArray[np.float64]) -> list[int | None]:
-        """The class of each score, 0 or 1; None for a model that gives numbers."""
-        if self.task == "number":
-            return [None] * len(scores)
-        return [int(score >= self.threshold) for score in scores.tolist()]
+_scorers: dict[tuple[str, str, str], Scorer] = {}
 
 
 @dataclass(frozen=True)
@@ -118,10 +66,13 @@ class Models:
             fitted.write(folder)
             mlflow.set_tracking_uri(self.settings.tracking_uri)
             mlflow.set_registry_uri(self.settings.tracking_uri)
-            with mlflow.start_run(experiment_id=self._experiment(project.name)) as run:
-                mlflow.log_params({name: str(value) for name, value in {**fitted.parameters, **record.parameters}.items()})
+            experiment = self._experiment(project.name)
+            with mlflow.start_run(experiment_id=experiment) as run:
+                mlflow.log_params({name: str(value)[:_LONGEST] for name, value in {**fitted.parameters, **record.parameters}.items()})
                 mlflow.log_metrics(dict(record.metrics))
                 mlflow.set_tags(_tags(project, record))
+                _log_report(mlflow, record, Path(temporary) / "report")
+                _log_trials(self._client, record, experiment, run.info.run_id)
                 return self._log_model(mlflow, project, record, fitted, folder, run.info.run_id)
 
     def _log_model(self, mlflow: Any, project: Project, record: TrainingRecord, fitted: Fitted, folder: Path, run: str) -> str:
@@ -157,10 +108,25 @@ class Models:
         """Make `version` the champion; the champion before it becomes ``previous``."""
         self._known(project, version)
         before = self.champion(project)
+        challenger = self._aliases(project).get(CHALLENGER)
         with self._asking():
             if before is not None and before != version:
                 self._client.set_registered_model_alias(project, PREVIOUS, before)
             self._client.set_registered_model_alias(project, CHAMPION, version)
+            if challenger == version:
+                self._client.delete_registered_model_alias(project, CHALLENGER)
+
+    def challenge(self, project: str, version: str) -> None:
+        """Make `version` the challenger: it is registered, and does not serve."""
+        self._known(project, version)
+        with self._asking():
+            self._client.set_registered_model_alias(project, CHALLENGER, version)
+
+    def tag(self, project: str, version: str, tags: Mapping[str, str]) -> None:
+        """Write tags onto a version."""
+        with self._asking():
+            for name, value in tags.items():
+                self._client.set_model_version_tag(project, version, name, value[:_LONGEST_TAG])
 
     def rollback(self, project: str) -> str:
         """Make the previous champion the champion again; returns its version. Twice is forward again."""
@@ -183,16 +149,23 @@ class Models:
             found = self._client.search_model_versions(f"name = '{project}'")
             return sorted((self._listed(entry, names) for entry in found), key=lambda entry: -int(entry.version))
 
+    def entry(self, project: str, version: str) -> ModelVersion:
+        """One version; raises MisuseError when there is none."""
+        self._known(project, version)
+        return next(found for found in self.list(project) if found.version == version)
+
     def _listed(self, entry: Any, names: Mapping[str, Sequence[str]]) -> ModelVersion:
-        version = str(entry.version)
+        version, run = str(entry.version), self._client.get_run(entry.run_id).data
         return ModelVersion(
             version=version,
             aliases=tuple(sorted(names.get(version, ()))),
             created=format_time(int(entry.creation_timestamp) * 1000),
-            metrics=dict(self._client.get_run(entry.run_id).data.metrics),
+            metrics={name: value for name, value in run.metrics.items() if not name.startswith(SLICES)},
             fingerprint=entry.tags.get("fingerprint", ""),
             lake_versions=json.loads(entry.tags.get("lake_versions", "{}")),
             run=str(entry.run_id),
+            parameters=dict(run.params),
+            tags=dict(entry.tags),
         )
 
     def uri(self, project: str, version: str) -> str:
@@ -221,6 +194,17 @@ class Models:
                 # Whatever a damaged file makes the libraries raise, the user needs to know which version it is.
                 text = (str(error).splitlines() or [""])[0]
                 raise AnabranchError(f"version {version} of project {project!r} cannot be loaded from {uri}: {text}: train again or promote another") from error
+
+    def pyfunc_scores(self, project: str, version: str, columns: Columns) -> Scores:
+        """What MLflow's own loading of the version says of the columns, features alone."""
+        import pandas as pd
+
+        uri, scorer = self.uri(project, version), self.scorer(project, version)
+        with self._asking():
+            model = _mlflow().pyfunc.load_model(uri)
+        kinds = scorer.kinds
+        frame = pd.DataFrame({name: pd.Series(list(columns[name]), dtype=object if kinds[name] == "text" else float) for name in scorer.features})
+        return np.asarray(model.predict(frame)["score"], dtype=np.float64)
 
     def _known(self, project: str, version: str) -> None:
         from mlflow.exceptions import MlflowException
@@ -263,7 +247,29 @@ class Models:
 
 
 def _tags(project: Project, record: TrainingRecord) -> dict[str, str]:
-    return {"project": project.name, "fingerprint": project.fingerprint, "lake_versions": json.dumps(dict(record.lake_versions), sort_keys=True)}
+    versions = json.dumps(dict(record.lake_versions), sort_keys=True)
+    return {**record.tags, "project": project.name, "fingerprint": project.fingerprint, "lake_versions": versions}
+
+
+def _log_report(mlflow: Any, record: TrainingRecord, folder: Path) -> None:
+    """The report's files beside the model."""
+    folder.mkdir()
+    for name, content in record.report.items():
+        (folder / name).write_bytes(content)
+    if record.report:
+        mlflow.log_artifacts(str(folder), "report")
+
+
+def _log_trials(client: Any, record: TrainingRecord, experiment: str, parent: str) -> None:
+    """A nested run for each trial, each in few calls."""
+    from mlflow.entities import Metric, Param
+
+    now = int(time.time() * 1000)
+    for number, trial in enumerate(record.trials):
+        run = client.create_run(experiment, tags={"mlflow.parentRunId": parent}, run_name=f"trial {number}").info.run_id
+        params = [Param(name, str(value)[:_LONGEST]) for name, value in trial.items() if name != "value"]
+        client.log_batch(run, [Metric("validated", float(str(trial["value"])), now, 0)], params)
+        client.set_terminated(run)
 
 
 def _local(uri: str, spare: str) -> Path:

@@ -22,8 +22,9 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from features import Aggregate, Count, FeatureView, Max, Mean, Min, Project, Source, Sum
-from features.declaration import Label, Model
+from features.declaration import Label
 from features.merge import BatchPart, Tiles, merge
+from features.modelling import Model
 from features.spark import point_in_time
 from features.times import DAY, HOUR, MINUTE
 from jobs.session import spark_session

@@ -38,6 +38,9 @@ def heart() -> pa.Table:
     return pa.table(columns)
 
 
+quick = replace(project, model=Model(trainer="logistic"))
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     folder = tmp_path_factory.mktemp("models")
@@ -50,7 +53,10 @@ def test_the_heart_model_is_registered_as_champion_with_its_metrics(models: Mode
     assert (trained.rows, trained.left_out) == (303, 2)
     assert next(iter(trained.metrics)) == "roc_auc"
     assert trained.metrics["roc_auc"] > 0.85
-    assert trained.metrics["rows_train"] + trained.metrics["rows_test"] == 303
+    assert trained.metrics["roc_auc_low"] < trained.metrics["roc_auc"] < trained.metrics["roc_auc_high"]
+    assert trained.metrics["train_roc_auc"] > 0.85
+    assert trained.split.startswith("by time: trained before 2024-01-1")
+    assert (trained.metrics["rows_train"], trained.metrics["rows_test"]) == (227, 76)
     assert models.champion("heart_disease") == trained.version
     entry = next(entry for entry in models.list("heart_disease") if entry.version == trained.version)
     assert entry.metrics == trained.metrics
@@ -66,7 +72,8 @@ def test_the_heart_model_is_registered_as_champion_with_its_metrics(models: Mode
 def test_the_same_rows_in_another_order_give_the_same_model(models: Models) -> None:
     table = heart()
     shuffled = table.take(pa.array(np.random.default_rng(3).permutation(303)))
-    versions = [fit_and_log(models, project, rows, {}, Silent(), promote=False) for rows in (table, shuffled)]
+    forest = replace(project, model=Model(trainer="forest", params={"trees": 30}))
+    versions = [fit_and_log(models, forest, rows, {}, Silent(), promote=False) for rows in (table, shuffled)]
     assert versions[0].metrics == versions[1].metrics
     columns = {name: table.column(name).to_numpy() for name in project.model_features}
     first, second = (models.scorer("heart_disease", trained.version).score(columns) for trained in versions)
@@ -75,7 +82,7 @@ def test_the_same_rows_in_another_order_give_the_same_model(models: Models) -> N
 
 def test_without_promotion_the_champion_stays(models: Models) -> None:
     before = models.champion("heart_disease")
-    trained = fit_and_log(models, project, heart(), {}, Silent(), promote=False)
+    trained = fit_and_log(models, quick, heart(), {}, Silent(), promote=False)
     assert not trained.champion
     assert models.champion("heart_disease") == before != trained.version
 
@@ -90,10 +97,15 @@ def test_chosen_features_and_other_trainers_are_used(models: Models) -> None:
 def test_labels_of_one_class_and_too_few_labels_are_explained(models: Models) -> None:
     table = heart()
     ones = table.filter(pa.compute.equal(table.column("_target"), 1.0))
-    with pytest.raises(AnabranchError, match="all 139 labels are of class 1"):
+    with pytest.raises(AnabranchError, match="all 139 labels are of class 1: a model needs"):
         fit_and_log(models, project, ones, {}, Silent())
     with pytest.raises(AnabranchError, match="labels are too few"):
         fit_and_log(models, project, table.slice(0, 3), {}, Silent())
+    nothing = table.select(["_key", "_time", "_target"])
+    for name in project.model_features:
+        nothing = nothing.append_column(name, pa.nulls(303, pa.float64()))
+    with pytest.raises(AnabranchError, match="no feature of project 'heart_disease' has a value in any of 227 training rows"):
+        fit_and_log(models, project, nothing, {}, Silent())
 
 
 def test_a_project_without_a_model_says_so(models: Models) -> None:
@@ -108,7 +120,9 @@ seen = FeatureView(
     key=("who", "shop"),
     features={"visits": Count(), "town": Last("town"), "since": Last("since"), "came": Last("at"), "member": Last("pages > 2")},
 )
-spending = Project(name="spending", views=(seen,), label=Label(source=visits, key=("who", "shop"), target="spent"), model=Model(metric="rmse"))
+spending = Project(
+    name="spending", views=(seen,), label=Label(source=visits, key=("who", "shop"), target="spent"), model=Model(trainer="xgboost", metric="rmse")
+)
 
 
 def visit_rows(spark: SparkSession, count: int = 60) -> DataFrame:

@@ -90,7 +90,7 @@ BROKEN = {
     "uneven window": ('"1d"', '"7m"', "view 'by_origin': window '7m' is no multiple of its hop 5m: choose another window"),
     "names": ('"by_origin"', '"by_plane"', "project 'flights': view 'by_plane' comes about twice: give each its own name"),
     "key": ('("plane", "origin")', '"plane"', "key 'origin' of view 'by_origin' is not among the label's keys plane: add it to Label(key=...)"),
-    "trainer": ('"logistic"', '"magic"', "model: trainer 'magic' is unknown: use xgboost, logistic, linear"),
+    "trainer": ('"logistic"', '"magic"', "model: trainer 'magic' is unknown: use auto, xgboost, logistic, linear"),
     "task": ('"logistic"', '"linear"', "model: trainer 'linear' cannot learn a class, which the metric asks for"),
 }
 

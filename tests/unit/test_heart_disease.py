@@ -21,7 +21,7 @@ def test_the_declaration_has_thirteen_attributes_and_eighteen_heart_rate_feature
     assert {"bpm_mean_1h", "bpm_sd_7d", "readings_1d", "fast_1h"} <= set(names)
     assert project.keys == ("patient_id",)
     assert project.model is not None
-    assert (project.model.task, project.model.metric, project.model.trainer) == ("class", "roc_auc", "xgboost")
+    assert (project.model.task, project.model.metric, project.model.trainer) == ("class", "roc_auc", "auto")
 
 
 def test_shipped_exams_have_exactly_the_columns_of_their_source() -> None:

@@ -2,20 +2,27 @@
 
 import csv
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import skops.io
+import skops.io.exceptions
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from batch.trainers import TrainingRows, check_trainer, fit
+from batch.trainers import TrainingRows, check_trainer, fit, learn, tried
+from batch.trainers.graphs import at_most
+from batch.trainers.scikit import trusted_bytes
+from batch.trainers.validation import folds
 from features.errors import AnabranchError, DeclarationError
+from features.modelling import Member, Search
 from projects.heart_disease import ATTRIBUTES
 from stores.model_inputs import Fitted, ModelInput
-from stores.model_scoring import InputCoder, open_models
+from stores.model_scoring import InputCoder, SkopsModel, open_models
 
 DATA = Path(__file__).parents[2] / "projects" / "data"
 
@@ -37,26 +44,30 @@ def heart(task: str = "class", params: Mapping[str, object] | None = None) -> Tr
 
 def scores(fitted: Fitted, matrix: NDArray[np.float32], folder: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     fitted.write(folder)
-    many, few = open_models(folder, {"native": fitted.native, "output": fitted.output})
+    many, few = open_models(folder, fitted.described)
     assert few is not None
     return many.predict(matrix), few.predict(matrix)
 
 
-@pytest.mark.parametrize(("trainer", "task"), [("xgboost", "class"), ("xgboost", "number"), ("logistic", "class"), ("linear", "number")])
-def test_a_trainer_learns_and_both_its_forms_agree(trainer: str, task: str, tmp_path: Path) -> None:
-    rows = heart(task)
+BOTH = [("xgboost", "class"), ("xgboost", "number"), ("logistic", "class"), ("linear", "number"), ("forest", "class"), ("forest", "number")]
+
+
+@pytest.mark.parametrize("categories", [(), ("cp", "thal")])
+@pytest.mark.parametrize(("trainer", "task"), BOTH)
+def test_a_trainer_learns_and_both_its_forms_agree(trainer: str, task: str, categories: tuple[str, ...], tmp_path: Path) -> None:
+    rows = replace(heart(task), categories=categories)
     many, few = scores(fit(trainer, rows), rows.matrix, tmp_path)
-    np.testing.assert_allclose(few, many, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(few, many, rtol=1e-6, atol=1e-6)
     better = roc_auc_score(rows.target, many) if task == "class" else np.corrcoef(rows.target, many)[0, 1]
     assert better > (0.9 if task == "class" else 0.6)
 
 
-@pytest.mark.parametrize("trainer", ["xgboost", "logistic"])
+@pytest.mark.parametrize("trainer", ["xgboost", "logistic", "forest"])
 def test_the_same_rows_give_the_same_model(trainer: str) -> None:
     first, second = fit(trainer, heart()), fit(trainer, heart())
     assert (first.ubj, first.parameters) == (second.ubj, second.parameters)
     assert first.onnx is not None
-    if trainer == "logistic":
+    if trainer != "xgboost":
         assert first.onnx == second.onnx
 
 
@@ -83,7 +94,7 @@ def test_a_column_without_any_value_is_learnt_around(tmp_path: Path) -> None:
     empty = np.full((len(rows.target), 1), np.nan, dtype=np.float32)
     inputs = (*rows.inputs, ModelInput(name="bpm_mean_1h", kind="number"))
     wide = TrainingRows(matrix=np.hstack([rows.matrix, empty]), target=rows.target, inputs=inputs, task="class")
-    for trainer in ("xgboost", "logistic"):
+    for trainer in ("xgboost", "logistic", "forest"):
         assert np.isfinite(scores(fit(trainer, wide), wide.matrix, tmp_path)[0]).all()
 
 
@@ -121,9 +132,9 @@ def test_a_missing_column_and_a_wrong_value_are_named() -> None:
 
 
 def test_an_unknown_trainer_is_refused_with_the_ones_there_are() -> None:
-    with pytest.raises(DeclarationError, match="'magic' is unknown: use xgboost, logistic, linear"):
+    with pytest.raises(DeclarationError, match="'magic' is unknown: use auto, xgboost, logistic, linear"):
         check_trainer("magic")
-    with pytest.raises(DeclarationError, match=r"'linear' cannot learn a class.*xgboost, logistic"):
+    with pytest.raises(DeclarationError, match=r"'linear' cannot learn a class.*auto, xgboost, logistic"):
         check_trainer("linear", "class")
     check_trainer("xgboost", "number")
 
@@ -135,9 +146,219 @@ def test_unknown_and_wrong_params_are_refused() -> None:
         fit("xgboost", heart(params={"rounds": 0}))
     with pytest.raises(DeclarationError, match="'categories' is"):
         fit("logistic", heart(params={"categories": ("nothing",)}))
+    with pytest.raises(DeclarationError, match="booster 'gblinear' is no ensemble of trees"):
+        fit("xgboost", heart(params={"booster": "gblinear"}))
     with pytest.raises(AnabranchError, match="could not train"):
         fit("xgboost", heart(params={"max_depth": -4}))
 
 
 def test_params_of_the_declaration_win() -> None:
     assert fit("xgboost", heart(params={"max_depth": 1, "rounds": 5})).parameters["max_depth"] == 1
+
+
+def test_weights_of_classes_move_the_scores_towards_the_rare_class() -> None:
+    rows = heart()
+    rare = rows.part((rows.target == 0) | (np.cumsum(rows.target) <= 20))
+    for trainer in ("xgboost", "logistic", "forest"):
+        plain, balanced = (fit(trainer, replace(rare, class_weight=weight)).scores(rare.matrix).mean() for weight in (None, "balanced"))
+        given = fit(trainer, replace(rare, class_weight={0: 1.0, 1: 4.0})).scores(rare.matrix).mean()
+        assert plain < given < 1
+        assert plain < balanced
+
+
+def test_a_missing_value_stays_missing_and_says_something_of_its_own() -> None:
+    rows = heart()
+    matrix = rows.matrix.copy()
+    matrix[:, 0] = np.where(rows.target == 1, np.nan, 50.0)  # only being missing tells the class
+    for trainer in ("xgboost", "logistic", "forest"):
+        fitted = fit(trainer, replace(rows, matrix=matrix[:, :1], inputs=rows.inputs[:1]))
+        missing, known = fitted.scores(np.array([[np.nan], [50.0]], dtype=np.float32))
+        assert missing > 0.8, trainer
+        assert known < 0.2, trainer
+
+
+def test_a_split_of_trees_is_told_exactly_in_float32() -> None:
+    found = at_most(np.array([0.1, 0.5, 1e-50, -0.1]))
+    assert found.dtype == np.float32
+    assert (found.astype(np.float64) <= [0.1, 0.5, 1e-50, -0.1]).all()
+    assert (np.nextafter(found, np.float32(np.inf)).astype(np.float64) > [0.1, 0.5, 1e-50, -0.1]).all()
+
+
+@pytest.mark.parametrize(
+    ("estimator", "params"), [("sklearn.ensemble.HistGradientBoostingClassifier", {"max_iter": 20}), ("sklearn.naive_bayes.GaussianNB", {})]
+)
+def test_any_estimator_of_scikit_learn_is_kept_without_pickle(estimator: str, params: dict[str, object], tmp_path: Path) -> None:
+    rows = replace(heart(params={"estimator": estimator, **params}), categories=("cp",))
+    learnt = learn("sklearn", rows)
+    fitted = learnt.fitted()
+    assert fitted.native == "skops"
+    fitted.write(tmp_path)
+    many, few = open_models(tmp_path, fitted.described)
+    np.testing.assert_array_equal(many.predict(rows.matrix), learnt.scores(rows.matrix))
+    if few is not None:
+        np.testing.assert_allclose(few.predict(rows.matrix), many.predict(rows.matrix), atol=1e-6)
+
+
+def test_an_estimator_that_is_none_and_parameters_it_has_not_are_refused() -> None:
+    with pytest.raises(DeclarationError, match="'estimator' is None: give an import path"):
+        fit("sklearn", heart())
+    with pytest.raises(DeclarationError, match="Such' cannot be imported"):
+        fit("sklearn", heart(params={"estimator": "sklearn.nothing.Such"}))
+    with pytest.raises(DeclarationError, match="has no parameter 'dept'"):
+        fit("sklearn", heart(params={"estimator": "sklearn.tree.DecisionTreeClassifier", "dept": 3}))
+    with pytest.raises(DeclarationError, match="has no predict_proba"):
+        fit("sklearn", heart(params={"estimator": "sklearn.svm.LinearSVC"}))
+
+
+class Sneaky:
+    """What an attacker would put into a model's file."""
+
+    def predict_proba(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
+        return np.tile([0.5, 0.5], (len(matrix), 1))
+
+
+def test_a_type_that_is_not_trusted_is_refused_when_written_and_when_read(tmp_path: Path) -> None:
+    with pytest.raises(AnabranchError, match=r"Sneaky has .*Sneaky, which is not trusted"):
+        trusted_bytes(Sneaky())
+    (tmp_path / "model.skops").write_bytes(skops.io.dumps(Sneaky()))
+    with pytest.raises(skops.io.exceptions.UntrustedTypesFoundException):
+        SkopsModel(tmp_path / "model.skops", "class")
+
+
+OWN = """
+import numpy as np
+import onnx
+import xgboost
+from sklearn.linear_model import LogisticRegression
+
+
+def estimator(matrix, target, inputs, strength=1.0):
+    assert [given.name for given in inputs][:2] == ["age", "sex"]
+    from sklearn.pipeline import make_pipeline
+    from sklearn.impute import SimpleImputer
+    return make_pipeline(SimpleImputer(), LogisticRegression(C=strength, max_iter=9000)).fit(matrix, target)
+
+
+def booster(matrix, target, inputs):
+    return xgboost.train({"objective": "binary:logistic", "max_depth": 2, "seed": 1}, xgboost.DMatrix(matrix, target), 20)
+
+
+def graph(matrix, target, inputs):
+    from onnx import TensorProto, helper, numpy_helper
+    weights = numpy_helper.from_array(np.full((matrix.shape[1], 1), 1e-3, dtype=np.float32), "w")
+    nodes = [helper.make_node("IsNaN", ["x"], ["gone"]), helper.make_node("Where", ["gone", "zero", "x"], ["full"]),
+             helper.make_node("MatMul", ["full", "w"], ["sum"]), helper.make_node("Sigmoid", ["sum"], ["p"])]
+    zero = numpy_helper.from_array(np.array(0, dtype=np.float32), "zero")
+    shape = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, matrix.shape[1]])]
+    out = [helper.make_tensor_value_info("p", TensorProto.FLOAT, [None, 1])]
+    made = helper.make_graph(nodes, "g", shape, out, [weights, zero])
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 15)], ir_version=8)
+
+
+def nothing(matrix, target, inputs):
+    return 7
+
+
+def wild(matrix, target, inputs):
+    raise RuntimeError("no luck")
+
+
+class Beyond:
+    def predict_proba(self, matrix):
+        return np.full((len(matrix), 2), 7.0)
+
+
+def beyond(matrix, target, inputs):
+    return Beyond()
+"""
+
+
+@pytest.mark.parametrize("function", ["estimator", "booster", "graph"])
+def test_the_users_own_function_is_a_trainer(function: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(OWN)
+    rows = replace(heart(params={"strength": 0.5} if function == "estimator" else {}), folders=(tmp_path,))
+    many, few = scores(fit(f"mine:{function}", rows), rows.matrix, tmp_path)
+    assert ((many > 0) & (many < 1)).all()
+    np.testing.assert_allclose(few, many, atol=1e-6)
+
+
+def test_an_own_function_that_is_not_there_or_does_not_keep_to_the_contract_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(OWN)
+    rows = replace(heart(), folders=(tmp_path,))
+    for name, said in {
+        "yours:booster": "no module 'yours'",
+        "mine:unknown": "has no function 'unknown'",
+        "mine:nothing": "returned int: return an estimator",
+        "mine:wild": "'mine:wild' failed: RuntimeError: no luck",
+        "mine:beyond": "scores are not a probability from 0 to 1",
+    }.items():
+        with pytest.raises(AnabranchError, match=said):
+            fit(name, rows)
+
+
+def test_an_ensemble_is_the_mean_or_the_vote_of_its_members_in_one_graph() -> None:
+    rows = replace(heart(), members=(Member(trainer="logistic"), Member(trainer="xgboost", params={"rounds": 20}), Member(trainer="forest")))
+    alone = [fit(one.trainer, replace(rows, params=one.params, members=())).scores(rows.matrix) for one in rows.members]
+    mean = fit("ensemble", rows)
+    assert (mean.native, mean.onnx is not None) == ("onnx", True)
+    np.testing.assert_allclose(mean.scores(rows.matrix), np.mean(alone, axis=0), atol=1e-6)
+    vote = fit("ensemble", replace(rows, params={"combine": "vote"})).scores(rows.matrix)
+    np.testing.assert_allclose(vote, np.mean([found >= 0.5 for found in alone], axis=0), atol=1e-6)
+
+
+def test_a_cascade_asks_its_second_member_about_the_unsure_alone() -> None:
+    rows = replace(heart(params={"unsure": (0.2, 0.8)}), members=(Member(trainer="logistic"), Member(trainer="xgboost")))
+    cheap, second = (fit(one.trainer, replace(rows, params={}, members=())).scores(rows.matrix) for one in rows.members)
+    unsure = (cheap >= 0.2) & (cheap < 0.8)
+    fitted = fit("cascade", rows)
+    np.testing.assert_allclose(fitted.scores(rows.matrix), np.where(unsure, second, cheap), atol=1e-6)
+    sure = rows.matrix[~unsure][:3]  # rows that the second member never sees
+    np.testing.assert_allclose(fitted.scores(sure), cheap[~unsure][:3], atol=1e-6)
+
+
+def test_compositions_that_cannot_be_are_refused() -> None:
+    two = (Member(trainer="logistic"), Member(trainer="sklearn", params={"estimator": "sklearn.ensemble.HistGradientBoostingClassifier", "max_iter": 3}))
+    with pytest.raises(AnabranchError, match="member 'sklearn' has no ONNX form"):
+        fit("ensemble", replace(heart(), members=two))
+    with pytest.raises(DeclarationError, match="'combine' is 'most'"):
+        fit("ensemble", replace(heart(params={"combine": "most"}), members=two))
+    with pytest.raises(DeclarationError, match=r"'unsure' is \(0.7, 0.3\)"):
+        fit("cascade", replace(heart(params={"unsure": (0.7, 0.3)}), members=two))
+    with pytest.raises(DeclarationError, match="two members, the cheap one first, not 3"):
+        fit("cascade", replace(heart(), members=(*two, Member(trainer="forest"))))
+
+
+def test_auto_chooses_by_validation_and_tells_what_it_weighed() -> None:
+    rows = replace(heart(), categories=("cp", "thal", "slope", "restecg"), metric="roc_auc")
+    learnt = learn("auto", rows)
+    weighed = tried(learnt)
+    assert {entry["trainer"] for entry in weighed} == {"logistic", "xgboost", "forest"}
+    assert learnt.parameters["chosen"] in {entry["trainer"] for entry in weighed}
+    assert all(0.8 < float(str(entry["value"])) < 1 for entry in weighed)
+    numbers = replace(heart("number"), metric="rmse").part(np.arange(100))
+    assert {entry["trainer"] for entry in tried(learn("auto", numbers))} == {"linear", "xgboost", "forest"}
+
+
+def test_a_search_never_does_worse_in_validation_than_the_declaration_without_it() -> None:
+    rows = replace(heart(), metric="log_loss")
+    space: dict[str, object] = {"C": (0.001, 10.0, "log")}
+    learnt = learn("logistic", rows, Search(trials=4, space=space))
+    trials = tried(learnt)
+    assert len(trials) == 4
+    assert "C" not in trials[0]
+    assert float(str(learnt.parameters["validated"])) == pytest.approx(min(float(str(trial["value"])) for trial in trials), abs=1e-5)
+    assert [trial["value"] for trial in trials] == [trial["value"] for trial in tried(learn("logistic", rows, Search(trials=4, space=space)))]
+    with pytest.raises(AnabranchError, match="'auto' has no parameters to search"):
+        learn("auto", rows, Search(trials=2))
+
+
+def test_folds_keep_a_key_together_and_fewer_keys_than_folds_are_refused() -> None:
+    groups = np.repeat(np.arange(30), 4)
+    target = np.repeat(np.arange(30) % 3 == 0, 4).astype(float)
+    found = folds(target, groups, "class", 5, 1)
+    assert all(len(set(found[groups == group])) == 1 for group in range(30))
+    assert all(target[found == number].mean() == pytest.approx(1 / 3) for number in range(5))
+    with pytest.raises(AnabranchError, match="there are 10 keys of the rarer class for 11 folds"):
+        folds(target, groups, "class", 11, 1)
+    with pytest.raises(AnabranchError, match="there are 30 keys for 31 folds"):
+        folds(target, groups, "number", 31, 1)

@@ -1,0 +1,163 @@
+"""Who becomes champion: the declared gate, its checks one by one, and promotion by hand with a reason."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from batch.assessment import SliceResult, resamples
+from batch.evaluation import measure
+from batch.runs import Run
+from features.declaration import Project
+from features.errors import AnabranchError, MisuseError
+from features.modelling import SMALLER_IS_BETTER, Gate, Model
+from stores.model_inputs import model_inputs
+from stores.models import Models, Scorer
+
+log = logging.getLogger(__name__)
+SAMPLE = 256
+_RESAMPLES = 1_000
+_SEED = 11
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One check of the gate and what it found."""
+
+    name: str
+    passed: bool
+    said: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """All checks; the version may be champion when every one passed."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Did every check?"""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def reason(self) -> str:
+        """Why not, or that all passed."""
+        return "; ".join(f"{check.name}: {check.said}" for check in self.checks if not check.passed) or "every check passed"
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """As the version keeps it."""
+        return {"gate": "passed" if self.passed else "refused", "gate_reason": self.reason, "gate_checks": json.dumps([asdict(check) for check in self.checks])}
+
+
+def examine(models: Models, project: Project, model: Model, run: Run, version: str) -> Verdict:
+    """The gate of `model` over a registered version; `run` is the training that made it."""
+    gate, target = model.gate, run.test.column("_target").to_numpy()
+    columns = test_columns(run.test)
+    scores = models.scorer(project.name, version).score(columns)
+    checks = [_parity(models, project, version, columns, gate)]
+    if gate.minimum is not None:
+        checks.append(_minimum(model.metric, run.metrics[model.metric], gate.minimum))
+    if gate.slices is not None:
+        checks.append(_of_slices(model.metric, run.slices, gate.slices, gate.slice_rows))
+    if gate.champion:
+        checks.append(_against_champion(models, project, model, columns, target, scores, run.test.column("_group").to_numpy()))
+    return Verdict(checks=tuple(checks))
+
+
+def test_columns(table: pa.Table) -> dict[str, NDArray[np.object_]]:
+    """Feature columns of held-out rows as a scorer takes them."""
+    return {name: np.array(table.column(name).to_pylist(), dtype=object) for name in table.column_names if not name.startswith("_")}
+
+
+def _minimum(metric: str, value: float, bound: float) -> Check:
+    smaller = metric in SMALLER_IS_BETTER
+    good = value <= bound if smaller else value >= bound
+    return Check(name="minimum", passed=good, said=f"{metric} {value:.4f} on held-out rows, {'at most' if smaller else 'at least'} {bound:g} is wanted")
+
+
+def _of_slices(metric: str, slices: Sequence[SliceResult], bound: float, least: int) -> Check:
+    worse = [one for one in slices if one.rows >= least and one.value is not None and not _minimum(metric, one.value, bound).passed]
+    if worse:
+        said = ", ".join(f"{metric} {one.value:.4f} where {one.feature} is {one.part} ({one.rows} rows)" for one in worse)
+        return Check(name="slices", passed=False, said=f"{said}, where {bound:g} is wanted")
+    counted = sum(one.rows >= least for one in slices)
+    return Check(name="slices", passed=True, said=f"{counted} slices of {least} rows or more reach {bound:g}")
+
+
+def _parity(models: Models, project: Project, version: str, columns: Mapping[str, NDArray[np.object_]], gate: Gate) -> Check:
+    """The model itself, its ONNX form and the registered pyfunc on a sample of held-out rows."""
+    some = {name: values[:SAMPLE] for name, values in columns.items()}
+    native, twin = models.scorer(project.name, version).both(some)
+    pyfunc = models.pyfunc_scores(project.name, version, some)
+    apart = {"pyfunc": pyfunc} | ({} if twin is None else {"ONNX": twin})
+    worst = {name: float(np.max(np.abs(found - native) / np.maximum(1.0, np.abs(native)), initial=0.0)) for name, found in apart.items()}
+    told = ", ".join(f"{name} differs from the model by {value:.2g}" for name, value in worst.items())
+    none = "" if "ONNX" in worst else " (it has no ONNX form)"
+    return Check(name="parity", passed=all(value <= gate.parity for value in worst.values()), said=f"{told}{none}, {gate.parity:g} is allowed")
+
+
+def _against_champion(
+    models: Models, project: Project, model: Model, columns: Mapping[str, NDArray[np.object_]],
+    target: NDArray[np.float64], scores: NDArray[np.float64], groups: NDArray[np.int64],
+) -> Check:  # fmt: skip
+    champion = models.champion(project.name)
+    if champion is None:
+        return Check(name="champion", passed=True, said="there is no champion yet")
+    try:
+        scorer = models.scorer(project.name, champion)
+        _check_fits(project, scorer)
+        if scorer.task != model.task:
+            raise MisuseError(f"version {champion} gives a {scorer.task}")
+    except AnabranchError as error:
+        # A champion that cannot score these rows cannot serve them either: it is no reason to keep it.
+        return Check(name="champion", passed=True, said=f"it cannot be compared: {error}")
+    return _paired(model, champion, target, scores, scorer.score(columns), groups)
+
+
+def _paired(
+    model: Model, champion: str, target: NDArray[np.float64], scores: NDArray[np.float64], others: NDArray[np.float64], groups: NDArray[np.int64]
+) -> Check:
+    gate, sign = model.gate, -1.0 if model.metric in SMALLER_IS_BETTER else 1.0
+    gains = []
+    for drawn in resamples(groups, _RESAMPLES if len(target) <= 5_000 else 200, _SEED):
+        if len(np.unique(target[drawn])) > 1:
+            mine, theirs = (measure(model.metric, target[drawn], found[drawn]) for found in (scores, others))
+            gains.append(sign * (mine - theirs))
+    worse = float(np.mean(np.array(gains) < -gate.tolerance)) if gains else 0.0
+    mine, theirs = (measure(model.metric, target, found) for found in (scores, others))
+    said = f"{model.metric} {mine:.4f} against {theirs:.4f} of version {champion} on the same rows, worse in {100 * worse:.0f}% of resamples"
+    return Check(name="champion", passed=worse < gate.confidence, said=f"{said}, less than {100 * gate.confidence:.0f}% is wanted")
+
+
+def _check_fits(project: Project, scorer: Scorer) -> None:
+    """Raises MisuseError unless the version's inputs are declared, of the kinds it was trained on."""
+    declared = {given.name: given.kind for given in model_inputs(project)}
+    there = {column.name for column in project.columns}
+    for name, kind in scorer.kinds.items():
+        if name not in there:
+            raise MisuseError(f"version {scorer.version} of {project.name!r} reads {name!r}, which is declared no more: train again")
+        if declared.get(name, kind) != kind:
+            raise MisuseError(f"version {scorer.version} of {project.name!r} reads {name!r} as a {kind}, but it is declared as a {declared[name]}: train again")
+
+
+def promote(models: Models, project: Project, version: str, *, reason: str | None = None) -> None:
+    """Make `version` champion by hand. One that the gate refused needs a `reason`, which is kept with it.
+
+    Raises MisuseError for a refused version without a reason, or one whose inputs do not fit the declaration, and AnabranchError for
+    one that cannot be loaded: forcing does not help there.
+    """
+    entry = models.entry(project.name, version)
+    if entry.gate == "refused" and reason is None:
+        raise MisuseError(f"version {version} of {project.name!r} did not pass the gate ({entry.reason}): use --force --reason TEXT to promote it all the same")
+    _check_fits(project, models.scorer(project.name, version))
+    if reason is not None:
+        log.warning("forced promotion project=%s version=%s reason=%s gate=%s", project.name, version, reason, entry.gate or "none")
+        models.tag(project.name, version, {"forced_reason": reason, "forced_at": datetime.now(tz=UTC).isoformat(timespec="seconds")})
+    models.promote(project.name, version)

@@ -1,0 +1,90 @@
+"""The columns a trainer learns from: numbers as they are or filled and scaled, and one column a value for categories.
+
+    inputs (n, k) float32, NaN = missing  ->  [ plain numbers | 1 where an input equals a value, else 0 ]
+
+A missing category has a column of its own when training rows had one; linear models, which cannot take NaN, get the median of a number
+and a column that tells it was missing. The same columns are said in numpy (to learn from), in features.json (XGBoost) and in ONNX.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batch.trainers.rows import TrainingRows
+from stores.model_scoring import Matrix, expanded
+
+MOST_VALUES = 64
+"""Values of one input that get a column: its most frequent."""
+_OFTEN_MISSING = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """`plain` are positions of inputs taken as numbers; `equal` pairs a position with a value (NaN: missing)."""
+
+    plain: tuple[int, ...]
+    equal: tuple[tuple[int, float], ...]
+    fill: NDArray[np.float32] | None = None
+    shift: NDArray[np.float32] | None = None
+    scale: NDArray[np.float32] | None = None
+
+    @property
+    def width(self) -> int:
+        """How many columns there are."""
+        return len(self.plain) + len(self.equal)
+
+    @property
+    def described(self) -> dict[str, Any] | None:
+        """The entry `columns` of features.json; None when the inputs are the columns."""
+        if not self.equal and self.fill is None:
+            return None
+        return {"plain": list(self.plain), "equal": [[position, None if np.isnan(value) else value] for position, value in self.equal]}
+
+    def columns(self, matrix: Matrix) -> Matrix:
+        """Shape (n, width)."""
+        if self.described is None:
+            return matrix
+        found = expanded(matrix, self.described)
+        if self.fill is None or self.shift is None or self.scale is None:
+            return found
+        numbers = found[:, : len(self.plain)]
+        found[:, : len(self.plain)] = (np.where(np.isnan(numbers), self.fill, numbers) - self.shift) / self.scale
+        return found
+
+
+def tree_design(rows: TrainingRows, categories: Sequence[int]) -> Design:
+    """Missing numbers stay NaN; no scale."""
+    plain = tuple(i for i in range(len(rows.inputs)) if i not in categories)
+    return Design(plain=plain, equal=_values(rows.matrix, categories))
+
+
+def linear_design(rows: TrainingRows, categories: Sequence[int]) -> Design:
+    """Numbers filled with the median and scaled to deviation 1."""
+    plain = tuple(i for i in range(len(rows.inputs)) if i not in categories)
+    numbers = rows.matrix[:, plain].astype(np.float64)
+    known = np.isfinite(numbers)
+    # A column without any value is 0 everywhere, so it is learnt around.
+    fill = np.array([np.median(column[there]) if there.any() else 0.0 for column, there in zip(numbers.T, known.T, strict=True)]).astype(np.float32)
+    full = np.where(known, numbers, fill)
+    deviation = full.std(axis=0)
+    scale = np.where(deviation > 0, deviation, 1.0).astype(np.float32)
+    share = 1 - known.mean(axis=0)
+    told = tuple((i, float("nan")) for i, gone in zip(plain, share, strict=True) if _OFTEN_MISSING <= gone < 1)
+    return Design(plain=plain, equal=(*_values(rows.matrix, categories), *told), fill=fill, shift=full.mean(axis=0).astype(np.float32), scale=scale)
+
+
+def _values(matrix: Matrix, categories: Sequence[int]) -> tuple[tuple[int, float], ...]:
+    found: list[tuple[int, float]] = []
+    for position in categories:
+        column = matrix[:, position]
+        counted = Counter(column[~np.isnan(column)].tolist())
+        # Ties by value, so that the order of rows does not matter.
+        most = sorted(counted, key=lambda value: (-counted[value], value))[:MOST_VALUES]
+        found += [(position, value) for value in sorted(most)]
+        if np.isnan(column).any():
+            found.append((position, float("nan")))
+    return tuple(found)

@@ -1,0 +1,194 @@
+"""ONNX graphs by hand: a design's columns, linear models, trees, and models put together. Input ``features``, output ``score``.
+
+Splits of trees are told exactly: a float32 is at most a float64 threshold when it is at most the largest float32 that is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from batch.trainers.design import Design
+from features.errors import AnabranchError
+from stores.model_scoring import Matrix, Scores
+
+PARITY = 1e-5
+OUTPUT = "score"
+_INPUT, _COLUMNS, _RAW = "features", "columns", "raw"
+_OPSET, _ML_OPSET = 15, 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tree:
+    """Nodes by position, 0 the root: `feature` < 0 for a leaf, whose `value` counts; a row goes left when it is at most `threshold`."""
+
+    feature: NDArray[np.int64]
+    threshold: NDArray[np.float64]
+    left: NDArray[np.int64]
+    right: NDArray[np.int64]
+    missing_left: NDArray[np.bool_]
+    value: NDArray[np.float64]
+
+
+class Graph:
+    """A graph under construction."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def constant(self, name: str, value: NDArray[Any]) -> str:
+        """A named constant tensor; returns its name."""
+        self.constants.append(numpy_helper.from_array(value, name))
+        return name
+
+    def node(self, operation: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        """A node with one output; returns the output's name."""
+        self.nodes.append(helper.make_node(operation, list(inputs), [output], **attributes))
+        return output
+
+    def model(self, width: int, output: str = OUTPUT) -> bytes:
+        """The finished model of `width` inputs, checked."""
+        given = helper.make_tensor_value_info(_INPUT, TensorProto.FLOAT, [None, width])
+        told = helper.make_tensor_value_info(output, TensorProto.FLOAT, [None, 1])
+        graph = helper.make_graph(self.nodes, "anabranch", [given], [told], self.constants)
+        opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid("ai.onnx.ml", _ML_OPSET)]
+        made = helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="anabranch")
+        onnx.checker.check_model(made)
+        return bytes(made.SerializeToString())
+
+
+def add_design(graph: Graph, design: Design) -> str:
+    """The design's columns of the graph's input; returns their name."""
+    if design.described is None:
+        return _INPUT
+    parts = [_numbers(graph, design)] if design.plain else []
+    if design.equal:
+        position = graph.constant("equal_position", np.array([position for position, _ in design.equal], dtype=np.int64))
+        values = np.array([value for _, value in design.equal], dtype=np.float32)
+        found = graph.node("Gather", [_INPUT, position], "equal_input", axis=1)
+        same = graph.node("Equal", [found, graph.constant("equal_value", np.nan_to_num(values, nan=0.0))], "equal_same")
+        told = graph.node("And", [same, graph.constant("equal_known", ~np.isnan(values))], "equal_told")
+        gone = graph.node("And", [graph.node("IsNaN", [found], "equal_nan"), graph.constant("equal_missing", np.isnan(values))], "equal_gone")
+        parts.append(graph.node("Cast", [graph.node("Or", [told, gone], "equal_either")], "equal", to=TensorProto.FLOAT))
+    return graph.node("Concat", parts, _COLUMNS, axis=1)
+
+
+def _numbers(graph: Graph, design: Design) -> str:
+    found = graph.node("Gather", [_INPUT, graph.constant("plain_position", np.array(design.plain, dtype=np.int64))], "plain", axis=1)
+    if design.fill is None or design.shift is None or design.scale is None:
+        return found
+    gone = graph.node("IsNaN", [found], "plain_nan")
+    full = graph.node("Where", [gone, graph.constant("fill", design.fill), found], "plain_full")
+    moved = graph.node("Sub", [full, graph.constant("shift", design.shift)], "plain_moved")
+    return graph.node("Div", [moved, graph.constant("scale", design.scale)], "plain_scaled")
+
+
+def linear_model(design: Design, weights: NDArray[np.float64], bias: float, width: int, *, probability: bool) -> bytes:
+    """``columns @ weights + bias``, through a sigmoid when `probability`."""
+    graph = Graph()
+    columns = add_design(graph, design)
+    product = graph.node("MatMul", [columns, graph.constant("weights", weights.astype(np.float32).reshape(-1, 1))], "product")
+    total = graph.node("Add", [product, graph.constant("bias", np.array([bias], dtype=np.float32))], _RAW if probability else OUTPUT)
+    if probability:
+        graph.node("Sigmoid", [total], OUTPUT)
+    return graph.model(width)
+
+
+def tree_model(design: Design, trees: Sequence[Tree], weights: Sequence[float], width: int, *, bias: float = 0.0, probability: bool = False) -> bytes:
+    """The weighted sum of the trees' leaves plus `bias`, through a sigmoid when `probability`."""
+    graph = Graph()
+    columns = add_design(graph, design)
+    total = _RAW if probability else OUTPUT
+    graph.node("TreeEnsembleRegressor", [columns], total, domain="ai.onnx.ml", n_targets=1, base_values=[bias], **_ensemble(trees, weights))
+    if probability:
+        graph.node("Sigmoid", [total], OUTPUT)
+    return graph.model(width)
+
+
+def _ensemble(trees: Sequence[Tree], weights: Sequence[float]) -> dict[str, Any]:
+    sizes = [len(tree.feature) for tree in trees]
+    feature = np.concatenate([tree.feature for tree in trees])
+    leaf = feature < 0
+    number = np.repeat(np.arange(len(trees)), sizes)
+    node = np.concatenate([np.arange(size) for size in sizes])
+    value = np.concatenate([tree.value * weight for tree, weight in zip(trees, weights, strict=True)])
+    threshold = np.where(leaf, 0.0, np.concatenate([tree.threshold for tree in trees]))
+    return {
+        "nodes_treeids": number.tolist(),
+        "nodes_nodeids": node.tolist(),
+        "nodes_featureids": np.where(leaf, 0, feature).tolist(),
+        "nodes_values": at_most(threshold).tolist(),
+        "nodes_hitrates": [1.0] * len(node),
+        "nodes_modes": ["LEAF" if end else "BRANCH_LEQ" for end in leaf.tolist()],
+        "nodes_truenodeids": np.where(leaf, 0, np.concatenate([tree.left for tree in trees])).tolist(),
+        "nodes_falsenodeids": np.where(leaf, 0, np.concatenate([tree.right for tree in trees])).tolist(),
+        "nodes_missing_value_tracks_true": (~leaf & np.concatenate([tree.missing_left for tree in trees])).astype(int).tolist(),
+        "target_treeids": number[leaf].tolist(),
+        "target_nodeids": node[leaf].tolist(),
+        "target_ids": [0] * int(leaf.sum()),
+        "target_weights": value[leaf].astype(np.float32).tolist(),
+    }
+
+
+def at_most(threshold: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The largest float32 that is not above each threshold."""
+    near = threshold.astype(np.float32)
+    return np.where(near.astype(np.float64) > threshold, np.nextafter(near, np.float32(-np.inf)), near).astype(np.float32)
+
+
+def behind_design(model: bytes, output: str, design: Design, width: int, shift: float = 0.0) -> bytes:
+    """`model`, which takes the design's columns, as one that takes the inputs; its output plus `shift` becomes ``score`` (n, 1)."""
+    graph = Graph()
+    found = add_part(graph, model, output, "model_", add_design(graph, design), _RAW if shift else OUTPUT)
+    if shift:
+        graph.node("Add", [found, graph.constant("shift_score", np.array([shift], dtype=np.float32))], OUTPUT)
+    return graph.model(width)
+
+
+def add_part(graph: Graph, model: bytes, output: str, prefix: str, given: str, told: str) -> str:
+    """Put `model` into the graph, fed with `given`; the last column of its `output` becomes `told` (n, 1)."""
+    part = onnx.load_model_from_string(model)
+    names = {part.graph.input[0].name: given}
+    for i, node in enumerate(part.graph.node):
+        node.name = f"{prefix}{i}"
+        for listed in (node.input, node.output):
+            listed[:] = [names.get(name, f"{prefix}{name}") if name else "" for name in listed]
+        graph.nodes.append(node)
+    for constant in part.graph.initializer:
+        constant.name = f"{prefix}{constant.name}"
+        graph.constants.append(constant)
+    flat = graph.node("Flatten", [f"{prefix}{output}"], f"{prefix}flat", axis=1)
+    last = graph.constant(f"{prefix}last", np.array([-1], dtype=np.int64))
+    return graph.node("Gather", [flat, last], told, axis=1)
+
+
+def check_parity(onnx_model: bytes | None, output: str, matrix: Matrix, scores: Scores) -> None:
+    """Raises AnabranchError when the ONNX form differs from the model itself on the training rows."""
+    if onnx_model is None:
+        return
+    worst = apart(run(onnx_model, output, matrix), scores)
+    if not worst <= PARITY:
+        raise AnabranchError(
+            f"the ONNX form of the model differs from the model by {worst:.2g}, where {PARITY} is allowed: "
+            "no version was made; use another trainer or other params"
+        )
+
+
+def run(onnx_model: bytes, output: str, matrix: Matrix) -> Scores:
+    """What an ONNX model says."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(onnx_model, options, providers=["CPUExecutionProvider"])
+    found: NDArray[np.float32] = session.run([output], {session.get_inputs()[0].name: matrix})[0]
+    return found.reshape(len(matrix), -1)[:, -1].astype(np.float64)
+
+
+def apart(first: Scores, second: Scores) -> float:
+    """The largest difference, relative for scores above 1."""
+    return float(np.max(np.abs(first - second) / np.maximum(1.0, np.abs(second)), initial=0.0))

@@ -1,0 +1,134 @@
+"""`sklearn`: any estimator by its import path, and what a user's own function gives. Kept by skops, an exact description, never a pickle."""
+
+# ruff: noqa: PLC0415 - scikit-learn and its converter are slow to import
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from batch.trainers.graphs import apart, run
+from batch.trainers.rows import Trainer, TrainingRows, chosen_categories, pins
+from features.errors import AnabranchError, DeclarationError
+from stores.model_inputs import Fitted
+from stores.model_scoring import TRUSTED, Matrix, Scores
+
+_OPSET = 15
+_PARITY = 1e-6
+
+
+class LearntEstimator:
+    """A fitted estimator over the inputs as they are (its own first steps fill and code them)."""
+
+    def __init__(self, estimator: Any, rows: TrainingRows, parameters: Mapping[str, object]) -> None:
+        self.estimator, self.rows, self.parameters = estimator, rows, parameters
+
+    def scores(self, matrix: Matrix) -> Scores:
+        """Of the estimator."""
+        found = self.estimator.predict_proba(matrix)[:, 1] if self.rows.task == "class" else self.estimator.predict(matrix)
+        return np.asarray(found, dtype=np.float64).reshape(len(matrix))
+
+    def fitted(self) -> Fitted:
+        """As a skops file, with an ONNX twin where there is a converter and it says the same."""
+        content = trusted_bytes(self.estimator)
+        onnx, output = self._twin()
+        # The twin is made for speed: where float32 rounds across a boundary the estimator alone scores.
+        if onnx is not None and not apart(run(onnx, output, self.rows.matrix), self.scores(self.rows.matrix)) <= _PARITY:
+            onnx, output = None, ""
+        return Fitted(
+            native="skops",
+            inputs=self.rows.inputs,
+            task=self.rows.task,
+            skops=content,
+            onnx=onnx,
+            output=output,
+            parameters={**self.parameters, "onnx": onnx is not None},
+            pip_requirements=pins("scikit-learn", "skops"),
+        )
+
+    def _twin(self) -> tuple[bytes | None, str]:
+        from skl2onnx import to_onnx
+        from skl2onnx.common.data_types import FloatTensorType
+
+        shape = [("features", FloatTensorType([None, len(self.rows.inputs)]))]
+        options = {"zipmap": False} if self.rows.task == "class" else None
+        try:
+            model = to_onnx(self.estimator, initial_types=shape, options={id(self.estimator): options} if options else None, target_opset=_OPSET)
+        except Exception:  # noqa: BLE001 - converters fail in ways of their own; the estimator serves without a twin, and the version says so
+            return None, ""
+        return model.SerializeToString(), model.graph.output[-1].name
+
+
+def trusted_bytes(estimator: Any) -> bytes:
+    """The estimator as skops writes it; raises AnabranchError when reading it back would need a type that is not trusted."""
+    from skops.io import dumps, get_untrusted_types
+
+    try:
+        content = bytes(dumps(estimator))
+        strange = sorted(set(get_untrusted_types(data=content)) - set(TRUSTED))
+    except Exception as error:
+        # skops raises what the object's own reduction raises.
+        raise AnabranchError(f"{type(estimator).__name__} cannot be kept without pickle: {error}: use an estimator of scikit-learn") from error
+    if strange:
+        raise AnabranchError(
+            f"{type(estimator).__name__} has {strange[0]}, which is not trusted when a model is read back: no version was made; use scikit-learn's own types"
+        )
+    return content
+
+
+def _learn_sklearn(rows: TrainingRows) -> LearntEstimator:
+    params = dict(rows.params)
+    path = params.pop("estimator", None)
+    kind = _estimator(path)
+    taken = inspect.signature(kind).parameters
+    chosen = {name: value for name, value in params.items() if name != "categories"}
+    unknown = [name for name in chosen if name not in taken]
+    if unknown:
+        raise DeclarationError(f"model: {path} has no parameter {unknown[0]!r}: it takes {', '.join(sorted(taken))}")
+    if "random_state" in taken:
+        chosen.setdefault("random_state", rows.seed)
+    estimator = kind(**chosen)
+    needed = "predict_proba" if rows.task == "class" else "predict"
+    if not hasattr(estimator, needed):
+        raise DeclarationError(f"model: {path} has no {needed}, which a model of a {rows.task} needs: use another estimator (SVC needs probability=True)")
+    pipeline = _pipeline(estimator, rows, chosen_categories(rows, params))
+    weights = {} if rows.weights is None else {"learn__sample_weight": rows.weights}
+    try:
+        pipeline.fit(rows.matrix, rows.target.astype(np.int64) if rows.task == "class" else rows.target, **weights)
+    except (ValueError, TypeError) as error:
+        raise AnabranchError(f"{path} could not train: {str(error).splitlines()[0]}: check Model(params=...)") from error
+    return LearntEstimator(pipeline, rows, {"estimator": path, **chosen})
+
+
+def _estimator(path: object) -> Any:
+    if not isinstance(path, str) or "." not in path:
+        raise DeclarationError(f"model: params 'estimator' is {path!r}: give an import path such as 'sklearn.ensemble.ExtraTreesClassifier'")
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise DeclarationError(f"model: params 'estimator' {path!r} cannot be imported ({error}): give the import path of an estimator's class") from error
+
+
+def _pipeline(estimator: Any, rows: TrainingRows, categories: tuple[int, ...]) -> Any:
+    """Missing numbers stay missing for estimators that know them, else they become the median; a column a value for categories."""
+    from sklearn.compose import ColumnTransformer
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    numbers = [i for i in range(len(rows.inputs)) if i not in categories]
+    middle = Pipeline([("fill", SimpleImputer(strategy="median", keep_empty_features=True)), ("scale", StandardScaler())])
+    unknown = SimpleImputer(strategy="constant", fill_value=-1.0, keep_empty_features=True)
+    encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+    knows_missing = bool(estimator.__sklearn_tags__().input_tags.allow_nan)
+    steps = [
+        ("numbers", "passthrough" if knows_missing else middle, numbers),
+        ("categories", Pipeline([("fill", unknown), ("encode", encoder)]), list(categories)),
+    ]
+    return Pipeline([("prepare", ColumnTransformer([step for step in steps if step[2]], sparse_threshold=0)), ("learn", estimator)])
+
+
+SKLEARN = Trainer(tasks=("class", "number"), learn=_learn_sklearn)

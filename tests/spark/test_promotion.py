@@ -1,0 +1,195 @@
+"""The gate, promotion by hand, and trainings that outlive an absent registry: on MLflow with sqlite in a temporary folder."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from batch.promotion import promote
+from batch.registering import finish
+from batch.runs import unfinished
+from batch.training import Trained, TrainingPlace, fit_and_log
+from features import FeatureView, Gate, Label, Last, Model, Project, Search, Slice, Source
+from features.errors import AnabranchError, MisuseError, UnavailableError
+from stores.models import Models
+from stores.progress import Silent
+from stores.settings import ModelsSettings
+
+visits = Source(name="visits", id="id", time="at", schema="id STRING, who STRING, at TIMESTAMP, pages INT, town STRING, weak DOUBLE, bought INT")
+seen = FeatureView(name="seen", source=visits, key="who", features={"pages": Last("pages"), "town": Last("town"), "weak": Last("weak")})
+
+
+def shop(name: str, **model: object) -> Project:
+    declared = {"trainer": "logistic", "features": ("pages", "town"), **model}
+    return Project(name=name, views=(seen,), label=Label(source=visits, key="who", target="bought > 0"), model=Model(**declared))  # type: ignore[arg-type]
+
+
+def table(count: int = 240) -> pa.Table:
+    """Shoppers of two towns: pages tell what is bought, better in Oslo than in Bergen; `weak` tells a little."""
+    random = np.random.default_rng(5)
+    pages, oslo = random.integers(0, 20, count).astype(float), np.arange(count) % 2 == 0
+    bought = (pages + np.where(oslo, 1.0, 9.0) * random.normal(0, 1, count) > 9.5).astype(float)
+    return pa.table(
+        {
+            "_key": [f"w{number:03d}" for number in range(count)],
+            "_time": np.arange(count, dtype=np.int64) * 1_000_000,
+            "_target": bought,
+            "pages": pa.array(pages, mask=np.arange(count) % 10 == 3),
+            "town": ["Oslo" if there else "Bergen" for there in oslo],
+            "weak": bought + random.normal(0, 3, count),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    folder = tmp_path_factory.mktemp("models")
+    return Models(ModelsSettings(tracking_uri=f"sqlite:///{folder}/mlflow.db", artifact_root=str(folder / "artifacts")))
+
+
+def run(models: Models, project: Project, place: TrainingPlace | None = None) -> Trained:
+    return fit_and_log(models, project, table(), {"visits": 3}, Silent(), work=place)
+
+
+def said(trained: Trained) -> Mapping[str, tuple[bool, str]]:
+    return {check.name: (check.passed, check.said) for check in trained.checks}
+
+
+def test_the_first_passes_a_worse_one_stays_challenger_and_forcing_needs_a_reason(models: Models) -> None:
+    first = run(models, shop("gated"))
+    assert (first.champion, first.reason) == (True, "every check passed")
+    assert said(first)["champion"] == (True, "there is no champion yet")
+    assert said(first)["parity"][0]
+    worse = shop("gated", features=("weak",))
+    second = run(models, worse)
+    assert not second.champion
+    assert said(second)["parity"][0]
+    assert "against" in second.reason
+    assert f"of version {first.version} on the same rows, worse in 100% of resamples" in second.reason
+    assert models.champion("gated") == first.version
+    listed = {entry.version: entry for entry in models.list("gated")}
+    assert (listed[first.version].aliases, listed[first.version].gate) == (("champion",), "passed")
+    assert (listed[second.version].aliases, listed[second.version].gate, listed[second.version].reason) == (("challenger",), "refused", second.reason)
+    assert {check["name"] for check in listed[second.version].checks} == {"parity", "champion"}
+    with pytest.raises(MisuseError, match=r"did not pass the gate \(champion: .*use --force --reason"):
+        promote(models, worse, second.version)
+    promote(models, worse, second.version, reason="the other one reads what we may keep no more")
+    listed = {entry.version: entry for entry in models.list("gated")}
+    assert listed[second.version].aliases == ("champion",)
+    assert listed[second.version].reason.startswith("forced: the other one reads what we may keep no more (refused: champion:")
+    promote(models, worse, first.version)
+    assert models.champion("gated") == first.version
+
+
+def test_a_minimum_and_limits_of_slices_hold_a_version_back(models: Models) -> None:
+    strict = run(models, shop("strict", gate=Gate(minimum=0.999)))
+    assert not strict.champion
+    assert models.champion("strict") is None
+    assert "at least 0.999 is wanted" in strict.reason
+    slices = (Slice(feature="town"), Slice(feature="weak", bands=(0,)))
+    by_town = run(models, shop("strict", slices=slices, gate=Gate(slices=0.95, slice_rows=10)))
+    assert not by_town.champion
+    assert "slices: roc_auc" in by_town.reason
+    assert "where town is Bergen (" in by_town.reason
+    assert "where town is Oslo" not in by_town.reason
+    assert run(models, shop("strict", slices=slices, gate=Gate(slices=0.95, slice_rows=1000))).champion
+    numbers = shop("strict", metric="log_loss", gate=Gate(minimum=0.01))
+    assert "at most 0.01 is wanted" in run(models, numbers).reason
+
+
+def test_a_champion_that_reads_what_is_declared_no_more_is_no_reason_to_keep_it(models: Models) -> None:
+    old = run(models, shop("moved"))
+    less = FeatureView(name="seen", source=visits, key="who", features={"pages": Last("pages"), "weak": Last("weak")})
+    changed = replace(shop("moved", features=("weak",)), views=(less,))
+    new = run(models, changed)
+    assert new.champion
+    assert "it cannot be compared: version 1 of 'moved' reads 'town', which is declared no more" in said(new)["champion"][1]
+    with pytest.raises(MisuseError, match="reads 'town', which is declared no more: train again"):
+        promote(models, changed, old.version)
+    kinds = FeatureView(name="seen", source=visits, key="who", features={"pages": Last("pages"), "town": Last("pages"), "weak": Last("weak")})
+    with pytest.raises(MisuseError, match="reads 'town' as a text, but it is declared as a number"):
+        promote(models, replace(shop("moved"), views=(kinds,)), old.version)
+
+
+def test_a_corrupt_version_is_not_promoted(models: Models) -> None:
+    trained = run(models, shop("broken"))
+    again = run(models, shop("broken"))
+    folder = Path(models.uri("broken", again.version).removeprefix("file://"))
+    next(folder.rglob("model.onnx")).write_bytes(b"no graph")
+    # As another process would find it.
+    other = Models(replace(models.settings, tracking_uri=models.settings.tracking_uri.replace("sqlite:///", "sqlite:////")))
+    with pytest.raises(AnabranchError, match=f"version {again.version} of project 'broken' cannot be loaded"):
+        promote(other, shop("broken"), again.version)
+    assert trained.champion
+
+
+def test_everything_of_a_training_is_recorded(models: Models) -> None:
+    declared = shop("told", slices=("town",), search=Search(trials=3), description="Who buys", intended_use="Sending <letters>")
+    trained = run(models, declared, TrainingPlace(about={"batch_version": "12", "commit": "abc"}))
+    client = models._client
+    entry = models.entry("told", trained.version)
+    found = client.get_run(entry.run)
+    reported = {item.path.removeprefix("report/"): item for item in client.list_artifacts(entry.run, "report")}
+    assert set(reported) == {
+        "model_card.html", "roc.png", "calibration.png", "slices.json", "importance.json", "environment.json", "trials.json"
+    }  # fmt: skip
+    folder = Path(client.download_artifacts(entry.run, "report"))
+    page = (folder / "model_card.html").read_text(encoding="utf-8")
+    for text in ("Sending &lt;letters&gt;", "town", "Bergen", "by time: trained before", "batch_version", "lake version of visits", "data:image/png;base64"):
+        assert text in page
+    assert {"numpy", "onnxruntime", "python"} <= set(json.loads((folder / "environment.json").read_text()))
+    assert set(json.loads((folder / "importance.json").read_text())) == {"pages", "town"}
+    assert (found.data.tags["batch_version"], found.data.tags["commit"], found.data.tags["fingerprint"]) == ("12", "abc", declared.fingerprint)
+    assert json.loads(found.data.tags["lake_versions"]) == {"visits": 3}
+    assert "slices/town/Oslo/value" in found.data.metrics
+    assert not [name for name in entry.metrics if name.startswith("slices/")]
+    assert found.data.params["trials"] == "3"
+    nested = client.search_runs([found.info.experiment_id], f"tags.`mlflow.parentRunId` = '{entry.run}'")
+    assert len(nested) == 3
+    assert all("validated" in trial.data.metrics for trial in nested)
+
+
+def test_a_training_outlives_a_registry_that_is_away(models: Models, tmp_path: Path) -> None:
+    project = shop("patient")
+    (tmp_path / "file").write_text("no folder")
+    away = Models(ModelsSettings(tracking_uri=f"sqlite:///{tmp_path}/file/mlflow.db", artifact_root=str(tmp_path)))
+    place = TrainingPlace(kept=tmp_path / "unfinished")
+    with pytest.raises(UnavailableError, match=r"the trained model is kept in .*: run 'anabranch train patient --finish'"):
+        run(away, project, place)
+    (folder,) = unfinished(tmp_path / "unfinished", "patient")
+    with pytest.raises(AnabranchError, match="is of another declaration"):
+        finish(models, shop("patient", features=("pages",)), tmp_path / "unfinished", Silent())
+    (done,) = finish(models, project, tmp_path / "unfinished", Silent())
+    assert done.champion
+    assert models.champion("patient") == done.version
+    assert not folder.exists()
+    direct = run(models, project, place)
+    assert direct.metrics == models.entry("patient", done.version).metrics
+    with pytest.raises(MisuseError, match="has no unfinished training"):
+        finish(models, project, tmp_path / "unfinished", Silent())
+
+
+def test_a_training_that_was_cut_off_after_registering_is_not_registered_twice(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = TrainingPlace(kept=tmp_path)
+
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Models, "tag", cut)
+        with pytest.raises(KeyboardInterrupt):
+            run(models, shop("cut"), place)
+    (done,) = finish(models, shop("cut"), tmp_path, Silent())
+    assert (done.version, done.champion) == ("1", True)
+    assert [entry.version for entry in models.list("cut")] == ["1"]
+
+
+def test_a_damaged_kept_training_is_named(models: Models, tmp_path: Path) -> None:
+    (tmp_path / "shop" / "1").mkdir(parents=True)
+    (tmp_path / "shop" / "1" / "run.json").write_text("{")
+    with pytest.raises(AnabranchError, match=r"the kept training in .* cannot be read"):
+        finish(models, shop("shop"), tmp_path, Silent())
