@@ -112,8 +112,8 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Compare every trainer with plain regression on the training set, by repeated k-fold; choices are made inside each fold."""
-    from batch.preparing import whole_set
     from batch.comparison import candidates, cells, evaluate_candidates, page
+    from batch.preparing import whole_set
     from batch.trainers import check_model
     from batch.training import lake_training_set
     from jobs.context import Context
