@@ -46,7 +46,7 @@ class TrainingPlace:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A registered version. `metrics` are on held-out rows, the declared one first; `left_out` labels were unusable.
+    """A registered version. `metrics` are on held-out rows, the declared one first; `rows` labels were usable, `left_out` were not.
 
     `checks` are the gate's and `reason` why it is not champion; `split` says which rows were held out.
     """
@@ -128,7 +128,7 @@ def fit_and_log(
     """Train on a training set that fits the driver, judge it on held-out rows, register it and let the gate decide."""
     started = time.monotonic()
     run = train_run(project, table, lake_versions, progress, left_out=left_out, place=work or TrainingPlace())
-    return _registered(models, project, run, progress, left_out=left_out, promote=promote, started=started, place=work or TrainingPlace())
+    return _registered(models, project, run, progress, rows=table.num_rows, left_out=left_out, promote=promote, started=started, place=work or TrainingPlace())
 
 
 def train_run(project: Project, table: pa.Table, lake_versions: Mapping[str, int], progress: Progress, *, left_out: int, place: TrainingPlace) -> Run:
@@ -146,7 +146,7 @@ def train_run(project: Project, table: pa.Table, lake_versions: Mapping[str, int
 
 
 def _registered(
-    models: Models, project: Project, run: Run, progress: Progress, *, left_out: int, promote: bool, started: float, place: TrainingPlace
+    models: Models, project: Project, run: Run, progress: Progress, *, rows: int, left_out: int, promote: bool, started: float, place: TrainingPlace
 ) -> Trained:
     _, model = _learnable(project)
     root = place.kept or Path(tempfile.gettempdir()) / "anabranch-unfinished"
@@ -157,7 +157,7 @@ def _registered(
         version=found.version,
         champion=found.champion,
         metrics=run.metrics,
-        rows=int(run.metrics["rows_train"] + run.metrics["rows_test"]),
+        rows=rows,
         left_out=left_out,
         seconds=time.monotonic() - started,
         reason=found.verdict.reason,
