@@ -4,7 +4,9 @@ import logging
 import sys
 from functools import partial
 
-from jobs.settings import Settings, load_settings
+from features.errors import MisuseError
+from jobs.settings import ROOT, Settings, load_settings
+from serving.access import Access, Issuer
 from serving.app import Application, create_app
 from serving.context import Context
 from serving.server import run
@@ -12,6 +14,8 @@ from serving.server import run
 
 def serve(settings: Settings) -> None:
     """Run the REST server over the real stores; raises UnavailableError when its port is taken."""
+    if settings.serving.auth == "on":
+        _access(settings)  # what is wrong is said before workers are started
     run(settings.serving, partial(build, settings), partial(print, flush=True))
 
 
@@ -34,8 +38,28 @@ def build(settings: Settings) -> Application:
         settings=settings.serving,
         future_skew_seconds=settings.times.future_skew_seconds,
         clock=now_micros,
+        access=_access(settings) if settings.serving.auth == "on" else None,
     )
     return create_app(context)
+
+
+def _access(settings: Settings) -> Access:
+    """API keys of the data folder and the issuer's public keys; raises MisuseError for a file that is no public key."""
+    from stores.answers import now_micros
+    from stores.keys import ApiKeys
+
+    public = []
+    for name in settings.serving.jwt_public_keys:
+        try:
+            public.append((ROOT / name).read_text(encoding="ascii"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise MisuseError(f"serving.jwt_public_keys: {name} cannot be read ({error}): name PEM files of public keys") from error
+        if "PUBLIC KEY" not in public[-1]:
+            raise MisuseError(f"serving.jwt_public_keys: {name} holds no public key: name PEM files that begin with -----BEGIN PUBLIC KEY-----")
+    issuer = Issuer(public_keys=tuple(public), name=settings.serving.jwt_issuer, audience=settings.serving.jwt_audience)
+    access = Access(ApiKeys(settings.data / "keys.json").read, issuer, now_micros)
+    access.refresh()
+    return access
 
 
 def _log_to_stderr() -> None:

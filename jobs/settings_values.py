@@ -117,6 +117,20 @@ def names(value: object) -> tuple[str, ...]:
     return found
 
 
+def names_or_none(value: object) -> tuple[str, ...]:
+    """A list of text, or text with commas; it may be empty."""
+    return () if value in ("", []) else names(value)
+
+
+def boolean(value: object) -> bool:
+    """True or false."""
+    if isinstance(value, bool):
+        return value
+    if str(value).strip().lower() not in ("true", "false"):
+        raise ValueError("true or false")
+    return str(value).strip().lower() == "true"
+
+
 def pairs(value: object) -> dict[str, str]:
     """A table of text, or text as "key=value,key=value"."""
     if isinstance(value, str):

@@ -1,12 +1,15 @@
 """The REST server: its life, its routes and its pages. A running server tells its contract at /docs."""
 
 import logging
+import os
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from features.errors import AnabranchError
 from serving import catalogue, openapi, pages, requests
+from serving.access import Caller
 from serving.breaker import Breaker, Breakers
 from serving.context import Context
 from serving.endpoints import Endpoints
@@ -20,6 +23,9 @@ from serving.readiness import readiness
 
 log = logging.getLogger(__name__)
 PREFIX = "/v1/projects"
+_LAST_SECONDS = 2.0
+_OPEN = ("/", "/healthz", "/readyz")
+"""Pages that ask for no credentials: probes have none."""
 _HTML = (
     ("content-type", "text/html; charset=utf-8"),
     ("content-security-policy", "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"),
@@ -43,7 +49,7 @@ class Application:
         pause, failures = context.settings.breaker_seconds, context.settings.breaker_failures
         self._breakers = Breakers(store=Breaker("Cassandra", failures, pause), bus=Breaker("Kafka", failures, pause))
         self._endpoints = Endpoints(context, self.live, self.metrics, self.predictions, self._pools, self._breakers)
-        self._pages: dict[str, Callable[[], Awaitable[Response]]] = {
+        self._pages: dict[str, Callable[[Request], Awaitable[Response]]] = {
             "/": self._home, "/docs": self._docs, "/openapi.json": self._openapi, "/metrics": self._metrics,
             "/healthz": self._health, "/readyz": self._ready, PREFIX: self._catalogue,
         }  # fmt: skip
@@ -67,12 +73,16 @@ class Application:
 
     def __rsgi_del__(self, loop: object) -> None:
         self.stop()
+        end_within(_LAST_SECONDS)
 
     async def __rsgi__(self, scope: Scope, exchange: Exchange) -> None:
         if scope.proto != "http":
             return
         method = scope.method
-        request = Request(method, scope.path, content_type=scope.headers.get("content-type") or "")
+        headers = scope.headers
+        request = Request(method, scope.path, content_type=headers.get("content-type") or "")
+        if self._context.access is not None:
+            request.authorization, request.api_key = headers.get("authorization") or "", headers.get("x-api-key") or ""
         try:
             if method not in ("GET", "HEAD"):
                 request.body = await read_body(scope, exchange, self._settings.body_bytes)
@@ -92,10 +102,15 @@ class Application:
             if page is not None:
                 route = request.path
                 _allow(request, "GET")
-                response = await page()
+                self._admit(request, page=route)
+                response = await page(request)
             else:
+                # Without credentials nobody learns which projects there are.
+                caller = self._identify(request)
                 served, route, rest = self._resource(request.path)
                 project = served.project.name
+                if caller is not None:
+                    caller.require(project, "catalogue" if route == "project" else route)
                 response = await self._answer(request, served, route, rest)
         except AnabranchError as error:
             response = problem_response(of_error(error))
@@ -104,6 +119,24 @@ class Application:
             response = problem_response(ProblemError(500, "fault", "the server failed at this request: its log says where"))
         self.metrics.answered(route, project, response.status, started)
         return response
+
+    def _identify(self, request: Request) -> Caller | None:
+        """Who asks; None when everybody may. Raises a 401 problem."""
+        access = self._context.access
+        return None if access is None else access.identify(request.authorization, request.api_key)
+
+    def _admit(self, request: Request, page: str) -> None:
+        """Whether a page may be seen; probes and the way to them are open."""
+        if page in _OPEN:
+            return
+        caller, right = self._identify(request), "metrics" if page == "/metrics" else "catalogue"
+        if caller is not None and not caller.may_somewhere(right):
+            raise ProblemError(403, "forbidden", f"{caller.name} has no right to {right}: ask for a key or token that has")
+
+    def _shown(self, request: Request) -> list[Served]:
+        """The projects that the caller may see."""
+        caller = self._identify(request)
+        return [served for served in self.live if caller is None or caller.may(served.project.name, "catalogue")]
 
     def _resource(self, path: str) -> tuple[Served, str, str]:
         """Project, route and what follows it; a key may itself hold slashes."""
@@ -142,26 +175,26 @@ class Application:
 
     # -- pages ---------------------------------------------------------------------------------------------------------
 
-    async def _home(self) -> Response:
+    async def _home(self, request: Request) -> Response:
         return Response(307, b"", (("location", "/docs"),))
 
-    async def _docs(self) -> Response:
-        document = openapi.document([served.project for served in self.live])
+    async def _docs(self, request: Request) -> Response:
+        document = openapi.document([served.project for served in self._shown(request)], secured=self._context.access is not None)
         return Response(200, pages.docs(document).encode(), _HTML)
 
-    async def _openapi(self) -> Response:
-        return json_response(openapi.document([served.project for served in self.live]))
+    async def _openapi(self, request: Request) -> Response:
+        return json_response(openapi.document([served.project for served in self._shown(request)], secured=self._context.access is not None))
 
-    async def _metrics(self) -> Response:
+    async def _metrics(self, request: Request) -> Response:
         for served in self.live:
             self.metrics.show(served)
         self.metrics.show_stores(self._context.answers.kept, {"store": self._breakers.store.open, "bus": self._breakers.bus.open})
         return Response(200, self.metrics.text(), _PLAIN)
 
-    async def _health(self) -> Response:
+    async def _health(self, request: Request) -> Response:
         return json_response({"status": "alive"})
 
-    async def _ready(self) -> Response:
+    async def _ready(self, request: Request) -> Response:
         ready, document = await readiness(self._context, self.live, self._pools)
         if ready:
             return json_response(document)
@@ -169,8 +202,9 @@ class Application:
         problem = ProblemError(503, "not-ready", down)
         return problem_response(problem, document)
 
-    async def _catalogue(self) -> Response:
-        return json_response({"projects": [catalogue.entry(served) for served in self.live], "broken": self.live.broken})
+    async def _catalogue(self, request: Request) -> Response:
+        broken = self.live.broken if self._context.access is None else {}
+        return json_response({"projects": [catalogue.entry(served) for served in self._shown(request)], "broken": broken})
 
 
 def _allow(request: Request, method: str) -> None:
@@ -178,6 +212,17 @@ def _allow(request: Request, method: str) -> None:
         problem = ProblemError(405, "wrong-method", f"{request.method} is not possible here: use {method}")
         problem.headers = (("allow", "GET, HEAD" if method == "GET" else method),)
         raise problem
+
+
+def end_within(seconds: float) -> None:
+    """End this process in time, even when a library's thread still waits for a store that is away: nothing is left to be done."""
+
+    def end() -> None:
+        time.sleep(seconds)
+        logging.shutdown()
+        os._exit(0)
+
+    threading.Thread(target=end, name="end", daemon=True).start()
 
 
 def create_app(context: Context) -> Application:

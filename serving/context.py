@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from features.declaration import Project
+from serving.access import Access
 from serving.settings import ServingSettings
 
 
@@ -143,3 +144,5 @@ class Context:
     settings: ServingSettings
     future_skew_seconds: int
     clock: Callable[[], int]
+    access: Access | None = None
+    """Who may ask what; None lets everybody ask everything."""

@@ -1,7 +1,7 @@
 """HTTP as plain values, and the RSGI adapter that granian calls. Knows nothing of projects."""
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
@@ -21,6 +21,8 @@ class Request:
     path: str
     body: bytes = b""
     content_type: str = "application/json"
+    authorization: str = field(default="", repr=False)
+    api_key: str = field(default="", repr=False)
 
 
 @dataclass(slots=True)

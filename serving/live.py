@@ -77,6 +77,8 @@ class Live:
 
     def refresh(self) -> None:
         """Look at declarations, champions and manifests once; what belongs together is swapped together."""
+        if self._context.access is not None:
+            self._try("keys", self._context.access.refresh, None, {})
         changed = self.declarations()
         for name, served in list(self._served.items()):
             self._served[name] = self._look(changed.get(name, served))

@@ -16,11 +16,19 @@ _FORMATS = {"DATE": "date", "TIMESTAMP": "date-time"}
 _BITS = {"TINYINT": 8, "SMALLINT": 16, "INT": 32, "BIGINT": 64}
 
 
-def document(projects: Iterable[Project]) -> dict[str, Any]:
-    """The whole document."""
+def document(projects: Iterable[Project], *, secured: bool = False) -> dict[str, Any]:
+    """The whole document; `secured` when callers need a key or a token."""
     paths: dict[str, Any] = dict(_common())
     for project in projects:
         paths.update(_project(project))
+    components: Schema = {"schemas": {"Problem": _PROBLEM}, "responses": {"Problem": _problem_response()}}
+    if secured:
+        bearer = {"type": "http", "scheme": "bearer", "description": "An API key (anb_...) or a token of the issuer"}
+        components["securitySchemes"] = {"bearer": bearer, "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
+        for path, methods in paths.items():
+            for operation in methods.values() if path not in ("/healthz", "/readyz") else ():
+                operation["security"] = [{"bearer": []}, {"key": []}]
+                operation["responses"] = {**operation["responses"], **{code: {"$ref": "#/components/responses/Problem"} for code in ("401", "403")}}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -30,7 +38,7 @@ def document(projects: Iterable[Project]) -> dict[str, Any]:
             "Every error is application/problem+json and names the field to blame.",
         },
         "paths": paths,
-        "components": {"schemas": {"Problem": _PROBLEM}, "responses": {"Problem": _problem_response()}},
+        "components": components,
     }
 
 

@@ -8,7 +8,7 @@ from granian import Granian
 from granian.constants import Interfaces
 from granian.log import LogLevels
 
-from features.errors import UnavailableError
+from features.errors import MisuseError, UnavailableError
 from serving.app import Application
 from serving.settings import ServingSettings
 
@@ -18,11 +18,16 @@ log = logging.getLogger(__name__)
 def run(serving: ServingSettings, load: Callable[[], Application], tell: Callable[[str], object] = log.info) -> None:
     """Run workers that each `load` their application; `tell` gets its address.
 
-    Raises UnavailableError when the port is taken.
+    Raises UnavailableError when the port is taken, MisuseError when others could reach it and nothing keeps them out.
     """
+    if not _is_loopback(serving.host) and serving.auth == "off":
+        if not serving.open:
+            raise MisuseError(
+                f'serving.host {serving.host} can be reached by others, and serving.auth is off: set serving.auth = "on" '
+                "and make keys ('anabranch keys add PROJECT'), or say serving.open = true if everybody may ask"
+            )
+        log.warning("the REST server listens on %s, and everybody who reaches it may ask everything", serving.host)
     _check_port(serving)
-    if not _is_loopback(serving.host):
-        log.warning("the REST server listens on %s, where others can reach it: it has no authentication yet", serving.host)
     server = Granian(
         "anabranch",
         address=serving.host,
@@ -31,8 +36,8 @@ def run(serving: ServingSettings, load: Callable[[], Application], tell: Callabl
         workers=serving.workers,
         websockets=False,
         log_level=LogLevels.warning,
-        # A worker publishes what it has buffered before it ends; it gets that time and a little more.
-        workers_kill_timeout=int(serving.drain_seconds) + 5,
+        # A worker answers what was asked and publishes what it has buffered before it ends; it gets that time and a little more.
+        workers_kill_timeout=int(serving.bus_timeout_seconds + serving.drain_seconds) + 5,
     )
     server.on_startup(lambda: tell(f"REST server: {address(serving)}/docs"))
     server.serve(target_loader=load, wrap_loader=False)  # type: ignore[arg-type] # an object with __rsgi__ will do

@@ -10,6 +10,14 @@ class ServingSettings:
     host: str = "127.0.0.1"
     port: int = 8100
     workers: int = 1
+    auth: str = "off"
+    """``on``: an API key or a token for everything but the probes. ``off`` is for loopback."""
+    open: bool = False
+    """Listen where others can reach it although `auth` is off."""
+    jwt_public_keys: tuple[str, ...] = ()
+    """PEM files of the issuer's public keys; several while it changes them."""
+    jwt_issuer: str = ""
+    jwt_audience: str = ""
     store_threads: int = 2
     """Threads that wait for the stores where an answer is not awaited: current rows and readiness."""
     store_timeout_seconds: float = 2.0

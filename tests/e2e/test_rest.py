@@ -171,7 +171,8 @@ def test_river_of_answers(rest: Rest) -> None:
     assert rest.ask("GET", "{p}/features/never")[1]["features"]["x_sum"] is None
     status, several = rest.ask("POST", "{p}/predict", {"keys": ["k1", "never", *[f"n{i}" for i in range(300)], "k1"]})
     scores = [several["predictions"][position]["score"] for position in (0, -1)]
-    assert (status, scores) == (200, pytest.approx([answer["score"]] * 2, abs=1e-6))  # many rows are scored by the native model
+    assert status == 200
+    assert scores == pytest.approx([answer["score"]] * 2, abs=1e-6)  # many rows are scored by the native model
     assert several["predictions"][1]["batch_version"] == version
     for attempt in ("' OR '1'='1", "k1'; DROP TABLE manifest; --", "../../etc/passwd", "${jndi:ldap://x}", "{{7*7}}", "k1\u0000", "%27%20--"):
         found = rest.ask("POST", "{p}/predict", {"key": attempt})

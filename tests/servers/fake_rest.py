@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 from pathlib import Path
 
 from features.loading import load_project
@@ -15,6 +16,8 @@ def load() -> Application:
     """The application; what it published is written beside it when it stops."""
     found = bench(PROJECTS, load_project("heart_disease", (PROJECTS,)).model_features, _settings())
     found.store.stored[("p1",)] = {"age": 60}
+    if len(sys.argv) > 3 and "stuck" in json.loads(sys.argv[3]):
+        found.store.current = lambda *_: threading.Event().wait()  # type: ignore[method-assign, assignment, return-value]
     stop = found.app.stop
 
     def stop_and_tell() -> None:
@@ -28,6 +31,7 @@ def load() -> Application:
 
 def _settings() -> ServingSettings:
     more = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
+    more.pop("stuck", None)
     return ServingSettings(**{"port": int(sys.argv[1]), "body_bytes": 10_000, **more})
 
 

@@ -115,6 +115,15 @@ def test_stopping_publishes_what_is_buffered_and_loses_no_answer(running: Runnin
     assert int(running.told.read_text()) >= len(answered)
 
 
+def test_server_stops_in_time_although_a_store_never_answers(tmp_path: Path) -> None:
+    with started(tmp_path, stuck=True, store_timeout_seconds=0.2) as running:
+        assert running.ask("GET", "/v1/projects/heart_disease/scores/p1")[0] == 503
+        running.process.send_signal(signal.SIGTERM)
+        said, _ = running.process.communicate(timeout=20)
+    assert running.process.returncode == 0
+    assert "refused" not in said
+
+
 def test_port_that_is_taken_is_told_in_one_line(running: Running, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.servers.fake_rest", str(running.port), str(tmp_path / "second")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

@@ -1,0 +1,189 @@
+"""Who may ask what: keys, tokens, rights, and nothing open beyond loopback."""
+
+import asyncio
+import json
+import stat
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from features.errors import AnabranchError, MisuseError
+from features.times import DAY, SECOND
+from serving.access import Access, Issuer
+from serving.app import create_app
+from serving.http import Request
+from serving.server import run
+from serving.settings import ServingSettings
+from stores.keys import RIGHTS, ApiKeys
+from tests.serving_fakes import NOW, PROJECTS, Bench, bench
+
+HEART = "/v1/projects/heart_disease"
+PREDICT = b'{"features": {"age": 45}}'
+ISSUER = Issuer(name="https://issuer", audience="anabranch")
+
+
+def pair() -> tuple[str, str]:
+    """A private and a public key in PEM."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    secret = private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    public = private.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return secret.decode(), public.decode()
+
+
+PRIVATE, PUBLIC = pair()
+
+
+class Secured:
+    """A server that asks for credentials."""
+
+    def __init__(self, folder: Path) -> None:
+        self.keys = ApiKeys(folder / "keys.json")
+        self.now = [NOW]
+        self.access = Access(self.keys.read, replace(ISSUER, public_keys=(pair()[1], PUBLIC)), lambda: self.now[0])
+        self.bench: Bench = bench(PROJECTS, ("age",))
+        self.bench.app = create_app(replace(self.bench.app._context, access=self.access))
+        self.bench.app.live.refresh()
+
+    def key(self, project: str = "heart_disease", **more: Any) -> str:
+        text = self.keys.add(project, NOW, **more)[1]
+        self.access.refresh()
+        return text
+
+    def ask(self, method: str, path: str, credentials: str = "", body: bytes = b"", **more: str) -> tuple[int, Any, Mapping[str, str]]:
+        sent = Request(method, path, body, authorization=f"Bearer {credentials}" if credentials else "", **more)
+        response = asyncio.run(self.bench.app.handle(sent))
+        return response.status, json.loads(response.body) if response.body[:1] == b"{" else response.body, dict(response.headers)
+
+    def predict(self, credentials: str = "", **more: str) -> tuple[int, Any, Mapping[str, str]]:
+        return self.ask("POST", f"{HEART}/predict", credentials, PREDICT, **more)
+
+
+@pytest.fixture
+def secured(tmp_path: Path) -> Secured:
+    return Secured(tmp_path)
+
+
+def token(key: str = PRIVATE, algorithm: str = "ES256", **claims: Any) -> str:
+    """A good token for the fakes' time, which is the past: only its expiry is real."""
+    good = {"sub": "nurse", "iss": "https://issuer", "aud": "anabranch", "exp": 4_000_000_000, "scope": "heart_disease:predict"}
+    return jwt.encode({name: value for name, value in {**good, **claims}.items() if value is not None}, key, algorithm)
+
+
+def test_nothing_is_answered_without_credentials_but_the_probes(secured: Secured) -> None:
+    for method, path in (("POST", f"{HEART}/predict"), ("GET", f"{HEART}/features/p1"), ("GET", HEART), ("GET", "/v1/projects/nobody"),
+                         ("GET", "/v1/projects"), ("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/metrics"), ("GET", "/nothing")):  # fmt: skip
+        status, problem, headers = secured.ask(method, path)
+        assert (status, headers.get("www-authenticate")) == (401, 'Bearer realm="anabranch"'), (path, problem)
+    assert secured.ask("GET", "/healthz")[0] == secured.ask("GET", "/readyz")[0] == 200
+    assert secured.bench.store.reads == 0
+
+
+def test_key_is_good_for_its_project_and_its_rights_alone(secured: Secured) -> None:
+    key = secured.key()
+    assert secured.predict(key)[0] == 200
+    assert secured.predict(api_key=key)[0] == 200
+    assert secured.ask("GET", HEART, key)[0] == 200
+    status, problem, _ = secured.ask("POST", f"{HEART}/events/bracelet", key, b"{}")
+    assert (status, "no right to events for heart_disease" in problem["detail"]) == (403, True)
+    assert secured.ask("GET", "/metrics", key)[0] == 403
+    other = secured.key("shop", rights=RIGHTS)
+    assert secured.predict(other)[0] == 403
+    assert secured.ask("GET", "/v1/projects", other)[1]["projects"] == []
+    assert secured.ask("GET", "/metrics", secured.key("*", rights=["metrics"]))[0] == 200
+
+
+def test_key_is_changed_by_adding_a_new_one_and_revoking_the_old(secured: Secured) -> None:
+    old, new = secured.key(), secured.key()
+    assert secured.predict(old)[0] == secured.predict(new)[0] == 200
+    secured.keys.revoke("heart_disease", old.split("_")[1])
+    secured.bench.app.live.refresh()
+    status, problem, _ = secured.predict(old)
+    assert (status, "revoked" in problem["detail"]) == (401, True)
+    assert secured.predict(new)[0] == 200
+    with pytest.raises(MisuseError, match="has no key"):
+        secured.keys.revoke("shop", new.split("_")[1])
+
+
+def test_wrong_secret_and_expired_key_are_401(secured: Secured) -> None:
+    key = secured.key(expires=NOW + DAY)
+    assert secured.predict(f"{key[:-1]}{'A' if key[-1] != 'A' else 'B'}")[0] == 401
+    assert secured.predict(key)[0] == 200
+    secured.now[0] = NOW + DAY
+    status, problem, _ = secured.predict(key)
+    assert (status, "expired" in problem["detail"]) == (401, True)
+
+
+def test_secrets_are_neither_kept_nor_shown(secured: Secured) -> None:
+    key = secured.key()
+    secret = key.split("_", 2)[2]
+    assert secret not in secured.keys.file.read_text()
+    assert stat.S_IMODE(secured.keys.file.stat().st_mode) == 0o600
+    (entry,) = secured.keys.read().values()
+    assert entry.hash not in repr(entry)
+    assert secret not in repr(Request("GET", "/", authorization=f"Bearer {key}", api_key=key))
+    assert "BEGIN" not in repr(Issuer(public_keys=(PUBLIC,)))
+
+
+def test_token_of_the_issuer_is_believed_until_it_expires(secured: Secured) -> None:
+    good = token()
+    assert secured.predict(good)[0] == 200
+    assert secured.predict(token(scope="*:predict"))[0] == 200
+    assert secured.predict(token(scope="heart_disease:features shop:predict"))[0] == 403
+    assert secured.predict(token(scope=None))[0] == 403
+    secured.now[0] = (4_000_000_000 + 1) * SECOND
+    assert secured.access._believed
+    # What was believed once is looked at again: PyJWT has its own clock, so the memory alone is asked here.
+    known = next(iter(secured.access._believed.values()))
+    assert known.until is not None
+    assert known.until <= secured.now[0]
+
+
+@pytest.mark.parametrize(
+    ("forged", "reason"),
+    [
+        (token(exp=1_000_000_000), "expired"),
+        (token(exp=None), "lacks a claim"),
+        (token(pair()[0]), "not signed by an issuer"),
+        (token("a secret of 32 bytes or more: 0123456789", "HS256"), "public-key algorithm"),
+        (jwt.encode({"exp": 4_000_000_000}, "", "none"), "public-key algorithm"),
+        (token(iss="https://elsewhere"), "another issuer"),
+        (token(aud="others"), "another audience"),
+        (token(nbf=3_900_000_000), "not valid yet"),
+        (token()[:-4] + "AAAA", "not signed by an issuer"),
+        ("x.y.z", "cannot be read"),
+        ("anb_nothing_here", "unknown"),
+        ("\ud800", "cannot be read"),
+    ],
+)
+def test_expired_and_forged_tokens_are_401_with_a_reason(secured: Secured, forged: str, reason: str) -> None:
+    status, problem, _ = secured.predict(forged)
+    assert (status, reason in problem["detail"]) == (401, True), problem
+    assert forged not in problem["detail"]
+
+
+def test_damaged_file_of_keys_leaves_the_last_good_ones(secured: Secured) -> None:
+    key = secured.key()
+    secured.keys.file.write_text("{")
+    with pytest.raises(AnabranchError, match="cannot be read"):
+        secured.access.refresh()
+    secured.bench.app.live.refresh()
+    assert secured.predict(key)[0] == 200
+
+
+def test_page_says_how_to_send_credentials(secured: Secured) -> None:
+    document = secured.ask("GET", "/openapi.json", secured.key())[1]
+    assert document["paths"][f"{HEART}/predict"]["post"]["security"] == [{"bearer": []}, {"key": []}]
+    assert "security" not in document["paths"]["/healthz"]["get"]
+
+
+def test_server_that_others_can_reach_starts_only_with_authentication_or_when_told_so() -> None:
+    with pytest.raises(MisuseError, match=r"serving\.auth is off"):
+        run(ServingSettings(host="203.0.113.1", port=1), lambda: pytest.fail("it started"))
+    with pytest.raises(AnabranchError, match="cannot listen"):
+        run(ServingSettings(host="203.0.113.1", port=1, open=True), lambda: pytest.fail("it started"))
