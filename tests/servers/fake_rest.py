@@ -17,7 +17,7 @@ def load() -> Application:
     found = bench(PROJECTS, load_project("heart_disease", (PROJECTS,)).model_features, _settings())
     found.store.stored[("p1",)] = {"age": 60}
     if len(sys.argv) > 3 and "stuck" in json.loads(sys.argv[3]):
-        found.store.current = lambda *_: threading.Event().wait()  # type: ignore[method-assign, assignment, return-value]
+        found.store.current = lambda *_: threading.Event().wait()  # type: ignore[method-assign, assignment]
     stop = found.app.stop
 
     def stop_and_tell() -> None:
