@@ -42,7 +42,7 @@ test: setup ## Every test, the ones against real Kafka and Cassandra included: w
 	$(PY) -m pytest tests
 
 ##@ Speed
-BENCHES := features serving batch
+BENCHES := features serving batch quality
 .PHONY: bench
 bench: $(BENCHES:%=bench-%) ## Every benchmark; each prints a table and saves docs/benchmarks/<name>.{md,json}
 
@@ -50,6 +50,7 @@ bench: $(BENCHES:%=bench-%) ## Every benchmark; each prints a table and saves do
 bench-features: ## Training sets against DuckDB and Spark's window functions
 bench-serving: ## Answers over REST against bare reads and mlflow, and under a constant load; QUICK=1 for seconds
 bench-batch: ## Landing, builds and publishing against bare Spark, full builds and the plain driver
+bench-quality: ## The default trainer on the heart data, 10 x 10-fold, beside plain logistic regression
 $(BENCHES:%=bench-%): bench-%: setup .venv/.bench-stamp
 	$(PY) -m tests.bench.$* $(if $(QUICK),--quick)
 

@@ -63,7 +63,9 @@ def candidates(model: Model) -> list[Candidate]:
     weak = (("C", 1.0),) if model.task == "class" else (("alpha", 1e-3),)
     found = [Candidate(name=PLAIN if model.task == "class" else PLAIN_NUMBERS, trainer=simple, params=weak, plain=True)]
     found += [Candidate(name=name, trainer=name) for name in (simple, "forest", "xgboost", "auto") if model.task in TRAINERS[name].tasks]
-    if model.trainer not in {one.trainer for one in found} or model.params or model.search:
+    # What learns on Spark's workers is not for thousands of small fits.
+    on_driver = ":" in model.trainer or TRAINERS[model.trainer].spread != "always"
+    if on_driver and (model.trainer not in {one.trainer for one in found} or model.params or model.search):
         declared = tuple(model.params.items())
         found.append(Candidate(name=f"declared: {model.trainer}", trainer=model.trainer, params=declared, search=model.search))
     return found

@@ -60,7 +60,7 @@ def prepare(project: Project, model: Model, table: pa.Table, folders: tuple[Path
     columns = {name: values(table.column(name)) for name in project.model_features}
     inputs = tuple(given.learnt(columns[given.name][parts.train]) for given in model_inputs(project))
     matrix = InputCoder([given.described() for given in inputs]).matrix(columns)
-    empty = _empty(project, inputs, matrix[parts.train])
+    empty = check_empty(project, inputs, matrix[parts.train])
     test = table.filter(pa.array(parts.test)).append_column(GROUP, pa.array(groups[parts.test].astype(np.int64))).drop_columns([KEY, TIME])
     rows = training_rows(model, matrix[parts.train], target[parts.train], inputs, groups[parts.train].astype(np.int64), folders)
     return Prepared(rows=rows, test=test, matrix=matrix[parts.test], split=parts, empty=empty)
@@ -91,7 +91,7 @@ def whole_set(project: Project, model: Model, table: pa.Table, folders: tuple[Pa
     columns: Mapping[str, NDArray[Any]] = {name: values(table.column(name)) for name in project.model_features}
     inputs = tuple(given.learnt(columns[given.name]) for given in model_inputs(project))
     matrix = InputCoder([given.described() for given in inputs]).matrix(columns)
-    _empty(project, inputs, matrix)
+    check_empty(project, inputs, matrix)
     _, groups = np.unique(np.array(table.column(KEY).to_pylist(), dtype=object), return_inverse=True)
     return training_rows(model, matrix, table.column(TARGET).to_numpy().astype(np.float64), inputs, groups.astype(np.int64), folders)
 
@@ -103,7 +103,7 @@ def values(column: pa.ChunkedArray) -> NDArray[Any]:
     return np.array(column.to_pylist(), dtype=object)
 
 
-def _empty(project: Project, inputs: tuple[ModelInput, ...], matrix: Matrix) -> tuple[str, ...]:
+def check_empty(project: Project, inputs: tuple[ModelInput, ...], matrix: Matrix) -> tuple[str, ...]:
     """Features without any value; raises AnabranchError when that is all of them."""
     gone: NDArray[np.bool_] = np.asarray(np.isnan(matrix).all(axis=0))
     if gone.all():

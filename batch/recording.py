@@ -22,9 +22,9 @@ _PACKAGES = ("numpy", "pandas", "pyarrow", "pyspark", "delta-spark", "mlflow", "
 
 def assess(
     project: Project, model: Model, prepared: Prepared, fitted: Fitted, progress: Progress, *, lake_versions: Mapping[str, int], left_out: int,
-    about: Mapping[str, str], trials: Sequence[Mapping[str, object]] = (),
+    about: Mapping[str, str], trials: Sequence[Mapping[str, object]] = (), count: int | None = None,
 ) -> Run:  # fmt: skip
-    """The run of a fitted model, judged on the held-out rows."""
+    """The run of a fitted model, judged on the held-out rows; `count` rows trained it when `prepared` has but a sample of them."""
     many, _ = fitted.opened()
     target, groups, rows = prepared.target, prepared.groups, prepared.rows
     scores = many.predict(prepared.matrix)
@@ -32,7 +32,7 @@ def assess(
     test_found = measured(model.metric, model.task, target, scores, fitted.threshold, groups, SEED)
     train_found = measured(model.metric, model.task, rows.target, many.predict(rows.matrix), fitted.threshold, train_groups, SEED)
     metrics = {**test_found, **{f"train_{name}": value for name, value in train_found.items()}}
-    metrics |= {"rows_train": float(len(rows.target)), "rows_test": float(len(target))}
+    metrics |= {"rows_train": float(len(rows.target) if count is None else count), "rows_test": float(len(target))}
     slices = slice_results(model.declared_slices, prepared.columns(), model.metric, target, scores, fitted.threshold, groups, SEED)
     progress.step("importance of features, curves, model card")
     weight = importance(many.predict, prepared.matrix, target, rows.names, model.metric, fitted.threshold, SEED)

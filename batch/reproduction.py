@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pyspark.sql import SparkSession
 
-from batch.training import TrainingPlace, lake_training_set, train_run
+from batch.training import TrainingPlace, lake_run
 from features.declaration import Project
 from features.errors import MisuseError
 from stores.lake import Lake
@@ -40,7 +40,6 @@ def reproduce(
         )
     if not entry.lake_versions:
         raise MisuseError(f"version {version} of {project.name!r} recorded no lake versions: it was not trained from a lake")
-    table, left_out, versions = lake_training_set(spark, lake, project, progress, entry.lake_versions)
-    run = train_run(project, table, versions, progress, left_out=left_out, place=place or TrainingPlace())
+    run, _, _ = lake_run(spark, lake, project, progress, entry.lake_versions, place or TrainingPlace())
     names = dict.fromkeys([*entry.metrics, *run.metrics])
     return Reproduction(version=version, metrics={name: (entry.metrics.get(name), run.metrics.get(name)) for name in names})

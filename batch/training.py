@@ -20,7 +20,8 @@ from batch.promotion import Check
 from batch.recording import assess
 from batch.registering import register
 from batch.runs import Run, keep
-from batch.trainers import check_model, learn, tried
+from batch.spreading import prepare_frame
+from batch.trainers import check_model, learn, trainer, tried
 from features.declaration import Label, Project
 from features.errors import AnabranchError, DeclarationError, MisuseError
 from features.modelling import Model
@@ -70,29 +71,57 @@ def train(
     started = time.monotonic()
     _, model = _learnable(project)
     check_model(model)
-    table, left_out, versions = lake_training_set(spark, lake, project, progress, lake.versions(spark, project))
-    trained = fit_and_log(models, project, table, versions, progress, left_out=left_out, promote=promote, work=place)
-    seconds = time.monotonic() - started
-    log.info("trained project=%s version=%s rows=%d left_out=%d seconds=%.1f", project.name, trained.version, trained.rows, left_out, seconds)
-    return replace(trained, seconds=seconds)
+    place = place or TrainingPlace()
+    run, rows, left_out = lake_run(spark, lake, project, progress, lake.versions(spark, project), place)
+    trained = _registered(models, project, run, progress, rows=rows, left_out=left_out, promote=promote, started=started, place=place)
+    log.info("trained project=%s version=%s rows=%d left_out=%d seconds=%.1f", project.name, trained.version, rows, left_out, trained.seconds)
+    return trained
+
+
+def lake_run(spark: SparkSession, lake: Lake, project: Project, progress: Progress, versions: Mapping[str, int], place: TrainingPlace) -> tuple[Run, int, int]:
+    """Train and judge on the lake's `versions`: the run, how many labels were usable and how many were not; nothing is registered."""
+    _, model = _learnable(project)
+    check_model(model)
+    frame, total = _lake_frame(spark, lake, project, progress, versions)
+    found = trainer(model.trainer)
+    if total and found.learn_frame is not None and found.spreads(total, model.params):
+        prepared, given = prepare_frame(project, model, frame)
+        progress.step(f"split {prepared.split.how}")
+        progress.step(f"trainer {model.trainer} on Spark's workers: {given.count:,} rows, {len(prepared.rows.inputs)} features")
+        learnt = found.learn_frame(given)
+        run = assess(project, model, prepared, learnt.fitted(), progress, lake_versions=versions, left_out=0, about=place.about, count=given.count)
+        usable = frame.count()
+        return replace(run, parameters={**run.parameters, "labels_left_out": total - usable}), usable, total - usable
+    table = _collected(project, frame, total)
+    return train_run(project, table, versions, progress, left_out=total - table.num_rows, place=place), table.num_rows, total - table.num_rows
 
 
 def lake_training_set(
     spark: SparkSession, lake: Lake, project: Project, progress: Progress, versions: Mapping[str, int]
 ) -> tuple[pa.Table, int, Mapping[str, int]]:
-    """The training set of the lake's `versions`, how many labels were unusable, and the versions."""
+    """The training set of the lake's `versions` in memory, how many labels were unusable, and the versions."""
+    frame, total = _lake_frame(spark, lake, project, progress, versions)
+    table = _collected(project, frame, total)
+    return table, total - table.num_rows, versions
+
+
+def _lake_frame(spark: SparkSession, lake: Lake, project: Project, progress: Progress, versions: Mapping[str, int]) -> tuple[DataFrame, int]:
+    """The training set, and how many label events there are."""
     label, _ = _learnable(project)
     # The recorded versions, so that the training set can be made again whatever lands meanwhile.
     events = lake.distinct_events(spark, project, versions)
     progress.step("training set: features strictly before every label")
     labels = label_rows(label, events[label.source.name])
-    total = labels.count()
-    table = training_set(project, events, labels).toArrow()
-    left_out = total - table.num_rows
+    return training_set(project, events, labels), labels.count()
+
+
+def _collected(project: Project, frame: DataFrame, total: int) -> pa.Table:
+    label, _ = _learnable(project)
+    table = frame.toArrow()
     if table.num_rows == 0:
         why = f"all {total} have no key, time or target" if total else f"ingest or land {label.source.name!r} first"
         raise AnabranchError(f"project {project.name!r} has no labels to learn from: {why}")
-    return table, left_out, versions
+    return table
 
 
 def label_rows(label: Label, events: DataFrame) -> DataFrame:

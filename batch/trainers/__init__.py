@@ -3,9 +3,12 @@
 Each trainer is a value of its own module; nothing else asks for a trainer's name. A name with a colon is the user's own function.
 """
 
+from dataclasses import replace
+
 from batch.trainers.boosted import XGBOOST
 from batch.trainers.choice import AUTO, Chosen, search
 from batch.trainers.composed import compositions
+from batch.trainers.distributed import SPARK_TRAINERS, TrainingFrame, learn_xgboost_on_spark
 from batch.trainers.forest import FOREST
 from batch.trainers.graphs import PARITY
 from batch.trainers.linear import LINEAR, LOGISTIC
@@ -16,7 +19,21 @@ from features.errors import DeclarationError
 from features.modelling import Model, Search
 from stores.model_inputs import Fitted
 
-__all__ = ["PARITY", "SEED", "TRAINERS", "Learnt", "Trainer", "TrainingRows", "check_model", "check_trainer", "fit", "learn", "tried"]
+__all__ = [
+    "PARITY",
+    "SEED",
+    "TRAINERS",
+    "Learnt",
+    "Trainer",
+    "TrainingFrame",
+    "TrainingRows",
+    "check_model",
+    "check_trainer",
+    "fit",
+    "learn",
+    "trainer",
+    "tried",
+]
 
 
 def learn(name: str, rows: TrainingRows, wanted: Search | None = None) -> Learnt:
@@ -58,10 +75,10 @@ def check_model(model: Model) -> None:
 
 TRAINERS: dict[str, Trainer] = {
     "auto": AUTO,
-    "xgboost": XGBOOST,
+    "xgboost": replace(XGBOOST, learn_frame=learn_xgboost_on_spark),
     "logistic": LOGISTIC,
     "linear": LINEAR,
     "forest": FOREST,
     "sklearn": SKLEARN,
 }
-TRAINERS |= compositions(learn)
+TRAINERS |= SPARK_TRAINERS | compositions(learn)

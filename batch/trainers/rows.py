@@ -18,6 +18,8 @@ from stores.model_inputs import Fitted, ModelInput
 from stores.model_scoring import Matrix, Scores
 
 SEED = 7
+MANY = 2_000_000
+"""Rows; above, a trainer that can learns on Spark's workers."""
 SMALL = 5_000
 """Rows; below, deep trees only learn noise, and cross-validation is cheap."""
 
@@ -87,11 +89,22 @@ class Learnt(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
-    """A way to learn. `space` is what a search tries when the declaration says no more; `params` names those it takes (None: it looks itself)."""
+    """A way to learn. `space` is what a search tries when the declaration says no more.
+
+    `learn_frame` learns from a TrainingFrame on Spark's workers; `spread` says when: ``always``, or for ``many`` rows.
+    """
 
     tasks: tuple[str, ...]
     learn: Callable[[TrainingRows], Learnt]
     space: Mapping[str, object] = field(default_factory=dict)
+    learn_frame: Callable[[Any], Learnt] | None = None
+    spread: str = "many"
+
+    def spreads(self, count: int, params: Mapping[str, object]) -> bool:
+        """Is this training Spark's? The parameter `distributed` says so, else the number of rows."""
+        if self.learn_frame is None:
+            return False
+        return self.spread == "always" or bool(params.get("distributed", count > MANY))
 
 
 def check_params(trainer: str, given: Mapping[str, object], known: set[str]) -> None:

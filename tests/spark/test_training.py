@@ -9,6 +9,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from batch.reproduction import reproduce
 from batch.training import fit_and_log, label_rows, train, training_set
 from features import Count, FeatureView, Label, Last, Model, Project, Source
 from features.errors import AnabranchError, DeclarationError, MisuseError
@@ -18,7 +19,7 @@ from stores.lake import Lake
 from stores.models import Models
 from stores.progress import Silent
 from stores.settings import LakeSettings, ModelsSettings
-from tests.heart import read
+from tests.heart import fill, read
 
 
 def heart() -> pa.Table:
@@ -191,3 +192,26 @@ def test_a_target_that_is_a_text_is_refused(spark: SparkSession) -> None:
 def test_training_without_any_label_says_what_to_do(spark: SparkSession, models: Models, tmp_path: Path) -> None:
     with pytest.raises(AnabranchError, match="no labels to learn from: ingest or land 'diagnoses' first"):
         train(spark, Lake(LakeSettings(root=str(tmp_path))), models, project, Silent())
+
+
+@pytest.mark.parametrize("declared", [Model(trainer="logistic"), Model(trainer="spark-logistic", slices=("sex",))], ids=["driver", "workers"])
+def test_a_version_comes_out_again_whatever_has_landed_since(spark: SparkSession, models: Models, tmp_path: Path, declared: Model) -> None:
+    lake, mine = Lake(LakeSettings(root=str(tmp_path))), replace(project, model=declared)
+    rows = {"exams": read("exams.csv"), "diagnoses": read("diagnoses.csv")}
+    for source, found in rows.items():
+        fill(spark, lake, source, found[:200])
+    trained = train(spark, lake, models, mine, Silent())
+    assert trained.rows == 200
+    assert trained.metrics["rows_train"] + trained.metrics["rows_test"] == 200
+    assert trained.split.startswith("by time")
+    for source, found in rows.items():
+        fill(spark, lake, source, found[200:], version=2)
+    again = reproduce(spark, lake, models, mine, trained.version, Silent())
+    assert again.different == ()
+    assert {name: now for name, (_, now) in again.metrics.items()} == trained.metrics
+    if declared.trainer == "spark-logistic":
+        return
+    with pytest.raises(MisuseError, match="was trained from the declaration"):
+        reproduce(spark, lake, models, replace(mine, model=replace(declared, metric="f1")), trained.version, Silent())
+    with pytest.raises(MisuseError, match="has no model version '99'"):
+        reproduce(spark, lake, models, mine, "99", Silent())

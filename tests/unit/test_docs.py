@@ -36,3 +36,15 @@ def test_every_aggregate_is_named_on_the_page(name: str) -> None:
 @pytest.mark.parametrize("name", [kind.__name__ for kind in AGGREGATES])
 def test_every_aggregate_has_an_example(name: str) -> None:
     assert any(name in block.co_names for block in blocks()), f"{PAGE.name} has no example of {name}"
+
+
+def test_the_declarations_on_the_page_of_models_can_be_made() -> None:
+    text = (PAGE.parent / "models.md").read_text(encoding="utf-8")
+    examples = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert examples
+    for example in examples:
+        exec(compile(example, "models.md", "exec"), {})  # noqa: S102 - the page's own examples
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    from batch.trainers import TRAINERS
+
+    assert [name for name in TRAINERS if f"`{name}`" not in prose] == []

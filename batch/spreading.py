@@ -1,0 +1,86 @@
+"""Training sets that stay on Spark's workers: split there, judged on a sample of held-out rows that fits the driver."""
+
+import numpy as np
+import pyarrow as pa
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from batch.evaluation import SHARE
+from batch.preparing import GROUP, KEY, TARGET, TIME, Prepared, check_empty, training_rows, values
+from batch.splits import Split
+from batch.trainers import TrainingFrame
+from features.declaration import Project
+from features.errors import AnabranchError
+from features.modelling import Model
+from stores.model_inputs import model_inputs
+from stores.model_scoring import InputCoder
+
+MOST_TRAIN, MOST_TEST = 50_000, 200_000
+"""Rows that come to the driver: to design the columns on, and to judge on."""
+_SIDE, _PLACES = "_side", 1_000_000
+
+
+def prepare_frame(project: Project, model: Model, frame: DataFrame) -> tuple[Prepared, TrainingFrame]:
+    """As `prepare`, for a training set of any size; the frame's rows for training stay where they are."""
+    # Read several times, and dear to make.
+    frame = frame.persist(StorageLevel.DISK_ONLY)
+    sided, how, counts = _split(model, frame)
+    samples = {side: _sample(sided.where(F.col(_SIDE) == side), counts[side], most) for side, most in (("train", MOST_TRAIN), ("test", MOST_TEST))}
+    columns = {side: {name: values(table.column(name)) for name in project.model_features} for side, table in samples.items()}
+    inputs = tuple(given.learnt(columns["train"][given.name]) for given in model_inputs(project))
+    coder = InputCoder([given.described() for given in inputs])
+    matrix = {side: coder.matrix(found) for side, found in columns.items()}
+    empty = check_empty(project, inputs, matrix["train"])
+    groups = {
+        side: np.unique(np.array(table.column(KEY).to_pylist(), dtype=object), return_inverse=True)[1].astype(np.int64) for side, table in samples.items()
+    }
+    rows = training_rows(model, matrix["train"], samples["train"].column(TARGET).to_numpy().astype(np.float64), inputs, groups["train"])
+    test = samples["test"].append_column(GROUP, pa.array(groups["test"])).drop_columns([KEY, TIME])
+    nothing = np.zeros(0, dtype=bool)
+    prepared = Prepared(
+        rows=rows, test=test, matrix=matrix["test"], split=Split(train=nothing, test=nothing, kind=how.split()[1].strip(":"), how=how), empty=empty
+    )
+    return prepared, TrainingFrame(frame=sided.where(F.col(_SIDE) == "train"), count=counts["train"], rows=rows)
+
+
+def _split(model: Model, frame: DataFrame) -> tuple[DataFrame, str, dict[str, int]]:
+    """`_side` train, test or NULL, what it went by, and the rows of each; see batch/splits.py, whose rules these are."""
+    draws = F.pmod(F.xxhash64(KEY), F.lit(_PLACES)) < int(SHARE * _PLACES)
+    by_key = frame.withColumn(_SIDE, F.when(draws, "test").otherwise("train"))
+    why = ""
+    if model.split == "time":
+        moment = int(frame.agg(F.percentile_approx(TIME, 1 - SHARE, 10_000)).first()[0])  # type: ignore[index] # one row
+        spans = frame.groupBy(KEY).agg((F.max(TIME) >= moment).alias("_later"), (F.min(TIME) < moment).alias("_earlier"))
+        tests = F.when(F.col("_later") & F.col("_earlier"), draws).otherwise(F.col("_later"))
+        later = F.col(TIME) >= moment
+        side = F.when(later & tests, "test").when(~later & ~tests, "train")
+        by_time = frame.join(spans, KEY).withColumn(_SIDE, side).drop("_later", "_earlier")
+        counts = _counts(by_time, model.task)
+        if counts:
+            return by_time, f"by time: trained before {np.datetime64(moment, 'us')}Z, tested from then on", counts
+        why = " (the earlier or the later labels are too few or of one class)"
+    counts = _counts(by_key, model.task)
+    if not counts:
+        raise AnabranchError("labels are too few to train and to test on, or of one class: bring in more labels")
+    return by_key, f"by key: a quarter of the keys is held out{why}", counts
+
+
+def _counts(sided: DataFrame, task: str) -> dict[str, int]:
+    """Rows of both sides; empty when one of them is of no use."""
+    kind = (F.col(TARGET) if task == "class" else F.lit(0.0)).alias("_kind")
+    found = {(row[_SIDE], row["_kind"]): int(row["count"]) for row in sided.where(F.col(_SIDE).isNotNull()).groupBy(_SIDE, kind).count().collect()}
+    strange = [value for _, value in found if task == "class" and value not in (0.0, 1.0)]
+    if strange:
+        raise AnabranchError(f"the label's target gives {strange[0]:g}, not 0 or 1: write a condition such as 'num > 0', or use a metric for numbers")
+    wanted = [(side, value) for side in ("train", "test") for value in ((0.0, 1.0) if task == "class" else (0.0,))]
+    if any(found.get(one, 0) < 2 for one in wanted):
+        return {}
+    return {side: sum(count for (there, _), count in found.items() if there == side) for side in ("train", "test")}
+
+
+def _sample(side: DataFrame, count: int, most: int) -> pa.Table:
+    """About `most` rows at most, the same ones every time: chosen by a hash of key and time."""
+    if count > most:
+        side = side.where(F.pmod(F.xxhash64(TIME, KEY), F.lit(_PLACES)) < int(most / count * _PLACES))
+    return side.drop(_SIDE).toArrow().sort_by([(KEY, "ascending"), (TIME, "ascending"), (TARGET, "ascending")])
