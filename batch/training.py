@@ -84,7 +84,8 @@ def lake_run(spark: SparkSession, lake: Lake, project: Project, progress: Progre
     check_model(model)
     frame, total = _lake_frame(spark, lake, project, progress, versions)
     found = trainer(model.trainer)
-    if total and found.learn_frame is not None and found.spreads(total, model.params):
+    # A search makes many trainings: they stay on the driver unless the declaration says otherwise.
+    if total and found.learn_frame is not None and model.search is None and found.spreads(total, model.params):
         prepared, given = prepare_frame(project, model, frame)
         progress.step(f"split {prepared.split.how}")
         progress.step(f"trainer {model.trainer} on Spark's workers: {given.count:,} rows, {len(prepared.rows.inputs)} features")

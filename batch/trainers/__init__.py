@@ -68,9 +68,18 @@ def check_trainer(name: str, task: str | None = None) -> None:
 
 
 def check_model(model: Model) -> None:
-    """Raises DeclarationError unless the model's trainer, and its members', are there and learn what the metric asks for."""
+    """Raises DeclarationError unless the model's trainer, and its members', are there and do what the declaration asks for."""
     for name in (model.trainer, *[member.trainer for member in model.declared_members]):
         check_trainer(name, model.task)
+        if ":" in name and model.class_weight is not None:
+            raise DeclarationError(f"model: class_weight is declared, but {name!r} is your own function and weighs rows itself: leave it out")
+    found = trainer(model.trainer)
+    if model.search is not None and found.spread == "always":
+        raise DeclarationError(
+            f"model: a search makes many small trainings, which {model.trainer!r} on Spark's workers is not for: use a trainer of the driver"
+        )
+    if model.search is not None and not (model.search.space or found.space):
+        raise DeclarationError(f"model: trainer {model.trainer!r} has no parameters to search by itself: give Search(space={{...}})")
 
 
 TRAINERS: dict[str, Trainer] = {

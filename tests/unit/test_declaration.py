@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 import features as f
-from features import Count, FeatureView, Label, Last, LastK, Max, Mean, Min, Model, Project, Rate, Source, Sum
+from features import Count, FeatureView, Gate, Label, Last, LastK, Max, Mean, Min, Model, Project, Rate, Search, Slice, Source, Sum
 from features.errors import DeclarationError, MisuseError
 from features.schema import columns_used, expression_type, parse_schema, parse_type
 from features.times import DAY, HOUR, MINUTE, SECOND
+from projects.heart_disease import project as heart
 
 SCHEMA = "id STRING, who STRING, time TIMESTAMP, x DOUBLE, n BIGINT, d DECIMAL(12,2), big DECIMAL(38,2), s STRING, b BOOLEAN, raw BINARY, day DATE, score INT"
 SOURCE: dict[str, Any] = {"name": "things", "topic": "things", "id": "id", "time": "time", "schema": SCHEMA}
@@ -290,3 +291,48 @@ def test_a_semicolon_or_dashes_in_a_text_are_only_text() -> None:
 
 def test_a_declaration_error_is_misuse() -> None:
     assert issubclass(DeclarationError, MisuseError)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"split": "random"}, "split 'random' is unknown: use time or key"),
+        ({"categories": "sex"}, "tuples"),
+        ({"class_weight": {0: 1.0}}, "class_weight is"),
+        ({"class_weight": "balanced", "metric": "rmse"}, "for classes, but the metric 'rmse' is for numbers"),
+        ({"trainer": "my:own:function"}, "no name of a function"),
+        ({"trainer": "ensemble"}, "need them, others have none"),
+        ({"members": ("logistic",)}, "need them, others have none"),
+    ],
+)
+def test_a_model_that_cannot_be_meant_is_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(DeclarationError, match=said):
+        Model(**given)
+
+
+def test_gates_searches_and_slices_that_cannot_be_meant_are_refused() -> None:
+    with pytest.raises(DeclarationError, match=r"confidence is 0\.2"):
+        Gate(confidence=0.2)
+    with pytest.raises(DeclarationError, match="must be above 0"):
+        Gate(parity=0)
+    with pytest.raises(DeclarationError, match="0 trials"):
+        Search(trials=0)
+    spaces: tuple[dict[str, object], ...] = ({"eta": (0.3, 0.1)}, {"eta": (0.0, 0.1, "log")}, {"eta": []}, {"eta": 3})
+    for space in spaces:
+        with pytest.raises(DeclarationError, match="search space 'eta'"):
+            Search(space=space)
+    with pytest.raises(DeclarationError, match="give bounds that grow"):
+        Slice(feature="age", bands=(55, 40))
+    with pytest.raises(DeclarationError, match="model slice 'agee' is in no view"):
+        replace(heart, model=Model(slices=("agee",)))
+    with pytest.raises(DeclarationError, match=r"category 'sex' is not among Model\(features"):
+        replace(heart, model=Model(features=("age",), categories=("sex",)))
+
+
+def test_what_changes_the_learning_changes_the_fingerprint_and_what_only_judges_does_not() -> None:
+    prints = {
+        replace(heart, model=model).fingerprint
+        for model in (Model(), Model(categories=("cp",)), Model(split="key"), Model(class_weight="balanced"), Model(search=Search()))
+    }
+    assert len(prints) == 5
+    assert replace(heart, model=Model(gate=Gate(minimum=0.9), slices=("sex",))).fingerprint == replace(heart, model=Model()).fingerprint

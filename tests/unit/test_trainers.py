@@ -14,12 +14,12 @@ import skops.io.exceptions
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from batch.trainers import TrainingRows, check_trainer, fit, learn, tried
+from batch.trainers import TrainingRows, check_model, check_trainer, fit, learn, tried
 from batch.trainers.graphs import at_most
 from batch.trainers.scikit import trusted_bytes
 from batch.trainers.validation import folds
 from features.errors import AnabranchError, DeclarationError
-from features.modelling import Member, Search
+from features.modelling import Member, Model, Search
 from projects.heart_disease import ATTRIBUTES
 from stores.model_inputs import Fitted, ModelInput
 from stores.model_scoring import InputCoder, SkopsModel, open_models
@@ -362,3 +362,15 @@ def test_folds_keep_a_key_together_and_fewer_keys_than_folds_are_refused() -> No
         folds(target, groups, "class", 11, 1)
     with pytest.raises(AnabranchError, match="there are 30 keys for 31 folds"):
         folds(target, groups, "number", 31, 1)
+
+
+def test_declarations_that_a_trainer_cannot_follow_are_refused_before_anything_is_trained() -> None:
+    check_model(Model(trainer="xgboost", search=Search(), class_weight="balanced"))
+    for model, said in {
+        "own": (Model(trainer="mine:function", class_weight="balanced"), "is your own function and weighs rows itself"),
+        "spark": (Model(trainer="spark-forest", search=Search()), "on Spark's workers is not for"),
+        "auto": (Model(search=Search()), "'auto' has no parameters to search by itself"),
+        "member": (Model(trainer="ensemble", members=("logistic", "linear")), "'linear' cannot learn a class"),
+    }.values():
+        with pytest.raises(DeclarationError, match=said):
+            check_model(model)
