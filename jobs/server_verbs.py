@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def up(
-    further: Annotated[list[str] | None, typer.Option("--with", metavar="SERVER", help="Also start this: hdfs, spark (may be repeated).")] = None,
+    further: Annotated[list[str] | None, typer.Option("--with", metavar="SERVER", help="Also start this: hdfs, spark, nginx (may be repeated).")] = None,
 ) -> None:
     """Start the embedded servers: Kafka, Cassandra, and those asked for."""
     asked = [name.strip() for text in further or [] for name in text.split(",") if name.strip()]
@@ -34,8 +34,12 @@ def status() -> None:
     servers.status(load_settings(None, None))
 
 
-def serve() -> None:
+def serve(
+    port: Annotated[int | None, typer.Option(help="Listen here instead of serving.port: for a second server behind the gateway.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that answer, instead of serving.workers.")] = None,
+) -> None:
     """Answer over REST until stopped."""
     from jobs.serve import serve as run_server
 
-    run_server(load_settings(None, None))
+    given = {"serving.port": port, "serving.workers": workers}
+    run_server(load_settings(None, {name: value for name, value in given.items() if value is not None}))

@@ -66,6 +66,11 @@ class ServerSettings:
     spark_port: int
     spark_http_port: int
     spark_worker_memory: str
+    nginx_port: int
+    nginx_upstreams: tuple[str, ...]
+    nginx_rate: int
+    nginx_tls_certificate: str
+    nginx_tls_key: str
     start_limit_seconds: int
 
 
@@ -154,6 +159,11 @@ _KEYS: dict[str, dict[str, Parser]] = {
         "spark_port": kind.port,
         "spark_http_port": kind.port,
         "spark_worker_memory": kind.memory,
+        "nginx_port": kind.port,
+        "nginx_upstreams": kind.names,
+        "nginx_rate": kind.positive,
+        "nginx_tls_certificate": kind.text,
+        "nginx_tls_key": kind.text,
         "start_limit": kind.duration,
     },
 }
