@@ -3,6 +3,8 @@
 import http.client
 import json
 import multiprocessing
+import os
+import signal
 import socket
 import time
 import uuid
@@ -20,6 +22,7 @@ from batch.trainers import TrainingRows, fit
 from features.declaration import Project
 from features.loading import load_project
 from features.times import HOUR, floor_to, format_time
+from jobs.processes import read_record
 from jobs.serve import serve
 from jobs.settings import Settings
 from stores.answers import now_micros
@@ -198,6 +201,32 @@ def test_events_reach_their_topic_and_predictions_theirs(rest: Rest) -> None:
         20, lambda: [r for r in _messages(rest, f"predictions.{rest.project.name}") if r["asked"]["features"] == {"x_count": 7}] or None, "the prediction"
     )
     assert sent[0]["answered"]["model_version"] == sent[0]["versions"]["model"]
+
+
+def test_cassandra_that_stands_still_leaves_degraded_answers_of_known_keys(rest: Rest) -> None:
+    until(30, lambda: _fresh(rest.ask("POST", "{p}/predict", {"key": "k1"})), "an answer")
+    record = read_record(rest.settings.data / "run" / "cassandra.json")
+    assert record is not None
+    os.kill(record.pid, signal.SIGSTOP)
+    try:
+        status, answer = rest.ask("POST", "{p}/predict", {"key": "k1"})
+        assert (status, answer["degraded"]) == (200, True)
+        assert "are missing, for Cassandra" in answer["degraded_reason"]
+        assert rest.ask("POST", "{p}/predict", {"key": "never seen before"})[0] == 503
+        for _ in range(4):
+            rest.ask("POST", "{p}/predict", {"key": "k1"})
+        started = time.monotonic()
+        assert rest.ask("POST", "{p}/predict", {"key": "k1"})[1]["degraded"] is True
+        assert time.monotonic() - started < 1.0  # the breaker is open: nobody waits for the store
+        assert rest.ask("GET", "/readyz")[0] == 503
+        assert rest.ask("GET", "/healthz")[0] == 200
+    finally:
+        os.kill(record.pid, signal.SIGCONT)
+    until(30, lambda: _fresh(rest.ask("POST", "{p}/predict", {"key": "k1"})), "an answer that is not degraded")
+
+
+def _fresh(answer: tuple[int, Any]) -> bool | None:
+    return answer[0] == 200 and answer[1]["degraded"] is False or None
 
 
 def test_current_row_is_read(rest: Rest) -> None:
