@@ -1,7 +1,9 @@
 """Serve: answers over REST in the foreground, until SIGTERM or Ctrl-C. Needs no JVM."""
 
 import logging
+import shutil
 import sys
+from dataclasses import replace
 from functools import partial
 
 from features.errors import MisuseError
@@ -16,6 +18,10 @@ def serve(settings: Settings) -> None:
     """Run the REST server over the real stores; raises UnavailableError when its port is taken."""
     if settings.serving.auth == "on":
         _access(settings)  # what is wrong is said before workers are started
+    if settings.serving.workers > 1:
+        shared = settings.data / "run" / f"rest-{settings.serving.port}"
+        shutil.rmtree(shared, ignore_errors=True)
+        settings = replace(settings, serving=replace(settings.serving, shared=shared))
     run(settings.serving, partial(build, settings), partial(print, flush=True))
 
 

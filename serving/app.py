@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from features.errors import AnabranchError
-from serving import catalogue, openapi, pages, requests
+from serving import catalogue, openapi, pages, requests, workers
 from serving.access import Caller
 from serving.breaker import Breaker, Breakers
 from serving.context import Context
@@ -40,7 +40,7 @@ class Application:
     def __init__(self, context: Context) -> None:
         self._context, self._settings = context, context.settings
         self.metrics = Metrics()
-        self.live = Live(context)
+        self.live = Live(context, self._leave_metrics)
         self.predictions = Predictions(context.bus, self.metrics, context.settings.prediction_buffer)
         self._pools = Pools(
             store=ThreadPoolExecutor(context.settings.store_threads, thread_name_prefix="store"),
@@ -186,10 +186,18 @@ class Application:
         return json_response(openapi.document([served.project for served in self._shown(request)], secured=self._context.access is not None))
 
     async def _metrics(self, request: Request) -> Response:
+        text = self._own_metrics()
+        return Response(200, text if self._settings.shared is None else workers.together(self._settings.shared, text), _PLAIN)
+
+    def _own_metrics(self) -> bytes:
         for served in self.live:
             self.metrics.show(served)
         self.metrics.show_stores(self._context.answers.kept, {"store": self._breakers.store.open, "bus": self._breakers.bus.open})
-        return Response(200, self.metrics.text(), _PLAIN)
+        return self.metrics.text()
+
+    def _leave_metrics(self) -> None:
+        if self._settings.shared is not None:
+            workers.leave(self._settings.shared, self._own_metrics())
 
     async def _health(self, request: Request) -> Response:
         return json_response({"status": "alive"})

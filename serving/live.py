@@ -35,10 +35,10 @@ class Served:
 
 
 class Live:
-    """The projects being served; `refresh` looks once, `start` keeps looking until `stop`."""
+    """The projects being served; `refresh` looks once, `start` keeps looking until `stop`, and calls `after` each time."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, context: Context, after: Callable[[], object] = lambda: None) -> None:
+        self._context, self._after = context, after
         self._served: dict[str, Served] = {}
         self._stamps: dict[str, Stamp] = {}
         self._reported: dict[tuple[str, str], str] = {}
@@ -70,6 +70,7 @@ class Live:
         while True:
             try:
                 self.refresh()
+                self._after()
             except Exception:
                 log.exception("looking for new declarations, models and batch versions failed; it is tried again")
             if self._stopping.wait(self._context.settings.refresh_seconds):

@@ -1,6 +1,7 @@
 """How the server behaves; read from conf and the environment by jobs/settings.py alone."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,5 +39,7 @@ class ServingSettings:
     """The largest request body."""
     prediction_buffer: int = 10_000
     """Predictions that wait to be published; more than these are dropped and counted, never waited for."""
+    shared: Path | None = None
+    """Where workers leave their metrics for each other; needed when there are several."""
     drain_seconds: float = 5.0
     """How long a stopping server tries to publish what is buffered."""

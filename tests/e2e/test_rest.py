@@ -226,7 +226,7 @@ def test_cassandra_that_stands_still_leaves_degraded_answers_of_known_keys(rest:
 
 
 def _fresh(answer: tuple[int, Any]) -> bool | None:
-    return answer[0] == 200 and answer[1]["degraded"] is False or None
+    return (answer[0] == 200 and answer[1]["degraded"] is False) or None
 
 
 def test_current_row_is_read(rest: Rest) -> None:

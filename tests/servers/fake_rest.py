@@ -32,6 +32,8 @@ def load() -> Application:
 def _settings() -> ServingSettings:
     more = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
     more.pop("stuck", None)
+    if "shared" in more:
+        more["shared"] = Path(more["shared"])
     return ServingSettings(**{"port": int(sys.argv[1]), "body_bytes": 10_000, **more})
 
 

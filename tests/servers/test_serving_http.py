@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -122,6 +123,22 @@ def test_server_stops_in_time_although_a_store_never_answers(tmp_path: Path) -> 
         said, _ = running.process.communicate(timeout=20)
     assert running.process.returncode == 0
     assert "refused" not in said
+
+
+def test_metrics_of_several_workers_add_up(tmp_path: Path) -> None:
+    with started(tmp_path, workers=2, shared=str(tmp_path / "shared"), refresh_seconds=0.1) as running:
+        for _ in range(20):
+            assert running.ask("POST", PREDICT, b'{"features": {"age": 45}}')[0] == 200
+        deadline = time.monotonic() + 20
+        counts: dict[str, float] = {}
+        while sum(counts.values()) < 20 or len(counts) < 2:
+            assert time.monotonic() < deadline, counts
+            text = running.ask("GET", "/metrics")[2].decode()
+            found = re.findall(r'anabranch_requests_total\{worker="(\d+)",project="heart_disease",route="predict",status="200"\} (\S+)', text)
+            workers = set(re.findall(r'worker="(\d+)"', text))
+            counts = dict.fromkeys(workers, 0.0) | {worker: float(count) for worker, count in found}
+    assert sum(counts.values()) == 20
+    assert text.count("# TYPE anabranch_requests_total counter") == 1
 
 
 def test_port_that_is_taken_is_told_in_one_line(running: Running, tmp_path: Path) -> None:
