@@ -240,3 +240,11 @@ def test_a_declaration_to_begin_with_is_sound_and_never_written_over(told: Told)
     assert "my_things.py exists already: choose another name, or edit it" in ended.line
     for name in ("Bad", "my-things", "2things", "my__things", "a" * 41):
         assert told("init", name).code == 2
+
+
+def test_a_promotion_past_the_gate_needs_both_the_word_and_the_reason(told: Told) -> None:
+    told.declare("flights", GOOD)
+    for words in (["--force"], ["--reason", "because"], ["--force", "--reason", " "]):
+        ended = told("promote", "flights", "1", *words)
+        assert (ended.code, ended.out) == (2, "")
+        assert "--force and --reason TEXT belong together" in ended.line
