@@ -5,11 +5,13 @@
 The file is replaced whole, readable by its owner only. Several servers may share it; each looks at it again and again.
 """
 
+import fcntl
 import hashlib
 import hmac
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -64,18 +66,27 @@ class ApiKeys:
             raise MisuseError(f"right {unknown[0] if unknown else ''!r} is unknown: rights are {', '.join(RIGHTS)}")
         secret, ident = secrets.token_urlsafe(32), secrets.token_hex(4)
         entry = ApiKey(id=ident, project=project, rights=tuple(rights), name=name, created=now, expires=expires, hash=_hash(secret))
-        self._write([*self.read().values(), entry])
+        with self._changing():
+            self._write([*self.read().values(), entry])
         return entry, f"anb_{ident}_{secret}"
 
     def revoke(self, project: str, ident: str) -> None:
         """Forget a key of the project."""
-        known = self.read()
-        if ident not in known or known[ident].project != project:
-            raise MisuseError(f"project {project!r} has no key {ident!r}: 'anabranch keys list {project}' shows them")
-        self._write([entry for entry in known.values() if entry.id != ident])
+        with self._changing():
+            known = self.read()
+            if ident not in known or known[ident].project != project:
+                raise MisuseError(f"project {project!r} has no key {ident!r}: 'anabranch keys list {project}' shows them")
+            self._write([entry for entry in known.values() if entry.id != ident])
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """One change at a time: two at once would lose one of them, and a revoked key must not come back."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _write(self, entries: Sequence[ApiKey]) -> None:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
         draft = self.file.with_suffix(".new")
         draft.touch(mode=0o600)
         draft.write_text(json.dumps({"keys": [asdict(entry) for entry in entries]}, indent=1), encoding="utf-8")
