@@ -7,9 +7,10 @@ Below the checkpoint:
 """
 
 import json
-from typing import Any
 
 from pyspark.sql import SparkSession
+
+from stores.files import hadoop, read_text
 
 
 def committed_offsets(spark: SparkSession, checkpoint: str, topic: str) -> dict[int, int]:
@@ -17,30 +18,14 @@ def committed_offsets(spark: SparkSession, checkpoint: str, topic: str) -> dict[
     done = _numbers(spark, f"{checkpoint}/commits")
     if not done:
         return {}
-    lines = _read(spark, f"{checkpoint}/offsets/{max(done)}").splitlines()
+    lines = read_text(spark, f"{checkpoint}/offsets/{max(done)}").splitlines()
     found: dict[str, int] = json.loads(lines[-1]).get(topic, {})
     return {int(partition): offset for partition, offset in found.items()}
 
 
 def _numbers(spark: SparkSession, folder: str) -> list[int]:
-    path, system = _open(spark, folder)
+    system, path = hadoop(spark, folder)
     if not system.exists(path):
         return []
     names = [status.getPath().getName() for status in system.listStatus(path)]
     return [int(name) for name in names if name.isdigit()]
-
-
-def _read(spark: SparkSession, file: str) -> str:
-    path, system = _open(spark, file)
-    stream = system.open(path)
-    try:
-        return bytes(stream.readAllBytes()).decode()
-    finally:
-        stream.close()
-
-
-def _open(spark: SparkSession, name: str) -> tuple[Any, Any]:
-    """A path and its file system, whichever the lake is on: Spark's own connectors read it."""
-    jvm: Any = spark._jvm  # noqa: SLF001
-    path = jvm.org.apache.hadoop.fs.Path(name)
-    return path, path.getFileSystem(spark._jsc.hadoopConfiguration())  # noqa: SLF001

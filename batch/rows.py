@@ -12,6 +12,7 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
 from features.errors import MisuseError
+from stores.files import hadoop, hadoop_child
 
 MARKER = "_anabranch.json"
 """A file in every folder written here; a folder without it is somebody else's and never replaced."""
@@ -20,10 +21,10 @@ _FORMATS = {"csv": "csv", "json": "json", "jsonl": "json", "ndjson": "json", "pa
 
 def read_rows(spark: SparkSession, path: str) -> DataFrame:
     """Rows of a CSV with header (all columns STRING), JSON lines or Parquet file or folder, or of a Delta folder."""
-    files, place = _file_system(spark, path)
+    files, place = hadoop(spark, path)
     if not files.exists(place):
         raise MisuseError(f"there is no file or folder {path}: give a CSV, JSON lines, Parquet or Delta data set")
-    if files.exists(_child(spark, place, "_delta_log")):
+    if files.exists(hadoop_child(spark, place, "_delta_log")):
         return spark.read.format("delta").load(path)
     kind = _kind(files, place)
     if kind is None:
@@ -53,12 +54,12 @@ def _of_name(name: str) -> str | None:
 
 def check_replaceable(spark: SparkSession, path: str) -> None:
     """Raises MisuseError unless `path` does not exist, is an empty folder, or is a folder written here."""
-    files, place = _file_system(spark, path)
+    files, place = hadoop(spark, path)
     if not files.exists(place):
         return
     if files.getFileStatus(place).isFile():
         raise MisuseError(f"{path} is a file: results are a folder, so give the name of a new or empty one")
-    if len(files.listStatus(place)) > 0 and not files.exists(_child(spark, place, MARKER)):
+    if len(files.listStatus(place)) > 0 and not files.exists(hadoop_child(spark, place, MARKER)):
         raise MisuseError(f"{path} holds files that were not written by Anabranch and would be lost: give a new or empty folder")
 
 
@@ -69,9 +70,9 @@ def write_rows(rows: DataFrame, path: str, about: Mapping[str, object]) -> int:
     """
     spark = rows.sparkSession
     check_replaceable(spark, path)
-    files, place = _file_system(spark, path)
+    files, place = hadoop(spark, path)
     # Beside the target, so that the last step is a rename and not a copy.
-    staging = _child(spark, place.getParent() or place, f".{place.getName()}-{uuid.uuid4().hex[:12]}")
+    staging = hadoop_child(spark, place.getParent() or place, f".{place.getName()}-{uuid.uuid4().hex[:12]}")
     counted = Observation()
     writer = rows.observe(counted, F.count(F.lit(1)).alias("rows")).write
     try:
@@ -80,7 +81,7 @@ def write_rows(rows: DataFrame, path: str, about: Mapping[str, object]) -> int:
         else:
             writer.parquet(staging.toString())
         count = int(counted.get["rows"])
-        _note(files, _child(spark, staging, MARKER), {**about, "rows": count})
+        _note(files, hadoop_child(spark, staging, MARKER), {**about, "rows": count})
         files.delete(place, True)
         files.rename(staging, place)
     finally:
@@ -92,14 +93,3 @@ def _note(files: Any, place: Any, about: Mapping[str, object]) -> None:
     stream = files.create(place)
     stream.write(bytearray(json.dumps(about).encode()))
     stream.close()
-
-
-def _file_system(spark: SparkSession, path: str) -> tuple[Any, Any]:
-    """Hadoop's file system of `path`, which Spark has no Python name for, and the absolute path in it."""
-    place = spark._jvm.org.apache.hadoop.fs.Path(path)  # type: ignore[union-attr]  # noqa: SLF001
-    files = place.getFileSystem(spark._jsparkSession.sessionState().newHadoopConf())  # noqa: SLF001
-    return files, files.makeQualified(place)
-
-
-def _child(spark: SparkSession, place: Any, name: str) -> Any:
-    return spark._jvm.org.apache.hadoop.fs.Path(place, name)  # type: ignore[union-attr]  # noqa: SLF001
