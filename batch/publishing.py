@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from batch.landing import find_source
-from batch.landing_files import check_file, open_text
+from batch.landing_files import check_file, find_files, open_text
+from batch.landing_loads import find_source
 from features.declaration import Project, Source
 from features.errors import EventError, MisuseError
 from features.keys import key_text
@@ -33,7 +33,10 @@ def publish_file(bus: Bus, project: Project, source_name: str, path: Path, progr
     source = find_source(project, source_name)
     if source.topic is None:
         raise MisuseError(f"source {source.name!r} has no topic: give it one in the declaration, or load the file with 'anabranch ingest'")
-    file = check_file(path.resolve(), source)
+    found = find_files([str(path)], None)
+    if len(found) != 1:
+        raise MisuseError(f"{path} names {len(found)} files: publish them one by one")
+    file = check_file(found[0], source, None)
     if file.format == "parquet":
         raise MisuseError(f"{path} is Parquet, which cannot be published row by row: give CSV or JSON lines, or load it with 'anabranch ingest'")
     progress.step(f"publishing {path.name} to {source.topic}")
@@ -43,7 +46,7 @@ def publish_file(bus: Bus, project: Project, source_name: str, path: Path, progr
     return bus.publish(source.topic, _counted(rows, progress))
 
 
-def _csv_messages(path: Path, source: Source, keys: tuple[str, ...]) -> Iterator[tuple[bytes | None, bytes]]:
+def _csv_messages(path: str, source: Source, keys: tuple[str, ...]) -> Iterator[tuple[bytes | None, bytes]]:
     types = {column.name: column.type for column in source.columns}
     with open_text(path) as text:
         lines = csv.reader(text)
@@ -56,7 +59,7 @@ def _csv_messages(path: Path, source: Source, keys: tuple[str, ...]) -> Iterator
                 yield None, ",".join(cells).encode(errors="surrogateescape")
 
 
-def _json_messages(path: Path, keys: tuple[str, ...]) -> Iterator[tuple[bytes | None, bytes]]:
+def _json_messages(path: str, keys: tuple[str, ...]) -> Iterator[tuple[bytes | None, bytes]]:
     with open_text(path) as text:
         for line in text:
             if line.strip():

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from batch.landing import land
+from batch.landing_topics import land
 from batch.recomputing import recompute
 from features.declaration import Project
 from features.keys import key_text

@@ -1,7 +1,7 @@
 """A whole build: land, make sure that the lake holds everything below the cut, build, swap."""
 
 from batch.grains import sources_of_keys
-from batch.landing import land, landed_offsets
+from batch.landing_topics import land, landed_offsets
 from batch.views import Built, Order, latest_cut, reset_current_rows, rollback
 from batch.views import build as build_views
 from features.declaration import Project

@@ -62,7 +62,7 @@ def publish(name: Name, source: SourceName, file: Annotated[Path, typer.Argument
 
 def land(name: Name, as_json: AsJson = False) -> None:
     """Land what the project's topics hold in the lake, exactly once."""
-    from batch.landing import land as run
+    from batch.landing_topics import land as run
     from jobs.context import Context
 
     context = Context(load_settings(None, None))

@@ -33,13 +33,14 @@ class Steps:
         """Say what begins now."""
         console.print(f"[dim]{time.monotonic() - self.started:7.1f} s[/dim]  {text}", soft_wrap=True)
 
-    def advance(self, done: int, total: int | None) -> None:
+    def advance(self, done: int, total: int | None, note: str = "") -> None:
         """Say how far a long step has come, at most every two seconds."""
         if time.monotonic() - self.said < 2 and done != total:
             return
         self.said = time.monotonic()
-        part = f" of {total:,} ({100 * done / total:.0f}%)" if total else ""
-        console.print(f"[dim]           {done:,}{part}[/dim]")
+        part = f" of {total:,}" if total else ""
+        share = f" ({100 * done / total:.0f}%)" if total and not note else ""
+        console.print(f"[dim]           {done:,}{part}{share}{f' {note}' if note else ''}[/dim]", soft_wrap=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -2,7 +2,7 @@
 
 import time
 
-from batch.landing import land
+from batch.landing_topics import land
 from batch.verification import Verified, verify
 from features.declaration import Project
 from jobs.context import Context

@@ -12,6 +12,8 @@ Beside the columns of its source an event carries the lake's own:
 Nothing here knows where events are stored. An event that is bad keeps its text in `_raw` and has a `_reason`.
 """
 
+from collections.abc import Sequence
+
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
@@ -31,6 +33,8 @@ LONGEST_KEY = 8192
 """Bytes of one key column: a key is a partition key in the serving store, where 64 KiB is the end."""
 _ORDER = ("_arrival", "_topic", "_file", "_partition", "_offset")
 _STRICT = {"allowSingleQuotes": "false"}
+_BROKEN = "_broken"
+_RFC_4180 = {"quote": '"', "escape": '"', "mode": "PERMISSIVE", "columnNameOfCorruptRecord": _BROKEN, "maxCharsPerColumn": "-1", "maxColumns": "100000"}
 
 
 def key_sets(project: Project, source: Source) -> tuple[tuple[str, ...], ...]:
@@ -90,10 +94,40 @@ def _json_fault() -> Column:
     one_object = (F.size("_objects") == 1) & first.isNotNull() & F.endswith(F.rtrim(value, F.lit(" \t\r\n")), F.lit("}"))
     return (
         F.when(value.isNull(), "no value: a message without one (a tombstone) is no event")
-        .when(F.octet_length(value) > LONGEST_EVENT, F.concat(F.lit("too large: "), F.octet_length(value), F.lit(f" bytes, an event may have {LONGEST_EVENT}")))
+        .when(F.octet_length(value) > LONGEST_EVENT, _too_large(value))
         .when(~F.is_valid_utf8(value), "the text is not UTF-8")
         .when(~F.coalesce(one_object, F.lit(False)), "malformed JSON: one JSON object is expected")
     )
+
+
+def parse_csv(source: Source, lines: DataFrame, header: Sequence[str]) -> DataFrame:
+    """Typed events of lines of a CSV with these columns: `lines` has `value` STRING and the lake columns."""
+    value, short = F.col("value"), F.octet_length("value") <= LONGEST_EVENT
+    quoted = F.contains(value, F.lit('"'))
+    columns = ", ".join(f"`{name}` STRING" for name in header)
+    # A line without quotes needs no parser, which costs three times as much.
+    cells = F.when(short & ~quoted, F.split(value, ",", -1))
+    fields = F.when(short & quoted, F.from_csv(value, f"{columns}, {_BROKEN} STRING", _RFC_4180))
+    split = _sealed(lines, value, *map(_named, LAKE_COLUMNS), cells.alias("_cells"), fields.alias("_fields"))
+    texts = [F.coalesce(F.nullif(F.get("_cells", F.lit(n)), F.lit("")), F.col("_fields")[name]).alias(name) for n, name in enumerate(header)]
+    return parse_text(source, split.select(*LAKE_COLUMNS, value.alias("_raw"), _csv_fault(len(header)).alias("_fault"), *texts))
+
+
+def _csv_fault(cells: int) -> Column:
+    value, plain = F.col("value"), F.col("_cells").isNotNull()
+    quotes = F.length(value) - F.length(F.replace(value, F.lit('"'), F.lit("")))
+    count = f"the row has not {cells} cells: as many as the header are expected"
+    return (
+        F.when(~F.is_valid_utf8(value), "the text is not UTF-8")
+        .when(plain, F.when(F.size("_cells") != cells, count))
+        .when(F.octet_length(value) > LONGEST_EVENT, _too_large(value))
+        .when(quotes % 2 != 0, "a quote is not closed: a row must stand on one line, quotes in it doubled")
+        .when(F.col(f"_fields.{_BROKEN}").isNotNull(), count)
+    )
+
+
+def _too_large(value: Column) -> Column:
+    return F.concat(F.lit("too large: "), F.octet_length(value), F.lit(f" bytes, an event may have {LONGEST_EVENT}"))
 
 
 def parse_text(source: Source, raw: DataFrame) -> DataFrame:

@@ -12,7 +12,8 @@ from typing import Any
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
-from stores.lake import Lake, snapshot
+from stores.lake import Lake
+from stores.staging import snapshot
 
 
 def write_increment(lake: Lake, project: str, name: str, frame: DataFrame, build: int) -> int:

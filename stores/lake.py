@@ -11,9 +11,7 @@ An append is named by (app id, version): the same name again changes nothing, so
 
 from collections.abc import Mapping
 from functools import reduce
-from typing import Any
 
-from delta.tables import DeltaTable
 from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -22,9 +20,11 @@ from features.declaration import Project, Source
 from features.errors import AnabranchError
 from stores.events import LAKE_COLUMNS, LONGEST_EVENT, distinct
 from stores.settings import LakeSettings
+from stores.staging import snapshot
 
 QUARANTINE = {
-    "source": "STRING", "reason": "STRING", "raw": "STRING", "arrival": "TIMESTAMP", "file": "STRING", "topic": "STRING", "partition": "INT", "offset": "BIGINT"
+    "source": "STRING", "reason": "STRING", "raw": "STRING", "arrival": "TIMESTAMP",
+    "file": "STRING", "topic": "STRING", "partition": "INT", "offset": "BIGINT", "header": "STRING",
 }  # fmt: skip
 
 
@@ -99,15 +99,21 @@ class Lake:
         ids = loaded.select(F.col(f"`{source.id}`").alias("_file_id"), F.col("_arrival").alias("_file_arrival"))
         return None if ids.isEmpty() else ids
 
+    def quarantine_path(self, project: Project, source: Source) -> str:
+        """Where the source's bad rows are."""
+        return self._below(project, "quarantine", source)
+
     def quarantine(self, spark: SparkSession, project: Project) -> DataFrame:
-        """All bad rows: source, reason, raw, arrival, and file or topic, partition, offset."""
-        tables = [_load(spark, self._below(project, "quarantine", source), None) for source in project.sources.values()]
-        return reduce(DataFrame.unionByName, [table for table in tables if table is not None], _nothing(spark, QUARANTINE))
+        """All bad rows: source, reason, raw, arrival, file or topic, partition, offset, and header: the first line of the CSV."""
+        tables = [_load(spark, self.quarantine_path(project, source), None) for source in project.sources.values()]
+        there = [table for table in tables if table is not None]
+        # A table made by an earlier version has no header.
+        return reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), there, _nothing(spark, QUARANTINE))
 
     def append(self, good: DataFrame, bad: DataFrame | None, project: Project, source: Source, app_id: str, version: int) -> None:
         """Append good events and, first, bad rows (as `judge` leaves them; None when there are none), exactly once."""
         if bad is not None:
-            _append(_quarantined(bad, source), self._below(project, "quarantine", source), app_id, version)
+            _append(quarantined(bad, source), self.quarantine_path(project, source), app_id, version)
         try:
             _append(good, self.path(project, source), app_id, version, partition="_date")
         except AnalysisException as error:
@@ -172,19 +178,12 @@ def _append(rows: DataFrame, path: str, app_id: str, version: int, partition: st
     (writer.partitionBy(partition) if partition else writer).save(path)
 
 
-def _quarantined(bad: DataFrame, source: Source) -> DataFrame:
+def quarantined(bad: DataFrame, source: Source) -> DataFrame:
+    """Bad rows, as `judge` gives them and with `_header` where they have one, as quarantine keeps them."""
     origin = [F.col(f"_{name}").alias(name) for name in ("arrival", "file", "topic", "partition", "offset")]
     raw = F.left(F.make_valid_utf8("_raw"), F.lit(LONGEST_EVENT))
-    return bad.select(F.lit(source.name).alias("source"), F.col("_reason").alias("reason"), raw.alias("raw"), *origin)
-
-
-def snapshot(spark: SparkSession, path: str) -> Any:
-    """Delta's latest snapshot of a table, None without one. Which appends are done is known to Delta's JVM side only."""
-    if not DeltaTable.isDeltaTable(spark, path):
-        return None
-    log = spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, path)  # type: ignore[union-attr]  # noqa: SLF001
-    nothing = spark._jvm.scala.Option.empty()  # type: ignore[union-attr]  # noqa: SLF001
-    return log.update(False, nothing, nothing)
+    header = F.col("_header") if "_header" in bad.columns else F.lit(None).cast("string")
+    return bad.select(F.lit(source.name).alias("source"), F.col("_reason").alias("reason"), raw.alias("raw"), *origin, header.alias("header"))
 
 
 def _first_line(error: Exception) -> str:

@@ -10,8 +10,8 @@ class Progress(Protocol):
         """A new step begins; `text` says which, for people."""
         ...
 
-    def advance(self, done: int, total: int | None) -> None:
-        """The step has done `done` of `total` units; None when the total is not known."""
+    def advance(self, done: int, total: int | None, note: str = "") -> None:
+        """The step has done `done` of `total` units; None when the total is not known. `note`: what else there is to say."""
         ...
 
 
@@ -21,5 +21,5 @@ class Silent:
     def step(self, text: str) -> None:
         """Say nothing."""
 
-    def advance(self, done: int, total: int | None) -> None:
+    def advance(self, done: int, total: int | None, note: str = "") -> None:
         """Say nothing."""

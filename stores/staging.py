@@ -16,6 +16,8 @@ from pyspark.sql import DataFrame, SparkSession
 from features.errors import AnabranchError
 from stores.files import hadoop, spark_path
 
+_FURTHER_ARGUMENTS = 8  # of Delta's operation WRITE; all are optional
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataFile:
@@ -61,8 +63,11 @@ def read_files(spark: SparkSession, files: Iterable[DataFile], schema: Any) -> D
     return spark.read.schema(schema).parquet(*[spark_path(file.path) for file in files])
 
 
-def commit_files(spark: SparkSession, path: str, files: Iterable[DataFile], names: Mapping[str, int]) -> bool:
-    """Make data files visible at once, under names (app id: version); False, changing nothing, when a name is taken."""
+def commit_files(spark: SparkSession, path: str, files: Iterable[DataFile], names: Mapping[str, int], notes: Iterable[str] = ()) -> bool:
+    """Make data files visible at once, under names (app id: version); False, changing nothing, when a name is taken.
+
+    `notes` become names too (of version 0), whether they are taken or not.
+    """
     jvm = _jvm(spark)
     transaction = _log(spark, path).startTransaction(_none(spark), _none(spark))
     # Asking for a name makes Delta refuse the commit when somebody else takes it meanwhile.
@@ -71,7 +76,7 @@ def commit_files(spark: SparkSession, path: str, files: Iterable[DataFile], name
     delta = jvm.org.apache.spark.sql.delta
     now = jvm.scala.Option.apply(jvm.java.lang.System.currentTimeMillis())
     actions = jvm.java.util.ArrayList()
-    for name, version in names.items():
+    for name, version in (*names.items(), *((note, 0) for note in notes)):
         actions.add(delta.actions.SetTransaction(name, version, now))
     for file in files:
         actions.add(file.action)
@@ -105,12 +110,7 @@ def _append_operation(spark: SparkSession) -> Any:
     jvm = _jvm(spark)
     write = getattr(jvm.org.apache.spark.sql.delta, "DeltaOperations$Write")
     append = jvm.org.apache.spark.sql.SaveMode.Append
-    return write(append, *[nothing] * (write_arguments(write) - 1))
-
-
-def write_arguments(write: Any) -> int:
-    """How many arguments the operation has in the Delta that is there: versions differ in optional ones at the end."""
-    return 9
+    return write(append, *[nothing] * _FURTHER_ARGUMENTS)
 
 
 def _with_schema(spark: SparkSession, metadata: Any, rows: DataFrame) -> Any:

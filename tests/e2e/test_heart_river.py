@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from batch.landing import Landed, ingest
+from batch.landing import ingest
+from batch.landing_loads import Landed
 from batch.scoring import Scored, score_path
 from batch.training import Trained, train
 from batch.verification import Verified

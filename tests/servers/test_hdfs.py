@@ -94,7 +94,7 @@ def test_what_is_there_is_replaced_only_when_asked_for_and_a_folder_never(files:
 class Interrupted(Silent):
     """Progress that ends the transfer after its first megabyte, as Ctrl-C would."""
 
-    def advance(self, done: int, total: int | None) -> None:
+    def advance(self, done: int, total: int | None, note: str = "") -> None:
         raise KeyboardInterrupt
 
 
@@ -114,7 +114,7 @@ def test_nothing_is_seen_under_its_name_before_all_of_it_is_there(files: Hdfs, t
     seen: list[list[str]] = []
 
     class Looking(Silent):
-        def advance(self, done: int, total: int | None) -> None:
+        def advance(self, done: int, total: int | None, note: str = "") -> None:
             seen.append(names(Hdfs(files.settings), "/t"))
 
     files.put(tmp_path / "big", "/t/big", Looking())

@@ -12,7 +12,8 @@ import pytest
 from kafka import KafkaAdminClient
 from pyspark.sql import SparkSession
 
-from batch.landing import Landed, land, landed_offsets
+from batch.landing_loads import Landed
+from batch.landing_topics import land, landed_offsets
 from batch.publishing import publish_file
 from features import Count, FeatureView, Project, Source
 from features.errors import AnabranchError, MisuseError

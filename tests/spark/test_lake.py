@@ -84,7 +84,7 @@ def test_quarantine_keeps_text_reason_and_place(spark: SparkSession, lake: Lake)
     assert json.loads(found.pop("raw")) == sale("x")
     arrival = found.pop("arrival")
     assert arrival.astimezone(UTC) == ARRIVAL
-    assert found == {"source": "sales", "reason": "n: 'x' is not INT", "file": None, "topic": "sales", "partition": 0, "offset": 1}
+    assert found == {"source": "sales", "reason": "n: 'x' is not INT", "file": None, "topic": "sales", "partition": 0, "offset": 1, "header": None}
 
 
 def test_events_are_partitioned_by_the_date_of_arrival(spark: SparkSession, lake: Lake) -> None:

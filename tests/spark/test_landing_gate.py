@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from batch.landing import Landed, ingest
+from batch.landing import ingest
+from batch.landing_loads import Landed
 from batch.quality import Gate, RefusedLoadError
 from features import Count, FeatureView, Project, Source
 from features.loading import load_project
