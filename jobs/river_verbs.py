@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from features.errors import AnabranchError
-from features.times import format_time, parse_time
+from features.errors import AnabranchError, MisuseError
+from features.times import SECOND, format_time, parse_duration, parse_time
 from jobs.inspect_verbs import AsJson, Name
 from jobs.settings import load_settings
 from jobs.show import Steps, result, table
@@ -60,15 +60,26 @@ def publish(name: Name, source: SourceName, file: Annotated[Path, typer.Argument
     result(as_json, {"project": name, "source": source, "published": count}, f"{count:,} events published")
 
 
-def land(name: Name, as_json: AsJson = False) -> None:
+def land(
+    name: Name,
+    once: Annotated[bool, typer.Option("--once", help="Land what is there and stop (the default).")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on landing what comes, until stopped by Ctrl-C or SIGTERM.")] = False,
+    every: Annotated[str, typer.Option(help="With --follow: how often a batch becomes visible, such as 30s or 5m.")] = "30s",
+    as_json: AsJson = False,
+) -> None:
     """Land what the project's topics hold in the lake, exactly once."""
+    from batch.landing_topics import Follow
     from batch.landing_topics import land as run
     from jobs.context import Context
 
+    if once and follow:
+        raise MisuseError("--once and --follow contradict each other: give one of them")
+    pause = parse_duration(every, "--every") // SECOND
     context = Context(load_settings(None, None))
+    following = Follow(every_seconds=pause, stopping=_told_to_stop()) if follow else None
     try:
         project = context.project(name)
-        found = run(context.spark, context.lake, context.bus, project, context.settings.times, Steps(), context.gate(project))
+        found = run(context.spark, context.lake, context.bus, project, context.settings.times, Steps(), context.gate(project), following)
     finally:
         context.close()
     value = {
@@ -132,13 +143,7 @@ def stream(name: Name, once: Annotated[bool, typer.Option("--once", help="Drain 
     from speed.views import start
 
     context = Context(load_settings(None, None))
-    steps, stopping = Steps(), threading.Event()
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        stopping.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    steps, stopping = Steps(), _told_to_stop()
     try:
         project = context.project(name)
         queries = start(context.spark, context.channel(once=once), project)
@@ -157,6 +162,18 @@ def stream(name: Name, once: Annotated[bool, typer.Option("--once", help="Drain 
     finally:
         context.close()
     result(as_json, {"project": name, "views": len(queries), "events": rows}, f"stream of {name} stopped after {rows:,} events read")
+
+
+def _told_to_stop() -> threading.Event:
+    """Set by SIGTERM and Ctrl-C from now on, which then no longer end the process by themselves."""
+    stopping = threading.Event()
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    return stopping
 
 
 def quarantine(name: Name, most: Annotated[int, typer.Option(help="Rows to show.")] = 20, as_json: AsJson = False) -> None:

@@ -8,6 +8,7 @@ import json
 import logging
 
 from delta.tables import DeltaTable
+from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql.types import StructType
@@ -55,10 +56,11 @@ def _prepare(spark: SparkSession, path: str, columns: dict[str, str], partition:
             else:
                 create_table(spark, path, columns, partition, _PROPERTIES if partition else {})
             return
-        except PySparkException:
+        except (PySparkException, Py4JError) as error:
             # Somebody else may have made the same change at the same moment, which the next look tells.
             if attempt == _ATTEMPTS - 1:
-                raise
+                said = next((line.strip() for line in str(error).splitlines() if "Exception" in line or "[" in line), str(error)[:200])
+                raise AnabranchError(f"the table at {path} can be neither made nor extended ({said}): nothing was landed; look at that place") from error
 
 
 def _check_place(spark: SparkSession, path: str) -> None:
