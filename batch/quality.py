@@ -6,6 +6,7 @@ size. It is imported here and nowhere else, without a data context: so it writes
 """
 
 import hashlib
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from features.times import from_micros, parse_time
 from stores.conditions import measured, measures
 from stores.expectations import Expectation, Suite
 from stores.lake import Lake
-from stores.lake_files import write_text
+from stores.lake_files import file_names, read_text, write_text
 from stores.settings import QualitySettings
 
 log = logging.getLogger(__name__)
@@ -110,6 +111,16 @@ class Check:
                 f"('anabranch quality {report.project} {self.source.name}'), or land it all the same with ANABRANCH__QUALITY__MODE=warn"
             )
         return Verdict(report=f"{path}.html", rows=report.rows, bad=report.bad, unmet=(*faults, *unmet))
+
+
+def reports(spark: SparkSession, lake: Lake, project: Project, most: int) -> list[dict[str, Any]]:
+    """The gate's newest reports, newest first, of every source: what `Report` has, and where its page is as `report`."""
+    found = []
+    for source in project.sources.values():
+        folder = lake.reports(project, source)
+        names = [name for name in file_names(spark, folder) if name.endswith(".json") and not name.startswith(".")][-most:]
+        found += [json.loads(read_text(spark, f"{folder}/{name}")) | {"report": f"{folder}/{name.removesuffix('.json')}.html"} for name in names]
+    return sorted(found, key=lambda each: str(each["arrival"]), reverse=True)[:most]
 
 
 def _faults(outcomes: Sequence[Outcome], rows: int, bad: int, most: float) -> list[str]:

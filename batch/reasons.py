@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
+from stores.events import LONGEST_EVENT
+
 _VARYING = (
     # What differs from row to row: the cell that is quoted, moments, sizes.
     (r"(?s): '.*?' is not ", ": '…' is not "),
@@ -36,7 +38,7 @@ _KEPT = (
     ("malformed JSON", "the text is not one JSON object", "correct the producer and send the row again"),
     (r"has not \d+ cells", "the row has more or fewer cells than its header", "look for a comma without quotes, and ingest the corrected row"),
     ("a quote is not closed", "a quoted cell does not end on its line", "double the quotes inside of cells, and ingest the corrected row"),
-    (f"is not ({_TYPES})", "the cell cannot be read as the declared type of its column", f"declare the wider type and replay, {_SET}, or send a corrected row"),
+    (f"is not ({_TYPES})", "the cell cannot be read as the declared type of its column", f"send a corrected row, {_SET}; a wider type needs a new source"),
     (
         "^from the future",
         "its time is further after its arrival than time.future_skew",
@@ -60,6 +62,12 @@ def kind(reason: Column) -> Column:
     for pattern, instead in _VARYING:
         reason = F.regexp_replace(reason, pattern, instead)
     return reason
+
+
+def replayable(reason: Column, raw: Column) -> Column:
+    """Can the row be judged again, its text being what it was?"""
+    lost = reason.rlike("|".join(pattern for pattern, _, _ in _LOST))
+    return raw.isNotNull() & ~lost & (F.octet_length(raw) < LONGEST_EVENT)
 
 
 def explain(reason: str) -> Explained:

@@ -10,7 +10,7 @@ from features.declaration import Project
 from features.loading import load_project
 from jobs.session import spark_session
 from jobs.settings import Settings
-from jobs.suites import gate, suites_in_force
+from jobs.suites import suites, suites_in_force
 from speed.views import Channel
 from stores.answers import Answers
 from stores.bus import Bus
@@ -62,7 +62,8 @@ class Context:
 
     def gate(self, project: Project) -> Gate | None:
         """The quality gate of the project's loads; None when it is off."""
-        return gate(self.settings.quality, project)
+        quality = self.settings.quality
+        return None if quality.mode == "off" else Gate(project=project, settings=quality, suites=suites(quality, project))
 
     def channel(self, *, once: bool) -> Channel:
         """What the stream works with; `once` drains what is there and stops."""

@@ -74,12 +74,15 @@ def projects(as_json: AsJson = False) -> None:
 def check(name: Name, as_json: AsJson = False) -> None:
     """Check a declaration and show what it gives, without starting anything."""
     from batch.trainers import check_model
+    from jobs.suites import suites
 
-    project = load_project(name, load_settings(None, None).projects)
+    settings = load_settings(None, None)
+    project = load_project(name, settings.projects)
     if project.model is not None:
         check_model(project.model)
+    expected = suites(settings.quality, project)
     if as_json:
-        say(json.dumps(described(project)))
+        say(json.dumps(described(project) | {"suites": {source: suite.origin for source, suite in expected.items()}}))
         return
     rows = [
         [c.name, view.name, ", ".join(view.keys), type(view.features[c.feature]).__name__, c.window.name, c.type]
@@ -89,6 +92,8 @@ def check(name: Name, as_json: AsJson = False) -> None:
     table(f"Features of {name}", ["feature", "view", "key", "aggregate", "window", "type"], rows)
     views = f"{len(project.views)} view{'s' if len(project.views) > 1 else ''}"
     say(f"{name}: {len(project.columns)} features in {views}, key {', '.join(project.keys)}: the declaration is sound")
+    for source, suite in expected.items():
+        say(f"  {source}: {len(suite.expectations)} expectations, {suite.origin} (anabranch quality {name} {source})")
     say(f"Next: anabranch ingest {name} SOURCE FILE")
 
 

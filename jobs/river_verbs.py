@@ -1,4 +1,4 @@
-"""Verbs that move events: ingest, publish, land, build, rollback, stream, quarantine."""
+"""Verbs that move events: ingest, publish, land, build, rollback, stream."""
 
 import signal
 import threading
@@ -13,14 +13,14 @@ from features.errors import AnabranchError, MisuseError
 from features.times import SECOND, format_time, parse_duration, parse_time
 from jobs.inspect_verbs import AsJson, Name
 from jobs.settings import load_settings
-from jobs.show import Steps, result, table
+from jobs.show import Steps, result
 
 SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help="Name of a source of the project.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for verb in (ingest, publish, land, build, rollback, stream, quarantine):
+    for verb in (ingest, publish, land, build, rollback, stream):
         app.command()(verb)
 
 
@@ -174,21 +174,3 @@ def _told_to_stop() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     return stopping
-
-
-def quarantine(name: Name, most: Annotated[int, typer.Option(help="Rows to show.")] = 20, as_json: AsJson = False) -> None:
-    """Show the rows that could not be used, newest first, with the reason of each."""
-    from pyspark.sql import functions as F
-
-    from jobs.context import Context
-
-    context = Context(load_settings(None, None))
-    try:
-        found = context.lake.quarantine(context.spark, context.project(name))
-        counts = {f"{row['source']}: {row['reason']}": row["count"] for row in found.groupBy("source", "reason").count().collect()}
-        rows = found.orderBy(F.desc("arrival")).limit(most).collect()
-    finally:
-        context.close()
-    if not as_json:
-        table(f"Quarantine of {name}", ["source", "reason", "raw", "arrival"], [[r["source"], r["reason"], r["raw"], r["arrival"]] for r in rows])
-    result(as_json, {"project": name, "rows": sum(counts.values()), "reasons": counts}, f"{sum(counts.values()):,} rows in quarantine")

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from batch.quality import Gate
 from features.declaration import Project, Source
 from features.errors import MisuseError
 from stores.expectations import Suite, project_suite, read_suite
@@ -26,11 +25,6 @@ def suites(settings: QualitySettings, project: Project) -> dict[str, Suite]:
 def suites_in_force(settings: QualitySettings, project: Project) -> dict[str, Suite]:
     """The suites whose rules judge rows, in landing and in the stream: none where the gate is off."""
     return {} if settings.mode == "off" else suites(settings, project)
-
-
-def gate(settings: QualitySettings, project: Project) -> Gate | None:
-    """The project's gate; None when it is off."""
-    return None if settings.mode == "off" else Gate(project=project, settings=settings, suites=suites(settings, project))
 
 
 def _suite(settings: QualitySettings, project: Project, source: Source) -> Suite:

@@ -68,6 +68,11 @@ def parse_json(source: Source, raw: DataFrame) -> DataFrame:
 
     One JSON object an event; fields that are not declared are ignored, those that are missing are NULL.
     """
+    return parse_text(source, json_texts(source, raw))
+
+
+def json_texts(source: Source, raw: DataFrame) -> DataFrame:
+    """The cells of raw JSON texts as texts, for `parse_text`."""
     fields = ", ".join(f"`{column.name}`: STRING" for column in source.columns)
     short = F.when(F.octet_length("value") <= LONGEST_EVENT, F.col("value"))
     # As an array, so that a second object or an array of events in one text is seen and not silently dropped.
@@ -76,7 +81,7 @@ def parse_json(source: Source, raw: DataFrame) -> DataFrame:
     decimals = F.from_json(short, ", ".join(f"`{c.name}` {c.type}" for c in exact), _STRICT) if exact else F.lit(None)
     parsed = _sealed(raw, *map(_named, raw.columns), objects.alias("_objects"), decimals.alias("_decimals"))
     texts = [_json_text(column).alias(column.name) for column in source.columns]
-    return parse_text(source, _sealed(parsed, *_lake(), F.col("value").alias("_raw"), _json_fault().alias("_fault"), *texts))
+    return _sealed(parsed, *_lake(), F.col("value").alias("_raw"), _json_fault().alias("_fault"), *texts)
 
 
 def _json_text(column: SourceColumn) -> Column:
@@ -102,6 +107,11 @@ def _json_fault() -> Column:
 
 def parse_csv(source: Source, lines: DataFrame, header: Sequence[str]) -> DataFrame:
     """Typed events of lines of a CSV with these columns: `lines` has `value` STRING and the lake columns."""
+    return parse_text(source, csv_texts(lines, header))
+
+
+def csv_texts(lines: DataFrame, header: Sequence[str]) -> DataFrame:
+    """The cells of such lines as texts, for `parse_text`."""
     value, short = F.col("value"), F.octet_length("value") <= LONGEST_EVENT
     quoted = F.contains(value, F.lit('"'))
     columns = ", ".join(f"`{name}` STRING" for name in header)
@@ -110,7 +120,7 @@ def parse_csv(source: Source, lines: DataFrame, header: Sequence[str]) -> DataFr
     fields = F.when(short & quoted, F.from_csv(value, f"{columns}, {_BROKEN} STRING", _RFC_4180))
     split = _sealed(lines, value, *map(_named, LAKE_COLUMNS), cells.alias("_cells"), fields.alias("_fields"))
     texts = [F.coalesce(F.nullif(F.get("_cells", F.lit(n)), F.lit("")), F.col("_fields")[name]).alias(name) for n, name in enumerate(header)]
-    return parse_text(source, split.select(*LAKE_COLUMNS, value.alias("_raw"), _csv_fault(len(header)).alias("_fault"), *texts))
+    return split.select(*LAKE_COLUMNS, value.alias("_raw"), _csv_fault(len(header)).alias("_fault"), *texts)
 
 
 def _csv_fault(cells: int) -> Column:

@@ -126,9 +126,13 @@ class Lake:
 
     def has(self, spark: SparkSession, project: Project, source: Source, app_id: str, version: int) -> bool:
         """Has this append been done, good events included?"""
+        return self.last(spark, project, source, app_id) >= version
+
+    def last(self, spark: SparkSession, project: Project, source: Source, app_id: str) -> int:
+        """The version of the last append of that name; -1 when there was none."""
         table = snapshot(spark, self.path(project, source))
         found = None if table is None else table.transactions().get(app_id)
-        return found is not None and found.isDefined() and found.get() >= version
+        return int(found.get()) if found is not None and found.isDefined() else -1
 
     def versions(self, spark: SparkSession, project: Project) -> dict[str, int]:
         """Delta version by source; a source that has no table yet is left out."""

@@ -248,3 +248,46 @@ def test_a_promotion_past_the_gate_needs_both_the_word_and_the_reason(told: Told
         ended = told("promote", "flights", "1", *words)
         assert (ended.code, ended.out) == (2, "")
         assert "--force and --reason TEXT belong together" in ended.line
+
+
+def test_a_suite_is_shown_written_to_be_edited_and_never_written_over(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = told.folder.parent / "quality"
+    monkeypatch.setenv("ANABRANCH__QUALITY__SUITES", str(folder))
+    shown = json.loads(told("quality", "flights", "flights", "--json").out)
+    assert (shown["suite"], shown["mode"]) == ("derived from the declaration", "refuse")
+    assert told("quality", "flights", "flights", "--write").code == 0
+    path = folder / "flights" / "flights.json"
+    assert json.loads(told("check", "flights", "--json").out)["suites"] == {"flights": str(path)}
+    assert json.loads(told("quality", "flights", "flights", "--json").out)["expectations"] == shown["expectations"]
+    ended = told("quality", "flights", "flights", "--write")
+    assert (ended.code, ended.line) == (2, f"{path} exists already: edit it, or remove it to begin anew from the declaration")
+    path.write_text('{"expectations": [{"type": "expect_column_values_to_be_between", "kwargs": {"column": "late", "min_value": 0}}]}')
+    ended = told("check", "flights")
+    assert (ended.code, ended.line) == (2, f"{path}: expectation 1: column 'late' is no column: source 'flights' has id, plane, origin, at, delay")
+    path.rename(folder / "flights" / "planes.json")
+    ended = told("check", "flights")
+    assert (ended.code, "planes.json is the suite of no source: project 'flights' has flights" in ended.line) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("quality", "flights", "planes"), "project 'flights' has no source 'planes'"),
+        (("quality", "flights", "--write"), "--write needs a source: give one of flights"),
+        (("quarantine", "flights", "--source", "planes"), "project 'flights' has no source 'planes'"),
+        (("quarantine", "flights", "--set", "delay=1"), "--set changes what is replayed: give --replay too"),
+        (("quarantine", "flights", "--replay", "--set", "delay"), "--set 'delay' is not understood: write COLUMN=EXPRESSION"),
+    ],
+)
+def test_quality_and_quarantine_told_something_wrong_start_nothing(told: Told, words: tuple[str, ...], said: str) -> None:
+    ended = told(*words)
+    assert ended.code == 2
+    assert ended.line.startswith(said)
+
+
+def test_a_setting_of_the_gate_is_checked(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value, expected in (("MODE", "maybe", "one of off, warn, refuse"), ("REFUSE_ABOVE", "1.5", "a share, 0 to 1")):
+        with monkeypatch.context() as patched:
+            patched.setenv(f"ANABRANCH__QUALITY__{name}", value)
+            ended = told("projects")
+        assert (ended.code, ended.line.endswith(f"expected {expected}")) == (2, True), ended.line
