@@ -24,8 +24,8 @@ from features.errors import AnabranchError
 from features.times import from_micros, parse_time
 from stores.conditions import measured, measures
 from stores.expectations import Expectation, Suite
+from stores.files import file_names, read_text, write_text
 from stores.lake import Lake
-from stores.lake_files import file_names, read_text, write_text
 from stores.settings import QualitySettings
 
 log = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ def reports(spark: SparkSession, lake: Lake, project: Project, most: int) -> lis
     found = []
     for source in project.sources.values():
         folder = lake.reports(project, source)
-        names = [name for name in file_names(spark, folder) if name.endswith(".json") and not name.startswith(".")][-most:]
+        names = [name for name in file_names(spark, folder) if name.endswith(".json")][-most:]
         found += [json.loads(read_text(spark, f"{folder}/{name}")) | {"report": f"{folder}/{name.removesuffix('.json')}.html"} for name in names]
     return sorted(found, key=lambda each: str(each["arrival"]), reverse=True)[:most]
 

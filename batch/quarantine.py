@@ -27,10 +27,12 @@ from features.errors import AnabranchError
 from features.schema import STRING, expression_type
 from features.schema import Column as SourceColumn
 from features.times import from_micros
-from stores.events import LAKE_COLUMNS, csv_texts, good, json_texts, judge, key_sets, parse_text
+from stores.events import LAKE_COLUMNS, csv_texts, json_texts, judge, key_sets, parse_text
 from stores.lake import Lake
+from stores.loads import stage
 from stores.progress import Progress
 from stores.settings import TimeSettings
+from stores.tables import prepare_events
 
 log = logging.getLogger(__name__)
 PREFIX = "quarantine:"
@@ -77,23 +79,22 @@ def replay(
     app_id, arrival = f"replay/{project.name}/{source.name}", time.time_ns() // 1000
     number = lake.last(spark, project, source, app_id) + 1
     progress.step(f"replaying {project.name}.{source.name}")
-    chosen = pending(spark, lake, project, source).where(F.contains("reason", F.lit(reason))).persist()
-    raw = _as_raw(chosen.where(replayable(F.col("reason"), F.col("raw")) & ~_lost_bytes(source)), source, arrival, changes)
-    suite = None if gate is None else gate.suite(source)
-    judged = judge(source, key_sets(project, source), _parsed(raw, source, changes), times.future_skew_seconds, suite).persist()
-    try:  # both frames are read several times, and must be the same each time
-        total = chosen.count()
-        wanted = judged.where("_reason IS NULL").count()
-        if wanted:
-            lake.append(good(source, judged), None, project, source, app_id, number)
+    prepare_events(spark, lake, project, source)
+    chosen = pending(spark, lake, project, source).where(F.contains("reason", F.lit(reason))).persist()  # is read a few times
+    try:
+        fit = chosen.where(replayable(F.col("reason"), F.col("raw")) & ~_lost_bytes(source))
+        parsed = _parsed(_as_raw(fit, source, arrival, changes), source, changes)
+        suite = None if gate is None else gate.suite(source)
+        judged = judge(source, key_sets(project, source), parsed, times.future_skew_seconds, suite)
+        load, total = stage(lake, judged.where("_reason IS NULL"), project, source), chosen.count()
     finally:
-        judged.unpersist()
         chosen.unpersist()
-    landed = lake.events(spark, project, source).where((F.col("_arrival") == F.lit(from_micros(arrival))) & F.col("_file").startswith(PREFIX)).count()
-    if landed != wanted:
+    if not load.rows:
+        load.drop()
+    elif not load.commit({app_id: number}):
         raise AnabranchError(f"another replay of {project.name}.{source.name} ran at the same time, and this one landed nothing: run it again")
-    log.info("replayed project=%s source=%s landed=%d bad=%d", project.name, source.name, landed, total - landed)
-    return Replayed(landed=landed, bad=total - landed)
+    log.info("replayed project=%s source=%s landed=%d bad=%d", project.name, source.name, load.rows, total - load.rows)
+    return Replayed(landed=load.rows, bad=total - load.rows)
 
 
 def _landed(spark: SparkSession, lake: Lake, project: Project, source: Source) -> DataFrame:

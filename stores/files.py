@@ -165,6 +165,28 @@ def read_text(spark: SparkSession, path: str) -> str:
         stream.close()
 
 
+def write_text(spark: SparkSession, path: str, text: str) -> None:
+    """Write a small file whole or not at all, over an older one of the name."""
+    system, place = hadoop(spark, path)
+    unfinished = hadoop_child(spark, place.getParent(), f".{place.getName()}.unfinished")
+    stream = system.create(unfinished, True)
+    try:
+        stream.write(bytearray(text.encode()))
+    finally:
+        stream.close()
+    system.delete(place, False)
+    system.rename(unfinished, place)
+
+
+def file_names(spark: SparkSession, folder: str) -> list[str]:
+    """Names of the files in a folder, in order; none when it is not there."""
+    system, place = hadoop(spark, folder)
+    if not system.exists(place):
+        return []
+    names = [status.getPath().getName() for status in system.listStatus(place) if status.isFile()]
+    return sorted(name for name in names if not _hidden([name]))
+
+
 def _found(path: Path) -> Found:
     known = path.resolve()
     status = known.stat()

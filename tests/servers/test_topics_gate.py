@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from batch.landing import Landed, land, landed_offsets
+from batch.landing_loads import Landed
+from batch.landing_topics import land, landed_offsets
 from batch.quality import Gate, RefusedLoadError
 from features import Count, FeatureView, Project, Source
 from jobs.settings import Settings

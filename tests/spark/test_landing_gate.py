@@ -39,7 +39,7 @@ def test_a_refused_load_changes_nothing_and_lands_when_it_is_corrected(spark: Sp
     file.write_text("id,shop,at,n\n" + "".join(f"{number},a,{AT},{99 if number < 3 else 1}\n" for number in range(4)))
     with pytest.raises(RefusedLoadError, match=r"a.csv is refused: 3 of 4 rows \(75.0%\) are bad, at most 50% may be"):
         load(spark, lake, file)
-    assert lake.events(spark, PROJECT, PROJECT.sources["sales"]).count() == 0
+    assert lake.events(spark, PROJECT, SALES).count() == 0
     assert lake.quarantine(spark, PROJECT).count() == 0
     landed = load(spark, lake, file, refuse_above=0.75)
     assert (landed.rows, landed.quarantined, landed.unmet) == (1, 3, ("n is not between 0 and 10",))

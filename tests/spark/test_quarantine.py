@@ -82,7 +82,7 @@ def test_a_replay_stopped_before_its_commit_lands_once_when_it_is_repeated(
 ) -> None:
     load(spark, lake, tmp_path / "a.jsonl", "".join(json.dumps({"id": str(i), "shop": "a", "at": AT, "n": 99}) + "\n" for i in range(3)))
     with monkeypatch.context() as patched:
-        patched.setattr(lake, "append", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr("stores.loads.Load.commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             again(spark, lake, most=100)
     assert [again(spark, lake, most=100) for _ in range(2)] == [Replayed(landed=3), Replayed()]
