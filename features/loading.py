@@ -51,8 +51,13 @@ def load_function(name: str, folders: Sequence[Path]) -> Callable[..., Any]:
     return cast("Callable[..., Any]", found)
 
 
+def module_name(name: str) -> str:
+    """What the module of a project is called in this process; it can be imported under that name nowhere else."""
+    return f"anabranch_project_{name}"
+
+
 def _module(name: str, path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"anabranch_project_{name}", path, submodule_search_locations=[str(path.parent)])
+    spec = importlib.util.spec_from_file_location(module_name(name), path, submodule_search_locations=[str(path.parent)])
     if spec is None or spec.loader is None:
         raise DeclarationError(f"{path} cannot be loaded as Python: check the file")
     module = importlib.util.module_from_spec(spec)

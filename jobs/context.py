@@ -1,13 +1,15 @@
 """The one place that wires settings to the real stores."""
 
+import sys
 from dataclasses import dataclass
 from functools import cached_property, partial
 
+from pyspark.cloudpickle import register_pickle_by_value
 from pyspark.sql import SparkSession
 
 from batch.quality import Gate
 from features.declaration import Project
-from features.loading import load_project
+from features.loading import load_project, module_name
 from jobs.session import spark_session
 from jobs.settings import Settings
 from jobs.suites import suites, suites_in_force
@@ -28,7 +30,10 @@ class Context:
 
     def project(self, name: str) -> Project:
         """The declared project `name`."""
-        return load_project(name, self.settings.projects)
+        found = load_project(name, self.settings.projects)
+        # Its module has no name that a worker of Spark could import: what a declaration defines travels by value.
+        register_pickle_by_value(sys.modules[module_name(name)])  # type: ignore[no-untyped-call]
+        return found
 
     @cached_property
     def spark(self) -> SparkSession:

@@ -60,7 +60,7 @@ def _write_configuration(settings: Settings, home: Path) -> None:
     # The jars look for the pages they would show on the class path, and do not start without the folders.
     for pages in ("hdfs", "datanode"):
         (conf / "webapps" / pages).mkdir(parents=True, exist_ok=True)
-    text = Template((CONF / "hdfs-site.xml").read_text(encoding="utf-8")).substitute(
+    text = Template((CONF / "hdfs-embedded.xml").read_text(encoding="utf-8")).substitute(
         data=home,
         port=servers.hdfs_port,
         http_port=servers.hdfs_http_port,

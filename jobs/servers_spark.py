@@ -49,8 +49,9 @@ def worker(settings: Settings, java: str, number: int) -> Server:
 
 def _java(java: str) -> list[str]:
     jars = class_path(_spark_home() / "jars")
-    # A worker starts executors from this Spark; without the address its pages would be shown to every network.
-    environment = ["env", f"SPARK_HOME={_spark_home()}", f"SPARK_LOCAL_IP={LOOPBACK}"]
+    # A worker starts executors from this Spark, which asks for its Scala's version; without the address its pages would be
+    # shown to every network.
+    environment = ["env", f"SPARK_HOME={_spark_home()}", "SPARK_SCALA_VERSION=2.13", f"SPARK_LOCAL_IP={LOOPBACK}"]
     return [*environment, java, "-Xmx256m", "-Xms32m", "-XX:+UseSerialGC", f"-Dlog4j2.configurationFile={LOGGING.as_uri()}", "-cp", jars]
 
 

@@ -1,15 +1,18 @@
 """The one Spark session of a job: conf/spark-defaults.conf plus what depends on this machine.
 
-Under spark-submit what was submitted wins, so the same script runs on a cluster unchanged.
+Under spark-submit what was submitted wins, so the same script runs on a cluster unchanged. Executors on a cluster get
+Anabranch's own packages and Spark's connectors from here; the environment's Python packages they must have (docs/clusters.md).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 from features.errors import AnabranchError
-from jobs.settings import ROOT, Settings, name_worker_python, spark_submitted
+from jobs.packages import packed_packages
+from jobs.settings import LOOPBACK, ROOT, Settings, name_worker_python, spark_submitted
 
 DEFAULTS = ROOT / "conf" / "spark-defaults.conf"
 LOGGING = ROOT / "conf" / "log4j2.properties"
@@ -27,15 +30,21 @@ def spark_session(settings: Settings, app: str, **extra_conf: str) -> SparkSessi
     """
     # Before the context exists: without a name Spark's workers would be the system's python3, which has no packages.
     name_worker_python()
-    wanted = {**read_defaults(DEFAULTS), **_machine(settings), **extra_conf}
+    wanted = {**read_defaults(DEFAULTS), **_machine(settings), **settings.spark.conf, **extra_conf}
+    master = wanted["spark.master"]
     if spark_submitted():
-        wanted = _after_submit(settings, wanted)
+        submitted = _submitted()
+        master = submitted.get("spark.master", master)
+        wanted = _after_submit(settings, wanted, submitted)
     elif SparkSession.getActiveSession() is None:
-        wanted |= _new_jvm(settings)
+        wanted |= _new_jvm(settings, wanted)
     builder = SparkSession.builder.appName(app)
-    for key, value in wanted.items():
+    for key, value in {**_addresses(master), **wanted}.items():
         builder = builder.config(key, value)
-    return builder.getOrCreate()
+    session = builder.getOrCreate()
+    if not master.startswith("local"):
+        session.sparkContext.addPyFile(str(packed_packages(settings.data / "packages")))
+    return session
 
 
 def read_defaults(file: Path) -> dict[str, str]:
@@ -55,28 +64,43 @@ def spark_jars(settings: Settings) -> list[Path]:
 
 def _machine(settings: Settings) -> dict[str, str]:
     """What any session on this machine needs."""
-    return {
+    found = {
         "spark.master": settings.spark.master,
         "spark.sql.shuffle.partitions": str(settings.spark.shuffle_partitions),
         "spark.sql.warehouse.dir": str(settings.spark.warehouse),
     }
+    embedded = f"hdfs://{LOOPBACK}:{settings.servers.hdfs_port}/"
+    if settings.lake.root.startswith(embedded) or settings.speed.checkpoint_root.startswith(embedded):
+        found["spark.hadoop.dfs.replication"] = "1"  # the embedded HDFS has one node
+    return found
 
 
-def _new_jvm(settings: Settings) -> dict[str, str]:
-    """What only a JVM that is yet to start can take."""
+def _addresses(master: str) -> dict[str, str]:
+    """Where executors find the driver. On this machine alone that is loopback; on a network Spark finds out, or is told."""
+    here = master.startswith(("local", f"spark://{LOOPBACK}:"))
+    return {"spark.driver.host": LOOPBACK, "spark.driver.bindAddress": LOOPBACK} if here else {}
+
+
+def _new_jvm(settings: Settings, wanted: Mapping[str, str]) -> dict[str, str]:
+    """What only a JVM that is yet to start can take; what `wanted` says of it comes before ours or wins."""
     settings.spark.logs.mkdir(parents=True, exist_ok=True)
     java = f"-Dlog4j2.configurationFile={LOGGING.as_uri()} -Danabranch.logs={settings.spark.logs} -Dderby.system.home={settings.data}"
+    further = wanted.get("spark.driver.extraJavaOptions", "")
     return {
-        "spark.jars": ",".join(map(str, spark_jars(settings))),
-        "spark.driver.memory": settings.spark.driver_memory,
-        "spark.driver.extraJavaOptions": java,
+        "spark.jars": wanted.get("spark.jars") or ",".join(map(str, spark_jars(settings))),
+        "spark.driver.memory": wanted.get("spark.driver.memory") or settings.spark.driver_memory,
+        "spark.driver.extraJavaOptions": f"{java} {further}".strip(),
     }
 
 
-def _after_submit(settings: Settings, wanted: dict[str, str]) -> dict[str, str]:
-    """`wanted` without what was submitted, and with our jars if the submission brought none."""
+def _submitted() -> dict[str, str]:
+    """What spark-submit was given."""
     SparkContext._ensure_initialized()  # noqa: SLF001  pyspark has no public way to meet the submitting JVM before a context
-    submitted = dict(SparkConf().getAll())
+    return dict(SparkConf().getAll())
+
+
+def _after_submit(settings: Settings, wanted: dict[str, str], submitted: Mapping[str, str]) -> dict[str, str]:
+    """`wanted` without what was submitted, and with our jars if the submission brought none."""
     if "spark.jars" not in submitted and "spark.jars.packages" not in submitted:
         wanted["spark.jars"] = ",".join(map(str, spark_jars(settings)))
         _add_to_class_path(spark_jars(settings))

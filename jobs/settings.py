@@ -7,7 +7,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,12 @@ EMBEDDED = "embedded"
 
 @dataclass(frozen=True, kw_only=True)
 class SparkSettings:
-    """How a Spark session is started; under spark-submit what was submitted wins."""
+    """How a Spark session is started; under spark-submit what was submitted wins. `conf` are further properties of Spark's own."""
 
     master: str
     driver_memory: str
     shuffle_partitions: int
+    conf: Mapping[str, str] = field(hash=False)
     jars_folder: Path
     warehouse: Path
     logs: Path
@@ -120,7 +121,7 @@ _KEYS: dict[str, dict[str, Parser]] = {
     },
     "models": {"tracking_uri": kind.text, "artifact_root": kind.text},
     "quality": {"mode": kind.one_of("off", "warn", "refuse"), "topic_mode": kind.one_of("warn", "refuse"), "refuse_above": kind.share, "suites": kind.text},
-    "spark": {"master": kind.text, "driver_memory": kind.memory, "shuffle_partitions": kind.positive},
+    "spark": {"master": kind.text, "driver_memory": kind.memory, "shuffle_partitions": kind.positive, "conf": kind.pairs},
     "speed": {"trigger": kind.text, "max_offsets_per_trigger": kind.whole},
     "serving": {
         "host": kind.text,
