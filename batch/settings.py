@@ -19,3 +19,19 @@ class BuildSettings:
     """Keys whose values are compared with the version that serves."""
     recomputed_keys: int = 20
     """Keys whose values are recomputed from the lake."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpkeepSettings:
+    """How long what was replaced stays, and which files are too many."""
+
+    history_seconds: int = 2_592_000
+    """How long a version of a source's events can be read after it was replaced."""
+    leftovers_seconds: int = 172_800
+    """How long files of quarantine and states stay when nothing reads them any more: longer than any job runs."""
+    quarantine_seconds: int = 31_536_000
+    """Rows older than this leave quarantine."""
+    small_files: int = 8
+    """A folder of at least so many small files is compacted."""
+    file_megabytes: int = 256
+    """Files are compacted up to this size; those below half of it are small."""

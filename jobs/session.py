@@ -13,6 +13,7 @@ from pyspark.sql import SparkSession
 from features.errors import AnabranchError
 from jobs.packages import packed_packages
 from jobs.settings import LOOPBACK, ROOT, Settings, name_worker_python, spark_submitted
+from stores.table_files import memory
 
 DEFAULTS = ROOT / "conf" / "spark-defaults.conf"
 LOGGING = ROOT / "conf" / "log4j2.properties"
@@ -69,6 +70,9 @@ def _machine(settings: Settings) -> dict[str, str]:
         "spark.sql.shuffle.partitions": str(settings.spark.shuffle_partitions),
         "spark.sql.warehouse.dir": str(settings.spark.warehouse),
     }
+    # Tables are born with the memory that upkeep gives them, so that it need not change them later.
+    for name, value in memory(settings.upkeep.history_seconds).items():
+        found[f"spark.databricks.delta.properties.defaults.{name.removeprefix('delta.')}"] = value
     embedded = f"hdfs://{LOOPBACK}:{settings.servers.hdfs_port}/"
     if settings.lake.root.startswith(embedded) or settings.speed.checkpoint_root.startswith(embedded):
         found["spark.hadoop.dfs.replication"] = "1"  # the embedded HDFS has one node

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from batch.settings import BuildSettings
+from batch.settings import BuildSettings, UpkeepSettings
 from jobs import settings_values as kind
 from jobs.settings_values import Parser, SettingsError
 from serving.settings import ServingSettings
@@ -90,6 +90,7 @@ class Settings:
     times: TimeSettings
     quality: QualitySettings
     build: BuildSettings
+    upkeep: UpkeepSettings
     spark: SparkSettings
     speed: SpeedSettings
     serving: ServingSettings
@@ -121,6 +122,13 @@ _KEYS: dict[str, dict[str, Parser]] = {
     },
     "models": {"tracking_uri": kind.text, "artifact_root": kind.text},
     "quality": {"mode": kind.one_of("off", "warn", "refuse"), "topic_mode": kind.one_of("warn", "refuse"), "refuse_above": kind.share, "suites": kind.text},
+    "upkeep": {
+        "history": kind.duration,
+        "leftovers": kind.duration,
+        "quarantine": kind.duration,
+        "small_files": kind.positive,
+        "file_megabytes": kind.positive,
+    },
     "spark": {"master": kind.text, "driver_memory": kind.memory, "shuffle_partitions": kind.positive, "conf": kind.pairs},
     "speed": {"trigger": kind.text, "max_offsets_per_trigger": kind.whole},
     "serving": {
@@ -274,6 +282,7 @@ def _assemble(found: _Found, project_folders: str) -> Settings:
         times=TimeSettings(**{f"{key}_seconds": value for key, value in found.section("time").items()}),
         quality=_quality(found.section("quality")),
         build=BuildSettings(**found.section("build")),
+        upkeep=_upkeep(found.section("upkeep")),
         spark=SparkSettings(jars_folder=jars / "spark", warehouse=data / "warehouse", logs=data / "logs", **found.section("spark")),
         speed=_speed(found.section("speed"), _place(paths["checkpoints"], data / "checkpoints")),
         serving=ServingSettings(**found.section("serving")),
@@ -315,6 +324,11 @@ def _models(section: dict[str, Any], data: Path, files: FileSettings) -> ModelsS
         user = f"{files.user}@" if files.user else ""
         root = f"{'swebhdfs' if scheme == 'https' else 'webhdfs'}://{user}{address}/{root.removeprefix(ours)}"
     return ModelsSettings(tracking_uri=section["tracking_uri"] or f"sqlite:///{data}/mlflow/mlflow.db", artifact_root=root)
+
+
+def _upkeep(section: dict[str, Any]) -> UpkeepSettings:
+    times = {f"{name}_seconds": section.pop(name) for name in ("history", "leftovers", "quarantine")}
+    return UpkeepSettings(**times, **section)
 
 
 def _quality(section: dict[str, Any]) -> QualitySettings:

@@ -53,6 +53,10 @@ class Lake:
         """Where the quality gate keeps its reports."""
         return self._below(project, "quality", source)
 
+    def quarantine_path(self, project: Project, source: Source) -> str:
+        """Where the source's bad rows are."""
+        return self._below(project, "quarantine", source)
+
     def state_path(self, project: str, name: str) -> str:
         """Where a state that builds keep is."""
         return f"{self.settings.root.rstrip('/')}/{project}/states/{name}"
@@ -98,10 +102,6 @@ class Lake:
         loaded = self.events(spark, project, source).where("_file IS NOT NULL")
         ids = loaded.select(F.col(f"`{source.id}`").alias("_file_id"), F.col("_arrival").alias("_file_arrival"))
         return None if ids.isEmpty() else ids
-
-    def quarantine_path(self, project: Project, source: Source) -> str:
-        """Where the source's bad rows are."""
-        return self._below(project, "quarantine", source)
 
     def quarantine(self, spark: SparkSession, project: Project) -> DataFrame:
         """All bad rows: source, reason, raw, arrival, file or topic, partition, offset, and header: the first line of the CSV."""
