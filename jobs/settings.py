@@ -43,6 +43,7 @@ class SpeedSettings:
     trigger: str
     checkpoint_root: str
     max_offsets_per_trigger: int | None
+    partitions: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +122,7 @@ _KEYS: dict[str, dict[str, Parser]] = {
     "models": {"tracking_uri": kind.text, "artifact_root": kind.text},
     "quality": {"mode": kind.one_of("off", "warn", "refuse"), "topic_mode": kind.one_of("warn", "refuse"), "refuse_above": kind.share, "suites": kind.text},
     "spark": {"master": kind.text, "driver_memory": kind.memory, "shuffle_partitions": kind.positive},
-    "speed": {"trigger": kind.text, "max_offsets_per_trigger": kind.whole},
+    "speed": {"trigger": kind.text, "max_offsets_per_trigger": kind.whole, "partitions": kind.positive},
     "serving": {
         "host": kind.text,
         "port": kind.port,
@@ -322,4 +323,5 @@ def _quality(section: dict[str, Any]) -> QualitySettings:
 
 
 def _speed(section: dict[str, Any], checkpoints: str) -> SpeedSettings:
-    return SpeedSettings(trigger=section["trigger"], checkpoint_root=checkpoints, max_offsets_per_trigger=section["max_offsets_per_trigger"] or None)
+    most = section.pop("max_offsets_per_trigger") or None
+    return SpeedSettings(checkpoint_root=checkpoints, max_offsets_per_trigger=most, **section)

@@ -24,7 +24,7 @@ from features.times import SECOND
 from jobs.context import Context
 from jobs.settings import ROOT
 from jobs.show import Steps
-from speed.views import live_tiles, start
+from speed.views import fed_sources, live_tiles, start
 from stores.answers import Answers, now_micros
 from tests.bench.publisher import PROBES, message
 from tests.bench.report import Row, save
@@ -139,13 +139,13 @@ def drain_into_nothing(spark: SparkSession, context: Context, project: Project, 
     """The same queries without their sink."""
     channel = context.channel(once=True)
     queries = [
-        live_tiles(spark, channel, project, view)
+        live_tiles(spark, channel, project, source)
         .writeStream.outputMode("update")
         .format("noop")
-        .option("checkpointLocation", str(context.settings.data / f"noop-{name}" / view.name))
+        .option("checkpointLocation", str(context.settings.data / f"noop-{name}" / source.name))
         .trigger(availableNow=True)
         .start()
-        for view in project.views
+        for source in fed_sources(project)
     ]
     for query in queries:
         query.awaitTermination()
