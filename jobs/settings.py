@@ -44,6 +44,7 @@ class SpeedSettings:
     checkpoint_root: str
     max_offsets_per_trigger: int | None
     partitions: int
+    metrics_port: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +123,7 @@ _KEYS: dict[str, dict[str, Parser]] = {
     "models": {"tracking_uri": kind.text, "artifact_root": kind.text},
     "quality": {"mode": kind.one_of("off", "warn", "refuse"), "topic_mode": kind.one_of("warn", "refuse"), "refuse_above": kind.share, "suites": kind.text},
     "spark": {"master": kind.text, "driver_memory": kind.memory, "shuffle_partitions": kind.positive},
-    "speed": {"trigger": kind.text, "max_offsets_per_trigger": kind.whole, "partitions": kind.positive},
+    "speed": {"trigger": kind.text, "max_offsets_per_trigger": kind.whole, "partitions": kind.positive, "metrics_port": kind.port_or_none},
     "serving": {
         "host": kind.text,
         "port": kind.port,

@@ -24,7 +24,7 @@ from features.times import SECOND
 from jobs.context import Context
 from jobs.settings import ROOT
 from jobs.show import Steps
-from speed.views import fed_sources, live_tiles, start
+from speed.views import fed_sources, live_tiles, query_settings, start
 from stores.answers import Answers, now_micros
 from tests.bench.publisher import PROBES, message
 from tests.bench.report import Row, save
@@ -58,10 +58,9 @@ def freshness(found: River, project: Project, sizes: Sizes, steps: Steps) -> lis
     try:
         for rate in sizes.rates:
             run = f"r{rate}"
-            publisher = subprocess.Popen(
-                [sys.executable, "-m", "tests.bench.publisher", found.settings.bus.bootstrap_servers, TOPIC, *map(str, (rate, sizes.warm + sizes.seconds, KEYS)), run],
-                cwd=ROOT, stdout=subprocess.PIPE, env=dict(found.environment),
-            )  # fmt: skip
+            words = [found.settings.bus.bootstrap_servers, TOPIC, str(rate), str(sizes.warm + sizes.seconds), str(KEYS), run]
+            command = [sys.executable, "-m", "tests.bench.publisher", *words]
+            publisher = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, env=dict(found.environment))
             lags = read_probes(context.answers, project, run, int(PROBES * (sizes.warm + sizes.seconds)))
             reached = float(publisher.communicate()[0])
             kept = np.array(lags[int(PROBES * sizes.warm) :]) / SECOND
@@ -124,9 +123,8 @@ def throughput(found: River, project: Project, sizes: Sizes, steps: Steps) -> li
     context.close()
     steps.step(f"drained: Cassandra {count / ours:,.0f}, nothing {count / theirs:,.0f} events/s, answers equal: {same}")
     work = f"drain {count:,} events, two views, {KEYS} keys"
-    return [
-        Row(work=work, peer="the same query into a no-op sink", ours=count / ours, theirs=count / theirs, unit="events/s", ratio=theirs / ours, goal=">= 0.7", equal=same)
-    ]  # fmt: skip
+    peer = "the same query into a no-op sink"
+    return [Row(work=work, peer=peer, ours=count / ours, theirs=count / theirs, unit="events/s", ratio=theirs / ours, goal=">= 0.7", equal=same)]
 
 
 def drain(spark: SparkSession, context: Context, project: Project) -> None:
@@ -138,15 +136,16 @@ def drain(spark: SparkSession, context: Context, project: Project) -> None:
 def drain_into_nothing(spark: SparkSession, context: Context, project: Project, name: str) -> None:
     """The same queries without their sink."""
     channel = context.channel(once=True)
-    queries = [
-        live_tiles(spark, channel, project, source)
-        .writeStream.outputMode("update")
-        .format("noop")
-        .option("checkpointLocation", str(context.settings.data / f"noop-{name}" / source.name))
-        .trigger(availableNow=True)
-        .start()
-        for source in fed_sources(project)
-    ]
+    with query_settings(spark, channel):
+        queries = [
+            live_tiles(spark, channel, project, source)
+            .writeStream.outputMode("update")
+            .format("noop")
+            .option("checkpointLocation", str(context.settings.data / f"noop-{name}" / source.name))
+            .trigger(availableNow=True)
+            .start()
+            for source in fed_sources(project)
+        ]
     for query in queries:
         query.awaitTermination()
 
@@ -196,7 +195,7 @@ def main(arguments: list[str]) -> None:
     with river() as found:
         rows += throughput(found, project, sizes, steps)
     notes = [
-        "Publisher, stream, Kafka, Cassandra and the reader all run on the same cores; the publisher's clock is in each event, the reader's clock is the same machine's.",
+        "Publisher, stream, Kafka, Cassandra and the reader all run on the same cores and by one clock; the publisher's time is in each event.",
         f"{PROBES} probes a second have keys of their own among {KEYS} other keys; a probe is readable when an answer for its key has it.",
         "Throughput: the stream's own query with a checkpoint of its own, once with its sink and once with Spark's no-op sink.",
     ]
