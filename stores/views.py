@@ -12,7 +12,7 @@ A table of states belongs to one fingerprint of its view, so states of two meani
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -23,7 +23,7 @@ import numpy as np
 from cassandra import InvalidRequest, OperationTimedOut, RequestExecutionException
 from cassandra.cluster import NoHostAvailable, ResponseFuture, Session
 from cassandra.concurrent import execute_concurrent_with_args
-from cassandra.query import PreparedStatement
+from cassandra.query import BatchStatement, BatchType, PreparedStatement
 from cassandra.util import Date as CassandraDate
 
 from features.declaration import FeatureView, Project
@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 _LONGEST = 48
 # Numbers are forgotten long after every build that took one has ended.
 RESERVED = "CREATE TABLE IF NOT EXISTS batch_versions (project text, version bigint, PRIMARY KEY (project, version)) WITH default_time_to_live = 7776000"
+_CHUNK_ROWS, _CHUNK_BYTES = 20, 16_384
 GRACE = MINUTE
 """An answer as of now has the time at which its reads are done, which may be this much later than they were asked for."""
 CQL_TYPES = {"BIGINT": "bigint", "DOUBLE": "double", "STRING": "text", "BINARY": "blob", "BOOLEAN": "boolean", "DATE": "date", "TIMESTAMP": "timestamp"}
@@ -323,12 +324,16 @@ class Views:
         table = self._tables().get(current_table(project))
         # Values bound for the types of a table that was made anew meanwhile would be stored as other numbers.
         types = tuple(f"{column.name} {column.cql_type}" for column in table.columns.values()) if table else ()
+        if not rows:
+            return
+        names, marks = ", ".join(f'"{name}"' for name in rows[0]), ", ".join("?" * len(rows[0]))
+        statement = _prepared(session, f"INSERT INTO {current_table(project)} ({names}) VALUES ({marks}) USING TIMESTAMP ?", types)
         futures = []
-        for row in rows:
-            names = ", ".join(f'"{name}"' for name in row)
-            marks = ", ".join("?" * len(row))
-            statement = f"INSERT INTO {current_table(project)} ({names}) VALUES ({marks}) USING TIMESTAMP ?"
-            futures.append(session.execute_async(_prepared(session, statement, types), [*row.values(), as_of]))
+        for chunk in _chunks(rows):
+            request = BatchStatement(batch_type=BatchType.UNLOGGED)
+            for row in chunk:
+                request.add(statement, [*row.values(), as_of])
+            futures.append(session.execute_async(request))
         for future in futures:
             future.result()
 
@@ -342,6 +347,18 @@ class Views:
             raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
         row = found.one()
         return None if row is None else {name: _plain(value) for name, value in zip(found.column_names, row, strict=True)}
+
+
+def _chunks(rows: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Mapping[str, Any]]]:
+    """Rows that travel together: a request costs more than the row in it, but Cassandra refuses large ones."""
+    start = size = 0
+    for position, row in enumerate(rows):
+        mine = sum(16 + (4 * len(value) if isinstance(value, str) else 64 * len(value) if isinstance(value, list) else 0) for value in row.values())
+        if position > start and (size + mine > _CHUNK_BYTES or position - start >= _CHUNK_ROWS):
+            yield rows[start:position]
+            start, size = position, 0
+        size += mine
+    yield rows[start:]
 
 
 def _fine_starts(view: FeatureView, at: int) -> list[int]:

@@ -139,7 +139,8 @@ def live(river: River) -> None:
     """The history."""
     events = some_events(150)
     ahead = [
-        replace(event, id=f"ahead-{event.id}", time=now_micros() + (3 + position % 2) * MINUTE + position * SECOND) for position, event in enumerate(events[:6])
+        replace(event, id=f"ahead-{event.id}", time=now_micros() + 4 * MINUTE + (position % 2) * 30 * SECOND + position * SECOND)
+        for position, event in enumerate(events[:6])
     ]
     river.publish(events[:60])
     river.drain()
