@@ -7,7 +7,9 @@ happened later does not matter.
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from features.declaration import Project
 from features.spark import Piece
@@ -29,22 +31,33 @@ def tile_writer(views: ViewsSettings, project: Project, pieces: Sequence[Piece])
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         senders: dict[int, Sender] = {}
-        changed: set[str] = set()
+        changed: set[bytes] = set()
         for batch in batches:
-            rows = zip(*[stored(column) for column in batch.columns], strict=True)
-            for piece, key, slot, start, events, state, extra in rows:
+            for piece, *row in zip(batch.column("piece").to_pylist(), *_values(batch), strict=True):
                 if piece == named:
-                    changed.add(key)
+                    changed.add(row[0])
                 if tables[piece] is None:
                     continue
                 if piece not in senders:
                     senders[piece] = _sender(views, str(tables[piece]))
-                senders[piece].send((key, slot, start, state, extra, slot + events))
+                senders[piece].send(tuple(row))
         for sender in senders.values():
             sender.finish()
-        yield pa.RecordBatch.from_pydict({"key": pa.array(sorted(changed), pa.string())})
+        yield pa.RecordBatch.from_pydict({"key": pa.array(sorted(changed), pa.binary()).cast(pa.string())})
 
     return run
+
+
+def _values(batch: pa.RecordBatch) -> list[list[bytes]]:
+    """Columns of the statement below, as they travel."""
+    slot, start, events = (batch.column(name).to_numpy(zero_copy_only=False) for name in ("slot", "tile_start", "events"))
+    key = batch.column("key").cast(pa.binary()).to_pylist()
+    return [key, _longs(slot), _longs(start), stored(batch.column("state")), stored(batch.column("extra")), _longs(slot + events)]
+
+
+def _longs(values: NDArray[np.int64]) -> list[bytes]:
+    data = values.astype(">i8").tobytes()
+    return [data[i : i + 8] for i in range(0, len(data), 8)]
 
 
 def _sender(views: ViewsSettings, table: str) -> Sender:

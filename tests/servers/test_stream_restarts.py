@@ -110,7 +110,7 @@ def test_a_lost_checkpoint_is_replayed_from_a_slot_boundary_and_gives_the_same_t
     read = drain(context, project)
     assert 0 < read["readings"] < 100
     assert (stored(context, project, since), values(context, project)) == (kept, answered)
-    rollback(context.views, project)
+    rollback(context.views, context.models, project)
     assert values(context, project) == answered
 
 
@@ -164,6 +164,6 @@ def test_retired_tiles_are_gone_and_no_answer_changes_even_after_a_rollback(cont
     assert retire_tiles(context.views, project, since) > 0
     assert stored(context, project, 0) == kept
     assert values(context, project) == before
-    rollback(context.views, project)
+    rollback(context.views, context.models, project)
     assert values(context, project) == before
     assert retire_tiles(context.views, project, since) == 0
