@@ -6,6 +6,7 @@ answers until each probe is in its key's. Throughput: the same query drains one 
 
 import json
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -15,24 +16,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from cassandra.concurrent import execute_concurrent_with_args
 from kafka import KafkaConsumer, TopicPartition
 from pyspark.sql import SparkSession
 
 from features.declaration import Project
 from features.loading import load_project
-from features.times import SECOND
+from features.times import HOUR, MINUTE, SECOND
 from jobs.context import Context
 from jobs.settings import ROOT
 from jobs.show import Steps
 from speed.views import fed_sources, live_tiles, query_settings, start
 from stores.answers import Answers, now_micros
+from stores.views import tiles_table
 from tests.bench.publisher import PROBES, message
 from tests.bench.report import Row, save
 from tests.bench.river import PROJECTS, River, river
 
 NAME, TOPIC = "speed_bench", "speed-bench"
 KEYS = 500
-PATIENCE = 90.0
+PATIENCE = 300.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,9 @@ def freshness(found: River, project: Project, sizes: Sizes, steps: Steps) -> lis
     stream = found.verb("--debug", "stream", NAME, log=log)
     rows: list[Row] = []
     try:
+        context.bus.publish(TOPIC, [(None, message("first", "first-probe-0", 1.0, now_micros()))])
+        read_probes(context.answers, project, "first", 1)
+        steps.step("the stream answers")
         for rate in sizes.rates:
             run = f"r{rate}"
             words = [found.settings.bus.bootstrap_servers, TOPIC, str(rate), str(sizes.warm + sizes.seconds), str(KEYS), run]
@@ -182,6 +188,29 @@ def check(context: Context, project: Project, start_at: int) -> bool:
     return bool(keys)
 
 
+def amplification(found: River, project: Project, steps: Steps) -> list[Row]:
+    """Rows that one answer reads of a key with steady events, 26 hours after the cut, against tiles of one tier."""
+    context, (view, _) = Context(found.settings), project.views
+    views, now = context.views, now_micros()
+    views.ensure_tiles(project)
+    empty, rows = view.layout.empty.astype("<f8").tobytes(), []
+    for rate in (1, 10, 100):
+        times = range(now - 26 * HOUR, now, MINUTE // rate)
+        tiers = [{(time // HOUR * HOUR, time // width * width) for time in times} for width in view.tiers]
+        for fine, tier in enumerate(tiers):
+            insert = views.session.prepare(f"INSERT INTO {tiles_table(project.name, view, fine=bool(fine))} (key, slot, tile_start, state) VALUES (?, ?, ?, ?)")
+            execute_concurrent_with_args(views.session, insert, [(f"a{rate}", *place, empty) for place in sorted(tier)])
+        _, read = views.ask(project.name, view, f"a{rate}", None, now).result()
+        count = len(read.starts) + (len(read.fine.starts) if read.fine else 0) if read else 0
+        took = statistics.median(_seconds(lambda key=f"a{rate}": context.answers.features(project, [{"thing": key}])) for _ in range(50))  # type: ignore[misc]
+        steps.step(f"{rate} events a minute: an answer reads {count} rows of {len(tiers[-1])}, {1e3 * took:.1f} ms")
+        work = f"rows of tiles an answer reads, {rate} events a minute for 26 hours"
+        theirs = len(tiers[-1])
+        rows.append(Row(work=work, peer="one tier of 5 minutes", ours=count, theirs=theirs, unit="rows", ratio=theirs / count, goal="tens", equal=None))
+    context.close()
+    return rows
+
+
 def main(arguments: list[str]) -> None:
     """`--quick`: small sizes, nothing saved."""
     steps, quick = Steps(), "--quick" in arguments
@@ -194,6 +223,7 @@ def main(arguments: list[str]) -> None:
             rows += freshness(found, project, sizes, steps)
     with river() as found:
         rows += throughput(found, project, sizes, steps)
+        rows += amplification(found, project, steps)
     notes = [
         "Publisher, stream, Kafka, Cassandra and the reader all run on the same cores and by one clock; the publisher's time is in each event.",
         f"{PROBES} probes a second have keys of their own among {KEYS} other keys; a probe is readable when an answer for its key has it.",
