@@ -10,7 +10,7 @@ _LOOPBACK = "127.0.0.1"
 _WHAT = {
     "running": "1 while the query runs, 0 while it waits for a server.",
     "events": "Events read since the process started.",
-    "events_per_second": "Rate of the last micro-batch.",
+    "events_per_second": "Rate of the last seconds.",
     "state_rows": "Rows of state: remembered ids and open tiles.",
     "state_bytes": "Memory of the state.",
     "open_slots": "Slots of arrival that still take events.",

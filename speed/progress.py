@@ -77,11 +77,6 @@ class Meter:
         return float(self.latest.get("durationMs", {}).get("triggerExecution", 0)) / 1000
 
     @property
-    def events_per_second(self) -> float:
-        """Of the last micro-batch."""
-        return float(self.latest.get("processedRowsPerSecond") or 0.0)
-
-    @property
     def state(self) -> tuple[int, int]:
         """Rows and bytes that the query remembers."""
         operators = self.latest.get("stateOperators", [])

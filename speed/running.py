@@ -42,6 +42,8 @@ class _Kept:
     failures: int = 0
     restarts: int = 0
     lag: dict[int, int] | None = None
+    rate: float = 0.0
+    counted: tuple[float, int] = (0.0, 0)
 
 
 class Running:
@@ -76,7 +78,7 @@ class Running:
             self._revive(kept) if kept.query is None else self._check(kept, kept.query)
         if self._channel.trigger is not None and time.monotonic() >= self._lag_at:
             self._lag_at = time.monotonic() + _LAG_EVERY
-            self._measure_lag()
+            self._measure()
         if self._channel.trigger is not None and time.monotonic() >= self._retire_at:
             self._retire_at = time.monotonic() + _RETIRE_EVERY
             self._retire()
@@ -104,12 +106,11 @@ class Running:
         try:
             prepare(self._channel, kept.project)
             kept.query = start_source(self._spark, self._channel, kept.project, kept.source)
-        except UnavailableError as error:
+        except Exception as error:  # noqa: BLE001 - whatever a client raises: `_failed` tells absence from error
             self._failed(kept, error)
 
     def _failed(self, kept: _Kept, error: Exception) -> None:
-        away = isinstance(error, UnavailableError) or _AWAY.search(str(error)) is not None
-        kept.failures += not away
+        kept.failures += not _is_absence(error)
         if self._channel.trigger is None or kept.failures >= _HOPELESS:
             raise error
         kept.restarts += 1
@@ -117,8 +118,11 @@ class Running:
         log.warning("stream of %s.%s failed and starts again in %.1f s: %s", kept.project.name, kept.source.name, kept.wait, _reason(error))
         kept.wait = min(2 * kept.wait, _LONGEST_WAIT)
 
-    def _measure_lag(self) -> None:
+    def _measure(self) -> None:
         for kept in self._kept:
+            then, events = kept.counted
+            kept.counted = (time.monotonic(), kept.meter.events)
+            kept.rate = (kept.meter.events - events) / (kept.counted[0] - then) if then else 0.0
             try:
                 ends = self._channel.bus.ends(str(kept.source.topic))
             except AnabranchError:
@@ -134,7 +138,9 @@ class Running:
                     keys = retire_tiles(self._channel.views, project, since)
                     self._retired[project.name] = since
                     log.info("retired tiles project=%s before=%s keys=%s", project.name, since // SECOND, keys)
-            except UnavailableError as error:
+            except Exception as error:
+                if not _is_absence(error):
+                    raise
                 log.warning("tiles of %s are retired later: %s", project.name, error)
 
     def _snapshot(self, kept: _Kept) -> Snapshot:
@@ -144,7 +150,7 @@ class Running:
             source=kept.source.name,
             running=kept.query is not None,
             events=kept.meter.events,
-            events_per_second=kept.meter.events_per_second,
+            events_per_second=kept.rate,
             lag=kept.lag or {},
             state_rows=rows,
             state_bytes=size,
@@ -152,6 +158,11 @@ class Running:
             seconds=kept.meter.seconds,
             restarts=kept.restarts,
         )
+
+
+def _is_absence(error: Exception) -> bool:
+    """Does the error say that a server is away?"""
+    return isinstance(error, UnavailableError) or _AWAY.search(f"{type(error).__name__}: {error}") is not None
 
 
 def _reason(error: Exception) -> str:

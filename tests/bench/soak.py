@@ -34,7 +34,7 @@ def resident(pid: int) -> float:
             sizes.append(process.memory_info().rss)
         except psutil.NoSuchProcess:
             continue
-    return sum(sizes) / 2**20
+    return float(sum(sizes)) / 2**20
 
 
 def soak(minutes: float, steps: Steps) -> list[Row]:

@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -156,7 +157,7 @@ def drain_into_nothing(spark: SparkSession, context: Context, project: Project, 
         query.awaitTermination()
 
 
-def _seconds(work: Callable[[], None]) -> float:
+def _seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
@@ -202,7 +203,8 @@ def amplification(found: River, project: Project, steps: Steps) -> list[Row]:
             execute_concurrent_with_args(views.session, insert, [(f"a{rate}", *place, empty) for place in sorted(tier)])
         _, read = views.ask(project.name, view, f"a{rate}", None, now).result()
         count = len(read.starts) + (len(read.fine.starts) if read.fine else 0) if read else 0
-        took = statistics.median(_seconds(lambda key=f"a{rate}": context.answers.features(project, [{"thing": key}])) for _ in range(50))  # type: ignore[misc]
+        asked = [{"thing": f"a{rate}"}]
+        took = statistics.median(_seconds(partial(context.answers.features, project, asked)) for _ in range(50))
         steps.step(f"{rate} events a minute: an answer reads {count} rows of {len(tiers[-1])}, {1e3 * took:.1f} ms")
         work = f"rows of tiles an answer reads, {rate} events a minute for 26 hours"
         theirs = len(tiers[-1])
