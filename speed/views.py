@@ -120,9 +120,9 @@ def query_settings(spark: SparkSession, channel: Channel) -> Iterator[None]:
 
 
 def checkpoint(channel: Channel, project: Project, source: Source) -> str:
-    """Where the query of a source keeps its place: another folder for whatever changes the meaning of its state."""
-    parts = [str(_FORMAT), str(channel.times.slot_seconds), repr(project.keys), *(view.fingerprint for view in project.views_of(source.name))]
-    return f"{channel.checkpoints.rstrip('/')}/{project.name}/{source.name}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
+    """Where the query of a source keeps its place: another folder for whatever changes the meaning or the layout of its state."""
+    meaning = (_FORMAT, channel.partitions, channel.times.slot_seconds, project.keys, [view.fingerprint for view in project.views_of(source.name)])
+    return f"{channel.checkpoints.rstrip('/')}/{project.name}/{source.name}-{hashlib.sha256(repr(meaning).encode()).hexdigest()[:12]}"
 
 
 def live_tiles(spark: SparkSession, channel: Channel, project: Project, source: Source) -> DataFrame:

@@ -47,17 +47,19 @@ def _retire(session: Session, project: str, view: FeatureView, key: str, before:
         fine = tiles_table(project, view, fine=True)
         rows = session.execute(f"SELECT tile_start, slot FROM {fine} WHERE key = %s", (key,))
         for first, last in _runs([(row.tile_start, row.slot) for row in rows], before):
-            session.execute(f"DELETE FROM {fine} USING TIMESTAMP %s WHERE key = %s AND tile_start >= %s AND tile_start <= %s", (before, key, first, last))
+            where = "tile_start >= %s AND tile_start <= %s" if first < last else "tile_start = %s AND slot < %s"
+            session.execute(f"DELETE FROM {fine} USING TIMESTAMP %s WHERE key = %s AND {where}", (before, key, first, last if first < last else before))
     wide = tiles_table(project, view)
     # The wide ones last: they are what says that a key has something to remove.
     session.execute(f"DELETE FROM {wide} USING TIMESTAMP %s WHERE key = %s AND slot < %s", (before, key, before))
 
 
 def _runs(tiles: list[tuple[int, int]], before: int) -> list[tuple[int, int]]:
-    """First and last start of each stretch of tiles that lies before the bound; `tiles` are (start, slot), sorted.
+    """First and last start of each stretch of tiles to remove; `tiles` are (start, slot), sorted.
 
-    A start of which one slot is kept is left whole.
+    A start of which a later slot is kept is a stretch of its own, as is a lone one.
     """
-    starts = [(start, all(slot < before for _, slot in found)) for start, found in groupby(tiles, key=lambda tile: tile[0])]
-    runs = [[start for start, _ in run] for over, run in groupby(starts, key=lambda found: found[1]) if over]
-    return [(run[0], run[-1]) for run in runs]
+    starts = [(start, [slot < before for _, slot in found]) for start, found in groupby(tiles, key=lambda tile: tile[0])]
+    runs = [[start for start, _ in run] for over, run in groupby(starts, key=lambda found: all(found[1])) if over]
+    mixed = [(start, start) for start, found in starts if any(found) and not all(found)]
+    return [*((run[0], run[-1]) for run in runs), *mixed]
