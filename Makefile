@@ -42,7 +42,7 @@ test: setup ## Every test, the ones against real Kafka and Cassandra included: w
 	$(PY) -m pytest tests
 
 ##@ Speed
-BENCHES := features serving batch quality
+BENCHES := features serving batch quality speed
 .PHONY: bench
 bench: $(BENCHES:%=bench-%) ## Every benchmark; each prints a table and saves docs/benchmarks/<name>.{md,json}
 
@@ -51,8 +51,17 @@ bench-features: ## Training sets against DuckDB and Spark's window functions
 bench-serving: ## Answers over REST against bare reads and mlflow, and under a constant load; QUICK=1 for seconds
 bench-batch: ## Landing, builds and publishing against bare Spark, full builds and the plain driver
 bench-quality: ## The default trainer on the heart data, 10 x 10-fold, beside plain logistic regression
+bench-speed: ## The stream: published to readable from outside, Cassandra against a no-op sink, rows an answer reads
 $(BENCHES:%=bench-%): bench-%: setup .venv/.bench-stamp
 	$(PY) -m tests.bench.$* $(if $(QUICK),--quick)
+
+.PHONY: soak
+soak: setup .venv/.bench-stamp ## The stream for MINUTES=20: its memory and its answers
+	$(PY) -m tests.bench.soak $(MINUTES)
+
+.PHONY: drill
+drill: setup ## Kill the stream's driver at ten random moments; every answer must still be exact
+	KILLS=10 $(PY) -m pytest -q tests/servers/test_stream_faults.py -k killed
 
 ##@ Servers
 .PHONY: up down status

@@ -11,7 +11,7 @@ from features.errors import DeclarationError
 from features.layout import Alike, Layout
 from features.modelling import Model
 from features.schema import BOOLEAN, Column, DataType, columns_used, expression_type, parse_schema
-from features.times import format_duration
+from features.times import HOUR, format_duration
 from features.windows import Window, make_window
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
@@ -141,6 +141,13 @@ class FeatureView:
     def tile(self) -> int:
         """Width of the stream's tiles in microseconds: the smallest hop."""
         return min(span.hop for span in self.spans)
+
+    @cached_property
+    def tiers(self) -> tuple[int, ...]:
+        """Widths of the stream's tiles in microseconds: wide ones, an hour or a hop, and, where a window's tail may lie within one, fine ones of a hop."""
+        longest = [aggregate.longest_tile for aggregate in self.features.values() if aggregate.longest_tile is not None]
+        wide = self.tile * max(1, min(HOUR, *longest) // self.tile) if longest else self.tile * max(1, HOUR // self.tile)
+        return (wide, self.tile) if any(span.width is not None and span.hop % wide for span in self.spans) else (wide,)
 
     @cached_property
     def columns(self) -> tuple[FeatureColumn, ...]:

@@ -20,10 +20,11 @@ from features.declaration import FeatureView
 from features.layout import States
 from features.schema import DataType
 from features.times import floor_to, format_time, to_micros
-from features.windows import Window
+from features.windows import Window, edges
 
 _AS_THEY_ARE = {"DOUBLE", "BIGINT", "BOOLEAN", "STRING"}  # what arrays give as Python values is already plain
 LABELS = 2  # columns before the state in a stored batch row
+_NEVER = -(2**63)
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,15 @@ class BatchPart:
 
 @dataclass(frozen=True)
 class Tiles:
-    """What the stream knows of one key since the cut: start of each tile (m,), states (m, width), extras."""
+    """What the stream knows of one key since the cut: start of each wide tile (m,), states (m, width), extras.
+
+    `fine` are those of the other tier, at least in the hours that tails lie within (see windows.py).
+    """
 
     starts: NDArray[np.int64]
     rows: Rows
     extras: Sequence[States] = ()
+    fine: "Tiles | None" = None
 
 
 @dataclass(frozen=True)
@@ -96,11 +101,18 @@ def _window(view: FeatureView, position: int, span: Window, batch: BatchPart | N
         inside |= segments == -1 - position
         parts.append(batch.rows[inside, LABELS:])
         extras.extend(batch.extras[i] for i in np.flatnonzero(inside).tolist() if batch.extras)
-    if tiles is not None and len(tiles.rows):
-        inside = tiles.starts < at if tail is None else (tiles.starts >= tail) & (tiles.starts < at)
-        parts.append(tiles.rows[inside])
-        extras.extend(tiles.extras[i] for i in np.flatnonzero(inside).tolist() if tiles.extras)
+    for found, until in ((tiles, at), (tiles.fine if tiles is not None else None, _edge(view, span, at))):
+        if found is not None and len(found.rows):
+            inside = found.starts < until if tail is None else (found.starts >= tail) & (found.starts < until)
+            parts.append(found.rows[inside])
+            extras.extend(found.extras[i] for i in np.flatnonzero(inside).tolist() if found.extras)
     return (np.concatenate(parts) if parts else np.empty((0, view.layout.width))), extras
+
+
+def _edge(view: FeatureView, span: Window, at: int) -> int:
+    """Where the fine tiles of a window end: with the wide tile that its tail lies within, if it does."""
+    found = edges([span], view.tiers[0], at)
+    return min(found[0][1], at) if found else _NEVER
 
 
 def _values(view: FeatureView, picked: _Picked, at: int) -> dict[str, object]:

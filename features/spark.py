@@ -5,6 +5,7 @@ training sets use the blocks' numpy twins over sorted Arrow batches.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -127,26 +128,73 @@ def _floor(sql: str, step: int) -> str:
     return f"({sql} - pmod({sql}, {step}L))"
 
 
-def tiles(view: FeatureView, events: DataFrame, slot_seconds: int, entity: tuple[str, ...] = ()) -> DataFrame:
-    """States by (`key`, `slot`, `tile_start`) of batch or streaming events; both times TIMESTAMP, the slot by arrival.
+@dataclass(frozen=True)
+class Piece:
+    """What an event is a part of: a tile of `width` microseconds of `view`; with no view, its key alone."""
 
-    `entities` are the keys of columns `entity` that the tile's events name in full (none when the source lacks one).
+    keys: tuple[str, ...]
+    view: FeatureView | None = None
+    width: int = 0
 
-    An event ahead of its arrival gets a tile of its own instant, so that an answer before that instant leaves it out.
+    @property
+    def fine(self) -> bool:
+        """Is it the finer of two tiers?"""
+        return self.view is not None and self.width != self.view.tiers[0]
+
+
+def pieces_of(views: Sequence[FeatureView], entity: tuple[str, ...] = ()) -> tuple[Piece, ...]:
+    """The pieces of an event of the views' one source, the wide tier of each view before the fine one.
+
+    One more, the key of columns `entity`, comes last where the source has them and no view is by that key.
     """
-    arrival = f"unix_micros({ARRIVAL})"
-    start = F.expr(f"timestamp_micros(CASE WHEN {TIME} > {arrival} THEN {TIME} ELSE {_floor(TIME, view.tile)} END)")
-    # One for all events of a tile: one that was ahead and lies on the edge shares it with those that follow.
-    reference = F.expr(f"{_floor(TIME, view.tile)} + {view.tile}L")
-    grouped = (
-        keyed(view, events)
-        .withColumn(REFERENCE, reference)
-        .groupBy("_key", F.window(ARRIVAL, f"{slot_seconds} seconds").alias("_slot"), start.alias("tile_start"))
+    found = [Piece(view.keys, view, width) for view in views for width in view.tiers]
+    named = bool(entity) and {column.name for column in views[0].source.columns} >= set(entity)
+    return (*found, Piece(entity)) if named and all(view.keys != entity for view in views) else tuple(found)
+
+
+def tiles(views: Sequence[FeatureView], events: DataFrame, slot_seconds: int, entity: tuple[str, ...] = ()) -> DataFrame:
+    """States of the views of one source, of batch or streaming events, by `piece` (a position in `pieces_of`), `key`, `slot`, `tile_start`.
+
+    Both times are TIMESTAMP, the slot is that of the arrival; `events` counts what a state holds. All views share one
+    pass over the events. An event ahead of its arrival gets a tile of its own instant, so that an answer before that
+    instant leaves it out.
+    """
+    pieces = pieces_of(views, entity)
+    stamped = events.withColumn(TIME, F.unix_micros(F.col(f"`{views[0].source.time}`").cast("timestamp")))
+    parts = F.array(*[_part(number, piece) for number, piece in enumerate(pieces)])
+    spread = stamped.withColumn("_part", F.explode(F.filter(parts, lambda part: part["key"].isNotNull())))
+    # One reference for all events of a tile: one that was ahead and lies on the edge shares it with those that follow.
+    ready = spread.withColumn(REFERENCE, F.col("_part.reference")).withColumn("_piece", F.col("_part.piece")).withColumn("_key", F.col("_part.key"))
+    slot = F.window(ARRIVAL, f"{slot_seconds} seconds").alias("_slot")
+    grouped = ready.groupBy("_piece", "_key", slot, F.timestamp_micros("_part.start").alias("tile_start"))
+    state, extra = _chosen(views, pieces)
+    states = grouped.agg(F.count(F.lit(1)).alias("events"), state.alias("state"), extra.alias("extra"))
+    return states.select(
+        F.col("_piece").alias("piece"), F.col("_key").alias("key"), F.col("_slot.start").alias("slot"), "tile_start", "events", "state", "extra"
     )
-    named = entity and {column.name for column in view.source.columns} >= set(entity)
-    entities = F.collect_set(key_column(entity)) if named else F.array().cast("array<string>")
-    states = grouped.agg(*state_columns(view), entities.alias("entities"))
-    return states.select(F.col("_key").alias("key"), F.col("_slot.start").alias("slot"), "tile_start", "state", "extra", "entities")
+
+
+def _part(number: int, piece: Piece) -> Column:
+    """(piece, key, start, reference) of an event; the key is NULL where the event is no part of such a piece."""
+    ahead = f"{TIME} > unix_micros({ARRIVAL})"
+    key = key_column(piece.keys)
+    if piece.view is None:
+        start, reference = F.lit(0).cast("bigint"), F.lit(0).cast("bigint")
+    else:
+        floor = _floor(TIME, piece.width)
+        start, reference = F.expr(f"CASE WHEN {ahead} THEN {TIME} ELSE {floor} END"), F.expr(f"{floor} + {piece.width}L")
+        key = F.when(~F.expr(ahead), key) if piece.fine else key
+    return F.struct(F.lit(number).alias("piece"), key.alias("key"), start.alias("start"), reference.alias("reference"))
+
+
+def _chosen(views: Sequence[FeatureView], pieces: Sequence[Piece]) -> tuple[Column, Column]:
+    """`state` and `extra` of the piece's own view: every group folds all views, which share what they have in common."""
+    state, extra = F.lit(None).cast("array<double>"), F.lit(None).cast("array<binary>")
+    for view in reversed(views):
+        mine = F.col("_piece").isin(*[number for number, piece in enumerate(pieces) if piece.view is view])
+        folded, extras = state_columns(view)
+        state, extra = F.when(mine, folded).otherwise(state), F.when(mine, extras).otherwise(extra)
+    return state, extra
 
 
 def point_in_time(project: Project, events: Mapping[str, DataFrame], rows: DataFrame, time: str, *, as_known: bool = False) -> DataFrame:

@@ -9,8 +9,17 @@ hop longer (a sawtooth). Batch state of one key, for a cut C and a slack S (the 
                     any tail in this stretch is on a hop                                | tiles of the stream (arrival >= C)
 
 An answer at t in [C, C + S] is collapsed + the tail hops at or after floor(t - W, hop) + early + tiles, all before t.
+
+Tiles come in two tiers. Wide ones hold an hour (or a hop, where hops are longer), and every event is in one of them. Where
+a tail may lie within an hour, fine ones of a hop hold the same events again; an answer reads them of that one hour only:
+
+    event time ->   |....:....:tail:fine:fine:fine| wide         | wide         | wide ... t
+                      the tail's hour: fine tiles   all later: wide tiles
+
+An event ahead of its arrival has a tile of its own instant among the wide ones, and no fine one.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from features.errors import DeclarationError
@@ -30,6 +39,12 @@ class Window:
     def tail(self, at: int) -> int | None:
         """Where the window begins at time `at`; None for a lifetime."""
         return None if self.width is None else floor_to(at - self.width, self.hop)
+
+
+def edges(spans: Iterable[Window], wide: int, at: int) -> list[tuple[int, int]]:
+    """Stretches [tail, end of the tail's wide tile) of event time that an answer at `at` takes from fine tiles, one a tail within a wide tile."""
+    tails = {tail for span in spans if (tail := span.tail(at)) is not None and tail % wide}
+    return [(tail, floor_to(tail, wide) + wide) for tail in sorted(tails)]
 
 
 def standard_hop(width: int | None) -> int:

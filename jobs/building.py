@@ -11,6 +11,7 @@ from jobs.context import Context
 from jobs.show import Steps
 from stores.answers import now_micros
 from stores.manifest import Manifest
+from stores.retirement import needed_since
 
 
 def build_project(context: Context, project: Project, cut: int | None, steps: Steps, *, full: bool = False, accept: str | None = None) -> Built:
@@ -23,12 +24,20 @@ def build_project(context: Context, project: Project, cut: int | None, steps: St
     boundary = latest_cut(times, now_micros()) if cut is None else cut
     if boundary > now_micros():
         raise AnabranchError(f"cut {format_time(boundary)} lies in the future: events below it are still to come; choose an earlier one")
+    _require_tiles(context, project, boundary)
     until = now_micros()  # every topic row that arrived before a file's of that time is landed now
     steps.step("landing what the topics hold")
     land(context.spark, context.lake, context.bus, project, times, steps, context.gate(project))
     check_complete(context, project, boundary)
     order = Order(cut=boundary, until=until, full=full, accept=accept)
     return build_views(context.spark, context.lake, context.views, context.models, project, times, context.settings.build, order, steps)
+
+
+def _require_tiles(context: Context, project: Project, cut: int) -> None:
+    """Tiles of slots before both versions' cuts may be retired, and an answer would miss them without a word."""
+    since = needed_since(context.views.manifest(project.name))
+    if since is not None and cut < since and any(source.topic is not None for source in project.sources.values()):
+        raise AnabranchError(f"cut {format_time(cut)} lies before {format_time(since)}, from where on the stream's tiles are kept: choose a later one, or none")
 
 
 def rollback_project(context: Context, project: Project, steps: Steps) -> Manifest:

@@ -83,6 +83,7 @@ class Context:
             checkpoints=speed.checkpoint_root,
             trigger=None if once else speed.trigger,
             most_offsets=speed.max_offsets_per_trigger,
+            partitions=speed.partitions,
         )
 
     def close(self) -> None:

@@ -4,11 +4,13 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 
 POLL_SECONDS = 0.05
 
@@ -98,3 +100,15 @@ def _born(pid: int) -> str | None:
         return None if state in "ZX" else f"{boot}/{fields[18]}"
     found = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout.split(None, 1)  # noqa: S607
     return None if len(found) < 2 or found[0].startswith("Z") else found[1].strip()
+
+
+def told_to_stop() -> threading.Event:
+    """Set by SIGTERM and Ctrl-C from now on, which then no longer end the process by themselves."""
+    stopping = threading.Event()
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    return stopping

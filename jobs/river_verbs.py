@@ -1,10 +1,7 @@
 """Verbs that move events: ingest, publish, land, build, rollback, stream."""
 
-import signal
-import threading
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -12,8 +9,10 @@ import typer
 from features.errors import AnabranchError, MisuseError
 from features.times import SECOND, format_time, parse_duration, parse_time
 from jobs.inspect_verbs import AsJson, Name
+from jobs.processes import told_to_stop
 from jobs.settings import load_settings
 from jobs.show import Steps, result
+from jobs.streaming import stream
 
 SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help="Name of a source of the project.")]
 
@@ -76,7 +75,7 @@ def land(
         raise MisuseError("--once and --follow contradict each other: give one of them")
     pause = parse_duration(every, "--every") // SECOND
     context = Context(load_settings(None, None))
-    following = Follow(every_seconds=pause, stopping=_told_to_stop()) if follow else None
+    following = Follow(every_seconds=pause, stopping=told_to_stop()) if follow else None
     try:
         project = context.project(name)
         found = run(context.spark, context.lake, context.bus, project, context.settings.times, Steps(), context.gate(project), following)
@@ -135,42 +134,3 @@ def rollback(name: Name, as_json: AsJson = False) -> None:
         context.close()
     value = {"project": name, "batch_version": entry.batch_version, "cut": format_time(entry.cut), "model_version": entry.model_version}
     result(as_json, value, f"batch version {entry.batch_version} (model {entry.model_version}) is current again")
-
-
-def stream(name: Name, once: Annotated[bool, typer.Option("--once", help="Drain what is there and stop.")] = False, as_json: AsJson = False) -> None:
-    """Keep tiles and approximate scores current from Kafka, until stopped."""
-    from jobs.context import Context
-    from speed.views import start
-
-    context = Context(load_settings(None, None))
-    steps, stopping = Steps(), _told_to_stop()
-    try:
-        project = context.project(name)
-        queries = start(context.spark, context.channel(once=once), project)
-        steps.step(f"stream of {name}: {', '.join(query.name for query in queries) or 'no view has a topic'}")
-        rows = 0
-        while any(query.isActive for query in queries) and not stopping.is_set():
-            stopping.wait(0.5)
-            seen = sum(progress.numInputRows for query in queries for progress in query.recentProgress)
-            if seen != rows:
-                rows = seen
-                steps.advance(rows, None)
-        for query in queries:
-            if query.exception() is not None:
-                raise query.exception()  # type: ignore[misc]
-            query.stop()
-    finally:
-        context.close()
-    result(as_json, {"project": name, "views": len(queries), "events": rows}, f"stream of {name} stopped after {rows:,} events read")
-
-
-def _told_to_stop() -> threading.Event:
-    """Set by SIGTERM and Ctrl-C from now on, which then no longer end the process by themselves."""
-    stopping = threading.Event()
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        stopping.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    return stopping

@@ -44,6 +44,8 @@ class SpeedSettings:
     trigger: str
     checkpoint_root: str
     max_offsets_per_trigger: int | None
+    partitions: int
+    metrics_port: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +132,7 @@ _KEYS: dict[str, dict[str, Parser]] = {
         "file_megabytes": kind.positive,
     },
     "spark": {"master": kind.text, "driver_memory": kind.memory, "shuffle_partitions": kind.positive, "conf": kind.pairs},
-    "speed": {"trigger": kind.text, "max_offsets_per_trigger": kind.whole},
+    "speed": {"trigger": kind.text, "max_offsets_per_trigger": kind.whole, "partitions": kind.positive, "metrics_port": kind.port_or_none},
     "serving": {
         "host": kind.text,
         "port": kind.port,
@@ -337,4 +339,5 @@ def _quality(section: dict[str, Any]) -> QualitySettings:
 
 
 def _speed(section: dict[str, Any], checkpoints: str) -> SpeedSettings:
-    return SpeedSettings(trigger=section["trigger"], checkpoint_root=checkpoints, max_offsets_per_trigger=section["max_offsets_per_trigger"] or None)
+    most = section.pop("max_offsets_per_trigger") or None
+    return SpeedSettings(checkpoint_root=checkpoints, max_offsets_per_trigger=most, **section)

@@ -51,6 +51,14 @@ def port(value: object) -> int:
     return number
 
 
+def port_or_none(value: object) -> int:
+    """A TCP port, or 0 for none."""
+    number = whole(value)
+    if number > 65_535:
+        raise ValueError("a port, 1 to 65535, or 0 for none")
+    return number
+
+
 def seconds_fraction(value: object) -> float:
     """A number of seconds that may have a fraction, above zero."""
     try:

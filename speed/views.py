@@ -1,31 +1,39 @@
 """Speed views: states of the events since the cut, in tiles by slot of arrival, kept current by a stream.
 
-The twin of batch/views.py: the same aggregates over the same events; there all of them, here those that just arrived. Each
-micro-batch writes whole tiles again, so a replay is harmless, then scores the keys that changed.
+The twin of batch/views.py: the same aggregates over the same events; there all of them, here those that just arrived. One
+query a source folds all views of it. Each micro-batch is one Spark job: it writes whole tiles again, so a replay is
+harmless, and when all are written it scores the keys that changed.
 """
 
+import hashlib
+import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 
-from features.declaration import FeatureView, Project
-from features.spark import tiles
+from features.declaration import Project, Source
+from features.spark import pieces_of, tiles
+from features.times import SECOND, floor_to
+from speed.tiles import CHANGED_SCHEMA, tile_writer
 from stores.bus import Bus
-from stores.cassandra_source import CassandraSource, cassandra_options
 from stores.current import SCORES_SCHEMA, refresher
 from stores.events import good_events
 from stores.expectations import Suite
 from stores.lake import Lake
 from stores.models import Models
+from stores.retirement import needed_since
 from stores.settings import TimeSettings
-from stores.views import Views, tiles_table
+from stores.views import Views
 
 log = logging.getLogger(__name__)
+_FORMAT = 2
+"""Counts changes of what a checkpoint holds for one and the same declaration."""
 
 
 def scores_topic(project: str) -> str:
@@ -42,6 +50,7 @@ class Channel:
     """What a stream reads and writes, and how: `trigger` None drains what is there and stops.
 
     `suites`: by source the rules that landing judges rows by; the stream must leave out the same ones.
+    `partitions`: of its state, fixed for the life of a checkpoint. `most_offsets`: the most messages of a micro-batch.
     """
 
     lake: Lake
@@ -53,65 +62,111 @@ class Channel:
     suites: Callable[[Project], Mapping[str, Suite]] = _no_suites
     trigger: str | None = None
     most_offsets: int | None = None
+    partitions: int = 2
+
+
+def fed_sources(project: Project) -> list[Source]:
+    """The sources of the project's views that come by topic."""
+    return [source for source in project.sources.values() if source.topic is not None and project.views_of(source.name)]
 
 
 def start(spark: SparkSession, channel: Channel, project: Project) -> list[StreamingQuery]:
-    """Start one query a view that a topic feeds."""
-    spark.dataSource.register(CassandraSource)
-    fed = [view for view in project.views if view.source.topic is not None]
-    topics = list(dict.fromkeys(str(view.source.topic) for view in fed))
+    """Start one query a source that comes by topic."""
+    prepare(channel, project)
+    return [start_source(spark, channel, project, source) for source in fed_sources(project)]
+
+
+def prepare(channel: Channel, project: Project) -> None:
+    """Make the topics and tables that the project's stream needs, where they are missing."""
+    topics = [str(source.topic) for source in fed_sources(project)]
     channel.bus.ensure_topics([*topics, scores_topic(project.name)])
     channel.bus.require_arrival(topics)
     channel.views.ensure_tiles(project)
     channel.views.ensure_current(project)
-    return [_start(spark, channel, project, view) for view in fed]
 
 
-def _start(spark: SparkSession, channel: Channel, project: Project, view: FeatureView) -> StreamingQuery:
+def start_source(spark: SparkSession, channel: Channel, project: Project, source: Source) -> StreamingQuery:
+    """Start the query of one source, for which `prepare` was called."""
     writer = (
-        live_tiles(spark, channel, project, view)
-        .writeStream.queryName(f"{project.name}.{view.name}")
+        live_tiles(spark, channel, project, source)
+        .writeStream.queryName(f"{project.name}.{source.name}")
         .outputMode("update")
-        .option("checkpointLocation", f"{channel.checkpoints.rstrip('/')}/{project.name}/{view.name}-{view.fingerprint}")
-        .foreachBatch(_micro_batch(channel, project, view))
+        .option("checkpointLocation", checkpoint(channel, project, source))
+        .foreachBatch(_micro_batch(channel, project, source))
     )
     timed = writer.trigger(availableNow=True) if channel.trigger is None else writer.trigger(processingTime=channel.trigger)
-    return timed.start()
+    with query_settings(spark, channel):
+        return timed.start()
 
 
-def live_tiles(spark: SparkSession, channel: Channel, project: Project, view: FeatureView) -> DataFrame:
-    """The streaming tiles of a view: parsed, de-duplicated within the horizon, aggregated by (key, slot, tile)."""
-    options = {**channel.bus.spark_options([str(view.source.topic)]), "startingOffsets": "earliest"}
+@contextmanager
+def query_settings(spark: SparkSession, channel: Channel) -> Iterator[None]:
+    """What the session has to say while a query starts: the query takes its settings as they then are."""
+    wanted = {
+        "spark.sql.shuffle.partitions": str(channel.partitions),
+        # State that is past its time is removed with the next events; a micro-batch of its own for it only delays those.
+        "spark.sql.streaming.noDataMicroBatches.enabled": "false",
+        # Spark refuses any sort in a stream. The one here orders the rows of one task of one micro-batch, which is well defined.
+        "spark.sql.streaming.unsupportedOperationCheck": "false",
+    }
+    before = {name: spark.conf.get(name) for name in wanted}
+    try:
+        for name, value in wanted.items():
+            spark.conf.set(name, value)
+        yield
+    finally:
+        for name, old in before.items():
+            spark.conf.set(name, str(old))
+
+
+def checkpoint(channel: Channel, project: Project, source: Source) -> str:
+    """Where the query of a source keeps its place: another folder for whatever changes the meaning or the layout of its state."""
+    meaning = (_FORMAT, channel.partitions, channel.times.slot_seconds, project.keys, [view.fingerprint for view in project.views_of(source.name)])
+    return f"{channel.checkpoints.rstrip('/')}/{project.name}/{source.name}-{hashlib.sha256(repr(meaning).encode()).hexdigest()[:12]}"
+
+
+def live_tiles(spark: SparkSession, channel: Channel, project: Project, source: Source) -> DataFrame:
+    """The streaming tiles of a source's views: parsed and de-duplicated once, aggregated by (piece, key, slot, tile)."""
+    options = {**channel.bus.spark_options([str(source.topic)]), "startingOffsets": starting_offsets(channel, project, source)}
     if channel.most_offsets is not None:
         options["maxOffsetsPerTrigger"] = str(channel.most_offsets)
     messages = spark.readStream.format("kafka").options(**options).load()
-    events = good_events(project, view.source, messages, channel.times, channel.suites(project).get(view.source.name))
-    loaded = channel.lake.file_ids(spark, project, view.source)
+    events = good_events(project, source, messages, channel.times, channel.suites(project).get(source.name))
+    loaded = channel.lake.file_ids(spark, project, source)
     if loaded is not None:
         # The batch owes what a file brought first; Delta shows each micro-batch the table as it then is.
-        same = (F.col(f"`{view.source.id}`") == F.col("_file_id")) & (F.col("_file_arrival") <= F.col("_arrival"))
+        same = (F.col(f"`{source.id}`") == F.col("_file_id")) & (F.col("_file_arrival") <= F.col("_arrival"))
         events = events.join(loaded, same, "left_anti")
-    fresh = events.withWatermark("_arrival", f"{channel.times.dedup_horizon_seconds} seconds").dropDuplicatesWithinWatermark([view.source.id])
-    return tiles(view, fresh, channel.times.slot_seconds, project.keys)
+    # Of duplicates in one micro-batch the first row wins: in the order of arrival, it is the first arrival.
+    ordered = events.repartition(channel.partitions, f"`{source.id}`").sortWithinPartitions("_arrival", "_partition", "_offset")
+    fresh = ordered.withWatermark("_arrival", f"{channel.times.dedup_horizon_seconds} seconds").dropDuplicatesWithinWatermark([source.id])
+    return tiles(project.views_of(source.name), fresh, channel.times.slot_seconds, project.keys)
 
 
-def _micro_batch(channel: Channel, project: Project, view: FeatureView) -> Callable[[DataFrame, int], None]:
-    bus, views, models = channel.bus, channel.views, channel.models
-    options = {**cassandra_options(views.settings), "table": tiles_table(project.name, view)}
+def starting_offsets(channel: Channel, project: Project, source: Source) -> str:
+    """Where a query without a checkpoint begins, as Spark's Kafka source takes it: at the first arrival it can need."""
+    since = needed_since(channel.views.manifest(project.name))
+    if since is None:
+        return "earliest"
+    first = floor_to(since, channel.times.slot_seconds * SECOND) - channel.times.dedup_horizon_seconds * SECOND
+    offsets = channel.bus.offsets_at(str(source.topic), first)
+    return json.dumps({source.topic: {str(partition): offset for partition, offset in offsets.items()}})
+
+
+def _micro_batch(channel: Channel, project: Project, source: Source) -> Callable[[DataFrame, int], None]:
+    views, models = channel.views, channel.models
+    pieces = pieces_of(project.views_of(source.name), project.keys)
+    write = tile_writer(views.settings, project, pieces)
+    options = {**channel.bus.spark_options([]), "topic": scores_topic(project.name)}
 
     def run(states: DataFrame, number: int) -> None:
-        started = time.time_ns() // 1000
-        states.persist()
-        try:
-            stored = states.select("key", *[F.unix_micros(name).alias(name) for name in ("slot", "tile_start")], "state", "extra")
-            # The moment the micro-batch began is the write's timestamp: a retry repeats it, a later batch passes it.
-            stored.write.format("cassandra").options(**options, timestamp=str(started)).mode("append").save()
-            changed = states.select(F.explode("entities").alias("key")).where("key IS NOT NULL").distinct()
-            champion = models.champion(project.name)
-            scores = changed.mapInArrow(refresher(views.settings, models.settings, project, champion, "speed"), SCORES_SCHEMA)
-            scores.write.format("kafka").options(**bus.spark_options([])).option("topic", scores_topic(project.name)).save()
-        finally:
-            states.unpersist()
-        log.info("micro-batch project=%s view=%s number=%s seconds=%.2f", project.name, view.name, number, (time.time_ns() // 1000 - started) / 1e6)
+        started = time.monotonic()
+        moments = [F.unix_micros(name).alias(name) for name in ("slot", "tile_start")]
+        stored = states.select("piece", "key", *moments, "events", "state", "extra")
+        # One job: no key is scored before the shuffle of `distinct` has seen the end of every task that writes tiles.
+        changed = stored.mapInArrow(write, CHANGED_SCHEMA).distinct()
+        scores = changed.mapInArrow(refresher(views.settings, models.settings, project, models.champion(project.name), "speed"), SCORES_SCHEMA)
+        scores.write.format("kafka").options(**options).save()
+        log.info("micro-batch project=%s source=%s number=%s seconds=%.2f", project.name, source.name, number, time.monotonic() - started)
 
     return run

@@ -17,7 +17,7 @@ from features.merge import BatchPart, Tiles, merge
 from features.times import format_time
 from stores.manifest import Manifest
 from stores.parts import Name, Parts
-from stores.views import Pending, Views
+from stores.views import GRACE, Pending, Views
 
 _AT_ONCE = 16  # keys that are asked or merged before others get their turn on the event loop
 Known = tuple[BatchPart | None, Tiles | None]
@@ -102,9 +102,10 @@ class Answers:
     def features(self, project: Project, keys: Sequence[Mapping[str, object]], at: int | None = None) -> list[Answer]:
         """Answers in the order of `keys` (each ``{column: value}``), as of `at` or now; all reads run side by side."""
         manifest = self.manifest(project.name)
-        reading = self._begin(project, keys, manifest)
+        asked = now_micros() if at is None else at
+        reading = self._begin(project, keys, manifest, asked)
         known = self._collect(reading, manifest, project)
-        moment = now_micros() if at is None else at
+        moment = min(now_micros(), asked + GRACE) if at is None else at
         return [_answer(project, key, text, known, manifest, moment) for key, text in zip(keys, reading.texts, strict=True)]
 
     async def answer(self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Manifest | None, at: int | None = None) -> list[Answer]:
@@ -112,16 +113,16 @@ class Answers:
         if not self.views.connected:
             raise UnavailableError("Cassandra has not answered since this server started: see 'anabranch status'")
         several = len(keys) > _AT_ONCE
-        readings = []
+        readings, asked = [], now_micros() if at is None else at
         for start in range(0, len(keys), _AT_ONCE):
-            readings.append(self._begin(project, keys[start : start + _AT_ONCE], manifest))
+            readings.append(self._begin(project, keys[start : start + _AT_ONCE], manifest, asked))
             if several:
                 await asyncio.sleep(0)
         known: dict[tuple[str, str], Known] = {}
         for reading in readings:
             await _done(reading)
             known.update(self._collect(reading, manifest, project))
-        moment = now_micros() if at is None else at
+        moment = min(now_micros(), asked + GRACE) if at is None else at
         found = []
         for key, text in zip(keys, [text for reading in readings for text in reading.texts], strict=True):
             found.append(_answer(project, key, text, known, manifest, moment))
@@ -146,14 +147,15 @@ class Answers:
             found.append(replace(answer, degraded="; ".join(filter(None, (missing, answer.degraded)))))
         return found
 
-    def _begin(self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Manifest | None) -> _Reading:
+    def _begin(self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Manifest | None, at: int) -> _Reading:
         texts = [{view.name: key_text(view.keys, key) for view in project.views} for key in keys]
         pending: dict[tuple[str, str], Pending] = {}
         for text in texts:
             for view in project.views:
                 name = (view.name, text[view.name])
                 if name not in pending:
-                    pending[name] = self.views.ask(project.name, view, name[1], manifest, self._kept(project, view, name[1], manifest), self.timeout)
+                    part = self._kept(project, view, name[1], manifest)
+                    pending[name] = self.views.ask(project.name, view, name[1], manifest, at, part, self.timeout)
         return _Reading(texts, pending)
 
     def _collect(self, reading: _Reading, manifest: Manifest | None, project: Project) -> dict[tuple[str, str], Known]:

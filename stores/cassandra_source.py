@@ -160,7 +160,7 @@ class CassandraWriter(DataSourceArrowWriter):
         names = ", ".join(f'"{name}"' for name in self.names)
         stamp = f" USING TIMESTAMP {int(self.options['timestamp'])}" if "timestamp" in self.options else ""
         statement = session.prepare(f"INSERT INTO {self.options['table']} ({names}) VALUES ({marks}){stamp}")
-        sender = _Sender(session, statement)
+        sender = Sender(session, statement)
         for batch in iterator:
             columns = [_serialized(column, kind.type) for column, kind in zip(batch.columns, statement.column_metadata, strict=True)]
             for row in zip(*columns, strict=True):
@@ -179,8 +179,8 @@ class _Rows(BatchStatement):  # type: ignore[misc]
             self.routing_key, self.keyspace = rows[0][statement.routing_key_indexes[0]], statement.keyspace
 
 
-class _Sender:
-    """Sends rows in unlogged batches with a bounded number in flight; the first failure is raised at the end."""
+class Sender:
+    """Sends rows of one statement in unlogged batches with a bounded number in flight; the first failure is raised at the end."""
 
     def __init__(self, session: Any, statement: PreparedStatement) -> None:
         self.session, self.statement = session, statement

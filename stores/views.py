@@ -1,7 +1,8 @@
 """Views in Cassandra: batch tables by version, tiles of the stream, current rows for analysts, the manifest.
 
     <project>__<view>__b<version>       key -> states, extras                          dropped when two versions old
-    <project>__<view>__t<fingerprint>   (key) slot, tile_start -> state, extra         TTL beyond the rollback horizon
+    <project>__<view>__w<fingerprint>   (key) slot, tile_start -> state, extra         wide tiles; TTL beyond the rollback horizon
+    <project>__<view>__f<fingerprint>   (key) tile_start, slot -> state, extra         fine tiles of views that have them
     <project>_current                   key -> every feature, score, versions, as_of, layer
     manifest                            project -> current and previous batch version
     batch_versions                      project, version: numbers that builds took
@@ -11,7 +12,7 @@ A table of states belongs to one fingerprint of its view, so states of two meani
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -22,14 +23,15 @@ import numpy as np
 from cassandra import InvalidRequest, OperationTimedOut, RequestExecutionException
 from cassandra.cluster import NoHostAvailable, ResponseFuture, Session
 from cassandra.concurrent import execute_concurrent_with_args
-from cassandra.query import PreparedStatement
+from cassandra.query import BatchStatement, BatchType, PreparedStatement
 from cassandra.util import Date as CassandraDate
 
 from features.declaration import FeatureView, Project
 from features.errors import AnabranchError, UnavailableError
 from features.merge import LABELS, BatchPart, Tiles
 from features.schema import DataType
-from features.times import parse_time
+from features.times import MINUTE, parse_time
+from features.windows import edges
 from stores.cassandra_session import READS, is_connected, session_for
 from stores.manifest import TABLE, Manifest, read_manifest, swap_manifest
 from stores.settings import ViewsSettings
@@ -39,6 +41,9 @@ log = logging.getLogger(__name__)
 _LONGEST = 48
 # Numbers are forgotten long after every build that took one has ended.
 RESERVED = "CREATE TABLE IF NOT EXISTS batch_versions (project text, version bigint, PRIMARY KEY (project, version)) WITH default_time_to_live = 7776000"
+_CHUNK_ROWS, _CHUNK_BYTES = 20, 16_384
+GRACE = MINUTE
+"""An answer as of now has the time at which its reads are done, which may be this much later than they were asked for."""
 CQL_TYPES = {"BIGINT": "bigint", "DOUBLE": "double", "STRING": "text", "BINARY": "blob", "BOOLEAN": "boolean", "DATE": "date", "TIMESTAMP": "timestamp"}
 _AWAY = (NoHostAvailable, OperationTimedOut, RequestExecutionException)
 
@@ -57,9 +62,9 @@ def batch_table(project: str, view: str, version: int) -> str:
     return table_name(project, view, f"b{version}")
 
 
-def tiles_table(project: str, view: FeatureView) -> str:
-    """Table of a view's tiles."""
-    return table_name(project, view.name, f"t{view.fingerprint}")
+def tiles_table(project: str, view: FeatureView, *, fine: bool = False) -> str:
+    """Table of a view's tiles, wide or fine."""
+    return table_name(project, view.name, f"{'f' if fine else 'w'}{view.fingerprint}")
 
 
 def current_table(project: str) -> str:
@@ -83,6 +88,10 @@ def _prepared(session: Session, statement: str, types: tuple[str, ...] = ()) -> 
     return found
 
 
+class DeclaredAnewError(AnabranchError):
+    """A view means something else than at the last build."""
+
+
 @dataclass(frozen=True)
 class Pending:
     """Reads under way for one key of one view."""
@@ -91,13 +100,14 @@ class Pending:
     manifest: Manifest | None
     batch: ResponseFuture | None
     tiles: ResponseFuture | None
+    fine: ResponseFuture | None = None
     known: BatchPart | None = None
     """The batch part, when it need not be read."""
 
     @property
     def futures(self) -> list[ResponseFuture]:
         """The reads."""
-        return [future for future in (self.batch, self.tiles) if future is not None]
+        return [future for future in (self.batch, self.tiles, self.fine) if future is not None]
 
     def result(self) -> tuple[BatchPart | None, Tiles | None]:
         """Wait for both; raises UnavailableError when the store is away."""
@@ -117,10 +127,16 @@ class Pending:
         rows = self.tiles.result().all() if self.tiles else []
         if not rows:
             return None
+        # Slots that the batch covers are left out here: fine tiles are found by their start, not by their slot.
+        cut = self.manifest.cut if self.manifest else 0
+        fine = [row[1:] for row in self.fine.result().all() if row[0] >= cut] if self.fine else []
+        return self._unpacked(rows, self._unpacked(fine) if fine else None)
+
+    def _unpacked(self, rows: Sequence[Any], fine: Tiles | None = None) -> Tiles:
         width, count = self.view.layout.width, len(self.view.layout.extras)
         starts, states, framed = zip(*rows, strict=True)
         extras = [unpack_extras(frame, count)[0] for frame in framed] if count else []
-        return Tiles(np.array(starts, dtype=np.int64), unpack_rows(b"".join(states), width), extras)
+        return Tiles(np.array(starts, dtype=np.int64), unpack_rows(b"".join(states), width), extras, fine)
 
 
 def _batch_part(view: FeatureView, manifest: Manifest, row: Any) -> BatchPart:
@@ -217,10 +233,12 @@ class Views:
         """Create the tile tables of a project's views."""
         ttl = self.settings.tile_ttl_days * 86_400
         for view in project.views:
-            self.session.execute(
-                f"""CREATE TABLE IF NOT EXISTS {tiles_table(project.name, view)} (key text, slot bigint, tile_start bigint, state blob, extra blob,
-                PRIMARY KEY ((key), slot, tile_start)) WITH default_time_to_live = {ttl}"""
-            )
+            for fine in (False, True)[: len(view.tiers)]:
+                order = "tile_start, slot" if fine else "slot, tile_start"
+                self.session.execute(
+                    f"""CREATE TABLE IF NOT EXISTS {tiles_table(project.name, view, fine=fine)} (key text, slot bigint, tile_start bigint,
+                    state blob, extra blob, PRIMARY KEY ((key), {order})) WITH default_time_to_live = {ttl}"""
+                )
 
     @property
     def connected(self) -> bool:
@@ -228,24 +246,29 @@ class Views:
         return is_connected(self.settings)
 
     def ask(
-        self, project: str, view: FeatureView, key: str, manifest: Manifest | None, known: BatchPart | None = None, timeout: float | None = None
+        self, project: str, view: FeatureView, key: str, manifest: Manifest | None, at: int, known: BatchPart | None = None, timeout: float | None = None
     ) -> Pending:
-        """Start reading what batch and stream know of one key, side by side; a `known` batch part is not read. `timeout` in seconds."""
-        session, batch, tiles = self.session, None, None
+        """Start reading what batch and stream know of one key, side by side; a `known` batch part is not read. `timeout` in seconds.
+
+        Fine tiles are read for any answer at a time in [at, at + GRACE].
+        """
+        session, batch, tiles, fine = self.session, None, None, None
         more = {"execution_profile": READS, **({} if timeout is None else {"timeout": timeout})}
         try:
-            for_batch, for_tiles = self._statements(session, project, view, manifest)
+            for_batch, for_tiles, for_fine = self._statements(session, project, view, manifest)
             if for_batch is not None and known is None:
                 batch = session.execute_async(for_batch, (key,), **more)
             if for_tiles is not None:
                 tiles = session.execute_async(for_tiles, (key, manifest.cut if manifest else 0), **more)
+            if for_fine is not None and (starts := _fine_starts(view, at)):
+                fine = session.execute_async(for_fine, (key, starts), **more)
         except _AWAY as error:
             raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
         except InvalidRequest as error:
             raise UnavailableError(
                 f"a table of view {view.name!r} of {project!r} is gone ({error}): another batch version is current by now, try again"
             ) from error
-        return Pending(view, manifest, batch, tiles, known)
+        return Pending(view, manifest, batch, tiles, fine, known)
 
     def prepare(self, project: Project, manifest: Manifest | None) -> None:
         """Prepare the statements of `ask`, so that the first answers need not wait for it."""
@@ -256,16 +279,23 @@ class Views:
             raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
 
     def _statements(self, session: Session, project: str, view: FeatureView, manifest: Manifest | None) -> tuple[PreparedStatement | None, ...]:
-        """How a view's batch part and its tiles are read; None for what it does not have."""
-        batch = tiles = None
+        """How a view's batch part, its wide and its fine tiles are read; None for what it does not have."""
+        batch = tiles = fine = None
         if manifest is not None:
             if manifest.fingerprints.get(view.name) != view.fingerprint:
-                raise AnabranchError(f"view {view.name!r} of {project!r} was declared anew since the last build: run 'anabranch build {project}'")
+                raise DeclaredAnewError(f"view {view.name!r} of {project!r} was declared anew since the last build: run 'anabranch build {project}'")
             batch = _prepared(session, f"SELECT states, extras FROM {manifest.tables[view.name]} WHERE key = ?")
         table = tiles_table(project, view)
         if view.source.topic is not None and table in self._tables():
             tiles = _prepared(session, f"SELECT tile_start, state, extra FROM {table} WHERE key = ? AND slot >= ?")
-        return batch, tiles
+            if len(view.tiers) > 1:
+                narrow = tiles_table(project, view, fine=True)
+                fine = _prepared(session, f"SELECT slot, tile_start, state, extra FROM {narrow} WHERE key = ? AND tile_start IN ?")
+        return batch, tiles, fine
+
+    def has_table(self, name: str) -> bool:
+        """Is there such a table?"""
+        return name in self._tables()
 
     def _tables(self) -> Mapping[str, Any]:
         tables: Mapping[str, Any] = self.session.cluster.metadata.keyspaces[self.settings.keyspace].tables
@@ -294,12 +324,16 @@ class Views:
         table = self._tables().get(current_table(project))
         # Values bound for the types of a table that was made anew meanwhile would be stored as other numbers.
         types = tuple(f"{column.name} {column.cql_type}" for column in table.columns.values()) if table else ()
+        if not rows:
+            return
+        names, marks = ", ".join(f'"{name}"' for name in rows[0]), ", ".join("?" * len(rows[0]))
+        statement = _prepared(session, f"INSERT INTO {current_table(project)} ({names}) VALUES ({marks}) USING TIMESTAMP ?", types)
         futures = []
-        for row in rows:
-            names = ", ".join(f'"{name}"' for name in row)
-            marks = ", ".join("?" * len(row))
-            statement = f"INSERT INTO {current_table(project)} ({names}) VALUES ({marks}) USING TIMESTAMP ?"
-            futures.append(session.execute_async(_prepared(session, statement, types), [*row.values(), as_of]))
+        for chunk in _chunks(rows):
+            request = BatchStatement(batch_type=BatchType.UNLOGGED)
+            for row in chunk:
+                request.add(statement, [*row.values(), as_of])
+            futures.append(session.execute_async(request))
         for future in futures:
             future.result()
 
@@ -313,6 +347,27 @@ class Views:
             raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
         row = found.one()
         return None if row is None else {name: _plain(value) for name, value in zip(found.column_names, row, strict=True)}
+
+
+def _chunks(rows: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Mapping[str, Any]]]:
+    """Rows that travel together: a request costs more than the row in it, but Cassandra refuses large ones."""
+    start = size = 0
+    for position, row in enumerate(rows):
+        mine = sum(16 + (4 * len(value) if isinstance(value, str) else 64 * len(value) if isinstance(value, list) else 0) for value in row.values())
+        if position > start and (size + mine > _CHUNK_BYTES or position - start >= _CHUNK_ROWS):
+            yield rows[start:position]
+            start, size = position, 0
+        size += mine
+    yield rows[start:]
+
+
+def _fine_starts(view: FeatureView, at: int) -> list[int]:
+    """Starts of the fine tiles that answers at [at, at + GRACE] take."""
+    if len(view.tiers) == 1:
+        return []
+    wide, step = view.tiers
+    stretches = {*edges(view.spans, wide, at), *edges(view.spans, wide, at + GRACE)}
+    return sorted({start for since, until in stretches for start in range(since, until, step)})
 
 
 def cql_type(kind: DataType) -> str:

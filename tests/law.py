@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import datasketches
@@ -173,10 +174,17 @@ def batch_part(view: FeatureView, events: Sequence[Event], cut: int, slack: int 
 
 
 def tiles(view: FeatureView, events: Sequence[Event]) -> Tiles:
-    """Tiles of one key's distinct events, of any slots."""
+    """Tiles of one key's distinct events, of any slots, in the view's tiers."""
+    wide = _tier(view, events, view.tiers[0])
+    ahead = {event.id for event in events if event.time > event.arrival}
+    fine = [_tier(view, [event for event in events if event.id not in ahead], width) for width in view.tiers[1:]]
+    return replace(wide, fine=fine[0] if fine else None)
+
+
+def _tier(view: FeatureView, events: Sequence[Event], width: int) -> Tiles:
     pieces: dict[tuple[int, int], list[Event]] = {}
     for event in events:
-        start = event.time if event.time > event.arrival else floor_to(event.time, view.tile)
+        start = event.time if event.time > event.arrival else floor_to(event.time, width)
         pieces.setdefault((floor_to(event.arrival, SLOT), start), []).append(event)
     rows, extras = states(view, list(pieces.values()))
     return Tiles(np.array([start for _, start in pieces], dtype=np.int64), rows, extras)

@@ -29,18 +29,20 @@ class Row:
     equal: bool | None
 
 
-def save(name: str, title: str, rows: Sequence[Row], packages: Sequence[str], notes: Sequence[str]) -> Path:
-    """Print the table and write both files; returns the page's path."""
+def save(name: str, title: str, rows: Sequence[Row], packages: Sequence[str], notes: Sequence[str], *, dry: bool = False) -> Path:
+    """Print the table and write both files (not when `dry`); returns the page's path."""
     columns = ["work", "peer", "ours", "theirs", "unit", "ratio", "goal", "equal"]
     cells = [[_cell(asdict(row)[column]) for column in columns] for row in rows]
     table(title, columns, cells)
+    page = FOLDER / f"{name}.md"
+    if dry:
+        return page
     FOLDER.mkdir(parents=True, exist_ok=True)
     machine = f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores, {_memory():.0f} GiB, Python {platform.python_version()}"
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
     lines = [f"# {title}", "", f"`make bench-{name}` on {datetime.now(tz=UTC):%Y-%m-%d}. {machine}. {versions}.", ""]
     lines += ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns), *["| " + " | ".join(line) + " |" for line in cells], ""]
     lines += [f"- {note}" for note in notes]
-    page = FOLDER / f"{name}.md"
     page.write_text("\n".join(lines) + "\n", encoding="utf-8")
     page.with_suffix(".json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
     say(f"saved {page.relative_to(ROOT)} and {page.with_suffix('.json').name}")

@@ -138,9 +138,6 @@ def message(event: Event) -> bytes:
 def live(river: River) -> None:
     """The history."""
     events = some_events(150)
-    ahead = [
-        replace(event, id=f"ahead-{event.id}", time=now_micros() + (3 + position % 2) * MINUTE + position * SECOND) for position, event in enumerate(events[:6])
-    ]
     river.publish(events[:60])
     river.drain()
     river.look("before any batch")
@@ -149,6 +146,10 @@ def live(river: River) -> None:
     river.publish([*events[80:110], *events[30:40], *events[65:75]])
     river.drain()
     river.look("after a build in the middle")
+    ahead = [
+        replace(event, id=f"ahead-{event.id}", time=now_micros() + 4 * MINUTE + (position % 2) * 30 * SECOND + position * SECOND)
+        for position, event in enumerate(events[:6])
+    ]
     river.publish([*ahead, *events[110:], *events[:30]])
     river.drain()
     river.look("with events ahead")

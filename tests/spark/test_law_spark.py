@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from features import Count, FeatureView, Label, Model, Project
 from features.grains import start_of, start_sql
 from features.merge import LABELS, BatchPart, Tiles, merge, plain
-from features.spark import batch_rows, coarsened, grains, point_in_time, tiles
+from features.spark import batch_rows, coarsened, grains, pieces_of, point_in_time, tiles
 from features.times import DAY, HOUR, MINUTE, SECOND, from_micros, to_micros
 from tests import oracle
 from tests.law import SCHEMA, SLACK, SLOT, START, events_strategy, source
@@ -47,6 +47,11 @@ def as_extras(raw: list[list[bytes | None]] | None, count: int) -> list[list[byt
     return [[None if v is None else bytes(v) for v in row] for row in raw] if raw else [[] for _ in range(count)]
 
 
+def tier_of(found: list[tuple[int, list[float], list[bytes | None]]], width: int) -> Tiles:
+    """Collected rows of one key and tier."""
+    return Tiles(np.array([s for s, _, _ in found], dtype=np.int64), np.array([r for _, r, _ in found]).reshape(-1, width), [e for _, _, e in found])
+
+
 @pytest.fixture(scope="module")
 def events() -> list[Event]:
     return oracle.distinct(some_events(300))
@@ -61,14 +66,17 @@ def test_batch_rows_and_tiles_of_spark_answer_as_the_fold(spark: SparkSession, e
     kept = grains_of_builds(spark, view, before, cut).persist()
     batch = {name: batch_parts(view, found, cut) for name, found in (("grains", kept), ("one build's", coarsened(view, kept, cut)))}
     kept.unpersist()
-    speed: dict[str, list[tuple[int, list[float], list[bytes | None]]]] = {"a": [], "b": []}
-    for row in tiles(view, frame(spark, after), SLOT // SECOND).collect():
+    speed: dict[tuple[str, int], list[tuple[int, list[float], list[bytes | None]]]] = {(key, tier): [] for key in "ab" for tier in (0, 1)}
+    # Both views of the source in one pass: pieces are the tiers of the one and then of the other.
+    both = pieces_of([VIEW, LIFELONG])
+    for row in tiles([VIEW, LIFELONG], frame(spark, after), SLOT // SECOND).collect():
         assert to_micros(row["slot"].astimezone()) % SLOT == 0
-        speed[row["key"]].append((to_micros(row["tile_start"].astimezone()), row["state"], as_extras([row["extra"]], 1)[0]))
+        if both[row["piece"]].view is view:
+            found = speed[row["key"], int(both[row["piece"]].fine)]
+            found.append((to_micros(row["tile_start"].astimezone()), row["state"], as_extras([row["extra"]], 1)[0]))
     for key in "ab":
-        found = speed[key]
-        rows = np.array([r for _, r, _ in found]).reshape(-1, view.layout.width)
-        part = Tiles(np.array([s for s, _, _ in found], dtype=np.int64), rows, [e for _, _, e in found])
+        wide, fine = (tier_of(speed[key, tier], view.layout.width) for tier in (0, 1))
+        part = replace(wide, fine=fine)
         arrived = [event for event in events if event.arrival < at]
         for known in batch.values():
             merged = merge(view, known.get(key), part, at)

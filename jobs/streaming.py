@@ -1,0 +1,76 @@
+"""The verb `stream`: the streams of some or all projects in one process, until stopped."""
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from features.declaration import Project
+from features.errors import MisuseError
+from features.loading import list_projects
+from jobs.inspect_verbs import AsJson
+from jobs.processes import told_to_stop
+from jobs.settings import load_settings
+from jobs.show import Steps, result
+
+if TYPE_CHECKING:
+    from jobs.context import Context
+    from speed.progress import Snapshot
+
+_TOLD_EVERY = 5.0
+
+Names = Annotated[list[str] | None, typer.Argument(metavar="[PROJECT]...", help="Projects to stream; all declared ones when none is named.")]
+
+
+def stream(names: Names = None, once: Annotated[bool, typer.Option("--once", help="Drain what is there and stop.")] = False, as_json: AsJson = False) -> None:
+    """Keep tiles and approximate scores current from Kafka, until stopped; without a name, of every project."""
+    from jobs.context import Context
+    from speed.metrics import Metrics
+    from speed.running import Running
+
+    stopping = told_to_stop()
+    context = Context(load_settings(None, None))
+    metrics = None
+    try:
+        projects = _projects(context, names or [])
+        metrics = Metrics(0 if once else context.settings.speed.metrics_port)
+        running, steps = Running(context.spark, context.channel(once=once), projects), Steps()
+        started = running.start()
+        steps.step(f"stream of {_said(projects)}: {', '.join(started) or 'no view has a topic'}")
+        found = running.look()
+        told = time.monotonic()
+        while running.active and not stopping.is_set():
+            stopping.wait(0.2 if once else 1.0)
+            found = running.look()
+            metrics.show(found)
+            if time.monotonic() - told >= _TOLD_EVERY:
+                told = time.monotonic()
+                for snapshot in found:
+                    steps.step(snapshot.line())
+        running.stop()
+        found = running.look()
+    finally:
+        if metrics is not None:
+            metrics.close()
+        context.close()
+    _report(as_json, projects, found)
+
+
+def _projects(context: "Context", names: list[str]) -> list[Project]:
+    chosen = names or sorted(list_projects(context.settings.projects))
+    projects = [context.project(name) for name in dict.fromkeys(chosen)]
+    if not projects:
+        raise MisuseError("no project is declared: 'anabranch init NAME' makes one")
+    return projects
+
+
+def _said(projects: list[Project]) -> str:
+    return ", ".join(project.name for project in projects)
+
+
+def _report(as_json: bool, projects: list[Project], found: list["Snapshot"]) -> None:
+    events = sum(snapshot.events for snapshot in found)
+    value: dict[str, object] = {"projects": [project.name for project in projects], "views": sum(len(project.views) for project in projects), "events": events}
+    if len(projects) == 1:
+        value["project"] = projects[0].name
+    result(as_json, value, f"stream of {_said(projects)} stopped after {events:,} events read")

@@ -1,0 +1,171 @@
+"""Streams of several projects in one process, kept running: a query that fails because a server is away is started again
+from its checkpoint, for as long as it takes; the others go on meanwhile. Any other failure ends the stream.
+"""  # fmt: skip
+
+import logging
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pyspark.sql import SparkSession
+from pyspark.sql.streaming.query import StreamingQuery
+
+from features.declaration import Project, Source
+from features.errors import AnabranchError, UnavailableError
+from features.times import SECOND
+from speed.progress import Meter, Snapshot
+from speed.views import Channel, fed_sources, prepare, start_source
+from stores.retirement import needed_since, retire_tiles
+
+log = logging.getLogger(__name__)
+_LONGEST_WAIT = 10.0
+_HOPELESS = 3  # failures in a row that are nobody's absence, without one micro-batch between them
+_AWAY = re.compile(
+    r"UnavailableError|NoHostAvailable|OperationTimedOut|(Read|Write|Coordination)(Timeout|Failure)|cassandra\.Unavailable"
+    r"|Connection(Exception|Shutdown| refused)|TimeoutException|DisconnectException|BrokerNotAvailable|NETWORK_EXCEPTION"
+    r"|KafkaTimeoutError|NoBrokersAvailable|UnknownTopicOrPartition"
+)
+_RETIRE_EVERY, _LAG_EVERY = 60.0, 5.0
+
+
+@dataclass
+class _Kept:
+    """One query, or the moment at which it is to be started again."""
+
+    project: Project
+    source: Source
+    meter: Meter
+    query: StreamingQuery | None = None
+    again_at: float = 0.0
+    wait: float = 0.5
+    failures: int = 0
+    restarts: int = 0
+    lag: dict[int, int] | None = None
+    rate: float = 0.0
+    counted: tuple[float, int] = (0.0, 0)
+
+
+class Running:
+    """The streams of `projects`; `start`, then `look` again and again, then `stop`."""
+
+    def __init__(self, spark: SparkSession, channel: Channel, projects: Sequence[Project]) -> None:
+        self._spark, self._channel, self._projects = spark, channel, projects
+        slot = channel.times.slot_seconds
+        self._kept = [_Kept(project, source, Meter(slot)) for project in projects for source in fed_sources(project)]
+        self._retired: dict[str, int] = {}
+        self._retire_at = self._lag_at = 0.0
+
+    def start(self) -> list[str]:
+        """Start every query; returns their names. What cannot be started is an error here, and waited for later."""
+        for project in self._projects:
+            prepare(self._channel, project)
+        for kept in self._kept:
+            kept.query = start_source(self._spark, self._channel, kept.project, kept.source)
+        return [f"{kept.project.name}.{kept.source.name}" for kept in self._kept]
+
+    @property
+    def active(self) -> bool:
+        """Is there a query that runs or is to be started again?"""
+        return any(kept.query is None or kept.query.isActive for kept in self._kept)
+
+    def look(self) -> list[Snapshot]:
+        """Read progress, start again what failed because a server was away, retire tiles now and then.
+
+        Raises the error of a query that failed for another reason, or of any when the channel only drains.
+        """
+        for kept in self._kept:
+            self._revive(kept) if kept.query is None else self._check(kept, kept.query)
+        if self._channel.trigger is not None and time.monotonic() >= self._lag_at:
+            self._lag_at = time.monotonic() + _LAG_EVERY
+            self._measure()
+        if self._channel.trigger is not None and time.monotonic() >= self._retire_at:
+            self._retire_at = time.monotonic() + _RETIRE_EVERY
+            self._retire()
+        return [self._snapshot(kept) for kept in self._kept]
+
+    def stop(self) -> None:
+        """Stop every query; what a micro-batch under way has not finished is done again at the next start."""
+        for kept in self._kept:
+            if kept.query is not None:
+                kept.query.stop()
+
+    def _check(self, kept: _Kept, query: StreamingQuery) -> None:
+        before = kept.meter.events
+        kept.meter.read(query)
+        if kept.meter.events > before:
+            kept.wait, kept.failures = 0.5, 0
+        failure = None if query.isActive else query.exception()
+        if failure is not None:
+            kept.query = None
+            self._failed(kept, failure)
+
+    def _revive(self, kept: _Kept) -> None:
+        if time.monotonic() < kept.again_at:
+            return
+        try:
+            prepare(self._channel, kept.project)
+            kept.query = start_source(self._spark, self._channel, kept.project, kept.source)
+        except Exception as error:  # noqa: BLE001 - whatever a client raises: `_failed` tells absence from error
+            self._failed(kept, error)
+
+    def _failed(self, kept: _Kept, error: Exception) -> None:
+        kept.failures += not _is_absence(error)
+        if self._channel.trigger is None or kept.failures >= _HOPELESS:
+            raise error
+        kept.restarts += 1
+        kept.again_at = time.monotonic() + kept.wait
+        log.warning("stream of %s.%s failed and starts again in %.1f s: %s", kept.project.name, kept.source.name, kept.wait, _reason(error))
+        kept.wait = min(2 * kept.wait, _LONGEST_WAIT)
+
+    def _measure(self) -> None:
+        for kept in self._kept:
+            then, events = kept.counted
+            kept.counted = (time.monotonic(), kept.meter.events)
+            kept.rate = (kept.meter.events - events) / (kept.counted[0] - then) if then else 0.0
+            try:
+                ends = self._channel.bus.ends(str(kept.source.topic))
+            except AnabranchError:
+                kept.lag = None  # the broker is away: nobody knows
+                continue
+            kept.lag = {partition: max(0, end - kept.meter.offsets.get(partition, 0)) for partition, end in ends.items()} if kept.meter.offsets else None
+
+    def _retire(self) -> None:
+        for project in self._projects:
+            try:
+                since = needed_since(self._channel.views.manifest(project.name))
+                if since is not None and since > self._retired.get(project.name, 0):
+                    keys = retire_tiles(self._channel.views, project, since)
+                    self._retired[project.name] = since
+                    log.info("retired tiles project=%s before=%s keys=%s", project.name, since // SECOND, keys)
+            except Exception as error:
+                if not _is_absence(error):
+                    raise
+                log.warning("tiles of %s are retired later: %s", project.name, error)
+
+    def _snapshot(self, kept: _Kept) -> Snapshot:
+        rows, size = kept.meter.state
+        return Snapshot(
+            project=kept.project.name,
+            source=kept.source.name,
+            running=kept.query is not None,
+            events=kept.meter.events,
+            events_per_second=kept.rate,
+            lag=kept.lag or {},
+            state_rows=rows,
+            state_bytes=size,
+            open_slots=kept.meter.open_slots,
+            seconds=kept.meter.seconds,
+            restarts=kept.restarts,
+        )
+
+
+def _is_absence(error: Exception) -> bool:
+    """Does the error say that a server is away?"""
+    return isinstance(error, UnavailableError) or _AWAY.search(f"{type(error).__name__}: {error}") is not None
+
+
+def _reason(error: Exception) -> str:
+    """The line that says what was away, of a text of many."""
+    lines = str(error).splitlines()
+    return next((line.strip() for line in reversed(lines) if _AWAY.search(line)), lines[0] if lines else type(error).__name__)

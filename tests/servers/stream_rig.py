@@ -1,0 +1,177 @@
+"""A real `anabranch stream` as an outside process, what was published to it, and whether its answers are the plain fold of that."""
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+
+from features.declaration import Project
+from features.loading import load_project
+from features.times import MINUTE, format_time, parse_time
+from jobs.context import Context
+from jobs.processes import tail, wait_until
+from jobs.settings import ROOT, Settings
+from stores.answers import now_micros
+
+DECLARATION = '''
+"""Readings that are counted."""
+from features import Count, FeatureView, Max, Project, Source, Sum
+
+readings = Source(name="readings", topic="{name}", id="id", time="at", schema="id STRING, thing STRING, at TIMESTAMP, x BIGINT")
+recent = FeatureView(name="recent", source=readings, key="thing", windows=("6h", "1d"), features={{"n": Count(), "top": Max("x")}})
+ever = FeatureView(name="ever", source=readings, key="thing", features={{"total": Sum("x")}})
+project = Project(name="{name}", views=(recent, ever))
+'''
+PATIENCE = 300.0  # seconds: a machine may be busy with other things
+
+
+@dataclass
+class Rig:
+    """One project of its own name and topic."""
+
+    settings: Settings
+    folder: Path
+    name: str = field(default_factory=lambda: f"rig_{uuid.uuid4().hex[:8]}")
+    process: "subprocess.Popen[bytes] | None" = None
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        (self.folder / f"{self.name}.py").write_text(DECLARATION.format(name=self.name), encoding="utf-8")
+        self.project: Project = load_project(self.name, (self.folder,))
+        self.context = Context(self.settings)
+        self.log = self.folder / f"{self.name}.log"
+
+    def command(self, *words: str) -> "subprocess.Popen[bytes]":
+        """Start `anabranch` with `words`, with the settings of this run."""
+        ours = self.settings.servers
+        environment = {
+            **os.environ,
+            "ANABRANCH_PROJECTS": str(self.folder),
+            "ANABRANCH__PATHS__DATA": str(self.settings.data),
+            "ANABRANCH__PATHS__JARS": str(self.settings.jars),
+            "ANABRANCH__TIME__SLOT": f"{self.settings.times.slot_seconds}s",
+            "ANABRANCH__SERVERS__KAFKA_PORT": str(ours.kafka_port),
+            "ANABRANCH__SERVERS__CASSANDRA_PORT": str(ours.cassandra_port),
+            "ANABRANCH__SPARK__DRIVER_MEMORY": "512m",
+            "ANABRANCH__SPARK__SHUFFLE_PARTITIONS": "2",
+        }
+        with self.log.open("ab") as output:
+            return subprocess.Popen([sys.executable, "-m", "jobs.cli", *words], cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
+
+    def start(self) -> None:
+        """Start the stream, unless it runs."""
+        if self.process is None or self.process.poll() is not None:
+            self.process = self.command("stream", self.name)
+
+    def stop(self, patience: float = PATIENCE) -> int:
+        """Stop it as an operator does; its exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(patience)
+
+    def kill(self) -> None:
+        """Kill the driver as a power cut would; its JVM notices and ends as well."""
+        assert self.process is not None
+        for child in _children(self.process.pid):
+            os.kill(child, 9)
+        self.process.kill()
+        self.process.wait(PATIENCE)
+
+    def said(self) -> str:
+        """All that the stream has said."""
+        return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
+
+    def events(self, count: int, things: int = 5, ago: int = 0) -> list[dict[str, Any]]:
+        """New events of `things` keys, that happened `ago` microseconds before now."""
+        first, self.count = self.count, self.count + count
+        return [{"id": f"e{i}", "thing": f"t{i % things}", "at": format_time(now_micros() - ago - i % 1000), "x": i} for i in range(first, first + count)]
+
+    def publish(self, events: Sequence[Mapping[str, Any]]) -> None:
+        self.context.bus.ensure_topics([self.name])
+        self.context.bus.publish(self.name, [(None, json.dumps(event).encode()) for event in events])
+
+    def send(self, partition: int | None, *values: bytes | None) -> None:
+        """Raw messages, compressed, as somebody else's producer may send them."""
+        self.context.bus.ensure_topics([self.name])
+        producer = KafkaProducer(bootstrap_servers=self.settings.bus.bootstrap_servers, compression_type="gzip", max_request_size=4_000_000)
+        for value in values:
+            producer.send(self.name, value=value, partition=partition).get(30)
+        producer.close()
+
+    def grow(self, partitions: int) -> None:
+        """Give the topic more partitions."""
+        admin = KafkaAdminClient(bootstrap_servers=self.settings.bus.bootstrap_servers)
+        admin.create_partitions({self.name: partitions})
+        admin.close()
+
+    def expected(self) -> dict[str, dict[str, object]]:
+        """By key what the topic's good events fold to: first arrivals, read as plainly as can be."""
+        first: dict[str, tuple[Any, dict[str, Any]]] = {}
+        for record in self._records():
+            event = _good(record.value, record.timestamp * 1000)
+            if event is not None:
+                rank = (record.timestamp, record.partition, record.offset)
+                if event["id"] not in first or rank < first[event["id"]][0]:
+                    first[event["id"]] = (rank, event)
+        things: dict[str, list[int]] = {}
+        for _, event in first.values():
+            things.setdefault(event["thing"], []).append(event["x"])
+        return {thing: {"n_6h": len(xs), "n_1d": len(xs), "top_6h": max(xs), "top_1d": max(xs), "total": sum(xs)} for thing, xs in things.items()}
+
+    def _records(self) -> list[Any]:
+        consumer = KafkaConsumer(bootstrap_servers=self.settings.bus.bootstrap_servers, consumer_timeout_ms=30_000)
+        try:
+            places = [TopicPartition(self.name, partition) for partition in consumer.partitions_for_topic(self.name) or ()]
+            consumer.assign(places)
+            consumer.seek_to_beginning(*places)
+            left = sum(consumer.end_offsets(places).values())
+            return [next(consumer) for _ in range(left)]
+        finally:
+            consumer.close(autocommit=False)
+
+    def differences(self, expected: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
+        """Keys that are answered otherwise, with what is answered."""
+        keys = sorted(expected)
+        found = self.context.answers.features(self.project, [{"thing": key} for key in keys])
+        return {key: dict(answer.values) for key, answer in zip(keys, found, strict=True) if answer.degraded or dict(answer.values) != expected[key]}
+
+    def assert_exact(self) -> None:
+        """Wait until every key is answered as the fold says; nothing that comes later may change that."""
+        expected = self.expected()
+        assert expected
+        assert wait_until(lambda: not self.differences(expected), PATIENCE), f"{self.differences(expected)} but {expected}\n{tail(self.log)}"
+
+
+def _good(value: bytes | None, arrival: int) -> dict[str, Any] | None:
+    if value is None or len(value) > 1_048_576:
+        return None
+    try:
+        event = json.loads(value)
+    except ValueError:
+        return None
+    if not isinstance(event, dict) or not all(isinstance(event.get(name), str) and event[name] for name in ("id", "thing", "at")):
+        return None
+    if not isinstance(event.get("x"), int) or parse_time(event["at"]) > arrival + 5 * MINUTE:
+        return None
+    return event
+
+
+def _children(pid: int) -> list[int]:
+    """Processes that `pid` started, and theirs."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            child = int(stat.parent.name)
+            found += [child, *_children(child)]
+    return found

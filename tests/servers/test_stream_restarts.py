@@ -1,0 +1,184 @@
+"""Restarts of the stream in one process: a lost checkpoint, a changed declaration, duplicates in several partitions, retirement."""
+
+import json
+import shutil
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from kafka import KafkaProducer
+from pyspark.sql import SparkSession
+
+from features import Count, FeatureView, Max, Project, Source, Sum
+from features.times import SECOND, floor_to, format_time
+from jobs.context import Context
+from jobs.processes import wait_until
+from jobs.settings import Settings
+from speed.views import Channel, checkpoint, start, starting_offsets
+from stores.answers import now_micros
+from stores.manifest import Manifest
+from stores.retirement import needed_since, retire_tiles
+from stores.views import tiles_table
+
+Rows = set[tuple[Any, ...]]
+
+
+@pytest.fixture
+def context(servers: Settings, spark: SparkSession) -> Context:
+    made = Context(servers)
+    made.__dict__["spark"] = spark
+    return made
+
+
+def declare() -> Project:
+    """Two sources, two views of the one and one of the other."""
+    name = f"again_{uuid.uuid4().hex[:8]}"
+    fed = Source(name="readings", topic=name, id="id", time="at", schema="id STRING, thing STRING, at TIMESTAMP, x BIGINT")
+    other = Source(name="marks", topic=f"{name}-marks", id="id", time="at", schema="id STRING, thing STRING, at TIMESTAMP")
+    recent = FeatureView(name="recent", source=fed, key="thing", windows=("1h", "1d"), features={"n": Count(), "top": Max("x")})
+    ever = FeatureView(name="ever", source=fed, key="thing", features={"total": Sum("x")})
+    marked = FeatureView(name="marked", source=other, key="thing", features={"marks": Count()})
+    return Project(name=name, views=(recent, ever, marked))
+
+
+def publish(context: Context, topic: str, numbers: Sequence[int]) -> None:
+    now = now_micros()
+    events = [{"id": f"e{i}", "thing": f"t{i % 3}", "at": format_time(now - (1 + i % 300) * SECOND), "x": i} for i in numbers]
+    context.bus.ensure_topics([topic])
+    context.bus.publish(topic, [(None, json.dumps(event).encode()) for event in events])
+
+
+def short(context: Context) -> Channel:
+    """A channel that drains, and remembers ids for a second, so that a replay need not begin far back."""
+    channel = context.channel(once=True)
+    return replace(channel, times=replace(channel.times, dedup_horizon_seconds=1))
+
+
+def drain(context: Context, project: Project) -> dict[str, int]:
+    """By source how many messages were read."""
+    read = {}
+    for query in start(context.spark, short(context), project):
+        query.awaitTermination()
+        read[query.name.partition(".")[2]] = sum(progress.numInputRows for progress in query.recentProgress)
+    return read
+
+
+def cut_over(context: Context, project: Project) -> int:
+    """Make a version current that covers all that arrived up to now, as the stream sees it: its cut, and tables (without a row)."""
+    cut = floor_to(now_micros(), context.settings.times.slot_seconds * SECOND) + context.settings.times.slot_seconds * SECOND
+    assert wait_until(lambda: now_micros() > cut, 30)
+    views, before = context.views, context.views.manifest(project.name)
+    version = views.new_version(project.name, before.batch_version + 1 if before else 1)
+    entry = Manifest(
+        project=project.name,
+        batch_version=version,
+        cut=cut,
+        slack=context.settings.times.slack_seconds * SECOND,
+        built_at=now_micros(),
+        fingerprints={view.name: view.fingerprint for view in project.views},
+        tables={view.name: views.create_batch_table(project.name, view.name, version) for view in project.views},
+        rows={view.name: 0 for view in project.views},
+    )
+    views.swap(entry, before, before)
+    return cut
+
+
+def go_back(context: Context, project: Project) -> None:
+    """The version before is current again."""
+    manifest = context.views.manifest(project.name)
+    assert manifest is not None
+    context.views.swap(manifest.previous or manifest, manifest, manifest)
+
+
+def stored(context: Context, project: Project, since: int) -> Rows:
+    """Tiles of slots at or after `since`, of every tier."""
+    found: Rows = set()
+    for view in project.views:
+        for fine in (False, True)[: len(view.tiers)]:
+            table = tiles_table(project.name, view, fine=fine)
+            rows = context.views.session.execute(f"SELECT key, slot, tile_start, state FROM {table}")
+            found |= {(table, row.key, row.slot, row.tile_start, row.state) for row in rows if row.slot >= since}
+    return found
+
+
+def values(context: Context, project: Project) -> list[dict[str, object]]:
+    found = context.answers.features(project, [{"thing": f"t{i}"} for i in range(3)])
+    assert [answer.degraded for answer in found] == [None] * 3
+    return [dict(answer.values) for answer in found]
+
+
+def test_a_lost_checkpoint_is_replayed_from_a_slot_boundary_and_gives_the_same_tiles(context: Context) -> None:
+    project = declare()
+    publish(context, project.name, range(60))
+    publish(context, f"{project.name}-marks", range(6))
+    assert drain(context, project) == {"readings": 60, "marks": 6}
+    before = values(context, project)
+    for numbers in (range(60, 80), range(80, 100)):
+        cut_over(context, project)
+        publish(context, project.name, [*numbers, *numbers[:5]])
+    drain(context, project)
+    since = needed_since(context.views.manifest(project.name))
+    assert since is not None
+    kept, answered = stored(context, project, since), values(context, project)
+    assert answered != before
+    shutil.rmtree(f"{short(context).checkpoints}/{project.name}")
+    places = json.loads(starting_offsets(short(context), project, project.sources["readings"]))
+    assert places[project.name]["0"] > 0
+    read = drain(context, project)
+    assert 0 < read["readings"] < 100
+    assert (stored(context, project, since), values(context, project)) == (kept, answered)
+
+
+def test_a_changed_declaration_starts_again_only_the_source_that_it_concerns(context: Context) -> None:
+    project = declare()
+    publish(context, project.name, range(10))
+    publish(context, f"{project.name}-marks", range(10))
+    drain(context, project)
+    recent, ever, marked = project.views
+    changed = replace(project, views=(recent, replace(ever, features={"total": Sum("x", where="x > 3")}), marked))
+    channel = short(context)
+    assert checkpoint(channel, changed, marked.source) == checkpoint(channel, project, marked.source)
+    publish(context, f"{project.name}-marks", range(10, 13))
+    assert drain(context, changed) == {"readings": 10, "marks": 3}
+    assert [found["total"] for found in values(context, changed)] == [6 + 9, 4 + 7, 5 + 8]
+
+
+def test_of_copies_in_several_partitions_the_first_arrival_wins(context: Context) -> None:
+    project = declare()
+    context.bus.ensure_topics([project.name], partitions=3)
+    producer = KafkaProducer(bootstrap_servers=context.settings.bus.bootstrap_servers)
+    now, total = format_time(now_micros() - SECOND), 0
+    for i in range(12):
+        # The first copy lies in another partition each time, and says another value.
+        for place, x in (((i + 1) % 3, 1), (i % 3, 100), ((i + 2) % 3, 10_000)):
+            message = json.dumps({"id": f"e{i}", "thing": "t0", "at": now, "x": x}).encode()
+            stamp = producer.send(project.name, value=message, partition=place).get(30).timestamp
+            assert wait_until(lambda stamp=stamp: now_micros() // 1000 > stamp, 5)  # type: ignore[misc]
+        total += 1
+    producer.close()
+    drain(context, project)
+    assert values(context, project)[0]["total"] == total
+
+
+def test_retired_tiles_are_gone_and_no_answer_changes_even_after_a_rollback(context: Context) -> None:
+    project = declare()
+    publish(context, project.name, range(30))
+    drain(context, project)
+    cuts: list[int] = []
+    for numbers in (range(30, 60), range(60, 90)):
+        cuts.append(cut_over(context, project))
+        publish(context, project.name, numbers)
+    drain(context, project)
+    since = needed_since(context.views.manifest(project.name))
+    assert since == cuts[0]
+    before, kept = values(context, project), stored(context, project, since)
+    assert len(stored(context, project, 0)) > len(kept)
+    assert retire_tiles(context.views, project, since) > 0
+    assert stored(context, project, 0) == kept
+    assert values(context, project) == before
+    go_back(context, project)
+    # The version before needs what arrived since its own cut, and all of it is there.
+    assert sum(int(str(found["n_1h"])) for found in values(context, project)) == 60
+    assert retire_tiles(context.views, project, since) == 0
