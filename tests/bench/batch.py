@@ -34,7 +34,7 @@ from jobs import servers
 from jobs.context import Context
 from jobs.session import spark_session
 from jobs.settings import ROOT, Settings, load_settings
-from jobs.show import Steps
+from jobs.show import Steps, say
 from stores.answers import now_micros
 from stores.cassandra_session import close_sessions, session_for
 from stores.cassandra_source import CassandraSource, cassandra_options
@@ -257,13 +257,14 @@ def incremental_rows(bench: Bench) -> list[Row]:
         context.lake.append(landed(more, "at", "events"), None, project, SOURCE, "generated", run + 1)
         clock, again = Clock(), Clock()
         new = built(context, project, BASE + (last + 1) * DAY, clock)
+        told = clock.told()
         every = built(context, project, BASE + (last + 1) * DAY, again, full=True)
         ours.append(clock.until("current rows"))
         theirs.append(again.until("current rows"))
         rows_ours, rows_theirs = new.seconds - ours[-1], every.seconds - theirs[-1]
         names = [f"k{number}" for number in range(min(keys, 200))]
         equal &= all(alike(values(context, project, new.manifest, name), values(context, project, every.manifest, name)) for name in names)
-        bench.steps.step(f"one day: {new.seconds:.1f} s ({clock.told()}); everything: {every.seconds:.1f} s ({again.told()})")
+        bench.steps.step(f"one day: {new.seconds:.1f} s ({told}); everything: {every.seconds:.1f} s ({again.told()})")
     mine, peer = statistics.median(ours), statistics.median(theirs)
     work = f"build of one new day ({day:,} events) over 90 ({count:,}), until it serves"
     return [
@@ -392,7 +393,7 @@ def main(arguments: Sequence[str]) -> None:
         f"Increments are rewritten as one after {BuildSettings().increments}.",
     ]
     if quick:
-        bench.steps.step(page(measured(rows, sizes)))
+        say(page(measured(rows, sizes)))
         for row in rows:
             bench.steps.step(
                 f"{row.work}: ours {row.ours:,.2f}, theirs {row.theirs or 0:,.2f} {row.unit}, ratio {row.ratio or 0:.2f} ({row.goal}), equal {row.equal}"
