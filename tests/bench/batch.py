@@ -34,7 +34,7 @@ from jobs import servers
 from jobs.context import Context
 from jobs.session import spark_session
 from jobs.settings import ROOT, Settings, load_settings
-from jobs.show import Steps
+from jobs.show import Steps, say
 from stores.answers import now_micros
 from stores.cassandra_session import close_sessions, session_for
 from stores.cassandra_source import CassandraSource, cassandra_options
@@ -43,6 +43,7 @@ from stores.progress import Silent
 from stores.settings import LakeSettings
 from tests.bench.plain_load import VARIANTS
 from tests.bench.report import Row, save
+from tests.bench.sizing import Measured, figure, page, save_sizing
 from tests.conftest import free_ports
 
 SOURCE = Source(name="events", topic="events", id="id", time="at", schema="id STRING, k STRING, at TIMESTAMP, x DOUBLE")
@@ -187,7 +188,7 @@ def landing_rows(bench: Bench) -> list[Row]:
         ours.append(seconds_of(lambda context=context: ingest(spark, context.lake, project, "events", [str(file)], bench.settings.times, Silent())))  # type: ignore[misc]
         plain = spark.read.schema(SOURCE_SCHEMA).option("header", "true").csv(str(file))
         theirs.append(seconds_of(lambda plain=plain, copy=copy: plain.write.format("delta").save(copy)))  # type: ignore[misc]
-    whole = [F.count("id"), F.count_distinct("id"), F.sum(F.unix_micros("at")), F.round(F.sum("x"), 2)]
+    whole = [F.count("id"), F.count_distinct("id"), F.sum(F.unix_micros("at").cast("decimal(38,0)")), F.round(F.sum("x"), 2)]
     equal = context.lake.events(spark, project, SOURCE).agg(*whole).collect() == spark.read.format("delta").load(copy).agg(*whole).collect()
     mine, peer = count / statistics.median(ours[1:]), count / statistics.median(theirs[1:])
     bench.steps.step(f"landing: {mine:,.0f} rows/s, bare copy {peer:,.0f}")
@@ -256,13 +257,14 @@ def incremental_rows(bench: Bench) -> list[Row]:
         context.lake.append(landed(more, "at", "events"), None, project, SOURCE, "generated", run + 1)
         clock, again = Clock(), Clock()
         new = built(context, project, BASE + (last + 1) * DAY, clock)
+        told = clock.told()
         every = built(context, project, BASE + (last + 1) * DAY, again, full=True)
         ours.append(clock.until("current rows"))
         theirs.append(again.until("current rows"))
         rows_ours, rows_theirs = new.seconds - ours[-1], every.seconds - theirs[-1]
         names = [f"k{number}" for number in range(min(keys, 200))]
         equal &= all(alike(values(context, project, new.manifest, name), values(context, project, every.manifest, name)) for name in names)
-        bench.steps.step(f"one day: {new.seconds:.1f} s ({clock.told()}); everything: {every.seconds:.1f} s ({again.told()})")
+        bench.steps.step(f"one day: {new.seconds:.1f} s ({told}); everything: {every.seconds:.1f} s ({again.told()})")
     mine, peer = statistics.median(ours), statistics.median(theirs)
     work = f"build of one new day ({day:,} events) over 90 ({count:,}), until it serves"
     return [
@@ -354,6 +356,24 @@ def benchmark(sizes: Sizes) -> Iterator[Bench]:
             servers.down(settings)
 
 
+def measured(rows: Sequence[Row], sizes: Sizes) -> Measured:
+    """What sizing is computed from."""
+    found = [(row.work, row.ours) for row in rows]
+    mib = float(rows[0].work.rpartition("(")[2].split()[0])
+    return Measured(
+        bytes_a_row=mib * 2**20 / sizes.landed,
+        landed=figure(found, "landing"),
+        build=figure(found, "full build"),
+        build_events=max(sizes.builds),
+        day=figure(found, "build of one new day"),
+        day_events=sizes.incremental,
+        published=figure(found, "publishing"),
+        events_a_key=A_KEY,
+        driver=figure(found, "peak memory of driver"),
+        workers=figure(found, "peak memory of Python"),
+    )
+
+
 def main(arguments: Sequence[str]) -> None:
     """Sizes of full builds may be given; a quick try saves nothing."""
     quick = "--quick" in arguments
@@ -373,11 +393,13 @@ def main(arguments: Sequence[str]) -> None:
         f"Increments are rewritten as one after {BuildSettings().increments}.",
     ]
     if quick:
+        say(page(measured(rows, sizes)))
         for row in rows:
             bench.steps.step(
                 f"{row.work}: ours {row.ours:,.2f}, theirs {row.theirs or 0:,.2f} {row.unit}, ratio {row.ratio or 0:.2f} ({row.goal}), equal {row.equal}"
             )
         return
+    save_sizing(measured(rows, sizes))
     save("batch", "The batch layer", rows, ["pyspark", "delta-spark", "cassandra-driver", "numpy", "pyarrow"], notes)
 
 

@@ -1,0 +1,29 @@
+"""What 1 TB needs, as the benchmark's figures say."""
+
+import pytest
+
+from tests.bench.sizing import Measured, core_hours, figure, page
+
+FOUND = Measured(
+    bytes_a_row=100.0, landed=50_000.0, build=10.0, build_events=10_000_000, day=7.0, day_events=10_000_000, published=20_000.0, events_a_key=10_000,
+    driver=2000.0, workers=800.0, cores=2,
+)  # fmt: skip
+
+
+def test_core_hours_of_a_terabyte_are_in_proportion_to_what_was_measured() -> None:
+    hours = core_hours(FOUND)
+    assert hours["landing all of it"] == pytest.approx(1e10 / 50_000 * 2 / 3600)
+    assert hours["a full build"] == pytest.approx(1e10 * 10e-6 * 2 / 3600)
+    assert hours["a build of one new day over 90"] == pytest.approx(7000 * 2 / 3600)
+    assert hours["of these, publishing every key"] == pytest.approx(1e6 / 20_000 * 2 / 3600)
+
+
+def test_the_page_says_what_is_measured_and_what_is_not() -> None:
+    text = page(FOUND)
+    assert "10.0 billion events, 1.0 million keys" in text
+    assert text.index("**Measured**") < text.index("**Extrapolated**")
+    assert "| a full build | 55.6 | 27.8 | 3.5 | 0.9 | 0.2 |" in text
+
+
+def test_the_figure_of_the_largest_size_counts() -> None:
+    assert figure([("full build, 1", 3.0), ("landing", 1.0), ("full build, 2", 2.0)], "full build") == 2.0
