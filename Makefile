@@ -38,7 +38,7 @@ check: setup ## Format, lint, types, and the arrows between the folders
 	$(PY) -m pytest -q tests/unit/test_arrows.py
 
 .PHONY: test
-test: setup ## Every test, the ones against real Kafka and Cassandra included: what CI runs
+test: setup gateway-programs ## Every test, the ones against real Kafka and Cassandra included: what CI runs
 	$(PY) -m pytest tests
 
 ##@ Speed
@@ -82,6 +82,15 @@ clean: ## Stop the servers and delete their data, the lake, models and logs; the
 .PHONY: lock
 lock: $(UV) ## Resolve the dependencies again after pyproject.toml changed
 	$(UV) lock
+
+# The gateway's tests run a real nginx with a certificate that openssl makes; nothing else needs them.
+.PHONY: gateway-programs
+gateway-programs:
+	@if ! { command -v nginx || [ -x /usr/sbin/nginx ]; } >/dev/null || ! command -v openssl >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "setup: nginx and openssl from Debian's packages"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nginx-light openssl >/dev/null; \
+	  else echo "nginx or openssl is not found: the gateway's tests need both (Debian: nginx-light, openssl)" >&2; exit 1; fi; fi
 
 # --- what setup is made of -------------------------------------------------------------------------------------------
 
