@@ -137,7 +137,7 @@ def judge_measures(suite: Suite, found: Mapping[str, Any]) -> list[Outcome]:
 
     outcomes = []
     for number, each in enumerate(suite.expectations):
-        values = measured(found, number)
+        values = measured(suite, found, number)
         kwargs = {name: _moment(each, value) for name, value in each.kwargs.items()}
         asked = getattr(core, "".join(word.capitalize() for word in each.type.split("_")))(**kwargs)
         needed = asked.get_validation_dependencies(runtime_configuration={"result_format": _FORMAT}).metric_configurations

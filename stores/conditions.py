@@ -5,7 +5,9 @@ pass over a load, and the stream judges a row by the very columns the batch does
 expectation that it be there.
 """
 
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 from pyspark.sql import Column
@@ -64,43 +66,46 @@ def breaks(source: Source, each: Expectation) -> Column:
 
 
 def measures(suite: Suite) -> list[Column]:
-    """Aggregates of a load as it was judged, good rows and bad: `rows`, `bad`, and per expectation what `measured` reads."""
+    """Aggregates of a load as it was judged, good rows and bad: `rows`, `bad`, and per expectation what `measured` reads.
+
+    Every row pays for each of them, so what is asked of several expectations is counted once, and the rows that break
+    a rule are looked for among the bad ones only: they are nowhere else.
+    """
     found = [F.count(F.lit(1)).alias("rows"), F.count("_reason").alias("bad")]
+    read = dict.fromkeys(each.columns for each in suite.expectations if each.columns)
+    found += [_missing(names).alias("missing_" + "_".join(names)) for names in read]
     for number, each in enumerate(suite.expectations):
         taken = _row_measures(suite.source, each) if each.about_rows else _load_measures(each)
         found += [column.alias(f"{number}_{name}") for name, column in taken.items()]
     return found
 
 
-def measured(row: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """What `measures` found of expectation `number` of the suite: `missing`, `unexpected`, `low`, `high`, `other`, `value`."""
-    start = f"{number}_"
-    return {name.removeprefix(start): value for name, value in row.items() if name.startswith(start)}
+def measured(suite: Suite, row: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """What `measures` found of expectation `number`: `missing`, `unexpected`, `low`, `high`, `other`, `value`."""
+    start, columns = f"{number}_", suite.expectations[number].columns
+    found = {name.removeprefix(start): value for name, value in row.items() if name.startswith(start)}
+    return found | ({"missing": row["missing_" + "_".join(columns)]} if columns else {})
+
+
+def _missing(names: Sequence[str]) -> Column:
+    return F.count_if(reduce(operator.or_, [_named(name).isNull() for name in names]))
 
 
 def _row_measures(source: Source, each: Expectation) -> dict[str, Column]:
-    broken = breaks(source, each)
+    broken = F.col("_reason").isNotNull() & breaks(source, each) if each.quarantines else breaks(source, each)
     text = F.when(broken, F.left(_named(each.columns[0]).cast("string"), F.lit(_SHOWN)))
-    missing = [_named(name).isNull() for name in each.columns]
-    return {
-        "unexpected": F.count_if(broken),
-        "missing": F.count_if(missing[0] if len(missing) == 1 else missing[0] | missing[1]),
+    found = {"unexpected": F.count_if(broken)}
+    if not each.type.endswith("_not_be_null"):
         # Three of the values that fail, chosen without keeping any: an aggregate of fixed size.
-        "low": F.min(text),
-        "high": F.max(text),
-        "other": F.max_by(text, F.xxhash64(text)),
-    }
+        found |= {"low": F.min(text), "high": F.max(text), "other": F.max_by(text, F.when(broken, F.xxhash64(text)))}
+    return found
 
 
 def _load_measures(each: Expectation) -> dict[str, Column]:
     if not each.columns:
         return {}
     value = _named(each.columns[0])
-    taken = {"missing": F.count_if(value.isNull())}
-    for word, aggregate in _AGGREGATES.items():
-        if word in each.type:
-            taken["value"] = aggregate(value)
-    return taken
+    return next(({"value": aggregate(value)} for word, aggregate in _AGGREGATES.items() if word in each.type), {})
 
 
 def _distinct(value: Column) -> Column:

@@ -3,6 +3,7 @@
 import math
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -79,19 +80,21 @@ def test_a_load_is_measured_in_the_pass_that_writes_it(spark: SparkSession) -> N
         Expectation(type=f"expect_column_{kind}_to_be_between", kwargs={"column": column, "min_value": 0})
         for kind, column in (("min", "at"), ("max", "n"), ("mean", "m"), ("sum", "m"), ("stdev", "m"), ("unique_value_count", "id"))
     ]
-    suite = Suite(source=SOURCE, expectations=(*expectations(), *loads))
-    frame = spark.createDataFrame(ROWS, SCHEMA).withColumn("_reason", F.when(F.col("id") == "6", "no event time"))
+    # Each case twice: as a rule, whose rows are bad, and as a warning, whose rows are not.
+    cases = [*expectations()[2:], *(replace(each, severity="warning") for each in expectations())]
+    suite = Suite(source=SOURCE, expectations=(*cases, *loads))
+    frame = spark.createDataFrame(ROWS, SCHEMA).withColumn("_reason", F.nullif(F.concat_ws("; ", *reasons(suite)), F.lit("")))
     seen = Observation("load")
     frame.observe(seen, *measures(suite)).write.format("noop").mode("overwrite").save()
     row = seen.get
-    assert (row["rows"], row["bad"]) == (6, 1)
-    for number, wanted in enumerate(told()):
-        found = measured(row, number)
+    assert (row["rows"], row["bad"]) == (6, len({name for names in told()[2:] for name in names}))
+    for number, wanted in enumerate([*told()[2:], *told()]):
+        found = measured(suite, row, number)
         assert found["unexpected"] == len(wanted), suite.expectations[number]
         assert found["missing"] == sum(
             any(r[["id", "at", "n", "m", "x", "s", "ok"].index(c)] is None for c in suite.expectations[number].columns) for r in ROWS
         )
-    low, high, mean, total, deviation, count = (measured(row, number)["value"] for number in range(len(told()), len(suite.expectations)))
+    low, high, mean, total, deviation, count = (measured(suite, row, number)["value"] for number in range(len(cases), len(suite.expectations)))
     assert (low.astimezone(UTC), high, mean, total, count) == (DAY[0], 2_000_000_000, 19 / 5, 19, 6)
     assert deviation == pytest.approx(4.3243496)
 
