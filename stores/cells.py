@@ -5,6 +5,8 @@ unknown, not wrong. Spark alone would read more than is meant ('12d' as a double
 Year's Day): what is read here depends on the cell only and is what ISO 8601 and plain numbers say.
 """
 
+from functools import reduce
+
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
@@ -50,9 +52,10 @@ def _whole(text: Column) -> Column:
 
 
 def _java_number(text: Column) -> Column:
-    """Java's own ways to write a double: 12d, 1f, 0x1p3."""
+    """Java's own ways to write a double: 12d, 1f, 0x1p3. Nearly every number has none of their letters, which is seen at once."""
+    letters = reduce(Column.__or__, [F.contains(text, F.lit(letter)) for letter in "dDfFxX"])
     suffix = F.upper(F.right(F.rtrim(text), F.lit(1))).isin("D", "F") & ~F.lower(F.trim(text)).isin(*_ENDLESS)
-    return suffix | F.contains(F.lower(text), F.lit("x"))
+    return letters & (suffix | F.contains(F.lower(text), F.lit("x")))
 
 
 def _timestamp(text: Column) -> Column:

@@ -152,9 +152,10 @@ def parse_text(source: Source, raw: DataFrame) -> DataFrame:
     read = _sealed(raw, *map(_named, raw.columns), *[cell(_named(column.name), column.type).alias(cells[column.name]) for column in texts])
     wrong = [F.when(is_wrong(_named(c.name), F.col(cells[c.name])), complaint(c.name, _named(c.name), c.type)) for c in texts if c.type.name != "STRING"]
     fault = F.col("_fault") if "_fault" in types else F.lit(None).cast("string")
-    reason = F.coalesce(fault, F.nullif(F.concat_ws("; ", *wrong), F.lit("")))
+    reason = F.coalesce(fault, _all_of(wrong))
     typed = [F.col(cells[c.name]).alias(c.name) if c.name in cells else _named(c.name) for c in source.columns]
-    return _sealed(read, *typed, *_lake(), F.col("_raw"), reason.alias("_reason"))
+    # Not sealed: `judge` reads the reason once, and all the rest are columns.
+    return read.select(*typed, *_lake(), F.col("_raw"), reason.alias("_reason"))
 
 
 def judge(source: Source, key_sets: tuple[tuple[str, ...], ...], events: DataFrame, future_skew_seconds: int, suite: Suite | None = None) -> DataFrame:
@@ -173,9 +174,14 @@ def judge(source: Source, key_sets: tuple[tuple[str, ...], ...], events: DataFra
         *_key_rules(key_sets, tuple(names)),
         *([] if suite is None else reasons(suite)),
     ]
-    reason = F.coalesce("_reason", F.nullif(F.concat_ws("; ", *rules), F.lit("")))
+    reason = F.coalesce("_reason", _all_of(rules))
     kept = [name for name in events.columns if name != "_reason"]
     return _sealed(events.withColumns(empty), *[_named(name) for name in kept], reason.alias("_reason"))
+
+
+def _all_of(reasons: list[Column]) -> Column:
+    """Those reasons that a row has, NULL without any: nothing is put together for a good row."""
+    return F.when(F.coalesce(*reasons).isNotNull(), F.concat_ws("; ", *reasons)) if reasons else F.lit(None).cast("string")
 
 
 def _key_rules(key_sets: tuple[tuple[str, ...], ...], names: tuple[str, ...]) -> list[Column]:
