@@ -61,7 +61,7 @@ soak: setup .venv/.bench-stamp ## The stream for MINUTES=20: its memory and its 
 
 .PHONY: drill
 drill: setup ## Kill the stream's driver at ten random moments; every answer must still be exact
-	KILLS=10 $(PY) -m pytest -q tests/servers/test_stream_faults.py -k killed
+	KILLS=10 $(PY) -m pytest -q tests/servers/faults_of_the_stream.py -k killed
 
 ##@ Servers
 .PHONY: up down status

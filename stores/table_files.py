@@ -12,6 +12,7 @@ from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from stores.files import hadoop, hadoop_child
 from stores.staging import snapshot
 
 REMOVED_FILES, LOG = "delta.deletedFileRetentionDuration", "delta.logRetentionDuration"
@@ -60,8 +61,8 @@ class Table:
     def figures(self) -> Figures:
         """How large it is; of its log and one look at the folder."""
         row = self._files().agg(F.count(F.lit(1)).alias("files"), F.coalesce(F.sum("size"), F.lit(0)).alias("bytes")).collect()[0]
-        place: Any = self.spark._jvm.org.apache.hadoop.fs.Path(self.path)  # type: ignore[union-attr]  # noqa: SLF001
-        found = place.getFileSystem(self.spark._jsc.hadoopConfiguration()).getContentSummary(place)  # noqa: SLF001
+        system, place = hadoop(self.spark, self.path)
+        found = system.getContentSummary(place)
         return Figures(files=row["files"], bytes=row["bytes"], files_on_disk=int(found.getFileCount()), bytes_on_disk=int(found.getLength()))
 
     def small_files(self, partition: str | None, below: int, at_least: int) -> list[SmallFiles]:
@@ -95,9 +96,9 @@ class Table:
         """Remove files that no version of the last `seconds` has; returns how many, of a dry run how many there would be (at most 1,000)."""
         # The check holds the time against the table's own memory, which for tables that nobody reads back may be longer.
         self.spark.conf.set("spark.databricks.delta.retentionDurationCheck.enabled", "false")
-        before = 0 if dry_run else self.figures().files_on_disk
+        before = 0 if dry_run else self._data_files()
         found = self.spark.sql(f"VACUUM delta.`{self.path}` RETAIN {seconds / 3600:.6f} HOURS{' DRY RUN' if dry_run else ''}").collect()
-        return len(found) if dry_run else max(0, before - self.figures().files_on_disk)
+        return len(found) if dry_run else before - self._data_files()
 
     def delete(self, condition: str) -> int:
         """Delete rows; returns how many."""
@@ -129,6 +130,11 @@ class Table:
         lines = self.spark.read.schema("txn STRUCT<appId: STRING, version: BIGINT>").json(commits).where("txn IS NOT NULL")
         found = lines.select(F.regexp_extract(F.col("_metadata.file_name"), r"(\d+)\.json", 1).cast("bigint").alias("version"), "txn").collect()
         return {int(row["version"]): f"{row['txn']['appId']} #{row['txn']['version']}" for row in found}
+
+    def _data_files(self) -> int:
+        """Files on disk without those of the log, to which VACUUM itself adds."""
+        system, place = hadoop(self.spark, self.path)
+        return int(system.getContentSummary(place).getFileCount() - system.getContentSummary(hadoop_child(self.spark, place, "_delta_log")).getFileCount())
 
     def _files(self) -> DataFrame:
         return DataFrame(snapshot(self.spark, self.path).allFiles().toDF(), self.spark)

@@ -110,7 +110,7 @@ class Commands:
         self.process.stdin.write(json.dumps([str(word) for word in words]) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
-        assert line, f"the command line ended while it ran {words}"
+        assert line, f"the command line ended with {self.process.wait(10)} while it ran {words}"
         self.said[name] = Said(*json.loads(line))
         return self.said[name]
 
@@ -131,7 +131,13 @@ def commands(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Ite
     }
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", RUNNER], cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+            [sys.executable, "-X", "faulthandler", "-c", RUNNER],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
         )
         try:
             yield Commands(process, folder, environment)

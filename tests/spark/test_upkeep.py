@@ -105,7 +105,7 @@ def test_a_version_is_readable_within_the_horizon_and_its_files_go_after_it(spar
 def test_a_version_that_is_named_outlives_the_horizon(spark: SparkSession, lake: Lake, entry: Manifest | None, models: list[ModelVersion]) -> None:
     assert upkeep(spark, lake, BRIEF, entry, *models)["events/sales"].retention > 86_400
     # The quarantine, which nobody names, tells when the brief horizon has passed.
-    assert wait_until(lambda: upkeep(spark, lake, BRIEF, entry, *models)["quarantine/sales"].removed == 6, 60)
+    assert wait_until(lambda: upkeep(spark, lake, BRIEF, entry, *models)["quarantine/sales"].removed >= 6, 60)
     assert ids(lake.events(spark, OLD, SALES, version=2)) == ["0", "1", "2"]
     assert ids(lake.appended(spark, OLD, SALES, 2, 5)) == ["3", "4", "5"]
 
