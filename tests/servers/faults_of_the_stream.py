@@ -1,5 +1,6 @@
-"""Not part of `make test` yet (its bad messages break the harness itself). Faults of a real stream with real servers: whatever happens, in the end every answer is the plain fold of what the topic holds.
+"""Faults of a real stream with real servers: whatever happens, in the end every answer is the plain fold of what the topic holds.
 
+Not part of `make test` yet: its bad messages break the harness itself.
 One `anabranch stream` lives through all of it; each test ends with the comparison.
 """
 
