@@ -29,6 +29,7 @@ def build(settings: Settings) -> Application:
     """The application over the real stores; runs in each worker, for connections do not survive a fork."""
     from stores.answers import Answers, now_micros
     from stores.bus import Bus
+    from stores.measures import Measures
     from stores.models import Models
     from stores.parts import Parts
     from stores.views import Views
@@ -45,6 +46,7 @@ def build(settings: Settings) -> Application:
         future_skew_seconds=settings.times.future_skew_seconds,
         clock=now_micros,
         access=_access(settings) if settings.serving.auth == "on" else None,
+        measures=lambda project: Measures.of(settings.views).latest(project),
     )
     return create_app(context)
 

@@ -121,6 +121,7 @@ _KEYS: dict[str, dict[str, Parser]] = {
         "username": kind.text,
         "password": kind.text,
         "tile_ttl_days": kind.positive,
+        "measure_ttl_days": kind.positive,
     },
     "models": {"tracking_uri": kind.text, "artifact_root": kind.text},
     "quality": {"mode": kind.one_of("off", "warn", "refuse"), "topic_mode": kind.one_of("warn", "refuse"), "refuse_above": kind.share, "suites": kind.text},

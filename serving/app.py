@@ -15,6 +15,7 @@ from serving.context import Context
 from serving.endpoints import Endpoints
 from serving.http import Exchange, Request, Response, Scope, json_response, problem_response, read_body
 from serving.live import Live, Served
+from serving.measured import Measured
 from serving.metrics import Metrics
 from serving.pools import Pools
 from serving.predictions import Predictions
@@ -39,8 +40,9 @@ class Application:
 
     def __init__(self, context: Context) -> None:
         self._context, self._settings = context, context.settings
-        self.metrics = Metrics()
-        self.live = Live(context, self._leave_metrics)
+        self._measured = Measured(context.measures)
+        self.metrics = Metrics(self._measured)
+        self.live = Live(context, self._after_looking)
         self.predictions = Predictions(context.bus, self.metrics, context.settings.prediction_buffer)
         self._pools = Pools(
             store=ThreadPoolExecutor(context.settings.store_threads, thread_name_prefix="store"),
@@ -195,7 +197,8 @@ class Application:
         self.metrics.show_stores(self._context.answers.kept, {"store": self._breakers.store.open, "bus": self._breakers.bus.open})
         return self.metrics.text()
 
-    def _leave_metrics(self) -> None:
+    def _after_looking(self) -> None:
+        self._measured.look([served.project.name for served in self.live])
         if self._settings.shared is not None:
             workers.leave(self._settings.shared, self._own_metrics())
 

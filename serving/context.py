@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from features.declaration import Project
 from serving.access import Access
 from serving.settings import ServingSettings
+from stores.measures import Measure
 
 
 class Answer(Protocol):
@@ -146,3 +147,5 @@ class Context:
     clock: Callable[[], int]
     access: Access | None = None
     """Who may ask what; None lets everybody ask everything."""
+    measures: Callable[[str], Sequence[Measure]] = lambda _: ()
+    """The latest measures of a project; raises UnavailableError when the store is away."""

@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from features.times import SECOND
 from serving.live import Served
+from serving.measured import Measured
 
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -14,10 +15,12 @@ BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 class Metrics:
     """Counters of one server process."""
 
-    def __init__(self) -> None:
+    def __init__(self, measured: Measured | None = None) -> None:
         self._versions: dict[str, str | None] = {}
         registry = self._registry = CollectorRegistry()
         ProcessCollector(registry=registry)
+        if measured is not None:
+            registry.register(measured)
         self._requests = Counter("anabranch_requests", "Requests answered.", ("route", "project", "status"), registry=registry)
         self._seconds = Histogram("anabranch_request_seconds", "Time to answer.", ("route",), buckets=BUCKETS, registry=registry)
         self.degraded = Counter("anabranch_degraded_answers", "Answers that said they are degraded.", ("project",), registry=registry)

@@ -34,6 +34,7 @@ class ViewsSettings:
     keyspace: str
     local_datacenter: str
     tile_ttl_days: int = 30
+    measure_ttl_days: int = 400
     replication: int = 1
     username: str | None = None
     password: str | None = field(default=None, repr=False)

@@ -1,6 +1,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from features.errors import UnavailableError
 from features.loading import load_project
+from serving.measured import EVERY_SECONDS, Measured
+from serving.metrics import Metrics
 from serving.settings import ServingSettings
+from stores.measures import Measure
 from tests.serving_fakes import PROJECTS, Bench, bench
 
 HEART = "/v1/projects/heart_disease"
@@ -263,6 +268,24 @@ def test_metrics_count_requests(heart: Bench) -> None:
     assert 'anabranch_requests_total{project="heart_disease",route="predict",status="200"} 1.0' in text
     assert 'anabranch_requests_total{project="heart_disease",route="predict",status="400"} 1.0' in text
     assert 'anabranch_model_served{project="heart_disease",version="3"} 1.0' in text
+
+
+def test_metrics_show_measures_that_were_read_in_the_background() -> None:
+    now, reads = [0.0], []
+
+    def read(project: str) -> list[Measure]:
+        reads.append(project)
+        if len(reads) == 2:
+            raise UnavailableError("Cassandra did not answer")
+        return [Measure(project=project, subject="features", name="psi", at=datetime(2026, 5, 1, tzinfo=UTC), value=0.25, version="3", slice="age")]
+
+    measured = Measured(read, lambda: now[0])
+    metrics, gauge = Metrics(measured), 'anabranch_measure{name="psi",project="heart",slice="age",subject="features",version="3"} 0.25'
+    assert gauge not in metrics.text().decode()
+    for now[0] in (0.0, 1.0, EVERY_SECONDS - 0.1, EVERY_SECONDS, EVERY_SECONDS + 1):
+        measured.look(["heart"])
+        assert gauge in metrics.text().decode()
+    assert reads == ["heart", "heart"]
 
 
 @pytest.fixture
