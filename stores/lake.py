@@ -110,24 +110,6 @@ class Lake:
         # A table made by an earlier version has no header.
         return reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), there, _nothing(spark, QUARANTINE))
 
-    def append(self, good: DataFrame, bad: DataFrame | None, project: Project, source: Source, app_id: str, version: int) -> None:
-        """Append good events and, first, bad rows (as `judge` leaves them; None when there are none), exactly once."""
-        if bad is not None:
-            _append(quarantined(bad, source), self.quarantine_path(project, source), app_id, version)
-        try:
-            _append(good, self.path(project, source), app_id, version, partition="_date")
-        except AnalysisException as error:
-            if "MERGE" not in (error.getCondition() or ""):
-                raise
-            raise AnabranchError(
-                f"source {source.name!r}: a column has another type in the lake than in the declaration ({_first_line(error)}): "
-                "declare the old type, or a new source name for the new one"
-            ) from error
-
-    def has(self, spark: SparkSession, project: Project, source: Source, app_id: str, version: int) -> bool:
-        """Has this append been done, good events included?"""
-        return self.last(spark, project, source, app_id) >= version
-
     def last(self, spark: SparkSession, project: Project, source: Source, app_id: str) -> int:
         """The version of the last append of that name; -1 when there was none."""
         table = snapshot(spark, self.path(project, source))
@@ -172,14 +154,9 @@ def _load(spark: SparkSession, path: str, version: int | None) -> DataFrame | No
             return None
         if error.getCondition() in ("DELTA_TABLE_NOT_FOUND", "DELTA_MISSING_DELTA_TABLE", "DELTA_SCHEMA_NOT_SET"):
             raise AnabranchError(f"{path} is no Delta table: if a first load was cut off repeat it, else move the folder away") from error
+        if error.getCondition() == "DELTA_UNSUPPORTED_TIME_TRAVEL_BEYOND_DELETED_FILE_RETENTION_DURATION":
+            raise AnabranchError(f"version {version} of {path} is older than upkeep keeps ([upkeep] history): ask for a later one") from error
         raise AnabranchError(f"the lake at {path} cannot be read: {_first_line(error)}") from error
-
-
-def _append(rows: DataFrame, path: str, app_id: str, version: int, partition: str | None = None) -> None:
-    writer = rows.write.format("delta").mode("append").option("mergeSchema", "true")
-    # The feed of changes costs nothing where rows are only appended: it is the appended files.
-    writer = writer.option("txnAppId", app_id).option("txnVersion", str(version)).option(CHANGE_FEED, "true")
-    (writer.partitionBy(partition) if partition else writer).save(path)
 
 
 def quarantined(bad: DataFrame, source: Source) -> DataFrame:

@@ -6,7 +6,7 @@ that was killed had written is in no version of the table; VACUUM clears it away
 """
 
 import urllib.parse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,8 +78,10 @@ def commit_files(spark: SparkSession, path: str, files: Iterable[DataFile], name
     actions = jvm.java.util.ArrayList()
     for name, version in (*names.items(), *((note, 0) for note in notes)):
         actions.add(delta.actions.SetTransaction(name, version, now))
-    for file in files:
+    written = list(files)
+    for file in written:
         actions.add(file.action)
+    _tell_history(spark, transaction, written)
     transaction.commit(jvm.org.apache.spark.api.python.PythonUtils.toSeq(actions), _append_operation(spark))
     return True
 
@@ -102,6 +104,18 @@ def snapshot(spark: SparkSession, path: str) -> Any:
     if not DeltaTable.isDeltaTable(spark, path):
         return None
     return _log(spark, path).update(False, _none(spark), _none(spark))
+
+
+def _tell_history(spark: SparkSession, transaction: Any, files: Sequence[DataFile]) -> None:
+    """What the table's history says was added: Delta knows it of a transaction that writes by itself only."""
+    jvm = _jvm(spark)
+    metrics = jvm.java.util.HashMap()
+    sizes = [int(file.action.size()) for file in files]
+    for name, value in {"numFiles": len(sizes), "numOutputRows": sum(file.rows for file in files), "numOutputBytes": sum(sizes)}.items():
+        metric = jvm.org.apache.spark.sql.execution.metric.SQLMetrics.createMetric(spark.sparkContext._jsc.sc(), name)  # noqa: SLF001
+        metric.set(value)
+        metrics.put(name, metric)
+    transaction.registerSQLMetrics(spark._jsparkSession, jvm.org.apache.spark.api.python.PythonUtils.toScalaMap(metrics))  # noqa: SLF001
 
 
 def _append_operation(spark: SparkSession) -> Any:

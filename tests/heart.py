@@ -7,8 +7,10 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from projects.heart_disease import project
-from stores.events import good, judge, key_sets, parse_text
+from stores.events import judge, key_sets, parse_text
 from stores.lake import Lake
+from stores.loads import stage
+from stores.tables import prepare_events
 
 DATA = Path(__file__).parents[1] / "projects" / "data"
 
@@ -35,4 +37,5 @@ def fill(spark: SparkSession, lake: Lake, source_name: str, rows: list[dict[str,
         }
     )
     judged = judge(source, key_sets(project, source), parse_text(source, raw), 300)
-    lake.append(good(source, judged), None, project, source, f"test-{source_name}", version)
+    prepare_events(spark, lake, project, source)
+    stage(lake, judged, project, source).commit({f"test-{source_name}": version})

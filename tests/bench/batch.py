@@ -41,6 +41,8 @@ from stores.cassandra_source import CassandraSource, cassandra_options
 from stores.manifest import Manifest
 from stores.progress import Silent
 from stores.settings import LakeSettings
+from stores.staging import commit_files, write_files
+from stores.tables import prepare_events
 from tests.bench.plain_load import VARIANTS
 from tests.bench.report import Row, save
 from tests.bench.sizing import Measured, figure, page, save_sizing
@@ -155,10 +157,17 @@ def landed(events: DataFrame, arrival: str, topic: str | None) -> DataFrame:
 KINDS = ("TIMESTAMP", "DATE", "STRING", "STRING", "INT", "BIGINT")
 
 
+def append(context: Context, project: Project, rows: DataFrame, number: int) -> None:
+    """Add rows of the lake's own columns to the lake, as landing commits them."""
+    path = context.lake.path(project, SOURCE)
+    prepare_events(context.spark, context.lake, project, SOURCE)
+    commit_files(context.spark, path, write_files(rows, path), {"generated": number})
+
+
 def fill(context: Context, project: Project, count: int) -> None:
     """90 days of events, each by topic at its own time."""
     events = generated(context.spark, count, 0, (0, DAYS), max(count // A_KEY, 1))
-    context.lake.append(landed(events, "at", "events").repartition("_date"), None, project, SOURCE, "generated", 0)
+    append(context, project, landed(events, "at", "events").repartition("_date"), 0)
 
 
 def built(context: Context, project: Project, cut: int, clock: Clock, *, full: bool = False) -> Built:
@@ -254,7 +263,7 @@ def incremental_rows(bench: Bench) -> list[Row]:
     for run in range(bench.sizes.runs):
         last = DAYS + run
         more = generated(context.spark, day, count + run * day, (last, last + 1), keys)
-        context.lake.append(landed(more, "at", "events"), None, project, SOURCE, "generated", run + 1)
+        append(context, project, landed(more, "at", "events"), run + 1)
         clock, again = Clock(), Clock()
         new = built(context, project, BASE + (last + 1) * DAY, clock)
         told = clock.told()

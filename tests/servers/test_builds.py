@@ -27,6 +27,7 @@ from speed.views import start
 from stores.answers import now_micros
 from stores.increments import builds_there
 from stores.manifest import Manifest
+from stores.staging import commit_files, write_files
 
 SCHEMA = "id STRING, thing STRING, at TIMESTAMP, x DOUBLE, n BIGINT, s STRING"
 
@@ -166,7 +167,8 @@ def late_file(river: River, event: Mapping[str, object]) -> None:
     earlier = there.withColumn("_arrival", F.expr("_arrival - INTERVAL 1 MILLISECOND")).withColumns(
         {"_file": F.lit("late"), "_topic": F.lit(None).cast("string"), "_partition": F.lit(None).cast("int"), "x": F.lit(1000.0)}
     )
-    lake.append(earlier, None, river.project, source, "late", 0)
+    path = lake.path(river.project, source)
+    commit_files(spark, path, write_files(earlier, path), {"late": 0})
 
 
 def close(left: object, right: object) -> bool:

@@ -17,9 +17,11 @@ import pytest
 
 from features.errors import MisuseError
 from jobs import servers as embedded
+from jobs.processes import read_record
 from jobs.servers_nginx import configuration
 from jobs.settings import Settings
 from tests.conftest import free_ports
+from tests.servers.sockets import listening
 from tests.servers.test_serving_http import JSON, PREDICT, Running, started
 
 BODY = b'{"features": {"age": 45}}'
@@ -83,6 +85,9 @@ def test_killing_a_replica_under_load_loses_no_request(gateway: Settings, replic
 
 
 def test_one_port_with_a_landing_page_and_problems_of_its_own(gateway: Settings, replicas: list[Running]) -> None:
+    running = read_record(gateway.data / "run" / "nginx.json")
+    assert running is not None
+    assert set(listening(running.pid)) == {"127.0.0.1"}
     connection = client(gateway)
     status, page = ask(connection, "GET", "/")
     assert (status, b'href="/v1/projects"' in page) == (200, True)

@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chispa import assert_df_equality
@@ -10,9 +11,13 @@ from pyspark.sql import DataFrame, SparkSession
 
 from features import Count, FeatureView, Project, Source
 from features.errors import AnabranchError
-from stores.events import LAKE_COLUMNS, good, judge, key_sets, parse_json
+from stores import loads
+from stores.events import LAKE_COLUMNS, judge, key_sets, parse_json
 from stores.lake import Lake
+from stores.loads import stage
 from stores.settings import LakeSettings
+from stores.staging import commit_files
+from stores.tables import check_tables, prepare_events
 
 ARRIVAL = datetime(2024, 5, 1, 12, tzinfo=UTC)
 RAW = "value STRING, _arrival TIMESTAMP, _file STRING, _topic STRING, _partition INT, _offset BIGINT"
@@ -38,9 +43,11 @@ def judged(spark: SparkSession, project: Project, *events: dict[str, object]) ->
     return judge(source, key_sets(project, source), parse_json(source, spark.createDataFrame(rows, RAW)), 300)
 
 
-def append(lake: Lake, frame: DataFrame, project: Project, app_id: str, version: int) -> None:
+def append(lake: Lake, frame: DataFrame, project: Project, app_id: str, version: int) -> bool:
     source = project.sources["sales"]
-    lake.append(good(source, frame), frame.where("_reason IS NOT NULL"), project, source, app_id, version)
+    check_tables(frame.sparkSession, lake, project)
+    prepare_events(frame.sparkSession, lake, project, source)
+    return stage(lake, frame, project, source).commit({app_id: version})
 
 
 def sale(number: object, **more: object) -> dict[str, object]:
@@ -53,28 +60,34 @@ def test_a_source_without_a_table_has_no_events_of_the_declared_types(spark: Spa
     assert_df_equality(events, nothing, ignore_nullable=True)
     assert lake.quarantine(spark, OLD).count() == 0
     assert lake.versions(spark, OLD) == {}
-    assert not lake.has(spark, OLD, SALES, "load", 0)
+    assert lake.last(spark, OLD, SALES, "load") == -1
 
 
 def test_an_append_of_the_same_name_changes_nothing(spark: SparkSession, lake: Lake) -> None:
     rows = judged(spark, OLD, sale(1), sale("x"))
     append(lake, rows, OLD, "load", 0)
-    assert lake.versions(spark, OLD) == {"sales": 0}
-    for app_id, version in (("load", 0), ("load", 1), ("other", 0)):
-        append(lake, rows, OLD, app_id, version)
+    assert lake.versions(spark, OLD) == {"sales": 1}  # version 0 is the empty table
+    done = [append(lake, rows, OLD, app_id, version) for app_id, version in (("load", 0), ("load", 1), ("other", 0))]
+    assert done == [False, True, True]
     assert lake.events(spark, OLD, SALES).count() == 3
     assert lake.quarantine(spark, OLD).count() == 3
-    assert lake.events(spark, OLD, SALES, version=0).count() == 1
-    assert [lake.has(spark, OLD, SALES, *name) for name in (("load", 1), ("load", 2), ("none", 0))] == [True, False, False]
+    assert lake.events(spark, OLD, SALES, version=1).count() == 1
+    assert [lake.last(spark, OLD, SALES, name) for name in ("load", "other", "none")] == [1, 0, -1]
 
 
 def test_an_append_cut_off_after_quarantine_is_completed_by_repeating_it(spark: SparkSession, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = judged(spark, OLD, sale(1), sale("x"))
+
+    def cut_off(spark: SparkSession, path: str, *more: Any) -> bool:
+        if path == lake.path(OLD, SALES):
+            raise InterruptedError
+        return commit_files(spark, path, *more)
+
     with monkeypatch.context() as patched:
-        patched.setattr(lake, "path", lambda *_: "/proc/no/such/place")
-        with pytest.raises(Exception, match="proc"):
+        patched.setattr(loads, "commit_files", cut_off)
+        with pytest.raises(InterruptedError):
             append(lake, rows, OLD, "load", 0)
-    assert not lake.has(spark, OLD, SALES, "load", 0)
+    assert (lake.last(spark, OLD, SALES, "load"), lake.quarantine(spark, OLD).count()) == (-1, 1)
     append(lake, rows, OLD, "load", 0)
     assert (lake.events(spark, OLD, SALES).count(), lake.quarantine(spark, OLD).count()) == (1, 1)
 
@@ -107,7 +120,7 @@ def test_a_new_column_is_null_for_old_rows_and_kept_for_new_ones(spark: SparkSes
 def test_a_column_of_another_type_is_refused_by_name(spark: SparkSession, lake: Lake) -> None:
     append(lake, judged(spark, OLD, sale(1)), OLD, "load", 0)
     other = project_of("id STRING, shop STRING, at TIMESTAMP, n DATE")
-    with pytest.raises(AnabranchError, match=r"source 'sales': a column has another type in the lake.*'n'"):
+    with pytest.raises(AnabranchError, match="source 'sales': column 'n' has another type in the lake"):
         append(lake, judged(spark, other, sale(None)), other, "load", 1)
 
 
