@@ -112,7 +112,7 @@ def _against_champion(
         return Check(name="champion", passed=True, said="there is no champion yet")
     try:
         scorer = models.scorer(project.name, champion)
-        _check_fits(project, scorer)
+        check_fits(project, scorer)
         if scorer.task != model.task:
             raise MisuseError(f"version {champion} gives a {scorer.task}")
     except AnabranchError as error:
@@ -136,7 +136,7 @@ def _paired(
     return Check(name="champion", passed=worse < gate.confidence, said=f"{said}, less than {100 * gate.confidence:.0f}% is wanted")
 
 
-def _check_fits(project: Project, scorer: Scorer) -> None:
+def check_fits(project: Project, scorer: Scorer) -> None:
     """Raises MisuseError unless the version's inputs are declared, of the kinds it was trained on."""
     declared = {given.name: given.kind for given in model_inputs(project)}
     there = {column.name for column in project.columns}
@@ -156,7 +156,7 @@ def promote(models: Models, project: Project, version: str, *, reason: str | Non
     entry = models.entry(project.name, version)
     if entry.gate == "refused" and reason is None:
         raise MisuseError(f"version {version} of {project.name!r} did not pass the gate ({entry.reason}): use --force --reason TEXT to promote it all the same")
-    _check_fits(project, models.scorer(project.name, version))
+    check_fits(project, models.scorer(project.name, version))
     if reason is not None:
         log.warning("forced promotion project=%s version=%s reason=%s gate=%s", project.name, version, reason, entry.gate or "none")
         models.tag(project.name, version, {"forced_reason": reason, "forced_at": datetime.now(tz=UTC).isoformat(timespec="seconds")})

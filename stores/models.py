@@ -195,6 +195,17 @@ class Models:
                 text = (str(error).splitlines() or [""])[0]
                 raise AnabranchError(f"version {version} of project {project!r} cannot be loaded from {uri}: {text}: train again or promote another") from error
 
+    def files(self, project: str, version: str, names: Sequence[str]) -> dict[str, bytes]:
+        """Content of the version's own files (see model_scoring.py) and, as ``report/<name>``, of its report's; what is not there is left out."""
+        uri, run = self.uri(project, version), self.entry(project, version).run
+        with self._asking(), TemporaryDirectory(prefix="anabranch-model-") as spare:
+            folder = _local(uri, spare) / "artifacts" / _FILES
+            found = {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+            for artifact in self._client.list_artifacts(run, "report"):
+                if artifact.path in names:
+                    found[artifact.path] = Path(self._client.download_artifacts(run, artifact.path, spare)).read_bytes()
+        return found
+
     def pyfunc_scores(self, project: str, version: str, columns: Columns) -> Scores:
         """What MLflow's own loading of the version says of the columns, features alone."""
         import pandas as pd
