@@ -8,7 +8,7 @@ from pyspark.sql import DataFrame, Observation
 from batch.quality import Gate
 from features.declaration import Project, Source
 from features.errors import MisuseError
-from stores.events import judge, key_sets
+from stores.events import judge
 from stores.lake import Lake
 from stores.loads import Load, stage
 from stores.settings import TimeSettings
@@ -63,7 +63,7 @@ class Target:
     def judged(self, events: DataFrame) -> DataFrame:
         """The events of `parse_*` with a reason for every row that is to go to quarantine."""
         suite = None if self.gate is None else self.gate.suite(self.source)
-        return judge(self.source, key_sets(self.project, self.source), events, self.times.future_skew_seconds, suite)
+        return judge(self.source, self.project.key_sets(self.source), events, self.times.future_skew_seconds, suite)
 
     def staged(self, judged: DataFrame, header: str | None = None) -> "Staged":
         """The rows of `judged` written, and measured for the gate in the same pass; not visible yet."""

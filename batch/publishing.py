@@ -17,7 +17,6 @@ from features.errors import EventError, MisuseError
 from features.keys import key_text
 from features.schema import DataType
 from stores.bus import Bus
-from stores.events import key_sets
 from stores.progress import Progress
 
 _TOLD_EVERY = 10_000
@@ -41,7 +40,7 @@ def publish_file(bus: Bus, project: Project, source_name: str, path: Path, progr
         raise MisuseError(f"{path} is Parquet, which cannot be published row by row: give CSV or JSON lines, or load it with 'anabranch ingest'")
     progress.step(f"publishing {path.name} to {source.topic}")
     bus.ensure_topics([source.topic])
-    keys = (key_sets(project, source) or ((),))[0]
+    keys = (project.key_sets(source) or ((),))[0]
     rows = _csv_messages(file.path, source, keys) if file.format == "csv" else _json_messages(file.path, keys)
     return bus.publish(source.topic, _counted(rows, progress))
 

@@ -27,7 +27,7 @@ from features.errors import AnabranchError
 from features.schema import STRING, expression_type
 from features.schema import Column as SourceColumn
 from features.times import from_micros
-from stores.events import LAKE_COLUMNS, csv_texts, json_texts, judge, key_sets, parse_text
+from stores.events import LAKE_COLUMNS, csv_texts, json_texts, judge, parse_text
 from stores.lake import Lake
 from stores.loads import stage
 from stores.progress import Progress
@@ -85,7 +85,7 @@ def replay(
         fit = chosen.where(replayable(F.col("reason"), F.col("raw")) & ~_lost_bytes(source))
         parsed = _parsed(_as_raw(fit, source, arrival, changes), source, changes)
         suite = None if gate is None else gate.suite(source)
-        judged = judge(source, key_sets(project, source), parsed, times.future_skew_seconds, suite)
+        judged = judge(source, project.key_sets(source), parsed, times.future_skew_seconds, suite)
         load, total = stage(lake, judged.where("_reason IS NULL"), project, source), chosen.count()
     finally:
         chosen.unpersist()

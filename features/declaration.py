@@ -309,6 +309,13 @@ class Project:
         """Views fed by the source."""
         return tuple(view for view in self.views if view.source.name == source)
 
+    def key_sets(self, source: Source) -> tuple[tuple[str, ...], ...]:
+        """The keys that events of the source are used with: its views' and, for the label's source, the label's."""
+        found = [view.keys for view in self.views_of(source.name)]
+        if self.label is not None and self.label.source == source:
+            found.append(self.label.keys)
+        return tuple(dict.fromkeys(found))
+
     @cached_property
     def fingerprint(self) -> str:
         """Changes with anything that changes what the model is fed or told to learn."""

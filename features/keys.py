@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from features.errors import EventError
 
 SEPARATOR = "\x1f"
+LONGEST_KEY = 8192
+"""Bytes of one key column: a key is a partition key in the serving store, where 64 KiB is the end."""
 
 
 def key_text(names: tuple[str, ...], values: Mapping[str, object]) -> str:

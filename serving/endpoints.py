@@ -18,7 +18,7 @@ from features.times import SECOND, format_time
 from serving import requests
 from serving.breaker import Breaker, Breakers
 from serving.context import Answer, Context
-from serving.events import find_fault, key_sets
+from serving.events import find_fault
 from serving.http import Request, Response, encode, json_response
 from serving.live import Live, Served
 from serving.metrics import Metrics
@@ -122,7 +122,7 @@ class Endpoints:
         document = requests.decode(request.body)
         events = document if isinstance(document, list) else [document]
         latest = self._context.clock() + self._context.future_skew_seconds * SECOND
-        keys = key_sets(project, source)
+        keys = project.key_sets(source)
         for position, event in enumerate(events):
             fault = find_fault(event, source, keys, latest)
             if fault is not None:

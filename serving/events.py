@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal, InvalidOperation
 
-from features.declaration import Project, Source
+from features.declaration import Source
 from features.errors import MisuseError
-from features.keys import SEPARATOR
+from features.keys import LONGEST_KEY, SEPARATOR
 from features.schema import DataType
 from features.times import format_time, parse_time
 
-LONGEST_KEY = 8192
-"""Bytes of one key column: a key is a partition key in the store, where 64 KiB is the end."""
 _BITS = {"TINYINT": 8, "SMALLINT": 16, "INT": 32, "BIGINT": 64}
 _WHOLE = re.compile(r"[+-]?\d{1,40}(\.0*)?")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -33,14 +31,6 @@ class Fault:
 
     field: str
     reason: str
-
-
-def key_sets(project: Project, source: Source) -> tuple[tuple[str, ...], ...]:
-    """The keys that `source` is used with in `project`."""
-    found = [view.keys for view in project.views_of(source.name)]
-    if project.label is not None and project.label.source == source:
-        found.append(project.label.keys)
-    return tuple(dict.fromkeys(found))
 
 
 def find_fault(event: object, source: Source, keys: tuple[tuple[str, ...], ...], latest: int | None = None) -> Fault | None:

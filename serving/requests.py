@@ -10,9 +10,9 @@ import msgspec
 
 from features.declaration import FeatureColumn, Project
 from features.errors import EventError
-from features.keys import SEPARATOR, read_key
+from features.keys import LONGEST_KEY, SEPARATOR, read_key
 from features.schema import BOOLEAN, DOUBLE, DataType
-from serving.events import LONGEST_KEY, show, value_fault
+from serving.events import show, value_fault
 from serving.problems import ProblemError, unprocessable
 
 Key = dict[str, str]

@@ -18,6 +18,11 @@ _ENDLESS = ("inf", "+inf", "-inf")
 _HINTS = {"TIMESTAMP": " (ISO 8601, such as 2024-05-01T12:00:00Z)", "DATE": " (ISO 8601, such as 2024-05-01)"}
 
 
+def named(name: str) -> Column:
+    """The column of that name, whatever characters it holds."""
+    return F.col(f"`{name}`")
+
+
 def cell(text: Column, kind: DataType) -> Column:
     """`text` as a value of `kind`, NULL when it is unknown or cannot be read."""
     if kind.name == "STRING":

@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 
 from features.declaration import Source
 from features.times import from_micros, parse_time
+from stores.cells import named
 from stores.expectations import Expectation, Suite
 
 _SHOWN = 40
@@ -29,7 +30,7 @@ def reasons(suite: Suite) -> list[Column]:
 def reason(source: Source, each: Expectation) -> Column:
     """Such as ``age: '150' is not between 0 and 120``, NULL for a row that is as expected."""
     if not each.type.endswith("to_not_be_null"):
-        told = F.concat(F.lit(f"{each.columns[0]}: '"), F.left(_named(each.columns[0]).cast("string"), F.lit(_SHOWN)), F.lit(f"' is not {each.words}"))
+        told = F.concat(F.lit(f"{each.columns[0]}: '"), F.left(named(each.columns[0]).cast("string"), F.lit(_SHOWN)), F.lit(f"' is not {each.words}"))
     else:
         told = F.lit(f"{each.columns[0]}: missing, and expected to be there")
     return F.when(breaks(source, each), told)
@@ -37,7 +38,7 @@ def reason(source: Source, each: Expectation) -> Column:
 
 def breaks(source: Source, each: Expectation) -> Column:
     """Does a row break an expectation about rows? NULL and false alike mean that it does not."""
-    value, kwargs = _named(each.columns[0]), each.kwargs
+    value, kwargs = named(each.columns[0]), each.kwargs
     kind = source.column(each.columns[0], "column").type.name
     match each.type.removeprefix("expect_column_"):
         case "values_to_not_be_null":
@@ -59,9 +60,9 @@ def breaks(source: Source, each: Expectation) -> Column:
         case "values_to_not_match_regex":
             return value.rlike(kwargs["regex"])
         case "pair_values_to_be_equal":
-            return value != _named(each.columns[1])
+            return value != named(each.columns[1])
         case _:  # a_to_be_greater_than_b
-            other = _named(each.columns[1])
+            other = named(each.columns[1])
             return value < other if kwargs.get("or_equal") else value <= other
 
 
@@ -88,12 +89,12 @@ def measured(suite: Suite, row: Mapping[str, Any], number: int) -> dict[str, Any
 
 
 def _missing(names: Sequence[str]) -> Column:
-    return F.count_if(reduce(operator.or_, [_named(name).isNull() for name in names]))
+    return F.count_if(reduce(operator.or_, [named(name).isNull() for name in names]))
 
 
 def _row_measures(source: Source, each: Expectation) -> dict[str, Column]:
     broken = F.col("_reason").isNotNull() & breaks(source, each) if each.quarantines else breaks(source, each)
-    text = F.when(broken, F.left(_named(each.columns[0]).cast("string"), F.lit(_SHOWN)))
+    text = F.when(broken, F.left(named(each.columns[0]).cast("string"), F.lit(_SHOWN)))
     found = {"unexpected": F.count_if(broken)}
     if not each.type.endswith("_not_be_null"):
         # Three of the values that fail, chosen without keeping any: an aggregate of fixed size.
@@ -104,7 +105,7 @@ def _row_measures(source: Source, each: Expectation) -> dict[str, Column]:
 def _load_measures(each: Expectation) -> dict[str, Column]:
     if not each.columns:
         return {}
-    value = _named(each.columns[0])
+    value = named(each.columns[0])
     return next(({"value": aggregate(value)} for word, aggregate in _AGGREGATES.items() if word in each.type), {})
 
 
@@ -138,7 +139,3 @@ def _literal(value: Any, kind: str) -> Column:
     if kind in ("TIMESTAMP", "DATE"):
         return F.lit(from_micros(parse_time(value))).cast(kind)
     return F.lit(value)
-
-
-def _named(name: str) -> Column:
-    return F.col(f"`{name}`")

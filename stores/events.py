@@ -18,10 +18,10 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from features.declaration import Project, Source
-from features.keys import SEPARATOR
+from features.keys import LONGEST_KEY, SEPARATOR
 from features.schema import Column as SourceColumn
 from features.times import SECOND
-from stores.cells import cell, complaint, is_wrong
+from stores.cells import cell, complaint, is_wrong, named
 from stores.conditions import reasons
 from stores.expectations import Suite
 from stores.settings import TimeSettings
@@ -29,20 +29,10 @@ from stores.settings import TimeSettings
 LAKE_COLUMNS = {"_arrival": "TIMESTAMP", "_date": "DATE", "_file": "STRING", "_topic": "STRING", "_partition": "INT", "_offset": "BIGINT"}
 LONGEST_EVENT = 1_048_576
 """Bytes of one event's text; what is longer goes to quarantine."""
-LONGEST_KEY = 8192
-"""Bytes of one key column: a key is a partition key in the serving store, where 64 KiB is the end."""
 _ORDER = ("_arrival", "_topic", "_file", "_partition", "_offset")
 _STRICT = {"allowSingleQuotes": "false"}
 _BROKEN = "_broken"
 _RFC_4180 = {"quote": '"', "escape": '"', "mode": "PERMISSIVE", "columnNameOfCorruptRecord": _BROKEN, "maxCharsPerColumn": "-1", "maxColumns": "100000"}
-
-
-def key_sets(project: Project, source: Source) -> tuple[tuple[str, ...], ...]:
-    """The keys that `source` is used with: its views' and, for the label's source, the label's."""
-    found = [view.keys for view in project.views_of(source.name)]
-    if project.label is not None and project.label.source == source:
-        found.append(project.label.keys)
-    return tuple(dict.fromkeys(found))
 
 
 def from_topic(messages: DataFrame) -> DataFrame:
@@ -59,7 +49,7 @@ def from_topic(messages: DataFrame) -> DataFrame:
 
 def good_events(project: Project, source: Source, messages: DataFrame, times: TimeSettings, suite: Suite | None = None) -> DataFrame:
     """The events among Kafka messages that landing would not put in quarantine, by the same rules."""
-    judged = judge(source, key_sets(project, source), parse_json(source, from_topic(messages)), times.future_skew_seconds, suite)
+    judged = judge(source, project.key_sets(source), parse_json(source, from_topic(messages)), times.future_skew_seconds, suite)
     return good(source, judged)
 
 
@@ -79,7 +69,7 @@ def json_texts(source: Source, raw: DataFrame) -> DataFrame:
     objects = F.from_json(F.concat(F.lit("["), short, F.lit("]")), f"ARRAY<STRUCT<{fields}>>", _STRICT)
     exact = [column for column in source.columns if column.type.name == "DECIMAL"]
     decimals = F.from_json(short, ", ".join(f"`{c.name}` {c.type}" for c in exact), _STRICT) if exact else F.lit(None)
-    parsed = _sealed(raw, *map(_named, raw.columns), objects.alias("_objects"), decimals.alias("_decimals"))
+    parsed = _sealed(raw, *map(named, raw.columns), objects.alias("_objects"), decimals.alias("_decimals"))
     texts = [_json_text(column).alias(column.name) for column in source.columns]
     return _sealed(parsed, *_lake(), F.col("value").alias("_raw"), _json_fault().alias("_fault"), *texts)
 
@@ -118,7 +108,7 @@ def csv_texts(lines: DataFrame, header: Sequence[str]) -> DataFrame:
     # A line without quotes needs no parser, which costs three times as much.
     cells = F.when(short & ~quoted, F.split(value, ",", -1))
     fields = F.when(short & quoted, F.from_csv(value, f"{columns}, {_BROKEN} STRING", _RFC_4180))
-    split = _sealed(lines, value, *map(_named, LAKE_COLUMNS), cells.alias("_cells"), fields.alias("_fields"))
+    split = _sealed(lines, value, *map(named, LAKE_COLUMNS), cells.alias("_cells"), fields.alias("_fields"))
     texts = [F.coalesce(F.nullif(F.get("_cells", F.lit(n)), F.lit("")), F.col("_fields")[name]).alias(name) for n, name in enumerate(header)]
     return split.select(*LAKE_COLUMNS, value.alias("_raw"), _csv_fault(len(header)).alias("_fault"), *texts)
 
@@ -149,11 +139,11 @@ def parse_text(source: Source, raw: DataFrame) -> DataFrame:
     types = {field.name: field.dataType.simpleString() for field in raw.schema.fields}
     texts = [column for column in source.columns if types[column.name] != str(column.type).lower()]
     cells = {column.name: f"_cell_{position}" for position, column in enumerate(texts)}
-    read = _sealed(raw, *map(_named, raw.columns), *[cell(_named(column.name), column.type).alias(cells[column.name]) for column in texts])
-    wrong = [F.when(is_wrong(_named(c.name), F.col(cells[c.name])), complaint(c.name, _named(c.name), c.type)) for c in texts if c.type.name != "STRING"]
+    read = _sealed(raw, *map(named, raw.columns), *[cell(named(column.name), column.type).alias(cells[column.name]) for column in texts])
+    wrong = [F.when(is_wrong(named(c.name), F.col(cells[c.name])), complaint(c.name, named(c.name), c.type)) for c in texts if c.type.name != "STRING"]
     fault = F.col("_fault") if "_fault" in types else F.lit(None).cast("string")
     reason = F.coalesce(fault, _all_of(wrong))
-    typed = [F.col(cells[c.name]).alias(c.name) if c.name in cells else _named(c.name) for c in source.columns]
+    typed = [F.col(cells[c.name]).alias(c.name) if c.name in cells else named(c.name) for c in source.columns]
     # Not sealed: `judge` reads the reason once, and all the rest are columns.
     return read.select(*typed, *_lake(), F.col("_raw"), reason.alias("_reason"))
 
@@ -164,11 +154,11 @@ def judge(source: Source, key_sets: tuple[tuple[str, ...], ...], events: DataFra
     An event needs its key for one view at least; a key of empty text is none and becomes NULL.
     """
     names = dict.fromkeys(name for keys in key_sets for name in keys)
-    empty = {name: F.when(_named(name) != "", _named(name)) for name in names if source.column(name, "key").type.text}
-    event_time = _named(source.time).cast("timestamp")
+    empty = {name: F.when(named(name) != "", named(name)) for name in names if source.column(name, "key").type.text}
+    event_time = named(source.time).cast("timestamp")
     late = F.unix_micros(event_time) > F.unix_micros("_arrival") + future_skew_seconds * SECOND
     rules = [
-        F.when(F.coalesce(_named(source.id).cast("string"), F.lit("")) == "", f"no id: {source.id} is missing"),
+        F.when(F.coalesce(named(source.id).cast("string"), F.lit("")) == "", f"no id: {source.id} is missing"),
         F.when(event_time.isNull(), f"no event time: {source.time} is missing"),
         F.when(late, F.concat(F.lit(f"from the future: {source.time} "), event_time.cast("string"), F.lit(" is after its arrival"))),
         *_key_rules(key_sets, tuple(names)),
@@ -176,7 +166,7 @@ def judge(source: Source, key_sets: tuple[tuple[str, ...], ...], events: DataFra
     ]
     reason = F.coalesce("_reason", _all_of(rules))
     kept = [name for name in events.columns if name != "_reason"]
-    return _sealed(events.withColumns(empty), *[_named(name) for name in kept], reason.alias("_reason"))
+    return _sealed(events.withColumns(empty), *[named(name) for name in kept], reason.alias("_reason"))
 
 
 def _all_of(reasons: list[Column]) -> Column:
@@ -187,11 +177,11 @@ def _all_of(reasons: list[Column]) -> Column:
 def _key_rules(key_sets: tuple[tuple[str, ...], ...], names: tuple[str, ...]) -> list[Column]:
     rules = []
     if key_sets:
-        whole = [F.concat(*[_named(name).cast("string") for name in keys]) for keys in key_sets]
+        whole = [F.concat(*[named(name).cast("string") for name in keys]) for keys in key_sets]
         wanted = " or ".join(" and ".join(keys) for keys in key_sets)
         rules.append(F.when(F.coalesce(*whole).isNull(), f"no key: {wanted} is missing"))
     for name in names:
-        text = _named(name).cast("string")
+        text = named(name).cast("string")
         wrong = F.contains(text, F.lit(SEPARATOR)) | (F.octet_length(text) > LONGEST_KEY)
         rules.append(F.when(wrong, f"{name}: a key may have {LONGEST_KEY} bytes and not the control character U+001F"))
     return rules
@@ -199,14 +189,14 @@ def _key_rules(key_sets: tuple[tuple[str, ...], ...], names: tuple[str, ...]) ->
 
 def good(source: Source, judged: DataFrame) -> DataFrame:
     """The events without a reason against them: source columns and lake columns."""
-    return judged.where("_reason IS NULL").select(*[_named(column.name) for column in source.columns], *LAKE_COLUMNS)
+    return judged.where("_reason IS NULL").select(*[named(column.name) for column in source.columns], *LAKE_COLUMNS)
 
 
 def distinct(source: Source, events: DataFrame) -> DataFrame:
     """One row an event id: the first arrival. At one arrival files come before topics, then file or topic, partition
     and offset decide, so the choice is the same whenever it is made.
     """  # fmt: skip
-    ranked = events.withColumn("_rank", F.row_number().over(Window.partitionBy(_named(source.id)).orderBy(*_ORDER)))
+    ranked = events.withColumn("_rank", F.row_number().over(Window.partitionBy(named(source.id)).orderBy(*_ORDER)))
     return ranked.where("_rank = 1").drop("_rank")
 
 
@@ -217,16 +207,16 @@ def distinct_among(source: Source, chosen: DataFrame, events: DataFrame, counted
     whether `counted`, a condition, holds for a row of the same id that was not chosen.
     """
     condition = F.lit(False) if counted is None else counted
-    asked = chosen.groupBy(_named(source.id).alias("_id")).agg(F.count_if(condition).alias("_chosen"))
+    asked = chosen.groupBy(named(source.id).alias("_id")).agg(F.count_if(condition).alias("_chosen"))
     # NULLs come first in the order of structs, as they do in that of `distinct`.
-    everything = events.select(_named(source.id).alias("_id"), F.struct(*_ORDER).alias("_order"), condition.alias("_counted"))
+    everything = events.select(named(source.id).alias("_id"), F.struct(*_ORDER).alias("_order"), condition.alias("_counted"))
     first = (
         everything.join(F.broadcast(asked) if few else asked, "_id")
         .groupBy("_id")
         .agg(F.min("_order").alias("_first"), (F.count_if("_counted") > F.max("_chosen")).alias("_again"))
     )
-    judged = chosen.withColumn("_order", F.struct(*_ORDER)).join(first, _named(source.id) == F.col("_id"))
-    found = judged.where(F.col("_order").eqNullSafe(F.col("_first"))).select(*[_named(name) for name in chosen.columns], "_again")
+    judged = chosen.withColumn("_order", F.struct(*_ORDER)).join(first, named(source.id) == F.col("_id"))
+    found = judged.where(F.col("_order").eqNullSafe(F.col("_first"))).select(*[named(name) for name in chosen.columns], "_again")
     return found.dropDuplicates([source.id])
 
 
@@ -242,7 +232,3 @@ def _sealed(frame: DataFrame, *columns: Column) -> DataFrame:
     beyond any heap. It does not look through a generator, so this is one: a row of one row.
     """
     return frame.select(F.explode(F.array(F.struct(*columns))).alias("_row")).select("_row.*")
-
-
-def _named(name: str) -> Column:
-    return F.col(f"`{name}`")

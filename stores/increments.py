@@ -7,11 +7,11 @@ cut off or is still under way, so nothing needs to be taken back, and cleaning c
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
+from stores.files import hadoop
 from stores.lake import Lake
 from stores.staging import snapshot
 
@@ -47,7 +47,5 @@ def drop_increments(spark: SparkSession, lake: Lake, project: str, name: str, bu
 
 def states_there(spark: SparkSession, lake: Lake, project: str) -> list[str]:
     """Names of the project's tables of states."""
-    jvm: Any = spark._jvm  # noqa: SLF001 - Spark's own connectors know every file system
-    folder = jvm.org.apache.hadoop.fs.Path(lake.state_path(project, ""))
-    system = folder.getFileSystem(spark._jsc.hadoopConfiguration())  # noqa: SLF001
+    system, folder = hadoop(spark, lake.state_path(project, ""))
     return [status.getPath().getName() for status in system.listStatus(folder)] if system.exists(folder) else []

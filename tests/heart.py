@@ -7,7 +7,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from projects.heart_disease import project
-from stores.events import judge, key_sets, parse_text
+from stores.events import judge, parse_text
 from stores.lake import Lake
 from stores.loads import stage
 from stores.tables import prepare_events
@@ -36,6 +36,6 @@ def fill(spark: SparkSession, lake: Lake, source_name: str, rows: list[dict[str,
             "_offset": F.monotonically_increasing_id(),
         }
     )
-    judged = judge(source, key_sets(project, source), parse_text(source, raw), 300)
+    judged = judge(source, project.key_sets(source), parse_text(source, raw), 300)
     prepare_events(spark, lake, project, source)
     stage(lake, judged, project, source).commit({f"test-{source_name}": version})

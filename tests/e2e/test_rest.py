@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -33,6 +32,7 @@ from stores.models import Models, TrainingRecord
 from stores.settings import ModelsSettings
 from stores.states import pack_extras
 from stores.views import Views
+from tests.conftest import free_ports
 from tests.law import SCHEMA, SLACK, batch_part
 from tests.oracle import Event
 
@@ -74,13 +74,6 @@ def until(seconds: float, look: Callable[[], T | None], what: str) -> T:
         if found is not None:
             return found
         assert time.monotonic() < deadline, f"{what} did not come within {seconds} s"
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 def train(models: Models, project: Project, version: str) -> None:
@@ -126,7 +119,7 @@ def rest(settings: Settings, servers: object, tmp_path_factory: pytest.TempPathF
     name = f"rest_{uuid.uuid4().hex[:8]}"
     (folder / f"{name}.py").write_text(DECLARATION.format(name=name, schema=SCHEMA.replace("key STRING", "who STRING")))
     registry = ModelsSettings(tracking_uri=f"sqlite:///{folder}/mlflow.db", artifact_root=str(folder / "artifacts"))
-    ours = replace(settings, projects=(Path(folder),), models=registry, serving=replace(settings.serving, port=free_port()))
+    ours = replace(settings, projects=(Path(folder),), models=registry, serving=replace(settings.serving, port=free_ports(1)[0]))
     process = multiprocessing.get_context("spawn").Process(target=serve, args=(ours,))
     process.start()
     found = Rest(ours, load_project(name, ours.projects), Views(ours.views), Models(registry))

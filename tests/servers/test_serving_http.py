@@ -4,7 +4,6 @@ import http.client
 import json
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.conftest import free_ports
 
 PREDICT = "/v1/projects/heart_disease/predict"
 JSON = {"content-type": "application/json"}
@@ -37,13 +38,6 @@ class Running:
             connection.close()
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
-
-
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Running]:
     with started(tmp_path) as found:
@@ -53,7 +47,7 @@ def running(tmp_path: Path) -> Iterator[Running]:
 @contextmanager
 def started(folder: Path, **settings: Any) -> Iterator[Running]:
     """A server with these settings; stopped at the end."""
-    port, told = settings.get("port", free_port()), folder / "told"
+    port, told = settings.get("port", free_ports(1)[0]), folder / "told"
     command = [sys.executable, "-m", "tests.servers.fake_rest", str(port), str(told), json.dumps(settings)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         found = Running(process, port, told)

@@ -12,7 +12,8 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from features import Count, FeatureView, Label, Last, Model, Project, Source
-from stores.events import LAKE_COLUMNS, LONGEST_EVENT, LONGEST_KEY, distinct, good, judge, key_sets, parse_json, parse_text
+from features.keys import LONGEST_KEY
+from stores.events import LAKE_COLUMNS, LONGEST_EVENT, distinct, good, judge, parse_json, parse_text
 
 SOURCE = Source(
     name="sales",
@@ -35,7 +36,7 @@ GOOD = {"id": "1", "shop": "a", "at": "2024-05-01T10:00:00Z"}
 def judged(spark: SparkSession, texts: Iterable[str | None], source: Source = SOURCE, project: Project = PROJECT) -> list[Row]:
     rows = [(text, ARRIVAL, None, source.topic, 0, offset) for offset, text in enumerate(texts)]
     parsed = parse_json(source, spark.createDataFrame(rows, RAW))
-    return judge(source, key_sets(project, source), parsed, 300).orderBy("_offset").collect()
+    return judge(source, project.key_sets(source), parsed, 300).orderBy("_offset").collect()
 
 
 def reasons(spark: SparkSession, texts: Iterable[str | None]) -> list[str | None]:
@@ -152,15 +153,15 @@ def test_text_columns_and_json_agree(spark: SparkSession) -> None:
     names, given = list(cells), [(name, value) for name, value, _ in [*VALUES, *WRONG] if isinstance(value, str) and value.strip()]
     rows = [(*[(value if each == name else GOOD.get(each)) for each in names], ARRIVAL, None, "sales", 0, n, "raw") for n, (name, value) in enumerate(given)]
     schema = ", ".join(f"{name} STRING" for name in names) + ", " + RAW.removeprefix("value STRING, ") + ", _raw STRING"
-    texts = judge(SOURCE, key_sets(PROJECT, SOURCE), parse_text(SOURCE, spark.createDataFrame(rows, schema)), 300).drop("_raw")
+    texts = judge(SOURCE, PROJECT.key_sets(SOURCE), parse_text(SOURCE, spark.createDataFrame(rows, schema)), 300).drop("_raw")
     from_json = spark.createDataFrame([(event(**{name: value}), ARRIVAL, None, "sales", 0, n) for n, (name, value) in enumerate(given)], RAW)
-    others = judge(SOURCE, key_sets(PROJECT, SOURCE), parse_json(SOURCE, from_json), 300).drop("_raw")
+    others = judge(SOURCE, PROJECT.key_sets(SOURCE), parse_json(SOURCE, from_json), 300).drop("_raw")
     assert_df_equality(texts.orderBy("_offset"), others.orderBy("_offset"), ignore_nullable=True)
 
 
 def test_good_events_have_the_declared_columns_and_the_lakes(spark: SparkSession) -> None:
     parsed = parse_json(SOURCE, spark.createDataFrame([(event(), ARRIVAL, None, "sales", 3, 9)], RAW))
-    kept = good(SOURCE, judge(SOURCE, key_sets(PROJECT, SOURCE), parsed, 300))
+    kept = good(SOURCE, judge(SOURCE, PROJECT.key_sets(SOURCE), parsed, 300))
     declared = {column.name: str(column.type) for column in SOURCE.columns} | LAKE_COLUMNS
     assert_schema_equality(kept.schema, spark.createDataFrame([], ", ".join(f"{name} {kind}" for name, kind in declared.items())).schema, ignore_nullable=True)
     assert kept.first()["_date"] == ARRIVAL.date()  # type: ignore[index]

@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 from features import Count, FeatureView, Project, Source
 from features.errors import AnabranchError
 from stores import loads
-from stores.events import LAKE_COLUMNS, judge, key_sets, parse_json
+from stores.events import LAKE_COLUMNS, judge, parse_json
 from stores.lake import Lake
 from stores.loads import stage
 from stores.settings import LakeSettings
@@ -40,7 +40,7 @@ def lake(tmp_path: Path) -> Lake:
 def judged(spark: SparkSession, project: Project, *events: dict[str, object]) -> DataFrame:
     source = project.sources["sales"]
     rows = [(json.dumps(event), ARRIVAL, None, "sales", 0, offset) for offset, event in enumerate(events)]
-    return judge(source, key_sets(project, source), parse_json(source, spark.createDataFrame(rows, RAW)), 300)
+    return judge(source, project.key_sets(source), parse_json(source, spark.createDataFrame(rows, RAW)), 300)
 
 
 def append(lake: Lake, frame: DataFrame, project: Project, app_id: str, version: int) -> bool:

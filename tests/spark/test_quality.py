@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 
 from batch.quality import Gate, RefusedLoadError, Verdict
 from features import Count, FeatureView, Project, Source
-from stores.events import judge, key_sets, parse_json
+from stores.events import judge, parse_json
 from stores.expectations import LOADS, ROWS, Expectation, Suite, project_suite
 from stores.lake import Lake
 from stores.settings import LakeSettings, QualitySettings
@@ -38,7 +38,7 @@ def judged(spark: SparkSession, gate: Gate, numbers: list[Any], *, topic: str | 
     rows = [(json.dumps(event | {"id": str(i), "n": n}), 1_715_000_000, None if topic else "/in/a <b>.json", topic, 0, i) for i, n in enumerate(numbers)]
     raw = spark.createDataFrame(rows, "value STRING, _arrival LONG, _file STRING, _topic STRING, _partition INT, _offset BIGINT")
     raw = raw.withColumn("_arrival", raw["_arrival"].cast("timestamp"))
-    return judge(SALES, key_sets(PROJECT, SALES), parse_json(SALES, raw), 300, gate.suite(SALES))
+    return judge(SALES, PROJECT.key_sets(SALES), parse_json(SALES, raw), 300, gate.suite(SALES))
 
 
 def close(spark: SparkSession, lake: Lake, gate: Gate, numbers: list[Any], *, topic: str | None = None) -> Verdict:
