@@ -22,6 +22,7 @@ from features.errors import AnabranchError
 from stores.bus import Bus
 from stores.events import from_topic, parse_json
 from stores.lake import Lake
+from stores.predictions import NAME, landed_sources
 from stores.progress import Progress
 from stores.settings import TimeSettings
 from stores.tables import check_tables, prepare_events
@@ -49,12 +50,12 @@ def land(
     gate: Gate | None = None,
     follow: Follow | None = None,
 ) -> dict[str, Landed]:
-    """Land what the topics of the project hold now, by source, past `gate`; a topic that is not there yet is created.
+    """Land what the topics of the project hold now, its predictions too, by source, past `gate`; a topic that is not there is created.
 
     With `follow` also what comes after, until it is told to stop.
     """
     check_tables(spark, lake, project)
-    fed = {name: source for name, source in project.sources.items() if source.topic is not None}
+    fed = {name: source for name, source in landed_sources(project).items() if source.topic is not None}
     topics = [str(source.topic) for source in fed.values()]
     if not fed:
         return {}
@@ -67,7 +68,7 @@ def land(
     try:
         for source in behind:
             prepare_events(spark, lake, project, source)
-            target = Target(lake=lake, project=project, source=source, times=times, gate=gate)
+            target = Target(lake=lake, project=project, source=source, times=times, gate=gate if source.name in project.sources else None)
             queries.append((source, _start(spark, bus, target, counts[source.name], follow)))
         _wait([query for _, query in queries], list(counts.values()), progress, follow)
         for source, query in queries:
@@ -76,7 +77,8 @@ def land(
     finally:
         for _, query in queries:
             query.stop()
-    return {name: found.landed() for name, found in counts.items()}
+    # Predictions are told of when there are any: nobody declared them.
+    return {name: found.landed() for name, found in counts.items() if name != NAME or found.rows + found.quarantined}
 
 
 def landed_offsets(lake: Lake, project: Project, source: Source) -> dict[int, int]:

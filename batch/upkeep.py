@@ -27,6 +27,7 @@ from stores.increments import states_there
 from stores.lake import Lake
 from stores.manifest import Manifest
 from stores.model_versions import ModelVersion
+from stores.predictions import landed_sources
 from stores.progress import Progress
 from stores.table_files import Figures, SmallFiles, Table
 
@@ -88,7 +89,7 @@ class Upkeep:
         return tended
 
     def _tables(self, project: Project, manifest: Manifest | None, models: Sequence[ModelVersion]) -> Iterator[_Kept]:
-        for name, source in project.sources.items():
+        for name, source in landed_sources(project).items():
             if DeltaTable.isDeltaTable(self.spark, self.lake.path(project, source)):
                 yield _Kept(f"events/{name}", self.lake.path(project, source), "_date", named=tuple(named_versions(name, manifest, models)))
             if DeltaTable.isDeltaTable(self.spark, self.lake.quarantine_path(project, source)):

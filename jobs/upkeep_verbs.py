@@ -55,13 +55,14 @@ def history(name: Name, most: Annotated[int, typer.Option(min=1, help="Versions 
     from delta.tables import DeltaTable
 
     from jobs.context import Context
+    from stores.predictions import landed_sources
     from stores.table_files import Table
 
     context = Context(load_settings(None, None))
     try:
         project = context.project(name)
         batches = _batches(context, name)
-        paths = {each.name: context.lake.path(project, each) for each in project.sources.values()}
+        paths = {each.name: context.lake.path(project, each) for each in landed_sources(project).values()}
         found = {source: Table(context.spark, path) for source, path in paths.items() if DeltaTable.isDeltaTable(context.spark, path)}
         changes = {source: each.history(most) for source, each in found.items()}
         figures = {source: each.figures() for source, each in found.items()}

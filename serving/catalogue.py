@@ -8,7 +8,7 @@ from features.declaration import FeatureView, Project, Source
 from features.times import format_time
 from serving.context import Manifest
 from serving.live import Served
-from serving.predictions import topic_of
+from stores.predictions import predictions_topic
 
 
 def entry(served: Served) -> dict[str, Any]:
@@ -104,6 +104,6 @@ def _addresses(project: Project) -> dict[str, Any]:
         "scores": f"{base}/scores/{key}" if project.model else None,
         "events": {name: f"{base}/events/{name}" for name in topics},
         "current_table": f"{project.name}_current",
-        "predictions_topic": topic_of(project.name) if project.model else None,
+        "predictions_topic": predictions_topic(project.name) if project.model else None,
         "scores_topic": f"scores.{project.name}" if project.model else None,
     }

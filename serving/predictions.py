@@ -21,6 +21,7 @@ from serving.http import encode
 from serving.metrics import Metrics
 from serving.predict import Prediction, shown_key
 from serving.requests import Asked
+from stores.predictions import predictions_topic
 
 log = logging.getLogger(__name__)
 _BATCH = 500
@@ -36,11 +37,6 @@ class Record:
     at: int
     asked: Asked
     prediction: Prediction
-
-
-def topic_of(project: str) -> str:
-    """The topic that the project's predictions go to."""
-    return f"predictions.{project}"
 
 
 def message(record: Record) -> bytes:
@@ -139,7 +135,7 @@ class Predictions:
             except (TypeError, ValueError, NotImplementedError):
                 log.exception("prediction %s of project %s has no JSON and is dropped", record.id, record.project)
                 continue
-            by_topic.setdefault(topic_of(record.project), []).append((record.id.encode(), text))
+            by_topic.setdefault(predictions_topic(record.project), []).append((record.id.encode(), text))
         for topic, messages in by_topic.items():
             if topic not in self._known:
                 self._bus.ensure_topics([topic])

@@ -6,19 +6,24 @@
     <root>/<project>/quality/<source>/              reports of the quality gate, a page a load
     <root>/<project>/states/<name>                  what builds keep, see increments.py
 
+Predictions that serving published are events of a source of their own, see predictions.py.
+
 An append is named by (app id, version): the same name again changes nothing, so whoever was cut off just repeats.
 """
 
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from functools import reduce
 
 from pyspark.errors import AnalysisException, PySparkException
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from features.declaration import Project, Source
 from features.errors import AnabranchError
+from features.keys import SEPARATOR
 from stores.events import LAKE_COLUMNS, LONGEST_EVENT, distinct
+from stores.predictions import landed_sources, predictions_source
 from stores.settings import LakeSettings
 from stores.staging import snapshot
 
@@ -97,6 +102,20 @@ class Lake:
         wanted = versions or {}
         return {name: distinct(source, self.events(spark, project, source, version=wanted.get(name))) for name, source in project.sources.items()}
 
+    def predictions(self, spark: SparkSession, project: Project, since: datetime | None = None) -> DataFrame:
+        """The landed predictions of the project, each once, made at or after `since`: `prediction_id`, `at`, `key` (stored text; NULL
+        without one), `score` DOUBLE, `label`, `model_version`, `batch_version`, `as_of`, `degraded`, and `asked` and `used` as JSON.
+        """  # fmt: skip
+        source = predictions_source(project.name)
+        events = self.events(spark, project, source)
+        if since is not None:
+            # Published within moments; a buffer that waited for a broker arrives later, never earlier.
+            events = events.where((F.col("at") >= F.lit(since)) & (F.col("_date") >= F.lit((since - timedelta(days=1)).date())))
+        answered = F.from_json("answered", "score DOUBLE, label DOUBLE, model_version STRING, batch_version BIGINT, as_of TIMESTAMP, degraded BOOLEAN")
+        return distinct(source, events).select("prediction_id", "at", _asked_key(project.keys).alias("key"), answered.alias("_a"), "asked", "used").select(
+            "prediction_id", "at", "key", "_a.*", "asked", "used"
+        )  # fmt: skip
+
     def file_ids(self, spark: SparkSession, project: Project, source: Source) -> DataFrame | None:
         """`_file_id` and `_file_arrival` of the events that were loaded from files; None when there are none."""
         loaded = self.events(spark, project, source).where("_file IS NOT NULL")
@@ -105,7 +124,7 @@ class Lake:
 
     def quarantine(self, spark: SparkSession, project: Project) -> DataFrame:
         """All bad rows: source, reason, raw, arrival, file or topic, partition, offset, and header: the first line of the CSV."""
-        tables = [_load(spark, self.quarantine_path(project, source), None) for source in project.sources.values()]
+        tables = [_load(spark, self.quarantine_path(project, source), None) for source in landed_sources(project).values()]
         there = [table for table in tables if table is not None]
         # A table made by an earlier version has no header.
         return reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), there, _nothing(spark, QUARANTINE))
@@ -128,6 +147,14 @@ class Lake:
 
     def _below(self, project: Project, kind: str, source: Source) -> str:
         return f"{self.settings.root.rstrip('/')}/{project.name}/{kind}/{source.name}"
+
+
+def _asked_key(names: tuple[str, ...]) -> Column:
+    """The key of a request as stored text: a value where it has one column, an object where it has several."""
+    if len(names) == 1:
+        return F.from_json("asked", "key STRING")["key"]
+    key = F.from_json("asked", f"key STRUCT<{', '.join(f'`{name}`: STRING' for name in names)}>")["key"]
+    return F.when(key.isNotNull(), F.concat_ws(SEPARATOR, *[key[name] for name in names]))
 
 
 def _declared(source: Source) -> dict[str, str]:

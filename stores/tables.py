@@ -18,6 +18,7 @@ from features.errors import AnabranchError
 from stores.events import LAKE_COLUMNS
 from stores.files import hadoop
 from stores.lake import CHANGE_FEED, QUARANTINE, Lake
+from stores.predictions import landed_sources
 from stores.staging import add_columns, create_table, snapshot
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ _ATTEMPTS = 3
 
 def check_tables(spark: SparkSession, lake: Lake, project: Project) -> None:
     """Raise AnabranchError when a source's table is none of Delta's, or holds a column that is declared otherwise or no more."""
-    for source in project.sources.values():
+    for source in landed_sources(project).values():
         _check_place(spark, lake.quarantine_path(project, source))
         _check_place(spark, lake.path(project, source))
         _check_columns(source, _columns(spark, lake.path(project, source)))
