@@ -57,8 +57,8 @@ class Exported:
 def export(models: Models, project: Project, place: str, version: str | None, progress: Progress, hdfs: Hdfs) -> Exported:
     """Write the bundle of `version` (the champion when None) to the folder `place`, of this machine or an ``hdfs://`` address.
 
-    A bundle on this machine is replaced. Raises MisuseError for any other folder that has something in it, for a version that has
-    no ONNX form, and for one whose ONNX form says something else than the model.
+    A bundle on this machine is replaced; of one in HDFS, where every device finds it, devices are told. Raises MisuseError for any other
+    folder that has something in it, for a version that has no ONNX form, and for one whose ONNX form says something else than the model.
     """
     scorer = models.scorer(project.name, version)
     check_fits(project, scorer)
@@ -67,6 +67,7 @@ def export(models: Models, project: Project, place: str, version: str | None, pr
     manifest = files[MANIFEST]
     if place.startswith("hdfs://"):
         _to_hdfs(files, place, hdfs, progress)
+        models.exported(project.name, scorer.version, place, _digest(manifest))
     else:
         write_bundle(files, Path(place))
     log.info("exported project=%s version=%s bytes=%d place=%s", project.name, scorer.version, sum(map(len, files.values())), place)

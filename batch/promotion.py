@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from batch.assessment import SliceResult, resamples
 from batch.evaluation import measure
+from batch.parity import Columns, compare, made_up
 from batch.runs import Run
 from features.declaration import Project
 from features.errors import AnabranchError, MisuseError
-from features.modelling import SMALLER_IS_BETTER, Gate, Model
+from features.modelling import SMALLER_IS_BETTER, Model
 from stores.model_inputs import model_inputs
-from stores.models import Models, Scorer
+from stores.models import Models, ModelVersion, Scorer
 
 log = logging.getLogger(__name__)
-SAMPLE = 256
 _RESAMPLES = 1_000
 _SEED = 11
 
@@ -60,8 +60,9 @@ def examine(models: Models, project: Project, model: Model, run: Run, version: s
     """The gate of `model` over a registered version; `run` is the training that made it."""
     gate, target = model.gate, run.test.column("_target").to_numpy()
     columns = test_columns(run.test)
-    scores = models.scorer(project.name, version).score(columns)
-    checks = [_parity(models, project, version, columns, gate)]
+    scorer = models.scorer(project.name, version)
+    scores = scorer.score(columns)
+    checks = [_parity(models, project, model, scorer, columns)]
     if gate.minimum is not None:
         checks.append(_minimum(model.metric, run.metrics[model.metric], gate.minimum))
     if gate.slices is not None:
@@ -91,20 +92,14 @@ def _of_slices(metric: str, slices: Sequence[SliceResult], bound: float, least: 
     return Check(name="slices", passed=True, said=f"{counted} slices of {least} rows or more reach {bound:g}")
 
 
-def _parity(models: Models, project: Project, version: str, columns: Mapping[str, NDArray[np.object_]], gate: Gate) -> Check:
-    """The model itself, its ONNX form and the registered pyfunc on a sample of held-out rows."""
-    some = {name: values[:SAMPLE] for name, values in columns.items()}
-    native, twin = models.scorer(project.name, version).both(some)
-    pyfunc = models.pyfunc_scores(project.name, version, some)
-    apart = {"pyfunc": pyfunc} | ({} if twin is None else {"ONNX": twin})
-    worst = {name: float(np.max(np.abs(found - native) / np.maximum(1.0, np.abs(native)), initial=0.0)) for name, found in apart.items()}
-    told = ", ".join(f"{name} differs from the model by {value:.2g}" for name, value in worst.items())
-    none = "" if "ONNX" in worst else " (it has no ONNX form)"
-    return Check(name="parity", passed=all(value <= gate.parity for value in worst.values()), said=f"{told}{none}, {gate.parity:g} is allowed")
+def _parity(models: Models, project: Project, model: Model, scorer: Scorer, columns: Columns) -> Check:
+    """The model itself, its ONNX form and the registered pyfunc on a sample of `columns`, and on harder rows."""
+    found, allowed = compare(models, project.name, scorer, columns, model.categories), model.gate.parity
+    return Check(name="parity", passed=found.within(allowed), said=found.said(allowed))
 
 
 def _against_champion(
-    models: Models, project: Project, model: Model, columns: Mapping[str, NDArray[np.object_]],
+    models: Models, project: Project, model: Model, columns: Columns,
     target: NDArray[np.float64], scores: NDArray[np.float64], groups: NDArray[np.int64],
 ) -> Check:  # fmt: skip
     champion = models.champion(project.name)
@@ -147,17 +142,34 @@ def check_fits(project: Project, scorer: Scorer) -> None:
             raise MisuseError(f"version {scorer.version} of {project.name!r} reads {name!r} as a {kind}, but it is declared as a {declared[name]}: train again")
 
 
-def promote(models: Models, project: Project, version: str, *, reason: str | None = None) -> None:
-    """Make `version` champion by hand. One that the gate refused needs a `reason`, which is kept with it.
+def promote(models: Models, project: Project, version: str, *, reason: str | None = None, without_parity: bool = False) -> None:
+    """Make `version` champion by hand. One that the gate refused needs a `reason`, which is kept with it; one that says different things
+    in different places needs `without_parity` too.
 
-    Raises MisuseError for a refused version without a reason, or one whose inputs do not fit the declaration, and AnabranchError for
+    Raises MisuseError for a refused version without these, or one whose inputs do not fit the declaration, and AnabranchError for
     one that cannot be loaded: forcing does not help there.
     """
     entry = models.entry(project.name, version)
     if entry.gate == "refused" and reason is None:
         raise MisuseError(f"version {version} of {project.name!r} did not pass the gate ({entry.reason}): use --force --reason TEXT to promote it all the same")
-    check_fits(project, models.scorer(project.name, version))
+    scorer = models.scorer(project.name, version)
+    check_fits(project, scorer)
+    parity = _known_parity(entry) or _parity(models, project, project.model or Model(), scorer, made_up(scorer))
+    if not parity.passed and not (without_parity and reason is not None):
+        raise MisuseError(
+            f"version {version} of {project.name!r} does not say the same everywhere ({parity.said}), so REST, devices and mass scoring would "
+            "contradict each other: train again, or use --force --without-parity --reason TEXT"
+        )
     if reason is not None:
-        log.warning("forced promotion project=%s version=%s reason=%s gate=%s", project.name, version, reason, entry.gate or "none")
-        models.tag(project.name, version, {"forced_reason": reason, "forced_at": datetime.now(tz=UTC).isoformat(timespec="seconds")})
+        log.warning(
+            "forced promotion project=%s version=%s reason=%s gate=%s parity=%s",
+            project.name, version, reason, entry.gate or "none", "passed" if parity.passed else parity.said,
+        )  # fmt: skip
+        forced = {"forced_reason": reason, "forced_at": datetime.now(tz=UTC).isoformat(timespec="seconds")}
+        models.tag(project.name, version, forced | ({} if parity.passed else {"forced_without_parity": parity.said}))
     models.promote(project.name, version)
+
+
+def _known_parity(entry: ModelVersion) -> Check | None:
+    """What the gate found when the version was trained; None for one that never met it."""
+    return next((Check(**check) for check in entry.checks if check["name"] == "parity"), None)

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from batch.announcing import announce
 from batch.promotion import Verdict, examine
 from batch.runs import Run, forget, kept, note_registered, registered, unfinished
 from features.declaration import Project
 from features.errors import AnabranchError, MisuseError, UnavailableError
 from features.modelling import Model
+from stores.bus import Bus
 from stores.model_versions import SLICES
 from stores.models import Models, TrainingRecord
 from stores.progress import Progress
@@ -28,8 +30,10 @@ class Registered:
     run: Run
 
 
-def register(models: Models, project: Project, model: Model, folder: Path, progress: Progress, *, promote: bool = True) -> Registered:
+def register(models: Models, project: Project, model: Model, folder: Path, progress: Progress, *, promote: bool = True, bus: Bus | None = None) -> Registered:
     """Log and register the run kept in `folder`, let the gate judge it, promote it when it passed; then the folder goes.
+
+    Devices are told through `bus`; None tells nobody.
 
     Raises UnavailableError when the registry is away: the folder stays, and the same call finishes the work later.
     """
@@ -51,11 +55,14 @@ def register(models: Models, project: Project, model: Model, folder: Path, progr
     except UnavailableError as error:
         raise UnavailableError(f"{error}; the trained model is kept in {folder}: run 'anabranch train {project.name} --finish' to go on from there") from error
     forget(folder)
+    told = announce(models, bus, project) if bus is not None else None
+    if told is not None and told.why:
+        progress.step(told.why)
     log.info("registered project=%s version=%s champion=%s gate=%s", project.name, version, champion, verdict.reason)
     return Registered(version=version, champion=champion, verdict=verdict, run=run)
 
 
-def finish(models: Models, project: Project, root: Path, progress: Progress) -> list[Registered]:
+def finish(models: Models, project: Project, root: Path, progress: Progress, bus: Bus | None = None) -> list[Registered]:
     """Register every kept training of the project, the oldest first. Raises MisuseError when there is none."""
     folders = unfinished(root, project.name)
     if project.model is None or not folders:
@@ -65,7 +72,7 @@ def finish(models: Models, project: Project, root: Path, progress: Progress) -> 
         made_from = kept(folder).fingerprint
         if made_from != project.fingerprint:
             raise AnabranchError(f"the training kept in {folder} is of another declaration ({made_from}): remove the folder and train again")
-        found.append(register(models, project, project.model, folder, progress))
+        found.append(register(models, project, project.model, folder, progress, bus=bus))
     return found
 
 

@@ -26,6 +26,7 @@ from features.declaration import Label, Project
 from features.errors import AnabranchError, DeclarationError, MisuseError
 from features.modelling import Model
 from features.spark import key_column, point_in_time
+from stores.bus import Bus
 from stores.lake import Lake
 from stores.model_columns import input_column
 from stores.model_inputs import model_inputs, slice_inputs
@@ -38,11 +39,12 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, kw_only=True)
 class TrainingPlace:
     """Where a training happens: `folders` are searched for the user's own functions, `kept` holds trainings until they are registered
-    (a temporary folder when None), `about` is recorded with it, such as the batch version and the commit."""
+    (a temporary folder when None), `about` is recorded with it, such as the batch version and the commit; devices are told through `bus`."""
 
     folders: tuple[Path, ...] = ()
     kept: Path | None = None
     about: Mapping[str, str] = field(default_factory=dict)
+    bus: Bus | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +184,7 @@ def _registered(
     root = place.kept or Path(tempfile.gettempdir()) / "anabranch-unfinished"
     folder = root / project.name / f"{time.time_ns()}"
     keep(run, folder)
-    found = register(models, project, model, folder, progress, promote=promote)
+    found = register(models, project, model, folder, progress, promote=promote, bus=place.bus)
     return Trained(
         version=found.version,
         champion=found.champion,

@@ -1,5 +1,6 @@
 """A whole build: land, make sure that the lake holds everything below the cut, build, swap."""
 
+from batch.announcing import announce
 from batch.grains import sources_of_keys
 from batch.landing_topics import land, landed_offsets
 from batch.views import Built, Order, latest_cut, reset_current_rows, rollback
@@ -44,6 +45,9 @@ def rollback_project(context: Context, project: Project, steps: Steps) -> Manife
     """Go back to the previous batch version and its model, and make the current rows anew."""
     steps.step("making the previous version and its model current")
     entry = rollback(context.views, context.models, project)
+    told = announce(context.models, context.bus, project)
+    if told.why:
+        steps.step(told.why)
     steps.step("current rows of every key")
     reset_current_rows(context.spark, context.lake, context.views, context.models, project)
     return entry

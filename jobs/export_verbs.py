@@ -21,6 +21,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write the edge bundle of a model version: ONNX, features, model card, and a runner that needs numpy and onnxruntime alone."""
+    from batch.announcing import announce
     from batch.exporting import export as run
     from jobs.context import Context
     from stores.hdfs import Hdfs
@@ -28,6 +29,10 @@ def export(
     settings = load_settings(None, None)
     context = Context(settings)
     found = run(context.models, context.project(name), folder, version, Steps(), Hdfs(settings.files))
+    if found.place.startswith("hdfs://"):
+        told = announce(context.models, context.bus, context.project(name))
+        if told.why:
+            Steps().step(told.why)
     value = {"project": name, "model_version": found.version, "bundle": found.place, "manifest_sha256": found.sha256, "files": found.files}
     if not as_json:
         table(f"Edge bundle of {name} version {found.version}", ["file", "SHA-256"], list(map(list, found.files.items())))

@@ -41,7 +41,7 @@ def train(name: Name, finish: Annotated[bool, typer.Option("--finish", help="Reg
     project = context.project(name)
     try:
         if finish:
-            done = [(one.version, one.champion, one.verdict.reason) for one in finish_kept(context.models, project, _kept(context), Steps())]
+            done = [(one.version, one.champion, one.verdict.reason) for one in finish_kept(context.models, project, _kept(context), Steps(), context.bus)]
             finished = {"project": name, "finished": [{"model_version": version, "champion": champion, "reason": reason} for version, champion, reason in done]}
             result(as_json, finished, "\n".join(_told(version, champion, reason) for version, champion, reason in done))
             return
@@ -61,7 +61,7 @@ def place(context: "Context", project: Project) -> "TrainingPlace":
     from batch.training import TrainingPlace
 
     about = {"commit": _commit(), "batch_version": _batch_version(context, project)}
-    return TrainingPlace(folders=context.settings.projects, kept=_kept(context), about={key: value for key, value in about.items() if value})
+    return TrainingPlace(folders=context.settings.projects, kept=_kept(context), about={key: value for key, value in about.items() if value}, bus=context.bus)
 
 
 def _kept(context: "Context") -> Path:
@@ -175,17 +175,25 @@ def promote(
     version: Version,
     force: Annotated[bool, typer.Option("--force", help="Promote a version that the gate refused; needs --reason.")] = False,
     reason: Annotated[str | None, typer.Option("--reason", help="Why, kept with the version.")] = None,
+    without_parity: Annotated[bool, typer.Option("--without-parity", help="Even when its forms contradict each other; needs --force --reason.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a model version the champion."""
+    from batch.announcing import announce
     from batch.promotion import promote as run
     from jobs.context import Context
 
     if force != bool(reason and reason.strip()):
         raise MisuseError("--force and --reason TEXT belong together: a promotion past the gate is kept with its reason")
+    if without_parity and not force:
+        raise MisuseError("--without-parity goes with --force and --reason TEXT: it lets a model contradict itself")
     context = Context(load_settings(None, None))
-    run(context.models, context.project(name), version, reason=reason)
-    result(as_json, {"project": name, "champion": version, "reason": reason}, f"version {version} of {name} is champion" + (" (forced)" if force else ""))
+    project = context.project(name)
+    run(context.models, project, version, reason=reason, without_parity=without_parity)
+    told = announce(context.models, context.bus, project)
+    said = f"version {version} of {name} is champion" + (" (forced)" if force else "") + (f"; {told.why}" if told.why else "")
+    value = {"project": name, "champion": version, "reason": reason, "devices_told": not told.why}
+    result(as_json, value, f"{said}\nNext: anabranch export {name} DIR")
 
 
 def reproduce(name: Name, version: Version, as_json: AsJson = False) -> None:

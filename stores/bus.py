@@ -1,5 +1,6 @@
 """The bus: Kafka topics whose messages carry the time the broker took them (`LogAppendTime`), which is their arrival."""
 
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,13 +28,13 @@ class Bus:
         self._lock = threading.Lock()
         self._producer: Any = None
 
-    def ensure_topics(self, names: Sequence[str], partitions: int = 1) -> None:
-        """Create the topics that are not there, stamped by arrival; those that are there stay as they are."""
+    def ensure_topics(self, names: Sequence[str], partitions: int = 1, configs: Mapping[str, str] | None = None) -> None:
+        """Create the topics that are not there, stamped by arrival and with further `configs`; those that are there stay as they are."""
         with self._admin() as admin:
             there = set(admin.list_topics())
             for name in dict.fromkeys(names):
                 if name not in there:
-                    _create(admin, name, partitions)
+                    _create(admin, name, partitions, {**ARRIVAL, **(configs or {})})
 
     def require_arrival(self, names: Sequence[str]) -> None:
         """Raise AnabranchError when an existing topic is stamped by its producers and not by the broker."""
@@ -63,6 +64,17 @@ class Bus:
             producer.flush()
             _check(failures, topic)
         return count
+
+    def is_there(self, seconds: float = 1.0) -> bool:
+        """Whether some broker takes connections: asked where nobody wants to wait for a Kafka that is away."""
+        for address in self.settings.bootstrap_servers.split(","):
+            host, _, port = address.strip().rpartition(":")
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
+            except (OSError, ValueError):
+                continue
+            return True
+        return False
 
     def offsets_at(self, topic: str, micros: int) -> dict[int, int]:
         """By partition the first offset that arrived at or after `micros`; the end where nothing did."""
@@ -134,9 +146,9 @@ class Bus:
             ) from error
 
 
-def _create(admin: Any, name: str, partitions: int) -> None:
+def _create(admin: Any, name: str, partitions: int, configs: Mapping[str, str]) -> None:
     try:
-        admin.create_topics({name: {"num_partitions": partitions, "configs": ARRIVAL}}, wait_for_metadata=True)
+        admin.create_topics({name: {"num_partitions": partitions, "configs": dict(configs)}}, wait_for_metadata=True)
     except TopicAlreadyExistsError:
         return  # somebody else was faster, which is as good
 

@@ -79,6 +79,7 @@ class Scorer:
         self._coder = InputCoder(described["inputs"])
         self.features: tuple[str, ...] = self._coder.names
         self.kinds: dict[str, str] = {given["name"]: given["kind"] for given in described["inputs"]}
+        self.categories: dict[str, tuple[str, ...]] = {given["name"]: tuple(given.get("categories", ())) for given in described["inputs"]}
         self._many, self._few = open_models(folder, described)
 
     def score(self, columns: Columns) -> Scores:

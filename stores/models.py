@@ -1,20 +1,14 @@
 """The model registry: MLflow's tracking and registry behind the few questions that Anabranch asks.
 
-A version is an MLflow pyfunc (model_code.py) whose files are no pickles. Aliases say what is in force: ``champion`` serves,
-``previous`` served before it, ``challenger`` did not pass the gate. MLflow takes seconds to import, so it is imported when first asked; a `Models` holds
-only its settings and may be pickled.
+A version is an MLflow pyfunc (model_code.py) whose files are no pickles; which one has which role is told by model_roles.py. MLflow takes
+seconds to import, so it is imported when first asked; a `Models` holds only its settings and may be pickled.
 """
 
 import json
-import logging
-import os
 import threading
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,43 +17,29 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 
 from features.declaration import Project
-from features.errors import AnabranchError, MisuseError, UnavailableError
+from features.errors import AnabranchError, MisuseError
 from features.times import format_time
 from stores.model_inputs import Fitted
+from stores.model_roles import CHALLENGER, CHAMPION, PREVIOUS, ModelRoles, Roles, Trial, mlflow_module
 from stores.model_scoring import Columns, Scores
 from stores.model_versions import SLICES, ModelVersion, Scorer, TrainingRecord
-from stores.settings import ModelsSettings
 
-__all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "ModelVersion", "Models", "Scorer", "TrainingRecord"]
+__all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "ModelVersion", "Models", "Roles", "Scorer", "TrainingRecord", "Trial"]
 
-CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 _FILES = "model"  # MLflow's name for the folder that Fitted writes, see model_code.py
-_LONGEST_TAG = 5_000  # characters, as long as every MLflow store takes
 _LONGEST = 500  # characters of a parameter, as long as every MLflow store takes
-# MLflow is configured by its environment alone. A registry that is away is to be noticed in seconds, not minutes.
-_MLFLOW_ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",  # its advice is for those who write model code
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_UV_AUTO_DETECT": "false",  # else it copies the lock file of the folder it happens to run in
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-}
 _logging = threading.Lock()  # MLflow's active run and address belong to the process
 _loading = threading.Lock()
 _scorers: dict[tuple[str, str, str], Scorer] = {}
 
 
 @dataclass(frozen=True)
-class Models:
+class Models(ModelRoles):
     """Versions of every project's model; see the module."""
-
-    settings: ModelsSettings
 
     def log(self, project: Project, record: TrainingRecord, fitted: Fitted) -> str:
         """Record a training and register its model; returns the new version, which no alias names yet."""
-        mlflow = _mlflow()
+        mlflow = mlflow_module()
         with _logging, self._asking(), TemporaryDirectory(prefix="anabranch-model-") as temporary:
             folder = Path(temporary) / _FILES
             folder.mkdir()
@@ -104,46 +84,10 @@ class Models:
         where = f"{root.rstrip('/')}/{name}" if urlparse(root).scheme else (Path(root).absolute() / name).as_uri()
         return str(self._client.create_experiment(name, artifact_location=where))
 
-    def promote(self, project: str, version: str) -> None:
-        """Make `version` the champion; the champion before it becomes ``previous``."""
-        self._known(project, version)
-        before = self.champion(project)
-        challenger = self._aliases(project).get(CHALLENGER)
-        with self._asking():
-            if before is not None and before != version:
-                self._client.set_registered_model_alias(project, PREVIOUS, before)
-            self._client.set_registered_model_alias(project, CHAMPION, version)
-            if challenger == version:
-                self._client.delete_registered_model_alias(project, CHALLENGER)
-
-    def challenge(self, project: str, version: str) -> None:
-        """Make `version` the challenger: it is registered, and does not serve."""
-        self._known(project, version)
-        with self._asking():
-            self._client.set_registered_model_alias(project, CHALLENGER, version)
-
-    def tag(self, project: str, version: str, tags: Mapping[str, str]) -> None:
-        """Write tags onto a version."""
-        with self._asking():
-            for name, value in tags.items():
-                self._client.set_model_version_tag(project, version, name, value[:_LONGEST_TAG])
-
-    def rollback(self, project: str) -> str:
-        """Make the previous champion the champion again; returns its version. Twice is forward again."""
-        previous = self._aliases(project).get(PREVIOUS)
-        if previous is None:
-            raise MisuseError(f"project {project!r} has no earlier champion to go back to: promote a version instead")
-        self.promote(project, previous)
-        return previous
-
-    def champion(self, project: str) -> str | None:
-        """The version that serves; None when the project has none. One read of the registry."""
-        return self._aliases(project).get(CHAMPION)
-
     def list(self, project: str) -> "list[ModelVersion]":
         """Every version, the newest first."""
         names: dict[str, list[str]] = {}
-        for alias, version in self._aliases(project).items():
+        for alias, version in self.roles(project).aliases.items():
             names.setdefault(version, []).append(alias)
         with self._asking():
             found = self._client.search_model_versions(f"name = '{project}'")
@@ -212,49 +156,10 @@ class Models:
 
         uri, scorer = self.uri(project, version), self.scorer(project, version)
         with self._asking():
-            model = _mlflow().pyfunc.load_model(uri)
+            model = mlflow_module().pyfunc.load_model(uri)
         kinds = scorer.kinds
         frame = pd.DataFrame({name: pd.Series(list(columns[name]), dtype=object if kinds[name] == "text" else float) for name in scorer.features})
         return np.asarray(model.predict(frame)["score"], dtype=np.float64)
-
-    def _known(self, project: str, version: str) -> None:
-        from mlflow.exceptions import MlflowException
-
-        with self._asking():
-            try:
-                self._client.get_model_version(project, version)
-            except MlflowException as error:
-                if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                    raise
-                raise MisuseError(f"project {project!r} has no model version {version!r}: 'anabranch models {project}' lists them") from error
-
-    def _aliases(self, project: str) -> dict[str, str]:
-        from mlflow.exceptions import MlflowException
-
-        with self._asking():
-            try:
-                # search_model_versions leaves aliases empty; this read has them.
-                found = self._client.get_registered_model(project).aliases
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-                return {}
-        return {alias: str(version) for alias, version in found.items()}
-
-    @property
-    def _client(self) -> Any:
-        return _client(self.settings.tracking_uri)
-
-    @contextmanager
-    def _asking(self) -> Iterator[None]:
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
-        try:
-            yield
-        except (MlflowException, SQLAlchemyError, OSError) as error:
-            text = (str(error).splitlines() or [""])[0]
-            raise UnavailableError(f"MLflow at {self.settings.tracking_uri} does not do what was asked: {text}: check the address and that it runs") from error
 
 
 def _tags(project: Project, record: TrainingRecord) -> dict[str, str]:
@@ -288,28 +193,4 @@ def _local(uri: str, spare: str) -> Path:
     parsed = urlparse(uri)
     if parsed.scheme in ("", "file"):
         return Path(unquote(parsed.path))
-    return Path(_mlflow().artifacts.download_artifacts(artifact_uri=uri, dst_path=spare))
-
-
-@lru_cache(maxsize=8)
-def _client(tracking_uri: str) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return _mlflow().MlflowClient(tracking_uri, tracking_uri)
-
-
-@lru_cache(maxsize=1)
-def _mlflow() -> Any:
-    """MLflow, kept quiet: no reports to its makers, nothing on stdout, no warnings of its modules about each other."""
-    for name, value in _MLFLOW_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import mlflow
-        import mlflow.pyfunc
-
-        from stores.hdfs_artifacts import register
-    register()
-    for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    return mlflow
+    return Path(mlflow_module().artifacts.download_artifacts(artifact_uri=uri, dst_path=spare))

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pytest
 
 from batch.promotion import promote
-from batch.registering import finish
-from batch.runs import unfinished
-from batch.training import Trained, TrainingPlace, fit_and_log
+from batch.registering import finish, register
+from batch.runs import keep, unfinished
+from batch.training import Trained, TrainingPlace, fit_and_log, train_run
 from features import FeatureView, Gate, Label, Last, Model, Project, Search, Slice, Source
 from features.errors import AnabranchError, MisuseError, UnavailableError
-from stores.models import Models
+from stores.models import Models, TrainingRecord
 from stores.progress import Silent
 from stores.settings import ModelsSettings
 
@@ -125,6 +125,36 @@ def test_a_corrupt_version_is_not_promoted(models: Models) -> None:
     with pytest.raises(AnabranchError, match=f"version {again.version} of project 'broken' cannot be loaded"):
         promote(other, shop("broken"), again.version)
     assert trained.champion
+
+
+def test_a_version_that_contradicts_itself_is_promoted_only_when_that_very_thing_is_forced(
+    models: Models, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    project = shop("torn")
+    good = run(models, project)
+    trained, other = (
+        train_run(declared, table(), {"visits": 3}, Silent(), left_out=0, place=TrainingPlace()) for declared in (shop("torn", trainer="xgboost"), project)
+    )
+    torn = replace(trained, fitted=replace(trained.fitted, onnx=other.fitted.onnx, output=other.fitted.output))
+    keep(torn, tmp_path / "torn")
+    assert project.model is not None
+    found = register(models, project, project.model, tmp_path / "torn", Silent())
+    assert not found.champion
+    assert "parity: pyfunc differs from the model by 0, ONNX differs from the model by 0." in found.verdict.reason
+    assert models.champion("torn") == good.version
+    for forced in ({}, {"reason": "it is quick"}, {"without_parity": True}):
+        with pytest.raises(MisuseError, match=r"did not pass the gate|does not say the same everywhere \(.*--force --without-parity --reason TEXT"):
+            promote(models, project, found.version, **forced)  # type: ignore[arg-type]
+    assert models.champion("torn") == good.version
+    promote(models, project, found.version, reason="no device has it", without_parity=True)
+    entry = models.entry("torn", found.version)
+    assert "ONNX differs from the model" in entry.tags["forced_without_parity"]
+    assert entry.tags["forced_reason"] == "no device has it"
+    assert "forced promotion project=torn version=2 reason=no device has it gate=refused parity=pyfunc" in caplog.text
+    # One that never met the gate is compared when it is promoted.
+    assert models.log(project, TrainingRecord(metrics={}, parameters={}, lake_versions={}, example=trained.example), torn.fitted) == "3"
+    with pytest.raises(MisuseError, match="does not say the same everywhere"):
+        promote(models, project, "3", reason="it is quick")
 
 
 def test_everything_of_a_training_is_recorded(models: Models) -> None:

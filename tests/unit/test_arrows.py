@@ -26,7 +26,7 @@ SPARK_IN_FEATURES = "features/spark.py"
 READS_ENVIRONMENT = {
     "jobs/settings.py": "the one reader of configuration",
     "jobs/demo.py": "KEEP=1 is a switch of make demo, not a setting",
-    "stores/models.py": "sets, never reads: MLflow is configured by its environment alone",
+    "stores/model_roles.py": "sets, never reads: MLflow is configured by its environment alone",
 }
 PURE = {"features", "projects"}
 """Folders that may import the standard library and these packages only, so that a server needs no JVM and an edge device little."""
