@@ -144,7 +144,7 @@ def test_a_version_that_contradicts_itself_is_promoted_only_when_that_very_thing
     assert models.champion("torn") == good.version
     for forced in ({}, {"reason": "it is quick"}, {"without_parity": True}):
         with pytest.raises(MisuseError, match=r"did not pass the gate|does not say the same everywhere \(.*--force --without-parity --reason TEXT"):
-            promote(models, project, found.version, **forced)  # type: ignore[arg-type]
+            promote(models, project, found.version, **forced)
     assert models.champion("torn") == good.version
     promote(models, project, found.version, reason="no device has it", without_parity=True)
     entry = models.entry("torn", found.version)
