@@ -7,6 +7,7 @@ from features.aggregates.recency import DecayedMean, DecayedSum, TimeSince
 from features.aggregates.sketches import ApproxDistinct, ApproxPercentile, Distinct, MostFrequent
 from features.aggregates.spread import Correlation, Covariance, Kurtosis, Skewness, Slope, StdDev, Variance
 from features.declaration import FeatureView, Label, Project, Source
+from features.freshness import Freshness
 from features.modelling import Gate, Member, Model, Search, Slice
 
 AGGREGATES: tuple[type[Aggregate], ...] = (
@@ -58,6 +59,7 @@ __all__ = [
     "FeatureView",
     "First",
     "FirstK",
+    "Freshness",
     "Gate",
     "Histogram",
     "Kurtosis",

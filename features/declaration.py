@@ -8,6 +8,7 @@ from functools import cached_property
 
 from features.aggregates.base import Aggregate
 from features.errors import DeclarationError
+from features.freshness import Freshness
 from features.layout import Alike, Layout
 from features.modelling import Model
 from features.schema import BOOLEAN, Column, DataType, columns_used, expression_type, parse_schema
@@ -219,11 +220,17 @@ class Project:
     model: Model | None = None
     owner: str = ""
     description: str = ""
+    freshness: Freshness | None = None
 
     def __post_init__(self) -> None:
         _check_name(self.name, "project")
         object.__setattr__(self, "views", tuple(self.views))
         place = f"project {self.name!r}"
+        for said, text in (("owner", self.owner), ("description", self.description)):
+            if not isinstance(text, str):
+                raise DeclarationError(f"{place}: {said} is {text!r}: it must be text")
+        if not isinstance(self.freshness, Freshness | None):
+            raise DeclarationError(f'{place}: freshness is {self.freshness!r}: it must be Freshness(batch="1d", stream="10s")')
         if not self.views:
             raise DeclarationError(f"{place} has no views: give at least one")
         if (self.label is None) != (self.model is None):

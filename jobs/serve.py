@@ -32,10 +32,12 @@ def build(settings: Settings) -> Application:
     from stores.measures import Measures
     from stores.models import Models
     from stores.parts import Parts
+    from stores.reports import Reports
+    from stores.samples import sample_current
     from stores.views import Views
 
     _log_to_stderr()
-    views = Views(settings.views)
+    views, reports = Views(settings.views), Reports(lake=settings.lake, files=settings.files)
     context = Context(
         folders=tuple(settings.projects),
         views=views,
@@ -47,6 +49,10 @@ def build(settings: Settings) -> Application:
         clock=now_micros,
         access=_access(settings) if settings.serving.auth == "on" else None,
         measures=lambda project: Measures.of(settings.views).latest(project),
+        measured=lambda *what: Measures.of(settings.views).history(*what),
+        sample=partial(sample_current, views),
+        reports=reports.latest,
+        report=reports.page,
     )
     return create_app(context)
 

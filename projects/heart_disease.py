@@ -4,7 +4,7 @@ The exams are real (see data/README.md for the credit). Features are declared ov
 reading changes the score of its patient without anything being trained again.
 """
 
-from features import Count, FeatureView, Label, Last, Max, Mean, Min, Model, Project, Slice, Source, StdDev
+from features import Count, FeatureView, Freshness, Label, Last, Max, Mean, Min, Model, Project, Slice, Source, StdDev
 
 ATTRIBUTES = {
     "age": "INT", "sex": "INT", "cp": "INT", "trestbps": "INT", "chol": "INT", "fbs": "INT", "restecg": "INT",
@@ -75,4 +75,5 @@ project = Project(
     ),
     owner="cardiology",
     description="Risk of coronary heart disease from the latest exam and recent heart rates",
+    freshness=Freshness(batch="1d", stream="10s"),
 )

@@ -6,6 +6,7 @@ keys signed it; algorithms with shared secrets, and none, are refused.
 
 import hashlib
 import threading
+from base64 import b64decode
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -74,6 +75,17 @@ class Access:
         parts = parse(sent)
         return self._by_token(sent) if parts is None else self._by_key(*parts)
 
+    def identify_reader(self, authorization: str, api_key: str) -> Caller:
+        """As `identify`, for pages: browsers send what their user typed as the password of ``Basic``, whatever the name."""
+        scheme, _, sent = authorization.partition(" ")
+        if scheme.lower() == "basic":
+            authorization = f"Bearer {_password(sent)}"
+        try:
+            return self.identify(authorization, api_key)
+        except ProblemError as problem:
+            problem.headers = (("www-authenticate", 'Basic realm="anabranch: an API key as the password", charset="UTF-8"'),)
+            raise
+
     def _by_key(self, ident: str, secret: str) -> Caller:
         key = self._keys.get(ident)
         if key is None or not key.proves(secret):
@@ -138,6 +150,13 @@ def _caller(claims: Mapping[str, object]) -> Caller:
             rights.setdefault(project, set()).add(right)
     until = int(float(str(claims["exp"])) * SECOND)
     return Caller(f"the token of {str(claims.get('sub', 'nobody'))[:100]}", {project: frozenset(names) for project, names in rights.items()}, until)
+
+
+def _password(sent: str) -> str:
+    try:
+        return b64decode(sent.strip(), validate=True).decode().partition(":")[2].strip()
+    except ValueError:
+        return ""
 
 
 def _unauthorized(detail: str) -> ProblemError:

@@ -1,11 +1,13 @@
 """The REST server: its life, its routes and its pages. A running server tells its contract at /docs."""
 
+import asyncio
 import logging
 import os
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from features.errors import AnabranchError
 from serving import catalogue, openapi, pages, requests, workers
@@ -13,6 +15,7 @@ from serving.access import Caller
 from serving.breaker import Breaker, Breakers
 from serving.context import Context
 from serving.endpoints import Endpoints
+from serving.facts import Missing
 from serving.http import Exchange, Request, Response, Scope, json_response, problem_response, read_body
 from serving.live import Live, Served
 from serving.measured import Measured
@@ -21,11 +24,12 @@ from serving.pools import Pools
 from serving.predictions import Predictions
 from serving.problems import ProblemError, of_error
 from serving.readiness import readiness
+from serving.site import Site
 
 log = logging.getLogger(__name__)
 PREFIX = "/v1/projects"
 _LAST_SECONDS = 2.0
-_OPEN = ("/", "/healthz", "/readyz")
+_OPEN = ("/healthz", "/readyz")
 """Pages that ask for no credentials: probes have none."""
 _HTML = (
     ("content-type", "text/html; charset=utf-8"),
@@ -50,9 +54,10 @@ class Application:
         )
         pause, failures = context.settings.breaker_seconds, context.settings.breaker_failures
         self._breakers = Breakers(store=Breaker("Cassandra", failures, pause), bus=Breaker("Kafka", failures, pause))
+        self._site = Site(context, self.live)
         self._endpoints = Endpoints(context, self.live, self.metrics, self.predictions, self._pools, self._breakers)
         self._pages: dict[str, Callable[[Request], Awaitable[Response]]] = {
-            "/": self._home, "/docs": self._docs, "/openapi.json": self._openapi, "/metrics": self._metrics,
+            "/docs": self._docs, "/openapi.json": self._openapi, "/metrics": self._metrics,
             "/healthz": self._health, "/readyz": self._ready, PREFIX: self._catalogue,
         }  # fmt: skip
 
@@ -67,6 +72,7 @@ class Application:
         """Publish what is buffered and end the background work."""
         self.live.stop()
         self.predictions.stop(self._settings.drain_seconds)
+        self._site.stop()
         for pool in (self._pools.store, self._pools.bus):
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -82,7 +88,7 @@ class Application:
             return
         method = scope.method
         headers = scope.headers
-        request = Request(method, scope.path, content_type=headers.get("content-type") or "")
+        request = Request(method, scope.path, content_type=headers.get("content-type") or "", query=scope.query_string)
         if self._context.access is not None:
             request.authorization, request.api_key = headers.get("authorization") or "", headers.get("x-api-key") or ""
         try:
@@ -106,6 +112,9 @@ class Application:
                 _allow(request, "GET")
                 self._admit(request, page=route)
                 response = await page(request)
+            elif self._site.owns(request.path):
+                route = "page"
+                response = await self._site.answer(request, self._reader)
             else:
                 # Without credentials nobody learns which projects there are.
                 caller = self._identify(request)
@@ -126,6 +135,11 @@ class Application:
         """Who asks; None when everybody may. Raises a 401 problem."""
         access = self._context.access
         return None if access is None else access.identify(request.authorization, request.api_key)
+
+    def _reader(self, request: Request) -> Caller | None:
+        """Who reads a page: browsers send a key as the password that they ask for. None when everybody may."""
+        access = self._context.access
+        return None if access is None else access.identify_reader(request.authorization, request.api_key)
 
     def _admit(self, request: Request, page: str) -> None:
         """Whether a page may be seen; probes and the way to them are open."""
@@ -173,12 +187,9 @@ class Application:
                 return await self._endpoints.scores(served, requests.path_key(rest, served.project))
             case _:
                 _allow(request, "GET")
-                return json_response(catalogue.entry(served))
+                return json_response(await self._entry(served))
 
     # -- pages ---------------------------------------------------------------------------------------------------------
-
-    async def _home(self, request: Request) -> Response:
-        return Response(307, b"", (("location", "/docs"),))
 
     async def _docs(self, request: Request) -> Response:
         document = openapi.document([served.project for served in self._shown(request)], secured=self._context.access is not None)
@@ -215,7 +226,11 @@ class Application:
 
     async def _catalogue(self, request: Request) -> Response:
         broken = self.live.broken if self._context.access is None else {}
-        return json_response({"projects": [catalogue.entry(served) for served in self._shown(request)], "broken": broken})
+        return json_response({"projects": await asyncio.gather(*map(self._entry, self._shown(request))), "broken": broken})
+
+    async def _entry(self, served: Served) -> dict[str, Any]:
+        model = await self._site.facts.model(served)
+        return catalogue.entry(served, self._context.clock(), None if isinstance(model, Missing) else model)
 
 
 def _allow(request: Request, method: str) -> None:

@@ -5,14 +5,14 @@ from typing import Any
 
 from features import Aggregate
 from features.declaration import FeatureView, Project, Source
-from features.times import format_time
-from serving.context import Manifest
+from features.times import SECOND, format_time
+from serving.context import Manifest, ModelEntry
 from serving.live import Served
 from stores.predictions import predictions_topic
 
 
-def entry(served: Served) -> dict[str, Any]:
-    """One project's page."""
+def entry(served: Served, now: int, model: ModelEntry | None = None) -> dict[str, Any]:
+    """One project's page at `now` (microseconds); `model` is what the registry has of the version that serves."""
     project = served.project
     return {
         "name": project.name,
@@ -20,11 +20,12 @@ def entry(served: Served) -> dict[str, Any]:
         "description": project.description,
         "keys": list(project.keys),
         "sources": [_source(source) for source in project.sources.values()],
-        "features": [feature for view in project.views for feature in _features(view)],
-        "model": _model(served),
+        "features": features(project),
+        "model": _model(served, model),
         "label": _label(project),
-        "freshness": _freshness(served),
-        "addresses": _addresses(project),
+        "freshness": freshness(served, now),
+        "lineage": lineage(served, model),
+        "addresses": addresses(served),
         "troubles": dict(served.troubles),
     }
 
@@ -40,6 +41,11 @@ def _source(source: Source) -> dict[str, Any]:
     }
 
 
+def features(project: Project) -> list[dict[str, Any]]:
+    """Every feature: what it is, over what, and how exact."""
+    return [feature for view in project.views for feature in _features(view)]
+
+
 def _features(view: FeatureView) -> list[dict[str, Any]]:
     return [
         {
@@ -50,6 +56,7 @@ def _features(view: FeatureView) -> list[dict[str, Any]]:
             "key": list(view.keys),
             "window": column.window.name,
             "aggregate": aggregate_text(view.features[column.feature]),
+            "exactness": view.layout.bounds[column.feature].exactness,
         }
         for column in view.columns
     ]
@@ -64,7 +71,7 @@ def aggregate_text(aggregate: Aggregate) -> str:
     return f"{type(aggregate).__name__}({', '.join(arguments)})"
 
 
-def _model(served: Served) -> dict[str, Any] | None:
+def _model(served: Served, found: ModelEntry | None) -> dict[str, Any] | None:
     model = served.project.model
     if model is None:
         return None
@@ -74,6 +81,12 @@ def _model(served: Served) -> dict[str, Any] | None:
         "description": model.description,
         "features": list(served.project.model_features),
         "version": served.scorer.version if served.scorer else None,
+        "created": found.created if found else None,
+        "metrics": dict(found.metrics) if found else {},
+        "gate": found.gate if found else None,
+        "intended_use": model.intended_use,
+        "limits": model.limits,
+        "card": f"/projects/{served.project.name}/card",
     }
 
 
@@ -84,26 +97,51 @@ def _label(project: Project) -> dict[str, Any] | None:
     return {"source": label.source.name, "key": list(label.keys), "target": label.target, "description": label.description}
 
 
-def _freshness(served: Served) -> dict[str, Any]:
+def freshness(served: Served, now: int) -> dict[str, Any]:
+    """What is promised, what is measured, and whether the promise is kept; None where there is no promise or no batch."""
     manifest: Manifest | None = served.manifest
+    promised = served.project.freshness
+    limit = promised.batch_micros if promised else None
+    age = now - manifest.cut if manifest else None
     return {
         "cut": format_time(manifest.cut) if manifest else None,
         "built_at": format_time(manifest.built_at) if manifest else None,
         "batch_version": manifest.batch_version if manifest else None,
         "model_version": served.scorer.version if served.scorer else None,
+        "promised": {"batch": promised.batch, "stream": promised.stream} if promised else None,
+        "batch_age_seconds": None if age is None else round(age / SECOND, 3),
+        "kept": None if limit is None or age is None else age <= limit,
     }
 
 
-def _addresses(project: Project) -> dict[str, Any]:
-    base = f"/v1/projects/{project.name}"
-    key = "{key}" if len(project.keys) == 1 else ",".join(f"{name}={{{name}}}" for name in project.keys)
-    topics = [source.name for source in project.sources.values() if source.topic]
+def lineage(served: Served, model: ModelEntry | None) -> dict[str, Any]:
+    """From the lake to an answer: which version was made of which."""
+    manifest: Manifest | None = served.manifest
+    batch = {"version": manifest.batch_version, "cut": format_time(manifest.cut), "keys": dict(manifest.rows)} if manifest else None
     return {
+        "lake": dict(manifest.lake_versions) if manifest else {},
+        "batch": batch,
+        "model": {"version": model.version, "lake": dict(model.lake_versions), "run": model.run} if model else None,
+        "answers": ["batch_version", "model_version", "as_of"],
+    }
+
+
+def addresses(served: Served) -> dict[str, Any]:
+    """Where a project can be asked and read: REST, topics, tables of Cassandra, tables of Spark SQL."""
+    project, manifest = served.project, served.manifest
+    base, name = f"/v1/projects/{project.name}", project.name
+    key = "{key}" if len(project.keys) == 1 else ",".join(f"{part}={{{part}}}" for part in project.keys)
+    topics = {source.name: source.topic for source in project.sources.values() if source.topic}
+    return {
+        "page": f"/projects/{name}",
         "predict": f"{base}/predict" if project.model else None,
         "features": f"{base}/features/{key}",
         "scores": f"{base}/scores/{key}" if project.model else None,
-        "events": {name: f"{base}/events/{name}" for name in topics},
-        "current_table": f"{project.name}_current",
-        "predictions_topic": predictions_topic(project.name) if project.model else None,
-        "scores_topic": f"scores.{project.name}" if project.model else None,
+        "events": {source: f"{base}/events/{source}" for source in topics},
+        "topics": topics,
+        "current_table": f"{name}_current",
+        "batch_tables": dict(manifest.tables) if manifest else {},
+        "spark": [f"anabranch.{name}_current", *(f"anabranch.{name}_events_{source}" for source in project.sources), f"anabranch.{name}_quarantine"],
+        "predictions_topic": predictions_topic(name) if project.model else None,
+        "scores_topic": f"scores.{name}" if project.model else None,
     }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,6 +10,7 @@ from features.declaration import Project
 from serving.access import Access
 from serving.settings import ServingSettings
 from stores.measures import Measure
+from stores.samples import CurrentRow
 
 
 class Answer(Protocol):
@@ -42,8 +44,8 @@ class Answers(Protocol):
         """Do beforehand what the first answers of a manifest would wait for."""
         ...
 
-    async def answer(self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Any) -> Sequence[Answer]:
-        """One answer a key, of now, with the batch version of `manifest`; raises UnavailableError when the store is away."""
+    async def answer(self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Any, at: int | None = None) -> Sequence[Answer]:
+        """One answer a key, as of `at` or now, with the batch version of `manifest`; raises UnavailableError when the store is away."""
         ...
 
     def last_known(self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Any, why: str) -> Sequence[Answer]:
@@ -72,6 +74,21 @@ class Manifest(Protocol):
     @property
     def built_at(self) -> int:
         """Microseconds when it was built."""
+        ...
+
+    @property
+    def rows(self) -> Mapping[str, int]:
+        """Keys of each view."""
+        ...
+
+    @property
+    def tables(self) -> Mapping[str, str]:
+        """The table of each view's states."""
+        ...
+
+    @property
+    def lake_versions(self) -> Mapping[str, int]:
+        """The version of each source's table that it was built from."""
         ...
 
 
@@ -109,6 +126,45 @@ class Scorer(Protocol):
         ...
 
 
+class ModelEntry(Protocol):
+    """What the registry has of a version."""
+
+    @property
+    def version(self) -> str:
+        """Its number."""
+        ...
+
+    @property
+    def created(self) -> str:
+        """ISO 8601 UTC."""
+        ...
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """On held-out rows; those of training rows begin with ``train_``."""
+        ...
+
+    @property
+    def lake_versions(self) -> Mapping[str, int]:
+        """What it was trained on."""
+        ...
+
+    @property
+    def run(self) -> str:
+        """The training's run."""
+        ...
+
+    @property
+    def gate(self) -> str:
+        """What the gate said."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """Why the gate refused it, or why it was promoted all the same."""
+        ...
+
+
 class Models(Protocol):
     """The registry."""
 
@@ -118,6 +174,14 @@ class Models(Protocol):
 
     def scorer(self, project: str, version: str) -> Scorer:
         """That version, loaded once a process."""
+        ...
+
+    def entry(self, project: str, version: str) -> ModelEntry:
+        """What is recorded of a version."""
+        ...
+
+    def files(self, project: str, version: str, names: Sequence[str]) -> Mapping[str, bytes]:
+        """Files that were kept with a version, among them ``report/model_card.html``; those that are not there are left out."""
         ...
 
 
@@ -149,3 +213,11 @@ class Context:
     """Who may ask what; None lets everybody ask everything."""
     measures: Callable[[str], Sequence[Measure]] = lambda _: ()
     """The latest measures of a project; raises UnavailableError when the store is away."""
+    measured: Callable[[str, str, str, datetime], Sequence[Measure]] = lambda *_: ()
+    """What one measure of a project (subject, name) has been since a time."""
+    sample: Callable[[Project, int], Sequence[CurrentRow]] = lambda *_: ()
+    """Up to so many current rows of a project."""
+    reports: Callable[[Project, int], Sequence[dict[str, Any]]] = lambda *_: ()
+    """The newest reports of the quality gate."""
+    report: Callable[[Project, str, str], bytes | None] = lambda *_: None
+    """A report's page, by source and name."""

@@ -15,7 +15,7 @@ JSON: Headers = (("content-type", "application/json"),)
 
 @dataclass(slots=True)
 class Request:
-    """One request; `path` is percent-decoded and without the query."""
+    """One request; `path` is percent-decoded and without the query, `query` as it came."""
 
     method: str
     path: str
@@ -23,6 +23,7 @@ class Request:
     content_type: str = "application/json"
     authorization: str = field(default="", repr=False)
     api_key: str = field(default="", repr=False)
+    query: str = ""
 
 
 @dataclass(slots=True)
@@ -60,6 +61,7 @@ class Scope(Protocol):
     proto: str
     method: str
     path: str
+    query_string: str
 
     @property
     def headers(self) -> "HeaderTable":

@@ -96,7 +96,9 @@ class Models(ModelRoles):
     def entry(self, project: str, version: str) -> ModelVersion:
         """One version; raises MisuseError when there is none."""
         self._known(project, version)
-        return next(found for found in self.list(project) if found.version == version)
+        names = [alias for alias, named in self.roles(project).aliases.items() if named == version]
+        with self._asking():
+            return self._listed(self._client.get_model_version(project, version), {version: names})
 
     def _listed(self, entry: Any, names: Mapping[str, Sequence[str]]) -> ModelVersion:
         version, run = str(entry.version), self._client.get_run(entry.run_id).data

@@ -26,6 +26,9 @@ class FakeManifest:
     batch_version: int = 7
     cut: int = NOW - 3_600_000_000
     built_at: int = NOW - 3_000_000_000
+    rows: Mapping[str, int] = field(default_factory=lambda: {"latest_exam": 303})
+    tables: Mapping[str, str] = field(default_factory=lambda: {"latest_exam": "heart_disease__latest_exam__b7"})
+    lake_versions: Mapping[str, int] = field(default_factory=lambda: {"exams": 4})
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,12 @@ class Store:
             raise UnavailableError(why)
         return [FakeAnswer(self.parts[tuple(key.values())], why) for key in keys]
 
-    async def answer(self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Any) -> Sequence[FakeAnswer]:
+    async def answer(self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Any, at: int | None = None) -> Sequence[FakeAnswer]:
         self.check()
         self.reads += 1
         empty = dict.fromkeys(column.name for column in project.columns)
-        return [FakeAnswer({**empty, **self.stored.get(tuple(key.values()), {})}, self.degraded) for key in keys]
+        moment = NOW if at is None else at
+        return [FakeAnswer({**empty, **self.stored.get(tuple(key.values()), {})}, self.degraded, as_of=moment) for key in keys]
 
     def manifest(self, project: str) -> FakeManifest | None:
         self.check()
@@ -93,16 +97,34 @@ class SumScorer:
         return (scores > 0.5).astype(np.int64)
 
 
+@dataclass(frozen=True)
+class FakeEntry:
+    version: str
+    created: str = "2024-05-01T10:00:00Z"
+    metrics: Mapping[str, float] = field(default_factory=lambda: {"roc_auc": 0.875, "roc_auc_low": 0.8, "roc_auc_high": 0.93, "train_roc_auc": 0.99})
+    lake_versions: Mapping[str, int] = field(default_factory=lambda: {"exams": 3})
+    run: str = "run"
+    gate: str = "passed"
+    reason: str = ""
+
+
 @dataclass
 class Registry:
     features: Sequence[str]
     version: str | None = "3"
+    kept: dict[str, bytes] = field(default_factory=dict)
 
     def champion(self, project: str) -> str | None:
         return self.version
 
     def scorer(self, project: str, version: str) -> SumScorer:
         return SumScorer(version, self.features)
+
+    def entry(self, project: str, version: str) -> FakeEntry:
+        return FakeEntry(version)
+
+    def files(self, project: str, version: str, names: Sequence[str]) -> Mapping[str, bytes]:
+        return {name: self.kept[name] for name in names if name in self.kept}
 
 
 @dataclass

@@ -23,6 +23,7 @@ ORDERED = "numbers, BOOLEAN, DATE and TIMESTAMP"
 ANYTHING = "every type"
 CONDITION = "BOOLEAN"
 TOLERANCE = 1e-9  # of floats, relative
+EXACT, ROUNDED = "exact", "to rounding"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Bound:
     """An aggregate over a known schema: what its state is made of, and how folded states become values of `type`.
 
     Features of one view whose `finish` is equal are finished together, so it treats each state by itself. `exactly`, where
-    there is one, gives the values of training sets straight from sorted events and ranges of them.
+    there is one, gives the values of training sets straight from sorted events and ranges of them. `exactness` says for people
+    how far a served value may lie from the true one.
     """
 
     type: DataType
@@ -51,6 +53,7 @@ class Bound:
     blocks: tuple[Block, ...] = ()
     extras: tuple[Extra, ...] = ()
     exactly: Exactly | None = None
+    exactness: str = EXACT
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from features.aggregates.base import ANYTHING, CONDITION, Aggregate, Bound, Folded, decoded, ratio
+from features.aggregates.base import ANYTHING, CONDITION, ROUNDED, Aggregate, Bound, Folded, decoded, ratio
 from features.blocks import Block, Element, ExactTotal, Least, Tally, Total, Values
 from features.errors import DeclarationError
 from features.schema import BIGINT, BOOLEAN, DOUBLE, DataType
@@ -44,7 +44,7 @@ class Sum(Aggregate):
     def over(self, kind: DataType) -> Bound:
         if kind.name in ("FLOAT", "DOUBLE"):
             number = double(self.text, self.where)
-            return Bound(DOUBLE, Formula(_summed), (Total(number), Tally(number)))
+            return Bound(DOUBLE, Formula(_summed), (Total(number), Tally(number)), exactness="to 1e-9 of the sizes")
         if kind.wide:
             return self._wide(kind)
         number = whole(self.text, kind, self.where)
@@ -79,7 +79,7 @@ class Mean(Aggregate):
 
     def over(self, kind: DataType) -> Bound:
         number = double(self.text, self.where)
-        return Bound(DOUBLE, Formula(_mean), (Total(number), Tally(number)))
+        return Bound(DOUBLE, Formula(_mean), (Total(number), Tally(number)), exactness="to 1e-9 of the sizes")
 
 
 def _mean(found: Folded) -> Values:
@@ -101,7 +101,8 @@ class Rate(Aggregate):
 
     def over(self, kind: DataType) -> Bound:
         block: Block = Tally(self.present(kind)) if self.argument == "1" else Total(double(self.text, self.where))
-        return Bound(DOUBLE, Formula(_per_unit, (parse_duration(self.per),)), (block,))
+        exactness = ROUNDED if self.argument == "1" else "to 1e-9 of the sizes"
+        return Bound(DOUBLE, Formula(_per_unit, (parse_duration(self.per),)), (block,), exactness=exactness)
 
 
 def _per_unit(found: Folded, unit: int) -> Values:

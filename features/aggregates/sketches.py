@@ -48,7 +48,7 @@ class Distinct(Aggregate):
             counted, low, high = extra.within(lifted, first, end)
             return _counts(np.minimum(distinct_counts(coded_values(counted)[0], low, high), self.most))
 
-        return Bound(BIGINT, Formula(finish), extras=(extra,), exactly=exactly)
+        return Bound(BIGINT, Formula(finish), extras=(extra,), exactly=exactly, exactness=f"exact up to {self.most:,} values, then {self.most:,}")
 
 
 @dataclass(frozen=True, init=False)
@@ -82,7 +82,7 @@ class ApproxDistinct(Aggregate):
             counted, low, high = extra.within(lifted, first, end)
             return _counts(distinct_counts(coded_values(counted)[0], low, high))
 
-        return Bound(BIGINT, Formula(finish), extras=(extra,), exactly=exactly)
+        return Bound(BIGINT, Formula(finish), extras=(extra,), exactly=exactly, exactness=f"standard error {1.04 / math.sqrt(2**self.log_size):.1%}")
 
 
 @dataclass(frozen=True, init=False)
@@ -122,16 +122,21 @@ class ApproxPercentile(Aggregate):
                 out[valid] = distinct[WaveletMatrix(codes.astype(np.int64)).kth(low[valid], high[valid], rank)]
             return Values(out, valid)
 
-        return Bound(DOUBLE, Formula(finish), extras=(extra,), exactly=exactly)
+        return Bound(
+            DOUBLE, Formula(finish), extras=(extra,), exactly=exactly, exactness=f"rank within {self._rank_error():.2%}; exact up to {self.size:,} values"
+        )
 
     def witnesses(self) -> Mapping[str, Aggregate]:
-        error = 2 * datasketches.kll_doubles_sketch.get_normalized_rank_error(self.size, False)
+        error = 2 * self._rank_error()
         low, high = max(self.percentage - error, 0.0), min(self.percentage + error, 1.0)
         return {"low": ApproxPercentile(self.text, low, where=self.where), "high": ApproxPercentile(self.text, high, where=self.where)}
 
     def agrees(self, exact: object, served: object, witnessed: Mapping[str, object]) -> bool:
         low, high = witnessed["low"], witnessed["high"]
         return exact == served or (isinstance(served, float) and isinstance(low, float) and isinstance(high, float) and low <= served <= high)
+
+    def _rank_error(self) -> float:
+        return float(datasketches.kll_doubles_sketch.get_normalized_rank_error(self.size, False))
 
     def _quantile(self, state: bytes) -> float:
         return float(datasketches.kll_doubles_sketch.deserialize(state).get_quantile(self.percentage, True))
@@ -188,7 +193,13 @@ class MostFrequent(Aggregate):
                     texts[place] = distinct[code].decode()
             return decoded(texts)
 
-        return Bound(BIGINT if kind.integral else STRING, Formula(finish), extras=(extra,), exactly=exactly)
+        return Bound(
+            BIGINT if kind.integral else STRING,
+            Formula(finish),
+            extras=(extra,),
+            exactly=exactly,
+            exactness=f"exact up to {self.tracked:,} values, then within {3.5 / 1.33 / self.tracked:.1%} of all events",
+        )
 
 
 def _most_frequent(state: bytes) -> str:

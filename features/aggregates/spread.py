@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from features.aggregates.base import Aggregate, Bound, Folded, ratio
+from features.aggregates.base import ROUNDED, Aggregate, Bound, Folded, ratio
 from features.blocks import TIME, CoMoments, Element, Moments, Rows, Values
 from features.schema import DOUBLE, Column, DataType
 from features.times import parse_duration
@@ -28,7 +28,7 @@ class Variance(Aggregate):
 
     def over(self, kind: DataType) -> Bound:
         block = Moments(double(self.text, self.where), self.order)
-        return Bound(DOUBLE, Formula(_of_rows, (self.measure,)), (block,))
+        return Bound(DOUBLE, Formula(_of_rows, (self.measure,)), (block,), exactness=ROUNDED)
 
     @staticmethod
     def measure(rows: Rows) -> Values:
@@ -93,7 +93,7 @@ class Covariance(Aggregate):
         x, y = double(self.text, self.where).sql, double(self.other, self.where).sql
         first = Element(sql=f"(CASE WHEN {y} IS NOT NULL THEN {x} END)")
         second = Element(sql=f"(CASE WHEN {x} IS NOT NULL THEN {y} END)")
-        return Bound(DOUBLE, Formula(_of_rows, (self.relation,)), (CoMoments(first, second),))
+        return Bound(DOUBLE, Formula(_of_rows, (self.relation,)), (CoMoments(first, second),), exactness=ROUNDED)
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -134,7 +134,7 @@ class Slope(Aggregate):
         y = double(self.text, self.where)
         # Whole microseconds are exact in float64, and since 2020 their means keep 0.03 of one.
         moment = Element(sql=f"(CASE WHEN {y.sql} IS NOT NULL THEN CAST({TIME} - 1577836800000000L AS DOUBLE) END)")
-        return Bound(DOUBLE, Formula(_trend, (parse_duration(self.per),)), (CoMoments(moment, y),))
+        return Bound(DOUBLE, Formula(_trend, (parse_duration(self.per),)), (CoMoments(moment, y),), exactness="to 1e-6 of itself")
 
 
 def _trend(found: Folded, unit: int) -> Values:

@@ -242,7 +242,20 @@ def test_catalogue_tells_schemas_features_and_freshness(heart: Bench) -> None:
     entry = heart.ask("GET", HEART)[1]
     assert heart.ask("GET", "/v1/projects")[1]["projects"] == [entry]
     assert (entry["owner"], entry["keys"]) == ("cardiology", ["patient_id"])
-    assert entry["freshness"] == {"cut": "2024-05-01T11:00:00Z", "built_at": "2024-05-01T11:10:00Z", "batch_version": 7, "model_version": "3"}
+    assert entry["freshness"] == {
+        "cut": "2024-05-01T11:00:00Z",
+        "built_at": "2024-05-01T11:10:00Z",
+        "batch_version": 7,
+        "model_version": "3",
+        "promised": {"batch": "1d", "stream": "10s"},
+        "batch_age_seconds": 3600.0,
+        "kept": True,
+    }
+    assert entry["lineage"]["batch"] == {"version": 7, "cut": "2024-05-01T11:00:00Z", "keys": {"latest_exam": 303}}
+    assert entry["lineage"]["lake"] == {"exams": 4}
+    assert entry["lineage"]["model"] == {"version": "3", "lake": {"exams": 3}, "run": "run"}
+    assert entry["model"]["metrics"]["roc_auc"] == 0.875
+    assert "anabranch.heart_disease_events_exams" in entry["addresses"]["spark"]
     features = {feature["name"]: feature for feature in entry["features"]}
     assert (features["bpm_mean_1h"]["window"], features["bpm_mean_1h"]["aggregate"]) == ("1h", "Mean('heart_rate')")
     assert features["fast_7d"]["aggregate"] == "Count(where='heart_rate > 120')"

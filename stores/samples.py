@@ -1,0 +1,44 @@
+"""Some of a project's current rows, for a look at how scores are distributed: bounded, and fair, for tokens are hashes of keys."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cassandra import InvalidRequest, OperationTimedOut, RequestExecutionException
+from cassandra.cluster import NoHostAvailable
+
+from features.declaration import Project
+from features.errors import UnavailableError
+from features.times import to_micros
+from stores.views import Views, current_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurrentRow:
+    """A current row without its features; `key` is the stored text, `as_of` in microseconds, `layer` the channel that wrote it."""
+
+    key: str
+    score: float | None
+    label: int | None
+    model_version: str | None
+    batch_version: int | None
+    as_of: int
+    layer: str
+
+
+def sample_current(views: Views, project: Project, most: int) -> list[CurrentRow]:
+    """Up to `most` current rows, those first in the order of tokens; none before the first build. Raises UnavailableError."""
+    name = current_table(project.name)
+    if not views.has_table(name):
+        return []
+    try:
+        rows = views.session.execute(f"SELECT key, score, label, model_version, batch_version, as_of, layer FROM {name} LIMIT {int(most)}")
+        return [_row(*row) for row in rows if row.as_of is not None]
+    except InvalidRequest:  # it is being made anew
+        return []
+    except (NoHostAvailable, OperationTimedOut, RequestExecutionException) as error:
+        raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
+
+
+def _row(key: str, score: float | None, label: int | None, model: str | None, batch: int | None, as_of: datetime, layer: str | None) -> CurrentRow:
+    moment = to_micros(as_of.replace(tzinfo=UTC))
+    return CurrentRow(key=key, score=score, label=label, model_version=model, batch_version=batch, as_of=moment, layer=layer or "")
