@@ -38,8 +38,12 @@ check: setup ## Format, lint, types, and the arrows between the folders
 	$(PY) -m pytest -q tests/unit/test_arrows.py
 
 .PHONY: test
-test: setup gateway-programs ## Every test, the ones against real Kafka and Cassandra included: what CI runs
+test: setup gateway-programs browser-programs ## Every test, the ones against real Kafka and Cassandra included: what CI runs
 	$(PY) -m pytest tests
+
+.PHONY: pictures
+pictures: setup browser-programs ## Make the README's pictures of the pages anew, from the river on real data
+	$(PY) -m pytest -q tests/e2e/test_pages.py --pictures docs/pictures
 
 ##@ Speed
 BENCHES := features serving batch quality speed
@@ -91,6 +95,15 @@ gateway-programs:
 	    echo "setup: nginx and openssl from Debian's packages"; \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nginx-light openssl >/dev/null; \
 	  else echo "nginx or openssl is not found: the gateway's tests need both (Debian: nginx-light, openssl)" >&2; exit 1; fi; fi
+
+# The pages are looked at by a real browser; nothing else needs one.
+.PHONY: browser-programs
+browser-programs:
+	@if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null && ! command -v google-chrome >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "setup: chromium from Debian's packages"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; \
+	  else echo "chromium is not found: the tests of the pages need it (Debian: chromium)" >&2; exit 1; fi; fi
 
 # --- what setup is made of -------------------------------------------------------------------------------------------
 

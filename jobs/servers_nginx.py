@@ -43,7 +43,6 @@ def configuration(settings: Settings) -> str:
         "listen": f"{LOOPBACK}:{servers.nginx_port}{' ssl' if certificate else ''}",
         "tls": "\n".join(f"        {line}" for line in tls) if certificate else "",
         "body_bytes": serving.body_bytes,
-        "pages": CONF,
         "patience": int(serving.bus_timeout_seconds) + 5,
     }
     # Not as Python's templates: nginx has variables with dollars of its own.

@@ -213,8 +213,8 @@ class Context:
     """Who may ask what; None lets everybody ask everything."""
     measures: Callable[[str], Sequence[Measure]] = lambda _: ()
     """The latest measures of a project; raises UnavailableError when the store is away."""
-    measured: Callable[[str, str, str, datetime], Sequence[Measure]] = lambda *_: ()
-    """What one measure of a project (subject, name) has been since a time."""
+    measured: Callable[[str, str, str, datetime, int], Sequence[Measure]] = lambda *_: ()
+    """What one measure of a project (subject, name) has been since a time, the newest so many."""
     sample: Callable[[Project, int], Sequence[CurrentRow]] = lambda *_: ()
     """Up to so many current rows of a project."""
     reports: Callable[[Project, int], Sequence[dict[str, Any]]] = lambda *_: ()

@@ -7,17 +7,22 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from features.errors import AnabranchError
+from features.times import from_micros
 from serving.context import Context, ModelEntry
 from serving.live import Served
+from stores.measures import Measure
 from stores.samples import CurrentRow
 
 T = TypeVar("T")
 MOST_ROWS = 2000
 MOST_REPORTS = 5
 _REMEMBERED_SECONDS = 5.0
+_PAST = timedelta(days=30)
+_MOST_HISTORIES, _MOST_POINTS = 24, 2000
 _MOST_REMEMBERED = 1024
 
 
@@ -37,6 +42,8 @@ class Found:
     model: ModelEntry | Missing | None = None
     rows: Sequence[CurrentRow] | Missing = ()
     reports: Sequence[dict[str, Any]] | Missing = ()
+    measures: Sequence[Measure] | Missing = ()
+    histories: Sequence[Measure] | Missing = ()
 
 
 @dataclass
@@ -50,17 +57,27 @@ class Facts:
 
     async def brief(self, served: Served) -> Found:
         """What the list of projects shows."""
-        return Found(served=served, now=self.context.clock(), model=await self.model(served))
+        name = served.project.name
+        model, measures = await asyncio.gather(self.model(served), self._read(("measures", name), lambda: self.context.measures(name)))
+        return Found(served=served, now=self.context.clock(), model=model, measures=measures)
 
     async def whole(self, served: Served) -> Found:
         """What the page of a project shows."""
         name = served.project.name
-        model, rows, reports = await asyncio.gather(
+        model, rows, reports, measures, histories = await asyncio.gather(
             self.model(served),
             self._read(("rows", name), lambda: self.context.sample(served.project, MOST_ROWS)),
             self._read(("reports", name), lambda: self.context.reports(served.project, MOST_REPORTS)),
+            self._read(("measures", name), lambda: self.context.measures(name)),
+            self._read(("histories", name), lambda: self._histories(name)),
         )
-        return Found(served=served, now=self.context.clock(), model=model, rows=rows, reports=reports)
+        return Found(served=served, now=self.context.clock(), model=model, rows=rows, reports=reports, measures=measures, histories=histories)
+
+    def _histories(self, project: str) -> list[Measure]:
+        """What the project's measures have been of late, a bounded number of them."""
+        since = from_micros(self.context.clock()) - _PAST
+        names = list(dict.fromkeys((one.subject, one.name) for one in self.context.measures(project)))[:_MOST_HISTORIES]
+        return [one for subject, name in names for one in self.context.measured(project, subject, name, since, _MOST_POINTS)]
 
     async def model(self, served: Served) -> ModelEntry | Missing | None:
         """What the registry has of the version that serves; None when none does."""

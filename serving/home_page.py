@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from serving.facts import Found
 from serving.markup import Content, Markup, facts, link, path, tag
+from serving.measures_page import worst_drift
 from serving.shown import NOTHING, batch_age, metric, state
 
 
@@ -33,5 +34,8 @@ def _card(found: Found) -> Markup:
         (name or "Metric", measured or NOTHING),
         ("Features", f"{len(project.columns)} in {len(project.views)} view{'' if len(project.views) == 1 else 's'}"),
     ]
+    drifted = worst_drift(found)
+    if drifted is not None:
+        pairs.append(("Drift", drifted))
     heading = tag("h2", link(path("projects", project.name), project.name), " ", state(served, found.now))
     return tag("li", heading, tag("p", project.description or "No description is declared.", class_="soft"), facts(pairs), class_="card")

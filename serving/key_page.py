@@ -67,7 +67,7 @@ def _current(found: KeyFound) -> Markup | None:
     tiles: list[tuple[str, Content, Content]] = [
         ("Score", number(row["score"]), f"label {row.get('label')}" if row.get("label") is not None else ""),
         ("Model", f"version {row.get('model_version')}", f"batch {row.get('batch_version')}"),
-        ("Last written by", str(row.get("layer")), shown(row.get("as_of"), _TIMESTAMP)[:19]),
+        ("Last written by", str(row.get("layer")), str(shown(row.get("as_of"), _TIMESTAMP) or "")[:19]),
     ]
     return section(
         "Score",

@@ -25,10 +25,10 @@ def inside(content: Content) -> Markup:
     return Markup(escape(str(content)))
 
 
-def tag(name: str, *content: Content, **attributes: object) -> Markup:
+def tag(element: str, /, *content: Content, **attributes: object) -> Markup:
     """An element. Attributes: None is left out, `class_` is class, `stroke_width` is stroke-width."""
     said = "".join(f' {attribute.rstrip("_").replace("_", "-")}="{escape(str(value))}"' for attribute, value in attributes.items() if value is not None)
-    return Markup(f"<{name}{said}>{inside(content)}</{name}>")
+    return Markup(f"<{element}{said}>{inside(content)}</{element}>")
 
 
 def link(address: str, *content: Content) -> Markup:
@@ -68,7 +68,7 @@ def section(title: str, *content: Content, name: str) -> Markup:
 
 def document(title: str, body: Content, *, style: str, trail: tuple[tuple[str, str], ...] = ()) -> bytes:
     """A whole page: `style` is the address of its style sheet, `trail` the pages above it."""
-    crumbs = [tag("li", link(address, name)) for name, address in trail]
+    crumbs = [tag("li", link(address, name)) for address, name in trail]
     places = (("OpenAPI", "/docs"), ("JSON", "/v1/projects"), ("Readiness", "/readyz"))
     head = tag(
         "nav",

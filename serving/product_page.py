@@ -11,6 +11,7 @@ from serving.charts import histogram
 from serving.facts import MOST_ROWS, Found, Missing
 from serving.key_page import key_address
 from serving.markup import Content, Markup, facts, link, path, section, table, tag
+from serving.measures_page import measured
 from serving.product_places import addresses, lineage
 from serving.shown import NOTHING, age, batch_age, metric, missing, moment, number, pill, state, troubles
 
@@ -28,9 +29,10 @@ def product(found: Found) -> Content:
         _tiles(found),
         _freshness(found),
         _scores(found),
+        _model(found) if project.model is not None else None,
+        measured(found),
         _features(found),
         _sources(found),
-        _model(found) if project.model is not None else None,
         _quality(found),
         lineage(found),
         addresses(found),

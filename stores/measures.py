@@ -86,9 +86,10 @@ class Measures:
         """The newest measure of each subject, name, slice and version, in that order."""
         return self._read("measures_latest", "project = %s", (project,))
 
-    def history(self, project: str, subject: str, name: str, since: datetime) -> list[Measure]:
-        """Measures of one name at or after `since`, oldest first, of every slice and version."""
-        found = self._read("measures", "project = %s AND subject = %s AND name = %s AND at >= %s", (project, subject, name, since))
+    def history(self, project: str, subject: str, name: str, since: datetime, most: int | None = None) -> list[Measure]:
+        """Measures of one name at or after `since`, oldest first, of every slice and version; the newest `most` where that is given."""
+        bound = "" if most is None else f" LIMIT {int(most)}"
+        found = self._read("measures", f"project = %s AND subject = %s AND name = %s AND at >= %s{bound}", (project, subject, name, since))
         return sorted(found, key=lambda one: (one.at, one.slice, one.version))
 
     def _read(self, table: str, where: str, values: tuple[Any, ...]) -> list[Measure]:

@@ -22,6 +22,11 @@ MARKERS = ("unit", "spark", "servers", "e2e")
 TESTS = Path(__file__).parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Where the pictures of pages go, when they are wanted."""
+    parser.addoption("--pictures", default=None, help="folder to write the pictures of pages to, which the README shows")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark by folder, and run the quick folders first."""
     for item in items:
@@ -59,6 +64,13 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
             "servers.spark_http_port": ports[11],
         },
     )
+
+
+@pytest.fixture(scope="session")
+def pictures(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder for pictures of pages: what --pictures names, or one that is thrown away."""
+    wanted = pytestconfig.getoption("--pictures")
+    return tmp_path_factory.mktemp("pictures") if wanted is None else Path(wanted)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,67 @@
+"""Measures on pages: the latest of each as a table, what they have been of late as lines."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from features.times import to_micros
+from serving.charts import sparkline
+from serving.facts import Found, Missing
+from serving.markup import Content, Markup, section, table, tag
+from serving.shown import age, missing, number, pill
+from stores.measures import Measure
+
+_MOST = 100
+DRIFT = "psi"
+"""The name of measures that say how far a distribution has moved."""
+_MOVED, _FAR = 0.1, 0.25  # as is customary for the population stability index
+
+
+def measured(found: Found) -> Markup:
+    """The latest measures, with what they were before."""
+    if isinstance(found.measures, Missing):
+        return section("Measures", missing(found.measures), name="measures")
+    if not found.measures:
+        return section("Measures", tag("p", "Nothing has been measured yet.", class_="soft"), name="measures")
+    lines = _lines(() if isinstance(found.histories, Missing) else found.histories)
+    rows: list[tuple[Content, ...]] = [
+        (
+            f"{one.subject}: {one.name}",
+            one.slice or "all",
+            one.version,
+            _value(one),
+            sparkline(lines[_which(one)], title=f"{one.name} of {one.slice or one.subject} over time"),
+            f"{age(found.now - to_micros(one.at))} ago",
+        )
+        for one in found.measures[:_MOST]
+    ]
+    left = len(found.measures) - len(rows)
+    more = tag("p", f"{left} more are in /metrics.", class_="soft") if left > 0 else None
+    heads = ("measure", "of", "version", "latest", "30 days", "measured")
+    return section("Measures", table(heads, rows, numbers=(3,), caption="Accuracy, drift, skew and approximation, as last measured"), more, name="measures")
+
+
+def worst_drift(found: Found) -> Markup | None:
+    """The largest drift among the latest measures; None where none was measured."""
+    moved = [] if isinstance(found.measures, Missing) else [one for one in found.measures if one.name == DRIFT]
+    if not moved:
+        return None
+    worst = max(moved, key=lambda one: one.value)
+    return tag("span", _value(worst), tag("span", f" {DRIFT}{f' of {worst.slice}' if worst.slice else ''}", class_="soft"))
+
+
+def _value(one: Measure) -> Content:
+    if one.name != DRIFT:
+        return number(one.value)
+    return pill(number(one.value), "bad" if one.value > _FAR else "warn" if one.value > _MOVED else "good")
+
+
+def _which(one: Measure) -> tuple[str, str, str]:
+    # A line goes on from one version to the next.
+    return one.subject, one.name, one.slice
+
+
+def _lines(history: Sequence[Measure]) -> dict[tuple[str, str, str], list[tuple[float, float]]]:
+    found: dict[tuple[str, str, str], list[tuple[float, float]]] = defaultdict(list)
+    for one in history:
+        found[_which(one)].append((one.at.timestamp(), one.value))
+    return found

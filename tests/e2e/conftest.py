@@ -1,0 +1,43 @@
+"""What tests of the whole river share."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from multiprocessing import get_context
+from typing import TYPE_CHECKING
+
+import pytest
+
+from jobs.settings import Settings
+from tests.conftest import free_ports
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from tests.heart_river import Lived
+
+
+@pytest.fixture(scope="session")
+def lived(servers: Settings, spark: "SparkSession", tmp_path_factory: pytest.TempPathFactory) -> "Lived":
+    """The river of heart_disease, run once."""
+    from tests.heart_river import live
+
+    return live(servers, spark, tmp_path_factory.mktemp("heart"))
+
+
+@pytest.fixture(scope="session")
+def rest_of_heart(lived: "Lived") -> Iterator[str]:
+    """The address of a REST server over what the river left."""
+    from jobs.processes import wait_until
+    from jobs.serve import serve
+    from jobs.server import accepts
+
+    (port,) = free_ports(1)
+    settings = lived.context.settings
+    ours = replace(settings, serving=replace(settings.serving, port=port))
+    process = get_context("spawn").Process(target=serve, args=(ours,))
+    process.start()
+    assert wait_until(lambda: accepts(port), 60), "the server did not start"
+    yield f"http://127.0.0.1:{port}"
+    process.terminate()
+    process.join(30)
+    assert process.exitcode == 0

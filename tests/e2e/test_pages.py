@@ -1,0 +1,141 @@
+"""The pages for people in a real browser, over the real servers and the data of the river."""
+
+import json
+import shutil
+import subprocess
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from statistics import fmean
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from jobs.processes import wait_until
+from stores.measures import Measure, Measures
+from stores.samples import sample_current
+from tests.heart_river import PATIENT, Lived
+
+
+class Browser:
+    """Headless Chromium: what it makes of a page, and what it looks like."""
+
+    def __init__(self, folder: Path) -> None:
+        program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+        assert program is not None, "chromium is not found: 'make browser-programs' installs it"
+        self.command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--force-color-profile=srgb",
+                        "--disable-background-networking", "--no-first-run", f"--user-data-dir={folder}"]  # fmt: skip
+
+    def document(self, address: str) -> str:
+        return self._run("--dump-dom", address)
+
+    def picture(self, address: str, file: Path, height: int, *more: str) -> Path:
+        self._run(f"--screenshot={file}", f"--window-size=1280,{height}", *more, address)
+        return file
+
+    def _run(self, *arguments: str) -> str:
+        done = subprocess.run([*self.command, *arguments], capture_output=True, text=True, timeout=90, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+
+class Read(HTMLParser):
+    """Text and elements of a document."""
+
+    def __init__(self, document: str) -> None:
+        super().__init__()
+        self.text, self.names = "", list[str]()
+        self.feed(document)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
+    return Browser(tmp_path_factory.mktemp("chromium"))
+
+
+@pytest.fixture(scope="module")
+def measured(lived: Lived) -> float:
+    """The mean of the real scores, as a measure of three moments."""
+    views = lived.context.views
+    mean = fmean(row.score for row in sample_current(views, lived.project, 1000) if row.score is not None)
+    now = datetime.now(tz=UTC)
+    versions = {"project": "heart_disease", "version": lived.trained.version}
+    found = [Measure(subject="scores", name="mean", at=now - timedelta(hours=hours), value=mean, **versions) for hours in (2, 1, 0)]
+    found += [Measure(subject="model", name=name, at=now, value=lived.trained.metrics[name], **versions) for name in ("roc_auc", "log_loss")]
+    Measures.of(views.settings).write(found)
+    return mean
+
+
+@pytest.fixture(scope="module")
+def ready(rest_of_heart: str, measured: float) -> str:
+    def served() -> bool:
+        with urlopen(f"{rest_of_heart}/v1/projects/heart_disease") as response:
+            found = json.load(response)
+        return found["freshness"]["batch_version"] is not None and bool(found["model"]["metrics"])
+
+    assert wait_until(served, 60), "the project was not served within a minute"
+    return rest_of_heart
+
+
+def test_a_sample_of_current_rows_is_bounded(lived: Lived) -> None:
+    rows = sample_current(lived.context.views, lived.project, 50)
+    assert len(rows) == 50
+    assert len(sample_current(lived.context.views, lived.project, 1000)) == 303
+    assert all(row.score is not None and 0 < row.score < 1 and row.batch_version for row in rows)
+
+
+def test_the_catalogue_tells_what_the_real_stores_know(ready: str, lived: Lived) -> None:
+    with urlopen(f"{ready}/v1/projects/heart_disease") as response:
+        found = json.load(response)
+    assert found["lineage"]["lake"].keys() >= {"exams", "diagnoses"}
+    assert found["lineage"]["batch"]["keys"]["latest_exam"] == 303
+    assert found["lineage"]["model"]["version"] == lived.trained.version
+    assert found["model"]["metrics"]["roc_auc"] == pytest.approx(lived.trained.metrics["roc_auc"])
+    assert found["freshness"]["kept"] is True
+
+
+def test_a_browser_shows_the_projects_and_one_as_a_data_product(ready: str, lived: Lived, browser: Browser, measured: float) -> None:
+    home = Read(browser.document(f"{ready}/"))
+    metric = f"{lived.trained.metrics['roc_auc']:.4f}"
+    for said in ("heart_disease", "cardiology", metric, str(lived.built.manifest.batch_version)):
+        assert said in home.text, said
+    product = Read(browser.document(f"{ready}/projects/heart_disease"))
+    for said in (metric, "Scores of all 303 keys", "bpm_mean_1h", "accepted", "latest_exam303 keys", "scores: mean", f"{measured:,.4g}", "kept"):
+        assert said in product.text, said
+    assert "Not known now" not in product.text
+    assert product.names.count("rect") == 20
+
+
+def test_a_browser_shows_a_key_with_its_score_and_its_windows(ready: str, lived: Lived, browser: Browser) -> None:
+    page = Read(browser.document(f"{ready}/projects/heart_disease/keys/{PATIENT}"))
+    for said in (PATIENT, f"{lived.after['score']:,.4g}", f"{lived.after['features']['readings_7d']:,}", "155", "speed"):
+        assert said in page.text, said
+
+
+def test_the_model_card_and_the_reports_of_the_gate_are_shown(ready: str) -> None:
+    with urlopen(f"{ready}/projects/heart_disease/card") as response:
+        assert b"Model card: heart_disease" in response.read()
+        assert "sandbox" in response.headers["content-security-policy"]
+    with urlopen(f"{ready}/projects/heart_disease") as response:
+        page = response.read().decode()
+    report = page.partition('href="/projects/heart_disease/quality/')[2].partition('"')[0]
+    with urlopen(f"{ready}/projects/heart_disease/quality/{report}") as response:
+        assert b"<h2>Expectations</h2>" in response.read()
+
+
+@pytest.mark.parametrize(("name", "path", "height"), [("projects", "/", 620), ("product", "/projects/heart_disease", 1650)])
+def test_the_pictures_of_the_pages_are_not_blank(ready: str, browser: Browser, pictures: Path, name: str, path: str, height: int) -> None:
+    file = browser.picture(f"{ready}{path}", pictures / f"{name}.png", height)
+    image = np.rint(imread(file)[:, :, :3] * 255).astype(np.int64)
+    assert image.shape == (height, 1280, 3)
+    assert len(np.unique(image[::3, ::3].reshape(-1, 3), axis=0)) > 30
+    ink = (image.sum(axis=2) < 3 * 128).any(axis=1)  # rows of pixels with something dark in them
+    assert ink.mean() > 0.2
