@@ -69,8 +69,10 @@ def _said(projects: list[Project]) -> str:
 
 
 def _report(as_json: bool, projects: list[Project], found: list["Snapshot"]) -> None:
-    events = sum(snapshot.events for snapshot in found)
-    value: dict[str, object] = {"projects": [project.name for project in projects], "views": sum(len(project.views) for project in projects), "events": events}
+    events, asked = (sum(snapshot.events for snapshot in found if snapshot.unit == unit) for unit in ("events", "requests"))
+    views = sum(len(project.views) for project in projects)
+    value: dict[str, object] = {"projects": [project.name for project in projects], "views": views, "events": events, "requests": asked}
     if len(projects) == 1:
         value["project"] = projects[0].name
-    result(as_json, value, f"stream of {_said(projects)} stopped after {events:,} events read")
+    answered = f", {asked:,} score requests answered" if asked else ""
+    result(as_json, value, f"stream of {_said(projects)} stopped after {events:,} events read{answered}")

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import jwt
 
 from features.times import SECOND, format_time
-from serving.problems import ProblemError
 from stores.keys import ALL, ApiKey, parse
+from stores.problems import ProblemError
 
 _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 _MOST_REMEMBERED = 4096

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from features.errors import AnabranchError
-from serving import catalogue, openapi, pages, requests, workers
+from serving import catalogue, openapi, pages, workers
 from serving.access import Caller
 from serving.breaker import Breaker, Breakers
 from serving.context import Context
@@ -22,9 +22,10 @@ from serving.measured import Measured
 from serving.metrics import Metrics
 from serving.pools import Pools
 from serving.predictions import Predictions
-from serving.problems import ProblemError, of_error
 from serving.readiness import readiness
 from serving.site import Site
+from stores.problems import ProblemError, of_error
+from stores.requests import path_key
 
 log = logging.getLogger(__name__)
 PREFIX = "/v1/projects"
@@ -181,10 +182,10 @@ class Application:
                 return await self._endpoints.events(request, served, rest)
             case "features":
                 _allow(request, "GET")
-                return await self._endpoints.features(served, requests.path_key(rest, served.project))
+                return await self._endpoints.features(served, path_key(rest, served.project))
             case "scores":
                 _allow(request, "GET")
-                return await self._endpoints.scores(served, requests.path_key(rest, served.project))
+                return await self._endpoints.scores(served, path_key(rest, served.project))
             case _:
                 _allow(request, "GET")
                 return json_response(await self._entry(served))

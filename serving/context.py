@@ -10,31 +10,8 @@ from features.declaration import Project
 from serving.access import Access
 from serving.settings import ServingSettings
 from stores.measures import Measure
+from stores.predict import Answer, Scorer
 from stores.samples import CurrentRow
-
-
-class Answer(Protocol):
-    """Features of one key at one time; `degraded` is the reason when they may be wrong."""
-
-    @property
-    def values(self) -> Mapping[str, Any]:
-        """Value of each feature column."""
-        ...
-
-    @property
-    def degraded(self) -> str | None:
-        """Why the values may be wrong, or None."""
-        ...
-
-    @property
-    def batch_version(self) -> int | None:
-        """The batch version that was read."""
-        ...
-
-    @property
-    def as_of(self) -> int:
-        """Microseconds."""
-        ...
 
 
 class Answers(Protocol):
@@ -101,28 +78,6 @@ class Views(Protocol):
 
     def current(self, project: Project, key: str) -> Mapping[str, Any] | None:
         """The row of the analysts' table for a key as stored text."""
-        ...
-
-
-class Scorer(Protocol):
-    """A loaded model."""
-
-    @property
-    def version(self) -> str:
-        """Its version in the registry."""
-        ...
-
-    @property
-    def features(self) -> Sequence[str]:
-        """The feature columns it reads, in order."""
-        ...
-
-    def score(self, columns: Mapping[str, Any]) -> Any:
-        """Scores, float64 of shape (n,); None and NaN are missing values."""
-        ...
-
-    def label(self, scores: Any) -> Any:
-        """The label of each score."""
         ...
 
 

@@ -15,19 +15,20 @@ from features.errors import UnavailableError
 from features.keys import key_text
 from features.schema import STRING, DataType
 from features.times import SECOND, format_time
-from serving import requests
 from serving.breaker import Breaker, Breakers
-from serving.context import Answer, Context
+from serving.context import Context
 from serving.events import find_fault
-from serving.http import Request, Response, encode, json_response
+from serving.http import Request, Response, json_response
 from serving.live import Live, Served
 from serving.metrics import Metrics
 from serving.pools import Pools
-from serving.predict import needs_store, predict, shown, shown_features, shown_key
 from serving.predictions import Predictions
-from serving.problems import ProblemError, unprocessable
 from serving.readiness import UNTRAINED
-from serving.requests import Key
+from stores import requests
+from stores.json_values import encode
+from stores.predict import Answer, needs_store, predict, shown, shown_features, shown_key
+from stores.problems import ProblemError, unprocessable
+from stores.requests import Key
 
 T = TypeVar("T")
 TIMESTAMP = DataType("TIMESTAMP")

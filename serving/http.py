@@ -4,10 +4,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import msgspec
-import numpy as np
-
-from serving.problems import CONTENT_TYPE, ProblemError
+from stores.json_values import encode
+from stores.problems import CONTENT_TYPE, ProblemError
 
 Headers = tuple[tuple[str, str], ...]
 JSON: Headers = (("content-type", "application/json"),)
@@ -38,16 +36,6 @@ class Response:
 def json_response(document: object, status: int = 200) -> Response:
     """`document` as JSON; NaN and infinities become null."""
     return Response(status, encode(document))
-
-
-def encode(document: object) -> bytes:
-    """JSON, numbers of numpy and dates of drivers included."""
-    return msgspec.json.encode(document, enc_hook=_plain)
-
-
-def _plain(value: object) -> object:
-    # Drivers have types of their own for dates; their text is ISO 8601.
-    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def problem_response(problem: ProblemError, extra: Mapping[str, object] | None = None) -> Response:

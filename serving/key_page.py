@@ -9,12 +9,11 @@ from features.keys import key_values
 from features.schema import DataType
 from features.times import SECOND
 from serving.charts import sparkline
-from serving.context import Answer
 from serving.facts import Missing
 from serving.live import Served
 from serving.markup import Content, Markup, path, section, table, tag
-from serving.predict import shown
 from serving.shown import NOTHING, missing, moment, number, pill, value
+from stores.predict import Answer, shown
 
 MOMENTS = 6
 _TIMESTAMP = DataType("TIMESTAMP")

@@ -14,7 +14,8 @@ from typing import TypeVar
 from features.declaration import Project
 from features.errors import AnabranchError
 from features.loading import list_projects, load_project
-from serving.context import Context, Manifest, Scorer
+from serving.context import Context, Manifest
+from stores.predict import Scorer
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -6,8 +6,8 @@ from typing import Any
 from features.declaration import Project, Source
 from features.schema import DataType
 from serving.catalogue import aggregate_text
-from serving.problems import CONTENT_TYPE
-from serving.requests import MOST_INSTANCES
+from stores.problems import CONTENT_TYPE
+from stores.requests import MOST_INSTANCES
 
 Schema = dict[str, Any]
 _EXAMPLES = {"DOUBLE": 1.5, "FLOAT": 1.5, "STRING": "text", "BOOLEAN": True, "DATE": "2024-05-01", "TIMESTAMP": "2024-05-01T12:00:00Z",

@@ -10,49 +10,17 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 from features.errors import AnabranchError
-from features.times import format_time
 from serving.context import Bus
-from serving.http import encode
 from serving.metrics import Metrics
-from serving.predict import Prediction, shown_key
-from serving.requests import Asked
+from stores.predict import Prediction, Record, message
 from stores.predictions import predictions_topic
+from stores.requests import Asked
 
 log = logging.getLogger(__name__)
 _BATCH = 500
 _PAUSE_SECONDS = (0.25, 0.5, 1.0, 2.0, 5.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One prediction, kept as it is until the publishing thread writes it as JSON."""
-
-    id: str
-    project: str
-    at: int
-    asked: Asked
-    prediction: Prediction
-
-
-def message(record: Record) -> bytes:
-    """The record as it is published."""
-    answer: Mapping[str, Any] = record.prediction.answer
-    key = record.asked.key
-    document = {
-        "prediction_id": record.id,
-        "project": record.project,
-        "at": format_time(record.at),
-        "asked": {"key": None if key is None else shown_key(key), "features": record.asked.features},
-        "used": record.prediction.used,
-        "answered": answer,
-        "versions": {"model": answer["model_version"], "batch": answer["batch_version"]},
-    }
-    return encode(document)
 
 
 class Predictions:

@@ -9,18 +9,18 @@ from urllib.parse import parse_qsl
 
 from features.errors import AnabranchError
 from features.keys import key_text
-from serving import requests
 from serving.access import Caller
-from serving.context import Answer, Context
+from serving.context import Context
 from serving.facts import Facts, Missing
 from serving.home_page import home
 from serving.http import Headers, Request, Response
 from serving.key_page import KeyFound, key_page, moments
 from serving.live import Live, Served
 from serving.markup import Content, document, path, tag
-from serving.predict import shown_key
-from serving.problems import ProblemError, of_error
 from serving.product_page import product
+from stores import requests
+from stores.predict import Answer, shown_key
+from stores.problems import ProblemError, of_error
 
 _SHEET = (Path(__file__).parent / "style.css").read_bytes()
 STYLE = "/style.css"

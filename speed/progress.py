@@ -13,7 +13,10 @@ from features.times import SECOND, to_micros
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """One query at one moment. `lag`: messages not read yet, by partition; `seconds`: of its last micro-batch."""
+    """One query at one moment. `lag`: messages not read yet, by partition; `seconds`: of its last micro-batch.
+
+    `source` and `events` of the query that answers score requests are its own name and requests.
+    """
 
     project: str
     source: str
@@ -26,15 +29,16 @@ class Snapshot:
     open_slots: int = 0
     seconds: float = 0.0
     restarts: int = 0
+    unit: str = "events"
 
     def line(self) -> str:
         """For people."""
         lag = " ".join(f"{partition}:{behind:,}" for partition, behind in sorted(self.lag.items())) or "unknown"
-        state = f"{self.state_rows:,} rows {self.state_bytes / 2**20:,.1f} MiB"
+        held = f"  state {self.state_rows:,} rows {self.state_bytes / 2**20:,.1f} MiB  open slots {self.open_slots}" if self.unit == "events" else ""
         waiting = "" if self.running else "  WAITING for a server"
         return (
-            f"{self.project}.{self.source}  {self.events:,} events, {self.events_per_second:,.0f}/s  lag {lag}"
-            f"  state {state}  open slots {self.open_slots}  micro-batch {self.seconds:.2f} s{waiting}"
+            f"{self.project}.{self.source}  {self.events:,} {self.unit}, {self.events_per_second:,.0f}/s  lag {lag}"
+            f"{held}  micro-batch {self.seconds:.2f} s{waiting}"
         )
 
 

@@ -1,19 +1,22 @@
-"""Streams of several projects in one process, kept running: a query that fails because a server is away is started again
-from its checkpoint, for as long as it takes; the others go on meanwhile. Any other failure ends the stream.
+"""Streams of several projects in one process, and what answers their score requests, kept running: a query that fails
+because a server is away is started again from its checkpoint, for as long as it takes; the others go on meanwhile. Any
+other failure ends the stream.
 """  # fmt: skip
 
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
-from features.declaration import Project, Source
+from features.declaration import Project
 from features.errors import AnabranchError, UnavailableError
 from features.times import SECOND
+from speed import requests
 from speed.progress import Meter, Snapshot
 from speed.views import Channel, fed_sources, prepare, start_source
 from stores.retirement import needed_since, retire_tiles
@@ -34,7 +37,9 @@ class _Kept:
     """One query, or the moment at which it is to be started again."""
 
     project: Project
-    source: Source
+    name: str
+    topic: str
+    begin: Callable[[], StreamingQuery]
     meter: Meter
     query: StreamingQuery | None = None
     again_at: float = 0.0
@@ -50,19 +55,18 @@ class Running:
     """The streams of `projects`; `start`, then `look` again and again, then `stop`."""
 
     def __init__(self, spark: SparkSession, channel: Channel, projects: Sequence[Project]) -> None:
-        self._spark, self._channel, self._projects = spark, channel, projects
-        slot = channel.times.slot_seconds
-        self._kept = [_Kept(project, source, Meter(slot)) for project in projects for source in fed_sources(project)]
+        self._channel, self._projects = channel, projects
+        self._kept = [kept for project in projects for kept in _queries(spark, channel, project)]
         self._retired: dict[str, int] = {}
         self._retire_at = self._lag_at = 0.0
 
     def start(self) -> list[str]:
         """Start every query; returns their names. What cannot be started is an error here, and waited for later."""
         for project in self._projects:
-            prepare(self._channel, project)
+            _prepare(self._channel, project)
         for kept in self._kept:
-            kept.query = start_source(self._spark, self._channel, kept.project, kept.source)
-        return [f"{kept.project.name}.{kept.source.name}" for kept in self._kept]
+            kept.query = kept.begin()
+        return [f"{kept.project.name}.{kept.name}" for kept in self._kept]
 
     @property
     def active(self) -> bool:
@@ -104,8 +108,8 @@ class Running:
         if time.monotonic() < kept.again_at:
             return
         try:
-            prepare(self._channel, kept.project)
-            kept.query = start_source(self._spark, self._channel, kept.project, kept.source)
+            _prepare(self._channel, kept.project)
+            kept.query = kept.begin()
         except Exception as error:  # noqa: BLE001 - whatever a client raises: `_failed` tells absence from error
             self._failed(kept, error)
 
@@ -115,7 +119,7 @@ class Running:
             raise error
         kept.restarts += 1
         kept.again_at = time.monotonic() + kept.wait
-        log.warning("stream of %s.%s failed and starts again in %.1f s: %s", kept.project.name, kept.source.name, kept.wait, _reason(error))
+        log.warning("stream of %s.%s failed and starts again in %.1f s: %s", kept.project.name, kept.name, kept.wait, _reason(error))
         kept.wait = min(2 * kept.wait, _LONGEST_WAIT)
 
     def _measure(self) -> None:
@@ -124,7 +128,7 @@ class Running:
             kept.counted = (time.monotonic(), kept.meter.events)
             kept.rate = (kept.meter.events - events) / (kept.counted[0] - then) if then else 0.0
             try:
-                ends = self._channel.bus.ends(str(kept.source.topic))
+                ends = self._channel.bus.ends(kept.topic)
             except AnabranchError:
                 kept.lag = None  # the broker is away: nobody knows
                 continue
@@ -147,7 +151,7 @@ class Running:
         rows, size = kept.meter.state
         return Snapshot(
             project=kept.project.name,
-            source=kept.source.name,
+            source=kept.name,
             running=kept.query is not None,
             events=kept.meter.events,
             events_per_second=kept.rate,
@@ -157,7 +161,23 @@ class Running:
             open_slots=kept.meter.open_slots,
             seconds=kept.meter.seconds,
             restarts=kept.restarts,
+            unit="requests" if kept.name == requests.NAME else "events",
         )
+
+
+def _queries(spark: SparkSession, channel: Channel, project: Project) -> Iterator[_Kept]:
+    """One a source, and one for the requests of a project with a model."""
+    slot = channel.times.slot_seconds
+    for source in fed_sources(project):
+        yield _Kept(project, source.name, str(source.topic), partial(start_source, spark, channel, project, source), Meter(slot))
+    if project.model is not None:
+        yield _Kept(project, requests.NAME, requests.requests_topic(project.name), partial(requests.start_requests, spark, channel, project), Meter(slot))
+
+
+def _prepare(channel: Channel, project: Project) -> None:
+    prepare(channel, project)
+    if project.model is not None:
+        requests.prepare_requests(channel, project)
 
 
 def _is_absence(error: Exception) -> bool:

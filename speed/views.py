@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
+from pyspark.sql.streaming.readwriter import DataStreamWriter
 
 from features.declaration import Project, Source
 from features.spark import pieces_of, tiles
@@ -94,9 +95,13 @@ def start_source(spark: SparkSession, channel: Channel, project: Project, source
         .option("checkpointLocation", checkpoint(channel, project, source))
         .foreachBatch(_micro_batch(channel, project, source))
     )
-    timed = writer.trigger(availableNow=True) if channel.trigger is None else writer.trigger(processingTime=channel.trigger)
     with query_settings(spark, channel):
-        return timed.start()
+        return timed(writer, channel).start()
+
+
+def timed(writer: DataStreamWriter, channel: Channel) -> DataStreamWriter:
+    """The query with the channel's trigger."""
+    return writer.trigger(availableNow=True) if channel.trigger is None else writer.trigger(processingTime=channel.trigger)
 
 
 @contextmanager

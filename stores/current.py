@@ -54,7 +54,7 @@ def refresher(views: ViewsSettings, models: ModelsSettings, project: Project, mo
     """A function for `DataFrame.mapInArrow` over rows (key): refreshes them and yields `SCORES_SCHEMA`, one message a scored key."""
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        answers = _kept_answers(views)
+        answers = kept_answers(views)
         scorer = Models(models).scorer(project.name, model_version) if model_version else None
         for batch in batches:
             rows = _refreshed(answers, scorer, project, batch.column("key").to_pylist(), layer)
@@ -64,7 +64,7 @@ def refresher(views: ViewsSettings, models: ModelsSettings, project: Project, mo
 
 
 @lru_cache(maxsize=4)
-def _kept_answers(views: ViewsSettings) -> Answers:
+def kept_answers(views: ViewsSettings) -> Answers:
     """A worker process lives for many tasks: batch parts of keys that change again and again are read once."""
     return Answers(Views(views), parts=Parts(_PARTS_BYTES))
 

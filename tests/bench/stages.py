@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 
 from features.merge import LABELS, BatchPart, merge
-from serving.http import encode
-from serving.predict import predict
-from serving.requests import Asked, read_asked
 from stores.answers import Answers, now_micros
+from stores.json_values import encode
 from stores.models import Models
 from stores.parts import Parts
+from stores.predict import predict
+from stores.requests import Asked, read_asked
 from stores.states import unpack_rows
 from stores.views import Views
 from tests.bench.report import Row

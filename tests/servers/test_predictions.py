@@ -17,14 +17,14 @@ from jobs import servers as embedded
 from jobs.processes import wait_until
 from jobs.settings import Settings
 from serving.metrics import Metrics
-from serving.predict import Prediction
 from serving.predictions import Predictions
-from serving.requests import Asked
 from stores.answers import now_micros
 from stores.bus import Bus
 from stores.lake import Lake
+from stores.predict import Prediction
 from stores.predictions import NAME, predictions_source
 from stores.progress import Silent
+from stores.requests import Asked
 from stores.settings import LakeSettings, TimeSettings
 
 pytestmark = pytest.mark.usefixtures("servers")

@@ -5,7 +5,8 @@ import pytest
 from features.declaration import Source
 from features.schema import parse_type
 from features.times import parse_time
-from serving.events import find_fault, value_fault
+from serving.events import find_fault
+from stores.json_values import value_fault
 
 SOURCE = Source(
     name="sales", topic="sales", id="sale_id", time="sold_at", schema="sale_id BIGINT, sold_at TIMESTAMP, shop STRING, customer INT, price DECIMAL(6,2)"

@@ -4,15 +4,61 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from features.declaration import Project
 from features.schema import DataType
 from features.times import DAY, format_time, parse_time, to_micros
-from serving.context import Answer, Scorer
-from serving.requests import Asked, Key, feature_columns
+from stores.json_values import encode
+from stores.requests import Asked, Key, feature_columns
+
+
+class Answer(Protocol):
+    """Features of one key at one time; `degraded` is the reason when they may be wrong."""
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """Value of each feature column."""
+        ...
+
+    @property
+    def degraded(self) -> str | None:
+        """Why the values may be wrong, or None."""
+        ...
+
+    @property
+    def batch_version(self) -> int | None:
+        """The batch version that was read."""
+        ...
+
+    @property
+    def as_of(self) -> int:
+        """Microseconds."""
+        ...
+
+
+class Scorer(Protocol):
+    """A loaded model."""
+
+    @property
+    def version(self) -> str:
+        """Its version in the registry."""
+        ...
+
+    @property
+    def features(self) -> Sequence[str]:
+        """The feature columns it reads, in order."""
+        ...
+
+    def score(self, columns: Mapping[str, Any]) -> Any:
+        """Scores, float64 of shape (n,); None and NaN are missing values."""
+        ...
+
+    def label(self, scores: Any) -> Any:
+        """The label of each score."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,3 +155,30 @@ def shown(value: Any, kind: DataType) -> Any:
 def shown_key(key: Key) -> str | Key:
     """A key as requests write it: the value of one column, or an object for several."""
     return next(iter(key.values())) if len(key) == 1 else key
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One prediction, kept as it is until it is written as JSON."""
+
+    id: str
+    project: str
+    at: int
+    asked: Asked
+    prediction: Prediction
+
+
+def message(record: Record) -> bytes:
+    """The record as it is published."""
+    answer: Mapping[str, Any] = record.prediction.answer
+    key = record.asked.key
+    document = {
+        "prediction_id": record.id,
+        "project": record.project,
+        "at": format_time(record.at),
+        "asked": {"key": None if key is None else shown_key(key), "features": record.asked.features},
+        "used": record.prediction.used,
+        "answered": answer,
+        "versions": {"model": answer["model_version"], "batch": answer["batch_version"]},
+    }
+    return encode(document)

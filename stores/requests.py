@@ -1,4 +1,4 @@
-"""What requests say: bodies, keys and feature values, checked against a project. Every fault is a 4xx that names its field."""
+"""What requests say, over HTTP or by message: bodies, keys and feature values, checked against a project. Every fault names its field."""
 
 import json
 import math
@@ -11,14 +11,18 @@ import msgspec
 from features.declaration import FeatureColumn, Project
 from features.errors import EventError
 from features.keys import LONGEST_KEY, SEPARATOR, read_key
-from features.schema import BOOLEAN, DOUBLE, DataType
-from serving.events import show, value_fault
-from serving.problems import ProblemError, unprocessable
+from features.schema import BOOLEAN, DOUBLE, STRING, DataType
+from stores.json_values import show, value_fault
+from stores.problems import ProblemError, unprocessable
 
 Key = dict[str, str]
 MOST_INSTANCES = 1000
 """Keys or instances of one request."""
 _ASKED = ("key", "features")
+_BY_HTTP, _BY_MESSAGE = "key and features, or keys, or instances", "request_id, key and features"
+LONGEST_REQUEST = 1_048_576
+"""Bytes of one request by message."""
+_LONGEST_ID = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,15 @@ class Asked:
 
     key: Key | None
     features: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """A request by message: its `id` as it was given, None when it cannot be read, and what is asked, or the `problem` with it."""
+
+    id: str | int | None
+    asked: Asked | None = None
+    problem: ProblemError | None = None
 
 
 def check_json(content_type: str) -> None:
@@ -78,6 +91,48 @@ def read_asked(body: bytes, project: Project) -> Asked | list[Asked]:
     return _one(document, project, "")
 
 
+def read_message(value: bytes | None, project: Project) -> Requested:
+    """The predict request in a message: the body of one over HTTP, with a `request_id`. Never raises: what is wrong is the problem."""
+    found = None
+    try:
+        document = _message(value)
+        found = _request_id(document.pop("request_id", None))
+        return Requested(found, _one(document, project, "", _BY_MESSAGE))
+    except ProblemError as problem:
+        return Requested(found or _readable_id(value), problem=problem)
+
+
+def _message(value: bytes | None) -> dict[str, object]:
+    if value is None:
+        raise ProblemError(400, "bad-json", 'the message has no value: send an object such as {"request_id": ..., "key": ...}')
+    if len(value) > LONGEST_REQUEST:
+        raise ProblemError(413, "too-large", f"the message has {len(value)} bytes: a request may have {LONGEST_REQUEST}")
+    document = decode(value)
+    if not isinstance(document, dict):
+        raise unprocessable("request_id", f'the message is {show(document)}: send an object such as {{"request_id": ..., "key": ...}}')
+    return document
+
+
+def _request_id(value: object) -> str | int:
+    if value is None or value == "":
+        raise unprocessable("request_id", "request_id is missing: give each request one of its own, its answer carries it")
+    plain = isinstance(value, (str, int)) and not isinstance(value, bool) and value_fault(value, STRING) is None
+    if not isinstance(value, (str, int)) or not plain or len(str(value).encode()) > _LONGEST_ID:
+        raise unprocessable("request_id", f"request_id is {show(value)}: send a text or a whole number of up to {_LONGEST_ID} bytes")
+    return value
+
+
+def _readable_id(value: bytes | None) -> str | int | None:
+    """The id in a message that Python's own parser reads, though it holds NaN or infinities."""
+    if value is None or len(value) > LONGEST_REQUEST:
+        return None
+    try:
+        document = json.loads(value)
+        return _request_id(document.get("request_id")) if isinstance(document, dict) else None
+    except (ValueError, RecursionError, ProblemError):
+        return None
+
+
 def _listed(document: Mapping[str, object], name: str) -> list[object]:
     for other in document:
         if other != name:
@@ -90,13 +145,13 @@ def _listed(document: Mapping[str, object], name: str) -> list[object]:
     return found
 
 
-def _one(document: object, project: Project, place: str) -> Asked:
+def _one(document: object, project: Project, place: str, known: str = _BY_HTTP) -> Asked:
     if not isinstance(document, dict):
         raise unprocessable(place.rstrip("."), f'{place.rstrip(".")} is {show(document)}: send an object such as {{"key": ..., "features": {{...}}}}')
     for name in document:
         if name not in _ASKED:
-            known = "key and features" if place else "key and features, or keys, or instances"
-            raise unprocessable(f"{place}{name}", f"{name!r} is no part of this request: it has {known}", "unknown-field")
+            parts = "key and features" if place else known
+            raise unprocessable(f"{place}{name}", f"{name!r} is no part of this request: it has {parts}", "unknown-field")
     key, features = document.get("key"), document.get("features")
     if features is not None and not isinstance(features, dict):
         raise unprocessable(f"{place}features", f"features is {show(features)}: send an object of names and values")

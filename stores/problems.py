@@ -1,4 +1,4 @@
-"""Errors as `application/problem+json` (RFC 9457): what went wrong, with what, and the field to blame when there is one."""
+"""Errors as `application/problem+json` (RFC 9457), over HTTP and in topics: what went wrong, with what, and the field to blame when there is one."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -18,8 +18,9 @@ class ProblemError(AnabranchError):
         self.status, self.kind, self.detail, self.field = status, kind, detail, field
         self.headers: tuple[tuple[str, str], ...] = ()
 
-    def body(self, extra: Mapping[str, object] | None = None) -> bytes:
-        """The problem as JSON, with `extra` members after its own."""
+    @property
+    def document(self) -> dict[str, object]:
+        """The problem's own members."""
         document: dict[str, object] = {
             "type": f"urn:anabranch:problem:{self.kind}",
             "title": HTTPStatus(self.status).phrase,
@@ -28,6 +29,11 @@ class ProblemError(AnabranchError):
         }
         if self.field is not None:
             document["field"] = self.field
+        return document
+
+    def body(self, extra: Mapping[str, object] | None = None) -> bytes:
+        """The problem as JSON, with `extra` members after its own."""
+        document = self.document
         return msgspec.json.encode({**document, **{name: value for name, value in (extra or {}).items() if name not in document}})
 
 

@@ -1,0 +1,64 @@
+"""What a message with a score request says: the checks of REST's predict, an id, and nothing that raises."""
+
+import json
+
+import pytest
+
+from features import Count, FeatureView, Label, Last, Model, Project, Source
+from stores.requests import Asked, read_message
+
+visits = Source(name="visits", id="id", time="at", schema="id STRING, who STRING, at TIMESTAMP, pages INT, town STRING, bought INT")
+seen = FeatureView(name="seen", source=visits, key="who", features={"pages": Last("pages"), "town": Last("town"), "visits": Count()})
+shop = Project(name="shop", views=(seen,), label=Label(source=visits, key="who", target="bought > 0"), model=Model())
+
+
+@pytest.mark.parametrize(
+    ("document", "asked"),
+    [
+        ({"request_id": "r", "key": "ann"}, Asked({"who": "ann"}, {})),
+        ({"request_id": "r", "key": {"who": 7}}, Asked({"who": "7"}, {})),
+        ({"request_id": "r", "features": {"pages": 3, "town": None}}, Asked(None, {"pages": 3, "town": None})),
+        ({"request_id": "r", "key": "ann", "features": {"town": "Oslo"}}, Asked({"who": "ann"}, {"town": "Oslo"})),
+    ],
+)
+def test_a_good_request_is_read_as_the_body_of_one_over_http(document: dict[str, object], asked: Asked) -> None:
+    found = read_message(json.dumps(document).encode(), shop)
+    assert (found.id, found.asked, found.problem) == ("r", asked, None)
+
+
+def test_a_whole_number_is_an_id_and_stays_one() -> None:
+    assert read_message(b'{"request_id": 12, "key": "ann"}', shop).id == 12
+
+
+@pytest.mark.parametrize(
+    ("value", "identity", "kind", "field"),
+    [
+        (None, None, "bad-json", None),
+        (b"", None, "bad-json", None),
+        (b"{", None, "bad-json", None),
+        (b"\xff\xfe", None, "bad-json", None),
+        (b'{"request_id": "\\ud800", "key": NaN}', None, "wrong-value", "key"),
+        (b"[" * 100_000, None, "bad-json", None),
+        (b"[1]", None, "wrong-value", "request_id"),
+        (b'{"key": "ann"}', None, "wrong-value", "request_id"),
+        (b'{"request_id": "", "key": "ann"}', None, "wrong-value", "request_id"),
+        (b'{"request_id": 1.5, "key": "ann"}', None, "wrong-value", "request_id"),
+        (b'{"request_id": true, "key": "ann"}', None, "wrong-value", "request_id"),
+        (json.dumps({"request_id": "x" * 513, "key": "ann"}).encode(), None, "wrong-value", "request_id"),
+        (b'{"request_id": "r", "key": "' + b"x" * 1_100_000 + b'"}', None, "too-large", None),
+        (b'{"request_id": "r"}', "r", "wrong-value", "key"),
+        (b'{"request_id": "r", "keys": ["ann"]}', "r", "unknown-field", "keys"),
+        (b'{"request_id": "r", "key": {"town": "Oslo"}}', "r", "unknown-field", "key.town"),
+        (b'{"request_id": "r", "features": 3}', "r", "wrong-value", "features"),
+        (b'{"request_id": "r", "features": {"age": 3}}', "r", "unknown-feature", "features.age"),
+        (b'{"request_id": "r", "features": {"pages": "3"}}', "r", "wrong-type", "features.pages"),
+        (b'{"request_id": "r", "features": {"pages": 99999999999999999999}}', "r", "wrong-type", "features.pages"),
+        (b'{"request_id": "r", "features": {"pages": NaN}}', "r", "wrong-value", "features.pages"),
+        (b'{"request_id": "r", "features": {"pages": 1e999}}', "r", "wrong-value", "features.pages"),
+    ],
+)
+def test_a_bad_request_is_a_problem_and_keeps_its_id_where_it_has_one(value: bytes | None, identity: str | None, kind: str, field: str | None) -> None:
+    found = read_message(value, shop)
+    assert found.asked is None
+    assert found.problem is not None
+    assert (found.id, found.problem.kind, found.problem.field) == (identity, kind, field)
