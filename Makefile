@@ -64,8 +64,8 @@ soak: setup .venv/.bench-stamp ## The stream for MINUTES=20: its memory and its 
 	$(PY) -m tests.bench.soak $(MINUTES)
 
 .PHONY: drill
-drill: setup ## Kill the stream's driver at ten random moments; every answer must still be exact
-	KILLS=10 $(PY) -m pytest -q tests/servers/faults_of_the_stream.py -k killed
+drill: setup ## Faults of the stream in their long form: ten kills, a minute without Cassandra; every answer must still be exact
+	KILLS=10 $(PY) -m pytest -q tests/servers/test_stream_faults.py
 
 ##@ Servers
 .PHONY: up down status

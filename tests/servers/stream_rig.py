@@ -6,6 +6,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from typing import Any
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
 from features.declaration import Project
+from features.errors import MisuseError
 from features.loading import load_project
 from features.times import MINUTE, format_time, parse_time
 from jobs.context import Context
 from jobs.processes import tail, wait_until
 from jobs.settings import ROOT, Settings
+from jobs.show import Steps
+from jobs.verifying import verify_settled
 from stores.answers import now_micros
 
 DECLARATION = '''
@@ -77,11 +81,13 @@ class Rig:
         return self.process.wait(patience)
 
     def kill(self) -> None:
-        """Kill the driver as a power cut would; its JVM notices and ends as well."""
+        """Kill the driver, its JVM and its workers as a power cut would."""
         assert self.process is not None
-        for child in _children(self.process.pid):
-            os.kill(child, 9)
+        children = _children(self.process.pid)
         self.process.kill()
+        for child in children:
+            with suppress(ProcessLookupError):  # it saw the others go
+                os.kill(child, 9)
         self.process.wait(PATIENCE)
 
     def said(self) -> str:
@@ -98,11 +104,12 @@ class Rig:
         self.context.bus.publish(self.name, [(None, json.dumps(event).encode()) for event in events])
 
     def send(self, partition: int | None, *values: bytes | None) -> None:
-        """Raw messages, compressed, as somebody else's producer may send them."""
+        """Raw messages, compressed, as somebody else's producer may send them; None is a tombstone."""
         self.context.bus.ensure_topics([self.name])
         producer = KafkaProducer(bootstrap_servers=self.settings.bus.bootstrap_servers, compression_type="gzip", max_request_size=4_000_000)
         for value in values:
-            producer.send(self.name, value=value, partition=partition).get(30)
+            # Without a value it is a tombstone, and a tombstone has a key.
+            producer.send(self.name, key=b"gone" if value is None else None, value=value, partition=partition).get(30)
         producer.close()
 
     def grow(self, partitions: int) -> None:
@@ -111,7 +118,7 @@ class Rig:
         admin.create_partitions({self.name: partitions})
         admin.close()
 
-    def expected(self) -> dict[str, dict[str, object]]:
+    def expected(self) -> dict[str, dict[str, int]]:
         """By key what the topic's good events fold to: first arrivals, read as plainly as can be."""
         first: dict[str, tuple[Any, dict[str, Any]]] = {}
         for record in self._records():
@@ -148,6 +155,12 @@ class Rig:
         assert expected
         assert wait_until(lambda: not self.differences(expected), PATIENCE), f"{self.differences(expected)} but {expected}\n{tail(self.log)}"
 
+    def assert_verified(self) -> None:
+        """Recompute from the lake by the batch's code, as `anabranch verify` does: no value differs."""
+        found = verify_settled(self.context, self.project, None, Steps())
+        assert found.keys
+        assert (found.mismatches, found.degraded) == (0, 0), found
+
 
 def _good(value: bytes | None, arrival: int) -> dict[str, Any] | None:
     if value is None or len(value) > 1_048_576:
@@ -158,9 +171,11 @@ def _good(value: bytes | None, arrival: int) -> dict[str, Any] | None:
         return None
     if not isinstance(event, dict) or not all(isinstance(event.get(name), str) and event[name] for name in ("id", "thing", "at")):
         return None
-    if not isinstance(event.get("x"), int) or parse_time(event["at"]) > arrival + 5 * MINUTE:
+    try:
+        at = parse_time(event["at"])
+    except MisuseError:
         return None
-    return event
+    return event if isinstance(event.get("x"), int) and at <= arrival + 5 * MINUTE else None
 
 
 def _children(pid: int) -> list[int]:
