@@ -229,6 +229,7 @@ def _sealed(frame: DataFrame, *columns: Column) -> DataFrame:
     """`frame.select(columns)`, each computed once.
 
     Spark copies an expression into every later one that reads it; over the cells of a wide source that makes plans
-    beyond any heap. It does not look through a generator, so this is one: a row of one row.
+    beyond any heap. It does not look through a generator, so this is one: a row of one row. What a generator computes
+    itself is interpreted, not compiled: so the row is put together before it.
     """
-    return frame.select(F.explode(F.array(F.struct(*columns))).alias("_row")).select("_row.*")
+    return frame.select(F.struct(*columns).alias("_row")).select(F.explode(F.array("_row")).alias("_row")).select("_row.*")
