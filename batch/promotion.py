@@ -154,7 +154,7 @@ def promote(models: Models, project: Project, version: str, *, reason: str | Non
         raise MisuseError(f"version {version} of {project.name!r} did not pass the gate ({entry.reason}): use --force --reason TEXT to promote it all the same")
     scorer = models.scorer(project.name, version)
     check_fits(project, scorer)
-    parity = _known_parity(entry) or _parity(models, project, project.model or Model(), scorer, made_up(scorer))
+    parity = check_parity(models, project, project.model or Model(), scorer, entry)
     if not parity.passed and not (without_parity and reason is not None):
         raise MisuseError(
             f"version {version} of {project.name!r} does not say the same everywhere ({parity.said}), so REST, devices and mass scoring would "
@@ -170,6 +170,7 @@ def promote(models: Models, project: Project, version: str, *, reason: str | Non
     models.promote(project.name, version)
 
 
-def _known_parity(entry: ModelVersion) -> Check | None:
-    """What the gate found when the version was trained; None for one that never met it."""
-    return next((Check(**check) for check in entry.checks if check["name"] == "parity"), None)
+def check_parity(models: Models, project: Project, model: Model, scorer: Scorer, entry: ModelVersion) -> Check:
+    """What the gate found when the version was trained, or, of one that never met it, what is found now on made-up rows."""
+    known = next((Check(**check) for check in entry.checks if check["name"] == "parity"), None)
+    return known or _parity(models, project, model, scorer, made_up(scorer))

@@ -1,4 +1,4 @@
-"""Verbs about models: train, evaluate, models, promote, reproduce, score."""
+"""Verbs about models: train, evaluate, reproduce, score."""
 
 import json
 import os
@@ -26,7 +26,7 @@ Version = Annotated[str, typer.Argument(metavar="VERSION")]
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for verb in (train, evaluate, models, promote, reproduce, score):
+    for verb in (train, evaluate, reproduce, score):
         app.command()(verb)
 
 
@@ -140,60 +140,6 @@ def evaluate(
         heads = ["candidate", found[0].metric, "95% interval", f"ahead of {found[0].name}", "95% interval", "s a training"]
         table(f"How well {name} can be learnt", heads, [cells(one) for one in found])
     result(as_json, value, f"saved {folder / name}.md and .json")
-
-
-def models(name: Name, as_json: AsJson = False) -> None:
-    """List the model versions of a project, with what the gate said of each."""
-    from jobs.context import Context
-
-    context = Context(load_settings(None, None))
-    project = context.project(name)
-    found = context.models.list(project.name)
-    metric = project.model.metric if project.model else ""
-    if not as_json:
-        rows = [[m.version, ", ".join(m.aliases), m.created, _value(m.metrics, m.parameters.get("metric", metric)), m.gate, m.reason] for m in found]
-        table(f"Models of {name}", ["version", "aliases", "trained", "metric", "gate", "reason"], rows)
-    value = {
-        "project": name,
-        "models": [
-            {"version": m.version, "aliases": list(m.aliases), "metrics": dict(m.metrics), "gate": m.gate, "reason": m.reason, "checks": list(m.checks)}
-            for m in found
-        ],
-    }
-    result(as_json, value, f"{len(found)} versions")
-
-
-def _value(metrics: Any, name: str) -> str:
-    if name not in metrics:
-        return ""
-    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
-    return f"{name} {metrics[name]:.4f}" + ("" if low is None or high is None else f" [{low:.4f}, {high:.4f}]")
-
-
-def promote(
-    name: Name,
-    version: Version,
-    force: Annotated[bool, typer.Option("--force", help="Promote a version that the gate refused; needs --reason.")] = False,
-    reason: Annotated[str | None, typer.Option("--reason", help="Why, kept with the version.")] = None,
-    without_parity: Annotated[bool, typer.Option("--without-parity", help="Even when its forms contradict each other; needs --force --reason.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Make a model version the champion."""
-    from batch.announcing import announce
-    from batch.promotion import promote as run
-    from jobs.context import Context
-
-    if force != bool(reason and reason.strip()):
-        raise MisuseError("--force and --reason TEXT belong together: a promotion past the gate is kept with its reason")
-    if without_parity and not force:
-        raise MisuseError("--without-parity goes with --force and --reason TEXT: it lets a model contradict itself")
-    context = Context(load_settings(None, None))
-    project = context.project(name)
-    run(context.models, project, version, reason=reason, without_parity=without_parity)
-    told = announce(context.models, context.bus, project)
-    said = f"version {version} of {name} is champion" + (" (forced)" if force else "") + (f"; {told.why}" if told.why else "")
-    value = {"project": name, "champion": version, "reason": reason, "devices_told": not told.why}
-    result(as_json, value, f"{said}\nNext: anabranch export {name} DIR")
 
 
 def reproduce(name: Name, version: Version, as_json: AsJson = False) -> None:

@@ -48,6 +48,7 @@ def build(settings: Settings) -> Application:
         future_skew_seconds=settings.times.future_skew_seconds,
         clock=now_micros,
         access=_access(settings) if settings.serving.auth == "on" else None,
+        keep=lambda measures: Measures.of(settings.views).write(measures),
         measures=lambda project: Measures.of(settings.views).latest(project),
         measured=lambda *what: Measures.of(settings.views).history(*what),
         sample=partial(sample_current, views),

@@ -153,6 +153,7 @@ _KEYS: dict[str, dict[str, Parser]] = {
         "bus_threads": kind.positive,
         "bus_timeout_seconds": kind.seconds_fraction,
         "prediction_buffer": kind.positive,
+        "shadow_buffer": kind.positive,
         "drain_seconds": kind.seconds_fraction,
     },
     "servers": {

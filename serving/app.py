@@ -23,6 +23,7 @@ from serving.metrics import Metrics
 from serving.pools import Pools
 from serving.predictions import Predictions
 from serving.readiness import readiness
+from serving.shadow import Shadow
 from serving.site import Site
 from stores.problems import ProblemError, of_error
 from stores.requests import path_key
@@ -49,6 +50,7 @@ class Application:
         self.metrics = Metrics(self._measured)
         self.live = Live(context, self._after_looking)
         self.predictions = Predictions(context.bus, self.metrics, context.settings.prediction_buffer)
+        self.shadow = Shadow(context, self.metrics)
         self._pools = Pools(
             store=ThreadPoolExecutor(context.settings.store_threads, thread_name_prefix="store"),
             bus=ThreadPoolExecutor(context.settings.bus_threads, thread_name_prefix="bus"),
@@ -56,7 +58,7 @@ class Application:
         pause, failures = context.settings.breaker_seconds, context.settings.breaker_failures
         self._breakers = Breakers(store=Breaker("Cassandra", failures, pause), bus=Breaker("Kafka", failures, pause))
         self._site = Site(context, self.live)
-        self._endpoints = Endpoints(context, self.live, self.metrics, self.predictions, self._pools, self._breakers)
+        self._endpoints = Endpoints(context, self.live, self.metrics, self.predictions, self.shadow, self._pools, self._breakers)
         self._pages: dict[str, Callable[[Request], Awaitable[Response]]] = {
             "/docs": self._docs, "/openapi.json": self._openapi, "/metrics": self._metrics,
             "/healthz": self._health, "/readyz": self._ready, PREFIX: self._catalogue,
@@ -68,10 +70,12 @@ class Application:
         """Load declarations and begin the work in the background; stores may be down."""
         self.live.start()
         self.predictions.start()
+        self.shadow.start()
 
     def stop(self) -> None:
         """Publish what is buffered and end the background work."""
         self.live.stop()
+        self.shadow.stop()
         self.predictions.stop(self._settings.drain_seconds)
         self._site.stop()
         for pool in (self._pools.store, self._pools.bus):

@@ -87,6 +87,7 @@ def _model(served: Served, found: ModelEntry | None) -> dict[str, Any] | None:
         "intended_use": model.intended_use,
         "limits": model.limits,
         "card": f"/projects/{served.project.name}/card",
+        "trial": {"kind": trial.kind, "version": trial.scorer.version, "share": trial.share} if (trial := served.trial) else None,
     }
 
 

@@ -120,11 +120,44 @@ class ModelEntry(Protocol):
         ...
 
 
+class Tried(Protocol):
+    """A version that is tried on live requests."""
+
+    @property
+    def kind(self) -> str:
+        """``shadow`` or ``canary``."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """The version."""
+        ...
+
+    @property
+    def share(self) -> float:
+        """Of the keys, above 0 and at most 1."""
+        ...
+
+
+class Roles(Protocol):
+    """Which version has which role, of one moment."""
+
+    @property
+    def champion(self) -> str | None:
+        """Version of the model in force."""
+        ...
+
+    @property
+    def trial(self) -> Tried | None:
+        """What is tried beside it."""
+        ...
+
+
 class Models(Protocol):
     """The registry."""
 
-    def champion(self, project: str) -> str | None:
-        """Version of the model in force."""
+    def roles(self, project: str) -> Roles:
+        """Who has which role, by one read."""
         ...
 
     def scorer(self, project: str, version: str) -> Scorer:
@@ -166,6 +199,8 @@ class Context:
     clock: Callable[[], int]
     access: Access | None = None
     """Who may ask what; None lets everybody ask everything."""
+    keep: Callable[[Sequence[Measure]], object] = lambda _: None
+    """Keep measures; raises UnavailableError when the store is away."""
     measures: Callable[[str], Sequence[Measure]] = lambda _: ()
     """The latest measures of a project; raises UnavailableError when the store is away."""
     measured: Callable[[str, str, str, datetime, int], Sequence[Measure]] = lambda *_: ()

@@ -24,9 +24,12 @@ from serving.metrics import Metrics
 from serving.pools import Pools
 from serving.predictions import Predictions
 from serving.readiness import UNTRAINED
+from serving.shadow import Shadow
+from serving.trials import predictions as score
+from serving.trials import scorers
 from stores import requests
 from stores.json_values import encode
-from stores.predict import Answer, needs_store, predict, shown, shown_features, shown_key
+from stores.predict import Answer, needs_store, shown, shown_features, shown_key
 from stores.problems import ProblemError, unprocessable
 from stores.requests import Key
 
@@ -37,9 +40,9 @@ TIMESTAMP = DataType("TIMESTAMP")
 class Endpoints:
     """The endpoints below one project's address."""
 
-    def __init__(self, context: Context, live: Live, metrics: Metrics, predictions: Predictions, pools: Pools, breakers: Breakers) -> None:
+    def __init__(self, context: Context, live: Live, metrics: Metrics, predictions: Predictions, shadow: Shadow, pools: Pools, breakers: Breakers) -> None:
         self._context, self._live, self._metrics, self._breakers = context, live, metrics, breakers
-        self._predictions, self._pools = predictions, pools
+        self._predictions, self._shadow, self._pools = predictions, shadow, pools
         self._known_topics: set[str] = set()
 
     async def predict(self, request: Request, served: Served) -> Response:
@@ -52,13 +55,20 @@ class Endpoints:
         if scorer is None:
             reason = served.troubles.get("model") or ("the models are still being loaded: try again in a moment" if not self._live.looked else "")
             raise ProblemError(503, "no-model", reason or f"{project.name} has " + UNTRAINED.format(name=project.name))
-        wanted = [one.key for one in asked if one.key is not None and needs_store(one, scorer)]
-        found = iter(await self._stored(served, wanted) if wanted else ())
-        stored = [next(found) if one.key is not None and needs_store(one, scorer) else None for one in asked]
+        answering = scorers(project, scorer, served.trial, asked)
+        # Of a canary's keys the champion must be able to answer too, should it fail.
+        wanted = [
+            one.key if needs_store(one, by) or (by is not scorer and needs_store(one, scorer)) else None for one, by in zip(asked, answering, strict=True)
+        ]
+        keys = [key for key in wanted if key is not None]
+        found = iter(await self._stored(served, keys) if keys else ())
+        stored = [None if key is None else next(found) for key in wanted]
         now = self._context.clock()
-        predictions = predict(project, scorer, asked, stored, now)
+        predictions = score(project, scorer, answering, asked, stored, now)
         for one, prediction in zip(asked, predictions, strict=True):
             self._predictions.add(project.name, now, one, prediction)
+        if served.trial is not None:
+            self._shadow.add(project, scorer, served.trial, asked, stored, predictions)
         degraded = sum(1 for prediction in predictions if prediction.answer["degraded"])
         if degraded:
             self._metrics.degraded.labels(project.name).inc(degraded)

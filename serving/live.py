@@ -14,7 +14,8 @@ from typing import TypeVar
 from features.declaration import Project
 from features.errors import AnabranchError
 from features.loading import list_projects, load_project
-from serving.context import Context, Manifest
+from serving.context import Context, Manifest, Roles
+from serving.trials import Trial
 from stores.predict import Scorer
 
 log = logging.getLogger(__name__)
@@ -28,9 +29,11 @@ class Served:
 
     project: Project
     scorer: Scorer | None = None
+    trial: Trial | None = None
+    """A version that is tried beside the champion."""
     manifest: Manifest | None = None
     troubles: Mapping[str, str] = field(default_factory=dict)
-    """What was wrong at the last look: ``model``, ``store``, ``views`` or ``declaration``, and why."""
+    """What was wrong at the last look: ``model``, ``trial``, ``store``, ``views`` or ``declaration``, and why."""
     looked: bool = False
     """Whether model and manifest have been looked at: before, that there are none means nothing."""
 
@@ -123,12 +126,16 @@ class Live:
         name = served.project.name
         troubles = {what: why for what, why in served.troubles.items() if what == "declaration"}
         manifest = self._try("store", lambda: self._context.views.manifest(name), served.manifest, troubles)
-        scorer = self._try("model", lambda: self._champion(served), served.scorer, troubles)
+        roles = None if served.project.model is None else self._try("model", lambda: self._context.models.roles(name), None, troubles)
+        scorer, trial = served.scorer, served.trial
+        if roles is not None:
+            scorer = self._try("model", lambda: self._scorer(name, roles.champion, served.scorer), served.scorer, troubles)
+            trial = None if scorer is None else self._try("trial", lambda: self._tried(name, roles, scorer, served.trial), None, troubles)
         if "store" not in troubles:
             self._try("views", lambda: self._context.answers.prepare(served.project, manifest), None, troubles)
-        for what in ("store", "model", "views"):
+        for what in ("store", "model", "trial", "views"):
             self._report(name, what, troubles.get(what))
-        return replace(served, manifest=manifest, scorer=scorer, troubles=troubles, looked=True)
+        return replace(served, manifest=manifest, scorer=scorer, trial=trial, troubles=troubles, looked=True)
 
     @staticmethod
     def _try(what: str, look: Callable[[], T], otherwise: T, troubles: dict[str, str]) -> T:
@@ -142,17 +149,19 @@ class Live:
             troubles[what] = f"{type(error).__name__}: {error}"
         return otherwise
 
-    def _champion(self, served: Served) -> Scorer | None:
-        if served.project.model is None:
-            return None
-        name, before = served.project.name, served.scorer
-        version = self._context.models.champion(name)
-        if version is None:
-            return None
-        if before is not None and before.version == version:
-            return before
+    def _scorer(self, name: str, version: str | None, before: Scorer | None) -> Scorer | None:
+        if version is None or (before is not None and before.version == version):
+            return None if version is None else before
         log.info("project %s: model version %s is served (before: %s)", name, version, before.version if before else "none")
         return self._context.models.scorer(name, version)
+
+    def _tried(self, name: str, roles: Roles, champion: Scorer, before: Trial | None) -> Trial | None:
+        """The version tried beside the champion; none when that is the champion by now."""
+        tried = roles.trial
+        if tried is None or tried.version == champion.version:
+            return None
+        scorer = before.scorer if before is not None and before.scorer.version == tried.version else self._context.models.scorer(name, tried.version)
+        return Trial(kind=tried.kind, share=tried.share, scorer=scorer)
 
     def _report(self, name: str, what: str, trouble: str | None) -> None:
         """Log a trouble when it comes and when it goes, not at every look."""

@@ -9,6 +9,7 @@ from features.times import SECOND
 from serving.live import Served
 from serving.measured import Measured
 
+APART = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -32,6 +33,14 @@ class Metrics:
         self.batch_cut = Gauge("anabranch_batch_cut_seconds", "Cut of the batch version, seconds since 1970.", ("project",), registry=registry)
         self.kept = Gauge("anabranch_batch_parts", "The cache of batch parts: bytes, entries, hits, misses.", ("what",), registry=registry)
         self.breaker = Gauge("anabranch_breaker_open", "1 while a store that failed is left alone.", ("store",), registry=registry)
+        self.compared = Counter(
+            "anabranch_trial_compared",
+            "Live requests scored by champion and tried version, by whether the label flips.",
+            ("project", "kind", "label"),
+            registry=registry,
+        )
+        self.apart = Histogram("anabranch_trial_apart", "How far their scores lie apart.", ("project", "kind"), buckets=APART, registry=registry)
+        self.not_compared = Counter("anabranch_trial_not_compared", "Live requests that were not compared.", ("reason",), registry=registry)
         self.model = Gauge("anabranch_model_served", "1 for the model version served.", ("project", "version"), registry=registry)
 
     def answered(self, route: str, project: str, status: int, started: float) -> None:

@@ -39,6 +39,8 @@ class ServingSettings:
     """The largest request body."""
     prediction_buffer: int = 10_000
     """Predictions that wait to be published; more than these are dropped and counted, never waited for."""
+    shadow_buffer: int = 1_000
+    """Answers that wait to be compared with a version that is tried; more than these are not compared, and counted."""
     shared: Path | None = None
     """Where workers leave their metrics for each other; needed when there are several."""
     drain_seconds: float = 5.0

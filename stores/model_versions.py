@@ -35,7 +35,10 @@ class TrainingRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelVersion:
-    """One version as people list it; `created` is ISO 8601 UTC, `gate` is ``passed``, ``refused`` or empty, `reason` why."""
+    """One version as people list it; `created` is ISO 8601 UTC, `gate` is ``passed``, ``refused`` or empty, `reason` why.
+
+    Among `aliases` is also how it is tried on live requests, such as ``canary 10%``.
+    """
 
     version: str
     aliases: tuple[str, ...]

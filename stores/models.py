@@ -87,8 +87,11 @@ class Models(ModelRoles):
     def list(self, project: str) -> "list[ModelVersion]":
         """Every version, the newest first."""
         names: dict[str, list[str]] = {}
-        for alias, version in self.roles(project).aliases.items():
+        roles = self.roles(project)
+        for alias, version in roles.aliases.items():
             names.setdefault(version, []).append(alias)
+        if roles.trial is not None:
+            names.setdefault(roles.trial.version, []).append(roles.trial.said)
         with self._asking():
             found = self._client.search_model_versions(f"name = '{project}'")
             return sorted((self._listed(entry, names) for entry in found), key=lambda entry: -int(entry.version))

@@ -16,6 +16,8 @@ from serving.app import Application, create_app
 from serving.context import Context
 from serving.http import Request, Response
 from serving.settings import ServingSettings
+from stores.measures import Measure
+from stores.model_roles import Roles, Trial
 
 NOW = parse_time("2024-05-01T12:00:00Z")
 PROJECTS = Path(__file__).parent.parent / "projects"
@@ -113,12 +115,18 @@ class Registry:
     features: Sequence[str]
     version: str | None = "3"
     kept: dict[str, bytes] = field(default_factory=dict)
+    trial: Trial | None = None
+    others: dict[str, Any] = field(default_factory=dict)
+    """Versions that are no `SumScorer`; an error is raised."""
 
-    def champion(self, project: str) -> str | None:
-        return self.version
+    def roles(self, project: str) -> Roles:
+        return Roles(aliases={"champion": self.version} if self.version else {}, trial=self.trial)
 
-    def scorer(self, project: str, version: str) -> SumScorer:
-        return SumScorer(version, self.features)
+    def scorer(self, project: str, version: str) -> Any:
+        found = self.others.get(version, SumScorer(version, self.features))
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     def entry(self, project: str, version: str) -> FakeEntry:
         return FakeEntry(version)
@@ -156,6 +164,7 @@ class Bench:
     store: Store
     registry: Registry
     topics: Topics
+    kept: list[Measure]
 
     def ask(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> tuple[int, Any]:
         """Status and decoded JSON of an answer; `body` bytes are sent as they are."""
@@ -169,7 +178,12 @@ class Bench:
 
 def bench(folder: Path, features: Sequence[str], settings: ServingSettings | None = None) -> Bench:
     """A server over the declarations in `folder`, its projects looked at once."""
-    store, registry, topics = Store(), Registry(features), Topics()
+    store, registry, topics, kept = Store(), Registry(features), Topics(), list[Measure]()
+
+    def keep(measures: Sequence[Measure]) -> None:
+        store.check()
+        kept.extend(measures)
+
     context = Context(
         folders=(folder,),
         views=store,
@@ -179,7 +193,8 @@ def bench(folder: Path, features: Sequence[str], settings: ServingSettings | Non
         settings=settings or ServingSettings(store_timeout_seconds=1),
         future_skew_seconds=300,
         clock=lambda: NOW,
+        keep=keep,
     )
     app = create_app(context)
     app.live.refresh()
-    return Bench(app, store, registry, topics)
+    return Bench(app, store, registry, topics, kept)

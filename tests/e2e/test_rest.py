@@ -21,6 +21,7 @@ from batch.trainers import TrainingRows, fit
 from features.declaration import Project
 from features.loading import load_project
 from features.times import HOUR, floor_to, format_time
+from jobs.cli import main
 from jobs.processes import read_record
 from jobs.serve import serve
 from jobs.settings import Settings
@@ -194,6 +195,47 @@ def test_events_reach_their_topic_and_predictions_theirs(rest: Rest) -> None:
         20, lambda: [r for r in _messages(rest, f"predictions.{rest.project.name}") if r["asked"]["features"] == {"x_count": 7}] or None, "the prediction"
     )
     assert sent[0]["answered"]["model_version"] == sent[0]["versions"]["model"]
+
+
+def test_a_shadow_and_a_canary_are_seen_within_seconds_and_reported(rest: Rest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    name, keys, views = rest.project.name, [f"t{number}" for number in range(200)], rest.settings.views
+    told = {
+        "ANABRANCH_PROJECTS": str(rest.settings.projects[0]), "ANABRANCH__MODELS__TRACKING_URI": rest.models.settings.tracking_uri,
+        "ANABRANCH__VIEWS__HOSTS": views.hosts[0], "ANABRANCH__VIEWS__PORT": str(views.port), "ANABRANCH__VIEWS__KEYSPACE": views.keyspace,
+        "ANABRANCH__BUS__BOOTSTRAP_SERVERS": rest.settings.bus.bootstrap_servers,
+    }  # fmt: skip
+    for variable, value in told.items():
+        monkeypatch.setenv(variable, value)
+
+    def verb(*words: str) -> Any:
+        assert main([*words, "--json"]) == 0
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    def answering() -> set[str]:
+        return {one["model_version"] for one in rest.ask("POST", "{p}/predict", {"keys": keys})[1]["predictions"]}
+
+    def trial() -> Any:
+        return rest.ask("GET", "{p}")[1]["model"]["trial"]
+
+    assert verb("promote", name, "1", "--shadow")["trial"] == "shadow"
+    until(4, lambda: trial() == {"kind": "shadow", "version": "1", "share": 1.0} or None, "the shadow")
+    assert answering() == {"2"}
+    assert verb("promote", name, "1", "--canary", "30%")["share"] == 0.3
+    until(4, lambda: answering() == {"1", "2"} or None, "the canary")
+
+    def reported() -> Any:
+        found = {one["kind"]: one for one in verb("models", name, "--compare")["compared"]}
+        return found if set(found) == {"shadow", "canary"} else None
+
+    found = until(30, reported, "both comparisons")
+    assert found["shadow"]["rows"] == 200
+    assert (found["canary"]["version"], found["canary"]["champion"]) == ("1", "2")
+    assert all(0 <= one["flips"] <= 1 and one["p99_apart"] < 1e-6 for one in found.values())  # trained on the same rows
+    assert any("canary 30%" in one["aliases"] for one in verb("models", name)["models"])
+    assert main(["promote", name, "2", "--canary", "10%"]) == 2
+    assert "it is the champion" in capsys.readouterr().err
+    assert verb("promote", name, "2")["devices_told"] is True
+    until(4, lambda: (trial() is None and answering() == {"2"}) or None, "the end of the trial")
 
 
 def test_cassandra_that_stands_still_leaves_degraded_answers_of_known_keys(rest: Rest) -> None:
