@@ -164,7 +164,7 @@ class Bench:
     store: Store
     registry: Registry
     topics: Topics
-    kept: list[Measure]
+    kept: list[Measure] = field(default_factory=list)
 
     def ask(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> tuple[int, Any]:
         """Status and decoded JSON of an answer; `body` bytes are sent as they are."""
