@@ -84,7 +84,7 @@ def lake_run(spark: SparkSession, lake: Lake, project: Project, progress: Progre
     """Train and judge on the lake's `versions`: the run, how many labels were usable and how many were not; nothing is registered."""
     _, model = _learnable(project)
     check_model(model)
-    frame, total = _lake_frame(spark, lake, project, progress, versions)
+    frame, total = lake_frame(spark, lake, project, progress, versions)
     found = trainer(model.trainer)
     # A search makes many trainings: they stay on the driver unless the declaration says otherwise.
     if total and found.learn_frame is not None and model.search is None and found.spreads(total, model.params):
@@ -103,12 +103,12 @@ def lake_training_set(
     spark: SparkSession, lake: Lake, project: Project, progress: Progress, versions: Mapping[str, int]
 ) -> tuple[pa.Table, int, Mapping[str, int]]:
     """The training set of the lake's `versions` in memory, how many labels were unusable, and the versions."""
-    frame, total = _lake_frame(spark, lake, project, progress, versions)
+    frame, total = lake_frame(spark, lake, project, progress, versions)
     table = _collected(project, frame, total)
     return table, total - table.num_rows, versions
 
 
-def _lake_frame(spark: SparkSession, lake: Lake, project: Project, progress: Progress, versions: Mapping[str, int]) -> tuple[DataFrame, int]:
+def lake_frame(spark: SparkSession, lake: Lake, project: Project, progress: Progress, versions: Mapping[str, int]) -> tuple[DataFrame, int]:
     """The training set, and how many label events there are."""
     label, _ = _learnable(project)
     # The recorded versions, so that the training set can be made again whatever lands meanwhile.

@@ -8,7 +8,7 @@ from features.aggregates.sketches import ApproxDistinct, ApproxPercentile, Disti
 from features.aggregates.spread import Correlation, Covariance, Kurtosis, Skewness, Slope, StdDev, Variance
 from features.declaration import FeatureView, Label, Project, Source
 from features.freshness import Freshness
-from features.modelling import Gate, Member, Model, Search, Slice
+from features.modelling import Gate, Member, Model, Online, Search, Slice
 
 AGGREGATES: tuple[type[Aggregate], ...] = (
     Count,
@@ -72,6 +72,7 @@ __all__ = [
     "Min",
     "Model",
     "MostFrequent",
+    "Online",
     "Project",
     "Rate",
     "Search",

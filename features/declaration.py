@@ -16,7 +16,7 @@ from features.times import HOUR, format_duration
 from features.windows import Window, make_window
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
-_RESERVED = {"key", "score", "model_version", "batch_version", "as_of", "layer", "label"}
+_RESERVED = {"key", "score", "model_version", "batch_version", "as_of", "layer", "label", "online_score"}
 
 
 def _check_name(name: object, what: str) -> None:
@@ -263,8 +263,16 @@ class Project:
         if aside:
             raise DeclarationError(f"{place}: model category {aside[0]!r} is not among Model(features=...): add it there")
         lists = [part.feature for part in (self.model.declared_slices if self.model else ()) if types[part.feature].array]
+        if self.model and self.model.online:
+            self._check_online(place)
         if lists:
             raise DeclarationError(f"{place}: model slice {lists[0]!r} is {types[lists[0]]}: a slice needs single values")
+
+    def _check_online(self, place: str) -> None:
+        if self.label is not None and self.label.source.topic is None:
+            raise DeclarationError(f"{place}: online learning reads labels from a topic, and source {self.label.source.name!r} has none: give it one")
+        if all(self.column_of[name].type.text for name in self.model_features):
+            raise DeclarationError(f"{place}: online learning needs a feature that is a number, and the model's are all texts: leave Model(online=...) out")
 
     def _check_keys(self, view: FeatureView, place: str) -> None:
         missing = [name for name in view.keys if name not in self.keys]

@@ -11,6 +11,7 @@ METRICS = {"roc_auc": "class", "average_precision": "class", "log_loss": "class"
 SMALLER_IS_BETTER = frozenset({"log_loss", "rmse", "mae"})
 SPLITS = ("time", "key")
 BALANCED = "balanced"
+LEARNERS = ("sgd",)
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -88,12 +89,32 @@ class Member:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Online:
+    """A second model that learns from each label as it arrives, between one batch and the next.
+
+    `learner`: ``sgd``, a linear model by stochastic gradient descent over the model's numbers. `rate`: length of the first step; the
+    n-th is shorter by n^(1/4). `penalty`: how strongly weights are drawn to nothing. `passes`: over a batch's training set.
+    """
+
+    learner: str = "sgd"
+    rate: float = 0.1
+    penalty: float = 1e-4
+    passes: int = 5
+
+    def __post_init__(self) -> None:
+        if self.learner not in LEARNERS:
+            raise DeclarationError(f"model: online learner {self.learner!r} is unknown: use {' or '.join(LEARNERS)}")
+        if not 0 < self.rate <= 10 or not 0 <= self.penalty < 1 or self.passes < 1:
+            raise DeclarationError(f"model: {self}: rate must be above 0 and at most 10, penalty from 0 to below 1, passes 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """How to learn it. `trainer`: a registered name, or ``module:function`` in a folder of projects; `features`: those used, empty for all.
 
     `categories` are features whose numbers are names of kinds. `split`: ``time`` trains on the earlier and tests on the later labels,
     ``key`` on different keys; either way no key is on both sides. `class_weight`: ``balanced`` or a weight by class. `members` belong to
-    the trainers ``ensemble`` and ``cascade``.
+    the trainers ``ensemble`` and ``cascade``. `online` is learnt beside it and changes nothing of what it is.
     """
 
     trainer: str = "auto"
@@ -110,6 +131,7 @@ class Model:
     members: tuple[str | Member, ...] = ()
     intended_use: str = ""
     limits: str = ""
+    online: Online | None = None
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from features.declaration import Project
-from features.errors import AnabranchError, MisuseError
+from features.errors import AnabranchError, MisuseError, UnavailableError
 from features.times import parse_time
 from jobs.inspect_verbs import AsJson, Name
 from jobs.settings import ROOT, load_settings
@@ -46,6 +46,7 @@ def train(name: Name, finish: Annotated[bool, typer.Option("--finish", help="Reg
             result(as_json, finished, "\n".join(_told(version, champion, reason) for version, champion, reason in done))
             return
         trained = run(context.spark, context.lake, context.models, project, Steps(), place=place(context, project))
+        begin_online(context, project, Steps())
     finally:
         context.close()
     value: dict[str, Any] = {"project": name, "model_version": trained.version, "champion": trained.champion, "rows": trained.rows, "metrics": trained.metrics}
@@ -54,6 +55,17 @@ def train(name: Name, finish: Annotated[bool, typer.Option("--finish", help="Reg
         _show(name, trained)
     said = _told(trained.version, trained.champion, trained.reason)
     result(as_json, value, f"{said}\nNext: anabranch score {name} --in ROWS --out FOLDER, or anabranch serve")
+
+
+def begin_online(context: "Context", project: Project, steps: Steps) -> None:
+    """Begin the project's online model anew, if it declares one; a store that is away costs this part only."""
+    from batch.online import reset_online
+    from stores.online import OnlineModels
+
+    try:
+        reset_online(context.spark, context.lake, OnlineModels(context.views), project, steps)
+    except UnavailableError as error:
+        steps.step(f"the online model goes on as it was: {error}")
 
 
 def place(context: "Context", project: Project) -> "TrainingPlace":

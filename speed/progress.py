@@ -15,7 +15,7 @@ from features.times import SECOND, to_micros
 class Snapshot:
     """One query at one moment. `lag`: messages not read yet, by partition; `seconds`: of its last micro-batch.
 
-    `source` and `events` of the query that answers score requests are its own name and requests.
+    `source` and `events` of queries that answer score requests or learn are their own name, and requests or labels.
     """
 
     project: str

@@ -16,7 +16,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 from features.declaration import Project
 from features.errors import AnabranchError, UnavailableError
 from features.times import SECOND
-from speed import requests
+from speed import online, requests
 from speed.progress import Meter, Snapshot
 from speed.views import Channel, fed_sources, prepare, start_source
 from stores.retirement import needed_since, retire_tiles
@@ -161,23 +161,30 @@ class Running:
             open_slots=kept.meter.open_slots,
             seconds=kept.meter.seconds,
             restarts=kept.restarts,
-            unit="requests" if kept.name == requests.NAME else "events",
+            unit={requests.NAME: "requests", online.NAME: "labels"}.get(kept.name, "events"),
         )
 
 
 def _queries(spark: SparkSession, channel: Channel, project: Project) -> Iterator[_Kept]:
-    """One a source, and one for the requests of a project with a model."""
+    """One a source, one for the requests of a project with a model, one for labels that are learnt online."""
     slot = channel.times.slot_seconds
     for source in fed_sources(project):
         yield _Kept(project, source.name, str(source.topic), partial(start_source, spark, channel, project, source), Meter(slot))
     if project.model is not None:
         yield _Kept(project, requests.NAME, requests.requests_topic(project.name), partial(requests.start_requests, spark, channel, project), Meter(slot))
+    labels = online.label_topic(project)
+    if labels is not None:
+        yield _Kept(project, online.NAME, labels, partial(online.start_online, spark, channel, project), Meter(slot))
 
 
 def _prepare(channel: Channel, project: Project) -> None:
     prepare(channel, project)
     if project.model is not None:
         requests.prepare_requests(channel, project)
+    labels = online.label_topic(project)
+    if labels is not None:
+        channel.bus.ensure_topics([labels])
+        channel.bus.require_arrival([labels])
 
 
 def _is_absence(error: Exception) -> bool:

@@ -12,6 +12,7 @@ from features.keys import key_text, key_values
 from features.times import format_time, from_micros
 from stores.answers import Answer, Answers
 from stores.models import Models, Scorer
+from stores.online import OnlineModel, OnlineModels, online_of
 from stores.parts import Parts
 from stores.settings import ModelsSettings, ViewsSettings
 from stores.views import DeclaredAnewError, Views, cql_value
@@ -21,32 +22,39 @@ _AT_ONCE = 200  # keys whose reads run side by side
 SCORES_SCHEMA = "key STRING, value STRING"
 
 
-def refresh(answers: Answers, scorer: Scorer | None, project: Project, keys: Sequence[str], layer: str) -> list[dict[str, Any]]:
+def refresh(
+    answers: Answers, scorer: Scorer | None, project: Project, keys: Sequence[str], layer: str, online: OnlineModel | None = None
+) -> list[dict[str, Any]]:
     """Merge, score and write the current rows of `keys` (stored texts); returns the rows as written."""
     rows: list[dict[str, Any]] = []
     for start in range(0, len(keys), _AT_ONCE):
         chunk = [key_values(project.keys, key) for key in keys[start : start + _AT_ONCE]]
         found = answers.features(project, chunk)
-        made = _rows(project, found, scorer, layer)
+        made = _rows(project, found, scorer, layer, online)
         answers.views.write_current(project.name, made, found[0].as_of)
         rows.extend(made)
     return rows
 
 
-def _rows(project: Project, found: Sequence[Answer], scorer: Scorer | None, layer: str) -> list[dict[str, Any]]:
+def _rows(project: Project, found: Sequence[Answer], scorer: Scorer | None, layer: str, online: OnlineModel | None) -> list[dict[str, Any]]:
     scores: list[float | None] = [None] * len(found)
     labels: list[int | None] = [None] * len(found)
     if scorer is not None:
         raw = scorer.score({name: [answer.values[name] for answer in found] for name in scorer.features})
         scores, labels = raw.tolist(), list(scorer.label(raw))
+    beside: list[dict[str, float | None]] = [{} for _ in found]
+    if online_of(project) is not None:
+        columns = {name: [answer.values[name] for answer in found] for name in project.model_features}
+        second = [None] * len(found) if online is None else online.score(columns, project)
+        beside = [{"online_score": score} for score in second]
     types = {column.name: str(column.type) for column in project.columns}
     rows = []
-    for answer, score, label in zip(found, scores, labels, strict=True):
+    for answer, score, label, more in zip(found, scores, labels, beside, strict=True):
         keys = {name: value for name, value in answer.key.items() if name not in types and name != "key"}
         features = {name: cql_value(value, types[name]) for name, value in answer.values.items()}
         versions = {"model_version": scorer.version if scorer else None, "batch_version": answer.batch_version}
         said = {"score": score, "label": label, **versions, "as_of": from_micros(answer.as_of), "layer": layer}
-        rows.append({"key": key_text(project.keys, answer.key), **keys, **features, **said})
+        rows.append({"key": key_text(project.keys, answer.key), **keys, **features, **said, **more})
     return rows
 
 
@@ -56,8 +64,9 @@ def refresher(views: ViewsSettings, models: ModelsSettings, project: Project, mo
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         answers = kept_answers(views)
         scorer = Models(models).scorer(project.name, model_version) if model_version else None
+        online = OnlineModels(answers.views).read(project)
         for batch in batches:
-            rows = _refreshed(answers, scorer, project, batch.column("key").to_pylist(), layer)
+            rows = _refreshed(answers, scorer, project, batch.column("key").to_pylist(), layer, online)
             yield pa.RecordBatch.from_pydict({"key": [row["key"] for row in rows], "value": [_message(row) for row in rows]})
 
     return run
@@ -69,9 +78,9 @@ def kept_answers(views: ViewsSettings) -> Answers:
     return Answers(Views(views), parts=Parts(_PARTS_BYTES))
 
 
-def _refreshed(answers: Answers, scorer: Scorer | None, project: Project, keys: Sequence[str], layer: str) -> list[dict[str, Any]]:
+def _refreshed(answers: Answers, scorer: Scorer | None, project: Project, keys: Sequence[str], layer: str, online: OnlineModel | None) -> list[dict[str, Any]]:
     try:
-        return refresh(answers, scorer, project, keys, layer) if keys else []
+        return refresh(answers, scorer, project, keys, layer, online) if keys else []
     except DeclaredAnewError:
         # The stream goes on without answers: its tiles are what the next build counts on.
         if layer != "speed":
@@ -82,4 +91,5 @@ def _refreshed(answers: Answers, scorer: Scorer | None, project: Project, keys: 
 def _message(row: dict[str, Any]) -> str:
     moment = row["as_of"]
     names = ("key", "score", "label", "model_version", "batch_version", "layer")
-    return json.dumps({**{name: row[name] for name in names}, "as_of": format_time(int(moment.timestamp() * 1_000_000))})
+    beside = {name: row[name] for name in ("online_score",) if name in row}
+    return json.dumps({**{name: row[name] for name in names}, **beside, "as_of": format_time(int(moment.timestamp() * 1_000_000))})

@@ -306,7 +306,8 @@ class Views:
         wanted = {"score": "double", "label": "int", "model_version": "text", "batch_version": "bigint", "as_of": "timestamp", "layer": "text"}
         features = {column.name: cql_type(column.type) for column in project.columns}
         keys = {name: "text" for name in project.keys if name not in features and name != "key"}
-        wanted = {**keys, **features, **wanted}
+        online = {"online_score": "double"} if project.model is not None and project.model.online is not None else {}
+        wanted = {**keys, **features, **wanted, **online}
         table = current_table(project.name)
         columns = ", ".join(f'"{name}" {kind}' for name, kind in wanted.items())
         self.session.execute(f"CREATE TABLE IF NOT EXISTS {table} (key text PRIMARY KEY, {columns})")

@@ -1,0 +1,180 @@
+"""Online learning: labels become examples as they arrive, for the approximate model that stands beside the champion.
+
+Each label is scored before it is learnt from, by both models on the same features, which is how they are compared. Its
+features are answered as of its event time; where events at or after that time are folded already, the answer says so and the
+example counts as approximate. Labels from before the batch's cut are the batch's, and left out here.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.streaming.query import StreamingQuery
+
+from features.declaration import Label, Project
+from features.errors import AnabranchError
+from features.keys import key_values
+from features.spark import key_column
+from features.times import from_micros
+from speed.views import Channel, timed
+from stores.answers import Answer, Answers, now_micros
+from stores.events import good_events
+from stores.measures import Measure, Measures
+from stores.models import Scorer
+from stores.online import OnlineModel, OnlineModels, fresh, online_of, online_rows
+from stores.parts import Parts
+from stores.views import DeclaredAnewError
+
+log = logging.getLogger(__name__)
+NAME = "online"
+"""How the query of a project's learner is called, where those of sources have the source's name."""
+_STEP = 5_000  # messages of a partition that are learnt before the state is written
+_PARTS_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Example:
+    """A label: its key as stored text, its event time in microseconds, the target; None for one without."""
+
+    key: str
+    at: int
+    target: float | None
+
+
+@dataclass
+class Compared:
+    """What both models said of labels before they were learnt from: rows of (online, champion, target)."""
+
+    rows: list[tuple[float, float, float]]
+
+    def measures(self, project: Project, version: str) -> Iterator[Measure]:
+        """Mean difference of the scores, share of labels where the classes differ, squared error of each."""
+        if not self.rows:
+            return
+        online, champion, target = np.array(self.rows, dtype=np.float64).T
+        values = {
+            "difference": np.abs(online - champion).mean(),
+            "squared_error": np.square(online - target).mean(),
+            "champion_squared_error": np.square(champion - target).mean(),
+            "labels": len(self.rows),
+        }
+        if project.model is not None and project.model.task == "class":
+            values["flips"] = ((online >= 0.5) != (champion >= 0.5)).mean()
+        at = from_micros(now_micros())
+        for name, value in values.items():
+            yield Measure(project=project.name, subject=NAME, name=name, at=at, value=float(value), version=version)
+
+
+def label_topic(project: Project) -> str | None:
+    """The topic that labels of a project with online learning come by."""
+    return project.label.source.topic if project.label is not None and online_of(project) is not None else None
+
+
+def start_online(spark: SparkSession, channel: Channel, project: Project) -> StreamingQuery:
+    """Start the query that learns, for which `prepare` was called. It only says that there are labels: the state says from where."""
+    topic = str(label_topic(project))
+    writer = (
+        spark.readStream.format("kafka")
+        .options(**{**channel.bus.spark_options([topic]), "failOnDataLoss": "false"})
+        .load()
+        .writeStream.queryName(f"{project.name}.{NAME}")
+        .option("checkpointLocation", f"{channel.checkpoints.rstrip('/')}/{project.name}/{NAME}")
+        .foreachBatch(_micro_batch(spark, channel, project))
+    )
+    return timed(writer, channel).start()
+
+
+def _micro_batch(spark: SparkSession, channel: Channel, project: Project) -> Callable[[DataFrame, int], None]:
+    learning = Learning(spark, channel, project)
+
+    def run(messages: DataFrame, number: int) -> None:
+        found = messages.count()
+        learnt = learning.up_to(channel.bus.ends(str(label_topic(project))))
+        log.info("learnt project=%s number=%s messages=%s labels=%s", project.name, number, found, learnt)
+
+    return run
+
+
+class Learning:
+    """Brings a project's online model up to a place in the topic of its labels."""
+
+    def __init__(self, spark: SparkSession, channel: Channel, project: Project) -> None:
+        self._spark, self._channel, self._project = spark, channel, project
+        self._models = OnlineModels(channel.views)
+        self._answers = Answers(channel.views, patience=1.0, parts=Parts(_PARTS_BYTES))
+
+    def up_to(self, ends: Mapping[int, int]) -> int:
+        """Learn what lies before `ends`, offsets by partition, and is not in the model yet; returns how many labels."""
+        online, done = online_of(self._project), 0
+        while online is not None:
+            expected = self._models.revision(self._project.name)
+            before = self._models.read(self._project) or fresh(self._project, online)
+            upto = {part: min(end, before.offsets.get(part, 0) + _STEP) for part, end in ends.items() if end > before.offsets.get(part, 0)}
+            if not upto:
+                break
+            try:
+                after, compared, version = self._learnt(before, upto)
+            except DeclaredAnewError as error:
+                log.warning("labels of %s are learnt later: %s", self._project.name, error)
+                break
+            # Lost to a batch that reset the model meanwhile: what was learnt here is learnt again on top of that.
+            if self._models.write(self._project, after, expected) is not None:
+                done += after.learnt - before.learnt
+                Measures.of(self._channel.views.settings).write(list(compared.measures(self._project, version)))
+        return done
+
+    def _learnt(self, before: OnlineModel, upto: Mapping[int, int]) -> tuple[OnlineModel, Compared, str]:
+        project = self._project
+        version = self._channel.models.champion(project.name)
+        scorer = self._channel.models.scorer(project.name, version) if version else None
+        manifest, compared = self._answers.manifest(project.name), Compared([])
+        learnt, approximate, left_out = before.learnt, before.approximate, before.left_out
+        for example in self._examples(before.offsets, upto):
+            if example.target is None or (manifest is not None and example.at < manifest.cut):
+                left_out += 1
+                continue
+            (answer,) = self._answers.features(project, [key_values(project.keys, example.key)], example.at)
+            compared.rows.extend(_compare(project, before, scorer, answer, example.target))
+            before.learner.learn(online_rows(project, _columns(answer))[0], example.target)
+            learnt += 1
+            approximate += answer.degraded is not None
+        after = replace(before, offsets={**before.offsets, **upto}, learnt=learnt, approximate=approximate, left_out=left_out)
+        return after, compared, version or ""
+
+    def _examples(self, since: Mapping[int, int], upto: Mapping[int, int]) -> list[Example]:
+        """Labels of the topic's messages in [since, upto), in the order of their arrival, each id once."""
+        channel, project, label = self._channel, self._project, self._project.label
+        if label is None:
+            raise AnabranchError(f"project {project.name!r} has no label: online learning needs one")
+        topic = str(label.source.topic)
+        places = {name: json.dumps({topic: {str(part): offset for part, offset in found.items()}}) for name, found in
+                  (("startingOffsets", {part: since.get(part, 0) for part in upto}), ("endingOffsets", upto))}  # fmt: skip
+        options = {**channel.bus.spark_options([]), **places, "failOnDataLoss": "false"}
+        options["assign"] = json.dumps({topic: sorted(upto)})
+        messages = self._spark.read.format("kafka").options(**options).load()
+        events = good_events(project, label.source, messages, channel.times, channel.suites(project).get(label.source.name))
+        return _collected(label, events.dropDuplicates([label.source.id]))
+
+
+def _collected(label: Label, events: DataFrame) -> list[Example]:
+    target, at = F.expr(label.target).cast("double"), F.unix_micros(F.col(f"`{label.source.time}`").cast("timestamp"))
+    finite = F.when(F.abs(target) < float("inf"), target)
+    order = [F.col(name) for name in ("_arrival", "_partition", "_offset")]
+    found = events.select(key_column(label.keys).alias("key"), at.alias("at"), finite.alias("target"), *order).orderBy(*order)
+    return [Example(row["key"], row["at"], row["target"]) for row in found.collect() if row["key"] is not None]
+
+
+def _columns(answer: Answer) -> dict[str, list[Any]]:
+    return {name: [value] for name, value in answer.values.items()}
+
+
+def _compare(project: Project, model: OnlineModel, scorer: Scorer | None, answer: Answer, target: float) -> Iterator[tuple[float, float, float]]:
+    (online,) = model.score(_columns(answer), project)
+    if scorer is not None and online is not None:
+        (champion,) = scorer.score(_columns(answer)).tolist()
+        yield online, champion, target
