@@ -16,21 +16,28 @@ from stores.files import hadoop, hadoop_child
 
 MARKER = "_anabranch.json"
 """A file in every folder written here; a folder without it is somebody else's and never replaced."""
+CSV = {"header": "true", "escape": '"', "enforceSchema": "false"}
+"""How Spark is to read CSV: all columns as texts, and files whose headers differ are an error."""
 _FORMATS = {"csv": "csv", "json": "json", "jsonl": "json", "ndjson": "json", "parquet": "parquet"}
 
 
 def read_rows(spark: SparkSession, path: str) -> DataFrame:
     """Rows of a CSV with header (all columns STRING), JSON lines or Parquet file or folder, or of a Delta folder."""
+    form = form_of(spark, path)
+    return spark.read.format(form).options(**(CSV if form == "csv" else {})).load(path)
+
+
+def form_of(spark: SparkSession, path: str) -> str:
+    """``csv``, ``json``, ``parquet`` or ``delta``; raises MisuseError when there is nothing of these."""
     files, place = hadoop(spark, path)
     if not files.exists(place):
         raise MisuseError(f"there is no file or folder {path}: give a CSV, JSON lines, Parquet or Delta data set")
     if files.exists(hadoop_child(spark, place, "_delta_log")):
-        return spark.read.format("delta").load(path)
+        return "delta"
     kind = _kind(files, place)
     if kind is None:
         raise MisuseError(f"{path} is of no known form: files are to end in .csv, .jsonl, .json or .parquet, or the folder to be a Delta table")
-    csv = {"header": "true", "escape": '"', "enforceSchema": "false"}
-    return spark.read.format(kind).options(**(csv if kind == "csv" else {})).load(path)
+    return kind
 
 
 def _kind(files: Any, place: Any) -> str | None:

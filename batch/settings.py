@@ -35,3 +35,13 @@ class UpkeepSettings:
     """A folder of at least so many small files is compacted."""
     file_megabytes: int = 256
     """Files are compacted up to this size; those below half of it are small."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringSettings:
+    """How large the parts are that mass scoring finishes one by one: what is done again at most after it was killed."""
+
+    part_rows: int = 1_000_000
+    """Rows of a part of a Parquet or Delta data set; a row group is never divided."""
+    part_megabytes: int = 256
+    """Size of a part of files of other forms; a file is never divided."""

@@ -10,11 +10,35 @@ import click
 import typer
 
 from features.errors import AnabranchError
-from jobs import export_verbs, file_verbs, inspect_verbs, key_verbs, model_verbs, promotion_verbs, quality_verbs, river_verbs, server_verbs, upkeep_verbs
+from jobs import (
+    export_verbs,
+    file_verbs,
+    inspect_verbs,
+    key_verbs,
+    model_verbs,
+    promotion_verbs,
+    quality_verbs,
+    river_verbs,
+    score_verbs,
+    server_verbs,
+    upkeep_verbs,
+)
 from jobs.show import console, quiet
 
 app = typer.Typer(name="anabranch", add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for verbs in (server_verbs, inspect_verbs, river_verbs, quality_verbs, model_verbs, promotion_verbs, export_verbs, file_verbs, key_verbs, upkeep_verbs):
+for verbs in (
+    server_verbs,
+    inspect_verbs,
+    river_verbs,
+    quality_verbs,
+    model_verbs,
+    promotion_verbs,
+    export_verbs,
+    score_verbs,
+    file_verbs,
+    key_verbs,
+    upkeep_verbs,
+):
     verbs.register(app)
 
 

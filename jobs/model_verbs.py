@@ -1,4 +1,4 @@
-"""Verbs about models: train, evaluate, reproduce, score."""
+"""Verbs about models: train, evaluate, reproduce."""
 
 import json
 import os
@@ -12,7 +12,6 @@ import typer
 
 from features.declaration import Project
 from features.errors import AnabranchError, MisuseError, UnavailableError
-from features.times import parse_time
 from jobs.inspect_verbs import AsJson, Name
 from jobs.settings import ROOT, load_settings
 from jobs.show import Steps, result, say, table
@@ -26,7 +25,7 @@ Version = Annotated[str, typer.Argument(metavar="VERSION")]
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for verb in (train, evaluate, reproduce, score):
+    for verb in (train, evaluate, reproduce):
         app.command()(verb)
 
 
@@ -176,25 +175,3 @@ def reproduce(name: Name, version: Version, as_json: AsJson = False) -> None:
         )
     if not as_json:
         say(f"version {version} of {name} comes out again: {len(found.metrics)} metrics are the same")
-
-
-def score(
-    name: Name,
-    rows: Annotated[str, typer.Option("--in", help="CSV, JSON lines, Parquet or Delta rows with feature columns or key columns.")],
-    out: Annotated[str, typer.Option("--out", help="Folder to write to: Parquet, or CSV when it ends in .csv.")],
-    version: Annotated[str | None, typer.Option(help="Model version; the champion by default.")] = None,
-    at: Annotated[str | None, typer.Option("--at", help="Attach missing features as of this time (ISO 8601), instead of now.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Mass-score a data set with the model as an MLflow pyfunc UDF."""
-    from batch.scoring import score_path
-    from jobs.context import Context
-
-    context = Context(load_settings(None, None))
-    try:
-        scored = score_path(
-            context.spark, context.lake, context.models, context.project(name), rows, out, version, Steps(), at=None if at is None else parse_time(at)
-        )
-    finally:
-        context.close()
-    result(as_json, {"project": name, "rows": scored.rows, "model_version": scored.version, "out": str(out)}, f"{scored.rows:,} rows scored into {out}")

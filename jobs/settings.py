@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from batch.settings import BuildSettings, UpkeepSettings
+from batch.settings import BuildSettings, ScoringSettings, UpkeepSettings
 from jobs import settings_values as kind
 from jobs.settings_values import Parser, SettingsError
 from serving.settings import ServingSettings
@@ -93,6 +93,7 @@ class Settings:
     quality: QualitySettings
     build: BuildSettings
     upkeep: UpkeepSettings
+    scoring: ScoringSettings
     spark: SparkSettings
     speed: SpeedSettings
     serving: ServingSettings
@@ -132,6 +133,7 @@ _KEYS: dict[str, dict[str, Parser]] = {
         "small_files": kind.positive,
         "file_megabytes": kind.positive,
     },
+    "scoring": {"part_rows": kind.positive, "part_megabytes": kind.positive},
     "spark": {"master": kind.text, "driver_memory": kind.memory, "shuffle_partitions": kind.positive, "conf": kind.pairs},
     "speed": {"trigger": kind.text, "max_offsets_per_trigger": kind.whole, "partitions": kind.positive, "metrics_port": kind.port_or_none},
     "serving": {
@@ -287,6 +289,7 @@ def _assemble(found: _Found, project_folders: str) -> Settings:
         quality=_quality(found.section("quality")),
         build=BuildSettings(**found.section("build")),
         upkeep=_upkeep(found.section("upkeep")),
+        scoring=ScoringSettings(**found.section("scoring")),
         spark=SparkSettings(jars_folder=jars / "spark", warehouse=data / "warehouse", logs=data / "logs", **found.section("spark")),
         speed=_speed(found.section("speed"), _place(paths["checkpoints"], data / "checkpoints")),
         serving=ServingSettings(**found.section("serving")),

@@ -22,7 +22,7 @@ class AnabranchModel(PythonModel):  # type: ignore[misc, unused-ignore]
         described = json.loads((folder / "features.json").read_text(encoding="utf-8"))
         scoring = _scoring(folder / "scoring.py")
         self._coder = scoring.InputCoder(described["inputs"])
-        self._model = scoring.open_models(folder, described)[0]
+        self._model = scoring.open_model(folder, described)
 
     def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Scores in the order of the rows."""

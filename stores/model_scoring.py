@@ -42,8 +42,20 @@ class InputCoder:
         if missing:
             raise ValueError(f"the model's input lacks {', '.join(missing)}: give every feature (a value may be null)")
         with np.errstate(over="ignore", invalid="ignore"):
-            coded = self._coded(columns).astype(np.float32)
+            coded = self._arrays(columns)
+            if coded is None:
+                coded = self._coded(columns).astype(np.float32)
         coded[~np.isfinite(coded)] = np.nan
+        return coded
+
+    def _arrays(self, columns: Columns) -> Matrix | None:
+        """Arrays of numbers, each copied once: this is the path of many rows. None when some column is no such array."""
+        given = [columns[name] for name in self.names]
+        if not self._plain or not all(isinstance(column, np.ndarray) and column.dtype.kind in "biuf" for column in given):
+            return None
+        coded = np.empty((len(given[0]), len(given)), dtype=np.float32)
+        for place, column in enumerate(given):
+            coded[:, place] = np.asarray(column, dtype=np.float64)
         return coded
 
     def _coded(self, columns: Columns) -> Scores:
@@ -164,12 +176,16 @@ class OnnxModel:
         return found.reshape(len(matrix), -1)[:, -1].astype(np.float64)
 
 
+def open_model(folder: Path, described: Mapping[str, Any]) -> NativeModel | SkopsModel | OnnxModel:
+    """The model for many rows."""
+    if described["native"] == "onnx":
+        return OnnxModel(folder / "model.onnx", str(described["output"]))
+    if described["native"] == "skops":
+        return SkopsModel(folder / "model.skops", str(described["task"]))
+    return NativeModel(folder / "model.ubj", described.get("columns"), float(described.get("shift", 0.0)))
+
+
 def open_models(folder: Path, described: Mapping[str, Any]) -> tuple[NativeModel | SkopsModel | OnnxModel, OnnxModel | None]:
     """The model for many rows, and its ONNX form for few (None when it could not be converted)."""
     onnx = folder / "model.onnx"
-    twin = OnnxModel(onnx, str(described["output"])) if onnx.exists() else None
-    if described["native"] == "onnx":
-        return OnnxModel(onnx, str(described["output"])), twin
-    if described["native"] == "skops":
-        return SkopsModel(folder / "model.skops", str(described["task"])), twin
-    return NativeModel(folder / "model.ubj", described.get("columns"), float(described.get("shift", 0.0))), twin
+    return open_model(folder, described), OnnxModel(onnx, str(described["output"])) if onnx.exists() else None

@@ -7,7 +7,8 @@ seconds to import, so it is imported when first asked; a `Models` holds only its
 import json
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -133,6 +134,12 @@ class Models(ModelRoles):
             if key not in _scorers:
                 _scorers[key] = self._load(project, version)
             return _scorers[key]
+
+    @contextmanager
+    def folder(self, project: str, version: str) -> Iterator[Path]:
+        """The folder with the version's own files (see model_scoring.py), on this machine for as long as the block runs."""
+        with TemporaryDirectory(prefix="anabranch-model-") as spare:
+            yield _local(self.uri(project, version), spare) / "artifacts" / _FILES
 
     def _load(self, project: str, version: str) -> Scorer:
         uri = self.uri(project, version)

@@ -14,7 +14,8 @@ from pyspark.sql import SparkSession
 
 from batch.exporting import export
 from batch.landing import ingest
-from batch.scoring import score_path, with_features
+from batch.scoring import score_path
+from batch.scoring_inputs import with_features
 from batch.training import train
 from jobs.building import build_project
 from jobs.context import Context

@@ -10,7 +10,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from batch.rows import MARKER, read_rows, write_rows
-from batch.scoring import score, score_path
+from batch.scoring import score_path
+from batch.scoring_frames import score
 from batch.training import train
 from features.errors import MisuseError
 from features.times import parse_time

@@ -1,0 +1,82 @@
+"""A model version on Spark's workers: its files travel to each machine once and are opened once a worker process."""
+
+import hashlib
+import json
+import tempfile
+import zipfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark import SparkFiles
+from pyspark.sql import SparkSession
+
+from stores.model_scoring import InputCoder, Scores, open_model
+from stores.models import Models
+
+
+class BulkScorer:
+    """A version for many rows at once, by its own library and in one thread; what MLflow's pyfunc of it says."""
+
+    def __init__(self, folder: Path) -> None:
+        described = json.loads((folder / "features.json").read_text(encoding="utf-8"))
+        self._coder = InputCoder(described["inputs"])
+        self._model = open_model(folder, described)
+        self.features = self._coder.names
+
+    def scores(self, columns: list[pa.Array]) -> Scores:
+        """Float64 (n,) of the features' columns in their order, each DOUBLE as model_columns.py codes it, or STRING."""
+        if not columns or len(columns[0]) == 0:
+            return np.empty(0)
+        return self._model.predict(self._coder.matrix({name: _values(column) for name, column in zip(self.features, columns, strict=True)}))
+
+
+def _values(column: pa.Array) -> NDArray[Any]:
+    if pa.types.is_floating(column.type):
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+    return np.array(column.to_pylist(), dtype=object)
+
+
+class ShippedModel:
+    """Where a worker finds a version: the name of the archive that Spark brought."""
+
+    def __init__(self, archive: str) -> None:
+        self.archive = archive
+
+    def opened(self) -> BulkScorer:
+        """The version, in a worker of Spark."""
+        return _opened(SparkFiles.get(self.archive))
+
+
+@lru_cache(maxsize=2)
+def _opened(archive: str) -> BulkScorer:
+    with tempfile.TemporaryDirectory(prefix="anabranch-model-") as folder:
+        with zipfile.ZipFile(archive) as zipped:
+            zipped.extractall(folder)
+        return BulkScorer(Path(folder))
+
+
+def ship(spark: SparkSession, models: Models, project: str, version: str) -> ShippedModel:
+    """Hand the version's files to Spark, which brings them to each worker that asks."""
+    application = str(spark.sparkContext.applicationId)
+    digest = hashlib.sha256(f"{application}|{models.settings.tracking_uri}|{models.uri(project, version)}".encode()).hexdigest()[:12]
+    return ShippedModel(_shipped(spark.sparkContext, models, project, version, f"anabranch-{project}-{version}-{digest}.zip"))
+
+
+@lru_cache(maxsize=64)
+def _shipped(context: Any, models: Models, project: str, version: str, name: str) -> str:
+    archive = Path(_outbox().name) / name
+    with models.folder(project, version) as folder, zipfile.ZipFile(archive, "w") as zipped:
+        for file in sorted(folder.iterdir()):
+            zipped.write(file, file.name)
+    context.addFile(str(archive))
+    return name
+
+
+@lru_cache(maxsize=1)
+def _outbox() -> "tempfile.TemporaryDirectory[str]":
+    """Spark fetches files from here for as long as this process lives, which also removes it at its end."""
+    return tempfile.TemporaryDirectory(prefix="anabranch-models-")

@@ -1,0 +1,248 @@
+"""Mass scoring by parts: workers read and write Parquet themselves, killed runs go on, and every way says the same."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+
+from batch import scoring_work
+from batch.rows import MARKER
+from batch.scoring import Scored, score_path
+from batch.scoring_files import Part
+from batch.scoring_runs import Run, whole_files
+from batch.scoring_work import ScoringOrder
+from batch.settings import ScoringSettings
+from batch.trainers import TrainingRows, fit
+from features.declaration import Project
+from features.errors import AnabranchError, MisuseError
+from features.loading import load_project
+from jobs.settings import ROOT
+from stores.lake import Lake
+from stores.model_inputs import model_inputs
+from stores.model_scoring import InputCoder
+from stores.models import Models, TrainingRecord
+from stores.progress import Silent
+from stores.settings import LakeSettings, ModelsSettings
+
+DECLARATION = '''
+"""Visitors of a shop."""
+from features import FeatureView, Label, Last, Model, Project, Source
+
+visits = Source(
+    name="visits", id="id", time="at",
+    schema="id STRING, who STRING, at TIMESTAMP, pages INT, spent DOUBLE, member BOOLEAN, town STRING, joined DATE, seen TIMESTAMP, bought INT",
+)
+features = {name: Last(name) for name in ("pages", "spent", "member", "town", "joined", "seen")}
+view = FeatureView(name="last", source=visits, key="who", features=features)
+project = Project(name="masses", views=(view,), label=Label(source=visits, key="who", target="bought > 0"), model=Model(trainer="xgboost"))
+'''
+ROWS = 60_000
+PARTS = ScoringSettings(part_rows=100)
+
+
+def made_rows(count: int, seed: int = 0) -> pa.Table:
+    """Rows of every kind of feature, a fifth of each missing."""
+    random = np.random.default_rng(seed)
+
+    def some(values: pa.Array) -> pa.Array:
+        return pc.if_else(pa.array(random.random(count) < 0.2), pa.nulls(count, values.type), values)
+
+    when = datetime(2024, 1, 1, tzinfo=UTC).timestamp() * 1e6
+    columns: dict[str, Any] = {
+        "who": pa.array([f"w{i}" for i in range(count)]),
+        "noted": pa.array((when + random.integers(0, 10**12, count)).astype("int64"), pa.timestamp("us", "UTC")),
+        "pages": some(pa.array(random.integers(0, 50, count), pa.int32())),
+        "spent": some(pa.array(random.normal(20, 9, count))),
+        "member": some(pa.array(random.random(count) < 0.5)),
+        "town": some(pa.array(random.choice(["Oslo", "Bergen", "Tromsø", "elsewhere"], count))),
+        "joined": some(pa.array(random.integers(15_000, 19_000, count), pa.int32()).cast(pa.date32())),
+        "seen": some(pa.array((when + random.integers(0, 10**12, count)).astype("int64"), pa.timestamp("us", "UTC"))),
+    }
+    return pa.table(columns)
+
+
+def learn(models: Models, project: Project) -> str:
+    """A model of rows made up; its version, which is champion."""
+    rows = made_rows(2_000, seed=1)
+    columns: dict[str, Any] = {name: rows[name].to_pylist() for name in project.model_features}
+    inputs = tuple(given.learnt(columns[given.name]) for given in model_inputs(project))
+    matrix = InputCoder([given.described() for given in inputs]).matrix(columns)
+    target = (np.nan_to_num(matrix[:, 1]) + 3 * np.nan_to_num(matrix[:, 0]) > 80).astype(np.float64)
+    fitted = fit("xgboost", TrainingRows(matrix=matrix, target=target, inputs=inputs, task="class"))
+    example: dict[str, Any] = {name: [None] for name in columns}
+    version = models.log(project, TrainingRecord(metrics={"roc_auc": 1.0}, parameters={}, lake_versions={}, example=example), fitted)
+    models.promote(project.name, version)
+    return version
+
+
+class Shop:
+    """The project, its models, and a lake without any event."""
+
+    def __init__(self, spark: SparkSession, folder: Path) -> None:
+        (folder / "masses.py").write_text(DECLARATION)
+        self.spark, self.folder = spark, folder
+        self.project = load_project("masses", (folder,))
+        self.models = Models(ModelsSettings(tracking_uri=f"sqlite:///{folder}/mlflow.db", artifact_root=str(folder / "artifacts")))
+        self.lake = Lake(LakeSettings(root=str(folder / "lake")))
+        self.version = learn(self.models, self.project)
+        pq.write_table(made_rows(ROWS), folder / "rows.parquet", row_group_size=100)
+        pq.write_table(made_rows(1_000, seed=2), folder / "few.parquet", row_group_size=300)
+
+    def score(self, source: Path, out: Path, **more: Any) -> Scored:
+        order = ScoringOrder(**more.pop("order", {}))
+        return score_path(self.spark, self.lake, self.models, self.project, source, out, None, Silent(), order=order, **more)
+
+    def rows(self, path: Path, form: str = "parquet") -> list[Any]:
+        return sorted(self.spark.read.format(form).load(str(path)).collect(), key=lambda row: int(row["who"][1:]))
+
+
+@pytest.fixture(scope="module")
+def shop(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    return Shop(spark, tmp_path_factory.mktemp("shop"))
+
+
+def test_workers_that_read_parquet_themselves_say_what_mlflows_pyfunc_says(shop: Shop, tmp_path: Path) -> None:
+    source = shop.folder / "few.parquet"
+    assert shop.score(source, tmp_path / "fast", sizes=PARTS).rows == 1_000
+    assert sorted(path.name for path in (tmp_path / "fast").iterdir() if path.name[0] != ".") == [MARKER, *(f"part-{i:06d}.parquet" for i in range(4))]
+    assert shop.score(source, tmp_path / "pyfunc", order={"pyfunc": True}).rows == 1_000
+    # Spark notes its own schema in its files, and keeps times in the old form: both are read as Spark reads them.
+    shop.spark.read.parquet(str(source)).repartition(3).write.parquet(str(tmp_path / "by-spark"))
+    assert shop.score(tmp_path / "by-spark", tmp_path / "again").rows == 1_000
+    # Lists are nothing the workers read themselves: Spark does, and hands over columns.
+    shop.spark.read.parquet(str(source)).selectExpr("*", "array(1) AS list").write.parquet(str(tmp_path / "lists"))
+    assert shop.score(tmp_path / "lists", tmp_path / "columns", order={"keep": tuple(made_rows(1).column_names)}).rows == 1_000
+    wanted = shop.rows(tmp_path / "pyfunc")
+    assert len({row["score"] for row in wanted}) > 300
+    for name in ("fast", "again", "columns"):
+        assert shop.rows(tmp_path / name) == wanted, name
+    fields = shop.spark.read.parquet(str(tmp_path / "fast")).schema
+    assert fields == shop.spark.read.parquet(str(tmp_path / "pyfunc")).schema
+    assert pq.read_table(tmp_path / "fast").column_names[-3:] == ["score", "label", "model_version"]
+
+
+def test_a_run_that_is_killed_goes_on_where_it_was(shop: Shop, tmp_path: Path) -> None:
+    source, out = shop.folder / "rows.parquet", tmp_path / "out"
+    environment = os.environ | {
+        "ANABRANCH_PROJECTS": str(shop.folder),
+        "ANABRANCH__PATHS__DATA": str(tmp_path / "data"),
+        "ANABRANCH__PATHS__LAKE": shop.lake.settings.root,
+        "ANABRANCH__PATHS__JARS": str(ROOT / ".anabranch" / "jars"),
+        "ANABRANCH__MODELS__TRACKING_URI": shop.models.settings.tracking_uri,
+        "ANABRANCH__MODELS__ARTIFACT_ROOT": shop.models.settings.artifact_root,
+        "ANABRANCH__SCORING__PART_ROWS": "100",
+        "ANABRANCH__SPARK__DRIVER_MEMORY": "512m",
+    }
+    command = [sys.executable, "-m", "jobs.cli", "score", "masses", "--in", str(source), "--out", str(out)]
+    parts = tmp_path / ".out-scoring" / "scored"
+
+    def finished() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in parts.glob("part-*.parquet")}
+
+    with (tmp_path / "log").open("wb") as log:
+        running = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 300
+        while not finished() and running.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+    finally:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+    before = finished()
+    assert 0 < len(before) < ROWS // 100, (tmp_path / "log").read_text()
+    assert not out.exists()
+
+    scored = shop.score(source, out, sizes=PARTS)
+    assert scored.rows == ROWS
+    assert len(before) <= scored.resumed < ROWS // 100  # a worker outlives its driver until it has finished its part
+    assert {name: (out / name).stat().st_mtime_ns for name in before} == before  # not scored again
+    shop.score(source, tmp_path / "undisturbed", sizes=ScoringSettings(part_rows=ROWS))
+    one, other = (pq.read_table(path).sort_by("who") for path in (out, tmp_path / "undisturbed"))
+    assert one.equals(other)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "log", "out", "undisturbed"]
+
+
+def test_a_finished_run_is_not_done_again_unless_something_changed(shop: Shop, tmp_path: Path) -> None:
+    source = tmp_path / "rows.parquet"
+    pq.write_table(made_rows(50), source)
+    assert not shop.score(source, tmp_path / "out").again
+    assert shop.score(source, tmp_path / "out").again
+    assert not shop.score(source, tmp_path / "out", order={"keep": ("who",)}).again
+    assert pq.read_table(tmp_path / "out").column_names == ["who", "score", "label", "model_version"]
+    pq.write_table(made_rows(60), source)
+    assert shop.score(source, tmp_path / "out", order={"keep": ("who",)}).rows == 60
+    with pytest.raises(MisuseError, match="have no column 'whom' to keep"):
+        shop.score(source, tmp_path / "other", order={"keep": ("whom",)})
+
+
+def test_files_of_other_forms_are_scored_file_by_file_and_go_on_too(shop: Shop, tmp_path: Path) -> None:
+    shop.spark.createDataFrame(made_rows(300)).repartition(3).write.option("header", "true").csv(str(tmp_path / "rows.csv"))
+    shop.spark.createDataFrame(made_rows(300)).write.json(str(tmp_path / "rows.jsonl"))
+    assert shop.score(tmp_path / "rows.csv", tmp_path / "one").rows == 300
+    assert shop.score(tmp_path / "rows.jsonl", tmp_path / "two").rows == 300
+    assert [row["score"] for row in shop.rows(tmp_path / "one")] == [row["score"] for row in shop.rows(tmp_path / "two")]
+    with pytest.MonkeyPatch.context() as patched:
+        # Cut off between the second and the third file.
+        real = Run.keep
+
+        def keep(run: Run, part: Part, write: Callable[[str], int]) -> int:
+            if part.number == 2:
+                raise KeyboardInterrupt
+            return real(run, part, write)
+
+        patched.setattr(Run, "keep", keep)
+        patched.setattr(scoring_work, "whole_files", lambda files, _: whole_files([(path, 2**20) for path, _ in files], 1))
+        with pytest.raises(KeyboardInterrupt):
+            shop.score(tmp_path / "rows.csv", tmp_path / "parts")
+    scored = shop.score(tmp_path / "rows.csv", tmp_path / "parts")
+    assert (scored.rows, scored.resumed) == (300, 2)
+    assert shop.rows(tmp_path / "parts") == shop.rows(tmp_path / "one")
+
+
+def test_scores_go_to_delta_and_come_from_it_in_any_of_its_forms(shop: Shop, tmp_path: Path) -> None:
+    source = shop.folder / "few.parquet"
+    rows = shop.spark.read.parquet(str(source))
+    rows.write.format("delta").save(str(tmp_path / "plain"))
+    rows.write.format("delta").partitionBy("member").option("delta.enableDeletionVectors", "true").save(str(tmp_path / "special"))
+    shop.spark.sql(f"DELETE FROM delta.`{tmp_path}/special` WHERE who = 'w7'")
+    assert shop.score(source, tmp_path / "wanted").rows == 1_000
+    wanted = [row["score"] for row in shop.rows(tmp_path / "wanted")]
+    assert shop.score(tmp_path / "plain", tmp_path / "scores.delta").rows == 1_000
+    assert [row["score"] for row in shop.rows(tmp_path / "scores.delta", "delta")] == wanted
+    assert shop.score(tmp_path / "plain", tmp_path / "scores.delta").again
+    # The same table gets what is scored next, in one commit; the name needs not say what it is.
+    assert shop.score(tmp_path / "special", tmp_path / "scores.delta").rows == 999
+    assert [row["score"] for row in shop.rows(tmp_path / "scores.delta", "delta")] == wanted[:7] + wanted[8:]
+    assert shop.spark.sql(f"DESCRIBE HISTORY delta.`{tmp_path}/scores.delta`").count() == 2
+    assert shop.score(source, tmp_path / "named", order={"form": "delta"}).rows == 1_000
+    assert shop.rows(tmp_path / "named", "delta") == shop.rows(tmp_path / "wanted")
+    rows.limit(1).write.format("delta").save(str(tmp_path / "theirs"))
+    with pytest.raises(MisuseError, match="not written by Anabranch"):
+        shop.score(source, tmp_path / "theirs")
+
+
+def test_a_version_whose_inputs_are_declared_otherwise_now_is_refused(shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "masses.py").write_text(DECLARATION.replace("member BOOLEAN", "member STRING"))
+    changed = load_project("masses", (tmp_path,))
+    rows = shop.folder / "few.parquet"
+    with pytest.raises(AnabranchError, match="reads 'member' as a boolean, which is declared as a text now: train again"):
+        score_path(shop.spark, shop.lake, shop.models, changed, rows, tmp_path / "out", None, Silent())
+    assert not (tmp_path / ".out-scoring").exists()
+
+
+def test_an_empty_parquet_file_gives_an_empty_result(shop: Shop, tmp_path: Path) -> None:
+    pq.write_table(made_rows(0), tmp_path / "none.parquet")
+    assert shop.score(tmp_path / "none.parquet", tmp_path / "out").rows == 0
+    assert pq.read_table(tmp_path / "out").num_rows == 0
