@@ -23,12 +23,12 @@ def pictures(task: str, target: Floats, scores: Scores) -> dict[str, bytes]:
 
 
 def _roc(target: Floats, scores: Scores) -> bytes:
-    figure, axes = _figure("share of class 0 called 1", "share of class 1 called 1")
+    drawn, axes = figure("share of class 0 called 1", "share of class 1 called 1")
     wrong, right, _ = roc_curve(target, scores)
     axes.plot(wrong, right, color="#1f6f8b", label=f"ROC AUC {roc_auc_score(target, scores):.3f}")
     axes.plot([0, 1], [0, 1], color="#999999", linestyle=":", label="by chance")
     axes.legend(loc="lower right", frameon=False)
-    return _png(figure)
+    return png(drawn)
 
 
 def calibration_points(target: Floats, scores: Scores, most: int = 10) -> list[tuple[float, float, int]]:
@@ -39,42 +39,44 @@ def calibration_points(target: Floats, scores: Scores, most: int = 10) -> list[t
 
 
 def _calibration(target: Floats, scores: Scores) -> bytes:
-    figure, axes = _figure("score, mean of a bin", "share of class 1 in the bin")
+    drawn, axes = figure("score, mean of a bin", "share of class 1 in the bin")
     points = calibration_points(target, scores)
     said, found, rows = (np.array(column) for column in zip(*points, strict=True))
     axes.errorbar(said, found, yerr=1.96 * np.sqrt(found * (1 - found) / rows), color="#1f6f8b", marker="o", capsize=3, label="held-out rows")
     axes.plot([0, 1], [0, 1], color="#999999", linestyle=":", label="as said")
     axes.legend(loc="upper left", frameon=False)
-    return _png(figure)
+    return png(drawn)
 
 
 def _predictions(target: Floats, scores: Scores) -> bytes:
     some = np.linspace(0, len(target) - 1, min(len(target), _MOST_POINTS)).astype(int)
-    figure, axes = _figure("predicted", "true")
+    drawn, axes = figure("predicted", "true")
     axes.scatter(scores[some], target[some], s=9, alpha=0.5, color="#1f6f8b")
     ends = [float(min(target.min(), scores.min())), float(max(target.max(), scores.max()))]
     axes.plot(ends, ends, color="#999999", linestyle=":")
-    return _png(figure)
+    return png(drawn)
 
 
 def _errors(target: Floats, scores: Scores) -> bytes:
-    figure, axes = _figure("predicted less true", "rows")
+    drawn, axes = figure("predicted less true", "rows")
     axes.hist(scores - target, bins=30, color="#1f6f8b")
-    return _png(figure)
+    return png(drawn)
 
 
-def _figure(across: str, up: str) -> tuple[Any, Any]:
+def figure(across: str, up: str, width: float = 5, height: float = 4) -> tuple[Any, Any]:
+    """An empty picture and its axes with these labels; inches."""
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
-    figure = Figure(figsize=(5, 4), dpi=110, layout="constrained")
-    axes = figure.add_subplot()
+    made = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    axes = made.add_subplot()
     axes.set_xlabel(across)
     axes.set_ylabel(up)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    return made, axes
 
 
-def _png(figure: Any) -> bytes:
+def png(drawn: Any) -> bytes:
+    """The picture's content."""
     content = io.BytesIO()
-    figure.savefig(content, format="png", metadata={"Software": None})
+    drawn.savefig(content, format="png", metadata={"Software": None})
     return content.getvalue()

@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 
+import numpy as np
+
 from batch.assessment import importance, measured, slice_results
 from batch.card import card
 from batch.pictures import pictures
 from batch.preparing import Prepared
+from batch.profile import FILE, profile
 from batch.runs import Run
 from batch.trainers import SEED
 from features.declaration import Project
@@ -51,6 +54,7 @@ def assess(
         pictures=shown,
     )
     report = {"model_card.html": page.encode(), **shown, "importance.json": _json(weight), "environment.json": _json(environment())}
+    report[FILE] = profile(rows.inputs, model.categories, np.vstack([rows.matrix, prepared.matrix]), scores).text()
     report |= {"trials.json": _json(list(trials))} if trials else {}
     report |= {"slices.json": _json([asdict(one) for one in slices])} if slices else {}
     return Run(

@@ -9,6 +9,7 @@ from features.aggregates.spread import Correlation, Covariance, Kurtosis, Skewne
 from features.declaration import FeatureView, Label, Project, Source
 from features.freshness import Freshness
 from features.modelling import Gate, Member, Model, Online, Search, Slice
+from features.watching import Watch
 
 AGGREGATES: tuple[type[Aggregate], ...] = (
     Count,
@@ -85,4 +86,5 @@ __all__ = [
     "TimeSince",
     "TopK",
     "Variance",
+    "Watch",
 ]

@@ -10,9 +10,10 @@ from features.aggregates.base import Aggregate
 from features.errors import DeclarationError
 from features.freshness import Freshness
 from features.layout import Alike, Layout
-from features.modelling import Model
+from features.modelling import SMALLER_IS_BETTER, Model
 from features.schema import BOOLEAN, Column, DataType, columns_used, expression_type, parse_schema
 from features.times import HOUR, format_duration
+from features.watching import Watch
 from features.windows import Window, make_window
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
@@ -221,6 +222,7 @@ class Project:
     owner: str = ""
     description: str = ""
     freshness: Freshness | None = None
+    watch: Watch = field(default_factory=Watch)
 
     def __post_init__(self) -> None:
         _check_name(self.name, "project")
@@ -250,6 +252,8 @@ class Project:
         self._check_model(place)
 
     def _check_model(self, place: str) -> None:
+        if self.model is not None:
+            self.watch.check(self.model.metric in SMALLER_IS_BETTER, self.model.metric)
         named = self.model.named if self.model else {}
         unknown = [name for name in named if name not in {c.name for c in self.columns}]
         if unknown:

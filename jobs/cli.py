@@ -22,6 +22,7 @@ from jobs import (
     score_verbs,
     server_verbs,
     upkeep_verbs,
+    watch_verbs,
 )
 from jobs.show import console, quiet
 
@@ -38,6 +39,7 @@ for verbs in (
     file_verbs,
     key_verbs,
     upkeep_verbs,
+    watch_verbs,
 ):
     verbs.register(app)
 

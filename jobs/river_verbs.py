@@ -102,10 +102,13 @@ def build(
     """Land, build batch views from what is new, validate and publish them, and make them current."""
     from jobs.building import build_project
     from jobs.context import Context
+    from jobs.watch_verbs import said, summary, watch_built
 
-    context = Context(load_settings(None, None))
+    context, steps = Context(load_settings(None, None)), Steps()
     try:
-        built = build_project(context, context.project(name), None if cut is None else parse_time(cut), Steps(), full=full, accept=accept)
+        project = context.project(name)
+        built = build_project(context, project, None if cut is None else parse_time(cut), steps, full=full, accept=accept)
+        looked = watch_built(context, project, steps)
     finally:
         context.close()
     entry = built.manifest
@@ -117,9 +120,12 @@ def build(
         "current_rows": built.current_rows,
         "model_version": entry.model_version,
         "seconds": round(built.seconds, 2),
+        "watch": summary(looked),
     }
     rows = ", ".join(f"{view} {count:,} keys" for view, count in entry.rows.items())
-    result(as_json, value, f"batch version {entry.batch_version} up to {format_time(entry.cut)} is current: {rows}\nNext: anabranch train {name}")
+    text = f"batch version {entry.batch_version} up to {format_time(entry.cut)} is current: {rows}"
+    watched = "" if looked is None else f"\n{looked if isinstance(looked, str) else said(looked)}"
+    result(as_json, value, f"{text}{watched}\nNext: anabranch train {name}")
 
 
 def rollback(name: Name, as_json: AsJson = False) -> None:

@@ -14,6 +14,8 @@ from stores.model_scoring import Columns, InputCoder, Matrix, Scores, open_model
 
 SLICES = "slices/"
 """How names of metrics of slices begin."""
+WATCH = "watch/"
+"""How names of metrics begin that were measured after the release."""
 _FEW = 64  # rows; up to here ONNX Runtime is faster than XGBoost's own prediction
 
 
@@ -49,6 +51,8 @@ class ModelVersion:
     run: str
     parameters: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    watched: Mapping[str, float] = field(default_factory=dict)
+    """What was last measured after the release."""
 
     @property
     def gate(self) -> str:
@@ -91,17 +95,18 @@ class Scorer:
         Values are as declared, or coded (see model_scoring.py); None and NaN are missing. Raises MisuseError for a
         missing column or a value of the wrong type.
         """
-        matrix = self._matrix(columns)
+        matrix = self.matrix(columns)
         if len(matrix) == 0:
             return np.empty(0)
         return (self._few if self._few is not None and len(matrix) <= _FEW else self._many).predict(matrix)
 
     def both(self, columns: Columns) -> tuple[Scores, Scores | None]:
         """What the model itself and its ONNX form (None when there is none) say of the same rows."""
-        matrix = self._matrix(columns)
+        matrix = self.matrix(columns)
         return self._many.predict(matrix), None if self._few is None else self._few.predict(matrix)
 
-    def _matrix(self, columns: Columns) -> Matrix:
+    def matrix(self, columns: Columns) -> Matrix:
+        """The columns coded as the model sees them, float32 of shape (n, features)."""
         try:
             return self._coder.matrix(columns)
         except ValueError as error:

@@ -5,6 +5,7 @@ seconds to import, so it is imported when first asked; a `Models` holds only its
 """
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from features.times import format_time
 from stores.model_inputs import Fitted
 from stores.model_roles import CHALLENGER, CHAMPION, PREVIOUS, ModelRoles, Roles, Trial, mlflow_module
 from stores.model_scoring import Columns, Scores
-from stores.model_versions import SLICES, ModelVersion, Scorer, TrainingRecord
+from stores.model_versions import SLICES, WATCH, ModelVersion, Scorer, TrainingRecord
 
 __all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "ModelVersion", "Models", "Roles", "Scorer", "TrainingRecord", "Trial"]
 
@@ -85,6 +86,17 @@ class Models(ModelRoles):
         where = f"{root.rstrip('/')}/{name}" if urlparse(root).scheme else (Path(root).absolute() / name).as_uri()
         return str(self._client.create_experiment(name, artifact_location=where))
 
+    def measured(self, project: str, version: str, metrics: Mapping[str, float], at: int) -> None:
+        """Log what was measured of a version after its release, at `at` (microseconds), as metrics of its run."""
+        from mlflow.entities import Metric
+
+        with self._asking():
+            run = self._client.get_model_version(project, version).run_id
+            # MLflow takes plain characters only, and up to 1,000 metrics a call.
+            named = [Metric(re.sub(r"[^A-Za-z0-9_. /-]", "_", WATCH + name)[:200], value, at // 1000, 0) for name, value in metrics.items()]
+            for start in range(0, len(named), 1000):
+                self._client.log_batch(run, named[start : start + 1000])
+
     def list(self, project: str) -> "list[ModelVersion]":
         """Every version, the newest first."""
         names: dict[str, list[str]] = {}
@@ -110,12 +122,13 @@ class Models(ModelRoles):
             version=version,
             aliases=tuple(sorted(names.get(version, ()))),
             created=format_time(int(entry.creation_timestamp) * 1000),
-            metrics={name: value for name, value in run.metrics.items() if not name.startswith(SLICES)},
+            metrics={name: value for name, value in run.metrics.items() if not name.startswith((SLICES, WATCH))},
             fingerprint=entry.tags.get("fingerprint", ""),
             lake_versions=json.loads(entry.tags.get("lake_versions", "{}")),
             run=str(entry.run_id),
             parameters=dict(run.params),
             tags=dict(entry.tags),
+            watched={name.removeprefix(WATCH): value for name, value in run.metrics.items() if name.startswith(WATCH)},
         )
 
     def uri(self, project: str, version: str) -> str:

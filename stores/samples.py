@@ -1,10 +1,13 @@
 """Some of a project's current rows, for a look at how scores are distributed: bounded, and fair, for tokens are hashes of keys."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from cassandra import InvalidRequest, OperationTimedOut, RequestExecutionException
 from cassandra.cluster import NoHostAvailable
+from cassandra.util import Date
 
 from features.declaration import Project
 from features.errors import UnavailableError
@@ -25,14 +28,24 @@ class CurrentRow:
     layer: str
 
 
+def sample_features(views: Views, project: Project, names: Sequence[str], most: int) -> list[dict[str, Any]]:
+    """Feature columns `names` of up to `most` current rows, likewise; none where a feature is newer than the last build."""
+    found = _first(views, project, names, most)
+    return [{name: value.date() if isinstance(value, Date) else value for name, value in zip(names, row, strict=True)} for row in found]
+
+
 def sample_current(views: Views, project: Project, most: int) -> list[CurrentRow]:
     """Up to `most` current rows, those first in the order of tokens; none before the first build. Raises UnavailableError."""
-    name = current_table(project.name)
+    rows = _first(views, project, ("key", "score", "label", "model_version", "batch_version", "as_of", "layer"), most)
+    return [_row(*row) for row in rows if row.as_of is not None]
+
+
+def _first(views: Views, project: Project, names: Sequence[str], most: int) -> list[Any]:
+    name, columns = current_table(project.name), ", ".join(f'"{column}"' for column in names)
     if not views.has_table(name):
         return []
     try:
-        rows = views.session.execute(f"SELECT key, score, label, model_version, batch_version, as_of, layer FROM {name} LIMIT {int(most)}")
-        return [_row(*row) for row in rows if row.as_of is not None]
+        return list(views.session.execute(f"SELECT {columns} FROM {name} LIMIT {int(most)}"))
     except InvalidRequest:  # it is being made anew
         return []
     except (NoHostAvailable, OperationTimedOut, RequestExecutionException) as error:

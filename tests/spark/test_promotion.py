@@ -165,7 +165,7 @@ def test_everything_of_a_training_is_recorded(models: Models) -> None:
     found = client.get_run(entry.run)
     reported = {item.path.removeprefix("report/"): item for item in client.list_artifacts(entry.run, "report")}
     assert set(reported) == {
-        "model_card.html", "roc.png", "calibration.png", "slices.json", "importance.json", "environment.json", "trials.json"
+        "model_card.html", "roc.png", "calibration.png", "slices.json", "importance.json", "environment.json", "trials.json", "profile.json"
     }  # fmt: skip
     folder = Path(client.download_artifacts(entry.run, "report"))
     page = (folder / "model_card.html").read_text(encoding="utf-8")

@@ -48,3 +48,9 @@ def test_the_declarations_on_the_page_of_models_can_be_made() -> None:
     from batch.trainers import TRAINERS
 
     assert [name for name in TRAINERS if f"`{name}`" not in prose] == []
+
+
+def test_the_declaration_on_the_page_of_watching_can_be_made() -> None:
+    text = (PAGE.parent / "watching.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    exec(compile(example, "watching.md", "exec"), {})  # noqa: S102 - the page's own example

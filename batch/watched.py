@@ -1,0 +1,70 @@
+"""What a look at a model after its release found, as values; and the same as measures and as metrics of the registry."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from batch.drift import Drift
+from batch.outcomes import Accuracy
+from batch.skew import Skew
+from features.times import from_micros
+from stores.measures import Measure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """Looked at `at` over what happened since `since` (microseconds). By model version: `predictions` counts, `features` the drift of
+    what predictions used, `scores` theirs. `current`: drift of the current rows of every key, for the champion.
+    """  # fmt: skip
+
+    project: str
+    metric: str
+    at: int
+    since: int
+    champion: str
+    predictions: Mapping[str, int]
+    accuracy: tuple[Accuracy, ...]
+    features: Mapping[str, tuple[Drift, ...]]
+    scores: Mapping[str, Drift]
+    means: Mapping[str, float]
+    current: tuple[Drift, ...]
+    skew: Skew | None
+    approximation: Mapping[str, Measure]
+    notes: tuple[str, ...] = ()
+
+    def measures(self) -> list[Measure]:
+        """All of it; accuracy by period is kept with the period's start, so that labels which come later correct it."""
+        return list(self._measures())
+
+    def _measures(self) -> Iterator[Measure]:
+        now = from_micros(self.at)
+        for version, count in self.predictions.items():
+            yield self._one("predictions", "count", now, count, version)
+        for one in self.accuracy:
+            subject, at = ("predictions", now) if one.period is None else ("periods", one.period)
+            found = {"labels": float(one.labels), self.metric: one.value, f"{self.metric}_low": one.low, f"{self.metric}_high": one.high}
+            for name, value in found.items():
+                if value is not None:
+                    yield self._one(subject, name, at, value, one.version, one.part)
+        drifts = [("features", version, one) for version, found in self.features.items() for one in found]
+        drifts += [("scores", version, one) for version, one in self.scores.items()]
+        drifts += [("current", self.champion, one) for one in self.current]
+        for subject, version, drift in drifts:
+            yield self._one(subject, "psi", now, drift.psi, version, drift.feature)
+            yield self._one(subject, "js", now, drift.js, version, drift.feature)
+        for version, mean in self.means.items():
+            yield self._one("scores", "mean", now, mean, version)
+        if self.skew is not None:
+            for name, value in (("answers", self.skew.answers), ("values", self.skew.values), ("share", self.skew.share)):
+                yield self._one("skew", name, now, value, self.skew.version)
+
+    def logged(self) -> Mapping[str, Mapping[str, float]]:
+        """Metrics of the registry by version, such as ``features/psi/age``; periods are the history of measures."""
+        found: dict[str, dict[str, float]] = {}
+        for one in self._measures():
+            if one.subject != "periods":
+                found.setdefault(one.version, {})["/".join(filter(None, (one.subject, one.name, one.slice)))] = one.value
+        return found
+
+    def _one(self, subject: str, name: str, at: datetime, value: float, version: str, part: str = "") -> Measure:
+        return Measure(project=self.project, subject=subject, name=name, at=at, value=float(value), version=version, slice=part)

@@ -1,0 +1,111 @@
+"""After the release of the river's model: answers over REST, labels that come later, and two looks at what happened."""
+
+import csv
+import json
+import urllib.request
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from features import Watch
+from features.times import format_time
+from jobs.demo import EXAMPLE, WEARERS
+from jobs.processes import wait_until
+from jobs.show import Steps
+from jobs.watching import Looked, watch_project
+from stores.answers import now_micros
+from stores.measures import Measures
+from tests.heart import DATA
+from tests.heart_river import Lived
+
+
+@dataclass(frozen=True)
+class Released:
+    """What was answered, how it came out, and what the looks found."""
+
+    lived: Lived
+    scores: dict[str, float]
+    sick: dict[str, bool]
+    first: Looked
+    second: Looked
+    page: str
+
+
+@pytest.fixture(scope="module")
+def released(lived: Lived, rest_of_heart: str, tmp_path_factory: pytest.TempPathFactory) -> Released:
+    """Patients are scored by key, strangers by features alone, all of them old; then some patients are diagnosed."""
+    context, since, topic = lived.context, now_micros(), "predictions.heart_disease"
+    context.bus.ensure_topics([topic])
+    before = sum(context.bus.ends(topic).values())
+    assert wait_until(lambda: ready(rest_of_heart), 60)
+    with (DATA / "exams.csv").open(encoding="utf-8", newline="") as lines:
+        patients = [row["patient_id"] for row in csv.DictReader(lines) if row["patient_id"] not in WEARERS][:40]
+    scores = {patient: asked(rest_of_heart, {"key": patient}) for patient in patients}
+    for number in range(40):
+        asked(rest_of_heart, {"features": {**EXAMPLE, "age": 90 + number % 5}})
+    assert wait_until(lambda: sum(context.bus.ends(topic).values()) >= before + 80, 30)
+    sick = {patient: (scores[patient] > 0.5) != (number % 5 == 0) for number, patient in enumerate(patients[:30])}
+    now = format_time(now_micros())
+    diagnoses = [{"diagnosis_id": f"later-{p}-{now}", "patient_id": p, "diagnosed_at": now, "num": int(ill)} for p, ill in sick.items()]
+    context.bus.publish("diagnoses", [(None, json.dumps(one).encode()) for one in diagnoses])
+    project = replace(lived.project, watch=Watch(rows=20, psi_above=0.25, metric_below=0.999, skew_above=0.0))
+    file = tmp_path_factory.mktemp("watch") / "report.html"
+    first = watch_project(context, project, Steps(), since, file)
+    second = watch_project(context, project, Steps(), since, landed=True)
+    return Released(lived, scores, sick, first, second, Path(file).read_text(encoding="utf-8"))
+
+
+def ready(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/readyz", timeout=10) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def asked(address: str, body: dict[str, Any]) -> float:
+    """The score that the server answers."""
+    request = urllib.request.Request(f"{address}/v1/projects/heart_disease/predict", json.dumps(body).encode(), {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        score: float = json.loads(answer.read())["score"]
+    return score
+
+
+def test_labels_that_come_later_judge_the_predictions_that_were_made(released: Released) -> None:
+    version = released.lived.trained.version
+    assert released.first.found.predictions == {version: 80}
+    whole = next(one for one in released.first.found.accuracy if not one.part and one.period is None)
+    expected = roc_auc_score(list(released.sick.values()), [released.scores[patient] for patient in released.sick])
+    assert (whole.version, whole.labels, whole.value) == (version, 30, pytest.approx(expected))
+    assert {one.part.split()[0] for one in released.first.found.accuracy if one.part} == {"sex", "age"}
+
+
+def test_what_predictions_used_is_compared_with_the_training_data(released: Released) -> None:
+    drifts = {one.feature: one for one in released.first.found.features[released.lived.trained.version]}
+    assert drifts["age"].psi > 1
+    current = {one.feature: one for one in released.first.found.current}
+    assert current["age"].psi < 0.05  # the very patients it was trained on
+    assert current["age"].rows == 303
+
+
+def test_answers_made_again_from_the_lake_are_the_same(released: Released) -> None:
+    skew = released.first.found.skew
+    assert skew is not None
+    assert (skew.answers, skew.differing, skew.example) == (40, 0, "")
+    assert skew.values == 40 * len(released.lived.context.models.scorer("heart_disease").features)
+
+
+def test_alerts_are_raised_once_and_everything_is_kept(released: Released) -> None:
+    crossed = {(one.what, one.which): one.news for one in released.first.checks if one.crossed}
+    assert (crossed["psi", "age"], crossed["roc_auc", ""]) == ("raised", "raised")
+    assert {one.news for one in released.second.checks} == {""}
+    context, version = released.lived.context, released.lived.trained.version
+    latest = {(one.subject, one.name, one.slice): one.value for one in Measures.of(context.settings.views).latest("heart_disease") if one.version == version}
+    assert latest["features", "psi", "age"] == pytest.approx(next(d.psi for d in released.second.found.features[version] if d.feature == "age"))
+    assert (latest["skew", "share", ""], latest["alerts", "psi", "age"]) == (0, 1)
+    assert context.models.entry("heart_disease", version).watched["predictions/labels"] == 30
+    assert "thresholds are crossed" in released.page
+    assert released.page.count("data:image/png") > 5
