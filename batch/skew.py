@@ -60,15 +60,19 @@ def skew(spark: SparkSession, lake: Lake, project: Project, scorer: Scorer, mani
         return None
     asked = _rows(spark, project, sample)
     events = {name: _events(spark, lake, project, name, sample, manifest.until) for name in {view.source.name for view in views}}
-    unsettled = _in_flight(views, events, asked)
+    try:
+        unsettled = _in_flight(views, events, asked)
+        again = point_in_time(Project(name=project.name, views=tuple(views)), events, asked, "_at", as_known=True).toArrow().to_pylist()
+    finally:
+        for frame in events.values():
+            frame.unpersist()
     settled = [row for row in sample if row["prediction_id"] not in unsettled]
-    again = point_in_time(Project(name=project.name, views=tuple(views)), events, asked, "_at", as_known=True).toArrow().to_pylist()
     return _compared(project, scorer, manifest, settled, {row["_id"]: row for row in again}, known, len(unsettled))
 
 
 def _sample(made: DataFrame, version: str, batch_version: int) -> list[Row]:
-    mine = made.where((F.col("model_version") == version) & (F.col("batch_version") == batch_version) & "key IS NOT NULL AND NOT degraded")
-    chosen = mine.select("prediction_id", "key", F.unix_micros("as_of").alias("as_of"), "asked", "used")
+    mine = made.where((F.col("model_version") == version) & (F.col("batch_version") == batch_version))
+    chosen = mine.where("key IS NOT NULL AND NOT degraded").select("prediction_id", "key", F.unix_micros("as_of").alias("as_of"), "asked", "used")
     return chosen.orderBy(F.xxhash64("prediction_id"), "prediction_id").limit(MOST).collect()
 
 

@@ -6,6 +6,7 @@ The twin of speed/views.py: the same aggregates over the same events; here those
 import logging
 import time
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from cassandra import DriverException, RequestExecutionException
 from py4j.protocol import Py4JError
@@ -13,6 +14,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import Observation, SparkSession
 from pyspark.sql import functions as F
 
+from batch.approximation import Approximation, approximation, compared
 from batch.grains import Gathering, Kept, Owed, cannot_go_on, keys_name
 from batch.settings import BuildSettings
 from batch.validation import Validation
@@ -21,10 +23,11 @@ from features.errors import AnabranchError
 from features.spark import batch_rows
 from features.times import SECOND, floor_to, format_time
 from stores.cassandra_source import CassandraSource, cassandra_options
-from stores.current import SCORES_SCHEMA, refresher
+from stores.current import REPLACED_SCHEMA, replacer
 from stores.increments import builds_there, drop_increments, read_increments, states_there
 from stores.lake import Lake
 from stores.manifest import Manifest
+from stores.measures import Measures
 from stores.models import Models
 from stores.progress import Progress
 from stores.settings import TimeSettings
@@ -47,10 +50,11 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """A finished build: rows by view, and how many current rows were reset."""
+    """A finished build: rows by view, how many current rows were reset, and how far the stream's scores among them were off."""
 
     manifest: Manifest
     current_rows: int
+    approximation: Approximation | None
     seconds: float
 
 
@@ -94,9 +98,10 @@ def build(
     made.tidy()
     progress.step("current rows of every key")
     reset = reset_current(spark, lake, views, models, project, entry)
+    _keep(views, project, reset)
     seconds = time.monotonic() - started
     log.info("built project=%s version=%s cut=%s rows=%s seconds=%.1f", project.name, version, format_time(entry.cut), entry.rows, seconds)
-    return Built(manifest=entry, current_rows=reset, seconds=seconds)
+    return Built(manifest=entry, current_rows=reset.rows, approximation=reset.approximation, seconds=seconds)
 
 
 def _assemble(made: "_Made", models: Models, times: TimeSettings, limits: BuildSettings, order: Order, progress: Progress) -> Manifest:
@@ -212,7 +217,16 @@ def _still_valid(before: Manifest | None, project: Project) -> Manifest | None:
     return before if before is not None and dict(before.fingerprints) == known else None
 
 
-def reset_current_rows(spark: SparkSession, lake: Lake, views: Views, models: Models, project: Project) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Reset:
+    """Current rows that were made anew with the champion `model_version`, and what the stream's among them were off by."""
+
+    rows: int
+    model_version: str | None = None
+    approximation: Approximation | None = None
+
+
+def reset_current_rows(spark: SparkSession, lake: Lake, views: Views, models: Models, project: Project) -> Reset:
     """Recompute the current row of every key: after a rollback, or for a champion that came after the build, such as the first one."""
     manifest = views.manifest(project.name)
     if manifest is None:
@@ -220,15 +234,28 @@ def reset_current_rows(spark: SparkSession, lake: Lake, views: Views, models: Mo
     return reset_current(spark, lake, views, models, project, manifest)
 
 
-def reset_current(spark: SparkSession, lake: Lake, views: Views, models: Models, project: Project, manifest: Manifest) -> int:
-    """Recompute the current row of every key with the batch's states and the champion; returns how many."""
+def reset_current(spark: SparkSession, lake: Lake, views: Views, models: Models, project: Project, manifest: Manifest) -> Reset:
+    """Recompute the current row of every key with the batch's states and the champion: what the stream had scored is replaced."""
     views.ensure_current(project)
     increments = manifest.increments.get(keys_name(project), [])
     if not increments:
-        return 0
-    run = refresher(views.settings, models.settings, project, models.champion(project.name), "batch")
+        return Reset(rows=0)
+    champion = models.champion(project.name)
+    run = replacer(views.settings, models.settings, project, champion)
     keys = read_increments(spark, lake, project.name, keys_name(project), increments).distinct()
-    return keys.repartition(spark.sparkContext.defaultParallelism).mapInArrow(run, SCORES_SCHEMA).count()
+    made = keys.repartition(spark.sparkContext.defaultParallelism).mapInArrow(run, REPLACED_SCHEMA)
+    (found,) = made.agg(F.count(F.lit(1)).alias("rows"), *compared()).collect()
+    return Reset(rows=int(found["rows"]), model_version=champion, approximation=approximation(found))
+
+
+def _keep(views: Views, project: Project, reset: Reset) -> None:
+    """Note how good the approximation was; a build that is current does not fail by it."""
+    if reset.approximation is None:
+        return
+    try:
+        Measures.of(views.settings).write(reset.approximation.measures(project.name, reset.model_version, datetime.now(UTC)))
+    except _TROUBLE as error:
+        log.warning("how far approximate scores of %s were off is not kept: %s", project.name, error)
 
 
 def rollback(views: Views, models: Models, project: Project) -> Manifest:

@@ -11,6 +11,7 @@ import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from batch.approximation import SUBJECT
 from batch.drift import Drift, drifts, score_drift
 from batch.outcomes import Accuracy, accuracies, judged
 from batch.profile import FILE, Profile, read_profile
@@ -84,7 +85,7 @@ def watch(stores: Stores, project: Project, progress: Progress, since: int | Non
         means=means,
         current=look.current(),
         skew=apart,
-        approximation={one.name: one for one in stores.measures.latest(project.name) if one.subject == "approximation"},
+        approximation={one.name: one for one in stores.measures.latest(project.name) if one.subject == SUBJECT and one.version == champion},
         notes=tuple(look.notes),
     )
     log.info("watched project=%s predictions=%s seconds=%.1f", project.name, sum(counts.values()), time.monotonic() - started)

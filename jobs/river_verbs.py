@@ -11,7 +11,7 @@ from features.times import SECOND, format_time, parse_duration, parse_time
 from jobs.inspect_verbs import AsJson, Name
 from jobs.processes import told_to_stop
 from jobs.settings import load_settings
-from jobs.show import Steps, result
+from jobs.show import Steps, result, table
 from jobs.streaming import stream
 
 SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help="Name of a source of the project.")]
@@ -120,10 +120,14 @@ def build(
         "current_rows": built.current_rows,
         "model_version": entry.model_version,
         "seconds": round(built.seconds, 2),
+        "approximation": None if built.approximation is None else dict(built.approximation.values()),
         "watch": summary(looked),
     }
     rows = ", ".join(f"{view} {count:,} keys" for view, count in entry.rows.items())
     text = f"batch version {entry.batch_version} up to {format_time(entry.cut)} is current: {rows}"
+    if built.approximation is not None and not as_json:
+        columns = list(built.approximation.values())
+        table("Approximate scores of the stream against the batch's that replace them", columns, [list(built.approximation.values().values())])
     watched = "" if looked is None else f"\n{looked if isinstance(looked, str) else said(looked)}"
     result(as_json, value, f"{text}{watched}\nNext: anabranch train {name}")
 

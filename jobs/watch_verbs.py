@@ -97,6 +97,10 @@ def show(looked: "Looked") -> None:
             ["batch version", "answers", "left aside", "values", "differing", "an example"],
             [[one.batch_version, one.answers, one.unsettled, one.values, one.differing, one.example]],
         )
+    if found.approximation:
+        at = max(one.at for one in found.approximation.values())
+        values = {name: one.value for name, one in found.approximation.items()}
+        table(f"Approximate scores against those of the batch of {at:%Y-%m-%d %H:%M} UTC", list(values), [list(values.values())])
     if looked.checks:
         rows = [[one.what, one.which, one.version, one.value, one.threshold, "yes" if one.crossed else "no", one.news] for one in looked.checks]
         table("Thresholds", ["what", "which", "version", "value", "threshold", "crossed", "news"], rows)

@@ -20,6 +20,7 @@ from stores.views import DeclaredAnewError, Views, cql_value
 _PARTS_BYTES = 32 * 1024 * 1024
 _AT_ONCE = 200  # keys whose reads run side by side
 SCORES_SCHEMA = "key STRING, value STRING"
+REPLACED_SCHEMA = "difference DOUBLE, flipped BOOLEAN"
 
 
 def refresh(
@@ -70,6 +71,32 @@ def refresher(views: ViewsSettings, models: ModelsSettings, project: Project, mo
             yield pa.RecordBatch.from_pydict({"key": [row["key"] for row in rows], "value": [_message(row) for row in rows]})
 
     return run
+
+
+def replacer(views: ViewsSettings, models: ModelsSettings, project: Project, model_version: str | None) -> Callable[..., Iterator[pa.RecordBatch]]:
+    """The same for a batch that takes over: yields `REPLACED_SCHEMA`, one row a key.
+
+    `difference` is how far (absolute) the score of the stream was from the one that replaces it, `flipped` whether its label was another;
+    NULL where the row was not the stream's or another model's. One read more a key, beside those of its views.
+    """
+
+    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        answers = _kept_answers(views)
+        scorer = Models(models).scorer(project.name, model_version) if model_version else None
+        for batch in batches:
+            keys = batch.column("key").to_pylist()
+            before = answers.views.approximate_scores(project.name, keys, model_version) if model_version and _streamed(project) else {}
+            rows = _refreshed(answers, scorer, project, keys, "batch")
+            both = [(before.get(row["key"]), row) for row in rows]
+            difference = [None if was is None else abs(was[0] - row["score"]) for was, row in both]
+            flipped = [None if was is None or was[1] is None else was[1] != row["label"] for was, row in both]
+            yield pa.RecordBatch.from_pydict({"difference": pa.array(difference, pa.float64()), "flipped": pa.array(flipped, pa.bool_())})
+
+    return run
+
+
+def _streamed(project: Project) -> bool:
+    return any(view.source.topic is not None for view in project.views)
 
 
 @lru_cache(maxsize=4)

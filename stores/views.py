@@ -338,6 +338,14 @@ class Views:
         for future in futures:
             future.result()
 
+    def approximate_scores(self, project: str, keys: Sequence[str], model_version: str) -> dict[str, tuple[float, int | None]]:
+        """Score and label of those current rows of `keys` that the stream wrote with this model, by key; all reads run side by side."""
+        session, table = self.session, current_table(project)
+        statement = _prepared(session, f"SELECT key, score, label FROM {table} WHERE key = ? AND layer = 'speed' AND model_version = ? ALLOW FILTERING")
+        found = execute_concurrent_with_args(session, statement, [(key, model_version) for key in keys], concurrency=200, execution_profile=READS)
+        rows = [one for result in found for one in result.result_or_exc]
+        return {key: (score, label) for key, score, label in rows if score is not None}
+
     def current(self, project: Project, key: str) -> dict[str, Any] | None:
         """The current row of a key; None when there is none."""
         try:

@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from features import Watch
 from features.times import format_time
+from jobs.building import build_project
+from jobs.context import Context
 from jobs.demo import EXAMPLE, WEARERS
 from jobs.processes import wait_until
 from jobs.show import Steps
@@ -110,3 +113,32 @@ def test_alerts_are_raised_once_and_everything_is_kept(released: Released) -> No
     assert context.models.entry("heart_disease", version).watched["predictions/labels"] == 30
     assert "thresholds are crossed" in released.page
     assert released.page.count("data:image/png") > 5
+
+
+def test_a_batch_replaces_approximate_scores_and_tells_how_far_they_were_off(released: Released) -> None:
+    context, project, version = released.lived.context, released.lived.project, released.lived.trained.version
+    patients = list(released.scores)[:12]
+    off = [(released.scores[patient] + 0.02 * (number - 4)) % 1.0 for number, patient in enumerate(patients)]
+    said = {"layer": "speed", "batch_version": 1}
+    rows = [{"key": p, "score": s, "label": int(s < 0.5), "model_version": version, **said} for p, s in zip(patients, off, strict=True)]
+    other = {"key": list(released.scores)[12], "score": 0.123, "label": 0, "model_version": "of old", **said}
+    context.views.write_current(project.name, [*rows, other], now_micros())
+    before = {row.key: row for row in current_rows(context) if row.layer == "speed" and row.model_version == version}
+    assert before.keys() >= {*patients, WEARERS[0]}
+    built = build_project(context, project, None, Steps())
+    after = {row.key: row for row in current_rows(context)}
+    assert {row.layer for row in after.values()} == {"batch"}
+    assert {(row.model_version, row.batch_version) for row in after.values()} == {(version, built.manifest.batch_version)}
+    assert all(row.as_of is not None for row in after.values())
+    difference = np.array([abs(row.score - after[key].score) for key, row in before.items()])
+    flips = np.mean([row.label != after[key].label for key, row in before.items()])
+    expected = {"count": len(before), "mean": difference.mean(), "p99": np.percentile(difference, 99), "flips": flips}
+    assert built.approximation is not None
+    assert built.approximation.values() == pytest.approx(expected)
+    assert built.approximation.mean > 0.01
+    kept = {one.name: one.value for one in Measures.of(context.settings.views).latest(project.name) if one.subject == "approximation"}
+    assert kept == pytest.approx(expected)
+
+
+def current_rows(context: Context) -> list[Any]:
+    return list(context.views.session.execute("SELECT key, score, label, layer, as_of, model_version, batch_version FROM heart_disease_current"))
