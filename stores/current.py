@@ -81,7 +81,7 @@ def replacer(views: ViewsSettings, models: ModelsSettings, project: Project, mod
     """
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        answers = _kept_answers(views)
+        answers = kept_answers(views)
         scorer = Models(models).scorer(project.name, model_version) if model_version else None
         for batch in batches:
             keys = batch.column("key").to_pylist()
