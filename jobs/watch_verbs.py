@@ -44,11 +44,11 @@ def watch(
 
 def watch_built(context: "Context", project: Project, steps: Steps) -> "Looked | str | None":
     """The look after a build, which succeeded whatever comes of it: None without a model, a text for what went wrong."""
-    if project.model is None or context.models.champion(project.name) is None:
-        return None
     from jobs.watching import watch_project
 
     try:
+        if project.model is None or context.models.champion(project.name) is None:
+            return None
         return watch_project(context, project, steps, landed=True)
     except Exception as error:  # noqa: BLE001 - the build is done and good; it is said, with the verb that shows all of it
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
