@@ -83,10 +83,11 @@ def replacer(views: ViewsSettings, models: ModelsSettings, project: Project, mod
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         answers = kept_answers(views)
         scorer = Models(models).scorer(project.name, model_version) if model_version else None
+        online = OnlineModels(answers.views).read(project)
         for batch in batches:
             keys = batch.column("key").to_pylist()
             before = answers.views.approximate_scores(project.name, keys, model_version) if model_version and _streamed(project) else {}
-            rows = _refreshed(answers, scorer, project, keys, "batch")
+            rows = _refreshed(answers, scorer, project, keys, "batch", online)
             both = [(before.get(row["key"]), row) for row in rows]
             difference = [None if was is None else abs(was[0] - row["score"]) for was, row in both]
             flipped = [None if was is None or was[1] is None else was[1] != row["label"] for was, row in both]
