@@ -65,7 +65,7 @@ class Running:
         for project in self._projects:
             _prepare(self._channel, project)
         for kept in self._kept:
-            kept.query = kept.begin()
+            kept.query = None if self._held(kept) else kept.begin()
         return [f"{kept.project.name}.{kept.name}" for kept in self._kept]
 
     @property
@@ -79,7 +79,10 @@ class Running:
         Raises the error of a query that failed for another reason, or of any when the channel only drains.
         """
         for kept in self._kept:
-            self._revive(kept) if kept.query is None else self._check(kept, kept.query)
+            if kept.query is not None:
+                self._check(kept, kept.query)
+            elif not self._held(kept):
+                self._revive(kept)
         if self._channel.trigger is not None and time.monotonic() >= self._lag_at:
             self._lag_at = time.monotonic() + _LAG_EVERY
             self._measure()
@@ -93,6 +96,11 @@ class Running:
         for kept in self._kept:
             if kept.query is not None:
                 kept.query.stop()
+
+    def _held(self, kept: _Kept) -> bool:
+        """A drain folds all events first: then labels find the features that they should."""
+        others = [other.query for other in self._kept if other.name != online.NAME]
+        return self._channel.trigger is None and kept.name == online.NAME and any(query is None or query.isActive for query in others)
 
     def _check(self, kept: _Kept, query: StreamingQuery) -> None:
         before = kept.meter.events
