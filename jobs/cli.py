@@ -11,6 +11,7 @@ import typer
 
 from features.errors import AnabranchError
 from jobs import (
+    analysis_verbs,
     export_verbs,
     file_verbs,
     inspect_verbs,

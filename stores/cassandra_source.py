@@ -3,29 +3,27 @@
     spark.read.format("cassandra").options(**cassandra_options(settings), table="heart_disease_current").load()
     frame.write.format("cassandra").options(**cassandra_options(settings), table=...).mode("append").save()
 
-Writing needs an existing table with a column of each name. ARRAY<DOUBLE> becomes a blob of float64 and arrays of BINARY
-become framed extras (states.py). Writes are upserts, so a retried task does no harm; with the option `timestamp`
-(microseconds), a slow retry never beats a newer write.
+Reading looks up keys that a filter names, has Cassandra leave out what other filters would (cassandra_filters.py), and reads
+the columns of the option `columns` alone, where it is given: Spark does not tell a Python data source which columns a query needs.
+Writing needs an existing table with a column of each name. ARRAY<DOUBLE> becomes a blob of float64 and arrays of BINARY become
+framed extras (states.py). Writes are upserts, so a retried task does no harm; with the option `timestamp` (microseconds), a slow
+retry never beats a newer write.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from decimal import Decimal
-from itertools import pairwise
 from threading import Semaphore
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from cassandra.cluster import Session
-from cassandra.metadata import TableMetadata
 from cassandra.query import BatchStatement, BatchType, PreparedStatement
-from cassandra.util import Date as CassandraDate
-from pyspark.sql.datasource import DataSource, DataSourceArrowWriter, DataSourceReader, InputPartition, WriterCommitMessage
+from pyspark.sql.datasource import DataSource, DataSourceArrowWriter, WriterCommitMessage
 from pyspark.sql.types import StructType
 
 from features.errors import MisuseError
+from stores.cassandra_reader import CassandraReader, settings_of, table_of
 from stores.cassandra_session import session_for
 from stores.settings import ViewsSettings
 from stores.states import pack_extras
@@ -50,95 +48,40 @@ def cassandra_options(settings: ViewsSettings) -> dict[str, str]:
     return options if settings.username is None else {**options, "username": settings.username, "password": settings.password or ""}
 
 
-def _settings(options: Mapping[str, str]) -> ViewsSettings:
-    return ViewsSettings(
-        hosts=tuple(options["hosts"].split(",")),
-        port=int(options["port"]),
-        keyspace=options["keyspace"],
-        local_datacenter=options.get("datacenter", "datacenter1"),
-        replication=int(options.get("replication", "1")),
-        username=options.get("username"),
-        password=options.get("password"),
-    )
-
-
 class CassandraSource(DataSource):
-    """Registered as format ``cassandra``."""
+    """Registered as format ``cassandra``. `known` are options that come with the class: they travel to executors and stand in no plan."""
+
+    known: Mapping[str, str] = {}
 
     @classmethod
     def name(cls) -> str:
         return "cassandra"
 
     def schema(self) -> str:
-        columns = _table(session_for(_settings(self.options)), self.options).columns.values()
-        return ", ".join(f"`{column.name}` {_spark_type(column.cql_type)}" for column in columns)
+        options = self._options()
+        columns = table_of(session_for(settings_of(options)), options).columns
+        wanted = options["columns"].split(",") if "columns" in options else list(columns)
+        missing = [name for name in wanted if name not in columns]
+        if missing:
+            raise MisuseError(f"Cassandra's table {options['table']!r} has no column {missing[0]!r}: it has {', '.join(columns)}")
+        return ", ".join(f"`{name}` {_spark_type(columns[name].cql_type)}" for name in wanted)
 
-    def reader(self, schema: StructType) -> "CassandraReader":
-        return CassandraReader(self.options, schema)
+    def reader(self, schema: StructType) -> CassandraReader:
+        return CassandraReader(self._options(), schema)
 
     def writer(self, schema: StructType, overwrite: bool) -> "CassandraWriter":
         if overwrite:
             raise MisuseError("a Cassandra table cannot be overwritten: use mode('append'), which upserts")
-        return CassandraWriter(self.options, schema)
+        return CassandraWriter(self._options(), schema)
 
-
-@dataclass
-class TokenRange(InputPartition):
-    """Rows whose partition token lies in (start, end]."""
-
-    start: int
-    end: int
-
-
-class CassandraReader(DataSourceReader):
-    """Reads by token ranges, a page at a time."""
-
-    def __init__(self, options: Mapping[str, str], schema: StructType) -> None:
-        self.options, self.schema = dict(options), schema
-
-    def partitions(self) -> Sequence[InputPartition]:
-        count = int(self.options.get("partitions", "4"))
-        edges = [-(2**63) + (2**64 - 1) * i // count for i in range(count + 1)]
-        return [TokenRange(start, end) for start, end in pairwise(edges)]
-
-    def read(self, partition: InputPartition) -> Iterator[tuple[Any, ...]]:
-        if not isinstance(partition, TokenRange):
-            raise MisuseError("this reader takes its own token ranges only")
-        session = session_for(_settings(self.options))
-        table = _table(session, self.options)
-        keys = ", ".join(f'"{column.name}"' for column in table.partition_key)
-        names = ", ".join(f'"{field.name}"' for field in self.schema.fields)
-        lower = ">=" if partition.start == -(2**63) else ">"
-        query = f"SELECT {names} FROM {self.options['table']} WHERE token({keys}) {lower} {partition.start} AND token({keys}) <= {partition.end}"
-        kinds = [field.dataType.typeName() for field in self.schema.fields]
-        for row in session.execute(query):
-            yield tuple(_spark_value(value, kind) for value, kind in zip(row, kinds, strict=True))
-
-
-def _table(session: Session, options: Mapping[str, str]) -> TableMetadata:
-    """What the server knows of the table now: another process may have made or changed it a moment ago."""
-    keyspace, table = options["keyspace"], options["table"]
-    session.cluster.refresh_table_metadata(keyspace, table)
-    tables = session.cluster.metadata.keyspaces[keyspace].tables
-    if table not in tables:
-        raise MisuseError(f"Cassandra has no table {table!r}: there are {', '.join(tables)}")
-    return tables[table]
+    def _options(self) -> dict[str, str]:
+        return {**self.known, **self.options}
 
 
 def _spark_type(cql: str) -> str:
     if cql.startswith("frozen<list<"):
         return f"ARRAY<{_spark_type(cql.removeprefix('frozen<list<').removesuffix('>>'))}>"
     return _SPARK_TYPES.get(cql, "STRING")
-
-
-def _spark_value(value: Any, kind: str) -> Any:
-    if isinstance(value, list):
-        return [_spark_value(one, "") for one in value]
-    if isinstance(value, CassandraDate):
-        return value.date()
-    if isinstance(value, datetime):
-        return value.replace(tzinfo=UTC)  # Spark would take a time without a zone for one of this machine's
-    return str(value) if kind == "string" and value is not None else value
 
 
 @dataclass
@@ -155,7 +98,7 @@ class CassandraWriter(DataSourceArrowWriter):
         self.options, self.names = dict(options), [field.name for field in schema.fields]
 
     def write(self, iterator: Iterator[pa.RecordBatch]) -> WriterCommitMessage:
-        session = session_for(_settings(self.options))
+        session = session_for(settings_of(self.options))
         marks = ", ".join("?" * len(self.names))
         names = ", ".join(f'"{name}"' for name in self.names)
         stamp = f" USING TIMESTAMP {int(self.options['timestamp'])}" if "timestamp" in self.options else ""

@@ -31,13 +31,16 @@ def refresh(
     for start in range(0, len(keys), _AT_ONCE):
         chunk = [key_values(project.keys, key) for key in keys[start : start + _AT_ONCE]]
         found = answers.features(project, chunk)
-        made = _rows(project, found, scorer, layer, online)
+        made = rows_of(project, found, scorer, layer, online)
         answers.views.write_current(project.name, made, found[0].as_of)
         rows.extend(made)
     return rows
 
 
-def _rows(project: Project, found: Sequence[Answer], scorer: Scorer | None, layer: str, online: OnlineModel | None) -> list[dict[str, Any]]:
+def rows_of(
+    project: Project, found: Sequence[Answer], scorer: Scorer | None, layer: str, online: OnlineModel | None = None
+) -> list[dict[str, Any]]:
+    """Answers as rows of the table of current rows, scored by `scorer` and, where one is given, by the `online` model beside it."""
     scores: list[float | None] = [None] * len(found)
     labels: list[int | None] = [None] * len(found)
     if scorer is not None:

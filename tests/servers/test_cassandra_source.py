@@ -11,13 +11,14 @@ import pytest
 from cassandra.cluster import Session
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.datasource import InputPartition
+from pyspark.sql.datasource import EqualTo, GreaterThan, InputPartition
 from pyspark.sql.types import StructType
 
 from features.errors import MisuseError
 from jobs.settings import Settings
+from stores.cassandra_reader import CassandraReader, TokenRange
 from stores.cassandra_session import session_for
-from stores.cassandra_source import CassandraReader, CassandraSource, TokenRange, cassandra_options
+from stores.cassandra_source import CassandraSource, cassandra_options
 from stores.states import unpack_extras
 
 MOMENT = datetime(2024, 5, 1, 12, 30, 0, 123_000, tzinfo=UTC)
@@ -165,3 +166,45 @@ def test_a_reader_takes_its_own_ranges_only(servers: Settings) -> None:
     reader = CassandraReader({**cassandra_options(servers.views), "table": "any"}, StructType().add("key", "string"))
     with pytest.raises(MisuseError, match="token ranges only"):
         list(reader.read(InputPartition(0)))
+
+
+def test_a_filter_on_the_key_reads_that_partition_and_no_other(spark: SparkSession, table: Make, write: Write, read: Read, servers: Settings) -> None:
+    name = table("key text, slot bigint, value double, PRIMARY KEY ((key), slot)")
+    write(spark.range(3000).selectExpr("CAST(id % 1000 AS STRING) AS key", "id AS slot", "id / 2D AS value"), name)
+    found = read(name).where("key IN ('7', '8', 'never') AND value > 500")
+    assert sorted(found.collect()) == [("7", 1007, 503.5), ("7", 2007, 1003.5), ("8", 1008, 504.0), ("8", 2008, 1004.0)]
+    assert found.rdd.getNumPartitions() == 1  # not the four of a whole table
+    assert "key" not in str(found._jdf.queryExecution().executedPlan()).partition("Filter")[2].partition("\n")[0]
+    assert read(name).where("key = '7' AND key = '8'").collect() == []
+    reader = CassandraReader({**cassandra_options(servers.views), "table": name}, read(name).schema)
+    assert list(reader.pushFilters([EqualTo(("key",), "7")])) == []
+    (only,) = reader.partitions()
+    assert sorted(reader.read(only)) == [("7", 7, 3.5), ("7", 1007, 503.5), ("7", 2007, 1003.5)]
+
+
+def test_other_filters_leave_rows_out_in_cassandra_and_give_what_spark_gives(
+    servers: Settings, spark: SparkSession, table: Make, write: Write, read: Read
+) -> None:
+    name = table("key text PRIMARY KEY, value double, kind text, at timestamp")
+    rows = [
+        (str(i), value, kind, MOMENT) for i, (value, kind) in enumerate([(0.0, "a"), (-0.0, "a"), (float("nan"), "b"), (None, None), (3.5, "b"), (9.0, "")])
+    ]
+    frame = spark.createDataFrame(rows, "key STRING, value DOUBLE, kind STRING, at TIMESTAMP")
+    write(frame, name)
+    for condition in ("value >= 0", "value > 3", "value < 3.5", "kind = 'b' AND value > 3", "kind = ''", "kind > 'a'", "value IS NULL",
+                      "at = TIMESTAMP '2024-05-01 12:30:00.123'", "at > TIMESTAMP '2024-05-01 12:30:00.1229999'", "NOT kind = 'b'"):  # fmt: skip
+        expected = sorted(row["key"] for row in frame.where(condition).collect())
+        assert sorted(row["key"] for row in read(name).where(condition).collect()) == expected, condition
+    reader = CassandraReader({**cassandra_options(servers.views), "table": name}, read(name).schema)
+    left = list(reader.pushFilters([GreaterThan(("value",), 3.0), EqualTo(("kind",), "b")]))
+    assert len(left) == 2  # which Spark judges again
+    sent = [row for part in reader.partitions() for row in reader.read(part)]
+    assert sorted(row[0] for row in sent) == ["2", "4"]
+
+
+def test_the_option_columns_reads_those_alone(spark: SparkSession, table: Make, write: Write, read: Read) -> None:
+    name = table("key text PRIMARY KEY, value double, more text")
+    write(spark.createDataFrame([("a", 2.0, "x")], "key STRING, value DOUBLE, more STRING"), name)
+    assert read(name, columns="value,key").collect() == [(2.0, "a")]
+    with pytest.raises(PySparkException, match="has no column 'vaule'"):
+        read(name, columns="vaule")

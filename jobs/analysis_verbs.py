@@ -1,0 +1,47 @@
+"""The verb for analysts: sql."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from features.errors import MisuseError
+from jobs.inspect_verbs import AsJson
+from jobs.settings import load_settings
+from jobs.show import say, table
+
+_MOST = 1000
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command()(sql)
+
+
+def sql(
+    statement: Annotated[str, typer.Argument(metavar="STATEMENT", help="Spark SQL; 'SHOW TABLES IN anabranch' lists what there is.")],
+    most: Annotated[int, typer.Option(help=f"Rows to show, up to {_MOST:,}.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """Run Spark SQL over current rows, events, predictions and quarantine of the declared projects, and answers at a time."""
+    from pyspark.errors import AnalysisException, ParseException
+
+    from jobs.analysis import Analysis
+    from jobs.context import Context
+
+    if not 1 <= most <= _MOST:
+        raise MisuseError(f"--most {most} must be from 1 to {_MOST:,}: write larger results to a file from a notebook")
+    context = Context(load_settings(None, None))
+    try:
+        found = Analysis(context).sql(statement)
+        rows = found.limit(most + 1).toArrow().to_pylist()
+    except (AnalysisException, ParseException) as error:
+        raise MisuseError(f"the statement cannot be run: {str(error).split('SQLSTATE')[0]}") from error
+    finally:
+        context.close()
+    shown: list[dict[str, Any]] = rows[:most]
+    if as_json:
+        say(json.dumps({"columns": found.columns, "rows": shown, "complete": len(rows) <= most}, default=str))
+        return
+    table(" ".join(statement.split()), found.columns, [list(row.values()) for row in shown])
+    say(f"{len(shown):,} rows" + ("" if len(rows) <= most else f", and there are more: --most shows up to {_MOST:,}"))

@@ -1,0 +1,119 @@
+"""Tables of Spark SQL and answers at a time, over what the river of heart_disease left."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from features.errors import AnabranchError
+from features.times import format_time, from_micros
+from jobs import analysis_verbs
+from jobs.analysis import Analysis
+from jobs.answering import from_lake
+from stores.answers import now_micros
+from tests.heart_river import PATIENT, Lived
+
+
+@pytest.fixture(scope="module")
+def analysis(lived: Lived) -> Iterator[Analysis]:
+    found = Analysis(lived.context)
+    found.register(["heart_disease"])
+    yield found
+    for name in ("current", "scores", "quarantine", "predictions", *(f"events_{source}" for source in lived.project.sources)):
+        lived.context.spark.catalog.dropGlobalTempView(f"heart_disease_{name}")
+
+
+def plan(frame: DataFrame) -> str:
+    return str(frame._jdf.queryExecution().executedPlan())
+
+
+def test_current_rows_are_a_table_of_spark(analysis: Analysis, lived: Lived) -> None:
+    spark = lived.context.spark
+    table = spark.table("anabranch.heart_disease_current")
+    assert table.count() == 303
+    (row,) = table.where(F.col("key") == PATIENT).collect()
+    assert row.asDict() == lived.context.views.current(lived.project, PATIENT)
+    looked_up = spark.sql(f"SELECT key, score FROM anabranch.heart_disease_scores WHERE key IN ('{PATIENT}', 'nobody')")
+    assert looked_up.rdd.getNumPartitions() == 1
+    assert [found["key"] for found in looked_up.collect()] == [PATIENT]
+    sick = spark.sql("SELECT count(*) AS n FROM anabranch.heart_disease_scores WHERE score > 0.5 AND layer = 'batch'").collect()[0]["n"]
+    assert sick == sum(1 for found in table.collect() if found["score"] > 0.5 and found["layer"] == "batch") > 50
+
+
+def test_history_of_the_lake_joins_with_current_rows(analysis: Analysis, lived: Lived) -> None:
+    found = lived.context.spark.sql(
+        """SELECT c.key, count(*) AS exams, max_by(e.chol, e.examined_at) AS chol, any_value(c.chol) AS now
+           FROM anabranch.heart_disease_events_exams e JOIN anabranch.heart_disease_current c ON e.patient_id = c.key GROUP BY c.key"""
+    ).collect()
+    assert len(found) == 303
+    assert all(row["chol"] == row["now"] for row in found)
+    names = {row["tableName"] for row in lived.context.spark.sql("SHOW TABLES IN anabranch").collect()}
+    assert names >= {f"heart_disease_{name}" for name in ("current", "scores", "events_exams", "events_bracelet", "quarantine", "predictions")}
+
+
+def test_no_plan_and_no_table_shows_a_password_or_an_address(analysis: Analysis, lived: Lived) -> None:
+    frame = lived.context.spark.table("anabranch.heart_disease_current")
+    port = str(lived.context.settings.views.port)
+    text = frame._jdf.queryExecution().toString() + str(lived.context.spark.sql("DESCRIBE EXTENDED anabranch.heart_disease_current").collect())
+    assert port not in text
+    assert "password" not in text
+
+
+def values(lived: Lived, row: Any) -> dict[str, Any]:
+    return {column.name: row[column.name] for column in lived.project.columns}
+
+
+def test_batch_and_speed_are_merged_at_a_time_as_serving_merges_them(analysis: Analysis, lived: Lived) -> None:
+    at = now_micros() // 1_000_000 * 1_000_000
+    moment = f"{from_micros(at):%Y-%m-%d %H:%M:%S}"
+    found = lived.context.spark.sql(f"SELECT * FROM heart_disease_at(TABLE(SELECT key FROM anabranch.heart_disease_scores), TIMESTAMP '{moment}')").collect()
+    assert len(found) == 303
+    keys = [{"patient_id": row["key"]} for row in found]
+    served = lived.context.answers.features(lived.project, keys, at)
+    scorer = lived.context.models.scorer("heart_disease")
+    scores = scorer.score({name: [answer.values[name] for answer in served] for name in scorer.features})
+    for row, answer, score in zip(found, served, scores, strict=True):
+        assert values(lived, row) == pytest.approx(dict(answer.values))
+        assert row["score"] == pytest.approx(score, abs=1e-6)
+        assert (row["as_of"].timestamp(), row["degraded"], row["layer"]) == (at / 1e6, None, "merged")
+    patient = next(row for row in found if row["key"] == PATIENT)
+    assert patient["readings_7d"] == lived.after["features"]["readings_7d"]
+    by_frame = {row["key"]: values(lived, row) for row in analysis.answers_at(lived.project, format_time(at), [PATIENT, "nobody"]).collect()}
+    assert by_frame[PATIENT] == pytest.approx(values(lived, patient))
+    assert by_frame["nobody"]["readings_1h"] == 0
+    assert len(analysis.answers_at(lived.project, keys=[PATIENT]).collect()) == 1
+
+
+def test_before_the_cut_the_lake_answers(analysis: Analysis, lived: Lived) -> None:
+    at = lived.built.manifest.cut - 3600 * 1_000_000
+    (row,) = analysis.answers_at(lived.project, format_time(at), [PATIENT]).collect()
+    expected = from_lake(lived.context, lived.project, {"patient_id": PATIENT}, at)
+    assert values(lived, row) == pytest.approx(expected)
+    assert row["readings_7d"] < lived.after["features"]["readings_7d"]
+    with pytest.raises(AnabranchError, match="is in the future"):
+        analysis.answers_at(lived.project, "2999-01-01T00:00:00Z")
+
+
+def test_the_verb_sql_prints_a_table_or_json(lived: Lived, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    class Kept:
+        """The run's own context, which outlives the verb."""
+
+        def __new__(cls, _: object) -> Any:
+            return lived.context
+
+    monkeypatch.setattr("jobs.context.Context", Kept)
+    monkeypatch.setattr(lived.context, "close", lambda: None, raising=False)
+    statement = "SELECT key, score FROM anabranch.heart_disease_scores ORDER BY score DESC"
+    analysis_verbs.sql(statement, most=3, as_json=True)
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (told["columns"], len(told["rows"]), told["complete"]) == (["key", "score"], 3, False)
+    assert told["rows"][0]["score"] >= told["rows"][2]["score"]
+    analysis_verbs.sql(statement, most=3)
+    shown = capsys.readouterr().out
+    assert told["rows"][0]["key"] in shown
+    assert "3 rows, and there are more" in shown
+    with pytest.raises(AnabranchError, match="cannot be run"):
+        analysis_verbs.sql("SELECT nothing FROM anabranch.heart_disease_scores")
