@@ -41,6 +41,10 @@ check: setup ## Format, lint, types, and the arrows between the folders
 test: setup gateway-programs browser-programs ## Every test, the ones against real Kafka and Cassandra included: what CI runs
 	$(PY) -m pytest tests
 
+.PHONY: notebook
+notebook: setup .venv/.notebooks-stamp ## Open the notebooks in JupyterLab, on this machine alone
+	.venv/bin/jupyter lab --ip 127.0.0.1 notebooks
+
 .PHONY: pictures
 pictures: setup browser-programs ## Make the README's pictures of the pages anew, from the river on real data
 	$(PY) -m pytest -q tests/e2e/test_pages.py --pictures docs/pictures
@@ -129,6 +133,10 @@ $(UV):
 
 .venv/.bench-stamp: .venv/.stamp
 	@$(UV) sync --frozen --inexact --quiet --group bench
+	@touch $@
+
+.venv/.notebooks-stamp: .venv/.stamp
+	@$(UV) sync --frozen --inexact --quiet --group notebooks
 	@touch $@
 
 $(MADE)/jars/.stamp: $(POMS)

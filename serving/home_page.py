@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from serving.facts import Found
 from serving.markup import Content, Markup, facts, link, path, tag
-from serving.measures_page import worst_drift
-from serving.shown import NOTHING, batch_age, metric, state
+from serving.measures_page import standing, worst_drift
+from serving.shown import NOTHING, batch_age, metric, pill, state
 
 
 def home(found: Sequence[Found], broken: Mapping[str, str]) -> Content:
@@ -37,5 +37,7 @@ def _card(found: Found) -> Markup:
     drifted = worst_drift(found)
     if drifted is not None:
         pairs.append(("Drift", drifted))
+    alerts = standing(found)
+    pairs.append(("Alerts", [pill(one, "bad") for one in alerts] if alerts else NOTHING))
     heading = tag("h2", link(path("projects", project.name), project.name), " ", state(served, found.now))
     return tag("li", heading, tag("p", project.description or "No description is declared.", class_="soft"), facts(pairs), class_="card")

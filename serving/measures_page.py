@@ -11,6 +11,8 @@ from serving.shown import age, missing, number, pill
 from stores.measures import Measure
 
 _MOST = 100
+ALERTS = "alerts"
+"""The subject of measures that are 1 while an alert stands."""
 DRIFT = "psi"
 """The name of measures that say how far a distribution has moved."""
 _MOVED, _FAR = 0.1, 0.25  # as is customary for the population stability index
@@ -22,6 +24,7 @@ def measured(found: Found) -> Markup:
         return section("Measures", missing(found.measures), name="measures")
     if not found.measures:
         return section("Measures", tag("p", "Nothing has been measured yet.", class_="soft"), name="measures")
+    told = [one for one in found.measures if one.subject != ALERTS]
     lines = _lines(() if isinstance(found.histories, Missing) else found.histories)
     rows: list[tuple[Content, ...]] = [
         (
@@ -32,17 +35,24 @@ def measured(found: Found) -> Markup:
             sparkline(lines[_which(one)], title=f"{one.name} of {one.slice or one.subject} over time"),
             f"{age(found.now - to_micros(one.at))} ago",
         )
-        for one in found.measures[:_MOST]
+        for one in told[:_MOST]
     ]
-    left = len(found.measures) - len(rows)
+    left = len(told) - len(rows)
     more = tag("p", f"{left} more are in /metrics.", class_="soft") if left > 0 else None
     heads = ("measure", "of", "version", "latest", "30 days", "measured")
     return section("Measures", table(heads, rows, numbers=(3,), caption="Accuracy, drift, skew and approximation, as last measured"), more, name="measures")
 
 
+def standing(found: Found) -> list[str]:
+    """The alerts that stand: what crossed its declared threshold, and has not come back since."""
+    if isinstance(found.measures, Missing):
+        return []
+    return [f"{one.name} of {one.slice}" if one.slice else one.name for one in found.measures if one.subject == ALERTS and one.value]
+
+
 def worst_drift(found: Found) -> Markup | None:
     """The largest drift among the latest measures; None where none was measured."""
-    moved = [] if isinstance(found.measures, Missing) else [one for one in found.measures if one.name == DRIFT]
+    moved = [] if isinstance(found.measures, Missing) else [one for one in found.measures if one.name == DRIFT and one.subject != ALERTS]
     if not moved:
         return None
     worst = max(moved, key=lambda one: one.value)

@@ -11,7 +11,7 @@ from serving.charts import histogram
 from serving.facts import MOST_ROWS, Found, Missing
 from serving.key_page import key_address
 from serving.markup import Content, Markup, facts, link, path, section, table, tag
-from serving.measures_page import measured
+from serving.measures_page import measured, standing
 from serving.product_places import addresses, lineage
 from serving.shown import NOTHING, age, batch_age, metric, missing, moment, number, pill, state, troubles
 
@@ -26,6 +26,7 @@ def product(found: Found) -> Content:
         tag("p", project.description or "No description is declared: Project(description=...).", class_="lead"),
         tag("p", f"Owner: {project.owner or 'none is declared'} · key: {', '.join(project.keys)}", class_="soft"),
         troubles(found),
+        [tag("p", pill("alert", "bad"), f" {one} is beyond its declared threshold", class_="note", role="status") for one in standing(found)],
         _tiles(found),
         _freshness(found),
         _scores(found),

@@ -12,6 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.functions import udtf
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
+from pyspark.sql.udtf import UserDefinedTableFunction
 
 from features.declaration import Project
 from features.keys import key_values
@@ -76,7 +77,7 @@ def merged_at(keys: DataFrame, merge: Merge, project: Project, at: int | None) -
 def register_function(spark: SparkSession, name: str, merge: Merge, project: Project) -> None:
     """The table function: ``SELECT * FROM name(TABLE(SELECT key FROM ...), TIMESTAMP '2026-11-21 12:00:00')``."""
     schema = merged_schema(project)
-    names = StructType.fromDDL(schema).fieldNames()
+    names = cast("StructType", StructType.fromDDL(schema)).fieldNames()
 
     class Merged:
         """Collects the keys of its part of the table, then merges them together."""
@@ -94,4 +95,4 @@ def register_function(spark: SparkSession, name: str, merge: Merge, project: Pro
                 for found in merge(self.keys, None if self.at is None else to_micros(self.at)):
                     yield tuple(found[name] for name in names)
 
-    spark.udtf.register(name, udtf(Merged, returnType=schema))
+    spark.udtf.register(name, cast("UserDefinedTableFunction", udtf(Merged, returnType=schema)))

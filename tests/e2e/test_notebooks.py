@@ -30,14 +30,15 @@ def client(lived: Lived, tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     with pytest.MonkeyPatch.context() as patched:
         for name, value in environment.items():
             patched.setenv(name, value)
-        found = NotebookClient(nbformat.v4.new_notebook(), timeout=240, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}})
+        empty = nbformat.v4.new_notebook()  # type: ignore[no-untyped-call]
+        found = NotebookClient(empty, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}})
         with found.setup_kernel():
             yield found
 
 
 def run(client: NotebookClient, name: str) -> str:
     """Everything that the notebook's cells say; raises CellExecutionError for one that fails."""
-    client.nb = nbformat.read(NOTEBOOKS / name, as_version=4)
+    client.nb = nbformat.read(NOTEBOOKS / name, as_version=4)  # type: ignore[no-untyped-call]
     client.reset_execution_trackers()
     for number, cell in enumerate(client.nb.cells):
         client.execute_cell(cell, number)

@@ -40,6 +40,9 @@ def measure(name: str, value: float, part: str = "", hours: int = 0) -> Measure:
     return Measure(project="heart_disease", subject="features", name=name, at=at, value=value, slice=part)
 
 
+ALERTS = [replace(measure("psi", value, part), subject="alerts") for part, value in (("age", 1.0), ("chol", 0.0))]
+
+
 @pytest.fixture
 def heart() -> Bench:
     found = bench(PROJECTS, load_project("heart_disease", (PROJECTS,)).model_features)
@@ -48,7 +51,7 @@ def heart() -> Bench:
         sample=lambda _, most: [row(EVIL, 0.2), row("p2", 0.9, "speed"), row("p3", None)][:most],
         reports=lambda *_: [{"arrival": "2024-05-01T10:00:00", "source": "exams", "rows": 303, "bad": 2, "verdict": EVIL, "name": "a-1"}],
         report=lambda _, source, name: b"<p>report</p>" if (source, name) == ("exams", "a-1") else None,
-        measures=lambda _: [measure("psi", 0.31, "age"), measure("mean", 1.5, EVIL)],
+        measures=lambda _: [*ALERTS, measure("psi", 0.31, "age"), measure("mean", 1.5, EVIL)],
         measured=lambda *_: [measure("psi", 0.1, "age", 2), measure("psi", 0.31, "age")],
     )
 
@@ -92,9 +95,10 @@ def read(heart: Bench, path: str, status: int = 200) -> Elements:
 
 def test_first_page_lists_projects_with_freshness_versions_metric_and_drift(heart: Bench) -> None:
     page = read(heart, "/")
-    for said in ("heart_disease", "cardiology", "fresh", "7", "cut 60 min ago", "0.8750", "0.31", "psi of age"):
+    for said in ("heart_disease", "cardiology", "fresh", "7", "cut 60 min ago", "0.8750", "0.31", "psi of age", "Alerts"):
         assert said in page.text, said
     assert ("a", {"href": PAGE}) in page.found
+    assert ("psi of age" in page.text, "psi of chol" in page.text) == (True, False)
     sheet = next(given["href"] for name, given in page.found if name == "link" and given["rel"] == "stylesheet")
     response = heart.raw("GET", str(sheet).partition("?")[0])
     assert (response.status, dict(response.headers)["content-type"]) == (200, "text/css; charset=utf-8")
@@ -106,6 +110,7 @@ def test_page_of_a_project_says_what_a_user_of_it_must_know(heart: Bench) -> Non
                  "0.8000 to 0.9300", "not for decisions about patients", "303", "predictions.heart_disease",
                  "heart_disease__latest_exam__b7", "anabranch.heart_disease_events_exams", "lake version 3", "batch (2) and speed (1)"):  # fmt: skip
         assert said in page.text, said
+    assert "alert psi of age is beyond its declared threshold" in page.text
     names = [name for name, _ in page.found]
     assert names.count("rect") == 20
     assert names.count("polyline") == 1  # one measure has a past
