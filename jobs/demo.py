@@ -213,7 +213,7 @@ def _until(condition: Callable[[], bool], seconds: float, what: str) -> None:
 def _next(settings: Settings, keep: bool) -> None:
     run = "" if keep else "   (after: anabranch up)"
     say("\nWhere to look next")
-    say(f"  API page          anabranch serve, then {_address(settings)}/docs{run}")
+    say(f"  pages, API        anabranch serve, then {_address(settings)}/ and {_address(settings)}/docs{run}")
     say(f"  models            mlflow ui --backend-store-uri {settings.models.tracking_uri}")
     say(f"  analysts' table   {settings.views.keyspace}.{NAME}_current in Cassandra, port {settings.views.port}{run}")
     say(f"  one patient       anabranch answer {NAME} {WEARERS[0]}{run}")
