@@ -132,6 +132,7 @@ def addresses(served: Served) -> dict[str, Any]:
     project, manifest = served.project, served.manifest
     base, name = f"/v1/projects/{project.name}", project.name
     key = "{key}" if len(project.keys) == 1 else ",".join(f"{part}={{{part}}}" for part in project.keys)
+    tables = ["current", "scores", *(f"events_{source}" for source in project.sources), *(["predictions"] if project.model else []), "quarantine"]
     topics = {source.name: source.topic for source in project.sources.values() if source.topic}
     return {
         "page": f"/projects/{name}",
@@ -142,7 +143,9 @@ def addresses(served: Served) -> dict[str, Any]:
         "topics": topics,
         "current_table": f"{name}_current",
         "batch_tables": dict(manifest.tables) if manifest else {},
-        "spark": [f"anabranch.{name}_current", *(f"anabranch.{name}_events_{source}" for source in project.sources), f"anabranch.{name}_quarantine"],
+        "spark": [f"anabranch.{name}_{table}" for table in tables],
         "predictions_topic": predictions_topic(name) if project.model else None,
         "scores_topic": f"scores.{name}" if project.model else None,
+        "score_requests_topic": f"score-requests.{name}" if project.model else None,
+        "models_topic": f"models.{name}" if project.model else None,
     }

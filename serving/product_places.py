@@ -4,6 +4,13 @@ from serving import catalogue
 from serving.facts import Found, Missing
 from serving.markup import Content, Markup, facts, section, table, tag
 
+_TOPICS = (
+    ("predictions", "predictions_topic"),
+    ("scores", "scores_topic"),
+    ("rows to be scored", "score_requests_topic"),
+    ("new versions of the model", "models_topic"),
+)
+
 
 def lineage(found: Found) -> Markup:
     """From the lake to answers, four steps."""
@@ -30,7 +37,7 @@ def addresses(found: Found) -> Markup:
     rows: list[tuple[Content, ...]] = [("REST", what, _code(places[what])) for what in ("predict", "features", "scores") if places[what]]
     rows += [("REST", f"events of {source}", _code(address)) for source, address in places["events"].items()]
     rows += [("Kafka", f"events of {source}", _code(topic)) for source, topic in places["topics"].items()]
-    rows += [("Kafka", what, _code(places[topic])) for what, topic in (("predictions", "predictions_topic"), ("scores", "scores_topic")) if places[topic]]
+    rows += [("Kafka", what, _code(places[topic])) for what, topic in _TOPICS if places[topic]]
     rows += [("Cassandra", "current rows", _code(places["current_table"]))]
     rows += [("Cassandra", f"states of {view}", _code(one)) for view, one in places["batch_tables"].items()]
     rows += [("Spark SQL", one.removeprefix(f"anabranch.{name}_").replace("_", " "), _code(one)) for one in places["spark"]]
@@ -39,6 +46,8 @@ def addresses(found: Found) -> Markup:
         table(("by", "", "address"), rows, caption="Where it can be asked and read"),
         tag("h3", "In CQL"),
         tag("pre", f"SELECT key, score, as_of FROM {places['current_table']} WHERE key = '...';"),
+        tag("h3", "In Spark SQL"),
+        tag("pre", f'anabranch sql "SELECT key, score FROM anabranch.{name}_scores ORDER BY score DESC LIMIT 10"'),
         name="addresses",
     )
 
