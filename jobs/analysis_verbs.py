@@ -33,15 +33,15 @@ def sql(
         raise MisuseError(f"--most {most} must be from 1 to {_MOST:,}: write larger results to a file from a notebook")
     context = Context(load_settings(None, None))
     try:
-        found = Analysis(context).sql(statement)
-        rows = found.limit(most + 1).toArrow().to_pylist()
+        found = Analysis(context).sql(statement).limit(most + 1).toArrow()
     except (AnalysisException, ParseException) as error:
         raise MisuseError(f"the statement cannot be run: {str(error).split('SQLSTATE')[0]}") from error
     finally:
         context.close()
-    shown: list[dict[str, Any]] = rows[:most]
+    names, complete = found.column_names, found.num_rows <= most
+    rows: list[tuple[Any, ...]] = list(zip(*[column.to_pylist() for column in found.slice(0, most).columns], strict=True))
     if as_json:
-        say(json.dumps({"columns": found.columns, "rows": shown, "complete": len(rows) <= most}, default=str))
+        say(json.dumps({"columns": names, "rows": [dict(zip(names, row, strict=True)) for row in rows], "complete": complete}, default=str))
         return
-    table(" ".join(statement.split()), found.columns, [list(row.values()) for row in shown])
-    say(f"{len(shown):,} rows" + ("" if len(rows) <= most else f", and there are more: --most shows up to {_MOST:,}"))
+    table(" ".join(statement.split()), names, rows)
+    say(f"{len(rows):,} rows" + ("" if complete else f", and there are more: --most shows up to {_MOST:,}"))

@@ -239,6 +239,8 @@ def flown(commands: Commands) -> Flown:
     run("features", "features", name, "--at", write(folder / "asked.csv", asked), "--out", folder / "features", "--json")
     run("score", "score", name, "--in", folder / "asked.csv", "--out", folder / "scores", "--json")
     run("verify", "verify", name, "--all", "--json")
+    wanted = f"SELECT key FROM anabranch.{name}_scores WHERE tailnum = 'N3' AND origin = 'EWR'"
+    run("sql", "sql", f"SELECT tailnum, origin, flights, degraded FROM {name}_at(TABLE({wanted}), current_timestamp())", "--json")
     run("build again", "build", name, "--json")
     run("rollback", "rollback", name, "--json")
     run("answer after rollback", "answer", name, "tailnum=N3", "origin=EWR", "--json")
@@ -279,6 +281,11 @@ def test_published_rows_are_in_the_answer_of_now(flown: Flown) -> None:
     assert answer["features"] == pytest.approx(recount([*flown.first, *flown.more], "N3", "EWR", now()))
     assert (answer["model_version"], answer["degraded"], answer["layer"]) == ("1", False, "serving")
     assert 0 <= answer["score"] <= 1
+
+
+def test_sql_finds_a_key_of_two_columns_and_merges_it(flown: Flown) -> None:
+    expected = {"tailnum": "N3", "origin": "EWR", "flights": flown.said["answer"].found["features"]["flights"], "degraded": None}
+    assert flown.said["sql"].found == {"columns": list(expected), "rows": [expected], "complete": True}
 
 
 def test_an_answer_of_the_past_equals_a_plain_recount(flown: Flown) -> None:
