@@ -37,9 +37,7 @@ def refresh(
     return rows
 
 
-def rows_of(
-    project: Project, found: Sequence[Answer], scorer: Scorer | None, layer: str, online: OnlineModel | None = None
-) -> list[dict[str, Any]]:
+def rows_of(project: Project, found: Sequence[Answer], scorer: Scorer | None, layer: str, online: OnlineModel | None = None) -> list[dict[str, Any]]:
     """Answers as rows of the table of current rows, scored by `scorer` and, where one is given, by the `online` model beside it."""
     scores: list[float | None] = [None] * len(found)
     labels: list[int | None] = [None] * len(found)
