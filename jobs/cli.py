@@ -41,6 +41,7 @@ for verbs in (
     key_verbs,
     upkeep_verbs,
     watch_verbs,
+    analysis_verbs,
 ):
     verbs.register(app)
 
