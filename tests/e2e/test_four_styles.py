@@ -17,17 +17,21 @@ from batch.landing import ingest
 from batch.scoring import score_path
 from batch.scoring_inputs import with_features
 from batch.training import train
+from features.declaration import Project
 from jobs.building import build_project
 from jobs.context import Context
 from jobs.serve import build
 from jobs.settings import Settings
 from jobs.show import Steps
 from serving.http import Request
+from speed.requests import prepare_requests, requests_topic, start_requests
+from speed.views import scores_topic
 from stores.answers import now_micros
 from stores.hdfs import Hdfs
 from stores.progress import Silent
 from stores.settings import ModelsSettings
 from tests.edge import device, scored
+from tests.servers.test_bus import read
 
 KEYS = [f"w{number:04d}" for number in range(1_000)]
 DECLARATION = """
@@ -50,6 +54,7 @@ class Styles:
     mass: Mapping[str, Mapping[str, Any]]
     rest: Mapping[str, Mapping[str, Any]]
     edge: Mapping[str, Mapping[str, Any]]
+    messages: Mapping[str, Mapping[str, Any]]
 
 
 def write_events(folder: Path) -> None:
@@ -91,7 +96,7 @@ def styles(servers: Settings, spark: SparkSession, tmp_path_factory: pytest.Temp
     rows = [json.loads(json.dumps(row.asDict(), default=str)) for row in found]
     answers = scored(folder / "bundle", device(folder / "device"), rows)
     edge = {row["who"]: answer for row, answer in zip(rows, answers, strict=True)}
-    return Styles(mass=mass, rest=over_rest(ours, name), edge=edge)
+    return Styles(mass=mass, rest=over_rest(ours, name), edge=edge, messages=by_message(context, project))
 
 
 def over_rest(settings: Settings, name: str) -> dict[str, Mapping[str, Any]]:
@@ -104,11 +109,22 @@ def over_rest(settings: Settings, name: str) -> dict[str, Mapping[str, Any]]:
     return {answer["key"]: answer for answer in json.loads(response.body)["predictions"]}
 
 
+def by_message(context: Context, project: Project) -> dict[str, Mapping[str, Any]]:
+    """A request a key on the topic of score requests, all of them answered by one run of the stream's query."""
+    channel = context.channel(once=True)
+    prepare_requests(channel, project)
+    context.bus.publish(requests_topic(project.name), [(None, json.dumps({"request_id": key, "key": key}).encode()) for key in KEYS])
+    query = start_requests(context.spark, channel, project)
+    assert query.awaitTermination(300), "the requests are not answered"
+    answers = [json.loads(value or b"") for _, _, _, value, _, _ in read(context.bus, scores_topic(project.name))]
+    return {answer["request_id"]: answer for answer in answers}
+
+
 def column(said: Mapping[str, Mapping[str, Any]], name: str) -> Sequence[Any]:
     return [said[key][name] for key in KEYS]
 
 
-@pytest.mark.parametrize("style", ["rest", "edge"])
+@pytest.mark.parametrize("style", ["rest", "edge", "messages"])
 def test_a_thousand_keys_have_one_score_in_every_style(styles: Styles, style: str) -> None:
     said = getattr(styles, style)
     assert set(said) == set(styles.mass) == set(KEYS)
