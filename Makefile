@@ -84,7 +84,7 @@ status: ## Show which servers run
 .PHONY: clean
 clean: ## Stop the servers and delete their data, the lake, models and logs; the environment and jars stay
 	@if [ -x .venv/bin/anabranch ]; then .venv/bin/anabranch down; fi
-	rm -rf $(addprefix $(MADE)/,kafka cassandra hdfs spark lake checkpoints mlflow warehouse logs run)
+	rm -rf $(addprefix $(MADE)/,kafka cassandra hdfs spark ignite lake checkpoints mlflow warehouse logs run)
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .PHONY: lock
@@ -141,7 +141,7 @@ $(UV):
 
 $(MADE)/jars/.stamp: $(POMS)
 	$(check_machine)
-	@echo "setup: jars of Kafka, Cassandra, HDFS and Spark's connectors into $(MADE)/jars"
+	@echo "setup: jars of Kafka, Cassandra, HDFS, Ignite and Spark's connectors into $(MADE)/jars"
 	@rm -rf $(MADE)/jars
 	@mvn --batch-mode --quiet -Dstyle.color=never --file conf/jars/pom.xml generate-resources -Djars.folder='$(CURDIR)/$(MADE)/jars'
 	@touch $@

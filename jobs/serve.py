@@ -5,6 +5,7 @@ import shutil
 import sys
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from features.errors import MisuseError
 from jobs.settings import ROOT, Settings, load_settings
@@ -12,6 +13,9 @@ from serving.access import Access, Issuer
 from serving.app import Application, create_app
 from serving.context import Context
 from serving.server import run
+
+if TYPE_CHECKING:
+    from stores.shared_parts import SharedParts
 
 
 def serve(settings: Settings) -> None:
@@ -41,7 +45,7 @@ def build(settings: Settings) -> Application:
     context = Context(
         folders=tuple(settings.projects),
         views=views,
-        answers=Answers(views, parts=Parts(settings.serving.cache_bytes), timeout=settings.serving.store_timeout_seconds),
+        answers=Answers(views, parts=Parts(settings.serving.cache_bytes), timeout=settings.serving.store_timeout_seconds, shared=_shared(settings)),
         models=Models(settings.models),
         bus=Bus(settings.bus),
         settings=settings.serving,
@@ -56,6 +60,13 @@ def build(settings: Settings) -> Application:
         report=reports.page,
     )
     return create_app(context)
+
+
+def _shared(settings: Settings) -> "SharedParts | None":
+    """The Ignite node that batch parts are shared through, when it is wanted; without a cache of its own a worker shares nothing."""
+    from stores.shared_parts import SharedParts
+
+    return SharedParts(settings.serving.ignite_address) if settings.serving.cache == "ignite" else None
 
 
 def _access(settings: Settings) -> Access:
@@ -81,7 +92,7 @@ def _log_to_stderr() -> None:
     """What the server itself does and meets; a store that is away is told once, in its words, not in the drivers' many."""
     if not logging.getLogger().handlers:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for driver in ("cassandra", "kafka"):
+    for driver in ("cassandra", "kafka", "pyignite"):
         logging.getLogger(driver).setLevel(logging.CRITICAL)
     for library in ("mlflow", "alembic"):
         logging.getLogger(library).setLevel(logging.WARNING)

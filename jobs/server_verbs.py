@@ -17,7 +17,9 @@ def register(app: typer.Typer) -> None:
 
 
 def up(
-    further: Annotated[list[str] | None, typer.Option("--with", metavar="SERVER", help="Also start this: hdfs, spark, nginx (may be repeated).")] = None,
+    further: Annotated[
+        list[str] | None, typer.Option("--with", metavar="SERVER", help="Also start this: hdfs, spark, ignite, nginx (may be repeated).")
+    ] = None,
 ) -> None:
     """Start the embedded servers: Kafka, Cassandra, and those asked for."""
     asked = [name.strip() for text in further or [] for name in text.split(",") if name.strip()]

@@ -1,5 +1,5 @@
 """The embedded servers as local processes on loopback, for those who have none of their own: Kafka and Cassandra, and, when
-asked for, HDFS and a Spark cluster, which are several processes each, and the gateway before REST servers.
+asked for, HDFS and a Spark cluster, which are several processes each, Ignite, and the gateway before REST servers.
 
 data/run/<name>.json   pid, start time and ports of what `up` started; `down` ends that and nothing else
 data/logs/<name>.log   what the server said
@@ -18,6 +18,7 @@ from jobs.processes import ProcessRecord, is_alive, read_record, spawn, stop, ta
 from jobs.server import Server, ServerError, check_java, is_free
 from jobs.servers_cassandra import cassandra_server
 from jobs.servers_hdfs import data_node, name_node
+from jobs.servers_ignite import ignite_server
 from jobs.servers_kafka import kafka_server
 from jobs.servers_nginx import gateway
 from jobs.servers_spark import master, worker
@@ -31,6 +32,7 @@ MADE_OF = {
     "cassandra": ("cassandra",),
     "hdfs": ("hdfs-namenode", "hdfs-datanode"),
     "spark": ("spark-master", "spark-worker-1", "spark-worker-2"),
+    "ignite": ("ignite",),
     "nginx": ("nginx",),
 }
 """The processes of each server, in the order in which they are started."""
@@ -44,6 +46,7 @@ _MAKERS: dict[str, Callable[[Settings, str], Server]] = {
     "spark-master": master,
     "spark-worker-1": lambda settings, java: worker(settings, java, 1),
     "spark-worker-2": lambda settings, java: worker(settings, java, 2),
+    "ignite": ignite_server,
     "nginx": gateway,
 }
 _SCHEMES = {"hdfs-namenode": "hdfs://", "spark-master": "spark://"}
@@ -140,6 +143,7 @@ def _address(settings: Settings, name: str, ports: Sequence[int]) -> str:
         "hdfs-namenode": servers.hdfs_port,
         "hdfs-datanode": servers.hdfs_data_port,
         "spark-master": servers.spark_port,
+        "ignite": servers.ignite_port,
         "nginx": servers.nginx_port,
     }
     if name not in usual:

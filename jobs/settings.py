@@ -4,6 +4,7 @@ Precedence: conf/settings.toml < environment `ANABRANCH__SECTION__KEY` < command
 """
 
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -69,6 +70,11 @@ class ServerSettings:
     spark_port: int
     spark_http_port: int
     spark_worker_memory: str
+    ignite_port: int
+    ignite_discovery_port: int
+    ignite_peer_port: int
+    ignite_heap: str
+    ignite_megabytes: int
     nginx_port: int
     nginx_upstreams: tuple[str, ...]
     nginx_rate: int
@@ -147,6 +153,8 @@ _KEYS: dict[str, dict[str, Parser]] = {
         "jwt_audience": kind.text,
         "store_threads": kind.positive,
         "store_timeout_seconds": kind.seconds_fraction,
+        "cache": kind.one_of("memory", "ignite"),
+        "ignite_address": kind.text,
         "cache_bytes": kind.whole,
         "breaker_failures": kind.positive,
         "breaker_seconds": kind.seconds_fraction,
@@ -174,6 +182,11 @@ _KEYS: dict[str, dict[str, Parser]] = {
         "spark_port": kind.port,
         "spark_http_port": kind.port,
         "spark_worker_memory": kind.memory,
+        "ignite_port": kind.port,
+        "ignite_discovery_port": kind.port,
+        "ignite_peer_port": kind.port,
+        "ignite_heap": kind.memory,
+        "ignite_megabytes": kind.positive,
         "nginx_port": kind.port,
         "nginx_upstreams": kind.names,
         "nginx_rate": kind.positive,
@@ -292,7 +305,7 @@ def _assemble(found: _Found, project_folders: str) -> Settings:
         scoring=ScoringSettings(**found.section("scoring")),
         spark=SparkSettings(jars_folder=jars / "spark", warehouse=data / "warehouse", logs=data / "logs", **found.section("spark")),
         speed=_speed(found.section("speed"), _place(paths["checkpoints"], data / "checkpoints")),
-        serving=ServingSettings(**found.section("serving")),
+        serving=_serving(found.section("serving"), servers["ignite_port"]),
         servers=ServerSettings(kafka_embedded=kafka_here, cassandra_embedded=cassandra_here, start_limit_seconds=limit, **servers),
     )
 
@@ -314,6 +327,13 @@ def _views(section: dict[str, Any], embedded_port: int | None) -> ViewsSettings:
     if embedded_port is not None:
         section["hosts"], section["port"] = (LOOPBACK,), embedded_port
     return ViewsSettings(**section)
+
+
+def _serving(section: dict[str, Any], ignite_port: int) -> ServingSettings:
+    section["ignite_address"] = section["ignite_address"] or f"{LOOPBACK}:{ignite_port}"
+    if not re.fullmatch(r".+:\d{1,5}", section["ignite_address"]):
+        raise SettingsError(f"serving.ignite_address is {section['ignite_address']!r}: give the host and port of an Ignite node, such as ignite-1:10800")
+    return ServingSettings(**section)
 
 
 def _files(section: dict[str, Any], servers: dict[str, Any]) -> FileSettings:

@@ -23,6 +23,9 @@ class ServingSettings:
     """Threads that wait for the stores where an answer is not awaited: current rows and readiness."""
     store_timeout_seconds: float = 2.0
     """A store that has not answered by then counts as down."""
+    cache: str = "memory"
+    """``ignite``: batch parts that were read are shared between workers and servers too, through the node at `ignite_address`."""
+    ignite_address: str = ""
     cache_bytes: int = 134_217_728
     """Memory of a worker for batch parts that were read; 0 reads them for every answer."""
     breaker_failures: int = 5

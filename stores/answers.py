@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 
 from features.declaration import FeatureView, Project
 from features.errors import UnavailableError
-from features.keys import key_text
+from features.keys import SEPARATOR, key_text
 from features.merge import BatchPart, Tiles, merge
 from features.times import format_time
 from stores.manifest import Manifest
 from stores.parts import Name, Parts
+from stores.shared_parts import SharedParts
 from stores.views import GRACE, Pending, Views
 
 _AT_ONCE = 16  # keys that are asked or merged before others get their turn on the event loop
@@ -72,13 +73,15 @@ def now_micros() -> int:
 class Answers:
     """Reads and merges; the manifest may be up to `patience` seconds old (0: read for every call).
 
-    `parts` keeps batch parts that were read; a read that takes longer than `timeout` seconds has failed.
+    `parts` keeps batch parts that were read, `shared` gives and takes those of other servers where an answer is awaited; a read that takes
+    longer than `timeout` seconds has failed.
     """
 
     views: Views
     patience: float = 0.0
     parts: Parts | None = None
     timeout: float | None = None
+    shared: SharedParts | None = None
     _seen: dict[str, _Seen] = field(default_factory=dict)
 
     def manifest(self, project: str) -> Manifest | None:
@@ -93,7 +96,8 @@ class Answers:
     def kept(self) -> Mapping[str, int]:
         """What the cache of batch parts holds and has done."""
         found = self.parts or Parts(0)
-        return {"bytes": found.bytes, "entries": len(found), "hits": found.hits, "misses": found.misses}
+        kept = {"bytes": found.bytes, "entries": len(found), "hits": found.hits, "misses": found.misses}
+        return kept if self.shared is None else kept | self.shared.done
 
     def prepare(self, project: Project, manifest: Manifest | None) -> None:
         """Prepare the statements that answers of this manifest need, so that no answer waits for it."""
@@ -112,6 +116,7 @@ class Answers:
         """The same on an event loop, with the manifest given. Raises UnavailableError, never waiting to connect."""
         if not self.views.connected:
             raise UnavailableError("Cassandra has not answered since this server started: see 'anabranch status'")
+        await self._take_shared(project, keys, manifest)
         several = len(keys) > _AT_ONCE
         readings, asked = [], now_micros() if at is None else at
         for start in range(0, len(keys), _AT_ONCE):
@@ -165,7 +170,21 @@ class Answers:
             batch = found[view, key][0]
             if self.parts is not None and batch is not None and manifest is not None and pending.known is None:
                 self.parts.put(_name(project, view, key, manifest), batch)
+                if self.shared is not None:
+                    self.shared.offer(_shared_name(project, view, key, manifest), batch)
         return found
+
+    async def _take_shared(self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Manifest | None) -> None:
+        """Put what other servers have read beside the own parts; what is not there in time is read from Cassandra."""
+        if self.shared is None or self.parts is None or not self.parts.limit or manifest is None:
+            return
+        wanted: dict[str, Name] = {}
+        for view in project.views:
+            if manifest.fingerprints.get(view.name) == view.fingerprint:
+                names = ((_name(project, view.name, text, manifest), text) for text in (key_text(view.keys, key) for key in keys))
+                wanted |= {_shared_name(project, view.name, text, manifest): name for name, text in names if name not in self.parts}
+        for shared, part in (await self.shared.fetch(list(wanted))).items():
+            self.parts.put(wanted[shared], part)
 
     def _kept(self, project: Project, view: FeatureView, key: str, manifest: Manifest | None) -> BatchPart | None:
         # A view that was declared anew has no part of this manifest, whatever was kept.
@@ -176,6 +195,10 @@ class Answers:
 
 def _name(project: Project, view: str, key: str, manifest: Manifest) -> Name:
     return (project.name, view, manifest.built_at, key)
+
+
+def _shared_name(project: Project, view: str, key: str, manifest: Manifest) -> str:
+    return SEPARATOR.join((project.name, view, manifest.fingerprints[view], str(manifest.built_at), key))
 
 
 async def _done(reading: _Reading) -> None:

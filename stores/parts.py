@@ -21,6 +21,10 @@ class Parts:
     def __len__(self) -> int:
         return len(self._kept)
 
+    def __contains__(self, name: Name) -> bool:
+        """Whether the part is kept; not counted as a use."""
+        return name in self._kept
+
     def get(self, name: Name) -> BatchPart | None:
         """The part, if it is kept."""
         with self._lock:

@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings of this run alone: its own folder and ports, so that it disturbs nothing and may run beside a demo."""
-    ports = free_ports(12)
+    ports = free_ports(15)
     return load_settings(
         {},
         {
@@ -62,6 +62,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
             "servers.hdfs_data_ipc_port": ports[9],
             "servers.spark_port": ports[10],
             "servers.spark_http_port": ports[11],
+            "servers.ignite_port": ports[12],
+            "servers.ignite_discovery_port": ports[13],
+            "servers.ignite_peer_port": ports[14],
         },
     )
 
@@ -83,6 +86,12 @@ def servers(settings: Settings) -> Iterator[Settings]:
 def hdfs(settings: Settings) -> Iterator[Settings]:
     """A real HDFS, as `servers`."""
     yield from _running(settings, "hdfs")
+
+
+@pytest.fixture(scope="session")
+def ignite(settings: Settings) -> Iterator[Settings]:
+    """A real Ignite node, as `servers`."""
+    yield from _running(settings, "ignite")
 
 
 @pytest.fixture(scope="session")
