@@ -97,7 +97,7 @@ class Answers:
         """What the cache of batch parts holds and has done."""
         found = self.parts or Parts(0)
         kept = {"bytes": found.bytes, "entries": len(found), "hits": found.hits, "misses": found.misses}
-        return kept if self.shared is None else kept | self.shared.done
+        return kept if self.shared is None else {**kept, **self.shared.done}
 
     def prepare(self, project: Project, manifest: Manifest | None) -> None:
         """Prepare the statements that answers of this manifest need, so that no answer waits for it."""
