@@ -50,7 +50,7 @@ pictures: setup browser-programs ## Make the README's pictures of the pages anew
 	$(PY) -m pytest -q tests/e2e/test_pages.py --pictures docs/pictures
 
 ##@ Speed
-BENCHES := features serving batch quality speed
+BENCHES := features serving batch quality speed scoring
 .PHONY: bench
 bench: $(BENCHES:%=bench-%) ## Every benchmark; each prints a table and saves docs/benchmarks/<name>.{md,json}
 
@@ -59,6 +59,7 @@ bench-features: ## Training sets against DuckDB and Spark's window functions
 bench-serving: ## Answers over REST against bare reads and mlflow, and under a constant load; QUICK=1 for seconds
 bench-batch: ## Landing, builds and publishing against bare Spark, full builds and the plain driver
 bench-quality: ## The default trainer on the heart data, 10 x 10-fold, beside plain logistic regression
+bench-scoring: ## Mass scoring against the model library alone and mlflow's UDF, XGBoost on Spark; QUICK=1 for a minute
 bench-speed: ## The stream: published to readable from outside, Cassandra against a no-op sink, rows an answer reads
 $(BENCHES:%=bench-%): bench-%: setup .venv/.bench-stamp
 	$(PY) -m tests.bench.$* $(if $(QUICK),--quick)

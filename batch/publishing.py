@@ -7,7 +7,7 @@ everybody's events.
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from batch.landing_files import check_file, find_files, open_text
@@ -43,6 +43,15 @@ def publish_file(bus: Bus, project: Project, source_name: str, path: Path, progr
     keys = (project.key_sets(source) or ((),))[0]
     rows = _csv_messages(file.path, source, keys) if file.format == "csv" else _json_messages(file.path, keys)
     return bus.publish(source.topic, _counted(rows, progress))
+
+
+def publish_rows(bus: Bus, project: Project, source: Source, rows: Sequence[Mapping[str, object]]) -> int:
+    """Publish rows as events of the source's topic, keyed as those of a file; returns how many."""
+    if source.topic is None:
+        raise MisuseError(f"source {source.name!r} has no topic: give it one in the declaration, or load its rows with 'anabranch ingest'")
+    keys = (project.key_sets(source) or ((),))[0]
+    bus.ensure_topics([source.topic])
+    return bus.publish(source.topic, [(_key(row, keys), json.dumps(row).encode()) for row in rows])
 
 
 def _csv_messages(path: str, source: Source, keys: tuple[str, ...]) -> Iterator[tuple[bytes | None, bytes]]:

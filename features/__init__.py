@@ -6,7 +6,7 @@ from features.aggregates.order import BottomK, First, FirstK, Last, LastK, Max, 
 from features.aggregates.recency import DecayedMean, DecayedSum, TimeSince
 from features.aggregates.sketches import ApproxDistinct, ApproxPercentile, Distinct, MostFrequent
 from features.aggregates.spread import Correlation, Covariance, Kurtosis, Skewness, Slope, StdDev, Variance
-from features.declaration import FeatureView, Label, Project, Source
+from features.declaration import FeatureView, Label, OnWrite, Project, Source
 from features.freshness import Freshness
 from features.modelling import Gate, Member, Model, Online, Search, Slice
 from features.watching import Watch
@@ -73,6 +73,7 @@ __all__ = [
     "Min",
     "Model",
     "MostFrequent",
+    "OnWrite",
     "Online",
     "Project",
     "Rate",

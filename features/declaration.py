@@ -212,6 +212,19 @@ class Label:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OnWrite:
+    """Rows that are scored as they arrive: the events of a `source`, by its name, or what is appended to `table`, a path; into the Delta table `to`."""
+
+    to: str
+    source: str | None = None
+    table: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.to or (self.source is None) == (self.table is None):
+            raise DeclarationError(f"score_on_write: {self}: give to= and one of source= and table=")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Project:
     """Everything declared for one purpose. A project may have no model (features only)."""
 
@@ -223,6 +236,7 @@ class Project:
     description: str = ""
     freshness: Freshness | None = None
     watch: Watch = field(default_factory=Watch)
+    score_on_write: tuple[OnWrite, ...] = ()
 
     def __post_init__(self) -> None:
         _check_name(self.name, "project")
@@ -250,6 +264,18 @@ class Project:
         if same:
             raise DeclarationError(f"{place}: feature column {same[0]!r} is also a column of the key: rename the feature")
         self._check_model(place)
+        self._check_on_write(place)
+
+    def _check_on_write(self, place: str) -> None:
+        given: object = self.score_on_write
+        if not isinstance(given, tuple) or not all(isinstance(one, OnWrite) for one in given):
+            raise DeclarationError(f"{place}: score_on_write is {self.score_on_write!r}: write (OnWrite(source=..., to=...),) with its comma")
+        if self.score_on_write and self.model is None:
+            raise DeclarationError(f"{place}: score_on_write needs a model to score with: give a label and a model")
+        _unique([one.to for one in self.score_on_write], f"{place}: score_on_write: to")
+        unknown = [one.source for one in self.score_on_write if one.source is not None and one.source not in self.sources]
+        if unknown:
+            raise DeclarationError(f"{place}: score_on_write: source {unknown[0]!r} is none of {', '.join(self.sources)}")
 
     def _check_model(self, place: str) -> None:
         if self.model is not None:

@@ -22,6 +22,7 @@ from jobs import (
     river_verbs,
     score_verbs,
     server_verbs,
+    trainer_verbs,
     upkeep_verbs,
     watch_verbs,
 )
@@ -37,6 +38,7 @@ for verbs in (
     promotion_verbs,
     export_verbs,
     score_verbs,
+    trainer_verbs,
     file_verbs,
     key_verbs,
     upkeep_verbs,

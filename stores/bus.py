@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
-from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType, OffsetSpec
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
@@ -64,6 +64,11 @@ class Bus:
             producer.flush()
             _check(failures, topic)
         return count
+
+    def consumer(self, **options: object) -> Any:
+        """A consumer of its own for who asks, who closes it; `options` are those of the client."""
+        with self._answering():
+            return self._client(KafkaConsumer, **options)
 
     def is_there(self, seconds: float = 1.0) -> bool:
         """Whether some broker takes connections: asked where nobody wants to wait for a Kafka that is away."""

@@ -4,8 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,13 @@ from batch import scoring_work
 from batch.rows import MARKER
 from batch.scoring import Scored, score_path
 from batch.scoring_files import Part
+from batch.scoring_follow import Follower, follow, followers
 from batch.scoring_runs import Run, whole_files
 from batch.scoring_work import ScoringOrder
 from batch.settings import ScoringSettings
 from batch.trainers import TrainingRows, fit
-from features.declaration import Project
-from features.errors import AnabranchError, MisuseError
+from features.declaration import OnWrite, Project
+from features.errors import AnabranchError, DeclarationError, MisuseError
 from features.loading import load_project
 from jobs.settings import ROOT
 from stores.lake import Lake
@@ -246,3 +249,47 @@ def test_an_empty_parquet_file_gives_an_empty_result(shop: Shop, tmp_path: Path)
     pq.write_table(made_rows(0), tmp_path / "none.parquet")
     assert shop.score(tmp_path / "none.parquet", tmp_path / "out").rows == 0
     assert pq.read_table(tmp_path / "out").num_rows == 0
+
+
+def test_rows_that_arrive_in_a_table_are_scored_once_by_the_champion_of_the_moment(shop: Shop, tmp_path: Path) -> None:
+    table, out = tmp_path / "asked", tmp_path / "scores"
+    wanted = (Follower(source=str(table), out=str(out), label="asked"),)
+
+    def add(first: int, count: int) -> None:
+        rows = made_rows(40).slice(first, count)
+        shop.spark.createDataFrame(rows).write.format("delta").mode("append").save(str(table))
+
+    def scored() -> int:
+        done = follow(shop.spark, shop.lake, shop.models, shop.project, wanted, Silent(), every_seconds=None, stopping=threading.Event())
+        return done.rows["asked"]
+
+    add(0, 30)
+    assert (scored(), scored()) == (30, 0)
+    add(30, 10)
+    checkpoint = next(Path(shop.lake.settings.root).glob("masses/checkpoints/scoring/*"))
+    version = learn(shop.models, shop.project)
+    assert scored() == 10
+    rows = shop.rows(out, "delta")
+    assert [row["model_version"] for row in rows] == [shop.version] * 30 + [version] * 10
+    # Cut off after the append and before the query noted it: the batch comes again, and its rows are there once.
+    newest = max((checkpoint / "commits").glob("[0-9]*"), key=lambda path: int(path.name))
+    newest.unlink()
+    (newest.parent / f".{newest.name}.crc").unlink(missing_ok=True)
+    assert scored() == 10
+    assert shop.rows(out, "delta") == rows
+    pq.write_table(made_rows(40), tmp_path / "all.parquet")
+    assert shop.score(tmp_path / "all.parquet", tmp_path / "whole").rows == 40
+    assert [row["score"] for row in shop.rows(tmp_path / "whole")] == [row["score"] for row in rows]
+    shop.models.promote("masses", shop.version)
+
+
+def test_what_is_scored_on_write_is_declared(shop: Shop) -> None:
+    declared = replace(shop.project, score_on_write=(OnWrite(source="visits", to="/scores"), OnWrite(table="/rows", to="/other")))
+    found = followers(shop.lake, declared)
+    assert [(one.source, one.out) for one in found] == [(shop.lake.path(declared, declared.sources["visits"]), "/scores"), ("/rows", "/other")]
+    with pytest.raises(MisuseError, match="declares no score_on_write"):
+        followers(shop.lake, shop.project)
+    with pytest.raises(DeclarationError, match="source 'sales' is none of visits"):
+        replace(shop.project, score_on_write=(OnWrite(source="sales", to="/scores"),))
+    with pytest.raises(DeclarationError, match="give to= and one of source= and table="):
+        OnWrite(to="/scores")
