@@ -1,6 +1,6 @@
 """Tables of Spark SQL in the namespace ``anabranch``: current rows in Cassandra, the lake's history, answers at a time.
 
-    anabranch.<project>_current             every feature, score, versions, as_of, layer; a filter on `key` is a look-up
+    anabranch.<project>_current             every feature, score, versions, as_of, layer
     anabranch.<project>_scores              the same rows without their features, so that less is read
     anabranch.<project>_events_<source>     every landed event as it came, duplicates too
     anabranch.<project>_predictions         what serving answered, where the project has a model

@@ -52,10 +52,12 @@ def write(servers: Settings, spark: SparkSession) -> Callable[..., None]:
 
 
 @pytest.fixture
-def read(servers: Settings, spark: SparkSession) -> Callable[..., DataFrame]:
+def read(servers: Settings, spark: SparkSession) -> Iterator[Callable[..., DataFrame]]:
     spark.dataSource.register(CassandraSource)
     options = cassandra_options(servers.views)
-    return lambda name, **more: spark.read.format("cassandra").options(**options, table=name, **more).load()
+    spark.conf.set("spark.sql.python.filterPushdown.enabled", "true")  # each frame is loaded for one query here
+    yield lambda name, **more: spark.read.format("cassandra").options(**options, table=name, **more).load()
+    spark.conf.set("spark.sql.python.filterPushdown.enabled", "false")
 
 
 Make = Callable[[str], str]
