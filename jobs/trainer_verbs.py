@@ -95,8 +95,10 @@ class Desk:
     def train(self, project: Project, requests: Sequence[str]) -> "Trained":
         """See TrainingDesk."""
         from batch.training import train
-        from jobs.model_verbs import place
+        from jobs.model_verbs import begin_online, place
 
         context, found = self.context, place(self.context, project)
         found = replace(found, about={**found.about, "requests": ",".join(requests)})
-        return train(context.spark, context.lake, context.models, project, self.steps, place=found)
+        trained = train(context.spark, context.lake, context.models, project, self.steps, place=found)
+        begin_online(context, project, self.steps)
+        return trained
