@@ -67,13 +67,6 @@ class CassandraReader(DataSourceReader):
     def __init__(self, options: Mapping[str, str], schema: StructType) -> None:
         self.options, self.schema, self.pushed = dict(options), schema, Pushed()
 
-    def pushFilters(self, filters: list[Filter]) -> Iterable[Filter]:  # noqa: N802 - the API's name
-        """Take what Cassandra can answer; the rest, and all but keys, stays with Spark."""
-        table = table_of(session_for(settings_of(self.options)), self.options)
-        key = table.partition_key[0].name if len(table.partition_key) == 1 else None
-        self.pushed, left = push(filters, key, {name: column.cql_type for name, column in table.columns.items()})
-        return left
-
     def partitions(self) -> Sequence[InputPartition]:
         if self.pushed.keys is not None:
             return [Keys(self.pushed.keys[start : start + _KEYS_AT_ONCE]) for start in range(0, len(self.pushed.keys), _KEYS_AT_ONCE)]
@@ -110,6 +103,19 @@ class CassandraReader(DataSourceReader):
         except (ReadTimeout, ReadFailure, OperationTimedOut):
             # So few rows are left that a page of them takes too long to find; Spark judges them all the same.
             return iter(session.execute(query))
+
+
+class PushingReader(CassandraReader):
+    """Reads what filters leave over. For frames of one query only: Spark 4.2 keeps the filters of a query with the frame, and gives a later
+    query of the same frame that has none the filtered rows.
+    """
+
+    def pushFilters(self, filters: list[Filter]) -> Iterable[Filter]:  # noqa: N802 - the API's name
+        """Take what Cassandra can answer; the rest, and all but keys, stays with Spark."""
+        table = table_of(session_for(settings_of(self.options)), self.options)
+        key = table.partition_key[0].name if len(table.partition_key) == 1 else None
+        self.pushed, left = push(filters, key, {name: column.cql_type for name, column in table.columns.items()})
+        return left
 
 
 def _spark_value(value: Any, kind: str) -> Any:

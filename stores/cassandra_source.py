@@ -3,8 +3,9 @@
     spark.read.format("cassandra").options(**cassandra_options(settings), table="heart_disease_current").load()
     frame.write.format("cassandra").options(**cassandra_options(settings), table=...).mode("append").save()
 
-Reading looks up keys that a filter names, has Cassandra leave out what other filters would (cassandra_filters.py), and reads
-the columns of the option `columns` alone, where it is given: Spark does not tell a Python data source which columns a query needs.
+With the option `pushdown` ``true`` reading looks up keys that a filter names and has Cassandra leave out what other filters would
+(cassandra_filters.py); such a frame is good for one query (cassandra_reader.py). The option `columns` reads those alone: Spark does
+not tell a Python data source which columns a query needs.
 Writing needs an existing table with a column of each name. ARRAY<DOUBLE> becomes a blob of float64 and arrays of BINARY become
 framed extras (states.py). Writes are upserts, so a retried task does no harm; with the option `timestamp` (microseconds), a slow
 retry never beats a newer write.
@@ -23,7 +24,7 @@ from pyspark.sql.datasource import DataSource, DataSourceArrowWriter, WriterComm
 from pyspark.sql.types import StructType
 
 from features.errors import MisuseError
-from stores.cassandra_reader import CassandraReader, settings_of, table_of
+from stores.cassandra_reader import CassandraReader, PushingReader, settings_of, table_of
 from stores.cassandra_session import session_for
 from stores.settings import ViewsSettings
 from stores.states import pack_extras
@@ -67,7 +68,8 @@ class CassandraSource(DataSource):
         return ", ".join(f"`{name}` {_spark_type(columns[name].cql_type)}" for name in wanted)
 
     def reader(self, schema: StructType) -> CassandraReader:
-        return CassandraReader(self._options(), schema)
+        options = self._options()
+        return (PushingReader if options.get("pushdown") == "true" else CassandraReader)(options, schema)
 
     def writer(self, schema: StructType, overwrite: bool) -> "CassandraWriter":
         if overwrite:

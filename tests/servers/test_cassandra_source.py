@@ -16,7 +16,7 @@ from pyspark.sql.types import StructType
 
 from features.errors import MisuseError
 from jobs.settings import Settings
-from stores.cassandra_reader import CassandraReader, TokenRange
+from stores.cassandra_reader import CassandraReader, PushingReader, TokenRange
 from stores.cassandra_session import session_for
 from stores.cassandra_source import CassandraSource, cassandra_options
 from stores.states import unpack_extras
@@ -52,12 +52,10 @@ def write(servers: Settings, spark: SparkSession) -> Callable[..., None]:
 
 
 @pytest.fixture
-def read(servers: Settings, spark: SparkSession) -> Iterator[Callable[..., DataFrame]]:
+def read(servers: Settings, spark: SparkSession) -> Callable[..., DataFrame]:
     spark.dataSource.register(CassandraSource)
     options = cassandra_options(servers.views)
-    spark.conf.set("spark.sql.python.filterPushdown.enabled", "true")  # each frame is loaded for one query here
-    yield lambda name, **more: spark.read.format("cassandra").options(**options, table=name, **more).load()
-    spark.conf.set("spark.sql.python.filterPushdown.enabled", "false")
+    return lambda name, **more: spark.read.format("cassandra").options(**options, table=name, **more).load()
 
 
 Make = Callable[[str], str]
@@ -173,12 +171,12 @@ def test_a_reader_takes_its_own_ranges_only(servers: Settings) -> None:
 def test_a_filter_on_the_key_reads_that_partition_and_no_other(spark: SparkSession, table: Make, write: Write, read: Read, servers: Settings) -> None:
     name = table("key text, slot bigint, value double, PRIMARY KEY ((key), slot)")
     write(spark.range(3000).selectExpr("CAST(id % 1000 AS STRING) AS key", "id AS slot", "id / 2D AS value"), name)
-    found = read(name).where("key IN ('7', '8', 'never') AND value > 500")
+    found = read(name, pushdown="true").where("key IN ('7', '8', 'never') AND value > 500")
     assert sorted(found.collect()) == [("7", 1007, 503.5), ("7", 2007, 1003.5), ("8", 1008, 504.0), ("8", 2008, 1004.0)]
     assert found.rdd.getNumPartitions() == 1  # not the four of a whole table
     assert "key" not in str(found._jdf.queryExecution().executedPlan()).partition("Filter")[2].partition("\n")[0]
-    assert read(name).where("key = '7' AND key = '8'").collect() == []
-    reader = CassandraReader({**cassandra_options(servers.views), "table": name}, read(name).schema)
+    assert read(name, pushdown="true").where("key = '7' AND key = '8'").collect() == []
+    reader = PushingReader({**cassandra_options(servers.views), "table": name}, read(name).schema)
     assert list(reader.pushFilters([EqualTo(("key",), "7")])) == []
     (only,) = reader.partitions()
     assert sorted(reader.read(only)) == [("7", 7, 3.5), ("7", 1007, 503.5), ("7", 2007, 1003.5)]
@@ -196,12 +194,22 @@ def test_other_filters_leave_rows_out_in_cassandra_and_give_what_spark_gives(
     for condition in ("value >= 0", "value > 3", "value < 3.5", "kind = 'b' AND value > 3", "kind = ''", "kind > 'a'", "value IS NULL",
                       "at = TIMESTAMP '2024-05-01 12:30:00.123'", "at > TIMESTAMP '2024-05-01 12:30:00.1229999'", "NOT kind = 'b'"):  # fmt: skip
         expected = sorted(row["key"] for row in frame.where(condition).collect())
-        assert sorted(row["key"] for row in read(name).where(condition).collect()) == expected, condition
-    reader = CassandraReader({**cassandra_options(servers.views), "table": name}, read(name).schema)
+        assert sorted(row["key"] for row in read(name, pushdown="true").where(condition).collect()) == expected, condition
+    reader = PushingReader({**cassandra_options(servers.views), "table": name}, read(name).schema)
     left = list(reader.pushFilters([GreaterThan(("value",), 3.0), EqualTo(("kind",), "b")]))
     assert len(left) == 2  # which Spark judges again
     sent = [row for part in reader.partitions() for row in reader.read(part)]
     assert sorted(row[0] for row in sent) == ["2", "4"]
+
+
+def test_a_frame_gives_all_its_rows_after_a_query_that_had_a_filter(spark: SparkSession, table: Make, write: Write, read: Read) -> None:
+    name = table("key text PRIMARY KEY, value double")
+    write(spark.range(50).selectExpr("CAST(id AS STRING) AS key", "id / 2D AS value"), name)
+    found = read(name)
+    assert found.where("key = '7'").collect() == [("7", 3.5)]
+    assert len(found.collect()) == found.count() == 50
+    one, other = found.where("key = '7'"), found.where("key IN ('7', '8')").withColumnRenamed("value", "more")
+    assert [row["key"] for row in one.join(other, "key").union(other.join(one, "key").select("key", "value", "more")).collect()] == ["7", "7"]
 
 
 def test_the_option_columns_reads_those_alone(spark: SparkSession, table: Make, write: Write, read: Read) -> None:
