@@ -170,7 +170,7 @@ def _micro_batch(channel: Channel, project: Project, source: Source) -> Callable
         stored = states.select("piece", "key", *moments, "events", "state", "extra")
         # One job: no key is scored before the shuffle of `distinct` has seen the end of every task that writes tiles.
         changed = stored.mapInArrow(write, CHANGED_SCHEMA).distinct()
-        scores = changed.mapInArrow(refresher(views.settings, models.settings, project, models.champion(project.name), "speed"), SCORES_SCHEMA)
+        scores = changed.mapInArrow(refresher(views.settings, models.settings, project, models.champion(project.name)), SCORES_SCHEMA)
         scores.write.format("kafka").options(**options).save()
         log.info("micro-batch project=%s source=%s number=%s seconds=%.2f", project.name, source.name, number, time.monotonic() - started)
 

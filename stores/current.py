@@ -60,15 +60,15 @@ def rows_of(project: Project, found: Sequence[Answer], scorer: Scorer | None, la
     return rows
 
 
-def refresher(views: ViewsSettings, models: ModelsSettings, project: Project, model_version: str | None, layer: str) -> Callable[..., Iterator[pa.RecordBatch]]:
-    """A function for `DataFrame.mapInArrow` over rows (key): refreshes them and yields `SCORES_SCHEMA`, one message a scored key."""
+def refresher(views: ViewsSettings, models: ModelsSettings, project: Project, model_version: str | None) -> Callable[..., Iterator[pa.RecordBatch]]:
+    """A function for `DataFrame.mapInArrow` over rows (key) that the stream changed: refreshes them and yields `SCORES_SCHEMA`, one message a scored key."""
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         answers = kept_answers(views)
         scorer = Models(models).scorer(project.name, model_version) if model_version else None
         online = OnlineModels(answers.views).read(project)
         for batch in batches:
-            rows = _refreshed(answers, scorer, project, batch.column("key").to_pylist(), layer, online)
+            rows = _refreshed(answers, scorer, project, batch.column("key").to_pylist(), "speed", online)
             yield pa.RecordBatch.from_pydict({"key": [row["key"] for row in rows], "value": [_message(row) for row in rows]})
 
     return run
