@@ -94,10 +94,12 @@ def _born(pid: int) -> str | None:
     if Path("/proc/self/stat").exists():
         try:
             state, *fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            # A process whose first thread has ended shows as a zombie while others still run, and keep its ports.
+            ended = state in "ZX" and len(os.listdir(f"/proc/{pid}/task")) <= 1  # noqa: PTH208
         except OSError:
             return None
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return None if state in "ZX" else f"{boot}/{fields[18]}"
+        return None if ended else f"{boot}/{fields[18]}"
     found = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout.split(None, 1)  # noqa: S607
     return None if len(found) < 2 or found[0].startswith("Z") else found[1].strip()
 

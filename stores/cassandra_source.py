@@ -29,9 +29,9 @@ from stores.cassandra_session import session_for
 from stores.settings import ViewsSettings
 from stores.states import pack_extras
 
-_BATCH_ROWS = 20
-_BATCH_BYTES = 16_384  # well below the size at which Cassandra refuses a batch
-_IN_FLIGHT = 64
+_BATCH_ROWS = 50
+_BATCH_BYTES = 36_864  # well below the 50 KiB at which Cassandra refuses a batch
+_IN_FLIGHT = 32
 _PROTOCOL = 5  # of cassandra_session.py
 _SPARK_TYPES = {"text": "STRING", "varchar": "STRING", "ascii": "STRING", "bigint": "BIGINT", "int": "INT", "smallint": "SMALLINT", "double": "DOUBLE",
                 "float": "FLOAT", "boolean": "BOOLEAN", "timestamp": "TIMESTAMP", "date": "DATE", "blob": "BINARY", "decimal": "DECIMAL(38,10)"}  # fmt: skip

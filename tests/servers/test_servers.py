@@ -95,6 +95,17 @@ def test_every_port_of_the_servers_is_on_loopback(servers: Settings, hdfs: Setti
         assert set(found) <= {"127.0.0.1", "::ffff:127.0.0.1"}
 
 
+def test_a_process_is_alive_until_its_last_thread_has_ended(tmp_path: Path) -> None:
+    rest = "threading.Thread(target=time.sleep, args=(60,)).start(); ctypes.CDLL(None).pthread_exit(None)"
+    record = spawn([sys.executable, "-c", f"import ctypes, threading, time; {rest}"], tmp_path / "log", tmp_path, ())
+    try:
+        assert wait_until(lambda: Path(f"/proc/{record.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z", 20)
+        assert is_alive(record)
+    finally:
+        stop(record, 10)
+    assert not is_alive(record)
+
+
 def test_up_when_up_says_so_and_starts_nothing(servers: Settings) -> None:
     told: list[str] = []
     before = [state.pid for state in embedded.status(servers, told.append)]
