@@ -84,7 +84,7 @@ def test_spark_writes_delta_and_reads_kafka(servers: Settings, spark: SparkSessi
     assert {row.value for row in spark.read.format("delta").load(table).collect()} == {str(number) for number in range(10)}
 
 
-def test_every_port_of_the_servers_is_on_loopback(servers: Settings, hdfs: Settings, spark_cluster: str) -> None:
+def test_every_port_of_the_servers_is_on_loopback(servers: Settings, hdfs: Settings, spark_cluster: str, ignite: Settings) -> None:
     servers_up = [server for server in embedded.MADE_OF if server != "nginx"]  # the gateway's is in test_gateway.py
     for process in (process for server in servers_up for process in embedded.MADE_OF[server]):
         record = read_record(servers.data / "run" / f"{process}.json")
