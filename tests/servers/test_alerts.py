@@ -2,11 +2,9 @@
 
 import json
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import pytest
 from kafka import KafkaConsumer
 
 from batch.alerts import REQUESTS, Check, alerts_topic, tell
@@ -18,12 +16,6 @@ from stores.bus import Bus
 from stores.measures import Measures
 
 DRIFT = Check(what="psi", which="age", version="3", value=0.5, threshold=0.2, crossed=True)
-
-
-@pytest.fixture
-def bus(servers: Settings) -> Iterator[Bus]:
-    with Bus(servers.bus) as made:
-        yield made
 
 
 def declare(watch: Watch) -> Project:

@@ -2,23 +2,15 @@
 
 import time
 import uuid
-from collections.abc import Iterator
 
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
 from features.errors import AnabranchError, UnavailableError
-from jobs.settings import Settings
 from stores.bus import Bus
 from stores.settings import BusSettings
 
 pytestmark = pytest.mark.usefixtures("servers")
-
-
-@pytest.fixture
-def bus(settings: Settings) -> Iterator[Bus]:
-    with Bus(settings.bus) as made:
-        yield made
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,12 +44,6 @@ def shop() -> Project:
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     folder = tmp_path_factory.mktemp("models")
     return Models(ModelsSettings(tracking_uri=f"sqlite:///{folder}/mlflow.db", artifact_root=str(folder / "artifacts")))
-
-
-@pytest.fixture
-def bus(settings: Settings) -> Iterator[Bus]:
-    with Bus(settings.bus) as made:
-        yield made
 
 
 def train(models: Models, shop: Project, bus: Bus) -> str:

@@ -4,7 +4,6 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from batch.landing_topics import land, landed_offsets
 from batch.publishing import publish_file
 from features import Count, FeatureView, Project, Source
 from features.errors import AnabranchError, MisuseError
-from jobs.settings import Settings
 from stores.bus import Bus
 from stores.lake import Lake
 from stores.progress import Silent
@@ -26,12 +24,6 @@ from stores.staging import commit_files
 
 pytestmark = pytest.mark.usefixtures("servers")
 AT = "2024-05-01T10:00:00Z"
-
-
-@pytest.fixture
-def bus(settings: Settings) -> Iterator[Bus]:
-    with Bus(settings.bus) as made:
-        yield made
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -30,12 +29,6 @@ from stores.settings import LakeSettings, TimeSettings
 pytestmark = pytest.mark.usefixtures("servers")
 AT = parse_time("2026-05-01T10:00:00Z")
 SCHEMA = "id STRING, shop STRING, town STRING, at TIMESTAMP, late BOOLEAN"
-
-
-@pytest.fixture
-def bus(settings: Settings) -> Iterator[Bus]:
-    with Bus(settings.bus) as made:
-        yield made
 
 
 @pytest.fixture

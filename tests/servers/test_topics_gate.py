@@ -2,7 +2,6 @@
 
 import json
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from batch.landing_loads import Landed
 from batch.landing_topics import land, landed_offsets
 from batch.quality import Gate, RefusedLoadError
 from features import Count, FeatureView, Project, Source
-from jobs.settings import Settings
 from stores.bus import Bus
 from stores.events import good_events
 from stores.expectations import Expectation, Suite
@@ -23,12 +21,6 @@ from stores.settings import LakeSettings, QualitySettings, TimeSettings
 
 pytestmark = pytest.mark.usefixtures("servers")
 RULE = Expectation(type="expect_column_values_to_be_between", kwargs={"column": "n", "min_value": 0, "max_value": 10})
-
-
-@pytest.fixture
-def bus(settings: Settings) -> Iterator[Bus]:
-    with Bus(settings.bus) as made:
-        yield made
 
 
 @pytest.fixture
