@@ -69,8 +69,8 @@ soak: setup .venv/.bench-stamp ## The stream for MINUTES=20: its memory and its 
 	$(PY) -m tests.bench.soak $(MINUTES)
 
 .PHONY: drill
-drill: setup ## Faults of the stream in their long form: ten kills, a minute without Cassandra; every answer must still be exact
-	KILLS=10 $(PY) -m pytest -q tests/servers/test_stream_faults.py
+drill: setup ## Faults in their long form: ten kills of the stream, a minute without Cassandra, loads and builds killed at every point
+	KILLS=10 $(PY) -m pytest -q tests/servers/test_stream_faults.py tests/servers/test_landing_kills.py tests/servers/test_build_kills.py
 
 ##@ Servers
 .PHONY: up down status

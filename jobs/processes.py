@@ -1,5 +1,6 @@
 """Local processes that outlive the command that started them, and are known again by pid *and* start time."""
 
+import faulthandler
 import json
 import os
 import signal
@@ -105,8 +106,9 @@ def _born(pid: int) -> str | None:
 
 
 def told_to_stop() -> threading.Event:
-    """Set by SIGTERM and Ctrl-C from now on, which then no longer end the process by themselves."""
+    """Set by SIGTERM and Ctrl-C from now on, which then no longer end the process by themselves; SIGUSR1 tells on stderr where each thread is."""
     stopping = threading.Event()
+    faulthandler.register(signal.SIGUSR1)
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         stopping.set()

@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 NAME = "score-requests"
 """How the query of a project's requests is called, where those of sources have the source's name."""
 _ANSWERS_SCHEMA = "topic STRING, key STRING, value STRING"
-_AT_ONCE = 200  # keys whose reads run side by side
 
 
 def requests_topic(project: str) -> str:
@@ -154,8 +153,5 @@ def _one(project: Project, scorer: Scorer, asked: Asked, stored: Answer | None) 
 
 def _stored(project: Project, scorer: Scorer, answers: Answers, asked: Sequence[Asked]) -> list[Answer | None]:
     keys = [one.key for one in asked if one.key is not None and needs_store(one, scorer)]
-    found: list[Answer] = []
-    for start in range(0, len(keys), _AT_ONCE):
-        found.extend(answers.features(project, keys[start : start + _AT_ONCE]))
-    rest = iter(found)
+    rest = iter(answers.features(project, keys))
     return [next(rest) if needs_store(one, scorer) else None for one in asked]

@@ -23,8 +23,6 @@ from stores.models import Models
 from stores.settings import ModelsSettings, ViewsSettings
 from stores.views import Views
 
-_AT_ONCE = 200  # keys whose reads run side by side
-
 
 def merged_schema(project: Project) -> str:
     """The columns of merged rows: those of the current rows, and `degraded`: why the features may not be exact, NULL when they are."""
@@ -52,10 +50,9 @@ def merger(views: ViewsSettings, models: ModelsSettings, project: Project) -> Me
         answers, registry = Answers(Views(views), patience=60.0), Models(models)
         version = registry.champion(project.name) if project.model is not None else None
         scorer = None if version is None else registry.scorer(project.name, version)
-        for start in range(0, len(keys), _AT_ONCE):
-            found = answers.features(project, [key_values(project.keys, key) for key in keys[start : start + _AT_ONCE]], at)
-            for row, answer in zip(rows_of(project, found, scorer, "merged"), found, strict=True):
-                yield {**row, "degraded": answer.degraded}
+        found = answers.features(project, [key_values(project.keys, key) for key in keys], at)
+        for row, answer in zip(rows_of(project, found, scorer, "merged"), found, strict=True):
+            yield {**row, "degraded": answer.degraded}
 
     return merge
 

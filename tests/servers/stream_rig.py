@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -90,6 +91,15 @@ class Rig:
                 os.kill(child, 9)
         self.process.wait(PATIENCE)
 
+    def state(self, lines: int = 20) -> str:
+        """For a test that fails: whether the stream runs, where its threads are, and the end of what it said."""
+        assert self.process is not None
+        before, said = self.process.poll(), tail(self.log, lines)
+        if before is None:
+            self.process.send_signal(signal.SIGUSR1)
+            wait_until(lambda: "most recent call first" in tail(self.log, 100), 5.0)
+        return f"exit code {before}, where None is none\n{said}\n{tail(self.log, 100) if before is None else ''}"
+
     def said(self) -> str:
         """All that the stream has said."""
         return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
@@ -153,7 +163,7 @@ class Rig:
         """Wait until every key is answered as the fold says; nothing that comes later may change that."""
         expected = self.expected()
         assert expected
-        assert wait_until(lambda: not self.differences(expected), PATIENCE), f"{self.differences(expected)} but {expected}\n{tail(self.log)}"
+        assert wait_until(lambda: not self.differences(expected), PATIENCE), f"{self.differences(expected)} but {expected}\n{self.state()}"
 
     def assert_verified(self) -> None:
         """Recompute from the lake by the batch's code, as `anabranch verify` does: no value differs."""

@@ -34,6 +34,7 @@ from stores.increments import builds_there, read_increments, states_there, write
 from stores.model_inputs import model_inputs
 from stores.model_scoring import InputCoder
 from stores.models import TrainingRecord
+from tests.drill import LONG
 from tests.servers.test_builds import wait_for_a_cut
 
 DECLARATION = '''
@@ -46,7 +47,10 @@ ever = FeatureView(name="ever", source=things, key="thing", features={{"all": Co
 project = Project(name="{name}", views=(recent, ever), label=Label(source=things, key="thing", target="x > 0"), model=Model(metric="roc_auc"))
 '''
 # What the command says when it is about to do it, and so in the middle of what comes before and after.
-POINTS = ("draining", "view recent: grains", "view recent: publishing", "validating version", "current rows of every key")
+POINTS: tuple[str, ...] = ("draining", "view recent: grains", "view recent: publishing", "validating version", "current rows of every key")
+BESIDE: tuple[str, ...] = ("keys of", "view recent: grains", "making version")
+if not LONG:
+    POINTS, BESIDE = POINTS[-3::2], BESIDE[:1]
 
 
 @dataclass
@@ -180,7 +184,7 @@ def test_builds_killed_anywhere_leave_what_serves_and_the_next_one_is_right(rive
     river.assert_exact()
 
 
-@pytest.mark.parametrize("point", ["view recent: grains", "keys of", "making version"])
+@pytest.mark.parametrize("point", BESIDE)
 def test_of_two_builds_at_once_one_wins_and_the_other_says_so(river: River, point: str) -> None:
     river.publish(40)
     river.build()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -93,6 +94,16 @@ def test_every_port_of_the_servers_is_on_loopback(servers: Settings, hdfs: Setti
         found = listening(record.pid)
         assert found
         assert set(found) <= {"127.0.0.1", "::ffff:127.0.0.1"}
+
+
+def test_a_command_that_runs_until_stopped_says_where_it_is_when_asked() -> None:
+    script = "import os, signal; from jobs.processes import told_to_stop; stopping = told_to_stop(); os.kill(os.getpid(), {}); print(stopping.is_set())"
+    asked, stopped = (
+        subprocess.run([sys.executable, "-c", script.format(int(number))], cwd=ROOT, capture_output=True, text=True, check=True)
+        for number in (signal.SIGUSR1, signal.SIGTERM)
+    )
+    assert "most recent call first" in asked.stderr
+    assert (asked.stdout.strip(), stopped.stdout.strip(), stopped.stderr) == ("False", "True", "")
 
 
 def test_a_process_is_alive_until_its_last_thread_has_ended(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 """Faults of a real stream with real servers: whatever happens, in the end every answer is the plain fold of what the topic holds.
 
-One `anabranch stream` lives through all of it, in this order; each test ends with the comparison. `make drill` is the long form.
+One `anabranch stream` lives through all of it, in this order; each test ends with the comparison. `make drill` kills more often, leaves Cassandra down
+for a minute, and recomputes from the lake after every fault.
 """
 
 import json
-import os
 import random
 import re
 import threading
@@ -22,11 +22,9 @@ from jobs.processes import read_record, stop, wait_until
 from jobs.settings import Settings
 from jobs.show import Steps
 from stores.answers import now_micros
+from tests.drill import KILLS, LONG
 from tests.servers.stream_rig import PATIENCE, Rig
 
-LONG = "KILLS" in os.environ
-KILLS = int(os.environ.get("KILLS", "1"))
-"""`make drill` kills more often, leaves Cassandra down for a minute, and recomputes from the lake after every fault."""
 AWAY_SECONDS = 60.0 if LONG else 0.0
 
 
@@ -108,13 +106,14 @@ def test_while_cassandra_is_down_the_stream_waits_and_then_catches_up(rig: Rig) 
     try:
         rig.publish(rig.events(40))
         # It says that it waits, and how far it is behind.
-        assert wait_until(lambda: re.search(r"lag [^\n]*:[1-9][^\n]* WAITING", rig.said()[said:]) is not None, PATIENCE), rig.said()[said:]
+        assert wait_until(lambda: re.search(r"lag [^\n]*:[1-9][^\n]* WAITING", rig.said()[said:]) is not None, PATIENCE), rig.state()
         wait_until(lambda: False, AWAY_SECONDS)
         rig.publish(rig.events(40))
     finally:
         embedded.up(rig.settings, ("cassandra",))
-    # Whatever runs after this in the same process finds its session connected again.
-    assert wait_until(lambda: _answers(rig), PATIENCE)
+        # Whatever runs after this in the same process finds its session connected again.
+        back = wait_until(lambda: _answers(rig), PATIENCE)
+    assert back
     rig.assert_exact()
     _assert_same_process(rig)
 
