@@ -17,8 +17,9 @@ from features.merge import BatchPart, Tiles, merge
 from features.times import format_time
 from stores.manifest import Manifest
 from stores.parts import Name, Parts
+from stores.reads import Pending
 from stores.shared_parts import SharedParts
-from stores.views import GRACE, Pending, Views
+from stores.views import GRACE, Views
 
 _AT_ONCE = 16  # keys that are asked or merged before others get their turn on the event loop
 _SIDE_BY_SIDE = 200  # keys whose reads are under way together where nobody else waits for a turn
@@ -105,13 +106,13 @@ class Answers:
         self.views.prepare(project, manifest)
 
     def features(self, project: Project, keys: Sequence[Mapping[str, object]], at: int | None = None) -> list[Answer]:
-        """Answers in the order of `keys` (each ``{column: value}``), as of `at` or now; reads run side by side, 200 keys at a time."""
+        """Answers in the order of `keys` (each ``{column: value}``), as of `at` or now; reads of 200 keys run side by side."""
         manifest = self.manifest(project.name)
         found: list[Answer] = []
         for start in range(0, len(keys), _SIDE_BY_SIDE):
             chunk = keys[start : start + _SIDE_BY_SIDE]
             asked = now_micros() if at is None else at
-            reading = self._begin(project, chunk, manifest, asked)
+            reading = self._begin(project, chunk, manifest, asked, together=len(chunk) > 1)
             known = self._collect(reading, manifest, project)
             moment = min(now_micros(), asked + GRACE) if at is None else at
             found += [_answer(project, key, text, known, manifest, moment) for key, text in zip(chunk, reading.texts, strict=True)]
@@ -157,15 +158,17 @@ class Answers:
             found.append(replace(answer, degraded="; ".join(filter(None, (missing, answer.degraded)))))
         return found
 
-    def _begin(self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Manifest | None, at: int) -> _Reading:
+    def _begin(self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Manifest | None, at: int, *, together: bool = False) -> _Reading:
+        """Start all reads: one by one, so that each can be waited for on an event loop, or many keys `together`, which is less work."""
         texts = [{view.name: key_text(view.keys, key) for view in project.views} for key in keys]
         pending: dict[tuple[str, str], Pending] = {}
-        for text in texts:
-            for view in project.views:
-                name = (view.name, text[view.name])
-                if name not in pending:
-                    part = self._kept(project, view, name[1], manifest)
-                    pending[name] = self.views.ask(project.name, view, name[1], manifest, at, part, self.timeout)
+        for view in project.views:
+            wanted = {text[view.name]: self._kept(project, view, text[view.name], manifest) for text in texts}
+            if together:
+                found = self.views.ask_many(project.name, view, wanted, manifest, at, self.timeout)
+            else:
+                found = {key: self.views.ask(project.name, view, key, manifest, at, part, self.timeout) for key, part in wanted.items()}
+            pending |= {(view.name, key): read for key, read in found.items()}
         return _Reading(texts, pending)
 
     def _collect(self, reading: _Reading, manifest: Manifest | None, project: Project) -> dict[tuple[str, str], Known]:

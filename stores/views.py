@@ -13,39 +13,38 @@ A table of states belongs to one fingerprint of its view, so states of two meani
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-from cassandra import InvalidRequest, OperationTimedOut, RequestExecutionException
-from cassandra.cluster import NoHostAvailable, ResponseFuture, Session
+from cassandra import InvalidRequest
+from cassandra.cluster import ResponseFuture, Session
 from cassandra.concurrent import execute_concurrent_with_args
 from cassandra.query import BatchStatement, BatchType, PreparedStatement
 from cassandra.util import Date as CassandraDate
 
 from features.declaration import FeatureView, Project
 from features.errors import AnabranchError, UnavailableError
-from features.merge import LABELS, BatchPart, Tiles
+from features.merge import BatchPart
 from features.schema import DataType
 from features.times import MINUTE, parse_time
 from features.windows import edges
 from stores.cassandra_session import READS, is_connected, session_for
 from stores.manifest import TABLE, Manifest, read_manifest, swap_manifest
+from stores.reads import AWAY, OfKey, Pending, Together, batch_part
 from stores.settings import ViewsSettings
-from stores.states import unpack_extras, unpack_rows
 
 log = logging.getLogger(__name__)
 _LONGEST = 48
 # Numbers are forgotten long after every build that took one has ended.
 RESERVED = "CREATE TABLE IF NOT EXISTS batch_versions (project text, version bigint, PRIMARY KEY (project, version)) WITH default_time_to_live = 7776000"
 _CHUNK_ROWS, _CHUNK_BYTES = 20, 16_384
+_KEYS_A_READ = 20
+_Keys = str | Sequence[str]
 GRACE = MINUTE
 """An answer as of now has the time at which its reads are done, which may be this much later than they were asked for."""
 CQL_TYPES = {"BIGINT": "bigint", "DOUBLE": "double", "STRING": "text", "BINARY": "blob", "BOOLEAN": "boolean", "DATE": "date", "TIMESTAMP": "timestamp"}
-_AWAY = (NoHostAvailable, OperationTimedOut, RequestExecutionException)
 
 
 def table_name(project: str, view: str, suffix: str) -> str:
@@ -92,61 +91,6 @@ class DeclaredAnewError(AnabranchError):
     """A view means something else than at the last build."""
 
 
-@dataclass(frozen=True)
-class Pending:
-    """Reads under way for one key of one view."""
-
-    view: FeatureView
-    manifest: Manifest | None
-    batch: ResponseFuture | None
-    tiles: ResponseFuture | None
-    fine: ResponseFuture | None = None
-    known: BatchPart | None = None
-    """The batch part, when it need not be read."""
-
-    @property
-    def futures(self) -> list[ResponseFuture]:
-        """The reads."""
-        return [future for future in (self.batch, self.tiles, self.fine) if future is not None]
-
-    def result(self) -> tuple[BatchPart | None, Tiles | None]:
-        """Wait for both; raises UnavailableError when the store is away."""
-        try:
-            return self._batch(), self._tiles()
-        except _AWAY as error:
-            raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
-        except InvalidRequest as error:
-            raise UnavailableError(f"a table of view {self.view.name!r} is gone ({error}): another batch version is current by now, try again") from error
-
-    def _batch(self) -> BatchPart | None:
-        if self.manifest is None or self.known is not None:
-            return self.known
-        return _batch_part(self.view, self.manifest, self.batch.result().one() if self.batch else None)
-
-    def _tiles(self) -> Tiles | None:
-        rows = self.tiles.result().all() if self.tiles else []
-        if not rows:
-            return None
-        # Slots that the batch covers are left out here: fine tiles are found by their start, not by their slot.
-        cut = self.manifest.cut if self.manifest else 0
-        fine = [row[1:] for row in self.fine.result().all() if row[0] >= cut] if self.fine else []
-        return self._unpacked(rows, self._unpacked(fine) if fine else None)
-
-    def _unpacked(self, rows: Sequence[Any], fine: Tiles | None = None) -> Tiles:
-        width, count = self.view.layout.width, len(self.view.layout.extras)
-        starts, states, framed = zip(*rows, strict=True)
-        extras = [unpack_extras(frame, count)[0] for frame in framed] if count else []
-        return Tiles(np.array(starts, dtype=np.int64), unpack_rows(b"".join(states), width), extras, fine)
-
-
-def _batch_part(view: FeatureView, manifest: Manifest, row: Any) -> BatchPart:
-    width = LABELS + view.layout.width
-    if row is None:
-        return BatchPart(manifest.cut, manifest.slack, np.empty((0, width)))
-    states, extras = row
-    return BatchPart(manifest.cut, manifest.slack, unpack_rows(states, width), unpack_extras(extras, len(view.layout.extras)))
-
-
 class Views:
     """The gateway; holds only settings, so it can travel to Spark's workers."""
 
@@ -165,7 +109,7 @@ class Views:
         except InvalidRequest:
             self.session.execute(TABLE)
             return read_manifest(self.session, project)
-        except _AWAY as error:
+        except AWAY as error:
             raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
 
     def swap(self, entry: Manifest, expected: Manifest | None, previous: Manifest | None) -> None:
@@ -173,14 +117,14 @@ class Views:
         self.session.execute(TABLE)
         try:
             swap_manifest(self.session, entry, previous, expected)
-        except _AWAY as error:
+        except AWAY as error:
             # Whether a conditional write that got no answer was made, only the manifest knows.
             found = self.manifest(entry.project)
             if found is None or found.batch_version != entry.batch_version:
                 raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
         try:
             self._drop_old(entry, expected, previous)
-        except _AWAY as error:
+        except AWAY as error:
             log.warning("old tables of %s stay until the next build: %s", entry.project, error)
 
     def _drop_old(self, entry: Manifest, expected: Manifest | None, previous: Manifest | None) -> None:
@@ -222,7 +166,7 @@ class Views:
     def sample(self, view: FeatureView, manifest: Manifest, most: int) -> list[BatchPart]:
         """Batch parts of up to `most` keys: those first in the order of tokens, which is random and the same in every version."""
         rows = self.session.execute(f"SELECT states, extras FROM {manifest.tables[view.name]} LIMIT {most}") if most else []
-        return [_batch_part(view, manifest, row) for row in rows]
+        return [batch_part(view, manifest, row) for row in rows]
 
     def drop_version(self, project: str, views: Sequence[str], version: int) -> None:
         """Drop the tables of a version that failed."""
@@ -252,45 +196,69 @@ class Views:
 
         Fine tiles are read for any answer at a time in [at, at + GRACE].
         """
-        session, batch, tiles, fine = self.session, None, None, None
+        return Pending(view, manifest, *self._reads(project, view, manifest, at, key if known is None else None, key, timeout), known)
+
+    def ask_many(
+        self, project: str, view: FeatureView, known: Mapping[str, BatchPart | None], manifest: Manifest | None, at: int, timeout: float | None = None
+    ) -> dict[str, Pending]:
+        """The same for keys with their known batch parts, many keys a read: a read costs more than the rows it brings."""
+        found: dict[str, Pending] = {}
+        names = list(known)
+        for start in range(0, len(names), _KEYS_A_READ):
+            some = names[start : start + _KEYS_A_READ]
+            unknown = [key for key in some if known[key] is None]
+            reads = [None if read is None else Together(read) for read in self._reads(project, view, manifest, at, unknown or None, some, timeout)]
+            for key in some:
+                batch, tiles, fine = (None if read is None else OfKey(read, key) for read in reads)
+                found[key] = Pending(view, manifest, batch, tiles, fine, known[key])
+        return found
+
+    def _reads(
+        self, project: str, view: FeatureView, manifest: Manifest | None, at: int, batch: _Keys | None, tiles: _Keys, timeout: float | None
+    ) -> tuple[ResponseFuture | None, ResponseFuture | None, ResponseFuture | None]:
+        """Reads of the batch parts of a key or of several (none for None), of their wide and of their fine tiles."""
+        session, found = self.session, [None, None, None]
         more = {"execution_profile": READS, **({} if timeout is None else {"timeout": timeout})}
         try:
-            for_batch, for_tiles, for_fine = self._statements(session, project, view, manifest)
-            if for_batch is not None and known is None:
-                batch = session.execute_async(for_batch, (key,), **more)
+            for_batch, for_tiles, for_fine = self._statements(session, project, view, manifest, many=not isinstance(tiles, str))
+            if for_batch is not None and batch is not None:
+                found[0] = session.execute_async(for_batch, (batch,), **more)
             if for_tiles is not None:
-                tiles = session.execute_async(for_tiles, (key, manifest.cut if manifest else 0), **more)
+                found[1] = session.execute_async(for_tiles, (tiles, manifest.cut if manifest else 0), **more)
             if for_fine is not None and (starts := _fine_starts(view, at)):
-                fine = session.execute_async(for_fine, (key, starts), **more)
-        except _AWAY as error:
+                found[2] = session.execute_async(for_fine, (tiles, starts), **more)
+        except AWAY as error:
             raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
         except InvalidRequest as error:
             raise UnavailableError(
                 f"a table of view {view.name!r} of {project!r} is gone ({error}): another batch version is current by now, try again"
             ) from error
-        return Pending(view, manifest, batch, tiles, fine, known)
+        return found[0], found[1], found[2]
 
     def prepare(self, project: Project, manifest: Manifest | None) -> None:
         """Prepare the statements of `ask`, so that the first answers need not wait for it."""
         try:
             for view in project.views:
                 self._statements(self.session, project.name, view, manifest)
-        except _AWAY as error:
+        except AWAY as error:
             raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
 
-    def _statements(self, session: Session, project: str, view: FeatureView, manifest: Manifest | None) -> tuple[PreparedStatement | None, ...]:
-        """How a view's batch part, its wide and its fine tiles are read; None for what it does not have."""
+    def _statements(
+        self, session: Session, project: str, view: FeatureView, manifest: Manifest | None, *, many: bool = False
+    ) -> tuple[PreparedStatement | None, ...]:
+        """How a view's batch part, its wide and its fine tiles are read; None for what it does not have. Of `many` keys each row begins with its own."""
         batch = tiles = fine = None
+        first, where = ("key, ", "key IN ?") if many else ("", "key = ?")
         if manifest is not None:
             if manifest.fingerprints.get(view.name) != view.fingerprint:
                 raise DeclaredAnewError(f"view {view.name!r} of {project!r} was declared anew since the last build: run 'anabranch build {project}'")
-            batch = _prepared(session, f"SELECT states, extras FROM {manifest.tables[view.name]} WHERE key = ?")
+            batch = _prepared(session, f"SELECT {first}states, extras FROM {manifest.tables[view.name]} WHERE {where}")
         table = tiles_table(project, view)
         if view.source.topic is not None and table in self._tables():
-            tiles = _prepared(session, f"SELECT tile_start, state, extra FROM {table} WHERE key = ? AND slot >= ?")
+            tiles = _prepared(session, f"SELECT {first}tile_start, state, extra FROM {table} WHERE {where} AND slot >= ?")
             if len(view.tiers) > 1:
                 narrow = tiles_table(project, view, fine=True)
-                fine = _prepared(session, f"SELECT slot, tile_start, state, extra FROM {narrow} WHERE key = ? AND tile_start IN ?")
+                fine = _prepared(session, f"SELECT {first}slot, tile_start, state, extra FROM {narrow} WHERE {where} AND tile_start IN ?")
         return batch, tiles, fine
 
     def has_table(self, name: str) -> bool:
@@ -352,7 +320,7 @@ class Views:
             if current_table(project.name) not in self._tables():
                 return None
             found = self.session.execute(f"SELECT * FROM {current_table(project.name)} WHERE key = %s", (key,))
-        except _AWAY as error:
+        except AWAY as error:
             raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
         row = found.one()
         return None if row is None else {name: _plain(value) for name, value in zip(found.column_names, row, strict=True)}

@@ -38,6 +38,8 @@ def publish(servers: str, topic: str, rate: int, seconds: float, keys: int, run:
             producer.send(topic, message(f"{run}-probe-{probes}", f"{run}-probe-{probes}", 1.0, time.time_ns() // 1000))
             probes += 1
         time.sleep(_STEP)
+    for number in range(probes, int(PROBES * seconds)):  # those that fell into the last burst's pause
+        producer.send(topic, message(f"{run}-probe-{number}", f"{run}-probe-{number}", 1.0, time.time_ns() // 1000))
     producer.flush()
     passed = time.perf_counter() - started
     producer.close()

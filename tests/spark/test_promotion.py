@@ -1,6 +1,9 @@
 """The gate, promotion by hand, and trainings that outlive an absent registry: on MLflow with sqlite in a temporary folder."""
 
 import json
+import os
+import shutil
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -223,3 +226,21 @@ def test_a_damaged_kept_training_is_named(models: Models, tmp_path: Path) -> Non
     (tmp_path / "shop" / "1" / "run.json").write_text("{")
     with pytest.raises(AnabranchError, match=r"the kept training in .* cannot be read"):
         finish(models, shop("shop"), tmp_path, Silent())
+
+
+def test_roles_are_read_again_only_when_somebody_wrote(models: Models, tmp_path: Path) -> None:
+    registry = tmp_path / "mlflow.db"
+    shutil.copy(models.settings.tracking_uri.removeprefix("sqlite:///"), registry)
+    copied = Models(replace(models.settings, tracking_uri=f"sqlite:///{registry}"))
+    with sqlite3.connect(registry) as writer:
+        name, version = writer.execute("SELECT name, version FROM registered_model_aliases WHERE alias = 'champion' LIMIT 1").fetchone()
+    # A file that was just written is read every time: a second change within the same moment would not show.
+    os.utime(registry, ns=(1_000_000_000, 1_000_000_000))
+    assert copied.champion(name) == str(version)
+    locked = sqlite3.connect(registry, isolation_level=None)
+    locked.execute("BEGIN EXCLUSIVE")
+    assert copied.champion(name) == str(version)
+    locked.execute("UPDATE registered_model_aliases SET version = 77 WHERE alias = 'champion' AND name = ?", (name,))
+    locked.execute("COMMIT")
+    locked.close()
+    assert copied.champion(name) == "77"
