@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from features.declaration import Project
 from features.spark import Piece
-from stores.cassandra_session import session_for
+from stores.cassandra_session import prepared, session_for
 from stores.cassandra_source import Sender, stored
 from stores.settings import ViewsSettings
 from stores.views import tiles_table
@@ -62,4 +62,4 @@ def _longs(values: NDArray[np.int64]) -> list[bytes]:
 
 def _sender(views: ViewsSettings, table: str) -> Sender:
     session = session_for(views)
-    return Sender(session, session.prepare(f"INSERT INTO {table} (key, slot, tile_start, state, extra) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?"))
+    return Sender(session, prepared(session, f"INSERT INTO {table} (key, slot, tile_start, state, extra) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?"))

@@ -7,7 +7,7 @@ from cassandra import ConsistencyLevel
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable, Session
 from cassandra.policies import ConstantReconnectionPolicy, DCAwareRoundRobinPolicy, TokenAwarePolicy
-from cassandra.query import tuple_factory
+from cassandra.query import PreparedStatement, tuple_factory
 
 from features.errors import UnavailableError
 from stores.settings import ViewsSettings
@@ -16,6 +16,8 @@ READS = "reads"
 """The execution profile of the hot path: rows are plain tuples, for making named ones costs more than the read."""
 _SESSIONS: dict[tuple[int, ViewsSettings], Session] = {}
 _LOCK = threading.Lock()
+_PREPARED: dict[tuple[Session, str, tuple[str, ...]], PreparedStatement] = {}
+_MOST_PREPARED = 4096
 
 
 def session_for(settings: ViewsSettings) -> Session:
@@ -38,6 +40,18 @@ def close_sessions() -> None:
     with _LOCK:
         for name in [name for name in _SESSIONS if name[0] == os.getpid()]:
             _SESSIONS.pop(name).cluster.shutdown()
+
+
+def prepared(session: Session, statement: str, types: tuple[str, ...] = ()) -> PreparedStatement:
+    """The statement, prepared once; `types` of the columns, where a table of the same name may come to have others."""
+    found = _PREPARED.get((session, statement, types))
+    if found is None:
+        while len(_PREPARED) >= _MOST_PREPARED:
+            _PREPARED.pop(next(iter(_PREPARED)), None)
+        found = _PREPARED[session, statement, types] = session.prepare(statement)
+        # All of it is read here: no second page is fetched by whoever comes to its end.
+        found.is_idempotent, found.fetch_size = statement.startswith("SELECT"), None
+    return found
 
 
 def _connect(settings: ViewsSettings) -> Session:

@@ -30,7 +30,7 @@ from features.merge import BatchPart
 from features.schema import DataType
 from features.times import MINUTE, parse_time
 from features.windows import edges
-from stores.cassandra_session import READS, is_connected, session_for
+from stores.cassandra_session import READS, is_connected, prepared, session_for
 from stores.manifest import TABLE, Manifest, read_manifest, swap_manifest
 from stores.reads import AWAY, OfKey, Pending, Together, batch_part
 from stores.settings import ViewsSettings
@@ -69,22 +69,6 @@ def tiles_table(project: str, view: FeatureView, *, fine: bool = False) -> str:
 def current_table(project: str) -> str:
     """Table of a project's current rows."""
     return f"{project}_current"
-
-
-_PREPARED: dict[tuple[Session, str, tuple[str, ...]], PreparedStatement] = {}
-_MOST_PREPARED = 4096
-
-
-def _prepared(session: Session, statement: str, types: tuple[str, ...] = ()) -> PreparedStatement:
-    """The statement, prepared once; `types` of the columns, where a table of the same name may come to have others."""
-    found = _PREPARED.get((session, statement, types))
-    if found is None:
-        while len(_PREPARED) >= _MOST_PREPARED:
-            _PREPARED.pop(next(iter(_PREPARED)), None)
-        found = _PREPARED[session, statement, types] = session.prepare(statement)
-        # All of it is read here: no second page is fetched by whoever comes to its end.
-        found.is_idempotent, found.fetch_size = statement.startswith("SELECT"), None
-    return found
 
 
 class DeclaredAnewError(AnabranchError):
@@ -252,13 +236,13 @@ class Views:
         if manifest is not None:
             if manifest.fingerprints.get(view.name) != view.fingerprint:
                 raise DeclaredAnewError(f"view {view.name!r} of {project!r} was declared anew since the last build: run 'anabranch build {project}'")
-            batch = _prepared(session, f"SELECT {first}states, extras FROM {manifest.tables[view.name]} WHERE {where}")
+            batch = prepared(session, f"SELECT {first}states, extras FROM {manifest.tables[view.name]} WHERE {where}")
         table = tiles_table(project, view)
         if view.source.topic is not None and table in self._tables():
-            tiles = _prepared(session, f"SELECT {first}tile_start, state, extra FROM {table} WHERE {where} AND slot >= ?")
+            tiles = prepared(session, f"SELECT {first}tile_start, state, extra FROM {table} WHERE {where} AND slot >= ?")
             if len(view.tiers) > 1:
                 narrow = tiles_table(project, view, fine=True)
-                fine = _prepared(session, f"SELECT {first}slot, tile_start, state, extra FROM {narrow} WHERE {where} AND tile_start IN ?")
+                fine = prepared(session, f"SELECT {first}slot, tile_start, state, extra FROM {narrow} WHERE {where} AND tile_start IN ?")
         return batch, tiles, fine
 
     def has_table(self, name: str) -> bool:
@@ -296,7 +280,7 @@ class Views:
         if not rows:
             return
         names, marks = ", ".join(f'"{name}"' for name in rows[0]), ", ".join("?" * len(rows[0]))
-        statement = _prepared(session, f"INSERT INTO {current_table(project)} ({names}) VALUES ({marks}) USING TIMESTAMP ?", types)
+        statement = prepared(session, f"INSERT INTO {current_table(project)} ({names}) VALUES ({marks}) USING TIMESTAMP ?", types)
         futures = []
         for chunk in _chunks(rows):
             request = BatchStatement(batch_type=BatchType.UNLOGGED)
@@ -309,7 +293,7 @@ class Views:
     def approximate_scores(self, project: str, keys: Sequence[str], model_version: str) -> dict[str, tuple[float, int | None]]:
         """Score and label of those current rows of `keys` that the stream wrote with this model, by key; all reads run side by side."""
         session, table = self.session, current_table(project)
-        statement = _prepared(session, f"SELECT key, score, label FROM {table} WHERE key = ? AND layer = 'speed' AND model_version = ? ALLOW FILTERING")
+        statement = prepared(session, f"SELECT key, score, label FROM {table} WHERE key = ? AND layer = 'speed' AND model_version = ? ALLOW FILTERING")
         found = execute_concurrent_with_args(session, statement, [(key, model_version) for key in keys], concurrency=200, execution_profile=READS)
         rows = [one for result in found for one in result.result_or_exc]
         return {key: (score, label) for key, score, label in rows if score is not None}
