@@ -26,7 +26,7 @@ _LONGEST_WAIT = 10.0
 _HOPELESS = 3  # failures in a row that are nobody's absence, without one micro-batch between them
 _AWAY = re.compile(
     r"UnavailableError|NoHostAvailable|OperationTimedOut|(Read|Write|Coordination)(Timeout|Failure)|cassandra\.Unavailable"
-    r"|Connection(Exception|Shutdown| refused)|TimeoutException|DisconnectException|BrokerNotAvailable|NETWORK_EXCEPTION"
+    r"|NoConnectionsAvailable|Connection(Exception|Shutdown| refused)|TimeoutException|DisconnectException|BrokerNotAvailable|NETWORK_EXCEPTION"
     r"|KafkaTimeoutError|NoBrokersAvailable|UnknownTopicOrPartition"
 )
 _RETIRE_EVERY, _LAG_EVERY = 60.0, 5.0
@@ -122,13 +122,22 @@ class Running:
             self._failed(kept, error)
 
     def _failed(self, kept: _Kept, error: Exception) -> None:
-        kept.failures += not _is_absence(error)
+        kept.failures += not (_is_absence(error) or self._somebody_is_away(kept.project))
         if self._channel.trigger is None or kept.failures >= _HOPELESS:
             raise error
         kept.restarts += 1
         kept.again_at = time.monotonic() + kept.wait
         log.warning("stream of %s.%s failed and starts again in %.1f s: %s", kept.project.name, kept.name, kept.wait, _reason(error))
         kept.wait = min(2 * kept.wait, _LONGEST_WAIT)
+
+    def _somebody_is_away(self, project: Project) -> bool:
+        """Whatever an error says: is Cassandra or Kafka away at this moment?"""
+        try:
+            self._channel.views.manifest(project.name)
+        except Exception as error:  # noqa: BLE001 - as above
+            log.info("Cassandra is asked and fails: %s", error)
+            return True
+        return not self._channel.bus.is_there()
 
     def _measure(self) -> None:
         for kept in self._kept:
