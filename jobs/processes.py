@@ -108,7 +108,7 @@ def _born(pid: int) -> str | None:
 def told_to_stop() -> threading.Event:
     """Set by SIGTERM and Ctrl-C from now on, which then no longer end the process by themselves; SIGUSR1 tells on stderr where each thread is."""
     stopping = threading.Event()
-    faulthandler.register(signal.SIGUSR1)
+    faulthandler.register(signal.SIGUSR1, file=2)  # by number: sys.stderr may be replaced by a caller that keeps what is told
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         stopping.set()
