@@ -8,14 +8,16 @@
 Every finding is one sentence that names the feature, the figure and the limit.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import reduce
 from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from batch.grains import FEW, Owed, held, keys_name
 from batch.recomputing import agrees, recompute, with_witnesses
@@ -25,7 +27,9 @@ from features.errors import AnabranchError
 from features.keys import key_text, key_values
 from features.merge import merge
 from features.spark import key_column
-from stores.events import distinct_among
+from features.times import from_micros
+from stores.cells import named
+from stores.events import distinct, distinct_among
 from stores.increments import read_increments
 from stores.lake import Lake
 from stores.manifest import Manifest
@@ -106,34 +110,46 @@ class Validation:
         kept = read_increments(self.spark, self.lake, self.project.name, keys_name(self.project), builds)
         texts = [row["key"] for row in kept.sample(0.5).limit(self.limits.recomputed_keys).collect()]
         texts = texts or [row["key"] for row in kept.limit(self.limits.recomputed_keys).collect()]
-        keys = self.spark.createDataFrame([(text,) for text in dict.fromkeys(texts)], "key STRING")
-        project = with_witnesses(self.project)
+        suspects = {key for key, _, _ in self._disagreeing(list(dict.fromkeys(texts)), recent=True)}
+        return list({feature: said for _, feature, said in self._disagreeing(sorted(suspects), recent=False)}.values()) if suspects else []
+
+    def _disagreeing(self, texts: Sequence[str], *, recent: bool) -> Iterator[tuple[str, str, str]]:
+        """Key, feature and a sentence where what is served is not what the events say.
+
+        `recent` reads no more than the windows reach back to, which is a fraction of the lake, and can call a feature wrong that is
+        right: an id may have come before with an older event. So that is where to look, and all of the lake is who decides.
+        """
+        keys = self.spark.createDataFrame([(text,) for text in texts], "key STRING")
         with ExitStack() as stack:
-            expected = recompute(project, self._events_of(texts, stack), keys, self.entry.cut)
-        found: dict[str, str] = {}
+            events = self._events_of(texts, stack, recent=recent)
+            expected = recompute(with_witnesses(self.project), events, keys, self.entry.cut)
         for text, row in expected.items():
             served = self._served(key_values(self.project.keys, text))
             for view in self.project.views:
                 for column in view.columns:
                     if not agrees(view.features[column.feature], column, row, served[column.name]):
                         shown = text.replace("\x1f", " ")
-                        found[column.name] = f"feature {column.name} of {shown} is {served[column.name]!r}, but the lake says {row[column.name]!r}"
-        return list(found.values())
+                        yield text, column.name, f"feature {column.name} of {shown} is {served[column.name]!r}, but the lake says {row[column.name]!r}"
 
-    def _events_of(self, keys: Sequence[str], stack: ExitStack) -> dict[str, DataFrame]:
-        """The owed distinct events of the keys, by source."""
+    def _events_of(self, keys: Sequence[str], stack: ExitStack, *, recent: bool) -> dict[str, DataFrame]:
+        """The owed distinct events of the keys, by source; of `recent` ones no other copy is looked for."""
         owed = Owed(self.entry.cut, self.entry.until, self.entry.lake_versions)
         out = {}
         for name, source in self.project.sources.items():
+            views = self.project.views_of(name)
+            if not views:
+                continue
             events = self.lake.events(self.spark, self.project, source, version=owed.versions.get(name))
             asked = [key_values(self.project.keys, key) for key in keys]
-            wanted = None
-            for view in self.project.views_of(name):
-                inside = key_column(view.keys).isin(sorted({key_text(view.keys, one) for one in asked}))
-                wanted = inside if wanted is None else wanted | inside
-            if wanted is not None:
-                kept, count = stack.enter_context(held(events.where(wanted)))
-                out[name] = distinct_among(source, kept, events, few=count <= FEW).drop("_again").where(owed.covers())
+            wanted = [key_column(view.keys).isin(sorted({key_text(view.keys, one) for one in asked})) for view in views]
+            of_keys = events.where(reduce(Column.__or__, wanted))
+            tails = [span.tail(self.entry.cut) for view in views for span in view.spans]
+            since = [tail for tail in tails if tail is not None]
+            if recent and len(since) == len(tails):
+                of_keys = of_keys.where(named(source.time).cast("timestamp") >= F.lit(from_micros(min(since))))
+            kept, count = stack.enter_context(held(of_keys))
+            found = distinct(source, kept) if recent else distinct_among(source, kept, events, few=count <= FEW).drop("_again")
+            out[name] = found.where(owed.covers())
         return out
 
     def _served(self, key: Mapping[str, str]) -> dict[str, object]:

@@ -203,21 +203,21 @@ def distinct(source: Source, events: DataFrame) -> DataFrame:
 def distinct_among(source: Source, chosen: DataFrame, events: DataFrame, counted: Column | None = None, *, few: bool = False) -> DataFrame:
     """The rows of `chosen`, which are some of `events`, that `distinct` would leave of all of them.
 
-    Of `events` only ids and where they came from are read, and nothing of them is shuffled when `few` are chosen. `_again` says
-    whether `counted`, a condition, holds for a row of the same id that was not chosen.
+    Of `events` only ids are read, and where those came from that are there more often; nothing of them is shuffled when `few` are
+    chosen. `_again` says whether `counted`, a condition, holds for a row of the same id that was not chosen.
     """
     condition = F.lit(False) if counted is None else counted
-    asked = chosen.groupBy(named(source.id).alias("_id")).agg(F.count_if(condition).alias("_chosen"))
+    identity = named(source.id).alias("_id")
+    asked = chosen.groupBy(identity).agg(F.count(F.lit(1)).alias("_copies"), F.count_if(condition).alias("_chosen"))
+    there = events.select(identity).join(F.broadcast(asked) if few else asked, "_id").groupBy("_id")
+    elsewhere = there.agg(F.count(F.lit(1)).alias("_there"), *[F.max(name).alias(name) for name in ("_copies", "_chosen")]).where("_there > _copies")
     # NULLs come first in the order of structs, as they do in that of `distinct`.
-    everything = events.select(named(source.id).alias("_id"), F.struct(*_ORDER).alias("_order"), condition.alias("_counted"))
-    first = (
-        everything.join(F.broadcast(asked) if few else asked, "_id")
-        .groupBy("_id")
-        .agg(F.min("_order").alias("_first"), (F.count_if("_counted") > F.max("_chosen")).alias("_again"))
-    )
-    judged = chosen.withColumn("_order", F.struct(*_ORDER)).join(first, named(source.id) == F.col("_id"))
-    found = judged.where(F.col("_order").eqNullSafe(F.col("_first"))).select(*[named(name) for name in chosen.columns], "_again")
-    return found.dropDuplicates([source.id])
+    everything = events.select(identity, F.struct(*_ORDER).alias("_order"), condition.alias("_counted"))
+    copies = everything.join(F.broadcast(elsewhere) if few else elsewhere, "_id").groupBy("_id")
+    first = copies.agg(F.min("_order").alias("_first"), (F.count_if("_counted") > F.max("_chosen")).alias("_again"))
+    judged = distinct(source, chosen).withColumn("_order", F.struct(*_ORDER)).join(first, named(source.id) == F.col("_id"), "left")
+    kept = judged.where(F.col("_first").isNull() | F.col("_order").eqNullSafe(F.col("_first")))
+    return kept.select(*[named(name) for name in chosen.columns], F.coalesce("_again", F.lit(False)).alias("_again"))
 
 
 def _lake() -> list[Column]:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from batch.views import Built
 from features import Project
 from features.errors import AnabranchError
 from features.loading import load_project
-from features.times import HOUR, format_time
+from features.times import DAY, HOUR, format_time
 from jobs.building import build_project, rollback_project
 from jobs.context import Context
 from jobs.settings import ROOT, Settings
@@ -235,6 +235,20 @@ def test_a_build_whose_states_are_not_what_the_lake_says_is_refused(river: River
     with pytest.raises(AnabranchError, match=r"feature all of t\d is 21, but the lake says 11"):
         river.build()
     river.build(full=True)
+    river.assert_exact()
+
+
+def test_validation_asks_all_of_the_lake_before_it_calls_a_feature_wrong(river: River) -> None:
+    views = tuple(view for view in river.project.views if view.name == "recent")
+    river.project = replace(river.project, views=views)
+    old = {"id": "seen", "thing": "t0", "at": format_time(now_micros() - 3 * DAY), "x": 1.0}
+    river.context.bus.ensure_topics([river.project.name])
+    # The first to come is outside of the window, so the second, which is inside, is no event.
+    for event in (old, {**old, "at": format_time(now_micros() - HOUR)}):
+        river.context.bus.publish(river.project.name, [(None, json.dumps(event).encode())])
+    river.publish(8)
+    river.build()
+    assert river.values()["n_1d"] == 2
     river.assert_exact()
 
 
