@@ -100,13 +100,18 @@ def _window(view: FeatureView, position: int, span: Window, batch: BatchPart | N
             inside &= (segments == 0) | ((segments == span.hop) & (starts < collapsed_from(span, batch.cut, batch.slack)))
         inside |= segments == -1 - position
         parts.append(batch.rows[inside, LABELS:])
-        extras.extend(batch.extras[i] for i in np.flatnonzero(inside).tolist() if batch.extras)
+        extras += _chosen(view, batch.extras, inside)
     for found, until in ((tiles, at), (tiles.fine if tiles is not None else None, _edge(view, span, at))):
         if found is not None and len(found.rows):
             inside = found.starts < until if tail is None else (found.starts >= tail) & (found.starts < until)
             parts.append(found.rows[inside])
-            extras.extend(found.extras[i] for i in np.flatnonzero(inside).tolist() if found.extras)
+            extras += _chosen(view, found.extras, inside)
     return (np.concatenate(parts) if parts else np.empty((0, view.layout.width))), extras
+
+
+def _chosen(view: FeatureView, extras: Sequence[States], inside: NDArray[np.bool_]) -> list[States]:
+    # Looking for positions lets go of the interpreter's lock, and a server's other threads take it: only where there is something to choose.
+    return [extras[i] for i in np.flatnonzero(inside).tolist()] if view.layout.extras and extras else []
 
 
 def _edge(view: FeatureView, span: Window, at: int) -> int:

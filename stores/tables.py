@@ -22,7 +22,6 @@ from stores.predictions import landed_sources
 from stores.staging import add_columns, create_table, snapshot
 
 log = logging.getLogger(__name__)
-_PROPERTIES = {CHANGE_FEED: "true"}
 _ATTEMPTS = 3
 
 
@@ -36,15 +35,17 @@ def check_tables(spark: SparkSession, lake: Lake, project: Project) -> None:
 
 def prepare_events(spark: SparkSession, lake: Lake, project: Project, source: Source) -> None:
     """Make the source's table, or the columns that are new in its declaration."""
-    _prepare(spark, lake.path(project, source), _declared(source) | LAKE_COLUMNS, "_date")
+    # Every row pays for what each file tells of a column's bounds; those of times alone can leave files out.
+    bounds = {"delta.dataSkippingStatsColumns": f"`{source.time}`,_arrival"}
+    _prepare(spark, lake.path(project, source), _declared(source) | LAKE_COLUMNS, "_date", {CHANGE_FEED: "true", **bounds})
 
 
 def prepare_quarantine(spark: SparkSession, lake: Lake, project: Project, source: Source) -> None:
     """The same for its bad rows."""
-    _prepare(spark, lake.quarantine_path(project, source), QUARANTINE, None)
+    _prepare(spark, lake.quarantine_path(project, source), QUARANTINE, None, {})
 
 
-def _prepare(spark: SparkSession, path: str, columns: dict[str, str], partition: str | None) -> None:
+def _prepare(spark: SparkSession, path: str, columns: dict[str, str], partition: str | None, properties: dict[str, str]) -> None:
     for attempt in range(_ATTEMPTS):
         found = _columns(spark, path)
         new = {name: kind for name, kind in columns.items() if name.lower() not in found}
@@ -55,7 +56,7 @@ def _prepare(spark: SparkSession, path: str, columns: dict[str, str], partition:
                 log.info("new columns table=%s columns=%s", path, ", ".join(new))
                 add_columns(spark, path, new)
             else:
-                create_table(spark, path, columns, partition, _PROPERTIES if partition else {})
+                create_table(spark, path, columns, partition, properties)
             return
         except (PySparkException, Py4JError) as error:
             # Somebody else may have made the same change at the same moment, which the next look tells.

@@ -270,7 +270,7 @@ def main(arguments: list[str]) -> None:
         rows += sustained_rows(found, size, steps)
     notes = [
         "One machine holds all of it: Cassandra, Kafka, the REST server, and the load generator in a process of its own.",
-        f"A key has {len(found.parts[0].rows)} batch states and {len(found.fresh[0].rows)} tiles; an answer is 18 features over 3 windows and a score.",
+        f"A key has {len(found.parts[0].rows)} batch states and {found.tiles} tiles; an answer is 18 features over 3 windows and a score.",
         "Bare reads keep 32 pairs under way and decode nothing; answers are asked over 32 connections.",
         "Rounds are interleaved, and a ratio is the median of theirs.",
         "Under a constant rate latency counts from the time a call was due (open loop), so a stall is not hidden.",

@@ -55,6 +55,12 @@ class River:
         """Which of the stored states a key has."""
         return self.keys.index(key) % SHAPES
 
+    @property
+    def tiles(self) -> int:
+        """How many tiles of both tiers a key has."""
+        shape = self.fresh[0]
+        return len(shape.rows) + (len(shape.fine.rows) if shape.fine is not None else 0)
+
 
 @contextmanager
 def river(folder: Path, projects: int, keys: int, tell: Any) -> Iterator[River]:
@@ -88,7 +94,7 @@ def _fill(settings: Settings, count: int, keys: Sequence[str], tell: Any) -> Riv
     for project in projects:
         _train(models, project)
         _publish(views, project, found)
-    tell(f"{count} projects of {len(keys):,} keys, {len(parts[0].rows)} batch states and {len(fresh[0].rows)} tiles a key, {len(view.columns)} features")
+    tell(f"{count} projects of {len(keys):,} keys, {len(parts[0].rows)} batch states and {found.tiles} tiles a key, {len(view.columns)} features")
     return found
 
 
@@ -115,23 +121,31 @@ def _publish(views: Views, project: Project, found: River) -> None:
     (view,), session = project.views, views.session
     version = views.new_version(project.name, 1)
     views.ensure_tiles(project)
-    batch, fresh = views.create_batch_table(project.name, view.name, version), tiles_table(project.name, view)
+    batch = views.create_batch_table(project.name, view.name, version)
     blobs = [part.rows.astype("<f8").tobytes() for part in found.parts]
     insert = session.prepare(f"INSERT INTO {batch} (key, states) VALUES (?, ?)")
     execute_concurrent_with_args(session, insert, [(key, blobs[i % SHAPES]) for i, key in enumerate(found.keys)], concurrency=32)
-    insert = session.prepare(f"INSERT INTO {fresh} (key, slot, tile_start, state) VALUES (?, ?, ?, ?)")
+    for fine in (False, True)[: len(view.tiers)]:
+        _publish_tiles(session, tiles_table(project.name, view, fine=fine), found, fine)
+    entry = Manifest(
+        project=project.name, batch_version=version, cut=found.cut, slack=SLACK, built_at=now_micros(), fingerprints={view.name: view.fingerprint},
+        tables={view.name: batch}, rows={view.name: len(found.keys)},
+    )  # fmt: skip
+    views.swap(entry, None, None)
+
+
+def _publish_tiles(session: Any, table: str, found: River, fine: bool) -> None:
+    insert = session.prepare(f"INSERT INTO {table} (key, slot, tile_start, state) VALUES (?, ?, ?, ?)")
     futures = []
     for position, key in enumerate(found.keys):
         shape, together = found.fresh[position % SHAPES], BatchStatement(BatchType.UNLOGGED)
-        for start, row in zip(shape.starts.tolist(), shape.rows, strict=True):
+        tier = shape.fine if fine else shape
+        if tier is None:
+            continue
+        for start, row in zip(tier.starts.tolist(), tier.rows, strict=True):
             together.add(insert, (key, floor_to(start, HOUR), start, row.astype("<f8").tobytes()))
         futures.append(session.execute_async(together))
         if len(futures) >= 64:
             futures.pop(0).result()
     for future in futures:
         future.result()
-    entry = Manifest(
-        project=project.name, batch_version=version, cut=found.cut, slack=SLACK, built_at=now_micros(), fingerprints={view.name: view.fingerprint},
-        tables={view.name: batch}, rows={view.name: len(found.keys)},
-    )  # fmt: skip
-    views.swap(entry, None, None)
