@@ -1,0 +1,141 @@
+"""The files in docker/, as far as they can be judged without a container engine."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+import typer
+import yaml  # type: ignore[import-untyped]
+
+from jobs.cli import app
+from jobs.settings import ROOT, load_settings
+from serving.measured import Measured
+from serving.metrics import Metrics as ServingMetrics
+from speed.metrics import Metrics as StreamMetrics
+from tests.conftest import free_ports
+
+DOCKER = ROOT / "docker"
+COMPOSE: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yaml").read_text(encoding="utf-8"))
+SERVICES: dict[str, Any] = COMPOSE["services"]
+OURS = {name: service for name, service in SERVICES.items() if service["image"].startswith("anabranch:")}
+ADDRESS = re.compile(r"\b\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}\b")
+
+
+def texts(value: Any) -> list[str]:
+    """Every text in a document."""
+    if isinstance(value, dict):
+        return [text for each in value.values() for text in texts(each)]
+    return [text for each in value for text in texts(each)] if isinstance(value, list) else [str(value)]
+
+
+def version_of(artifact: str) -> str:
+    """The version in which the embedded server is fetched."""
+    found = re.search(rf"<artifactId>{artifact}</artifactId>\s*<version>([^<]+)</version>", poms())
+    assert found, artifact
+    return found[1]
+
+
+def poms() -> str:
+    return "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "conf" / "jars").rglob("pom.xml"))
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_command_of_ours_is_one_that_the_command_line_takes(name: str) -> None:
+    verb, *arguments = OURS[name]["command"]
+    group = typer.main.get_command(app)
+    commands: dict[str, Any] = vars(group)["commands"]
+    assert verb in commands
+    commands[verb].make_context(verb, list(arguments))
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_settings_of_ours_are_settings(name: str) -> None:
+    given = {key: value for key, value in OURS[name]["environment"].items() if key.startswith("ANABRANCH__")}
+    settings = load_settings(given, {})
+    assert settings.bus.bootstrap_servers in SERVICES["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
+    assert settings.views.hosts == ("127.0.0.1",)
+
+
+def test_everything_listens_on_this_machine_alone() -> None:
+    assert {service["network_mode"] for service in SERVICES.values()} == {"host"}
+    assert not any("ports" in service for service in SERVICES.values())
+    assert set(ADDRESS.findall("\n".join(texts(COMPOSE)))) == {"127.0.0.1"}
+    asked = {"cassandra": ("CASSANDRA_RPC_ADDRESS", "CASSANDRA_LISTEN_ADDRESS"), "kafdrop": ("SERVER_ADDRESS",), "grafana": ("GF_SERVER_HTTP_ADDR",)}
+    for name, keys in asked.items():
+        assert {SERVICES[name]["environment"][key] for key in keys} == {"127.0.0.1"}
+    assert "--web.listen-address=127.0.0.1:9090" in SERVICES["prometheus"]["command"]
+
+
+def test_no_password_stands_in_the_files() -> None:
+    secrets = {key: value for service in SERVICES.values() for key, value in service.get("environment", {}).items() if re.search("PASSWORD|SECRET|TOKEN", key)}
+    assert secrets
+    assert all(re.fullmatch(r"\$\{\w+:\?.+\}", value) for value in secrets.values())
+
+
+def test_images_have_versions_and_servers_those_that_are_embedded() -> None:
+    images = {name: service["image"].rpartition(":") for name, service in SERVICES.items()}
+    assert all(re.match(r"v?\d+\.\d+", version) for _, _, version in images.values())
+    assert images["kafka"][2] == version_of("kafka_2.13")
+    assert images["cassandra"][2] == version_of("cassandra-all")
+    assert {images[name][2] for name in OURS} == {re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)[1]}  # type: ignore[index]
+
+
+def test_kafka_keeps_the_promises_that_the_embedded_one_keeps() -> None:
+    embedded = {name: value for name, value in (line.split("=", 1) for line in lines(ROOT / "conf" / "kafka.properties")) if "$" not in value}
+    given = {name.removeprefix("KAFKA_").lower().replace("_", "."): value for name, value in SERVICES["kafka"]["environment"].items()}
+    assert {"log.message.timestamp.type", "auto.create.topics.enable", "min.insync.replicas"} <= given.keys() & embedded.keys()
+    assert {name: given[name] for name in given.keys() & embedded.keys()} == {name: embedded[name] for name in given.keys() & embedded.keys()}
+
+
+def lines(file: Path) -> list[str]:
+    return [line for line in file.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+
+
+def test_mounted_files_and_named_volumes_are_there() -> None:
+    for service in SERVICES.values():
+        for mount in service.get("volumes", []):
+            place = re.sub(r"\$\{\w+:-(.+?)\}", r"\1", mount).partition(":")[0]
+            assert (DOCKER / place).exists() if place.startswith(".") and place != "./files" else place == "./files" or place in COMPOSE["volumes"], mount
+    dockerfile = (DOCKER / "Dockerfile").read_text(encoding="utf-8")
+    assert "make setup" in dockerfile
+    assert re.search(r"^setup:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    environment = dict(re.findall(r"(ANABRANCH__\w+)=(\S+)", dockerfile))
+    assert load_settings(environment, {}).data == Path("/var/lib/anabranch")
+
+
+def test_dashboard_and_alerts_ask_for_figures_that_are_shown() -> None:
+    shown = families(ServingMetrics(Measured(lambda _: ())).text().decode())
+    (port,) = free_ports(1)
+    stream = StreamMetrics(port)
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        shown |= families(answer.read().decode())
+    stream.close()
+    board = json.loads((DOCKER / "grafana" / "dashboards" / "anabranch.json").read_text(encoding="utf-8"))
+    rules = yaml.safe_load((DOCKER / "prometheus" / "rules.yaml").read_text(encoding="utf-8"))
+    asked = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    asked += [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+    names = {name for text in asked for name in re.findall(r"anabranch_\w+", text)}
+    assert len(names) > 10
+    assert names <= shown
+
+
+def families(text: str) -> set[str]:
+    """Names that a scrape brings, with those of histograms' parts."""
+    found = set()
+    for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", text, re.M):
+        found |= {name, *(f"{name}_{part}" for part in ("bucket", "sum", "count"))} if kind == "histogram" else {name}
+    return found
+
+
+def test_prometheus_asks_where_the_services_show_their_figures() -> None:
+    config = yaml.safe_load((DOCKER / "prometheus" / "prometheus.yaml").read_text(encoding="utf-8"))
+    targets = {job["job_name"]: job["static_configs"][0]["targets"] for job in config["scrape_configs"]}
+    command = OURS["serve"]["command"]
+    assert targets["serve"] == [f"127.0.0.1:{command[command.index('--port') + 1]}"]
+    assert targets["stream"] == [f"127.0.0.1:{OURS['stream']['environment']['ANABRANCH__SPEED__METRICS_PORT']}"]
+    assert all((DOCKER / "prometheus" / name).exists() for name in config["rule_files"])
+    sources = yaml.safe_load((DOCKER / "grafana" / "provisioning" / "datasources" / "prometheus.yaml").read_text(encoding="utf-8"))
+    assert sources["datasources"][0]["url"] == "http://127.0.0.1:9090"
