@@ -21,23 +21,13 @@ from stores.answers import Answers
 from stores.current import rows_of
 from stores.models import Models
 from stores.settings import ModelsSettings, ViewsSettings
-from stores.views import Views
+from stores.views import Views, current_columns
 
 
 def merged_schema(project: Project) -> str:
     """The columns of merged rows: those of the current rows, and `degraded`: why the features may not be exact, NULL when they are."""
-    features = {column.name: str(column.type) for column in project.columns}
-    keys = {name: "STRING" for name in project.keys if name not in features and name != "key"}
-    said = {
-        "score": "DOUBLE",
-        "label": "INT",
-        "model_version": "STRING",
-        "batch_version": "BIGINT",
-        "as_of": "TIMESTAMP",
-        "layer": "STRING",
-        "degraded": "STRING",
-    }
-    return ", ".join(f"`{name}` {kind}" for name, kind in {"key": "STRING", **keys, **features, **said}.items())
+    columns = {"key": "STRING", **current_columns(project), "degraded": "STRING"}
+    return ", ".join(f"`{name}` {kind}" for name, kind in columns.items())
 
 
 Merge = Callable[[Sequence[str], int | None], Iterator[dict[str, Any]]]

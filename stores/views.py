@@ -27,7 +27,7 @@ from cassandra.util import Date as CassandraDate
 from features.declaration import FeatureView, Project
 from features.errors import AnabranchError, UnavailableError
 from features.merge import BatchPart
-from features.schema import DataType
+from features.schema import STRING, DataType
 from features.times import MINUTE, parse_time
 from features.windows import edges
 from stores.cassandra_session import READS, is_connected, prepared, session_for
@@ -44,7 +44,8 @@ _KEYS_A_READ = 20
 _Keys = str | Sequence[str]
 GRACE = MINUTE
 """An answer as of now has the time at which its reads are done, which may be this much later than they were asked for."""
-CQL_TYPES = {"BIGINT": "bigint", "DOUBLE": "double", "STRING": "text", "BINARY": "blob", "BOOLEAN": "boolean", "DATE": "date", "TIMESTAMP": "timestamp"}
+CQL_TYPES = {"INT": "int", "BIGINT": "bigint", "DOUBLE": "double", "STRING": "text", "BINARY": "blob", "BOOLEAN": "boolean", "DATE": "date",
+             "TIMESTAMP": "timestamp"}  # fmt: skip
 
 
 def table_name(project: str, view: str, suffix: str) -> str:
@@ -69,6 +70,14 @@ def tiles_table(project: str, view: FeatureView, *, fine: bool = False) -> str:
 def current_table(project: str) -> str:
     """Table of a project's current rows."""
     return f"{project}_current"
+
+
+def current_columns(project: Project) -> dict[str, DataType]:
+    """What a current row has beside `key`: the project's keys, every feature, score and versions. Merged rows have the same."""
+    features = {column.name: column.type for column in project.columns}
+    keys = {name: STRING for name in project.keys if name not in features and name != "key"}
+    said = {"score": "DOUBLE", "label": "INT", "model_version": "STRING", "batch_version": "BIGINT", "as_of": "TIMESTAMP", "layer": "STRING"}
+    return {**keys, **features, **{name: DataType(kind) for name, kind in said.items()}}
 
 
 class DeclaredAnewError(AnabranchError):
@@ -255,11 +264,9 @@ class Views:
 
     def ensure_current(self, project: Project) -> None:
         """Create or widen the project's table of current rows; a column whose type changed is made anew."""
-        wanted = {"score": "double", "label": "int", "model_version": "text", "batch_version": "bigint", "as_of": "timestamp", "layer": "text"}
-        features = {column.name: cql_type(column.type) for column in project.columns}
-        keys = {name: "text" for name in project.keys if name not in features and name != "key"}
-        online = {"online_score": "double"} if project.model is not None and project.model.online is not None else {}
-        wanted = {**keys, **features, **wanted, **online}
+        wanted = {name: cql_type(kind) for name, kind in current_columns(project).items()}
+        if project.model is not None and project.model.online is not None:
+            wanted["online_score"] = "double"
         table = current_table(project.name)
         columns = ", ".join(f'"{name}" {kind}' for name, kind in wanted.items())
         self.session.execute(f"CREATE TABLE IF NOT EXISTS {table} (key text PRIMARY KEY, {columns})")
