@@ -14,13 +14,11 @@ from typing import Any
 import pyarrow.parquet as pq
 from cassandra import ConsistencyLevel
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
-from cassandra.concurrent import execute_concurrent_with_args
 from cassandra.policies import RoundRobinPolicy
 from cassandra.query import BatchStatement, BatchType
 
 Line = tuple[str, bytes]
 VARIANTS = {
-    "single statements, 100 in flight": 1,
     "unlogged batches of 20, 64 in flight": 20,
     "unlogged batches of 50, 32 in flight": 50,
     "unlogged batches of 20, 64 in flight, two processes": 20,
@@ -46,9 +44,6 @@ def chunks(lines: Sequence[Line], size: int) -> Iterator[list[Line]]:
 
 def load(session: Any, statement: Any, lines: Sequence[Line], size: int) -> None:
     """Write all lines, `size` a request."""
-    if size == 1:
-        execute_concurrent_with_args(session, statement, lines, concurrency=100)
-        return
     most = 1600 // size if size > 20 else 64
     free, failures = Semaphore(most), []
 

@@ -245,6 +245,9 @@ def flown(commands: Commands) -> Flown:
     run("rollback", "rollback", name, "--json")
     run("answer after rollback", "answer", name, "tailnum=N3", "origin=EWR", "--json")
     run("half a key", "answer", name, "tailnum=N3")
+    run("watch", "watch", name, "--html", folder / "watched.html", "--json")
+    run("history", "history", name, "--json")
+    run("upkeep", "upkeep", name, "--dry-run", "--json")
     return Flown(name, folder, first, more, commands.said, commands.environment)
 
 
@@ -333,6 +336,30 @@ def test_rollback_serves_the_version_before_exactly(flown: Flown) -> None:
     answer = flown.said["answer after rollback"].found
     assert (answer["batch_version"], answer["model_version"]) == (first["batch_version"], "1")
     assert answer["features"] == pytest.approx(recount([*flown.first, *flown.more], "N3", "EWR", now()))
+
+
+def test_a_build_looks_after_the_model_that_is_released_and_so_does_watch(flown: Flown) -> None:
+    assert flown.said["build"].found["watch"] is None
+    looked = flown.said["build again"].found["watch"]
+    assert (looked["predictions"], looked["beyond"]) == (0, [])
+    watched = flown.said["watch"].found
+    assert (watched["champion"], sum(watched["predictions"].values())) == ("1", 0)
+    assert flown.name in (flown.folder / "watched.html").read_text(encoding="utf-8")
+
+
+def test_history_tells_the_loads_and_the_versions_that_serve(flown: Flown) -> None:
+    found = flown.said["history"].found
+    assert sum(each["rows"] or 0 for each in found["sources"]["flights"]["versions"]) == len(flown.first) + len(flown.more)
+    served = {role: entry["batch_version"] for role, entry in found["batches"].items()}
+    assert served == {"current": flown.said["build"].found["batch_version"], "previous": flown.said["build again"].found["batch_version"]}
+
+
+def test_a_dry_upkeep_says_what_it_would_do_and_does_nothing(flown: Flown) -> None:
+    found = flown.said["upkeep"].found
+    assert found["dry_run"] is True
+    assert found["bytes_saved"] == 0
+    assert all(each["before"] == each["after"] for each in found["tables"])
+    assert len(found["tables"]) > 2
 
 
 def test_half_a_key_is_told_how_to_be_whole(flown: Flown) -> None:
