@@ -16,7 +16,7 @@ from batch.scoring_runs import Run
 from features.declaration import Project
 from features.errors import MisuseError
 from features.spark import key_column
-from stores.cassandra_source import CassandraSource, cassandra_options
+from stores.cassandra_writer import write_rows
 from stores.files import hadoop, hadoop_child, read_text, write_text
 from stores.progress import Progress
 from stores.views import Views, current_table
@@ -82,14 +82,12 @@ def _into_table(spark: SparkSession, run: Run, out: str, about: Mapping[str, obj
 def into_serving(spark: SparkSession, run: Run, views: Views, project: Project, progress: Progress) -> int:
     """Upsert the finished rows' scores, a few files at a time, each once; returns how many rows have a key."""
     views.ensure_current(project)
-    spark.dataSource.register(CassandraSource)
     files = [path for path, _ in parquet_files(spark, run.scored)]
-    options = {**cassandra_options(views.settings), "table": current_table(project.name), "timestamp": str(run.moment)}
     there = run.noted("sent")
     for start in range(0, len(files), _LONGEST_LIST):
         if f"{start}" not in there:
             rows = _serving_rows(project, spark.read.parquet(*files[start : start + _LONGEST_LIST]))
-            rows.write.format("cassandra").options(**options).mode("append").save()
+            write_rows(rows, views.settings, current_table(project.name), run.moment)
             run.note(f"sent/{start}", "")
         progress.advance(min(start + _LONGEST_LIST, len(files)), len(files), "files in the serving table")
     return _serving_rows(project, scored_rows(spark, run)).count()

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from cassandra import DriverException, RequestExecutionException
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
-from pyspark.sql import Observation, SparkSession
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from batch.approximation import Approximation, approximation, compared
@@ -22,7 +22,7 @@ from features.declaration import FeatureView, Project
 from features.errors import AnabranchError
 from features.spark import batch_rows
 from features.times import SECOND, floor_to, format_time
-from stores.cassandra_source import CassandraSource, cassandra_options
+from stores.cassandra_writer import write_rows
 from stores.current import REPLACED_SCHEMA, replacer
 from stores.increments import builds_there, drop_increments, read_increments, states_there
 from stores.lake import Lake
@@ -165,13 +165,8 @@ class _Made:
         table = self.views.create_batch_table(self.project.name, view.name, self.version)
         if not increments:
             return table, 0
-        counted = Observation()
         kept = read_increments(self.spark, self.lake, self.project.name, view.fingerprint, increments)
-        rows = batch_rows(view, kept, cut, slack).observe(counted, F.count(F.lit(1)).alias("rows"))
-        self.spark.dataSource.register(CassandraSource)
-        options = {**cassandra_options(self.views.settings), "table": table}
-        rows.write.format("cassandra").options(**options).mode("append").save()
-        return table, int(counted.get["rows"])
+        return table, write_rows(batch_rows(view, kept, cut, slack), self.views.settings, table)
 
     def undo(self) -> None:
         """Take away what was made, unless it is current all the same; what stays is taken away by the next build."""
@@ -205,8 +200,9 @@ class _Made:
             newest = max(entry.batch_version for entry in listed)
             for name in states_there(self.spark, self.lake, self.project.name):
                 needed = {build for entry in listed for build in entry.increments.get(name, [])}
-                there = builds_there(self.spark, self.lake, self.project.name, name)
-                drop_increments(self.spark, self.lake, self.project.name, name, {build for build in there - needed if build <= newest})
+                stale = {build for build in builds_there(self.spark, self.lake, self.project.name, name) - needed if build <= newest}
+                if stale:
+                    drop_increments(self.spark, self.lake, self.project.name, name, stale)
         except _TROUBLE as error:
             log.warning("states of %s that are no longer needed stay until the next build: %s", self.project.name, error)
 

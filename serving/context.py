@@ -184,6 +184,10 @@ class Bus(Protocol):
         """Publish and wait until every message is kept."""
         ...
 
+    def publish_together(self, messages: Mapping[str, Sequence[tuple[bytes | None, bytes]]]) -> int:
+        """The same for messages by topic."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Context:

@@ -20,6 +20,7 @@ from stores.requests import Asked
 
 log = logging.getLogger(__name__)
 _BATCH = 500
+_GATHER_SECONDS = 0.1
 _PAUSE_SECONDS = (0.25, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -68,10 +69,10 @@ class Predictions:
         while self._waiting or not self._stopping.is_set():
             self._something.wait()
             self._something.clear()
-            # A short pause lets predictions gather: one send for many.
-            self._stopping.wait(0.02)
             try:
                 while self._waiting:
+                    # A short pause lets predictions gather: the client's work for one message is that for hundreds.
+                    self._stopping.wait(_GATHER_SECONDS)
                     self._send()
                     failures = 0
             except AnabranchError as error:
@@ -104,14 +105,13 @@ class Predictions:
                 log.exception("prediction %s of project %s has no JSON and is dropped", record.id, record.project)
                 continue
             by_topic.setdefault(predictions_topic(record.project), []).append((record.id.encode(), text))
-        for topic, messages in by_topic.items():
-            if topic not in self._known:
-                self._bus.ensure_topics([topic])
-                self._known.add(topic)
-            self._bus.publish(topic, messages)
+        new = by_topic.keys() - self._known
+        if new:
+            self._bus.ensure_topics(sorted(new))
+            self._known |= new
+        sent = self._bus.publish_together(by_topic)
         for _ in batch:
             waiting.popleft()
-        sent = sum(len(messages) for messages in by_topic.values())
         self._metrics.published.inc(sent)
         if sent < len(batch):
             self._metrics.dropped.labels("no JSON").inc(len(batch) - sent)

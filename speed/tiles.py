@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from features.declaration import Project
 from features.spark import Piece
 from stores.cassandra_session import prepared, session_for
-from stores.cassandra_source import Sender, stored
+from stores.cassandra_writer import Sender, stored
 from stores.settings import ViewsSettings
 from stores.views import tiles_table
 

@@ -51,18 +51,26 @@ class Bus:
 
     def publish(self, topic: str, messages: Iterable[tuple[bytes | None, bytes]]) -> int:
         """Publish (key, value) messages and wait until the cluster keeps them all; returns how many."""
+        return self._publish(((topic, *message) for message in messages), f"topic {topic!r}")
+
+    def publish_together(self, messages: Mapping[str, Sequence[tuple[bytes | None, bytes]]]) -> int:
+        """The same for messages by topic, waiting once for all topics."""
+        spread = ((topic, *message) for topic, each in messages.items() for message in each)
+        return self._publish(spread, f"topics {', '.join(messages)}")
+
+    def _publish(self, messages: Iterable[tuple[str, bytes | None, bytes]], where: str) -> int:
         failures: list[BaseException] = []
         count = 0
         with self._answering():
             producer = self._connected_producer()
-            for key, value in messages:
+            for topic, key, value in messages:
                 producer.send(topic, key=key, value=value).add_errback(failures.append)
                 count += 1
                 if count % _FLUSH_EVERY == 0:
                     producer.flush()
-                    _check(failures, topic)
+                    _check(failures, where)
             producer.flush()
-            _check(failures, topic)
+            _check(failures, where)
         return count
 
     def consumer(self, **options: object) -> Any:
@@ -158,9 +166,9 @@ def _create(admin: Any, name: str, partitions: int, configs: Mapping[str, str]) 
         return  # somebody else was faster, which is as good
 
 
-def _check(failures: list[BaseException], topic: str) -> None:
+def _check(failures: list[BaseException], where: str) -> None:
     if failures:
-        raise UnavailableError(f"{len(failures)} messages could not be published to topic {topic!r} ({failures[0]}): publish them again") from failures[0]
+        raise UnavailableError(f"{len(failures)} messages could not be published to {where} ({failures[0]}): publish them again") from failures[0]
 
 
 def _java_security(security: Mapping[str, str]) -> dict[str, str]:

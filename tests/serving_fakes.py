@@ -151,6 +151,9 @@ class Topics:
         self.messages.setdefault(topic, []).extend(found)
         return len(found)
 
+    def publish_together(self, messages: Mapping[str, Sequence[tuple[bytes | None, bytes]]]) -> int:
+        return sum(self.publish(topic, each) for topic, each in messages.items())
+
     def check(self) -> None:
         if self.away:
             raise UnavailableError("Kafka does not answer at 127.0.0.1:9092: start it with 'anabranch up'")

@@ -37,7 +37,7 @@ from jobs.settings import ROOT, Settings, load_settings
 from jobs.show import Steps, say
 from stores.answers import now_micros
 from stores.cassandra_session import close_sessions, session_for
-from stores.cassandra_source import CassandraSource, cassandra_options
+from stores.cassandra_writer import write_rows
 from stores.manifest import Manifest
 from stores.progress import Silent
 from stores.settings import LakeSettings
@@ -300,7 +300,6 @@ def publishing_rows(bench: Bench) -> list[Row]:
     spark.range(count).selectExpr("concat('key-', id) AS key", f"{states} AS states").repartition(2).write.parquet(file)
     frame = spark.read.parquet(file).persist()
     frame.count()
-    spark.dataSource.register(CassandraSource)
     plain = bench.folder / "plain"
     plain.mkdir()
     for position, part in enumerate(sorted(Path(file).glob("*.parquet"))):
@@ -314,8 +313,8 @@ def publishing_rows(bench: Bench) -> list[Row]:
         return name
 
     def ours() -> float:
-        options = {**cassandra_options(bench.settings.views), "table": table("published_ours")}
-        return seconds_of(lambda: frame.write.format("cassandra").options(**options).mode("append").save())
+        made = table("published_ours")
+        return seconds_of(lambda: write_rows(frame, bench.settings.views, made))
 
     seconds: dict[str, list[float]] = {"ours": []}
     ours()

@@ -19,6 +19,7 @@ from jobs.settings import Settings
 from stores.cassandra_reader import CassandraReader, PushingReader, TokenRange
 from stores.cassandra_session import session_for
 from stores.cassandra_source import CassandraSource, cassandra_options
+from stores.cassandra_writer import write_rows
 from stores.states import unpack_extras
 
 MOMENT = datetime(2024, 5, 1, 12, 30, 0, 123_000, tzinfo=UTC)
@@ -44,8 +45,14 @@ def table(session: Session) -> Iterator[Callable[[str], str]]:
         session.execute(f"DROP TABLE {name}")
 
 
-@pytest.fixture
-def write(servers: Settings, spark: SparkSession) -> Callable[..., None]:
+@pytest.fixture(params=["source", "stage"])
+def write(servers: Settings, spark: SparkSession, request: pytest.FixtureRequest) -> Callable[..., None]:
+    if request.param == "stage":
+
+        def write_counted(frame: DataFrame, name: str, timestamp: str | None = None) -> None:
+            assert write_rows(frame, servers.views, name, None if timestamp is None else int(timestamp)) == frame.count()
+
+        return write_counted
     spark.dataSource.register(CassandraSource)
     options = cassandra_options(servers.views)
     return lambda frame, name, **more: frame.write.format("cassandra").options(**options, table=name, **more).mode("append").save()
