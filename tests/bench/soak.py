@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> None:
     rows = soak(minutes, Steps())
     notes = ["The driver's JVM, its Python and the Python workers together, every five seconds; medians of the second and the last quarter.",
              "In the end the answer of every key is compared with a plain fold over the topic."]  # fmt: skip
-    save("soak", "The stream for a long time", rows, ["pyspark", "cassandra-driver"], notes, dry=minutes < 20)
+    save("soak", "The stream for a long time", rows, ["pyspark", "cassandra-driver"], notes, dry=minutes < 20, command="make soak")
 
 
 if __name__ == "__main__":
