@@ -1,14 +1,20 @@
 """A real HDFS: files by WebHDFS without a JVM, artifacts of MLflow, and paths that are checked."""
 
+import gzip
 import json
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hdfs import InsecureClient
+from pyspark.sql import SparkSession
 
+from batch.landing import ingest
+from features import Count, FeatureView, Project, Source
 from features.errors import AnabranchError, MisuseError, UnavailableError
 from jobs import servers as embedded
 from jobs.cli import main
@@ -16,7 +22,9 @@ from jobs.server import accepts
 from jobs.settings import Settings
 from stores.hdfs import Hdfs
 from stores.hdfs_artifacts import WebHdfsArtifacts
+from stores.lake import Lake
 from stores.progress import Silent
+from stores.settings import LakeSettings, TimeSettings
 from tests.conftest import free_ports
 
 
@@ -121,6 +129,26 @@ def test_nothing_is_seen_under_its_name_before_all_of_it_is_there(files: Hdfs, t
     assert seen
     assert all("/t/big" not in entries for entries in seen)
     assert names(files, "/t") == ["/t/big"]
+
+
+def test_a_folder_of_hdfs_lands_once(hdfs: Settings, files: Hdfs, spark: SparkSession, tmp_path: Path) -> None:
+    sales = Source(name="sales", id="id", time="at", schema="id STRING, shop STRING, at TIMESTAMP, n INT")
+    project = Project(name="shops", views=(FeatureView(name="by_shop", source=sales, key="shop", features={"n": Count()}),))
+    lake, folder = Lake(LakeSettings(root=str(tmp_path / "lake"))), f"hdfs://{hdfs.files.namenode}/t/in"
+    (tmp_path / "a.csv").write_text("id,shop,at,n\n1,a,2024-05-01T10:00:00Z,1\n2,a,2024-05-01T10:00:00Z,x\n")
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'{"id":"3","shop":"b","at":"2024-05-01T10:00:00Z","n":3}\n'))
+    pq.write_table(pa.table({"id": ["4"], "shop": ["c"], "at": ["2024-05-01T10:00:00Z"], "n": [4]}), tmp_path / "c.parquet")
+    for name in ("a.csv", "b.jsonl.gz", "c.parquet"):
+        files.put(tmp_path / name, f"/t/in/more/{name}", Silent())
+    first, again = (ingest(spark, lake, project, "sales", [folder], TimeSettings(), Silent()) for _ in range(2))
+    assert (first.rows, first.quarantined, first.skipped_files) == (3, 1, 0)
+    assert (again.rows, again.quarantined, again.skipped_files) == (0, 0, 3)
+    found = {row["id"]: (row["shop"], row["n"], row["_file"]) for row in lake.events(spark, project, sales).collect()}
+    assert found == {"1": ("a", 1, f"{folder}/more/a.csv"), "3": ("b", 3, f"{folder}/more/b.jsonl.gz"), "4": ("c", 4, f"{folder}/more/c.parquet")}
+    (tmp_path / "d.csv").write_text("id;shop;at;n\n")
+    files.put(tmp_path / "d.csv", "/t/in/d.csv", Silent())
+    with pytest.raises(AnabranchError, match=r"hdfs://.*/t/in/d.csv .*it has semicolons between its columns"):
+        ingest(spark, lake, project, "sales", [folder], TimeSettings(), Silent())
 
 
 def test_two_who_put_the_same_name_at_once_do_not_mix(files: Hdfs, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Topics into the lake: exactly once, with the broker's time as arrival and every bad message in quarantine."""
 
 import json
+import re
 import shutil
 import time
 import uuid
@@ -31,10 +32,16 @@ def lake(tmp_path: Path) -> Lake:
     return Lake(LakeSettings(root=str(tmp_path / "lake")))
 
 
+SCHEMA = "id STRING, shop STRING, at TIMESTAMP, n INT, price DECIMAL(20,4), open BOOLEAN"
+
+
 @pytest.fixture
 def project() -> Project:
-    topic = f"sales-{uuid.uuid4().hex[:12]}"
-    source = Source(name="sales", topic=topic, id="id", time="at", schema="id STRING, shop STRING, at TIMESTAMP, n INT, price DECIMAL(20,4), open BOOLEAN")
+    return declared(f"sales-{uuid.uuid4().hex[:12]}", SCHEMA)
+
+
+def declared(topic: str, schema: str) -> Project:
+    source = Source(name="sales", topic=topic, id="id", time="at", schema=schema)
     return Project(name="shops", views=(FeatureView(name="by_shop", source=source, key="shop", features={"n": Count()}),))
 
 
@@ -138,6 +145,24 @@ def test_a_source_that_moves_to_another_topic_goes_on_there(spark: SparkSession,
     bus.publish(str(other.topic), [(None, sale(2))])
     assert run(spark, lake, bus, moved).rows == 1
     assert ids(spark, lake, moved) == ["1", "2"]
+
+
+def test_a_declaration_that_grows_is_followed_and_any_other_change_is_refused(spark: SparkSession, lake: Lake, bus: Bus, project: Project) -> None:
+    topic = topic_of(project)
+    bus.ensure_topics([topic])
+    bus.publish(topic, [(None, sale(1, note="early"))])
+    run(spark, lake, bus, project)
+    wider = declared(topic, f"{SCHEMA}, note STRING")
+    bus.publish(topic, [(None, sale(2, note="late"))])
+    assert run(spark, lake, bus, wider).rows == 1
+    bus.publish(topic, [(None, sale(3, note="last"))])
+    retyped = declared(topic, f"{SCHEMA.replace('n INT', 'n STRING')}, note STRING")
+    for other, said in ((project, "column 'note' (STRING) is in the lake and no longer declared"), (retyped, "column 'n' has another type in the lake (INT)")):
+        with pytest.raises(AnabranchError, match=re.escape(said)):
+            run(spark, lake, bus, other)
+    assert run(spark, lake, bus, wider).rows == 1
+    found = lake.events(spark, wider, source_of(wider)).collect()
+    assert sorted((row["id"], row["note"]) for row in found) == [("1", None), ("2", "late"), ("3", "last")]
 
 
 def test_rows_of_a_file_are_published_as_events_and_judged_when_they_land(spark: SparkSession, lake: Lake, bus: Bus, project: Project, tmp_path: Path) -> None:
