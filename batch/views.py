@@ -200,9 +200,8 @@ class _Made:
             newest = max(entry.batch_version for entry in listed)
             for name in states_there(self.spark, self.lake, self.project.name):
                 needed = {build for entry in listed for build in entry.increments.get(name, [])}
-                stale = {build for build in builds_there(self.spark, self.lake, self.project.name, name) - needed if build <= newest}
-                if stale:
-                    drop_increments(self.spark, self.lake, self.project.name, name, stale)
+                there = builds_there(self.spark, self.lake, self.project.name, name)
+                drop_increments(self.spark, self.lake, self.project.name, name, {build for build in there - needed if build <= newest})
         except _TROUBLE as error:
             log.warning("states of %s that are no longer needed stay until the next build: %s", self.project.name, error)
 

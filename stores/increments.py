@@ -40,7 +40,8 @@ def builds_there(spark: SparkSession, lake: Lake, project: str, name: str) -> se
 
 def drop_increments(spark: SparkSession, lake: Lake, project: str, name: str, builds: Iterable[int]) -> None:
     """Delete the rows of builds; their files stay until the table is vacuumed."""
-    gone = sorted(set(builds) & builds_there(spark, lake, project, name))
+    asked = set(builds)
+    gone = sorted(asked & builds_there(spark, lake, project, name)) if asked else []
     if gone:
         spark.sql(f"DELETE FROM delta.`{lake.state_path(project, name)}` WHERE build IN ({', '.join(map(str, gone))})").collect()
 
