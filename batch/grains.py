@@ -21,7 +21,7 @@ from features.declaration import FeatureView, Project, Source
 from features.errors import AnabranchError
 from features.spark import coarsened, grains, key_column
 from features.times import format_time, from_micros
-from stores.events import distinct_among
+from stores.copies import distinct_among
 from stores.increments import builds_there, read_increments, write_increment
 from stores.lake import FeedError, Lake
 from stores.manifest import Manifest

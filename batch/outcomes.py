@@ -23,7 +23,7 @@ from features.declaration import Label, Project
 from features.modelling import Model, Slice
 from features.spark import key_column
 from features.times import from_micros
-from stores.events import distinct
+from stores.copies import distinct
 from stores.lake import Lake
 
 MOST = 200_000

@@ -19,7 +19,7 @@ from features.keys import key_values, show_key
 from features.merge import plain
 from features.spark import key_column, point_in_time
 from features.times import SECOND, from_micros
-from stores.events import distinct_among
+from stores.copies import distinct_among
 from stores.lake import Lake
 from stores.manifest import Manifest
 from stores.model_versions import Scorer
@@ -86,7 +86,7 @@ def _events(spark: SparkSession, lake: Lake, project: Project, source: str, samp
     """The distinct events of the sample's keys: of files those that the batch version has."""
     keys = [key_values(project.keys, row["key"]) for row in sample]
     asked = [F.col(f"`{name}`").cast("string").isin(list({key[name] for key in keys})) for view in project.views_of(source) for name in view.keys[:1]]
-    everything = lake.events(spark, project, project.sources[source])
+    everything = lake.events(spark, project, project.sources[source], version=lake.versions(spark, project).get(source))
     chosen = everything.where(reduce(lambda one, other: one | other, asked))
     found = distinct_among(project.sources[source], chosen, everything, few=True).drop("_again")
     return found.where(F.col("_file").isNull() | (F.unix_micros("_arrival") < until)).persist()

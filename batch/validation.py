@@ -29,7 +29,7 @@ from features.merge import merge
 from features.spark import key_column
 from features.times import from_micros
 from stores.cells import named
-from stores.events import distinct, distinct_among
+from stores.copies import distinct, distinct_among
 from stores.increments import read_increments
 from stores.lake import Lake
 from stores.manifest import Manifest

@@ -126,7 +126,7 @@ def stored(column: pa.Array) -> list[Any]:
         return [data[8 * start : 8 * end] for start, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
     values: list[Any] = column.to_pylist()
     if pa.types.is_list(kind) and pa.types.is_list(kind.value_type):
-        return [None if value is None or value[0] is None else pack_extras(value) for value in values]
+        return [None if value is None else pack_extras(value) for value in values]
     if pa.types.is_list(kind):
         return [None if value is None else pack_extras([value]) for value in values]
     if pa.types.is_decimal(kind):

@@ -14,7 +14,7 @@ Nothing here knows where events are stored. An event that is bad keeps its text 
 
 from collections.abc import Sequence
 
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from features.declaration import Project, Source
@@ -29,7 +29,6 @@ from stores.settings import TimeSettings
 LAKE_COLUMNS = {"_arrival": "TIMESTAMP", "_date": "DATE", "_file": "STRING", "_topic": "STRING", "_partition": "INT", "_offset": "BIGINT"}
 LONGEST_EVENT = 1_048_576
 """Bytes of one event's text; what is longer goes to quarantine."""
-_ORDER = ("_arrival", "_topic", "_file", "_partition", "_offset")
 _STRICT = {"allowSingleQuotes": "false"}
 _BROKEN = "_broken"
 _RFC_4180 = {"quote": '"', "escape": '"', "mode": "PERMISSIVE", "columnNameOfCorruptRecord": _BROKEN, "maxCharsPerColumn": "-1", "maxColumns": "100000"}
@@ -190,34 +189,6 @@ def _key_rules(key_sets: tuple[tuple[str, ...], ...], names: tuple[str, ...]) ->
 def good(source: Source, judged: DataFrame) -> DataFrame:
     """The events without a reason against them: source columns and lake columns."""
     return judged.where("_reason IS NULL").select(*[named(column.name) for column in source.columns], *LAKE_COLUMNS)
-
-
-def distinct(source: Source, events: DataFrame) -> DataFrame:
-    """One row an event id: the first arrival. At one arrival files come before topics, then file or topic, partition
-    and offset decide, so the choice is the same whenever it is made.
-    """  # fmt: skip
-    ranked = events.withColumn("_rank", F.row_number().over(Window.partitionBy(named(source.id)).orderBy(*_ORDER)))
-    return ranked.where("_rank = 1").drop("_rank")
-
-
-def distinct_among(source: Source, chosen: DataFrame, events: DataFrame, counted: Column | None = None, *, few: bool = False) -> DataFrame:
-    """The rows of `chosen`, which are some of `events`, that `distinct` would leave of all of them.
-
-    Of `events` only ids are read, and where those came from that are there more often; nothing of them is shuffled when `few` are
-    chosen. `_again` says whether `counted`, a condition, holds for a row of the same id that was not chosen.
-    """
-    condition = F.lit(False) if counted is None else counted
-    identity = named(source.id).alias("_id")
-    asked = chosen.groupBy(identity).agg(F.count(F.lit(1)).alias("_copies"), F.count_if(condition).alias("_chosen"))
-    there = events.select(identity).join(F.broadcast(asked) if few else asked, "_id").groupBy("_id")
-    elsewhere = there.agg(F.count(F.lit(1)).alias("_there"), *[F.max(name).alias(name) for name in ("_copies", "_chosen")]).where("_there > _copies")
-    # NULLs come first in the order of structs, as they do in that of `distinct`.
-    everything = events.select(identity, F.struct(*_ORDER).alias("_order"), condition.alias("_counted"))
-    copies = everything.join(F.broadcast(elsewhere) if few else elsewhere, "_id").groupBy("_id")
-    first = copies.agg(F.min("_order").alias("_first"), (F.count_if("_counted") > F.max("_chosen")).alias("_again"))
-    judged = distinct(source, chosen).withColumn("_order", F.struct(*_ORDER)).join(first, named(source.id) == F.col("_id"), "left")
-    kept = judged.where(F.col("_first").isNull() | F.col("_order").eqNullSafe(F.col("_first")))
-    return kept.select(*[named(name) for name in chosen.columns], F.coalesce("_again", F.lit(False)).alias("_again"))
 
 
 def _lake() -> list[Column]:

@@ -22,7 +22,8 @@ from pyspark.sql import functions as F
 from features.declaration import Project, Source
 from features.errors import AnabranchError
 from features.keys import SEPARATOR
-from stores.events import LAKE_COLUMNS, LONGEST_EVENT, distinct
+from stores.copies import distinct, distinct_of_many
+from stores.events import LAKE_COLUMNS, LONGEST_EVENT
 from stores.predictions import landed_sources, predictions_source
 from stores.settings import LakeSettings
 from stores.staging import snapshot
@@ -33,6 +34,8 @@ QUARANTINE = {
 }  # fmt: skip
 
 
+LARGE = 2**26
+"""Bytes of a table from which on finding copies first is faster than sorting everything."""
 CHANGE_FEED = "delta.enableChangeDataFeed"
 
 
@@ -98,9 +101,18 @@ class Lake:
                 spark.sql(f"ALTER TABLE delta.`{self.path(project, source)}` SET TBLPROPERTIES ({CHANGE_FEED} = true)")
 
     def distinct_events(self, spark: SparkSession, project: Project, versions: Mapping[str, int] | None = None) -> dict[str, DataFrame]:
-        """The distinct events of every source by its name, of the table's version where `versions` has one."""
-        wanted = versions or {}
-        return {name: distinct(source, self.events(spark, project, source, version=wanted.get(name))) for name, source in project.sources.items()}
+        """The distinct events of every source by its name, of the table's version where `versions` has one.
+
+        Looks through the ids of large tables at once.
+        """
+        return {name: self._distinct(spark, project, source, (versions or {}).get(name)) for name, source in project.sources.items()}
+
+    def _distinct(self, spark: SparkSession, project: Project, source: Source, version: int | None) -> DataFrame:
+        table = snapshot(spark, self.path(project, source))
+        if table is None or table.sizeInBytes() < LARGE:
+            return distinct(source, self.events(spark, project, source, version=version))
+        # All of its reads must see the same events, whatever is appended meanwhile.
+        return distinct_of_many(source, self.events(spark, project, source, version=int(table.version()) if version is None else version))
 
     def predictions(self, spark: SparkSession, project: Project, since: datetime | None = None) -> DataFrame:
         """The landed predictions of the project, each once, made at or after `since`: `prediction_id`, `at`, `key` (stored text; NULL

@@ -6,16 +6,14 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-import numpy as np
-import pytest
 from chispa import assert_df_equality
 from chispa.schema_comparer import assert_schema_equality
-from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
 from features import Count, FeatureView, Label, Last, Model, Project, Source
 from features.keys import LONGEST_KEY
-from stores.events import LAKE_COLUMNS, LONGEST_EVENT, distinct, distinct_among, good, judge, parse_json, parse_text
+from stores.events import LAKE_COLUMNS, LONGEST_EVENT, good, judge, parse_json, parse_text
 
 SOURCE = Source(
     name="sales",
@@ -167,41 +165,3 @@ def test_good_events_have_the_declared_columns_and_the_lakes(spark: SparkSession
     declared = {column.name: str(column.type) for column in SOURCE.columns} | LAKE_COLUMNS
     assert_schema_equality(kept.schema, spark.createDataFrame([], ", ".join(f"{name} {kind}" for name, kind in declared.items())).schema, ignore_nullable=True)
     assert kept.first()["_date"] == ARRIVAL.date()  # type: ignore[index]
-
-
-def landed(spark: SparkSession, rows: list[tuple[str, int, datetime, str | None, str | None, int | None, int]]) -> DataFrame:
-    return spark.createDataFrame(rows, "id STRING, n INT, _arrival TIMESTAMP, _file STRING, _topic STRING, _partition INT, _offset BIGINT")
-
-
-def test_the_first_arrival_of_an_id_wins_then_files_then_position(spark: SparkSession) -> None:
-    later = ARRIVAL + timedelta(microseconds=1)
-    rows: list[tuple[str, int, datetime, str | None, str | None, int | None, int]] = [
-        ("a", 1, later, "a.csv", None, None, 0), ("a", 2, ARRIVAL, None, "t", 1, 7),
-        ("b", 3, ARRIVAL, None, "t", 0, 0), ("b", 4, ARRIVAL, "b.csv", None, None, 5), ("b", 5, ARRIVAL, "b.csv", None, None, 4),
-        ("b", 6, ARRIVAL, "c.csv", None, None, 0),
-        ("c", 7, ARRIVAL, None, "t", 1, 0), ("c", 8, ARRIVAL, None, "t", 0, 3), ("c", 9, ARRIVAL, None, "t", 0, 2),
-    ]  # fmt: skip
-    for given in (rows, rows[::-1]):
-        assert {row["id"]: row["n"] for row in distinct(SOURCE, landed(spark, given)).collect()} == {"a": 2, "b": 5, "c": 9}
-
-
-@pytest.mark.parametrize("few", [True, False])
-def test_among_chosen_rows_those_are_left_that_are_left_of_all(spark: SparkSession, few: bool) -> None:
-    random = np.random.default_rng(5)
-    rows = [
-        (f"e{random.integers(120)}", number, ARRIVAL + timedelta(seconds=int(random.integers(5))), *place, number)
-        for number in range(300)
-        for place in [("a.csv", None, None) if random.random() < 0.3 else (None, "t", int(random.integers(2)))]
-    ]
-    events = landed(spark, rows).withColumn("_counted", F.col("n") % 7 == 0).cache()
-    chosen = events.where("n % 3 = 1 OR id < 'e2'")
-    expected = {row["n"] for row in distinct(SOURCE, events).join(chosen, "n", "left_semi").collect()}
-    counted = {row["id"] for row in events.where("_counted AND NOT (n % 3 = 1 OR id < 'e2')").collect()}
-    found = distinct_among(SOURCE, chosen, events, F.col("_counted"), few=few)
-    assert found.columns == [*chosen.columns, "_again"]
-    left = {row["n"]: (row["id"], row["_again"]) for row in found.collect()}
-    assert left.keys() == expected
-    assert 0 < len(expected) < chosen.count()
-    assert all(again == (name in counted) for name, again in left.values())
-    assert {again for _, again in left.values()} == {True, False}
-    events.unpersist()

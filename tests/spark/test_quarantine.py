@@ -16,7 +16,7 @@ from batch.quarantine import Replayed, pending, replay
 from batch.reasons import explain, kind
 from features import Count, FeatureView, Project, Source
 from features.errors import DeclarationError
-from stores.events import distinct
+from stores.copies import distinct
 from stores.expectations import Expectation, Suite
 from stores.lake import Lake
 from stores.progress import Silent
