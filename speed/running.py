@@ -30,6 +30,7 @@ _AWAY = re.compile(
     r"|KafkaTimeoutError|NoBrokersAvailable|UnknownTopicOrPartition"
 )
 _RETIRE_EVERY, _LAG_EVERY = 60.0, 5.0
+_LAST_BATCH = 10.0  # seconds; Spark meets the interruption of a micro-batch with a thousand lines of stack
 
 
 @dataclass
@@ -92,10 +93,13 @@ class Running:
         return [self._snapshot(kept) for kept in self._kept]
 
     def stop(self) -> None:
-        """Stop every query; what a micro-batch under way has not finished is done again at the next start."""
-        for kept in self._kept:
-            if kept.query is not None:
-                kept.query.stop()
+        """Stop every query when it has ended its micro-batch; what one that takes too long has not finished is done again at the next start."""
+        deadline = time.monotonic() + _LAST_BATCH
+        for query in [kept.query for kept in self._kept if kept.query is not None]:
+            done = _batches(query)
+            while query.isActive and _works(query) and _batches(query) == done and time.monotonic() < deadline:
+                time.sleep(0.02)
+            query.stop()
 
     def _held(self, kept: _Kept) -> bool:
         """A drain folds all events first: then labels find the features that they should."""
@@ -193,6 +197,18 @@ def _queries(spark: SparkSession, channel: Channel, project: Project) -> Iterato
     labels = online.label_topic(project)
     if labels is not None:
         yield _Kept(project, online.NAME, labels, partial(online.start_online, spark, channel, project), Meter(slot))
+
+
+def _works(query: StreamingQuery) -> bool:
+    """Is a micro-batch under way? A query that only asks for new messages is triggered all the time."""
+    status = query.status
+    return bool(status["isTriggerActive"] and status["isDataAvailable"])
+
+
+def _batches(query: StreamingQuery) -> int:
+    """The number of the last micro-batch that is done."""
+    last = query.lastProgress
+    return -1 if last is None else int(last["batchId"])
 
 
 def _prepare(channel: Channel, project: Project) -> None:

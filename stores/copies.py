@@ -21,8 +21,8 @@ from stores.cells import named
 FEW = 1_500_000
 """Ids that every worker can hold."""
 _ORDER = ("_arrival", "_topic", "_file", "_partition", "_offset")
-_BITS = 8  # of a hash that name its bucket: one in 256 of all hashes is in memory at once
-_AT_ONCE = 2**18  # hashes sorted at once
+_BITS = 10  # of a hash that name its bucket: one in 1,024 of all hashes is in memory at once
+_AT_ONCE = 2**20  # hashes sorted at once
 
 Hashes = NDArray[np.int64]
 

@@ -78,8 +78,8 @@ def page(found: Measured) -> str:
         ),
         "",
         (
-            "**Room on disk**: the lake about a third of the CSV (Parquet, snappy; estimated); while a full build removes duplicates Spark writes the columns "
-            "that views read once to its local disks; grains are at most one row of states for each key and hop."
+            "**Room on disk**: the lake about a third of the CSV (Parquet, snappy; estimated); while a full build looks for copies Spark "
+            "writes 8 bytes an event to its local disks; grains are at most one row of states for each key and hop."
         ),
         "",
     ]

@@ -80,10 +80,10 @@ def test_what_is_left_of_many_events_is_what_sorting_leaves(spark: SparkSession,
 
 def test_ids_are_found_to_be_there_more_than_once_across_blocks_and_partitions(spark: SparkSession) -> None:
     # Several blocks of each of two partitions; one id in a hundred is there twice, one of them in the same block.
-    ids = spark.range(0, 1_200_000, 1, 2).selectExpr("id % 600000 AS number", "id >= 600000 AS again")
+    ids = spark.range(0, 4_800_000, 1, 2).selectExpr("id % 2400000 AS number", "id >= 2400000 AS again")
     events = ids.where("NOT again OR number % 100 = 7").selectExpr("concat('e', number) AS id").union(spark.sql("SELECT 'e8' UNION ALL SELECT 'e8'"))
     expected = {row["h"] for row in ids.where("number % 100 = 7 OR number = 8").selectExpr("xxhash64(concat('e', number)) AS h").distinct().collect()}
     found = [row["_hash"] for row in repeated(SOURCE, events).collect()]
-    assert len(found) == len(set(found)) == 6_001
+    assert len(found) == len(set(found)) == 24_001
     assert set(found) == expected
     assert repeated(SOURCE, events.where("id < 'e'")).count() == 0
