@@ -88,10 +88,11 @@ def batch_rows(view: FeatureView, kept: DataFrame, cut: int, slack: int) -> Data
 def _by_key(kept: DataFrame) -> DataFrame:
     extra = F.coalesce("extra", no_extras())  # NULL in what earlier versions kept
     named = kept.select(F.col("key").alias("_key"), "start", "state", extra.alias("extra"))
-    return named.repartition(_partitions(kept), "_key").sortWithinPartitions("_key", "start")
+    return named.repartition(shuffle_partitions(kept), "_key").sortWithinPartitions("_key", "start")
 
 
-def _partitions(frame: DataFrame) -> int:
+def shuffle_partitions(frame: DataFrame) -> int:
+    """How many partitions a shuffle of the session makes."""
     return max(1, int(frame.sparkSession.conf.get("spark.sql.shuffle.partitions", "2") or 2))
 
 
@@ -228,7 +229,7 @@ def _with_features(view: FeatureView, events: DataFrame, rows: DataFrame, time: 
     known = keyed(view, events).select("_key", TIME, F.lit(None).cast(asked.schema["_row"].dataType).alias("_row"), *values)
     blank = [F.lit(None).cast(field.dataType).alias(field.name) for field in known.schema.fields[3:]]
     both = asked.select("_key", TIME, "_row", *blank).unionByName(known)
-    ordered = both.repartition(_partitions(rows), "_key").sortWithinPartitions("_key", TIME)
+    ordered = both.repartition(shuffle_partitions(rows), "_key").sortWithinPartitions("_key", TIME)
     declared = cast("StructType", StructType.fromDDL(", ".join(f"`{column.name}` {column.type}" for column in view.columns)))
     schema = StructType([*rows.schema.fields, *declared.fields])
     return ordered.mapInArrow(_whole(lambda table: _fold(view, names, table)), schema)

@@ -16,6 +16,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from features.declaration import Source
+from features.spark import shuffle_partitions
 from stores.cells import named
 
 FEW = 1_500_000
@@ -72,10 +73,8 @@ def distinct_among(source: Source, chosen: DataFrame, events: DataFrame, counted
 
 def repeated(source: Source, events: DataFrame) -> DataFrame:
     """`_hash` BIGINT of every id that is there more than once, and of ids that share one."""
-    spark = events.sparkSession
     packed = events.select(_hash(source)).mapInArrow(_packed, "bucket INT, hashes BINARY")
-    partitions = int(spark.conf.get("spark.sql.shuffle.partitions", "2") or 2)
-    return packed.repartition(partitions, "bucket").sortWithinPartitions("bucket").mapInArrow(_more_than_once, "_hash BIGINT")
+    return packed.repartition(shuffle_partitions(events), "bucket").sortWithinPartitions("bucket").mapInArrow(_more_than_once, "_hash BIGINT")
 
 
 def _hash(source: Source) -> Column:
