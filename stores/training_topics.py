@@ -43,6 +43,8 @@ class TrainingTopics:
         options = {"group_id": group, "enable_auto_commit": False, "auto_offset_reset": "earliest", "max_poll_interval_ms": _LONGEST_TRAINING_MS}
         self._consumer = bus.consumer(max_poll_records=_MOST, **options)
         self._consumer.subscribe([REQUESTS])
+        # A client that joins before it knows the topic's partitions joins twice, and loses its share for good when a poll ends during the second time.
+        self._consumer.partitions_for_topic(REQUESTS)
         self._pending: list[Message] = []
 
     def requests(self, seconds: float) -> list[Message]:

@@ -119,6 +119,17 @@ def test_a_request_whose_answer_was_not_committed_is_answered_after_a_crash(bus:
     assert [one["status"] for one in answers(bus, run)] == ["accepted", "accepted", "done"]
 
 
+def test_a_trainer_joins_the_group_once(bus: Bus, run: str) -> None:
+    # A second time, for partitions it learns of late, is where the client may lose its share for good.
+    for number in range(10):
+        topics = TrainingTopics(bus, f"{run}-{number}")
+        try:
+            topics.wait_until_ready()
+            assert topics._consumer._coordinator._generation.generation_id == 1, number
+        finally:
+            topics.close()
+
+
 def test_rows_of_a_request_land_as_events_before_the_real_training(bus: Bus, run: str, settings: Settings, spark: SparkSession, tmp_path: Path) -> None:
     name = f"grain_{run}"
     (tmp_path / f"{name}.py").write_text(DECLARATION.format(name=name))
