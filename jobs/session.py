@@ -17,6 +17,8 @@ from stores.table_files import memory
 
 DEFAULTS = ROOT / "conf" / "spark-defaults.conf"
 LOGGING = ROOT / "conf" / "log4j2.properties"
+_BARE = "hadoop-bare-naked-local-fs-"
+_CHECKPOINTS = "org.apache.spark.sql.execution.streaming.checkpointing"
 
 
 class JarsMissingError(AnabranchError):
@@ -90,11 +92,25 @@ def _new_jvm(settings: Settings, wanted: Mapping[str, str]) -> dict[str, str]:
     settings.spark.logs.mkdir(parents=True, exist_ok=True)
     java = f"-Dlog4j2.configurationFile={LOGGING.as_uri()} -Danabranch.logs={settings.spark.logs} -Dderby.system.home={settings.data}"
     further = wanted.get("spark.driver.extraJavaOptions", "")
-    return {
+    found = {
         "spark.jars": wanted.get("spark.jars") or ",".join(map(str, spark_jars(settings))),
         "spark.driver.memory": wanted.get("spark.driver.memory") or settings.spark.driver_memory,
         "spark.driver.extraJavaOptions": f"{java} {further}".strip(),
     }
+    if wanted["spark.master"].startswith("local"):
+        found |= {name: value for name, value in _local_files(settings).items() if name not in wanted}
+        paths = [wanted.get("spark.driver.extraClassPath", ""), *(str(jar) for jar in spark_jars(settings) if jar.name.startswith(_BARE))]
+        found["spark.driver.extraClassPath"] = ":".join(filter(None, paths))
+    return found
+
+
+def _local_files(settings: Settings) -> dict[str, str]:
+    """How a JVM that is alone with its files does without a process of `chmod` for every one that it makes: docs/adr/0029."""
+    found = {"spark.hadoop.fs.file.impl": "com.globalmentor.apache.hadoop.fs.BareLocalFileSystem"}
+    if "://" not in settings.speed.checkpoint_root or settings.speed.checkpoint_root.startswith("file:"):
+        # Spark's own choice goes past that class.
+        found["spark.sql.streaming.checkpointFileManagerClass"] = f"{_CHECKPOINTS}.FileSystemBasedCheckpointFileManager"
+    return found
 
 
 def _submitted() -> dict[str, str]:

@@ -20,8 +20,9 @@ from pyspark.sql.streaming.readwriter import DataStreamWriter
 
 from features.declaration import Project, Source
 from features.spark import pieces_of, tiles
-from features.times import SECOND, floor_to
+from features.times import DAY, SECOND, floor_to
 from speed.tiles import CHANGED_SCHEMA, tile_writer
+from stores.answers import now_micros
 from stores.bus import Bus
 from stores.current import SCORES_SCHEMA, refresher
 from stores.events import good_events
@@ -137,7 +138,7 @@ def live_tiles(spark: SparkSession, channel: Channel, project: Project, source: 
         options["maxOffsetsPerTrigger"] = str(channel.most_offsets)
     messages = spark.readStream.format("kafka").options(**options).load()
     events = good_events(project, source, messages, channel.times, channel.suites(project).get(source.name))
-    loaded = channel.lake.file_ids(spark, project, source)
+    loaded = channel.lake.file_ids(spark, project, source, remembered_days(channel, project))
     if loaded is not None:
         # The batch owes what a file brought first; Delta shows each micro-batch the table as it then is.
         same = (F.col(f"`{source.id}`") == F.col("_file_id")) & (F.col("_file_arrival") <= F.col("_arrival"))
@@ -156,6 +157,15 @@ def starting_offsets(channel: Channel, project: Project, source: Source) -> str:
     first = floor_to(since, channel.times.slot_seconds * SECOND) - channel.times.dedup_horizon_seconds * SECOND
     offsets = channel.bus.offsets_at(str(source.topic), first)
     return json.dumps({source.topic: {str(partition): offset for partition, offset in offsets.items()}})
+
+
+def remembered_days(channel: Channel, project: Project) -> int | None:
+    """How many days back the files of a large table are asked for copies of what the topic brings; None: all of them.
+
+    Long enough for whatever a query that starts now can still read and an answer can need, and it moves with the query.
+    """
+    since = needed_since(channel.views.manifest(project.name))
+    return None if since is None else -(-(now_micros() - since + 2 * channel.times.dedup_horizon_seconds * SECOND) // DAY)
 
 
 def _micro_batch(channel: Channel, project: Project, source: Source) -> Callable[[DataFrame, int], None]:

@@ -128,11 +128,17 @@ class Lake:
             "prediction_id", "at", "key", "_a.*", "asked", "used"
         )  # fmt: skip
 
-    def file_ids(self, spark: SparkSession, project: Project, source: Source) -> DataFrame | None:
-        """`_file_id` and `_file_arrival` of the events that were loaded from files; None when there are none."""
+    def file_ids(self, spark: SparkSession, project: Project, source: Source, days: int | None = None) -> DataFrame | None:
+        """`_file_id` and `_file_arrival` of the events that were loaded from files; None when there are none.
+
+        Of a large table those of the last `days` alone, counted whenever the frame is read: a stream reads it with every micro-batch.
+        """
         loaded = self.events(spark, project, source).where("_file IS NOT NULL")
-        ids = loaded.select(F.col(f"`{source.id}`").alias("_file_id"), F.col("_arrival").alias("_file_arrival"))
-        return None if ids.isEmpty() else ids
+        if loaded.isEmpty():
+            return None
+        if days is not None and snapshot(spark, self.path(project, source)).sizeInBytes() >= LARGE:
+            loaded = loaded.where(F.col("_date") >= F.date_sub(F.current_date(), days))
+        return loaded.select(F.col(f"`{source.id}`").alias("_file_id"), F.col("_arrival").alias("_file_arrival"))
 
     def quarantine(self, spark: SparkSession, project: Project) -> DataFrame:
         """All bad rows: source, reason, raw, arrival, file or topic, partition, offset, and header: the first line of the CSV."""

@@ -1,7 +1,7 @@
 """The lake's contract: append once, read as declared, keep what is bad."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,9 @@ def lake(tmp_path: Path) -> Lake:
     return Lake(LakeSettings(root=str(tmp_path)))
 
 
-def judged(spark: SparkSession, project: Project, *events: dict[str, object]) -> DataFrame:
+def judged(spark: SparkSession, project: Project, *events: dict[str, object], arrival: datetime = ARRIVAL, file: str | None = None) -> DataFrame:
     source = project.sources["sales"]
-    rows = [(json.dumps(event), ARRIVAL, None, "sales", 0, offset) for offset, event in enumerate(events)]
+    rows = [(json.dumps(event), arrival, file, None if file else "sales", 0, offset) for offset, event in enumerate(events)]
     return judge(source, project.key_sets(source), parse_json(source, spark.createDataFrame(rows, RAW)), 300)
 
 
@@ -105,6 +105,22 @@ def test_quarantine_keeps_text_reason_and_place(spark: SparkSession, lake: Lake)
 def test_events_are_partitioned_by_the_date_of_arrival(spark: SparkSession, lake: Lake) -> None:
     append(lake, judged(spark, OLD, sale(1)), OLD, "load", 0)
     assert (Path(lake.path(OLD, SALES)) / "_date=2024-05-01").is_dir()
+
+
+def test_a_large_table_is_asked_for_the_files_of_the_last_days_alone(spark: SparkSession, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    append(lake, judged(spark, OLD, sale("by topic"), arrival=datetime.now(UTC)), OLD, "load", 0)
+    assert lake.file_ids(spark, OLD, SALES, 2) is None
+    for number, days in enumerate((0, 2, 4), start=1):
+        append(lake, judged(spark, OLD, sale(days), arrival=datetime.now(UTC) - timedelta(days=days), file="f.jsonl"), OLD, "load", number)
+
+    def ids(days: int | None) -> set[str]:
+        found = lake.file_ids(spark, OLD, SALES, days)
+        return set() if found is None else {row._file_id for row in found.collect()}
+
+    assert ids(None) == ids(3) == {"0", "2", "4"}
+    monkeypatch.setattr("stores.lake.LARGE", 0)
+    assert ids(None) == {"0", "2", "4"}
+    assert ids(3) == {"0", "2"}
 
 
 def test_a_new_column_is_null_for_old_rows_and_kept_for_new_ones(spark: SparkSession, lake: Lake) -> None:
