@@ -10,8 +10,6 @@ from typing import Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from features.errors import AnabranchError, MisuseError
 from features.times import DAY, SECOND
@@ -21,21 +19,12 @@ from serving.http import Request
 from serving.server import run
 from serving.settings import ServingSettings
 from stores.keys import RIGHTS, ApiKeys
+from tests.issuer import pair
 from tests.serving_fakes import NOW, PROJECTS, Bench, bench
 
 HEART = "/v1/projects/heart_disease"
 PREDICT = b'{"features": {"age": 45}}'
 ISSUER = Issuer(name="https://issuer", audience="anabranch")
-
-
-def pair() -> tuple[str, str]:
-    """A private and a public key in PEM."""
-    private = ec.generate_private_key(ec.SECP256R1())
-    secret = private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    public = private.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return secret.decode(), public.decode()
-
-
 PRIVATE, PUBLIC = pair()
 
 
@@ -136,12 +125,13 @@ def test_token_of_the_issuer_is_believed_until_it_expires(secured: Secured) -> N
     assert secured.predict(token(scope="*:predict"))[0] == 200
     assert secured.predict(token(scope="heart_disease:features shop:predict"))[0] == 403
     assert secured.predict(token(scope=None))[0] == 403
-    secured.now[0] = (4_000_000_000 + 1) * SECOND
-    assert secured.access._believed
-    # What was believed once is looked at again: PyJWT has its own clock, so the memory alone is asked here.
-    known = next(iter(secured.access._believed.values()))
-    assert known.until is not None
-    assert known.until <= secured.now[0]
+    # The issuer is trusted no more: a token that was believed is looked at again when it expires, and not before.
+    secured.access._issuer = replace(ISSUER, public_keys=(pair()[1],))
+    assert secured.predict(token(sub="somebody else"))[0] == 401
+    secured.now[0] = 4_000_000_000 * SECOND - 1
+    assert secured.predict(good)[0] == 200
+    secured.now[0] += 1
+    assert secured.predict(good)[0] == 401
 
 
 @pytest.mark.parametrize(
