@@ -27,3 +27,7 @@ class EventError(AnabranchError):
 
 class UnavailableError(AnabranchError):
     """A server that is needed does not answer."""
+
+
+class ViewUnavailableError(UnavailableError):
+    """What a view keeps is not there; the server that says so is well, and so are other views."""

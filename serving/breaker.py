@@ -1,10 +1,11 @@
 """A circuit breaker: a store that fails again and again is left alone for a while, so that answers fail fast and it can recover."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from features.errors import UnavailableError
+from features.errors import UnavailableError, ViewUnavailableError
 
 
 class Breaker:
@@ -27,6 +28,20 @@ class Breaker:
         if now < self._until:
             raise UnavailableError(f"{self.what} failed {self._in_a_row} times in a row and is tried again within {self._pause:g} s: {self._why}")
         self._until = now + self._pause  # this call tries, others wait for what comes of it
+
+    @contextmanager
+    def calling(self) -> Iterator[None]:
+        """Around one call of the store: it is refused while the store is to be left alone, and counts by how it ends."""
+        self.check()
+        try:
+            yield
+        except ViewUnavailableError:
+            self.succeeded()  # it said so: a table of one project that is gone must not keep the others from their answers
+            raise
+        except UnavailableError as error:
+            self.failed(error)
+            raise
+        self.succeeded()
 
     def succeeded(self) -> None:
         """The store answered."""

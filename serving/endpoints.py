@@ -98,16 +98,10 @@ class Endpoints:
         if served.manifest is None and (not served.looked or "store" in served.troubles):
             raise ProblemError(503, "unavailable", served.troubles.get("store", "the stores have not been looked at yet: try again in a moment"))
         try:
-            breaker.check()
-            try:
-                found = await answers.answer(project, keys, served.manifest)
-            except UnavailableError as error:
-                breaker.failed(error)
-                raise
+            with breaker.calling():
+                return await answers.answer(project, keys, served.manifest)
         except UnavailableError as error:
             return answers.last_known(project, keys, served.manifest, str(error))
-        breaker.succeeded()
-        return found
 
     async def scores(self, served: Served, key: Key) -> Response:
         """The key's current row, which the stream and the builds keep; empty for a key never seen."""
@@ -162,20 +156,13 @@ class Endpoints:
 
     @staticmethod
     async def _wait(pool: Executor, ask: Callable[[], T], breaker: Breaker, seconds: float) -> T:
-        """Run a blocking call in a pool; raises a 503 problem when it takes too long, or at once while its breaker is open."""
-        breaker.check()
-        try:
-            async with asyncio.timeout(seconds):
-                found = await asyncio.get_running_loop().run_in_executor(pool, ask)
-        except TimeoutError as error:
-            problem = ProblemError(503, "unavailable", f"{breaker.what} did not answer within {seconds:g} s: try again, or see /readyz")
-            breaker.failed(problem)
-            raise problem from error
-        except UnavailableError as error:
-            breaker.failed(error)
-            raise
-        breaker.succeeded()
-        return found
+        """Run a blocking call in a pool; raises UnavailableError when it takes too long, or at once while its breaker is open."""
+        with breaker.calling():
+            try:
+                async with asyncio.timeout(seconds):
+                    return await asyncio.get_running_loop().run_in_executor(pool, ask)
+            except TimeoutError as error:
+                raise UnavailableError(f"{breaker.what} did not answer within {seconds:g} s: try again, or see /readyz") from error
 
 
 def _has_model(served: Served) -> None:

@@ -9,7 +9,7 @@ from cassandra import InvalidRequest, OperationTimedOut, RequestExecutionExcepti
 from cassandra.cluster import NoHostAvailable, ResponseFuture
 
 from features.declaration import FeatureView
-from features.errors import UnavailableError
+from features.errors import UnavailableError, ViewUnavailableError
 from features.merge import LABELS, BatchPart, Tiles
 from stores.manifest import Manifest
 from stores.states import unpack_extras, unpack_rows
@@ -79,7 +79,7 @@ class Pending:
         except AWAY as error:
             raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
         except InvalidRequest as error:
-            raise UnavailableError(f"a table of view {self.view.name!r} is gone ({error}): another batch version is current by now, try again") from error
+            raise gone(f"view {self.view.name!r}", error) from error
 
     def _batch(self) -> BatchPart | None:
         if self.manifest is None or self.known is not None:
@@ -100,6 +100,11 @@ class Pending:
         starts, states, framed = zip(*rows, strict=True)
         extras = [unpack_extras(frame, count)[0] for frame in framed] if count else []
         return Tiles(np.array(starts, dtype=np.int64), unpack_rows(b"".join(states), width), extras, fine)
+
+
+def gone(what: str, error: InvalidRequest) -> ViewUnavailableError:
+    """The error for a read of a table that Cassandra does not know any more."""
+    return ViewUnavailableError(f"a table of {what} is gone ({error}): another batch version is current by now, try again")
 
 
 def batch_part(view: FeatureView, manifest: Manifest, row: Any) -> BatchPart:

@@ -25,14 +25,14 @@ from cassandra.query import BatchStatement, BatchType, PreparedStatement
 from cassandra.util import Date as CassandraDate
 
 from features.declaration import FeatureView, Project
-from features.errors import AnabranchError, UnavailableError
+from features.errors import AnabranchError, UnavailableError, ViewUnavailableError
 from features.merge import BatchPart
 from features.schema import STRING, DataType
 from features.times import MINUTE, parse_time
 from features.windows import edges
 from stores.cassandra_session import READS, is_connected, prepared, session_for
 from stores.manifest import TABLE, Manifest, read_manifest, swap_manifest
-from stores.reads import AWAY, OfKey, Pending, Together, batch_part
+from stores.reads import AWAY, OfKey, Pending, Together, batch_part, gone
 from stores.settings import ViewsSettings
 
 log = logging.getLogger(__name__)
@@ -223,9 +223,7 @@ class Views:
         except AWAY as error:
             raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
         except InvalidRequest as error:
-            raise UnavailableError(
-                f"a table of view {view.name!r} of {project!r} is gone ({error}): another batch version is current by now, try again"
-            ) from error
+            raise gone(f"view {view.name!r} of {project!r}", error) from error
         return found[0], found[1], found[2]
 
     def prepare(self, project: Project, manifest: Manifest | None) -> None:
@@ -313,6 +311,8 @@ class Views:
             found = self.session.execute(f"SELECT * FROM {current_table(project.name)} WHERE key = %s", (key,))
         except AWAY as error:
             raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
+        except InvalidRequest as error:
+            raise ViewUnavailableError(f"the current rows of {project.name!r} are being made anew ({error}): try again") from error
         row = found.one()
         return None if row is None else {name: _plain(value) for name, value in zip(found.column_names, row, strict=True)}
 

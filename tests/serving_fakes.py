@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from features.declaration import Project
-from features.errors import UnavailableError
+from features.errors import UnavailableError, ViewUnavailableError
 from features.times import parse_time
 from serving.app import Application, create_app
 from serving.context import Context
@@ -51,6 +51,8 @@ class Store:
     served: FakeManifest | None = field(default_factory=FakeManifest)
     degraded: str | None = None
     away: bool = False
+    gone: set[str] = field(default_factory=set)
+    """Projects whose tables are not there."""
     reads: int = 0
 
     def prepare(self, project: Project, manifest: Any) -> None:
@@ -67,6 +69,7 @@ class Store:
 
     async def answer(self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Any, at: int | None = None) -> Sequence[FakeAnswer]:
         self.check()
+        self.find(project)
         self.reads += 1
         empty = dict.fromkeys(column.name for column in project.columns)
         moment = NOW if at is None else at
@@ -78,11 +81,16 @@ class Store:
 
     def current(self, project: Project, key: str) -> Mapping[str, Any] | None:
         self.check()
+        self.find(project)
         return self.rows.get(key)
 
     def check(self) -> None:
         if self.away:
             raise UnavailableError("Cassandra does not answer at 127.0.0.1:9042: start it with 'anabranch up'")
+
+    def find(self, project: Project) -> None:
+        if project.name in self.gone:
+            raise ViewUnavailableError(f"a table of {project.name!r} is gone")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 
 from batch.views import rollback
 from features import Aggregate, Count, FeatureView, Histogram, Last, LastK, Max, Mean, Project, Source, Sum
-from features.errors import AnabranchError
+from features.errors import AnabranchError, ViewUnavailableError
 from features.times import HOUR, from_micros
 from jobs.settings import Settings
 from stores.answers import Answers
@@ -161,6 +161,16 @@ def test_a_view_declared_anew_since_the_build_is_refused(views: Views) -> None:
     other = declare({"total": Max("x")}, project.name)
     with pytest.raises(AnabranchError, match=f"declared anew since the last build: run 'anabranch build {project.name}'"):
         Answers(views).features(other, [{"who": "k"}], CUT)
+
+
+def test_a_table_that_is_gone_is_told_apart_from_a_store_that_is_away(views: Views) -> None:
+    project = declare({"total": Sum("x")})
+    views.swap(entry(views, project, 1), None, None)
+    answers = Answers(views, patience=60)
+    answers.features(project, [{"who": "k"}], CUT)
+    views.drop_version(project.name, ["seen"], 1)
+    with pytest.raises(ViewUnavailableError, match=r"a table of view 'seen'.* is gone"):
+        answers.features(project, [{"who": "k"}], CUT)
 
 
 def test_another_name_or_another_use_of_the_same_states_needs_no_build(views: Views) -> None:

@@ -1,5 +1,6 @@
 """Several keys in one request, answers without the store, and the breaker before it."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,13 @@ from stores.parts import Parts
 from tests.serving_fakes import PROJECTS, Bench, bench
 
 PREDICT = "/v1/projects/heart_disease/predict"
+DECLARATION = """
+from features import Count, FeatureView, Label, Model, Project, Source
+
+visits = Source(name="visits", topic="visits", id="visit_id", time="at", schema="visit_id STRING, person STRING, at TIMESTAMP, paid INT")
+view = FeatureView(name="view", source=visits, key="person", features={{"seen": Count()}})
+project = Project(name="{name}", views=(view,), label=Label(source=visits, key="person", target="paid > 0"), model=Model())
+"""
 
 
 @pytest.fixture
@@ -81,6 +89,21 @@ def test_store_that_fails_again_and_again_is_left_alone() -> None:
     assert (status, found.store.reads) == (503, 0)
     assert "failed 3 times in a row" in problem["detail"]
     assert 'anabranch_breaker_open{store="store"} 1.0' in found.raw("GET", "/metrics").body.decode()
+
+
+def test_a_table_of_one_project_that_is_gone_leaves_the_others_their_answers(tmp_path: Path) -> None:
+    for name in ("ward", "shop"):
+        (tmp_path / f"{name}.py").write_text(DECLARATION.format(name=name))
+    found = bench(tmp_path, ("seen",), ServingSettings(breaker_failures=3, breaker_seconds=60))
+    found.store.gone.add("shop")
+    for path in ("features/p1", "scores/p1") * 3:
+        status, problem = found.ask("GET", f"/v1/projects/shop/{path}")
+        assert (status, "'shop' is gone" in problem["detail"]) == (503, True)
+    assert found.ask("GET", "/v1/projects/ward/features/p1")[0] == 200
+    assert 'anabranch_breaker_open{store="store"} 0.0' in found.raw("GET", "/metrics").body.decode()
+    found.store.parts[("p1",)] = {"seen": 4}
+    answer = found.ask("GET", "/v1/projects/shop/features/p1")[1]
+    assert (answer["features"]["seen"], answer["degraded"], "is gone" in answer["degraded_reason"]) == (4, True, True)
 
 
 def test_breaker_lets_one_call_try_after_each_pause() -> None:
