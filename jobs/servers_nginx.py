@@ -37,7 +37,7 @@ def configuration(settings: Settings) -> str:
         # As root nginx would become nobody, who may not read this folder.
         "user": f"user {pwd.getpwuid(0).pw_name};" if os.geteuid() == 0 else "",
         "rate": servers.nginx_rate,
-        "burst": servers.nginx_rate,
+        "address_rate": servers.nginx_address_rate,
         # One that failed is left out for a second, then tried again.
         "upstreams": "\n".join(f"        server {address} max_fails=1 fail_timeout=1s;" for address in servers.nginx_upstreams),
         "listen": f"{LOOPBACK}:{servers.nginx_port}{' ssl' if certificate else ''}",

@@ -78,6 +78,7 @@ class ServerSettings:
     nginx_port: int
     nginx_upstreams: tuple[str, ...]
     nginx_rate: int
+    nginx_address_rate: int
     nginx_tls_certificate: str
     nginx_tls_key: str
     start_limit_seconds: int
@@ -190,6 +191,7 @@ _KEYS: dict[str, dict[str, Parser]] = {
         "nginx_port": kind.port,
         "nginx_upstreams": kind.names,
         "nginx_rate": kind.positive,
+        "nginx_address_rate": kind.positive,
         "nginx_tls_certificate": kind.text,
         "nginx_tls_key": kind.text,
         "start_limit": kind.duration,

@@ -50,8 +50,8 @@ def gateway(settings: Settings, tmp_path: Path, replicas: list[Running]) -> Iter
     embedded.down(ours, ["nginx"])
 
 
-def ask(connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-    connection.request(method, path, body, JSON)
+def ask(connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
+    connection.request(method, path, body, {**JSON, **headers})
     response = connection.getresponse()
     return response.status, response.read()
 
@@ -110,6 +110,19 @@ def test_a_caller_who_asks_too_often_is_told(settings: Settings, tmp_path: Path,
         embedded.down(ours, ["nginx"])
     assert found[0][0] == 200
     assert json.loads(next(body for status, body in found if status == 429))["type"] == "urn:anabranch:problem:too-many-requests"
+
+
+def test_a_new_key_for_each_request_does_not_pass_the_limit_of_an_address(settings: Settings, tmp_path: Path, replicas: list[Running]) -> None:
+    ours = behind(settings, tmp_path, replicas, nginx_rate=3, nginx_address_rate=6)
+    embedded.up(ours, ["nginx"])
+    try:
+        connection = client(ours)
+        good = [ask(connection, "POST", PREDICT, BODY, authorization=f"Bearer ward-{number % 2}")[0] for number in range(6)]
+        made_up = [ask(connection, "POST", PREDICT, BODY, authorization=f"Bearer made-up-{number}")[0] for number in range(40)]
+    finally:
+        embedded.down(ours, ["nginx"])
+    assert good == [200] * 6  # two callers behind one address, each within his own limit
+    assert made_up.count(429) > 10
 
 
 def test_tls_is_spoken_with_a_certificate(settings: Settings, tmp_path: Path, replicas: list[Running]) -> None:
