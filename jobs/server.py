@@ -35,11 +35,13 @@ def class_path(folder: Path) -> str:
     return f"{folder}/*"
 
 
-def accepts(port: int) -> bool:
-    """Whether something accepts connections at this port of loopback."""
-    with socket.socket() as client:
-        client.settimeout(1.0)
-        return client.connect_ex((LOOPBACK, port)) == 0
+def accepts(port: int, host: str = LOOPBACK) -> bool:
+    """Whether something accepts connections at this port."""
+    try:
+        socket.create_connection((host, port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def is_free(port: int) -> bool:

@@ -1,5 +1,5 @@
 """The embedded servers as local processes on loopback, for those who have none of their own: Kafka and Cassandra, and, when
-asked for, HDFS and a Spark cluster, which are several processes each, Ignite, and the gateway before REST servers.
+asked for, HDFS and a Spark cluster, which are several processes each, Ignite, and the gateway before REST servers, which may listen elsewhere.
 
 data/run/<name>.json   pid, start time and ports of what `up` started; `down` ends that and nothing else
 data/logs/<name>.log   what the server said
@@ -24,6 +24,7 @@ from jobs.servers_nginx import gateway
 from jobs.servers_spark import master, worker
 from jobs.settings import LOOPBACK, Settings, java_program
 from jobs.show import say
+from serving.settings import network_place
 
 NAMES = ("kafka", "cassandra")
 """What `up` starts when nothing else is said."""
@@ -148,7 +149,8 @@ def _address(settings: Settings, name: str, ports: Sequence[int]) -> str:
     }
     if name not in usual:
         return f"spark://{LOOPBACK}:{servers.spark_port}"  # a worker listens for its master only
-    return f"{_SCHEMES.get(name, '')}{LOOPBACK}:{ports[0] if ports else usual[name]}"
+    host = servers.nginx_host if name == "nginx" else LOOPBACK
+    return f"{_SCHEMES.get(name, '')}{network_place(host, ports[0] if ports else usual[name])}"
 
 
 def _sentence(state: ServerState) -> str:

@@ -75,6 +75,7 @@ class ServerSettings:
     ignite_peer_port: int
     ignite_heap: str
     ignite_megabytes: int
+    nginx_host: str
     nginx_port: int
     nginx_upstreams: tuple[str, ...]
     nginx_rate: int
@@ -188,6 +189,7 @@ _KEYS: dict[str, dict[str, Parser]] = {
         "ignite_peer_port": kind.port,
         "ignite_heap": kind.memory,
         "ignite_megabytes": kind.positive,
+        "nginx_host": kind.text,
         "nginx_port": kind.port,
         "nginx_upstreams": kind.names,
         "nginx_rate": kind.positive,

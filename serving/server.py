@@ -10,7 +10,7 @@ from granian.log import LogLevels
 
 from features.errors import MisuseError, UnavailableError
 from serving.app import Application
-from serving.settings import ServingSettings
+from serving.settings import ServingSettings, is_loopback, network_place
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ def run(serving: ServingSettings, load: Callable[[], Application], tell: Callabl
 
     Raises UnavailableError when the port is taken, MisuseError when others could reach it and nothing keeps them out.
     """
-    if not _is_loopback(serving.host) and serving.auth == "off":
+    if not is_loopback(serving.host) and serving.auth == "off":
         if not serving.open:
             raise MisuseError(
                 f'serving.host {serving.host} can be reached by others, and serving.auth is off: set serving.auth = "on" '
@@ -45,12 +45,7 @@ def run(serving: ServingSettings, load: Callable[[], Application], tell: Callabl
 
 def address(serving: ServingSettings) -> str:
     """The URL that the server answers at."""
-    host = f"[{serving.host}]" if ":" in serving.host else serving.host
-    return f"http://{host}:{serving.port}"
-
-
-def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
+    return f"http://{network_place(serving.host, serving.port)}"
 
 
 def _check_port(serving: ServingSettings) -> None:

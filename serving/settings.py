@@ -1,6 +1,7 @@
 """How the server behaves; read from conf and the environment by jobs/settings.py alone."""
 
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 
@@ -48,3 +49,16 @@ class ServingSettings:
     """Where workers leave their metrics for each other; needed when there are several."""
     drain_seconds: float = 5.0
     """How long a stopping server tries to publish what is buffered."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens there."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def network_place(host: str, port: int) -> str:
+    """Host and port as URLs have them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
