@@ -33,6 +33,8 @@ PREFIX = "/v1/projects"
 _LAST_SECONDS = 2.0
 _OPEN = ("/healthz", "/readyz")
 """Pages that ask for no credentials: probes have none."""
+_READ = ("/docs", "/openapi.json")
+"""Pages that people open in a browser, which signs in as on the site's own pages."""
 _HTML = (
     ("content-type", "text/html; charset=utf-8"),
     ("content-security-policy", "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"),
@@ -59,7 +61,7 @@ class Application:
         self._breakers = Breakers(store=Breaker("Cassandra", failures, pause), bus=Breaker("Kafka", failures, pause))
         self._site = Site(context, self.live)
         self._endpoints = Endpoints(context, self.live, self.metrics, self.predictions, self.shadow, self._pools, self._breakers)
-        self._pages: dict[str, Callable[[Request], Awaitable[Response]]] = {
+        self._pages: dict[str, Callable[[Caller | None], Awaitable[Response]]] = {
             "/docs": self._docs, "/openapi.json": self._openapi, "/metrics": self._metrics,
             "/healthz": self._health, "/readyz": self._ready, PREFIX: self._catalogue,
         }  # fmt: skip
@@ -115,8 +117,7 @@ class Application:
             if page is not None:
                 route = request.path
                 _allow(request, "GET")
-                self._admit(request, page=route)
-                response = await page(request)
+                response = await page(self._admit(request, page=route))
             elif self._site.owns(request.path):
                 route = "page"
                 response = await self._site.answer(request, self._reader)
@@ -146,17 +147,18 @@ class Application:
         access = self._context.access
         return None if access is None else access.identify_reader(request.authorization, request.api_key)
 
-    def _admit(self, request: Request, page: str) -> None:
-        """Whether a page may be seen; probes and the way to them are open."""
+    def _admit(self, request: Request, page: str) -> Caller | None:
+        """Who sees a page, as `_identify`; raises a 403 problem for who may not. Probes and the way to them are open."""
         if page in _OPEN:
-            return
-        caller, right = self._identify(request), "metrics" if page == "/metrics" else "catalogue"
+            return None
+        caller = self._reader(request) if page in _READ else self._identify(request)
+        right = "metrics" if page == "/metrics" else "catalogue"
         if caller is not None and not caller.may_somewhere(right):
             raise ProblemError(403, "forbidden", f"{caller.name} has no right to {right}: ask for a key or token that has")
+        return caller
 
-    def _shown(self, request: Request) -> list[Served]:
+    def _shown(self, caller: Caller | None) -> list[Served]:
         """The projects that the caller may see."""
-        caller = self._identify(request)
         return [served for served in self.live if caller is None or caller.may(served.project.name, "catalogue")]
 
     def _resource(self, path: str) -> tuple[Served, str, str]:
@@ -196,14 +198,16 @@ class Application:
 
     # -- pages ---------------------------------------------------------------------------------------------------------
 
-    async def _docs(self, request: Request) -> Response:
-        document = openapi.document([served.project for served in self._shown(request)], secured=self._context.access is not None)
-        return Response(200, pages.docs(document).encode(), _HTML)
+    async def _docs(self, caller: Caller | None) -> Response:
+        return Response(200, pages.docs(self._document(caller)).encode(), _HTML)
 
-    async def _openapi(self, request: Request) -> Response:
-        return json_response(openapi.document([served.project for served in self._shown(request)], secured=self._context.access is not None))
+    async def _openapi(self, caller: Caller | None) -> Response:
+        return json_response(self._document(caller))
 
-    async def _metrics(self, request: Request) -> Response:
+    def _document(self, caller: Caller | None) -> dict[str, Any]:
+        return openapi.document([served.project for served in self._shown(caller)], secured=self._context.access is not None)
+
+    async def _metrics(self, caller: Caller | None) -> Response:
         text = self._own_metrics()
         return Response(200, text if self._settings.shared is None else workers.together(self._settings.shared, text), _PLAIN)
 
@@ -218,10 +222,10 @@ class Application:
         if self._settings.shared is not None:
             workers.leave(self._settings.shared, self._own_metrics())
 
-    async def _health(self, request: Request) -> Response:
+    async def _health(self, caller: Caller | None) -> Response:
         return json_response({"status": "alive"})
 
-    async def _ready(self, request: Request) -> Response:
+    async def _ready(self, caller: Caller | None) -> Response:
         ready, document = await readiness(self._context, self.live, self._pools)
         if ready:
             return json_response(document)
@@ -229,9 +233,9 @@ class Application:
         problem = ProblemError(503, "not-ready", down)
         return problem_response(problem, document)
 
-    async def _catalogue(self, request: Request) -> Response:
+    async def _catalogue(self, caller: Caller | None) -> Response:
         broken = self.live.broken if self._context.access is None else {}
-        return json_response({"projects": await asyncio.gather(*map(self._entry, self._shown(request))), "broken": broken})
+        return json_response({"projects": await asyncio.gather(*map(self._entry, self._shown(caller))), "broken": broken})
 
     async def _entry(self, served: Served) -> dict[str, Any]:
         model = await self._site.facts.model(served)

@@ -92,8 +92,9 @@ def _operation(tag: str, summary: str, answer: Schema, shown: Any, errors: Itera
     return {"tags": [tag], "summary": summary, "operationId": f"{tag}: {summary}", "responses": responses}
 
 
-def _body(schema: Schema, shown: Any) -> Schema:
-    return {"required": True, "content": {"application/json": {"schema": schema, "example": shown}}}
+def _body(schema: Schema, **shown: Any) -> Schema:
+    """A JSON body with its `example`, or `examples`."""
+    return {"required": True, "content": {"application/json": {"schema": schema, **shown}}}
 
 
 def _common() -> Iterable[tuple[str, Schema]]:
@@ -117,7 +118,7 @@ def _project(project: Project) -> Iterable[tuple[str, Schema]]:
         answer: Schema = {"oneOf": [_PREDICTION, _predictions(project)]}
         predict = _operation(name, "Score a key, features, or both; or up to 1,000 of them", answer, _PREDICTED, (400, 404, 413, 415, 422, 503))
         yield f"{base}/scores/{{key}}", {"get": {**scores, "parameters": [_path_key(project)]}}
-        yield f"{base}/predict", {"post": {**predict, "requestBody": _body(_asked(project), _asked_example(project))}}
+        yield f"{base}/predict", {"post": {**predict, "requestBody": _body(_asked(project), examples=_asked_examples(project))}}
     for source in project.sources.values():
         if source.topic is not None:
             taken: Schema = {"type": "object", "required": ["accepted"], "properties": {"accepted": {"type": "integer"}}}
@@ -125,7 +126,7 @@ def _project(project: Project) -> Iterable[tuple[str, Schema]]:
                 name, f"Publish {source.name} events: all of them, or none", taken, {"accepted": 1}, (400, 404, 413, 415, 422, 503), status=202
             )
             event = _event(source, project)
-            body = _body({"oneOf": [event, {"type": "array", "items": event}]}, _event_example(source))
+            body = _body({"oneOf": [event, {"type": "array", "items": event}]}, example=_event_example(source))
             yield f"{base}/events/{source.name}", {"post": {**publish, "requestBody": body}}
 
 
@@ -225,9 +226,16 @@ def _shown_key(project: Project) -> Schema:
     return {"type": ["object", "null"], "properties": {name: {"type": "string"} for name in project.keys}}
 
 
-def _asked_example(project: Project) -> Schema:
-    kinds = {column.name: column.type for column in project.columns}
-    return {"features": {name: example(kinds[name]) for name in project.model_features}}
+def _asked_examples(project: Project) -> Schema:
+    """One of each way to ask, which can be sent as they are."""
+    kinds, key = {column.name: column.type for column in project.columns}, _key_example(project)
+    given: Schema = {"features": {name: example(kinds[name]) for name in project.model_features}}
+    return {
+        "features": {"summary": "Features: what is given is all that is known, and no store is read", "value": given},
+        "key": {"summary": "A key: its stored features; given ones win over them", "value": {"key": key}},
+        "keys": {"summary": f"Up to {MOST_INSTANCES:,} keys", "value": {"keys": [key]}},
+        "instances": {"summary": f"Up to {MOST_INSTANCES:,} keys, features, or both", "value": {"instances": [{"key": key}, given]}},
+    }
 
 
 def _features_answer(project: Project) -> Schema:

@@ -1,9 +1,10 @@
 """What tests of the whole river share."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -27,13 +28,19 @@ def lived(servers: Settings, spark: "SparkSession", tmp_path_factory: pytest.Tem
 @pytest.fixture(scope="session")
 def rest_of_heart(lived: "Lived") -> Iterator[str]:
     """The address of a REST server over what the river left."""
+    with running(lived.context.settings) as address:
+        yield address
+
+
+@contextmanager
+def running(settings: Settings, **changes: Any) -> Iterator[str]:
+    """The address of a REST server with these settings of serving; stopped at the end."""
     from jobs.processes import wait_until
     from jobs.serve import serve
     from jobs.server import accepts
 
     (port,) = free_ports(1)
-    settings = lived.context.settings
-    ours = replace(settings, serving=replace(settings.serving, port=port))
+    ours = replace(settings, serving=replace(settings.serving, port=port, **changes))
     process = get_context("spawn").Process(target=serve, args=(ours,))
     process.start()
     assert wait_until(lambda: accepts(port), 60), "the server did not start"

@@ -7,16 +7,23 @@ from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from statistics import fmean
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
 from jobs.processes import wait_until
+from stores.answers import now_micros
+from stores.keys import ApiKeys
 from stores.measures import Measure, Measures
 from stores.samples import sample_current
+from tests.devtools import tab
+from tests.e2e.conftest import running
 from tests.heart_river import PATIENT, Lived
+
+FORM = """document.querySelector('form[data-path="/v1/projects/heart_disease/predict"]')"""
 
 
 class Browser:
@@ -129,6 +136,40 @@ def test_the_model_card_and_the_reports_of_the_gate_are_shown(ready: str) -> Non
     report = page.partition('href="/projects/heart_disease/quality/')[2].partition('"')[0]
     with urlopen(f"{ready}/projects/heart_disease/quality/{report}") as response:
         assert b"<h2>Expectations</h2>" in response.read()
+
+
+def test_a_reader_signs_in_to_the_docs_and_tries_a_call_with_a_key_typed_there(lived: Lived, browser: Browser) -> None:
+    settings = lived.context.settings
+    key = ApiKeys(settings.data / "keys.json").add("heart_disease", now_micros())[1]
+    with running(settings, auth="on") as address, tab(browser.command, password=key) as page:
+
+        def tried() -> str:
+            page.run(f"{FORM}.querySelector('pre').textContent = ''; {FORM}.querySelector('button').click()")
+            assert wait_until(lambda: len(page.run(f"{FORM}.querySelector('pre').textContent")) > 3, 30)
+            return str(page.run(f"{FORM}.querySelector('pre').textContent"))
+
+        assert wait_until(lambda: _ready(address, key), 60)
+        page.open(f"{address}/docs")
+        assert page.run("document.querySelector('h1').textContent") == "Anabranch"
+        assert tried().startswith("401")  # what the browser signed in with is for pages
+        page.run(f"document.querySelector('#credentials').value = '{key}'")
+        answered = tried()
+        assert answered.startswith("200")
+        assert f'"model_version": "{lived.trained.version}"' in answered
+        chosen = f"{FORM}.querySelector('select')"
+        page.run(f"{chosen}.selectedIndex = 2; {chosen}.dispatchEvent(new Event('change', {{bubbles: true}}))")
+        answered = tried()
+        assert (answered[:3], '"predictions": [' in answered) == ("200", True)
+
+
+def _ready(address: str, key: str) -> bool:
+    """Whether a key's score is given, which needs the model and the stores."""
+    asked = Request(f"{address}/v1/projects/heart_disease/predict", b'{"key": "p1"}', {"content-type": "application/json", "x-api-key": key})
+    try:
+        with urlopen(asked) as response:
+            return bool(response.status == 200)
+    except HTTPError:
+        return False
 
 
 @pytest.mark.parametrize(("name", "path", "height"), [("projects", "/", 620), ("product", "/projects/heart_disease", 1650)])

@@ -24,6 +24,7 @@ from tests.serving_fakes import NOW, PROJECTS, Bench, bench
 
 HEART = "/v1/projects/heart_disease"
 PREDICT = b'{"features": {"age": 45}}'
+BROWSERS = 'Basic realm="anabranch: an API key as the password", charset="UTF-8"'
 ISSUER = Issuer(name="https://issuer", audience="anabranch")
 PRIVATE, PUBLIC = pair()
 
@@ -68,7 +69,9 @@ def test_nothing_is_answered_without_credentials_but_the_probes(secured: Secured
     for method, path in (("POST", f"{HEART}/predict"), ("GET", f"{HEART}/features/p1"), ("GET", HEART), ("GET", "/v1/projects/nobody"),
                          ("GET", "/v1/projects"), ("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/metrics"), ("GET", "/nothing")):  # fmt: skip
         status, problem, headers = secured.ask(method, path)
-        assert (status, headers.get("www-authenticate")) == (401, 'Bearer realm="anabranch"'), (path, problem)
+        # A browser must be told how to sign in to the pages that people read.
+        how = BROWSERS if path in ("/docs", "/openapi.json") else 'Bearer realm="anabranch"'
+        assert (status, headers.get("www-authenticate")) == (401, how), (path, problem)
     assert secured.ask("GET", "/healthz")[0] == secured.ask("GET", "/readyz")[0] == 200
     assert secured.bench.store.reads == 0
 

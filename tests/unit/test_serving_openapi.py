@@ -1,5 +1,6 @@
 import json
 import re
+from html import escape
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
@@ -40,8 +41,8 @@ def test_every_operation_has_its_own_id_and_every_schema_is_valid(document: dict
     for operation in operations:
         for content in _contents(operation):
             jsonschema.Draft202012Validator.check_schema(content["schema"])
-            if "example" in content:
-                jsonschema.validate(content["example"], content["schema"])
+            for shown in _shown(content):
+                jsonschema.validate(shown, content["schema"])
 
 
 def _contents(operation: dict[str, Any]) -> list[dict[str, Any]]:
@@ -49,17 +50,47 @@ def _contents(operation: dict[str, Any]) -> list[dict[str, Any]]:
     return [content for part in parts for content in part.get("content", {}).values()]
 
 
+def _shown(content: dict[str, Any]) -> list[Any]:
+    """Every example of a content."""
+    several = [shown["value"] for shown in content.get("examples", {}).values()]
+    return [content["example"]] if "example" in content else several
+
+
 def test_examples_can_be_sent_and_their_answers_fit_the_schema(document: dict[str, Any], heart: Bench) -> None:
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("example")
+            sent = _shown(operation.get("requestBody", {}).get("content", {}).get("application/json", {}))
             address = path.replace("{key}", operation["parameters"][0]["example"]) if "parameters" in operation else path
-            response = heart.raw(method.upper(), address, body)
-            good = {status: answer for status, answer in operation["responses"].items() if status.startswith("2")}
-            assert str(response.status) in good, (path, response.body)
-            content = good[str(response.status)]["content"]
-            if "application/json" in content:
-                jsonschema.validate(json.loads(response.body), content["application/json"]["schema"])
+            assert bool(sent) == ("requestBody" in operation), path
+            for body in sent or [None]:
+                response = heart.raw(method.upper(), address, body)
+                good = {status: answer for status, answer in operation["responses"].items() if status.startswith("2")}
+                assert str(response.status) in good, (path, response.body)
+                content = good[str(response.status)]["content"]
+                if "application/json" in content:
+                    jsonschema.validate(json.loads(response.body), content["application/json"]["schema"])
+
+
+def test_page_shows_every_way_to_ask_with_an_example_of_each(document: dict[str, Any]) -> None:
+    content = document["paths"][f"{HEART}/predict"]["post"]["requestBody"]["content"]["application/json"]
+    assert [set(shown) for shown in _shown(content)] == [{"features"}, {"key"}, {"keys"}, {"instances"}]
+    page = pages.docs({**document, "paths": {f"{HEART}/predict": document["paths"][f"{HEART}/predict"]}})
+    asked = page.partition("<h4>Request</h4>")[2].partition("<h4>Answer")[0]
+    assert asked.count("<b>or</b>") == 2
+    for name, kind in (("keys", "array of string or number or boolean, up to 1,000"), ("instances", "array of object, up to 1,000</td><td><p>as above</p>")):
+        assert f"<code>{name}</code></td><td>{kind}" in asked, name
+    for shown in _shown(content):
+        text = escape(json.dumps(shown, indent=2))
+        assert f"<pre>{text}</pre>" in asked
+        assert f"<option value='{text}'>" in page
+    assert "array of these" not in page
+
+
+def test_page_says_that_events_come_alone_or_as_an_array(document: dict[str, Any]) -> None:
+    path = f"{HEART}/events/bracelet"
+    page = pages.docs({**document, "paths": {path: document["paths"][path]}})
+    assert page.count("<code>reading_id</code>") == 1
+    assert re.search(r"<p><b>or</b></p><p>array of object</p><p>as above</p>", page)
 
 
 def test_page_lists_every_endpoint_and_needs_nothing_from_elsewhere(document: dict[str, Any], heart: Bench) -> None:

@@ -224,6 +224,11 @@ def test_readers_of_pages_are_asked_for_a_key_by_their_browser(heart: Bench, tmp
         assert b"heart_disease" not in asked(closed, "/", other).body
         assert asked(closed, PAGE, other).status == asked(closed, f"{PAGE}/keys/p1", seeing).status == 403
         assert asked(closed, PAGE, own[:-1] + "_").status == asked(closed, PAGE, "%%%").status == 401
+        for path in ("/docs", "/openapi.json"):
+            assert b"/v1/projects/heart_disease/predict" in asked(closed, path, seeing).body
+            assert b"heart_disease" not in asked(closed, path, other).body
+            assert asked(closed, path, own[:-1] + "_").status == 401
+        assert b"id='credentials'" in asked(closed, "/docs", own).body
         # What a browser sends by itself opens pages and nothing else.
         assert asked(closed, "/v1/projects/heart_disease/predict", own, "POST", b'{"key": "p1"}').status == 401
         assert asked(closed, "/style.css", None).status == 200
