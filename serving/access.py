@@ -40,7 +40,21 @@ class Caller:
     def require(self, project: str, right: str) -> None:
         """Raise a 403 problem unless the caller has the right."""
         if not self.may(project, right):
-            raise ProblemError(403, "forbidden", f"{self.name} has no right to {right} for {project}: ask for a key or token that has")
+            raise ProblemError(403, "forbidden", f"{self.name} has no right to {right} for {project[:100]}: ask for a key or token that has")
+
+
+NOBODY = Caller("nobody known", {})
+"""Who asks for an open page without good credentials."""
+
+
+def sees(caller: Caller | None, project: str) -> bool:
+    """Whether a caller is told of a project; None is everybody, where nobody is asked who they are."""
+    return caller is None or caller.may(project, "catalogue")
+
+
+def only_seen(caller: Caller | None, said: Mapping[str, str]) -> dict[str, str]:
+    """What is said of projects, of those that a caller is told of."""
+    return {name: text for name, text in said.items() if sees(caller, name)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from features.errors import AnabranchError
 from serving import catalogue, openapi, pages, workers
-from serving.access import Caller
+from serving.access import NOBODY, Caller, only_seen, sees
 from serving.breaker import Breaker, Breakers
 from serving.context import Context
 from serving.endpoints import Endpoints
@@ -122,12 +122,13 @@ class Application:
                 route = "page"
                 response = await self._site.answer(request, self._reader)
             else:
-                # Without credentials nobody learns which projects there are.
                 caller = self._identify(request)
-                served, route, rest = self._resource(request.path)
-                project = served.project.name
+                name, route, rest = _resource(request.path)
+                project = name if self.live.get(name) is not None else ""
+                # Rights come first: who has none for a project does not learn whether there is one of that name.
                 if caller is not None:
-                    caller.require(project, "catalogue" if route == "project" else route)
+                    caller.require(name, "catalogue" if route == "project" else route)
+                served = self._served(name, caller)
                 response = await self._answer(request, served, route, rest)
         except AnabranchError as error:
             response = problem_response(of_error(error))
@@ -147,10 +148,17 @@ class Application:
         access = self._context.access
         return None if access is None else access.identify_reader(request.authorization, request.api_key)
 
+    def _anybody(self, request: Request) -> Caller | None:
+        """Who asks for a page that is open to all: nobody known where credentials are missing or wrong."""
+        try:
+            return self._reader(request)
+        except ProblemError:
+            return NOBODY
+
     def _admit(self, request: Request, page: str) -> Caller | None:
         """Who sees a page, as `_identify`; raises a 403 problem for who may not. Probes and the way to them are open."""
         if page in _OPEN:
-            return None
+            return self._anybody(request)
         caller = self._reader(request) if page in _READ else self._identify(request)
         right = "metrics" if page == "/metrics" else "catalogue"
         if caller is not None and not caller.may_somewhere(right):
@@ -159,24 +167,18 @@ class Application:
 
     def _shown(self, caller: Caller | None) -> list[Served]:
         """The projects that the caller may see."""
-        return [served for served in self.live if caller is None or caller.may(served.project.name, "catalogue")]
+        return [served for served in self.live if sees(caller, served.project.name)]
 
-    def _resource(self, path: str) -> tuple[Served, str, str]:
-        """Project, route and what follows it; a key may itself hold slashes."""
-        if not path.startswith(f"{PREFIX}/"):
-            raise ProblemError(404, "unknown-path", f"there is nothing at {path[:200]}: see /docs")
-        name, _, tail = path[len(PREFIX) + 1 :].partition("/")
+    def _served(self, name: str, caller: Caller | None) -> Served:
+        """The project of that name; raises a problem that names those the caller may see."""
         served = self.live.get(name)
-        if served is None:
-            broken = self.live.broken.get(name)
-            if broken is not None:
-                raise ProblemError(503, "broken-declaration", broken)
-            known = ", ".join(found.project.name for found in self.live) or "none"
-            raise ProblemError(404, "unknown-project", f"no project {name[:100]!r}: there is {known}")
-        route, _, rest = tail.partition("/")
-        if (bool(rest) != (route in ("features", "scores", "events"))) or route not in ("", "predict", "features", "scores", "events"):
-            raise ProblemError(404, "unknown-path", f"there is nothing at {path[:200]}: see /docs")
-        return served, route or "project", rest
+        if served is not None:
+            return served
+        broken = self.live.broken.get(name)
+        if broken is not None:
+            raise ProblemError(503, "broken-declaration", broken)
+        known = ", ".join(found.project.name for found in self._shown(caller)) or "none"
+        raise ProblemError(404, "unknown-project", f"no project {name[:100]!r}: there is {known}")
 
     async def _answer(self, request: Request, served: Served, route: str, rest: str) -> Response:
         match route:
@@ -226,7 +228,7 @@ class Application:
         return json_response({"status": "alive"})
 
     async def _ready(self, caller: Caller | None) -> Response:
-        ready, document = await readiness(self._context, self.live, self._pools)
+        ready, document = await readiness(self._context, self.live, self._pools, caller)
         if ready:
             return json_response(document)
         down = "; ".join(f"{name}: {document[name]}" for name in ("store", "bus", "model") if document[name] != "ok")
@@ -234,12 +236,21 @@ class Application:
         return problem_response(problem, document)
 
     async def _catalogue(self, caller: Caller | None) -> Response:
-        broken = self.live.broken if self._context.access is None else {}
-        return json_response({"projects": await asyncio.gather(*map(self._entry, self._shown(caller))), "broken": broken})
+        return json_response({"projects": await asyncio.gather(*map(self._entry, self._shown(caller))), "broken": only_seen(caller, self.live.broken)})
 
     async def _entry(self, served: Served) -> dict[str, Any]:
         model = await self._site.facts.model(served)
         return catalogue.entry(served, self._context.clock(), None if isinstance(model, Missing) else model)
+
+
+def _resource(path: str) -> tuple[str, str, str]:
+    """Project, route and what follows it; a key may itself hold slashes."""
+    name, _, tail = path[len(PREFIX) + 1 :].partition("/")
+    route, _, rest = tail.partition("/")
+    known = path.startswith(f"{PREFIX}/") and route in ("", "predict", "features", "scores", "events")
+    if not known or bool(rest) != (route in ("features", "scores", "events")):
+        raise ProblemError(404, "unknown-path", f"there is nothing at {path[:200]}: see /docs")
+    return name, route or "project", rest
 
 
 def _allow(request: Request, method: str) -> None:

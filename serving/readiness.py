@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from typing import Any
 
 from features.errors import AnabranchError
+from serving.access import Caller, only_seen, sees
 from serving.context import Context
 from serving.live import Live
 from serving.pools import Pools
@@ -15,17 +16,17 @@ log = logging.getLogger(__name__)
 UNTRAINED = "no model yet: run 'anabranch train {name}'"
 
 
-async def readiness(context: Context, live: Live, pools: Pools) -> tuple[bool, Mapping[str, Any]]:
-    """Whether the server can answer, and for store, bus and model ``ok`` or what is wrong."""
+async def readiness(context: Context, live: Live, pools: Pools, caller: Caller | None) -> tuple[bool, Mapping[str, Any]]:
+    """Whether the server can answer, and for store, bus and model ``ok`` or what is wrong; projects are named when the caller may see them."""
     names = [served.project.name for served in live]
     store, bus = await asyncio.gather(
         _check(context, pools.store, "store", lambda: context.views.manifest(names[0] if names else "none")),
         _check(context, pools.bus, "bus", lambda: context.bus.ensure_topics([])),
     )
-    checks = {"store": store, "bus": bus, "model": _model(live)}
-    projects = {served.project.name: _project(served.project.name, live) for served in live}
+    checks = {"store": store, "bus": bus, "model": _model(live, caller)}
+    projects = {served.project.name: _project(served.project.name, live) for served in live if sees(caller, served.project.name)}
     down = {name: text for name, text in checks.items() if text != "ok"}
-    return not down, {"status": "down" if down else "ready", **checks, "projects": projects, "broken": live.broken}
+    return not down, {"status": "down" if down else "ready", **checks, "projects": projects, "broken": only_seen(caller, live.broken)}
 
 
 async def _check(context: Context, pool: Executor, what: str, ask: Callable[[], object]) -> str:
@@ -43,16 +44,17 @@ async def _check(context: Context, pool: Executor, what: str, ask: Callable[[], 
     return "ok"
 
 
-def _model(live: Live) -> str:
+def _model(live: Live, caller: Caller | None) -> str:
     """Down when the registry cannot be read, or when no project that declares a model can predict."""
     if not live.looked:
         return "still loading"
     declaring = [served for served in live if served.project.model is not None]
     for served in declaring:
         if "model" in served.troubles:
-            return served.troubles["model"]
+            return served.troubles["model"] if sees(caller, served.project.name) else "the model of a project cannot be read"
     if declaring and all(served.scorer is None for served in declaring):
-        return "no project has " + UNTRAINED.format(name=declaring[0].project.name)
+        names = [served.project.name for served in declaring if sees(caller, served.project.name)]
+        return f"no project has a model yet: run 'anabranch train {names[0] if names else 'PROJECT'}'"
     return "ok"
 
 

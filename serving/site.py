@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 from features.errors import AnabranchError
 from features.keys import key_text
-from serving.access import Caller
+from serving.access import Caller, only_seen, sees
 from serving.context import Context
 from serving.facts import Facts, Missing
 from serving.home_page import home
@@ -73,13 +73,13 @@ class Site:
     async def _page(self, request: Request, caller: Caller | None) -> Response:
         parts = [part for part in request.path.split("/", 4)[2:] if part]
         if request.path == "/" or not parts:
-            shown = [served for served in self._live if caller is None or caller.may(served.project.name, "catalogue")]
+            shown = [served for served in self._live if sees(caller, served.project.name)]
             found = await asyncio.gather(*[self.facts.brief(served) for served in shown])
-            return _html("Anabranch", home(found, self._live.broken if caller is None else {}))
-        served = self._served(parts[0])
-        name = served.project.name
+            return _html("Anabranch", home(found, only_seen(caller, self._live.broken)))
+        name = parts[0]
         if caller is not None:
             caller.require(name, "catalogue")
+        served = self._served(name)
         match parts[1:]:
             case []:
                 return _html(name, product(await self.facts.whole(served)), (path("projects", name), name))

@@ -25,6 +25,13 @@ from tests.serving_fakes import NOW, PROJECTS, Bench, bench
 HEART = "/v1/projects/heart_disease"
 PREDICT = b'{"features": {"age": 45}}'
 BROWSERS = 'Basic realm="anabranch: an API key as the password", charset="UTF-8"'
+SHOP = """
+from features import Count, FeatureView, Label, Model, Project, Source
+
+visits = Source(name="visits", topic="visits", id="visit_id", time="at", schema="visit_id STRING, person STRING, at TIMESTAMP, paid INT")
+seen = FeatureView(name="seen", source=visits, key="person", features={"visits": Count()})
+project = Project(name="shop", views=(seen,), label=Label(source=visits, key="person", target="paid > 0"), model=Model())
+"""
 ISSUER = Issuer(name="https://issuer", audience="anabranch")
 PRIVATE, PUBLIC = pair()
 
@@ -158,6 +165,51 @@ def test_expired_and_forged_tokens_are_401_with_a_reason(secured: Secured, forge
     status, problem, _ = secured.predict(forged)
     assert (status, reason in problem["detail"]) == (401, True), problem
     assert forged not in problem["detail"]
+
+
+def test_names_of_projects_are_told_to_those_who_may_see_them(secured: Secured, tmp_path: Path) -> None:
+    declared = tmp_path / "declared"
+    declared.mkdir()
+    (declared / "shop.py").write_text(SHOP)
+    (declared / "torn.py").write_text("project = ")
+    app = secured.bench.app = create_app(replace(secured.bench.app._context, folders=(PROJECTS, declared)))
+    app.live.refresh()
+    heart, everywhere, blind = secured.key(), secured.key("*"), secured.key("*", rights=["predict"])
+
+    def told(path: str, credentials: str = "", method: str = "GET") -> tuple[int, set[str]]:
+        status, said, _ = secured.ask(method, path, credentials, PREDICT)
+        return status, {name for name in ("heart_disease", "shop", "torn") if name in json.dumps(said)}
+
+    for name in ("shop", "torn", "nobody"):  # there is one, or one that is broken, or none: all the same to who has no right
+        status, problem, _ = secured.ask("GET", f"/v1/projects/{name}", heart)
+        assert (status, problem["detail"]) == (403, f"key {heart.split('_')[1]} has no right to catalogue for {name}: ask for a key or token that has")
+        page = asyncio.run(app.handle(Request("GET", f"/projects/{name}", api_key=heart)))
+        assert (page.status, b"has no right to catalogue" in page.body) == (403, True)
+    assert told("/v1/projects/nobody", everywhere) == (404, {"heart_disease", "shop"})
+    assert told("/v1/projects/torn", everywhere) == (503, {"torn"})
+    assert told("/v1/projects/nobody/predict", blind, "POST") == (404, set())
+
+    seen: list[tuple[str, set[str]]] = [("", set()), ("anb_made_up", set()), (blind, set()), (heart, {"heart_disease"})]
+    for sent, names in [*seen, (everywhere, {"heart_disease", "shop", "torn"})]:
+        status, document, _ = secured.ask("GET", "/readyz", api_key=sent)
+        assert (status, {*document["projects"], *document["broken"]}) == (200, names)
+    assert told("/v1/projects", everywhere)[1] == {"heart_disease", "shop", "torn"}
+    assert told("/v1/projects", heart)[1] == {"heart_disease"}
+
+    secured.bench.registry.version = None
+    app.live.refresh()
+    assert told("/readyz") == (503, set())
+    assert told("/readyz", heart) == (503, {"heart_disease"})
+
+
+def test_who_may_see_nothing_is_not_told_which_project_cannot_be_read(secured: Secured) -> None:
+    def away(project: str) -> None:
+        raise AnabranchError(f"MLflow has no {project}")
+
+    secured.bench.registry.roles = away  # type: ignore[method-assign, assignment]
+    secured.bench.app.live.refresh()
+    assert secured.ask("GET", "/readyz")[1]["model"] == "the model of a project cannot be read"
+    assert secured.ask("GET", "/readyz", secured.key())[1]["model"] == "MLflow has no heart_disease"
 
 
 def test_damaged_file_of_keys_leaves_the_last_good_ones(secured: Secured) -> None:
