@@ -12,6 +12,7 @@ import numpy as np
 from features.declaration import Project
 from features.errors import UnavailableError, ViewUnavailableError
 from features.times import parse_time
+from serving.access import Access
 from serving.app import Application, create_app
 from serving.context import Context
 from serving.http import Request, Response
@@ -187,7 +188,7 @@ class Bench:
         return asyncio.run(self.app.handle(Request(method, path, b"" if body is None else sent, content_type)))
 
 
-def bench(folder: Path, features: Sequence[str], settings: ServingSettings | None = None) -> Bench:
+def bench(folder: Path, features: Sequence[str], settings: ServingSettings | None = None, access: Access | None = None) -> Bench:
     """A server over the declarations in `folder`, its projects looked at once."""
     store, registry, topics, kept = Store(), Registry(features), Topics(), list[Measure]()
 
@@ -205,6 +206,7 @@ def bench(folder: Path, features: Sequence[str], settings: ServingSettings | Non
         future_skew_seconds=300,
         clock=lambda: NOW,
         keep=keep,
+        access=access,
     )
     app = create_app(context)
     app.live.refresh()

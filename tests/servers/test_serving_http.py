@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
+from stores.keys import RIGHTS, ApiKeys
 from tests.conftest import free_ports
+from tests.serving_fakes import NOW
 
 PREDICT = "/v1/projects/heart_disease/predict"
 JSON = {"content-type": "application/json"}
@@ -36,6 +38,10 @@ class Running:
             return response.status, dict(response.getheaders()), response.read()
         finally:
             connection.close()
+
+    def said(self) -> Any:
+        """What the server wrote when it stopped."""
+        return json.loads(self.told.read_text())
 
 
 @pytest.fixture
@@ -107,7 +113,7 @@ def test_stopping_publishes_what_is_buffered_and_loses_no_answer(running: Runnin
         caller.join()
     assert running.process.wait(20) == 0
     assert set(answered) == {200}
-    assert int(running.told.read_text()) >= len(answered)
+    assert running.said()["messages"]["predictions.heart_disease"] >= len(answered)
 
 
 def test_server_stops_in_time_although_a_store_never_answers(tmp_path: Path) -> None:
@@ -143,11 +149,20 @@ def test_port_that_is_taken_is_told_in_one_line(running: Running, tmp_path: Path
 
 
 def test_whatever_the_openapi_page_allows_or_forbids_is_answered_as_it_says(tmp_path: Path) -> None:
-    """Schemathesis sends what the page's schemas allow and what they forbid: no 5xx, answers as typed, what is forbidden is a 4xx."""
-    with started(tmp_path, body_bytes=4_000_000) as running:
+    """Schemathesis sends what the page's schemas allow and what they forbid, with a key, without one and with a wrong one.
+
+    No 5xx, answers as typed, what is forbidden is a 4xx, and whatever is refused changes nothing.
+    """
+    key = ApiKeys(tmp_path / "keys.json").add("*", NOW, rights=RIGHTS)[1]
+    with started(tmp_path, body_bytes=4_000_000, auth="on") as running:
         command = [str(Path(sys.executable).parent / "schemathesis"), "run", f"http://127.0.0.1:{running.port}/openapi.json"]
         # Not all rules of events fit a schema (a time in the future): there a request that fits may be refused.
         command += ["--phases", "examples,coverage,fuzzing", "--max-examples", "10", "--exclude-checks", "positive_data_acceptance"]
+        command += ["--header", f"Authorization: Bearer {key}", "--workers", "1"]
         command += ["--seed", "7", "--no-color", "--generation-database", "none"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-6000:]
+    said = running.said()
+    assert said["changing"] == []
+    assert said["refused"] > 100
+    assert set(said["messages"]) == {"predictions.heart_disease", "exams", "diagnoses", "bracelet-feed"}  # what is good was taken
