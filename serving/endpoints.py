@@ -111,6 +111,9 @@ class Endpoints:
         document: dict[str, Any] = {"key": shown_key(key)}
         for name in ("score", "label", "model_version", "batch_version", "as_of", "layer"):
             document[name] = shown(row.get(name), TIMESTAMP if name == "as_of" else STRING)
+        document["degraded"] = row.get("degraded") is not None
+        if document["degraded"]:
+            document["degraded_reason"] = row["degraded"]
         document["features"] = shown_features(project, row)
         return json_response(document)
 

@@ -248,9 +248,11 @@ def _scores_answer(project: Project) -> Schema:
     moment: Schema = {"type": ["string", "null"], "format": "date-time"}
     versions: Schema = {"model_version": {"type": ["string", "null"]}, "batch_version": {"type": ["integer", "null"]}, "as_of": moment}
     layer: Schema = {"type": ["string", "null"], "description": "Which channel wrote the row last: batch or speed"}
-    scored: Schema = {"score": _PREDICTION["properties"]["score"], "label": {"type": ["string", "null"]}, **versions, "layer": layer}
+    degraded = _PREDICTION["properties"]["degraded"]
+    scored: Schema = {"score": _PREDICTION["properties"]["score"], "label": {"type": ["string", "null"]}, **versions, "layer": layer, "degraded": degraded}
     values: Schema = {"type": "object", "properties": _feature_properties(project)}
-    return {"type": "object", "required": ["key", *scored, "features"], "properties": {"key": _shown_key(project), **scored, "features": values}}
+    shown = {"key": _shown_key(project), **scored, "degraded_reason": _PREDICTION["properties"]["degraded_reason"], "features": values}
+    return {"type": "object", "required": ["key", *scored, "features"], "properties": shown}
 
 
 def _event(source: Source, project: Project) -> Schema:

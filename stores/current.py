@@ -55,7 +55,7 @@ def rows_of(project: Project, found: Sequence[Answer], scorer: Scorer | None, la
         keys = {name: value for name, value in answer.key.items() if name not in types and name != "key"}
         features = {name: cql_value(value, types[name]) for name, value in answer.values.items()}
         versions = {"model_version": scorer.version if scorer else None, "batch_version": answer.batch_version}
-        said = {"score": score, "label": label, **versions, "as_of": from_micros(answer.as_of), "layer": layer}
+        said = {"score": score, "label": label, **versions, "as_of": from_micros(answer.as_of), "layer": layer, "degraded": answer.degraded}
         rows.append({"key": key_text(project.keys, answer.key), **keys, **features, **said, **more})
     return rows
 
@@ -121,4 +121,5 @@ def _message(row: dict[str, Any]) -> str:
     moment = row["as_of"]
     names = ("key", "score", "label", "model_version", "batch_version", "layer")
     beside = {name: row[name] for name in ("online_score",) if name in row}
-    return json.dumps({**{name: row[name] for name in names}, **beside, "as_of": format_time(int(moment.timestamp() * 1_000_000))})
+    shown = {"as_of": format_time(int(moment.timestamp() * 1_000_000)), "degraded": row["degraded"] is not None}
+    return json.dumps({**{name: row[name] for name in names}, **beside, **shown})

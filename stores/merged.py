@@ -25,8 +25,8 @@ from stores.views import Views, current_columns
 
 
 def merged_schema(project: Project) -> str:
-    """The columns of merged rows: those of the current rows, and `degraded`: why the features may not be exact, NULL when they are."""
-    columns = {"key": "STRING", **current_columns(project), "degraded": "STRING"}
+    """The columns of merged rows: those of the current rows."""
+    columns = {"key": "STRING", **current_columns(project)}
     return ", ".join(f"`{name}` {kind}" for name, kind in columns.items())
 
 
@@ -41,8 +41,7 @@ def merger(views: ViewsSettings, models: ModelsSettings, project: Project) -> Me
         version = registry.champion(project.name) if project.model is not None else None
         scorer = None if version is None else registry.scorer(project.name, version)
         found = answers.features(project, [key_values(project.keys, key) for key in keys], at)
-        for row, answer in zip(rows_of(project, found, scorer, "merged"), found, strict=True):
-            yield {**row, "degraded": answer.degraded}
+        yield from rows_of(project, found, scorer, "merged")
 
     return merge
 

@@ -1,6 +1,6 @@
 """Tables of Spark SQL in the namespace ``anabranch``: current rows in Cassandra, the lake's history, answers at a time.
 
-    anabranch.<project>_current             every feature, score, versions, as_of, layer
+    anabranch.<project>_current             every feature, score, versions, as_of, layer, degraded
     anabranch.<project>_scores              the same rows without their features, so that less is read
     anabranch.<project>_events_<source>     every landed event as it came, duplicates too
     anabranch.<project>_predictions         what serving answered, where the project has a model
@@ -26,7 +26,7 @@ from stores.views import Views, current_table
 
 NAMESPACE = "anabranch"
 _FORMAT = "anabranch"
-_SAID = ("score", "label", "model_version", "batch_version", "as_of", "layer")
+_SAID = ("score", "label", "model_version", "batch_version", "as_of", "layer", "degraded")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
     <project>__<view>__b<version>       key -> states, extras                          dropped when two versions old
     <project>__<view>__w<fingerprint>   (key) slot, tile_start -> state, extra         wide tiles; TTL beyond the rollback horizon
     <project>__<view>__f<fingerprint>   (key) tile_start, slot -> state, extra         fine tiles of views that have them
-    <project>_current                   key -> every feature, score, versions, as_of, layer
+    <project>_current                   key -> every feature, score, versions, as_of, layer, degraded
     manifest                            project -> current and previous batch version
     batch_versions                      project, version: numbers that builds took
 
@@ -73,10 +73,13 @@ def current_table(project: str) -> str:
 
 
 def current_columns(project: Project) -> dict[str, DataType]:
-    """What a current row has beside `key`: the project's keys, every feature, score and versions. Merged rows have the same."""
+    """What a current row has beside `key`, and merged rows too: the project's keys, every feature, score, versions, and `degraded`: why features
+    may not be exact, NULL when they are.
+    """  # fmt: skip
     features = {column.name: column.type for column in project.columns}
     keys = {name: STRING for name in project.keys if name not in features and name != "key"}
-    said = {"score": "DOUBLE", "label": "INT", "model_version": "STRING", "batch_version": "BIGINT", "as_of": "TIMESTAMP", "layer": "STRING"}
+    versions = {"model_version": "STRING", "batch_version": "BIGINT"}
+    said = {"score": "DOUBLE", "label": "INT", **versions, "as_of": "TIMESTAMP", "layer": "STRING", "degraded": "STRING"}
     return {**keys, **features, **{name: DataType(kind) for name, kind in said.items()}}
 
 

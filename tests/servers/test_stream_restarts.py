@@ -1,4 +1,4 @@
-"""Restarts of the stream in one process: a lost checkpoint, a changed declaration, duplicates in several partitions, retirement."""
+"""The stream in one process: a lost checkpoint, a changed declaration, duplicates in several partitions, retirement."""
 
 import json
 import shutil
@@ -8,15 +8,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from pyspark.sql import SparkSession
 
 from features import Count, FeatureView, Max, Project, Source, Sum
-from features.times import SECOND, floor_to, format_time
+from features.times import DAY, SECOND, floor_to, format_time
 from jobs.context import Context
 from jobs.processes import wait_until
 from jobs.settings import Settings
-from speed.views import Channel, checkpoint, start, starting_offsets
+from speed.views import Channel, checkpoint, scores_topic, start, starting_offsets
 from stores.answers import now_micros
 from stores.manifest import Manifest
 from stores.retirement import needed_since, retire_tiles
@@ -109,6 +109,17 @@ def values(context: Context, project: Project) -> list[dict[str, object]]:
     return [dict(answer.values) for answer in found]
 
 
+def records(context: Context, topic: str) -> list[Any]:
+    """All that a topic of one partition holds."""
+    consumer, place = KafkaConsumer(bootstrap_servers=context.settings.bus.bootstrap_servers, consumer_timeout_ms=30_000), TopicPartition(topic, 0)
+    try:
+        consumer.assign([place])
+        consumer.seek_to_beginning(place)
+        return [next(consumer) for _ in range(consumer.end_offsets([place])[place])]
+    finally:
+        consumer.close(autocommit=False)
+
+
 def test_a_lost_checkpoint_is_replayed_from_a_slot_boundary_and_gives_the_same_tiles(context: Context) -> None:
     project = declare()
     publish(context, project.name, range(60))
@@ -182,3 +193,24 @@ def test_retired_tiles_are_gone_and_no_answer_changes_even_after_a_rollback(cont
     # The version before needs what arrived since its own cut, and all of it is there.
     assert sum(int(str(found["n_1h"])) for found in values(context, project)) == 60
     assert retire_tiles(context.views, project, since) == 0
+
+
+def test_a_current_row_says_when_its_answer_is_degraded_and_no_more_when_it_is_not(context: Context) -> None:
+    project = declare()
+    publish(context, project.name, range(6))
+    drain(context, project)
+    views, first = context.views, cut_over(context, project)
+    manifest = views.manifest(project.name)
+    assert manifest is not None
+    # As if that version were of the day before, and could not be late.
+    views.swap(replace(manifest, cut=first - DAY, slack=0), manifest, manifest)
+    for numbers, degraded in ((range(6, 9), True), (range(9, 12), False)):
+        publish(context, project.name, numbers)
+        drain(context, project)
+        row = views.current(project, "t0")
+        assert row is not None
+        assert ("is too old for window 1h" in str(row["degraded"])) == degraded
+        assert (row["degraded"] is None) != degraded
+        told = [json.loads(record.value) for record in records(context, scores_topic(project.name))]
+        assert [message["degraded"] for message in told if message["key"] == "t0"][-1] == degraded
+        cut_over(context, project)
