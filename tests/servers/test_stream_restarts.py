@@ -1,4 +1,4 @@
-"""The stream in one process: a lost checkpoint, a changed declaration, duplicates in several partitions, retirement."""
+"""The stream in one process: a lost checkpoint, a changed declaration, duplicates in several partitions, retirement, what a micro-batch takes."""
 
 import json
 import shutil
@@ -193,6 +193,20 @@ def test_retired_tiles_are_gone_and_no_answer_changes_even_after_a_rollback(cont
     # The version before needs what arrived since its own cut, and all of it is there.
     assert sum(int(str(found["n_1h"])) for found in values(context, project)) == 60
     assert retire_tiles(context.views, project, since) == 0
+
+
+def test_a_micro_batch_takes_no_more_than_it_may_and_its_state_lies_in_rocksdb(context: Context) -> None:
+    project = declare()
+    publish(context, project.name, range(50))
+    reading, _ = queries = start(context.spark, replace(short(context), most_offsets=8), project)
+    for query in queries:
+        query.awaitTermination()
+    done = [json.loads(progress.json) for progress in reading.recentProgress]
+    rows = [found["numInputRows"] for found in done]
+    assert (sum(rows), max(rows)) == (50, 8)
+    operators = done[-1]["stateOperators"]
+    assert len(operators) == 2
+    assert all(found["customMetrics"]["rocksdbBytesCopied"] >= 0 for found in operators)
 
 
 def test_a_current_row_says_when_its_answer_is_degraded_and_no_more_when_it_is_not(context: Context) -> None:
