@@ -1,4 +1,4 @@
-"""Tiles of the stream, where edges meet."""
+"""Tiles of the stream: where edges meet, and how many of them an answer reads."""
 
 from datetime import UTC
 
@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
-from features import DecayedMean, DecayedSum, FeatureView
+from features import Count, DecayedMean, DecayedSum, FeatureView
 from features.merge import Tiles, merge
-from features.spark import tiles
-from features.times import DAY, MINUTE, SECOND, floor_to, from_micros, to_micros
+from features.spark import pieces_of, tiles
+from features.times import DAY, HOUR, MINUTE, SECOND, floor_to, from_micros, to_micros
+from stores.views import _fine_starts
 from tests import oracle
 from tests.law import START, source
 from tests.oracle import Event
@@ -30,3 +31,38 @@ def test_an_event_ahead_of_its_arrival_on_the_edge_of_a_tile_weighs_as_those_tha
     at = edge + 7 * MINUTE
     found = merge(view, None, Tiles(np.array([start]), np.array([tile["state"]])), at)
     assert found.values == pytest.approx(oracle.answer(view, [ahead, after], "a", at))
+
+
+def rows_read(spark: SparkSession, a_minute: int, late: str = "0", ahead: str = "FALSE") -> tuple[int, int]:
+    """How many wide and fine tiles an answer reads of a key with so many events a minute, 26 hours after the cut.
+
+    `late` is SQL giving the seconds by which event number `id` comes late, `ahead` SQL saying whether its time lies a minute ahead of its arrival.
+    """
+    view = FeatureView(name="busy", source=source, key="key", windows=("1h", "1d", "7d"), features={"n": Count()})
+    at = START + 26 * HOUR + 17 * MINUTE
+    count, step = (at - START) // MINUTE * a_minute, MINUTE // a_minute
+    arrival, back = f"{START} + id * {step}", f"CASE WHEN {ahead} THEN -60 ELSE {late} END"
+    events = spark.range(count).selectExpr(
+        "CAST(id AS STRING) AS id", "'a' AS key", f"timestamp_micros({arrival} - ({back}) * {SECOND}) AS time", f"timestamp_micros({arrival}) AS _arrival"
+    )
+    pieces = pieces_of([view])
+    found = [(pieces[row["piece"]].fine, to_micros(row["tile_start"].astimezone(UTC))) for row in tiles([view], events, HOUR // SECOND).collect()]
+    asked = set(_fine_starts(view, at))
+    return sum(not fine for fine, _ in found), sum(fine and start in asked for fine, start in found)
+
+
+@pytest.mark.parametrize("a_minute", [1, 10, 100])
+def test_an_answer_reads_tens_of_rows_however_many_events_a_key_has(spark: SparkSession, a_minute: int) -> None:
+    # A wide row an hour, and the fine ones of the hour that the tail of the short window lies within.
+    assert rows_read(spark, a_minute) == (27, 9)
+    # Every twentieth event comes up to an hour late: its tile is another in the slot of its arrival.
+    wide, fine = rows_read(spark, a_minute, late="IF(id % 20 = 0, id * 37 % 3600, 0)")
+    assert 27 < wide <= 2 * 27
+    assert 9 <= fine <= 2 * 9
+
+
+def test_an_event_ahead_of_its_arrival_costs_a_row_and_no_more(spark: SparkSession) -> None:
+    wide, fine = rows_read(spark, 1, ahead="id % 50 = 7")
+    ahead = len(range(7, 26 * 60 + 17, 50))
+    assert (wide, fine) == (27 + ahead, 9)
+    assert wide + fine < 100
