@@ -23,6 +23,7 @@ from features.spark import key_column
 from features.times import from_micros
 from speed.views import Channel, timed
 from stores.answers import Answer, Answers, now_micros
+from stores.copies import distinct
 from stores.events import good_events
 from stores.measures import Measure, Measures
 from stores.models import Scorer
@@ -147,7 +148,7 @@ class Learning:
         return after, compared, version or ""
 
     def _examples(self, since: Mapping[int, int], upto: Mapping[int, int]) -> list[Example]:
-        """Labels of the topic's messages in [since, upto), in the order of their arrival, each id once."""
+        """Labels of the topic's messages in [since, upto), in the order of their arrival, each id once: its first arrival."""
         channel, project, label = self._channel, self._project, self._project.label
         if label is None:
             raise AnabranchError(f"project {project.name!r} has no label: online learning needs one")
@@ -158,7 +159,7 @@ class Learning:
         options["assign"] = json.dumps({topic: sorted(upto)})
         messages = self._spark.read.format("kafka").options(**options).load()
         events = good_events(project, label.source, messages, channel.times, channel.suites(project).get(label.source.name))
-        return _collected(label, events.dropDuplicates([label.source.id]))
+        return _collected(label, distinct(label.source, events))
 
 
 def _collected(label: Label, events: DataFrame) -> list[Example]:

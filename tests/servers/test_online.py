@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kafka import KafkaProducer
 from pyspark.sql import SparkSession
 
 from batch.landing_topics import land
@@ -181,3 +182,22 @@ def test_a_label_of_before_what_was_folded_already_counts_as_approximate(school:
     school.label([list(school.x)[-1]], ago=MINUTE + 10 * SECOND)
     school.drain()
     assert (school.model.learnt - before.learnt, school.model.approximate - before.approximate) == (1, 1)
+
+
+def test_of_copies_of_a_label_in_several_partitions_the_first_arrival_is_learnt(servers: Settings, spark: SparkSession) -> None:
+    name = f"copied_{uuid.uuid4().hex[:8]}"
+    told = Source(name="labels", topic=name, id="id", time="at", schema="id STRING, who STRING, at TIMESTAMP, big INT")
+    view = FeatureView(name="seen", source=told, key="who", features={"labels": Count()})
+    project = Project(name=name, views=(view,), label=Label(source=told, key="who", target="big"), model=Model(online=Online()))
+    context = Context(servers)
+    context.bus.ensure_topics([name], partitions=3)
+    producer = KafkaProducer(bootstrap_servers=servers.bus.bootstrap_servers)
+    for i in range(12):
+        # The first copy lies in another partition each time, and says another value.
+        for place, big in (((i + 1) % 3, 1), (i % 3, 2), ((i + 2) % 3, 3)):
+            message = json.dumps({"id": f"l{i}", "who": f"t{i}", "at": format_time(now_micros() - SECOND), "big": big}).encode()
+            stamp = producer.send(name, value=message, partition=place).get(30).timestamp
+            assert wait_until(lambda stamp=stamp: now_micros() // 1000 > stamp, 5)  # type: ignore[misc]
+    producer.close()
+    examples = Learning(spark, context.channel(once=True), project)._examples({}, context.bus.ends(name))
+    assert [(example.key, example.target) for example in examples] == [(f"t{i}", 1.0) for i in range(12)]
