@@ -4,9 +4,10 @@ import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from features.declaration import Project
-from features.errors import MisuseError
+from features.errors import AnabranchError, MisuseError
 from features.loading import list_projects
 from jobs.inspect_verbs import AsJson
 from jobs.processes import told_to_stop
@@ -46,7 +47,7 @@ def stream(names: Names = None, once: Annotated[bool, typer.Option("--once", hel
             if time.monotonic() - told >= _TOLD_EVERY:
                 told = time.monotonic()
                 for snapshot in found:
-                    steps.step(snapshot.line())
+                    steps.step(escape(snapshot.line()))
         running.stop()
         found = running.look()
     finally:
@@ -54,6 +55,9 @@ def stream(names: Names = None, once: Annotated[bool, typer.Option("--once", hel
             metrics.close()
         context.close()
     _report(as_json, projects, found)
+    failed = [f"{snapshot.project}.{snapshot.source} ({snapshot.failure})" for snapshot in found if snapshot.failed]
+    if failed:
+        raise AnabranchError(f"given up: {', '.join(failed)}: mend what it says and start the stream again, which goes on from its checkpoint")
 
 
 def _projects(context: "Context", names: list[str]) -> list[Project]:
@@ -72,6 +76,9 @@ def _report(as_json: bool, projects: list[Project], found: list["Snapshot"]) -> 
     events, asked = (sum(snapshot.events for snapshot in found if snapshot.unit == unit) for unit in ("events", "requests"))
     views = sum(len(project.views) for project in projects)
     value: dict[str, object] = {"projects": [project.name for project in projects], "views": views, "events": events, "requests": asked}
+    failed = {f"{snapshot.project}.{snapshot.source}": snapshot.failure for snapshot in found if snapshot.failed}
+    if failed:
+        value["failed"] = failed
     if len(projects) == 1:
         value["project"] = projects[0].name
     answered = f", {asked:,} score requests answered" if asked else ""

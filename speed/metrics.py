@@ -8,7 +8,8 @@ from speed.progress import Snapshot
 
 _LOOPBACK = "127.0.0.1"
 _WHAT = {
-    "running": "1 while the query runs, 0 while it waits for a server.",
+    "running": "1 while the query runs, 0 while it waits for a server or was given up.",
+    "failed": "1 when the query was given up, because it failed again and again while every server was there.",
     "events": "Events read since the process started.",
     "events_per_second": "Rate of the last seconds.",
     "state_rows": "Rows of state: remembered ids and open tiles.",

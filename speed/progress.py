@@ -16,11 +16,13 @@ class Snapshot:
     """One query at one moment. `lag`: messages not read yet, by partition; `seconds`: of its last micro-batch.
 
     `source` and `events` of queries that answer score requests or learn are their own name, and requests or labels.
+    `failure`: why the query was given up, None while it is not.
     """
 
     project: str
     source: str
     running: bool = True
+    failure: str | None = None
     events: int = 0
     events_per_second: float = 0.0
     lag: Mapping[int, int] = field(default_factory=dict)
@@ -31,14 +33,19 @@ class Snapshot:
     restarts: int = 0
     unit: str = "events"
 
+    @property
+    def failed(self) -> bool:
+        """Was the query given up?"""
+        return self.failure is not None
+
     def line(self) -> str:
         """For people."""
         lag = " ".join(f"{partition}:{behind:,}" for partition, behind in sorted(self.lag.items())) or "unknown"
         held = f"  state {self.state_rows:,} rows {self.state_bytes / 2**20:,.1f} MiB  open slots {self.open_slots}" if self.unit == "events" else ""
-        waiting = "" if self.running else "  WAITING for a server"
+        still = f"  FAILED: {self.failure}" if self.failed else "" if self.running else "  WAITING for a server"
         return (
             f"{self.project}.{self.source}  {self.events:,} {self.unit}, {self.events_per_second:,.0f}/s  lag {lag}"
-            f"{held}  micro-batch {self.seconds:.2f} s{waiting}"
+            f"{held}  micro-batch {self.seconds:.2f} s{still}"
         )
 
 

@@ -1,6 +1,6 @@
 """Streams of several projects in one process, and what answers their score requests, kept running: a query that fails
-because a server is away is started again from its checkpoint, for as long as it takes; the others go on meanwhile. Any
-other failure ends the stream.
+because a server is away is started again from its checkpoint, for as long as it takes; the others go on meanwhile. One that
+fails for another reason again and again is given up, and the others still go on.
 """  # fmt: skip
 
 import logging
@@ -15,11 +15,10 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from features.declaration import Project
 from features.errors import UnavailableError
-from features.times import SECOND
 from speed import online, requests
 from speed.progress import Meter, Snapshot
+from speed.retiring import Retiring
 from speed.views import Channel, fed_sources, prepare, start_source
-from stores.retirement import needed_since, retire_tiles
 
 log = logging.getLogger(__name__)
 _LONGEST_WAIT = 10.0
@@ -29,13 +28,14 @@ _AWAY = re.compile(
     r"|NoConnectionsAvailable|Connection(Exception|Shutdown| refused)|TimeoutException|DisconnectException|BrokerNotAvailable|NETWORK_EXCEPTION"
     r"|KafkaTimeoutError|NoBrokersAvailable|UnknownTopicOrPartition"
 )
-_RETIRE_EVERY, _LAG_EVERY = 60.0, 5.0
+_RAISED = re.compile(r"^(?:Caused by: )?[\w.]*(?:Error|Exception): (.*\S)", re.MULTILINE)
+_LAG_EVERY = 5.0
 _LAST_BATCH = 10.0  # seconds; Spark meets the interruption of a micro-batch with a thousand lines of stack
 
 
 @dataclass
 class _Kept:
-    """One query, or the moment at which it is to be started again."""
+    """One query, or the moment at which it is to be started again, or why it is not."""
 
     project: Project
     name: str
@@ -46,10 +46,16 @@ class _Kept:
     again_at: float = 0.0
     wait: float = 0.5
     failures: int = 0
+    failure: str | None = None
     restarts: int = 0
     lag: dict[int, int] | None = None
     rate: float = 0.0
     counted: tuple[float, int] = (0.0, 0)
+
+    @property
+    def lives(self) -> bool:
+        """Does it run, is it to be started, or has it a failure that was not looked at yet?"""
+        return self.failure is None and (self.query is None or self.query.isActive or self.query.exception() is not None)
 
 
 class Running:
@@ -58,53 +64,62 @@ class Running:
     def __init__(self, spark: SparkSession, channel: Channel, projects: Sequence[Project]) -> None:
         self._channel, self._projects = channel, projects
         self._kept = [kept for project in projects for kept in _queries(spark, channel, project)]
-        self._retired: dict[str, int] = {}
-        self._retire_at = self._lag_at = 0.0
+        self._retiring = None if channel.trigger is None else Retiring(channel.views, projects)
+        self._lag_at = 0.0
+        self._stopped = False
 
     def start(self) -> list[str]:
-        """Start every query; returns their names. What cannot be started is an error here, and waited for later."""
+        """Start every query; returns their names. A server that is away is an error here, and waited for later."""
         for project in self._projects:
-            _prepare(self._channel, project)
+            try:
+                _prepare(self._channel, project)
+            except Exception as error:  # noqa: BLE001 - `_not_started` tells absence from error
+                self._not_started([kept for kept in self._kept if kept.project is project], error)
         for kept in self._kept:
-            kept.query = None if self._held(kept) else kept.begin()
+            if not kept.failures and kept.failure is None and not self._held(kept):
+                try:
+                    kept.query = kept.begin()
+                except Exception as error:  # noqa: BLE001 - as above
+                    self._not_started([kept], error)
+        if self._retiring is not None:
+            self._retiring.start()
         return [f"{kept.project.name}.{kept.name}" for kept in self._kept]
 
     @property
     def active(self) -> bool:
         """Is there a query that runs or is to be started again?"""
-        return any(kept.query is None or kept.query.isActive for kept in self._kept)
+        return any(kept.lives for kept in self._kept)
 
     def look(self) -> list[Snapshot]:
-        """Read progress, start again what failed because a server was away, retire tiles now and then.
-
-        Raises the error of a query that failed for another reason, or of any when the channel only drains.
-        """
+        """Read progress and, before the end, start again what failed. A query whose failure is nobody's absence is given up at its third time in a
+        row, and when the channel only drains at once; its snapshot says why.
+        """  # fmt: skip
         for kept in self._kept:
             if kept.query is not None:
                 self._check(kept, kept.query)
-            elif not self._held(kept):
+            elif kept.failure is None and not self._stopped and not self._held(kept):
                 self._revive(kept)
-        if self._channel.trigger is not None and time.monotonic() >= self._lag_at:
+        if self._channel.trigger is not None and not self._stopped and time.monotonic() >= self._lag_at:
             self._lag_at = time.monotonic() + _LAG_EVERY
             self._measure()
-        if self._channel.trigger is not None and time.monotonic() >= self._retire_at:
-            self._retire_at = time.monotonic() + _RETIRE_EVERY
-            self._retire()
         return [self._snapshot(kept) for kept in self._kept]
 
     def stop(self) -> None:
         """Stop every query when it has ended its micro-batch; what one that takes too long has not finished is done again at the next start."""
+        self._stopped = True
         deadline = time.monotonic() + _LAST_BATCH
         for query in [kept.query for kept in self._kept if kept.query is not None]:
             done = _batches(query)
             while query.isActive and _works(query) and _batches(query) == done and time.monotonic() < deadline:
                 time.sleep(0.02)
             query.stop()
+        if self._retiring is not None:
+            self._retiring.stop()
 
     def _held(self, kept: _Kept) -> bool:
         """A drain folds all events first: then labels find the features that they should."""
-        others = [other.query for other in self._kept if other.name != online.NAME]
-        return self._channel.trigger is None and kept.name == online.NAME and any(query is None or query.isActive for query in others)
+        others = (other for other in self._kept if other.name != online.NAME)
+        return self._channel.trigger is None and kept.name == online.NAME and any(other.lives for other in others)
 
     def _check(self, kept: _Kept, query: StreamingQuery) -> None:
         before = kept.meter.events
@@ -119,20 +134,40 @@ class Running:
     def _revive(self, kept: _Kept) -> None:
         if time.monotonic() < kept.again_at:
             return
+        missing = next((other.name for other in self._kept if other.project is kept.project and other.failure is not None), None)
+        if self._channel.trigger is None and kept.name == online.NAME and missing is not None:
+            self._give_up(kept, f"labels are learnt after the events, and {missing} failed")
+            return
         try:
             _prepare(self._channel, kept.project)
             kept.query = kept.begin()
         except Exception as error:  # noqa: BLE001 - whatever a client raises: `_failed` tells absence from error
             self._failed(kept, error)
 
-    def _failed(self, kept: _Kept, error: Exception) -> None:
-        kept.failures += not (_is_absence(error) or self._somebody_is_away(kept.project))
-        if self._channel.trigger is None or kept.failures >= _HOPELESS:
+    def _not_started(self, all_kept: Sequence[_Kept], error: Exception) -> None:
+        """Raise when somebody is away: whoever starts a stream is there to see it. Anything else is that of these queries alone."""
+        if _is_absence(error) or self._somebody_is_away(all_kept[0].project):
             raise error
+        for kept in all_kept:
+            self._failed(kept, error)
+
+    def _failed(self, kept: _Kept, error: Exception) -> None:
+        drains = self._channel.trigger is None
+        kept.failures += drains or not (_is_absence(error) or self._somebody_is_away(kept.project))
+        if drains or kept.failures >= _HOPELESS:
+            self._give_up(kept, _reason(error), error)
+            return
         kept.restarts += 1
         kept.again_at = time.monotonic() + kept.wait
         log.warning("stream of %s.%s failed and starts again in %.1f s: %s", kept.project.name, kept.name, kept.wait, _reason(error))
         kept.wait = min(2 * kept.wait, _LONGEST_WAIT)
+
+    @staticmethod
+    def _give_up(kept: _Kept, reason: str, error: Exception | None = None) -> None:
+        kept.failure = reason
+        log.error(
+            "stream of %s.%s failed and is given up: %s", kept.project.name, kept.name, reason, exc_info=error if log.isEnabledFor(logging.INFO) else None
+        )
 
     def _somebody_is_away(self, project: Project) -> bool:
         """Whatever an error says: is Cassandra or Kafka away at this moment?"""
@@ -156,25 +191,13 @@ class Running:
                 continue
             kept.lag = {partition: max(0, end - kept.meter.offsets.get(partition, 0)) for partition, end in ends.items()} if kept.meter.offsets else None
 
-    def _retire(self) -> None:
-        for project in self._projects:
-            try:
-                since = needed_since(self._channel.views.manifest(project.name))
-                if since is not None and since > self._retired.get(project.name, 0):
-                    keys = retire_tiles(self._channel.views, project, since)
-                    self._retired[project.name] = since
-                    log.info("retired tiles project=%s before=%s keys=%s", project.name, since // SECOND, keys)
-            except Exception as error:
-                if not _is_absence(error):
-                    raise
-                log.warning("tiles of %s are retired later: %s", project.name, error)
-
     def _snapshot(self, kept: _Kept) -> Snapshot:
         rows, size = kept.meter.state
         return Snapshot(
             project=kept.project.name,
             source=kept.name,
             running=kept.query is not None,
+            failure=kept.failure,
             events=kept.meter.events,
             events_per_second=kept.rate,
             lag=kept.lag or {},
@@ -227,6 +250,8 @@ def _is_absence(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """The line that says what was away, of a text of many."""
+    """Of a text of many lines, the one that says what was away; else the innermost error; else the first."""
     lines = str(error).splitlines()
-    return next((line.strip() for line in reversed(lines) if _AWAY.search(line)), lines[0] if lines else type(error).__name__)
+    away = next((line.strip() for line in reversed(lines) if _AWAY.search(line)), None)
+    raised = _RAISED.findall(str(error))
+    return away or (raised[-1] if raised else lines[0] if lines else type(error).__name__)

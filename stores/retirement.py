@@ -3,6 +3,7 @@
 The bound is the earlier cut of the two versions of the manifest: answers of either read slots at or after it only.
 """
 
+import threading
 from collections.abc import Iterator
 from itertools import groupby
 
@@ -23,13 +24,18 @@ def needed_since(manifest: Manifest | None) -> int | None:
     return min(entry.cut for entry in (manifest, manifest.previous) if entry is not None)
 
 
-def retire_tiles(views: Views, project: Project, before: int) -> int:
-    """Remove the tiles of slots before `before` (microseconds, a slot boundary); returns how many keys had some."""
+def retire_tiles(views: Views, project: Project, before: int, stopping: threading.Event | None = None) -> int:
+    """Remove the tiles of slots before `before` (microseconds, a slot boundary); returns how many keys had some.
+
+    Ends after the key under way when told to by `stopping`: what is left is found again.
+    """
     session, keys = views.session, 0
     for view in project.views:
         if view.source.topic is None or not views.has_table(tiles_table(project.name, view)):
             continue
         for key in _keys(session, tiles_table(project.name, view), before):
+            if stopping is not None and stopping.is_set():
+                return keys
             keys += 1
             _retire(session, project.name, view, key, before)
     return keys

@@ -46,6 +46,8 @@ class Rig:
     name: str = field(default_factory=lambda: f"rig_{uuid.uuid4().hex[:8]}")
     process: "subprocess.Popen[bytes] | None" = None
     count: int = 0
+    also: tuple[str, ...] = ()  # projects that the same process streams
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         (self.folder / f"{self.name}.py").write_text(DECLARATION.format(name=self.name), encoding="utf-8")
@@ -66,6 +68,7 @@ class Rig:
             "ANABRANCH__SERVERS__CASSANDRA_PORT": str(ours.cassandra_port),
             "ANABRANCH__SPARK__DRIVER_MEMORY": "512m",
             "ANABRANCH__SPARK__SHUFFLE_PARTITIONS": "2",
+            **self.environment,
         }
         with self.log.open("ab") as output:
             return subprocess.Popen([sys.executable, "-m", "jobs.cli", *words], cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
@@ -73,7 +76,7 @@ class Rig:
     def start(self) -> None:
         """Start the stream, unless it runs."""
         if self.process is None or self.process.poll() is not None:
-            self.process = self.command("stream", self.name)
+            self.process = self.command("stream", *self.also, self.name)
 
     def stop(self, patience: float = PATIENCE) -> int:
         """Stop it as an operator does; its exit code."""

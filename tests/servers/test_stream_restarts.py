@@ -12,10 +12,12 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from pyspark.sql import SparkSession
 
 from features import Count, FeatureView, Max, Project, Source, Sum
+from features.errors import AnabranchError
 from features.times import DAY, SECOND, floor_to, format_time
 from jobs.context import Context
 from jobs.processes import wait_until
 from jobs.settings import Settings
+from speed.running import Running
 from speed.views import Channel, checkpoint, scores_topic, start, starting_offsets
 from stores.answers import now_micros
 from stores.manifest import Manifest
@@ -193,6 +195,59 @@ def test_retired_tiles_are_gone_and_no_answer_changes_even_after_a_rollback(cont
     # The version before needs what arrived since its own cut, and all of it is there.
     assert sum(int(str(found["n_1h"])) for found in values(context, project)) == 60
     assert retire_tiles(context.views, project, since) == 0
+
+
+def test_a_running_stream_retires_tiles_and_a_round_that_fails_is_made_up_for(
+    context: Context, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    project = declare()
+    publish(context, project.name, range(30))
+    drain(context, project)
+    for numbers in (range(30, 60), range(60, 90)):
+        cut_over(context, project)
+        publish(context, project.name, numbers)
+    drain(context, project)
+    since = needed_since(context.views.manifest(project.name))
+    assert since is not None
+    before, kept = values(context, project), stored(context, project, since)
+    assert len(stored(context, project, 0)) > len(kept)
+    rounds: list[int] = []
+
+    def retire(*arguments: Any) -> int:
+        rounds.append(len(rounds))
+        if rounds == [0]:
+            raise AnabranchError("not now")
+        return retire_tiles(*arguments)
+
+    monkeypatch.setattr("speed.retiring.retire_tiles", retire)
+    monkeypatch.setattr("speed.retiring._EVERY", 0.5)
+    running = Running(context.spark, replace(short(context), trigger="0 seconds"), [project])
+    running.start()
+    try:
+        assert wait_until(lambda: stored(context, project, 0) == kept, 60)
+        assert not any(snapshot.failed for snapshot in running.look())
+    finally:
+        running.stop()
+    assert values(context, project) == before
+    assert f"tiles of {project.name} are retired later: not now" in caplog.text
+    # The bound has not moved since.
+    assert rounds == [0, 1]
+
+
+def test_a_project_that_cannot_be_prepared_is_given_up_and_the_others_are_drained(context: Context) -> None:
+    bad, good = declare(), declare()
+    context.bus.ensure_topics([bad.name], configs={"message.timestamp.type": "CreateTime"})
+    publish(context, good.name, range(12))
+    running = Running(context.spark, short(context), [bad, good])
+    running.start()
+    assert wait_until(lambda: bool(running.look()) and not running.active, 120)
+    found = running.look()
+    assert {(snapshot.project, snapshot.source): snapshot.events for snapshot in found if not snapshot.failed} == {
+        (good.name, "readings"): 12,
+        (good.name, "marks"): 0,
+    }
+    assert all("has message.timestamp.type=CreateTime" in str(snapshot.failure) for snapshot in found if snapshot.project == bad.name)
+    assert [answered["n_1h"] for answered in values(context, good)] == [4, 4, 4]
 
 
 def test_a_micro_batch_takes_no_more_than_it_may_and_its_state_lies_in_rocksdb(context: Context) -> None:

@@ -1,0 +1,50 @@
+"""Retirement beside the streams, in a thread of its own: no restart, figure or signal waits for it."""
+
+import logging
+import threading
+from collections.abc import Sequence
+
+from features.declaration import Project
+from features.times import SECOND
+from stores.retirement import needed_since, retire_tiles
+from stores.views import Views
+
+log = logging.getLogger(__name__)
+_EVERY = 60.0
+_PATIENCE = 10.0  # seconds for the statement under way
+
+
+class Retiring:
+    """Removes the tiles of `projects` that no answer can need, at once and then every minute; `start`, then `stop`."""
+
+    def __init__(self, views: Views, projects: Sequence[Project]) -> None:
+        self._views, self._projects = views, projects
+        self._retired: dict[str, int] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="retiring", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End at the next key; the next stream removes the rest."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(_PATIENCE)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            for project in self._projects:
+                self._retire(project)
+            self._stopping.wait(_EVERY)
+
+    def _retire(self, project: Project) -> None:
+        try:
+            since = needed_since(self._views.manifest(project.name))
+            if since is not None and since > self._retired.get(project.name, 0):
+                keys = retire_tiles(self._views, project, since, self._stopping)
+                self._retired[project.name] = since
+                log.info("retired tiles project=%s before=%s keys=%s", project.name, since // SECOND, keys)
+        except Exception as error:  # noqa: BLE001 - whatever it is, streams go on, and tiles have a time to live
+            log.warning("tiles of %s are retired later: %s", project.name, error)
