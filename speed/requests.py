@@ -66,7 +66,7 @@ def _micro_batch(channel: Channel, project: Project) -> Callable[[DataFrame, int
 
     def run(messages: DataFrame, number: int) -> None:
         started = time.monotonic()
-        answer = answerer(channel.views.settings, channel.models.settings, project, channel.models.champion(project.name))
+        answer = answerer(channel.views.settings, channel.models.settings, project, channel.models.last_champion(project.name))
         answers = messages.select("value", "partition", "offset").mapInArrow(answer, _ANSWERS_SCHEMA)
         answers.write.format("kafka").options(**options).save()
         log.info("requests answered project=%s number=%s seconds=%.2f", project.name, number, time.monotonic() - started)

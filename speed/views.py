@@ -19,6 +19,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 from pyspark.sql.streaming.readwriter import DataStreamWriter
 
 from features.declaration import Project, Source
+from features.errors import UnavailableError
 from features.spark import pieces_of, tiles
 from features.times import DAY, SECOND, floor_to
 from speed.tiles import CHANGED_SCHEMA, tile_writer
@@ -180,8 +181,19 @@ def _micro_batch(channel: Channel, project: Project, source: Source) -> Callable
         stored = states.select("piece", "key", *moments, "events", "state", "extra")
         # One job: no key is scored before the shuffle of `distinct` has seen the end of every task that writes tiles.
         changed = stored.mapInArrow(write, CHANGED_SCHEMA).distinct()
-        scores = changed.mapInArrow(refresher(views.settings, models.settings, project, models.champion(project.name)), SCORES_SCHEMA)
+        scores = changed.mapInArrow(refresher(views.settings, models.settings, project, _version(models, project)), SCORES_SCHEMA)
         scores.write.format("kafka").options(**options).save()
         log.info("micro-batch project=%s source=%s number=%s seconds=%.2f", project.name, source.name, number, time.monotonic() - started)
 
     return run
+
+
+def _version(models: Models, project: Project) -> str | None:
+    """The version that scores; None without one, and while the registry is away and none was known: tiles go on."""
+    if project.model is None:
+        return None
+    try:
+        return models.last_champion(project.name)
+    except UnavailableError as error:
+        log.info("rows of %s are not scored: %s", project.name, error)
+        return None

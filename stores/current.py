@@ -1,6 +1,7 @@
 """Current rows: features and score of keys as they stand now, written for analysts and devices. Shared by batch and speed."""
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from features.declaration import Project
+from features.errors import UnavailableError
 from features.keys import key_text, key_values
 from features.times import format_time, from_micros
 from stores.answers import Answer, Answers
@@ -17,6 +19,7 @@ from stores.parts import Parts
 from stores.settings import ModelsSettings, ViewsSettings
 from stores.views import DeclaredAnewError, Views, cql_value
 
+log = logging.getLogger(__name__)
 _PARTS_BYTES = 32 * 1024 * 1024
 _AT_ONCE = 200  # keys whose reads run side by side
 SCORES_SCHEMA = "key STRING, value STRING"
@@ -65,13 +68,22 @@ def refresher(views: ViewsSettings, models: ModelsSettings, project: Project, mo
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         answers = kept_answers(views)
-        scorer = Models(models).scorer(project.name, model_version) if model_version else None
+        scorer = _scorer(models, project, model_version)
         online = OnlineModels(answers.views).read(project)
         for batch in batches:
             rows = _refreshed(answers, scorer, project, batch.column("key").to_pylist(), "speed", online)
             yield pa.RecordBatch.from_pydict({"key": [row["key"] for row in rows], "value": [_message(row) for row in rows]})
 
     return run
+
+
+def _scorer(models: ModelsSettings, project: Project, version: str | None) -> Scorer | None:
+    """None also for one that this worker has not loaded before the registry went away: tiles go on, and rows say that nothing scored them."""
+    try:
+        return Models(models).scorer(project.name, version) if version else None
+    except UnavailableError as error:
+        log.warning("rows of %s are not scored: %s", project.name, error)
+        return None
 
 
 def replacer(views: ViewsSettings, models: ModelsSettings, project: Project, model_version: str | None) -> Callable[..., Iterator[pa.RecordBatch]]:

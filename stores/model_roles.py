@@ -25,6 +25,7 @@ from typing import Any
 from features.errors import MisuseError, UnavailableError
 from stores.settings import ModelsSettings
 
+log = logging.getLogger(__name__)
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 SHADOW, CANARY = "shadow", "canary"
 _LONGEST_TAG = 5_000  # characters, as long as every MLflow store takes
@@ -77,6 +78,9 @@ class Roles:
 _Stamp = tuple[tuple[int, int] | None, ...]
 _READ: dict[tuple[str, str], tuple[_Stamp | None, Roles]] = {}
 """What was read last, by registry and project, and of which state of the registry's file. A read costs 20 ms of Python; servers ask every second."""
+_AWAY: dict[tuple[str, str], tuple[float, str]] = {}
+"""Of registries that were away when last asked: when `last_champion` asks again, and why not before."""
+_PAUSE = 10.0  # seconds; asking a registry that is away takes some
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,24 @@ class ModelRoles:
     def champion(self, project: str) -> str | None:
         """The version that serves; None when the project has none. One read of the registry."""
         return self.roles(project).champion
+
+    def last_champion(self, project: str) -> str | None:
+        """The same while the registry is away: the version that served when this process last read it. Raises UnavailableError when it never did."""
+        name = (self.settings.tracking_uri, project)
+        away = _AWAY.get(name)
+        if away is None or time.monotonic() >= away[0]:
+            try:
+                version = self.champion(project)
+            except UnavailableError as error:
+                if away is None:
+                    log.warning("while the registry is away, the champion of %s is the one that was last known, if any: %s", project, error)
+                away = _AWAY[name] = (time.monotonic() + _PAUSE, str(error))
+            else:
+                _AWAY.pop(name, None)
+                return version
+        if name not in _READ:
+            raise UnavailableError(away[1])
+        return _READ[name][1].champion
 
     def promote(self, project: str, version: str) -> None:
         """Make `version` the champion; the champion before it becomes ``previous``, and a trial ends."""
