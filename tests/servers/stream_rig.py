@@ -23,6 +23,7 @@ from jobs.processes import tail, wait_until
 from jobs.settings import ROOT, Settings
 from jobs.show import Steps
 from jobs.verifying import verify_settled
+from speed.views import checkpoint
 from stores.answers import now_micros
 
 DECLARATION = '''
@@ -93,6 +94,13 @@ class Rig:
             with suppress(ProcessLookupError):  # it saw the others go
                 os.kill(child, 9)
         self.process.wait(PATIENCE)
+
+    @property
+    def unfinished(self) -> bool:
+        """Does the checkpoint hold a micro-batch that was begun and not ended?"""
+        folder = Path(checkpoint(self.context.channel(once=False), self.project, self.project.sources["readings"]))
+        begun, ended = (max((int(path.name) for path in (folder / name).glob("[0-9]*")), default=-1) for name in ("offsets", "commits"))
+        return begun > ended
 
     def state(self, lines: int = 20) -> str:
         """For a test that fails: whether the stream runs, where its threads are, and the end of what it said."""

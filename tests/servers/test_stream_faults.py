@@ -22,7 +22,7 @@ from jobs.processes import read_record, stop, wait_until
 from jobs.settings import Settings
 from jobs.show import Steps
 from stores.answers import now_micros
-from tests.drill import KILLS, LONG
+from tests.drill import KILLS, LONG, SEED
 from tests.servers.stream_rig import PATIENCE, Rig
 
 AWAY_SECONDS = 60.0 if LONG else 0.0
@@ -118,8 +118,9 @@ def test_while_cassandra_is_down_the_stream_waits_and_then_catches_up(rig: Rig) 
     _assert_same_process(rig)
 
 
-def test_a_driver_killed_at_any_moment_loses_and_doubles_nothing(rig: Rig) -> None:
-    chance = random.Random()
+@pytest.mark.parametrize("seed", [SEED])
+def test_a_driver_killed_at_any_moment_loses_and_doubles_nothing(rig: Rig, seed: int) -> None:
+    chance, met = random.Random(seed), 0
     for _ in range(KILLS):
         rig.start()
         for _ in range(chance.randrange(2, 8) if LONG else 2):
@@ -129,9 +130,12 @@ def test_a_driver_killed_at_any_moment_loses_and_doubles_nothing(rig: Rig) -> No
             moment = chance.random()
             wait_until(lambda expected=expected, moment=moment: len(rig.differences(expected)) <= moment * len(expected), 5.0)  # type: ignore[misc]
         rig.kill()
+        met += rig.unfinished
         rig.publish(rig.events(10))
     rig.start()
     rig.assert_exact()
+    # Not every kill meets a micro-batch under way; of many some do.
+    assert met or not LONG
 
 
 def test_a_batch_cut_over_while_events_flow(rig: Rig) -> None:
