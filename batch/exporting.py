@@ -22,10 +22,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import stores
-from batch.promotion import check_fits
 from features.declaration import Project
 from features.errors import AnabranchError, MisuseError
 from stores.hdfs import Hdfs
+from stores.model_inputs import check_fits
 from stores.model_versions import ModelVersion
 from stores.models import Models
 from stores.progress import Progress
@@ -61,7 +61,7 @@ def export(models: Models, project: Project, place: str, version: str | None, pr
     folder that has something in it, for a version that has no ONNX form, and for one whose ONNX form says something else than the model.
     """
     scorer = models.scorer(project.name, version)
-    check_fits(project, scorer)
+    check_fits(project, scorer.version, scorer.kinds)
     progress.step(f"version {scorer.version} of {project.name} as an edge bundle")
     files = bundle(models, project, scorer.version)
     manifest = files[MANIFEST]

@@ -17,7 +17,7 @@ from batch.runs import Run
 from features.declaration import Project
 from features.errors import AnabranchError, MisuseError
 from features.modelling import SMALLER_IS_BETTER, Model
-from stores.model_inputs import model_inputs
+from stores.model_inputs import check_fits
 from stores.models import Models, ModelVersion, Scorer
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def _against_champion(
         return Check(name="champion", passed=True, said="there is no champion yet")
     try:
         scorer = models.scorer(project.name, champion)
-        check_fits(project, scorer)
+        check_fits(project, scorer.version, scorer.kinds)
         if scorer.task != model.task:
             raise MisuseError(f"version {champion} gives a {scorer.task}")
     except AnabranchError as error:
@@ -131,17 +131,6 @@ def _paired(
     return Check(name="champion", passed=worse < gate.confidence, said=f"{said}, less than {100 * gate.confidence:.0f}% is wanted")
 
 
-def check_fits(project: Project, scorer: Scorer) -> None:
-    """Raises MisuseError unless the version's inputs are declared, of the kinds it was trained on."""
-    declared = {given.name: given.kind for given in model_inputs(project)}
-    there = {column.name for column in project.columns}
-    for name, kind in scorer.kinds.items():
-        if name not in there:
-            raise MisuseError(f"version {scorer.version} of {project.name!r} reads {name!r}, which is declared no more: train again")
-        if declared.get(name, kind) != kind:
-            raise MisuseError(f"version {scorer.version} of {project.name!r} reads {name!r} as a {kind}, but it is declared as a {declared[name]}: train again")
-
-
 def promote(models: Models, project: Project, version: str, *, reason: str | None = None, without_parity: bool = False) -> None:
     """Make `version` champion by hand. One that the gate refused needs a `reason`, which is kept with it; one that says different things
     in different places needs `without_parity` too.
@@ -153,7 +142,7 @@ def promote(models: Models, project: Project, version: str, *, reason: str | Non
     if entry.gate == "refused" and reason is None:
         raise MisuseError(f"version {version} of {project.name!r} did not pass the gate ({entry.reason}): use --force --reason TEXT to promote it all the same")
     scorer = models.scorer(project.name, version)
-    check_fits(project, scorer)
+    check_fits(project, scorer.version, scorer.kinds)
     parity = check_parity(models, project, project.model or Model(), scorer, entry)
     if not parity.passed and not (without_parity and reason is not None):
         raise MisuseError(

@@ -16,10 +16,10 @@ from pyspark.sql.types import DataType as SparkType
 from pyspark.sql.types import StringType
 
 from features.declaration import FeatureColumn, Project
-from features.errors import AnabranchError, MisuseError
+from features.errors import MisuseError
 from stores.cells import cell, complaint, is_wrong
 from stores.model_columns import input_column
-from stores.model_inputs import ModelInput, model_inputs
+from stores.model_inputs import ModelInput, check_fits, column_inputs
 from stores.models import Models, Scorer
 from stores.shipping import ShippedModel, ship
 
@@ -63,16 +63,9 @@ def _pyfunc(spark: SparkSession, models: Models, project: Project, scorer: Score
 
 
 def version_inputs(project: Project, scorer: Scorer) -> dict[str, ModelInput]:
-    """What the version reads, as the project declares it now; raises AnabranchError for what is declared no more, or as another kind."""
-    kinds = {given.name: given for given in model_inputs(project)}
-    unknown = [name for name in scorer.features if name not in kinds]
-    if unknown:
-        raise AnabranchError(f"version {scorer.version} of {project.name!r} reads {unknown[0]!r}, which is declared no more: train again")
-    other = [name for name in scorer.features if kinds[name].kind != scorer.kinds[name]]
-    if other:
-        was, now = scorer.kinds[other[0]], kinds[other[0]].kind
-        raise AnabranchError(f"version {scorer.version} of {project.name!r} reads {other[0]!r} as a {was}, which is declared as a {now} now: train again")
-    return {name: kinds[name] for name in scorer.features}
+    """What the version reads, as the project declares it now; raises MisuseError for what is declared no more, or as another kind."""
+    check_fits(project, scorer.version, scorer.kinds)
+    return {given.name: given for given in column_inputs(project, scorer.features)}
 
 
 def check_names(project: Project, names: list[str]) -> None:

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from batch.promotion import check_fits, check_parity
+from batch.promotion import check_parity
 from features.declaration import Project
 from features.errors import MisuseError
 from features.modelling import Model
 from stores.measures import Measures
+from stores.model_inputs import check_fits
 from stores.model_roles import CANARY, SHADOW
 from stores.models import Models, Trial
 
@@ -50,7 +51,7 @@ def try_out(models: Models, project: Project, version: str, kind: str, share: fl
     if not 0 < share <= 1:
         raise MisuseError(f"a canary of {100 * share:g}% of the keys is none: give a share above 0% and up to 100%")
     entry, scorer = models.entry(project.name, version), models.scorer(project.name, version)
-    check_fits(project, scorer)
+    check_fits(project, scorer.version, scorer.kinds)
     if scorer.task != models.scorer(project.name, champion).task:
         raise MisuseError(f"version {version} of {project.name!r} gives a {scorer.task}, and the champion does not: they cannot be compared")
     parity = check_parity(models, project, project.model or Model(), scorer, entry)

@@ -230,12 +230,12 @@ def reset_current_rows(spark: SparkSession, lake: Lake, views: Views, models: Mo
 
 
 def reset_current(spark: SparkSession, lake: Lake, views: Views, models: Models, project: Project, manifest: Manifest) -> Reset:
-    """Recompute the current row of every key with the batch's states and the champion: what the stream had scored is replaced."""
+    """Recompute the current row of every key with the batch's states and the champion, if it fits the declaration: what the stream had scored is replaced."""
     views.ensure_current(project)
     increments = manifest.increments.get(keys_name(project), [])
     if not increments:
         return Reset(rows=0)
-    champion = models.champion(project.name)
+    champion = models.fitting_champion(project)
     run = replacer(views.settings, models.settings, project, champion)
     keys = read_increments(spark, lake, project.name, keys_name(project), increments).distinct()
     made = keys.repartition(spark.sparkContext.defaultParallelism).mapInArrow(run, REPLACED_SCHEMA)

@@ -24,6 +24,7 @@ from features.times import from_micros
 from stores.answers import now_micros
 from stores.lake import Lake
 from stores.measures import Measures
+from stores.model_inputs import check_fits
 from stores.models import Models, Scorer
 from stores.progress import Progress
 from stores.samples import sample_features
@@ -165,6 +166,11 @@ class _Look:
         """Of the champion, with the batch version that serves or the one before."""
         scorer, manifest = self.scorer(self.champion), self.stores.views.manifest(self.project.name)
         if scorer is None or manifest is None:
+            return None
+        try:
+            check_fits(self.project, scorer.version, scorer.kinds)
+        except MisuseError as error:
+            self.notes.append(f"answers cannot be made again: {error}")
             return None
         for entry in filter(None, (manifest, manifest.previous)):
             found = skew(self.stores.spark, self.stores.lake, self.project, scorer, entry, made)

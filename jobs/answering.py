@@ -22,7 +22,7 @@ def answer_key(context: Context, project: Project, key: dict[str, str], at: int 
     values, degraded, layer = dict(served.values), served.degraded, "serving"
     if at is not None and at < now_micros() and degraded is not None:
         values, degraded, layer = from_lake(context, project, key, at), None, "lake"
-    version = context.models.champion(project.name)
+    version = context.models.fitting_champion(project)
     score: float | None = None
     label: object = None
     if version is not None:

@@ -53,7 +53,8 @@ class Endpoints:
         read = requests.read_asked(request.body, project)
         asked = read if isinstance(read, list) else [read]
         if scorer is None:
-            reason = served.troubles.get("model") or ("the models are still being loaded: try again in a moment" if not self._live.looked else "")
+            troubles, loading = served.troubles, "" if self._live.looked else "the models are still being loaded: try again in a moment"
+            reason = troubles.get("model") or troubles.get("inputs") or loading
             raise ProblemError(503, "no-model", reason or f"{project.name} has " + UNTRAINED.format(name=project.name))
         answering = scorers(project, scorer, served.trial, asked)
         # Of a canary's keys the champion must be able to answer too, should it fail.

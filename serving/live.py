@@ -16,6 +16,7 @@ from features.errors import AnabranchError
 from features.loading import list_projects, load_project
 from serving.context import Context, Manifest, Roles
 from serving.trials import Trial
+from stores.model_inputs import check_fits
 from stores.predict import Scorer
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class Served:
     """A version that is tried beside the champion."""
     manifest: Manifest | None = None
     troubles: Mapping[str, str] = field(default_factory=dict)
-    """What was wrong at the last look: ``model``, ``trial``, ``store``, ``views`` or ``declaration``, and why."""
+    """What was wrong at the last look: ``model``, ``inputs``, ``trial``, ``store``, ``views`` or ``declaration``, and why."""
     looked: bool = False
     """Whether model and manifest have been looked at: before, that there are none means nothing."""
 
@@ -123,17 +124,23 @@ class Live:
         return Served(project=project) if before is None else replace(before, project=project, troubles={})
 
     def _look(self, served: Served) -> Served:
+        if served.project.model is None:
+            served = replace(served, scorer=None, trial=None)
         name = served.project.name
         troubles = {what: why for what, why in served.troubles.items() if what == "declaration"}
         manifest = self._try("store", lambda: self._context.views.manifest(name), served.manifest, troubles)
         roles = None if served.project.model is None else self._try("model", lambda: self._context.models.roles(name), None, troubles)
-        scorer, trial = served.scorer, served.trial
-        if roles is not None:
-            scorer = self._try("model", lambda: self._scorer(name, roles.champion, served.scorer), served.scorer, troubles)
-            trial = None if scorer is None else self._try("trial", lambda: self._tried(name, roles, scorer, served.trial), None, troubles)
+        found = served.scorer if roles is None else self._try("model", lambda: self._scorer(name, roles.champion, served.scorer), served.scorer, troubles)
+        scorer = self._try("inputs", lambda: _fitting(served.project, found), None, troubles)
+        if "inputs" in troubles:
+            # The version before serves on, unless the declaration has left that behind too.
+            scorer = self._try("inputs", lambda: _fitting(served.project, served.scorer), None, {})
+        if scorer is not None and scorer is not served.scorer:
+            log.info("project %s: model version %s is served (before: %s)", name, scorer.version, served.scorer.version if served.scorer else "none")
+        trial = self._try("trial", lambda: self._tried(served.project, roles, scorer, served.trial), None, troubles)
         if "store" not in troubles:
             self._try("views", lambda: self._context.answers.prepare(served.project, manifest), None, troubles)
-        for what in ("store", "model", "trial", "views"):
+        for what in ("store", "model", "inputs", "trial", "views"):
             self._report(name, what, troubles.get(what))
         return replace(served, manifest=manifest, scorer=scorer, trial=trial, troubles=troubles, looked=True)
 
@@ -150,18 +157,25 @@ class Live:
         return otherwise
 
     def _scorer(self, name: str, version: str | None, before: Scorer | None) -> Scorer | None:
-        if version is None or (before is not None and before.version == version):
-            return None if version is None else before
-        log.info("project %s: model version %s is served (before: %s)", name, version, before.version if before else "none")
-        return self._context.models.scorer(name, version)
-
-    def _tried(self, name: str, roles: Roles, champion: Scorer, before: Trial | None) -> Trial | None:
-        """The version tried beside the champion; none when that is the champion by now."""
-        tried = roles.trial
-        if tried is None or tried.version == champion.version:
+        if version is None:
             return None
-        scorer = before.scorer if before is not None and before.scorer.version == tried.version else self._context.models.scorer(name, tried.version)
-        return Trial(kind=tried.kind, share=tried.share, scorer=scorer)
+        return before if before is not None and before.version == version else self._context.models.scorer(name, version)
+
+    def _tried(self, project: Project, roles: Roles | None, champion: Scorer | None, before: Trial | None) -> Trial | None:
+        """The version tried beside the champion (the one `before` without `roles`); none when that is the champion by now."""
+        if champion is None:
+            return None
+        trial = before
+        if roles is not None:
+            tried = roles.trial
+            if tried is None or tried.version == champion.version:
+                return None
+            version = tried.version
+            scorer = before.scorer if before is not None and before.scorer.version == version else self._context.models.scorer(project.name, version)
+            trial = Trial(kind=tried.kind, share=tried.share, scorer=scorer)
+        if trial is not None:
+            check_fits(project, trial.scorer.version, trial.scorer.kinds)
+        return trial
 
     def _report(self, name: str, what: str, trouble: str | None) -> None:
         """Log a trouble when it comes and when it goes, not at every look."""
@@ -172,6 +186,13 @@ class Live:
         elif trouble is not None and trouble != before:
             log.warning("project %s: %s: %s", name, what, trouble)
             self._reported[name, what] = trouble
+
+
+def _fitting(project: Project, scorer: Scorer | None) -> Scorer | None:
+    """`scorer`; raises MisuseError when it reads what is declared no more or otherwise: a missing input would be scored without a word."""
+    if scorer is not None:
+        check_fits(project, scorer.version, scorer.kinds)
+    return scorer
 
 
 def _stamp(path: Path) -> Stamp:

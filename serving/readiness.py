@@ -53,8 +53,9 @@ def _model(live: Live, caller: Caller | None) -> str:
         if "model" in served.troubles:
             return served.troubles["model"] if sees(caller, served.project.name) else "the model of a project cannot be read"
     if declaring and all(served.scorer is None for served in declaring):
-        names = [served.project.name for served in declaring if sees(caller, served.project.name)]
-        return f"no project has a model yet: run 'anabranch train {names[0] if names else 'PROJECT'}'"
+        seen = [served for served in declaring if sees(caller, served.project.name)]
+        unfit = [served.troubles["inputs"] for served in seen if "inputs" in served.troubles]
+        return unfit[0] if unfit else "no project has " + UNTRAINED.format(name=seen[0].project.name if seen else "PROJECT")
     return "ok"
 
 

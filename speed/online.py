@@ -131,7 +131,7 @@ class Learning:
 
     def _learnt(self, before: OnlineModel, upto: Mapping[int, int]) -> tuple[OnlineModel, Compared, str]:
         project = self._project
-        version = self._channel.models.champion(project.name)
+        version = self._channel.models.fitting_champion(project)
         scorer = self._channel.models.scorer(project.name, version) if version else None
         manifest, compared = self._answers.manifest(project.name), Compared([])
         learnt, approximate, left_out = before.learnt, before.approximate, before.left_out

@@ -15,11 +15,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from features.declaration import Project
-from features.errors import AnabranchError, UnavailableError
+from features.errors import AnabranchError, MisuseError, UnavailableError
 from speed.views import Channel, scores_topic, timed
 from stores.answers import Answer, Answers, now_micros
 from stores.current import kept_answers
 from stores.json_values import encode
+from stores.model_inputs import check_fits
 from stores.models import Models, Scorer
 from stores.predict import Prediction, Record, message, needs_store, predict, shown_key
 from stores.predictions import predictions_topic
@@ -129,6 +130,10 @@ def outcomes(project: Project, scorer: Scorer | None, answers: Answers, asked: S
     """A prediction or a problem for each request; raises UnavailableError when the store is away, for then they can wait."""
     if scorer is None:
         return [ProblemError(503, "no-model", f"{project.name} has no champion: run 'anabranch train {project.name}'")] * len(asked)
+    try:
+        check_fits(project, scorer.version, scorer.kinds)
+    except MisuseError as error:
+        return [ProblemError(503, "no-model", str(error))] * len(asked)
     try:
         stored = _stored(project, scorer, answers, asked)
     except UnavailableError:

@@ -193,7 +193,7 @@ def _version(models: Models, project: Project) -> str | None:
     if project.model is None:
         return None
     try:
-        return models.last_champion(project.name)
+        return models.fitting_champion(project, last=True)
     except UnavailableError as error:
         log.info("rows of %s are not scored: %s", project.name, error)
         return None

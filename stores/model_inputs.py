@@ -8,12 +8,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from features import Project
-from features.errors import DeclarationError
+from features.errors import DeclarationError, MisuseError
 from features.schema import DataType
 from stores import model_scoring
 from stores.model_scoring import Matrix, NativeModel, OnnxModel, Scores, SkopsModel, open_models
 
-_KINDS = {"BOOLEAN": "boolean", "DATE": "date", "TIMESTAMP": "timestamp", "STRING": "text"}
+_KINDS = {"BINARY": "binary", "BOOLEAN": "boolean", "DATE": "date", "TIMESTAMP": "timestamp", "STRING": "text"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,16 @@ def column_inputs(project: Project, names: Iterable[str]) -> tuple[ModelInput, .
     """Feature columns of the project as a model would see them."""
     types = {column.name: column.type for column in project.columns}
     return tuple(ModelInput(name=name, kind=_kind(name, types[name])) for name in names)
+
+
+def check_fits(project: Project, version: str, kinds: Mapping[str, str]) -> None:
+    """Raises MisuseError unless the inputs that a version was trained on, by name and kind, are declared, and of these kinds."""
+    declared = {column.name: "list" if column.type.array else _KINDS.get(column.type.name, "number") for column in project.columns}
+    for name, kind in kinds.items():
+        if name not in declared:
+            raise MisuseError(f"version {version} of {project.name!r} reads {name!r}, which is declared no more: train again")
+        if declared[name] != kind:
+            raise MisuseError(f"version {version} of {project.name!r} reads {name!r} as a {kind}, but it is declared as a {declared[name]}: train again")
 
 
 def _kind(name: str, kind: DataType) -> str:

@@ -5,12 +5,14 @@ seconds to import, so it is imported when first asked; a `Models` holds only its
 """
 
 import json
+import logging
 import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,18 +23,20 @@ import numpy as np
 from features.declaration import Project
 from features.errors import AnabranchError, MisuseError
 from features.times import format_time
-from stores.model_inputs import Fitted
+from stores.model_inputs import Fitted, check_fits
 from stores.model_roles import CHALLENGER, CHAMPION, PREVIOUS, ModelRoles, Roles, Trial, mlflow_module
 from stores.model_scoring import Columns, Scores
 from stores.model_versions import SLICES, WATCH, ModelVersion, Scorer, TrainingRecord
 
 __all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "ModelVersion", "Models", "Roles", "Scorer", "TrainingRecord", "Trial"]
 
+log = logging.getLogger(__name__)
 _FILES = "model"  # MLflow's name for the folder that Fitted writes, see model_code.py
 _LONGEST = 500  # characters of a parameter, as long as every MLflow store takes
 _logging = threading.Lock()  # MLflow's active run and address belong to the process
 _loading = threading.Lock()
 _scorers: dict[tuple[str, str, str], Scorer] = {}
+_kinds: dict[tuple[str, str, str], Mapping[str, str]] = {}
 
 
 @dataclass(frozen=True)
@@ -154,11 +158,36 @@ class Models(ModelRoles):
         with TemporaryDirectory(prefix="anabranch-model-") as spare:
             yield _local(self.uri(project, version), spare) / "artifacts" / _FILES
 
+    def fitting_champion(self, project: Project, *, last: bool = False) -> str | None:
+        """The version that serves (`last`: see `last_champion`), unless what it reads is declared no more or otherwise: then None, and a warning the
+        first time. The version itself is not loaded.
+        """  # fmt: skip
+        version = self.last_champion(project.name) if last else self.champion(project.name)
+        if version is None:
+            return None
+        key = (self.settings.tracking_uri, project.name, version)
+        if key not in _kinds:
+            with self._reading(project.name, version) as folder:
+                inputs = json.loads((folder / "features.json").read_text(encoding="utf-8"))["inputs"]
+            _kinds[key] = {given["name"]: given["kind"] for given in inputs}
+        try:
+            check_fits(project, version, _kinds[key])
+        except MisuseError as error:
+            _warn_once(f"{error}; until then its scores stay empty")
+            return None
+        return version
+
     def _load(self, project: str, version: str) -> Scorer:
+        with self._reading(project, version) as folder:
+            return Scorer(version, folder)
+
+    @contextmanager
+    def _reading(self, project: str, version: str) -> Iterator[Path]:
+        """The folder of `folder`; what goes wrong with its files becomes an AnabranchError that names the version."""
         uri = self.uri(project, version)
         with TemporaryDirectory(prefix="anabranch-model-") as spare:
             try:
-                return Scorer(version, _local(uri, spare) / "artifacts" / _FILES)
+                yield _local(uri, spare) / "artifacts" / _FILES
             except Exception as error:
                 # Whatever a damaged file makes the libraries raise, the user needs to know which version it is.
                 text = (str(error).splitlines() or [""])[0]
@@ -219,3 +248,9 @@ def _local(uri: str, spare: str) -> Path:
     if parsed.scheme in ("", "file"):
         return Path(unquote(parsed.path))
     return Path(mlflow_module().artifacts.download_artifacts(artifact_uri=uri, dst_path=spare))
+
+
+@lru_cache(maxsize=64)
+def _warn_once(text: str) -> None:
+    """Streams come by what it is about with every micro-batch."""
+    log.warning("%s", text)

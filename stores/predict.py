@@ -52,6 +52,11 @@ class Scorer(Protocol):
         """The feature columns it reads, in order."""
         ...
 
+    @property
+    def kinds(self) -> Mapping[str, str]:
+        """Of which kind each of them was in training (model_inputs.py)."""
+        ...
+
     def score(self, columns: Mapping[str, Any]) -> Any:
         """Scores, float64 of shape (n,); None and NaN are missing values."""
         ...

@@ -101,6 +101,10 @@ class SumScorer:
     version: str
     features: Sequence[str]
 
+    @property
+    def kinds(self) -> Mapping[str, str]:
+        return dict.fromkeys(self.features, "number")
+
     def score(self, columns: Mapping[str, Any]) -> Any:
         return np.nansum([np.array(columns[name], dtype=np.float64) for name in self.features], axis=0) / 1000
 

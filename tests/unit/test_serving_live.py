@@ -1,9 +1,11 @@
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.serving_fakes import Bench, FakeManifest, bench
+from stores.model_roles import Trial
+from tests.serving_fakes import Bench, FakeManifest, SumScorer, bench
 
 DECLARATION = """
 from features import Count, FeatureView, Label, Model, Project, Source
@@ -85,3 +87,64 @@ def test_store_that_goes_away_leaves_model_and_versions_in_force(shop: Bench) ->
     page = shop.ask("GET", "/v1/projects/shop")[1]
     assert page["freshness"]["batch_version"] == 7
     assert "Cassandra" in page["troubles"]["store"]
+
+
+def predicted(found: Bench, visits: str = "visits") -> tuple[int, Any]:
+    return found.ask("POST", "/v1/projects/shop/predict", {"features": {visits: 3}})
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (DECLARATION.format(feature="times_seen"), "version 3 of 'shop' reads 'visits', which is declared no more: train again"),
+        (
+            DECLARATION.format(feature="visits").replace("Count()", 'Last("person")').replace("Count,", "Last,"),
+            "version 3 of 'shop' reads 'visits' as a number, but it is declared as a text: train again",
+        ),
+    ],
+)
+def test_a_champion_that_the_declaration_left_behind_answers_nothing_and_says_why(
+    shop: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture, changed: str, said: str
+) -> None:
+    assert predicted(shop)[0] == 200
+    declare(tmp_path, changed, 2_000)
+    shop.app.live.refresh()
+    shop.app.live.refresh()
+    status, problem = shop.ask("POST", "/v1/projects/shop/predict", {"key": "p1"})
+    assert (status, problem["type"], problem["detail"]) == (503, "urn:anabranch:problem:no-model", said)
+    status, ready = shop.ask("GET", "/readyz")
+    assert (status, ready["model"], ready["projects"]["shop"]) == (503, said, f"inputs: {said}")
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [f"project shop: inputs: {said}"]
+    assert shop.ask("GET", "/v1/projects/shop/features/p1")[0] == 200
+    declare(tmp_path, DECLARATION.format(feature="visits"), 3_000)
+    shop.app.live.refresh()
+    assert predicted(shop)[1]["model_version"] == "3"
+    assert shop.ask("GET", "/readyz")[0] == 200
+
+
+def test_training_again_serves_what_a_changed_declaration_had_stopped(shop: Bench, tmp_path: Path) -> None:
+    declare(tmp_path, DECLARATION.format(feature="times_seen"), 2_000)
+    shop.app.live.refresh()
+    shop.registry.version, shop.registry.features = "4", ("times_seen",)
+    shop.app.live.refresh()
+    assert predicted(shop, "times_seen")[1]["model_version"] == "4"
+    assert shop.ask("GET", "/v1/projects/shop")[1]["troubles"] == {}
+
+
+def test_a_new_champion_of_another_declaration_leaves_the_one_before_in_force(shop: Bench) -> None:
+    shop.registry.version, shop.registry.others = "4", {"4": SumScorer("4", ("gone",))}
+    shop.app.live.refresh()
+    shop.app.live.refresh()
+    assert predicted(shop)[1]["model_version"] == "3"
+    assert "version 4 of 'shop' reads 'gone'" in shop.ask("GET", "/v1/projects/shop")[1]["troubles"]["inputs"]
+    assert shop.ask("GET", "/readyz")[0] == 200
+
+
+@pytest.mark.parametrize("kind", ["shadow", "canary"])
+def test_a_tried_version_that_does_not_fit_the_declaration_is_not_tried(shop: Bench, kind: str) -> None:
+    shop.registry.others = {"4": SumScorer("4", ("gone",))}
+    shop.registry.trial = Trial(kind=kind, version="4")
+    shop.app.live.refresh()
+    page = shop.ask("GET", "/v1/projects/shop")[1]
+    assert page["troubles"] == {"trial": "version 4 of 'shop' reads 'gone', which is declared no more: train again"}
+    assert shop.ask("POST", "/v1/projects/shop/predict", {"key": "p1"})[1]["model_version"] == "3"

@@ -37,7 +37,7 @@ class Failing(SumScorer):
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Bench:
-    (tmp_path / "shop.py").write_text(DECLARATION.format(feature="visits"))
+    (tmp_path / "shop.py").write_text(DECLARATION.format(feature="visits").replace("Count()}", 'Count(), "paid": Count()}'))
     found = bench(tmp_path, ("visits",), ServingSettings(shadow_buffer=2_000))
     found.registry.others = {"4": Higher("4", ("visits",)), "5": Failing("5", ("visits",))}
     found.store.stored = {(key,): {"visits": 100 + number % 300} for number, key in enumerate(KEYS)}
