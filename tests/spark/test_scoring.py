@@ -9,9 +9,11 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from batch.features import features_at
 from batch.rows import MARKER, read_rows, write_rows
 from batch.scoring import score_path
 from batch.scoring_frames import score
+from batch.scoring_work import ScoringOrder
 from batch.training import train
 from features.errors import MisuseError
 from features.times import parse_time
@@ -93,6 +95,34 @@ def test_features_are_those_of_the_asked_time_and_given_ones_win(spark: SparkSes
     scorer = models.scorer("heart_disease")
     alone = scorer.score({name: [float(exam[name]) if exam.get(name) else 0.0 if name.startswith(("readings", "fast")) else None] for name in scorer.features})
     assert late["p002"]["score"] == pytest.approx(alone[0], abs=1e-5)
+
+
+def test_joined_features_are_those_before_each_rows_own_time(spark: SparkSession, models: Models, tmp_path: Path) -> None:
+    early, late = (row | {"patient_id": "p1", "examined_at": f"2024-03-{day}T08:00:00Z"} for row, day in zip(read("exams.csv"), ("01", "10"), strict=False))
+    lake, scorer = Lake(LakeSettings(root=str(tmp_path / "lake"))), models.scorer("heart_disease")
+    fill(spark, lake, "exams", [early, late])
+    fill(spark, lake, "diagnoses", read("diagnoses.csv")[:1])
+    fill(spark, lake, "bracelet", [{"reading_id": "r1", "patient_id": "p1", "measured_at": "2024-03-10T07:30:00Z", "heart_rate": "130"}])
+    moments = {"before": "2024-02-01T00:00:00Z", "between": "2024-03-05T12:00:00Z", "at": "2024-03-10T08:00:00Z", "after": "2024-03-10T08:00:01Z", "never": ""}
+    asked = tmp_path / "asked.csv"
+    asked.write_text("patient_id,note,diagnosed_at\n" + "".join(f"p1,{note},{moment}\n" for note, moment in moments.items()))
+    scored = score_path(spark, lake, models, project, asked, tmp_path / "out", None, Silent(), order=ScoringOrder(join=True))
+    assert scored.attached == scorer.features
+    scores = {row["note"]: row["score"] for row in spark.read.parquet(str(tmp_path / "out")).collect()}
+    # What `features --at` answers for the same rows, and what the events say by hand.
+    features_at(spark, lake, project, str(asked), str(tmp_path / "known"), Silent())
+    known = {row["note"]: row for row in spark.read.parquet(str(tmp_path / "known")).collect()}
+    wanted = {"before": (None, 0), "between": (int(early["chol"]), 0), "at": (int(early["chol"]), 1), "after": (int(late["chol"]), 1), "never": (None, 0)}
+    assert {note: (row["chol"], row["readings_1h"]) for note, row in known.items()} == wanted
+    by_row = scorer.score({name: [known[note][name] for note in moments] for name in scorer.features})
+    assert [scores[note] for note in moments] == pytest.approx(by_row.tolist(), abs=1e-6)
+    assert len({round(scores[note], 6) for note in ("before", "between", "after")}) == 3
+    # Each moment by itself, as `--at` takes all rows.
+    for note in ("between", "after"):
+        at = parse_time(moments[note])
+        score_path(spark, lake, models, project, asked, tmp_path / note, None, Silent(), at=at, order=ScoringOrder(keep=("note",)))
+        found_then = [row["score"] for row in spark.read.parquet(str(tmp_path / note)).collect()]
+        assert found_then == pytest.approx([scores[note]] * len(moments), abs=1e-6)
 
 
 def test_complete_rows_need_no_lake_and_every_form_scores_alike(spark: SparkSession, models: Models, lake: Lake, tmp_path: Path) -> None:
