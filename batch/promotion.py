@@ -18,7 +18,7 @@ from features.declaration import Project
 from features.errors import AnabranchError, MisuseError
 from features.modelling import SMALLER_IS_BETTER, Model
 from stores.model_inputs import check_fits
-from stores.models import Models, ModelVersion, Scorer
+from stores.models import PREVIOUS, Models, ModelVersion, Scorer
 
 log = logging.getLogger(__name__)
 _RESAMPLES = 1_000
@@ -163,3 +163,15 @@ def check_parity(models: Models, project: Project, model: Model, scorer: Scorer,
     """What the gate found when the version was trained, or, of one that never met it, what is found now on made-up rows."""
     known = next((Check(**check) for check in entry.checks if check["name"] == "parity"), None)
     return known or _parity(models, project, model, scorer, made_up(scorer))
+
+
+def roll_back(models: Models, project: Project) -> str:
+    """Make the champion before champion again, whatever the batch version, which ends a trial; its version. Twice is forward again.
+
+    The gate has let it pass once. Raises MisuseError when there is none or its inputs do not fit the declaration, and AnabranchError for
+    one that cannot be loaded.
+    """
+    previous = models.roles(project.name).aliases.get(PREVIOUS)
+    if previous is not None:
+        check_fits(project, previous, models.scorer(project.name, previous).kinds)
+    return models.rollback(project.name)

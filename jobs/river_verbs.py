@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from features.declaration import Project
 from features.errors import AnabranchError, MisuseError
 from features.times import SECOND, format_time, parse_duration, parse_time
 from jobs.inspect_verbs import AsJson, Name
@@ -13,6 +14,9 @@ from jobs.processes import told_to_stop
 from jobs.settings import load_settings
 from jobs.show import Steps, result, table
 from jobs.streaming import stream
+
+if TYPE_CHECKING:
+    from jobs.context import Context
 
 SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help="Name of a source of the project.")]
 
@@ -132,15 +136,34 @@ def build(
     result(as_json, value, f"{text}{watched}\nNext: anabranch train {name}")
 
 
-def rollback(name: Name, as_json: AsJson = False) -> None:
-    """Make the previous batch version, and the model it was built with, current again."""
-    from jobs.building import rollback_project
+def rollback(
+    name: Name,
+    model: Annotated[bool, typer.Option("--model", help="The model alone: the champion before serves again, and the batch version stays.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the previous batch version, and the model it was built with, current again; or the model before alone."""
     from jobs.context import Context
 
     context = Context(load_settings(None, None))
     try:
-        entry = rollback_project(context, context.project(name), Steps())
+        project = context.project(name)
+        if model:
+            _roll_back_model(context, project, as_json)
+            return
+        from jobs.building import rollback_project  # with Spark, which the model alone does not need
+
+        entry = rollback_project(context, project, Steps())
     finally:
         context.close()
     value = {"project": name, "batch_version": entry.batch_version, "cut": format_time(entry.cut), "model_version": entry.model_version}
     result(as_json, value, f"batch version {entry.batch_version} (model {entry.model_version}) is current again")
+
+
+def _roll_back_model(context: "Context", project: Project, as_json: bool) -> None:
+    from batch.announcing import announce
+    from batch.promotion import roll_back
+
+    version = roll_back(context.models, project)
+    told = announce(context.models, context.bus, project)
+    said = f"version {version} of {project.name} is champion again, and the batch version stays" + (f"; {told.why}" if told.why else "")
+    result(as_json, {"project": project.name, "champion": version, "devices_told": not told.why}, said)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from batch.promotion import promote
+from batch.promotion import promote, roll_back
 from batch.registering import finish, register
 from batch.runs import keep, unfinished
 from batch.training import Trained, TrainingPlace, fit_and_log, train_run
@@ -116,6 +116,21 @@ def test_a_champion_that_reads_what_is_declared_no_more_is_no_reason_to_keep_it(
     kinds = FeatureView(name="seen", source=visits, key="who", features={"pages": Last("pages"), "town": Last("pages"), "weak": Last("weak")})
     with pytest.raises(MisuseError, match="reads 'town' as a text, but it is declared as a number"):
         promote(models, replace(shop("moved"), views=(kinds,)), old.version)
+
+
+def test_the_model_alone_goes_back_to_the_champion_before_and_forward_again_if_it_fits(models: Models) -> None:
+    project, again = shop("back"), shop("back", features=("pages",))
+    with pytest.raises(MisuseError, match="has no earlier champion to go back to: promote a version instead"):
+        roll_back(models, project)
+    assert run(models, project).champion
+    second = run(models, again)
+    promote(models, again, second.version, reason=None if second.champion else "it reads less")
+    assert [roll_back(models, project), models.champion("back")] == ["1", "1"]
+    assert [roll_back(models, project), models.champion("back")] == ["2", "2"]
+    less = FeatureView(name="seen", source=visits, key="who", features={"pages": Last("pages"), "weak": Last("weak")})
+    with pytest.raises(MisuseError, match="version 1 of 'back' reads 'town', which is declared no more: train again"):
+        roll_back(models, replace(again, views=(less,)))
+    assert models.champion("back") == "2"
 
 
 def test_a_corrupt_version_is_not_promoted(models: Models) -> None:

@@ -291,3 +291,8 @@ def test_a_setting_of_the_gate_is_checked(told: Told, monkeypatch: pytest.Monkey
             patched.setenv(f"ANABRANCH__QUALITY__{name}", value)
             ended = told("projects")
         assert (ended.code, ended.line.endswith(f"expected {expected}")) == (2, True), ended.line
+
+
+def test_a_model_cannot_go_back_where_there_is_no_champion_before(told: Told) -> None:
+    ended = told("rollback", "flights", "--model")
+    assert (ended.code, ended.line) == (2, "project 'flights' has no earlier champion to go back to: promote a version instead")
