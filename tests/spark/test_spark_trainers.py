@@ -1,9 +1,12 @@
 """Trainers on Spark's workers: what they learn is turned into a graph that says what Spark says, and a frame trains as rows do."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from pyspark.ml.base import Estimator
+from pyspark.ml.functions import vector_to_array
 from pyspark.sql import SparkSession
 from sklearn.metrics import roc_auc_score
 
@@ -34,10 +37,23 @@ SMALL = {"spark-forest": {"trees": 5, "max_depth": 4}, "spark-gbt": {"rounds": 5
 
 
 @pytest.mark.parametrize("trainer", ["spark-logistic", "spark-forest", "spark-gbt"])
-def test_spark_learns_a_class_that_scores_without_a_jvm(spark: SparkSession, trainer: str) -> None:
+def test_spark_learns_a_class_that_scores_without_a_jvm(spark: SparkSession, monkeypatch: pytest.MonkeyPatch, trainer: str) -> None:
+    kept: list[tuple[Any, Any]] = []
+    fit_by_spark = Estimator.fit
+
+    def fit_and_keep(self: Any, frame: Any, params: Any = None) -> Any:
+        kept.append((fit_by_spark(self, frame, params), frame))
+        return kept[-1][0]
+
+    monkeypatch.setattr(Estimator, "fit", fit_and_keep)
     given = replace(rows(), params=SMALL[trainer])
     found = fit(trainer, given)
     assert found.native == "onnx"
+    # What Spark itself says of the same rows; its forest is a regression of 0 and 1.
+    ((model, frame),) = kept
+    said = model.transform(frame)
+    told = said.select("prediction" if trainer == "spark-forest" else vector_to_array(said["probability"])[1]).collect()
+    np.testing.assert_allclose(found.scores(given.matrix), [row[0] for row in told], rtol=0, atol=1e-6)
     assert roc_auc_score(given.target, found.scores(given.matrix)) > 0.88
     if trainer == "spark-logistic":
         alone = fit("logistic", rows()).scores(given.matrix)
@@ -70,14 +86,15 @@ def test_the_trees_of_spark_say_in_the_graph_what_they_say_in_spark(spark: Spark
     np.testing.assert_allclose(found, told, rtol=1e-12)
 
 
-def test_xgboost_on_spark_learns_classes_and_numbers_as_the_driver_does(spark: SparkSession) -> None:
+@pytest.mark.parametrize("task", ["class", "number"])
+def test_xgboost_on_spark_learns_classes_and_numbers_as_the_driver_does(spark: SparkSession, task: str) -> None:
     trainer = TRAINERS["xgboost"]
     assert not trainer.spreads(1000, {})
     assert trainer.spreads(3_000_000, {})
     assert trainer.spreads(10, {"distributed": True})
     from batch.trainers.distributed import TrainingFrame, learn_xgboost_on_spark
 
-    given = replace(rows("number"), params=SMALL["xgboost"])
+    given = replace(rows(task), params=SMALL["xgboost"])
     names = ["_target", "pages", "town", "noise"]
     texts = [None if np.isnan(code) else "abc"[int(code)] for code in given.matrix[:, 1]]
     data = zip(given.target.tolist(), given.matrix[:, 0].tolist(), texts, given.matrix[:, 2].tolist(), strict=True)
@@ -88,6 +105,9 @@ def test_xgboost_on_spark_learns_classes_and_numbers_as_the_driver_does(spark: S
     assert np.corrcoef(found, alone)[0, 1] > 0.95
     assert twin is not None
     np.testing.assert_allclose(twin, found, rtol=1e-6)
+    if task == "class":
+        assert ((found > 0) & (found < 1)).all()
+        assert roc_auc_score(given.target, found) > 0.88
 
 
 def test_a_description_of_trees_that_is_not_known_is_refused() -> None:
