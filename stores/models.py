@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import unquote, urlparse
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -35,8 +36,11 @@ _FILES = "model"  # MLflow's name for the folder that Fitted writes, see model_c
 _LONGEST = 500  # characters of a parameter, as long as every MLflow store takes
 _logging = threading.Lock()  # MLflow's active run and address belong to the process
 _loading = threading.Lock()
-_scorers: dict[tuple[str, str, str], Scorer] = {}
-_kinds: dict[tuple[str, str, str], Mapping[str, str]] = {}
+_Version = tuple[str, str, str]
+_scorers: WeakValueDictionary[_Version, Scorer] = WeakValueDictionary()  # all that somebody still has
+_recent: dict[_Version, Scorer] = {}  # those asked for last, the last at its end: they stay though nobody has them
+_MOST_RECENT = 32
+_kinds: dict[_Version, Mapping[str, str]] = {}
 
 
 @dataclass(frozen=True)
@@ -142,15 +146,17 @@ class Models(ModelRoles):
             return str(self._client.get_model_version_download_uri(project, version))
 
     def scorer(self, project: str, version: str | None = None) -> Scorer:
-        """The version (the champion when None), loaded once a process."""
+        """The version (the champion when None), loaded once a process while somebody has it or it was asked for lately."""
         version = version or self.champion(project)
         if version is None:
             raise MisuseError(f"project {project!r} has no champion: run 'anabranch train {project}' first")
         key = (self.settings.tracking_uri, project, version)
         with _loading:
-            if key not in _scorers:
-                _scorers[key] = self._load(project, version)
-            return _scorers[key]
+            found = _recent.pop(key, None) or _scorers.get(key) or self._load(project, version)
+            _scorers[key] = _recent[key] = found
+            if len(_recent) > _MOST_RECENT:
+                del _recent[next(iter(_recent))]
+            return found
 
     @contextmanager
     def folder(self, project: str, version: str) -> Iterator[Path]:
