@@ -256,21 +256,31 @@ def _keep(views: Views, project: Project, reset: Reset) -> None:
 def rollback(views: Views, models: Models, project: Project) -> Manifest:
     """Make the previous batch version and the model it was built with current again; the two versions change places.
 
-    The model goes first: whoever is cut off in between repeats the rollback, and it is completed.
+    The manifest goes first and names the model too, so that servers change both by one write; the registry follows. Whoever is cut off in
+    between repeats the rollback, and it is completed.
     """
-    current = views.manifest(project.name)
+    current, champion = views.manifest(project.name), models.champion(project.name)
+    if current is None or current.replaces is None or champion not in (current.replaces, current.model_version):
+        current = _changed_places(views, models, project, current, champion)
+    if current.model_version not in (None, champion):
+        models.promote(project.name, str(current.model_version))
+    if current.replaces is None:
+        return current
+    settled = replace(current, replaces=None)
+    views.swap(settled, current, current.previous)
+    return settled
+
+
+def _changed_places(views: Views, models: Models, project: Project, current: Manifest | None, champion: str | None) -> Manifest:
+    """The manifest whose two versions have changed places; it `replaces` the champion where the version has another model."""
     if current is None or current.previous is None:
         raise AnabranchError(f"project {project.name!r} has no previous batch version to go back to: it needs two builds of the same declaration")
-    champion, wanted = models.champion(project.name), current.previous.model_version
-    if wanted is not None and wanted != champion:
-        models.promote(project.name, wanted)
-    # The version that is left keeps the champion of now, so that a second rollback is the way forward again; one that is
-    # the wanted one already was promoted by a rollback that was cut off.
-    left = current if champion == wanted else replace(current, model_version=champion)
-    try:
-        views.swap(current.previous, current, left)
-    except AnabranchError:
-        if champion is not None and wanted is not None:
-            models.promote(project.name, champion)
-        raise
-    return current.previous
+    wanted = current.previous.model_version
+    other = wanted is not None and wanted != champion
+    if other:
+        models.uri(project.name, str(wanted))  # raises: nothing has changed yet when there is no such version any more
+    # The version that is left keeps the champion of now, so that a second rollback is the way forward again.
+    left = replace(current, model_version=champion, replaces=None, previous=None)
+    entry = replace(current.previous, replaces=champion if other else None)
+    views.swap(entry, current, left)
+    return replace(entry, revision=current.revision + 1, previous=left)

@@ -68,6 +68,20 @@ class Manifest(Protocol):
         """The version of each source's table that it was built from."""
         ...
 
+    @property
+    def model_version(self) -> str | None:
+        """The model in force when it was built, or when it was left by a rollback."""
+        ...
+
+    @property
+    def previous(self) -> "Manifest | None":
+        """The version before it, which can still be read."""
+        ...
+
+    def champion(self, registered: str | None) -> str | None:
+        """The model that answers with the version, where the registry names `registered`."""
+        ...
+
 
 class Views(Protocol):
     """The tables that serve."""

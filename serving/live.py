@@ -22,6 +22,7 @@ from stores.predict import Scorer
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Stamp = tuple[tuple[str, int, int], ...]
+_TRIES = 5  # a manifest changes twice in a rollback; what still changes is looked at next time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,9 +129,10 @@ class Live:
             served = replace(served, scorer=None, trial=None)
         name = served.project.name
         troubles = {what: why for what, why in served.troubles.items() if what == "declaration"}
-        manifest = self._try("store", lambda: self._context.views.manifest(name), served.manifest, troubles)
-        roles = None if served.project.model is None else self._try("model", lambda: self._context.models.roles(name), None, troubles)
-        found = served.scorer if roles is None else self._try("model", lambda: self._scorer(name, roles.champion, served.scorer), served.scorer, troubles)
+        manifest, roles = self._versions(served, troubles)
+        found = served.scorer
+        if roles is not None:
+            found = self._try("model", lambda: self._scorer(name, _champion(manifest, roles), served.scorer), served.scorer, troubles)
         scorer = self._try("inputs", lambda: _fitting(served.project, found), None, troubles)
         if "inputs" in troubles:
             # The version before serves on, unless the declaration has left that behind too.
@@ -138,11 +140,29 @@ class Live:
         if scorer is not None and scorer is not served.scorer:
             log.info("project %s: model version %s is served (before: %s)", name, scorer.version, served.scorer.version if served.scorer else "none")
         trial = self._try("trial", lambda: self._tried(served.project, roles, scorer, served.trial), None, troubles)
+        if ("model" in troubles or "inputs" in troubles) and _torn(served, manifest):
+            manifest = served.manifest
         if "store" not in troubles:
             self._try("views", lambda: self._context.answers.prepare(served.project, manifest), None, troubles)
         for what in ("store", "model", "inputs", "trial", "views"):
             self._report(name, what, troubles.get(what))
         return replace(served, manifest=manifest, scorer=scorer, trial=trial, troubles=troubles, looked=True)
+
+    def _versions(self, served: Served, troubles: dict[str, str]) -> tuple[Manifest | None, Roles | None]:
+        """Manifest and roles of one moment: a manifest that changed while the roles were read is older than they are, and both are read again."""
+        name = served.project.name
+        manifest = self._try("store", lambda: self._context.views.manifest(name), served.manifest, troubles)
+        if served.project.model is None:
+            return manifest, None
+        for _ in range(_TRIES):
+            roles = self._try("model", lambda: self._context.models.roles(name), None, troubles)
+            if roles is None or "store" in troubles or _in_force(served, manifest, roles):
+                return manifest, roles
+            again = self._try("store", lambda: self._context.views.manifest(name), manifest, troubles)
+            if again == manifest:
+                return manifest, roles
+            manifest = again
+        return served.manifest, None
 
     @staticmethod
     def _try(what: str, look: Callable[[], T], otherwise: T, troubles: dict[str, str]) -> T:
@@ -193,6 +213,24 @@ def _fitting(project: Project, scorer: Scorer | None) -> Scorer | None:
     if scorer is not None:
         check_fits(project, scorer.version, scorer.kinds)
     return scorer
+
+
+def _champion(manifest: Manifest | None, roles: Roles) -> str | None:
+    """The version that answers; a manifest knows when a rollback is ahead of the registry."""
+    return roles.champion if manifest is None else manifest.champion(roles.champion)
+
+
+def _in_force(served: Served, manifest: Manifest | None, roles: Roles) -> bool:
+    """Whether they are what is served already."""
+    return manifest == served.manifest and _champion(manifest, roles) == (served.scorer.version if served.scorer else None)
+
+
+def _torn(served: Served, manifest: Manifest | None) -> bool:
+    """Whether a manifest came without its model: it waits for that for as long as the version before it can be read."""
+    before, scorer = served.manifest, served.scorer
+    if before is None or scorer is None or manifest is None or manifest.previous is None:
+        return False
+    return manifest.previous.batch_version == before.batch_version and manifest.model_version not in (None, scorer.version)
 
 
 def _stamp(path: Path) -> Stamp:

@@ -18,7 +18,7 @@ class Manifest:
 
     It covers what came by topic before `cut` and by file before `until`. `increments` are the builds that make up what is
     kept of it, by the name of the state; `lake_ids` say by source which table it was read from. `accepted` is why it was
-    published though its validation failed.
+    published though its validation failed. `replaces` is the champion that a rollback to this version has yet to replace in the registry.
     """
 
     project: str
@@ -35,8 +35,13 @@ class Manifest:
     increments: Mapping[str, Sequence[int]] = field(default_factory=dict)
     lake_ids: Mapping[str, str] = field(default_factory=dict)
     accepted: str | None = None
+    replaces: str | None = None
     revision: int = 0
     previous: "Manifest | None" = None
+
+    def champion(self, registered: str | None) -> str | None:
+        """The model that answers with this version: the registry's champion, unless that is the one which a rollback is about to replace."""
+        return self.model_version if self.replaces is not None and registered == self.replaces else registered
 
     def entry(self) -> str:
         """JSON of this version alone."""

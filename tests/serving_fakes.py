@@ -32,6 +32,12 @@ class FakeManifest:
     rows: Mapping[str, int] = field(default_factory=lambda: {"latest_exam": 303})
     tables: Mapping[str, str] = field(default_factory=lambda: {"latest_exam": "heart_disease__latest_exam__b7"})
     lake_versions: Mapping[str, int] = field(default_factory=lambda: {"exams": 4})
+    model_version: str | None = "3"
+    replaces: str | None = None
+    previous: "FakeManifest | None" = None
+
+    def champion(self, registered: str | None) -> str | None:
+        return self.model_version if self.replaces is not None and registered == self.replaces else registered
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,8 @@ class Store:
         self.reads += 1
         empty = dict.fromkeys(column.name for column in project.columns)
         moment = NOW if at is None else at
-        return [FakeAnswer({**empty, **self.stored.get(tuple(key.values()), {})}, self.degraded, as_of=moment) for key in keys]
+        version = None if manifest is None else manifest.batch_version
+        return [FakeAnswer({**empty, **self.stored.get(tuple(key.values()), {})}, self.degraded, version, moment) for key in keys]
 
     def manifest(self, project: str) -> FakeManifest | None:
         self.check()

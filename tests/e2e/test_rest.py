@@ -8,6 +8,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,8 +78,8 @@ def until(seconds: float, look: Callable[[], T | None], what: str) -> T:
         assert time.monotonic() < deadline, f"{what} did not come within {seconds} s"
 
 
-def train(models: Models, project: Project, version: str) -> None:
-    """Log and promote a small model."""
+def train(models: Models, project: Project, version: str, *, promoted: bool = True) -> None:
+    """Log a small model, and promote it."""
     columns: dict[str, list[Any]] = {"x_sum": [1.0, 50.0, None, 70.0] * 25, "x_count": [1.0, 2.0, 3.0, 4.0] * 25}
     inputs = model_inputs(project)
     matrix = InputCoder([given.described() for given in inputs]).matrix(columns)
@@ -86,11 +87,12 @@ def train(models: Models, project: Project, version: str) -> None:
     example = {name: values[:3] for name, values in columns.items()}
     record = TrainingRecord(metrics={"roc_auc": 1.0}, parameters={}, lake_versions={}, example=example)
     assert models.log(project, record, fit("xgboost", rows)) == version
-    models.promote(project.name, version)
+    if promoted:
+        models.promote(project.name, version)
 
 
-def build(views: Views, project: Project, cut: int) -> int:
-    """Publish one key's batch states up to the cut, as a build does; returns the version."""
+def build(views: Views, project: Project, cut: int, model_version: str | None = None) -> int:
+    """Publish one key's batch states up to the cut, as a build under a champion does; returns the version."""
     (view,) = project.views
     before = views.manifest(project.name)
     version = views.new_version(project.name, before.batch_version + 1 if before else 1)
@@ -108,6 +110,7 @@ def build(views: Views, project: Project, cut: int) -> int:
         fingerprints={view.name: view.fingerprint},
         tables={view.name: table},
         rows={view.name: 1},
+        model_version=model_version,
     )
     views.ensure_tiles(project)
     views.swap(entry, before, before)
@@ -115,12 +118,18 @@ def build(views: Views, project: Project, cut: int) -> int:
 
 
 @pytest.fixture(scope="module")
-def rest(settings: Settings, servers: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rest]:
-    folder = tmp_path_factory.mktemp("rest")
+def rest(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rest]:
+    with running(servers, tmp_path_factory.mktemp("rest")) as found:
+        yield found
+
+
+@contextmanager
+def running(settings: Settings, folder: Path, **serving: Any) -> Iterator[Rest]:
+    """A server over a project of its own, with these settings; it ends in peace."""
     name = f"rest_{uuid.uuid4().hex[:8]}"
     (folder / f"{name}.py").write_text(DECLARATION.format(name=name, schema=SCHEMA.replace("key STRING", "who STRING")))
     registry = ModelsSettings(tracking_uri=f"sqlite:///{folder}/mlflow.db", artifact_root=str(folder / "artifacts"))
-    ours = replace(settings, projects=(Path(folder),), models=registry, serving=replace(settings.serving, port=free_ports(1)[0]))
+    ours = replace(settings, projects=(folder,), models=registry, serving=replace(settings.serving, port=free_ports(1)[0], **serving))
     process = multiprocessing.get_context("spawn").Process(target=serve, args=(ours,))
     process.start()
     found = Rest(ours, load_project(name, ours.projects), Views(ours.views), Models(registry))

@@ -1,9 +1,13 @@
 import os
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from features.errors import UnavailableError
 from stores.model_roles import Trial
 from tests.serving_fakes import Bench, FakeManifest, SumScorer, bench
 
@@ -148,3 +152,84 @@ def test_a_tried_version_that_does_not_fit_the_declaration_is_not_tried(shop: Be
     page = shop.ask("GET", "/v1/projects/shop")[1]
     assert page["troubles"] == {"trial": "version 4 of 'shop' reads 'gone', which is declared no more: train again"}
     assert shop.ask("POST", "/v1/projects/shop/predict", {"key": "p1"})[1]["model_version"] == "3"
+
+
+LEFT, WENT_BACK = FakeManifest(batch_version=7), FakeManifest(batch_version=6, model_version="2", previous=FakeManifest(batch_version=7))
+ROLLBACK = [(LEFT, "3"), (replace(WENT_BACK, replaces="3"), "3"), (replace(WENT_BACK, replaces="3"), "2"), (WENT_BACK, "2")]
+"""Manifest and champion while a rollback writes one after the other."""
+
+
+def answering(found: Bench) -> tuple[int, str]:
+    """Batch and model version of one answer."""
+    answer = found.ask("POST", "/v1/projects/shop/predict", {"key": "p1"})[1]
+    return answer["batch_version"], answer["model_version"]
+
+
+@pytest.mark.parametrize("moments", list(product(range(4), repeat=3)))
+def test_no_look_in_the_midst_of_a_rollback_mixes_versions(shop: Bench, monkeypatch: pytest.MonkeyPatch, moments: tuple[int, ...]) -> None:
+    """Before each of the look's reads the rollback goes on by so many writes."""
+    steps, at = iter(moments), 0
+
+    def going_on(read: Callable[[str], Any]) -> Callable[[str], Any]:
+        def asked(project: str) -> Any:
+            nonlocal at
+            at = min(at + next(steps, 0), len(ROLLBACK) - 1)
+            shop.store.served, shop.registry.version = ROLLBACK[at]
+            return read(project)
+
+        return asked
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shop.store, "manifest", going_on(shop.store.manifest))
+        patched.setattr(shop.registry, "roles", going_on(shop.registry.roles))
+        shop.app.live.refresh()
+        assert answering(shop) in {(7, "3"), (6, "2")}
+    shop.store.served, shop.registry.version = ROLLBACK[-1]
+    shop.app.live.refresh()
+    assert answering(shop) == (6, "2")
+
+
+def test_a_model_that_is_promoted_after_a_rollback_was_cut_off_is_served(shop: Bench) -> None:
+    shop.store.served, shop.registry.version = ROLLBACK[1]
+    shop.app.live.refresh()
+    assert answering(shop) == (6, "2")
+    shop.registry.version = "4"
+    shop.app.live.refresh()
+    assert answering(shop) == (6, "4")
+
+
+def test_a_rollback_to_a_model_that_cannot_be_loaded_waits_for_it_until_its_batch_version_is_gone(shop: Bench) -> None:
+    shop.registry.others["2"] = UnavailableError("MLflow does not do what was asked")
+    shop.store.served, shop.registry.version = WENT_BACK, "2"
+    shop.app.live.refresh()
+    assert answering(shop) == (7, "3")
+    assert "MLflow" in shop.ask("GET", "/v1/projects/shop")[1]["troubles"]["model"]
+    shop.store.served = FakeManifest(batch_version=8, model_version="2", previous=WENT_BACK)
+    shop.app.live.refresh()
+    assert answering(shop) == (8, "3")
+    del shop.registry.others["2"]
+    shop.app.live.refresh()
+    assert answering(shop) == (8, "2")
+
+
+def test_a_manifest_that_never_stands_still_leaves_both_versions_in_force(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = count(8)
+    monkeypatch.setattr(shop.store, "manifest", lambda _: FakeManifest(batch_version=next(versions)))
+    shop.registry.version = "4"
+    shop.app.live.refresh()
+    assert answering(shop) == (7, "3")
+
+
+def test_a_model_is_fetched_once_however_many_looks_and_answers(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched, fetch = list[str](), shop.registry.scorer
+
+    def counting(project: str, version: str) -> Any:
+        fetched.append(version)
+        return fetch(project, version)
+
+    monkeypatch.setattr(shop.registry, "scorer", counting)
+    shop.registry.version = "4"
+    for _ in range(20):
+        shop.app.live.refresh()
+        assert answering(shop) == (7, "4")
+    assert fetched == ["4"]
