@@ -206,8 +206,10 @@ def test_events_reach_their_topic_and_predictions_theirs(rest: Rest) -> None:
     assert sent[0]["answered"]["model_version"] == sent[0]["versions"]["model"]
 
 
-def test_a_shadow_and_a_canary_are_seen_within_seconds_and_reported(rest: Rest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    name, keys, views = rest.project.name, [f"t{number}" for number in range(200)], rest.settings.views
+@pytest.fixture
+def verb(rest: Rest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """A command of the command line over the same stores; what it says as JSON."""
+    views = rest.settings.views
     told = {
         "ANABRANCH_PROJECTS": str(rest.settings.projects[0]), "ANABRANCH__MODELS__TRACKING_URI": rest.models.settings.tracking_uri,
         "ANABRANCH__VIEWS__HOSTS": views.hosts[0], "ANABRANCH__VIEWS__PORT": str(views.port), "ANABRANCH__VIEWS__KEYSPACE": views.keyspace,
@@ -216,9 +218,29 @@ def test_a_shadow_and_a_canary_are_seen_within_seconds_and_reported(rest: Rest, 
     for variable, value in told.items():
         monkeypatch.setenv(variable, value)
 
-    def verb(*words: str) -> Any:
+    def run(*words: str) -> Any:
         assert main([*words, "--json"]) == 0
         return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    return run
+
+
+def test_a_rollback_of_the_model_alone_is_served_within_seconds(rest: Rest, verb: Callable[..., Any]) -> None:
+    before = until(30, lambda: _good(rest.ask("POST", "{p}/predict", {"key": "k1"})), "the model")[1]
+    assert before["model_version"] == "2"
+
+    def rolled_back() -> Any:
+        said = verb("rollback", rest.project.name, "--model")
+        assert said["devices_told"] is True
+        return until(4, lambda: _by_model(rest.ask("POST", "{p}/predict", {"key": "k1"}), said["champion"]), "the model before")
+
+    back, forward = rolled_back(), rolled_back()
+    assert (back["model_version"], forward["model_version"]) == ("1", "2")
+    assert back["batch_version"] == forward["batch_version"] == before["batch_version"]
+
+
+def test_a_shadow_and_a_canary_are_seen_within_seconds_and_reported(rest: Rest, verb: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    name, keys = rest.project.name, [f"t{number}" for number in range(200)]
 
     def answering() -> set[str]:
         return {one["model_version"] for one in rest.ask("POST", "{p}/predict", {"keys": keys})[1]["predictions"]}
@@ -303,6 +325,10 @@ def _good(answer: tuple[int, Any], member: str | None = None) -> tuple[int, Any]
 
 def _of_version(answer: tuple[int, Any], version: int) -> Any:
     return answer[1] if answer[0] == 200 and answer[1]["batch_version"] == version else None
+
+
+def _by_model(answer: tuple[int, Any], version: str) -> Any:
+    return answer[1] if answer[0] == 200 and answer[1]["model_version"] == version else None
 
 
 def _built(rest: Rest, version: int) -> Any:

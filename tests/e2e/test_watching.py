@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from features import Watch
+from features import Project, Watch
 from features.times import format_time
 from jobs.building import build_project
 from jobs.context import Context
@@ -23,6 +23,7 @@ from stores.answers import now_micros
 from stores.measures import Measures
 from tests.heart import DATA
 from tests.heart_river import Lived
+from tests.servers.test_bus import read
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Released:
     """What was answered, how it came out, and what the looks found."""
 
     lived: Lived
+    project: Project
+    since: int
     scores: dict[str, float]
     sick: dict[str, bool]
     first: Looked
@@ -58,7 +61,7 @@ def released(lived: Lived, rest_of_heart: str, tmp_path_factory: pytest.TempPath
     file = tmp_path_factory.mktemp("watch") / "report.html"
     first = watch_project(context, project, Steps(), since, file)
     second = watch_project(context, project, Steps(), since, landed=True)
-    return Released(lived, scores, sick, first, second, Path(file).read_text(encoding="utf-8"))
+    return Released(lived, project, since, scores, sick, first, second, Path(file).read_text(encoding="utf-8"))
 
 
 def ready(address: str) -> bool:
@@ -113,6 +116,28 @@ def test_alerts_are_raised_once_and_everything_is_kept(released: Released) -> No
     assert context.models.entry("heart_disease", version).watched["predictions/labels"] == 30
     assert "thresholds are crossed" in released.page
     assert released.page.count("data:image/png") > 5
+
+
+def test_an_answer_that_was_given_other_values_than_the_lake_has_is_found_and_told(released: Released) -> None:
+    context, topic, name = released.lived.context, "predictions.heart_disease", "chol"
+    made = [json.loads(value or b"") for _, _, _, value, _, _ in read(context.bus, topic)]
+    one = next(each for each in made if each["asked"]["key"] in released.scores)
+    right, wrong = one["used"][name], one["used"][name] + 50
+    planted = {**one, "prediction_id": "planted", "used": {**one["used"], name: wrong}}
+    given = {**planted, "prediction_id": "given", "asked": {**one["asked"], "features": {name: wrong}}}  # what the caller says is no skew
+    context.bus.publish(topic, [(None, json.dumps(each).encode()) for each in (planted, given)])
+    looked = watch_project(context, released.project, Steps(), released.since)
+    before, skew = released.first.found.skew, looked.found.skew
+    assert before is not None
+    assert skew is not None
+    assert (skew.answers, skew.differing, skew.features) == (before.answers + 2, 1, {name: 1})
+    features = len(context.models.scorer("heart_disease").features)
+    assert skew.values == before.values + 2 * features - 1
+    lake, served = skew.example.removeprefix(f"{name} of {one['asked']['key']}: ").split(", ")
+    assert (float(lake.removesuffix(" by the lake")), float(served.removesuffix(" when served"))) == (right, wrong)
+    assert {each.what: each.news for each in looked.checks if each.crossed}["skew"] == "raised"
+    (alert,) = [told for _, _, _, value, _, _ in read(context.bus, "alerts.heart_disease") if (told := json.loads(value or b""))["what"] == "skew"]
+    assert (alert["status"], alert["value"]) == ("raised", pytest.approx(1 / skew.values))
 
 
 def test_a_batch_replaces_approximate_scores_and_tells_how_far_they_were_off(released: Released) -> None:
