@@ -1,4 +1,4 @@
-"""What callers see of a REST server while versions come and go below it."""
+"""What callers see of a REST server while things change below it: versions that come and go, and a broker that is away."""
 
 import http.client
 import json
@@ -14,19 +14,21 @@ import pytest
 
 from batch.views import rollback
 from features.times import HOUR, floor_to
+from jobs import servers as embedded
 from jobs.settings import Settings
 from stores.answers import now_micros
 from stores.models import Models
 from tests.e2e.test_rest import Rest, build, running, train, until
 
 SEEN_WITHIN = 5.0  # seconds; two looks take 2, and this machine may be busy
+BUFFER = 20
 Pair = tuple[int, str]
 
 
 @pytest.fixture(scope="module")
 def rest(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rest]:
-    """A server over a first batch version and its model."""
-    with running(servers, tmp_path_factory.mktemp("rest")) as found:
+    """A server over a first batch version and its model, with a small buffer of predictions."""
+    with running(servers, tmp_path_factory.mktemp("rest"), prediction_buffer=BUFFER) as found:
         train(found.models, found.project, "1")
         version = build(found.views, found.project, floor_to(now_micros(), HOUR), "1")
         until(60, lambda: _pair(found.ask("POST", "{p}/predict", {"key": "k1"})) == (version, "1") or None, "the first answer")
@@ -137,3 +139,38 @@ def test_a_rollback_that_was_cut_off_is_served_whole_and_completed_by_repeating_
     assert _pair(rest.ask("POST", "{p}/predict", {"key": "k1"})) == expected
     assert rollback(rest.views, rest.models, rest.project).batch_version == now.batch_version
     assert rest.models.champion(name) == "3"
+
+
+def test_without_kafka_predictions_are_answered_in_time_kept_up_to_the_buffer_and_sent_when_it_is_back(rest: Rest) -> None:
+    until(30, lambda: _counted(rest, "anabranch_predictions_buffered") == 0 or None, "an empty buffer")
+    published, dropped = (_counted(rest, f"anabranch_predictions_{what}") for what in ("published_total", 'dropped_total{reason="buffer full"}'))
+    embedded.down(rest.settings, ["kafka"])
+    try:
+        started = time.monotonic()
+        answers = [rest.ask("POST", "{p}/predict", {"features": {"x_sum": 50.0, "x_count": 2}}) for _ in range(BUFFER + 7)]
+        seconds = time.monotonic() - started
+        assert [status for status, _ in answers] == [200] * len(answers)
+        assert not any(answer["degraded"] for _, answer in answers)
+        assert seconds < 10  # nobody waited for the broker
+        assert rest.ask("POST", "{p}/predict", {"key": "k1"})[0] == 200
+        assert _counted(rest, "anabranch_predictions_buffered") == BUFFER
+        assert _counted(rest, 'anabranch_predictions_dropped_total{reason="buffer full"}') == dropped + 8
+        event = {"id": "e1", "who": "k1", "time": "2024-05-01T12:00:00Z", "x": 1.5}
+        assert rest.ask("POST", "{p}/events/things", [event])[0] == 503
+        status, problem = rest.ask("GET", "/readyz")
+        assert (status, problem["store"], problem["model"]) == (503, "ok", "ok")
+        assert problem["bus"] != "ok"
+    finally:
+        embedded.up(rest.settings, ["kafka"])
+    until(60, lambda: _counted(rest, "anabranch_predictions_published_total") == published + BUFFER or None, "what waited")
+    assert _counted(rest, "anabranch_predictions_buffered") == 0
+
+
+def _counted(rest: Rest, name: str) -> float:
+    connection = http.client.HTTPConnection("127.0.0.1", rest.settings.serving.port, timeout=20)
+    try:
+        connection.request("GET", "/metrics")
+        lines = connection.getresponse().read().decode().splitlines()
+    finally:
+        connection.close()
+    return next((float(line.split()[-1]) for line in lines if line.startswith(name)), 0.0)
