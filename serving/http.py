@@ -97,4 +97,4 @@ async def read_body(scope: Scope, exchange: Exchange, limit: int) -> bytes:
 
 
 def _too_large(limit: int) -> ProblemError:
-    return ProblemError(413, "too-large", f"the body is larger than {limit} bytes: send less at once")
+    return ProblemError(413, "too-large", f"the body is larger than {limit} bytes: send less at once, or have serving.body_bytes raised")

@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
+from features.loading import load_project
 from stores.keys import RIGHTS, ApiKeys
 from tests.conftest import free_ports
-from tests.serving_fakes import NOW
+from tests.serving_fakes import NOW, PROJECTS
 
 PREDICT = "/v1/projects/heart_disease/predict"
 JSON = {"content-type": "application/json"}
@@ -91,6 +92,19 @@ def test_large_bodies_are_refused_whether_announced_or_chunked(running: Running)
     assert running.ask("POST", PREDICT, iter([body[:9000], body[9000:]]))[0] == 413
     assert running.ask("POST", PREDICT, iter([b'{"key":', b'"p1"}']))[0] == 200
     assert running.ask("POST", PREDICT, b"{}", {})[0] == 415
+
+
+def test_a_thousand_wide_instances_fit_or_the_refusal_names_the_setting(running: Running, tmp_path: Path) -> None:
+    features = load_project("heart_disease", (PROJECTS,)).columns
+    given = {feature.name: 1234.5678901234567 if feature.type.name == "DOUBLE" else 123456 for feature in features}
+    body = json.dumps({"instances": [{"key": f"patient-{number}", "features": given} for number in range(1000)]}).encode()
+    status, _, text = running.ask("POST", PREDICT, body)
+    assert (status, json.loads(text)["detail"].rpartition(", ")[2]) == (413, "or have serving.body_bytes raised")
+    (tmp_path / "wide").mkdir()
+    with started(tmp_path / "wide", body_bytes=40 * 1000 * len(features)) as wide:
+        status, _, text = wide.ask("POST", PREDICT, body)
+    assert status == 200, text
+    assert len(json.loads(text)["predictions"]) == 1000
 
 
 def test_stopping_publishes_what_is_buffered_and_loses_no_answer(running: Running) -> None:
