@@ -21,7 +21,7 @@ from stores.reads import Pending
 from stores.shared_parts import SharedParts
 from stores.views import GRACE, Views
 
-_AT_ONCE = 16  # keys that are asked or merged before others get their turn on the event loop
+_AT_ONCE = 20  # keys that are asked or merged before others get their turn on the event loop
 _SIDE_BY_SIDE = 200  # keys whose reads are under way together where nobody else waits for a turn
 Known = tuple[BatchPart | None, Tiles | None]
 
@@ -52,7 +52,7 @@ class _Reading:
 
     def when_done(self, done: Callable[[], object]) -> None:
         """Call `done` when every read has an answer or an error: from whatever thread, and at least once."""
-        futures = [future for pending in self.pending.values() for future in pending.futures]
+        futures = {future for pending in self.pending.values() for future in pending.futures}
         left = [None] * len(futures)  # popping is one step, whichever thread does it
 
         def one(_: object) -> None:
@@ -112,7 +112,7 @@ class Answers:
         for start in range(0, len(keys), _SIDE_BY_SIDE):
             chunk = keys[start : start + _SIDE_BY_SIDE]
             asked = now_micros() if at is None else at
-            reading = self._begin(project, chunk, manifest, asked, together=len(chunk) > 1)
+            reading = self._begin(project, chunk, manifest, asked)
             known = self._collect(reading, manifest, project)
             moment = min(now_micros(), asked + GRACE) if at is None else at
             found += [_answer(project, key, text, known, manifest, moment) for key, text in zip(chunk, reading.texts, strict=True)]
@@ -158,13 +158,13 @@ class Answers:
             found.append(replace(answer, degraded="; ".join(filter(None, (missing, answer.degraded)))))
         return found
 
-    def _begin(self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Manifest | None, at: int, *, together: bool = False) -> _Reading:
-        """Start all reads: one by one, so that each can be waited for on an event loop, or many keys `together`, which is less work."""
+    def _begin(self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Manifest | None, at: int) -> _Reading:
+        """Start all reads, of several keys together, which is less work."""
         texts = [{view.name: key_text(view.keys, key) for view in project.views} for key in keys]
         pending: dict[tuple[str, str], Pending] = {}
         for view in project.views:
             wanted = {text[view.name]: self._kept(project, view, text[view.name], manifest) for text in texts}
-            if together:
+            if len(wanted) > 1:
                 found = self.views.ask_many(project.name, view, wanted, manifest, at, self.timeout)
             else:
                 found = {key: self.views.ask(project.name, view, key, manifest, at, part, self.timeout) for key, part in wanted.items()}

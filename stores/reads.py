@@ -32,15 +32,16 @@ class Together:
     """A read of many keys; each row begins with its key."""
 
     def __init__(self, read: ResponseFuture) -> None:
-        self._read = read
+        self.read = read
         self._found: dict[str, _Rows] | None = None
 
     def rows(self, key: str) -> _Rows:
         """Wait, and give the rows of one of the keys without it."""
         if self._found is None:
-            self._found = {}
-            for name, *row in self._read.result():
-                self._found.setdefault(name, _Rows()).append(row)
+            found: dict[str, _Rows] = {}
+            for name, *row in self.read.result():
+                found.setdefault(name, _Rows()).append(row)
+            self._found = found  # only then: a read that failed fails for every key
         return self._found.get(key, _Rows())
 
 
@@ -69,8 +70,8 @@ class Pending:
 
     @property
     def futures(self) -> list[ResponseFuture]:
-        """The reads of one that was asked for by itself."""
-        return [future for future in (self.batch, self.tiles, self.fine) if future is not None]
+        """The driver's reads; keys that were asked for together have the same ones."""
+        return [read.together.read if isinstance(read, OfKey) else read for read in (self.batch, self.tiles, self.fine) if read is not None]
 
     def result(self) -> tuple[BatchPart | None, Tiles | None]:
         """Wait for both; raises UnavailableError when the store is away."""

@@ -230,10 +230,11 @@ class Views:
         return found[0], found[1], found[2]
 
     def prepare(self, project: Project, manifest: Manifest | None) -> None:
-        """Prepare the statements of `ask`, so that the first answers need not wait for it."""
+        """Prepare the statements of `ask` and `ask_many`, so that the first answers need not wait for it."""
         try:
             for view in project.views:
-                self._statements(self.session, project.name, view, manifest)
+                for many in (False, True):
+                    self._statements(self.session, project.name, view, manifest, many=many)
         except AWAY as error:
             raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
 
