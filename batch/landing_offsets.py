@@ -10,7 +10,7 @@ import json
 
 from pyspark.sql import SparkSession
 
-from stores.files import hadoop, read_text
+from stores.files import hadoop, hadoop_exists, read_text
 
 
 def committed_offsets(spark: SparkSession, checkpoint: str, topic: str) -> dict[int, int]:
@@ -25,7 +25,7 @@ def committed_offsets(spark: SparkSession, checkpoint: str, topic: str) -> dict[
 
 def _numbers(spark: SparkSession, folder: str) -> list[int]:
     system, path = hadoop(spark, folder)
-    if not system.exists(path):
+    if not hadoop_exists(system, path):
         return []
     names = [status.getPath().getName() for status in system.listStatus(path)]
     return [int(name) for name in names if name.isdigit()]

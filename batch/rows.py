@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
 from features.errors import MisuseError
-from stores.files import hadoop, hadoop_child
+from stores.files import hadoop, hadoop_child, hadoop_exists
 
 MARKER = "_anabranch.json"
 """A file in every folder written here; a folder without it is somebody else's and never replaced."""
@@ -30,9 +30,9 @@ def read_rows(spark: SparkSession, path: str) -> DataFrame:
 def form_of(spark: SparkSession, path: str) -> str:
     """``csv``, ``json``, ``parquet`` or ``delta``; raises MisuseError when there is nothing of these."""
     files, place = hadoop(spark, path)
-    if not files.exists(place):
+    if not hadoop_exists(files, place):
         raise MisuseError(f"there is no file or folder {path}: give a CSV, JSON lines, Parquet or Delta data set")
-    if files.exists(hadoop_child(spark, place, "_delta_log")):
+    if hadoop_exists(files, hadoop_child(spark, place, "_delta_log")):
         return "delta"
     kind = _kind(files, place)
     if kind is None:
@@ -62,11 +62,11 @@ def _of_name(name: str) -> str | None:
 def check_replaceable(spark: SparkSession, path: str) -> None:
     """Raises MisuseError unless `path` does not exist, is an empty folder, or is a folder written here."""
     files, place = hadoop(spark, path)
-    if not files.exists(place):
+    if not hadoop_exists(files, place):
         return
     if files.getFileStatus(place).isFile():
         raise MisuseError(f"{path} is a file: results are a folder, so give the name of a new or empty one")
-    if len(files.listStatus(place)) > 0 and not files.exists(hadoop_child(spark, place, MARKER)):
+    if len(files.listStatus(place)) > 0 and not hadoop_exists(files, hadoop_child(spark, place, MARKER)):
         raise MisuseError(f"{path} holds files that were not written by Anabranch and would be lost: give a new or empty folder")
 
 

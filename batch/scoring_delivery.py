@@ -17,7 +17,7 @@ from features.declaration import Project
 from features.errors import MisuseError
 from features.spark import key_column
 from stores.cassandra_writer import write_rows
-from stores.files import hadoop, hadoop_child, read_text, write_text
+from stores.files import hadoop, hadoop_child, hadoop_exists, read_text, write_text
 from stores.progress import Progress
 from stores.views import Views, current_table
 
@@ -38,14 +38,14 @@ def out_form(spark: SparkSession, out: str, wanted: str | None) -> str:
     if name.endswith(".csv"):
         return "csv"
     system, place = hadoop(spark, out)
-    return "delta" if name.endswith(".delta") or system.exists(hadoop_child(spark, place, "_delta_log")) else "parquet"
+    return "delta" if name.endswith(".delta") or hadoop_exists(system, hadoop_child(spark, place, "_delta_log")) else "parquet"
 
 
 def marked(spark: SparkSession, out: str) -> dict[str, object]:
     """What was noted in `out` when it was made; nothing where it was not made here."""
     system, place = hadoop(spark, out)
     # The marker's name begins as those of files that listings leave out.
-    if not system.exists(place) or not system.exists(hadoop_child(spark, place, MARKER)):
+    if not hadoop_exists(system, place) or not hadoop_exists(system, hadoop_child(spark, place, MARKER)):
         return {}
     found: dict[str, object] = json.loads(read_text(spark, f"{out.rstrip('/')}/{MARKER}"))
     return found
@@ -69,7 +69,7 @@ def deliver(spark: SparkSession, run: Run, out: str, form: str, about: Mapping[s
 
 def _into_table(spark: SparkSession, run: Run, out: str, about: Mapping[str, object]) -> None:
     system, place = hadoop(spark, out)
-    if not system.exists(hadoop_child(spark, place, "_delta_log")):
+    if not hadoop_exists(system, hadoop_child(spark, place, "_delta_log")):
         system.delete(place, True)
         system.mkdirs(place)
     # First, so that a table of ours is known as such whenever this is cut off.

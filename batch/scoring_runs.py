@@ -19,7 +19,7 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 
 from batch.scoring_files import Part
-from stores.files import file_names, hadoop, hadoop_child, read_text, write_text
+from stores.files import file_names, hadoop, hadoop_child, hadoop_exists, read_text, write_text
 
 _NOTES, _PLAN = "run.json", "plan.json"
 _LONGEST_NOW = 86_400
@@ -57,7 +57,7 @@ class Run:
     def has_staged(self) -> bool:
         """Were the rows written by `staged`?"""
         system, place = hadoop(self.spark, self.path("rows"))
-        return bool(system.exists(place))
+        return hadoop_exists(system, place)
 
     def staged(self, rows: DataFrame) -> str:
         """The folder with `rows` written as Parquet, once."""

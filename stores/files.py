@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
 _GLOB = re.compile(r"([\[\]{}*?\\])")
@@ -109,7 +110,7 @@ class HadoopFiles:
     def find(self, pattern: str) -> tuple[list[Found], bool]:
         """See Files."""
         system, place = hadoop(self.spark, pattern)
-        named = [system.getFileStatus(place)] if system.exists(place) else list(system.globStatus(place) or [])
+        named = [system.getFileStatus(place)] if hadoop_exists(system, place) else list(system.globStatus(place) or [])
         found: dict[str, Found] = {}
         for status in named:
             if status.isFile():
@@ -125,7 +126,7 @@ class HadoopFiles:
     def look(self, path: str) -> Found | None:
         """See Files."""
         system, place = hadoop(self.spark, path)
-        return _status(system.getFileStatus(place)) if system.exists(place) else None
+        return _status(system.getFileStatus(place)) if hadoop_exists(system, place) else None
 
     def start(self, path: str, most: int) -> bytes:
         """See Files."""
@@ -148,6 +149,16 @@ def hadoop(spark: SparkSession, path: str) -> tuple[Any, Any]:
     place = spark._jvm.org.apache.hadoop.fs.Path(path)  # type: ignore[union-attr]  # noqa: SLF001
     system = place.getFileSystem(spark._jsparkSession.sessionState().newHadoopConf())  # noqa: SLF001
     return system, system.makeQualified(place)
+
+
+def hadoop_exists(system: Any, place: Any) -> bool:
+    """Is there a file or folder at a path? Below a file there is none, which local files and HDFS call different errors."""
+    try:
+        return bool(system.exists(place))
+    except Py4JJavaError as error:
+        if "Not a directory" in str(error.java_exception):
+            return False
+        raise
 
 
 def hadoop_child(spark: SparkSession, place: Any, name: str) -> Any:
@@ -181,7 +192,7 @@ def write_text(spark: SparkSession, path: str, text: str) -> None:
 def file_names(spark: SparkSession, folder: str) -> list[str]:
     """Names of the files in a folder, in order; none when it is not there."""
     system, place = hadoop(spark, folder)
-    if not system.exists(place):
+    if not hadoop_exists(system, place):
         return []
     names = [status.getPath().getName() for status in system.listStatus(place) if status.isFile()]
     return sorted(name for name in names if not _hidden([name]))

@@ -16,7 +16,7 @@ from pyspark.sql.types import StructType
 from features.declaration import Project, Source
 from features.errors import AnabranchError
 from stores.events import LAKE_COLUMNS
-from stores.files import hadoop
+from stores.files import hadoop, hadoop_exists
 from stores.lake import CHANGE_FEED, QUARANTINE, Lake
 from stores.predictions import landed_sources
 from stores.staging import add_columns, create_table, snapshot
@@ -67,7 +67,7 @@ def _prepare(spark: SparkSession, path: str, columns: dict[str, str], partition:
 
 def _check_place(spark: SparkSession, path: str) -> None:
     system, place = hadoop(spark, path)
-    if not system.exists(place) or DeltaTable.isDeltaTable(spark, path):
+    if not hadoop_exists(system, place) or DeltaTable.isDeltaTable(spark, path):
         return
     # A log without a version is what a first load leaves that was cut off.
     if system.getFileStatus(place).isFile() or any(status.getPath().getName() != "_delta_log" for status in system.listStatus(place)):

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
+from stores.files import hadoop, hadoop_child, hadoop_exists
+
 FILES = 50
 
 
@@ -26,3 +28,11 @@ def _time_of_children(jvm: object) -> int:
     pid = jvm.java.lang.ProcessHandle.current().pid()  # type: ignore[attr-defined]
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return int(fields[13]) + int(fields[14])
+
+
+def test_below_a_file_there_is_nothing(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    system, place = hadoop(spark, str(tmp_path / "file"))
+    assert hadoop_exists(system, place)
+    assert not hadoop_exists(system, hadoop_child(spark, place, "_delta_log"))
+    assert not hadoop_exists(system, hadoop_child(spark, hadoop_child(spark, place, "a"), "b"))
