@@ -240,7 +240,7 @@ def test_a_version_whose_inputs_are_declared_otherwise_now_is_refused(shop: Shop
     (tmp_path / "masses.py").write_text(DECLARATION.replace("member BOOLEAN", "member STRING"))
     changed = load_project("masses", (tmp_path,))
     rows = shop.folder / "few.parquet"
-    with pytest.raises(AnabranchError, match="reads 'member' as a boolean, which is declared as a text now: train again"):
+    with pytest.raises(AnabranchError, match="version 1 of 'masses' reads 'member' as a boolean, but it is declared as a text: train again"):
         score_path(shop.spark, shop.lake, shop.models, changed, rows, tmp_path / "out", None, Silent())
     assert not (tmp_path / ".out-scoring").exists()
 
