@@ -3,7 +3,7 @@
 import asyncio
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ from pyspark.sql import SparkSession
 
 from batch.exporting import export
 from batch.landing import ingest
+from batch.landing_topics import land
 from batch.scoring import score_path
 from batch.scoring_inputs import with_features
 from batch.training import train
 from features.declaration import Project
+from features.times import DAY, HOUR, format_time, parse_time
 from jobs.building import build_project
 from jobs.context import Context
 from jobs.serve import build
@@ -25,17 +27,20 @@ from jobs.settings import Settings
 from jobs.show import Steps
 from serving.http import Request
 from speed.requests import prepare_requests, requests_topic, start_requests
-from speed.views import scores_topic
+from speed.views import scores_topic, start
 from stores.answers import now_micros
+from stores.bus import Bus
 from stores.hdfs import Hdfs
 from stores.progress import Silent
 from stores.settings import ModelsSettings
 from tests.edge import device, scored
+from tests.servers.test_builds import wait_for_a_cut
 from tests.servers.test_bus import read
 
 KEYS = [f"w{number:04d}" for number in range(1_000)]
+SINGLE = KEYS[::5]
 DECLARATION = """
-from features import Count, FeatureView, Label, Last, Max, Mean, Model, Project, Source
+from features import Count, FeatureView, Label, Last, Max, Mean, Model, Project, Source, Sum
 
 visits = Source(name="visits", id="id", time="at",
                 schema="id STRING, who STRING, at TIMESTAMP, pages INT, town STRING, paid DOUBLE, member BOOLEAN, joined DATE")
@@ -43,18 +48,22 @@ outcomes = Source(name="outcomes", id="id", time="at", schema="id STRING, who ST
 view = FeatureView(name="seen", source=visits, key="who", features={{
     "pages": Last("pages"), "town": Last("town"), "paid_mean": Mean("paid"), "paid_max": Max("paid"), "visits": Count(),
     "many": Count(where="pages > 10"), "member": Last("member"), "joined": Last("joined")}})
-project = Project(name="{name}", views=(view,), label=Label(source=outcomes, key="who", target="bought > 0"), model=Model(trainer="xgboost"))
+clicks = Source(name="clicks", topic="{name}-clicks", id="id", time="at", schema="id STRING, who STRING, at TIMESTAMP, spent DOUBLE")
+lately = FeatureView(name="lately", source=clicks, key="who", windows=("7d",), features={{"spent": Sum("spent"), "clicks": Count()}})
+project = Project(name="{name}", views=(view, lately), label=Label(source=outcomes, key="who", target="bought > 0"), model=Model(trainer="xgboost"))
 """
 
 
 @dataclass(frozen=True)
 class Styles:
-    """What each style said, by key."""
+    """What each style said, by key: `rest` of all keys in one request, `single` of some in one each. `features` are those that REST has of these."""
 
     mass: Mapping[str, Mapping[str, Any]]
     rest: Mapping[str, Mapping[str, Any]]
+    single: Mapping[str, Mapping[str, Any]]
     edge: Mapping[str, Mapping[str, Any]]
     messages: Mapping[str, Mapping[str, Any]]
+    features: Mapping[str, Mapping[str, Any]]
 
 
 def write_events(folder: Path) -> None:
@@ -69,10 +78,27 @@ def write_events(folder: Path) -> None:
             shown = ["" if random.random() < 1 / 6 else cell for cell in cells]
             visits.append(",".join([f"v{number}-{visit}", key, f"2024-03-0{1 + visit}T0{number % 10}:00:00Z", *shown]))
         if number < 600:
-            outcomes.append(f"o{number},{key},2024-04-{1 + number % 28:02d}T00:00:00Z,{int(pages.sum() + random.normal(0, 8) > 36)}")
+            outcomes.append(f"o{number},{key},2024-04-{1 + number % 28:02d}T00:00:00Z,{int(pages.sum() + spent_before(number) + random.normal(0, 8) > 44)}")
     (folder / "visits.csv").write_text("\n".join(visits) + "\n")
     (folder / "outcomes.csv").write_text("\n".join(outcomes) + "\n")
     (folder / "keys.csv").write_text("\n".join(["who", *KEYS]) + "\n")
+
+
+def spent_before(number: int) -> float:
+    """What a key with an outcome spends in the week before it."""
+    return number % 17
+
+
+def clicks(bus: Bus, project: Project, name: str, when: Callable[[int], int | None]) -> None:
+    """Publish a click of each key at a time of its own, unless that is None."""
+    times = [(number, when(number)) for number in range(len(KEYS))]
+    events = [
+        {"id": f"{name}-{number}", "who": KEYS[number], "at": format_time(at), "spent": spent_before(number) if name == "then" else number % 23}
+        for number, at in times
+        if at is not None
+    ]
+    bus.ensure_topics([f"{project.name}-clicks"])
+    bus.publish(f"{project.name}-clicks", [(None, json.dumps(event).encode()) for event in events])
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +112,18 @@ def styles(servers: Settings, spark: SparkSession, tmp_path_factory: pytest.Temp
     project, lake, models = context.project(name), context.lake, context.models
     for source in ("visits", "outcomes"):
         ingest(spark, lake, project, source, [str(folder / f"{source}.csv")], ours.times, Silent())
+    outcome, now = parse_time("2024-04-01T00:00:00Z"), now_micros()
+    clicks(context.bus, project, "then", lambda number: outcome + (number % 28) * DAY - 2 * HOUR if number < 600 else None)
+    clicks(context.bus, project, "before", lambda _: now - 2 * DAY)
+    wait_for_a_cut(ours)
     build_project(context, project, None, Steps())
     assert train(spark, lake, models, project, Silent()).champion
+    clicks(context.bus, project, "since", lambda number: now - DAY if number % 3 else None)
+    for query in start(spark, context.channel(once=True), project):
+        assert query.awaitTermination(300), "the clicks are not taken in"
+    land(spark, lake, context.bus, project, ours.times, Silent())
+    scorer = models.scorer(name)
+    assert scorer.both({feature: [None] for feature in scorer.features})[1] is not None, "single answers are to come from ONNX"
     score_path(spark, lake, models, project, folder / "keys.csv", folder / "scores", None, Silent())
     mass = {row["who"]: row.asDict() for row in spark.read.parquet(str(folder / "scores")).collect()}
     export(models, project, str(folder / "bundle"), None, Silent(), Hdfs(ours.files))
@@ -96,17 +132,26 @@ def styles(servers: Settings, spark: SparkSession, tmp_path_factory: pytest.Temp
     rows = [json.loads(json.dumps(row.asDict(), default=str)) for row in found]
     answers = scored(folder / "bundle", device(folder / "device"), rows)
     edge = {row["who"]: answer for row, answer in zip(rows, answers, strict=True)}
-    return Styles(mass=mass, rest=over_rest(ours, name), edge=edge, messages=by_message(context, project))
+    rest, single, features = over_rest(ours, name)
+    return Styles(mass=mass, rest=rest, single=single, edge=edge, messages=by_message(context, project), features=features)
 
 
-def over_rest(settings: Settings, name: str) -> dict[str, Mapping[str, Any]]:
-    """One request with all keys to the server over the real stores."""
+def over_rest(settings: Settings, name: str) -> list[dict[str, Any]]:
+    """The server over the real stores: one request with all keys, then one each for some keys, and the features of these."""
     app = build(settings)
     app.live.refresh()
-    body = json.dumps({"keys": KEYS}).encode()
-    response = asyncio.run(app.handle(Request("POST", f"/v1/projects/{name}/predict", body, "application/json")))
-    assert response.status == 200, response.body
-    return {answer["key"]: answer for answer in json.loads(response.body)["predictions"]}
+
+    async def ask(method: str, path: str, body: object = None) -> Any:
+        response = await app.handle(Request(method, f"/v1/projects/{name}/{path}", json.dumps(body).encode()))
+        assert response.status == 200, response.body
+        return json.loads(response.body)
+
+    async def asked() -> list[dict[str, Any]]:
+        many = (await ask("POST", "predict", {"keys": KEYS}))["predictions"]
+        single = {key: await ask("POST", "predict", {"key": key}) for key in SINGLE}
+        return [{answer["key"]: answer for answer in many}, single, {key: (await ask("GET", f"features/{key}"))["features"] for key in SINGLE}]
+
+    return asyncio.run(asked())
 
 
 def by_message(context: Context, project: Project) -> dict[str, Mapping[str, Any]]:
@@ -117,7 +162,7 @@ def by_message(context: Context, project: Project) -> dict[str, Mapping[str, Any
     query = start_requests(context.spark, channel, project)
     assert query.awaitTermination(300), "the requests are not answered"
     answers = [json.loads(value or b"") for _, _, _, value, _, _ in read(context.bus, scores_topic(project.name))]
-    return {answer["request_id"]: answer for answer in answers}
+    return {answer["request_id"]: answer for answer in answers if "request_id" in answer}
 
 
 def column(said: Mapping[str, Mapping[str, Any]], name: str) -> Sequence[Any]:
@@ -131,6 +176,19 @@ def test_a_thousand_keys_have_one_score_in_every_style(styles: Styles, style: st
     np.testing.assert_allclose(column(said, "score"), column(styles.mass, "score"), rtol=0, atol=1e-6)
     for name in ("label", "model_version"):
         assert column(said, name) == column(styles.mass, name)
+
+
+def test_keys_asked_one_by_one_which_onnx_scores_have_the_score_of_all_styles(styles: Styles) -> None:
+    assert len(styles.single) == 200
+    for key, answer in styles.single.items():
+        assert answer["score"] == pytest.approx(styles.mass[key]["score"], rel=0, abs=1e-6)
+        assert {name: answer[name] for name in ("label", "model_version")} == {name: styles.mass[key][name] for name in ("label", "model_version")}
+
+
+def test_windows_take_events_of_batch_and_stream(styles: Styles) -> None:
+    found = {key: (values["clicks_7d"], values["spent_7d"]) for key, values in styles.features.items()}
+    numbers = {key: int(key[1:]) for key in SINGLE}
+    assert found == {key: (2, 2.0 * (number % 23)) if number % 3 else (1, float(number % 23)) for key, number in numbers.items()}
 
 
 def test_the_thousand_keys_tell_something(styles: Styles) -> None:
