@@ -13,6 +13,7 @@ from pyspark.sql import SparkSession
 from features.errors import AnabranchError
 from jobs.packages import packed_packages
 from jobs.settings import LOOPBACK, ROOT, Settings, name_worker_python, spark_submitted
+from stores.files import is_local
 from stores.table_files import memory
 
 DEFAULTS = ROOT / "conf" / "spark-defaults.conf"
@@ -97,17 +98,17 @@ def _new_jvm(settings: Settings, wanted: Mapping[str, str]) -> dict[str, str]:
         "spark.driver.memory": wanted.get("spark.driver.memory") or settings.spark.driver_memory,
         "spark.driver.extraJavaOptions": f"{java} {further}".strip(),
     }
-    if wanted["spark.master"].startswith("local"):
+    bare = [str(jar) for jar in spark_jars(settings) if jar.name.startswith(_BARE)]
+    if bare and wanted["spark.master"].startswith("local"):
         found |= {name: value for name, value in _local_files(settings).items() if name not in wanted}
-        paths = [wanted.get("spark.driver.extraClassPath", ""), *(str(jar) for jar in spark_jars(settings) if jar.name.startswith(_BARE))]
-        found["spark.driver.extraClassPath"] = ":".join(filter(None, paths))
+        found["spark.driver.extraClassPath"] = ":".join(filter(None, [wanted.get("spark.driver.extraClassPath", ""), *bare]))
     return found
 
 
 def _local_files(settings: Settings) -> dict[str, str]:
     """How a JVM that is alone with its files does without a process of `chmod` for every one that it makes: docs/adr/0029."""
     found = {"spark.hadoop.fs.file.impl": "com.globalmentor.apache.hadoop.fs.BareLocalFileSystem"}
-    if "://" not in settings.speed.checkpoint_root or settings.speed.checkpoint_root.startswith("file:"):
+    if is_local(settings.speed.checkpoint_root):
         # Spark's own choice goes past that class.
         found["spark.sql.streaming.checkpointFileManagerClass"] = f"{_CHECKPOINTS}.FileSystemBasedCheckpointFileManager"
     return found

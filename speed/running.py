@@ -76,7 +76,7 @@ class Running:
             except Exception as error:  # noqa: BLE001 - `_not_started` tells absence from error
                 self._not_started([kept for kept in self._kept if kept.project is project], error)
         for kept in self._kept:
-            if not kept.failures and kept.failure is None and not self._held(kept):
+            if not kept.failures and not self._held(kept):
                 try:
                     kept.query = kept.begin()
                 except Exception as error:  # noqa: BLE001 - as above

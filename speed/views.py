@@ -152,10 +152,9 @@ def live_tiles(spark: SparkSession, channel: Channel, project: Project, source: 
 
 def starting_offsets(channel: Channel, project: Project, source: Source) -> str:
     """Where a query without a checkpoint begins, as Spark's Kafka source takes it: at the first arrival it can need."""
-    since = needed_since(channel.views.manifest(project.name))
-    if since is None:
+    first = _first_needed(channel, project)
+    if first is None:
         return "earliest"
-    first = floor_to(since, channel.times.slot_seconds * SECOND) - channel.times.dedup_horizon_seconds * SECOND
     offsets = channel.bus.offsets_at(str(source.topic), first)
     return json.dumps({source.topic: {str(partition): offset for partition, offset in offsets.items()}})
 
@@ -165,8 +164,14 @@ def remembered_days(channel: Channel, project: Project) -> int | None:
 
     Long enough for whatever a query that starts now can still read and an answer can need, and it moves with the query.
     """
+    first = _first_needed(channel, project)
+    return None if first is None else -(-(now_micros() - first + channel.times.dedup_horizon_seconds * SECOND) // DAY)
+
+
+def _first_needed(channel: Channel, project: Project) -> int | None:
+    """The first arrival (microseconds) that a query without a checkpoint can need; None: all of them."""
     since = needed_since(channel.views.manifest(project.name))
-    return None if since is None else -(-(now_micros() - since + 2 * channel.times.dedup_horizon_seconds * SECOND) // DAY)
+    return None if since is None else floor_to(since, channel.times.slot_seconds * SECOND) - channel.times.dedup_horizon_seconds * SECOND
 
 
 def _micro_batch(channel: Channel, project: Project, source: Source) -> Callable[[DataFrame, int], None]:
