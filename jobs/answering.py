@@ -16,22 +16,25 @@ def answer_key(context: Context, project: Project, key: dict[str, str], at: int 
     """Features and score of a key at `at` (microseconds) or now.
 
     The store keeps states for the present; a time before the cut is folded from the lake, after landing what the
-    topics hold, so that both give what the law says.
+    topics hold, so that both give what the law says. Of a key of which nothing is `known` the features are those of no events, and there is no score.
     """
     served = context.answers.features(project, [key], at)[0]
     values, degraded, layer = dict(served.values), served.degraded, "serving"
     if at is not None and at < now_micros() and degraded is not None:
         values, degraded, layer = from_lake(context, project, key, at), None, "lake"
+    # Of a key that the store does not know the served values are those of no events.
+    known = served.known or values != served.values
     version = context.models.fitting_champion(project)
     score: float | None = None
     label: object = None
-    if version is not None:
+    if version is not None and known:
         scorer = context.models.scorer(project.name, version)
         raw = scorer.score({name: [values[name]] for name in scorer.features})
         score, label = float(raw[0]), scorer.label(raw)[0]
     return {
         "key": key,
         "features": values,
+        "known": known,
         "score": score,
         "label": label,
         "model_version": version,

@@ -152,6 +152,9 @@ def answer(
     table(f"{name}, {key_text(project.keys, given)}, as of {found['as_of']}", ["feature", "value"], [[k, v] for k, v in found["features"].items()])
     if found["degraded"]:
         say(f"degraded: {found['degraded_reason']}")
+    if not found["known"]:
+        say("nothing is known of this key, neither by batch nor by stream: these are the features of no events, and there is no score")
+        return
     said = "no model yet: anabranch train " + name if found["score"] is None else f"score {found['score']:.4f}, label {found['label']}"
     say(f"{said} (model {found['model_version']}, batch {found['batch_version']}, from {found['layer']})")
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from features.errors import UnavailableError
-from features.keys import key_text
+from features.keys import key_text, show_key
 from features.schema import STRING, DataType
 from features.times import SECOND, format_time
 from serving.breaker import Breaker, Breakers
@@ -29,7 +29,7 @@ from serving.trials import predictions as score
 from serving.trials import scorers
 from stores import requests
 from stores.json_values import encode
-from stores.predict import Answer, needs_store, shown, shown_features, shown_key
+from stores.predict import Answer, needs_store, shown, shown_features, shown_key, unknown_keys
 from stores.problems import ProblemError, unprocessable
 from stores.requests import Key
 
@@ -46,7 +46,7 @@ class Endpoints:
         self._known_topics: set[str] = set()
 
     async def predict(self, request: Request, served: Served) -> Response:
-        """Score a key, given features, or both."""
+        """Score a key, given features, or both. A key of which nothing is known is a problem, among several that of its own place."""
         project, scorer = served.project, served.scorer
         _has_model(served)
         requests.check_json(request.content_type)
@@ -64,8 +64,14 @@ class Endpoints:
         keys = [key for key in wanted if key is not None]
         found = iter(await self._stored(served, keys) if keys else ())
         stored = [None if key is None else next(found) for key in wanted]
+        unknown = unknown_keys(project, asked, stored)
+        if unknown and not isinstance(read, list):
+            raise unknown[0]
+        if unknown:
+            places = [place for place in range(len(asked)) if place not in unknown]
+            asked, answering, stored = [asked[place] for place in places], [answering[place] for place in places], [stored[place] for place in places]
         now = self._context.clock()
-        predictions = score(project, scorer, answering, asked, stored, now)
+        predictions = score(project, scorer, answering, asked, stored, now) if asked else []
         for one, prediction in zip(asked, predictions, strict=True):
             self._predictions.add(project.name, now, one, prediction)
         if served.trial is not None:
@@ -75,15 +81,20 @@ class Endpoints:
             self._metrics.degraded.labels(project.name).inc(degraded)
         if not isinstance(read, list):
             return Response(200, encode(predictions[0].answer))
-        answers = [{"key": shown_key(one.key) if one.key else None, **each.answer} for one, each in zip(asked, predictions, strict=True)]
+        said = iter(predictions)
+        answers = [
+            {"key": shown_key(one.key) if one.key else None, **({"error": unknown[place].document} if place in unknown else next(said).answer)}
+            for place, one in enumerate(read)
+        ]
         return Response(200, encode({"predictions": answers}))
 
     async def features(self, served: Served, key: Key) -> Response:
-        """Stored features of a key, merged as of now; a key never seen has empty ones."""
+        """Stored features of a key, merged as of now; a key of which nothing is known has empty ones, and the answer says so."""
         (stored,) = await self._stored(served, [key])
         document = {
             "key": shown_key(key),
             "features": shown_features(served.project, stored.values),
+            "known": stored.known,
             "batch_version": stored.batch_version,
             "as_of": format_time(stored.as_of),
             "degraded": stored.degraded is not None,
@@ -105,10 +116,16 @@ class Endpoints:
             return answers.last_known(project, keys, served.manifest, str(error))
 
     async def scores(self, served: Served, key: Key) -> Response:
-        """The key's current row, which the stream and the builds keep; empty for a key never seen."""
+        """The key's current row, which the stream and the builds keep."""
         project = served.project
         _has_model(served)
-        row = await self._ask_store(lambda: self._context.views.current(project, key_text(project.keys, key))) or {}
+        text = key_text(project.keys, key)
+        row = await self._ask_store(lambda: self._context.views.current(project, text))
+        if row is None:
+            detail = (
+                f"there is no current row of key {show_key(project.keys, text)[:60]!r}: check the key; builds and the stream of {project.name} keep one a key"
+            )
+            raise ProblemError(404, "unknown-key", detail, field="key")
         document: dict[str, Any] = {"key": shown_key(key)}
         for name in ("score", "label", "model_version", "batch_version", "as_of", "layer"):
             document[name] = shown(row.get(name), TIMESTAMP if name == "as_of" else STRING)

@@ -81,7 +81,8 @@ def _current(found: KeyFound) -> Markup | None:
 
 def _now(found: KeyFound, answer: Answer) -> Markup:
     degraded = tag("p", pill("degraded", "warn"), " ", answer.degraded, class_="note") if answer.degraded else None
-    return section("Now", degraded, [_by_window(view, answer.values) for view in found.served.project.views], name="now")
+    unknown = None if answer.known else tag("p", "Nothing is known of this key: these are the features of no events.", class_="note")
+    return section("Now", degraded, unknown, [_by_window(view, answer.values) for view in found.served.project.views], name="now")
 
 
 def _by_window(view: FeatureView, values: Mapping[str, Any]) -> Markup:

@@ -6,6 +6,7 @@ from typing import Any
 from features.declaration import Project, Source
 from features.schema import DataType
 from serving.catalogue import aggregate_text
+from stores.predict import unknown_key
 from stores.problems import CONTENT_TYPE
 from stores.requests import MOST_INSTANCES
 
@@ -57,6 +58,14 @@ _PROBLEM: Schema = {
 
 def _problem_response() -> Schema:
     return {"description": "What went wrong", "content": {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+
+
+def _unknown(project: Project) -> Schema:
+    """The 404 of endpoints that know keys."""
+    example = _key_example(project)
+    key = example if isinstance(example, dict) else {project.keys[0]: example}
+    shown = unknown_key(project, {name: str(value) for name, value in key.items()}).document
+    return {"description": "No such project, or a key of which nothing is known", "content": {CONTENT_TYPE: {"schema": _PROBLEM, "example": shown}}}
 
 
 def value_schema(kind: DataType) -> Schema:
@@ -117,6 +126,8 @@ def _project(project: Project) -> Iterable[tuple[str, Schema]]:
         scores = _operation(name, "The current row of a key: score, versions, features", _scores_answer(project), None, (404, 422, 503))
         answer: Schema = {"oneOf": [_PREDICTION, _predictions(project)]}
         predict = _operation(name, "Score a key, features, or both; or up to 1,000 of them", answer, _PREDICTED, (400, 404, 413, 415, 422, 503))
+        for operation in (scores, predict):
+            operation["responses"]["404"] = _unknown(project)
         yield f"{base}/scores/{{key}}", {"get": {**scores, "parameters": [_path_key(project)]}}
         yield f"{base}/predict", {"post": {**predict, "requestBody": _body(_asked(project), examples=_asked_examples(project))}}
     for source in project.sources.values():
@@ -214,9 +225,15 @@ def _many(name: str, items: Schema) -> Schema:
 
 
 def _predictions(project: Project) -> Schema:
-    """Answers in the order in which they were asked for."""
+    """Answers in the order in which they were asked for; of an unknown key the problem that it would be alone."""
     each = {**_PREDICTION, "required": ["key", *_PREDICTION["required"]], "properties": {"key": _shown_key(project), **_PREDICTION["properties"]}}
-    return {"type": "object", "required": ["predictions"], "properties": {"predictions": {"type": "array", "items": each}}}
+    error: Schema = {**_PROBLEM, "description": "As of a request for this key alone: nothing is known of it"}
+    wrong: Schema = {"type": "object", "required": ["key", "error"], "properties": {"key": _shown_key(project), "error": error}}
+    return {
+        "type": "object",
+        "required": ["predictions"],
+        "properties": {"predictions": {"type": "array", "items": {"type": "object", "oneOf": [each, wrong]}}},
+    }
 
 
 def _shown_key(project: Project) -> Schema:
@@ -232,7 +249,7 @@ def _asked_examples(project: Project) -> Schema:
     given: Schema = {"features": {name: example(kinds[name]) for name in project.model_features}}
     return {
         "features": {"summary": "Features: what is given is all that is known, and no store is read", "value": given},
-        "key": {"summary": "A key: its stored features; given ones win over them", "value": {"key": key}},
+        "key": {"summary": "A key that has events: its stored features; given ones win over them", "value": {"key": key}},
         "keys": {"summary": f"Up to {MOST_INSTANCES:,} keys", "value": {"keys": [key]}},
         "instances": {"summary": f"Up to {MOST_INSTANCES:,} keys, features, or both", "value": {"instances": [{"key": key}, given]}},
     }
@@ -241,7 +258,9 @@ def _asked_examples(project: Project) -> Schema:
 def _features_answer(project: Project) -> Schema:
     shared = {name: _PREDICTION["properties"][name] for name in ("batch_version", "as_of", "degraded", "degraded_reason")}
     values: Schema = {"type": "object", "properties": _feature_properties(project)}
-    return {"type": "object", "required": ["key", "features", "as_of", "degraded"], "properties": {"key": _shown_key(project), "features": values, **shared}}
+    known: Schema = {"type": "boolean", "description": "Whether anything is known of the key: else these are the features of no events"}
+    members = {"key": _shown_key(project), "features": values, "known": known, **shared}
+    return {"type": "object", "required": ["key", "features", "known", "as_of", "degraded"], "properties": members}
 
 
 def _scores_answer(project: Project) -> Schema:

@@ -22,7 +22,7 @@ from stores.current import kept_answers
 from stores.json_values import encode
 from stores.model_inputs import check_fits
 from stores.models import Models, Scorer
-from stores.predict import Prediction, Record, message, needs_store, predict, shown_key
+from stores.predict import Prediction, Record, message, needs_store, predict, shown_key, unknown_keys
 from stores.predictions import predictions_topic
 from stores.problems import ProblemError, of_error
 from stores.requests import Asked, Requested, read_message
@@ -142,10 +142,20 @@ def outcomes(project: Project, scorer: Scorer | None, answers: Answers, asked: S
         # A view that was declared anew, say: those that bring all features are answered all the same.
         problem = of_error(error)
         return [problem if needs_store(one, scorer) else _one(project, scorer, one, None) for one in asked]
+    unknown = unknown_keys(project, asked, stored)
+    rest = [(one, known) for place, (one, known) in enumerate(zip(asked, stored, strict=True)) if place not in unknown]
+    scored = iter(_scored(project, scorer, rest))
+    return [unknown[place] if place in unknown else next(scored) for place in range(len(asked))]
+
+
+def _scored(project: Project, scorer: Scorer, requests: Sequence[tuple[Asked, Answer | None]]) -> list[Prediction | ProblemError]:
+    if not requests:
+        return []
+    asked, stored = zip(*requests, strict=True)
     try:
-        return list(predict(project, scorer, asked, stored, now_micros())) if asked else []
+        return list(predict(project, scorer, asked, stored, now_micros()))
     except (AnabranchError, ValueError, ArithmeticError):
-        return [_one(project, scorer, one, known) for one, known in zip(asked, stored, strict=True)]
+        return [_one(project, scorer, one, known) for one, known in requests]
 
 
 def _one(project: Project, scorer: Scorer, asked: Asked, stored: Answer | None) -> Prediction | ProblemError:

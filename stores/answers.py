@@ -28,13 +28,17 @@ Known = tuple[BatchPart | None, Tiles | None]
 
 @dataclass(frozen=True)
 class Answer:
-    """Features of one key at `as_of` (microseconds); `degraded` says why they may not be exact, None when they are."""
+    """Features of one key at `as_of` (microseconds); `degraded` says why they may not be exact, None when they are.
+
+    `known` is whether the batch version or the stream since its cut has anything of the key, in any view, whatever its time.
+    """
 
     key: Mapping[str, str]
     values: Mapping[str, object]
     as_of: int
     degraded: str | None = None
     batch_version: int | None = None
+    known: bool = True
 
 
 @dataclass
@@ -142,7 +146,10 @@ class Answers:
         return found
 
     def last_known(self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Manifest | None, why: str, at: int | None = None) -> list[Answer]:
-        """Degraded answers from kept batch parts alone; raises UnavailableError with `why` where one is not kept."""
+        """Degraded answers from kept batch parts alone.
+
+        Raises UnavailableError with `why` where one is not kept, and where all of a key's are empty: whether the stream knows it cannot be told.
+        """
         moment = now_micros() if at is None else at
         found = []
         for key in keys:
@@ -154,6 +161,8 @@ class Answers:
                     raise UnavailableError(why)
                 known[view.name, text[view.name]] = (part, None)
             answer = _answer(project, key, text, known, manifest, moment)
+            if not answer.known:
+                raise UnavailableError(why)
             missing = f"events that arrived since {format_time(manifest.cut) if manifest else 'ever'} are missing, for {why}"
             found.append(replace(answer, degraded="; ".join(filter(None, (missing, answer.degraded)))))
         return found
@@ -231,11 +240,14 @@ def _answer(
 ) -> Answer:
     values: dict[str, object] = {}
     reasons: dict[str, None] = {}
+    found = False
     for view in project.views:
         batch, tiles = known[view.name, text[view.name]]
+        # A batch part without rows is a key that the version's table does not have.
+        found = found or tiles is not None or (batch is not None and len(batch.rows) > 0)
         merged = merge(view, batch, tiles, at)
         values.update(merged.values)
         if merged.degraded:
             reasons[merged.degraded] = None
     version = manifest.batch_version if manifest else None
-    return Answer({name: str(key[name]) for name in project.keys}, values, at, "; ".join(reasons) or None, version)
+    return Answer({name: str(key[name]) for name in project.keys}, values, at, "; ".join(reasons) or None, version, found)

@@ -9,9 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from features.declaration import Project
+from features.keys import key_text, show_key
 from features.schema import DataType
 from features.times import DAY, format_time, parse_time, to_micros
-from stores.json_values import encode
+from stores.json_values import encode, show
+from stores.problems import ProblemError
 from stores.requests import Asked, Key, feature_columns
 
 
@@ -36,6 +38,11 @@ class Answer(Protocol):
     @property
     def as_of(self) -> int:
         """Microseconds."""
+        ...
+
+    @property
+    def known(self) -> bool:
+        """Whether anything is known of the key."""
         ...
 
 
@@ -77,6 +84,25 @@ class Prediction:
 def needs_store(asked: Asked, scorer: Scorer) -> bool:
     """Whether a stored feature could change the score."""
     return asked.key is not None and not all(name in asked.features for name in scorer.features)
+
+
+def unknown_keys(project: Project, asked: Sequence[Asked], stored: Sequence[Answer | None]) -> dict[int, ProblemError]:
+    """The problems, by place, of requests that have nothing to score: nothing is known of the key, and no value is given beside it."""
+    return {
+        place: unknown_key(project, one.key, one.field)
+        for place, (one, known) in enumerate(zip(asked, stored, strict=True))
+        if known is not None and not known.known and one.key is not None and all(value is None for value in one.features.values())
+    }
+
+
+def unknown_key(project: Project, key: Key, field: str = "key") -> ProblemError:
+    """The problem with a key of which nothing is known."""
+    named = show_key(project.keys, key_text(project.keys, key))
+    detail = (
+        f"nothing is known of key {show(named)}: {project.name} has no event of it in its batch version or by its stream: check the key, "
+        f"or give features; events that were sent count when the stream has read them, those of files from the next build on"
+    )
+    return ProblemError(404, "unknown-key", detail, field=field)
 
 
 def predict(project: Project, scorer: Scorer, asked: Sequence[Asked], stored: Sequence[Answer | None], now: int) -> list[Prediction]:

@@ -27,10 +27,11 @@ _LONGEST_ID = 512
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request to predict: a key to read stored features of, features that win over them, or both."""
+    """A request to predict: a key to read stored features of, features that win over them, or both; `field` is where it has its key."""
 
     key: Key | None
     features: Mapping[str, object]
+    field: str = "key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def read_asked(body: bytes, project: Project) -> Asked | list[Asked]:
     if "instances" in document:
         return [_one(each, project, f"instances[{i}].") for i, each in enumerate(_listed(document, "instances"))]
     if "keys" in document:
-        return [Asked(body_key(each, project, f"keys[{i}]"), {}) for i, each in enumerate(_listed(document, "keys"))]
+        return [Asked(body_key(each, project, f"keys[{i}]"), {}, f"keys[{i}]") for i, each in enumerate(_listed(document, "keys"))]
     return _one(document, project, "")
 
 
@@ -157,7 +158,8 @@ def _one(document: object, project: Project, place: str, known: str = _BY_HTTP) 
         raise unprocessable(f"{place}features", f"features is {show(features)}: send an object of names and values")
     if key is None and not features:
         raise unprocessable(f"{place}key", "there is nothing to score: give a key, features, or both")
-    return Asked(None if key is None else body_key(key, project, f"{place}key"), _checked(features or {}, project, f"{place}features"))
+    field = f"{place}key"
+    return Asked(None if key is None else body_key(key, project, field), _checked(features or {}, project, f"{place}features"), field)
 
 
 def _checked(features: dict[str, object], project: Project, place: str) -> dict[str, object]:
@@ -249,7 +251,7 @@ def _key_value(name: str, value: object, field: str, project: Project) -> str:
 
 
 def _canonical(value: object, kind: DataType | None) -> str:
-    """``7`` for 7, 7.0 and "007" when the column holds whole numbers: what cannot be one is a key never seen."""
+    """``7`` for 7, 7.0 and "007" when the column holds whole numbers: what cannot be one is a key that nobody knows."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():

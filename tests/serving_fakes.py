@@ -46,6 +46,7 @@ class FakeAnswer:
     degraded: str | None = None
     batch_version: int | None = 7
     as_of: int = NOW
+    known: bool = True
 
 
 @dataclass
@@ -81,7 +82,8 @@ class Store:
         empty = dict.fromkeys(column.name for column in project.columns)
         moment = NOW if at is None else at
         version = None if manifest is None else manifest.batch_version
-        return [FakeAnswer({**empty, **self.stored.get(tuple(key.values()), {})}, self.degraded, version, moment) for key in keys]
+        found = [self.stored.get(tuple(key.values())) for key in keys]
+        return [FakeAnswer({**empty, **(values or {})}, self.degraded, version, moment, values is not None) for values in found]
 
     def manifest(self, project: str) -> FakeManifest | None:
         self.check()

@@ -78,6 +78,7 @@ def test_number_is_a_key(heart: Bench) -> None:
 
 def test_degraded_answer_says_why(heart: Bench) -> None:
     heart.store.degraded = "the batch is too old"
+    heart.store.stored[("p1",)] = {"age": 60}
     answer = heart.ask("POST", f"{HEART}/predict", {"key": "p1"})[1]
     assert (answer["degraded"], answer["degraded_reason"]) == (True, "the batch is too old")
 
@@ -183,13 +184,56 @@ def test_without_a_model_predict_says_to_train() -> None:
     assert fresh.ask("GET", f"{HEART}/features/p1")[0] == 200
 
 
+UNKNOWN = "urn:anabranch:problem:unknown-key"
+
+
 def test_key_never_seen_has_empty_features_and_no_score(heart: Bench) -> None:
     status, answer = heart.ask("GET", f"{HEART}/features/never seen/with a slash'; DROP TABLE x")
-    assert status == 200
+    assert (status, answer["known"]) == (200, False)
     assert answer["key"] == "never seen/with a slash'; DROP TABLE x"
     assert set(answer["features"].values()) == {None}
-    status, row = heart.ask("GET", f"{HEART}/scores/never")
-    assert (status, row["score"], row["key"]) == (200, None, "never")
+    status, problem = heart.ask("GET", f"{HEART}/scores/never")
+    assert (status, problem["type"], problem["field"]) == (404, UNKNOWN, "key")
+    assert "no current row of key 'never'" in problem["detail"]
+
+
+def test_key_of_which_nothing_is_known_is_a_404_that_says_what_to_do(heart: Bench) -> None:
+    for sent in ("k'; DROP TABLE x", {"patient_id": "k'; DROP TABLE x"}):
+        response = heart.raw("POST", f"{HEART}/predict", {"key": sent})
+        problem = json.loads(response.body)
+        assert (response.status, dict(response.headers)["content-type"]) == (404, "application/problem+json")
+        assert (problem["type"], problem["title"], problem["field"]) == (UNKNOWN, "Not Found", "key")
+        assert 'nothing is known of key "k\'; DROP TABLE x": heart_disease has no event of it' in problem["detail"]
+        assert "give features" in problem["detail"]
+    assert heart.ask("POST", f"{HEART}/predict", {"key": "x" * 8000})[1]["detail"].startswith("nothing is known of key 'xxx")
+    assert 'route="predict",status="404"} 3.0' in heart.raw("GET", "/metrics").body.decode()
+    assert _waiting(heart) == 0  # what was not scored is no prediction
+
+
+def test_key_that_is_known_by_events_which_left_its_features_empty_is_scored(heart: Bench) -> None:
+    heart.store.stored[("p1",)] = {}
+    assert heart.ask("POST", f"{HEART}/predict", {"key": "p1"})[0] == 200
+    answer = heart.ask("GET", f"{HEART}/features/p1")[1]
+    assert (answer["known"], set(answer["features"].values())) == (True, {None})
+
+
+def test_unknown_key_with_a_value_beside_it_is_scored_by_what_was_given(heart: Bench) -> None:
+    status, answer = heart.ask("POST", f"{HEART}/predict", {"key": "never", "features": {"age": 50}})
+    assert (status, answer["score"], answer["batch_version"]) == (200, pytest.approx(0.05), 7)
+    for nothing in (None, {}, {"age": None}, {"age": None, "chol": None}):
+        assert heart.ask("POST", f"{HEART}/predict", {"key": "never", "features": nothing})[1]["type"] == UNKNOWN
+    assert heart.ask("POST", f"{HEART}/predict", {"features": {"age": None}})[0] == 200
+
+
+def test_key_that_comes_is_known_and_one_that_goes_is_not(heart: Bench) -> None:
+    def predicted() -> int:
+        return heart.ask("POST", f"{HEART}/predict", {"key": "p1"})[0]
+
+    found = [predicted()]
+    heart.store.stored[("p1",)] = {"age": 60}
+    found.append(predicted())
+    heart.store.stored.clear()  # as a rollback does, or an erasure
+    assert [*found, predicted()] == [404, 200, 404]
 
 
 def test_current_row_is_shown_as_json(heart: Bench) -> None:
@@ -343,15 +387,17 @@ JSON = st.recursive(
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_json_whatsoever_is_a_500(heart: Bench, document: Any, path: str) -> None:
     status, answer = heart.ask("POST", f"{HEART}/{path}", json.dumps(document).encode())
-    assert status in (200, 202, 400, 422), answer
+    assert status in (200, 202, 400, 404, 422), answer
+    assert status != 404 or answer["type"] == UNKNOWN
 
 
 @given(key=st.text(min_size=1))
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_key_whatsoever_is_a_500(heart: Bench, key: str) -> None:
-    for route in ("features", "scores"):
+    for route, known in (("features", 200), ("scores", 404)):
         status, answer = heart.ask("GET", f"{HEART}/{route}/{key}")
-        assert status == (422 if "\x1f" in key else 200), answer
+        assert status == (422 if "\x1f" in key else known), answer
+    assert heart.ask("POST", f"{HEART}/predict", {"key": key})[0] == (422 if "\x1f" in key else 404)
 
 
 def _waiting(found: Bench) -> float:

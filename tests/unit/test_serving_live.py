@@ -30,7 +30,9 @@ def declare(folder: Path, text: str, at: int) -> None:
 @pytest.fixture
 def shop(tmp_path: Path) -> Bench:
     declare(tmp_path, DECLARATION.format(feature="visits"), 1_000)
-    return bench(tmp_path, ("visits",))
+    found = bench(tmp_path, ("visits",))
+    found.store.stored[("p1",)] = {"visits": 1}
+    return found
 
 
 def features(found: Bench) -> set[str]:

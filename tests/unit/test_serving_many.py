@@ -32,10 +32,10 @@ def heart() -> Bench:
 
 
 def test_keys_are_answered_in_their_order_by_one_reading_and_one_score(heart: Bench) -> None:
-    status, answer = heart.ask("POST", PREDICT, {"keys": ["p2", "p1", "p2", "unseen"]})
+    status, answer = heart.ask("POST", PREDICT, {"keys": ["p2", "p1", "p2"]})
     assert status == 200
-    assert [each["key"] for each in answer["predictions"]] == ["p2", "p1", "p2", "unseen"]
-    assert [each["score"] for each in answer["predictions"]] == pytest.approx([0.04, 0.06, 0.04, 0.0])
+    assert [each["key"] for each in answer["predictions"]] == ["p2", "p1", "p2"]
+    assert [each["score"] for each in answer["predictions"]] == pytest.approx([0.04, 0.06, 0.04])
     assert heart.store.reads == 1
     one = heart.ask("POST", PREDICT, {"key": "p1"})[1]
     assert {name: value for name, value in answer["predictions"][1].items() if name != "key"} == one
@@ -46,6 +46,27 @@ def test_instances_mix_keys_and_features(heart: Bench) -> None:
     answer = heart.ask("POST", PREDICT, {"instances": asked})[1]
     assert [(each["key"], each["score"]) for each in answer["predictions"]] == [(None, 0.01), ("p1", 0.06), ("p1", 0.02)]
     assert [each["batch_version"] for each in answer["predictions"]] == [None, 7, 7]
+
+
+def test_unknown_keys_among_others_are_errors_in_their_own_places(heart: Bench) -> None:
+    status, answer = heart.ask("POST", PREDICT, {"keys": ["unseen", "p1", "other", "p2"]})
+    assert (status, heart.store.reads) == (200, 1)
+    assert [(each["key"], each.get("score")) for each in answer["predictions"]] == [("unseen", None), ("p1", 0.06), ("other", None), ("p2", 0.04)]
+    for place in (0, 2):
+        key, error = answer["predictions"][place].values()
+        alone = heart.ask("POST", PREDICT, {"key": key})[1]
+        assert error == {**alone, "field": f"keys[{place}]"}
+        assert error["type"] == "urn:anabranch:problem:unknown-key"
+    asked = [{"key": "unseen"}, {"key": "unseen", "features": {"age": 10}}, {"features": {"age": 20}}]
+    found = heart.ask("POST", PREDICT, {"instances": asked})[1]["predictions"]
+    assert (found[0]["error"]["field"], [each["score"] for each in found[1:]]) == ("instances[0].key", [0.01, 0.02])
+
+
+def test_nothing_but_unknown_keys_are_nothing_but_errors(heart: Bench) -> None:
+    status, answer = heart.ask("POST", PREDICT, {"keys": ["a", "b"]})
+    assert status == 200
+    assert [list(each) for each in answer["predictions"]] == [["key", "error"]] * 2
+    assert "anabranch_predictions_buffered 0.0" in heart.raw("GET", "/metrics").body.decode()
 
 
 @pytest.mark.parametrize(
@@ -76,6 +97,7 @@ def test_without_the_store_the_last_known_batch_part_answers_and_says_so(heart: 
     assert (answer["score"], answer["degraded"]) == (0.06, True)
     assert "Cassandra" in answer["degraded_reason"]
     assert heart.ask("POST", PREDICT, {"key": "p2"})[0] == 503
+    assert heart.ask("POST", PREDICT, {"key": "never"})[0] == 503  # whether anybody knows it cannot be told
     assert 'anabranch_degraded_answers_total{project="heart_disease"} 1.0' in heart.raw("GET", "/metrics").body.decode()
 
 
