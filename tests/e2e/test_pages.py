@@ -164,7 +164,9 @@ def test_a_reader_signs_in_to_the_docs_and_tries_a_call_with_a_key_typed_there(l
 
 def _ready(address: str, key: str) -> bool:
     """Whether a key's score is given, which needs the model and the stores."""
-    asked = Request(f"{address}/v1/projects/heart_disease/predict", b'{"key": "p1"}', {"content-type": "application/json", "x-api-key": key})
+    asked = Request(
+        f"{address}/v1/projects/heart_disease/predict", json.dumps({"key": PATIENT}).encode(), {"content-type": "application/json", "x-api-key": key}
+    )
     try:
         with urlopen(asked) as response:
             return bool(response.status == 200)

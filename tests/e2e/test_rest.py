@@ -57,11 +57,12 @@ class Rest:
     views: Views
     models: Models
 
-    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    def ask(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> tuple[int, Any]:
+        """Status and document of an answer; a body of bytes is sent as it is."""
         connection = http.client.HTTPConnection("127.0.0.1", self.settings.serving.port, timeout=20)
         try:
-            text = None if body is None else json.dumps(body)
-            connection.request(method, path.format(p=f"/v1/projects/{self.project.name}"), text, {"content-type": "application/json"})
+            text = body if body is None or isinstance(body, bytes) else json.dumps(body)
+            connection.request(method, path.format(p=f"/v1/projects/{self.project.name}"), text, {"content-type": content_type})
             response = connection.getresponse()
             return response.status, json.loads(response.read())
         finally:
@@ -174,15 +175,19 @@ def test_river_of_answers(rest: Rest) -> None:
     status, answer = rest.ask("POST", "{p}/predict", {"key": "k1"})
     expected = rest.models.scorer(rest.project.name, "1").score({"x_sum": [6.0], "x_count": [3]})[0]
     assert (status, answer["score"], answer["batch_version"]) == (200, pytest.approx(expected), version)
-    assert rest.ask("GET", "{p}/features/never")[1]["features"]["x_sum"] is None
-    status, several = rest.ask("POST", "{p}/predict", {"keys": ["k1", "never", *[f"n{i}" for i in range(300)], "k1"]})
+    nobody = rest.ask("GET", "{p}/features/never")[1]
+    assert (nobody["features"]["x_sum"], nobody["known"]) == (None, False)
+    status, problem = rest.ask("POST", "{p}/predict", {"key": "never"})
+    assert (status, problem["type"], problem["field"]) == (404, "urn:anabranch:problem:unknown-key", "key")
+    assert rest.ask("POST", "{p}/predict", {"key": "never", "features": {"x_count": 3}})[1]["batch_version"] == version
+    status, several = rest.ask("POST", "{p}/predict", {"keys": ["k1", "never", *["k1"] * 300, "k1"]})
     scores = [several["predictions"][position]["score"] for position in (0, -1)]
     assert status == 200
     assert scores == pytest.approx([answer["score"]] * 2, abs=1e-6)  # many rows are scored by the native model
-    assert several["predictions"][1]["batch_version"] == version
+    assert several["predictions"][1] == {"key": "never", "error": {**problem, "field": "keys[1]"}}
     for attempt in ("' OR '1'='1", "k1'; DROP TABLE manifest; --", "../../etc/passwd", "${jndi:ldap://x}", "{{7*7}}", "k1\u0000", "%27%20--"):
         found = rest.ask("POST", "{p}/predict", {"key": attempt})
-        assert (found[0], found[1]["batch_version"]) == (200, version)
+        assert (found[0], found[1]["type"], found[1]["field"]) == (404, "urn:anabranch:problem:unknown-key", "key")
         assert rest.ask("GET", f"{{p}}/features/{quote(attempt, safe='')}")[1]["features"] == {"x_sum": None, "x_count": 0}
     assert rest.views.manifest(rest.project.name) is not None
 
@@ -204,6 +209,64 @@ def test_events_reach_their_topic_and_predictions_theirs(rest: Rest) -> None:
         20, lambda: [r for r in _messages(rest, f"predictions.{rest.project.name}") if r["asked"]["features"] == {"x_count": 7}] or None, "the prediction"
     )
     assert sent[0]["answered"]["model_version"] == sent[0]["versions"]["model"]
+
+
+def test_bad_input_is_a_4xx_with_a_reason_and_changes_nothing(rest: Rest) -> None:
+    """Over the real stores: nothing that is refused is published, scored for somebody or kept."""
+    good = {"id": "e2", "who": "k1", "time": "2024-05-01T12:00:00Z", "x": 1.0}
+    asked: list[tuple[str, Any, int, str | None]] = [
+        ("predict", {"features": {"x_sum": "50"}}, 422, "features.x_sum"),
+        ("predict", {"features": {"x_count": 1.5}}, 422, "features.x_count"),
+        ("predict", {"features": {"y_sum": 1.0}}, 422, "features.y_sum"),
+        ("predict", b'{"features": {"x_sum": NaN}}', 422, "features.x_sum"),
+        ("predict", b'{"features": {"x_sum": -Infinity}}', 422, "features.x_sum"),
+        ("predict", b'{"features": {"x_sum": 1e999}}', 422, "features.x_sum"),
+        ("predict", b"{", 400, None),
+        ("predict", {"key": "nobody"}, 404, "key"),
+        ("predict", {"key": "k1' OR '1'='1"}, 404, "key"),
+        ("predict", {"key": {"who": "k1", "or": 1}}, 422, "key.or"),
+        ("predict", {"key": {"who": {"$gt": ""}}}, 422, "key.who"),
+        ("predict", {"keys": ["k1", {"$ne": None}]}, 422, "keys[1].$ne"),
+        ("predict", {"keys": ["k1"] * 1001}, 422, "keys"),
+        ("predict", b'{"key": "' + b"x" * 1_100_000 + b'"}', 413, None),
+        ("events/things", [good, {**good, "x": "much"}], 422, "[1].x"),
+        ("events/things", [good, {**good, "who": None}], 422, "[1].who"),
+        ("events/things", [good, {**good, "time": "9999-01-01"}], 422, "[1].time"),
+        ("events/things", b'[{"id": "e3", "who": "k1", "time": "2024-05-01T12:00:00Z", "x": Infinity}]', 422, "[0].x"),
+        ("events/nothing", good, 404, None),
+    ]
+    state = _state(rest, 1)
+    for path, body, status, field in asked:
+        found, problem = rest.ask("POST", f"{{p}}/{path}", body)
+        assert (found, problem["status"], problem.get("field")) == (status, status, field), (path, body if len(str(body)) < 200 else path, problem)
+        assert problem["type"].startswith("urn:anabranch:problem:")
+        assert problem["detail"]
+    for path, body in (("predict", {"features": {"x_count": 1}}), ("events/things", good)):
+        assert rest.ask("POST", f"{{p}}/{path}", body, "text/plain")[0] == 415
+        assert rest.ask("POST", f"/v1/projects/nobody/{path}", body)[0] == 404
+        assert rest.ask("PUT", f"{{p}}/{path}", body)[0] == 405
+    after = _state(rest, 2)
+    assert after == {**state, "predictions": state["predictions"] + 1}  # the one that closes the list
+
+
+def _state(rest: Rest, number: int) -> dict[str, Any]:
+    """All that requests could change, once a last prediction of now has come to its topic: they come in their order."""
+    mark = {"x_count": 1_000_000 + number}
+    until(30, lambda: _good(rest.ask("POST", "{p}/predict", {"features": mark})), "the model")
+    topic = f"predictions.{rest.project.name}"
+
+    def marked() -> list[Any] | None:
+        found = _messages(rest, topic)
+        return found if any(one["asked"]["features"] == mark for one in found) else None
+
+    predictions = len(until(20, marked, "the mark"))
+    tables = rest.views.session.execute("SELECT table_name FROM system_schema.tables WHERE keyspace_name = %s", (rest.views.settings.keyspace,))
+    return {
+        "predictions": predictions,
+        "events": _messages(rest, f"{rest.project.name}-things"),
+        "manifest": rest.views.manifest(rest.project.name),
+        "tables": sorted(row.table_name for row in tables if row.table_name.startswith(rest.project.name)),
+    }
 
 
 @pytest.fixture
@@ -243,7 +306,8 @@ def test_a_shadow_and_a_canary_are_seen_within_seconds_and_reported(rest: Rest, 
     name, keys = rest.project.name, [f"t{number}" for number in range(200)]
 
     def answering() -> set[str]:
-        return {one["model_version"] for one in rest.ask("POST", "{p}/predict", {"keys": keys})[1]["predictions"]}
+        asked = [{"key": key, "features": {"x_count": 1}} for key in keys]  # nobody knows these keys: only with a feature they are scored
+        return {one["model_version"] for one in rest.ask("POST", "{p}/predict", {"instances": asked})[1]["predictions"]}
 
     def trial() -> Any:
         return rest.ask("GET", "{p}")[1]["model"]["trial"]
@@ -271,6 +335,7 @@ def test_a_shadow_and_a_canary_are_seen_within_seconds_and_reported(rest: Rest, 
 
 def test_cassandra_that_stands_still_leaves_degraded_answers_of_known_keys(rest: Rest) -> None:
     until(30, lambda: _fresh(rest.ask("POST", "{p}/predict", {"key": "k1"})), "an answer")
+    assert rest.ask("POST", "{p}/predict", {"key": "asked before"})[0] == 404
     record = read_record(rest.settings.data / "run" / "cassandra.json")
     assert record is not None
     os.kill(record.pid, signal.SIGSTOP)
@@ -279,6 +344,7 @@ def test_cassandra_that_stands_still_leaves_degraded_answers_of_known_keys(rest:
         assert (status, answer["degraded"]) == (200, True)
         assert "are missing, for Cassandra" in answer["degraded_reason"]
         assert rest.ask("POST", "{p}/predict", {"key": "never seen before"})[0] == 503
+        assert rest.ask("POST", "{p}/predict", {"key": "asked before"})[0] == 503  # by now the stream may know it
         for _ in range(4):
             rest.ask("POST", "{p}/predict", {"key": "k1"})
         started = time.monotonic()
@@ -296,7 +362,8 @@ def _fresh(answer: tuple[int, Any]) -> bool | None:
 
 
 def test_current_row_is_read(rest: Rest) -> None:
-    assert rest.ask("GET", "{p}/scores/k1")[1]["score"] is None
+    status, problem = rest.ask("GET", "{p}/scores/k1")
+    assert (status, problem["type"], problem["field"]) == (404, "urn:anabranch:problem:unknown-key", "key")
     rest.views.ensure_current(rest.project)
     as_of = now_micros()
     row = {"key": "k1", "score": 0.25, "label": 0, "model_version": "1", "batch_version": 1, "layer": "speed", "x_sum": 6.0, "x_count": 3}

@@ -236,6 +236,8 @@ def flown(commands: Commands) -> Flown:
     run("answer", "answer", name, "tailnum=N3", "origin=EWR", "--json")
     run("answer at", "answer", name, "origin=EWR", "tailnum=N3", "--at", ASKED.isoformat(), "--json")
     run("answer of nobody", "answer", name, "tailnum=N999", "origin=XXX", "--json")
+    run("answer of nobody, for people", "answer", name, "tailnum=N999", "origin=XXX")
+    run("answer of a new plane", "answer", name, "tailnum=N999", "origin=EWR", "--json")
     run("features", "features", name, "--at", write(folder / "asked.csv", asked), "--out", folder / "features", "--json")
     run("score", "score", name, "--in", folder / "asked.csv", "--out", folder / "scores", "--json")
     run("verify", "verify", name, "--all", "--json")
@@ -297,12 +299,22 @@ def test_an_answer_of_the_past_equals_a_plain_recount(flown: Flown) -> None:
     assert expected["departures_30d"] > expected["departures_1d"]
     assert answer["features"] == pytest.approx(expected)
     assert (answer["as_of"], answer["degraded"]) == (ASKED.isoformat().replace("+00:00", "Z"), False)
+    assert (answer["known"], answer["score"] is not None) == (True, True)
 
 
 def test_a_key_never_seen_has_an_answer(flown: Flown) -> None:
     answer = flown.said["answer of nobody"].found
     assert answer["features"] == recount([], "N999", "XXX", now())
-    assert answer["score"] is not None
+    assert (answer["known"], answer["score"], answer["label"], answer["degraded"]) == (False, None, None, False)
+    said = flown.said["answer of nobody, for people"]
+    assert (said.code, "score 0." in said.out) == (0, False)
+    assert said.out.strip().splitlines()[-1].startswith("nothing is known of this key, neither by batch nor by stream")
+
+
+def test_a_plane_never_seen_is_known_by_its_airport(flown: Flown) -> None:
+    answer = flown.said["answer of a new plane"].found
+    assert answer["features"] == pytest.approx(recount([*flown.first, *flown.more], "N999", "EWR", now()))
+    assert (answer["known"], 0 <= answer["score"] <= 1) == (True, True)
 
 
 def test_features_of_rows_equal_a_plain_recount(flown: Flown) -> None:

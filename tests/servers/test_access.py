@@ -58,7 +58,7 @@ class Guarded:
             connection.close()
 
     def statuses(self, credentials: str) -> dict[str, int]:
-        """What becomes of each verb of both projects; whoever may predict learns that there is no model yet."""
+        """What becomes of each verb of both projects; who may ask learns that there is no model yet, and no row of the key."""
         asked: dict[str, Any] = {"/features/b1": None, "/scores/b1": None, "": None, "/predict": {"features": {"n": 1}}, "/events/readings": [EVENT]}
         paths = {f"{{{project}}}{verb}": body for project in (0, 1) for verb, body in asked.items()}
         return {path: self.ask(path, body, authorization=f"Bearer {credentials}")[0] for path, body in {**paths, "/metrics": None}.items()}
@@ -153,7 +153,7 @@ def test_a_key_is_good_for_its_project_and_verbs_until_it_is_revoked(guarded: Gu
     refused = {f"{{1}}{verb}": 403 for verb in ("/features/b1", "/scores/b1", "", "/predict", "/events/readings")}
     here = {"{0}/features/b1": 200, "{0}/scores/b1": 403, "{0}": 403, "{0}/predict": 403, "{0}/events/readings": 202}
     assert guarded.statuses(made["key"]) == {**here, **refused, "/metrics": 403}
-    here = {"{0}/features/b1": 403, "{0}/scores/b1": 200, "{0}": 200, "{0}/predict": 503, "{0}/events/readings": 403}
+    here = {"{0}/features/b1": 403, "{0}/scores/b1": 404, "{0}": 200, "{0}/predict": 503, "{0}/events/readings": 403}
     assert guarded.statuses(kept["key"]) == {**here, **refused, "/metrics": 403}
     assert refusal(guarded.ask("{0}/scores/b1", x_api_key=made["key"])) == (
         403,

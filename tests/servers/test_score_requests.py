@@ -187,6 +187,8 @@ def test_a_request_is_answered_as_rest_answers_it(live: Desk) -> None:
         {"features": whole},
         {"features": {"town": "Rome"}},
         {"key": "never seen"},
+        {"key": "never seen", "features": {"town": "Oslo"}},
+        {"key": "never seen", "features": {"town": None}},
         {"key": "ann", "features": {"age": 3}},
         {"key": "ann", "features": {"pages": "3"}},
         {"key": {"name": "ann"}},
@@ -204,6 +206,10 @@ def test_a_request_is_answered_as_rest_answers_it(live: Desk) -> None:
         assert {name: found[name] for name in said if name != "as_of"} == {name: value for name, value in said.items() if name != "as_of"}, bodies[number]
     assert "key" not in live.answer("rest4")
     assert live.answer("rest1")["key"] == "bob"
+    unknown = live.answer("rest6")["error"]
+    assert (unknown["type"], unknown["status"], unknown["field"]) == ("urn:anabranch:problem:unknown-key", 404, "key")
+    assert f"nothing is known of key 'never seen': {live.project.name} has no event of it" in unknown["detail"]
+    assert (live.answer("rest8")["error"], "score" in live.answer("rest7")) == (unknown, True)
 
 
 def test_what_cannot_be_read_is_answered_with_its_place_and_the_next_one_as_ever(live: Desk) -> None:
@@ -238,10 +244,14 @@ def test_stream_once_answers_what_waits_and_only_that(live: Desk) -> None:
     assert {snapshot.source: snapshot.restarts for snapshot in live.stream.look()} == {"visits": 0, "score-requests": 0}
     live.stream.stop()
     before = len(live.answers())
-    live.ask(*[{"request_id": f"once{number}", "key": f"k{number}"} for number in range(300)])
+    live.ask(*[{"request_id": f"once{number}", "key": f"k{number}" if number % 3 else "ann"} for number in range(300)])
     draining = Running(live.context.spark, live.context.channel(once=True), [live.project])
     draining.start()
     assert wait_until(lambda: bool(draining.look()) and not draining.active, PATIENCE)
     read = {snapshot.source: (snapshot.events, snapshot.unit) for snapshot in draining.look()}
     assert read == {"visits": (0, "events"), "score-requests": (300, "requests")}
-    assert [each["request_id"] for each in live.answers()[before:]] == [f"once{number}" for number in range(300)]
+    found = live.answers()[before:]
+    assert [each["request_id"] for each in found] == [f"once{number}" for number in range(300)]
+    # Nobody but ann ever came: each of the others is told so in its own place.
+    assert [each.get("error", {}).get("type") for each in found] == ["urn:anabranch:problem:unknown-key" if number % 3 else None for number in range(300)]
+    assert len({each["score"] for each in found if "score" in each}) == 1

@@ -38,9 +38,9 @@ class Worker:
         self.shared = None if address is None else SharedParts(address, patience=0.5, pause=0.5)
         self.answers = Answers(views, parts=Parts(10_000_000), timeout=5.0, shared=self.shared)
 
-    def ask(self, project: object, manifest: Manifest, at: int) -> list[tuple[object, object]]:
+    def ask(self, project: object, manifest: Manifest, at: int) -> list[tuple[object, object, bool]]:
         found = asyncio.run(self.answers.answer(project, KEYS, manifest, at))  # type: ignore[arg-type]
-        return [(answer.values, answer.degraded) for answer in found]
+        return [(answer.values, answer.degraded, answer.known) for answer in found]
 
     @property
     def done(self) -> dict[str, int]:
@@ -58,6 +58,7 @@ def test_what_one_worker_read_the_others_take_and_a_node_that_is_away_costs_noth
     address, at = f"127.0.0.1:{ignite.servers.ignite_port}", now_micros()
     expected = Worker(views, None).ask(project, manifest, at)
     assert expected[0] == expected[2] != expected[1]
+    assert [known for _, _, known in expected] == [True, False, True]
 
     first, second = Worker(views, address), Worker(views, address)
     assert first.ask(project, manifest, at) == expected

@@ -136,6 +136,13 @@ def test_a_key_is_shown_by_window_and_over_time(heart: Bench) -> None:
     assert heart.store.reads == 6
 
 
+def test_the_page_of_a_key_of_which_nothing_is_known_says_so(heart: Bench) -> None:
+    said = "Nothing is known of this key"
+    assert said in read(heart, f"{PAGE}/keys/never").text
+    heart.store.stored[("p1",)] = {}
+    assert said not in read(heart, f"{PAGE}/keys/p1").text
+
+
 def test_what_the_store_cannot_tell_exactly_of_the_past_is_not_shown(heart: Bench) -> None:
     heart.store.degraded = "the batch is too old"
     page = read(heart, f"{PAGE}/keys/p1")
