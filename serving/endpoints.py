@@ -5,7 +5,7 @@ the loop, for that takes microseconds.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
@@ -29,9 +29,9 @@ from serving.trials import predictions as score
 from serving.trials import scorers
 from stores import requests
 from stores.json_values import encode
-from stores.predict import Answer, needs_store, shown, shown_features, shown_key, unknown_keys
+from stores.predict import Answer, Prediction, needs_store, shown, shown_features, shown_key, unknown_keys
 from stores.problems import ProblemError, unprocessable
-from stores.requests import Key
+from stores.requests import Asked, Key
 
 T = TypeVar("T")
 TIMESTAMP = DataType("TIMESTAMP")
@@ -81,12 +81,7 @@ class Endpoints:
             self._metrics.degraded.labels(project.name).inc(degraded)
         if not isinstance(read, list):
             return Response(200, encode(predictions[0].answer))
-        said = iter(predictions)
-        answers = [
-            {"key": shown_key(one.key) if one.key else None, **({"error": unknown[place].document} if place in unknown else next(said).answer)}
-            for place, one in enumerate(read)
-        ]
-        return Response(200, encode({"predictions": answers}))
+        return Response(200, encode({"predictions": _in_their_places(read, predictions, unknown)}))
 
     async def features(self, served: Served, key: Key) -> Response:
         """Stored features of a key, merged as of now; a key of which nothing is known has empty ones, and the answer says so."""
@@ -184,6 +179,13 @@ class Endpoints:
                     return await asyncio.get_running_loop().run_in_executor(pool, ask)
             except TimeoutError as error:
                 raise UnavailableError(f"{breaker.what} did not answer within {seconds:g} s: try again, or see /readyz") from error
+
+
+def _in_their_places(asked: Sequence[Asked], predictions: Sequence[Prediction], unknown: Mapping[int, ProblemError]) -> list[dict[str, Any]]:
+    """What is said of each of several requests, in their order."""
+    rest = iter(predictions)
+    said = ({"error": unknown[place].document} if place in unknown else next(rest).answer for place in range(len(asked)))
+    return [{"key": shown_key(one.key) if one.key else None, **each} for one, each in zip(asked, said, strict=True)]
 
 
 def _has_model(served: Served) -> None:
