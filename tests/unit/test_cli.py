@@ -3,13 +3,17 @@
 import json
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from features.declaration import Project
 from jobs.cli import main
+from jobs.context import Context
+from stores.answers import Answer
+from tests.serving_fakes import NOW, SumScorer
 
 GOOD = """
 from features import Count, FeatureView, Label, Model, Project, Source
@@ -296,3 +300,28 @@ def test_a_setting_of_the_gate_is_checked(told: Told, monkeypatch: pytest.Monkey
 def test_a_model_cannot_go_back_where_there_is_no_champion_before(told: Told) -> None:
     ended = told("rollback", "flights", "--model")
     assert (ended.code, ended.line) == (2, "project 'flights' has no earlier champion to go back to: promote a version instead")
+
+
+class Store:
+    """Answers and models: one plane is known, one version scores the number of its flights."""
+
+    def features(self, project: Project, keys: Sequence[Mapping[str, object]], at: int | None) -> list[Answer]:
+        known = [key["plane"] == "N1" for key in keys]
+        return [Answer({"plane": str(key["plane"])}, {"flights": 60 if one else 0}, NOW, known=one) for key, one in zip(keys, known, strict=True)]
+
+    def fitting_champion(self, project: Project) -> str:
+        return "3"
+
+    def scorer(self, project: str, version: str) -> SumScorer:
+        return SumScorer(version, ("flights",))
+
+
+def test_answer_says_plainly_that_nothing_is_known_of_a_key_and_gives_no_score(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("answers", "models"):
+        monkeypatch.setattr(Context, name, Store())
+    known, unknown = told("answer", "flights", "plane=N1", "origin=EWR"), told("answer", "flights", "plane=N9", "origin=EWR")
+    assert (known.code, known.out.splitlines()[-1]) == (0, "score 0.0600, label 0 (model 3, batch None, from serving)")
+    said = "nothing is known of this key, neither by batch nor by stream: these are the features of no events, and there is no score"
+    assert (unknown.code, unknown.out.splitlines()[-1], "score 0" in unknown.out) == (0, said, False)
+    found = [json.loads(told("answer", "flights", f"plane={plane}", "origin=EWR", "--json").out) for plane in ("N1", "N9")]
+    assert [(one["known"], one["score"], one["features"]) for one in found] == [(True, 0.06, {"flights": 60}), (False, None, {"flights": 0})]

@@ -1,11 +1,17 @@
 """What a message with a score request says: the checks of REST's predict, an id, and nothing that raises."""
 
 import json
+from collections.abc import Mapping, Sequence
 
 import pytest
 
 from features import Count, FeatureView, Label, Last, Model, Project, Source
+from speed.requests import outcomes
+from stores.answers import Answer
+from stores.predict import Prediction
+from stores.problems import ProblemError
 from stores.requests import Asked, read_message
+from tests.serving_fakes import NOW, SumScorer
 
 visits = Source(name="visits", id="id", time="at", schema="id STRING, who STRING, at TIMESTAMP, pages INT, town STRING, bought INT")
 seen = FeatureView(name="seen", source=visits, key="who", features={"pages": Last("pages"), "town": Last("town"), "visits": Count()})
@@ -62,3 +68,32 @@ def test_a_bad_request_is_a_problem_and_keeps_its_id_where_it_has_one(value: byt
     assert found.asked is None
     assert found.problem is not None
     assert (found.id, found.problem.kind, found.problem.field) == (identity, kind, field)
+
+
+class Known:
+    """A store that knows ann; counts what it was asked for."""
+
+    reads = 0
+
+    def features(self, project: Project, keys: Sequence[Mapping[str, object]]) -> list[Answer]:
+        self.reads += 1
+        empty: dict[str, object] = {"pages": None, "town": None, "visits": 0}
+        return [
+            Answer({"who": str(key["who"])}, {"pages": 60, "town": None, "visits": 2} if key["who"] == "ann" else empty, NOW, known=key["who"] == "ann")
+            for key in keys
+        ]
+
+
+def test_unknown_keys_among_the_requests_of_a_micro_batch_are_problems_and_the_rest_is_scored() -> None:
+    bodies: list[dict[str, object]] = [{"key": "bob"}, {"key": "ann"}, {"key": "bob", "features": {"pages": 10}}, {"key": "zoe"}, {"features": {"pages": 30}}]
+    asked = [found for body in bodies if (found := read_message(json.dumps({"request_id": "r", **body}).encode(), shop).asked) is not None]
+    store = Known()
+    said = outcomes(shop, SumScorer("3", ("pages", "visits")), store, asked)  # type: ignore[arg-type]
+    assert store.reads == 1
+    assert [each.answer["score"] if isinstance(each, Prediction) else each.kind for each in said] == ["unknown-key", 0.062, 0.01, "unknown-key", 0.03]
+    problem = said[3]
+    assert isinstance(problem, ProblemError)
+    assert (problem.status, problem.field) == (404, "key")
+    assert problem.detail.startswith("nothing is known of key 'zoe': shop has no event of it")
+    alone = outcomes(shop, SumScorer("3", ("pages", "visits")), store, asked[:1])  # type: ignore[arg-type]
+    assert [each.document for each in alone if isinstance(each, ProblemError)] == [{**problem.document, "detail": problem.detail.replace("zoe", "bob")}]
