@@ -45,9 +45,10 @@ class Judged:
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """The declared metric of one version, on `labels` labels of a slice ("" all) and, with `period`, from that time on.
+    """The declared metric of one version, on `labels` labels of a slice ("" all) and, with `period`, of the period from that time on.
 
-    `value` is None where the metric says nothing, as with labels of one class alone; `low` and `high` bound 95%.
+    `value` is None where the metric says nothing, as with labels of one class alone; `low` and `high` bound 95%, but not for a slice
+    of one period: these are many, of few labels each.
     """
 
     version: str
@@ -104,27 +105,33 @@ def _collected(table: pa.Table) -> Judged:
 
 
 def accuracies(model: Model, found: Judged, thresholds: Mapping[str, float], period: int) -> list[Accuracy]:
-    """Of every version: over all, by declared slice of a feature that the model reads, and by period."""
+    """Of every version: over all and by declared slice of a feature that the model reads; then by period, again over all and by slice."""
     made: list[Accuracy] = []
+    starts = found.time // period * period
     for version in sorted(set(found.version.tolist()), key=_numbered):
         mine: NDArray[np.bool_] = np.asarray(found.version == version)
         threshold = thresholds.get(version, 0.5)
-        made.append(_accuracy(model, found, mine, threshold, version))
-        made += [_accuracy(model, found, mine & mask, threshold, version, part) for part, mask in _parts(model.declared_slices, found, mine)]
-        starts = found.time // period * period
+        parts = [("", mine), *_parts(model.declared_slices, found, mine)]
+        made += [_accuracy(model, found, mask, threshold, version, part) for part, mask in parts]
         for start in np.unique(starts[mine]).tolist():
-            made.append(_accuracy(model, found, mine & (starts == start), threshold, version, period=from_micros(start)))
+            of_period = [(part, mask & (starts == start)) for part, mask in parts]
+            made += [_accuracy(model, found, mask, threshold, version, part, from_micros(start)) for part, mask in of_period if mask.any()]
     return made
 
 
 def _parts(slices: Sequence[Slice], found: Judged, mine: NDArray[np.bool_]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Name and mask of each slice of `mine`, the judged predictions of one version."""
+    places = np.flatnonzero(mine)
+    used = [found.used[place] for place in places.tolist()]
     for one in slices:
-        if not all(one.feature in used for used in found.used):
-            continue  # not among what the model reads, so predictions do not tell it
-        values = np.array([used[one.feature] for used in found.used], dtype=object)
-        for part, mask in slice_parts(one, values):
-            if (mask & mine).any():
-                yield f"{one.feature} {part}", mask
+        if not all(one.feature in given for given in used):
+            continue  # not among what the version reads, so predictions do not tell it
+        values = np.empty(len(used), dtype=object)
+        values[:] = [given[one.feature] for given in used]
+        for part, there in slice_parts(one, values):
+            mask = np.zeros_like(mine)
+            mask[places[there]] = True
+            yield f"{one.feature} {part}", mask
 
 
 def _accuracy(model: Model, found: Judged, mask: NDArray[np.bool_], threshold: float, version: str, part: str = "", period: datetime | None = None) -> Accuracy:
@@ -132,7 +139,10 @@ def _accuracy(model: Model, found: Judged, mask: NDArray[np.bool_], threshold: f
     usable = len(target) >= 2 and len(np.unique(target)) >= 2
     if not usable:
         return Accuracy(version=version, part=part, labels=len(target), value=None, period=period)
-    low, high = intervals([model.metric], target, score, threshold, found.key[mask], _SEED).get(model.metric, (None, None))
+    low: float | None = None
+    high: float | None = None
+    if not part or period is None:
+        low, high = intervals([model.metric], target, score, threshold, found.key[mask], _SEED).get(model.metric, (None, None))
     value = measure(model.metric, target, score, threshold)
     return Accuracy(version=version, part=part, labels=len(target), value=value, low=low, high=high, period=period)
 

@@ -11,7 +11,7 @@ from batch.drift import Drift
 from batch.outcomes import Accuracy
 from batch.pictures import figure, png
 from batch.watched import Watched
-from features.times import format_time
+from features.times import format_time, to_micros
 
 _SHOWN = 6  # features whose distribution is drawn: those that moved most
 _COLOURS = ("#1f6f8b", "#b3541e", "#5b7f2b", "#7a4988", "#8b1f3f", "#3f3f8b")
@@ -56,22 +56,31 @@ def _check(one: Check) -> tuple[Cell, ...]:
 def _accuracy(found: Watched) -> str:
     rows = [(one.version, one.part or "all", one.labels, one.value, one.low, one.high) for one in found.accuracy if one.period is None]
     heads = ("version", "slice", "labels", found.metric, "95% from", "to")
-    return _section("On labels that came later", heads, rows, [over_time(found.metric, found.accuracy)])
+    whole = [one for one in found.accuracy if not one.part]
+    return _section("On labels that came later", heads, rows, [over_time(found.metric, whole)]) + _slices_over_time(found)
+
+
+def _slices_over_time(found: Watched) -> str:
+    """A table of the slices by period, and a picture a version."""
+    dated = [one for one in found.accuracy if one.period is not None and one.part]
+    rows = [(format_time(to_micros(one.period)), one.version, one.part, one.labels, one.value) for one in dated if one.period is not None]
+    drawn = [over_time(found.metric, [one for one in dated if one.version == version]) for version in dict.fromkeys(one.version for one in dated)]
+    return _section("Slices over time", ("from", "version", "slice", "labels", found.metric), rows, drawn)
 
 
 def over_time(metric: str, accuracy: Sequence[Accuracy]) -> bytes | None:
-    """The metric by period, a line a version with its 95% interval; None when there is nothing to draw."""
+    """The metric by period, a line a version and slice with its 95% interval; None when there is nothing to draw."""
     dated = [one for one in accuracy if one.period is not None and one.value is not None]
     if not dated:
         return None
     drawn, axes = figure("", metric, 9, 3.2)
-    for colour, version in zip(_COLOURS * len(dated), dict.fromkeys(one.version for one in dated), strict=False):
-        mine = [one for one in dated if one.version == version]
+    for colour, (version, part) in zip(_COLOURS * len(dated), dict.fromkeys((one.version, one.part) for one in dated), strict=False):
+        mine = [one for one in dated if (one.version, one.part) == (version, part)]
         values = np.array([one.value for one in mine], dtype=float)
         low, high = (np.array([getattr(one, side) for one in mine], dtype=float) for side in ("low", "high"))
         errors = np.nan_to_num(np.maximum(np.array([values - low, high - values]), 0))
         times = np.array([np.datetime64(one.period.replace(tzinfo=None)) for one in mine if one.period is not None])
-        axes.errorbar(times, values, yerr=errors, color=colour, marker="o", capsize=3, label=f"version {version}")
+        axes.errorbar(times, values, yerr=errors, color=colour, marker="o", capsize=3, label=f"version {version}{f', {part}' if part else ''}")
     axes.legend(frameon=False)
     drawn.autofmt_xdate()
     return png(drawn)

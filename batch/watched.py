@@ -1,6 +1,6 @@
 """What a look at a model after its release found, as values; and the same as measures and as metrics of the registry."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -9,6 +9,9 @@ from batch.outcomes import Accuracy
 from batch.skew import Skew
 from features.times import from_micros
 from stores.measures import Measure
+
+PERIODS = "periods"
+"""The subject of accuracy over time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,7 @@ class Watched:
         for version, count in self.predictions.items():
             yield self._one("predictions", "count", now, count, version)
         for one in self.accuracy:
-            subject, at = ("predictions", now) if one.period is None else ("periods", one.period)
+            subject, at = ("predictions", now) if one.period is None else (PERIODS, one.period)
             found = {"labels": float(one.labels), self.metric: one.value, f"{self.metric}_low": one.low, f"{self.metric}_high": one.high}
             for name, value in found.items():
                 if value is not None:
@@ -59,12 +62,27 @@ class Watched:
                 yield self._one("skew", name, now, value, self.skew.version)
 
     def logged(self) -> Mapping[str, Mapping[str, float]]:
-        """Metrics of the registry by version, such as ``features/psi/age``; periods are the history of measures."""
+        """Metrics of the registry by version as they are now, such as ``features/psi/age``; those by period are in `news_of_periods`."""
         found: dict[str, dict[str, float]] = {}
         for one in self._measures():
-            if one.subject != "periods":
-                found.setdefault(one.version, {})["/".join(filter(None, (one.subject, one.name, one.slice)))] = one.value
+            if one.subject != PERIODS:
+                found.setdefault(one.version, {})[metric_name(one)] = one.value
+        return found
+
+    def news_of_periods(self, known: Sequence[Measure]) -> Mapping[tuple[str, datetime], Mapping[str, float]]:
+        """Accuracy by version and start of its period, such as ``periods/roc_auc/sex 1``, where `known` has it not, or other than it is now."""
+        before = {(one.name, one.at, one.version, one.slice): one.value for one in known if one.subject == PERIODS}
+        found: dict[tuple[str, datetime], dict[str, float]] = {}
+        for one in self._measures():
+            told = one.subject == PERIODS and one.name in (self.metric, "labels")
+            if told and before.get((one.name, one.at, one.version, one.slice)) != one.value:
+                found.setdefault((one.version, one.at), {})[metric_name(one)] = one.value
         return found
 
     def _one(self, subject: str, name: str, at: datetime, value: float, version: str, part: str = "") -> Measure:
         return Measure(project=self.project, subject=subject, name=name, at=at, value=float(value), version=version, slice=part)
+
+
+def metric_name(one: Measure) -> str:
+    """A measure as the registry names it."""
+    return "/".join(filter(None, (one.subject, one.name, one.slice)))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from features.declaration import Project
-from features.times import format_time, parse_time
+from features.times import format_time, parse_time, to_micros
 from jobs.inspect_verbs import AsJson, Name
 from jobs.settings import load_settings
 from jobs.show import Steps, result, say, table
@@ -81,8 +81,8 @@ def show(looked: "Looked") -> None:
         table(f"On labels that came since {format_time(found.since)}", ["version", "slice", "labels", found.metric, "95% from", "to"], rows)
     dated = [one for one in found.accuracy if one.period is not None]
     if dated:
-        rows = [[format_time(int(one.period.timestamp() * 1e6)), one.version, one.labels, one.value, one.low, one.high] for one in dated if one.period]
-        table("Over time", ["from", "version", "labels", found.metric, "95% from", "to"], rows)
+        rows = [[format_time(to_micros(one.period)), one.version, one.part or "all", one.labels, one.value, one.low, one.high] for one in dated if one.period]
+        table("Over time", ["from", "version", "slice", "labels", found.metric, "95% from", "to"], rows)
     columns = ["feature", "PSI", "Jensen-Shannon", "rows", "moved most"]
     for title, drifts in [*[(f"Inputs of predictions, version {v}", d) for v, d in found.features.items()], ("Inputs in current rows", found.current)]:
         if drifts:

@@ -94,14 +94,14 @@ class Models(ModelRoles):
         where = f"{root.rstrip('/')}/{name}" if urlparse(root).scheme else (Path(root).absolute() / name).as_uri()
         return str(self._client.create_experiment(name, artifact_location=where))
 
-    def measured(self, project: str, version: str, metrics: Mapping[str, float], at: int) -> None:
-        """Log what was measured of a version after its release, at `at` (microseconds), as metrics of its run."""
+    def measured(self, project: str, version: str, metrics: Mapping[str, float], at: int, step: int = 0) -> None:
+        """Log what was measured of a version after its release, at `at` (microseconds), as metrics of its run; the highest step is the latest."""
         from mlflow.entities import Metric
 
         with self._asking():
             run = self._client.get_model_version(project, version).run_id
             # MLflow takes plain characters only, and up to 1,000 metrics a call.
-            named = [Metric(re.sub(r"[^A-Za-z0-9_. /-]", "_", WATCH + name)[:200], value, at // 1000, 0) for name, value in metrics.items()]
+            named = [Metric(re.sub(r"[^A-Za-z0-9_. /-]", "_", WATCH + name)[:200], value, at // 1000, step) for name, value in metrics.items()]
             for start in range(0, len(named), 1000):
                 self._client.log_batch(run, named[start : start + 1000])
 

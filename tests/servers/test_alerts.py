@@ -59,3 +59,19 @@ def test_what_stood_of_a_version_that_serves_no_more_stands_no_longer(servers: S
     tell(bus, measures, project, at, [DRIFT])
     tell(bus, measures, project, at + SECOND, [replace(DRIFT, version="4", crossed=False)])
     assert {(one.version, one.value) for one in measures.latest(project.name)} == {("3", 0.0), ("4", 0.0)}
+
+
+def test_every_kind_of_alert_says_what_it_is_and_all_of_a_look_ask_for_one_training(servers: Settings, bus: Bus) -> None:
+    project, measures = declare(Watch(psi_above=0.2, retrain=True)), Measures.of(servers.views)
+    kinds = {"js": "age", "score_psi": "", "skew": "", "flips": "", "log_loss": ""}
+    found = [replace(DRIFT, what=what, which=which) for what, which in kinds.items()]
+    at = now_micros()
+    for number, value in enumerate((0.5, 0.6, 0.7)):
+        tell(bus, measures, project, at + number * SECOND, [replace(one, value=value) for one in found])
+    told = {one["what"]: one for one in messages(servers, alerts_topic(project.name))}
+    assert len(messages(servers, alerts_topic(project.name))) == len(kinds)
+    assert {what: one["which"] for what, one in told.items()} == {what: which or None for what, which in kinds.items()}
+    assert {(one["status"], one["value"], one["threshold"], one["model_version"]) for one in told.values()} == {("raised", 0.5, 0.2, "3")}
+    assert all(f" {project.name}" in one["next"] or "builds may be too seldom" in one["next"] for one in told.values())
+    (asked,) = [one for one in messages(servers, REQUESTS) if one["project"] == project.name]
+    assert asked["reason"].count("is 0.5, beyond 0.2") == len(kinds)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
+from sklearn.metrics import roc_auc_score
 
 from batch.alerts import checks
 from batch.drift import drifts, jensen_shannon, psi, score_drift
@@ -20,6 +21,7 @@ from batch.watched import Watched
 from features import Count, FeatureView, Label, Model, Project, Slice, Source, Watch
 from features.errors import AnabranchError, DeclarationError
 from features.times import DAY, from_micros, parse_time
+from stores.measures import Measure
 from stores.model_inputs import ModelInput
 
 NOW = parse_time("2026-05-10T12:00:00Z")
@@ -116,6 +118,60 @@ def test_accuracy_is_told_by_version_slice_and_day() -> None:
     assert whole.low < 0.5 < whole.high
 
 
+def test_slices_over_time_are_what_a_loop_over_the_labels_finds() -> None:
+    project = declare(Watch(), slices=(Slice(feature="n", bands=(3, 7)), Slice(feature="m")))
+    assert project.model is not None
+    draw = np.random.default_rng(5)
+    rows = 600
+    # Only version 2 reads m: it has slices of it, whatever version 1 was given.
+    version = np.array(draw.choice(["1", "2"], rows), dtype=object)
+    used = [
+        {"n": float(n)} | ({"m": m} if v == "2" else {}) for n, m, v in zip(draw.integers(0, 10, rows), draw.choice(["a", "b"], rows), version, strict=True)
+    ]
+    judged = Judged(
+        version=version, key=np.arange(rows), time=NOW - draw.integers(0, 4 * DAY, rows), score=draw.random(rows),
+        target=draw.integers(0, 2, rows).astype(np.float64), used=used,
+    )  # fmt: skip
+    found = {(one.version, one.part, one.period): one for one in accuracies(project.model, judged, {}, DAY)}
+
+    def bands(given: dict[str, Any]) -> list[str]:
+        band = "n below 3" if given["n"] < 3 else "n 3 to below 7" if given["n"] < 7 else "n 7 and more"
+        return ["", band, *([f"m {given['m']}"] if "m" in given else [])]
+
+    places: dict[Any, list[int]] = {}
+    for place in range(rows):
+        for part in bands(used[place]):
+            for period in (None, from_micros(int(judged.time[place]) // DAY * DAY)):
+                places.setdefault((version[place], part, period), []).append(place)
+    assert found.keys() == places.keys()
+    assert len(found) == 60
+    for which, mine in places.items():
+        assert found[which].labels == len(mine)
+        target, score = judged.target[mine], judged.score[mine]
+        expected = roc_auc_score(target, score) if 0 < target.sum() < len(mine) else None
+        assert found[which].value == (None if expected is None else pytest.approx(expected))
+        assert (found[which].low is None) == (expected is None or (which[1] != "" and which[2] is not None))
+
+
+def test_slices_over_time_are_kept_logged_once_and_shown() -> None:
+    project = declare(Watch(), slices=(Slice(feature="n"),))
+    found = watched(accuracy=tuple(accuracies(project.model or Model(), outcomes(), {}, DAY)))
+    kept = [one for one in found.measures() if one.subject == "periods"]
+    today = from_micros(NOW // DAY * DAY)
+    assert {one.slice for one in kept} == {"", "n 0", "n 1"}
+    (value,) = [one.value for one in kept if (one.name, one.version, one.slice, one.at) == ("roc_auc", "2", "n 1", today)]
+    assert value == 0.0
+    assert found.news_of_periods([])["2", today]["periods/roc_auc/n 1"] == 0.0
+    # What the look before has kept is no news, unless later labels have corrected it.
+    assert found.news_of_periods(kept) == {}
+    corrected = [replace(one, value=0.25) if one.name == "roc_auc" and one.slice == "n 1" and one.at == today else one for one in kept]
+    assert found.news_of_periods(corrected) == {("2", today): {"periods/roc_auc/n 1": 0.0}}
+    text = page(found, [])
+    assert "<h2>Slices over time</h2>" in text
+    assert "<td>n 1</td>" in text.split("<h2>Slices over time</h2>")[1]
+    assert text.count("data:image/png;base64,") == page(watched(), []).count("data:image/png;base64,") + 1
+
+
 def watched(**more: Any) -> Watched:
     matrix = np.arange(200, dtype=np.float32).reshape(-1, 1)
     made = profile([ModelInput(name="n", kind="number")], (), matrix, matrix[:, 0].astype(np.float64))
@@ -137,6 +193,53 @@ def test_thresholds_judge_the_champion_and_only_with_enough_rows() -> None:
     assert {one.version for one in found.values()} == {"2"}
     assert {one.what for one in checks(declare(replace(watch, rows=201)), watched())} == {"skew"}
     assert checks(declare(Watch(rows=1)), watched()) == []
+
+
+def approximation(flips: float, count: float) -> dict[str, Measure]:
+    values = {"flips": flips, "count": count, "mean": 0.1, "p99": 0.3}
+    return {name: Measure(project="people", subject="approximation", name=name, at=from_micros(NOW), value=value) for name, value in values.items()}
+
+
+LOSS = Accuracy(version="2", part="", labels=50, value=0.5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "which", "value", "found"),
+    [
+        ("psi_above", "n", None, {}),
+        ("js_above", "n", None, {}),
+        ("score_psi_above", "", None, {"scores": "moved"}),
+        ("metric_above", "", 0.5, {"metric": "log_loss", "accuracy": (LOSS,)}),
+        ("skew_above", "", 0.03, {}),
+        ("flips_above", "", 0.2, {"approximation": approximation(0.2, 50)}),
+    ],
+)
+def test_each_threshold_fires_above_its_bound_and_not_at_it(kind: str, which: str, value: float | None, found: dict[str, Any]) -> None:
+    if found.get("scores"):
+        found = {"scores": {"2": replace(watched().features["2"][0], feature="")}}
+    look = watched(**found)
+    if value is None:
+        drift = look.scores["2"] if kind == "score_psi_above" else look.features["2"][0]
+        value = drift.js if kind == "js_above" else drift.psi
+    metric = str(found.get("metric", "roc_auc"))
+    what = metric if kind == "metric_above" else kind.removesuffix("_above")
+    below, above = float(np.nextafter(value, 0)), float(np.nextafter(value, 9))
+
+    def declared(rows: int, bound: float) -> Project:
+        threshold: dict[str, Any] = {kind: bound}
+        return declare(Watch(rows=rows, **threshold), metric)
+
+    for bound, crossed in ((below, True), (value, False), (above, False)):
+        (one,) = checks(declared(40, bound), look)
+        assert (one.what, one.which, one.version, one.value, one.threshold, one.crossed) == (what, which, "2", value, bound, crossed)
+    if kind != "skew_above":  # recomputed features are as many as the features of all answers
+        assert checks(declared(1_000, below), look) == []
+
+
+def test_a_metric_that_is_larger_when_better_fires_below_its_bound() -> None:
+    look = watched(accuracy=(replace(LOSS, value=0.75),))
+    fired = [checks(declare(Watch(rows=40, metric_below=bound)), look)[0].crossed for bound in (0.7, 0.75, 0.8)]
+    assert fired == [False, False, True]
 
 
 def test_measures_and_metrics_tell_the_same() -> None:
