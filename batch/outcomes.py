@@ -61,9 +61,14 @@ class Accuracy:
 
 
 def judged(spark: SparkSession, lake: Lake, project: Project, label: Label, since: int, horizon: int) -> Judged:
-    """Labels with an event time at or after `since`, each with the predictions that it judges (microseconds both)."""
+    """Labels with an event time at or after `since`, each with the predictions that it judges (microseconds both).
+
+    Of copies of a label the first with such a time counts.
+    """
     made = lake.predictions(spark, project, from_micros(since - horizon)).where("key IS NOT NULL AND score IS NOT NULL AND model_version IS NOT NULL")
-    labels = label_rows(label, distinct(label.source, lake.events(spark, project, label.source)))
+    # Files of the lake tell bounds of times, so what is older than the window is not even read, let alone sorted.
+    recent = lake.events(spark, project, label.source).where(F.col(f"`{label.source.time}`") >= F.lit(from_micros(since)))
+    labels = label_rows(label, distinct(label.source, recent))
     keyed = labels.select(key_column(label.keys).alias("key"), F.unix_micros(TIME).alias("time"), F.col(TARGET).alias("target"))
     usable = keyed.where((F.col("time") >= since) & F.col("key").isNotNull() & (F.abs("target") < float("inf")))
     joined = join_labels(made, usable, horizon)

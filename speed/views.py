@@ -25,7 +25,7 @@ from features.times import DAY, SECOND, floor_to
 from speed.tiles import CHANGED_SCHEMA, tile_writer
 from stores.answers import now_micros
 from stores.bus import Bus
-from stores.current import SCORES_SCHEMA, refresher
+from stores.current import SCORES_SCHEMA, InForce, refresher
 from stores.events import good_events
 from stores.expectations import Suite
 from stores.lake import Lake
@@ -186,19 +186,19 @@ def _micro_batch(channel: Channel, project: Project, source: Source) -> Callable
         stored = states.select("piece", "key", *moments, "events", "state", "extra")
         # One job: no key is scored before the shuffle of `distinct` has seen the end of every task that writes tiles.
         changed = stored.mapInArrow(write, CHANGED_SCHEMA).distinct()
-        scores = changed.mapInArrow(refresher(views.settings, models.settings, project, _version(models, project)), SCORES_SCHEMA)
+        scores = changed.mapInArrow(refresher(views.settings, models.settings, project, _model(models, project)), SCORES_SCHEMA)
         scores.write.format("kafka").options(**options).save()
         log.info("micro-batch project=%s source=%s number=%s seconds=%.2f", project.name, source.name, number, time.monotonic() - started)
 
     return run
 
 
-def _version(models: Models, project: Project) -> str | None:
-    """The version that scores; None without one, and while the registry is away and none was known: tiles go on."""
+def _model(models: Models, project: Project) -> InForce:
+    """The version that scores; none while registry or artifacts are away and it was not known before: tiles go on, and rows say why."""
     if project.model is None:
-        return None
+        return InForce(version=None)
     try:
-        return models.fitting_champion(project, last=True)
+        return InForce(version=models.fitting_champion(project, last=True))
     except UnavailableError as error:
         log.info("rows of %s are not scored: %s", project.name, error)
-        return None
+        return InForce(version=None, why=str(error))

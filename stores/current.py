@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -27,14 +28,19 @@ REPLACED_SCHEMA = "difference DOUBLE, flipped BOOLEAN"
 
 
 def refresh(
-    answers: Answers, scorer: Scorer | None, project: Project, keys: Sequence[str], layer: str, online: OnlineModel | None = None
+    answers: Answers, scorer: Scorer | None, project: Project, keys: Sequence[str], layer: str, online: OnlineModel | None = None, unscored: str | None = None
 ) -> list[dict[str, Any]]:
-    """Merge, score and write the current rows of `keys` (stored texts); returns the rows as written."""
+    """Merge, score and write the current rows of `keys` (stored texts); returns the rows as written.
+
+    `unscored`: why nothing scores them though a model is in force; the rows say so as `degraded`.
+    """
     rows: list[dict[str, Any]] = []
     for start in range(0, len(keys), _AT_ONCE):
         chunk = [key_values(project.keys, key) for key in keys[start : start + _AT_ONCE]]
         found = answers.features(project, chunk)
         made = rows_of(project, found, scorer, layer, online)
+        if unscored is not None:
+            made = [{**row, "degraded": "; ".join(filter(None, (row["degraded"], f"not scored: {unscored}")))} for row in made]
         answers.views.write_current(project.name, made, found[0].as_of)
         rows.extend(made)
     return rows
@@ -63,27 +69,37 @@ def rows_of(project: Project, found: Sequence[Answer], scorer: Scorer | None, la
     return rows
 
 
-def refresher(views: ViewsSettings, models: ModelsSettings, project: Project, model_version: str | None) -> Callable[..., Iterator[pa.RecordBatch]]:
+@dataclass(frozen=True, kw_only=True)
+class InForce:
+    """The model version that scores rows; None without a model, or, as `why` says, because it cannot be told or fetched."""
+
+    version: str | None
+    why: str | None = None
+
+
+def refresher(views: ViewsSettings, models: ModelsSettings, project: Project, model: InForce) -> Callable[..., Iterator[pa.RecordBatch]]:
     """A function for `DataFrame.mapInArrow` over rows (key) that the stream changed: refreshes them and yields `SCORES_SCHEMA`, one message a scored key."""
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         answers = kept_answers(views)
-        scorer = _scorer(models, project, model_version)
+        scorer, why = _scorer(models, project, model)
         online = OnlineModels(answers.views).read(project)
         for batch in batches:
-            rows = _refreshed(answers, scorer, project, batch.column("key").to_pylist(), "speed", online)
+            rows = _refreshed(answers, scorer, project, batch.column("key").to_pylist(), "speed", online, why)
             yield pa.RecordBatch.from_pydict({"key": [row["key"] for row in rows], "value": [_message(row) for row in rows]})
 
     return run
 
 
-def _scorer(models: ModelsSettings, project: Project, version: str | None) -> Scorer | None:
-    """None also for one that this worker has not loaded before the registry went away: tiles go on, and rows say that nothing scored them."""
+def _scorer(models: ModelsSettings, project: Project, model: InForce) -> tuple[Scorer | None, str | None]:
+    """What scores, else why nothing does: tiles go on without a version that this worker did not load before registry or artifacts went away."""
+    if model.version is None:
+        return None, model.why
     try:
-        return Models(models).scorer(project.name, version) if version else None
+        return Models(models).spared_scorer(project.name, model.version), None
     except UnavailableError as error:
         log.warning("rows of %s are not scored: %s", project.name, error)
-        return None
+        return None, str(error)
 
 
 def replacer(views: ViewsSettings, models: ModelsSettings, project: Project, model_version: str | None) -> Callable[..., Iterator[pa.RecordBatch]]:
@@ -119,9 +135,11 @@ def kept_answers(views: ViewsSettings) -> Answers:
     return Answers(Views(views), parts=Parts(_PARTS_BYTES))
 
 
-def _refreshed(answers: Answers, scorer: Scorer | None, project: Project, keys: Sequence[str], layer: str, online: OnlineModel | None) -> list[dict[str, Any]]:
+def _refreshed(
+    answers: Answers, scorer: Scorer | None, project: Project, keys: Sequence[str], layer: str, online: OnlineModel | None, unscored: str | None = None
+) -> list[dict[str, Any]]:
     try:
-        return refresh(answers, scorer, project, keys, layer, online) if keys else []
+        return refresh(answers, scorer, project, keys, layer, online, unscored) if keys else []
     except DeclaredAnewError:
         # The stream goes on without answers: its tiles are what the next build counts on.
         if layer != "speed":

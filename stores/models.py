@@ -9,20 +9,20 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlparse
 from weakref import WeakValueDictionary
 
 import numpy as np
 
 from features.declaration import Project
-from features.errors import AnabranchError, MisuseError
+from features.errors import AnabranchError, MisuseError, UnavailableError
 from features.times import format_time
 from stores.model_inputs import Fitted, check_fits
 from stores.model_roles import CHALLENGER, CHAMPION, PREVIOUS, ModelRoles, Roles, Trial, mlflow_module
@@ -41,6 +41,10 @@ _scorers: WeakValueDictionary[_Version, Scorer] = WeakValueDictionary()  # all t
 _recent: dict[_Version, Scorer] = {}  # those asked for last, the last at its end: they stay though nobody has them
 _MOST_RECENT = 32
 _kinds: dict[_Version, Mapping[str, str]] = {}
+_away: dict[_Version, tuple[float, str]] = {}
+"""Of versions whose files could not be fetched: when those who are spared ask again, and why not before."""
+_PAUSE = 10.0  # seconds; a store that is away may take long to say so, and a stream asks with every micro-batch
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -158,6 +162,10 @@ class Models(ModelRoles):
                 del _recent[next(iter(_recent))]
             return found
 
+    def spared_scorer(self, project: str, version: str) -> Scorer:
+        """`scorer` for a stream: files that could not be fetched are asked for again ten seconds later, and until then UnavailableError is raised."""
+        return self._sparing(project, version, partial(self.scorer, project, version))
+
     @contextmanager
     def folder(self, project: str, version: str) -> Iterator[Path]:
         """The folder with the version's own files (see model_scoring.py), on this machine for as long as the block runs."""
@@ -165,17 +173,16 @@ class Models(ModelRoles):
             yield _local(self.uri(project, version), spare) / "artifacts" / _FILES
 
     def fitting_champion(self, project: Project, *, last: bool = False) -> str | None:
-        """The version that serves (`last`: see `last_champion`), unless what it reads is declared no more or otherwise: then None, and a warning the
-        first time. The version itself is not loaded.
+        """The version that serves (`last`: see `last_champion` and `spared_scorer`), unless what it reads is declared no more or otherwise: then None,
+        and a warning the first time. The version itself is not loaded.
         """  # fmt: skip
         version = self.last_champion(project.name) if last else self.champion(project.name)
         if version is None:
             return None
         key = (self.settings.tracking_uri, project.name, version)
         if key not in _kinds:
-            with self._reading(project.name, version) as folder:
-                inputs = json.loads((folder / "features.json").read_text(encoding="utf-8"))["inputs"]
-            _kinds[key] = {given["name"]: given["kind"] for given in inputs}
+            read = partial(self._read_kinds, project.name, version)
+            _kinds[key] = self._sparing(project.name, version, read) if last else read()
         try:
             check_fits(project, version, _kinds[key])
         except MisuseError as error:
@@ -183,17 +190,44 @@ class Models(ModelRoles):
             return None
         return version
 
+    def _read_kinds(self, project: str, version: str) -> Mapping[str, str]:
+        with self._reading(project, version) as folder:
+            inputs = json.loads((folder / "features.json").read_text(encoding="utf-8"))["inputs"]
+        return {given["name"]: given["kind"] for given in inputs}
+
+    def _sparing(self, project: str, version: str, read: Callable[[], _T]) -> _T:
+        key = (self.settings.tracking_uri, project, version)
+        again, why = _away.get(key, (0.0, ""))
+        if time.monotonic() < again:
+            raise UnavailableError(why)
+        try:
+            found = read()
+        except UnavailableError as error:
+            _away[key] = (time.monotonic() + _PAUSE, str(error))
+            raise
+        _away.pop(key, None)
+        return found
+
     def _load(self, project: str, version: str) -> Scorer:
         with self._reading(project, version) as folder:
             return Scorer(version, folder)
 
     @contextmanager
     def _reading(self, project: str, version: str) -> Iterator[Path]:
-        """The folder of `folder`; what goes wrong with its files becomes an AnabranchError that names the version."""
+        """The folder of `folder`. Files that cannot be fetched are an UnavailableError, what goes wrong with those that are there an
+        AnabranchError; both name the version.
+        """  # fmt: skip
         uri = self.uri(project, version)
         with TemporaryDirectory(prefix="anabranch-model-") as spare:
             try:
-                yield _local(uri, spare) / "artifacts" / _FILES
+                folder = _local(uri, spare)
+                folder.stat()
+            except Exception as error:
+                text = (str(error).splitlines() or [type(error).__name__])[0]
+                what = f"version {version} of project {project!r} cannot be fetched from {uri}: {text}"
+                raise UnavailableError(f"{what}: see that the store of artifacts answers, or promote another version") from error
+            try:
+                yield folder / "artifacts" / _FILES
             except Exception as error:
                 # Whatever a damaged file makes the libraries raise, the user needs to know which version it is.
                 text = (str(error).splitlines() or [""])[0]

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote, urlparse
 
 import pytest
 from pyspark.sql import SparkSession
@@ -92,3 +93,35 @@ def test_tiles_go_on_while_the_registry_is_away_and_champions_of_other_processes
     assert desk.context.answers.features(desk.project, [{"who": "ann"}])[0].values["visits"] == desk.sent
     # Said once each time.
     assert caplog.text.count(f"while the registry is away, the champion of {desk.project.name} is the one that was last known") == 2
+
+
+def test_tiles_go_on_while_the_store_of_artifacts_is_away_and_the_registry_answers(desk: Desk) -> None:
+    context, stream = desk.context, desk.stream
+    assert stream is not None
+    first, second = desk.learn("logistic"), desk.learn("forest")
+    context.models.promote(desk.project.name, first)
+    stream.start()
+    assert visited(desk, first)
+    assert degraded(desk) is None
+    folder = Path(unquote(urlparse(context.models.uri(desk.project.name, second)).path))
+    away = folder.rename(folder.with_name("away"))
+    context.models.promote(desk.project.name, second)
+    with pytest.raises(UnavailableError, match=f"version {second} of project '{desk.project.name}' cannot be fetched from"):
+        context.models.scorer(desk.project.name, second)
+    assert visited(desk, None)
+    assert (degraded(desk) or "").startswith(f"not scored: version {second} of project '{desk.project.name}' cannot be fetched")
+    # The one that is loaded needs no file any more.
+    context.models.promote(desk.project.name, first)
+    assert visited(desk, first)
+    assert degraded(desk) is None
+    context.models.promote(desk.project.name, second)
+    away.rename(folder)
+    assert wait_until(lambda: visited(desk, second), PATIENCE)
+    assert degraded(desk) is None
+
+
+def degraded(desk: Desk) -> str | None:
+    row = desk.context.views.current(desk.project, "ann")
+    assert row is not None
+    found: str | None = row["degraded"]
+    return found
