@@ -106,7 +106,8 @@ def build(
     """Land, build batch views from what is new, validate and publish them, and make them current."""
     from jobs.building import build_project
     from jobs.context import Context
-    from jobs.watch_verbs import said, summary, watch_built
+    from jobs.watch_verbs import summary, watch_built
+    from jobs.watching import said
 
     context, steps = Context(load_settings(None, None)), Steps()
     try:

@@ -1,19 +1,26 @@
 """The verb that looks after a model once it is released: watch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from features.declaration import Project
-from features.times import format_time, parse_time, to_micros
-from jobs.inspect_verbs import AsJson, Name
+from features.errors import MisuseError
+from features.loading import list_projects
+from features.times import SECOND, format_time, parse_duration, parse_time, to_micros
+from jobs.inspect_verbs import AsJson
+from jobs.processes import told_to_stop
+from jobs.rounds import rounds
 from jobs.settings import load_settings
 from jobs.show import Steps, result, say, table
 
 if TYPE_CHECKING:
     from jobs.context import Context
     from jobs.watching import Looked
+
+Names = Annotated[list[str] | None, typer.Argument(metavar="[PROJECT]...", help="The project; with --every some, or all that are declared when none is named.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -22,15 +29,23 @@ def register(app: typer.Typer) -> None:
 
 
 def watch(
-    name: Name,
+    names: Names = None,
     since: Annotated[str | None, typer.Option(help="Predictions and labels from this time on (ISO 8601); the declared window by default.")] = None,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page with pictures.")] = None,
+    every: Annotated[str | None, typer.Option(help="Look that often, such as 15m or 1h, until stopped.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Judge predictions by labels that came later, measure drift and skew, and raise declared alerts."""
     from jobs.context import Context
-    from jobs.watching import watch_project
+    from jobs.watching import said, watch_project
 
+    chosen = list(dict.fromkeys(names or []))
+    if every is not None:
+        _look_every(chosen, since, html, parse_duration(every, "--every") // SECOND, as_json)
+        return
+    if len(chosen) != 1:
+        raise MisuseError("one project is looked at by one call: name it, or give --every to go on looking at some or all")
+    (name,) = chosen
     context = Context(load_settings(None, None))
     try:
         looked = watch_project(context, context.project(name), Steps(), None if since is None else parse_time(since), html)
@@ -40,6 +55,30 @@ def watch(
         show(looked)
     where = f"\nreport: {html}" if html else f"\nNext: anabranch watch {name} --html report.html"
     result(as_json, value(looked), f"{said(looked)}{where}")
+
+
+def _look_every(names: Sequence[str], since: str | None, html: Path | None, seconds: int, as_json: bool) -> None:
+    """Looks of the named projects, or of all, until stopped. One that fails is told, and the next comes in its turn."""
+    from jobs.context import Context
+    from jobs.watching import Watching
+
+    if since is not None or (html is not None and len(names) != 1):
+        raise MisuseError("--every looks at the declared window, and writes a page of one named project: leave out --since, and --html with several")
+    stopping, context, steps = told_to_stop(), Context(load_settings(None, None)), Steps()
+    try:
+        chosen = list(names) or sorted(list_projects(context.settings.projects))
+        for name in chosen:
+            context.project(name)
+        watching = Watching(context=context, steps=steps, html=html)
+        steps.step(f"looking at {', '.join(chosen)} every {seconds} s")
+        for _ in rounds(seconds, stopping):
+            for name in chosen:
+                if not stopping.is_set():
+                    watching.look(name)
+    finally:
+        context.close()
+    value = {"projects": chosen, "looks": watching.looks, "failed": watching.failed}
+    result(as_json, value, f"watch stopped after {watching.looks} looks, of which {watching.failed} failed")
 
 
 def watch_built(context: "Context", project: Project, steps: Steps) -> "Looked | str | None":
@@ -61,15 +100,6 @@ def summary(looked: "Looked | str | None") -> dict[str, Any] | None:
         return None if looked is None else {"error": looked}
     crossed = [one.what + (f" {one.which}" if one.which else "") for one in looked.checks if one.crossed]
     return {"predictions": sum(looked.found.predictions.values()), "beyond": crossed, "notes": list(looked.found.notes)}
-
-
-def said(looked: "Looked") -> str:
-    """One sentence."""
-    found, crossed = looked.found, [one for one in looked.checks if one.crossed]
-    labels = sum(one.labels for one in found.accuracy if not one.part and one.period is None)
-    text = f"watched {found.project}: {sum(found.predictions.values()):,} predictions, {labels:,} judged by labels"
-    alerts = ", ".join(f"{one.what} {one.which}".strip() + f" {one.value:.4g} (threshold {one.threshold:g}{', new' if one.news else ''})" for one in crossed)
-    return f"{text}; beyond thresholds: {alerts}" if alerts else text
 
 
 def show(looked: "Looked") -> None:
