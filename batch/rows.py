@@ -23,7 +23,11 @@ _FORMATS = {"csv": "csv", "json": "json", "jsonl": "json", "ndjson": "json", "pa
 
 def read_rows(spark: SparkSession, path: str) -> DataFrame:
     """Rows of a CSV with header (all columns STRING), JSON lines or Parquet file or folder, or of a Delta folder."""
-    form = form_of(spark, path)
+    return read_form(spark, path, form_of(spark, path))
+
+
+def read_form(spark: SparkSession, path: str, form: str) -> DataFrame:
+    """The same where `form_of` has been asked."""
     return spark.read.format(form).options(**(CSV if form == "csv" else {})).load(path)
 
 
@@ -32,7 +36,8 @@ def form_of(spark: SparkSession, path: str) -> str:
     files, place = hadoop(spark, path)
     if not hadoop_exists(files, place):
         raise MisuseError(f"there is no file or folder {path}: give a CSV, JSON lines, Parquet or Delta data set")
-    if hadoop_exists(files, hadoop_child(spark, place, "_delta_log")):
+    # A path below a file is an error of Java's, which takes longer to be told than all the rest.
+    if not files.getFileStatus(place).isFile() and hadoop_exists(files, hadoop_child(spark, place, "_delta_log")):
         return "delta"
     kind = _kind(files, place)
     if kind is None:

@@ -86,14 +86,15 @@ def into_serving(spark: SparkSession, run: Run, views: Views, project: Project, 
     there = run.noted("sent")
     for start in range(0, len(files), _LONGEST_LIST):
         if f"{start}" not in there:
-            rows = _serving_rows(project, spark.read.parquet(*files[start : start + _LONGEST_LIST]))
+            rows = serving_rows(project, spark.read.parquet(*files[start : start + _LONGEST_LIST]))
             write_rows(rows, views.settings, current_table(project.name), run.moment)
             run.note(f"sent/{start}", "")
         progress.advance(min(start + _LONGEST_LIST, len(files)), len(files), "files in the serving table")
-    return _serving_rows(project, scored_rows(spark, run)).count()
+    return serving_rows(project, scored_rows(spark, run)).count()
 
 
-def _serving_rows(project: Project, scored: DataFrame) -> DataFrame:
+def serving_rows(project: Project, scored: DataFrame) -> DataFrame:
+    """What of scored rows goes into the serving table: key, its columns, score, label and version, of rows that have a key."""
     absent = [name for name in project.keys if name not in scored.columns]
     if absent:
         raise MisuseError(f"the rows have no key column {absent[0]!r}: the serving table needs {', '.join(project.keys)}")

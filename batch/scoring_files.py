@@ -16,6 +16,7 @@ from stores.shipping import BulkScorer, ShippedModel
 
 SCORED_SCHEMA = "part LONG"
 _AT_ONCE = 65_536  # rows: a matrix of them stays in the processor's cache
+_WIDTHS = {"INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8}
 _FITTING: Mapping[str, Callable[[pa.DataType], bool]] = {
     "number": lambda kind: pa.types.is_signed_integer(kind) or pa.types.is_float32(kind) or pa.types.is_float64(kind),
     "boolean": pa.types.is_boolean,
@@ -65,8 +66,9 @@ class FileScoring:
         target, wanted = Path(self.folder) / part.name, list(dict.fromkeys([*self.kept, *(name for name, _ in self.inputs)]))
         unfinished = target.with_name(f".{part.name}.{uuid.uuid4().hex[:8]}")
         schema = scored_schema(rows_schema(part.pieces[0][0]), self.kept)
+        named = [*repetitive(part.pieces[0], self.kept), "label", "model_version"]
         try:
-            with pq.ParquetWriter(unfinished, schema, store_schema=False) as writer:
+            with pq.ParquetWriter(unfinished, schema, store_schema=False, use_dictionary=named) as writer:
                 for path, groups in part.pieces:
                     with pq.ParquetFile(path, coerce_int96_timestamp_unit="us") as file:
                         for batch in file.iter_batches(_AT_ONCE, row_groups=list(groups), columns=wanted, use_threads=False):
@@ -96,6 +98,24 @@ def rows_schema(path: str) -> pa.Schema:
         old = {file.schema.column(i).path for i in range(len(file.schema)) if file.schema.column(i).physical_type == "INT96"}
     moments = {name: pa.field(name, pa.timestamp("us", "UTC")) for name in old}
     return pa.schema([moments.get(field.name, field) for field in schema])
+
+
+def repetitive(piece: tuple[str, tuple[int, ...]], names: Sequence[str]) -> list[str]:
+    """Columns worth a dictionary: all but plain numbers that take their full width where they come from.
+
+    To look for repeated values where there are hardly any takes as long as a fast model.
+    """
+    path, groups = piece
+    if not groups:
+        return list(names)
+    group = pq.read_metadata(path).row_group(groups[0])
+    columns = {column.path_in_schema: column for column in map(group.column, range(group.num_columns))}
+
+    def is_full(name: str) -> bool:
+        width, column = _WIDTHS.get(columns[name].physical_type), columns[name]
+        return width is not None and column.total_uncompressed_size > width * column.num_values / 2
+
+    return [name for name in names if not is_full(name)]
 
 
 def coded(column: pa.Array, kind: str) -> pa.Array:

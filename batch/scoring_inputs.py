@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from batch.features import time_column
-from batch.rows import CSV, form_of, read_rows
+from batch.rows import CSV, form_of, read_form
 from batch.scoring_frames import RESULTS
 from batch.scoring_runs import plain
 from features.declaration import Project
@@ -46,8 +46,8 @@ def given_rows(spark: SparkSession, project: Project, source: str, serving: View
     """What `source` names: a path, or ``serving`` for the project's table of current rows."""
     if source in (SERVING, current_table(project.name)):
         return _serving_rows(spark, project, serving)
-    rows = read_rows(spark, source)
     form = form_of(spark, source)
+    rows = read_form(spark, source, form)
     if form == "delta":
         return _delta_rows(spark, source, rows)
     found, _ = files_at(source, spark).find(source)

@@ -138,13 +138,16 @@ def _score_groups(work: ScoringWork, run: Run, plan: Plan, todo: list[Part], kep
     tasks = min(len(todo), _TASKS_A_CORE * spark.sparkContext.defaultParallelism)
     numbers = spark.range(0, len(todo), 1, tasks)
     stop = threading.Event()
-    watch = threading.Thread(target=_watch, args=(work, run, plan, sum(part.rows for part in plan.parts), stop), daemon=True)
+    total = sum(part.rows for part in plan.parts)
+    watch = threading.Thread(target=_watch, args=(work, run, plan, total, stop), daemon=True)
+    started = time.monotonic()
     watch.start()
     try:
         numbers.mapInArrow(scoring(todo), SCORED_SCHEMA).collect()
     finally:
         stop.set()
         watch.join()
+    work.progress.advance(total, total, pace(sum(part.rows for part in todo), 0, time.monotonic() - started))
 
 
 def _watch(work: ScoringWork, run: Run, plan: Plan, total: int, stop: threading.Event) -> None:

@@ -213,7 +213,9 @@ class Label:
 
 @dataclass(frozen=True, kw_only=True)
 class OnWrite:
-    """Rows that are scored as they arrive: the events of a `source`, by its name, or what is appended to `table`, a path; into the Delta table `to`."""
+    """Rows that are scored as they arrive: the events of a `source`, by its name, or what is appended to `table`, a path; into the Delta table `to`,
+    or with ``to="serving"`` into the serving table.
+    """
 
     to: str
     source: str | None = None

@@ -65,6 +65,7 @@ def score(
 def _follow(name: str, rows: str | None, out: str | None, every: str | None, as_json: bool) -> None:
     """Scoring on write; `every` None for what has come until now."""
     from batch.scoring_follow import Follower, follow, followers
+    from batch.scoring_inputs import SERVING
     from jobs.context import Context
 
     if (rows is None) != (out is None):
@@ -74,7 +75,8 @@ def _follow(name: str, rows: str | None, out: str | None, every: str | None, as_
         project = context.project(name)
         wanted = followers(context.lake, project) if rows is None or out is None else (Follower(source=rows, out=out, label=rows),)
         pause = None if every is None else parse_duration(every, "--every") // SECOND
-        done = follow(context.spark, context.lake, context.models, project, wanted, Steps(), every_seconds=pause, stopping=stopping)
+        done = follow(context.spark, context.lake, context.models, project, wanted, Steps(), every_seconds=pause, stopping=stopping,
+                      serving=context.views if any(one.out == SERVING for one in wanted) else None)  # fmt: skip
     finally:
         context.close()
     said = ", ".join(f"{count:,} rows of {label}" for label, count in done.rows.items())

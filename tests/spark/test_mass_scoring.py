@@ -1,12 +1,13 @@
 """Mass scoring by parts: workers read and write Parquet themselves, killed runs go on, and every way says the same."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from batch.rows import MARKER
 from batch.scoring import Scored, score_path
 from batch.scoring_files import Part
 from batch.scoring_follow import Follower, follow, followers
+from batch.scoring_frames import score
 from batch.scoring_runs import Run, whole_files
 from batch.scoring_work import ScoringOrder
 from batch.settings import ScoringSettings
@@ -38,6 +40,7 @@ from stores.model_scoring import InputCoder
 from stores.models import Models, TrainingRecord
 from stores.progress import Silent
 from stores.settings import LakeSettings, ModelsSettings
+from stores.shipping import _opened, ship
 
 DECLARATION = '''
 """Visitors of a shop."""
@@ -175,6 +178,88 @@ def test_a_run_that_is_killed_goes_on_where_it_was(shop: Shop, tmp_path: Path) -
     one, other = (pq.read_table(path).sort_by("who") for path in (out, tmp_path / "undisturbed"))
     assert one.equals(other)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "log", "out", "undisturbed"]
+
+
+class Told:
+    """Progress that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+        self.lines: list[tuple[int, int | None, str]] = []
+
+    def step(self, text: str) -> None:
+        self.steps.append(text)
+
+    def advance(self, done: int, total: int | None, note: str = "") -> None:
+        self.lines.append((done, total, note))
+
+
+def test_progress_says_how_far_it_is_how_fast_and_how_long_it_will_take(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring_work, "_LOOK_SECONDS", 0.01)
+    told = Told()
+    score_path(
+        shop.spark, shop.lake, shop.models, shop.project, shop.folder / "rows.parquet", tmp_path / "out", None, told, sizes=ScoringSettings(part_rows=3_000)
+    )
+    done = [line[0] for line in told.lines]
+    assert done == sorted(done)
+    assert set(done) <= {3_000 * number for number in range(21)}
+    assert len(set(done)) > 3
+    assert {line[1] for line in told.lines} == {ROWS}
+    assert told.steps == [f"scoring with version {shop.version}"]
+    for rows, _, note in told.lines:
+        said = re.fullmatch(r"rows, ([\d,]+) rows/s, ([\d,]+) s left", note)
+        assert (said is None) == (rows == 0)
+        if said is not None:
+            speed, left = (int(text.replace(",", "")) for text in said.groups())
+            assert abs(left - (ROWS - rows) / speed) <= 1
+    assert told.lines[-1][0] == ROWS
+    assert told.lines[-1][2].endswith(" 0 s left")
+    # What an earlier run had finished counts as done, and not as speed.
+    pq.write_table(made_rows(300), tmp_path / "few.parquet", row_group_size=100)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(scoring_work, "_score_groups", scored_one)
+        with pytest.raises(KeyboardInterrupt):
+            shop.score(tmp_path / "few.parquet", tmp_path / "rest", sizes=PARTS)
+    again = Told()
+    score_path(shop.spark, shop.lake, shop.models, shop.project, tmp_path / "few.parquet", tmp_path / "rest", None, again, sizes=PARTS)
+    assert again.steps == [f"scoring with version {shop.version}, 1 of 3 parts are finished already"]
+    assert {line[0] for line in again.lines} <= {100, 200, 300}
+    assert again.lines[-1][:2] == (300, 300)
+
+
+_SCORE_GROUPS = scoring_work._score_groups
+
+
+def scored_one(work: Any, run: Any, plan: Any, todo: Any, kept: Any) -> None:
+    """The first part alone, and then the end."""
+    _SCORE_GROUPS(work, run, plan, todo[:1], kept)
+    raise KeyboardInterrupt
+
+
+def test_a_worker_process_loads_a_version_once_however_many_parts_and_runs_it_scores(shop: Shop, tmp_path: Path) -> None:
+    def loads() -> dict[int, int]:
+        """Versions that each worker process has loaded in its life, after a few tasks with this one."""
+        shipped = ship(shop.spark, shop.models, shop.project.name, shop.version)
+
+        def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for batch in batches:
+                shipped.opened()
+                yield pa.RecordBatch.from_pydict({"pid": [os.getpid()] * len(batch), "loads": [_opened.cache_info().misses] * len(batch)})
+
+        rows = shop.spark.range(0, 16, 1, 8).mapInArrow(look, "pid LONG, loads LONG").collect()
+        assert len(rows) == 16
+        return {row["pid"]: row["loads"] for row in rows}
+
+    before = loads()
+    source = shop.folder / "few.parquet"
+    for number in range(3):
+        assert shop.score(source, tmp_path / f"parts-{number}", sizes=PARTS).rows == 1_000
+        scored = score(shop.spark, shop.models, shop.project, shop.spark.read.parquet(str(source)).repartition(5))
+        assert scored.where("score IS NOT NULL").count() == 1_000
+    after = loads()
+    lasting = before.keys() & after.keys()
+    assert lasting
+    assert {pid: after[pid] for pid in lasting} == {pid: before[pid] for pid in lasting}
 
 
 def test_a_finished_run_is_not_done_again_unless_something_changed(shop: Shop, tmp_path: Path) -> None:

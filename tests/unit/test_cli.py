@@ -325,3 +325,20 @@ def test_answer_says_plainly_that_nothing_is_known_of_a_key_and_gives_no_score(t
     assert (unknown.code, unknown.out.splitlines()[-1], "score 0" in unknown.out) == (0, said, False)
     found = [json.loads(told("answer", "flights", f"plane={plane}", "origin=EWR", "--json").out) for plane in ("N1", "N9")]
     assert [(one["known"], one["score"], one["features"]) for one in found] == [(True, 0.06, {"flights": 60}), (False, None, {"flights": 0})]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "one project is looked at by one call"),
+        (["flights", "boats"], "one project is looked at by one call"),
+        (["boats", "--every", "1h"], "boats"),
+        (["flights", "--every", "often"], "--every 'often' is not understood"),
+        (["flights", "--every", "1h", "--since", "2026-01-01"], "--every looks at the declared window"),
+        (["--every", "1h", "--html", "page.html"], "writes a page of one named project"),
+    ],
+)
+def test_a_schedule_of_looks_that_makes_no_sense_is_refused(told: Told, words: list[str], says: str) -> None:
+    ended = told("watch", *words)
+    assert ended.code == 2
+    assert says in ended.line
