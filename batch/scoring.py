@@ -23,6 +23,7 @@ from features.errors import MisuseError
 from stores.lake import Lake
 from stores.models import Models
 from stores.progress import Progress
+from stores.registered import Registered, scoring_version
 from stores.views import Views
 
 log = logging.getLogger(__name__)
@@ -64,8 +65,9 @@ def score_path(
     started = time.monotonic()
     order = replace(order or ScoringOrder(), version=version, at=at)
     form = out_form(spark, str(out), order.form)
-    scorer = models.scorer(project.name, version)
+    scorer = scoring_version(models, project, version)
     version_inputs(project, scorer)
+    order = replace(order, pyfunc=order.pyfunc or isinstance(scorer, Registered))
     work = ScoringWork(spark=spark, lake=lake, models=models, project=project, scorer=scorer, order=order, sizes=sizes or ScoringSettings(), progress=progress)
     given = given_rows(spark, project, str(source), serving)
     check_names(project, given.rows.columns)

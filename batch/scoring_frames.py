@@ -21,6 +21,7 @@ from stores.cells import cell, complaint, is_wrong
 from stores.model_columns import input_column
 from stores.model_inputs import ModelInput, check_fits, column_inputs
 from stores.models import Models, Scorer
+from stores.registered import Registered, scoring_version
 from stores.shipping import ShippedModel, ship
 
 RESULTS = ("score", "label", "model_version")
@@ -29,19 +30,22 @@ WRONG_CELL = "a cell cannot be read: "
 _TARGETS = {"boolean": "BOOLEAN", "date": "DATE", "timestamp": "TIMESTAMP", "text": "STRING", "number": "DOUBLE"}
 
 
-def score(spark: SparkSession, models: Models, project: Project, rows: DataFrame, version: str | None = None, *, pyfunc: bool = False) -> DataFrame:
+def score(
+    spark: SparkSession, models: Models, project: Project, rows: DataFrame, version: str | Scorer | Registered | None = None, *, pyfunc: bool = False
+) -> DataFrame:
     """`rows` with `score` DOUBLE, `label` INT (NULL for models of numbers) and `model_version` STRING.
 
     `rows` has at least the model's feature columns, typed or as text; text that is no such value fails the job that
-    reads the result, naming the cell. NULL is a missing value.
+    reads the result, naming the cell. NULL is a missing value. `version` is the champion by default, and may be loaded already.
     """
-    scorer = models.scorer(project.name, version)
+    scorer = scoring_version(models, project, version) if version is None or isinstance(version, str) else version
     check_names(project, rows.columns)
     missing = [name for name in scorer.features if name not in rows.columns]
     if missing:
         raise MisuseError(f"the rows lack the model's features {', '.join(missing)}: give them, or the key columns {', '.join(project.keys)}")
     # Plain columns: a struct would cost twice as much to hand over.
-    predict = _pyfunc(spark, models, project, scorer) if pyfunc else _arrow(ship(spark, models, project.name, scorer.version))
+    by_mlflow = pyfunc or isinstance(scorer, Registered)
+    predict = _pyfunc(spark, models, project, scorer) if by_mlflow else _arrow(ship(spark, models, project.name, scorer.version))
     scored = rows.withColumn("score", predict(*_inputs(project, rows, scorer)))
     label = F.when(F.col("score") >= scorer.threshold, 1).otherwise(0) if scorer.task == "class" else F.lit(None).cast("int")
     return scored.withColumns({"label": label, "model_version": F.lit(scorer.version)})
@@ -55,14 +59,19 @@ def _arrow(shipped: ShippedModel) -> Callable[..., Column]:
     return found
 
 
-def _pyfunc(spark: SparkSession, models: Models, project: Project, scorer: Scorer) -> Callable[..., Column]:
+def _pyfunc(spark: SparkSession, models: Models, project: Project, scorer: Scorer | Registered) -> Callable[..., Column]:
     import mlflow.pyfunc
 
-    found: Callable[..., Column] = mlflow.pyfunc.spark_udf(spark, models.uri(project.name, scorer.version), result_type="double", env_manager="local")
-    return found
+    uri = models.uri(project.name, scorer.version)
+    if isinstance(scorer, Scorer):
+        found: Callable[..., Column] = mlflow.pyfunc.spark_udf(spark, uri, result_type="double", env_manager="local")
+        return found
+    # Whatever it gives of a row, in columns or in one: the last number is the score.
+    numbers, types = mlflow.pyfunc.spark_udf(spark, uri, result_type="array<double>", env_manager="local"), scorer.types
+    return lambda *columns: F.element_at(numbers(*[column.cast(types[name]) for name, column in zip(scorer.features, columns, strict=True)]), -1)
 
 
-def version_inputs(project: Project, scorer: Scorer) -> dict[str, ModelInput]:
+def version_inputs(project: Project, scorer: Scorer | Registered) -> dict[str, ModelInput]:
     """What the version reads, as the project declares it now; raises MisuseError for what is declared no more, or as another kind."""
     check_fits(project, scorer.version, scorer.kinds)
     return {given.name: given for given in column_inputs(project, scorer.features)}
@@ -80,7 +89,7 @@ def check_names(project: Project, names: list[str]) -> None:
         raise MisuseError(f"the rows have a column {near[0]!r}, which differs from {near[0].lower()!r} in case alone: rename it")
 
 
-def _inputs(project: Project, rows: DataFrame, scorer: Scorer) -> list[Column]:
+def _inputs(project: Project, rows: DataFrame, scorer: Scorer | Registered) -> list[Column]:
     declared = project.column_of
     read = version_inputs(project, scorer)
     return [input_column(given, _typed(declared[name], _TARGETS[given.kind], rows.schema[name].dataType)) for name, given in read.items()]

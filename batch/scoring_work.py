@@ -21,6 +21,7 @@ from stores.files import is_local
 from stores.lake import Lake
 from stores.models import Models, Scorer
 from stores.progress import Progress
+from stores.registered import Registered
 from stores.shipping import ship
 
 _LOOK_SECONDS = 1.0
@@ -51,7 +52,7 @@ class ScoringWork:
     lake: Lake
     models: Models
     project: Project
-    scorer: Scorer
+    scorer: Scorer | Registered
     order: ScoringOrder
     sizes: ScoringSettings
     progress: Progress
@@ -179,7 +180,7 @@ def _scored(work: ScoringWork, ready: Given, part: Part, kept: tuple[str, ...]) 
 
     def write(folder: str) -> int:
         rows = ready.read([path for path, _ in part.pieces])
-        scored = score(work.spark, work.models, work.project, rows, work.scorer.version, pyfunc=work.order.pyfunc).select(*columns)
+        scored = score(work.spark, work.models, work.project, rows, work.scorer, pyfunc=work.order.pyfunc).select(*columns)
         counted = Observation()
         scored.observe(counted, F.count(F.lit(1)).alias("rows")).write.parquet(folder)
         return int(counted.get["rows"])

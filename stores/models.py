@@ -169,8 +169,22 @@ class Models(ModelRoles):
     @contextmanager
     def folder(self, project: str, version: str) -> Iterator[Path]:
         """The folder with the version's own files (see model_scoring.py), on this machine for as long as the block runs."""
+        with self.files_of(project, version) as folder:
+            yield folder / "artifacts" / _FILES
+
+    @contextmanager
+    def files_of(self, project: str, version: str) -> Iterator[Path]:
+        """The folder that MLflow keeps the version in, likewise; raises UnavailableError when it cannot be fetched."""
+        uri = self.uri(project, version)
         with TemporaryDirectory(prefix="anabranch-model-") as spare:
-            yield _local(self.uri(project, version), spare) / "artifacts" / _FILES
+            try:
+                folder = _local(uri, spare)
+                folder.stat()
+            except Exception as error:
+                text = (str(error).splitlines() or [type(error).__name__])[0]
+                what = f"version {version} of project {project!r} cannot be fetched from {uri}: {text}"
+                raise UnavailableError(f"{what}: see that the store of artifacts answers, or promote another version") from error
+            yield folder
 
     def fitting_champion(self, project: Project, *, last: bool = False) -> str | None:
         """The version that serves (`last`: see `last_champion` and `spared_scorer`), unless what it reads is declared no more or otherwise: then None,
@@ -214,23 +228,14 @@ class Models(ModelRoles):
 
     @contextmanager
     def _reading(self, project: str, version: str) -> Iterator[Path]:
-        """The folder of `folder`. Files that cannot be fetched are an UnavailableError, what goes wrong with those that are there an
-        AnabranchError; both name the version.
-        """  # fmt: skip
-        uri = self.uri(project, version)
-        with TemporaryDirectory(prefix="anabranch-model-") as spare:
+        """The folder of `folder`; what goes wrong with its files becomes an AnabranchError that names the version."""
+        with self.folder(project, version) as folder:
             try:
-                folder = _local(uri, spare)
-                folder.stat()
-            except Exception as error:
-                text = (str(error).splitlines() or [type(error).__name__])[0]
-                what = f"version {version} of project {project!r} cannot be fetched from {uri}: {text}"
-                raise UnavailableError(f"{what}: see that the store of artifacts answers, or promote another version") from error
-            try:
-                yield folder / "artifacts" / _FILES
+                yield folder
             except Exception as error:
                 # Whatever a damaged file makes the libraries raise, the user needs to know which version it is.
                 text = (str(error).splitlines() or [""])[0]
+                uri = self.uri(project, version)
                 raise AnabranchError(f"version {version} of project {project!r} cannot be loaded from {uri}: {text}: train again or promote another") from error
 
     def files(self, project: str, version: str, names: Sequence[str]) -> dict[str, bytes]:

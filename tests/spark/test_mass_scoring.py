@@ -14,11 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from mlflow.models import infer_signature
 from pyspark.sql import SparkSession
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 
 from batch import scoring_work
 from batch.rows import MARKER
@@ -36,6 +41,7 @@ from features.loading import load_project
 from jobs.settings import ROOT
 from stores.lake import Lake
 from stores.model_inputs import model_inputs
+from stores.model_roles import mlflow_module
 from stores.model_scoring import InputCoder
 from stores.models import Models, TrainingRecord
 from stores.progress import Silent
@@ -260,6 +266,103 @@ def test_a_worker_process_loads_a_version_once_however_many_parts_and_runs_it_sc
     lasting = before.keys() & after.keys()
     assert lasting
     assert {pid: after[pid] for pid in lasting} == {pid: before[pid] for pid in lasting}
+
+
+FROM_CODE = """
+import os
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.pyfunc import PythonModel
+
+
+class Spending(PythonModel):
+    def load_context(self, context):
+        with open({loads!r}, "a") as file:
+            file.write(str(os.getpid()) + chr(10))
+
+    def predict(self, context, model_input, params=None):
+        margin = 0.1 * (model_input["spent"].fillna(0) - model_input["pages"].fillna(0))
+        return pd.DataFrame({{"ignored": 0.0, "said": 1 / (1 + np.exp(-margin))}})
+
+
+mlflow.models.set_model(Spending())
+"""
+
+
+class Registry:
+    """Logs models of others' making under the project's name."""
+
+    def __init__(self, shop: Shop) -> None:
+        self.mlflow = mlflow_module()
+        self.mlflow.set_tracking_uri(shop.models.settings.tracking_uri)
+        self.experiment = self.mlflow.get_experiment_by_name("masses").experiment_id
+
+    def log(self, flavor: str, **more: Any) -> str:
+        """The version of what `mlflow.<flavor>.log_model` makes of it."""
+        with self.mlflow.start_run(experiment_id=self.experiment):
+            log_model = getattr(self.mlflow, flavor).log_model
+            return str(log_model(name="model", registered_model_name="masses", pip_requirements=[], **more).registered_model_version)
+
+
+def two_features(rows: pa.Table) -> pd.DataFrame:
+    return rows.select(["pages", "spent"]).to_pandas().astype(float)
+
+
+def test_any_version_that_others_registered_is_scored_by_mlflow_and_loaded_once_a_worker(shop: Shop, tmp_path: Path) -> None:
+    registry, source, frame = Registry(shop), shop.folder / "few.parquet", two_features(made_rows(2_000, seed=1))
+    estimator = make_pipeline(SimpleImputer(), LogisticRegression()).fit(frame, frame["spent"].fillna(0) > 20)
+
+    def scored(version: str, rows: Path, out: str) -> Scored:
+        return score_path(shop.spark, shop.lake, shop.models, shop.project, rows, tmp_path / out, version, Silent())
+
+    named = infer_signature(frame, np.zeros((1, 2)))
+    theirs = registry.log("sklearn", sk_model=estimator, signature=named, serialization_format="skops", pyfunc_predict_fn="predict_proba")
+    assert (scored(theirs, source, "skops").rows, scored(theirs, source, "skops").again) == (1_000, True)
+    rows, given = shop.rows(tmp_path / "skops"), two_features(pq.read_table(source))
+    np.testing.assert_allclose([row["score"] for row in rows], estimator.predict_proba(given)[:, 1], rtol=0, atol=1e-12)
+    assert {(row["label"], row["score"] >= 0.5, row["model_version"]) for row in rows} == {(1, True, theirs), (0, False, theirs)}
+
+    loads, code = tmp_path / "loads", tmp_path / "spending.py"
+    code.write_text(FROM_CODE.format(loads=str(loads)))
+    by_code = registry.log("pyfunc", python_model=str(code), signature=infer_signature(frame, pd.DataFrame({"ignored": [0.0], "said": [0.5]})))
+    shop.spark.read.parquet(str(source)).repartition(8).write.parquet(str(tmp_path / "many"))
+    loads.unlink(missing_ok=True)
+    assert scored(by_code, tmp_path / "many", "code").rows == 1_000
+    pids = [int(line) for line in loads.read_text().split()]
+    assert len(pids) == len(set(pids)) > 0
+    margin = 0.1 * (given["spent"].fillna(0) - given["pages"].fillna(0))
+    np.testing.assert_allclose([row["score"] for row in shop.rows(tmp_path / "code")], 1 / (1 + np.exp(-margin)), rtol=1e-12)
+
+
+def test_a_version_that_would_be_unpickled_is_refused_and_says_how_to_log_it(shop: Shop, tmp_path: Path) -> None:
+    registry, frame = Registry(shop), two_features(made_rows(50, seed=1))
+    estimator = make_pipeline(SimpleImputer(), LogisticRegression()).fit(frame, np.arange(50) > 20)
+    named, other = infer_signature(frame, np.zeros(1)), infer_signature(frame.rename(columns={"pages": "paces"}), np.zeros(1))
+
+    def refused(version: str, says: str) -> None:
+        with pytest.raises(MisuseError, match=f"version {version} of 'masses' {says}"):
+            score_path(shop.spark, shop.lake, shop.models, shop.project, shop.folder / "few.parquet", tmp_path / "out", version, Silent())
+
+    pickled = registry.log("sklearn", sk_model=estimator, serialization_format="cloudpickle", signature=named)
+    refused(pickled, r"is kept as a pickle \(model.pkl\), which runs whatever is in it: it is not loaded; log it again as data")
+    refused(registry.log("sklearn", sk_model=estimator, serialization_format="skops", signature=other), "reads 'paces', which is no feature: there are pages")
+    refused(registry.log("sklearn", sk_model=estimator, serialization_format="skops"), "has no signature that names its inputs: log it again with one")
+    # The version says itself what is to be trusted: that is no reason to.
+    version = registry.log("sklearn", sk_model=estimator, serialization_format="skops", signature=named)
+    described = Path(shop.models.uri("masses", version).removeprefix("file://")) / "MLmodel"
+    text = described.read_text()
+    assert "serialization_format: skops" in text
+    described.write_text(
+        re.sub(r"skops_trusted_types:.*\n", "", text).replace(
+            "serialization_format: skops", "serialization_format: skops\n    skops_trusted_types: [os.system]"
+        )
+    )
+    refused(version, "trusts os.system, which may run whatever is in it")
+    described.write_text(text.replace("loader_module: mlflow.sklearn", "loader_module: somebodys.own"))
+    refused(version, "is loaded by somebodys.own, of which it is not known that it unpickles nothing")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_finished_run_is_not_done_again_unless_something_changed(shop: Shop, tmp_path: Path) -> None:
