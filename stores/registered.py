@@ -44,7 +44,7 @@ def scoring_version(models: Models, project: Project, version: str | None = None
     """The version (the champion when None) to score rows with; raises MisuseError for one of another's making that is no safe or no fitting one."""
     if version is not None:
         with models.files_of(project.name, version) as folder:
-            if not (folder / "artifacts").is_dir():
+            if not (folder / "artifacts" / "model").is_dir():
                 return _registered(project, version, folder)
     return models.scorer(project.name, version)
 
