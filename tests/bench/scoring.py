@@ -4,6 +4,7 @@ The library alone is a process a core, each with the model loaded before the clo
 fastest simple program for the job. All of them carry one column over and write the scores beside it.
 """
 
+import json
 import multiprocessing
 import statistics
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xgboost
@@ -57,6 +59,8 @@ KINDS: dict[str, tuple[str, dict[str, object]]] = {
         {"estimator": "sklearn.ensemble.RandomForestClassifier", "n_estimators": 100, "max_depth": 8, "min_samples_leaf": 20, "random_state": 0},
     ),
     "scikit-learn logistic regression": ("sklearn", {"estimator": "sklearn.linear_model.LogisticRegression", "max_iter": 200}),
+    "trainer forest (ONNX), 100 trees": ("forest", {"trees": 100, "max_depth": 8, "min_samples_leaf": 20}),
+    "trainer logistic (ONNX)": ("logistic", {}),
 }
 _AT_ONCE = 65_536
 
@@ -105,9 +109,15 @@ def _open(folder: str) -> None:
     if (found / "model.ubj").exists():
         booster = xgboost.Booster({"nthread": 1}, model_file=str(found / "model.ubj"))
         _library = lambda matrix: booster.inplace_predict(matrix, missing=np.nan, validate_features=False)  # noqa: E731
-    else:
+    elif (found / "model.skops").exists():
         estimator = SkopsModel(found / "model.skops", "class")._estimator
         _library = lambda matrix: estimator.predict_proba(matrix)[:, 1]  # noqa: E731
+    else:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        session = onnxruntime.InferenceSession(str(found / "model.onnx"), options, providers=["CPUExecutionProvider"])
+        output, name = json.loads((found / "features.json").read_text(encoding="utf-8"))["output"], session.get_inputs()[0].name
+        _library = lambda matrix: session.run([output], {name: matrix})[0].reshape(len(matrix), -1)[:, -1]  # noqa: E731
 
 
 def _score(job: tuple[str, int, str]) -> int:
@@ -261,7 +271,7 @@ def main(arguments: Sequence[str]) -> None:
         "Scores are compared row by row to 1e-6: sums in single precision depend on how many rows go together. Ways take turns, medians of three turns.",
         "Training: the same parameters on both sides; sums over rows in another order give other trees, so their ROC AUC on fresh rows is compared.",
     ]
-    save("scoring", "Mass scoring", rows, ["pyspark", "xgboost-cpu", "scikit-learn", "mlflow", "pyarrow"], notes, dry=quick)
+    save("scoring", "Mass scoring", rows, ["pyspark", "xgboost-cpu", "scikit-learn", "onnxruntime", "mlflow", "pyarrow"], notes, dry=quick)
 
 
 if __name__ == "__main__":
