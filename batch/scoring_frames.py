@@ -1,7 +1,7 @@
 """Rows in, rows with scores out, as Spark frames: one expression for data sets, tables and streams.
 
-A version's own files are opened once a worker process and fed Arrow columns; with `pyfunc` MLflow's UDF does it, which any
-registered model has. Both say the same.
+A version's own files are opened once a worker process and fed Arrow columns; with `pyfunc` MLflow's UDF does it. Both say the same.
+A version that others registered is loaded by MLflow, once a worker process too.
 """
 
 # ruff: noqa: PLC0415 - MLflow takes seconds to import
@@ -22,7 +22,7 @@ from stores.model_columns import input_column
 from stores.model_inputs import ModelInput, check_fits, column_inputs
 from stores.models import Models, Scorer
 from stores.registered import Registered, scoring_version
-from stores.shipping import ShippedModel, ship
+from stores.shipping import ShippedModel, ShippedPyfunc, ship, ship_pyfunc
 
 RESULTS = ("score", "label", "model_version")
 WRONG_CELL = "a cell cannot be read: "
@@ -44,8 +44,10 @@ def score(
     if missing:
         raise MisuseError(f"the rows lack the model's features {', '.join(missing)}: give them, or the key columns {', '.join(project.keys)}")
     # Plain columns: a struct would cost twice as much to hand over.
-    by_mlflow = pyfunc or isinstance(scorer, Registered)
-    predict = _pyfunc(spark, models, project, scorer) if by_mlflow else _arrow(ship(spark, models, project.name, scorer.version))
+    if isinstance(scorer, Registered):
+        predict = _registered(ship_pyfunc(spark, models, project.name, scorer.version), scorer)
+    else:
+        predict = _pyfunc(spark, models, project, scorer) if pyfunc else _arrow(ship(spark, models, project.name, scorer.version))
     scored = rows.withColumn("score", predict(*_inputs(project, rows, scorer)))
     label = F.when(F.col("score") >= scorer.threshold, 1).otherwise(0) if scorer.task == "class" else F.lit(None).cast("int")
     return scored.withColumns({"label": label, "model_version": F.lit(scorer.version)})
@@ -59,16 +61,22 @@ def _arrow(shipped: ShippedModel) -> Callable[..., Column]:
     return found
 
 
-def _pyfunc(spark: SparkSession, models: Models, project: Project, scorer: Scorer | Registered) -> Callable[..., Column]:
+def _pyfunc(spark: SparkSession, models: Models, project: Project, scorer: Scorer) -> Callable[..., Column]:
     import mlflow.pyfunc
 
-    uri = models.uri(project.name, scorer.version)
-    if isinstance(scorer, Scorer):
-        found: Callable[..., Column] = mlflow.pyfunc.spark_udf(spark, uri, result_type="double", env_manager="local")
-        return found
-    # Whatever it gives of a row, in columns or in one: the last number is the score.
-    numbers, types = mlflow.pyfunc.spark_udf(spark, uri, result_type="array<double>", env_manager="local"), scorer.types
-    return lambda *columns: F.element_at(numbers(*[column.cast(types[name]) for name, column in zip(scorer.features, columns, strict=True)]), -1)
+    found: Callable[..., Column] = mlflow.pyfunc.spark_udf(spark, models.uri(project.name, scorer.version), result_type="double", env_manager="local")
+    return found
+
+
+def _registered(shipped: ShippedPyfunc, scorer: Registered) -> Callable[..., Column]:
+    """MLflow's own UDF would load the version with every task."""
+    names, types = scorer.features, scorer.types
+
+    def scores(*columns: pa.Array) -> pa.Array:
+        return pa.array(shipped.opened().scores(names, columns))
+
+    found: Callable[..., Column] = arrow_udf(scores, "double")  # type: ignore[call-overload]
+    return lambda *columns: found(*[column.cast(types[name]) for name, column in zip(names, columns, strict=True)])
 
 
 def version_inputs(project: Project, scorer: Scorer | Registered) -> dict[str, ModelInput]:

@@ -1,8 +1,8 @@
 """Versions that somebody else registered under a project's name: any MLflow pyfunc that loads without unpickling anything.
 
-Such a version serves nobody: it has no features.json, no ONNX form and has met no gate. Mass scoring takes it through MLflow's UDF. Its
-inputs are those of its signature, by name; its score is the last number that it gives of a row, so a model of classes is logged with
-``pyfunc_predict_fn="predict_proba"``.
+Such a version serves nobody: it has no features.json, no ONNX form and has met no gate. Mass scoring takes it as MLflow loads it. Its
+inputs are those of its signature, by name (numbers, texts and booleans; DATE as days and TIMESTAMP as microseconds since 1970); its score is
+the last number that it gives of a row, so a model of classes is logged with ``pyfunc_predict_fn="predict_proba"``.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from stores.models import Models
 
 _PICKLES = (".pkl", ".pickle", ".joblib", ".cloudpickle", ".dill")
 _DATA = {"mlflow.xgboost": "xgboost", "mlflow.onnx": "onnx", "mlflow.sklearn": "sklearn"}
-_CODE = "mlflow.pyfunc.model"
+_CODE = "mlflow.pyfunc.loaders.code_model"
 _THRESHOLD = 0.5
 
 
@@ -37,7 +37,7 @@ class Registered:
     """Spark's type of each input, as its signature has it."""
 
 
-_SPARK_TYPES = {"boolean": "boolean", "integer": "int", "long": "bigint", "float": "float", "double": "double", "string": "string", "datetime": "timestamp"}
+_SPARK_TYPES = {"boolean": "boolean", "integer": "int", "long": "bigint", "float": "float", "double": "double", "string": "string"}
 
 
 def scoring_version(models: Models, project: Project, version: str | None = None) -> Scorer | Registered:
@@ -63,10 +63,10 @@ def _registered(project: Project, version: str, folder: Path) -> Registered:
     unknown = [name for name in types if name not in project.column_of]
     if unknown:
         raise MisuseError(f"{place} reads {unknown[0]!r}, which is no feature: there are {', '.join(project.column_of)}")
-    odd = [name for name, kind in types.items() if not kind]
-    if odd:
-        raise MisuseError(f"{place}: input {odd[0]!r} is no single value in its signature: log it with one column a feature")
     kinds = {one.name: one.kind for one in column_inputs(project, types)}
+    odd = [name for name, kind in types.items() if not kind or (kind == "string") != (kinds[name] == "text")]
+    if odd:
+        raise MisuseError(f"{place}: input {odd[0]!r} is no {kinds[odd[0]]} in its signature: give texts as strings and others as numbers")
     task = "class" if project.model is None else project.model.task
     return Registered(version=version, task=task, threshold=_THRESHOLD, features=tuple(types), kinds=kinds, types=types)
 
@@ -77,12 +77,8 @@ def _check_safe(place: str, folder: Path, flavors: Mapping[str, Mapping[str, Any
     pickles = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix in _PICKLES)
     if pickles:
         raise MisuseError(f"{place} is kept as a pickle ({pickles[0]}), which runs whatever is in it: it is not loaded; {mend}")
-    pyfunc = flavors.get("python_function", {})
-    loader = str(pyfunc.get("loader_module", ""))
+    loader = str(flavors.get("python_function", {}).get("loader_module", ""))
     if loader == _CODE:
-        # The class lies there as code, and not as an object that was pickled.
-        if "model_code_path" not in pyfunc or "python_model" in pyfunc:
-            raise MisuseError(f"{place} keeps its Python object as a pickle, which runs whatever is in it: it is not loaded; {mend}")
         return
     flavor = flavors.get(_DATA.get(loader, ""))
     if flavor is None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -303,7 +304,8 @@ class Registry:
         """The version of what `mlflow.<flavor>.log_model` makes of it."""
         if more.get("serialization_format") == "skops":
             more["skops_trusted_types"] = ["numpy.dtype"]
-        with self.mlflow.start_run(experiment_id=self.experiment):
+        with self.mlflow.start_run(experiment_id=self.experiment), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MLflow's advice
             log_model = getattr(self.mlflow, flavor).log_model
             return str(log_model(name="model", registered_model_name="masses", pip_requirements=[], **more).registered_model_version)
 
