@@ -68,12 +68,12 @@ class Watching:
     def look(self, name: str) -> None:
         """Look at a project, if it has a champion. Raises AnabranchError when Spark is gone: no look can come any more."""
         started, why = time.monotonic(), None
+        self.looks += 1
         try:
             project = self.context.project(name)
             if project.model is None or self.context.models.champion(name) is None:
                 self.steps.step(f"{name} has no champion to look at yet")
                 return
-            self.looks += 1
             looked = watch_project(self.context, project, self.steps, html=self.html)
             self.steps.step(escape(said(looked)))
         except Exception as error:  # whatever it was, later looks must not wait for somebody to notice

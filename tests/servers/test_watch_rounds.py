@@ -40,7 +40,7 @@ def test_looks_go_on_through_one_that_fails_and_end_when_told_to(servers: Settin
         assert (latest("seconds") or failed) is not failed
         assert rig.stop() == 0, rig.said()
     finally:
-        rig.process.kill()
+        rig.kill()
     told = json.loads(rig.said().splitlines()[-1])
     assert told["projects"] == [rig.name]
     assert told["looks"] > told["failed"] > 0
