@@ -24,6 +24,7 @@ from typing import Any
 import stores
 from features.declaration import Project
 from features.errors import AnabranchError, MisuseError
+from features.times import DAY
 from stores.hdfs import Hdfs
 from stores.model_inputs import check_fits
 from stores.model_versions import ModelVersion
@@ -42,6 +43,8 @@ _ENCODING = {
     "timestamp": "ISO 8601 (no zone means UTC), or microseconds since 1970-01-01",
     "text": "a text; one that is not among the categories is as good as missing",
 }
+_UNITS = {"date": DAY, "timestamp": 1}
+"""What a time's number counts, in microseconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +111,8 @@ def features(project: Project, entry: ModelVersion, described: Mapping[str, Any]
     for given in described["inputs"]:
         column = columns[given["name"]]
         window = {} if column.window.width is None else {"window": column.window.name}
-        listed.append({**given, "type": str(column.type), "given_as": _ENCODING[given["kind"]], **window})
+        unit = {"unit": _UNITS[given["kind"]]} if given["kind"] in _UNITS else {}
+        listed.append({**given, "type": str(column.type), "given_as": _ENCODING[given["kind"]], **unit, **window})
     target = project.label.target if project.label else ""
     label = {"target": target, "threshold": described["threshold"], "names": {"0": f"not ({target})", "1": target}} if described["task"] == "class" else None
     return {
@@ -122,6 +126,7 @@ def features(project: Project, entry: ModelVersion, described: Mapping[str, Any]
         "missing": "null, NaN, an infinity, or left out: the model was trained with missing values and takes them as NaN",
         "matrix": "float32, one column a feature in this order; a text is its position among its categories",
         "keys": list(project.keys),
+        "accepted": [*project.keys, *(given["name"] for given in listed)],
         "features": listed,
     }
 
