@@ -16,10 +16,11 @@ from serving.breaker import Breaker, Breakers
 from serving.context import Context
 from serving.endpoints import Endpoints
 from serving.facts import Missing
+from serving.freshness import judged
 from serving.http import Exchange, Request, Response, Scope, json_response, problem_response, read_body
 from serving.live import Live, Served
 from serving.measured import Measured
-from serving.metrics import Metrics
+from serving.metrics import Metrics, only_of
 from serving.pools import Pools
 from serving.predictions import Predictions
 from serving.readiness import readiness
@@ -211,11 +212,13 @@ class Application:
 
     async def _metrics(self, caller: Caller | None) -> Response:
         text = self._own_metrics()
-        return Response(200, text if self._settings.shared is None else workers.together(self._settings.shared, text), _PLAIN)
+        shown = text if self._settings.shared is None else workers.together(self._settings.shared, text)
+        return Response(200, shown if caller is None else only_of(shown, lambda project: caller.may(project, "metrics")), _PLAIN)
 
     def _own_metrics(self) -> bytes:
         for served in self.live:
             self.metrics.show(served)
+            self.metrics.show_freshness(served.project.name, judged(served, self._measured.of(served.project.name), self._context.clock()))
         self.metrics.show_stores(self._context.answers.kept, {"store": self._breakers.store.open, "bus": self._breakers.bus.open})
         return self.metrics.text()
 
@@ -239,8 +242,8 @@ class Application:
         return json_response({"projects": await asyncio.gather(*map(self._entry, self._shown(caller))), "broken": only_seen(caller, self.live.broken)})
 
     async def _entry(self, served: Served) -> dict[str, Any]:
-        model = await self._site.facts.model(served)
-        return catalogue.entry(served, self._context.clock(), None if isinstance(model, Missing) else model)
+        found = await self._site.facts.brief(served)
+        return catalogue.entry(served, found.now, None if isinstance(found.model, Missing) else found.model, found.known_measures)
 
 
 def _resource(path: str) -> tuple[str, str, str]:

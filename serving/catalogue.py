@@ -1,5 +1,6 @@
 """The catalogue: what each project is, where it can be reached and how fresh it is."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -7,12 +8,14 @@ from features import Aggregate
 from features.declaration import FeatureView, Project, Source
 from features.times import SECOND, format_time
 from serving.context import Manifest, ModelEntry
+from serving.freshness import Channel, judged, kept
 from serving.live import Served
+from stores.measures import Measure
 from stores.predictions import predictions_topic
 
 
-def entry(served: Served, now: int, model: ModelEntry | None = None) -> dict[str, Any]:
-    """One project's page at `now` (microseconds); `model` is what the registry has of the version that serves."""
+def entry(served: Served, now: int, model: ModelEntry | None = None, measures: Sequence[Measure] = ()) -> dict[str, Any]:
+    """One project's page at `now` (microseconds); `model` is what the registry has of the version that serves, `measures` its latest ones."""
     project = served.project
     return {
         "name": project.name,
@@ -23,7 +26,7 @@ def entry(served: Served, now: int, model: ModelEntry | None = None) -> dict[str
         "features": features(project),
         "model": _model(served, model),
         "label": _label(project),
-        "freshness": freshness(served, now),
+        "freshness": freshness(served, judged(served, measures, now)),
         "lineage": lineage(served, model),
         "addresses": addresses(served),
         "troubles": dict(served.troubles),
@@ -98,21 +101,31 @@ def _label(project: Project) -> dict[str, Any] | None:
     return {"source": label.source.name, "key": list(label.keys), "target": label.target, "description": label.description}
 
 
-def freshness(served: Served, now: int) -> dict[str, Any]:
-    """What is promised, what is measured, and whether the promise is kept; None where there is no promise or no batch."""
+def freshness(served: Served, channels: dict[str, Channel]) -> dict[str, Any]:
+    """What is promised, what is measured, and whether the promises are kept; None where there is none or nothing is known."""
     manifest: Manifest | None = served.manifest
     promised = served.project.freshness
-    limit = promised.batch_micros if promised else None
-    age = now - manifest.cut if manifest else None
     return {
         "cut": format_time(manifest.cut) if manifest else None,
         "built_at": format_time(manifest.built_at) if manifest else None,
         "batch_version": manifest.batch_version if manifest else None,
         "model_version": served.scorer.version if served.scorer else None,
         "promised": {"batch": promised.batch, "stream": promised.stream} if promised else None,
-        "batch_age_seconds": None if age is None else round(age / SECOND, 3),
-        "kept": None if limit is None or age is None else age <= limit,
+        "batch_age_seconds": _seconds(channels["batch"].behind),
+        "kept": kept(channels),
+        **{name: _channel(channel) for name, channel in channels.items()},
     }
+
+
+def _channel(found: Channel) -> dict[str, Any]:
+    """Seconds behind the present, and how the promise stands since when."""
+    sources = {"sources": {name: _seconds(behind) for name, behind in found.sources.items()}} if found.sources else {}
+    since = None if found.since is None else format_time(found.since)
+    return {"promised_seconds": _seconds(found.promised), "seconds": _seconds(found.behind), "state": found.state, "since": since, **sources}
+
+
+def _seconds(micros: int | None) -> float | None:
+    return None if micros is None else round(micros / SECOND, 3)
 
 
 def lineage(served: Served, model: ModelEntry | None) -> dict[str, Any]:

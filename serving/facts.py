@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 from features.errors import AnabranchError
 from features.times import from_micros
 from serving.context import Context, ModelEntry
+from serving.freshness import Channel, judged
 from serving.live import Served
+from stores.delays import STREAM
 from stores.measures import Measure
 from stores.samples import CurrentRow
 
@@ -44,6 +46,16 @@ class Found:
     reports: Sequence[dict[str, Any]] | Missing = ()
     measures: Sequence[Measure] | Missing = ()
     histories: Sequence[Measure] | Missing = ()
+
+    @property
+    def known_measures(self) -> Sequence[Measure]:
+        """The latest measures, none where they could not be read."""
+        return () if isinstance(self.measures, Missing) else self.measures
+
+    @property
+    def freshness(self) -> dict[str, Channel]:
+        """How the promises of both channels stand."""
+        return judged(self.served, self.known_measures, self.now)
 
 
 @dataclass
@@ -76,7 +88,7 @@ class Facts:
     def _histories(self, project: str) -> list[Measure]:
         """What the project's measures have been of late, a bounded number of them."""
         since = from_micros(self.context.clock()) - _PAST
-        names = list(dict.fromkeys((one.subject, one.name) for one in self.context.measures(project)))[:_MOST_HISTORIES]
+        names = list(dict.fromkeys((one.subject, one.name) for one in self.context.measures(project) if one.subject != STREAM))[:_MOST_HISTORIES]
         return [one for subject, name in names for one in self.context.measured(project, subject, name, since, _MOST_POINTS)]
 
     async def model(self, served: Served) -> ModelEntry | Missing | None:

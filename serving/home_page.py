@@ -39,5 +39,5 @@ def _card(found: Found) -> Markup:
         pairs.append(("Drift", drifted))
     alerts = standing(found)
     pairs.append(("Alerts", [pill(one, "bad") for one in alerts] if alerts else NOTHING))
-    heading = tag("h2", link(path("projects", project.name), project.name), " ", state(served, found.now))
+    heading = tag("h2", link(path("projects", project.name), project.name), " ", state(found))
     return tag("li", heading, tag("p", project.description or "No description is declared.", class_="soft"), facts(pairs), class_="card")

@@ -36,6 +36,10 @@ class Measured(Collector):
                 found[project] = self._found.get(project, ())
         self._found = found
 
+    def of(self, project: str) -> Sequence[Measure]:
+        """What was last found of one."""
+        return self._found.get(project, ())
+
     def collect(self) -> Iterator[Metric]:
         """One gauge for all of them."""
         labels = ("project", "subject", "name", "version", "slice")

@@ -8,6 +8,7 @@ from serving.charts import sparkline
 from serving.facts import Found, Missing
 from serving.markup import Content, Markup, section, table, tag
 from serving.shown import age, missing, number, pill
+from stores.delays import STREAM
 from stores.measures import Measure
 
 _MOST = 100
@@ -22,9 +23,9 @@ def measured(found: Found) -> Markup:
     """The latest measures, with what they were before."""
     if isinstance(found.measures, Missing):
         return section("Measures", missing(found.measures), name="measures")
-    if not found.measures:
+    told = [one for one in found.measures if one.subject not in (ALERTS, STREAM)]
+    if not told:
         return section("Measures", tag("p", "Nothing has been measured yet.", class_="soft"), name="measures")
-    told = [one for one in found.measures if one.subject != ALERTS]
     lines = _lines(() if isinstance(found.histories, Missing) else found.histories)
     rows: list[tuple[Content, ...]] = [
         (

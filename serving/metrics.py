@@ -1,15 +1,18 @@
 """What /metrics shows. Each application has its own registry; labels take only values that are known beforehand."""
 
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from features.times import SECOND
+from serving.freshness import STATES, Channel
 from serving.live import Served
 from serving.measured import Measured
 
 APART = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_PROJECT = re.compile(rb'[{,]project="([^"]+)"')
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -41,6 +44,10 @@ class Metrics:
         )
         self.apart = Histogram("anabranch_trial_apart", "How far their scores lie apart.", ("project", "kind"), buckets=APART, registry=registry)
         self.not_compared = Counter("anabranch_trial_not_compared", "Live requests that were not compared.", ("reason",), registry=registry)
+        channel = ("project", "channel")
+        self.behind = Gauge("anabranch_freshness_seconds", "Age of the batch's cut; how far the stream is behind arrival.", channel, registry=registry)
+        self.promised = Gauge("anabranch_freshness_promised_seconds", "What the project promises of them.", channel, registry=registry)
+        self.fresh = Gauge("anabranch_freshness", "1 for how the promise stands: kept, missed or unknown.", (*channel, "state"), registry=registry)
         self.model = Gauge("anabranch_model_served", "1 for the model version served.", ("project", "version"), registry=registry)
 
     def answered(self, route: str, project: str, status: int, started: float) -> None:
@@ -55,6 +62,16 @@ class Metrics:
             self.batch_version.labels(name).set(served.manifest.batch_version)
             self.batch_cut.labels(name).set(served.manifest.cut / SECOND)
         self._model_served(name, served.scorer.version if served.scorer else None)
+
+    def show_freshness(self, project: str, channels: Mapping[str, Channel]) -> None:
+        """Set how a project's promises stand, where it has any."""
+        for name, found in channels.items():
+            if found.behind is not None:
+                self.behind.labels(project, name).set(found.behind / SECOND)
+            if found.promised is not None:
+                self.promised.labels(project, name).set(found.promised / SECOND)
+                for state in STATES:
+                    self.fresh.labels(project, name, state).set(found.state == state)
 
     def show_stores(self, kept: Mapping[str, int], breakers: Mapping[str, bool]) -> None:
         """Set what is known of the cache and the circuit breakers."""
@@ -74,3 +91,9 @@ class Metrics:
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""
         return generate_latest(self._registry)
+
+
+def only_of(text: bytes, may: Callable[[str], bool]) -> bytes:
+    """The text without the figures of projects that a caller may not see; those of no project are everybody's."""
+    lines = text.splitlines(keepends=True)
+    return b"".join(line for line in lines if line.startswith(b"#") or (found := _PROJECT.search(line)) is None or may(found[1].decode()))

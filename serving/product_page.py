@@ -9,6 +9,7 @@ from features.times import format_time, parse_time
 from serving import catalogue
 from serving.charts import histogram
 from serving.facts import MOST_ROWS, Found, Missing
+from serving.freshness import Channel
 from serving.key_page import key_address
 from serving.markup import Content, Markup, facts, link, path, section, table, tag
 from serving.measures_page import measured, standing
@@ -20,9 +21,9 @@ _SHOWN_KEYS = 12
 
 def product(found: Found) -> Content:
     """The body of the page."""
-    served, project = found.served, found.served.project
+    project = found.served.project
     return [
-        tag("h1", project.name, " ", state(served, found.now)),
+        tag("h1", project.name, " ", state(found)),
         tag("p", project.description or "No description is declared: Project(description=...).", class_="lead"),
         tag("p", f"Owner: {project.owner or 'none is declared'} · key: {', '.join(project.keys)}", class_="soft"),
         troubles(found),
@@ -60,20 +61,30 @@ def _tiles(found: Found) -> Markup:
 
 def _freshness(found: Found) -> Markup:
     promised, manifest = found.served.project.freshness, found.served.manifest
-    kept = catalogue.freshness(found.served, found.now)["kept"]
-    said = NOTHING if kept is None else pill("kept", "good") if kept else pill("broken", "bad")
+    stood = found.freshness
     batch: Content = [batch_age(found.served, found.now), tag("span", " since the cut ", moment(manifest.cut), class_="soft")] if manifest else "no batch yet"
     rows: list[tuple[Content, ...]] = [
-        ("Batch: age of the cut", (promised and promised.batch) or NOTHING, batch, said),
-        ("Stream: from arrival to the current row", (promised and promised.stream) or NOTHING, _stream(found), NOTHING),
+        ("Batch: age of the cut", (promised and promised.batch) or NOTHING, batch, _standing(stood["batch"])),
+        ("Stream: from arrival to the current row", (promised and promised.stream) or NOTHING, _stream(found, stood["stream"]), _standing(stood["stream"])),
     ]
     return section(
         "Freshness", table(("", "promised", "measured", ""), rows, caption="What arrived since the cut is in answers by the stream"), name="freshness"
     )
 
 
-def _stream(found: Found) -> Content:
-    """What the rows say of the stream; its delay is measured by the stream itself."""
+def _standing(found: Channel) -> Content:
+    """How a promise stands, and since when."""
+    if found.state is None:
+        return NOTHING
+    kinds = {"kept": "good", "missed": "bad", "unknown": "warn"}
+    return [pill(found.state, kinds[found.state]), tag("span", " since ", moment(found.since), class_="soft") if found.since is not None else None]
+
+
+def _stream(found: Found, stood: Channel) -> Content:
+    """What the stream tells of its delay, or else what the rows say of the stream."""
+    if stood.behind is not None:
+        slowest = max(stood.sources, key=lambda name: stood.sources[name] or 0)
+        return [f"{age(stood.behind)} behind arrival", tag("span", f" in {slowest}", class_="soft") if len(stood.sources) > 1 else None]
     if isinstance(found.rows, Missing):
         return found.rows.why
     newest = max((row.as_of for row in found.rows if row.layer == "speed"), default=None)

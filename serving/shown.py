@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from features.times import DAY, HOUR, MINUTE, SECOND, format_time
-from serving.catalogue import freshness
 from serving.context import ModelEntry
 from serving.facts import Found, Missing
+from serving.freshness import kept
 from serving.live import Served
 from serving.markup import Markup, tag
 
@@ -41,14 +41,14 @@ def value(of: object) -> object:
     return ", ".join(number(one) for one in of) if isinstance(of, list) else number(of)
 
 
-def state(served: Served, now: int) -> Markup:
+def state(found: Found) -> Markup:
     """Fresh or not, as one word."""
-    if served.troubles:
+    if found.served.troubles:
         return pill("trouble", "bad")
-    found = freshness(served, now)
-    if found["batch_version"] is None:
+    if found.served.manifest is None:
         return pill("no batch yet", "warn")
-    return pill("fresh", "good") if found["kept"] else pill("stale", "bad") if found["kept"] is False else pill("serving", "")
+    fresh = kept(found.freshness)
+    return pill("fresh", "good") if fresh else pill("stale", "bad") if fresh is False else pill("serving", "")
 
 
 def pill(text: str, kind: str) -> Markup:

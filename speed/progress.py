@@ -58,6 +58,8 @@ class Meter:
         self.events = 0
         self.offsets: dict[int, int] = {}
         """By partition the offset after the last event whose tiles are written."""
+        self.position: dict[int, int] = {}
+        """The same, known too of a query that has found nothing new since it started."""
         self.latest: dict[str, Any] = {}
 
     def read(self, query: StreamingQuery) -> None:
@@ -67,20 +69,15 @@ class Meter:
             run, number = found["runId"], int(found["batchId"])
             if (run, number) == self._seen or (run == self._seen[0] and number < self._seen[1]):
                 continue
+            source = next((each for each in found["sources"] if "Kafka" in each["description"]), None)
+            ends = {} if source is None else _ends(source)
             if "addBatch" in found["durationMs"]:
                 self._seen = (run, number)
-                self._take(found)
-
-    def _take(self, found: dict[str, Any]) -> None:
-        source = next((each for each in found["sources"] if "Kafka" in each["description"]), None)
-        if source is None:
-            return
-        self.latest = found
-        self.events += int(source["numInputRows"])
-        ends = source["endOffset"]
-        topics = json.loads(ends) if isinstance(ends, str) else ends or {}
-        for offsets in topics.values():
-            self.offsets.update({int(partition): offset for partition, offset in offsets.items()})
+                if source is not None:
+                    self.latest = found
+                    self.events += int(source["numInputRows"])
+                    self.offsets.update(ends)
+            self.position.update(ends)
 
     @property
     def seconds(self) -> float:
@@ -101,3 +98,10 @@ class Meter:
             return 0
         newest, oldest = (to_micros(datetime.fromisoformat(times[name])) // self._slot for name in ("max", "watermark"))
         return max(1, newest - max(oldest, 0) + 1) if oldest > 0 else 1
+
+
+def _ends(source: Mapping[str, Any]) -> dict[int, int]:
+    """By partition where a source was read to."""
+    ends = source["endOffset"]
+    topics = json.loads(ends) if isinstance(ends, str) else ends or {}
+    return {int(partition): offset for offsets in topics.values() for partition, offset in offsets.items()}

@@ -14,11 +14,15 @@ from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from features.declaration import Project
-from features.errors import UnavailableError
+from features.errors import AnabranchError, UnavailableError
 from speed import online, requests
+from speed.delays import Delays
 from speed.progress import Meter, Snapshot
 from speed.retiring import Retiring
 from speed.views import Channel, fed_sources, prepare, start_source
+from stores.answers import now_micros
+from stores.delays import as_measures
+from stores.measures import Measures
 
 log = logging.getLogger(__name__)
 _LONGEST_WAIT = 10.0
@@ -42,6 +46,7 @@ class _Kept:
     topic: str
     begin: Callable[[], StreamingQuery]
     meter: Meter
+    delays: Delays | None = None
     query: StreamingQuery | None = None
     again_at: float = 0.0
     wait: float = 0.5
@@ -124,6 +129,8 @@ class Running:
     def _check(self, kept: _Kept, query: StreamingQuery) -> None:
         before = kept.meter.events
         kept.meter.read(query)
+        if kept.delays is not None:
+            kept.delays.reached(now_micros(), kept.meter.position)
         if kept.meter.events > before:
             kept.wait, kept.failures = 0.5, 0
         failure = None if query.isActive else query.exception()
@@ -183,6 +190,7 @@ class Running:
             then, events = kept.counted
             kept.counted = (time.monotonic(), kept.meter.events)
             kept.rate = (kept.meter.events - events) / (kept.counted[0] - then) if then else 0.0
+            asked = now_micros()
             try:
                 ends = self._channel.bus.ends(kept.topic)
             except Exception as error:  # noqa: BLE001 - whatever the client raises: a figure for people must not end a stream
@@ -190,6 +198,18 @@ class Running:
                 kept.lag = None
                 continue
             kept.lag = {partition: max(0, end - kept.meter.offsets.get(partition, 0)) for partition, end in ends.items()} if kept.meter.offsets else None
+            if kept.delays is not None:
+                kept.delays.ended(asked, ends)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Keep how far behind arrival the current rows are; of a query that does not run nothing is told, which tells as much."""
+        running = [(kept.project.name, kept.delays) for kept in self._kept if kept.delays is not None and kept.query is not None and kept.query.isActive]
+        told = [(project, delay) for project, delays in running if (delay := delays.told(now_micros())) is not None]
+        try:
+            Measures.of(self._channel.views.settings).write([one for project, delay in told for one in as_measures(project, delay)], history=False)
+        except AnabranchError as error:
+            log.info("delays are not kept: %s", error)
 
     def _snapshot(self, kept: _Kept) -> Snapshot:
         rows, size = kept.meter.state
@@ -213,8 +233,10 @@ class Running:
 def _queries(spark: SparkSession, channel: Channel, project: Project) -> Iterator[_Kept]:
     """One a source, one for the requests of a project with a model, one for labels that are learnt online."""
     slot = channel.times.slot_seconds
+    promised = project.freshness.stream_micros if project.freshness else None
     for source in fed_sources(project):
-        yield _Kept(project, source.name, str(source.topic), partial(start_source, spark, channel, project, source), Meter(slot))
+        begin = partial(start_source, spark, channel, project, source)
+        yield _Kept(project, source.name, str(source.topic), begin, Meter(slot), Delays(source.name, promised))
     if project.model is not None:
         yield _Kept(project, requests.NAME, requests.requests_topic(project.name), partial(requests.start_requests, spark, channel, project), Meter(slot))
     labels = online.label_topic(project)

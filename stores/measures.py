@@ -59,15 +59,16 @@ class Measures:
         """Over the process's session; raises UnavailableError when no host answers."""
         return cls(session_for(settings), settings.keyspace, settings.measure_ttl_days)
 
-    def write(self, measures: Sequence[Measure]) -> None:
-        """Keep measures, in the history and as the latest where none is newer."""
+    def write(self, measures: Sequence[Measure], *, history: bool = True) -> None:
+        """Keep measures, as the latest where none is newer and, unless told otherwise, in the history."""
         if not measures:
             return
         with _answering():
             if not self._known():
                 self._session.execute(_HISTORY.format(self._keyspace))
                 self._session.execute(_LATEST.format(self._keyspace))
-            self._insert("measures", self._ttl, measures)
+            if history:
+                self._insert("measures", self._ttl, measures)
             # An older one that comes later is not the latest: it is written with the time it was measured at.
             self._insert("measures_latest", min(self._ttl, _LATEST_SECONDS), measures, timed=True)
 

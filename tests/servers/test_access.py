@@ -149,6 +149,13 @@ def test_a_key_is_good_for_its_project_and_verbs_until_it_is_revoked(guarded: Gu
     everywhere = keys("add", "*", "--rights", "metrics")
     assert wait_until(lambda: guarded.ask("{0}/features/b1", x_api_key=made["key"])[0] == 200, SECONDS)
     assert wait_until(lambda: guarded.ask("/metrics", x_api_key=everywhere["key"])[0] == 200, SECONDS)
+    watched = keys("add", other, "--rights", "metrics")
+    assert wait_until(lambda: guarded.ask("/metrics", x_api_key=watched["key"])[0] == 200, SECONDS)
+    named = {
+        project: [f'project="{project}"'.encode() in guarded.ask("/metrics", x_api_key=key["key"])[1] for key in (everywhere, watched)]
+        for project in (name, other)
+    }
+    assert named[name] == [True, False]
 
     refused = {f"{{1}}{verb}": 403 for verb in ("/features/b1", "/scores/b1", "", "/predict", "/events/readings")}
     here = {"{0}/features/b1": 200, "{0}/scores/b1": 403, "{0}": 403, "{0}/predict": 403, "{0}/events/readings": 202}

@@ -11,16 +11,21 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from pyspark.sql import SparkSession
 
-from features import Count, FeatureView, Max, Project, Source, Sum
+from features import Count, FeatureView, Freshness, Max, Project, Source, Sum
 from features.errors import AnabranchError
 from features.times import DAY, SECOND, floor_to, format_time
 from jobs.context import Context
 from jobs.processes import wait_until
 from jobs.settings import Settings
+from serving.freshness import Channel as Judged
+from serving.freshness import judged
+from serving.live import Served
 from speed.running import Running
 from speed.views import Channel, checkpoint, scores_topic, start, starting_offsets
 from stores.answers import now_micros
+from stores.delays import from_measures
 from stores.manifest import Manifest
+from stores.measures import Measures
 from stores.retirement import needed_since, retire_tiles
 from stores.views import tiles_table
 
@@ -232,6 +237,38 @@ def test_a_running_stream_retires_tiles_and_a_round_that_fails_is_made_up_for(
     assert f"tiles of {project.name} are retired later: not now" in caplog.text
     # The bound has not moved since.
     assert rounds == [0, 1]
+
+
+def test_freshness_is_kept_while_the_stream_runs_and_missed_when_it_has_stopped(context: Context) -> None:
+    project = replace(declare(), freshness=Freshness(stream="8s"))
+    for topic in (project.name, f"{project.name}-marks"):
+        publish(context, topic, range(12))
+    measures = Measures.of(context.settings.views)
+
+    def stood(later: int = 0) -> Judged:
+        return judged(Served(project=project), measures.latest(project.name), now_micros() + later)["stream"]
+
+    assert stood().state == "unknown"
+    drain(context, project)
+    running = Running(context.spark, replace(short(context), trigger="0 seconds"), [project])
+    running.start()
+    try:
+        # Nothing arrives meanwhile: that is known too, and is no delay.
+        assert wait_until(lambda: bool(running.look()) and stood().state == "kept", 60), stood()
+        publish(context, project.name, range(12, 24))
+        published = now_micros()
+        assert wait_until(lambda: running.look()[0].events == 12, 60), stood()
+        assert wait_until(lambda: bool(running.look()) and stood().state == "kept", 60), stood()
+        assert set(stood().sources) == {"readings", "marks"}
+    finally:
+        running.stop()
+    last = [delay.at for delay in from_measures(measures.latest(project.name), ["readings", "marks"])]
+    assert max(last) >= published - 10 * SECOND
+    running.look()
+    silent = stood(40 * SECOND)
+    assert (silent.state, stood(0).state) == ("missed", "kept")
+    assert silent.since is not None
+    assert min(last) - 8 * SECOND <= silent.since <= max(last) + 8 * SECOND
 
 
 def test_a_project_that_cannot_be_prepared_is_given_up_and_the_others_are_drained(context: Context) -> None:

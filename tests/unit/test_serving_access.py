@@ -97,6 +97,15 @@ def test_key_is_good_for_its_project_and_its_rights_alone(secured: Secured) -> N
     assert secured.ask("GET", "/metrics", secured.key("*", rights=["metrics"]))[0] == 200
 
 
+def test_metrics_show_the_projects_that_the_caller_has_the_right_for(secured: Secured) -> None:
+    secured.predict(secured.key())
+    own, other, all_of_them = (secured.ask("GET", "/metrics", secured.key(name, rights=["metrics"]))[1] for name in ("heart_disease", "shop", "*"))
+    assert b'anabranch_requests_total{project="heart_disease",route="predict",status="200"} 1.0' in own
+    assert b'project="heart_disease"' not in other
+    assert b"process_resident_memory_bytes" in other
+    assert own.count(b'project="heart_disease"') == all_of_them.count(b'project="heart_disease"') > 3
+
+
 def test_key_is_changed_by_adding_a_new_one_and_revoking_the_old(secured: Secured) -> None:
     old, new = secured.key(), secured.key()
     assert secured.predict(old)[0] == secured.predict(new)[0] == 200

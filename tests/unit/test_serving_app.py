@@ -294,6 +294,14 @@ def test_catalogue_tells_schemas_features_and_freshness(heart: Bench) -> None:
         "promised": {"batch": "1d", "stream": "10s"},
         "batch_age_seconds": 3600.0,
         "kept": True,
+        "batch": {"promised_seconds": 86400.0, "seconds": 3600.0, "state": "kept", "since": "2024-05-01T11:10:00Z"},
+        "stream": {
+            "promised_seconds": 10.0,
+            "seconds": None,
+            "state": "unknown",
+            "since": None,
+            "sources": {"exams": None, "bracelet": None},
+        },
     }
     assert entry["lineage"]["batch"] == {"version": 7, "cut": "2024-05-01T11:00:00Z", "keys": {"latest_exam": 303}}
     assert entry["lineage"]["lake"] == {"exams": 4}
