@@ -6,6 +6,7 @@ from typing import Any
 from features.declaration import Project, Source
 from features.schema import DataType
 from serving.catalogue import aggregate_text
+from serving.openapi_catalogue import CATALOGUE, ENTRY
 from stores.predict import unknown_key
 from stores.problems import CONTENT_TYPE
 from stores.requests import MOST_INSTANCES
@@ -109,7 +110,7 @@ def _body(schema: Schema, **shown: Any) -> Schema:
 def _common() -> Iterable[tuple[str, Schema]]:
     anything: Schema = {"type": "object"}
     text = {"text/plain": {"schema": {"type": "string"}}}
-    yield "/v1/projects", {"get": _operation("catalogue", "All projects: schemas, features, freshness, addresses", anything, None, ())}
+    yield "/v1/projects", {"get": _operation("catalogue", "All projects: schemas, features, freshness, addresses", CATALOGUE, None, ())}
     yield "/healthz", {"get": _operation("server", "Is the process alive?", anything, {"status": "alive"}, ())}
     yield "/readyz", {"get": _operation("server", "Are store, bus and model there?", anything, {"status": "ready"}, (503,))}
     metrics = _operation("server", "Counters for Prometheus", anything, None, ())
@@ -119,7 +120,7 @@ def _common() -> Iterable[tuple[str, Schema]]:
 
 def _project(project: Project) -> Iterable[tuple[str, Schema]]:
     base, name = f"/v1/projects/{project.name}", project.name
-    yield base, {"get": _operation(name, "Its page of the catalogue", {"type": "object"}, None, (404,))}
+    yield base, {"get": _operation(name, "Its page of the catalogue", ENTRY, None, (404,))}
     features = _operation(name, "Stored features of a key, merged as of now", _features_answer(project), None, (404, 422, 503))
     yield f"{base}/features/{{key}}", {"get": {**features, "parameters": [_path_key(project)]}}
     if project.model is not None:

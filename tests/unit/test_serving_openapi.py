@@ -1,6 +1,8 @@
 import json
 import re
+from collections.abc import Iterator
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
@@ -11,6 +13,12 @@ from serving import openapi, pages
 from tests.serving_fakes import PROJECTS, Bench, bench
 
 HEART = "/v1/projects/heart_disease"
+BARE = """
+from features import Count, FeatureView, Project, Source
+
+visits = Source(name="visits", id="id", time="at", schema="id STRING, who STRING, at TIMESTAMP")
+project = Project(name="bare", views=(FeatureView(name="seen", source=visits, key="who", features={"n": Count()}),))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +86,35 @@ def test_examples_can_be_sent_and_their_answers_fit_the_schema(document: dict[st
                 if "json" in kind:
                     jsonschema.validate(json.loads(response.body), content[kind]["schema"])
     assert refused == ([] if known else [(f"{HEART}/scores/{{key}}", None), (f"{HEART}/predict", {"key": key})])
+
+
+def test_every_field_of_the_catalogue_is_typed(document: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "bare.py").write_text(BARE, encoding="utf-8")
+    shop = bench(tmp_path, ("n",))
+    shop.store.served = None
+    shop.app.live.refresh()
+    trained = bench(PROJECTS, load_project("heart_disease", (PROJECTS,)).model_features)
+    for asked, path in ((trained, "/v1/projects"), (trained, HEART), (shop, "/v1/projects"), (shop, "/v1/projects/bare")):
+        shown = asked.ask("GET", path)[1]
+        schema = document["paths"][path if path in document["paths"] else HEART]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        jsonschema.validate(shown, schema)
+        assert list(_untyped(shown, schema)) == []
+
+
+def _untyped(shown: Any, schema: dict[str, Any], place: str = "$") -> Iterator[str]:
+    """Where an answer has something that its schema says nothing of."""
+    if isinstance(shown, list):
+        for one in shown:
+            yield from _untyped(one, schema["items"], f"{place}[]")
+    elif isinstance(shown, dict):
+        for name, one in shown.items():
+            member = schema.get("properties", {}).get(name, schema.get("additionalProperties"))
+            if member is None:
+                yield f"{place}.{name}"
+            else:
+                yield from _untyped(one, member, f"{place}.{name}")
+    elif "type" not in schema:
+        yield place
 
 
 def test_page_shows_every_way_to_ask_with_an_example_of_each(document: dict[str, Any]) -> None:
