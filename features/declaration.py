@@ -17,7 +17,7 @@ from features.watching import Watch
 from features.windows import Window, make_window
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
-_RESERVED = {"key", "score", "model_version", "batch_version", "as_of", "layer", "label", "online_score", "degraded"}
+_RESERVED = {"key", "score", "model_version", "batch_version", "as_of", "layer", "label", "online_score", "degraded", "slot"}
 
 
 def _check_name(name: object, what: str) -> None:

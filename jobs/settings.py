@@ -131,6 +131,8 @@ _KEYS: dict[str, dict[str, Parser]] = {
         "password": kind.text,
         "tile_ttl_days": kind.positive,
         "measure_ttl_days": kind.positive,
+        "history": kind.duration,
+        "history_ttl_days": kind.whole,
     },
     "models": {"tracking_uri": kind.text, "artifact_root": kind.text},
     "quality": {"mode": kind.one_of("off", "warn", "refuse"), "topic_mode": kind.one_of("warn", "refuse"), "refuse_above": kind.share, "suites": kind.text},
@@ -330,7 +332,7 @@ def _views(section: dict[str, Any], embedded_port: int | None) -> ViewsSettings:
     section["username"], section["password"] = section["username"] or None, section["password"] or None
     if embedded_port is not None:
         section["hosts"], section["port"] = (LOOPBACK,), embedded_port
-    return ViewsSettings(**section)
+    return ViewsSettings(history_seconds=section.pop("history"), **section)
 
 
 def _serving(section: dict[str, Any], ignite_port: int) -> ServingSettings:

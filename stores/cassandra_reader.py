@@ -106,8 +106,8 @@ class CassandraReader(DataSourceReader):
 
 
 class PushingReader(CassandraReader):
-    """Reads what filters leave over. For frames of one query only: Spark 4.2 keeps the filters of a query with the frame, and gives a later
-    query of the same frame that has none the filtered rows.
+    """Reads what filters leave over. Spark 4.2 keeps the filters of a query with the frame, and gives a later query of the same frame that
+    has none the filtered rows: pushdown.py makes frames that are safe from that.
     """
 
     def pushFilters(self, filters: list[Filter]) -> Iterable[Filter]:  # noqa: N802 - the API's name

@@ -4,8 +4,8 @@
     frame.write.format("cassandra").options(**cassandra_options(settings), table=...).mode("append").save()
 
 With the option `pushdown` ``true`` reading looks up keys that a filter names and has Cassandra leave out what other filters would
-(cassandra_filters.py); such a frame is good for one query (cassandra_reader.py). The option `columns` reads those alone: Spark does
-not tell a Python data source which columns a query needs.
+(cassandra_filters.py); such a frame is good for one query, unless it goes through pushdown.py, as those of spark_tables.py do. The option
+`columns` reads those alone: Spark does not tell a Python data source which columns a query needs.
 How rows are written, cassandra_writer.py says; with the option `timestamp` (microseconds) a slow retry never beats a newer write.
 """
 

@@ -26,7 +26,8 @@ class BusSettings:
 class ViewsSettings:
     """Cassandra: batch views, speed tiles, manifest and the analysts' tables in one keyspace.
 
-    `replication` is used only when the keyspace is created.
+    `replication` is used only when the keyspace is created. History of current rows: one row each `history_seconds`, kept for
+    `history_ttl_days`; with 0 days none is written.
     """
 
     hosts: tuple[str, ...]
@@ -35,6 +36,8 @@ class ViewsSettings:
     local_datacenter: str
     tile_ttl_days: int = 30
     measure_ttl_days: int = 400
+    history_seconds: int = 3600
+    history_ttl_days: int = 90
     replication: int = 1
     username: str | None = None
     password: str | None = field(default=None, repr=False)

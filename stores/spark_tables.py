@@ -2,6 +2,7 @@
 
     anabranch.<project>_current             every feature, score, versions, as_of, layer, degraded
     anabranch.<project>_scores              the same rows without their features, so that less is read
+    anabranch.<project>_history             what those rows were: a key's last row of each `slot`
     anabranch.<project>_events_<source>     every landed event as it came, duplicates too
     anabranch.<project>_predictions         what serving answered, where the project has a model
     anabranch.<project>_quarantine          rows that could not be used
@@ -11,7 +12,7 @@ They are views of one session, so that no catalogue has to be kept anywhere and 
 must be the session's catalogue, which reads no tables of Python data sources; views of the session's own database it leaves alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pyspark.sql import DataFrame, SparkSession
@@ -21,8 +22,9 @@ from features.errors import AnabranchError
 from stores.cassandra_source import CassandraSource, cassandra_options
 from stores.lake import Lake
 from stores.merged import merged_at, merger, register_function
+from stores.pushdown import pushing
 from stores.settings import ModelsSettings, ViewsSettings
-from stores.views import Views, current_table
+from stores.views import Views, current_table, history_table
 
 NAMESPACE = "anabranch"
 _FORMAT = "anabranch"
@@ -44,8 +46,11 @@ class SparkTables:
         if database != NAMESPACE:
             raise AnabranchError(f"this session's database of views is {database!r}: start it with spark.sql.globalTempDatabase={NAMESPACE}")
         frames: dict[str, DataFrame] = {}
-        if Views(self.views).has_table(current_table(project.name)):
+        views = Views(self.views)
+        if views.has_table(current_table(project.name)):
             frames |= {"current": self.current(project), "scores": self.current(project, narrow=True)}
+        if views.has_table(history_table(project.name)):
+            frames["history"] = self._read(history_table(project.name))
         frames |= {f"events_{source.name}": self.lake.events(self.spark, project, source) for source in project.sources.values()}
         frames["quarantine"] = self.lake.quarantine(self.spark, project)
         if project.model is not None:
@@ -57,11 +62,15 @@ class SparkTables:
 
     def current(self, project: Project, *, narrow: bool = False) -> DataFrame:
         """The current rows; `narrow` without features."""
-        source = type("NamedCassandraSource", (_Named,), {"known": cassandra_options(self.views)})
-        self.spark.dataSource.register(source)
         keys = [name for name in project.keys if name != "key"]
-        options: Mapping[str, str] = {"columns": ",".join(["key", *keys, *_SAID])} if narrow else {}
-        return self.spark.read.format(_FORMAT).options(table=current_table(project.name), **options).load()
+        return self._read(current_table(project.name), ["key", *keys, *_SAID] if narrow else ())
+
+    def _read(self, table: str, columns: Sequence[str] = ()) -> DataFrame:
+        """A table, whole or some columns of it; queries push their filters down."""
+        source = type("NamedCassandraSource", (_Named,), {"known": {**cassandra_options(self.views), "pushdown": "true"}})
+        self.spark.dataSource.register(source)
+        options = {"columns": ",".join(columns)} if columns else {}
+        return pushing(self.spark, self.spark.read.format(_FORMAT).options(table=table, **options).load(), _FORMAT)
 
     def merged(self, project: Project, at: int | None = None, keys: DataFrame | None = None) -> DataFrame:
         """Batch and speed merged at a time (microseconds; None: now), for the keys in the column `key`, or all that have a current row."""

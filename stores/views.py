@@ -4,6 +4,7 @@
     <project>__<view>__w<fingerprint>   (key) slot, tile_start -> state, extra         wide tiles; TTL beyond the rollback horizon
     <project>__<view>__f<fingerprint>   (key) tile_start, slot -> state, extra         fine tiles of views that have them
     <project>_current                   key -> every feature, score, versions, as_of, layer, degraded
+    <project>_history                   (key) slot -> the same: the key's last row of each slot; TTL by setting
     manifest                            project -> current and previous batch version
     batch_versions                      project, version: numbers that builds took
 
@@ -12,7 +13,7 @@ A table of states belongs to one fingerprint of its view, so states of two meani
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from itertools import pairwise
@@ -28,7 +29,7 @@ from features.declaration import FeatureView, Project
 from features.errors import AnabranchError, UnavailableError, ViewUnavailableError
 from features.merge import BatchPart
 from features.schema import STRING, DataType
-from features.times import MINUTE, parse_time
+from features.times import MINUTE, SECOND, from_micros, parse_time
 from features.windows import edges
 from stores.cassandra_session import READS, is_connected, prepared, session_for
 from stores.manifest import TABLE, Manifest, read_manifest, swap_manifest
@@ -70,6 +71,11 @@ def tiles_table(project: str, view: FeatureView, *, fine: bool = False) -> str:
 def current_table(project: str) -> str:
     """Table of a project's current rows."""
     return f"{project}_current"
+
+
+def history_table(project: str) -> str:
+    """Table of what a project's current rows were."""
+    return f"{project}_history"
 
 
 def current_columns(project: Project) -> dict[str, DataType]:
@@ -265,39 +271,57 @@ class Views:
         return tables
 
     def ensure_current(self, project: Project) -> None:
-        """Create or widen the project's table of current rows; a column whose type changed is made anew."""
+        """Create or widen the project's tables of current rows and their history; one with a column whose type changed is made anew."""
         wanted = {name: cql_type(kind) for name, kind in current_columns(project).items()}
         if project.model is not None and project.model.online is not None:
             wanted["online_score"] = "double"
-        table = current_table(project.name)
         columns = ", ".join(f'"{name}" {kind}' for name, kind in wanted.items())
-        self.session.execute(f"CREATE TABLE IF NOT EXISTS {table} (key text PRIMARY KEY, {columns})")
+        self._ensure(current_table(project.name), f"(key text PRIMARY KEY, {columns})", wanted)
+        if self.settings.history_ttl_days:
+            more = f"CLUSTERING ORDER BY (slot DESC) AND default_time_to_live = {self.settings.history_ttl_days * 86_400}"
+            self._ensure(history_table(project.name), f"(key text, slot timestamp, {columns}, PRIMARY KEY ((key), slot)) WITH {more}", wanted)
+
+    def _ensure(self, table: str, shape: str, wanted: Mapping[str, str]) -> None:
+        create = f"CREATE TABLE IF NOT EXISTS {table} {shape}"
+        self.session.execute(create)
         known = {name: column.cql_type for name, column in self._tables()[table].columns.items()}
         if any(known.get(name, kind) != kind for name, kind in wanted.items()):
+            log.warning("%s is made anew: a column has another type now", table)
             self.session.execute(f"DROP TABLE {table}")
-            self.session.execute(f"CREATE TABLE {table} (key text PRIMARY KEY, {columns})")
+            self.session.execute(create)
             return
         for name in wanted.keys() - known.keys():
             self.session.execute(f'ALTER TABLE {table} ADD "{name}" {wanted[name]}')
 
     def write_current(self, project: str, rows: Sequence[Mapping[str, Any]], as_of: int) -> None:
-        """Upsert current rows, all with the same columns; a row of a later `as_of` is never overwritten by an earlier one."""
-        session = self.session
-        table = self._tables().get(current_table(project))
-        # Values bound for the types of a table that was made anew meanwhile would be stored as other numbers.
-        types = tuple(f"{column.name} {column.cql_type}" for column in table.columns.values()) if table else ()
+        """Upsert current rows, all with the same columns, and their history; a row of a later `as_of` is never overwritten by an earlier one.
+
+        Both rows of a key lie on the same nodes and travel in one request.
+        """
         if not rows:
             return
-        names, marks = ", ".join(f'"{name}"' for name in rows[0]), ", ".join("?" * len(rows[0]))
-        statement = prepared(session, f"INSERT INTO {current_table(project)} ({names}) VALUES ({marks}) USING TIMESTAMP ?", types)
+        session, width = self.session, self.settings.history_seconds * SECOND
+        insert = self._insertion(current_table(project), rows[0])
+        keep = self._insertion(history_table(project), ["slot", *rows[0]]) if self.settings.history_ttl_days else None
+        slot = from_micros(as_of // width * width)
         futures = []
         for chunk in _chunks(rows):
             request = BatchStatement(batch_type=BatchType.UNLOGGED)
             for row in chunk:
-                request.add(statement, [*row.values(), as_of])
+                request.add(insert, [*row.values(), as_of])
+                if keep is not None:
+                    request.add(keep, [slot, *row.values(), as_of])
             futures.append(session.execute_async(request))
         for future in futures:
             future.result()
+
+    def _insertion(self, table: str, names: Iterable[str]) -> PreparedStatement:
+        found = self._tables().get(table)
+        # Values bound for the types of a table that was made anew meanwhile would be stored as other numbers.
+        types = tuple(f"{column.name} {column.cql_type}" for column in found.columns.values()) if found else ()
+        quoted = [f'"{name}"' for name in names]
+        statement = f"INSERT INTO {table} ({', '.join(quoted)}) VALUES ({', '.join('?' * len(quoted))}) USING TIMESTAMP ?"
+        return prepared(self.session, statement, types)
 
     def approximate_scores(self, project: str, keys: Sequence[str], model_version: str) -> dict[str, tuple[float, int | None]]:
         """Score and label of those current rows of `keys` that the stream wrote with this model, by key; all reads run side by side."""

@@ -12,8 +12,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from jobs.show import Steps
 from stores.models import Models
 from stores.views import batch_table, tiles_table
 from tests.bench.load import Outcome, Plan
+from tests.bench.page_times import page_rows
 from tests.bench.report import Row, save
 from tests.bench.serving_data import River, river
 from tests.bench.stages import stage_rows
@@ -207,15 +209,16 @@ def _score(port: int, call: tuple[str, str]) -> float:
 
 
 def sustained_rows(found: River, size: Size, steps: Steps) -> list[Row]:
-    """Every project called at its rate for minutes, then the most that is held; memory before and after."""
+    """Every project called at its rate for minutes, then the most that is held; memory sampled meanwhile."""
     rate, calls = float(size.projects * size.calls_each), by_key(found)
     rows = []
     with serving(found.settings, workers=2) as port:
         workers = [each for each in psutil.process_iter() if _is_worker(each, port)]
         load(port, calls, 10, rate=rate, connections=64)  # warm
-        before = sum(each.memory_info().rss for each in workers) / 2**20
-        outcome = load(port, calls, size.sustained, rate=rate, connections=128)
-        after = sum(each.memory_info().rss for each in workers) / 2**20
+        with sampled(workers, size.sustained / 60) as sizes:
+            outcome = load(port, calls, size.sustained, rate=rate, connections=128)
+        quarter = max(1, len(sizes) // 4)
+        early, late = (statistics.median(part) for part in (sizes[quarter : 2 * quarter], sizes[-quarter:]))
         steps.step(
             f"{rate:,.0f}/s for {size.sustained:g} s: p50 {outcome.p50:.1f}, p99 {outcome.p99:.1f}, p99.9 {outcome.p999:.1f} ms, {outcome.errors} errors"
         )
@@ -224,8 +227,9 @@ def sustained_rows(found: River, size: Size, steps: Steps) -> list[Row]:
             rows.append(Row(work=f"{work}: {name}", peer="none", ours=value, theirs=None, unit="ms", ratio=None, goal=goal, equal=None))
         counts = (("errors", outcome.errors, "0"), ("degraded answers", outcome.degraded, "0"))
         rows += [Row(work=f"{work}: {name}", peer="none", ours=n, theirs=None, unit="calls", ratio=None, goal=goal, equal=None) for name, n, goal in counts]
+        peer = "themselves, second quarter"
         rows.append(
-            Row(work=f"{work}: memory at the end", peer="after 10 s", ours=after, theirs=before, unit="MiB", ratio=before / after, goal="flat", equal=None)
+            Row(work=f"{work}: memory of the workers", peer=peer, ours=late, theirs=early, unit="MiB", ratio=early / late, goal="about 1 (flat)", equal=None)
         )
         most, held = highest(port, calls, rate, min(size.sustained, 20), steps)
     work = "highest rate held at p99 < 50 ms, 2 workers"
@@ -234,6 +238,25 @@ def sustained_rows(found: River, size: Size, steps: Steps) -> list[Row]:
         for name, value in (("p50", held.p50), ("p99", held.p99), ("p99.9", held.p999)):
             rows.append(Row(work=f"{work}: {name}", peer="none", ours=value, theirs=None, unit="ms", ratio=None, goal="", equal=None))
     return rows
+
+
+@contextmanager
+def sampled(processes: Sequence[psutil.Process], every: float) -> Iterator[list[float]]:
+    """MiB that processes have in memory together, looked at every so many seconds."""
+    sizes: list[float] = []
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(every):
+            sizes.append(sum(each.memory_info().rss for each in processes) / 2**20)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield sizes
+    finally:
+        ended.set()
+        thread.join()
 
 
 def highest(port: int, calls: list[tuple[str, str]], start: float, seconds: float, steps: Steps) -> tuple[float, Outcome | None]:
@@ -267,6 +290,8 @@ def main(arguments: list[str]) -> None:
         rows = ratio_rows(found, size, steps)
         rows.append(mlflow_row(found, size, steps))
         rows += stage_rows(found)
+        with serving(found.settings) as port:
+            rows += page_rows(found, port)
         rows += sustained_rows(found, size, steps)
     notes = [
         "One machine holds all of it: Cassandra, Kafka, the REST server, and the load generator in a process of its own.",
@@ -274,7 +299,8 @@ def main(arguments: list[str]) -> None:
         "Bare reads keep 32 pairs under way and decode nothing; answers are asked over 32 connections.",
         "Rounds are interleaved, and a ratio is the median of theirs.",
         "Under a constant rate latency counts from the time a call was due (open loop), so a stall is not hidden.",
-        "Predictions are published to Kafka meanwhile.",
+        "Predictions are published to Kafka meanwhile. Memory: of both workers, sampled; medians of the second and the last quarter.",
+        "Pages: medians; what a page reads of stores is remembered for five seconds, so most of these are made from memory.",
         "Served features were compared with the merge of the states that were written; scores with mlflow's to 1e-5.",
     ]
     if size is QUICK:

@@ -29,7 +29,9 @@ from jobs.settings import ROOT
 from jobs.show import Steps
 from speed.views import fed_sources, live_tiles, query_settings, start
 from stores.answers import Answers, now_micros
-from stores.views import tiles_table
+from stores.current import refresh
+from stores.parts import Parts
+from stores.views import Views, history_table, tiles_table
 from tests.bench.publisher import PROBES, message
 from tests.bench.report import Row, save
 from tests.bench.river import PROJECTS, River, river
@@ -37,6 +39,7 @@ from tests.bench.river import PROJECTS, River, river
 NAME, TOPIC = "speed_bench", "speed-bench"
 KEYS = 500
 PATIENCE = 300.0
+_HISTORY_RUNS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +219,29 @@ def amplification(found: River, project: Project, steps: Steps) -> list[Row]:
     return rows
 
 
+def history(found: River, project: Project, steps: Steps) -> list[Row]:
+    """The last step of a micro-batch, current rows merged and written, with the history of these rows and without it, in turn."""
+    context = Context(found.settings)
+    with_history, without = context.views, Views(replace(context.settings.views, history_ttl_days=0))
+    with_history.ensure_tiles(project)
+    with_history.ensure_current(project)
+    keys = [f"d{number}" for number in range(KEYS)]
+    taken: dict[bool, list[float]] = {True: [], False: []}
+    for run in range(_HISTORY_RUNS + 2):  # the first two warm both up
+        for kept, views in ((True, with_history), (False, without)):
+            seconds = _seconds(partial(refresh, Answers(views, parts=Parts(2**25)), None, project, keys, "speed"))
+            if run > 1:
+                taken[kept].append(seconds)
+    ours, theirs = (KEYS / statistics.median(taken[kept]) for kept in (True, False))
+    (count,) = context.views.session.execute(f"SELECT count(*) FROM {history_table(project.name)}").one()
+    context.close()
+    steps.step(f"current rows: {ours:,.0f} keys/s with their history, {theirs:,.0f} without")
+    work = f"current rows of {KEYS} keys merged and written, with their history"
+    return [
+        Row(work=work, peer="without history", ours=ours, theirs=theirs, unit="keys/s", ratio=ours / theirs, goal=">= 0.95", equal=count in (KEYS, 2 * KEYS))
+    ]
+
+
 def main(arguments: list[str]) -> None:
     """`--quick`: small sizes, nothing saved."""
     steps, quick = Steps(), "--quick" in arguments
@@ -229,6 +255,7 @@ def main(arguments: list[str]) -> None:
     with river() as found:
         rows += throughput(found, project, sizes, steps)
         rows += amplification(found, project, steps)
+        rows += history(found, project, steps)
     notes = [
         "Publisher, stream, Kafka, Cassandra and the reader all run on the same cores and by one clock; the publisher's time is in each event.",
         f"{PROBES} probes a second have keys of their own among {KEYS} other keys; a probe is readable when an answer for its key has it.",

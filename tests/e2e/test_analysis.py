@@ -22,7 +22,7 @@ def analysis(lived: Lived) -> Iterator[Analysis]:
     found = Analysis(lived.context)
     found.register(["heart_disease"])
     yield found
-    for name in ("current", "scores", "quarantine", "predictions", *(f"events_{source}" for source in lived.project.sources)):
+    for name in ("current", "scores", "history", "quarantine", "predictions", *(f"events_{source}" for source in lived.project.sources)):
         lived.context.spark.catalog.dropGlobalTempView(f"heart_disease_{name}")
 
 
@@ -42,6 +42,22 @@ def test_current_rows_are_a_table_of_spark(analysis: Analysis, lived: Lived) -> 
     assert [found["key"] for found in looked_up.collect()] == [PATIENT]
     sick = spark.sql("SELECT count(*) AS n FROM anabranch.heart_disease_scores WHERE score > 0.5 AND layer = 'batch'").collect()[0]["n"]
     assert sick == sum(1 for found in table.collect() if found["score"] > 0.5 and found["layer"] == "batch") > 50
+
+
+def test_the_last_row_of_a_keys_history_is_its_current_row(analysis: Analysis, lived: Lived) -> None:
+    spark = lived.context.spark
+    history = spark.table("anabranch.heart_disease_history")
+    current = {row["key"]: row.asDict() for row in spark.table("anabranch.heart_disease_current").collect()}
+    newest: dict[str, dict[str, Any]] = {}
+    for row in sorted((row.asDict() for row in history.collect()), key=lambda row: row["slot"]):
+        newest[row["key"]] = row
+    slots = {key: row.pop("slot") for key, row in newest.items()}
+    assert newest == current
+    assert {row["layer"] for row in current.values()} == {"batch", "speed"}
+    assert all(row["as_of"].timestamp() // 3600 * 3600 == slots[key].timestamp() for key, row in current.items())
+    mine = history.where(F.col("key") == PATIENT)
+    assert mine.rdd.getNumPartitions() == 1  # its partition, not ranges of the table
+    assert {row["key"] for row in mine.collect()} == {PATIENT}
 
 
 def test_history_of_the_lake_joins_with_current_rows(analysis: Analysis, lived: Lived) -> None:

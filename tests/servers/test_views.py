@@ -12,12 +12,12 @@ import pytest
 from batch.views import rollback
 from features import Aggregate, Count, FeatureView, Histogram, Last, LastK, Max, Mean, Project, Source, Sum
 from features.errors import AnabranchError, ViewUnavailableError
-from features.times import HOUR, from_micros
+from features.times import HOUR, from_micros, to_micros
 from jobs.settings import Settings
 from stores.answers import Answers
 from stores.manifest import Manifest
 from stores.models import Models
-from stores.views import Views, batch_table, current_table, table_name, tiles_table
+from stores.views import Views, batch_table, current_table, history_table, table_name, tiles_table
 from tests.law import SLACK, START, batch_part
 from tests.oracle import Event
 
@@ -233,6 +233,40 @@ def test_of_two_current_rows_that_of_the_later_time_stays_whichever_is_written_l
     assert found is not None
     assert (found["score"], found["total"]) == (0.9, 3.0)
     assert views.current(project, "never seen") is None
+
+
+HISTORY = "SELECT slot, as_of, score, total FROM {} WHERE key = 'k'"
+
+
+def test_history_has_the_last_current_row_of_each_slot_newest_first(views: Views) -> None:
+    project = declare({"total": Sum("x")})
+    views.ensure_current(project)
+
+    def write(at: int, score: float) -> None:
+        views.write_current(project.name, [current(score, total=score, as_of=from_micros(at))], at)
+
+    def history() -> list[tuple[int, float, float]]:
+        found = views.session.execute(HISTORY.format(history_table(project.name)))
+        return [(to_micros(row.slot.replace(tzinfo=UTC)), row.score, row.total) for row in found]
+
+    for at, score in ((CUT + 1, 0.5), (CUT + HOUR - 1, 0.6), (CUT + HOUR, 0.7), (CUT + 3 * HOUR + 5, 0.8)):
+        write(at, score)
+    expected = [(CUT + 3 * HOUR, 0.8, 0.8), (CUT + HOUR, 0.7, 0.7), (CUT, 0.6, 0.6)]
+    assert history() == expected
+    write(CUT + HOUR, 0.7)  # a replay
+    write(CUT + 1, 0.1)  # a slow retry
+    assert history() == expected
+    assert (views.current(project, "k") or {})["score"] == history()[0][1]
+    (left,) = views.session.execute(f"SELECT TTL(score) FROM {history_table(project.name)} LIMIT 1").one()
+    assert 89 * 86_400 < left <= 90 * 86_400
+
+
+def test_no_history_is_written_where_none_is_wanted(views: Views) -> None:
+    project, quiet = declare({"total": Sum("x")}), Views(replace(views.settings, history_ttl_days=0))
+    quiet.ensure_current(project)
+    quiet.write_current(project.name, [current(0.5, total=1.0)], CUT)
+    assert not quiet.has_table(history_table(project.name))
+    assert (quiet.current(project, "k") or {})["score"] == 0.5
 
 
 def test_current_rows_hold_features_of_every_type(views: Views) -> None:
