@@ -29,9 +29,12 @@ from jobs.settings import ROOT
 from jobs.show import Steps
 from speed.views import fed_sources, live_tiles, query_settings, start
 from stores.answers import Answers, now_micros
+from stores.cassandra_source import CassandraSource, cassandra_options
+from stores.cassandra_writer import write_rows
 from stores.current import refresh
 from stores.parts import Parts
-from stores.views import Views, history_table, tiles_table
+from stores.spark_tables import SparkTables
+from stores.views import Views, current_table, history_table, tiles_table
 from tests.bench.publisher import PROBES, message
 from tests.bench.report import Row, save
 from tests.bench.river import PROJECTS, River, river
@@ -50,10 +53,11 @@ class Sizes:
     warm: float = 60.0
     seconds: float = 40.0
     drained: int = 400_000
+    current: int = 200_000
     runs: int = 3
 
 
-QUICK = Sizes(rates=(100, 2_000), warm=10.0, seconds=10.0, drained=60_000, runs=1)
+QUICK = Sizes(rates=(100, 2_000), warm=10.0, seconds=10.0, drained=60_000, current=20_000, runs=1)
 
 
 def freshness(found: River, project: Project, sizes: Sizes, steps: Steps) -> list[Row]:
@@ -242,6 +246,29 @@ def history(found: River, project: Project, steps: Steps) -> list[Row]:
     ]
 
 
+def lookup(found: River, project: Project, sizes: Sizes, steps: Steps) -> list[Row]:
+    """The current row of a key by Spark SQL: its partition is read, against the whole table that Spark filters."""
+    context, name = Context(found.settings), current_table(project.name)
+    context.views.ensure_current(project)
+    spark, views = context.spark, found.settings.views
+    write_rows(spark.range(sizes.current).selectExpr("CONCAT('c', id) AS key", "CAST(id AS STRING) AS thing", "'batch' AS layer"), views, name, None)
+    spark.dataSource.register(CassandraSource)
+    whole = spark.read.format("cassandra").options(**cassandra_options(views), table=name).load()
+    pushed = SparkTables(spark, context.lake, views, found.settings.models).current(project)
+    taken: dict[str, list[float]] = {"pushed": [], "whole": []}
+    rows: dict[str, list[object]] = {}
+    for run in range(sizes.runs + 2):  # the first warms both up
+        for how, frame in (("pushed", pushed), ("whole", whole)):
+            seconds = _seconds(lambda how=how, frame=frame, run=run: rows.update({how: frame.where(f"key = 'c{run}'").collect()}))  # type: ignore[misc]
+            taken[how].append(seconds)
+    ours, theirs = (statistics.median(taken[how][1:]) for how in ("pushed", "whole"))
+    same = len(rows["pushed"]) == 1 and rows["pushed"] == rows["whole"]
+    context.close()
+    steps.step(f"a key of {sizes.current:,} rows by Spark SQL: {ours:.2f} s, {theirs:.2f} s with the whole table")
+    work = f"the current row of a key by Spark SQL, of {sizes.current:,} rows"
+    return [Row(work=work, peer="the whole table read", ours=ours, theirs=theirs, unit="s", ratio=theirs / ours, goal="more than 1", equal=same)]
+
+
 def main(arguments: list[str]) -> None:
     """`--quick`: small sizes, nothing saved."""
     steps, quick = Steps(), "--quick" in arguments
@@ -256,6 +283,7 @@ def main(arguments: list[str]) -> None:
         rows += throughput(found, project, sizes, steps)
         rows += amplification(found, project, steps)
         rows += history(found, project, steps)
+        rows += lookup(found, project, sizes, steps)
     notes = [
         "Publisher, stream, Kafka, Cassandra and the reader all run on the same cores and by one clock; the publisher's time is in each event.",
         f"{PROBES} probes a second have keys of their own among {KEYS} other keys; a probe is readable when an answer for its key has it.",

@@ -141,7 +141,7 @@ def test_a_device_that_gives_wrong_rows_is_told(models: Models, edge: dict[str, 
     write_bundle(bundle(models, shop, log(models, "logistic")), tmp_path / "bundle")
     assert len(scored(tmp_path / "bundle", edge, [{"who": "w1"}])) == 1
     assert run(tmp_path / "bundle", edge, "[]").stdout == ""
-    for text, complaint in (('{"pagse": 3}', "'pagse' is no feature of shop"), ('{"pages": "many"}', "many"), ("{", "error:")):
+    for text, complaint in (('{"pages": 3}\n{"pagse": 3}', "row 2: 'pagse' is no feature of shop"), ('{"pages": "many"}', "many"), ("{", "error:")):
         ran = run(tmp_path / "bundle", edge, text)
         assert (ran.returncode, ran.stdout) == (1, "")
         assert complaint in ran.stderr
