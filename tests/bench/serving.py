@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 from features.merge import merge
 from features.times import parse_time
@@ -215,8 +216,11 @@ def sustained_rows(found: River, size: Size, steps: Steps) -> list[Row]:
     with serving(found.settings, workers=2) as port:
         workers = [each for each in psutil.process_iter() if _is_worker(each, port)]
         load(port, calls, 10, rate=rate, connections=64)  # warm
+        counted = spent(port)
         with sampled(workers, size.sustained / 60) as sizes:
             outcome = load(port, calls, size.sustained, rate=rate, connections=128)
+        time.sleep(2)  # workers leave their figures for each other every second
+        seconds, answers = (after - before for before, after in zip(counted, spent(port), strict=True))
         quarter = max(1, len(sizes) // 4)
         early, late = (statistics.median(part) for part in (sizes[quarter : 2 * quarter], sizes[-quarter:]))
         steps.step(
@@ -227,6 +231,9 @@ def sustained_rows(found: River, size: Size, steps: Steps) -> list[Row]:
             rows.append(Row(work=f"{work}: {name}", peer="none", ours=value, theirs=None, unit="ms", ratio=None, goal=goal, equal=None))
         counts = (("errors", outcome.errors, "0"), ("degraded answers", outcome.degraded, "0"))
         rows += [Row(work=f"{work}: {name}", peer="none", ours=n, theirs=None, unit="calls", ratio=None, goal=goal, equal=None) for name, n, goal in counts]
+        rows.append(
+            Row(work=f"{work}: in the server itself, mean", peer="none", ours=1000 * seconds / answers, theirs=None, unit="ms", ratio=None, goal="", equal=None)
+        )
         peer = "themselves, second quarter"
         rows.append(
             Row(work=f"{work}: memory of the workers", peer=peer, ours=late, theirs=early, unit="MiB", ratio=early / late, goal="about 1 (flat)", equal=None)
@@ -238,6 +245,17 @@ def sustained_rows(found: River, size: Size, steps: Steps) -> list[Row]:
         for name, value in (("p50", held.p50), ("p99", held.p99), ("p99.9", held.p999)):
             rows.append(Row(work=f"{work}: {name}", peer="none", ours=value, theirs=None, unit="ms", ratio=None, goal="", equal=None))
     return rows
+
+
+def spent(port: int) -> tuple[float, float]:
+    """Seconds that the running server has spent on answers of predict, waiting for stores included, and how many these were; all workers together."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", "/metrics")
+    families = text_string_to_metric_families(connection.getresponse().read().decode())
+    connection.close()
+    samples = [sample for family in families for sample in family.samples if sample.labels.get("route") == "predict"]
+    seconds, count = (sum(one.value for one in samples if one.name == f"anabranch_request_seconds_{part}") for part in ("sum", "count"))
+    return seconds, count
 
 
 @contextmanager
