@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from features.declaration import Project
-from features.errors import AnabranchError, UnavailableError
+from features.errors import UnavailableError
 from speed import online, requests
 from speed.delays import Delays
 from speed.progress import Meter, Snapshot
@@ -208,7 +208,7 @@ class Running:
         told = [(project, delay) for project, delays in running if (delay := delays.told(now_micros())) is not None]
         try:
             Measures.of(self._channel.views.settings).write([one for project, delay in told for one in as_measures(project, delay)], history=False)
-        except AnabranchError as error:
+        except Exception as error:  # noqa: BLE001 - whatever the store raises: a figure for people must not end a stream
             log.info("delays are not kept: %s", error)
 
     def _snapshot(self, kept: _Kept) -> Snapshot:
