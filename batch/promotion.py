@@ -125,10 +125,16 @@ def _paired(
         if len(np.unique(target[drawn])) > 1:
             mine, theirs = (measure(model.metric, target[drawn], found[drawn]) for found in (scores, others))
             gains.append(sign * (mine - theirs))
-    worse = float(np.mean(np.array(gains) < -gate.tolerance)) if gains else 0.0
+    if not gains:
+        few = f"held-out rows are too few to be compared with version {champion} on"
+        return Check(name="champion", passed=gate.proof == "worse", said=few)
+    worse = float(np.mean(np.array(gains) < -gate.tolerance))
     mine, theirs = (measure(model.metric, target, found) for found in (scores, others))
-    said = f"{model.metric} {mine:.4f} against {theirs:.4f} of version {champion} on the same rows, worse in {100 * worse:.0f}% of resamples"
-    return Check(name="champion", passed=worse < gate.confidence, said=f"{said}, less than {100 * gate.confidence:.0f}% is wanted")
+    by = f" by more than {gate.tolerance:g}" if gate.tolerance else ""
+    said = f"{model.metric} {mine:.4f} against {theirs:.4f} of version {champion} on the same rows, worse{by} in {100 * worse:.0f}% of resamples"
+    if gate.proof == "worse":
+        return Check(name="champion", passed=worse < gate.confidence, said=f"{said}, less than {100 * gate.confidence:.0f}% is wanted")
+    return Check(name="champion", passed=worse <= 1 - gate.confidence, said=f"{said}, at most {100 * (1 - gate.confidence):.0f}% is wanted")
 
 
 def promote(models: Models, project: Project, version: str, *, reason: str | None = None, without_parity: bool = False) -> None:

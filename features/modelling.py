@@ -11,6 +11,7 @@ METRICS = {"roc_auc": "class", "average_precision": "class", "log_loss": "class"
 SMALLER_IS_BETTER = frozenset({"log_loss", "rmse", "mae"})
 SPLITS = ("time", "key")
 BALANCED = "balanced"
+PROOFS = ("worse", "not worse")
 LEARNERS = ("sgd",)
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -33,15 +34,18 @@ class Gate:
     """What a version must pass to become champion by training.
 
     `minimum`: the metric on held-out rows at least so good (at most so large, for metrics where smaller is better).
-    `champion`: refused when, in a share `confidence` of paired resamples of the same held-out rows, it is worse than the champion by
-    more than `tolerance`. `slices`: the metric at least so good on every declared slice of `slice_rows` rows or more. `parity`: how
-    far the model itself, its ONNX form and the registered pyfunc may lie apart.
+    `champion`: compared with the champion by paired resamples of the same held-out rows, of which a share `confidence` proves something.
+    `proof`: ``worse``, the default, refuses what is proven to be worse by more than `tolerance`, so what is a little worse may pass;
+    ``not worse`` refuses what is not proven to be at most `tolerance` worse (non-inferiority), so what is as good may be refused for want of rows.
+    `slices`: the metric at least so good on every declared slice of `slice_rows` rows or more. `parity`: how far the model itself, its
+    ONNX form and the registered pyfunc may lie apart.
     """
 
     minimum: float | None = None
     champion: bool = True
     tolerance: float = 0.0
     confidence: float = 0.95
+    proof: str = "worse"
     slices: float | None = None
     slice_rows: int = 30
     parity: float = 1e-6
@@ -51,6 +55,10 @@ class Gate:
             raise DeclarationError(f"model: gate's confidence is {self.confidence!r}: it must be from 0.5 to below 1")
         if self.tolerance < 0 or self.parity <= 0 or self.slice_rows < 1:
             raise DeclarationError(f"model: {self}: tolerance cannot be negative, parity and slice_rows must be above 0")
+        if self.proof not in PROOFS:
+            raise DeclarationError(f"model: gate's proof is {self.proof!r}: use {' or '.join(map(repr, PROOFS))}")
+        if self.proof == "not worse" and self.tolerance == 0:
+            raise DeclarationError("model: gate's proof is 'not worse' and its tolerance 0: say how much worse is as good, such as tolerance=0.01")
 
 
 @dataclass(frozen=True, kw_only=True)

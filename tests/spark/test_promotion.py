@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from batch.promotion import promote, roll_back
+from batch.promotion import _paired, promote, roll_back
 from batch.registering import finish, register
 from batch.runs import keep, unfinished
 from batch.training import Trained, TrainingPlace, fit_and_log, train_run
@@ -86,6 +86,43 @@ def test_the_first_passes_a_worse_one_stays_challenger_and_forcing_needs_a_reaso
     assert listed[second.version].reason.startswith("forced: the other one reads what we may keep no more (refused: champion:")
     promote(models, worse, first.version)
     assert models.champion("gated") == first.version
+
+
+@pytest.mark.parametrize(
+    ("noise", "count", "worse", "not_worse"),
+    [
+        (0.0, 300, True, True),  # the same scores
+        (0.25, 60, True, False),  # a little worse, on too few rows to prove either
+        (0.25, 6_000, False, True),  # a little worse for certain, and for certain within the margin
+        (2.0, 300, False, False),  # much worse
+    ],
+)
+def test_the_gate_refuses_what_is_proven_worse_or_what_is_not_proven_as_good(noise: float, count: int, worse: bool, not_worse: bool) -> None:
+    random = np.random.default_rng(2)
+    target = np.resize([0.0, 1.0], count)
+    theirs = target + random.normal(0, 1, count)
+    mine = theirs + noise * random.normal(0, 1, count)
+    gates = {"worse": Gate(), "not worse": Gate(proof="not worse", tolerance=0.03)}
+    found = {name: _paired(Model(gate=gate), "3", target, mine, theirs, np.arange(count)) for name, gate in gates.items()}
+    assert {name: check.passed for name, check in found.items()} == {"worse": worse, "not worse": not_worse}
+    assert "of version 3 on the same rows, worse in " in found["worse"].said
+    assert found["worse"].said.endswith("less than 95% is wanted")
+    assert "worse by more than 0.03 in " in found["not worse"].said
+    assert found["not worse"].said.endswith("at most 5% is wanted")
+
+
+def test_a_gate_for_metrics_where_smaller_is_better_and_for_rows_that_say_nothing() -> None:
+    target = np.random.default_rng(3).normal(0, 1, 400)
+    near, far, groups = target + 0.1, target + 0.4, np.arange(400)
+    model = Model(metric="rmse", gate=Gate(proof="not worse", tolerance=0.2))
+    assert _paired(model, "1", target, near, far, groups).passed
+    refused = _paired(model, "1", target, far, near, groups)
+    assert (refused.passed, refused.said) == (
+        False, "rmse 0.4000 against 0.1000 of version 1 on the same rows, worse by more than 0.2 in 100% of resamples, at most 5% is wanted"
+    )  # fmt: skip
+    for proof, passed in (("worse", True), ("not worse", False)):
+        nothing = _paired(Model(gate=Gate(proof=proof, tolerance=0.1)), "1", np.ones(9), near[:9], far[:9], np.arange(9))
+        assert (nothing.passed, nothing.said) == (passed, "held-out rows are too few to be compared with version 1 on")
 
 
 def test_a_minimum_and_limits_of_slices_hold_a_version_back(models: Models) -> None:

@@ -313,6 +313,10 @@ def test_a_model_that_cannot_be_meant_is_refused(given: dict[str, Any], said: st
 def test_gates_searches_and_slices_that_cannot_be_meant_are_refused() -> None:
     with pytest.raises(DeclarationError, match=r"confidence is 0\.2"):
         Gate(confidence=0.2)
+    with pytest.raises(DeclarationError, match=r"proof is 'better': use 'worse' or 'not worse'"):
+        Gate(proof="better")
+    with pytest.raises(DeclarationError, match=r"proof is 'not worse' and its tolerance 0: say how much worse is as good"):
+        Gate(proof="not worse")
     with pytest.raises(DeclarationError, match="must be above 0"):
         Gate(parity=0)
     with pytest.raises(DeclarationError, match="0 trials"):
