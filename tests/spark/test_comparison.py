@@ -16,7 +16,7 @@ from batch.trainers.validation import folds
 from features.modelling import Model
 from projects.heart_disease import project
 from stores.progress import Silent
-from tests.bench.quality import rows
+from tests.bench.quality import ALONE, alone, rows
 
 FOLDS = 5
 
@@ -58,6 +58,14 @@ def test_the_plain_candidate_and_its_interval_are_what_scikit_learn_and_the_form
     assert plain.mean == pytest.approx(values.mean(), abs=2e-3)
     half = student.ppf(0.975, FOLDS - 1) * np.sqrt((1 / FOLDS + 1 / (FOLDS - 1)) * values.var(ddof=1))
     assert (plain.mean - plain.low, plain.high - plain.mean) == pytest.approx((half, half), rel=0.1)
+
+
+def test_the_libraries_alone_are_measured_on_the_same_folds(found: list[Quality]) -> None:
+    beside = {one.name: one for one in alone(rows(), count=FOLDS, repeats=1, processes=2)}
+    assert list(beside) == list(ALONE)
+    assert beside["logistic regression, raw columns"].mean == pytest.approx(np.mean(plain_by_hand()), abs=1e-12)
+    assert all(0.8 < one.low < one.mean < one.high < 1 and one.folds == FOLDS for one in beside.values())
+    assert beside["XGBoost, untuned"].mean < min(found[1].mean, beside["logistic regression, one-hot categories"].mean)
 
 
 def test_the_page_has_a_row_a_candidate(found: list[Quality]) -> None:
