@@ -1,13 +1,13 @@
 """Training that is asked for by messages: validated, put together, trained, answered.
 
-Whatever asks for one project at about the same time is one training. Nothing that a message says ends the service: it is answered.
+Whatever asks for one project at about the same time is one training, whichever trainer is asked. Nothing that a message says ends the service: it is answered.
 A request whose id was answered before gets the same answer and no second training.
 """
 
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -44,10 +44,11 @@ class TrainingRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Waiting:
-    """Requests of one project that become one training, by their id."""
+    """Requests of one project that become one training, by their id; `places` are those of their messages."""
 
     project: Project
     requests: dict[str, TrainingRequest] = field(default_factory=dict)
+    places: dict[str, list[str]] = field(default_factory=dict)
 
 
 class TrainingDesk(Protocol):
@@ -126,10 +127,7 @@ class TrainingService:
         """Put a request to those that wait for a training of their project, or answer it at once."""
         try:
             request = read_request(message.value)
-            before = self.answered.get(request.request_id)
-            if before is not None:
-                self.progress.step(f"request {request.request_id} was answered before: {before['status']}")
-                self.topics.answer([before])
+            if self._answer_again(request.request_id, [message.place]):
                 return
             if self.others and request.project not in self.desk.names:
                 return
@@ -138,7 +136,19 @@ class TrainingService:
             self.progress.step(f"refused: {error}")
             self._answer({"request_id": error.request_id, "project": error.project, "status": "refused", "error": str(error), "message": message.place})
             return
-        waiting.setdefault(request.project, Waiting(project=project)).requests[request.request_id] = request
+        found = waiting.setdefault(request.project, Waiting(project=project))
+        found.requests[request.request_id] = request
+        found.places.setdefault(request.request_id, []).append(message.place)
+
+    def _answer_again(self, request_id: str, places: Sequence[str]) -> bool:
+        """Was the id answered before? Whoever asks once more is told again; what another trainer answered meanwhile is left at that."""
+        before = self.answered.get(request_id)
+        if before is None:
+            return False
+        if not set(places) <= set(before.get("messages", [before.get("message")])):
+            self.progress.step(f"request {request_id} was answered before: {before['status']}")
+            self.topics.answer([before])
+        return True
 
     def _project(self, request: TrainingRequest) -> Project:
         """The project to train; raises RefusedRequestError when that, or the rows, will not do."""
@@ -157,13 +167,21 @@ class TrainingService:
         return project
 
     def _train(self, waiting: Waiting) -> None:
+        name = waiting.project.name
+        with self.topics.alone(name, lambda: self.progress.step(f"another trainer trains {name}: waiting for it")):
+            self.answered |= self.topics.answered()
+            ids = [one for one in waiting.requests if not self._answer_again(one, waiting.places[one])]
+            if ids:
+                self._train_alone(replace(waiting, requests={one: waiting.requests[one] for one in ids}))
+
+    def _train_alone(self, waiting: Waiting) -> None:
         name, ids = waiting.project.name, list(waiting.requests)
         reasons = "; ".join(dict.fromkeys(request.reason for request in waiting.requests.values() if request.reason))
         self.progress.step(f"training {name} for {len(ids)} requests{f': {reasons}' if reasons else ''}")
         self.topics.answer([{"request_id": one, "project": name, "status": "accepted", "at": _now(), "together": ids} for one in ids])
         said = self._result(waiting)
         for one in ids:
-            self._answer({"request_id": one, "project": name, "together": ids, **said})
+            self._answer({"request_id": one, "project": name, "together": ids, "messages": waiting.places[one], **said})
 
     def _result(self, waiting: Waiting) -> dict[str, Any]:
         """What came of it, for the answers."""

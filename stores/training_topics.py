@@ -3,12 +3,14 @@
     training-requests  {"request_id", "project", "reason"?, "rows"?: {source: [row, ...]}}
     training-results   {"request_id", "project", "status", "at", ...}, keyed by the id; status accepted, then done, failed or refused
 
-The results are the record of what was answered: nothing else is kept.
+The results are the record of what was answered: nothing else is kept. Trainers of one name share the requests as one consumer group; a
+trainer of all projects and one of some each read them all, so a project is trained by who holds the place in the project's own group.
 """
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,12 +42,17 @@ class TrainingTopics:
     def __init__(self, bus: Bus, group: str) -> None:
         self.bus = bus
         bus.ensure_topics([REQUESTS, RESULTS])
-        options = {"group_id": group, "enable_auto_commit": False, "auto_offset_reset": "earliest", "max_poll_interval_ms": _LONGEST_TRAINING_MS}
-        self._consumer = bus.consumer(max_poll_records=_MOST, **options)
-        self._consumer.subscribe([REQUESTS])
-        # A client that joins before it knows the topic's partitions joins twice, and loses its share for good when a poll ends during the second time.
-        self._consumer.partitions_for_topic(REQUESTS)
+        self._consumer = self._member(group)
         self._pending: list[Message] = []
+        self._read: dict[TopicPartition, int] = {}
+
+    def _member(self, group: str) -> Any:
+        options = {"group_id": group, "enable_auto_commit": False, "auto_offset_reset": "earliest", "max_poll_interval_ms": _LONGEST_TRAINING_MS}
+        consumer = self.bus.consumer(max_poll_records=_MOST, **options)
+        consumer.subscribe([REQUESTS])
+        # A client that joins before it knows the topic's partitions joins twice, and loses its share for good when a poll ends during the second time.
+        consumer.partitions_for_topic(REQUESTS)
+        return consumer
 
     def requests(self, seconds: float) -> list[Message]:
         """Those that wait, the first after at most `seconds`; none when there is none."""
@@ -70,6 +77,25 @@ class TrainingTopics:
         assigned = list(self._consumer.assignment())
         return bool(assigned) and not self._pending and all(self._consumer.position(part) >= end for part, end in self._consumer.end_offsets(assigned).items())
 
+    @contextmanager
+    def alone(self, project: str, waiting: Callable[[], None]) -> Iterator[None]:
+        """While this lasts no other trainer trains the project; `waiting` is called when one does, which is then waited for.
+
+        One that is killed loses its place when its session ends.
+        """
+        place = TopicPartition(REQUESTS, 0)
+        holder = self._member(f"anabranch-training-{project}")
+        patience = time.monotonic() + _PATIENCE / 10
+        try:
+            while place not in holder.assignment():
+                holder.poll(timeout_ms=100, max_records=1)
+                if time.monotonic() > patience:
+                    waiting()
+                    patience = float("inf")
+            yield
+        finally:
+            holder.close()
+
     def answer(self, answers: Iterable[Mapping[str, Any]]) -> None:
         """Publish answers and wait until the cluster keeps them."""
         self.bus.publish(RESULTS, [(str(one["request_id"]).encode(), json.dumps(one).encode()) for one in answers])
@@ -79,15 +105,19 @@ class TrainingTopics:
         self._consumer.commit()
 
     def answered(self) -> dict[str, dict[str, Any]]:
-        """The last final answer of every request, by its id."""
+        """The last final answer of every request, by its id, among those that came since this was last asked."""
         ends = self.bus.ends(RESULTS)
-        consumer = self.bus.consumer(auto_offset_reset="earliest", enable_auto_commit=False)
         found: dict[str, dict[str, Any]] = {}
+        parts = [TopicPartition(RESULTS, partition) for partition in ends]
+        if all(self._read.get(part, 0) >= ends[part.partition] for part in parts):
+            return found
+        consumer = self.bus.consumer(auto_offset_reset="earliest", enable_auto_commit=False)
         deadline = time.monotonic() + _PATIENCE
         try:
-            parts = [TopicPartition(RESULTS, partition) for partition in ends]
             consumer.assign(parts)
-            consumer.seek_to_beginning(*parts)
+            consumer.seek_to_beginning(*[part for part in parts if part not in self._read])
+            for part, position in self._read.items():
+                consumer.seek(part, position)
             while any(consumer.position(part) < ends[part.partition] for part in parts):
                 if time.monotonic() > deadline:
                     raise UnavailableError(f"the answers on {RESULTS} cannot be read: see 'anabranch status'")
@@ -95,6 +125,7 @@ class TrainingTopics:
                 for record in (record for records in polled.values() for record in records):
                     deadline = time.monotonic() + _PATIENCE
                     _note(found, record.value)
+            self._read = {part: consumer.position(part) for part in parts}
         finally:
             consumer.close()
         return found

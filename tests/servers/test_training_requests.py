@@ -5,9 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,6 +119,50 @@ def test_a_request_whose_answer_was_not_committed_is_answered_after_a_crash(bus:
     assert [one["status"] for one in answers(bus, run)] == ["accepted"]
     serve(bus, FakeDesk(tmp_path), run)
     assert [one["status"] for one in answers(bus, run)] == ["accepted", "accepted", "done"]
+
+
+def test_two_trainers_of_one_project_make_one_training_of_a_request(bus: Bus, run: str, tmp_path: Path) -> None:
+    begun, go_on, waits = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow(FakeDesk):
+        def train(self, project: Project, requests: Sequence[str]) -> Trained:
+            if run in requests[0]:
+                begun.set()
+                assert go_on.wait(60)
+            return super().train(project, requests)
+
+    class Heard(Silent):
+        def step(self, text: str) -> None:
+            if text == "another trainer trains wheat: waiting for it":
+                waits.set()
+
+    def serve_all(desk: FakeDesk, group: str, others: bool) -> None:
+        topics = TrainingTopics(bus, group)
+        try:
+            topics.wait_until_ready()
+            service = TrainingService(topics, desk, Heard(), others=others)
+            while service.serve(0.5) or not topics.drained():
+                pass
+        finally:
+            topics.close()
+
+    asked = [f"{run}-{i}" for i in range(3)]
+    ask(bus, *[{"request_id": one, "project": "wheat"} for one in asked])
+    of_all, of_one = Slow(tmp_path), FakeDesk(tmp_path)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(serve_all, of_all, f"{run}-all", False)
+        try:
+            assert begun.wait(60)
+            second = pool.submit(serve_all, of_one, f"{run}-wheat", True)
+            assert waits.wait(60)
+        finally:
+            go_on.set()
+        first.result(60)
+        second.result(60)
+    assert [ids for _, ids in of_all.trained if run in ids[0]] == [asked]
+    assert not [ids for _, ids in of_one.trained if run in ids[0]]
+    said = answers(bus, run)
+    assert [(one["request_id"], one["status"]) for one in said] == [(one, "accepted") for one in asked] + [(one, "done") for one in asked]
 
 
 def test_a_trainer_joins_the_group_once(bus: Bus, run: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import sqlite3
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from mlflow.models import get_model_info
 
 from batch.promotion import _paired, promote, roll_back
 from batch.registering import finish, register
@@ -182,6 +184,37 @@ def test_a_corrupt_version_is_not_promoted(models: Models) -> None:
     assert trained.champion
 
 
+@pytest.mark.parametrize(
+    ("trainer", "params", "file"), [("sklearn", {"estimator": "sklearn.naive_bayes.GaussianNB"}, "model.skops"), ("xgboost", {}, "model.ubj")]
+)
+def test_a_pickle_in_the_place_of_a_model_is_refused_and_never_run(models: Models, tmp_path: Path, trainer: str, params: dict[str, object], file: str) -> None:
+    trap = tmp_path / "run"
+    project = shop(f"trapped_{trainer}", trainer=trainer, params=params)
+    version = run(models, project).version
+    folder = Path(models.uri(project.name, version).removeprefix("file://"))
+    (place,) = folder.rglob(file)
+    place.write_bytes(pickle.dumps(_Trap(trap)))
+    assert pickle.loads(place.read_bytes()) is None  # noqa: S301 - it is a trap: whoever unpickles it makes the file
+    assert trap.exists()
+    trap.rmdir()
+    other = Models(replace(models.settings, tracking_uri=models.settings.tracking_uri.replace("sqlite:///", "sqlite:////")))
+    with pytest.raises(AnabranchError, match=f"version {version} of project '{project.name}' cannot be loaded"):
+        promote(other, project, version, reason="whatever it is")
+    with pytest.raises(Exception, match=r"zip|format|UBJSON|parse|Unknown|Invalid|model"):
+        other.pyfunc_scores(project.name, version, {"pages": [1.0], "town": ["Oslo"]})
+    assert not trap.exists()
+
+
+class _Trap:
+    """What makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
 def test_a_version_that_contradicts_itself_is_promoted_only_when_that_very_thing_is_forced(
     models: Models, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -213,7 +246,8 @@ def test_a_version_that_contradicts_itself_is_promoted_only_when_that_very_thing
 
 
 def test_everything_of_a_training_is_recorded(models: Models) -> None:
-    declared = shop("told", slices=("town",), search=Search(trials=3), description="Who buys", intended_use="Sending <letters>")
+    declared = shop("told", slices=("town",), search=Search(trials=3), description="Who buys", intended_use="Sending <letters>",
+                    limits="Not for <minors>")  # fmt: skip
     trained = run(models, declared, TrainingPlace(about={"batch_version": "12", "commit": "abc"}))
     client = models._client
     entry = models.entry("told", trained.version)
@@ -224,7 +258,17 @@ def test_everything_of_a_training_is_recorded(models: Models) -> None:
     }  # fmt: skip
     folder = Path(client.download_artifacts(entry.run, "report"))
     page = (folder / "model_card.html").read_text(encoding="utf-8")
-    for text in ("Sending &lt;letters&gt;", "town", "Bergen", "by time: trained before", "batch_version", "lake version of visits", "data:image/png;base64"):
+    for text in (
+        "Sending &lt;letters&gt;",
+        "Not for &lt;minors&gt;",
+        "Judged on 60 held-out rows; an interval is the 95% bootstrap by key",
+        "town",
+        "Bergen",
+        "by time: trained before",
+        "batch_version",
+        "lake version of visits",
+        "data:image/png;base64",
+    ):
         assert text in page
     assert {"numpy", "onnxruntime", "python"} <= set(json.loads((folder / "environment.json").read_text()))
     assert set(json.loads((folder / "importance.json").read_text())) == {"pages", "town"}
@@ -232,10 +276,28 @@ def test_everything_of_a_training_is_recorded(models: Models) -> None:
     assert json.loads(found.data.tags["lake_versions"]) == {"visits": 3}
     assert "slices/town/Oslo/value" in found.data.metrics
     assert not [name for name in entry.metrics if name.startswith("slices/")]
-    assert found.data.params["trials"] == "3"
+    assert (found.data.params["trials"], found.data.params["trained_on"]) == ("3", "driver")
+    for side in ("", "train_"):
+        low, value, high = (found.data.metrics[f"{side}roc_auc{bound}"] for bound in ("_low", "", "_high"))
+        assert low < value < high
+    signature = get_model_info(models.uri("told", trained.version).removeprefix("file://")).signature
+    assert signature.inputs.to_dict() == [{"type": "double", "name": "pages", "required": True}, {"type": "string", "name": "town", "required": True}]
+    assert signature.outputs.to_dict() == [{"type": "double", "name": "score", "required": True}]
     nested = client.search_runs([found.info.experiment_id], f"tags.`mlflow.parentRunId` = '{entry.run}'")
     assert len(nested) == 3
     assert all("validated" in trial.data.metrics for trial in nested)
+
+
+def test_a_search_sees_no_held_out_row() -> None:
+    declared, place = shop("blind", split="time", search=Search(trials=5, space={"C": (0.001, 10.0, "log")})), TrainingPlace()
+    rows = table()
+    later = np.arange(240) >= 180  # the quarter that is held out
+    other = rows.set_column(2, "_target", pa.array(np.where(later, 1 - rows["_target"].to_numpy(), rows["_target"].to_numpy())))
+    first, second = (train_run(declared, each, {"visits": 3}, Silent(), left_out=0, place=place) for each in (rows, other))
+    assert first.metrics["rows_test"] == 60
+    assert first.metrics["roc_auc"] > 0.8 > second.metrics["roc_auc"]
+    assert first.trials == second.trials
+    assert first.fitted.onnx == second.fitted.onnx
 
 
 def test_a_training_outlives_a_registry_that_is_away(models: Models, tmp_path: Path) -> None:

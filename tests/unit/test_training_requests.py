@@ -1,7 +1,8 @@
 """What training requests may say, and what is answered: the topics are lists here, and no model is trained."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,12 +19,17 @@ class Topics:
 
     def __init__(self, *requests: dict[str, Any] | bytes) -> None:
         self.waiting = list(requests)
+        self.given = 0
         self.said: list[dict[str, Any]] = []
         self.committed = 0
 
     def requests(self, _seconds: float) -> list[Message]:
-        found, self.waiting = self.waiting, []
-        return [Message(f"training-requests/0/{i}", one if isinstance(one, bytes) else json.dumps(one).encode()) for i, one in enumerate(found)]
+        found, self.waiting, first = self.waiting, [], self.given
+        self.given += len(found)
+        return [Message(f"training-requests/0/{i}", one if isinstance(one, bytes) else json.dumps(one).encode()) for i, one in enumerate(found, first)]
+
+    def alone(self, _project: str, _waiting: Callable[[], None]) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def answer(self, answers: Iterable[Mapping[str, Any]]) -> None:
         self.said += map(dict, answers)
@@ -62,8 +68,20 @@ def test_an_id_that_was_answered_gets_the_same_answer_again(tmp_path: Path) -> N
     first = topics.said[-1]
     topics.waiting = [{"request_id": "a", "project": "wheat", "reason": "again"}]
     serve(topics, desk)
-    assert topics.said[-1] == first
+    assert topics.said[2:] == [first]
     assert len(desk.trained) == 1
+
+
+def test_a_message_that_another_trainer_answered_meanwhile_is_neither_trained_nor_answered_again(tmp_path: Path) -> None:
+    first, second = FakeDesk(tmp_path), FakeDesk(tmp_path)
+    topics = Topics({"request_id": "a", "project": "wheat"})
+    late = TrainingService(cast("TrainingTopics", topics), second, Silent(), others=False)
+    serve(topics, first)
+    topics.waiting, topics.given = [{"request_id": "a", "project": "wheat"}, {"request_id": "b", "project": "wheat"}], 0
+    while late.serve(0):
+        pass
+    assert [one["status"] for one in topics.said if one["request_id"] == "a"] == ["accepted", "done"]
+    assert (first.trained, second.trained) == ([("wheat", ["a"])], [("wheat", ["b"])])
 
 
 def test_rows_are_landed_before_the_training(tmp_path: Path) -> None:
