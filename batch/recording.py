@@ -20,7 +20,22 @@ from features.modelling import Model
 from stores.model_inputs import Fitted
 from stores.progress import Progress
 
-_PACKAGES = ("numpy", "pandas", "pyarrow", "pyspark", "delta-spark", "mlflow", "scikit-learn", "xgboost-cpu", "onnx", "onnxruntime", "skl2onnx", "skops")
+_PACKAGES = (
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "pyspark",
+    "delta-spark",
+    "mlflow",
+    "scikit-learn",
+    "xgboost-cpu",
+    "lightgbm",
+    "optuna",
+    "onnx",
+    "onnxruntime",
+    "skl2onnx",
+    "skops",
+)
 
 
 def assess(
@@ -40,6 +55,10 @@ def assess(
     progress.step("importance of features, curves, model card")
     weight = importance(many.predict, prepared.matrix, target, rows.names, model.metric, fitted.threshold, SEED)
     said = _parameters(model, prepared, left_out)
+    if count is None:
+        said["trained_on"] = "driver"
+    else:
+        said |= {"trained_on": "Spark's workers", "rows_on_driver": len(rows.target)}
     shown = pictures(model.task, target, scores)
     data = {"label": project.label.target if project.label else "", "split": prepared.split.how, "declaration": project.fingerprint, **about}
     data |= {f"lake version of {name}": str(number) for name, number in lake_versions.items()}

@@ -22,6 +22,19 @@ class BuildSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """Where a training set is learnt from: in the memory of the process that trains, or on Spark's workers."""
+
+    local_megabytes: int = 512
+    """The largest training set that is brought into this process, at 8 bytes a number and 64 a text; learning takes several times as much."""
+
+    @property
+    def local_bytes(self) -> int:
+        """The same in bytes."""
+        return self.local_megabytes * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
 class UpkeepSettings:
     """How long what was replaced stays, and which files are too many."""
 

@@ -1,4 +1,11 @@
-"""Training sets that stay on Spark's workers: split there, judged on a sample of held-out rows that fits the driver."""
+"""Training sets that stay on Spark's workers: split there, judged on a sample of held-out rows that fits the driver.
+
+How large a set is, is told before anything is collected: rows are counted, columns are declared.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -9,24 +16,81 @@ from pyspark.sql import functions as F
 from batch.evaluation import SHARE
 from batch.preparing import GROUP, KEY, TARGET, TIME, Prepared, check_empty, training_rows, values
 from batch.splits import Split
-from batch.trainers import TrainingFrame
+from batch.trainers import TrainingFrame, trainer
 from features.declaration import Project
 from features.errors import AnabranchError
 from features.modelling import Model
-from stores.model_inputs import model_inputs
+from stores.model_inputs import model_inputs, slice_inputs
 from stores.model_scoring import InputCoder
 
 MOST_TRAIN, MOST_TEST = 50_000, 200_000
-"""Rows that come to the driver: to design the columns on, and to judge on."""
-_SIDE, _PLACES = "_side", 1_000_000
+"""Rows that come to the driver: to design the columns on, and to judge on; fewer where they are wide."""
+_SIDE, _PLACES, _FINE = "_side", 1_000_000, 1_000_000_000
+_KNOWN = 3  # columns of every row: key, time, target
+_NUMBER, _TEXT = 8, 64  # bytes of a value in the driver's memory
+_PART_BYTES = 256 * 2**20
 
 
-def prepare_frame(project: Project, model: Model, frame: DataFrame) -> tuple[Prepared, TrainingFrame]:
-    """As `prepare`, for a training set of any size; the frame's rows for training stay where they are."""
-    # Read several times, and dear to make.
-    frame = frame.persist(StorageLevel.DISK_ONLY)
+@dataclass(frozen=True, kw_only=True)
+class TrainingSize:
+    """What a training set takes in memory: 8 bytes a number, 64 a text."""
+
+    rows: int
+    columns: int
+    row_bytes: int
+
+    @property
+    def bytes(self) -> int:
+        """Of all rows."""
+        return self.rows * self.row_bytes
+
+    @property
+    def said(self) -> str:
+        """For people."""
+        return f"{self.rows:,} rows of {self.columns} columns, {self.bytes / 2**20:,.0f} MB"
+
+
+def training_size(project: Project, rows: int) -> TrainingSize:
+    """Of `rows` rows with the columns that the project's model and its slices read."""
+    given = (*model_inputs(project), *slice_inputs(project))
+    texts = sum(one.kind == "text" for one in given) + 1  # the key is one too
+    columns = len(given) + _KNOWN
+    return TrainingSize(rows=rows, columns=columns, row_bytes=texts * _TEXT + (columns - texts) * _NUMBER)
+
+
+def check_fits(project: Project, model: Model, size: TrainingSize, most: int) -> None:
+    """Raises AnabranchError, with what to do, for a training set of more than `most` bytes: its trainer would need all of it in memory."""
+    if size.bytes <= most:
+        return
+    found = trainer(model.trainer)
+    if model.search is not None:
+        instead = "leave out the search, which trains many times"
+    elif found.learn_frame is not None:
+        instead = "leave out the parameter 'distributed'"
+    else:
+        instead = f"use trainer={found.larger!r}, which learns on Spark's workers"
+    raise AnabranchError(
+        f"the training set of {project.name!r} is {size.said}, and what was asked for learns in this process's memory, which is to take at most "
+        f"{most / 2**20:,.0f} MB of it: {instead}, read fewer features, or raise training.local_megabytes if this machine can hold several times as much"
+    )
+
+
+@contextmanager
+def kept_frame(frame: DataFrame) -> Iterator[DataFrame]:
+    """The frame, made once and kept on the workers' disks for as long as this lasts: training reads it several times, and it is dear to make."""
+    stays = frame.persist(StorageLevel.DISK_ONLY)
+    try:
+        yield stays
+    finally:
+        stays.unpersist()
+
+
+def prepare_frame(project: Project, model: Model, frame: DataFrame, size: TrainingSize, most: int) -> tuple[Prepared, TrainingFrame]:
+    """As `prepare`, for a training set of any size: rows for training stay where they are, and samples of at most `most` bytes come here."""
     sided, how, counts = _split(model, frame)
-    samples = {side: _sample(sided.where(F.col(_SIDE) == side), counts[side], most) for side, most in (("train", MOST_TRAIN), ("test", MOST_TEST))}
+    fitting = max(1, most // size.row_bytes // 2)
+    bounds = {"train": min(MOST_TRAIN, fitting), "test": min(MOST_TEST, fitting)}
+    samples = {side: _sample(sided.where(F.col(_SIDE) == side), counts[side], bound) for side, bound in bounds.items()}
     columns = {side: {name: values(table.column(name)) for name in project.model_features} for side, table in samples.items()}
     inputs = tuple(given.learnt(columns["train"][given.name]) for given in model_inputs(project))
     coder = InputCoder([given.described() for given in inputs])
@@ -41,7 +105,8 @@ def prepare_frame(project: Project, model: Model, frame: DataFrame) -> tuple[Pre
     prepared = Prepared(
         rows=rows, test=test, matrix=matrix["test"], split=Split(train=nothing, test=nothing, kind=how.split()[1].strip(":"), how=how), empty=empty
     )
-    return prepared, TrainingFrame(frame=sided.where(F.col(_SIDE) == "train"), count=counts["train"], rows=rows)
+    parts = max(frame.sparkSession.sparkContext.defaultParallelism, -(-counts["train"] * size.row_bytes // _PART_BYTES))
+    return prepared, TrainingFrame(frame=sided.where(F.col(_SIDE) == "train"), count=counts["train"], rows=rows, parts=parts)
 
 
 def _split(model: Model, frame: DataFrame) -> tuple[DataFrame, str, dict[str, int]]:
@@ -82,5 +147,5 @@ def _counts(sided: DataFrame, task: str) -> dict[str, int]:
 def _sample(side: DataFrame, count: int, most: int) -> pa.Table:
     """About `most` rows at most, the same ones every time: chosen by a hash of key and time."""
     if count > most:
-        side = side.where(F.pmod(F.xxhash64(TIME, KEY), F.lit(_PLACES)) < int(most / count * _PLACES))
+        side = side.where(F.pmod(F.xxhash64(TIME, KEY), F.lit(_FINE)) < int(most / count * _FINE))
     return side.drop(_SIDE).toArrow().sort_by([(KEY, "ascending"), (TIME, "ascending"), (TARGET, "ascending")])

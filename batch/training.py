@@ -6,8 +6,8 @@ Spark makes the training set; small data then trains on the driver, which is man
 import logging
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,8 +20,9 @@ from batch.promotion import Check
 from batch.recording import assess
 from batch.registering import register
 from batch.runs import Run, keep
-from batch.spreading import prepare_frame
-from batch.trainers import check_model, learn, trainer, tried
+from batch.settings import TrainingSettings
+from batch.spreading import TrainingSize, check_fits, kept_frame, prepare_frame, training_size
+from batch.trainers import Learnt, TrainingFrame, check_model, learn, trainer, tried
 from features.declaration import Label, Project
 from features.errors import AnabranchError, DeclarationError, MisuseError
 from features.modelling import Model
@@ -39,12 +40,14 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, kw_only=True)
 class TrainingPlace:
     """Where a training happens: `folders` are searched for the user's own functions, `kept` holds trainings until they are registered
-    (a temporary folder when None), `about` is recorded with it, such as the batch version and the commit; devices are told through `bus`."""
+    (a temporary folder when None), `about` is recorded with it, such as the batch version and the commit; devices are told through `bus`.
+    A training set of more than `local_bytes` is not brought into this process."""
 
     folders: tuple[Path, ...] = ()
     kept: Path | None = None
     about: Mapping[str, str] = field(default_factory=dict)
     bus: Bus | None = None
+    local_bytes: int = TrainingSettings().local_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,27 +88,40 @@ def lake_run(spark: SparkSession, lake: Lake, project: Project, progress: Progre
     _, model = _learnable(project)
     check_model(model)
     frame, total = lake_frame(spark, lake, project, progress, versions)
-    found = trainer(model.trainer)
+    found, size = trainer(model.trainer), training_size(project, total)
     # A search makes many trainings: they stay on the driver unless the declaration says otherwise.
-    if total and found.learn_frame is not None and model.search is None and found.spreads(total, model.params):
-        prepared, given = prepare_frame(project, model, frame)
-        progress.step(f"split {prepared.split.how}")
-        progress.step(f"trainer {model.trainer} on Spark's workers: {given.count:,} rows, {len(prepared.rows.inputs)} features")
-        learnt = found.learn_frame(given)
-        run = assess(project, model, prepared, learnt.fitted(), progress, lake_versions=versions, left_out=0, about=place.about, count=given.count)
-        usable = frame.count()
-        return replace(run, parameters={**run.parameters, "labels_left_out": total - usable}), usable, total - usable
-    table = _collected(project, frame, total)
+    large = size.bytes > place.local_bytes
+    if total and found.learn_frame is not None and model.search is None and found.spreads(total, model.params, large=large):
+        return _spread_run(found.learn_frame, project, frame, size, progress, versions, place)
+    table = _collected(project, model, frame, size, place.local_bytes)
     return train_run(project, table, versions, progress, left_out=total - table.num_rows, place=place), table.num_rows, total - table.num_rows
 
 
-def lake_training_set(
-    spark: SparkSession, lake: Lake, project: Project, progress: Progress, versions: Mapping[str, int]
-) -> tuple[pa.Table, int, Mapping[str, int]]:
-    """The training set of the lake's `versions` in memory, how many labels were unusable, and the versions."""
+def _spread_run(
+    learn_frame: Callable[[TrainingFrame], Learnt], project: Project, frame: DataFrame, size: TrainingSize, progress: Progress,
+    versions: Mapping[str, int], place: TrainingPlace,
+) -> tuple[Run, int, int]:  # fmt: skip
+    label, model = _learnable(project)
+    with kept_frame(frame) as stays:
+        usable = stays.count()
+        if usable == 0:
+            raise _no_labels(project, label, size.rows)
+        prepared, given = prepare_frame(project, model, stays, size, place.local_bytes)
+        progress.step(f"split {prepared.split.how}")
+        progress.step(f"trainer {model.trainer} on Spark's workers: {given.count:,} rows, {len(prepared.rows.inputs)} features")
+        learnt = learn_frame(given)
+    run = assess(
+        project, model, prepared, learnt.fitted(), progress,
+        lake_versions=versions, left_out=size.rows - usable, about=place.about, trials=tried(learnt), count=given.count,
+    )  # fmt: skip
+    return run, usable, size.rows - usable
+
+
+def lake_training_set(spark: SparkSession, lake: Lake, project: Project, progress: Progress, versions: Mapping[str, int], most: int) -> pa.Table:
+    """The training set of the lake's `versions` in memory; raises AnabranchError when that is more than `most` bytes."""
     frame, total = lake_frame(spark, lake, project, progress, versions)
-    table = _collected(project, frame, total)
-    return table, total - table.num_rows, versions
+    _, model = _learnable(project)
+    return _collected(project, model, frame, training_size(project, total), most)
 
 
 def lake_frame(spark: SparkSession, lake: Lake, project: Project, progress: Progress, versions: Mapping[str, int]) -> tuple[DataFrame, int]:
@@ -118,13 +134,18 @@ def lake_frame(spark: SparkSession, lake: Lake, project: Project, progress: Prog
     return training_set(project, events, labels), labels.count()
 
 
-def _collected(project: Project, frame: DataFrame, total: int) -> pa.Table:
+def _collected(project: Project, model: Model, frame: DataFrame, size: TrainingSize, most: int) -> pa.Table:
     label, _ = _learnable(project)
+    check_fits(project, model, size, most)
     table = frame.toArrow()
     if table.num_rows == 0:
-        why = f"all {total} have no key, time or target" if total else f"ingest or land {label.source.name!r} first"
-        raise AnabranchError(f"project {project.name!r} has no labels to learn from: {why}")
+        raise _no_labels(project, label, size.rows)
     return table
+
+
+def _no_labels(project: Project, label: Label, total: int) -> AnabranchError:
+    why = f"all {total} have no key, time or target" if total else f"ingest or land {label.source.name!r} first"
+    return AnabranchError(f"project {project.name!r} has no labels to learn from: {why}")
 
 
 def label_rows(label: Label, events: DataFrame) -> DataFrame:

@@ -63,7 +63,7 @@ class Gate:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """A random search over parameters by validation inside the training rows.
+    """A search over parameters by validation inside the training rows, where Optuna says what to try next. Seeded: the same rows, the same trials.
 
     `space`: a parameter's choices as a list, or its range as (low, high), both whole or both decimal, with "log" as a third for
     an even spread of magnitudes; empty for the trainer's own space. The first trial is always the trainer's defaults.

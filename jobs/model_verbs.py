@@ -72,7 +72,10 @@ def place(context: "Context", project: Project) -> "TrainingPlace":
     from batch.training import TrainingPlace
 
     about = {"commit": _commit(), "batch_version": _batch_version(context, project)}
-    return TrainingPlace(folders=context.settings.projects, kept=_kept(context), about={key: value for key, value in about.items() if value}, bus=context.bus)
+    known = {key: value for key, value in about.items() if value}
+    return TrainingPlace(
+        folders=context.settings.projects, kept=_kept(context), about=known, bus=context.bus, local_bytes=context.settings.training.local_bytes
+    )
 
 
 def _kept(context: "Context") -> Path:
@@ -135,7 +138,8 @@ def evaluate(
         raise MisuseError(f"project {name!r} declares no model: add label=Label(...) and model=Model(...) to evaluate one")
     check_model(project.model)
     try:
-        rows, _, _ = lake_training_set(context.spark, context.lake, project, steps, context.lake.versions(context.spark, project))
+        versions = context.lake.versions(context.spark, project)
+        rows = lake_training_set(context.spark, context.lake, project, steps, versions, context.settings.training.local_bytes)
     finally:
         context.close()  # its memory is needed by the folds
     whole = whole_set(project, project.model, rows, context.settings.projects)

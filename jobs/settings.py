@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from batch.settings import BuildSettings, ScoringSettings, UpkeepSettings
+from batch.settings import BuildSettings, ScoringSettings, TrainingSettings, UpkeepSettings
 from jobs import settings_values as kind
 from jobs.settings_values import Parser, SettingsError
 from serving.settings import ServingSettings
@@ -100,6 +100,7 @@ class Settings:
     times: TimeSettings
     quality: QualitySettings
     build: BuildSettings
+    training: TrainingSettings
     upkeep: UpkeepSettings
     scoring: ScoringSettings
     spark: SparkSettings
@@ -136,6 +137,7 @@ _KEYS: dict[str, dict[str, Parser]] = {
     },
     "models": {"tracking_uri": kind.text, "artifact_root": kind.text},
     "quality": {"mode": kind.one_of("off", "warn", "refuse"), "topic_mode": kind.one_of("warn", "refuse"), "refuse_above": kind.share, "suites": kind.text},
+    "training": {"local_megabytes": kind.positive},
     "upkeep": {
         "history": kind.duration,
         "leftovers": kind.duration,
@@ -307,6 +309,7 @@ def _assemble(found: _Found, project_folders: str) -> Settings:
         times=TimeSettings(**{f"{key}_seconds": value for key, value in found.section("time").items()}),
         quality=_quality(found.section("quality")),
         build=BuildSettings(**found.section("build")),
+        training=TrainingSettings(**found.section("training")),
         upkeep=_upkeep(found.section("upkeep")),
         scoring=ScoringSettings(**found.section("scoring")),
         spark=SparkSettings(jars_folder=jars / "spark", warehouse=data / "warehouse", logs=data / "logs", **found.section("spark")),

@@ -11,6 +11,7 @@ from batch.trainers.composed import compositions
 from batch.trainers.distributed import SPARK_TRAINERS, TrainingFrame, learn_xgboost_on_spark
 from batch.trainers.forest import FOREST
 from batch.trainers.graphs import PARITY
+from batch.trainers.light import LIGHTGBM
 from batch.trainers.linear import LINEAR, LOGISTIC
 from batch.trainers.own import own_trainer
 from batch.trainers.rows import SEED, Learnt, Trainer, TrainingRows
@@ -88,6 +89,7 @@ TRAINERS: dict[str, Trainer] = {
     "logistic": LOGISTIC,
     "linear": LINEAR,
     "forest": FOREST,
+    "lightgbm": LIGHTGBM,
     "sklearn": SKLEARN,
 }
 TRAINERS |= SPARK_TRAINERS | compositions(learn)

@@ -1,12 +1,19 @@
-"""`auto`: the trainer and its strength of regularisation chosen by validation inside the training rows; and the search over parameters."""
+"""`auto`: the trainer and its strength of regularisation chosen by validation inside the training rows; and the search over parameters.
 
-from collections.abc import Callable, Mapping, Sequence
+Of many rows a sample decides: where they stay on Spark's workers it is the driver's sample, and what was chosen learns from all of them there.
+"""
+
+# ruff: noqa: PLC0415 - Optuna is only needed by who searches
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from batch.trainers.boosted import XGBOOST
+from batch.trainers.distributed import SPARK_TRAINERS, TrainingFrame, learn_xgboost_on_spark
 from batch.trainers.forest import FOREST
 from batch.trainers.linear import LINEAR, LOGISTIC
 from batch.trainers.rows import SMALL, Learnt, Trainer, TrainingRows, check_params
@@ -15,6 +22,13 @@ from features.errors import AnabranchError
 from features.modelling import SMALLER_IS_BETTER, Search
 from stores.model_inputs import Fitted
 from stores.model_scoring import Matrix, Scores
+
+if TYPE_CHECKING:
+    import optuna
+
+
+MOST_WEIGHED = 50_000
+"""Rows that `auto` weighs candidates on; the chosen one learns from all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +68,45 @@ def _candidates(rows: TrainingRows) -> list[tuple[str, Trainer, Mapping[str, obj
 
 
 def _learn_auto(rows: TrainingRows) -> Chosen:
+    few = rows
+    if len(rows.target) > MOST_WEIGHED:
+        few = rows.part(np.sort(np.random.default_rng(rows.seed).permutation(len(rows.target))[:MOST_WEIGHED]))
+    chosen = _choose(few)
+    return chosen.learnt_by(_learn(chosen.trainer, chosen.params, rows))
+
+
+def learn_auto_on_spark(given: TrainingFrame) -> Chosen:
+    """The choice on the driver's sample, then the chosen trainer's form of Spark over all rows."""
+    chosen = _choose(given.rows)
+    rows = replace(given.rows, params=chosen.params)
+    larger = SPARK_TRAINERS.get(chosen.trainer.larger)
+    learn = learn_xgboost_on_spark if larger is None or larger.learn_frame is None else larger.learn_frame
+    return chosen.learnt_by(learn(replace(given, rows=rows)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Choice:
+    """What `auto` chose among what it weighed."""
+
+    name: str
+    trainer: Trainer
+    params: Mapping[str, object]
+    validated: float
+    trials: Sequence[Trial]
+
+    def learnt_by(self, learnt: Learnt) -> Chosen:
+        return Chosen(learnt, {"chosen": self.name, **learnt.parameters, "validated": round(self.validated, 6)}, self.trials)
+
+
+def _choose(rows: TrainingRows) -> _Choice:
     check_params("auto", rows.params, set())
     candidates = _candidates(rows)
     ways = [(str(i), partial(_learn, trainer, params)) for i, (_, trainer, params) in enumerate(candidates)]
     judged = judge(ways, rows)
     best = _simplest_near_best(judged, [name for name, _, _ in candidates])
-    name, trainer, params = candidates[best]
-    learnt = _learn(trainer, params, rows)
     trials = [Trial(trainer=said, params=given, value=_turned(rows, one.mean)) for (said, _, given), one in zip(candidates, judged, strict=True)]
-    return Chosen(learnt, {"chosen": name, **learnt.parameters, "validated": round(trials[best].value, 6)}, trials)
+    name, trainer, params = candidates[best]
+    return _Choice(name=name, trainer=trainer, params=params, validated=trials[best].value, trials=trials)
 
 
 def _simplest_near_best(judged: Sequence[Judged], names: Sequence[str]) -> int:
@@ -80,15 +124,21 @@ def _simplest_near_best(judged: Sequence[Judged], names: Sequence[str]) -> int:
 
 
 def search(trainer: str, learner: Trainer, wanted: Search, rows: TrainingRows) -> Chosen:
-    """The best of the trials on the same folds; the first trial is what the declaration says without a search."""
+    """The best of the trials on the same folds; the first trial is what the declaration says without a search, the others are Optuna's (TPE)."""
+    import optuna
+
     space = wanted.space or learner.space
     if not space:
         raise AnabranchError(f"model: trainer {trainer!r} has no parameters to search by itself: give Search(space={{...}})")
-    random = np.random.default_rng(rows.seed)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=rows.seed))
     tried: list[Mapping[str, object]] = [{}]
-    tried += [{name: _draw(random, choices) for name, choices in space.items()} for _ in range(wanted.trials - 1)]
-    ways: list[tuple[str, Callable[[TrainingRows], Learnt]]] = [(str(i), partial(_learn, learner, params)) for i, params in enumerate(tried)]
-    judged = judge(ways, rows)
+    judged = judge([("0", partial(_learn, learner, {}))], rows)
+    for number in range(1, wanted.trials):
+        trial = study.ask()
+        tried.append({name: _suggested(trial, name, choices) for name, choices in space.items()})
+        judged += judge([(str(number), partial(_learn, learner, tried[-1]))], rows)
+        study.tell(trial, judged[-1].mean)
     best = max(range(len(judged)), key=lambda i: judged[i].mean)
     learnt = _learn(learner, tried[best], rows)
     trials = [Trial(trainer=trainer, params=params, value=_turned(rows, one.mean)) for params, one in zip(tried, judged, strict=True)]
@@ -99,17 +149,17 @@ def _learn(trainer: Trainer, params: Mapping[str, object], rows: TrainingRows) -
     return trainer.learn(replace(rows, params={**rows.params, **params}))
 
 
-def _draw(random: np.random.Generator, choices: object) -> object:
+def _suggested(trial: "optuna.Trial", name: str, choices: object) -> object:
     if isinstance(choices, list):
-        return choices[int(random.integers(len(choices)))]
+        # By place: a choice may be anything that a declaration can say.
+        return choices[trial.suggest_categorical(name, range(len(choices)))]
     low, high, *log = choices if isinstance(choices, tuple) else ()
-    entire = isinstance(low, int) and isinstance(high, int)
-    value = float(np.exp(random.uniform(np.log(low), np.log(high)))) if log else float(random.uniform(low, high + 1 if entire else high))
-    return min(int(value), high) if entire else round(value, 6)
+    suggest = trial.suggest_int if isinstance(low, int) and isinstance(high, int) else trial.suggest_float
+    return suggest(name, low, high, log=bool(log))
 
 
 def _turned(rows: TrainingRows, value: float) -> float:
     return -value if rows.judged_by in SMALLER_IS_BETTER else value
 
 
-AUTO = Trainer(tasks=("class", "number"), learn=_learn_auto)
+AUTO = Trainer(tasks=("class", "number"), learn=_learn_auto, learn_frame=learn_auto_on_spark)

@@ -1,4 +1,4 @@
-"""Training on Spark's workers: `spark-logistic`, `spark-forest`, `spark-gbt`, and XGBoost's own Spark form for data beyond one machine.
+"""Training on Spark's workers: `spark-logistic`, `spark-linear`, `spark-forest`, `spark-gbt`, and XGBoost's own Spark form.
 
 What Spark learns is turned into ONNX (or XGBoost's format) and scores without a JVM. The columns are designed on a sample: medians,
 scales and which values of a category get a column. For Spark's trees, which take no missing values, missing is below every number.
@@ -31,11 +31,21 @@ _TARGET, _COLUMNS, _WEIGHT = "_target", "_columns", "_weight"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingFrame:
-    """`frame` has `_target` DOUBLE and the inputs by name (DOUBLE or STRING, NULL = missing), `count` rows; `rows` are a sample of it."""
+    """`frame` has `_target` DOUBLE and the inputs by name (DOUBLE or STRING, NULL = missing), `count` rows; `rows` are a sample of it.
+
+    With `parts` it has `_key` and `_time` too, and is learnt from in so many parts, laid out by them; with 0 as it lies.
+    """
 
     frame: "DataFrame"
     count: int
     rows: TrainingRows
+    parts: int = 0
+
+    def in_order(self, parts: int) -> "DataFrame":
+        """The same rows in the same parts and order every time: what learns by parts, or draws rows by their place, then learns the same."""
+        if not self.parts:
+            return self.frame
+        return self.frame.repartition(parts, "_key", "_time").sortWithinPartitions("_key", "_time", _TARGET)
 
 
 class LearntTrees:
@@ -65,6 +75,20 @@ def _learn_logistic(given: TrainingFrame) -> LearntLinear:
     # Spark takes the mean of the losses where scikit-learn's C weighs their sum.
     strength = 1 / (float(params["C"]) * given.count)
     learner = LogisticRegression(featuresCol=_COLUMNS, labelCol=_TARGET, weightCol=_WEIGHT, regParam=strength, standardization=False, maxIter=200, tol=1e-9)
+    model = learner.fit(_designed(given, design, missing=None))
+    return LearntLinear(design, np.asarray(model.coefficients.toArray()), float(model.intercept), rows, params)
+
+
+def _learn_linear(given: TrainingFrame) -> LearntLinear:
+    from pyspark.ml.regression import LinearRegression
+
+    rows = given.rows
+    params: dict[str, Any] = {"alpha": 1.0, "categories": (), **rows.params}
+    check_params("spark-linear", rows.params, {"alpha", "categories"})
+    design = linear_design(rows, chosen_categories(rows, params))
+    # Spark takes the mean of the squares where scikit-learn's alpha is weighed against their sum, and weighs by the target's deviation.
+    strength = float(params["alpha"]) / given.count * float(rows.target.std())
+    learner = LinearRegression(featuresCol=_COLUMNS, labelCol=_TARGET, weightCol=_WEIGHT, regParam=strength, standardization=False)
     model = learner.fit(_designed(given, design, missing=None))
     return LearntLinear(design, np.asarray(model.coefficients.toArray()), float(model.intercept), rows, params)
 
@@ -115,10 +139,11 @@ def learn_xgboost_on_spark(given: TrainingFrame) -> LearntBooster:
     rows = given.rows
     params = xgboost_params(rows, given.count)
     design = tree_design(rows, chosen_categories(rows, rows.params))
-    frame = _designed(given, design, missing=float("nan"), vector=False)
-    shift = 0.0 if rows.task == "class" else centre(rows, float(given.frame.agg(F.avg(_TARGET)).first()[0]))  # type: ignore[index] # one row
+    # XGBoost takes parts as they are when there is one for each worker, and deals rows out anew otherwise.
+    workers = max(1, min(int(given.frame.sparkSession.sparkContext.defaultParallelism), 8))
+    frame = _designed(given, design, missing=float("nan"), vector=False, parts=workers)
+    shift = centre(rows, float(rows.target.mean()))
     frame = frame.withColumn(_TARGET, F.col(_TARGET) - F.lit(shift))
-    workers = max(1, min(int(frame.sparkSession.sparkContext.defaultParallelism), 8))
     names = {"eta": "learning_rate", "lambda": "reg_lambda", "alpha": "reg_alpha", "seed": "random_state"}
     left = {"rounds", "categories", "distributed", "objective", "nthread", "verbosity"}
     chosen: dict[str, Any] = {names.get(name, name): value for name, value in params.items() if name not in left}
@@ -136,7 +161,7 @@ def learn_xgboost_on_spark(given: TrainingFrame) -> LearntBooster:
     return LearntBooster(booster, design, rows, {**params, "workers": workers}, shift)
 
 
-def _designed(given: TrainingFrame, design: Design, *, missing: float | None, vector: bool = True) -> "DataFrame":
+def _designed(given: TrainingFrame, design: Design, *, missing: float | None, vector: bool = True, parts: int | None = None) -> "DataFrame":
     """`_columns` (a vector, or an array of FLOAT), `_target` and `_weight`; `missing` stands for a missing number, None when it is filled."""
     from pyspark.ml.functions import array_to_vector
     from pyspark.sql import functions as F
@@ -153,7 +178,8 @@ def _designed(given: TrainingFrame, design: Design, *, missing: float | None, ve
     equal = [coded[at].isNull() if np.isnan(value) else F.coalesce(coded[at] == F.lit(value), F.lit(False)) for at, value in design.equal]
     columns = F.array(*[column.cast("double" if vector else "float") for column in (*plain, *equal)])
     weight = _weight(given)
-    return given.frame.select((array_to_vector(columns) if vector else columns).alias(_COLUMNS), F.col(_TARGET), weight.alias(_WEIGHT))
+    frame = given.in_order(parts or given.parts)
+    return frame.select((array_to_vector(columns) if vector else columns).alias(_COLUMNS), F.col(_TARGET), weight.alias(_WEIGHT))
 
 
 def coded_column(given: ModelInput) -> "Column":
@@ -254,6 +280,7 @@ def _trainer(tasks: Sequence[str], learn: Callable[[TrainingFrame], Learnt]) -> 
 
 SPARK_TRAINERS = {
     "spark-logistic": _trainer(("class",), _learn_logistic),
+    "spark-linear": _trainer(("number",), _learn_linear),
     "spark-forest": _trainer(("class", "number"), _learn_forest),
     "spark-gbt": _trainer(("class", "number"), _learn_gbt),
 }

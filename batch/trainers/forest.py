@@ -79,4 +79,5 @@ FOREST = Trainer(
     tasks=("class", "number"),
     learn=_learn_forest,
     space={"trees": [100, 200, 400], "min_samples_leaf": (1, 30, "log"), "max_features": (0.1, 1.0)},
+    larger="spark-forest",
 )

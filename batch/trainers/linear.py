@@ -60,5 +60,5 @@ def _learn(name: str, rows: TrainingRows, learner: Any, params: dict[str, Any]) 
     return LearntLinear(design, np.ravel(learner.coef_), float(np.ravel(learner.intercept_)[0]), rows, params)
 
 
-LOGISTIC = Trainer(tasks=("class",), learn=_learn_logistic, space={"C": (0.003, 10.0, "log")})
-LINEAR = Trainer(tasks=("number",), learn=_learn_linear, space={"alpha": (0.01, 1000.0, "log")})
+LOGISTIC = Trainer(tasks=("class",), learn=_learn_logistic, space={"C": (0.003, 10.0, "log")}, larger="spark-logistic")
+LINEAR = Trainer(tasks=("number",), learn=_learn_linear, space={"alpha": (0.01, 1000.0, "log")}, larger="spark-linear")

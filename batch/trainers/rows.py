@@ -91,7 +91,8 @@ class Learnt(Protocol):
 class Trainer:
     """A way to learn. `space` is what a search tries when the declaration says no more.
 
-    `learn_frame` learns from a TrainingFrame on Spark's workers; `spread` says when: ``always``, or for ``many`` rows.
+    `learn_frame` learns from a TrainingFrame on Spark's workers; `spread` says when: ``always``, or for ``many`` rows. `larger` is the
+    trainer to use instead when the rows do not fit this process's memory.
     """
 
     tasks: tuple[str, ...]
@@ -99,12 +100,13 @@ class Trainer:
     space: Mapping[str, object] = field(default_factory=dict)
     learn_frame: Callable[[Any], Learnt] | None = None
     spread: str = "many"
+    larger: str = "xgboost"
 
-    def spreads(self, count: int, params: Mapping[str, object]) -> bool:
-        """Is this training Spark's? The parameter `distributed` says so, else the number of rows."""
+    def spreads(self, count: int, params: Mapping[str, object], *, large: bool = False) -> bool:
+        """Is this training Spark's? The parameter `distributed` says so, else the number of rows, or that they are too `large` for the driver."""
         if self.learn_frame is None:
             return False
-        return self.spread == "always" or bool(params.get("distributed", count > MANY))
+        return self.spread == "always" or bool(params.get("distributed", large or count > MANY))
 
 
 def check_params(trainer: str, given: Mapping[str, object], known: set[str]) -> None:

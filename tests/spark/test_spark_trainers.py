@@ -1,19 +1,25 @@
 """Trainers on Spark's workers: what they learn is turned into a graph that says what Spark says, and a frame trains as rows do."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute
 import pytest
 from pyspark.ml.base import Estimator
 from pyspark.ml.functions import vector_to_array
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from sklearn.metrics import roc_auc_score
 
-from batch.trainers import TRAINERS, TrainingRows, fit, learn
+from batch.spreading import _split
+from batch.trainers import TRAINERS, TrainingFrame, TrainingRows, fit, learn
 from batch.trainers.distributed import parse_trees
 from features.errors import AnabranchError
-from stores.model_inputs import ModelInput
+from features.modelling import Model
+from stores.model_inputs import Fitted, ModelInput
 
 
 def rows(task: str = "class", count: int = 400) -> TrainingRows:
@@ -33,7 +39,105 @@ def rows(task: str = "class", count: int = 400) -> TrainingRows:
     return TrainingRows(matrix=matrix, target=target, inputs=inputs, task=task)
 
 
-SMALL = {"spark-forest": {"trees": 5, "max_depth": 4}, "spark-gbt": {"rounds": 5}, "xgboost": {"rounds": 20, "max_depth": 3}, "spark-logistic": {}}
+SMALL: dict[str, dict[str, object]] = {
+    "spark-forest": {"trees": 5, "max_depth": 4},
+    "spark-gbt": {"rounds": 5},
+    "xgboost": {"rounds": 20, "max_depth": 3},
+    "spark-logistic": {},
+    "spark-linear": {},
+}
+Frames = dict[tuple[str, int], DataFrame]
+
+
+@pytest.fixture(scope="module")
+def frames(spark: SparkSession) -> Iterator[Frames]:
+    """The rows of each task as training sets come from Spark, in two orders; a key has four labels."""
+    made: Frames = {}
+    for task in ("class", "number"):
+        given = rows(task)
+        count = len(given.target)
+        texts = [None if np.isnan(code) else "abc"[int(code)] for code in given.matrix[:, 1]]
+        numbers = {name: pa.array(given.matrix[:, at].astype(float), mask=np.isnan(given.matrix[:, at])) for name, at in (("pages", 0), ("noise", 2))}
+        table = pa.table(
+            {
+                "_key": [f"k{i // 4}" for i in range(count)],
+                "_time": list(range(count)),
+                "_target": given.target,
+                "town": pa.array(texts, pa.string()),
+                **numbers,
+            }
+        )
+        for seed in (0, 1):
+            shuffled = table.take(pa.array(np.random.default_rng(seed).permutation(count)))
+            made[task, seed] = spark.createDataFrame(shuffled).repartition(3 + seed).persist()
+    yield made
+    for frame in made.values():
+        frame.unpersist()
+
+
+def spread(frames: Frames, trainer: str, given: TrainingRows, seed: int = 0) -> Fitted:
+    """What a trainer of the workers learns from a frame, laid out as training lays it out."""
+    learn_frame = TRAINERS[trainer].learn_frame
+    assert learn_frame is not None
+    given = replace(given, params=SMALL[trainer])
+    return learn_frame(TrainingFrame(frame=frames[given.task, seed], count=len(given.target), rows=given, parts=2)).fitted()
+
+
+@pytest.mark.parametrize(
+    ("trainer", "task"),
+    [
+        ("spark-logistic", "class"),
+        ("spark-linear", "number"),
+        *[(name, task) for name in ("spark-forest", "spark-gbt", "xgboost") for task in ("class", "number")],
+    ],
+)
+def test_the_same_rows_in_another_order_and_other_parts_give_the_same_model(frames: Frames, trainer: str, task: str) -> None:
+    given = replace(rows(task), class_weight="balanced" if task == "class" else None)
+    first, second = (spread(frames, trainer, given, seed) for seed in (0, 1))
+    assert (first.native, first.parameters) == (second.native, second.parameters)
+    assert (first.ubj, first.onnx) == (second.ubj, second.onnx)
+    found = first.scores(given.matrix)
+    if task == "class":
+        assert roc_auc_score(given.target, found) > 0.88
+    else:
+        assert np.sqrt(np.mean((found - given.target) ** 2)) < 0.9 * given.target.std()
+        assert found.mean() == pytest.approx(given.target.mean(), abs=1)
+
+
+def test_spark_linear_learns_what_ridge_does(frames: Frames) -> None:
+    given = rows("number")
+    np.testing.assert_allclose(spread(frames, "spark-linear", given).scores(given.matrix), fit("linear", given).scores(given.matrix), rtol=1e-6)
+
+
+@pytest.mark.parametrize("trainer", ["spark-logistic", "spark-forest", "spark-gbt", "xgboost"])
+def test_weights_of_classes_move_the_scores_on_the_workers_too(frames: Frames, trainer: str) -> None:
+    plain, heavy = (spread(frames, trainer, replace(rows(), class_weight=weight)).scores(rows().matrix).mean() for weight in (None, {0: 1.0, 1: 6.0}))
+    assert heavy > plain + 0.05
+
+
+@pytest.mark.parametrize("split", ["key", "time"])
+def test_no_key_is_on_both_sides_of_a_frame_and_times_are_kept_apart(frames: Frames, split: str) -> None:
+    model = Model(split=split)
+    sided, how, counts = _split(model, frames["class", 0])
+    assert how.startswith(f"by {split}")
+    found = sided.select("_key", "_time", "_side").where("_side IS NOT NULL").toArrow()
+    keys = {side: set(found.filter(pa.compute.equal(found["_side"], side))["_key"].to_pylist()) for side in ("train", "test")}
+    times = {side: found.filter(pa.compute.equal(found["_side"], side))["_time"].to_numpy() for side in ("train", "test")}
+    assert not keys["train"] & keys["test"]
+    assert counts == {side: len(one) for side, one in times.items()}
+    assert 0.15 < counts["test"] / 400 < 0.35
+    if split == "time":
+        assert times["train"].max() < times["test"].min()
+
+
+def test_labels_nothing_can_be_learnt_from_are_explained_on_the_workers_too(frames: Frames) -> None:
+    frame = frames["class", 0]
+    with pytest.raises(AnabranchError, match="labels are too few to train and to test on, or of one class"):
+        _split(Model(), frame.where("_target = 1"))
+    with pytest.raises(AnabranchError, match="labels are too few"):
+        _split(Model(metric="rmse"), frame.limit(3))
+    with pytest.raises(AnabranchError, match="target gives 7, not 0 or 1"):
+        _split(Model(), frame.withColumn("_target", F.lit(7.0)))
 
 
 @pytest.mark.parametrize("trainer", ["spark-logistic", "spark-forest", "spark-gbt"])
@@ -63,7 +167,6 @@ def test_spark_learns_a_class_that_scores_without_a_jvm(spark: SparkSession, mon
 def test_the_trees_of_spark_say_in_the_graph_what_they_say_in_spark(spark: SparkSession) -> None:
     from pyspark.ml.functions import array_to_vector
     from pyspark.ml.regression import GBTRegressor
-    from pyspark.sql import functions as F
 
     given = rows("number")
     matrix = np.nan_to_num(given.matrix, nan=-3.0e38).astype(float)
@@ -92,7 +195,9 @@ def test_xgboost_on_spark_learns_classes_and_numbers_as_the_driver_does(spark: S
     assert not trainer.spreads(1000, {})
     assert trainer.spreads(3_000_000, {})
     assert trainer.spreads(10, {"distributed": True})
-    from batch.trainers.distributed import TrainingFrame, learn_xgboost_on_spark
+    assert trainer.spreads(10, {}, large=True)
+    assert not trainer.spreads(10, {"distributed": False}, large=True)
+    from batch.trainers.distributed import learn_xgboost_on_spark
 
     given = replace(rows(task), params=SMALL["xgboost"])
     names = ["_target", "pages", "town", "noise"]

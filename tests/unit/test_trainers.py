@@ -14,8 +14,9 @@ import skops.io.exceptions
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from batch.trainers import TrainingRows, check_model, check_trainer, fit, learn, tried
+from batch.trainers import TrainingRows, check_model, check_trainer, choice, fit, learn, tried
 from batch.trainers.graphs import at_most
+from batch.trainers.light import _learn_lightgbm
 from batch.trainers.scikit import trusted_bytes
 from batch.trainers.validation import folds
 from features.errors import AnabranchError, DeclarationError
@@ -49,7 +50,8 @@ def scores(fitted: Fitted, matrix: NDArray[np.float32], folder: Path) -> tuple[N
     return many.predict(matrix), few.predict(matrix)
 
 
-BOTH = [("xgboost", "class"), ("xgboost", "number"), ("logistic", "class"), ("linear", "number"), ("forest", "class"), ("forest", "number")]
+BOTH = [("xgboost", "class"), ("xgboost", "number"), ("logistic", "class"), ("linear", "number"), ("forest", "class"), ("forest", "number"),
+        ("lightgbm", "class"), ("lightgbm", "number")]  # fmt: skip
 
 
 @pytest.mark.parametrize("categories", [(), ("cp", "thal")])
@@ -62,13 +64,33 @@ def test_a_trainer_learns_and_both_its_forms_agree(trainer: str, task: str, cate
     assert better > (0.9 if task == "class" else 0.6)
 
 
-@pytest.mark.parametrize("trainer", ["xgboost", "logistic", "forest"])
+@pytest.mark.parametrize("trainer", ["xgboost", "logistic", "forest", "lightgbm"])
 def test_the_same_rows_give_the_same_model(trainer: str) -> None:
     first, second = fit(trainer, heart()), fit(trainer, heart())
     assert (first.ubj, first.parameters) == (second.ubj, second.parameters)
     assert first.onnx is not None
     if trainer != "xgboost":
         assert first.onnx == second.onnx
+
+
+@pytest.mark.parametrize(
+    ("trainer", "task", "params", "members"),
+    [
+        ("linear", "number", {}, ()),
+        ("sklearn", "class", {"estimator": "sklearn.ensemble.ExtraTreesClassifier", "n_estimators": 20}, ()),
+        ("ensemble", "class", {}, (Member(trainer="logistic"), Member(trainer="forest", params={"trees": 20}))),
+        ("cascade", "class", {}, (Member(trainer="logistic"), Member(trainer="xgboost"))),
+        ("auto", "class", {}, ()),
+    ],
+)
+def test_the_same_rows_give_the_same_model_by_choice_and_composition_too(
+    trainer: str, task: str, params: dict[str, object], members: tuple[Member, ...]
+) -> None:
+    rows = replace(heart(task, params), members=members)
+    first, second = fit(trainer, rows), fit(trainer, rows)
+    assert (first.ubj, first.parameters) == (second.ubj, second.parameters)
+    assert first.ubj is not None or first.onnx == second.onnx  # the twin of XGBoost has a name by chance
+    np.testing.assert_array_equal(first.scores(rows.matrix), second.scores(rows.matrix))
 
 
 def test_default_xgboost_holds_its_own_on_patients_it_has_not_seen(tmp_path: Path) -> None:
@@ -159,7 +181,7 @@ def test_params_of_the_declaration_win() -> None:
 def test_weights_of_classes_move_the_scores_towards_the_rare_class() -> None:
     rows = heart()
     rare = rows.part((rows.target == 0) | (np.cumsum(rows.target) <= 20))
-    for trainer in ("xgboost", "logistic", "forest"):
+    for trainer in ("xgboost", "logistic", "forest", "lightgbm"):
         plain, balanced = (fit(trainer, replace(rare, class_weight=weight)).scores(rare.matrix).mean() for weight in (None, "balanced"))
         given = fit(trainer, replace(rare, class_weight={0: 1.0, 1: 4.0})).scores(rare.matrix).mean()
         assert plain < given < 1
@@ -170,7 +192,7 @@ def test_a_missing_value_stays_missing_and_says_something_of_its_own() -> None:
     rows = heart()
     matrix = rows.matrix.copy()
     matrix[:, 0] = np.where(rows.target == 1, np.nan, 50.0)  # only being missing tells the class
-    for trainer in ("xgboost", "logistic", "forest"):
+    for trainer in ("xgboost", "logistic", "forest", "lightgbm"):
         fitted = fit(trainer, replace(rows, matrix=matrix[:, :1], inputs=rows.inputs[:1]))
         missing, known = fitted.scores(np.array([[np.nan], [50.0]], dtype=np.float32))
         assert missing > 0.8, trainer
@@ -273,6 +295,21 @@ def beyond(matrix, target, inputs):
 """
 
 
+@pytest.mark.parametrize("task", ["class", "number"])
+def test_the_graph_of_lightgbm_says_what_lightgbm_says_of_values_that_were_never_missing_before(task: str) -> None:
+    whole = heart(task)
+    rows = whole.part(np.asarray(np.isfinite(whole.matrix).all(axis=1)))
+    learnt = _learn_lightgbm(rows)
+    matrix = rows.matrix.copy()
+    matrix[np.random.default_rng(1).random(matrix.shape) < 0.3] = np.nan
+    said = learnt.booster.predict(learnt.design.columns(matrix))
+    np.testing.assert_allclose(learnt.scores(matrix), said, rtol=1e-6, atol=1e-6)
+    with pytest.raises(DeclarationError, match="'lightgbm' has no parameter 'num_leafs'"):
+        fit("lightgbm", replace(rows, params={"num_leafs": 3}))
+    with pytest.raises(AnabranchError, match=r"lightgbm could not train: .*check Model"):
+        fit("lightgbm", replace(rows, params={"num_leaves": -3}))
+
+
 @pytest.mark.parametrize("function", ["estimator", "booster", "graph"])
 def test_the_users_own_function_is_a_trainer(function: str, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(OWN)
@@ -339,6 +376,24 @@ def test_auto_chooses_by_validation_and_tells_what_it_weighed() -> None:
     assert {entry["trainer"] for entry in tried(learn("auto", numbers))} == {"linear", "xgboost", "forest"}
 
 
+def test_auto_weighs_a_sample_of_many_rows_and_learns_from_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = replace(heart(), metric="roc_auc")
+    monkeypatch.setattr(choice, "MOST_WEIGHED", 120)
+    weighed: list[TrainingRows] = []
+    choose = choice._choose
+
+    def choose_and_keep(given: TrainingRows) -> choice._Choice:
+        weighed.append(given)
+        return choose(given)
+
+    monkeypatch.setattr(choice, "_choose", choose_and_keep)
+    learnt = learn("auto", rows)
+    assert isinstance(learnt, choice.Chosen)
+    assert [len(given.target) for given in weighed] == [120]
+    alone = learn(str(learnt.parameters["chosen"]), replace(rows, params=choose(weighed[0]).params))
+    np.testing.assert_array_equal(learnt.scores(rows.matrix), alone.scores(rows.matrix))
+
+
 def test_a_search_never_does_worse_in_validation_than_the_declaration_without_it() -> None:
     rows = replace(heart(), metric="log_loss")
     space: dict[str, object] = {"C": (0.001, 10.0, "log")}
@@ -350,6 +405,23 @@ def test_a_search_never_does_worse_in_validation_than_the_declaration_without_it
     assert [trial["value"] for trial in trials] == [trial["value"] for trial in tried(learn("logistic", rows, Search(trials=4, space=space)))]
     with pytest.raises(AnabranchError, match="'auto' has no parameters to search"):
         learn("auto", rows, Search(trials=2))
+
+
+def test_a_search_tries_what_its_space_allows_learns_from_trials_and_is_the_same_every_time() -> None:
+    rows = replace(heart(), metric="log_loss")
+    space: dict[str, object] = {"C": (1e-5, 1e3, "log"), "categories": [(), ("cp",), ("cp", "thal")]}
+    wanted = Search(trials=30, space=space)
+    trials = tried(learn("logistic", rows, wanted))
+    assert trials == tried(learn("logistic", rows, wanted))
+    drawn = trials[1:]
+    assert all(1e-5 <= float(str(trial["C"])) <= 1e3 and trial["categories"] in [(), ("cp",), ("cp", "thal")] for trial in drawn)
+    # Ten draws at random, then closer to what did well.
+    early, late = (np.median([float(str(trial["value"])) for trial in part]) for part in (drawn[:10], drawn[15:]))
+    assert late < early
+    whole = tried(learn("xgboost", rows, Search(trials=4, space={"max_depth": (1, 3), "rounds": [5, 9], "eta": (0.1, 0.2)})))
+    assert {trial["max_depth"] for trial in whole[1:]} <= {1, 2, 3}
+    assert {trial["rounds"] for trial in whole[1:]} <= {5, 9}
+    assert all(isinstance(trial["max_depth"], int) and 0.1 <= float(str(trial["eta"])) <= 0.2 for trial in whole[1:])
 
 
 def test_folds_keep_a_key_together_and_fewer_keys_than_folds_are_refused() -> None:
