@@ -21,7 +21,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.model_verbs import _commit
 from jobs.settings import ROOT, Settings
+from stores.models import Models
 
 FLIGHTS = '''"""Which departures will be late? By plane and by airport."""
 
@@ -277,6 +279,12 @@ def test_a_model_is_trained_and_registered(flown: Flown) -> None:
     assert (trained["model_version"], trained["champion"]) == ("1", True)
     assert trained["rows"] == sum(row["dep_delay"] is not None for row in flown.first)
     assert 0 <= trained["metrics"]["roc_auc"] <= 1
+
+
+def test_a_version_tells_the_batch_and_the_code_it_was_made_beside(flown: Flown, servers: Settings) -> None:
+    tags = Models(servers.models).entry(flown.name, "1").tags
+    assert tags["batch_version"] == str(flown.said["build"].found["batch_version"])
+    assert tags.get("commit", "") == _commit()
 
 
 def test_published_rows_are_in_the_answer_of_now(flown: Flown) -> None:
