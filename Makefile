@@ -50,7 +50,7 @@ pictures: setup browser-programs ## Make the README's pictures of the pages anew
 	$(PY) -m pytest -q tests/e2e/test_pages.py --pictures docs/pictures
 
 ##@ Speed
-BENCHES := features serving batch quality speed scoring
+BENCHES := features serving batch quality speed ways scoring
 .PHONY: bench
 bench: $(BENCHES:%=bench-%) ## Every benchmark; each prints a table and saves docs/benchmarks/<name>.{md,json}
 
@@ -61,6 +61,7 @@ bench-batch: ## Landing, builds and publishing against bare Spark, full builds a
 bench-quality: ## The default trainer on the heart data, 10 x 10-fold, beside plain logistic regression
 bench-scoring: ## Mass scoring against the model library alone and mlflow's UDF, XGBoost on Spark; QUICK=1 for a minute
 bench-speed: ## The stream: published to readable from outside, Cassandra against a no-op sink, rows an answer reads
+bench-ways: ## Ways to run the stream beside the present one: triggers, checkpoints, partitions, asynchronous progress, Real-Time Mode
 $(BENCHES:%=bench-%): bench-%: setup .venv/.bench-stamp
 	$(PY) -m tests.bench.$* $(if $(QUICK),--quick)
 
@@ -69,8 +70,10 @@ soak: setup .venv/.bench-stamp ## The stream for MINUTES=20: its memory and its 
 	$(PY) -m tests.bench.soak $(MINUTES)
 
 .PHONY: drill
-drill: setup ## Faults in their long form: ten kills of the stream, a minute without Cassandra, loads and builds killed at every point
-	KILLS=10 $(PY) -m pytest -q tests/servers/test_stream_faults.py tests/servers/test_landing_kills.py tests/servers/test_build_kills.py
+drill: setup ## Faults in their long form: ten kills of the stream, a minute without Cassandra, loads and builds killed at every point; saves docs/benchmarks/drill.md
+	@rm -f $(MADE)/drill.jsonl
+	KILLS=10 DRILL=$(MADE)/drill.jsonl $(PY) -m pytest -q tests/servers/test_stream_faults.py tests/servers/test_landing_kills.py tests/servers/test_build_kills.py
+	DRILL=$(MADE)/drill.jsonl $(PY) -m tests.drill
 
 ##@ Servers
 .PHONY: up down status

@@ -1,6 +1,7 @@
 """What benchmarks of the river share: real servers in a folder of their own, and `anabranch` verbs as outside processes."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs import servers
+from jobs.processes import tail
 from jobs.settings import ROOT, Settings, load_settings
 from tests.conftest import free_ports
 
@@ -29,6 +31,18 @@ class River:
             return subprocess.Popen(
                 [sys.executable, "-m", "jobs.cli", *words], cwd=ROOT, env={**self.environment, **more}, stdout=output, stderr=subprocess.STDOUT
             )
+
+    @contextmanager
+    def streaming(self, project: str) -> "Iterator[subprocess.Popen[bytes]]":
+        """`anabranch stream` of a project, stopped at the end as an operator stops it; the end of what it said is told."""
+        log = Path(self.settings.data) / "stream.log"
+        stream = self.verb("--debug", "stream", project, log=log)
+        try:
+            yield stream
+        finally:
+            stream.send_signal(signal.SIGTERM)
+            stream.wait(120)
+            sys.stderr.write(f"{tail(log, 12)}\n")
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def _fill(settings: Settings, count: int, keys: Sequence[str], tell: Any) -> Riv
     found = River(settings, projects, tuple(keys), cut, parts, fresh)
     views, models = Views(settings.views), Models(settings.models)
     for project in projects:
-        _train(models, project)
+        train(models, project, "x_mean_1h")
         _publish(views, project, found)
     tell(f"{count} projects of {len(keys):,} keys, {len(parts[0].rows)} batch states and {found.tiles} tiles a key, {len(view.columns)} features")
     return found
@@ -106,12 +106,13 @@ def _events(seed: int, cut: int) -> list[Event]:
     return [Event(id=str(i), key="k", time=t, arrival=t, x=x) for i, (t, x) in enumerate(zip(times.tolist(), values.tolist(), strict=True))]
 
 
-def _train(models: Models, project: Project) -> None:
+def train(models: Models, project: Project, deciding: str) -> None:
+    """Make a champion of random rows, whose target is whether the feature `deciding` is above its mean."""
     random = np.random.default_rng(1)
     columns: dict[str, Any] = {name: random.normal(45, 10, 1000) for name in project.model_features}
     inputs = model_inputs(project)
     matrix = InputCoder([given.described() for given in inputs]).matrix(columns)
-    rows = TrainingRows(matrix=matrix, target=(columns["x_mean_1h"] > 45).astype(np.float64), inputs=inputs, task="class")
+    rows = TrainingRows(matrix=matrix, target=(columns[deciding] > 45).astype(np.float64), inputs=inputs, task="class")
     record = TrainingRecord(metrics={}, parameters={}, lake_versions={}, example={name: values[:3].tolist() for name, values in columns.items()})
     models.promote(project.name, models.log(project, record, fit("xgboost", rows)))
 

@@ -1,6 +1,6 @@
-"""What the benchmark of the stream declares: one topic, two views with windows and for life; `sent` carries the publisher's clock."""
+"""What the benchmark of the stream declares: one topic, two views with windows and for life, a model; `sent` carries the publisher's clock."""
 
-from features import Count, FeatureView, Last, Max, Mean, Project, Source, Sum
+from features import Count, FeatureView, Label, Last, Max, Mean, Model, Project, Source, Sum
 
 readings = Source(
     name="readings",
@@ -17,4 +17,4 @@ recent = FeatureView(
     features={"n": Count(), "mean": Mean("x"), "top": Max("x"), "high": Count(where="x > 60"), "sent": Max("sent")},
 )
 lifelong = FeatureView(name="lifelong", source=readings, key="thing", features={"events": Count(), "total": Sum("x"), "newest": Last("x")})
-project = Project(name="speed_bench", views=(recent, lifelong))
+project = Project(name="speed_bench", views=(recent, lifelong), label=Label(source=readings, key="thing", target="x > 50"), model=Model())

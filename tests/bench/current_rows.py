@@ -1,0 +1,84 @@
+"""Current rows, measured: what keeping their history costs the stream, and what Spark SQL reads for one of them."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from features.declaration import Project
+from jobs.context import Context
+from jobs.show import Steps
+from stores.answers import Answers
+from stores.cassandra_source import CassandraSource, cassandra_options
+from stores.cassandra_writer import write_rows
+from stores.current import refresh
+from stores.parts import Parts
+from stores.spark_tables import SparkTables
+from stores.views import Views, current_table, history_table
+from tests.bench.report import Row
+from tests.bench.river import River
+
+_HISTORY_RUNS = 30
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """How long it takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def history(found: River, project: Project, keys_there: int, steps: Steps) -> list[Row]:
+    """The last step of a micro-batch, current rows merged and written, with the history of these rows and without it, in turn."""
+    context = Context(found.settings)
+    with_history, without = context.views, Views(replace(context.settings.views, history_ttl_days=0))
+    with_history.ensure_tiles(project)
+    with_history.ensure_current(project)
+    keys = [f"d{number}" for number in range(keys_there)]
+    taken: dict[bool, list[float]] = {True: [], False: []}
+    for run in range(_HISTORY_RUNS + 2):  # the first two warm both up
+        for kept, views in ((True, with_history), (False, without)):
+            seconds = seconds_of(partial(refresh, Answers(views, parts=Parts(2**25)), None, project, keys, "speed"))
+            if run > 1:
+                taken[kept].append(seconds)
+    ours, theirs = (keys_there / statistics.median(taken[kept]) for kept in (True, False))
+    (count,) = context.views.session.execute(f"SELECT count(*) FROM {history_table(project.name)}").one()
+    context.close()
+    steps.step(f"current rows: {ours:,.0f} keys/s with their history, {theirs:,.0f} without")
+    work = f"current rows of {keys_there} keys merged and written, with their history"
+    return [
+        Row(
+            work=work,
+            peer="without history",
+            ours=ours,
+            theirs=theirs,
+            unit="keys/s",
+            ratio=ours / theirs,
+            goal=">= 0.95",
+            equal=count in (keys_there, 2 * keys_there),
+        )
+    ]
+
+
+def lookup(found: River, project: Project, most: int, runs: int, steps: Steps) -> list[Row]:
+    """The current row of a key by Spark SQL: its partition is read, against the whole table that Spark filters."""
+    context, name = Context(found.settings), current_table(project.name)
+    context.views.ensure_current(project)
+    spark, views = context.spark, found.settings.views
+    write_rows(spark.range(most).selectExpr("CONCAT('c', id) AS key", "CAST(id AS STRING) AS thing", "'batch' AS layer"), views, name, None)
+    spark.dataSource.register(CassandraSource)
+    whole = spark.read.format("cassandra").options(**cassandra_options(views), table=name).load()
+    pushed = SparkTables(spark, context.lake, views, found.settings.models).current(project)
+    taken: dict[str, list[float]] = {"pushed": [], "whole": []}
+    rows: dict[str, list[object]] = {}
+    for run in range(runs + 2):  # the first warms both up
+        for how, frame in (("pushed", pushed), ("whole", whole)):
+            seconds = seconds_of(lambda how=how, frame=frame, run=run: rows.update({how: frame.where(f"key = 'c{run}'").collect()}))  # type: ignore[misc]
+            taken[how].append(seconds)
+    ours, theirs = (statistics.median(taken[how][1:]) for how in ("pushed", "whole"))
+    same = len(rows["pushed"]) == 1 and rows["pushed"] == rows["whole"]
+    context.close()
+    steps.step(f"a key of {most:,} rows by Spark SQL: {ours:.2f} s, {theirs:.2f} s with the whole table")
+    work = f"the current row of a key by Spark SQL, of {most:,} rows"
+    return [Row(work=work, peer="the whole table read", ours=ours, theirs=theirs, unit="s", ratio=theirs / ours, goal="more than 1", equal=same)]
