@@ -170,17 +170,19 @@ class Rig:
         found = self.context.answers.features(self.project, [{"thing": key} for key in keys])
         return {key: dict(answer.values) for key, answer in zip(keys, found, strict=True) if answer.degraded or dict(answer.values) != expected[key]}
 
-    def assert_exact(self) -> None:
-        """Wait until every key is answered as the fold says; nothing that comes later may change that."""
+    def assert_exact(self) -> int:
+        """Wait until every key is answered as the fold says; nothing that comes later may change that. Returns how many keys that are."""
         expected = self.expected()
         assert expected
         assert wait_until(lambda: not self.differences(expected), PATIENCE), f"{self.differences(expected)} but {expected}\n{self.state()}"
+        return len(expected)
 
-    def assert_verified(self) -> None:
-        """Recompute from the lake by the batch's code, as `anabranch verify` does: no value differs."""
+    def assert_verified(self) -> int:
+        """Recompute from the lake by the batch's code, as `anabranch verify` does: no value differs. Returns how many keys were looked at."""
         found = verify_settled(self.context, self.project, None, Steps())
         assert found.keys
         assert (found.mismatches, found.degraded) == (0, 0), found
+        return found.keys
 
 
 def _good(value: bytes | None, arrival: int) -> dict[str, Any] | None:

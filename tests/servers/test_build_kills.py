@@ -34,7 +34,7 @@ from stores.increments import builds_there, read_increments, states_there, write
 from stores.model_inputs import model_inputs
 from stores.model_scoring import InputCoder
 from stores.models import TrainingRecord
-from tests.drill import LONG
+from tests.drill import LONG, recovery
 from tests.servers.test_builds import wait_for_a_cut
 
 DECLARATION = '''
@@ -108,13 +108,14 @@ class River:
             listed = {build for version in versions for build in version.increments.get(name, [])}
             assert builds_there(self.context.spark, self.context.lake, self.project.name, name) == listed
 
-    def assert_exact(self) -> None:
-        """Everything that is served, the stream's part included, is what the lake says."""
+    def assert_exact(self) -> int:
+        """Everything that is served, the stream's part included, is what the lake says; returns how many keys were looked at."""
         for query in start(self.context.spark, self.context.channel(once=True), self.project):
             query.awaitTermination()
         found = verify_settled(self.context, self.project, None, Steps())
         assert found.keys
         assert not found.mismatches, found.features
+        return found.keys
 
     def killed_at(self, point: str) -> None:
         """Run the real command and kill it, and its JVM, when it says the words."""
@@ -175,13 +176,14 @@ def test_builds_killed_anywhere_leave_what_serves_and_the_next_one_is_right(rive
     second = river.version()
     assert second > first
     assert river.values()["all"] == 18
-    built = river.build()
-    assert built.current_rows == 4
-    row = river.context.views.current(river.project, "t0")
-    assert row is not None
-    assert (row["all"], row["batch_version"]) == (18, built.manifest.batch_version)
-    river.assert_clean()
-    river.assert_exact()
+    with recovery("a build is killed", f"{len(POINTS)} times, at {', '.join(POINTS)}; the build repeated") as found:
+        built = river.build()
+        assert built.current_rows == 4
+        row = river.context.views.current(river.project, "t0")
+        assert row is not None
+        assert (row["all"], row["batch_version"]) == (18, built.manifest.batch_version)
+        river.assert_clean()
+        found.compared = river.assert_exact()
 
 
 @pytest.mark.parametrize("point", BESIDE)
@@ -193,9 +195,10 @@ def test_of_two_builds_at_once_one_wins_and_the_other_says_so(river: River, poin
     with pytest.raises(AnabranchError, match=r"finished first: batch version \d+ became current while this one ran.*run it again") as caught:
         river.build(During(point, lambda: winner.append(river.build())))
     assert str(winner[0].manifest.batch_version) in str(caught.value)
-    assert river.version() == winner[0].manifest.batch_version
-    river.assert_clean()
-    river.assert_exact()
+    with recovery("two builds at once", f"the second begins at {point} of the first, and wins") as found:
+        assert river.version() == winner[0].manifest.batch_version
+        river.assert_clean()
+        found.compared = river.assert_exact()
 
 
 def test_a_build_that_shifts_a_feature_is_refused_until_it_is_accepted(river: River) -> None:

@@ -17,7 +17,7 @@ from features import Project
 from features.loading import load_project
 from jobs.context import Context
 from jobs.settings import ROOT, Settings
-from tests.drill import LONG
+from tests.drill import LONG, recovery
 
 DECLARATION = '''
 """Things that are counted."""
@@ -78,11 +78,13 @@ class Landing:
     def commits(self, table: Path) -> int:
         return len(list((table / "_delta_log").glob("*.json")))
 
-    def assert_once(self, spark: SparkSession, good: set[str], bad: set[str]) -> None:
+    def assert_once(self, spark: SparkSession, good: set[str], bad: set[str]) -> int:
+        """Every row is there, once; returns how many."""
         rows = [row["id"] for row in self.context.lake.events(spark, self.project, self.project.sources["things"]).select("id").collect()]
         texts = [row["raw"] for row in self.context.lake.quarantine(spark, self.project).select("raw").collect()]
         assert (len(rows), set(rows)) == (len(good), good)
         assert (len(texts), set(texts)) == (len(bad), bad)
+        return len(rows) + len(texts)
 
 
 def wait_until(happened: Callable[[], object], process: subprocess.Popen[str]) -> None:
@@ -121,9 +123,10 @@ def test_ingest_killed_at_any_moment_lands_every_row_once_when_repeated(landing:
     landing.killed_when(lambda: landing.commits(landing.quarantine) > 1, *command)  # its bad rows are in quarantine
     written = landing.data_files()
     landing.killed_when(lambda: landing.commits(landing.events) > 1 and landing.data_files() - written, *command)  # the first group is there
-    last = landing.run(*command)
-    assert last["skipped_files"] in (2, 3)
-    landing.assert_once(spark, good, bad)
+    with recovery("ingest is killed", f"{'as it writes, ' if LONG else ''}between quarantine and lake, between two commits; the command repeated") as found:
+        last = landing.run(*command)
+        assert last["skipped_files"] in (2, 3)
+        found.compared = landing.assert_once(spark, good, bad)
     assert landing.run(*command)["skipped_files"] == 3
     landing.assert_once(spark, good, bad)
 
@@ -141,6 +144,12 @@ def test_land_killed_at_any_moment_and_followed_lands_every_message_once(landing
     if LONG:
         landing.killed_when(landing.data_files, "land", landing.name)
     landing.killed_when(lambda: landing.commits(landing.quarantine) > 1, "land", landing.name)
+    killed = f"{'as it writes, ' if LONG else ''}between quarantine and lake; followed while more comes, stopped, repeated"
+    with recovery("landing is killed", killed) as found:
+        found.compared = _landed_after_all(landing, spark, publish)
+
+
+def _landed_after_all(landing: Landing, spark: SparkSession, publish: Callable[[int, int], None]) -> int:
     publish(20_000, 1_000)
     process = landing.start("land", landing.name, "--follow", "--every", "1s", "--json")
     wait_until(lambda: landing.commits(landing.events) > 1, process)
@@ -152,4 +161,4 @@ def test_land_killed_at_any_moment_and_followed_lands_every_message_once(landing
     assert process.returncode == 0, said
     landing.run("land", landing.name)
     good = {f"e{number}" for first, count in ((0, 20_000), (20_000, 1_000), (30_000, 1_000)) for number in range(first, first + count)}
-    landing.assert_once(spark, good, {f"nonsense {first}" for first in (0, 20_000, 30_000)})
+    return landing.assert_once(spark, good, {f"nonsense {first}" for first in (0, 20_000, 30_000)})

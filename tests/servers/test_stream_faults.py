@@ -22,7 +22,7 @@ from jobs.processes import read_record, stop, wait_until
 from jobs.settings import Settings
 from jobs.show import Steps
 from stores.answers import now_micros
-from tests.drill import KILLS, LONG, SEED
+from tests.drill import KILLS, LONG, SEED, note, recovery
 from tests.servers.stream_rig import PATIENCE, Rig
 
 AWAY_SECONDS = 60.0 if LONG else 0.0
@@ -43,13 +43,14 @@ def rig(lived: Rig) -> Iterator[Rig]:
     lived.start()
     yield lived
     if LONG:
-        lived.assert_verified()
+        note(verified=lived.assert_verified())
 
 
 def test_a_topic_that_does_not_exist_yet_is_made_and_read(rig: Rig) -> None:
     assert wait_until(lambda: "stream of" in rig.said(), PATIENCE), rig.said()
-    rig.publish(rig.events(50))
-    rig.assert_exact()
+    with recovery("a topic that is not there", "when the stream starts; 50 events after it was made") as found:
+        rig.publish(rig.events(50))
+        found.compared = rig.assert_exact()
 
 
 def test_bad_events_are_left_out_and_the_good_ones_among_them_count(rig: Rig) -> None:
@@ -74,27 +75,31 @@ def test_bad_events_are_left_out_and_the_good_ones_among_them_count(rig: Rig) ->
     rig.send(None, *mixed)
     # None of the bad ones is in the fold: 20 further events are.
     assert sum(row["n_1d"] for row in rig.expected().values()) == sum(row["n_1d"] for row in before.values()) + 20
-    rig.assert_exact()
+    with recovery("bad events", f"{len(bad)}, each of another kind, among 20 good ones and 5 copies, shuffled") as found:
+        found.compared = rig.assert_exact()
 
 
 def test_late_event_is_exact_before_the_next_batch(rig: Rig) -> None:
-    rig.publish([*rig.events(10, ago=3 * HOUR), *rig.events(10, ago=5 * HOUR + 20 * MINUTE)])
-    rig.assert_exact()
+    with recovery("late events", "20, by 3 h and by 5 h 20 min") as found:
+        rig.publish([*rig.events(10, ago=3 * HOUR), *rig.events(10, ago=5 * HOUR + 20 * MINUTE)])
+        found.compared = rig.assert_exact()
 
 
 def test_a_topic_that_gains_partitions_while_it_is_read(rig: Rig) -> None:
     rig.grow(3)
-    for partition in (2, 1, 0):
-        rig.send(partition, *[json.dumps(event).encode() for event in rig.events(10)])
-    rig.assert_exact()
+    with recovery("a topic that gains partitions", "from 1 to 3 while it is read; 10 events into each") as found:
+        for partition in (2, 1, 0):
+            rig.send(partition, *[json.dumps(event).encode() for event in rig.events(10)])
+        found.compared = rig.assert_exact()
 
 
 def test_the_stream_goes_on_when_the_broker_was_restarted(rig: Rig) -> None:
     rig.publish(rig.events(30))
     _stop_server(rig.settings, "kafka")
     embedded.up(rig.settings, ("kafka",))
-    rig.publish(rig.events(30))
-    rig.assert_exact()
+    with recovery("the broker is restarted", "between 30 events and 30 more") as found:
+        rig.publish(rig.events(30))
+        found.compared = rig.assert_exact()
     _assert_same_process(rig)
 
 
@@ -113,16 +118,18 @@ def test_while_cassandra_is_down_the_stream_waits_and_then_catches_up(rig: Rig) 
         embedded.up(rig.settings, ("cassandra",))
         # Whatever runs after this in the same process finds its session connected again.
         back = wait_until(lambda: _answers(rig), PATIENCE)
-    assert back
-    rig.assert_exact()
+    with recovery("Cassandra is down", f"for {AWAY_SECONDS:.0f} s and what it takes to stop and start, while 80 events come") as found:
+        assert back
+        found.compared = rig.assert_exact()
     _assert_same_process(rig)
 
 
 @pytest.mark.parametrize("seed", [SEED])
 def test_a_driver_killed_at_any_moment_loses_and_doubles_nothing(rig: Rig, seed: int) -> None:
     chance, met = random.Random(seed), 0
-    for _ in range(KILLS):
+    for number in range(KILLS):
         rig.start()
+        came = rig.count
         for _ in range(chance.randrange(2, 8) if LONG else 2):
             # Events flow while it starts, while it folds and while it writes: the kill meets whatever is under way.
             rig.publish(rig.events(chance.randrange(1, 60)))
@@ -131,9 +138,12 @@ def test_a_driver_killed_at_any_moment_loses_and_doubles_nothing(rig: Rig, seed:
             wait_until(lambda expected=expected, moment=moment: len(rig.differences(expected)) <= moment * len(expected), 5.0)  # type: ignore[misc]
         rig.kill()
         met += rig.unfinished
+        when = f"{rig.count - came} events after its start, when at most {100 * moment:.0f}% of the keys lacked any"
+        note(kill=number + 1, seed=seed, moment=f"{when}; a micro-batch was {'under way' if rig.unfinished else 'done'}")
         rig.publish(rig.events(10))
     rig.start()
-    rig.assert_exact()
+    with recovery("the driver is killed", f"{KILLS} times at random, {met} of them in the middle of a micro-batch; since it was started for good") as found:
+        found.compared = rig.assert_exact()
     # Not every kill meets a micro-batch under way; of many some do.
     assert met or not LONG
 
@@ -151,8 +161,9 @@ def test_a_batch_cut_over_while_events_flow(rig: Rig) -> None:
     manifest = rig.context.views.manifest(rig.name)
     assert manifest is not None
     assert manifest.batch_version == built.manifest.batch_version
-    rig.publish([*rig.events(20), *rig.events(10, ago=4 * HOUR)])
-    rig.assert_exact()
+    with recovery("a batch takes over", "while events flow; 30 more behind it, 10 of them late") as found:
+        rig.publish([*rig.events(20), *rig.events(10, ago=4 * HOUR)])
+        found.compared = rig.assert_exact()
     rig.assert_verified()
 
 
@@ -164,7 +175,9 @@ def test_it_stops_cleanly_when_it_is_told_to(rig: Rig) -> None:
         flow = other.submit(_flow, rig, done)
         try:
             assert wait_until(lambda: "open slots" in rig.said()[before:], PATIENCE), rig.state()
-            assert rig.stop() == 0
+            with recovery("the stream is told to stop", "SIGTERM, while events flow; until it has ended its micro-batch") as found:
+                assert rig.stop() == 0
+                found.compared = 1
         finally:
             done.set()
     assert flow.result() > 1
