@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -30,23 +31,22 @@ CHANGELOG = "spark.sql.streaming.stateStore.rocksdb.changelogCheckpointing.enabl
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """How the queries are started, where it is not as they are."""
+    """What is otherwise than it is when the queries start: values of the channel, and Spark's settings."""
 
     name: str
-    trigger: str = "0 seconds"
-    partitions: int = 2
+    channel: Mapping[str, Any] = field(default_factory=dict)
     conf: Mapping[str, str] = field(default_factory=dict)
 
 
-PRESENT = Way(name="as it is: trigger 0 s, changelog checkpoints, 2 partitions of state")
+PRESENT = Way(name="as it is")
 WAYS = (
     PRESENT,
-    Way(name="trigger 0.5 s", trigger="500 milliseconds"),
-    Way(name="trigger 1 s", trigger="1 second"),
+    Way(name="trigger 0.5 s", channel={"trigger": "500 milliseconds"}),
+    Way(name="trigger 1 s", channel={"trigger": "1 second"}),
     PRESENT,
     Way(name="without changelog checkpoints", conf={CHANGELOG: "false"}),
-    Way(name="1 partition of state", partitions=1),
-    Way(name="4 partitions of state", partitions=4),
+    Way(name="1 partition of state", channel={"partitions": 1}),
+    Way(name="4 partitions of state", channel={"partitions": 4}),
     PRESENT,
 )
 
@@ -54,7 +54,7 @@ WAYS = (
 def whole(bench: Bench, way: Way, warm: float, seconds: float) -> Measured:
     """The stream itself, started in this way; published to readable in an answer."""
     run, context, spark = bench.begin(), bench.context, bench.context.spark
-    channel = replace(context.channel(once=False), checkpoints=bench.checkpoint, trigger=way.trigger, partitions=way.partitions)
+    channel = replace(context.channel(once=False), checkpoints=bench.checkpoint, **way.channel)
     before = {name: spark.conf.get(name) for name in way.conf}
     try:
         for name, value in way.conf.items():
@@ -122,8 +122,10 @@ def main(arguments: list[str]) -> None:
         raise SystemExit(f"error: {error}") from error
     for text in refused:
         steps.step(text)
+    speed = found.settings.speed
     notes = [
         f"Published to readable in an answer at {RATE:,} events/s and {KEYS} keys, of {sizes.seconds:g} s after {sizes.warm:g} s, in one warm process.",
+        f"As it is: trigger {speed.trigger!r}, changelog checkpoints, {speed.partitions} partitions of state.",
         "Ways in the order in which they were run. The present one ran three times: how far its runs lie from their mean is noise.",
         "equal: every event was counted (or is there), and none twice.",
         f"Events alone: published to there, of {sizes.alone:g} s. Into Cassandra by a foreach writer in Python, one row an event; nothing is folded.",
