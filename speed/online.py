@@ -7,7 +7,7 @@ example counts as approximate. Labels from before the batch's cut are the batch'
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,10 +20,9 @@ from features.declaration import Label, Project
 from features.errors import AnabranchError
 from features.keys import key_values
 from features.spark import key_column
-from features.times import from_micros
+from features.times import SECOND, from_micros
 from speed.views import Channel, timed
 from stores.answers import Answer, Answers, now_micros
-from stores.copies import distinct
 from stores.events import good_events
 from stores.measures import Measure, Measures
 from stores.models import Scorer
@@ -40,10 +39,12 @@ _PARTS_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Example:
-    """A label: its key as stored text, its event time in microseconds, the target; None for one without."""
+    """A label: its key as stored text, its event time and its arrival in microseconds, the target; None for one without."""
 
+    id: str
     key: str
     at: int
+    arrival: int
     target: float | None
 
 
@@ -108,6 +109,7 @@ class Learning:
         self._spark, self._channel, self._project = spark, channel, project
         self._models = OnlineModels(channel.views)
         self._answers = Answers(channel.views, patience=1.0, parts=Parts(_PARTS_BYTES))
+        self._recent = Recent({}, {})
 
     def up_to(self, ends: Mapping[int, int]) -> int:
         """Learn what lies before `ends`, offsets by partition, and is not in the model yet; returns how many labels."""
@@ -148,26 +150,70 @@ class Learning:
         return after, compared, version or ""
 
     def _examples(self, since: Mapping[int, int], upto: Mapping[int, int]) -> list[Example]:
-        """Labels of the topic's messages in [since, upto), in the order of their arrival, each id once: its first arrival."""
+        """Labels of the topic's messages in [since, upto), in the order of their arrival; of copies within the horizon the first to arrive.
+
+        That is so wherever the topic is cut into steps, and whoever reads the next one: what has arrived before `since` is remembered, and
+        read again where somebody else came that far.
+        """
+        horizon = self._channel.times.dedup_horizon_seconds * SECOND
+        found = self._labels(since, upto)
+        if not found:
+            return []
+        if self._recent.upto != since:
+            back = self._channel.bus.offsets_at(str(label_topic(self._project)), found[0].arrival - horizon)
+            before = self._labels({part: back.get(part, 0) for part in since}, since)
+            self._recent = Recent(since, {example.id: example.arrival for example in before})
+        return self._recent.first_ones(found, {**since, **upto}, horizon)
+
+    def _labels(self, since: Mapping[int, int], upto: Mapping[int, int]) -> list[Example]:
+        """All labels of the topic's messages in [since, upto), copies too, in the order of their arrival."""
         channel, project, label = self._channel, self._project, self._project.label
         if label is None:
             raise AnabranchError(f"project {project.name!r} has no label: online learning needs one")
-        topic = str(label.source.topic)
-        places = {name: json.dumps({topic: {str(part): offset for part, offset in found.items()}}) for name, found in
-                  (("startingOffsets", {part: since.get(part, 0) for part in upto}), ("endingOffsets", upto))}  # fmt: skip
-        options = {**channel.bus.spark_options([]), **places, "failOnDataLoss": "false"}
-        options["assign"] = json.dumps({topic: sorted(upto)})
+        topic, parts = str(label.source.topic), sorted(part for part, end in upto.items() if since.get(part, 0) < end)
+        if not parts:
+            return []
+        places = {"startingOffsets": {part: since.get(part, 0) for part in parts}, "endingOffsets": {part: upto[part] for part in parts}}
+        options = {**channel.bus.spark_options([]), **{name: json.dumps({topic: found}) for name, found in places.items()}, "failOnDataLoss": "false"}
+        options["assign"] = json.dumps({topic: parts})
         messages = self._spark.read.format("kafka").options(**options).load()
-        events = good_events(project, label.source, messages, channel.times, channel.suites(project).get(label.source.name))
-        return _collected(label, distinct(label.source, events))
+        return _collected(label, good_events(project, label.source, messages, channel.times, channel.suites(project).get(label.source.name)))
+
+
+@dataclass
+class Recent:
+    """When the last copy of each recent label arrived, by id, of the messages before `upto`."""
+
+    upto: Mapping[int, int]
+    arrivals: dict[str, int]
+
+    def first_ones(self, found: Sequence[Example], upto: Mapping[int, int], horizon: int) -> list[Example]:
+        """Those of which no copy arrived less than `horizon` microseconds before; `found` are the messages from here up to `upto`, which it then knows."""
+        first = []
+        for example in found:
+            before = self.arrivals.get(example.id)
+            self.arrivals[example.id] = example.arrival
+            if before is None or example.arrival - before > horizon:
+                first.append(example)
+        newest = max(self.arrivals.values())
+        self.arrivals = {name: arrival for name, arrival in self.arrivals.items() if arrival >= newest - horizon}
+        self.upto = dict(upto)
+        return first
 
 
 def _collected(label: Label, events: DataFrame) -> list[Example]:
     target, at = F.expr(label.target).cast("double"), F.unix_micros(F.col(f"`{label.source.time}`").cast("timestamp"))
     finite = F.when(F.abs(target) < float("inf"), target)
+    named = {
+        "id": F.col(f"`{label.source.id}`").cast("string"),
+        "key": key_column(label.keys),
+        "at": at,
+        "arrival": F.unix_micros("_arrival"),
+        "target": finite,
+    }
     order = [F.col(name) for name in ("_arrival", "_partition", "_offset")]
-    found = events.select(key_column(label.keys).alias("key"), at.alias("at"), finite.alias("target"), *order).orderBy(*order)
-    return [Example(row["key"], row["at"], row["target"]) for row in found.collect() if row["key"] is not None]
+    found = events.select(*[column.alias(name) for name, column in named.items()], *order).orderBy(*order)
+    return [Example(*(row[name] for name in named)) for row in found.collect() if row["key"] is not None]
 
 
 def _columns(answer: Answer) -> dict[str, list[Any]]:

@@ -4,7 +4,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -201,3 +201,32 @@ def test_of_copies_of_a_label_in_several_partitions_the_first_arrival_is_learnt(
     producer.close()
     examples = Learning(spark, context.channel(once=True), project)._examples({}, context.bus.ends(name))
     assert [(example.key, example.target) for example in examples] == [(f"t{i}", 1.0) for i in range(12)]
+
+
+def test_a_label_that_is_sent_again_after_it_was_learnt_changes_nothing(school: School) -> None:
+    before = school.model
+    school.publish("labels", [{"id": f"l{len(school.targets)}", "who": school.targets[-1][0], "at": format_time(now_micros()), "big": 1}])
+    school.drain()
+    assert school.model.offsets != before.offsets
+    assert (school.model.learnt, school.model.learner.described()) == (before.learnt, before.learner.described())
+
+
+def test_copies_of_a_label_in_later_steps_are_left_out_within_the_horizon_by_whoever_learns(school: School) -> None:
+    spark, bus, project, places = school.context.spark, school.context.bus, school.project, dict(school.model.offsets)
+    channel, topic = school.context.channel(once=True), str(label_topic(school.project))
+    steadily = Learning(spark, channel, project)
+    name, at = f"copied-{uuid.uuid4().hex[:8]}", format_time(now_micros() - SECOND)
+    copy = {"id": name, "who": "t0", "at": at, "big": 1}
+    for step, further in enumerate(([], [{**copy, "id": f"{name}-1"}])):
+        school.publish("labels", [copy, *further])
+        ends = bus.ends(topic)
+        # Whoever goes on from what it has read, and whoever comes to it now, leave out the same.
+        for learning in (steadily, Learning(spark, channel, project)):
+            assert [example.id for example in learning._examples(places, ends)] == [f"{name}-{step}" if step else name]
+        places = ends
+    published = now_micros()
+    assert wait_until(lambda: now_micros() - published > 2 * SECOND, 10)
+    school.publish("labels", [copy])
+    brief = replace(channel, times=replace(channel.times, dedup_horizon_seconds=1))
+    for learning, expected in ((steadily, []), (Learning(spark, brief, project), [name])):
+        assert [example.id for example in learning._examples(places, bus.ends(topic))] == expected
