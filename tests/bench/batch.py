@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,7 +44,7 @@ from stores.settings import LakeSettings
 from stores.staging import commit_files, write_files
 from stores.tables import prepare_events
 from tests.bench.plain_load import VARIANTS
-from tests.bench.report import Row, save
+from tests.bench.report import Row, save, seconds_of
 from tests.bench.sizing import Measured, figure, page, save_sizing
 from tests.conftest import free_ports
 
@@ -175,13 +175,6 @@ def built(context: Context, project: Project, cut: int, clock: Clock, *, full: b
     order = Order(cut=cut, until=now_micros(), full=full)
     limits = context.settings.build
     return build(context.spark, context.lake, context.views, context.models, project, context.settings.times, limits, order, clock)
-
-
-def seconds_of(work: Callable[[], object]) -> float:
-    """Wall-clock seconds."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def landing_rows(bench: Bench) -> list[Row]:

@@ -1,8 +1,6 @@
 """Current rows, measured: what keeping their history costs the stream, and what Spark SQL reads for one of them."""
 
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -16,17 +14,10 @@ from stores.current import refresh
 from stores.parts import Parts
 from stores.spark_tables import SparkTables
 from stores.views import Views, current_table, history_table
-from tests.bench.report import Row
+from tests.bench.report import Row, seconds_of
 from tests.bench.river import River
 
 _HISTORY_RUNS = 30
-
-
-def seconds_of(work: Callable[[], object]) -> float:
-    """How long it takes."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def history(found: River, project: Project, keys_there: int, steps: Steps) -> list[Row]:

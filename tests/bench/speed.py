@@ -25,10 +25,10 @@ from jobs.show import Steps
 from speed.views import fed_sources, live_tiles, query_settings, scores_topic, start
 from stores.answers import now_micros
 from stores.views import tiles_table
-from tests.bench.current_rows import history, lookup, seconds_of
+from tests.bench.current_rows import history, lookup
 from tests.bench.freshness import NotMeasuredError, counted, freshness, read_probes, sent_by
 from tests.bench.publisher import PROBES, message
-from tests.bench.report import Row, save
+from tests.bench.report import Row, save, seconds_of
 from tests.bench.river import PROJECTS, River, river
 from tests.bench.serving_data import train
 
