@@ -1,4 +1,4 @@
-"""Verbs about the lake's tables: upkeep, history."""
+"""Verbs about the lake's tables: upkeep, history, erase."""
 
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from jobs.show import Steps, result, table
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for verb in (upkeep, history):
+    for verb in (upkeep, history, erase):
         app.command()(verb)
 
 
@@ -79,6 +79,48 @@ def history(name: Name, most: Annotated[int, typer.Option(min=1, help="Versions 
         columns = ["", "version", "built", "cut", "model", "keys", "lake versions"]
         table(f"Batch versions of {name}", columns, [[role, *_row(entry)] for role, entry in batches.items()])
     result(as_json, {"project": name, "sources": sources, "batches": batches}, f"{len(sources)} tables, {len(batches)} batch versions")
+
+
+def erase(
+    name: Name,
+    key: Annotated[list[str], typer.Argument(metavar="KEY...", help="The key to erase: its value, or COLUMN=VALUE for each of several columns.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would be deleted, and delete nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete everything that is kept of one key, older versions included, and build without it. Cannot be undone."""
+    from batch.erasing import Erasure, entity
+    from jobs.context import Context
+    from jobs.erasing import erase_key
+
+    context, steps = Context(load_settings(None, None)), Steps()
+    try:
+        project = context.project(name)
+        whom = entity(project, key)
+        if dry_run:
+            found = Erasure(context.spark, context.lake, context.views, project, whom, steps).count()
+            value = {"project": name, "key": whom, "dry_run": True, "rows": dict(found.rows)}
+        else:
+            done = erase_key(context, project, whom, steps)
+            found = done.erased
+            value = {"project": name, "key": whom, "dry_run": False, "rows": dict(found.rows), "files_removed": found.files}
+            value |= {"batch_version": done.batch_version, "complete_after": format_time(done.until)}
+    finally:
+        context.close()
+    if not as_json:
+        table(f"Rows of {' '.join(key)} in {name}" + (" (dry run: nothing was deleted)" if dry_run else ""), ["table", "rows"], list(found.rows.items()))
+    result(as_json, value, _erased(value))
+
+
+def _erased(value: dict[str, Any]) -> str:
+    rows = sum(value["rows"].values())
+    if value["dry_run"]:
+        return f"{rows:,} rows to delete: run it again without --dry-run"
+    built = "no batch version was built yet" if value["batch_version"] is None else f"batch version {value['batch_version']} is without it"
+    return (
+        f"{rows:,} rows deleted, {value['files_removed']:,} files removed; {built}\n"
+        f"What arrives of it before {value['complete_after']} counts from the first build after that. Topics keep their records until their retention ends.\n"
+        f"Models have learnt from it: anabranch train {value['project']}"
+    )
 
 
 def _batches(context: Any, name: str) -> dict[str, dict[str, Any]]:

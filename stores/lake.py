@@ -37,6 +37,8 @@ QUARANTINE = {
 LARGE = 2**26
 """Bytes of a table from which on finding copies first is faster than sorting everything."""
 CHANGE_FEED = "delta.enableChangeDataFeed"
+READABLE_FROM = "anabranch.readableFrom"
+"""Property of a table of events: its first version that can be read, after an erasure removed the files of those before."""
 
 
 class FeedError(AnabranchError):
@@ -192,6 +194,10 @@ def _nothing(spark: SparkSession, columns: Mapping[str, str]) -> DataFrame:
 
 def _load(spark: SparkSession, path: str, version: int | None) -> DataFrame | None:
     options = {} if version is None else {"versionAsOf": str(version)}
+    if version is not None and (table := snapshot(spark, path)) is not None:
+        kept = table.metadata().configuration()
+        if kept.contains(READABLE_FROM) and version < int(kept.apply(READABLE_FROM)):
+            raise AnabranchError(f"version {version} of {path} ended when a key was erased: what was made of it cannot be made again, train or build anew")
     try:
         return spark.read.format("delta").options(**options).load(path)
     except AnalysisException as error:

@@ -105,6 +105,10 @@ class Table:
         found = self.spark.sql(f"DELETE FROM delta.`{self.path}` WHERE {condition}").collect()
         return int(found[0]["num_affected_rows"]) if found else 0
 
+    def note(self, name: str, value: object) -> None:
+        """Set a property of the table."""
+        self.spark.sql(f"ALTER TABLE delta.`{self.path}` SET TBLPROPERTIES ('{name}' = '{value}')")
+
     def count(self, condition: str) -> int:
         """Rows of a kind."""
         return int(self.spark.read.format("delta").load(self.path).where(condition).count())
