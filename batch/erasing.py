@@ -3,7 +3,7 @@
     events         rows with the key's columns are deleted, of predictions those that were asked for the key
     quarantine     bad rows in whose text the key's value stands as a word of its own: what they say cannot be read for certain
     states         what builds keep of the key
-    serving store  batch parts of both versions, tiles, the current row
+    serving store  batch parts of both versions, tiles, the current row and its history
 
 What was deleted is removed from disk at once, so no version from before can be read again: neither by `reproduce` nor by a job
 that reads one at this very moment. A view whose key is only a part of what is erased (an airport, when a plane is erased) keeps

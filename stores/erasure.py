@@ -1,10 +1,10 @@
 """Erasure in the serving store: the rows of a key are removed from every table that a version, a rollback or the stream can read."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from features.declaration import FeatureView, Project
 from stores.manifest import Manifest
-from stores.views import Views, current_table, tiles_table
+from stores.views import Views, current_table, history_table, tiles_table
 
 
 def erase_states(views: Views, project: Project, manifest: Manifest | None, keys: Mapping[str, Iterable[str]], until: int) -> None:
@@ -21,11 +21,12 @@ def erase_states(views: Views, project: Project, manifest: Manifest | None, keys
                 views.session.execute(f"DELETE FROM {table}{using} WHERE key = %s", (key,))
 
 
-def erase_current(views: Views, project: Project, keys: Iterable[str]) -> None:
-    """Remove the current rows of `keys` (stored texts of the project's key)."""
-    if views.has_table(current_table(project.name)):
-        for key in keys:
-            views.session.execute(f"DELETE FROM {current_table(project.name)} WHERE key = %s", (key,))
+def erase_current(views: Views, project: Project, keys: Collection[str]) -> None:
+    """Remove the current rows of `keys` (stored texts of the project's key) and their history."""
+    for table in (current_table(project.name), history_table(project.name)):
+        if views.has_table(table):
+            for key in keys:
+                views.session.execute(f"DELETE FROM {table} WHERE key = %s", (key,))
 
 
 def _tables(views: Views, project: Project, view: FeatureView, manifest: Manifest | None) -> dict[str, bool]:
