@@ -9,6 +9,8 @@ from stores.problems import CONTENT_TYPE, ProblemError
 
 Headers = tuple[tuple[str, str], ...]
 JSON: Headers = (("content-type", "application/json"),)
+_DROPPED = 16 * 1024 * 1024
+"""Bytes beyond the limit that are read and dropped: who is answered while he still sends may see a broken connection instead of the reason."""
 
 
 @dataclass(slots=True)
@@ -80,19 +82,23 @@ class Exchange(Protocol):
 
 
 async def read_body(scope: Scope, exchange: Exchange, limit: int) -> bytes:
-    """The body, never holding more than `limit` bytes of it; raises a 413 problem for more."""
-    announced = scope.headers.get("content-length")
-    if announced is not None and announced.isascii() and announced.isdigit():
-        if int(announced) > limit:
-            raise _too_large(limit)
+    """The body, never holding more than `limit` bytes of it; raises a 413 problem for more, when the caller has sent it or `_DROPPED` bytes of it."""
+    told = scope.headers.get("content-length")
+    announced = int(told) if told is not None and told.isascii() and told.isdigit() else None
+    if announced is not None and announced <= limit:
         return await exchange()
+    if announced is not None and announced > limit + _DROPPED:
+        raise _too_large(limit)
     chunks: list[bytes] = []
     size = 0
     async for chunk in exchange:
         size += len(chunk)
-        if size > limit:
-            raise _too_large(limit)
-        chunks.append(chunk)
+        if size > limit + _DROPPED:
+            break
+        if size <= limit:
+            chunks.append(chunk)
+    if size > limit or announced is not None:
+        raise _too_large(limit)
     return b"".join(chunks)
 
 

@@ -94,6 +94,12 @@ def test_large_bodies_are_refused_whether_announced_or_chunked(running: Running)
     assert running.ask("POST", PREDICT, b"{}", {})[0] == 415
 
 
+def test_a_caller_who_still_sends_is_told_why_instead_of_being_cut_off(running: Running) -> None:
+    much = b"x" * 8_000_000  # more than the sockets between take in
+    assert running.ask("POST", PREDICT, much)[0] == 413
+    assert running.ask("POST", PREDICT, iter([much]))[0] == 413
+
+
 def test_a_thousand_wide_instances_fit_or_the_refusal_names_the_setting(running: Running, tmp_path: Path) -> None:
     features = load_project("heart_disease", (PROJECTS,)).columns
     given = {feature.name: 1234.5678901234567 if feature.type.name == "DOUBLE" else 123456 for feature in features}
