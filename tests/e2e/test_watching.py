@@ -113,7 +113,12 @@ def test_alerts_are_raised_once_and_everything_is_kept(released: Released) -> No
     latest = {(one.subject, one.name, one.slice): one.value for one in Measures.of(context.settings.views).latest("heart_disease") if one.version == version}
     assert latest["features", "psi", "age"] == pytest.approx(next(d.psi for d in released.second.found.features[version] if d.feature == "age"))
     assert (latest["skew", "share", ""], latest["alerts", "psi", "age"]) == (0, 1)
-    assert context.models.entry("heart_disease", version).watched["predictions/labels"] == 30
+    logged = context.models.entry("heart_disease", version).watched
+    assert logged["predictions/labels"] == 30
+    # Over time by slice too: all labels came in one day.
+    assert {part.split()[0] for subject, _, part in latest if subject == "periods" and part} == {"sex", "age"}
+    assert sum(value for (subject, name, part), value in latest.items() if (subject, name) == ("periods", "labels") and part.startswith("sex")) == 30
+    assert sum(value for name, value in logged.items() if name.startswith("periods/labels/sex")) == 30
     assert "thresholds are crossed" in released.page
     assert released.page.count("data:image/png") > 5
 
