@@ -120,7 +120,7 @@ def build(views: Views, project: Project, cut: int, model_version: str | None = 
 
 @pytest.fixture(scope="module")
 def rest(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rest]:
-    with running(servers, tmp_path_factory.mktemp("rest")) as found:
+    with running(servers, tmp_path_factory.mktemp("rest"), shadow_buffer=100_000) as found:  # room for all that is asked while a test waits
         yield found
 
 
