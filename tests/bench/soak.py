@@ -58,7 +58,7 @@ def soak(minutes: float, steps: Steps) -> list[Row]:
             context.bus.publish(TOPIC, [(None, message("last", "last-probe-0", 1.0, now_micros()))])
             read_probes(sent, "last", 1)
             same = check(context, project, 0)
-            scored(context, project, "s-k0")
+            scored(context, project, "s-probe-0")
     steps.step(f"published at {reached:,.0f} events/s; answers equal: {same}")
     quarter = max(1, len(sizes) // 4)
     early, late = (float(np.median(part)) for part in (sizes[quarter : 2 * quarter], sizes[-quarter:]))

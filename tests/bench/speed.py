@@ -73,7 +73,7 @@ def freshness_rows(found: River, project: Project, sizes: Sizes, steps: Steps, n
                 goal = "under 1" if (name, rate) == ("p99", 2_000) else ""
                 work = f"published to readable answer at {rate:,} events/s, {name}"
                 rows.append(Row(work=work, peer="none", ours=value, theirs=None, unit="s", ratio=None, goal=goal, equal=same))
-        scored(context, project, f"r{sizes.rates[0]}-k0")
+        scored(context, project, f"r{sizes.rates[0]}-probe-0")
     notes.append(f"The publisher reached {', '.join(reached)} events/s. equal: the answers of all keys count every event, and each once.")
     return rows
 

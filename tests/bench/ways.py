@@ -72,7 +72,7 @@ def whole(bench: Bench, way: Way, warm: float, seconds: float) -> Measured:
         got = freshness(bench.found, TOPIC, sent, RATE, warm, seconds, KEYS, run)
         cores = busy.cores()
         same = counted(context.answers, bench.project, run, KEYS, got.events)
-        scored(context, bench.project, f"{run}-k0")
+        scored(context, bench.project, f"{run}-probe-0")
     bench.steps.step(f"{way.name}: {got}, {cores:.2f} cores, every event counted once: {same}")
     return Measured(name=way.name, figures=got.percentiles, cores=cores, equal=same)
 
