@@ -65,7 +65,7 @@ class Door:
 
     def rows(self) -> list[Any]:
         """What is scored until now."""
-        there = (self.out / "_delta_log").exists()
+        there = any((self.out / "_delta_log").glob("*.json"))
         return self.spark.read.format("delta").load(str(self.out)).collect() if there else []
 
 
