@@ -173,7 +173,7 @@ def test_a_key_is_good_for_its_project_and_verbs_until_it_is_revoked(guarded: Gu
         (kept["id"], "", ("predict", "scores", "catalogue")),
     }
     assert made["key"].split("_", 2)[2] not in json.dumps(listed)
-    assert keys("list", other)["keys"] == []
+    assert [one["id"] for one in keys("list", other)["keys"]] == [watched["id"]]
 
     keys("revoke", name, made["id"])
     assert wait_until(lambda: guarded.ask("{0}/features/b1", x_api_key=made["key"])[0] == 401, SECONDS), "a revoked key is still good"
