@@ -57,9 +57,9 @@ def view(servers: Settings, spark: SparkSession, name: str) -> Iterator[str]:
 
 
 def truth(spark: SparkSession) -> DataFrame:
-    """The rows, read from nowhere."""
+    """The rows, read from nowhere; columns in Cassandra's order, which is by name behind the key."""
     return spark.range(KEYS * SLOTS).selectExpr(
-        f"CAST(id % {KEYS} AS STRING) AS key", f"id DIV {KEYS} AS slot", "id / 2D AS value", "IF(id % 3 = 0, 'a', 'b') AS kind"
+        f"CAST(id % {KEYS} AS STRING) AS key", f"id DIV {KEYS} AS slot", "IF(id % 3 = 0, 'a', 'b') AS kind", "id / 2D AS value"
     )
 
 
