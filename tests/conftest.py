@@ -49,6 +49,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
             # Slots of seconds: a cut passes while a test waits, not the next hour.
             "time.slot": "2s",
             "spark.shuffle_partitions": 2,
+            # One session for every test: Delta keeps what it knows of each of their tables for an hour.
+            "spark.driver_memory": "2g",
             "servers.kafka_port": ports[0],
             "servers.kafka_controller_port": ports[1],
             "servers.cassandra_port": ports[2],
