@@ -115,12 +115,27 @@ def _running(settings: Settings, *names: str) -> Iterator[Settings]:
 
 @pytest.fixture(scope="session")
 def spark(settings: Settings) -> Iterator[SparkSession]:
-    """The session of jobs/session.py, as jobs have it; few partitions, because tests are small."""
+    """The session of jobs/session.py, as jobs have it, but that queries are interpreted: over tables as small as those of tests,
+    to generate and compile code for each of them costs more than it saves. `compiled` is for tests of what is computed."""
     from jobs.session import spark_session
 
     session = spark_session(settings, "tests")
+    _compile(session, on=False)
     yield session
     session.stop()
+
+
+@pytest.fixture
+def compiled(spark: SparkSession) -> Iterator[None]:
+    """Queries run as code generated for each, as they do in every job."""
+    _compile(spark, on=True)
+    yield
+    _compile(spark, on=False)
+
+
+def _compile(session: SparkSession, *, on: bool) -> None:
+    session.conf.set("spark.sql.codegen.wholeStage", on)
+    session.conf.set("spark.sql.codegen.factoryMode", "FALLBACK" if on else "NO_CODEGEN")
 
 
 def free_ports(count: int) -> list[int]:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import numpy as np
+import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -12,6 +13,8 @@ from features.merge import LABELS, BatchPart, merge, plain
 from features.schema import DataType, expression_type, parse_schema
 from features.spark import batch_rows, grains, point_in_time
 from features.times import DAY, to_micros
+
+pytestmark = pytest.mark.usefixtures("compiled")
 
 SCHEMA = "id STRING, key STRING, at TIMESTAMP, price DECIMAL(10,2), amount DECIMAL(25,9), quantity INT"
 SOURCE = Source(name="sales", topic="sales", id="id", time="at", schema=SCHEMA)

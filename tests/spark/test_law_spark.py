@@ -20,6 +20,8 @@ from tests.law import SCHEMA, SLACK, SLOT, START, events_strategy, source
 from tests.oracle import Event
 from tests.unit.test_law import LIFELONG, VIEW, assert_lawful
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 
 def some_events(count: int) -> list[Event]:
     """A few hundred random events, from the very strategy of the pure law."""

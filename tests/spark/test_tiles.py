@@ -15,6 +15,8 @@ from tests import oracle
 from tests.law import START, source
 from tests.oracle import Event
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 
 def test_an_event_ahead_of_its_arrival_on_the_edge_of_a_tile_weighs_as_those_that_follow(spark: SparkSession) -> None:
     features = {"faded": DecayedSum("x", half_life="5m"), "mean": DecayedMean("x", half_life="5m")}
