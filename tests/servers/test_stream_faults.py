@@ -43,6 +43,8 @@ def rig(lived: Rig) -> Iterator[Rig]:
     lived.start()
     yield lived
     if LONG:
+        lived.start()  # one that was stopped goes on
+        lived.assert_exact()
         note(verified=lived.assert_verified())
 
 
