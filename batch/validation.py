@@ -156,7 +156,7 @@ class Validation:
         """What the new version's tables say of a key at the cut."""
         values: dict[str, object] = {}
         for view in self.project.views:
-            batch, _ = self.views.ask(self.project.name, view, key_text(view.keys, key), self.entry, self.entry.cut).result()
+            batch, _ = self.views.known(self.project.name, view, key_text(view.keys, key), self.entry, self.entry.cut)
             values.update(merge(view, batch, None, self.entry.cut).values)
         return values
 

@@ -53,6 +53,7 @@ class Layout:
         minima = sum(block.width for block in self.blocks if block.merge == "min")
         self._sums, self._minima = slice(0, sums), slice(sums, sums + minima)
         self._others = list(self._group(block for block in self.blocks if block.merge not in rank))
+        self._settling = [block for block in self.blocks if type(block).settled is not Block.settled]
         self._latest = self.slices[LATEST].start
 
     def _group(self, blocks: Iterable[Block]) -> Iterable[tuple[Block, slice, int]]:
@@ -90,10 +91,10 @@ class Layout:
         out = np.empty((len(first), self.width))
         np.add.reduceat(rows[:, self._sums], first, axis=0, out=out[:, self._sums])
         np.minimum.reduceat(rows[:, self._minima], first, axis=0, out=out[:, self._minima])
-        owner = np.repeat(np.arange(len(first)), np.diff(first, append=len(rows)))
+        owner = np.repeat(np.arange(len(first)), np.diff(first, append=len(rows))) if self._others else first
         for block, columns, width in self._others:
             out[:, columns] = block.gather(rows[:, columns].reshape(len(rows), -1, width), owner).reshape(len(first), -1)
-        for block in self.blocks:
+        for block in self._settling:
             out[:, self.slices[block]] = block.settled(out[:, self.slices[block]])
         return out
 
@@ -116,9 +117,9 @@ class Layout:
             merged.append(extra.merge(present) if present else None)
         return merged
 
-    def latest(self, row: Rows) -> float:
-        """Time in microseconds of the latest event of a state; -inf for no events."""
-        return -float(row[self._latest])
+    def latest(self, rows: Rows) -> Rows:
+        """Time in microseconds of the latest event of each state (n, width); -inf for no events."""
+        return -rows[:, self._latest]
 
     def finish(self, name: str, rows: Rows, extras: Sequence[States], at: Times, since: Times) -> Values:
         """Values of feature `name` for states (q, width) with their extras, of windows [since, at)."""

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from features.errors import DeclarationError, MisuseError
 
@@ -53,6 +54,7 @@ def parse_time(text: str) -> int:
         raise MisuseError(f"time {text!r} is not ISO 8601: write for example 2024-05-01T12:00:00Z") from error
 
 
+@lru_cache(maxsize=1024)  # keys that are answered together have one time
 def format_time(micros: int) -> str:
     """ISO 8601 text in UTC with a ``Z``."""
     return from_micros(micros).isoformat().replace("+00:00", "Z")

@@ -138,11 +138,12 @@ def answer(
     """Show the features and the score of one key, now or at a time in the past."""
     from jobs.answering import answer_key
     from jobs.context import Context
+    from stores.requests import stored_key
 
     context = Context(load_settings(None, None))
     try:
         project = context.project(name)
-        given = read_key(project.keys, key)
+        given = stored_key(read_key(project.keys, key), project)
         found = answer_key(context, project, given, None if at is None else parse_time(at))
     finally:
         context.close()

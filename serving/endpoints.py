@@ -28,13 +28,16 @@ from serving.shadow import Shadow
 from serving.trials import predictions as score
 from serving.trials import scorers
 from stores import requests
+from stores.gathering import Gathering
 from stores.json_values import encode
-from stores.predict import Answer, Prediction, needs_store, shown, shown_features, shown_key, unknown_keys
+from stores.predict import Answer, Prediction, Scorer, needs_store, shown, shown_features, shown_key, unknown_keys
 from stores.problems import ProblemError, unprocessable
 from stores.requests import Asked, Key
 
 T = TypeVar("T")
 TIMESTAMP = DataType("TIMESTAMP")
+_MOST_SCORED = 100  # requests at once; what one request asks is never taken apart
+_Scored = tuple[Scorer, Asked, Answer | None]
 
 
 class Endpoints:
@@ -44,6 +47,8 @@ class Endpoints:
         self._context, self._live, self._metrics, self._breakers = context, live, metrics, breakers
         self._predictions, self._shadow, self._pools = predictions, shadow, pools
         self._known_topics: set[str] = set()
+        # Answers that were read together are scored together: they come here at the same time.
+        self._scoring: Gathering[tuple[Served], _Scored, tuple[Prediction, int]] = Gathering(self._score, most=_MOST_SCORED)
 
     async def predict(self, request: Request, served: Served) -> Response:
         """Score a key, given features, or both. A key of which nothing is known is a problem, among several that of its own place."""
@@ -70,9 +75,9 @@ class Endpoints:
         if unknown:
             places = [place for place in range(len(asked)) if place not in unknown]
             asked, answering, stored = [asked[place] for place in places], [answering[place] for place in places], [stored[place] for place in places]
-        now = self._context.clock()
-        predictions = score(project, scorer, answering, asked, stored, now) if asked else []
-        for one, prediction in zip(asked, predictions, strict=True):
+        scored = await self._scoring.ask((served,), list(zip(answering, asked, stored, strict=True)))
+        predictions = [prediction for prediction, _ in scored]
+        for one, (prediction, now) in zip(asked, scored, strict=True):
             self._predictions.add(project.name, now, one, prediction)
         if served.trial is not None:
             self._shadow.add(project, scorer, served.trial, asked, stored, predictions)
@@ -82,6 +87,15 @@ class Endpoints:
         if not isinstance(read, list):
             return Response(200, encode(predictions[0].answer))
         return Response(200, encode({"predictions": _in_their_places(read, predictions, unknown)}))
+
+    async def _score(self, group: tuple[Served], items: Sequence[_Scored]) -> list[tuple[Prediction, int]]:
+        """Predictions, and when they were made."""
+        (served,) = group
+        if not items or served.scorer is None:
+            return []
+        answering, asked, stored = zip(*items, strict=True)
+        now = self._context.clock()
+        return [(prediction, now) for prediction in score(served.project, served.scorer, answering, asked, stored, now)]
 
     async def features(self, served: Served, key: Key) -> Response:
         """Stored features of a key, merged as of now; a key of which nothing is known has empty ones, and the answer says so."""

@@ -26,6 +26,7 @@ class Metrics:
         if measured is not None:
             registry.register(measured)
         self._requests = Counter("anabranch_requests", "Requests answered.", ("route", "project", "status"), registry=registry)
+        self._answered: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._seconds = Histogram("anabranch_request_seconds", "Time to answer.", ("route",), buckets=BUCKETS, registry=registry)
         self.degraded = Counter("anabranch_degraded_answers", "Answers that said they are degraded.", ("project",), registry=registry)
         self.published = Counter("anabranch_predictions_published", "Predictions published.", registry=registry)
@@ -52,8 +53,11 @@ class Metrics:
 
     def answered(self, route: str, project: str, status: int, started: float) -> None:
         """Count a request that began at `started` (perf_counter)."""
-        self._requests.labels(route, project, str(status)).inc()
-        self._seconds.labels(route).observe(time.perf_counter() - started)
+        found = self._answered.get((route, project, status))
+        if found is None:
+            found = self._answered[route, project, status] = (self._requests.labels(route, project, str(status)), self._seconds.labels(route))
+        found[0].inc()
+        found[1].observe(time.perf_counter() - started)
 
     def show(self, served: Served) -> None:
         """Set what is known of a project's versions."""

@@ -65,7 +65,7 @@ class Channel:
     suites: Callable[[Project], Mapping[str, Suite]] = _no_suites
     trigger: str | None = None
     most_offsets: int | None = None
-    partitions: int = 2
+    partitions: int = 1
 
 
 def fed_sources(project: Project) -> list[Source]:

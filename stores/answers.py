@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from features.declaration import FeatureView, Project
 from features.errors import UnavailableError
 from features.keys import SEPARATOR, key_text
-from features.merge import BatchPart, Tiles, merge
+from features.merge import BatchPart, Known, Merged, merge_all
 from features.times import format_time
+from stores.gathering import Gathering
 from stores.manifest import Manifest
 from stores.parts import Name, Parts
 from stores.reads import Pending
@@ -23,7 +24,6 @@ from stores.views import GRACE, Views
 
 _AT_ONCE = 20  # keys that are asked or merged before others get their turn on the event loop
 _SIDE_BY_SIDE = 200  # keys whose reads are under way together where nobody else waits for a turn
-Known = tuple[BatchPart | None, Tiles | None]
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ class _Seen:
 
 @dataclass(frozen=True)
 class _Reading:
-    """Reads under way for some keys: by view and key text."""
+    """Reads under way for some keys, whose texts are by view."""
 
     texts: Sequence[Mapping[str, str]]
-    pending: Mapping[tuple[str, str], Pending]
+    pending: Sequence[Pending]
 
     def when_done(self, done: Callable[[], object]) -> None:
         """Call `done` when every read has an answer or an error: from whatever thread, and at least once."""
-        futures = {future for pending in self.pending.values() for future in pending.futures}
+        futures = [future for pending in self.pending for future in pending.futures]
         left = [None] * len(futures)  # popping is one step, whichever thread does it
 
         def one(_: object) -> None:
@@ -89,6 +89,10 @@ class Answers:
     timeout: float | None = None
     shared: SharedParts | None = None
     _seen: dict[str, _Seen] = field(default_factory=dict)
+    _gathering: "Gathering[tuple[Project, Manifest | None], Mapping[str, object], Answer]" = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._gathering = Gathering(lambda versions, keys: self._awaited(versions[0], keys, versions[1]), most=_AT_ONCE)
 
     def manifest(self, project: str) -> Manifest | None:
         """The manifest that answers are made with."""
@@ -119,13 +123,21 @@ class Answers:
             reading = self._begin(project, chunk, manifest, asked)
             known = self._collect(reading, manifest, project)
             moment = min(now_micros(), asked + GRACE) if at is None else at
-            found += [_answer(project, key, text, known, manifest, moment) for key, text in zip(chunk, reading.texts, strict=True)]
+            found += _answers(project, chunk, reading.texts, known, manifest, moment)
         return found
 
-    async def answer(self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Manifest | None, at: int | None = None) -> list[Answer]:
-        """The same on an event loop, with the manifest given. Raises UnavailableError, never waiting to connect."""
+    async def answer(self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Manifest | None, at: int | None = None) -> Sequence[Answer]:
+        """The same on an event loop, with the manifest given; what others ask of now and of the same versions meanwhile is read together.
+
+        Raises UnavailableError, never waiting to connect.
+        """
         if not self.views.connected:
             raise UnavailableError("Cassandra has not answered since this server started: see 'anabranch status'")
+        if at is None and len(keys) <= _AT_ONCE:
+            return await self._gathering.ask((project, manifest), keys)
+        return await self._awaited(project, keys, manifest, at)
+
+    async def _awaited(self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Manifest | None, at: int | None = None) -> list[Answer]:
         await self._take_shared(project, keys, manifest)
         several = len(keys) > _AT_ONCE
         readings, asked = [], now_micros() if at is None else at
@@ -138,10 +150,10 @@ class Answers:
             await _done(reading)
             known.update(self._collect(reading, manifest, project))
         moment = min(now_micros(), asked + GRACE) if at is None else at
-        found = []
-        for key, text in zip(keys, [text for reading in readings for text in reading.texts], strict=True):
-            found.append(_answer(project, key, text, known, manifest, moment))
-            if several and len(found) % _AT_ONCE == 0:
+        found: list[Answer] = []
+        for reading in readings:
+            found += _answers(project, keys[len(found) : len(found) + _AT_ONCE], reading.texts, known, manifest, moment)
+            if several:
                 await asyncio.sleep(0)
         return found
 
@@ -160,7 +172,7 @@ class Answers:
                 if part is None or manifest is None:
                     raise UnavailableError(why)
                 known[view.name, text[view.name]] = (part, None)
-            answer = _answer(project, key, text, known, manifest, moment)
+            (answer,) = _answers(project, [key], [text], known, manifest, moment)
             if not answer.known:
                 raise UnavailableError(why)
             missing = f"events that arrived since {format_time(manifest.cut) if manifest else 'ever'} are missing, for {why}"
@@ -170,25 +182,23 @@ class Answers:
     def _begin(self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Manifest | None, at: int) -> _Reading:
         """Start all reads, of several keys together, which is less work."""
         texts = [{view.name: key_text(view.keys, key) for view in project.views} for key in keys]
-        pending: dict[tuple[str, str], Pending] = {}
+        pending: list[Pending] = []
         for view in project.views:
             wanted = {text[view.name]: self._kept(project, view, text[view.name], manifest) for text in texts}
-            if len(wanted) > 1:
-                found = self.views.ask_many(project.name, view, wanted, manifest, at, self.timeout)
-            else:
-                found = {key: self.views.ask(project.name, view, key, manifest, at, part, self.timeout) for key, part in wanted.items()}
-            pending |= {(view.name, key): read for key, read in found.items()}
+            pending += self.views.ask(project.name, view, wanted, manifest, at, self.timeout)
         return _Reading(texts, pending)
 
     def _collect(self, reading: _Reading, manifest: Manifest | None, project: Project) -> dict[tuple[str, str], Known]:
         found: dict[tuple[str, str], Known] = {}
-        for (view, key), pending in reading.pending.items():
-            found[view, key] = pending.result()
-            batch = found[view, key][0]
-            if self.parts is not None and batch is not None and manifest is not None and pending.known is None:
-                self.parts.put(_name(project, view, key, manifest), batch)
-                if self.shared is not None:
-                    self.shared.offer(_shared_name(project, view, key, manifest), batch)
+        for pending in reading.pending:
+            view = pending.view.name
+            for key, known in pending.result().items():
+                found[view, key] = known
+                batch, _ = known
+                if self.parts is not None and batch is not None and manifest is not None and pending.known[key] is None:
+                    self.parts.put(_name(project, view, key, manifest), batch)
+                    if self.shared is not None:
+                        self.shared.offer(_shared_name(project, view, key, manifest), batch)
         return found
 
     async def _take_shared(self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Manifest | None) -> None:
@@ -235,19 +245,27 @@ async def _done(reading: _Reading) -> None:
     await waiter
 
 
-def _answer(
-    project: Project, key: Mapping[str, object], text: Mapping[str, str], known: Mapping[tuple[str, str], Known], manifest: Manifest | None, at: int
-) -> Answer:
-    values: dict[str, object] = {}
-    reasons: dict[str, None] = {}
-    found = False
+def _answers(
+    project: Project, keys: Sequence[Mapping[str, object]], texts: Sequence[Mapping[str, str]], known: Mapping[tuple[str, str], Known],
+    manifest: Manifest | None, at: int,
+) -> list[Answer]:  # fmt: skip
+    """What is `known`, by view and key text, merged for each of `keys`; the keys of one view together."""
+    merged: dict[tuple[str, str], Merged] = {}
     for view in project.views:
-        batch, tiles = known[view.name, text[view.name]]
-        # A batch part without rows is a key that the version's table does not have.
-        found = found or tiles is not None or (batch is not None and len(batch.rows) > 0)
-        merged = merge(view, batch, tiles, at)
-        values.update(merged.values)
-        if merged.degraded:
-            reasons[merged.degraded] = None
+        names = list(dict.fromkeys((view.name, text[view.name]) for text in texts))
+        merged.update(zip(names, merge_all(view, [known[name] for name in names], at), strict=True))
     version = manifest.batch_version if manifest else None
-    return Answer({name: str(key[name]) for name in project.keys}, values, at, "; ".join(reasons) or None, version, found)
+    found = []
+    for key, text in zip(keys, texts, strict=True):
+        values: dict[str, object] = {}
+        reasons: dict[str, None] = {}
+        there = False
+        for name in text.items():
+            batch, tiles = known[name]
+            # A batch part without rows is a key that the version's table does not have.
+            there = there or tiles is not None or (batch is not None and len(batch.rows) > 0)
+            values.update(merged[name].values)
+            if why := merged[name].degraded:
+                reasons[why] = None
+        found.append(Answer({name: str(key[name]) for name in project.keys}, values, at, "; ".join(reasons) or None, version, there))
+    return found

@@ -1,7 +1,9 @@
-"""Reads under way: what the driver will bring of one key of one view, asked for by itself or together with others."""
+"""Reads under way: what the driver will bring of some keys of one view."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from cassandra.cluster import NoHostAvailable, ResponseFuture
 
 from features.declaration import FeatureView
 from features.errors import UnavailableError, ViewUnavailableError
-from features.merge import LABELS, BatchPart, Tiles
+from features.merge import LABELS, BatchPart, Known, Tiles
 from stores.manifest import Manifest
 from stores.states import unpack_extras, unpack_rows
 
@@ -18,89 +20,61 @@ AWAY = (NoHostAvailable, OperationTimedOut, RequestExecutionException)
 """What the driver raises while Cassandra does not answer."""
 
 
-class _Rows(list[Any]):
-    """Rows of one key, asked for as the driver's results are."""
-
-    def one(self) -> Any:
-        return self[0] if self else None
-
-    def all(self) -> list[Any]:
-        return self
-
-
-class Together:
-    """A read of many keys; each row begins with its key."""
-
-    def __init__(self, read: ResponseFuture) -> None:
-        self.read = read
-        self._found: dict[str, _Rows] | None = None
-
-    def rows(self, key: str) -> _Rows:
-        """Wait, and give the rows of one of the keys without it."""
-        if self._found is None:
-            found: dict[str, _Rows] = {}
-            for name, *row in self.read.result():
-                found.setdefault(name, _Rows()).append(row)
-            self._found = found  # only then: a read that failed fails for every key
-        return self._found.get(key, _Rows())
-
-
-@dataclass(frozen=True)
-class OfKey:
-    """One key's part of such a read."""
-
-    together: Together
-    key: str
-
-    def result(self) -> _Rows:
-        return self.together.rows(self.key)
-
-
 @dataclass(frozen=True)
 class Pending:
-    """Reads under way for one key of one view."""
+    """Reads under way for some keys of one view, of which the batch parts of some are `known` already; every row begins with its key."""
 
     view: FeatureView
     manifest: Manifest | None
-    batch: ResponseFuture | OfKey | None
-    tiles: ResponseFuture | OfKey | None
-    fine: ResponseFuture | OfKey | None = None
-    known: BatchPart | None = None
-    """The batch part, when it need not be read."""
+    known: Mapping[str, BatchPart | None]
+    batch: ResponseFuture | None
+    tiles: ResponseFuture | None
+    fine: ResponseFuture | None = None
 
     @property
     def futures(self) -> list[ResponseFuture]:
-        """The driver's reads; keys that were asked for together have the same ones."""
-        return [read.together.read if isinstance(read, OfKey) else read for read in (self.batch, self.tiles, self.fine) if read is not None]
+        """The driver's reads."""
+        return [read for read in (self.batch, self.tiles, self.fine) if read is not None]
 
-    def result(self) -> tuple[BatchPart | None, Tiles | None]:
-        """Wait for both; raises UnavailableError when the store is away."""
+    def result(self) -> dict[str, Known]:
+        """Wait for all of them; raises UnavailableError when the store is away."""
         try:
-            return self._batch(), self._tiles()
+            parts, tiles = self._batch(), self._tiles()
         except AWAY as error:
             raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
         except InvalidRequest as error:
             raise gone(f"view {self.view.name!r}", error) from error
+        return {key: (parts[key], tiles.get(key)) for key in self.known}
 
-    def _batch(self) -> BatchPart | None:
-        if self.manifest is None or self.known is not None:
+    def _batch(self) -> Mapping[str, BatchPart | None]:
+        manifest = self.manifest
+        if manifest is None:
             return self.known
-        return batch_part(self.view, self.manifest, self.batch.result().one() if self.batch else None)
+        rows = {key: row for key, *row in self.batch.result().all()} if self.batch else {}
+        return {key: batch_part(self.view, manifest, rows.get(key)) if part is None else part for key, part in self.known.items()}
 
-    def _tiles(self) -> Tiles | None:
-        rows = self.tiles.result().all() if self.tiles else []
-        if not rows:
-            return None
+    def _tiles(self) -> dict[str, Tiles]:
+        wide = self._tier(self.tiles.result().all()) if self.tiles else {}
+        if not wide or self.fine is None:
+            return wide
         # Slots that the batch covers are left out here: fine tiles are found by their start, not by their slot.
         cut = self.manifest.cut if self.manifest else 0
-        fine = [row[1:] for row in self.fine.result().all() if row[0] >= cut] if self.fine else []
-        return self._unpacked(rows, self._unpacked(fine) if fine else None)
+        fine = self._tier([row for *row, slot in self.fine.result().all() if slot >= cut])
+        return {key: replace(tiles, fine=fine[key]) if key in fine else tiles for key, tiles in wide.items()}
 
-    def _unpacked(self, rows: Sequence[Any], fine: Tiles | None = None) -> Tiles:
-        width, count = self.view.layout.width, len(self.view.layout.extras)
-        starts, states, framed = zip(*rows, strict=True)
+    def _tier(self, rows: Sequence[Sequence[Any]]) -> dict[str, Tiles]:
+        """Tiles by key from rows (key, start, state, extra): all of them are decoded at once, and each key has a slice."""
+        if not rows:
+            return {}
+        keys, starts, states, framed = zip(*sorted(rows, key=itemgetter(0)), strict=True)
+        count = len(self.view.layout.extras)
+        moments, matrix = np.array(starts, dtype=np.int64), unpack_rows(b"".join(states), self.view.layout.width)
         extras = [unpack_extras(frame, count)[0] for frame in framed] if count else []
-        return Tiles(np.array(starts, dtype=np.int64), unpack_rows(b"".join(states), width), extras, fine)
+        found, end = {}, 0
+        for key, group in groupby(keys):
+            begin, end = end, end + sum(1 for _ in group)
+            found[key] = Tiles(moments[begin:end], matrix[begin:end], extras[begin:end])
+        return found
 
 
 def gone(what: str, error: InvalidRequest) -> ViewUnavailableError:

@@ -235,7 +235,13 @@ def path_key(text: str, project: Project) -> Key:
     except EventError as error:
         form = ",".join(f"{name}=VALUE" for name in names)
         raise unprocessable("key", f"key {show(text)} does not fit: write {form}") from error
-    return {name: _key_value(name, found[name], "key" if len(names) == 1 else f"key.{name}", project) for name in names}
+    return stored_key(found, project)
+
+
+def stored_key(key: Mapping[str, object], project: Project) -> Key:
+    """A key's values as texts that are stored; raises a 422 problem for what cannot be one."""
+    names = project.keys
+    return {name: _key_value(name, key[name], "key" if len(names) == 1 else f"key.{name}", project) for name in names}
 
 
 def _key_value(name: str, value: object, field: str, project: Project) -> str:

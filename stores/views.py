@@ -27,13 +27,13 @@ from cassandra.util import Date as CassandraDate
 
 from features.declaration import FeatureView, Project
 from features.errors import AnabranchError, UnavailableError, ViewUnavailableError
-from features.merge import BatchPart
+from features.merge import BatchPart, Known
 from features.schema import STRING, DataType
 from features.times import MINUTE, SECOND, from_micros, parse_time
 from features.windows import edges
 from stores.cassandra_session import READS, is_connected, prepared, session_for
 from stores.manifest import TABLE, Manifest, read_manifest, swap_manifest
-from stores.reads import AWAY, OfKey, Pending, Together, batch_part, gone
+from stores.reads import AWAY, Pending, batch_part, gone
 from stores.settings import ViewsSettings
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,6 @@ _LONGEST = 48
 RESERVED = "CREATE TABLE IF NOT EXISTS batch_versions (project text, version bigint, PRIMARY KEY (project, version)) WITH default_time_to_live = 7776000"
 _CHUNK_ROWS, _CHUNK_BYTES = 20, 16_384
 _KEYS_A_READ = 20
-_Keys = str | Sequence[str]
 GRACE = MINUTE
 """An answer as of now has the time at which its reads are done, which may be this much later than they were asked for."""
 CQL_TYPES = {"INT": "int", "BIGINT": "bigint", "DOUBLE": "double", "STRING": "text", "BINARY": "blob", "BOOLEAN": "boolean", "DATE": "date",
@@ -192,43 +191,40 @@ class Views:
         return is_connected(self.settings)
 
     def ask(
-        self, project: str, view: FeatureView, key: str, manifest: Manifest | None, at: int, known: BatchPart | None = None, timeout: float | None = None
-    ) -> Pending:
-        """Start reading what batch and stream know of one key, side by side; a `known` batch part is not read. `timeout` in seconds.
-
-        Fine tiles are read for any answer at a time in [at, at + GRACE].
-        """
-        return Pending(view, manifest, *self._reads(project, view, manifest, at, key if known is None else None, key, timeout), known)
-
-    def ask_many(
         self, project: str, view: FeatureView, known: Mapping[str, BatchPart | None], manifest: Manifest | None, at: int, timeout: float | None = None
-    ) -> dict[str, Pending]:
-        """The same for keys with their known batch parts, many keys a read: a read costs more than the rows it brings."""
-        found: dict[str, Pending] = {}
+    ) -> list[Pending]:
+        """Start reading what batch and stream know of keys, side by side; a batch part that is `known` is not read. `timeout` in seconds.
+
+        Many keys go into one read, which costs more than the rows it brings. Fine tiles are read for any answer at a time in [at, at + GRACE].
+        """
+        found = []
         names = list(known)
         for start in range(0, len(names), _KEYS_A_READ):
             some = names[start : start + _KEYS_A_READ]
             unknown = [key for key in some if known[key] is None]
-            reads = [None if read is None else Together(read) for read in self._reads(project, view, manifest, at, unknown or None, some, timeout)]
-            for key in some:
-                batch, tiles, fine = (None if read is None else OfKey(read, key) for read in reads)
-                found[key] = Pending(view, manifest, batch, tiles, fine, known[key])
+            found.append(Pending(view, manifest, {key: known[key] for key in some}, *self._reads(project, view, manifest, at, unknown, some, timeout)))
         return found
 
+    def known(self, project: str, view: FeatureView, key: str, manifest: Manifest | None, at: int) -> Known:
+        """What batch and stream know of one key; waits for it."""
+        (pending,) = self.ask(project, view, {key: None}, manifest, at)
+        return pending.result()[key]
+
     def _reads(
-        self, project: str, view: FeatureView, manifest: Manifest | None, at: int, batch: _Keys | None, tiles: _Keys, timeout: float | None
+        self, project: str, view: FeatureView, manifest: Manifest | None, at: int, batch: Sequence[str], tiles: Sequence[str], timeout: float | None
     ) -> tuple[ResponseFuture | None, ResponseFuture | None, ResponseFuture | None]:
-        """Reads of the batch parts of a key or of several (none for None), of their wide and of their fine tiles."""
+        """Reads of the batch parts of some keys, and of the wide and fine tiles of some."""
         session, found = self.session, [None, None, None]
         more = {"execution_profile": READS, **({} if timeout is None else {"timeout": timeout})}
         try:
-            for_batch, for_tiles, for_fine = self._statements(session, project, view, manifest, many=not isinstance(tiles, str))
-            if for_batch is not None and batch is not None:
-                found[0] = session.execute_async(for_batch, (batch,), **more)
+            for_batch, _, _ = self._statements(session, project, view, manifest, many=len(batch) > 1)
+            _, for_tiles, for_fine = self._statements(session, project, view, manifest, many=len(tiles) > 1)
+            if for_batch is not None and batch:
+                found[0] = session.execute_async(for_batch, (_bound(batch),), **more)
             if for_tiles is not None:
-                found[1] = session.execute_async(for_tiles, (tiles, manifest.cut if manifest else 0), **more)
+                found[1] = session.execute_async(for_tiles, (_bound(tiles), manifest.cut if manifest else 0), **more)
             if for_fine is not None and (starts := _fine_starts(view, at)):
-                found[2] = session.execute_async(for_fine, (tiles, starts), **more)
+                found[2] = session.execute_async(for_fine, (_bound(tiles), starts), **more)
         except AWAY as error:
             raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
         except InvalidRequest as error:
@@ -236,7 +232,7 @@ class Views:
         return found[0], found[1], found[2]
 
     def prepare(self, project: Project, manifest: Manifest | None) -> None:
-        """Prepare the statements of `ask` and `ask_many`, so that the first answers need not wait for it."""
+        """Prepare the statements of `ask`, so that the first answers need not wait for it."""
         try:
             for view in project.views:
                 for many in (False, True):
@@ -247,19 +243,19 @@ class Views:
     def _statements(
         self, session: Session, project: str, view: FeatureView, manifest: Manifest | None, *, many: bool = False
     ) -> tuple[PreparedStatement | None, ...]:
-        """How a view's batch part, its wide and its fine tiles are read; None for what it does not have. Of `many` keys each row begins with its own."""
+        """How a view's batch part, its wide and its fine tiles are read, of one key or of `many`; None for what it does not have."""
         batch = tiles = fine = None
-        first, where = ("key, ", "key IN ?") if many else ("", "key = ?")
+        where = "key IN ?" if many else "key = ?"  # one key's read goes to a node that has it
         if manifest is not None:
             if manifest.fingerprints.get(view.name) != view.fingerprint:
                 raise DeclaredAnewError(f"view {view.name!r} of {project!r} was declared anew since the last build: run 'anabranch build {project}'")
-            batch = prepared(session, f"SELECT {first}states, extras FROM {manifest.tables[view.name]} WHERE {where}")
+            batch = prepared(session, f"SELECT key, states, extras FROM {manifest.tables[view.name]} WHERE {where}")
         table = tiles_table(project, view)
         if view.source.topic is not None and table in self._tables():
-            tiles = prepared(session, f"SELECT {first}tile_start, state, extra FROM {table} WHERE {where} AND slot >= ?")
+            tiles = prepared(session, f"SELECT key, tile_start, state, extra FROM {table} WHERE {where} AND slot >= ?")
             if len(view.tiers) > 1:
                 narrow = tiles_table(project, view, fine=True)
-                fine = prepared(session, f"SELECT {first}slot, tile_start, state, extra FROM {narrow} WHERE {where} AND tile_start IN ?")
+                fine = prepared(session, f"SELECT key, tile_start, state, extra, slot FROM {narrow} WHERE {where} AND tile_start IN ?")
         return batch, tiles, fine
 
     def has_table(self, name: str) -> bool:
@@ -355,6 +351,11 @@ def _chunks(rows: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Mapping[str,
             start, size = position, 0
         size += mine
     yield rows[start:]
+
+
+def _bound(keys: Sequence[str]) -> str | Sequence[str]:
+    """Keys as the statement for one or for many takes them."""
+    return keys if len(keys) > 1 else keys[0]
 
 
 def _fine_starts(view: FeatureView, at: int) -> list[int]:

@@ -241,7 +241,7 @@ def exact(context: Context, project: Project, manifest: Manifest) -> bool:
 
 def values(context: Context, project: Project, manifest: Manifest, key: str) -> dict[str, object]:
     """What a version says of a key at its cut."""
-    batch, _ = context.views.ask(project.name, VIEW, key, manifest, manifest.cut).result()
+    batch, _ = context.views.known(project.name, VIEW, key, manifest, manifest.cut)
     return dict(merge(VIEW, batch, None, manifest.cut).values)
 
 

@@ -176,7 +176,7 @@ def amplification(found: River, project: Project, steps: Steps) -> list[Row]:
         for fine, tier in enumerate(tiers):
             insert = views.session.prepare(f"INSERT INTO {tiles_table(project.name, view, fine=bool(fine))} (key, slot, tile_start, state) VALUES (?, ?, ?, ?)")
             execute_concurrent_with_args(views.session, insert, [(f"a{rate}", *place, empty) for place in sorted(tier)])
-        _, read = views.ask(project.name, view, f"a{rate}", None, now).result()
+        _, read = views.known(project.name, view, f"a{rate}", None, now)
         count = len(read.starts) + (len(read.fine.starts) if read.fine else 0) if read else 0
         asked = [{"thing": f"a{rate}"}]
         took = statistics.median(seconds_of(partial(context.answers.features, project, asked)) for _ in range(50))

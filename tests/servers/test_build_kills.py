@@ -195,7 +195,7 @@ def test_of_two_builds_at_once_one_wins_and_the_other_says_so(river: River, poin
     with pytest.raises(AnabranchError, match=r"finished first: batch version \d+ became current while this one ran.*run it again") as caught:
         river.build(During(point, lambda: winner.append(river.build())))
     assert str(winner[0].manifest.batch_version) in str(caught.value)
-    with recovery("two builds at once", f"the second begins at {point} of the first, and wins") as found:
+    with recovery("two builds at once", f"the second begins when the first says {point!r}, and wins") as found:
         assert river.version() == winner[0].manifest.batch_version
         river.assert_clean()
         found.compared = river.assert_exact()

@@ -86,7 +86,7 @@ class River:
         found: dict[str, dict[str, object]] = {}
         for view in self.project.views:
             for row in self.context.views.session.execute(f"SELECT key FROM {manifest.tables[view.name]}"):
-                batch, _ = self.context.views.ask(self.project.name, view, row.key, replace(manifest, cut=manifest.cut), manifest.cut).result()
+                batch, _ = self.context.views.known(self.project.name, view, row.key, replace(manifest, cut=manifest.cut), manifest.cut)
                 found.setdefault(row.key, {}).update(merge(view, batch, None, manifest.cut).values)
         return found
 

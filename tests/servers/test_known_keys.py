@@ -69,7 +69,7 @@ class Hangar:
         manifest, asked = self.views.manifest(self.project.name), [named(*key) for key in keys]
         answers = Answers(self.views, parts=Parts(1_000_000))
 
-        async def awaited() -> list[list[Answer]]:
+        async def awaited() -> list[Sequence[Answer]]:
             return [await answers.answer(self.project, asked, manifest), *[await answers.answer(self.project, [key], manifest) for key in asked]]
 
         together, *alone = asyncio.run(awaited())

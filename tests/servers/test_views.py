@@ -191,8 +191,8 @@ def test_tiles_of_another_meaning_lie_in_another_table(views: Views) -> None:
     assert len({one, two}) == 2
     states = np.array([[0.0] * project.views[0].layout.width])
     views.session.execute(f"INSERT INTO {one} (key, slot, tile_start, state) VALUES (%s, %s, %s, %s)", ("k", CUT, CUT, states.tobytes()))
-    assert views.ask(project.name, project.views[0], "k", None, CUT).result()[1] is not None
-    assert views.ask(other.name, other.views[0], "k", None, CUT).result()[1] is None
+    assert views.known(project.name, project.views[0], "k", None, CUT)[1] is not None
+    assert views.known(other.name, other.views[0], "k", None, CUT)[1] is None
 
 
 def test_long_names_of_tables_are_shortened_and_stay_apart() -> None:

@@ -4,8 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from features import Count, FeatureView, Project, Source
 from features.errors import EventError
 from features.keys import SEPARATOR, key_text, key_values, read_key, show_key
+from stores.problems import ProblemError
+from stores.requests import stored_key
 
 BOTH = ("tailnum", "origin")
 texts = st.text(min_size=1).filter(lambda text: SEPARATOR not in text)
@@ -69,3 +72,12 @@ def test_words_are_read_as_a_key(names: tuple[str, ...], words: list[str], key: 
 def test_words_that_are_no_key_are_refused(names: tuple[str, ...], words: list[str]) -> None:
     with pytest.raises(EventError, match=f"{names[0]}|does not fit"):
         read_key(names, words)
+
+
+def test_a_key_from_anywhere_is_stored_as_its_column_would_be_shown() -> None:
+    source = Source(name="rooms", id="id", time="at", schema="id STRING, house STRING, room BIGINT, at TIMESTAMP", topic="rooms")
+    project = Project(name="rooms", views=(FeatureView(name="stays", source=source, key=("house", "room"), features={"n": Count()}),))
+    assert stored_key(read_key(project.keys, ["room=007", "house=007"]), project) == {"house": "007", "room": "7"}
+    assert stored_key({"house": "a", "room": 7.0}, project) == {"house": "a", "room": "7"}
+    with pytest.raises(ProblemError, match="key 'room' is missing"):
+        stored_key({"house": "a", "room": ""}, project)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from features import Aggregate, Count, Distinct, FeatureView, First, Last, LastK, Mean, Sum, Variance
-from features.merge import BatchPart, Merged, Tiles, collapsed_from, merge, plain
+from features.merge import BatchPart, Merged, Tiles, collapsed_from, merge, merge_all, plain
 from features.schema import DataType, parse_type
 from features.times import DAY, HOUR, MINUTE, floor_to, format_time
 from features.windows import make_window
@@ -170,3 +170,31 @@ def test_lists_are_plain_python() -> None:
     assert plain(moments, DataType("ARRAY<TIMESTAMP>")) == [format_time(CUT), "2024-05-01T12:00:00Z"]
     assert plain(np.array([1, 2]), DataType("ARRAY<BIGINT>")) == [1, 2]
     assert plain([], DataType("ARRAY<DECIMAL(38,0)>")) == []
+
+
+def test_keys_that_are_merged_together_have_their_own_reasons_and_extras() -> None:
+    shown = view("1d", n=Count(), kinds=Distinct("s"))
+    events = [[event(CUT - HOUR, s="a"), event(CUT + HOUR, s="b")], [], [event(CUT + 3 * HOUR, CUT + HOUR, s="c")]]
+    known = [(batch_part(shown, [one for one in each if one.arrival < CUT], CUT), tiles(shown, [one for one in each if one.arrival >= CUT])) for each in events]
+    at = CUT + 2 * HOUR
+    alone = [merge(shown, *each, at) for each in known]
+    assert merge_all(shown, known, at) == alone
+    assert merge_all(shown, known[::-1], at) == alone[::-1]
+    assert [(one.values["n_1d"], one.values["kinds_1d"]) for one in alone] == [(2, 2), (0, 0), (0, 0)]
+    stale = merge_all(shown, [*known, (None, known[0][1])], CUT + SLACK + 2 * DAY)
+    assert ["too old" in str(one.degraded) for one in stale] == [True, True, True, False]
+    assert merge_all(shown, [], at) == []
+
+
+def test_a_key_whose_state_holds_later_events_is_degraded_by_itself() -> None:
+    shown = view("1h")
+    states = [tiles(shown, [event(CUT + 10 * MINUTE)]), tiles(shown, [event(CUT + 10 * MINUTE + 2)])]
+    moment = CUT + 10 * MINUTE + 1
+    found = merge_all(shown, [(None, state) for state in states], moment)
+    assert [one.degraded is None for one in found] == [True, False]
+
+
+def test_batch_parts_of_several_batches_are_not_merged_together() -> None:
+    shown = view("1h")
+    with pytest.raises(ValueError, match="several batches"):
+        merge_all(shown, [(batch_part(shown, [], cut), None) for cut in (CUT, CUT + HOUR)], CUT + 2 * HOUR)
