@@ -198,7 +198,8 @@ def _model(models: Models, project: Project) -> InForce:
     if project.model is None:
         return InForce(version=None)
     try:
-        return InForce(version=models.fitting_champion(project, last=True))
+        version = models.fitting_champion(project, last=True)
+        return InForce(version=version, place="" if version is None else models.place(project.name, version))
     except UnavailableError as error:
         log.info("rows of %s are not scored: %s", project.name, error)
         return InForce(version=None, why=str(error))

@@ -71,9 +71,10 @@ def rows_of(project: Project, found: Sequence[Answer], scorer: Scorer | None, la
 
 @dataclass(frozen=True, kw_only=True)
 class InForce:
-    """The model version that scores rows; None without a model, or, as `why` says, because it cannot be told or fetched."""
+    """The model version that scores rows, and where its files are; None without a model, or, as `why` says, because it cannot be told or fetched."""
 
     version: str | None
+    place: str = ""
     why: str | None = None
 
 
@@ -92,11 +93,11 @@ def refresher(views: ViewsSettings, models: ModelsSettings, project: Project, mo
 
 
 def _scorer(models: ModelsSettings, project: Project, model: InForce) -> tuple[Scorer | None, str | None]:
-    """What scores, else why nothing does: tiles go on without a version that this worker did not load before registry or artifacts went away."""
+    """What scores, else why nothing does: tiles go on without a version that this worker did not load before its artifacts went away."""
     if model.version is None:
         return None, model.why
     try:
-        return Models(models).spared_scorer(project.name, model.version), None
+        return Models(models).spared_scorer(project.name, model.version, model.place), None
     except UnavailableError as error:
         log.warning("rows of %s are not scored: %s", project.name, error)
         return None, str(error)

@@ -41,6 +41,7 @@ _scorers: WeakValueDictionary[_Version, Scorer] = WeakValueDictionary()  # all t
 _recent: dict[_Version, Scorer] = {}  # those asked for last, the last at its end: they stay though nobody has them
 _MOST_RECENT = 32
 _kinds: dict[_Version, Mapping[str, str]] = {}
+_places: dict[_Version, str] = {}
 _away: dict[_Version, tuple[float, str]] = {}
 """Of versions whose files could not be fetched: when those who are spared ask again, and why not before."""
 _PAUSE = 10.0  # seconds; a store that is away may take long to say so, and a stream asks with every micro-batch
@@ -149,6 +150,13 @@ class Models(ModelRoles):
         with self._asking():
             return str(self._client.get_model_version_download_uri(project, version))
 
+    def place(self, project: str, version: str) -> str:
+        """`uri`, asked once a process: what a version is never moves."""
+        key = (self.settings.tracking_uri, project, version)
+        if key not in _places:
+            _places[key] = self.uri(project, version)
+        return _places[key]
+
     def scorer(self, project: str, version: str | None = None) -> Scorer:
         """The version (the champion when None), loaded once a process while somebody has it or it was asked for lately."""
         version = version or self.champion(project)
@@ -162,8 +170,11 @@ class Models(ModelRoles):
                 del _recent[next(iter(_recent))]
             return found
 
-    def spared_scorer(self, project: str, version: str) -> Scorer:
-        """`scorer` for a stream: files that could not be fetched are asked for again ten seconds later, and until then UnavailableError is raised."""
+    def spared_scorer(self, project: str, version: str, place: str) -> Scorer:
+        """`scorer` for a stream, which knows where the files are and so does not ask the registry; files that could not be fetched are asked for again
+        ten seconds later, and until then UnavailableError is raised.
+        """  # fmt: skip
+        _places.setdefault((self.settings.tracking_uri, project, version), place)
         return self._sparing(project, version, partial(self.scorer, project, version))
 
     @contextmanager
@@ -175,7 +186,7 @@ class Models(ModelRoles):
     @contextmanager
     def files_of(self, project: str, version: str) -> Iterator[Path]:
         """The folder that MLflow keeps the version in, likewise; raises UnavailableError when it cannot be fetched."""
-        uri = self.uri(project, version)
+        uri = self.place(project, version)
         with TemporaryDirectory(prefix="anabranch-model-") as spare:
             try:
                 folder = _local(uri, spare)

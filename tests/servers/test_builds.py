@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from unittest.mock import patch
 
@@ -31,6 +32,7 @@ from stores.answers import now_micros
 from stores.increments import builds_there
 from stores.manifest import Manifest
 from stores.staging import commit_files, write_files
+from stores.views import current_table, history_table
 
 SCHEMA = "id STRING, thing STRING, at TIMESTAMP, x DOUBLE, n BIGINT, s STRING"
 
@@ -62,6 +64,9 @@ class River:
     told: dict[str, Told] = field(default_factory=dict)
     values: dict[str, dict[str, dict[str, object]]] = field(default_factory=dict)
     mismatches: dict[str, list[str]] = field(default_factory=dict)
+    gone_back_to: int = -1
+    rows: dict[str, dict[str, tuple[int, datetime]]] = field(default_factory=dict)
+    """After the rollback, by table."""
 
     def publish(self, events: Sequence[Mapping[str, object]]) -> None:
         self.context.bus.ensure_topics([self.project.name])
@@ -89,6 +94,11 @@ class River:
                 batch, _ = self.context.views.known(self.project.name, view, row.key, replace(manifest, cut=manifest.cut), manifest.cut)
                 found.setdefault(row.key, {}).update(merge(view, batch, None, manifest.cut).values)
         return found
+
+    def kept(self, table: str) -> dict[str, tuple[int, datetime]]:
+        """Of each key the batch version and the time of its row; where a table has several, of the newest."""
+        found = self.context.views.session.execute(f"SELECT key, batch_version, as_of FROM {table}")
+        return {row.key: (row.batch_version, row.as_of) for row in sorted(found, key=lambda row: row.as_of)}
 
     def verify(self, name: str) -> None:
         """Drain the stream, then compare everything with the lake."""
@@ -153,7 +163,8 @@ def river(servers: Settings, spark: SparkSession, tmp_path_factory: pytest.TempP
     fourth = found.build("fourth")
     with large_tables():
         found.build("everything", cut=fourth.cut, full=True)
-    rollback_project(found.context, found.project, Steps())
+    found.gone_back_to = rollback_project(found.context, found.project, Steps()).batch_version
+    found.rows = {table: found.kept(table) for table in (current_table(found.project.name), history_table(found.project.name))}
     found.publish(four[30:])
     found.build("after a rollback")
     found.verify("after a rollback")
@@ -222,6 +233,14 @@ def test_more_increments_than_allowed_become_one(river: River) -> None:
     assert listed["second"] == [versions["first"], versions["second"]]
     assert listed["third"] == [versions["third"]]
     assert listed["fourth"] == [versions["third"], versions["fourth"]]
+
+
+def test_after_a_rollback_current_rows_and_their_history_end_with_the_version_it_went_back_to(river: River) -> None:
+    current, history = river.rows[current_table(river.project.name)], river.rows[history_table(river.project.name)]
+    assert current == history
+    assert {version for version, _ in current.values()} == {river.gone_back_to}
+    assert current.keys() == river.values["everything"].keys()
+    assert river.gone_back_to < river.builds["everything"].manifest.batch_version
 
 
 def test_a_build_after_a_rollback_goes_on_from_the_version_it_went_back_to(river: River) -> None:

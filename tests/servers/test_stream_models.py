@@ -17,6 +17,7 @@ from jobs.context import Context
 from jobs.processes import wait_until
 from jobs.settings import ROOT, Settings
 from speed.running import Running
+from stores.models import Models
 from tests.servers.test_score_requests import DECLARATION, PATIENCE, Desk
 
 PROMOTE = """
@@ -90,6 +91,12 @@ def test_tiles_go_on_while_the_registry_is_away_and_champions_of_other_processes
     # The one that was last known.
     assert visited(desk, second)
     assert visited(desk, second)
+    # A worker that never had it fetches its files where the driver says they are.
+    name, models = desk.project.name, desk.context.settings.models
+    worker = Models(replace(models, tracking_uri=models.tracking_uri.replace("registry.db", "./registry.db")))
+    with pytest.raises(UnavailableError):
+        worker.scorer(name, second)
+    assert worker.spared_scorer(name, second, desk.context.models.place(name, second)).version == second
     assert desk.context.answers.features(desk.project, [{"who": "ann"}])[0].values["visits"] == desk.sent
     # Said once each time.
     assert caplog.text.count(f"while the registry is away, the champion of {desk.project.name} is the one that was last known") == 2
