@@ -199,7 +199,7 @@ def main(arguments: list[str]) -> None:
         f"{PROBES} probes a second have keys of their own among {KEYS} other keys; a probe is readable when an answer for its key has it.",
         "Freshness: of 40 seconds after a minute of the same rate; the stream began shortly before the first.",
         "Throughput: the stream's own query with checkpoints of its own, with its sink and with Spark's no-op sink in turn; medians of three after one.",
-        "Current rows are scored by a champion and published; the figures up to 2026-11-22 are of a project without a model.",
+        "Current rows are scored by a champion and published.",
     ]
     try:
         with river() as found:
