@@ -100,7 +100,7 @@ def merge_all(view: FeatureView, known: Sequence[Known], at: int) -> list[Merged
 
 @dataclass(frozen=True)
 class _Portion:
-    """What one place has of several keys: states (n, width), what stands before them in a row, the key (its number) of each, and extras."""
+    """What one place has of several keys: rows (n, ...), the number of the key that each is of, their extras, and where tiles start."""
 
     owner: NDArray[np.intp]
     rows: Rows

@@ -213,18 +213,18 @@ class Views:
     def _reads(
         self, project: str, view: FeatureView, manifest: Manifest | None, at: int, batch: Sequence[str], tiles: Sequence[str], timeout: float | None
     ) -> tuple[ResponseFuture | None, ResponseFuture | None, ResponseFuture | None]:
-        """Reads of the batch parts of some keys, and of the wide and fine tiles of some."""
-        session, found = self.session, [None, None, None]
+        """Reads of the tiles, wide and fine, of some keys, and of the batch parts of those in `batch`, which are among them."""
+        session, found, many = self.session, [None, None, None], len(tiles) > 1
         more = {"execution_profile": READS, **({} if timeout is None else {"timeout": timeout})}
         try:
-            for_batch, _, _ = self._statements(session, project, view, manifest, many=len(batch) > 1)
-            _, for_tiles, for_fine = self._statements(session, project, view, manifest, many=len(tiles) > 1)
+            for_batch, for_tiles, for_fine = self._statements(session, project, view, manifest, many=many)
             if for_batch is not None and batch:
-                found[0] = session.execute_async(for_batch, (_bound(batch),), **more)
+                found[0] = session.execute_async(for_batch, (batch if many else batch[0],), **more)
+            keys = tiles if many else tiles[0]
             if for_tiles is not None:
-                found[1] = session.execute_async(for_tiles, (_bound(tiles), manifest.cut if manifest else 0), **more)
+                found[1] = session.execute_async(for_tiles, (keys, manifest.cut if manifest else 0), **more)
             if for_fine is not None and (starts := _fine_starts(view, at)):
-                found[2] = session.execute_async(for_fine, (_bound(tiles), starts), **more)
+                found[2] = session.execute_async(for_fine, (keys, starts), **more)
         except AWAY as error:
             raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
         except InvalidRequest as error:
@@ -351,11 +351,6 @@ def _chunks(rows: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Mapping[str,
             start, size = position, 0
         size += mine
     yield rows[start:]
-
-
-def _bound(keys: Sequence[str]) -> str | Sequence[str]:
-    """Keys as the statement for one or for many takes them."""
-    return keys if len(keys) > 1 else keys[0]
 
 
 def _fine_starts(view: FeatureView, at: int) -> list[int]:
