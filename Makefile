@@ -23,7 +23,7 @@ help: ## Show this
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z][a-z-]*:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: .venv/.stamp $(MADE)/jars/.stamp ## Environment from uv.lock, jars of the servers from Maven; instant when nothing changed
+setup: .venv/.stamp $(MADE)/jars/.stamp $(MADE)/jars/.classes-stamp ## Environment from uv.lock, jars of the servers from Maven; instant when nothing changed
 
 .PHONY: demo
 demo: setup ## The whole river on real data; KEEP=1 leaves the servers running
@@ -50,7 +50,7 @@ pictures: setup browser-programs ## Make the README's pictures of the pages anew
 	$(PY) -m pytest -q tests/e2e/test_pages.py --pictures docs/pictures
 
 ##@ Speed
-BENCHES := features serving batch quality speed ways scoring
+BENCHES := features serving batch quality speed ways scoring start
 .PHONY: bench
 bench: $(BENCHES:%=bench-%) ## Every benchmark; each prints a table and saves docs/benchmarks/<name>.{md,json}
 
@@ -62,6 +62,7 @@ bench-quality: ## The default trainer on the heart data, 10 x 10-fold, beside pl
 bench-scoring: ## Mass scoring against the model library alone and mlflow's UDF, XGBoost on Spark; QUICK=1 for a minute
 bench-speed: ## The stream: published to readable from outside, Cassandra against a no-op sink, rows an answer reads
 bench-ways: ## Ways to run the stream beside the present one: triggers, checkpoints, partitions, asynchronous progress, Real-Time Mode
+bench-start: ## How soon a job works, with the archive of classes that setup makes and without; QUICK=1 for a turn
 $(BENCHES:%=bench-%): bench-%: setup .venv/.bench-stamp
 	$(PY) -m tests.bench.$* $(if $(QUICK),--quick)
 
@@ -148,4 +149,9 @@ $(MADE)/jars/.stamp: $(POMS)
 	@echo "setup: jars of Kafka, Cassandra, HDFS, Ignite and Spark's connectors into $(MADE)/jars"
 	@rm -rf $(MADE)/jars
 	@mvn --batch-mode --quiet -Dstyle.color=never --file conf/jars/pom.xml generate-resources -Djars.folder='$(CURDIR)/$(MADE)/jars'
+	@touch $@
+
+$(MADE)/jars/.classes-stamp: .venv/.stamp $(MADE)/jars/.stamp
+	@echo "setup: an archive of Spark's classes into $(MADE)/jars, about a minute"
+	@mkdir -p $(MADE)/logs; $(PY) -m jobs.class_archive 2>$(MADE)/logs/classes.log || { tail -5 $(MADE)/logs/classes.log >&2; exit 1; }
 	@touch $@

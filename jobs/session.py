@@ -18,6 +18,8 @@ from stores.table_files import memory
 
 DEFAULTS = ROOT / "conf" / "spark-defaults.conf"
 LOGGING = ROOT / "conf" / "log4j2.properties"
+QUIET_ARCHIVE = "-Xlog:cds=off -Xlog:cds+dynamic=off"
+"""Java says of every class why it does not archive it, and of an archive why it does not fit."""
 _BARE = "hadoop-bare-naked-local-fs-"
 _CHECKPOINTS = "org.apache.spark.sql.execution.streaming.checkpointing"
 
@@ -66,6 +68,11 @@ def spark_jars(settings: Settings) -> list[Path]:
     return jars
 
 
+def class_archive(settings: Settings) -> Path:
+    """Where the archive of the classes that jobs load lies, if one was made (jobs/class_archive.py)."""
+    return settings.spark.jars_folder / "classes.jsa"
+
+
 def _machine(settings: Settings) -> dict[str, str]:
     """What any session on this machine needs."""
     found = {
@@ -102,6 +109,10 @@ def _new_jvm(settings: Settings, wanted: Mapping[str, str]) -> dict[str, str]:
     if bare and wanted["spark.master"].startswith("local"):
         found |= {name: value for name, value in _local_files(settings).items() if name not in wanted}
         found["spark.driver.extraClassPath"] = ":".join(filter(None, [wanted.get("spark.driver.extraClassPath", ""), *bare]))
+        if class_archive(settings).exists():
+            # Silent where it does not fit: jobs only start more slowly then.
+            java = f"-XX:SharedArchiveFile={class_archive(settings)} {QUIET_ARCHIVE}"
+            found["spark.driver.extraJavaOptions"] = f"{java} {found['spark.driver.extraJavaOptions']}"
     return found
 
 

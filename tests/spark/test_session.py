@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
 from pyspark.sql import SparkSession
 
+from jobs.class_archive import ArchiveError, try_out
+from jobs.session import class_archive
+from jobs.settings import Settings
 from stores.files import hadoop, hadoop_child, hadoop_exists
 
 FILES = 50
@@ -21,6 +25,21 @@ def test_a_local_file_is_made_without_a_process_of_its_own(spark: SparkSession, 
     made = [path for path in (tmp_path / "made").iterdir() if not path.name.startswith(".")]
     assert {oct(path.stat().st_mode & 0o777) for path in made} == {"0o644"}
     assert len(made) == FILES
+
+
+def test_classes_come_from_the_archive_that_setup_made(spark: SparkSession, settings: Settings) -> None:
+    jvm = spark._jvm
+    assert jvm is not None
+    mapped = Path(f"/proc/{jvm.java.lang.ProcessHandle.current().pid()}/maps").read_text(encoding="utf-8")
+    assert str(class_archive(settings)) in mapped
+
+
+def test_what_is_no_archive_of_classes_is_not_put_in_place(settings: Settings, tmp_path: Path) -> None:
+    cut_off = tmp_path / "classes.jsa"
+    cut_off.write_bytes(class_archive(settings).read_bytes()[:100_000])
+    with pytest.raises(ArchiveError, match="no archive that it can read"):
+        try_out(cut_off)
+    assert not cut_off.exists()
 
 
 def _time_of_children(jvm: object) -> int:
