@@ -144,9 +144,11 @@ def live_tiles(spark: SparkSession, channel: Channel, project: Project, source: 
         # The batch owes what a file brought first; Delta shows each micro-batch the table as it then is.
         same = (F.col(f"`{source.id}`") == F.col("_file_id")) & (F.col("_file_arrival") <= F.col("_arrival"))
         events = events.join(loaded, same, "left_anti")
+    # The watermark comes first: behind it Spark no longer knows how rows are partitioned, and would shuffle them once more.
+    marked = events.withWatermark("_arrival", f"{channel.times.dedup_horizon_seconds} seconds")
     # Of duplicates in one micro-batch the first row wins: in the order of arrival, it is the first arrival.
-    ordered = events.repartition(channel.partitions, f"`{source.id}`").sortWithinPartitions("_arrival", "_partition", "_offset")
-    fresh = ordered.withWatermark("_arrival", f"{channel.times.dedup_horizon_seconds} seconds").dropDuplicatesWithinWatermark([source.id])
+    ordered = marked.repartition(channel.partitions, f"`{source.id}`").sortWithinPartitions("_arrival", "_partition", "_offset")
+    fresh = ordered.dropDuplicatesWithinWatermark([source.id])
     return tiles(project.views_of(source.name), fresh, channel.times.slot_seconds, project.keys)
 
 

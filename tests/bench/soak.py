@@ -5,6 +5,7 @@ python -m tests.bench.soak [MINUTES]
 
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import closing
 
 import numpy as np
@@ -60,10 +61,14 @@ def soak(minutes: float, steps: Steps) -> list[Row]:
             same = check(context, project, 0)
             scored(context, project, "s-probe-0")
     steps.step(f"published at {reached:,.0f} events/s; answers equal: {same}")
-    quarter = max(1, len(sizes) // 4)
-    early, late = (float(np.median(part)) for part in (sizes[quarter : 2 * quarter], sizes[-quarter:]))
-    work = f"memory of the stream, {minutes:g} minutes at {RATE} events/s ({sum(last.values()):,} events)"
-    return [Row(work=work, peer="itself, second quarter", ours=late, theirs=early, unit="MiB", ratio=early / late, goal="about 1 (flat)", equal=same)]
+    return rows_of(sizes, f"memory of the stream, {minutes:g} minutes at {RATE} events/s ({sum(last.values()):,} events)", same)
+
+
+def rows_of(sizes: Sequence[float], work: str, same: bool) -> list[Row]:
+    """The median of the last quarter of the sizes (MiB, four at least) beside those of the two before it."""
+    _, second, third, end = (float(np.median(part)) for part in np.array_split(np.asarray(sizes), 4))
+    before = {"itself, second quarter": second, "itself, third quarter": third}
+    return [Row(work=work, peer=peer, ours=end, theirs=size, unit="MiB", ratio=size / end, goal="about 1 (flat)", equal=same) for peer, size in before.items()]
 
 
 def main(arguments: list[str]) -> None:
@@ -73,7 +78,7 @@ def main(arguments: list[str]) -> None:
         rows = soak(minutes, Steps())
     except NotMeasuredError as error:
         raise SystemExit(f"error: {error}") from error
-    notes = ["The driver's JVM, its Python and the Python workers together, every five seconds; medians of the second and the last quarter.",
+    notes = ["The driver's JVM, its Python and the Python workers together, every five seconds; medians of quarters, that of the last beside earlier ones.",
              "In the end the answer of every key is compared with a plain fold over the topic.",
              "Current rows are scored by a champion."]  # fmt: skip
     save("soak", "The stream for a long time", rows, ["pyspark", "cassandra-driver"], notes, dry=minutes < 20, command="make soak")

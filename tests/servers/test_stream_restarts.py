@@ -287,10 +287,17 @@ def test_a_project_that_cannot_be_prepared_is_given_up_and_the_others_are_draine
     assert [answered["n_1h"] for answered in values(context, good)] == [4, 4, 4]
 
 
-def test_a_micro_batch_takes_no_more_than_it_may_and_its_state_lies_in_rocksdb(context: Context) -> None:
+def shuffles(plan: Any) -> int:
+    """Of a physical plan, by the JVM's own object: as text it is cut off."""
+    children = plan.children()
+    return int(plan.nodeName() == "Exchange") + sum(shuffles(children.apply(number)) for number in range(children.size()))
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+def test_a_micro_batch_takes_no_more_than_it_may_is_shuffled_once_a_step_and_its_state_lies_in_rocksdb(context: Context, partitions: int) -> None:
     project = declare()
     publish(context, project.name, range(50))
-    reading, _ = queries = start(context.spark, replace(short(context), most_offsets=8), project)
+    reading, _ = queries = start(context.spark, replace(short(context), most_offsets=8, partitions=partitions), project)
     for query in queries:
         query.awaitTermination()
     done = [json.loads(progress.json) for progress in reading.recentProgress]
@@ -299,6 +306,8 @@ def test_a_micro_batch_takes_no_more_than_it_may_and_its_state_lies_in_rocksdb(c
     operators = done[-1]["stateOperators"]
     assert len(operators) == 2
     assert all(found["customMetrics"]["rocksdbBytesCopied"] >= 0 for found in operators)
+    # By id, to find copies, and by key, to fold; where all is in one place, the second is not needed.
+    assert shuffles(reading._jsq.streamingQuery().lastExecution().executedPlan()) == partitions
 
 
 def test_a_current_row_says_when_its_answer_is_degraded_and_no_more_when_it_is_not(context: Context) -> None:
