@@ -73,8 +73,8 @@ soak: setup .venv/.bench-stamp ## The stream for MINUTES=20: its memory and its 
 .PHONY: drill
 drill: setup ## Faults in their long form: ten kills of the stream, a minute without Cassandra, loads and builds killed at every point; saves docs/benchmarks/drill.md
 	@rm -f $(MADE)/drill.jsonl
-	KILLS=10 DRILL=$(MADE)/drill.jsonl $(PY) -m pytest -q tests/servers/test_stream_faults.py tests/servers/test_landing_kills.py tests/servers/test_build_kills.py
-	DRILL=$(MADE)/drill.jsonl $(PY) -m tests.drill
+	KILLS=10 DRILL=$(MADE)/drill.jsonl $(PY) -m pytest -q tests/servers/speed/test_stream_faults.py tests/servers/batch/test_landing_kills.py tests/servers/batch/test_build_kills.py
+	DRILL=$(MADE)/drill.jsonl $(PY) -m tests.support.drill
 
 ##@ Servers
 .PHONY: up down status
@@ -153,5 +153,5 @@ $(MADE)/jars/.stamp: $(POMS)
 
 $(MADE)/jars/.classes-stamp: .venv/.stamp $(MADE)/jars/.stamp
 	@echo "setup: an archive of Spark's classes into $(MADE)/jars, about a minute"
-	@mkdir -p $(MADE)/logs; $(PY) -m jobs.class_archive 2>$(MADE)/logs/classes.log || { tail -5 $(MADE)/logs/classes.log >&2; exit 1; }
+	@mkdir -p $(MADE)/logs; $(PY) -m jobs.wiring.class_archive 2>$(MADE)/logs/classes.log || { tail -5 $(MADE)/logs/classes.log >&2; exit 1; }
 	@touch $@

@@ -1,4 +1,4 @@
-"""How builds behave; read from conf and the environment by jobs/settings.py alone."""
+"""How builds behave; read from conf and the environment by jobs/wiring/settings.py alone."""
 
 from dataclasses import dataclass
 

@@ -14,24 +14,25 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from batch.approximation import Approximation, approximation, compared
-from batch.grains import Gathering, Kept, Owed, cannot_go_on, keys_name
+from anabranch.answers.current import REPLACED_SCHEMA, replacer
+from anabranch.declare.projects import Project
+from anabranch.declare.views import FeatureView
+from anabranch.errors import AnabranchError
+from anabranch.folds.spark import batch_rows
+from anabranch.progress import Progress
+from anabranch.settings import TimeSettings
+from anabranch.stores.cassandra.manifest import Manifest
+from anabranch.stores.cassandra.measures import Measures
+from anabranch.stores.cassandra.views import Views
+from anabranch.stores.cassandra.writer import write_rows
+from anabranch.stores.lake.increments import builds_there, drop_increments, read_increments, states_there
+from anabranch.stores.lake.lake import Lake
+from anabranch.stores.models.registry import Models
+from anabranch.values.times import SECOND, floor_to, format_time
+from batch.building.approximation import Approximation, approximation, compared
+from batch.building.kept_states import Kept, Owed, StateUpdate, cannot_go_on, keys_name
+from batch.building.validation import Validation
 from batch.settings import BuildSettings
-from batch.validation import Validation
-from features.declaration import FeatureView, Project
-from features.errors import AnabranchError
-from features.spark import batch_rows
-from features.times import SECOND, floor_to, format_time
-from stores.cassandra_writer import write_rows
-from stores.current import REPLACED_SCHEMA, replacer
-from stores.increments import builds_there, drop_increments, read_increments, states_there
-from stores.lake import Lake
-from stores.manifest import Manifest
-from stores.measures import Measures
-from stores.models import Models
-from stores.progress import Progress
-from stores.settings import TimeSettings
-from stores.views import Views
 
 log = logging.getLogger(__name__)
 # What cleaning may meet while stores stop or another build cleans as well.
@@ -77,9 +78,13 @@ def build(
     """Compute, publish, validate and swap one batch version. The lake must hold all that arrived before the cut (see landing)."""
     started = time.monotonic()
     if order.cut % (times.slot_seconds * SECOND):
-        raise AnabranchError(f"cut {format_time(order.cut)} is no slot boundary: slots are {times.slot_seconds} s long")
+        raise AnabranchError(
+            f"cut {format_time(order.cut)} is no slot boundary: slots are {times.slot_seconds} s long"
+        )
     before = views.manifest(project.name)
-    version = views.new_version(project.name, max(int(time.time()), before.batch_version + 1 if before else 0))
+    version = views.new_version(
+        project.name, max(int(time.time()), before.batch_version + 1 if before else 0)
+    )
     made = _Made(spark, lake, views, project, version, before)
     try:
         entry = _assemble(made, models, times, limits, order, progress)
@@ -100,18 +105,34 @@ def build(
     reset = reset_current(spark, lake, views, models, project, entry)
     _keep(views, project, reset)
     seconds = time.monotonic() - started
-    log.info("built project=%s version=%s cut=%s rows=%s seconds=%.1f", project.name, version, format_time(entry.cut), entry.rows, seconds)
+    log.info(
+        "built project=%s version=%s cut=%s rows=%s seconds=%.1f",
+        project.name,
+        version,
+        format_time(entry.cut),
+        entry.rows,
+        seconds,
+    )
     return Built(manifest=entry, current_rows=reset.rows, approximation=reset.approximation, seconds=seconds)
 
 
-def _assemble(made: "_Made", models: Models, times: TimeSettings, limits: BuildSettings, order: Order, progress: Progress) -> Manifest:
+def _assemble(
+    made: "_Made",
+    models: Models,
+    times: TimeSettings,
+    limits: BuildSettings,
+    order: Order,
+    progress: Progress,
+) -> Manifest:
     """The new version with its tables published and validated."""
     spark, lake, project, before = made.spark, made.lake, made.project, made.before
     lake.ensure_feeds(spark, project)
     owed = Owed(order.cut, order.until, lake.versions(spark, project))
     identities = lake.identities(spark, project)
     full = "asked for" if order.full else cannot_go_on(before, owed, identities)
-    gathering = Gathering(spark, lake, project, before, owed, made.version, limits.increments, progress, full)
+    gathering = StateUpdate(
+        spark, lake, project, before, owed, made.version, limits.increments, progress, full
+    )
     slack = times.slack_seconds * SECOND
     try:
         increments, tables, rows = {}, {}, {}
@@ -119,7 +140,9 @@ def _assemble(made: "_Made", models: Models, times: TimeSettings, limits: BuildS
             kept = gathering.view(view)
             increments[view.fingerprint] = kept.increments
             same = _same(before, view, kept, order.cut, slack)
-            progress.step(f"view {view.name}: " + ("nothing changed, kept as it is" if same else "publishing"))
+            progress.step(
+                f"view {view.name}: " + ("nothing changed, kept as it is" if same else "publishing")
+            )
             tables[view.name], rows[view.name] = same or made.publish(view, kept.increments, order.cut, slack)
         keys = gathering.keys()
         increments[keys_name(project)] = keys.increments
@@ -142,11 +165,20 @@ def _assemble(made: "_Made", models: Models, times: TimeSettings, limits: BuildS
         gathering.close()
 
 
-def _same(before: Manifest | None, view: FeatureView, kept: Kept, cut: int, slack: int) -> tuple[str, int] | None:
+def _same(
+    before: Manifest | None, view: FeatureView, kept: Kept, cut: int, slack: int
+) -> tuple[str, int] | None:
     """Table and rows of states that are there already: same meaning (whatever its name), same events, same cut."""
     if before is None or not kept.same or (before.cut, before.slack) != (cut, slack):
         return None
-    return next(((before.tables[name], before.rows[name]) for name, fingerprint in before.fingerprints.items() if fingerprint == view.fingerprint), None)
+    return next(
+        (
+            (before.tables[name], before.rows[name])
+            for name, fingerprint in before.fingerprints.items()
+            if fingerprint == view.fingerprint
+        ),
+        None,
+    )
 
 
 @dataclass(frozen=True)
@@ -173,11 +205,18 @@ class _Made:
         try:
             now = self.views.manifest(self.project.name)
             if now is None or now.batch_version != self.version:
-                self.views.drop_version(self.project.name, [view.name for view in self.project.views], self.version)
+                self.views.drop_version(
+                    self.project.name, [view.name for view in self.project.views], self.version
+                )
                 for name in states_there(self.spark, self.lake, self.project.name):
                     drop_increments(self.spark, self.lake, self.project.name, name, [self.version])
         except _TROUBLE as error:
-            log.warning("what version %s of %s made stays for the next build to take away: %s", self.version, self.project.name, error)
+            log.warning(
+                "what version %s of %s made stays for the next build to take away: %s",
+                self.version,
+                self.project.name,
+                error,
+            )
 
     def beaten(self) -> AnabranchError | None:
         """That another build was faster, when it was."""
@@ -185,7 +224,11 @@ class _Made:
             now = self.views.manifest(self.project.name)
         except _TROUBLE:
             return None
-        if now is None or now.batch_version == self.version or now.revision == (self.before.revision if self.before else 0):
+        if (
+            now is None
+            or now.batch_version == self.version
+            or now.revision == (self.before.revision if self.before else 0)
+        ):
             return None
         return AnabranchError(
             f"another build or rollback of {self.project.name!r} finished first: batch version {now.batch_version} became current while this one ran, "
@@ -201,9 +244,19 @@ class _Made:
             for name in states_there(self.spark, self.lake, self.project.name):
                 needed = {build for entry in listed for build in entry.increments.get(name, [])}
                 there = builds_there(self.spark, self.lake, self.project.name, name)
-                drop_increments(self.spark, self.lake, self.project.name, name, {build for build in there - needed if build <= newest})
+                drop_increments(
+                    self.spark,
+                    self.lake,
+                    self.project.name,
+                    name,
+                    {build for build in there - needed if build <= newest},
+                )
         except _TROUBLE as error:
-            log.warning("states of %s that are no longer needed stay until the next build: %s", self.project.name, error)
+            log.warning(
+                "states of %s that are no longer needed stay until the next build: %s",
+                self.project.name,
+                error,
+            )
 
 
 def _still_valid(before: Manifest | None, project: Project) -> Manifest | None:
@@ -221,15 +274,21 @@ class Reset:
     approximation: Approximation | None = None
 
 
-def reset_current_rows(spark: SparkSession, lake: Lake, views: Views, models: Models, project: Project) -> Reset:
+def reset_current_rows(
+    spark: SparkSession, lake: Lake, views: Views, models: Models, project: Project
+) -> Reset:
     """Recompute the current row of every key: after a rollback, or for a champion that came after the build, such as the first one."""
     manifest = views.manifest(project.name)
     if manifest is None:
-        raise AnabranchError(f"project {project.name!r} has no batch version yet: run 'anabranch build {project.name}'")
+        raise AnabranchError(
+            f"project {project.name!r} has no batch version yet: run 'anabranch build {project.name}'"
+        )
     return reset_current(spark, lake, views, models, project, manifest)
 
 
-def reset_current(spark: SparkSession, lake: Lake, views: Views, models: Models, project: Project, manifest: Manifest) -> Reset:
+def reset_current(
+    spark: SparkSession, lake: Lake, views: Views, models: Models, project: Project, manifest: Manifest
+) -> Reset:
     """Recompute the current row of every key with the batch's states and the champion, if it fits the declaration: what the stream had scored is replaced."""
     views.ensure_current(project)
     increments = manifest.increments.get(keys_name(project), [])
@@ -248,7 +307,9 @@ def _keep(views: Views, project: Project, reset: Reset) -> None:
     if reset.approximation is None:
         return
     try:
-        Measures.of(views.settings).write(reset.approximation.measures(project.name, reset.model_version, datetime.now(UTC)))
+        Measures.of(views.settings).write(
+            reset.approximation.measures(project.name, reset.model_version, datetime.now(UTC))
+        )
     except _TROUBLE as error:
         log.warning("how far approximate scores of %s were off is not kept: %s", project.name, error)
 
@@ -260,7 +321,11 @@ def rollback(views: Views, models: Models, project: Project) -> Manifest:
     between repeats the rollback, and it is completed.
     """
     current, champion = views.manifest(project.name), models.champion(project.name)
-    if current is None or current.replaces is None or champion not in (current.replaces, current.model_version):
+    if (
+        current is None
+        or current.replaces is None
+        or champion not in (current.replaces, current.model_version)
+    ):
         current = _changed_places(views, models, project, current, champion)
     if current.model_version not in (None, champion):
         models.promote(project.name, str(current.model_version))
@@ -271,14 +336,20 @@ def rollback(views: Views, models: Models, project: Project) -> Manifest:
     return settled
 
 
-def _changed_places(views: Views, models: Models, project: Project, current: Manifest | None, champion: str | None) -> Manifest:
+def _changed_places(
+    views: Views, models: Models, project: Project, current: Manifest | None, champion: str | None
+) -> Manifest:
     """The manifest whose two versions have changed places; it `replaces` the champion where the version has another model."""
     if current is None or current.previous is None:
-        raise AnabranchError(f"project {project.name!r} has no previous batch version to go back to: it needs two builds of the same declaration")
+        raise AnabranchError(
+            f"project {project.name!r} has no previous batch version to go back to: it needs two builds of the same declaration"
+        )
     wanted = current.previous.model_version
     other = wanted is not None and wanted != champion
     if other:
-        models.uri(project.name, str(wanted))  # raises: nothing has changed yet when there is no such version any more
+        models.uri(
+            project.name, str(wanted)
+        )  # raises: nothing has changed yet when there is no such version any more
     # The version that is left keeps the champion of now, so that a second rollback is the way forward again.
     left = replace(current, model_version=champion, replaces=None, previous=None)
     entry = replace(current.previous, replaces=champion if other else None)

@@ -19,22 +19,21 @@ from typing import Any
 
 import numpy as np
 
-from batch.landing import ingest
-from batch.scoring import score_path
-from batch.training import train
+from anabranch.declare.projects import Project
+from anabranch.errors import AnabranchError
+from anabranch.values.times import format_time, now_micros
+from batch.landing.ingest import ingest
+from batch.scoring.data_sets import score_path
+from batch.training.train import train
 from batch.views import reset_current_rows
-from features.declaration import Project
-from features.errors import AnabranchError
-from features.times import format_time
-from jobs import servers
-from jobs.building import build_project
-from jobs.context import Context
-from jobs.model_verbs import place
-from jobs.settings import ROOT, Settings, load_settings
+from jobs.cli.models import place
+from jobs.flows.building import build_project
+from jobs.flows.verifying import verify_settled
+from jobs.servers import embedded as servers
 from jobs.show import Steps, console, quiet, say, table
-from jobs.verifying import verify_settled
+from jobs.wiring.context import Context
+from jobs.wiring.settings import ROOT, Settings, load_settings
 from speed.views import start
-from stores.answers import now_micros
 
 NAME = "heart_disease"
 DATA = ROOT / "projects" / "data"
@@ -81,14 +80,32 @@ def _river(context: Context, steps: Steps, keep: bool) -> str:
     spark = context.spark
     steps.step("[bold]1. files into the lake[/bold]: 303 real exams (Cleveland) and their diagnoses")
     for source in ("exams", "diagnoses"):
-        landed = ingest(spark, context.lake, project, source, [str(DATA / f"{source}.csv")], context.settings.times, steps, context.gate(project))
-        steps.step(f"   {source}: {landed.rows} rows landed, {landed.quarantined} in quarantine, {landed.skipped_files} files already there")
+        landed = ingest(
+            spark,
+            context.lake,
+            project,
+            source,
+            [str(DATA / f"{source}.csv")],
+            context.settings.times,
+            steps,
+            context.gate(project),
+        )
+        steps.step(
+            f"   {source}: {landed.rows} rows landed, {landed.quarantined} in quarantine, {landed.skipped_files} files already there"
+        )
     steps.step("[bold]2. batch views[/bold] of the whole lake into Cassandra")
     build_project(context, project, None, steps)
-    steps.step("[bold]3. a model[/bold] trained on features as they were before each diagnosis, judged on held-out patients")
+    steps.step(
+        "[bold]3. a model[/bold] trained on features as they were before each diagnosis, judged on held-out patients"
+    )
     trained = train(spark, context.lake, context.models, project, steps, place=place(context, project))
     table(
-        "On held-out patients", ["metric", "value"], [[name, float(trained.metrics[name])] for name in ("roc_auc", "roc_auc_low", "roc_auc_high", "accuracy")]
+        "On held-out patients",
+        ["metric", "value"],
+        [
+            [name, float(trained.metrics[name])]
+            for name in ("roc_auc", "roc_auc_low", "roc_auc_high", "accuracy")
+        ],
     )
     say(f"the gate: {trained.reason}")
     reset_current_rows(spark, context.lake, context.views, context.models, project)
@@ -104,7 +121,9 @@ def _river(context: Context, steps: Steps, keep: bool) -> str:
     steps.step("[bold]7. verification[/bold]: every feature of every patient, lake against served")
     found = verify_settled(context, project, None, steps)
     if found.mismatches:
-        raise AnabranchError(f"{found.mismatches} values served differ from the lake: run 'anabranch verify {NAME}'")
+        raise AnabranchError(
+            f"{found.mismatches} values served differ from the lake: run 'anabranch verify {NAME}'"
+        )
     _next(context.settings, keep)
     return f"demo: {found.keys} keys, {len(found.features)} features, {found.mismatches} mismatches"
 
@@ -114,12 +133,22 @@ def _stream(context: Context, project: Project, steps: Steps) -> None:
     queries = start(context.spark, context.channel(once=False), project)
     try:
         started = time.monotonic()
-        count = context.bus.publish("bracelet-feed", ((None, json.dumps(event).encode()) for event in simulated_readings()))
-        exams = context.bus.publish("exams", ((None, json.dumps(event).encode()) for event in simulated_exams()))
+        count = context.bus.publish(
+            "bracelet-feed", ((None, json.dumps(event).encode()) for event in simulated_readings())
+        )
+        exams = context.bus.publish(
+            "exams", ((None, json.dumps(event).encode()) for event in simulated_exams())
+        )
         steps.step(f"   published {count} simulated bracelet readings and {exams} simulated exams")
         expected = int(before["readings_1d"] or 0) + count // len(WEARERS)
-        _until(lambda: int(_features(context, project)["readings_1d"] or 0) >= expected, 90, "the stream to fold the readings")
-        steps.step(f"   features of {WEARERS[0]} were current {time.monotonic() - started:.1f} s after publishing (the stream's start included)")
+        _until(
+            lambda: int(_features(context, project)["readings_1d"] or 0) >= expected,
+            90,
+            "the stream to fold the readings",
+        )
+        steps.step(
+            f"   features of {WEARERS[0]} were current {time.monotonic() - started:.1f} s after publishing (the stream's start included)"
+        )
         for query in queries:
             query.processAllAvailable()
         _show_change(context, project, before)
@@ -137,7 +166,9 @@ def _show_change(context: Context, project: Project, before: dict[str, Any]) -> 
     row = context.views.current(project, WEARERS[0]) or {}
     changed = [[name, before[name], after[name]] for name in after if before[name] != after[name]]
     table(f"Patient {WEARERS[0]}: what the stream changed", ["feature", "before", "now"], changed)
-    say(f"approximate score of {WEARERS[0]}: {row.get('score')} (layer {row.get('layer')}, model {row.get('model_version')}, as of {row.get('as_of')})")
+    say(
+        f"approximate score of {WEARERS[0]}: {row.get('score')} (layer {row.get('layer')}, model {row.get('model_version')}, as of {row.get('as_of')})"
+    )
 
 
 def simulated_readings(count: int = 60) -> Iterator[dict[str, Any]]:
@@ -147,7 +178,12 @@ def simulated_readings(count: int = 60) -> Iterator[dict[str, Any]]:
         for i in range(count):
             beat = round(float(random.normal(70 + 8 * patient, 6)), 1)
             moment = format_time(now - (count - i) * 2_000_000)
-            yield {"reading_id": str(uuid.uuid4()), "patient_id": wearer, "measured_at": moment, "heart_rate": beat}
+            yield {
+                "reading_id": str(uuid.uuid4()),
+                "patient_id": wearer,
+                "measured_at": moment,
+                "heart_rate": beat,
+            }
 
 
 def simulated_exams() -> Iterator[dict[str, Any]]:
@@ -156,12 +192,23 @@ def simulated_exams() -> Iterator[dict[str, Any]]:
         rows = [row for row in csv.DictReader(lines) if row["patient_id"] in WEARERS[:2]]
     for row in rows:
         values = {name: value or None for name, value in row.items()}
-        yield {**values, "exam_id": str(uuid.uuid4()), "examined_at": format_time(now_micros() - 1_000_000), "trestbps": int(row["trestbps"]) + 10}
+        yield {
+            **values,
+            "exam_id": str(uuid.uuid4()),
+            "examined_at": format_time(now_micros() - 1_000_000),
+            "trestbps": int(row["trestbps"]) + 10,
+        }
 
 
 @contextmanager
 def _rest(settings: Settings, keep: bool) -> Iterator[None]:
-    process = subprocess.Popen([sys.executable, "-m", "jobs.cli", "serve"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=_log(settings), start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jobs.cli", "serve"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=_log(settings),
+        start_new_session=True,
+    )
     try:
         _until(lambda: _ready(settings, process), 60, "the REST server")
         yield
@@ -181,7 +228,9 @@ def _log(settings: Settings) -> Any:
 
 def _ready(settings: Settings, process: "subprocess.Popen[bytes]") -> bool:
     if process.poll() is not None:
-        raise AnabranchError(f"the REST server ended with code {process.returncode}: see {settings.data / 'logs' / 'rest.log'}")
+        raise AnabranchError(
+            f"the REST server ended with code {process.returncode}: see {settings.data / 'logs' / 'rest.log'}"
+        )
     try:
         with urllib.request.urlopen(f"{_address(settings)}/readyz", timeout=5) as reply:
             return bool(reply.status == 200)
@@ -195,18 +244,26 @@ def _address(settings: Settings) -> str:
 
 def _ask(settings: Settings) -> None:
     body = json.dumps({"features": EXAMPLE})
-    request = urllib.request.Request(f"{_address(settings)}/v1/projects/{NAME}/predict", body.encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"{_address(settings)}/v1/projects/{NAME}/predict",
+        body.encode(),
+        {"Content-Type": "application/json"},
+    )
     started = time.monotonic()
     with urllib.request.urlopen(request, timeout=10) as reply:
         answer = json.loads(reply.read())
-    say(f"POST {request.full_url}\n  {body}\n  -> {json.dumps(answer)}   ({1000 * (time.monotonic() - started):.1f} ms)")
+    say(
+        f"POST {request.full_url}\n  {body}\n  -> {json.dumps(answer)}   ({1000 * (time.monotonic() - started):.1f} ms)"
+    )
 
 
 def _until(condition: Callable[[], bool], seconds: float, what: str) -> None:
     deadline, pause = time.monotonic() + seconds, 0.05
     while not condition():
         if time.monotonic() > deadline:
-            raise AnabranchError(f"waited {seconds:.0f} s for {what} in vain: see the logs, and 'anabranch status'")
+            raise AnabranchError(
+                f"waited {seconds:.0f} s for {what} in vain: see the logs, and 'anabranch status'"
+            )
         time.sleep(pause)
 
 
@@ -215,7 +272,9 @@ def _next(settings: Settings, keep: bool) -> None:
     say("\nWhere to look next")
     say(f"  pages, API        anabranch serve, then {_address(settings)}/ and {_address(settings)}/docs{run}")
     say(f"  models            mlflow ui --backend-store-uri {settings.models.tracking_uri}")
-    say(f"  analysts' table   {settings.views.keyspace}.{NAME}_current in Cassandra, port {settings.views.port}{run}")
+    say(
+        f"  analysts' table   {settings.views.keyspace}.{NAME}_current in Cassandra, port {settings.views.port}{run}"
+    )
     say(f"  one patient       anabranch answer {NAME} {WEARERS[0]}{run}")
     say(f"  your own project  anabranch init my_project   ({Path('README.md')} tells the rest)\n")
 

@@ -23,7 +23,7 @@ def quiet(debug: bool) -> None:
 
 
 class Steps:
-    """Progress (stores/progress.py) as lines of time and text on standard error, so that standard output stays data."""
+    """Progress (anabranch/progress.py) as lines of time and text on standard error, so that standard output stays data."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
@@ -40,17 +40,26 @@ class Steps:
         self.said = time.monotonic()
         part = f" of {total:,}" if total else ""
         share = f" ({100 * done / total:.0f}%)" if total and not note else ""
-        console.print(f"[dim]           {done:,}{part}{share}{f' {note}' if note else ''}[/dim]", soft_wrap=True)
+        console.print(
+            f"[dim]           {done:,}{part}{share}{f' {note}' if note else ''}[/dim]", soft_wrap=True
+        )
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table on standard output; numbers to the right."""
     made = Table(header_style="bold")
     for position, name in enumerate(columns):
-        numeric = bool(rows) and all(isinstance(row[position], (int, float)) or row[position] is None for row in rows)
+        numeric = bool(rows) and all(
+            isinstance(row[position], (int, float)) or row[position] is None for row in rows
+        )
         made.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        made.add_row(*["" if value is None else f"{value:,.4g}" if isinstance(value, float) else str(value) for value in row])
+        made.add_row(
+            *[
+                "" if value is None else f"{value:,.4g}" if isinstance(value, float) else str(value)
+                for value in row
+            ]
+        )
     shown = Console(highlight=False)
     shown.print(f"[bold]{title}[/bold]", soft_wrap=True)
     shown.print(made)

@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
-# Spark puts this folder first, where jobs/features.py would hide the package `features`.
+# Spark puts this folder first; the packages lie in the one above.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from jobs.cli import main  # noqa: E402
+from jobs.cli.main import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main(["verify", *sys.argv[1:]]))

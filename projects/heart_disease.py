@@ -4,7 +4,21 @@ The exams are real (see data/README.md for the credit). Features are declared ov
 reading changes the score of its patient without anything being trained again.
 """
 
-from features import Count, FeatureView, Freshness, Label, Last, Max, Mean, Min, Model, Project, Slice, Source, StdDev
+from anabranch import (
+    Count,
+    FeatureView,
+    Freshness,
+    Label,
+    Last,
+    Max,
+    Mean,
+    Min,
+    Model,
+    Project,
+    Slice,
+    Source,
+    StdDev,
+)
 
 ATTRIBUTES = {
     "age": "INT", "sex": "INT", "cp": "INT", "trestbps": "INT", "chol": "INT", "fbs": "INT", "restecg": "INT",
@@ -16,7 +30,8 @@ exams = Source(
     topic="exams",
     id="exam_id",
     time="examined_at",
-    schema="exam_id STRING, patient_id STRING, examined_at TIMESTAMP, " + ", ".join(f"{name} {kind}" for name, kind in ATTRIBUTES.items()),
+    schema="exam_id STRING, patient_id STRING, examined_at TIMESTAMP, "
+    + ", ".join(f"{name} {kind}" for name, kind in ATTRIBUTES.items()),
     description="Clinical exams with the 13 attributes of the UCI Heart Disease data",
 )
 

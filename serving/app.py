@@ -9,25 +9,35 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from features.errors import AnabranchError
-from serving import catalogue, openapi, pages, workers
-from serving.access import NOBODY, Caller, only_seen, sees
-from serving.breaker import Breaker, Breakers
-from serving.context import Context
-from serving.endpoints import Endpoints
-from serving.facts import Missing
-from serving.freshness import judged
-from serving.http import Exchange, Request, Response, Scope, json_response, problem_response, read_body
-from serving.live import Live, Served
-from serving.measured import Measured
-from serving.metrics import Metrics, only_of
-from serving.pools import Pools
-from serving.predictions import Predictions
-from serving.readiness import readiness
-from serving.shadow import Shadow
-from serving.site import Site
-from stores.problems import ProblemError, of_error
-from stores.requests import path_key
+from anabranch.answers.problems import ProblemError, of_error
+from anabranch.answers.requests import path_key
+from anabranch.errors import AnabranchError
+from serving.api import catalogue, openapi
+from serving.api.context import ServingContext
+from serving.api.endpoints import Endpoints
+from serving.api.live import Live, Served
+from serving.api.measured import Measured
+from serving.api.metrics import ServingMetrics, only_of
+from serving.api.prediction_log import Predictions
+from serving.api.promises import judged
+from serving.api.readiness import readiness
+from serving.api.shadow import Shadow
+from serving.http import workers
+from serving.http.access import NOBODY, Caller, only_seen, sees
+from serving.http.breaker import Breaker, Breakers
+from serving.http.messages import (
+    Exchange,
+    Request,
+    Response,
+    Scope,
+    json_response,
+    problem_response,
+    read_body,
+)
+from serving.http.pools import Pools
+from serving.site import docs_page
+from serving.site.facts import Missing
+from serving.site.pages import Site
 
 log = logging.getLogger(__name__)
 PREFIX = "/v1/projects"
@@ -38,7 +48,10 @@ _READ = ("/docs", "/openapi.json")
 """Pages that people open in a browser, which signs in as on the site's own pages."""
 _HTML = (
     ("content-type", "text/html; charset=utf-8"),
-    ("content-security-policy", "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"),
+    (
+        "content-security-policy",
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'",
+    ),
     ("x-content-type-options", "nosniff"),
 )
 _PLAIN = (("content-type", "text/plain; version=0.0.4; charset=utf-8"),)
@@ -47,10 +60,10 @@ _PLAIN = (("content-type", "text/plain; version=0.0.4; charset=utf-8"),)
 class Application:
     """The server as one object: `handle` answers a request; granian calls it through `__rsgi__`."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: ServingContext) -> None:
         self._context, self._settings = context, context.settings
         self._measured = Measured(context.measures)
-        self.metrics = Metrics(self._measured)
+        self.metrics = ServingMetrics(self._measured)
         self.live = Live(context, self._after_looking)
         self.predictions = Predictions(context.bus, self.metrics, context.settings.prediction_buffer)
         self.shadow = Shadow(context, self.metrics)
@@ -59,9 +72,13 @@ class Application:
             bus=ThreadPoolExecutor(context.settings.bus_threads, thread_name_prefix="bus"),
         )
         pause, failures = context.settings.breaker_seconds, context.settings.breaker_failures
-        self._breakers = Breakers(store=Breaker("Cassandra", failures, pause), bus=Breaker("Kafka", failures, pause))
+        self._breakers = Breakers(
+            store=Breaker("Cassandra", failures, pause), bus=Breaker("Kafka", failures, pause)
+        )
         self._site = Site(context, self.live)
-        self._endpoints = Endpoints(context, self.live, self.metrics, self.predictions, self.shadow, self._pools, self._breakers)
+        self._endpoints = Endpoints(
+            context, self.live, self.metrics, self.predictions, self.shadow, self._pools, self._breakers
+        )
         self._pages: dict[str, Callable[[Caller | None], Awaitable[Response]]] = {
             "/docs": self._docs, "/openapi.json": self._openapi, "/metrics": self._metrics,
             "/healthz": self._health, "/readyz": self._ready, PREFIX: self._catalogue,
@@ -96,16 +113,23 @@ class Application:
             return
         method = scope.method
         headers = scope.headers
-        request = Request(method, scope.path, content_type=headers.get("content-type") or "", query=scope.query_string)
+        request = Request(
+            method, scope.path, content_type=headers.get("content-type") or "", query=scope.query_string
+        )
         if self._context.access is not None:
-            request.authorization, request.api_key = headers.get("authorization") or "", headers.get("x-api-key") or ""
+            request.authorization, request.api_key = (
+                headers.get("authorization") or "",
+                headers.get("x-api-key") or "",
+            )
         try:
             if method not in ("GET", "HEAD"):
                 request.body = await read_body(scope, exchange, self._settings.body_bytes)
             response = await self.handle(request)
         except ProblemError as problem:
             response = problem_response(problem)
-        exchange.response_bytes(response.status, list(response.headers), b"" if method == "HEAD" else response.body)
+        exchange.response_bytes(
+            response.status, list(response.headers), b"" if method == "HEAD" else response.body
+        )
 
     # -- routes --------------------------------------------------------------------------------------------------------
 
@@ -135,7 +159,9 @@ class Application:
             response = problem_response(of_error(error))
         except Exception:
             log.exception("%s %s failed", request.method, request.path)
-            response = problem_response(ProblemError(500, "fault", "the server failed at this request: its log says where"))
+            response = problem_response(
+                ProblemError(500, "fault", "the server failed at this request: its log says where")
+            )
         self.metrics.answered(route, project, response.status, started)
         return response
 
@@ -163,7 +189,9 @@ class Application:
         caller = self._reader(request) if page in _READ else self._identify(request)
         right = "metrics" if page == "/metrics" else "catalogue"
         if caller is not None and not caller.may_somewhere(right):
-            raise ProblemError(403, "forbidden", f"{caller.name} has no right to {right}: ask for a key or token that has")
+            raise ProblemError(
+                403, "forbidden", f"{caller.name} has no right to {right}: ask for a key or token that has"
+            )
         return caller
 
     def _shown(self, caller: Caller | None) -> list[Served]:
@@ -202,24 +230,35 @@ class Application:
     # -- pages ---------------------------------------------------------------------------------------------------------
 
     async def _docs(self, caller: Caller | None) -> Response:
-        return Response(200, pages.docs(self._document(caller)).encode(), _HTML)
+        return Response(200, docs_page.docs(self._document(caller)).encode(), _HTML)
 
     async def _openapi(self, caller: Caller | None) -> Response:
         return json_response(self._document(caller))
 
     def _document(self, caller: Caller | None) -> dict[str, Any]:
-        return openapi.document([served.project for served in self._shown(caller)], secured=self._context.access is not None)
+        return openapi.document(
+            [served.project for served in self._shown(caller)], secured=self._context.access is not None
+        )
 
     async def _metrics(self, caller: Caller | None) -> Response:
         text = self._own_metrics()
         shown = text if self._settings.shared is None else workers.together(self._settings.shared, text)
-        return Response(200, shown if caller is None else only_of(shown, lambda project: caller.may(project, "metrics")), _PLAIN)
+        return Response(
+            200,
+            shown if caller is None else only_of(shown, lambda project: caller.may(project, "metrics")),
+            _PLAIN,
+        )
 
     def _own_metrics(self) -> bytes:
         for served in self.live:
             self.metrics.show(served)
-            self.metrics.show_freshness(served.project.name, judged(served, self._measured.of(served.project.name), self._context.clock()))
-        self.metrics.show_stores(self._context.answers.kept, {"store": self._breakers.store.open, "bus": self._breakers.bus.open})
+            self.metrics.show_freshness(
+                served.project.name,
+                judged(served, self._measured.of(served.project.name), self._context.clock()),
+            )
+        self.metrics.show_stores(
+            self._context.answers.kept, {"store": self._breakers.store.open, "bus": self._breakers.bus.open}
+        )
         return self.metrics.text()
 
     def _after_looking(self) -> None:
@@ -234,16 +273,25 @@ class Application:
         ready, document = await readiness(self._context, self.live, self._pools, caller)
         if ready:
             return json_response(document)
-        down = "; ".join(f"{name}: {document[name]}" for name in ("store", "bus", "model") if document[name] != "ok")
+        down = "; ".join(
+            f"{name}: {document[name]}" for name in ("store", "bus", "model") if document[name] != "ok"
+        )
         problem = ProblemError(503, "not-ready", down)
         return problem_response(problem, document)
 
     async def _catalogue(self, caller: Caller | None) -> Response:
-        return json_response({"projects": await asyncio.gather(*map(self._entry, self._shown(caller))), "broken": only_seen(caller, self.live.broken)})
+        return json_response(
+            {
+                "projects": await asyncio.gather(*map(self._entry, self._shown(caller))),
+                "broken": only_seen(caller, self.live.broken),
+            }
+        )
 
     async def _entry(self, served: Served) -> dict[str, Any]:
         found = await self._site.facts.brief(served)
-        return catalogue.entry(served, found.now, None if isinstance(found.model, Missing) else found.model, found.known_measures)
+        return catalogue.entry(
+            served, found.now, None if isinstance(found.model, Missing) else found.model, found.known_measures
+        )
 
 
 def _resource(path: str) -> tuple[str, str, str]:
@@ -274,6 +322,6 @@ def end_within(seconds: float) -> None:
     threading.Thread(target=end, name="end", daemon=True).start()
 
 
-def create_app(context: Context) -> Application:
+def create_app(context: ServingContext) -> Application:
     """The server over `context`; call `start` before the first request (granian does)."""
     return Application(context)

@@ -8,14 +8,16 @@ from granian import Granian
 from granian.constants import Interfaces
 from granian.log import LogLevels
 
-from features.errors import MisuseError, UnavailableError
+from anabranch.errors import MisuseError, UnavailableError
 from serving.app import Application
 from serving.settings import ServingSettings, is_loopback, network_place
 
 log = logging.getLogger(__name__)
 
 
-def run(serving: ServingSettings, load: Callable[[], Application], tell: Callable[[str], object] = log.info) -> None:
+def run(
+    serving: ServingSettings, load: Callable[[], Application], tell: Callable[[str], object] = log.info
+) -> None:
     """Run workers that each `load` their application; `tell` gets its address.
 
     Raises UnavailableError when the port is taken, MisuseError when others could reach it and nothing keeps them out.
@@ -26,7 +28,9 @@ def run(serving: ServingSettings, load: Callable[[], Application], tell: Callabl
                 f'serving.host {serving.host} can be reached by others, and serving.auth is off: set serving.auth = "on" '
                 "and make keys ('anabranch keys add PROJECT'), or say serving.open = true if everybody may ask"
             )
-        log.warning("the REST server listens on %s, and everybody who reaches it may ask everything", serving.host)
+        log.warning(
+            "the REST server listens on %s, and everybody who reaches it may ask everything", serving.host
+        )
     _check_port(serving)
     server = Granian(
         "anabranch",

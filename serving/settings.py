@@ -1,4 +1,4 @@
-"""How the server behaves; read from conf and the environment by jobs/settings.py alone."""
+"""How the server behaves; read from conf and the environment by jobs/wiring/settings.py alone."""
 
 from dataclasses import dataclass
 from ipaddress import ip_address

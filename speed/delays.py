@@ -5,7 +5,7 @@ had got there.
 from collections import deque
 from collections.abc import Mapping
 
-from stores.delays import Delay
+from anabranch.answers.delays import Delay
 
 _MOST = 1000
 
@@ -22,12 +22,16 @@ class Delays:
 
     def ended(self, at: int, ends: Mapping[int, int]) -> None:
         """At that time the topic's partitions ended at these offsets."""
-        if len(self._waiting) < _MOST:  # while a query is far behind, the times asked last are told when it has got there
+        if (
+            len(self._waiting) < _MOST
+        ):  # while a query is far behind, the times asked last are told when it has got there
             self._waiting.append((at, ends))
 
     def reached(self, now: int, offsets: Mapping[int, int]) -> None:
         """By now the tiles and current rows of all before these offsets are written."""
-        while self._waiting and all(offsets.get(partition, 0) >= end for partition, end in self._waiting[0][1].items()):
+        while self._waiting and all(
+            offsets.get(partition, 0) >= end for partition, end in self._waiting[0][1].items()
+        ):
             at, _ = self._waiting.popleft()
             self._longest, self._known = max(self._longest, now - at), True
 

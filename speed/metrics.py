@@ -20,15 +20,23 @@ _WHAT = {
 }
 
 
-class Metrics:
+class StreamMetrics:
     """Gauges of one process; `port` 0 shows nothing."""
 
     def __init__(self, port: int) -> None:
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         labels = ("project", "source")
-        self._gauges = {name: Gauge(f"anabranch_stream_{name}", text, labels, registry=registry) for name, text in _WHAT.items()}
-        self._lag = Gauge("anabranch_stream_lag", "Messages that were not read yet.", (*labels, "partition"), registry=registry)
+        self._gauges = {
+            name: Gauge(f"anabranch_stream_{name}", text, labels, registry=registry)
+            for name, text in _WHAT.items()
+        }
+        self._lag = Gauge(
+            "anabranch_stream_lag",
+            "Messages that were not read yet.",
+            (*labels, "partition"),
+            registry=registry,
+        )
         self._server = start_http_server(port, addr=_LOOPBACK, registry=registry)[0] if port else None
 
     def show(self, snapshots: Sequence[Snapshot]) -> None:

@@ -16,19 +16,20 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 
-from features.declaration import Label, Project
-from features.errors import AnabranchError
-from features.keys import key_values
-from features.spark import key_column
-from features.times import SECOND, from_micros
+from anabranch.answers.parts import Parts
+from anabranch.answers.service import Answer, Answers
+from anabranch.declare.labels import Label
+from anabranch.declare.projects import Project
+from anabranch.errors import AnabranchError
+from anabranch.events.judging import good_events
+from anabranch.folds.spark import key_column
+from anabranch.stores.cassandra.measures import Measure, Measures
+from anabranch.stores.cassandra.online_models import OnlineModel, OnlineModels, fresh, online_of, online_rows
+from anabranch.stores.cassandra.views import DeclaredAnewError
+from anabranch.stores.models.registry import Scorer
+from anabranch.values.keys import key_values
+from anabranch.values.times import SECOND, from_micros, now_micros
 from speed.views import Channel, timed
-from stores.answers import Answer, Answers, now_micros
-from stores.events import good_events
-from stores.measures import Measure, Measures
-from stores.models import Scorer
-from stores.online import OnlineModel, OnlineModels, fresh, online_of, online_rows
-from stores.parts import Parts
-from stores.views import DeclaredAnewError
 
 log = logging.getLogger(__name__)
 NAME = "online"
@@ -49,7 +50,7 @@ class Example:
 
 
 @dataclass
-class Compared:
+class ModelComparison:
     """What both models said of labels before they were learnt from: rows of (online, champion, target)."""
 
     rows: list[tuple[float, float, float]]
@@ -69,12 +70,16 @@ class Compared:
             values["flips"] = ((online >= 0.5) != (champion >= 0.5)).mean()
         at = from_micros(now_micros())
         for name, value in values.items():
-            yield Measure(project=project.name, subject=NAME, name=name, at=at, value=float(value), version=version)
+            yield Measure(
+                project=project.name, subject=NAME, name=name, at=at, value=float(value), version=version
+            )
 
 
 def label_topic(project: Project) -> str | None:
     """The topic that labels of a project with online learning come by."""
-    return project.label.source.topic if project.label is not None and online_of(project) is not None else None
+    return (
+        project.label.source.topic if project.label is not None and online_of(project) is not None else None
+    )
 
 
 def start_online(spark: SparkSession, channel: Channel, project: Project) -> StreamingQuery:
@@ -117,7 +122,11 @@ class Learning:
         while online is not None:
             expected = self._models.revision(self._project.name)
             before = self._models.read(self._project) or fresh(self._project, online)
-            upto = {part: min(end, before.offsets.get(part, 0) + _STEP) for part, end in ends.items() if end > before.offsets.get(part, 0)}
+            upto = {
+                part: min(end, before.offsets.get(part, 0) + _STEP)
+                for part, end in ends.items()
+                if end > before.offsets.get(part, 0)
+            }
             if not upto:
                 break
             try:
@@ -128,14 +137,18 @@ class Learning:
             # Lost to a batch that reset the model meanwhile: what was learnt here is learnt again on top of that.
             if self._models.write(self._project, after, expected) is not None:
                 done += after.learnt - before.learnt
-                Measures.of(self._channel.views.settings).write(list(compared.measures(self._project, version)))
+                Measures.of(self._channel.views.settings).write(
+                    list(compared.measures(self._project, version))
+                )
         return done
 
-    def _learnt(self, before: OnlineModel, upto: Mapping[int, int]) -> tuple[OnlineModel, Compared, str]:
+    def _learnt(
+        self, before: OnlineModel, upto: Mapping[int, int]
+    ) -> tuple[OnlineModel, ModelComparison, str]:
         project = self._project
         version = self._channel.models.fitting_champion(project)
         scorer = self._channel.models.scorer(project.name, version) if version else None
-        manifest, compared = self._answers.manifest(project.name), Compared([])
+        manifest, compared = self._answers.manifest(project.name), ModelComparison([])
         learnt, approximate, left_out = before.learnt, before.approximate, before.left_out
         for example in self._examples(before.offsets, upto):
             if example.target is None or (manifest is not None and example.at < manifest.cut):
@@ -146,7 +159,13 @@ class Learning:
             before.learner.learn(online_rows(project, _columns(answer))[0], example.target)
             learnt += 1
             approximate += answer.degraded is not None
-        after = replace(before, offsets={**before.offsets, **upto}, learnt=learnt, approximate=approximate, left_out=left_out)
+        after = replace(
+            before,
+            offsets={**before.offsets, **upto},
+            learnt=learnt,
+            approximate=approximate,
+            left_out=left_out,
+        )
         return after, compared, version or ""
 
     def _examples(self, since: Mapping[int, int], upto: Mapping[int, int]) -> list[Example]:
@@ -170,14 +189,29 @@ class Learning:
         channel, project, label = self._channel, self._project, self._project.label
         if label is None:
             raise AnabranchError(f"project {project.name!r} has no label: online learning needs one")
-        topic, parts = str(label.source.topic), sorted(part for part, end in upto.items() if since.get(part, 0) < end)
+        topic, parts = (
+            str(label.source.topic),
+            sorted(part for part, end in upto.items() if since.get(part, 0) < end),
+        )
         if not parts:
             return []
-        places = {"startingOffsets": {part: since.get(part, 0) for part in parts}, "endingOffsets": {part: upto[part] for part in parts}}
-        options = {**channel.bus.spark_options([]), **{name: json.dumps({topic: found}) for name, found in places.items()}, "failOnDataLoss": "false"}
+        places = {
+            "startingOffsets": {part: since.get(part, 0) for part in parts},
+            "endingOffsets": {part: upto[part] for part in parts},
+        }
+        options = {
+            **channel.bus.spark_options([]),
+            **{name: json.dumps({topic: found}) for name, found in places.items()},
+            "failOnDataLoss": "false",
+        }
         options["assign"] = json.dumps({topic: parts})
         messages = self._spark.read.format("kafka").options(**options).load()
-        return _collected(label, good_events(project, label.source, messages, channel.times, channel.suites(project).get(label.source.name)))
+        return _collected(
+            label,
+            good_events(
+                project, label.source, messages, channel.times, channel.suites(project).get(label.source.name)
+            ),
+        )
 
 
 @dataclass
@@ -196,13 +230,18 @@ class Recent:
             if before is None or example.arrival - before > horizon:
                 first.append(example)
         newest = max(self.arrivals.values())
-        self.arrivals = {name: arrival for name, arrival in self.arrivals.items() if arrival >= newest - horizon}
+        self.arrivals = {
+            name: arrival for name, arrival in self.arrivals.items() if arrival >= newest - horizon
+        }
         self.upto = dict(upto)
         return first
 
 
 def _collected(label: Label, events: DataFrame) -> list[Example]:
-    target, at = F.expr(label.target).cast("double"), F.unix_micros(F.col(f"`{label.source.time}`").cast("timestamp"))
+    target, at = (
+        F.expr(label.target).cast("double"),
+        F.unix_micros(F.col(f"`{label.source.time}`").cast("timestamp")),
+    )
     finite = F.when(F.abs(target) < float("inf"), target)
     named = {
         "id": F.col(f"`{label.source.id}`").cast("string"),
@@ -220,7 +259,9 @@ def _columns(answer: Answer) -> dict[str, list[Any]]:
     return {name: [value] for name, value in answer.values.items()}
 
 
-def _compare(project: Project, model: OnlineModel, scorer: Scorer | None, answer: Answer, target: float) -> Iterator[tuple[float, float, float]]:
+def _compare(
+    project: Project, model: OnlineModel, scorer: Scorer | None, answer: Answer, target: float
+) -> Iterator[tuple[float, float, float]]:
     (online,) = model.score(_columns(answer), project)
     if scorer is not None and online is not None:
         (champion,) = scorer.score(_columns(answer)).tolist()

@@ -8,7 +8,7 @@ from typing import Any
 
 from pyspark.sql.streaming.query import StreamingQuery
 
-from features.times import SECOND, to_micros
+from anabranch.values.times import SECOND, to_micros
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +40,17 @@ class Snapshot:
 
     def line(self) -> str:
         """For people."""
-        lag = " ".join(f"{partition}:{behind:,}" for partition, behind in sorted(self.lag.items())) or "unknown"
-        held = f"  state {self.state_rows:,} rows {self.state_bytes / 2**20:,.1f} MiB  open slots {self.open_slots}" if self.unit == "events" else ""
-        still = f"  FAILED: {self.failure}" if self.failed else "" if self.running else "  WAITING for a server"
+        lag = (
+            " ".join(f"{partition}:{behind:,}" for partition, behind in sorted(self.lag.items())) or "unknown"
+        )
+        held = (
+            f"  state {self.state_rows:,} rows {self.state_bytes / 2**20:,.1f} MiB  open slots {self.open_slots}"
+            if self.unit == "events"
+            else ""
+        )
+        still = (
+            f"  FAILED: {self.failure}" if self.failed else "" if self.running else "  WAITING for a server"
+        )
         return (
             f"{self.project}.{self.source}  {self.events:,} {self.unit}, {self.events_per_second:,.0f}/s  lag {lag}"
             f"{held}  micro-batch {self.seconds:.2f} s{still}"
@@ -88,7 +96,9 @@ class Meter:
     def state(self) -> tuple[int, int]:
         """Rows and bytes that the query remembers."""
         operators = self.latest.get("stateOperators", [])
-        return sum(int(each["numRowsTotal"]) for each in operators), sum(int(each["memoryUsedBytes"]) for each in operators)
+        return sum(int(each["numRowsTotal"]) for each in operators), sum(
+            int(each["memoryUsedBytes"]) for each in operators
+        )
 
     @property
     def open_slots(self) -> int:
@@ -96,7 +106,9 @@ class Meter:
         times = self.latest.get("eventTime", {})
         if "max" not in times or "watermark" not in times:
             return 0
-        newest, oldest = (to_micros(datetime.fromisoformat(times[name])) // self._slot for name in ("max", "watermark"))
+        newest, oldest = (
+            to_micros(datetime.fromisoformat(times[name])) // self._slot for name in ("max", "watermark")
+        )
         return max(1, newest - max(oldest, 0) + 1) if oldest > 0 else 1
 
 

@@ -4,10 +4,10 @@ import logging
 import threading
 from collections.abc import Sequence
 
-from features.declaration import Project
-from features.times import SECOND
-from stores.retirement import needed_since, retire_tiles
-from stores.views import Views
+from anabranch.declare.projects import Project
+from anabranch.stores.cassandra.retirement import needed_since, retire_tiles
+from anabranch.stores.cassandra.views import Views
+from anabranch.values.times import SECOND
 
 log = logging.getLogger(__name__)
 _EVERY = 60.0

@@ -13,16 +13,16 @@ from functools import partial
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
-from features.declaration import Project
-from features.errors import UnavailableError
+from anabranch.answers.delays import as_measures
+from anabranch.declare.projects import Project
+from anabranch.errors import UnavailableError
+from anabranch.stores.cassandra.measures import Measures
+from anabranch.values.times import now_micros
 from speed import online, requests
 from speed.delays import Delays
 from speed.progress import Meter, Snapshot
 from speed.retiring import Retiring
 from speed.views import Channel, fed_sources, prepare, start_source
-from stores.answers import now_micros
-from stores.delays import as_measures
-from stores.measures import Measures
 
 log = logging.getLogger(__name__)
 _LONGEST_WAIT = 10.0
@@ -38,7 +38,7 @@ _LAST_BATCH = 10.0  # seconds; Spark meets the interruption of a micro-batch wit
 
 
 @dataclass
-class _Kept:
+class _RunningQuery:
     """One query, or the moment at which it is to be started again, or why it is not."""
 
     project: Project
@@ -60,7 +60,9 @@ class _Kept:
     @property
     def lives(self) -> bool:
         """Does it run, is it to be started, or has it a failure that was not looked at yet?"""
-        return self.failure is None and (self.query is None or self.query.isActive or self.query.exception() is not None)
+        return self.failure is None and (
+            self.query is None or self.query.isActive or self.query.exception() is not None
+        )
 
 
 class Running:
@@ -115,18 +117,24 @@ class Running:
         deadline = time.monotonic() + _LAST_BATCH
         for query in [kept.query for kept in self._kept if kept.query is not None]:
             done = _batches(query)
-            while query.isActive and _works(query) and _batches(query) == done and time.monotonic() < deadline:
+            while (
+                query.isActive and _works(query) and _batches(query) == done and time.monotonic() < deadline
+            ):
                 time.sleep(0.02)
             query.stop()
         if self._retiring is not None:
             self._retiring.stop()
 
-    def _held(self, kept: _Kept) -> bool:
+    def _held(self, kept: _RunningQuery) -> bool:
         """A drain folds all events first: then labels find the features that they should."""
         others = (other for other in self._kept if other.name != online.NAME)
-        return self._channel.trigger is None and kept.name == online.NAME and any(other.lives for other in others)
+        return (
+            self._channel.trigger is None
+            and kept.name == online.NAME
+            and any(other.lives for other in others)
+        )
 
-    def _check(self, kept: _Kept, query: StreamingQuery) -> None:
+    def _check(self, kept: _RunningQuery, query: StreamingQuery) -> None:
         before = kept.meter.events
         kept.meter.read(query)
         if kept.delays is not None:
@@ -138,10 +146,17 @@ class Running:
             kept.query = None
             self._failed(kept, failure)
 
-    def _revive(self, kept: _Kept) -> None:
+    def _revive(self, kept: _RunningQuery) -> None:
         if time.monotonic() < kept.again_at:
             return
-        missing = next((other.name for other in self._kept if other.project is kept.project and other.failure is not None), None)
+        missing = next(
+            (
+                other.name
+                for other in self._kept
+                if other.project is kept.project and other.failure is not None
+            ),
+            None,
+        )
         if self._channel.trigger is None and kept.name == online.NAME and missing is not None:
             self._give_up(kept, f"labels are learnt after the events, and {missing} failed")
             return
@@ -151,14 +166,14 @@ class Running:
         except Exception as error:  # noqa: BLE001 - whatever a client raises: `_failed` tells absence from error
             self._failed(kept, error)
 
-    def _not_started(self, all_kept: Sequence[_Kept], error: Exception) -> None:
+    def _not_started(self, all_kept: Sequence[_RunningQuery], error: Exception) -> None:
         """Raise when somebody is away: whoever starts a stream is there to see it. Anything else is that of these queries alone."""
         if _is_absence(error) or self._somebody_is_away(all_kept[0].project):
             raise error
         for kept in all_kept:
             self._failed(kept, error)
 
-    def _failed(self, kept: _Kept, error: Exception) -> None:
+    def _failed(self, kept: _RunningQuery, error: Exception) -> None:
         drains = self._channel.trigger is None
         kept.failures += drains or not (_is_absence(error) or self._somebody_is_away(kept.project))
         if drains or kept.failures >= _HOPELESS:
@@ -166,14 +181,24 @@ class Running:
             return
         kept.restarts += 1
         kept.again_at = time.monotonic() + kept.wait
-        log.warning("stream of %s.%s failed and starts again in %.1f s: %s", kept.project.name, kept.name, kept.wait, _reason(error))
+        log.warning(
+            "stream of %s.%s failed and starts again in %.1f s: %s",
+            kept.project.name,
+            kept.name,
+            kept.wait,
+            _reason(error),
+        )
         kept.wait = min(2 * kept.wait, _LONGEST_WAIT)
 
     @staticmethod
-    def _give_up(kept: _Kept, reason: str, error: Exception | None = None) -> None:
+    def _give_up(kept: _RunningQuery, reason: str, error: Exception | None = None) -> None:
         kept.failure = reason
         log.error(
-            "stream of %s.%s failed and is given up: %s", kept.project.name, kept.name, reason, exc_info=error if log.isEnabledFor(logging.INFO) else None
+            "stream of %s.%s failed and is given up: %s",
+            kept.project.name,
+            kept.name,
+            reason,
+            exc_info=error if log.isEnabledFor(logging.INFO) else None,
         )
 
     def _somebody_is_away(self, project: Project) -> bool:
@@ -197,21 +222,38 @@ class Running:
                 log.info("lag of %s is unknown: %s", kept.topic, error)
                 kept.lag = None
                 continue
-            kept.lag = {partition: max(0, end - kept.meter.offsets.get(partition, 0)) for partition, end in ends.items()} if kept.meter.offsets else None
+            kept.lag = (
+                {
+                    partition: max(0, end - kept.meter.offsets.get(partition, 0))
+                    for partition, end in ends.items()
+                }
+                if kept.meter.offsets
+                else None
+            )
             if kept.delays is not None:
                 kept.delays.ended(asked, ends)
         self._tell()
 
     def _tell(self) -> None:
         """Keep how far behind arrival the current rows are; of a query that does not run nothing is told, which tells as much."""
-        running = [(kept.project.name, kept.delays) for kept in self._kept if kept.delays is not None and kept.query is not None and kept.query.isActive]
-        told = [(project, delay) for project, delays in running if (delay := delays.told(now_micros())) is not None]
+        running = [
+            (kept.project.name, kept.delays)
+            for kept in self._kept
+            if kept.delays is not None and kept.query is not None and kept.query.isActive
+        ]
+        told = [
+            (project, delay)
+            for project, delays in running
+            if (delay := delays.told(now_micros())) is not None
+        ]
         try:
-            Measures.of(self._channel.views.settings).write([one for project, delay in told for one in as_measures(project, delay)], history=False)
+            Measures.of(self._channel.views.settings).write(
+                [one for project, delay in told for one in as_measures(project, delay)], history=False
+            )
         except Exception as error:  # noqa: BLE001 - whatever the store raises: a figure for people must not end a stream
             log.info("delays are not kept: %s", error)
 
-    def _snapshot(self, kept: _Kept) -> Snapshot:
+    def _snapshot(self, kept: _RunningQuery) -> Snapshot:
         rows, size = kept.meter.state
         return Snapshot(
             project=kept.project.name,
@@ -230,18 +272,28 @@ class Running:
         )
 
 
-def _queries(spark: SparkSession, channel: Channel, project: Project) -> Iterator[_Kept]:
+def _queries(spark: SparkSession, channel: Channel, project: Project) -> Iterator[_RunningQuery]:
     """One a source, one for the requests of a project with a model, one for labels that are learnt online."""
     slot = channel.times.slot_seconds
     promised = project.freshness.stream_micros if project.freshness else None
     for source in fed_sources(project):
         begin = partial(start_source, spark, channel, project, source)
-        yield _Kept(project, source.name, str(source.topic), begin, Meter(slot), Delays(source.name, promised))
+        yield _RunningQuery(
+            project, source.name, str(source.topic), begin, Meter(slot), Delays(source.name, promised)
+        )
     if project.model is not None:
-        yield _Kept(project, requests.NAME, requests.requests_topic(project.name), partial(requests.start_requests, spark, channel, project), Meter(slot))
+        yield _RunningQuery(
+            project,
+            requests.NAME,
+            requests.requests_topic(project.name),
+            partial(requests.start_requests, spark, channel, project),
+            Meter(slot),
+        )
     labels = online.label_topic(project)
     if labels is not None:
-        yield _Kept(project, online.NAME, labels, partial(online.start_online, spark, channel, project), Meter(slot))
+        yield _RunningQuery(
+            project, online.NAME, labels, partial(online.start_online, spark, channel, project), Meter(slot)
+        )
 
 
 def _works(query: StreamingQuery) -> bool:

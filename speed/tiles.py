@@ -11,23 +11,30 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from features.declaration import Project
-from features.spark import Piece
-from stores.cassandra_session import prepared, session_for
-from stores.cassandra_writer import Sender, stored
-from stores.settings import ViewsSettings
-from stores.views import tiles_table
+from anabranch.declare.projects import Project
+from anabranch.folds.spark import Piece
+from anabranch.settings import ViewsSettings
+from anabranch.stores.cassandra.session import prepared, session_for
+from anabranch.stores.cassandra.views import tiles_table
+from anabranch.stores.cassandra.writer import Sender, stored
 
 CHANGED_SCHEMA = "key STRING"
 
 
-def tile_writer(views: ViewsSettings, project: Project, pieces: Sequence[Piece]) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def tile_writer(
+    views: ViewsSettings, project: Project, pieces: Sequence[Piece]
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """A function for `DataFrame.mapInArrow` over states (piece, key, slot, tile_start, events, state, extra), times in microseconds.
 
     Writes those of views to their tables and yields, once all are written, the project's own keys among them.
     """
-    named = next((number for number, piece in enumerate(pieces) if piece.keys == project.keys and not piece.fine), None)
-    tables = [None if piece.view is None else tiles_table(project.name, piece.view, fine=piece.fine) for piece in pieces]
+    named = next(
+        (number for number, piece in enumerate(pieces) if piece.keys == project.keys and not piece.fine), None
+    )
+    tables = [
+        None if piece.view is None else tiles_table(project.name, piece.view, fine=piece.fine)
+        for piece in pieces
+    ]
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         senders: dict[int, Sender] = {}
@@ -50,9 +57,18 @@ def tile_writer(views: ViewsSettings, project: Project, pieces: Sequence[Piece])
 
 def _values(batch: pa.RecordBatch) -> list[list[bytes]]:
     """Columns of the statement below, as they travel."""
-    slot, start, events = (batch.column(name).to_numpy(zero_copy_only=False) for name in ("slot", "tile_start", "events"))
+    slot, start, events = (
+        batch.column(name).to_numpy(zero_copy_only=False) for name in ("slot", "tile_start", "events")
+    )
     key = batch.column("key").cast(pa.binary()).to_pylist()
-    return [key, _longs(slot), _longs(start), stored(batch.column("state")), stored(batch.column("extra")), _longs(slot + events)]
+    return [
+        key,
+        _longs(slot),
+        _longs(start),
+        stored(batch.column("state")),
+        stored(batch.column("extra")),
+        _longs(slot + events),
+    ]
 
 
 def _longs(values: NDArray[np.int64]) -> list[bytes]:
@@ -62,4 +78,10 @@ def _longs(values: NDArray[np.int64]) -> list[bytes]:
 
 def _sender(views: ViewsSettings, table: str) -> Sender:
     session = session_for(views)
-    return Sender(session, prepared(session, f"INSERT INTO {table} (key, slot, tile_start, state, extra) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?"))
+    return Sender(
+        session,
+        prepared(
+            session,
+            f"INSERT INTO {table} (key, slot, tile_start, state, extra) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?",
+        ),
+    )

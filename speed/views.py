@@ -18,21 +18,21 @@ from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 from pyspark.sql.streaming.readwriter import DataStreamWriter
 
-from features.declaration import Project, Source
-from features.errors import UnavailableError
-from features.spark import pieces_of, tiles
-from features.times import DAY, SECOND, floor_to
+from anabranch.answers.current import SCORES_SCHEMA, InForce, refresher
+from anabranch.declare.projects import Project
+from anabranch.declare.sources import Source
+from anabranch.errors import UnavailableError
+from anabranch.events.expectations import Suite
+from anabranch.events.judging import good_events
+from anabranch.folds.spark import pieces_of, tiles
+from anabranch.settings import TimeSettings
+from anabranch.stores.cassandra.retirement import needed_since
+from anabranch.stores.cassandra.views import Views
+from anabranch.stores.kafka.bus import Bus
+from anabranch.stores.lake.lake import Lake
+from anabranch.stores.models.registry import Models
+from anabranch.values.times import DAY, SECOND, floor_to, now_micros
 from speed.tiles import CHANGED_SCHEMA, tile_writer
-from stores.answers import now_micros
-from stores.bus import Bus
-from stores.current import SCORES_SCHEMA, InForce, refresher
-from stores.events import good_events
-from stores.expectations import Suite
-from stores.lake import Lake
-from stores.models import Models
-from stores.retirement import needed_since
-from stores.settings import TimeSettings
-from stores.views import Views
 
 log = logging.getLogger(__name__)
 _FORMAT = 2
@@ -70,7 +70,11 @@ class Channel:
 
 def fed_sources(project: Project) -> list[Source]:
     """The sources of the project's views that come by topic."""
-    return [source for source in project.sources.values() if source.topic is not None and project.views_of(source.name)]
+    return [
+        source
+        for source in project.sources.values()
+        if source.topic is not None and project.views_of(source.name)
+    ]
 
 
 def start(spark: SparkSession, channel: Channel, project: Project) -> list[StreamingQuery]:
@@ -103,7 +107,11 @@ def start_source(spark: SparkSession, channel: Channel, project: Project, source
 
 def timed(writer: DataStreamWriter, channel: Channel) -> DataStreamWriter:
     """The query with the channel's trigger."""
-    return writer.trigger(availableNow=True) if channel.trigger is None else writer.trigger(processingTime=channel.trigger)
+    return (
+        writer.trigger(availableNow=True)
+        if channel.trigger is None
+        else writer.trigger(processingTime=channel.trigger)
+    )
 
 
 @contextmanager
@@ -128,13 +136,22 @@ def query_settings(spark: SparkSession, channel: Channel) -> Iterator[None]:
 
 def checkpoint(channel: Channel, project: Project, source: Source) -> str:
     """Where the query of a source keeps its place: another folder for whatever changes the meaning or the layout of its state."""
-    meaning = (_FORMAT, channel.partitions, channel.times.slot_seconds, project.keys, [view.fingerprint for view in project.views_of(source.name)])
+    meaning = (
+        _FORMAT,
+        channel.partitions,
+        channel.times.slot_seconds,
+        project.keys,
+        [view.fingerprint for view in project.views_of(source.name)],
+    )
     return f"{channel.checkpoints.rstrip('/')}/{project.name}/{source.name}-{hashlib.sha256(repr(meaning).encode()).hexdigest()[:12]}"
 
 
 def live_tiles(spark: SparkSession, channel: Channel, project: Project, source: Source) -> DataFrame:
     """The streaming tiles of a source's views: parsed and de-duplicated once, aggregated by (piece, key, slot, tile)."""
-    options = {**channel.bus.spark_options([str(source.topic)]), "startingOffsets": starting_offsets(channel, project, source)}
+    options = {
+        **channel.bus.spark_options([str(source.topic)]),
+        "startingOffsets": starting_offsets(channel, project, source),
+    }
     if channel.most_offsets is not None:
         options["maxOffsetsPerTrigger"] = str(channel.most_offsets)
     messages = spark.readStream.format("kafka").options(**options).load()
@@ -147,7 +164,9 @@ def live_tiles(spark: SparkSession, channel: Channel, project: Project, source: 
     # The watermark comes first: behind it Spark no longer knows how rows are partitioned, and would shuffle them once more.
     marked = events.withWatermark("_arrival", f"{channel.times.dedup_horizon_seconds} seconds")
     # Of duplicates in one micro-batch the first row wins: in the order of arrival, it is the first arrival.
-    ordered = marked.repartition(channel.partitions, f"`{source.id}`").sortWithinPartitions("_arrival", "_partition", "_offset")
+    ordered = marked.repartition(channel.partitions, f"`{source.id}`").sortWithinPartitions(
+        "_arrival", "_partition", "_offset"
+    )
     fresh = ordered.dropDuplicatesWithinWatermark([source.id])
     return tiles(project.views_of(source.name), fresh, channel.times.slot_seconds, project.keys)
 
@@ -167,13 +186,22 @@ def remembered_days(channel: Channel, project: Project) -> int | None:
     Long enough for whatever a query that starts now can still read and an answer can need, and it moves with the query.
     """
     first = _first_needed(channel, project)
-    return None if first is None else -(-(now_micros() - first + channel.times.dedup_horizon_seconds * SECOND) // DAY)
+    return (
+        None
+        if first is None
+        else -(-(now_micros() - first + channel.times.dedup_horizon_seconds * SECOND) // DAY)
+    )
 
 
 def _first_needed(channel: Channel, project: Project) -> int | None:
     """The first arrival (microseconds) that a query without a checkpoint can need; None: all of them."""
     since = needed_since(channel.views.manifest(project.name))
-    return None if since is None else floor_to(since, channel.times.slot_seconds * SECOND) - channel.times.dedup_horizon_seconds * SECOND
+    return (
+        None
+        if since is None
+        else floor_to(since, channel.times.slot_seconds * SECOND)
+        - channel.times.dedup_horizon_seconds * SECOND
+    )
 
 
 def _micro_batch(channel: Channel, project: Project, source: Source) -> Callable[[DataFrame, int], None]:
@@ -188,9 +216,17 @@ def _micro_batch(channel: Channel, project: Project, source: Source) -> Callable
         stored = states.select("piece", "key", *moments, "events", "state", "extra")
         # One job: no key is scored before the shuffle of `distinct` has seen the end of every task that writes tiles.
         changed = stored.mapInArrow(write, CHANGED_SCHEMA).distinct()
-        scores = changed.mapInArrow(refresher(views.settings, models.settings, project, _model(models, project)), SCORES_SCHEMA)
+        scores = changed.mapInArrow(
+            refresher(views.settings, models.settings, project, _model(models, project)), SCORES_SCHEMA
+        )
         scores.write.format("kafka").options(**options).save()
-        log.info("micro-batch project=%s source=%s number=%s seconds=%.2f", project.name, source.name, number, time.monotonic() - started)
+        log.info(
+            "micro-batch project=%s source=%s number=%s seconds=%.2f",
+            project.name,
+            source.name,
+            number,
+            time.monotonic() - started,
+        )
 
     return run
 

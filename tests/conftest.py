@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from jobs.server import is_free
-from jobs.settings import LOOPBACK, ROOT, Settings, load_settings
+from jobs.servers.server import is_free
+from jobs.wiring.settings import LOOPBACK, ROOT, Settings, load_settings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession  # heavy: tests/unit neither needs nor imports it through here
@@ -24,7 +24,9 @@ TESTS = Path(__file__).parent
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Where the pictures of pages go, when they are wanted."""
-    parser.addoption("--pictures", default=None, help="folder to write the pictures of pages to, which the README shows")
+    parser.addoption(
+        "--pictures", default=None, help="folder to write the pictures of pages to, which the README shows"
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,7 +34,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0]
         if folder not in MARKERS:
-            raise pytest.UsageError(f"{item.path} lies in none of tests/{', tests/'.join(MARKERS)}: move it, the folder decides its marker")
+            raise pytest.UsageError(
+                f"{item.path} lies in none of tests/{', tests/'.join(MARKERS)}: move it, the folder decides its marker"
+            )
         item.add_marker(getattr(pytest.mark, folder))
     items.sort(key=lambda item: MARKERS.index(item.path.relative_to(TESTS).parts[0]))
 
@@ -104,7 +108,7 @@ def spark_cluster(settings: Settings) -> Iterator[str]:
 
 
 def _running(settings: Settings, *names: str) -> Iterator[Settings]:
-    from jobs import servers as embedded
+    from jobs.servers import embedded
 
     try:
         embedded.up(settings, names)
@@ -115,9 +119,9 @@ def _running(settings: Settings, *names: str) -> Iterator[Settings]:
 
 @pytest.fixture(scope="session")
 def spark(settings: Settings) -> Iterator[SparkSession]:
-    """The session of jobs/session.py, as jobs have it, but that queries are interpreted: over tables as small as those of tests,
+    """The session of jobs/wiring/spark_session.py, as jobs have it, but that queries are interpreted: over tables as small as those of tests,
     to generate and compile code for each of them costs more than it saves. `compiled` is for tests of what is computed."""
-    from jobs.session import spark_session
+    from jobs.wiring.spark_session import spark_session
 
     session = spark_session(settings, "tests")
     _compile(session, on=False)

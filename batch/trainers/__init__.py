@@ -5,6 +5,9 @@ Each trainer is a value of its own module; nothing else asks for a trainer's nam
 
 from dataclasses import replace
 
+from anabranch.declare.models import Model, Search
+from anabranch.errors import DeclarationError
+from anabranch.stores.models.inputs import Fitted
 from batch.trainers.boosted import XGBOOST
 from batch.trainers.choice import AUTO, Chosen, search
 from batch.trainers.composed import compositions
@@ -16,9 +19,6 @@ from batch.trainers.linear import LINEAR, LOGISTIC
 from batch.trainers.own import own_trainer
 from batch.trainers.rows import SEED, Learnt, Trainer, TrainingRows
 from batch.trainers.scikit import SKLEARN
-from features.errors import DeclarationError
-from features.modelling import Model, Search
-from stores.model_inputs import Fitted
 
 __all__ = [
     "PARITY",
@@ -62,10 +62,14 @@ def trainer(name: str) -> Trainer:
 def check_trainer(name: str, task: str | None = None) -> None:
     """Raises DeclarationError, listing the trainers, unless `name` is one (and learns `task`, when given)."""
     if ":" not in name and name not in TRAINERS:
-        raise DeclarationError(f"model: trainer {name!r} is unknown: use {', '.join(TRAINERS)}, or your own 'module:function'")
+        raise DeclarationError(
+            f"model: trainer {name!r} is unknown: use {', '.join(TRAINERS)}, or your own 'module:function'"
+        )
     if task is not None and task not in trainer(name).tasks:
         fitting = ", ".join(other for other, found in TRAINERS.items() if task in found.tasks)
-        raise DeclarationError(f"model: trainer {name!r} cannot learn a {task}, which the metric asks for: use {fitting} or another metric")
+        raise DeclarationError(
+            f"model: trainer {name!r} cannot learn a {task}, which the metric asks for: use {fitting} or another metric"
+        )
 
 
 def check_model(model: Model) -> None:
@@ -73,14 +77,18 @@ def check_model(model: Model) -> None:
     for name in (model.trainer, *[member.trainer for member in model.declared_members]):
         check_trainer(name, model.task)
         if ":" in name and model.class_weight is not None:
-            raise DeclarationError(f"model: class_weight is declared, but {name!r} is your own function and weighs rows itself: leave it out")
+            raise DeclarationError(
+                f"model: class_weight is declared, but {name!r} is your own function and weighs rows itself: leave it out"
+            )
     found = trainer(model.trainer)
     if model.search is not None and found.spread == "always":
         raise DeclarationError(
             f"model: a search makes many small trainings, which {model.trainer!r} on Spark's workers is not for: use a trainer of the driver"
         )
     if model.search is not None and not (model.search.space or found.space):
-        raise DeclarationError(f"model: trainer {model.trainer!r} has no parameters to search by itself: give Search(space={{...}})")
+        raise DeclarationError(
+            f"model: trainer {model.trainer!r} has no parameters to search by itself: give Search(space={{...}})"
+        )
 
 
 TRAINERS: dict[str, Trainer] = {

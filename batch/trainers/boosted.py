@@ -1,19 +1,17 @@
 """XGBoost, on the driver: shallow trees for few rows, deeper ones for many."""
 
-# ruff: noqa: PLC0415 - the converter is slow to import
-
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import xgboost
 
+from anabranch.errors import AnabranchError, DeclarationError
+from anabranch.stores.models.inputs import Fitted
+from anabranch.stores.models.scoring import Matrix, Scores
 from batch.trainers.design import Design, tree_design
 from batch.trainers.graphs import OUTPUT, behind_design, check_parity
 from batch.trainers.rows import SMALL, Trainer, TrainingRows, check_params, chosen_categories, pins, whole
-from features.errors import AnabranchError, DeclarationError
-from stores.model_inputs import Fitted
-from stores.model_scoring import Matrix, Scores
 
 _OPSET = 15
 _OWN = {"rounds", "categories", "distributed"}
@@ -22,14 +20,29 @@ _OWN = {"rounds", "categories", "distributed"}
 class LearntBooster:
     """A booster over a design's columns; `shift` is added to what it says."""
 
-    def __init__(self, booster: xgboost.Booster, design: Design, rows: TrainingRows, parameters: Mapping[str, object], shift: float = 0.0) -> None:
+    def __init__(
+        self,
+        booster: xgboost.Booster,
+        design: Design,
+        rows: TrainingRows,
+        parameters: Mapping[str, object],
+        shift: float = 0.0,
+    ) -> None:
         # Names stay out of the stored booster: its inputs go by position, and features.json names them.
         booster.feature_names = None
-        self.booster, self.design, self.rows, self.parameters, self.shift = booster, design, rows, parameters, shift
+        self.booster, self.design, self.rows, self.parameters, self.shift = (
+            booster,
+            design,
+            rows,
+            parameters,
+            shift,
+        )
 
     def scores(self, matrix: Matrix) -> Scores:
         """Of the booster itself."""
-        found = self.booster.inplace_predict(self.design.columns(matrix), missing=np.nan, validate_features=False)
+        found = self.booster.inplace_predict(
+            self.design.columns(matrix), missing=np.nan, validate_features=False
+        )
         return np.asarray(found, dtype=np.float64) + self.shift
 
     def fitted(self) -> Fitted:
@@ -58,11 +71,15 @@ def learn_xgboost(rows: TrainingRows) -> LearntBooster:
     learner = {key: value for key, value in params.items() if key not in _OWN}
     shift = centre(rows, float(rows.target.mean()))
     learner |= {} if rows.task == "class" else {"base_score": rows.params.get("base_score", 0.0)}
-    data = xgboost.DMatrix(design.columns(rows.matrix), rows.target - shift, weight=rows.weights, missing=np.nan)
+    data = xgboost.DMatrix(
+        design.columns(rows.matrix), rows.target - shift, weight=rows.weights, missing=np.nan
+    )
     try:
         booster = xgboost.train(learner, data, rounds)
     except (xgboost.core.XGBoostError, ValueError) as error:
-        raise AnabranchError(f"xgboost could not train: {str(error).splitlines()[0]}: check Model(params=...)") from error
+        raise AnabranchError(
+            f"xgboost could not train: {str(error).splitlines()[0]}: check Model(params=...)"
+        ) from error
     return LearntBooster(booster, design, rows, params, shift)
 
 
@@ -81,14 +98,20 @@ def xgboost_params(rows: TrainingRows, count: int) -> dict[str, Any]:
     objective = "binary:logistic" if rows.task == "class" else "reg:squarederror"
     fixed = {"objective": objective, "tree_method": "hist", "seed": rows.seed, "verbosity": 0}
     known = {*xgboost.XGBClassifier().get_params(), "eta", "lambda", "alpha", "seed", "nthread", *_OWN}
-    check_params("xgboost", rows.params, known - {"objective", "missing", "enable_categorical", "n_estimators"})
+    check_params(
+        "xgboost", rows.params, known - {"objective", "missing", "enable_categorical", "n_estimators"}
+    )
     if rows.params.get("booster") == "gblinear":
-        raise DeclarationError("model: xgboost's booster 'gblinear' is no ensemble of trees: use the trainer 'logistic' or 'linear'")
+        raise DeclarationError(
+            "model: xgboost's booster 'gblinear' is no ensemble of trees: use the trainer 'logistic' or 'linear'"
+        )
     # One thread: sums over rows are then added in one order, so the same rows give the same trees to the bit.
     return {**fixed, "nthread": 1, "eta": 0.05, "min_child_weight": 5.0, **size, **rows.params}
 
 
-def _twin(booster: xgboost.Booster, design: Design, rows: TrainingRows, shift: float) -> tuple[bytes | None, str]:
+def _twin(
+    booster: xgboost.Booster, design: Design, rows: TrainingRows, shift: float
+) -> tuple[bytes | None, str]:
     from onnxmltools import convert_xgboost
     from onnxmltools.convert.common.data_types import FloatTensorType
 

@@ -3,8 +3,6 @@
 Of many rows a sample decides: where they stay on Spark's workers it is the driver's sample, and what was chosen learns from all of them there.
 """
 
-# ruff: noqa: PLC0415 - Optuna is only needed by who searches
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from anabranch.declare.models import SMALLER_IS_BETTER, Search
+from anabranch.errors import AnabranchError
+from anabranch.stores.models.inputs import Fitted
+from anabranch.stores.models.scoring import Matrix, Scores
 from batch.trainers.boosted import XGBOOST
+from batch.trainers.cross_validation import FoldScores, judge
 from batch.trainers.distributed import SPARK_TRAINERS, TrainingFrame, learn_xgboost_on_spark
 from batch.trainers.forest import FOREST
 from batch.trainers.linear import LINEAR, LOGISTIC
 from batch.trainers.rows import SMALL, Learnt, Trainer, TrainingRows, check_params
-from batch.trainers.validation import Judged, judge
-from features.errors import AnabranchError
-from features.modelling import SMALLER_IS_BETTER, Search
-from stores.model_inputs import Fitted
-from stores.model_scoring import Matrix, Scores
 
 if TYPE_CHECKING:
     import optuna
@@ -32,7 +30,7 @@ MOST_WEIGHED = 50_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class TriedParameters:
     """Parameters that were tried, with the metric's mean on validation rows."""
 
     trainer: str
@@ -43,7 +41,9 @@ class Trial:
 class Chosen:
     """What won, and what it won against."""
 
-    def __init__(self, learnt: Learnt, parameters: Mapping[str, object], trials: Sequence[Trial]) -> None:
+    def __init__(
+        self, learnt: Learnt, parameters: Mapping[str, object], trials: Sequence[TriedParameters]
+    ) -> None:
         self.learnt, self.parameters, self.trials = learnt, parameters, tuple(trials)
 
     def scores(self, matrix: Matrix) -> Scores:
@@ -63,14 +63,18 @@ def _candidates(rows: TrainingRows) -> list[tuple[str, Trainer, Mapping[str, obj
         plain = [("linear", LINEAR, {"alpha": strength}) for strength in (100.0, 10.0, 1.0, 0.1)]
     few = len(rows.target) < SMALL
     boosted = [{"max_depth": 1}, {"max_depth": 2}] if few else [{"max_depth": 4}, {"max_depth": 6}]
-    trees: list[tuple[str, Trainer, Mapping[str, object]]] = [("xgboost", XGBOOST, params) for params in boosted]
+    trees: list[tuple[str, Trainer, Mapping[str, object]]] = [
+        ("xgboost", XGBOOST, params) for params in boosted
+    ]
     return [*plain, *trees, ("forest", FOREST, {"trees": 100} if few else {})]
 
 
 def _learn_auto(rows: TrainingRows) -> Chosen:
     few = rows
     if len(rows.target) > MOST_WEIGHED:
-        few = rows.part(np.sort(np.random.default_rng(rows.seed).permutation(len(rows.target))[:MOST_WEIGHED]))
+        few = rows.part(
+            np.sort(np.random.default_rng(rows.seed).permutation(len(rows.target))[:MOST_WEIGHED])
+        )
     chosen = _choose(few)
     return chosen.learnt_by(_learn(chosen.trainer, chosen.params, rows))
 
@@ -92,10 +96,14 @@ class _Choice:
     trainer: Trainer
     params: Mapping[str, object]
     validated: float
-    trials: Sequence[Trial]
+    trials: Sequence[TriedParameters]
 
     def learnt_by(self, learnt: Learnt) -> Chosen:
-        return Chosen(learnt, {"chosen": self.name, **learnt.parameters, "validated": round(self.validated, 6)}, self.trials)
+        return Chosen(
+            learnt,
+            {"chosen": self.name, **learnt.parameters, "validated": round(self.validated, 6)},
+            self.trials,
+        )
 
 
 def _choose(rows: TrainingRows) -> _Choice:
@@ -104,12 +112,15 @@ def _choose(rows: TrainingRows) -> _Choice:
     ways = [(str(i), partial(_learn, trainer, params)) for i, (_, trainer, params) in enumerate(candidates)]
     judged = judge(ways, rows)
     best = _simplest_near_best(judged, [name for name, _, _ in candidates])
-    trials = [Trial(trainer=said, params=given, value=_turned(rows, one.mean)) for (said, _, given), one in zip(candidates, judged, strict=True)]
+    trials = [
+        TriedParameters(trainer=said, params=given, value=_turned(rows, one.mean))
+        for (said, _, given), one in zip(candidates, judged, strict=True)
+    ]
     name, trainer, params = candidates[best]
     return _Choice(name=name, trainer=trainer, params=params, validated=trials[best].value, trials=trials)
 
 
-def _simplest_near_best(judged: Sequence[Judged], names: Sequence[str]) -> int:
+def _simplest_near_best(judged: Sequence[FoldScores], names: Sequence[str]) -> int:
     """The best of its trainer's strengths, of the simplest trainer that is within a standard error of the best of all.
 
     The error is that of the paired differences by fold: folds differ much more among themselves than candidates do.
@@ -129,7 +140,9 @@ def search(trainer: str, learner: Trainer, wanted: Search, rows: TrainingRows) -
 
     space = wanted.space or learner.space
     if not space:
-        raise AnabranchError(f"model: trainer {trainer!r} has no parameters to search by itself: give Search(space={{...}})")
+        raise AnabranchError(
+            f"model: trainer {trainer!r} has no parameters to search by itself: give Search(space={{...}})"
+        )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=rows.seed))
     tried: list[Mapping[str, object]] = [{}]
@@ -141,8 +154,15 @@ def search(trainer: str, learner: Trainer, wanted: Search, rows: TrainingRows) -
         study.tell(trial, judged[-1].mean)
     best = max(range(len(judged)), key=lambda i: judged[i].mean)
     learnt = _learn(learner, tried[best], rows)
-    trials = [Trial(trainer=trainer, params=params, value=_turned(rows, one.mean)) for params, one in zip(tried, judged, strict=True)]
-    return Chosen(learnt, {**learnt.parameters, "trials": wanted.trials, "validated": round(trials[best].value, 6)}, trials)
+    trials = [
+        TriedParameters(trainer=trainer, params=params, value=_turned(rows, one.mean))
+        for params, one in zip(tried, judged, strict=True)
+    ]
+    return Chosen(
+        learnt,
+        {**learnt.parameters, "trials": wanted.trials, "validated": round(trials[best].value, 6)},
+        trials,
+    )
 
 
 def _learn(trainer: Trainer, params: Mapping[str, object], rows: TrainingRows) -> Learnt:

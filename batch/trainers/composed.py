@@ -12,11 +12,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from anabranch.errors import AnabranchError, DeclarationError
+from anabranch.stores.models.inputs import Fitted
+from anabranch.stores.models.scoring import Matrix, Scores
 from batch.trainers.graphs import OUTPUT, Graph, add_part, apart, run
 from batch.trainers.rows import Learnt, Trainer, TrainingRows, check_params, pins
-from features.errors import AnabranchError, DeclarationError
-from stores.model_inputs import Fitted
-from stores.model_scoring import Matrix, Scores
 
 _PARITY = 1e-5
 Combined = Callable[[Sequence[Fitted], TrainingRows], bytes]
@@ -25,7 +25,13 @@ Combined = Callable[[Sequence[Fitted], TrainingRows], bytes]
 class LearntComposition:
     """Members that were trained on the same rows, and the graph that they make."""
 
-    def __init__(self, members: Sequence[Learnt], combined: Combined, rows: TrainingRows, parameters: Mapping[str, object]) -> None:
+    def __init__(
+        self,
+        members: Sequence[Learnt],
+        combined: Combined,
+        rows: TrainingRows,
+        parameters: Mapping[str, object],
+    ) -> None:
         self.members, self.combined, self.rows, self.parameters = members, combined, rows, parameters
 
     @cached_property
@@ -48,7 +54,9 @@ class LearntComposition:
         few = self.rows.matrix[:32]
         alone = np.array([self.scores(few[i : i + 1])[0] for i in range(len(few))])
         if not apart(alone, self.scores(few)) <= _PARITY:
-            raise AnabranchError("the composition scores a row alone differently than among others: no version was made; use other members")
+            raise AnabranchError(
+                "the composition scores a row alone differently than among others: no version was made; use other members"
+            )
         return Fitted(
             native="onnx",
             inputs=self.rows.inputs,
@@ -73,18 +81,36 @@ def _learn_ensemble(learn: Callable[[str, TrainingRows], Learnt], rows: Training
     combine = rows.params.get("combine", "mean")
     if combine not in ("mean", "vote") or (combine == "vote" and rows.task == "number"):
         raise DeclarationError(f"model: params 'combine' is {combine!r}: use 'mean', or for classes 'vote'")
-    return LearntComposition(_trained(learn, rows, 2), _vote if combine == "vote" else _mean, rows, {"combine": combine, **_names(rows)})
+    return LearntComposition(
+        _trained(learn, rows, 2),
+        _vote if combine == "vote" else _mean,
+        rows,
+        {"combine": combine, **_names(rows)},
+    )
 
 
 def _learn_cascade(learn: Callable[[str, TrainingRows], Learnt], rows: TrainingRows) -> LearntComposition:
     check_params("cascade", rows.params, {"unsure"})
     unsure: Any = rows.params.get("unsure", (0.3, 0.7))
-    sound = isinstance(unsure, (tuple, list)) and len(unsure) == 2 and all(isinstance(bound, (int, float)) for bound in unsure)
+    sound = (
+        isinstance(unsure, (tuple, list))
+        and len(unsure) == 2
+        and all(isinstance(bound, (int, float)) for bound in unsure)
+    )
     if not sound or not 0 <= unsure[0] < unsure[1] <= 1:
-        raise DeclarationError(f"model: params 'unsure' is {unsure!r}: give the two scores between which the second member decides, such as (0.3, 0.7)")
+        raise DeclarationError(
+            f"model: params 'unsure' is {unsure!r}: give the two scores between which the second member decides, such as (0.3, 0.7)"
+        )
     if len(rows.members) != 2:
-        raise DeclarationError(f"model: a cascade has two members, the cheap one first, not {len(rows.members)}")
-    return LearntComposition(_trained(learn, rows, 2), partial(_cascade, float(unsure[0]), float(unsure[1])), rows, {"unsure": unsure, **_names(rows)})
+        raise DeclarationError(
+            f"model: a cascade has two members, the cheap one first, not {len(rows.members)}"
+        )
+    return LearntComposition(
+        _trained(learn, rows, 2),
+        partial(_cascade, float(unsure[0]), float(unsure[1])),
+        rows,
+        {"unsure": unsure, **_names(rows)},
+    )
 
 
 def _trained(learn: Callable[[str, TrainingRows], Learnt], rows: TrainingRows, least: int) -> list[Learnt]:
@@ -98,7 +124,10 @@ def _names(rows: TrainingRows) -> dict[str, object]:
 
 
 def _parts(graph: Graph, parts: Sequence[Fitted]) -> list[str]:
-    return [add_part(graph, part.onnx or b"", part.output, f"m{i}_", "features", f"score{i}") for i, part in enumerate(parts)]
+    return [
+        add_part(graph, part.onnx or b"", part.output, f"m{i}_", "features", f"score{i}")
+        for i, part in enumerate(parts)
+    ]
 
 
 def _mean(parts: Sequence[Fitted], rows: TrainingRows) -> bytes:
@@ -113,7 +142,14 @@ def _vote(parts: Sequence[Fitted], rows: TrainingRows) -> bytes:
     votes = []
     for i, (name, part) in enumerate(zip(_parts(graph, parts), parts, strict=True)):
         bound = graph.constant(f"bound{i}", np.array([part.threshold], dtype=np.float32))
-        votes.append(graph.node("Cast", [graph.node("GreaterOrEqual", [name, bound], f"said{i}")], f"vote{i}", to=TensorProto.FLOAT))
+        votes.append(
+            graph.node(
+                "Cast",
+                [graph.node("GreaterOrEqual", [name, bound], f"said{i}")],
+                f"vote{i}",
+                to=TensorProto.FLOAT,
+            )
+        )
     graph.node("Mean", votes, OUTPUT)
     return graph.model(len(rows.inputs))
 
@@ -122,10 +158,17 @@ def _cascade(low: float, high: float, parts: Sequence[Fitted], rows: TrainingRow
     """The first's score unless it is in [low, high); the second runs only when some row needs it."""
     graph = Graph()
     first = add_part(graph, parts[0].onnx or b"", parts[0].output, "m0_", "features", "score0")
-    above = graph.node("GreaterOrEqual", [first, graph.constant("low", np.array([low], dtype=np.float32))], "above")
+    above = graph.node(
+        "GreaterOrEqual", [first, graph.constant("low", np.array([low], dtype=np.float32))], "above"
+    )
     below = graph.node("Less", [first, graph.constant("high", np.array([high], dtype=np.float32))], "below")
     unsure = graph.node("And", [above, below], "unsure")
-    counted = graph.node("ReduceMax", [graph.node("Cast", [unsure], "unsure_number", to=TensorProto.FLOAT)], "most_unsure", keepdims=0)
+    counted = graph.node(
+        "ReduceMax",
+        [graph.node("Cast", [unsure], "unsure_number", to=TensorProto.FLOAT)],
+        "most_unsure",
+        keepdims=0,
+    )
     some = graph.node("Greater", [counted, graph.constant("half", np.array(0.5, dtype=np.float32))], "some")
     graph.node("If", [some], OUTPUT, then_branch=_second(parts[1]), else_branch=_kept())
     return graph.model(len(rows.inputs))
@@ -142,4 +185,6 @@ def _second(part: Fitted) -> onnx.GraphProto:
 def _kept() -> onnx.GraphProto:
     inner = Graph()
     inner.node("Identity", ["score0"], "else_score")
-    return helper.make_graph(inner.nodes, "kept", [], [helper.make_tensor_value_info("else_score", TensorProto.FLOAT, [None, 1])])
+    return helper.make_graph(
+        inner.nodes, "kept", [], [helper.make_tensor_value_info("else_score", TensorProto.FLOAT, [None, 1])]
+    )

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from anabranch.stores.models.scoring import Matrix, expanded
 from batch.trainers.rows import TrainingRows
-from stores.model_scoring import Matrix, expanded
 
 MOST_VALUES = 64
 """Values of one input that get a column: its most frequent."""
@@ -42,7 +42,10 @@ class Design:
         """The entry `columns` of features.json; None when the inputs are the columns."""
         if not self.equal and self.fill is None:
             return None
-        return {"plain": list(self.plain), "equal": [[position, None if np.isnan(value) else value] for position, value in self.equal]}
+        return {
+            "plain": list(self.plain),
+            "equal": [[position, None if np.isnan(value) else value] for position, value in self.equal],
+        }
 
     def columns(self, matrix: Matrix) -> Matrix:
         """Shape (n, width)."""
@@ -52,7 +55,9 @@ class Design:
         if self.fill is None or self.shift is None or self.scale is None:
             return found
         numbers = found[:, : len(self.plain)]
-        found[:, : len(self.plain)] = (np.where(np.isnan(numbers), self.fill, numbers) - self.shift) / self.scale
+        found[:, : len(self.plain)] = (
+            np.where(np.isnan(numbers), self.fill, numbers) - self.shift
+        ) / self.scale
         return found
 
 
@@ -68,13 +73,26 @@ def linear_design(rows: TrainingRows, categories: Sequence[int]) -> Design:
     numbers = rows.matrix[:, plain].astype(np.float64)
     known = np.isfinite(numbers)
     # A column without any value is 0 everywhere, so it is learnt around.
-    fill = np.array([np.median(column[there]) if there.any() else 0.0 for column, there in zip(numbers.T, known.T, strict=True)]).astype(np.float32)
+    fill = np.array(
+        [
+            np.median(column[there]) if there.any() else 0.0
+            for column, there in zip(numbers.T, known.T, strict=True)
+        ]
+    ).astype(np.float32)
     full = np.where(known, numbers, fill)
     deviation = full.std(axis=0)
     scale = np.where(deviation > 0, deviation, 1.0).astype(np.float32)
     share = 1 - known.mean(axis=0)
-    told = tuple((i, float("nan")) for i, gone in zip(plain, share, strict=True) if _OFTEN_MISSING <= gone < 1)
-    return Design(plain=plain, equal=(*_values(rows.matrix, categories), *told), fill=fill, shift=full.mean(axis=0).astype(np.float32), scale=scale)
+    told = tuple(
+        (i, float("nan")) for i, gone in zip(plain, share, strict=True) if _OFTEN_MISSING <= gone < 1
+    )
+    return Design(
+        plain=plain,
+        equal=(*_values(rows.matrix, categories), *told),
+        fill=fill,
+        shift=full.mean(axis=0).astype(np.float32),
+        scale=scale,
+    )
 
 
 def _values(matrix: Matrix, categories: Sequence[int]) -> tuple[tuple[int, float], ...]:

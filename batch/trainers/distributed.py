@@ -4,8 +4,6 @@ What Spark learns is turned into ONNX (or XGBoost's format) and scores without a
 scales and which values of a category get a column. For Spark's trees, which take no missing values, missing is below every number.
 """
 
-# ruff: noqa: PLC0415 - Spark is only needed by who trains with it
-
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from anabranch.errors import AnabranchError
+from anabranch.stores.models.inputs import Fitted, ModelInput
+from anabranch.stores.models.scoring import Matrix, Scores
 from batch.trainers.boosted import LearntBooster, centre, xgboost_params
 from batch.trainers.design import Design, linear_design, tree_design
 from batch.trainers.graphs import OUTPUT, Tree, run, tree_model
 from batch.trainers.linear import LearntLinear
 from batch.trainers.rows import Learnt, Trainer, TrainingRows, check_params, chosen_categories, pins, whole
-from features.errors import AnabranchError
-from stores.model_inputs import Fitted, ModelInput
-from stores.model_scoring import Matrix, Scores
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -61,7 +59,13 @@ class LearntTrees:
     def fitted(self) -> Fitted:
         """The graph."""
         return Fitted(
-            native="onnx", inputs=self.rows.inputs, task=self.rows.task, onnx=self.onnx, output=OUTPUT, parameters=self.parameters, pip_requirements=pins()
+            native="onnx",
+            inputs=self.rows.inputs,
+            task=self.rows.task,
+            onnx=self.onnx,
+            output=OUTPUT,
+            parameters=self.parameters,
+            pip_requirements=pins(),
         )
 
 
@@ -74,9 +78,19 @@ def _learn_logistic(given: TrainingFrame) -> LearntLinear:
     design = linear_design(rows, chosen_categories(rows, params))
     # Spark takes the mean of the losses where scikit-learn's C weighs their sum.
     strength = 1 / (float(params["C"]) * given.count)
-    learner = LogisticRegression(featuresCol=_COLUMNS, labelCol=_TARGET, weightCol=_WEIGHT, regParam=strength, standardization=False, maxIter=200, tol=1e-9)
+    learner = LogisticRegression(
+        featuresCol=_COLUMNS,
+        labelCol=_TARGET,
+        weightCol=_WEIGHT,
+        regParam=strength,
+        standardization=False,
+        maxIter=200,
+        tol=1e-9,
+    )
     model = learner.fit(_designed(given, design, missing=None))
-    return LearntLinear(design, np.asarray(model.coefficients.toArray()), float(model.intercept), rows, params)
+    return LearntLinear(
+        design, np.asarray(model.coefficients.toArray()), float(model.intercept), rows, params
+    )
 
 
 def _learn_linear(given: TrainingFrame) -> LearntLinear:
@@ -88,9 +102,13 @@ def _learn_linear(given: TrainingFrame) -> LearntLinear:
     design = linear_design(rows, chosen_categories(rows, params))
     # Spark takes the mean of the squares where scikit-learn's alpha is weighed against their sum, and weighs by the target's deviation.
     strength = float(params["alpha"]) / given.count * float(rows.target.std())
-    learner = LinearRegression(featuresCol=_COLUMNS, labelCol=_TARGET, weightCol=_WEIGHT, regParam=strength, standardization=False)
+    learner = LinearRegression(
+        featuresCol=_COLUMNS, labelCol=_TARGET, weightCol=_WEIGHT, regParam=strength, standardization=False
+    )
     model = learner.fit(_designed(given, design, missing=None))
-    return LearntLinear(design, np.asarray(model.coefficients.toArray()), float(model.intercept), rows, params)
+    return LearntLinear(
+        design, np.asarray(model.coefficients.toArray()), float(model.intercept), rows, params
+    )
 
 
 def _learn_forest(given: TrainingFrame) -> LearntTrees:
@@ -98,8 +116,17 @@ def _learn_forest(given: TrainingFrame) -> LearntTrees:
 
     # A regression of 0 and 1: its leaves are the share of class 1, and its splits are those of the Gini impurity.
     rows = given.rows
-    check_params("spark-forest", rows.params, {"trees", "max_depth", "min_samples_leaf", "max_bins", "categories"})
-    params: dict[str, Any] = {"trees": 100, "max_depth": 8, "min_samples_leaf": 5, "max_bins": 64, "categories": (), **rows.params}
+    check_params(
+        "spark-forest", rows.params, {"trees", "max_depth", "min_samples_leaf", "max_bins", "categories"}
+    )
+    params: dict[str, Any] = {
+        "trees": 100,
+        "max_depth": 8,
+        "min_samples_leaf": 5,
+        "max_bins": 64,
+        "categories": (),
+        **rows.params,
+    }
     design = tree_design(rows, chosen_categories(rows, params))
     learner = RandomForestRegressor(
         featuresCol=_COLUMNS, labelCol=_TARGET, weightCol=_WEIGHT, numTrees=whole(params, "trees"), maxDepth=whole(params, "max_depth"),
@@ -107,7 +134,9 @@ def _learn_forest(given: TrainingFrame) -> LearntTrees:
     )  # fmt: skip
     model = learner.fit(_designed(given, design, missing=_MISSING))
     trees, _ = parse_trees(model.toDebugString)
-    return LearntTrees(tree_model(design, trees, [1 / len(trees)] * len(trees), len(rows.inputs)), rows, params)
+    return LearntTrees(
+        tree_model(design, trees, [1 / len(trees)] * len(trees), len(rows.inputs)), rows, params
+    )
 
 
 def _learn_gbt(given: TrainingFrame) -> LearntTrees:
@@ -115,8 +144,18 @@ def _learn_gbt(given: TrainingFrame) -> LearntTrees:
     from pyspark.ml.regression import GBTRegressor
 
     rows, classes = given.rows, given.rows.task == "class"
-    check_params("spark-gbt", rows.params, {"rounds", "max_depth", "eta", "subsample", "max_bins", "categories"})
-    params: dict[str, Any] = {"rounds": 50, "max_depth": 3, "eta": 0.1, "subsample": 0.8, "max_bins": 64, "categories": (), **rows.params}
+    check_params(
+        "spark-gbt", rows.params, {"rounds", "max_depth", "eta", "subsample", "max_bins", "categories"}
+    )
+    params: dict[str, Any] = {
+        "rounds": 50,
+        "max_depth": 3,
+        "eta": 0.1,
+        "subsample": 0.8,
+        "max_bins": 64,
+        "categories": (),
+        **rows.params,
+    }
     design = tree_design(rows, chosen_categories(rows, params))
     kind = GBTClassifier if classes else GBTRegressor
     learner = kind(
@@ -127,7 +166,9 @@ def _learn_gbt(given: TrainingFrame) -> LearntTrees:
     trees, weights = parse_trees(model.toDebugString)
     # Spark's margin is half the log odds.
     factor = 2.0 if classes else 1.0
-    onnx = tree_model(design, trees, [factor * weight for weight in weights], len(rows.inputs), probability=classes)
+    onnx = tree_model(
+        design, trees, [factor * weight for weight in weights], len(rows.inputs), probability=classes
+    )
     return LearntTrees(onnx, rows, params)
 
 
@@ -146,7 +187,9 @@ def learn_xgboost_on_spark(given: TrainingFrame) -> LearntBooster:
     frame = frame.withColumn(_TARGET, F.col(_TARGET) - F.lit(shift))
     names = {"eta": "learning_rate", "lambda": "reg_lambda", "alpha": "reg_alpha", "seed": "random_state"}
     left = {"rounds", "categories", "distributed", "objective", "nthread", "verbosity"}
-    chosen: dict[str, Any] = {names.get(name, name): value for name, value in params.items() if name not in left}
+    chosen: dict[str, Any] = {
+        names.get(name, name): value for name, value in params.items() if name not in left
+    }
     kind = SparkXGBClassifier if rows.task == "class" else SparkXGBRegressor
     base: dict[str, Any] = {} if rows.task == "class" else {"base_score": rows.params.get("base_score", 0.0)}
     learner = kind(
@@ -157,11 +200,20 @@ def learn_xgboost_on_spark(given: TrainingFrame) -> LearntBooster:
         booster = learner.fit(frame).get_booster()
     except Exception as error:
         # What fails on a worker comes back as an error of Spark, of Py4J or of XGBoost.
-        raise AnabranchError(f"xgboost could not train on Spark: {str(error).splitlines()[0]}: check Model(params=...)") from error
+        raise AnabranchError(
+            f"xgboost could not train on Spark: {str(error).splitlines()[0]}: check Model(params=...)"
+        ) from error
     return LearntBooster(booster, design, rows, {**params, "workers": workers}, shift)
 
 
-def _designed(given: TrainingFrame, design: Design, *, missing: float | None, vector: bool = True, parts: int | None = None) -> "DataFrame":
+def _designed(
+    given: TrainingFrame,
+    design: Design,
+    *,
+    missing: float | None,
+    vector: bool = True,
+    parts: int | None = None,
+) -> "DataFrame":
     """`_columns` (a vector, or an array of FLOAT), `_target` and `_weight`; `missing` stands for a missing number, None when it is filled."""
     from pyspark.ml.functions import array_to_vector
     from pyspark.sql import functions as F
@@ -171,15 +223,24 @@ def _designed(given: TrainingFrame, design: Design, *, missing: float | None, ve
     for place, position in enumerate(design.plain):
         value = coded[position]
         if design.fill is not None and design.shift is not None and design.scale is not None:
-            value = (F.coalesce(value, F.lit(float(design.fill[place]))) - float(design.shift[place])) / float(design.scale[place])
+            value = (
+                F.coalesce(value, F.lit(float(design.fill[place]))) - float(design.shift[place])
+            ) / float(design.scale[place])
         elif missing is not None:
             value = F.coalesce(value, F.lit(missing))
         plain.append(value)
-    equal = [coded[at].isNull() if np.isnan(value) else F.coalesce(coded[at] == F.lit(value), F.lit(False)) for at, value in design.equal]
+    equal = [
+        coded[at].isNull() if np.isnan(value) else F.coalesce(coded[at] == F.lit(value), F.lit(False))
+        for at, value in design.equal
+    ]
     columns = F.array(*[column.cast("double" if vector else "float") for column in (*plain, *equal)])
     weight = _weight(given)
     frame = given.in_order(parts or given.parts)
-    return frame.select((array_to_vector(columns) if vector else columns).alias(_COLUMNS), F.col(_TARGET), weight.alias(_WEIGHT))
+    return frame.select(
+        (array_to_vector(columns) if vector else columns).alias(_COLUMNS),
+        F.col(_TARGET),
+        weight.alias(_WEIGHT),
+    )
 
 
 def coded_column(given: ModelInput) -> "Column":
@@ -213,7 +274,9 @@ def parse_trees(text: str) -> tuple[list[Tree], list[float]]:
         weights.append(float(found.group(1)) if found else 1.0)
         trees.append(_parse_tree(iter([line.strip() for line in lines if line.strip()])))
     if not trees:
-        raise AnabranchError("Spark describes its trees in an unknown way: use the trainer 'forest' or 'xgboost'")
+        raise AnabranchError(
+            "Spark describes its trees in an unknown way: use the trainer 'forest' or 'xgboost'"
+        )
     return trees, weights
 
 
@@ -227,7 +290,9 @@ def _parse_tree(lines: Iterator[str]) -> Tree:
             return place
         split = re.fullmatch(r"If \(feature (\d+) <= (\S+)\)", line)
         if split is None:
-            raise AnabranchError(f"Spark describes a split as {line!r}, which is unknown here: use the trainer 'forest' or 'xgboost'")
+            raise AnabranchError(
+                f"Spark describes a split as {line!r}, which is unknown here: use the trainer 'forest' or 'xgboost'"
+            )
         nodes.append((0, 0.0, 0, 0, 0.0))
         left = grow()
         next(lines)  # Else (...)
@@ -257,9 +322,13 @@ def _from_rows(learn: Callable[[TrainingFrame], Learnt]) -> Callable[[TrainingRo
 
         spark = SparkSession.getActiveSession()
         if spark is None:
-            raise AnabranchError("a trainer of Spark needs a Spark session, and this process has none: use 'anabranch train', or a trainer of the driver")
+            raise AnabranchError(
+                "a trainer of Spark needs a Spark session, and this process has none: use 'anabranch train', or a trainer of the driver"
+            )
         columns = [_decoded(given, rows.matrix[:, place]) for place, given in enumerate(rows.inputs)]
-        frame = spark.createDataFrame(pa.table([pa.array(rows.target), *columns], names=[_TARGET, *rows.names]))
+        frame = spark.createDataFrame(
+            pa.table([pa.array(rows.target), *columns], names=[_TARGET, *rows.names])
+        )
         return learn(TrainingFrame(frame=frame, count=len(rows.target), rows=rows))
 
     return learn_rows
@@ -270,7 +339,13 @@ def _decoded(given: ModelInput, column: "np.ndarray[Any, Any]") -> Any:
 
     gone = np.isnan(column)
     if given.kind == "text":
-        return pa.array([None if missing else given.categories[int(code)] for code, missing in zip(column.tolist(), gone, strict=True)], pa.string())
+        return pa.array(
+            [
+                None if missing else given.categories[int(code)]
+                for code, missing in zip(column.tolist(), gone, strict=True)
+            ],
+            pa.string(),
+        )
     return pa.array(column.astype(np.float64), mask=gone)
 
 

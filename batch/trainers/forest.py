@@ -1,19 +1,17 @@
 """`forest`: scikit-learn's random forest, kept as an ONNX tree ensemble. Missing values go the way each split has learnt."""
 
-# ruff: noqa: PLC0415 - scikit-learn is slow to import
-
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from anabranch.errors import AnabranchError
+from anabranch.stores.models.inputs import Fitted
+from anabranch.stores.models.scoring import Matrix, Scores
 from batch.trainers.design import Design, tree_design
 from batch.trainers.graphs import OUTPUT, Tree, check_parity, run, tree_model
 from batch.trainers.rows import SMALL, Trainer, TrainingRows, check_params, chosen_categories, pins, whole
-from features.errors import AnabranchError
-from stores.model_inputs import Fitted
-from stores.model_scoring import Matrix, Scores
 
 _PARAMS = {"trees", "max_depth", "min_samples_leaf", "max_features", "max_samples", "categories"}
 
@@ -21,7 +19,9 @@ _PARAMS = {"trees", "max_depth", "min_samples_leaf", "max_features", "max_sample
 class LearntForest:
     """A forest over a design's columns."""
 
-    def __init__(self, forest: Any, design: Design, rows: TrainingRows, parameters: Mapping[str, object]) -> None:
+    def __init__(
+        self, forest: Any, design: Design, rows: TrainingRows, parameters: Mapping[str, object]
+    ) -> None:
         self.forest, self.design, self.rows, self.parameters = forest, design, rows, parameters
 
     @cached_property
@@ -37,10 +37,20 @@ class LearntForest:
     def fitted(self) -> Fitted:
         """The graph, compared with scikit-learn's forest."""
         columns = self.design.columns(self.rows.matrix)
-        found = self.forest.predict_proba(columns)[:, 1] if self.rows.task == "class" else self.forest.predict(columns)
+        found = (
+            self.forest.predict_proba(columns)[:, 1]
+            if self.rows.task == "class"
+            else self.forest.predict(columns)
+        )
         check_parity(self.onnx, OUTPUT, self.rows.matrix, np.asarray(found, dtype=np.float64))
         return Fitted(
-            native="onnx", inputs=self.rows.inputs, task=self.rows.task, onnx=self.onnx, output=OUTPUT, parameters=self.parameters, pip_requirements=pins()
+            native="onnx",
+            inputs=self.rows.inputs,
+            task=self.rows.task,
+            onnx=self.onnx,
+            output=OUTPUT,
+            parameters=self.parameters,
+            pip_requirements=pins(),
         )
 
 
@@ -61,7 +71,11 @@ def _learn_forest(rows: TrainingRows) -> LearntForest:
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
     check_params("forest", rows.params, _PARAMS)
-    size: dict[str, object] = {"trees": 200, "min_samples_leaf": 5} if len(rows.target) < SMALL else {"trees": 100, "min_samples_leaf": 20, "max_samples": 0.5}
+    size: dict[str, object] = (
+        {"trees": 200, "min_samples_leaf": 5}
+        if len(rows.target) < SMALL
+        else {"trees": 100, "min_samples_leaf": 20, "max_samples": 0.5}
+    )
     size |= {"max_features": "sqrt" if rows.task == "class" else 0.4}
     params: dict[str, Any] = {**size, "categories": (), **rows.params}
     design = tree_design(rows, chosen_categories(rows, params))
@@ -71,7 +85,9 @@ def _learn_forest(rows: TrainingRows) -> LearntForest:
     try:
         forest.fit(design.columns(rows.matrix), rows.target, sample_weight=rows.weights)
     except ValueError as error:
-        raise AnabranchError(f"forest could not train: {str(error).splitlines()[0]}: check Model(params=...)") from error
+        raise AnabranchError(
+            f"forest could not train: {str(error).splitlines()[0]}: check Model(params=...)"
+        ) from error
     return LearntForest(forest, design, rows, params)
 
 

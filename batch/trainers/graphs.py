@@ -13,9 +13,9 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from anabranch.errors import AnabranchError
+from anabranch.stores.models.scoring import Matrix, Scores
 from batch.trainers.design import Design
-from features.errors import AnabranchError
-from stores.model_scoring import Matrix, Scores
 
 PARITY = 1e-5
 OUTPUT = "score"
@@ -69,18 +69,35 @@ def add_design(graph: Graph, design: Design) -> str:
         return _INPUT
     parts = [_numbers(graph, design)] if design.plain else []
     if design.equal:
-        position = graph.constant("equal_position", np.array([position for position, _ in design.equal], dtype=np.int64))
+        position = graph.constant(
+            "equal_position", np.array([position for position, _ in design.equal], dtype=np.int64)
+        )
         values = np.array([value for _, value in design.equal], dtype=np.float32)
         found = graph.node("Gather", [_INPUT, position], "equal_input", axis=1)
-        same = graph.node("Equal", [found, graph.constant("equal_value", np.nan_to_num(values, nan=0.0))], "equal_same")
+        same = graph.node(
+            "Equal", [found, graph.constant("equal_value", np.nan_to_num(values, nan=0.0))], "equal_same"
+        )
         told = graph.node("And", [same, graph.constant("equal_known", ~np.isnan(values))], "equal_told")
-        gone = graph.node("And", [graph.node("IsNaN", [found], "equal_nan"), graph.constant("equal_missing", np.isnan(values))], "equal_gone")
-        parts.append(graph.node("Cast", [graph.node("Or", [told, gone], "equal_either")], "equal", to=TensorProto.FLOAT))
+        gone = graph.node(
+            "And",
+            [graph.node("IsNaN", [found], "equal_nan"), graph.constant("equal_missing", np.isnan(values))],
+            "equal_gone",
+        )
+        parts.append(
+            graph.node(
+                "Cast", [graph.node("Or", [told, gone], "equal_either")], "equal", to=TensorProto.FLOAT
+            )
+        )
     return graph.node("Concat", parts, _COLUMNS, axis=1)
 
 
 def _numbers(graph: Graph, design: Design) -> str:
-    found = graph.node("Gather", [_INPUT, graph.constant("plain_position", np.array(design.plain, dtype=np.int64))], "plain", axis=1)
+    found = graph.node(
+        "Gather",
+        [_INPUT, graph.constant("plain_position", np.array(design.plain, dtype=np.int64))],
+        "plain",
+        axis=1,
+    )
     if design.fill is None or design.shift is None or design.scale is None:
         return found
     gone = graph.node("IsNaN", [found], "plain_nan")
@@ -89,23 +106,47 @@ def _numbers(graph: Graph, design: Design) -> str:
     return graph.node("Div", [moved, graph.constant("scale", design.scale)], "plain_scaled")
 
 
-def linear_model(design: Design, weights: NDArray[np.float64], bias: float, width: int, *, probability: bool) -> bytes:
+def linear_model(
+    design: Design, weights: NDArray[np.float64], bias: float, width: int, *, probability: bool
+) -> bytes:
     """``columns @ weights + bias``, through a sigmoid when `probability`."""
     graph = Graph()
     columns = add_design(graph, design)
-    product = graph.node("MatMul", [columns, graph.constant("weights", weights.astype(np.float32).reshape(-1, 1))], "product")
-    total = graph.node("Add", [product, graph.constant("bias", np.array([bias], dtype=np.float32))], _RAW if probability else OUTPUT)
+    product = graph.node(
+        "MatMul", [columns, graph.constant("weights", weights.astype(np.float32).reshape(-1, 1))], "product"
+    )
+    total = graph.node(
+        "Add",
+        [product, graph.constant("bias", np.array([bias], dtype=np.float32))],
+        _RAW if probability else OUTPUT,
+    )
     if probability:
         graph.node("Sigmoid", [total], OUTPUT)
     return graph.model(width)
 
 
-def tree_model(design: Design, trees: Sequence[Tree], weights: Sequence[float], width: int, *, bias: float = 0.0, probability: bool = False) -> bytes:
+def tree_model(
+    design: Design,
+    trees: Sequence[Tree],
+    weights: Sequence[float],
+    width: int,
+    *,
+    bias: float = 0.0,
+    probability: bool = False,
+) -> bytes:
     """The weighted sum of the trees' leaves plus `bias`, through a sigmoid when `probability`."""
     graph = Graph()
     columns = add_design(graph, design)
     total = _RAW if probability else OUTPUT
-    graph.node("TreeEnsembleRegressor", [columns], total, domain="ai.onnx.ml", n_targets=1, base_values=[bias], **_ensemble(trees, weights))
+    graph.node(
+        "TreeEnsembleRegressor",
+        [columns],
+        total,
+        domain="ai.onnx.ml",
+        n_targets=1,
+        base_values=[bias],
+        **_ensemble(trees, weights),
+    )
     if probability:
         graph.node("Sigmoid", [total], OUTPUT)
     return graph.model(width)
@@ -128,7 +169,9 @@ def _ensemble(trees: Sequence[Tree], weights: Sequence[float]) -> dict[str, Any]
         "nodes_modes": ["LEAF" if end else "BRANCH_LEQ" for end in leaf.tolist()],
         "nodes_truenodeids": np.where(leaf, 0, np.concatenate([tree.left for tree in trees])).tolist(),
         "nodes_falsenodeids": np.where(leaf, 0, np.concatenate([tree.right for tree in trees])).tolist(),
-        "nodes_missing_value_tracks_true": (~leaf & np.concatenate([tree.missing_left for tree in trees])).astype(int).tolist(),
+        "nodes_missing_value_tracks_true": (~leaf & np.concatenate([tree.missing_left for tree in trees]))
+        .astype(int)
+        .tolist(),
         "target_treeids": number[leaf].tolist(),
         "target_nodeids": node[leaf].tolist(),
         "target_ids": [0] * int(leaf.sum()),
@@ -139,7 +182,9 @@ def _ensemble(trees: Sequence[Tree], weights: Sequence[float]) -> dict[str, Any]
 def at_most(threshold: NDArray[np.float64]) -> NDArray[np.float32]:
     """The largest float32 that is not above each threshold."""
     near = threshold.astype(np.float32)
-    return np.where(near.astype(np.float64) > threshold, np.nextafter(near, np.float32(-np.inf)), near).astype(np.float32)
+    return np.where(
+        near.astype(np.float64) > threshold, np.nextafter(near, np.float32(-np.inf)), near
+    ).astype(np.float32)
 
 
 def behind_design(model: bytes, output: str, design: Design, width: int, shift: float = 0.0) -> bytes:

@@ -1,26 +1,37 @@
 """Regularised linear models: `logistic` for classes, `linear` (ridge) for numbers. Their ONNX form is the model."""
 
-# ruff: noqa: PLC0415 - scikit-learn is slow to import
-
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from anabranch.errors import AnabranchError
+from anabranch.stores.models.inputs import Fitted
+from anabranch.stores.models.scoring import Matrix, Scores
 from batch.trainers.design import Design, linear_design
 from batch.trainers.graphs import OUTPUT, check_parity, linear_model
 from batch.trainers.rows import Trainer, TrainingRows, check_params, chosen_categories, pins
-from features.errors import AnabranchError
-from stores.model_inputs import Fitted
-from stores.model_scoring import Matrix, Scores
 
 
 class LearntLinear:
     """Weights over a design's columns."""
 
-    def __init__(self, design: Design, weights: NDArray[np.float64], bias: float, rows: TrainingRows, parameters: Mapping[str, object]) -> None:
-        self.design, self.weights, self.bias, self.rows, self.parameters = design, weights, bias, rows, parameters
+    def __init__(
+        self,
+        design: Design,
+        weights: NDArray[np.float64],
+        bias: float,
+        rows: TrainingRows,
+        parameters: Mapping[str, object],
+    ) -> None:
+        self.design, self.weights, self.bias, self.rows, self.parameters = (
+            design,
+            weights,
+            bias,
+            rows,
+            parameters,
+        )
 
     def scores(self, matrix: Matrix) -> Scores:
         """In float64."""
@@ -29,10 +40,18 @@ class LearntLinear:
 
     def fitted(self) -> Fitted:
         """As ONNX."""
-        onnx = linear_model(self.design, self.weights, self.bias, len(self.rows.inputs), probability=self.rows.task == "class")
+        onnx = linear_model(
+            self.design, self.weights, self.bias, len(self.rows.inputs), probability=self.rows.task == "class"
+        )
         check_parity(onnx, OUTPUT, self.rows.matrix, self.scores(self.rows.matrix))
         return Fitted(
-            native="onnx", inputs=self.rows.inputs, task=self.rows.task, onnx=onnx, output=OUTPUT, parameters=self.parameters, pip_requirements=pins()
+            native="onnx",
+            inputs=self.rows.inputs,
+            task=self.rows.task,
+            onnx=onnx,
+            output=OUTPUT,
+            parameters=self.parameters,
+            pip_requirements=pins(),
         )
 
 
@@ -56,9 +75,15 @@ def _learn(name: str, rows: TrainingRows, learner: Any, params: dict[str, Any]) 
     try:
         learner.fit(design.columns(rows.matrix).astype(np.float64), rows.target, sample_weight=rows.weights)
     except ValueError as error:
-        raise AnabranchError(f"{name} could not train: {str(error).splitlines()[0]}: check Model(params=...)") from error
+        raise AnabranchError(
+            f"{name} could not train: {str(error).splitlines()[0]}: check Model(params=...)"
+        ) from error
     return LearntLinear(design, np.ravel(learner.coef_), float(np.ravel(learner.intercept_)[0]), rows, params)
 
 
-LOGISTIC = Trainer(tasks=("class",), learn=_learn_logistic, space={"C": (0.003, 10.0, "log")}, larger="spark-logistic")
-LINEAR = Trainer(tasks=("number",), learn=_learn_linear, space={"alpha": (0.01, 1000.0, "log")}, larger="spark-linear")
+LOGISTIC = Trainer(
+    tasks=("class",), learn=_learn_logistic, space={"C": (0.003, 10.0, "log")}, larger="spark-logistic"
+)
+LINEAR = Trainer(
+    tasks=("number",), learn=_learn_linear, space={"alpha": (0.01, 1000.0, "log")}, larger="spark-linear"
+)

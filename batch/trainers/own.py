@@ -13,21 +13,23 @@ import numpy as np
 import onnx
 import xgboost
 
+from anabranch.declare.loading import load_function
+from anabranch.errors import AnabranchError
+from anabranch.stores.models.inputs import Fitted
+from anabranch.stores.models.scoring import Matrix, Scores
 from batch.trainers.boosted import LearntBooster
 from batch.trainers.design import Design
 from batch.trainers.graphs import run
 from batch.trainers.rows import Learnt, Trainer, TrainingRows, pins
 from batch.trainers.scikit import LearntEstimator
-from features.errors import AnabranchError
-from features.loading import load_function
-from stores.model_inputs import Fitted
-from stores.model_scoring import Matrix, Scores
 
 
 class LearntGraph:
     """An ONNX model as it was given."""
 
-    def __init__(self, model: bytes, output: str, rows: TrainingRows, parameters: Mapping[str, object]) -> None:
+    def __init__(
+        self, model: bytes, output: str, rows: TrainingRows, parameters: Mapping[str, object]
+    ) -> None:
         self.model, self.output, self.rows, self.parameters = model, output, rows, parameters
 
     def scores(self, matrix: Matrix) -> Scores:
@@ -59,12 +61,20 @@ def _learn(name: str, rows: TrainingRows) -> Learnt:
         made = function(*given, **rows.params)
     except Exception as error:
         # Whatever the user's code raises, the user needs to know whose it is.
-        raise AnabranchError(f"trainer {name!r} failed: {type(error).__name__}: {error}: correct the function") from error
+        raise AnabranchError(
+            f"trainer {name!r} failed: {type(error).__name__}: {error}: correct the function"
+        ) from error
     learnt = _learnt(name, made, rows)
     scores = learnt.scores(rows.matrix)
-    if scores.shape != rows.target.shape or not np.isfinite(scores).all() or (rows.task == "class" and (scores.min() < 0 or scores.max() > 1)):
+    if (
+        scores.shape != rows.target.shape
+        or not np.isfinite(scores).all()
+        or (rows.task == "class" and (scores.min() < 0 or scores.max() > 1))
+    ):
         wanted = "a probability from 0 to 1" if rows.task == "class" else "a finite number"
-        raise AnabranchError(f"trainer {name!r} gave a model whose scores are not {wanted} for every row: correct the function")
+        raise AnabranchError(
+            f"trainer {name!r} gave a model whose scores are not {wanted} for every row: correct the function"
+        )
     return learnt
 
 
@@ -76,4 +86,6 @@ def _learnt(name: str, made: Any, rows: TrainingRows) -> Learnt:
         return LearntGraph(model.SerializeToString(), model.graph.output[-1].name, rows, rows.params)
     if hasattr(made, "predict_proba" if rows.task == "class" else "predict"):
         return LearntEstimator(made, rows, rows.params)
-    raise AnabranchError(f"trainer {name!r} returned {type(made).__name__}: return an estimator of scikit-learn, an xgboost.Booster or an ONNX model")
+    raise AnabranchError(
+        f"trainer {name!r} returned {type(made).__name__}: return an estimator of scikit-learn, an xgboost.Booster or an ONNX model"
+    )

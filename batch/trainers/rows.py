@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from features.errors import DeclarationError
-from features.modelling import BALANCED, Member
-from stores.model_inputs import Fitted, ModelInput
-from stores.model_scoring import Matrix, Scores
+from anabranch.declare.models import BALANCED, Member
+from anabranch.errors import DeclarationError
+from anabranch.stores.models.inputs import Fitted, ModelInput
+from anabranch.stores.models.scoring import Matrix, Scores
 
 SEED = 7
 MANY = 2_000_000
@@ -113,7 +113,9 @@ def check_params(trainer: str, given: Mapping[str, object], known: set[str]) -> 
     """Raises DeclarationError for a parameter that the trainer does not have."""
     unknown = [name for name in given if name not in known]
     if unknown:
-        raise DeclarationError(f"model: trainer {trainer!r} has no parameter {unknown[0]!r}: it takes {', '.join(sorted(known))}")
+        raise DeclarationError(
+            f"model: trainer {trainer!r} has no parameter {unknown[0]!r}: it takes {', '.join(sorted(known))}"
+        )
 
 
 def whole(params: Mapping[str, object], name: str) -> int:
@@ -126,13 +128,18 @@ def whole(params: Mapping[str, object], name: str) -> int:
 
 def pins(*packages: str) -> tuple[str, ...]:
     """Requirements of a version's files: these packages and those every version needs, as they are here."""
-    return tuple(f"{package}=={version(package)}" for package in (*packages, "mlflow", "numpy", "pandas", "onnxruntime"))
+    return tuple(
+        f"{package}=={version(package)}"
+        for package in (*packages, "mlflow", "numpy", "pandas", "onnxruntime")
+    )
 
 
 def chosen_categories(rows: TrainingRows, params: Mapping[str, object]) -> tuple[int, ...]:
     """Positions of the inputs that are categories: texts, the declared ones, and those of the parameter `categories`."""
     chosen: Any = params.get("categories", ())
     if isinstance(chosen, str) or not isinstance(chosen, (list, tuple)) or not set(chosen) <= set(rows.names):
-        raise DeclarationError(f"model: params 'categories' is {chosen!r}: it must list features among {', '.join(rows.names)}")
+        raise DeclarationError(
+            f"model: params 'categories' is {chosen!r}: it must list features among {', '.join(rows.names)}"
+        )
     named: Sequence[str] = (*chosen, *rows.categories)
     return tuple(i for i, given in enumerate(rows.inputs) if given.kind == "text" or given.name in named)

@@ -1,7 +1,5 @@
 """`sklearn`: any estimator by its import path, and what a user's own function gives. Kept by skops, an exact description, never a pickle."""
 
-# ruff: noqa: PLC0415 - scikit-learn and its converter are slow to import
-
 import importlib
 import inspect
 from collections.abc import Mapping
@@ -9,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from anabranch.errors import AnabranchError, DeclarationError
+from anabranch.stores.models.inputs import Fitted
+from anabranch.stores.models.scoring import TRUSTED, Matrix, Scores
 from batch.trainers.graphs import apart, run
 from batch.trainers.rows import Trainer, TrainingRows, chosen_categories, pins
-from features.errors import AnabranchError, DeclarationError
-from stores.model_inputs import Fitted
-from stores.model_scoring import TRUSTED, Matrix, Scores
 
 _OPSET = 15
 _PARITY = 1e-6
@@ -27,7 +25,11 @@ class LearntEstimator:
 
     def scores(self, matrix: Matrix) -> Scores:
         """Of the estimator."""
-        found = self.estimator.predict_proba(matrix)[:, 1] if self.rows.task == "class" else self.estimator.predict(matrix)
+        found = (
+            self.estimator.predict_proba(matrix)[:, 1]
+            if self.rows.task == "class"
+            else self.estimator.predict(matrix)
+        )
         return np.asarray(found, dtype=np.float64).reshape(len(matrix))
 
     def fitted(self) -> Fitted:
@@ -35,7 +37,10 @@ class LearntEstimator:
         content = trusted_bytes(self.estimator)
         onnx, output = self._twin()
         # The twin is made for speed: where float32 rounds across a boundary the estimator alone scores.
-        if onnx is not None and not apart(run(onnx, output, self.rows.matrix), self.scores(self.rows.matrix)) <= _PARITY:
+        if (
+            onnx is not None
+            and not apart(run(onnx, output, self.rows.matrix), self.scores(self.rows.matrix)) <= _PARITY
+        ):
             onnx, output = None, ""
         return Fitted(
             native="skops",
@@ -55,7 +60,12 @@ class LearntEstimator:
         shape = [("features", FloatTensorType([None, len(self.rows.inputs)]))]
         options = {"zipmap": False} if self.rows.task == "class" else None
         try:
-            model = to_onnx(self.estimator, initial_types=shape, options={id(self.estimator): options} if options else None, target_opset=_OPSET)
+            model = to_onnx(
+                self.estimator,
+                initial_types=shape,
+                options={id(self.estimator): options} if options else None,
+                target_opset=_OPSET,
+            )
         except Exception:  # noqa: BLE001 - converters fail in ways of their own; the estimator serves without a twin, and the version says so
             return None, ""
         return model.SerializeToString(), model.graph.output[-1].name
@@ -70,7 +80,9 @@ def trusted_bytes(estimator: Any) -> bytes:
         strange = sorted(set(get_untrusted_types(data=content)) - set(TRUSTED))
     except Exception as error:
         # skops raises what the object's own reduction raises.
-        raise AnabranchError(f"{type(estimator).__name__} cannot be kept without pickle: {error}: use an estimator of scikit-learn") from error
+        raise AnabranchError(
+            f"{type(estimator).__name__} cannot be kept without pickle: {error}: use an estimator of scikit-learn"
+        ) from error
     if strange:
         raise AnabranchError(
             f"{type(estimator).__name__} has {strange[0]}, which is not trusted when a model is read back: no version was made; use scikit-learn's own types"
@@ -86,30 +98,42 @@ def _learn_sklearn(rows: TrainingRows) -> LearntEstimator:
     chosen = {name: value for name, value in params.items() if name != "categories"}
     unknown = [name for name in chosen if name not in taken]
     if unknown:
-        raise DeclarationError(f"model: {path} has no parameter {unknown[0]!r}: it takes {', '.join(sorted(taken))}")
+        raise DeclarationError(
+            f"model: {path} has no parameter {unknown[0]!r}: it takes {', '.join(sorted(taken))}"
+        )
     if "random_state" in taken:
         chosen.setdefault("random_state", rows.seed)
     estimator = kind(**chosen)
     needed = "predict_proba" if rows.task == "class" else "predict"
     if not hasattr(estimator, needed):
-        raise DeclarationError(f"model: {path} has no {needed}, which a model of a {rows.task} needs: use another estimator (SVC needs probability=True)")
+        raise DeclarationError(
+            f"model: {path} has no {needed}, which a model of a {rows.task} needs: use another estimator (SVC needs probability=True)"
+        )
     pipeline = _pipeline(estimator, rows, chosen_categories(rows, params))
     weights = {} if rows.weights is None else {"learn__sample_weight": rows.weights}
     try:
-        pipeline.fit(rows.matrix, rows.target.astype(np.int64) if rows.task == "class" else rows.target, **weights)
+        pipeline.fit(
+            rows.matrix, rows.target.astype(np.int64) if rows.task == "class" else rows.target, **weights
+        )
     except (ValueError, TypeError) as error:
-        raise AnabranchError(f"{path} could not train: {str(error).splitlines()[0]}: check Model(params=...)") from error
+        raise AnabranchError(
+            f"{path} could not train: {str(error).splitlines()[0]}: check Model(params=...)"
+        ) from error
     return LearntEstimator(pipeline, rows, {"estimator": path, **chosen})
 
 
 def _estimator(path: object) -> Any:
     if not isinstance(path, str) or "." not in path:
-        raise DeclarationError(f"model: params 'estimator' is {path!r}: give an import path such as 'sklearn.ensemble.ExtraTreesClassifier'")
+        raise DeclarationError(
+            f"model: params 'estimator' is {path!r}: give an import path such as 'sklearn.ensemble.ExtraTreesClassifier'"
+        )
     module, _, name = path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise DeclarationError(f"model: params 'estimator' {path!r} cannot be imported ({error}): give the import path of an estimator's class") from error
+        raise DeclarationError(
+            f"model: params 'estimator' {path!r} cannot be imported ({error}): give the import path of an estimator's class"
+        ) from error
 
 
 def _pipeline(estimator: Any, rows: TrainingRows, categories: tuple[int, ...]) -> Any:
@@ -120,7 +144,9 @@ def _pipeline(estimator: Any, rows: TrainingRows, categories: tuple[int, ...]) -
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
     numbers = [i for i in range(len(rows.inputs)) if i not in categories]
-    middle = Pipeline([("fill", SimpleImputer(strategy="median", keep_empty_features=True)), ("scale", StandardScaler())])
+    middle = Pipeline(
+        [("fill", SimpleImputer(strategy="median", keep_empty_features=True)), ("scale", StandardScaler())]
+    )
     unknown = SimpleImputer(strategy="constant", fill_value=-1.0, keep_empty_features=True)
     encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
     knows_missing = bool(estimator.__sklearn_tags__().input_tags.allow_nan)
@@ -128,7 +154,12 @@ def _pipeline(estimator: Any, rows: TrainingRows, categories: tuple[int, ...]) -
         ("numbers", "passthrough" if knows_missing else middle, numbers),
         ("categories", Pipeline([("fill", unknown), ("encode", encoder)]), list(categories)),
     ]
-    return Pipeline([("prepare", ColumnTransformer([step for step in steps if step[2]], sparse_threshold=0)), ("learn", estimator)])
+    return Pipeline(
+        [
+            ("prepare", ColumnTransformer([step for step in steps if step[2]], sparse_threshold=0)),
+            ("learn", estimator),
+        ]
+    )
 
 
 SKLEARN = Trainer(tasks=("class", "number"), learn=_learn_sklearn)

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stores.cassandra_session import READS, close_sessions, session_for
-from stores.settings import ViewsSettings
+from anabranch.settings import ViewsSettings
+from anabranch.stores.cassandra.session import READS, close_sessions, session_for
 
 
 class Pairs:
@@ -21,7 +21,9 @@ class Pairs:
     def __init__(self, session: Any, plan: dict[str, Any]) -> None:
         self._session, self._keys, self._cut = session, plan["keys"], plan["cut"]
         self._batch = session.prepare(f"SELECT states, extras FROM {plan['batch']} WHERE key = ?")
-        self._tiles = session.prepare(f"SELECT tile_start, state, extra FROM {plan['tiles']} WHERE key = ? AND slot >= ?")
+        self._tiles = session.prepare(
+            f"SELECT tile_start, state, extra FROM {plan['tiles']} WHERE key = ? AND slot >= ?"
+        )
         self._until = time.perf_counter() + plan["seconds"]
         self.begun, self.done, self.over = 0, 0, threading.Event()
 

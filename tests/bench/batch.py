@@ -24,33 +24,36 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from batch.landing import ingest
+from anabranch import Count, FeatureView, Max, Mean, Project, Source, Sum
+from anabranch.folds.merge import merge
+from anabranch.progress import Silent
+from anabranch.settings import LakeSettings
+from anabranch.stores.cassandra.manifest import Manifest
+from anabranch.stores.cassandra.session import close_sessions, session_for
+from anabranch.stores.cassandra.writer import write_rows
+from anabranch.stores.lake.schemas import prepare_events
+from anabranch.stores.lake.staging import commit_files, write_files
+from anabranch.values.times import DAY, from_micros, now_micros
+from batch.landing.ingest import ingest
 from batch.settings import BuildSettings
 from batch.views import Built, Order, build
-from features import Count, FeatureView, Max, Mean, Project, Source, Sum
-from features.merge import merge
-from features.times import DAY, from_micros
-from jobs import servers
-from jobs.context import Context
-from jobs.session import spark_session
-from jobs.settings import ROOT, Settings, load_settings
+from jobs.servers import embedded as servers
 from jobs.show import Steps, say
-from stores.answers import now_micros
-from stores.cassandra_session import close_sessions, session_for
-from stores.cassandra_writer import write_rows
-from stores.manifest import Manifest
-from stores.progress import Silent
-from stores.settings import LakeSettings
-from stores.staging import commit_files, write_files
-from stores.tables import prepare_events
+from jobs.wiring.context import Context
+from jobs.wiring.settings import ROOT, Settings, load_settings
+from jobs.wiring.spark_session import spark_session
 from tests.bench.plain_load import VARIANTS
 from tests.bench.report import Row, save, seconds_of
 from tests.bench.sizing import Measured, figure, page, save_sizing
 from tests.conftest import free_ports
 
-SOURCE = Source(name="events", topic="events", id="id", time="at", schema="id STRING, k STRING, at TIMESTAMP, x DOUBLE")
+SOURCE = Source(
+    name="events", topic="events", id="id", time="at", schema="id STRING, k STRING, at TIMESTAMP, x DOUBLE"
+)
 FEATURES = {"n": Count("x"), "s": Sum("x"), "m": Max("x"), "a": Mean("x")}
-VIEW = FeatureView(name="readings", source=SOURCE, key="k", windows=("1h", "1d", "7d", "30d"), features=FEATURES)
+VIEW = FeatureView(
+    name="readings", source=SOURCE, key="k", windows=("1h", "1d", "7d", "30d"), features=FEATURES
+)
 BASE = 1_700_000_000_000_000 // DAY * DAY
 DAYS = 90
 A_KEY = 10_000  # events of one key in 90 days
@@ -88,7 +91,9 @@ class Clock(Steps):
     def told(self) -> str:
         """Every step with its seconds."""
         ends = [moment for _, moment in self.begun[1:]] + [time.monotonic()]
-        return "; ".join(f"{text} {end - moment:.1f} s" for (text, moment), end in zip(self.begun, ends, strict=True))
+        return "; ".join(
+            f"{text} {end - moment:.1f} s" for (text, moment), end in zip(self.begun, ends, strict=True)
+        )
 
 
 class Peak:
@@ -142,16 +147,32 @@ def generated(spark: SparkSession, count: int, first: int, days: tuple[int, int]
     """Random events of `keys` keys over the days, numbered from `first`: the columns of the source."""
     span = (days[1] - days[0]) * DAY
     at = f"timestamp_micros({BASE + days[0] * DAY} + pmod(xxhash64(id, 1), {span}))"
-    columns = {"id": "concat('e', id)", "k": f"concat('k', pmod(xxhash64(id, 2), {keys}))", "at": at, "x": "round(50 + pmod(xxhash64(id, 3), 4000) / 100D, 2)"}
+    columns = {
+        "id": "concat('e', id)",
+        "k": f"concat('k', pmod(xxhash64(id, 2), {keys}))",
+        "at": at,
+        "x": "round(50 + pmod(xxhash64(id, 3), 4000) / 100D, 2)",
+    }
     numbers = spark.range(first, first + count).withColumn("id", F.col("id").cast("bigint"))
     return numbers.select(*[F.expr(text).alias(name) for name, text in columns.items()])
 
 
 def landed(events: DataFrame, arrival: str, topic: str | None) -> DataFrame:
     """The events with the lake's columns, by file or by topic."""
-    lake = {"_arrival": arrival, "_date": f"to_date({arrival})", "_file": "NULL" if topic else "'generated'", "_topic": f"'{topic}'" if topic else "NULL"}
+    lake = {
+        "_arrival": arrival,
+        "_date": f"to_date({arrival})",
+        "_file": "NULL" if topic else "'generated'",
+        "_topic": f"'{topic}'" if topic else "NULL",
+    }
     lake |= {"_partition": "0" if topic else "CAST(NULL AS INT)", "_offset": "CAST(substr(id, 2) AS BIGINT)"}
-    return events.select("*", *[F.expr(f"CAST({text} AS {kind})").alias(name) for (name, text), kind in zip(lake.items(), KINDS, strict=True)])
+    return events.select(
+        "*",
+        *[
+            F.expr(f"CAST({text} AS {kind})").alias(name)
+            for (name, text), kind in zip(lake.items(), KINDS, strict=True)
+        ],
+    )
 
 
 KINDS = ("TIMESTAMP", "DATE", "STRING", "STRING", "INT", "BIGINT")
@@ -174,28 +195,65 @@ def built(context: Context, project: Project, cut: int, clock: Clock, *, full: b
     """A build of what the lake holds."""
     order = Order(cut=cut, until=now_micros(), full=full)
     limits = context.settings.build
-    return build(context.spark, context.lake, context.views, context.models, project, context.settings.times, limits, order, clock)
+    return build(
+        context.spark,
+        context.lake,
+        context.views,
+        context.models,
+        project,
+        context.settings.times,
+        limits,
+        order,
+        clock,
+    )
 
 
 def landing_rows(bench: Bench) -> list[Row]:
     """A CSV file into the lake, against Spark's own copy of it into Delta, one after the other."""
     count, spark = bench.sizes.landed, bench.spark
     csv = bench.folder / "csv"
-    generated(spark, count, 0, (0, DAYS), max(count // A_KEY, 1)).coalesce(1).write.option("header", "true").csv(str(csv))
+    generated(spark, count, 0, (0, DAYS), max(count // A_KEY, 1)).coalesce(1).write.option(
+        "header", "true"
+    ).csv(str(csv))
     (file,) = csv.glob("*.csv")
     project = Project(name="landed", views=(VIEW,))
     ours, theirs = [], []
     for run in range(bench.sizes.runs + 1):  # the first warms both up
         context, copy = bench.context(f"landing-{run}"), str(bench.folder / f"copy-{run}")
-        ours.append(seconds_of(lambda context=context: ingest(spark, context.lake, project, "events", [str(file)], bench.settings.times, Silent())))  # type: ignore[misc]
+        ours.append(
+            seconds_of(
+                lambda context=context: ingest(  # type: ignore[misc]
+                    spark, context.lake, project, "events", [str(file)], bench.settings.times, Silent()
+                )
+            )
+        )
         plain = spark.read.schema(SOURCE_SCHEMA).option("header", "true").csv(str(file))
         theirs.append(seconds_of(lambda plain=plain, copy=copy: plain.write.format("delta").save(copy)))  # type: ignore[misc]
-    whole = [F.count("id"), F.count_distinct("id"), F.sum(F.unix_micros("at").cast("decimal(38,0)")), F.round(F.sum("x"), 2)]
-    equal = context.lake.events(spark, project, SOURCE).agg(*whole).collect() == spark.read.format("delta").load(copy).agg(*whole).collect()
+    whole = [
+        F.count("id"),
+        F.count_distinct("id"),
+        F.sum(F.unix_micros("at").cast("decimal(38,0)")),
+        F.round(F.sum("x"), 2),
+    ]
+    equal = (
+        context.lake.events(spark, project, SOURCE).agg(*whole).collect()
+        == spark.read.format("delta").load(copy).agg(*whole).collect()
+    )
     mine, peer = count / statistics.median(ours[1:]), count / statistics.median(theirs[1:])
     bench.steps.step(f"landing: {mine:,.0f} rows/s, bare copy {peer:,.0f}")
     work = f"landing {count:,} rows of CSV ({file.stat().st_size / 2**20:.0f} MiB)"
-    return [Row(work=work, peer="bare Spark CSV to Delta", ours=mine, theirs=peer, unit="rows/s", ratio=mine / peer, goal=">= 0.8", equal=equal)]
+    return [
+        Row(
+            work=work,
+            peer="bare Spark CSV to Delta",
+            ours=mine,
+            theirs=peer,
+            unit="rows/s",
+            ratio=mine / peer,
+            goal=">= 0.8",
+            equal=equal,
+        )
+    ]
 
 
 SOURCE_SCHEMA = "id STRING, k STRING, at TIMESTAMP, x DOUBLE"
@@ -233,10 +291,18 @@ def exact(context: Context, project: Project, manifest: Manifest) -> bool:
     """Whether counts and sums over 30 days of some keys are those of the lake."""
     span = VIEW.spans[-1]
     since, until = (F.lit(from_micros(moment)) for moment in (span.tail(manifest.cut) or 0, manifest.cut))
-    inside = context.lake.events(context.spark, project, SOURCE).where((F.col("at") >= since) & (F.col("at") < until) & F.col("k").rlike("^k[0-9]$"))
-    expected = {row["k"]: (row["n"], row["s"]) for row in inside.groupBy("k").agg(F.count("x").alias("n"), F.sum("x").alias("s")).collect()}
+    inside = context.lake.events(context.spark, project, SOURCE).where(
+        (F.col("at") >= since) & (F.col("at") < until) & F.col("k").rlike("^k[0-9]$")
+    )
+    expected = {
+        row["k"]: (row["n"], row["s"])
+        for row in inside.groupBy("k").agg(F.count("x").alias("n"), F.sum("x").alias("s")).collect()
+    }
     found = {key: values(context, project, manifest, key) for key in expected}
-    return all(found[key]["n_30d"] == n and np.isclose(float(str(found[key]["s_30d"])), s, rtol=1e-9) for key, (n, s) in expected.items())
+    return all(
+        found[key]["n_30d"] == n and np.isclose(float(str(found[key]["s_30d"])), s, rtol=1e-9)
+        for key, (n, s) in expected.items()
+    )
 
 
 def values(context: Context, project: Project, manifest: Manifest, key: str) -> dict[str, object]:
@@ -266,22 +332,49 @@ def incremental_rows(bench: Bench, context: Context, project: Project, count: in
             theirs.append(again.until("current rows"))
             after[1] = every.seconds - theirs[-1]
             names = [f"k{number}" for number in range(min(keys, 200))]
-            equal &= all(alike(values(context, project, new.manifest, name), values(context, project, every.manifest, name)) for name in names)
+            equal &= all(
+                alike(
+                    values(context, project, new.manifest, name),
+                    values(context, project, every.manifest, name),
+                )
+                for name in names
+            )
             bench.steps.step(f"everything: {every.seconds:.1f} s ({again.told()})")
     rows_ours, rows_theirs = after[0], after[1] or None
     theirs = theirs[1:] or theirs
     mine, peer = statistics.median(ours), statistics.median(theirs)
     work = f"build of one new day ({day:,} events) over 90 ({count:,}), until it serves"
     return [
-        Row(work=work, peer="full build", ours=mine, theirs=peer, unit="s", ratio=peer / mine, goal=">= 10", equal=equal),
-        Row(work=f"current rows of {keys:,} keys after each", peer="none", ours=rows_ours, theirs=rows_theirs, unit="s", ratio=None, goal="", equal=None),
+        Row(
+            work=work,
+            peer="full build",
+            ours=mine,
+            theirs=peer,
+            unit="s",
+            ratio=peer / mine,
+            goal=">= 10",
+            equal=equal,
+        ),
+        Row(
+            work=f"current rows of {keys:,} keys after each",
+            peer="none",
+            ours=rows_ours,
+            theirs=rows_theirs,
+            unit="s",
+            ratio=None,
+            goal="",
+            equal=None,
+        ),
     ]
 
 
 def alike(left: dict[str, object], right: dict[str, object]) -> bool:
     """Equal, floats to 1e-9."""
     pairs = [(left[name], right[name]) for name in left]
-    return all(np.isclose(a, b, rtol=1e-9) if isinstance(a, float) and isinstance(b, float) else a == b for a, b in pairs)
+    return all(
+        np.isclose(a, b, rtol=1e-9) if isinstance(a, float) and isinstance(b, float) else a == b
+        for a, b in pairs
+    )
 
 
 def publishing_rows(bench: Bench) -> list[Row]:
@@ -290,7 +383,9 @@ def publishing_rows(bench: Bench) -> list[Row]:
     session = session_for(bench.settings.views)
     file = str(bench.folder / "rows")
     states = "transform(sequence(1, 84), i -> CAST(xxhash64(id, i) AS DOUBLE))"
-    spark.range(count).selectExpr("concat('key-', id) AS key", f"{states} AS states").repartition(2).write.parquet(file)
+    spark.range(count).selectExpr("concat('key-', id) AS key", f"{states} AS states").repartition(
+        2
+    ).write.parquet(file)
     frame = spark.read.parquet(file).persist()
     frame.count()
     plain = bench.folder / "plain"
@@ -298,7 +393,10 @@ def publishing_rows(bench: Bench) -> list[Row]:
     for position, part in enumerate(sorted(Path(file).glob("*.parquet"))):
         read = pq.read_table(part)
         blobs = [np.asarray(row, dtype="<f8").tobytes() for row in read.column("states").to_pylist()]
-        pq.write_table(pa.table({"key": read.column("key"), "states": pa.array(blobs, pa.binary())}), plain / f"{position}.parquet")
+        pq.write_table(
+            pa.table({"key": read.column("key"), "states": pa.array(blobs, pa.binary())}),
+            plain / f"{position}.parquet",
+        )
 
     def table(name: str) -> str:
         session.execute(f"DROP TABLE IF EXISTS {name}")
@@ -314,15 +412,30 @@ def publishing_rows(bench: Bench) -> list[Row]:
     for _ in range(bench.sizes.runs):
         seconds["ours"].append(ours())
         for variant in VARIANTS:
-            seconds.setdefault(variant, []).append(plainly(bench.settings, plain, table("published_plain"), variant))
+            seconds.setdefault(variant, []).append(
+                plainly(bench.settings, plain, table("published_plain"), variant)
+            )
     rates = {name: count / statistics.median(found) for name, found in seconds.items()}
     bench.steps.step("publishing: " + ", ".join(f"{name} {rate:,.0f} rows/s" for name, rate in rates.items()))
-    same = sorted(session.execute("SELECT key, states FROM published_ours")) == sorted(session.execute("SELECT key, states FROM published_plain"))
+    same = sorted(session.execute("SELECT key, states FROM published_ours")) == sorted(
+        session.execute("SELECT key, states FROM published_plain")
+    )
     best = max(VARIANTS, key=lambda name: rates[name])
     mine, peer = rates["ours"], rates[best]
     work = f"publishing {count:,} rows of 84 float64"
     frame.unpersist()
-    return [Row(work=work, peer=f"plain driver: {best}", ours=mine, theirs=peer, unit="rows/s", ratio=mine / peer, goal=">= 0.8", equal=same)]
+    return [
+        Row(
+            work=work,
+            peer=f"plain driver: {best}",
+            ours=mine,
+            theirs=peer,
+            unit="rows/s",
+            ratio=mine / peer,
+            goal=">= 0.8",
+            equal=same,
+        )
+    ]
 
 
 def plainly(settings: Settings, folder: Path, table: str, variant: str) -> float:
@@ -330,8 +443,22 @@ def plainly(settings: Settings, folder: Path, table: str, variant: str) -> float
     processes = 2 if "two processes" in variant else 1
     files = [str(path) for path in sorted(folder.glob("*.parquet"))]
     shares = [files[i::processes] for i in range(processes)]
-    command = [sys.executable, "-m", "tests.bench.plain_load", settings.views.hosts[0], str(settings.views.port), settings.views.keyspace, table, variant]
-    running = [subprocess.Popen([*command, *share], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for share in shares]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.bench.plain_load",
+        settings.views.hosts[0],
+        str(settings.views.port),
+        settings.views.keyspace,
+        table,
+        variant,
+    ]
+    running = [
+        subprocess.Popen(
+            [*command, *share], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for share in shares
+    ]
     for process in running:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -348,8 +475,15 @@ def benchmark(sizes: Sizes) -> Iterator[Bench]:
     ports = free_ports(4)
     names = ("kafka_port", "kafka_controller_port", "cassandra_port", "cassandra_storage_port")
     with tempfile.TemporaryDirectory() as folder:
-        overrides = {"paths.data": folder, "paths.jars": str(ROOT / ".anabranch" / "jars"), "spark.driver_memory": HEAP, "servers.cassandra_heap": "1g"}
-        settings = load_settings({}, {**overrides, **{f"servers.{name}": port for name, port in zip(names, ports, strict=True)}})
+        overrides = {
+            "paths.data": folder,
+            "paths.jars": str(ROOT / ".anabranch" / "jars"),
+            "spark.driver_memory": HEAP,
+            "servers.cassandra_heap": "1g",
+        }
+        settings = load_settings(
+            {}, {**overrides, **{f"servers.{name}": port for name, port in zip(names, ports, strict=True)}}
+        )
         try:
             servers.up(settings)
             yield Bench(settings, spark_session(settings, "bench-batch"), Path(folder), sizes)
@@ -405,7 +539,13 @@ def main(arguments: Sequence[str]) -> None:
             )
         return
     save_sizing(measured(rows, sizes))
-    save("batch", "The batch layer", rows, ["pyspark", "delta-spark", "cassandra-driver", "numpy", "pyarrow"], notes)
+    save(
+        "batch",
+        "The batch layer",
+        rows,
+        ["pyspark", "delta-spark", "cassandra-driver", "numpy", "pyarrow"],
+        notes,
+    )
 
 
 if __name__ == "__main__":

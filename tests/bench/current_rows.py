@@ -4,16 +4,16 @@ import statistics
 from dataclasses import replace
 from functools import partial
 
-from features.declaration import Project
-from jobs.context import Context
+from anabranch.answers.current import refresh
+from anabranch.answers.parts import Parts
+from anabranch.answers.service import Answers
+from anabranch.answers.spark_tables import SparkTables
+from anabranch.declare.projects import Project
+from anabranch.stores.cassandra.source import CassandraSource, cassandra_options
+from anabranch.stores.cassandra.views import Views, current_table, history_table
+from anabranch.stores.cassandra.writer import write_rows
 from jobs.show import Steps
-from stores.answers import Answers
-from stores.cassandra_source import CassandraSource, cassandra_options
-from stores.cassandra_writer import write_rows
-from stores.current import refresh
-from stores.parts import Parts
-from stores.spark_tables import SparkTables
-from stores.views import Views, current_table, history_table
+from jobs.wiring.context import Context
 from tests.bench.report import Row, seconds_of
 from tests.bench.river import River
 
@@ -30,7 +30,9 @@ def history(found: River, project: Project, keys_there: int, steps: Steps) -> li
     taken: dict[bool, list[float]] = {True: [], False: []}
     for run in range(_HISTORY_RUNS + 2):  # the first two warm both up
         for kept, views in ((True, with_history), (False, without)):
-            seconds = seconds_of(partial(refresh, Answers(views, parts=Parts(2**25)), None, project, keys, "speed"))
+            seconds = seconds_of(
+                partial(refresh, Answers(views, parts=Parts(2**25)), None, project, keys, "speed")
+            )
             if run > 1:
                 taken[kept].append(seconds)
     ours, theirs = (keys_there / statistics.median(taken[kept]) for kept in (True, False))
@@ -57,7 +59,14 @@ def lookup(found: River, project: Project, most: int, runs: int, steps: Steps) -
     context, name = Context(found.settings), current_table(project.name)
     context.views.ensure_current(project)
     spark, views = context.spark, found.settings.views
-    write_rows(spark.range(most).selectExpr("CONCAT('c', id) AS key", "CAST(id AS STRING) AS thing", "'batch' AS layer"), views, name, None)
+    write_rows(
+        spark.range(most).selectExpr(
+            "CONCAT('c', id) AS key", "CAST(id AS STRING) AS thing", "'batch' AS layer"
+        ),
+        views,
+        name,
+        None,
+    )
     spark.dataSource.register(CassandraSource)
     whole = spark.read.format("cassandra").options(**cassandra_options(views), table=name).load()
     pushed = SparkTables(spark, context.lake, views, found.settings.models).current(project)
@@ -65,11 +74,26 @@ def lookup(found: River, project: Project, most: int, runs: int, steps: Steps) -
     rows: dict[str, list[object]] = {}
     for run in range(runs + 2):  # the first warms both up
         for how, frame in (("pushed", pushed), ("whole", whole)):
-            seconds = seconds_of(lambda how=how, frame=frame, run=run: rows.update({how: frame.where(f"key = 'c{run}'").collect()}))  # type: ignore[misc]
+            seconds = seconds_of(
+                lambda how=how, frame=frame, run=run: rows.update(  # type: ignore[misc]
+                    {how: frame.where(f"key = 'c{run}'").collect()}
+                )
+            )
             taken[how].append(seconds)
     ours, theirs = (statistics.median(taken[how][1:]) for how in ("pushed", "whole"))
     same = len(rows["pushed"]) == 1 and rows["pushed"] == rows["whole"]
     context.close()
     steps.step(f"a key of {most:,} rows by Spark SQL: {ours:.2f} s, {theirs:.2f} s with the whole table")
     work = f"the current row of a key by Spark SQL, of {most:,} rows"
-    return [Row(work=work, peer="the whole table read", ours=ours, theirs=theirs, unit="s", ratio=theirs / ours, goal="more than 1", equal=same)]
+    return [
+        Row(
+            work=work,
+            peer="the whole table read",
+            ours=ours,
+            theirs=theirs,
+            unit="s",
+            ratio=theirs / ours,
+            goal="more than 1",
+            equal=same,
+        )
+    ]

@@ -21,21 +21,32 @@ import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from features import Aggregate, Count, FeatureView, Max, Mean, Min, Project, Source, Sum
-from features.declaration import Label
-from features.merge import BatchPart, Tiles, merge
-from features.modelling import Model
-from features.spark import point_in_time
-from features.times import DAY, HOUR, MINUTE
-from jobs.session import spark_session
-from jobs.settings import load_settings
+from anabranch import Aggregate, Count, FeatureView, Max, Mean, Min, Project, Source, Sum
+from anabranch.declare.labels import Label
+from anabranch.declare.models import Model
+from anabranch.folds.merge import BatchPart, Tiles, merge
+from anabranch.folds.spark import point_in_time
+from anabranch.values.times import DAY, HOUR, MINUTE
 from jobs.show import Steps
+from jobs.wiring.settings import load_settings
+from jobs.wiring.spark_session import spark_session
 from tests.bench.report import Row, save
 
 WINDOWS = {"1h": HOUR, "1d": DAY, "7d": 7 * DAY, "30d": 30 * DAY}
-SOURCE = Source(name="events", topic="events", id="id", time="at", schema="id STRING, k STRING, at TIMESTAMP, x DOUBLE")
-VIEW = FeatureView(name="v", source=SOURCE, key="k", windows=tuple(WINDOWS), hop="5m", features={"n": Count("x"), "s": Sum("x"), "m": Max("x")})
-PROJECT = Project(name="bench", views=(VIEW,), label=Label(source=SOURCE, key="k", target="x > 0"), model=Model())
+SOURCE = Source(
+    name="events", topic="events", id="id", time="at", schema="id STRING, k STRING, at TIMESTAMP, x DOUBLE"
+)
+VIEW = FeatureView(
+    name="v",
+    source=SOURCE,
+    key="k",
+    windows=tuple(WINDOWS),
+    hop="5m",
+    features={"n": Count("x"), "s": Sum("x"), "m": Max("x")},
+)
+PROJECT = Project(
+    name="bench", views=(VIEW,), label=Label(source=SOURCE, key="k", target="x > 0"), model=Model()
+)
 DUCKDB_LARGEST = 2_000_000
 SPARK_EVENTS = 20_000  # the most that Spark's own window functions finish in reasonable time at this skew
 
@@ -60,7 +71,9 @@ def make_data(folder: Path, count: int) -> Data:
     stamp = pa.timestamp("us", tz="UTC")
     data = Data(count, folder / f"events-{count}.parquet", folder / f"queries-{count}.parquet")
     pq.write_table(pa.table({"k": key, "at": pa.array(at, stamp), "x": x}), data.events)
-    pq.write_table(pa.table({"k": key[asked], "at": pa.array(marks, stamp), "i": np.arange(count // 10)}), data.queries)
+    pq.write_table(
+        pa.table({"k": key[asked], "at": pa.array(marks, stamp), "i": np.arange(count // 10)}), data.queries
+    )
     return data
 
 
@@ -72,8 +85,15 @@ def ours(spark: SparkSession, data: Data, out: Path) -> None:
 
 
 def _windows(query_time: str, before: Callable[[int], str]) -> tuple[str, str]:
-    columns = [f"{function} OVER w{name} AS {column}_{name}" for name in WINDOWS for column, function in (("n", "count(x)"), ("s", "sum(x)"), ("m", "max(x)"))]
-    frames = [f"w{name} AS (PARTITION BY k ORDER BY {query_time} RANGE BETWEEN {before(width)} PRECEDING AND 1 PRECEDING)" for name, width in WINDOWS.items()]
+    columns = [
+        f"{function} OVER w{name} AS {column}_{name}"
+        for name in WINDOWS
+        for column, function in (("n", "count(x)"), ("s", "sum(x)"), ("m", "max(x)"))
+    ]
+    frames = [
+        f"w{name} AS (PARTITION BY k ORDER BY {query_time} RANGE BETWEEN {before(width)} PRECEDING AND 1 PRECEDING)"
+        for name, width in WINDOWS.items()
+    ]
     return ", ".join(columns), ", ".join(frames)
 
 
@@ -92,14 +112,19 @@ def with_spark(spark: SparkSession, data: Data, out: Path) -> None:
     spark.read.parquet(str(data.events)).createOrReplaceTempView("e")
     spark.read.parquet(str(data.queries)).createOrReplaceTempView("q")
     both = "SELECT k, unix_micros(at) AS t, x, NULL AS i FROM e UNION ALL SELECT k, unix_micros(at), NULL, i FROM q"
-    spark.sql(f"SELECT * FROM (SELECT i, {columns} FROM ({both}) WINDOW {frames}) WHERE i IS NOT NULL").write.mode("overwrite").parquet(str(out))
+    spark.sql(
+        f"SELECT * FROM (SELECT i, {columns} FROM ({both}) WINDOW {frames}) WHERE i IS NOT NULL"
+    ).write.mode("overwrite").parquet(str(out))
 
 
 def equal(left: Path, right: Path) -> bool:
     """Whether two results hold the same values, sums to 1e-9 relative."""
     a, b = (pq.read_table(path).to_pandas().sort_values("i").reset_index(drop=True) for path in (left, right))
     names = [f"{column}_{name}" for column in "nsm" for name in WINDOWS]
-    return len(a) == len(b) and all(np.allclose(a[name].astype(float), b[name].astype(float), rtol=1e-9, atol=1e-9, equal_nan=True) for name in names)
+    return len(a) == len(b) and all(
+        np.allclose(a[name].astype(float), b[name].astype(float), rtol=1e-9, atol=1e-9, equal_nan=True)
+        for name in names
+    )
 
 
 class Peak:
@@ -148,13 +173,35 @@ def training_rows(spark: SparkSession, folder: Path, sizes: list[int], steps: St
             seconds = timed(lambda data=data: ours(spark, data, folder / "ours"), 3)  # type: ignore[misc]
         per_event[count] = seconds / count
         steps.step(f"{count:,} events: ours {seconds:.1f} s, peak memory {peak.most:,.0f} MiB")
-        rows.append(Row(work=f"peak memory, {count:,} events", peer="none", ours=peak.most, theirs=None, unit="MiB", ratio=None, goal="bounded", equal=None))
+        rows.append(
+            Row(
+                work=f"peak memory, {count:,} events",
+                peer="none",
+                ours=peak.most,
+                theirs=None,
+                unit="MiB",
+                ratio=None,
+                goal="bounded",
+                equal=None,
+            )
+        )
         if count <= DUCKDB_LARGEST:
             theirs = timed(lambda data=data: with_duckdb(data, folder / "duckdb.parquet"), 1)  # type: ignore[misc]
             steps.step(f"{count:,} events: DuckDB {theirs:.1f} s")
             same = equal(folder / "ours", folder / "duckdb.parquet")
             work = f"training set, {count:,} events x {count // 10:,} queries x 4 windows x 3"
-            rows.append(Row(work=work, peer="DuckDB RANGE windows", ours=seconds, theirs=theirs, unit="s", ratio=theirs / seconds, goal=">= 10", equal=same))
+            rows.append(
+                Row(
+                    work=work,
+                    peer="DuckDB RANGE windows",
+                    ours=seconds,
+                    theirs=theirs,
+                    unit="s",
+                    ratio=theirs / seconds,
+                    goal=">= 10",
+                    equal=same,
+                )
+            )
     first, last = min(per_event), max(per_event)
     rows.append(
         Row(work=f"seconds an event, {first:,} to {last:,} events", peer="itself", ours=per_event[last], theirs=per_event[first], unit="s",
@@ -164,14 +211,27 @@ def training_rows(spark: SparkSession, folder: Path, sizes: list[int], steps: St
     theirs = timed(lambda: with_spark(spark, small, folder / "spark"), 1)
     same = equal(folder / "ours", folder / "spark")
     work = f"training set, {SPARK_EVENTS:,} events"
-    rows.append(Row(work=work, peer="Spark window functions", ours=seconds, theirs=theirs, unit="s", ratio=theirs / seconds, goal="more than 1", equal=same))
+    rows.append(
+        Row(
+            work=work,
+            peer="Spark window functions",
+            ours=seconds,
+            theirs=theirs,
+            unit="s",
+            ratio=theirs / seconds,
+            goal="more than 1",
+            equal=same,
+        )
+    )
     return rows
 
 
 def answer_rows() -> list[Row]:
     """One key of 50 features: decode and fold a batch part and 40 tiles, in one Python thread."""
     kinds: tuple[type[Aggregate], ...] = (Sum, Mean, Min, Max)
-    made: dict[str, Aggregate] = {f"{kind.__name__.lower()}{i}": kind(f"x + {i}") for i in range(10) for kind in kinds}
+    made: dict[str, Aggregate] = {
+        f"{kind.__name__.lower()}{i}": kind(f"x + {i}") for i in range(10) for kind in kinds
+    }
     made |= {f"count{i}": Count(where=f"x > {i}") for i in range(10)}
     view = FeatureView(name="v", source=SOURCE, key="k", windows=("1d",), features=made)
     random, width = np.random.default_rng(1), view.layout.width
@@ -200,7 +260,16 @@ def answer_rows() -> list[Row]:
         "all of it: decode, choose the window's states, fold, finish": (whole, ""),
     }
     return [
-        Row(work=f"answer: {name}", peer="none", ours=micros(work), theirs=None, unit="us a key", ratio=None, goal=goal, equal=None)
+        Row(
+            work=f"answer: {name}",
+            peer="none",
+            ours=micros(work),
+            theirs=None,
+            unit="us a key",
+            ratio=None,
+            goal=goal,
+            equal=None,
+        )
         for name, (work, goal) in stages.items()
     ]
 
@@ -223,7 +292,7 @@ def main(arguments: list[str]) -> None:
         rows = answer_rows() + training_rows(spark, Path(folder), sizes, steps)
     spark.stop()
     notes = [
-        "Ours is a Spark job on local[2], Parquet to Parquet: one shuffle by key, then folds over sorted Arrow batches in numpy (features/training.py).",
+        "Ours is a Spark job on local[2], Parquet to Parquet: one shuffle by key, then folds over sorted Arrow batches in numpy (anabranch/folds/training_sets.py).",
         "The most frequent key holds a quarter of all events (Zipf 1.3).",
         "Results are compared value by value: counts and maxima equal, sums to 1e-9.",
         "Medians of three runs for ours; DuckDB and Spark's window functions ran once, being long. Memory is that of all processes, the JVM included.",

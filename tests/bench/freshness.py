@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from features.declaration import Project
-from features.errors import AnabranchError
-from features.times import SECOND
-from jobs.processes import wait_until
-from jobs.settings import ROOT
-from stores.answers import Answers, now_micros
+from anabranch.answers.service import Answers
+from anabranch.declare.projects import Project
+from anabranch.errors import AnabranchError
+from anabranch.values.times import SECOND, now_micros
+from jobs.servers.processes import wait_until
+from jobs.wiring.settings import ROOT
 from tests.bench.publisher import PROBES
 from tests.bench.river import River
 
@@ -40,7 +40,9 @@ class Freshness:
     @property
     def percentiles(self) -> dict[str, float]:
         """p50, p95 and p99."""
-        return dict(zip(("p50", "p95", "p99"), map(float, np.percentile(self.lags, [50, 95, 99])), strict=True))
+        return dict(
+            zip(("p50", "p95", "p99"), map(float, np.percentile(self.lags, [50, 95, 99])), strict=True)
+        )
 
     def __str__(self) -> str:
         said = ", ".join(f"{name} {value:.3g} s" for name, value in self.percentiles.items())
@@ -52,7 +54,9 @@ def sent_by(answers: Answers, project: Project) -> Callable[[str], object]:
     return lambda key: answers.features(project, [{"thing": key}])[0].values["sent_1h"]
 
 
-def published(found: River, topic: str, rate: int, seconds: float, keys: int, run: str) -> "subprocess.Popen[bytes]":
+def published(
+    found: River, topic: str, rate: int, seconds: float, keys: int, run: str
+) -> "subprocess.Popen[bytes]":
     """The publisher as an outside process; `outcome` reads what it says in the end."""
     words = [found.settings.bus.bootstrap_servers, topic, str(rate), str(seconds), str(keys), run]
     command = [sys.executable, "-m", "tests.bench.publisher", *words]
@@ -63,14 +67,27 @@ def outcome(publisher: "subprocess.Popen[bytes]", rate: int) -> tuple[float, int
     """The rate that was reached and how many events that were; raises NotMeasuredError when that is too few."""
     said = publisher.communicate()[0].split()
     if publisher.returncode != 0:
-        raise NotMeasuredError(f"the publisher ended with exit code {publisher.returncode}: what it wrote above says why")
+        raise NotMeasuredError(
+            f"the publisher ended with exit code {publisher.returncode}: what it wrote above says why"
+        )
     reached, events = float(said[0]), int(said[1])
     if rate <= SURE and reached < ENOUGH * rate:
-        raise NotMeasuredError(f"the publisher reached {reached:,.0f} of {rate:,} events/s: measure on a machine that does nothing else")
+        raise NotMeasuredError(
+            f"the publisher reached {reached:,.0f} of {rate:,} events/s: measure on a machine that does nothing else"
+        )
     return reached, events
 
 
-def freshness(found: River, topic: str, sent: Callable[[str], object], rate: int, warm: float, seconds: float, keys: int, run: str) -> Freshness:
+def freshness(
+    found: River,
+    topic: str,
+    sent: Callable[[str], object],
+    rate: int,
+    warm: float,
+    seconds: float,
+    keys: int,
+    run: str,
+) -> Freshness:
     """Publish for `warm` and then `seconds` seconds, of which the latter count, and read each probe until it is there."""
     publisher = published(found, topic, rate, warm + seconds, keys, run)
     try:
@@ -79,7 +96,9 @@ def freshness(found: River, topic: str, sent: Callable[[str], object], rate: int
     finally:
         if publisher.poll() is None:
             publisher.kill()
-    return Freshness(rate=rate, reached=reached, events=events, lags=np.array(lags[int(PROBES * warm) :]) / SECOND)
+    return Freshness(
+        rate=rate, reached=reached, events=events, lags=np.array(lags[int(PROBES * warm) :]) / SECOND
+    )
 
 
 def read_probes(sent: Callable[[str], object], run: str, count: int) -> list[int]:
@@ -95,7 +114,9 @@ def read_probes(sent: Callable[[str], object], run: str, count: int) -> list[int
             lags.append(now_micros() - when)
             deadline = time.monotonic() + PATIENCE
         elif time.monotonic() > deadline:
-            raise NotMeasuredError(f"probe {len(lags)} of {count} of {run!r} is not readable after {PATIENCE:.0f} s: look into the stream's log")
+            raise NotMeasuredError(
+                f"probe {len(lags)} of {count} of {run!r} is not readable after {PATIENCE:.0f} s: look into the stream's log"
+            )
         else:
             time.sleep(0.02)  # the reader shares the cores with what it measures
     return lags

@@ -8,7 +8,7 @@ import time
 
 from tests.bench.report import Row
 from tests.bench.serving_data import River
-from tests.devtools import tab
+from tests.support.devtools import tab
 
 RUNS = 30
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -24,12 +24,17 @@ def page_rows(found: River, port: int) -> list[Row]:
         "a project's page": f"/projects/{project}",
         "a key's page": f"/projects/{project}/keys/{key}",
     }
-    made = {name: statistics.median(_answered(port, path) for _ in range(RUNS)) for name, path in pages.items()}
+    made = {
+        name: statistics.median(_answered(port, path) for _ in range(RUNS)) for name, path in pages.items()
+    }
     rows = [_row(f"{name}, answered", taken, "< 100") for name, taken in made.items()]
     program = next(filter(None, map(shutil.which, _BROWSERS)), None)
     if program is None:
         return rows
-    with tempfile.TemporaryDirectory() as profile, tab([program, *_FLAGS, f"--user-data-dir={profile}"]) as browser:
+    with (
+        tempfile.TemporaryDirectory() as profile,
+        tab([program, *_FLAGS, f"--user-data-dir={profile}"]) as browser,
+    ):
         for name, path in pages.items():
             taken = []
             for _ in range(RUNS // 3):
@@ -40,7 +45,16 @@ def page_rows(found: River, port: int) -> list[Row]:
 
 
 def _row(name: str, milliseconds: float, goal: str) -> Row:
-    return Row(work=f"page: {name}", peer="none", ours=milliseconds, theirs=None, unit="ms", ratio=None, goal=goal, equal=None)
+    return Row(
+        work=f"page: {name}",
+        peer="none",
+        ours=milliseconds,
+        theirs=None,
+        unit="ms",
+        ratio=None,
+        goal=goal,
+        equal=None,
+    )
 
 
 def _answered(port: int, path: str) -> float:

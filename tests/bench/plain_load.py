@@ -65,8 +65,12 @@ def load(session: Any, statement: Any, lines: Sequence[Line], size: int) -> None
 
 def main(host: str, port: str, keyspace: str, table: str, variant: str, *files: str) -> None:
     """One process's share of a load."""
-    profile = ExecutionProfile(load_balancing_policy=RoundRobinPolicy(), consistency_level=ConsistencyLevel.LOCAL_QUORUM)
-    cluster = Cluster([host], port=int(port), protocol_version=5, execution_profiles={EXEC_PROFILE_DEFAULT: profile})
+    profile = ExecutionProfile(
+        load_balancing_policy=RoundRobinPolicy(), consistency_level=ConsistencyLevel.LOCAL_QUORUM
+    )
+    cluster = Cluster(
+        [host], port=int(port), protocol_version=5, execution_profiles={EXEC_PROFILE_DEFAULT: profile}
+    )
     session = cluster.connect(keyspace)
     statement = session.prepare(f"INSERT INTO {table} (key, states) VALUES (?, ?)")
     lines = rows(files)

@@ -20,14 +20,14 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from threadpoolctl import threadpool_limits
 from xgboost import XGBClassifier
 
-from batch.comparison import Quality, _quality, candidates, evaluate_candidates
+from anabranch.stores.models.inputs import ModelInput
 from batch.trainers import TrainingRows
-from batch.trainers.validation import folds
+from batch.trainers.cross_validation import folds
+from batch.training.comparison import Quality, _quality, candidates, evaluate_candidates
 from jobs.show import Steps
 from projects.heart_disease import ATTRIBUTES, project
-from stores.model_inputs import ModelInput
 from tests.bench.report import Row, save
-from tests.heart import read
+from tests.support.heart import read
 
 GOAL = 0.905
 
@@ -35,14 +35,25 @@ GOAL = 0.905
 def rows() -> TrainingRows:
     """The 13 attributes as they were examined; the bracelet's features are empty before any reading."""
     assert project.model is not None
-    matrix = np.array([[float(row[name] or "nan") for name in ATTRIBUTES] for row in read("exams.csv")], dtype=np.float32)
+    matrix = np.array(
+        [[float(row[name] or "nan") for name in ATTRIBUTES] for row in read("exams.csv")], dtype=np.float32
+    )
     target = np.array([float(row["num"]) for row in read("diagnoses.csv")])
     inputs = tuple(ModelInput(name=name, kind="number") for name in ATTRIBUTES)
-    return TrainingRows(matrix=matrix, target=target, inputs=inputs, task="class", metric="roc_auc", categories=project.model.categories)
+    return TrainingRows(
+        matrix=matrix,
+        target=target,
+        inputs=inputs,
+        task="class",
+        metric="roc_auc",
+        categories=project.model.categories,
+    )
 
 
 def _raw() -> Pipeline:
-    return make_pipeline(SimpleImputer(strategy="median"), StandardScaler(), LogisticRegression(C=1.0, max_iter=1000))
+    return make_pipeline(
+        SimpleImputer(strategy="median"), StandardScaler(), LogisticRegression(C=1.0, max_iter=1000)
+    )
 
 
 def _one_hot() -> Pipeline:
@@ -51,11 +62,16 @@ def _one_hot() -> Pipeline:
     numbers = [i for i in range(len(ATTRIBUTES)) if i not in kinds]
     coded = make_pipeline(SimpleImputer(strategy="most_frequent"), OneHotEncoder(handle_unknown="ignore"))
     scaled = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
-    return make_pipeline(ColumnTransformer([("kinds", coded, kinds), ("numbers", scaled, numbers)]), LogisticRegression(C=1.0, max_iter=1000))
+    return make_pipeline(
+        ColumnTransformer([("kinds", coded, kinds), ("numbers", scaled, numbers)]),
+        LogisticRegression(C=1.0, max_iter=1000),
+    )
 
 
 def _forest() -> Pipeline:
-    return make_pipeline(SimpleImputer(strategy="median"), RandomForestClassifier(n_estimators=300, random_state=1))
+    return make_pipeline(
+        SimpleImputer(strategy="median"), RandomForestClassifier(n_estimators=300, random_state=1)
+    )
 
 
 def _untuned() -> XGBClassifier:
@@ -63,7 +79,15 @@ def _untuned() -> XGBClassifier:
 
 
 def _shallow() -> XGBClassifier:
-    return XGBClassifier(n_estimators=150, max_depth=2, learning_rate=0.05, subsample=0.7, colsample_bytree=0.5, n_jobs=1, random_state=1)
+    return XGBClassifier(
+        n_estimators=150,
+        max_depth=2,
+        learning_rate=0.05,
+        subsample=0.7,
+        colsample_bytree=0.5,
+        n_jobs=1,
+        random_state=1,
+    )
 
 
 ALONE: dict[str, Callable[[], Any]] = {

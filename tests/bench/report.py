@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from jobs.settings import ROOT
 from jobs.show import say, table
+from jobs.wiring.settings import ROOT
 
 FOLDER = ROOT / "docs" / "benchmarks"
 
@@ -30,7 +30,16 @@ class Row:
     equal: bool | None
 
 
-def save(name: str, title: str, rows: Sequence[Row], packages: Sequence[str], notes: Sequence[str], *, dry: bool = False, command: str = "") -> Path:
+def save(
+    name: str,
+    title: str,
+    rows: Sequence[Row],
+    packages: Sequence[str],
+    notes: Sequence[str],
+    *,
+    dry: bool = False,
+    command: str = "",
+) -> Path:
     """Print the table and write both files (not when `dry`); returns the page's path. `command` is what to run, if not `make bench-<name>`."""
     columns = ["work", "peer", "ours", "theirs", "unit", "ratio", "goal", "equal"]
     cells = [[_cell(asdict(row)[column]) for column in columns] for row in rows]
@@ -41,11 +50,23 @@ def save(name: str, title: str, rows: Sequence[Row], packages: Sequence[str], no
     FOLDER.mkdir(parents=True, exist_ok=True)
     machine = f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores, {_memory():.0f} GiB, Python {platform.python_version()}"
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
-    lines = [f"# {title}", "", f"`{command or f'make bench-{name}'}` on {datetime.now(tz=UTC):%Y-%m-%d}. {machine}. {versions}.", ""]
-    lines += ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns), *["| " + " | ".join(line) + " |" for line in cells], ""]
+    lines = [
+        f"# {title}",
+        "",
+        f"`{command or f'make bench-{name}'}` on {datetime.now(tz=UTC):%Y-%m-%d}. {machine}. {versions}.",
+        "",
+    ]
+    lines += [
+        "| " + " | ".join(columns) + " |",
+        "|" + " --- |" * len(columns),
+        *["| " + " | ".join(line) + " |" for line in cells],
+        "",
+    ]
     lines += [f"- {note}" for note in notes]
     page.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    page.with_suffix(".json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+    page.with_suffix(".json").write_text(
+        json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8"
+    )
     say(f"saved {page.relative_to(ROOT)} and {page.with_suffix('.json').name}")
     return page
 

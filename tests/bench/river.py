@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs import servers
-from jobs.processes import tail
-from jobs.settings import ROOT, Settings, load_settings
+from jobs.servers import embedded as servers
+from jobs.servers.processes import tail
+from jobs.wiring.settings import ROOT, Settings, load_settings
 from tests.conftest import free_ports
 
 PROJECTS = Path(__file__).parent / "projects"
@@ -29,7 +29,11 @@ class River:
         """Start `anabranch` with `words`; what it says goes to `log`."""
         with log.open("ab") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "jobs.cli", *words], cwd=ROOT, env={**self.environment, **more}, stdout=output, stderr=subprocess.STDOUT
+                [sys.executable, "-m", "jobs.cli", *words],
+                cwd=ROOT,
+                env={**self.environment, **more},
+                stdout=output,
+                stderr=subprocess.STDOUT,
             )
 
     @contextmanager
@@ -59,7 +63,9 @@ def river(**more: object) -> Iterator[River]:
             "servers.cassandra_storage_port": ports[3],
             **{name.replace("__", "."): value for name, value in more.items()},
         }
-        environment = {f"ANABRANCH__{name.replace('.', '__').upper()}": str(value) for name, value in overrides.items()}
+        environment = {
+            f"ANABRANCH__{name.replace('.', '__').upper()}": str(value) for name, value in overrides.items()
+        }
         found = {**os.environ, **environment, "ANABRANCH_PROJECTS": str(PROJECTS), "PYTHONPATH": str(ROOT)}
         settings = load_settings(found)
         try:

@@ -25,26 +25,31 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from sklearn.metrics import roc_auc_score
 
-from batch.scoring import score_path
-from batch.scoring_work import ScoringOrder
+from anabranch import FeatureView, Label, Last, Model, Project, Source
+from anabranch.progress import Silent
+from anabranch.settings import LakeSettings, ModelsSettings
+from anabranch.stores.lake.lake import Lake
+from anabranch.stores.models.inputs import Fitted, ModelInput, model_inputs
+from anabranch.stores.models.registry import Models, TrainingRecord
+from anabranch.stores.models.scoring import SkopsModel
+from batch.scoring.data_sets import score_path
+from batch.scoring.work import ScoringOrder
 from batch.settings import ScoringSettings
 from batch.trainers import TrainingFrame, TrainingRows, fit
 from batch.trainers.boosted import xgboost_params
 from batch.trainers.distributed import learn_xgboost_on_spark
-from features import FeatureView, Label, Last, Model, Project, Source
-from jobs.session import spark_session
-from jobs.settings import load_settings
 from jobs.show import Steps
-from stores.lake import Lake
-from stores.model_inputs import Fitted, ModelInput, model_inputs
-from stores.model_scoring import SkopsModel
-from stores.models import Models, TrainingRecord
-from stores.progress import Silent
-from stores.settings import LakeSettings, ModelsSettings
+from jobs.wiring.settings import load_settings
+from jobs.wiring.spark_session import spark_session
 from tests.bench.report import Row, save
 
 FEATURES = tuple(f"f{i}" for i in range(13))
-SOURCE = Source(name="rows", id="id", time="at", schema="id STRING, k STRING, at TIMESTAMP, y INT, " + ", ".join(f"{name} DOUBLE" for name in FEATURES))
+SOURCE = Source(
+    name="rows",
+    id="id",
+    time="at",
+    schema="id STRING, k STRING, at TIMESTAMP, y INT, " + ", ".join(f"{name} DOUBLE" for name in FEATURES),
+)
 PROJECT = Project(
     name="bench",
     views=(FeatureView(name="v", source=SOURCE, key="k", features={name: Last(name) for name in FEATURES}),),
@@ -56,9 +61,18 @@ KINDS: dict[str, tuple[str, dict[str, object]]] = {
     "xgboost, 100 trees": ("xgboost", {"rounds": 100, "max_depth": 6}),
     "scikit-learn forest, 100 trees": (
         "sklearn",
-        {"estimator": "sklearn.ensemble.RandomForestClassifier", "n_estimators": 100, "max_depth": 8, "min_samples_leaf": 20, "random_state": 0},
+        {
+            "estimator": "sklearn.ensemble.RandomForestClassifier",
+            "n_estimators": 100,
+            "max_depth": 8,
+            "min_samples_leaf": 20,
+            "random_state": 0,
+        },
     ),
-    "scikit-learn logistic regression": ("sklearn", {"estimator": "sklearn.linear_model.LogisticRegression", "max_iter": 200}),
+    "scikit-learn logistic regression": (
+        "sklearn",
+        {"estimator": "sklearn.linear_model.LogisticRegression", "max_iter": 200},
+    ),
     "trainer forest (ONNX), 100 trees": ("forest", {"trees": 100, "max_depth": 8, "min_samples_leaf": 20}),
     "trainer logistic (ONNX)": ("logistic", {}),
 }
@@ -85,15 +99,26 @@ def made(count: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64
 def write(path: Path, count: int, seed: int, groups: int, target: str | None = None) -> None:
     """A Parquet file of `row_id` and the features, in so many row groups."""
     matrix, y = made(count, seed)
-    columns: dict[str, Any] = {"row_id": np.arange(count), **{name: matrix[:, i] for i, name in enumerate(FEATURES)}}
-    pq.write_table(pa.table(columns | ({target: y} if target else {})), path, row_group_size=-(-count // groups))
+    columns: dict[str, Any] = {
+        "row_id": np.arange(count),
+        **{name: matrix[:, i] for i, name in enumerate(FEATURES)},
+    }
+    pq.write_table(
+        pa.table(columns | ({target: y} if target else {})), path, row_group_size=-(-count // groups)
+    )
 
 
 def learnt(kind: str) -> Fitted:
     """The model of a kind, of 20,000 rows."""
     trainer, params = KINDS[kind]
     matrix, target = made(20_000, 1)
-    rows = TrainingRows(matrix=matrix.astype(np.float32), target=target, inputs=model_inputs(PROJECT), task="class", params=params)
+    rows = TrainingRows(
+        matrix=matrix.astype(np.float32),
+        target=target,
+        inputs=model_inputs(PROJECT),
+        task="class",
+        params=params,
+    )
     return fit(trainer, rows)
 
 
@@ -115,8 +140,13 @@ def _open(folder: str) -> None:
     else:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        session = onnxruntime.InferenceSession(str(found / "model.onnx"), options, providers=["CPUExecutionProvider"])
-        output, name = json.loads((found / "features.json").read_text(encoding="utf-8"))["output"], session.get_inputs()[0].name
+        session = onnxruntime.InferenceSession(
+            str(found / "model.onnx"), options, providers=["CPUExecutionProvider"]
+        )
+        output, name = (
+            json.loads((found / "features.json").read_text(encoding="utf-8"))["output"],
+            session.get_inputs()[0].name,
+        )
         _library = lambda matrix: session.run([output], {name: matrix})[0].reshape(len(matrix), -1)[:, -1]  # noqa: E731
 
 
@@ -126,7 +156,9 @@ def _score(job: tuple[str, int, str]) -> int:
     schema = pa.schema([("row_id", pa.int64()), ("score", pa.float64())])
     rows = 0
     with pq.ParquetWriter(f"{out}/part-{group}.parquet", schema) as writer, pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(_AT_ONCE, row_groups=[group], columns=["row_id", *FEATURES], use_threads=False):
+        for batch in file.iter_batches(
+            _AT_ONCE, row_groups=[group], columns=["row_id", *FEATURES], use_threads=False
+        ):
             matrix = np.empty((len(batch), len(FEATURES)), dtype=np.float32)
             for place, name in enumerate(FEATURES):
                 matrix[:, place] = batch.column(name).to_numpy()
@@ -139,7 +171,11 @@ def _score(job: tuple[str, int, str]) -> int:
 def with_library(pool: Any, path: Path, out: Path) -> None:
     """All row groups, over the processes of the pool."""
     out.mkdir(exist_ok=True)
-    pool.map(_score, [(str(path), group, str(out)) for group in range(pq.read_metadata(path).num_row_groups)], chunksize=1)
+    pool.map(
+        _score,
+        [(str(path), group, str(out)) for group in range(pq.read_metadata(path).num_row_groups)],
+        chunksize=1,
+    )
 
 
 # --- the others --------------------------------------------------------------------------------------------------------
@@ -149,15 +185,25 @@ def with_mlflow(spark: SparkSession, models: Models, path: Path, out: Path) -> N
     """As MLflow's documentation of `spark_udf` shows it: a struct of the columns."""
     import mlflow.pyfunc
 
-    predict = mlflow.pyfunc.spark_udf(spark, models.uri(PROJECT.name, str(models.champion(PROJECT.name))), result_type="double", env_manager="local")
+    predict = mlflow.pyfunc.spark_udf(
+        spark,
+        models.uri(PROJECT.name, str(models.champion(PROJECT.name))),
+        result_type="double",
+        env_manager="local",
+    )
     rows = spark.read.parquet(str(path))
-    rows.withColumn("score", predict(F.struct(*map(F.col, FEATURES)))).select("row_id", "score").write.mode("overwrite").parquet(str(out))
+    rows.withColumn("score", predict(F.struct(*map(F.col, FEATURES)))).select("row_id", "score").write.mode(
+        "overwrite"
+    ).parquet(str(out))
 
 
 def same(one: Path, other: Path) -> bool:
     """Do two results say the same of every row?"""
     a, b = (pq.read_table(path, columns=["row_id", "score"]).sort_by("row_id") for path in (one, other))
-    return bool(a["row_id"].equals(b["row_id"]) and np.allclose(a["score"].to_numpy(), b["score"].to_numpy(), rtol=0, atol=1e-6))
+    return bool(
+        a["row_id"].equals(b["row_id"])
+        and np.allclose(a["score"].to_numpy(), b["score"].to_numpy(), rtol=0, atol=1e-6)
+    )
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -174,10 +220,20 @@ def scoring_rows(spark: SparkSession, folder: Path, size: Size, steps: Steps) ->
     write(small, 20_000, 3, 4)
     rows = []
     for number, kind in enumerate(KINDS):
-        models = Models(ModelsSettings(tracking_uri=f"sqlite:///{folder}/mlflow-{number}.db", artifact_root=str(folder / f"artifacts-{number}")))
+        models = Models(
+            ModelsSettings(
+                tracking_uri=f"sqlite:///{folder}/mlflow-{number}.db",
+                artifact_root=str(folder / f"artifacts-{number}"),
+            )
+        )
         fitted = learnt(kind)
         example = {name: [0.0] for name in FEATURES}
-        models.promote(PROJECT.name, models.log(PROJECT, TrainingRecord(metrics={}, parameters={}, lake_versions={}, example=example), fitted))
+        models.promote(
+            PROJECT.name,
+            models.log(
+                PROJECT, TrainingRecord(metrics={}, parameters={}, lake_versions={}, example=example), fitted
+            ),
+        )
         native = folder / f"native-{number}"
         native.mkdir()
         fitted.write(native)
@@ -185,12 +241,32 @@ def scoring_rows(spark: SparkSession, folder: Path, size: Size, steps: Steps) ->
     return rows
 
 
-def _compare(spark: SparkSession, models: Models, kind: str, native: Path, paths: tuple[Path, Path], out: Path, size: Size, steps: Steps) -> list[Row]:
+def _compare(
+    spark: SparkSession,
+    models: Models,
+    kind: str,
+    native: Path,
+    paths: tuple[Path, Path],
+    out: Path,
+    size: Size,
+    steps: Steps,
+) -> list[Row]:
     lake, order = Lake(LakeSettings(root=str(out / "lake"))), ScoringOrder(keep=("row_id",))
     out.mkdir()
 
     def ours(path: Path, name: str) -> None:
-        score_path(spark, lake, models, PROJECT, path, out / name, None, Silent(), order=order, sizes=ScoringSettings(part_rows=250_000))
+        score_path(
+            spark,
+            lake,
+            models,
+            PROJECT,
+            path,
+            out / name,
+            None,
+            Silent(),
+            order=order,
+            sizes=ScoringSettings(part_rows=250_000),
+        )
 
     with multiprocessing.get_context("spawn").Pool(CORES, _open, (str(native),)) as pool:
         ways: dict[str, Callable[[Path, int | str], object]] = {
@@ -204,7 +280,9 @@ def _compare(spark: SparkSession, models: Models, kind: str, native: Path, paths
         for turn in range(size.rounds):
             for name, way in ways.items():
                 seconds[name].append(timed(lambda way=way, turn=turn: way(paths[0], turn)))  # type: ignore[misc]
-            steps.step(f"{kind}: " + ", ".join(f"{name} {found[-1]:.1f} s" for name, found in seconds.items()))
+            steps.step(
+                f"{kind}: " + ", ".join(f"{name} {found[-1]:.1f} s" for name, found in seconds.items())
+            )
     took = {name: statistics.median(found) for name, found in seconds.items()}
     goals = {"library": "the library alone, a process a core", "mlflow": "mlflow spark_udf on a struct"}
     return [
@@ -224,19 +302,31 @@ def training_row(spark: SparkSession, folder: Path, size: Size, steps: Steps) ->
     sample, target = made(20_000, 4)
     inputs: Sequence[ModelInput] = model_inputs(PROJECT)
     given = TrainingRows(
-        matrix=sample.astype(np.float32), target=target, inputs=tuple(inputs), task="class", params={"rounds": 100, "max_depth": 6, "subsample": 1.0}
+        matrix=sample.astype(np.float32),
+        target=target,
+        inputs=tuple(inputs),
+        task="class",
+        params={"rounds": 100, "max_depth": 6, "subsample": 1.0},
     )
     boosters: dict[str, xgboost.Booster] = {}
 
     def ours() -> None:
         frame = spark.read.parquet(str(path))
-        boosters["ours"] = learn_xgboost_on_spark(TrainingFrame(frame=frame, count=size.training, rows=given)).booster
+        boosters["ours"] = learn_xgboost_on_spark(
+            TrainingFrame(frame=frame, count=size.training, rows=given)
+        ).booster
 
     def library() -> None:
         table = pq.read_table(path)
         matrix = np.column_stack([table[name].to_numpy().astype(np.float32) for name in FEATURES])
-        params = {name: value for name, value in xgboost_params(given, size.training).items() if name not in ("rounds", "categories", "distributed")}
-        boosters["library"] = xgboost.train({**params, "nthread": CORES}, xgboost.DMatrix(matrix, table["_target"].to_numpy()), 100)
+        params = {
+            name: value
+            for name, value in xgboost_params(given, size.training).items()
+            if name not in ("rounds", "categories", "distributed")
+        }
+        boosters["library"] = xgboost.train(
+            {**params, "nthread": CORES}, xgboost.DMatrix(matrix, table["_target"].to_numpy()), 100
+        )
 
     seconds: dict[str, list[float]] = {"ours": [], "library": []}
     for _ in range(size.rounds):
@@ -246,7 +336,10 @@ def training_row(spark: SparkSession, folder: Path, size: Size, steps: Steps) ->
     test, truth = made(50_000, 5)
     for booster in boosters.values():
         booster.feature_names = None
-    areas = {name: roc_auc_score(truth, booster.inplace_predict(test.astype(np.float32), validate_features=False)) for name, booster in boosters.items()}
+    areas = {
+        name: roc_auc_score(truth, booster.inplace_predict(test.astype(np.float32), validate_features=False))
+        for name, booster in boosters.items()
+    }
     took = {name: statistics.median(found) for name, found in seconds.items()}
     work = f"train xgboost on Spark, {size.training:,} rows x {len(FEATURES)}, 100 trees (ROC AUC {areas['ours']:.4f} and {areas['library']:.4f})"
     return Row(work=work, peer="the library alone, a thread a core", ours=took["ours"], theirs=took["library"], unit="s",
@@ -256,9 +349,17 @@ def training_row(spark: SparkSession, folder: Path, size: Size, steps: Steps) ->
 def main(arguments: Sequence[str]) -> None:
     """All of it; with --quick in a minute, to see that it runs, and nothing is saved."""
     quick = "--quick" in arguments
-    size = Size(rows=60_000, training=30_000, rounds=1) if quick else Size(rows=3_000_000, training=1_000_000, rounds=3)
+    size = (
+        Size(rows=60_000, training=30_000, rounds=1)
+        if quick
+        else Size(rows=3_000_000, training=1_000_000, rounds=3)
+    )
     steps = Steps()
-    spark = spark_session(load_settings(None, None), "bench-scoring", **{"spark.driver.memory": "2g", "spark.master": f"local[{CORES}]"})
+    spark = spark_session(
+        load_settings(None, None),
+        "bench-scoring",
+        **{"spark.driver.memory": "2g", "spark.master": f"local[{CORES}]"},
+    )
     with tempfile.TemporaryDirectory(prefix="anabranch-bench-") as folder:
         rows = scoring_rows(spark, Path(folder), size, steps)
         rows.append(training_row(spark, Path(folder), size, steps))
@@ -271,7 +372,14 @@ def main(arguments: Sequence[str]) -> None:
         "Scores are compared row by row to 1e-6: sums in single precision depend on how many rows go together. Ways take turns, medians of three turns.",
         "Training: the same parameters on both sides; sums over rows in another order give other trees, so their ROC AUC on fresh rows is compared.",
     ]
-    save("scoring", "Mass scoring", rows, ["pyspark", "xgboost-cpu", "scikit-learn", "onnxruntime", "mlflow", "pyarrow"], notes, dry=quick)
+    save(
+        "scoring",
+        "Mass scoring",
+        rows,
+        ["pyspark", "xgboost-cpu", "scikit-learn", "onnxruntime", "mlflow", "pyarrow"],
+        notes,
+        dry=quick,
+    )
 
 
 if __name__ == "__main__":

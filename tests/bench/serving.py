@@ -23,13 +23,13 @@ from typing import Any
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from features.merge import merge
-from features.times import parse_time
-from jobs.serve import serve
-from jobs.settings import Settings
+from anabranch.folds.merge import merge
+from anabranch.stores.cassandra.views import batch_table, tiles_table
+from anabranch.stores.models.registry import Models
+from anabranch.values.times import parse_time
 from jobs.show import Steps
-from stores.models import Models
-from stores.views import batch_table, tiles_table
+from jobs.wiring.serve import serve
+from jobs.wiring.settings import Settings
 from tests.bench.load import Outcome, Plan
 from tests.bench.page_times import page_rows
 from tests.bench.report import Row, save
@@ -78,9 +78,31 @@ def mlflow_serving(settings: Settings, project: str) -> Iterator[int]:
     """``mlflow models serve`` of the project's model; gives its port."""
     (port,) = free_ports(1)
     uri = Models(settings.models).uri(project, "1")
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", uri, "-p", str(port), "-h", "127.0.0.1", "--env-manager", "local", "-w", "1"]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": settings.models.tracking_uri, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "models",
+        "serve",
+        "-m",
+        uri,
+        "-p",
+        str(port),
+        "-h",
+        "127.0.0.1",
+        "--env-manager",
+        "local",
+        "-w",
+        "1",
+    ]
+    environment = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": settings.models.tracking_uri,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         _wait(lambda: _status(port, "/ping") == 200, 180, "mlflow models serve")
         yield port
@@ -118,19 +140,32 @@ def _run(module: str, plan: dict[str, Any]) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(plan, file)
         file.flush()
-        done = subprocess.run([sys.executable, "-m", module, file.name], stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-m", module, file.name], stdout=subprocess.PIPE, text=True, check=True
+        )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def load(port: int, calls: list[tuple[str, str]], seconds: float, rate: float = 0, connections: int = CALLERS) -> Outcome:
+def load(
+    port: int, calls: list[tuple[str, str]], seconds: float, rate: float = 0, connections: int = CALLERS
+) -> Outcome:
     """What calls to a server come to."""
-    return Outcome(**_run("tests.bench.load", asdict(Plan(port=port, calls=calls, rate=rate, seconds=seconds, connections=connections))))
+    return Outcome(
+        **_run(
+            "tests.bench.load",
+            asdict(Plan(port=port, calls=calls, rate=rate, seconds=seconds, connections=connections)),
+        )
+    )
 
 
 def by_key(found: River, projects: int | None = None) -> list[tuple[str, str]]:
     """Calls to predict, over all keys and the first `projects` projects in turn."""
-    return [(f"/v1/projects/{project.name}/predict", json.dumps({"key": key})) for key in found.keys for project in found.projects[:projects]]
+    return [
+        (f"/v1/projects/{project.name}/predict", json.dumps({"key": key}))
+        for key in found.keys
+        for project in found.projects[:projects]
+    ]
 
 
 def bare(found: River, seconds: float) -> float:
@@ -160,7 +195,9 @@ def right(found: River, port: int) -> bool:
 
 
 def _near(left: Any, right_: Any) -> bool:
-    return left == right_ or (left is not None and right_ is not None and math.isclose(left, right_, rel_tol=1e-9))
+    return left == right_ or (
+        left is not None and right_ is not None and math.isclose(left, right_, rel_tol=1e-9)
+    )
 
 
 def ratio_rows(found: River, size: Size, steps: Steps) -> list[Row]:
@@ -176,7 +213,9 @@ def ratio_rows(found: River, size: Size, steps: Steps) -> list[Row]:
             steps.step(", ".join(f"{name} {each[-1]:,.0f}/s" for name, each in rates.items()))
     rows = []
     for name, goal in (("cold", 0.5), ("cached", 0.8)):
-        ratio = statistics.median(ours / theirs for ours, theirs in zip(rates[name], rates["bare"], strict=True))
+        ratio = statistics.median(
+            ours / theirs for ours, theirs in zip(rates[name], rates["bare"], strict=True)
+        )
         rows.append(
             Row(work=f"answers of one worker, batch part {name}", peer="bare cassandra-driver, pairs of reads", ours=statistics.median(rates[name]),
                 theirs=statistics.median(rates["bare"]), unit="a second", ratio=ratio, goal=f">= {goal}", equal=equal)
@@ -187,12 +226,27 @@ def ratio_rows(found: River, size: Size, steps: Steps) -> list[Row]:
 def mlflow_row(found: River, size: Size, steps: Steps) -> Row:
     """The same model, all its features given, over HTTP: here and under mlflow."""
     project = found.projects[0]
-    features = dict.fromkeys(project.model_features, 44.5) | {name: 5 for name in project.model_features if name.startswith(("n_", "high_"))}
+    features = dict.fromkeys(project.model_features, 44.5) | {
+        name: 5 for name in project.model_features if name.startswith(("n_", "high_"))
+    }
     given = [(f"/v1/projects/{project.name}/predict", json.dumps({"features": features}))]
-    frame = {"dataframe_split": {"columns": list(features), "data": [[float(value) for value in features.values()]]}}
+    frame = {
+        "dataframe_split": {
+            "columns": list(features),
+            "data": [[float(value) for value in features.values()]],
+        }
+    }
     with serving(found.settings) as port, mlflow_serving(found.settings, project.name) as theirs:
-        rates = [(load(port, given, size.seconds).rate, load(theirs, [("/invocations", json.dumps(frame))], size.seconds).rate) for _ in range(size.rounds)]
-        equal = math.isclose(_score(port, given[0]), _score(theirs, ("/invocations", json.dumps(frame))), rel_tol=1e-5)
+        rates = [
+            (
+                load(port, given, size.seconds).rate,
+                load(theirs, [("/invocations", json.dumps(frame))], size.seconds).rate,
+            )
+            for _ in range(size.rounds)
+        ]
+        equal = math.isclose(
+            _score(port, given[0]), _score(theirs, ("/invocations", json.dumps(frame))), rel_tol=1e-5
+        )
     ours, their = (statistics.median(rate[side] for rate in rates) for side in (0, 1))
     steps.step(f"features given: {ours:,.0f}/s, mlflow models serve {their:,.0f}/s")
     return Row(work="scores of given features, one worker", peer="mlflow models serve", ours=ours, theirs=their, unit="a second", ratio=ours / their,
@@ -205,7 +259,11 @@ def _score(port: int, call: tuple[str, str]) -> float:
     found = json.loads(connection.getresponse().read())
     connection.close()
     return float(
-        found["score"] if "score" in found else found["predictions"][0]["score"] if isinstance(found["predictions"][0], dict) else found["predictions"][0]
+        found["score"]
+        if "score" in found
+        else found["predictions"][0]["score"]
+        if isinstance(found["predictions"][0], dict)
+        else found["predictions"][0]
     )
 
 
@@ -227,23 +285,90 @@ def sustained_rows(found: River, size: Size, steps: Steps) -> list[Row]:
             f"{rate:,.0f}/s for {size.sustained:g} s: p50 {outcome.p50:.1f}, p99 {outcome.p99:.1f}, p99.9 {outcome.p999:.1f} ms, {outcome.errors} errors"
         )
         work = f"{size.projects} projects x {size.calls_each} calls/s for {size.sustained:g} s, 2 workers"
-        for name, value, goal in (("p50", outcome.p50, ""), ("p99", outcome.p99, "< 50"), ("p99.9", outcome.p999, "")):
-            rows.append(Row(work=f"{work}: {name}", peer="none", ours=value, theirs=None, unit="ms", ratio=None, goal=goal, equal=None))
+        for name, value, goal in (
+            ("p50", outcome.p50, ""),
+            ("p99", outcome.p99, "< 50"),
+            ("p99.9", outcome.p999, ""),
+        ):
+            rows.append(
+                Row(
+                    work=f"{work}: {name}",
+                    peer="none",
+                    ours=value,
+                    theirs=None,
+                    unit="ms",
+                    ratio=None,
+                    goal=goal,
+                    equal=None,
+                )
+            )
         counts = (("errors", outcome.errors, "0"), ("degraded answers", outcome.degraded, "0"))
-        rows += [Row(work=f"{work}: {name}", peer="none", ours=n, theirs=None, unit="calls", ratio=None, goal=goal, equal=None) for name, n, goal in counts]
+        rows += [
+            Row(
+                work=f"{work}: {name}",
+                peer="none",
+                ours=n,
+                theirs=None,
+                unit="calls",
+                ratio=None,
+                goal=goal,
+                equal=None,
+            )
+            for name, n, goal in counts
+        ]
         rows.append(
-            Row(work=f"{work}: in the server itself, mean", peer="none", ours=1000 * seconds / answers, theirs=None, unit="ms", ratio=None, goal="", equal=None)
+            Row(
+                work=f"{work}: in the server itself, mean",
+                peer="none",
+                ours=1000 * seconds / answers,
+                theirs=None,
+                unit="ms",
+                ratio=None,
+                goal="",
+                equal=None,
+            )
         )
         peer = "themselves, second quarter"
         rows.append(
-            Row(work=f"{work}: memory of the workers", peer=peer, ours=late, theirs=early, unit="MiB", ratio=early / late, goal="about 1 (flat)", equal=None)
+            Row(
+                work=f"{work}: memory of the workers",
+                peer=peer,
+                ours=late,
+                theirs=early,
+                unit="MiB",
+                ratio=early / late,
+                goal="about 1 (flat)",
+                equal=None,
+            )
         )
         most, held = highest(port, calls, rate, min(size.sustained, 20), steps)
     work = "highest rate held at p99 < 50 ms, 2 workers"
-    rows.append(Row(work=work, peer="none", ours=most, theirs=None, unit="a second", ratio=None, goal="> 2000", equal=None))
+    rows.append(
+        Row(
+            work=work,
+            peer="none",
+            ours=most,
+            theirs=None,
+            unit="a second",
+            ratio=None,
+            goal="> 2000",
+            equal=None,
+        )
+    )
     if held is not None:
         for name, value in (("p50", held.p50), ("p99", held.p99), ("p99.9", held.p999)):
-            rows.append(Row(work=f"{work}: {name}", peer="none", ours=value, theirs=None, unit="ms", ratio=None, goal="", equal=None))
+            rows.append(
+                Row(
+                    work=f"{work}: {name}",
+                    peer="none",
+                    ours=value,
+                    theirs=None,
+                    unit="ms",
+                    ratio=None,
+                    goal="",
+                    equal=None,
+                )
+            )
     return rows
 
 
@@ -253,8 +378,13 @@ def spent(port: int) -> tuple[float, float]:
     connection.request("GET", "/metrics")
     families = text_string_to_metric_families(connection.getresponse().read().decode())
     connection.close()
-    samples = [sample for family in families for sample in family.samples if sample.labels.get("route") == "predict"]
-    seconds, count = (sum(one.value for one in samples if one.name == f"anabranch_request_seconds_{part}") for part in ("sum", "count"))
+    samples = [
+        sample for family in families for sample in family.samples if sample.labels.get("route") == "predict"
+    ]
+    seconds, count = (
+        sum(one.value for one in samples if one.name == f"anabranch_request_seconds_{part}")
+        for part in ("sum", "count")
+    )
     return seconds, count
 
 
@@ -277,7 +407,9 @@ def sampled(processes: Sequence[psutil.Process], every: float) -> Iterator[list[
         thread.join()
 
 
-def highest(port: int, calls: list[tuple[str, str]], start: float, seconds: float, steps: Steps) -> tuple[float, Outcome | None]:
+def highest(
+    port: int, calls: list[tuple[str, str]], start: float, seconds: float, steps: Steps
+) -> tuple[float, Outcome | None]:
     """The highest of rates at which nothing fails and p99 is in time, and what it came to: halved until one is held, then a fifth more each."""
     found: tuple[float, Outcome | None] = (0.0, None)
     rate = start
@@ -296,7 +428,11 @@ def highest(port: int, calls: list[tuple[str, str]], start: float, seconds: floa
 
 def _is_worker(process: psutil.Process, port: int) -> bool:
     try:
-        return any(each.laddr.port == port for each in process.net_connections("tcp") if each.status == psutil.CONN_LISTEN)
+        return any(
+            each.laddr.port == port
+            for each in process.net_connections("tcp")
+            if each.status == psutil.CONN_LISTEN
+        )
     except psutil.Error:
         return False
 
@@ -304,7 +440,10 @@ def _is_worker(process: psutil.Process, port: int) -> bool:
 def main(arguments: list[str]) -> None:
     """`--quick` for seconds instead of minutes."""
     size, steps = QUICK if "--quick" in arguments else FULL, Steps()
-    with tempfile.TemporaryDirectory() as folder, river(Path(folder), size.projects, size.keys, steps.step) as found:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        river(Path(folder), size.projects, size.keys, steps.step) as found,
+    ):
         rows = ratio_rows(found, size, steps)
         rows.append(mlflow_row(found, size, steps))
         rows += stage_rows(found)
@@ -323,7 +462,13 @@ def main(arguments: list[str]) -> None:
     ]
     if size is QUICK:
         notes.append("This was a quick run: seconds where the full size takes minutes.")
-    save("serving", "Answers over REST", rows, ["granian", "msgspec", "cassandra-driver", "onnxruntime", "mlflow", "numpy"], notes)
+    save(
+        "serving",
+        "Answers over REST",
+        rows,
+        ["granian", "msgspec", "cassandra-driver", "onnxruntime", "mlflow", "numpy"],
+        notes,
+    )
 
 
 if __name__ == "__main__":

@@ -10,28 +10,27 @@ import numpy as np
 from cassandra.concurrent import execute_concurrent_with_args
 from cassandra.query import BatchStatement, BatchType
 
+from anabranch.declare.loading import load_project
+from anabranch.declare.projects import Project
+from anabranch.folds.merge import BatchPart, Tiles
+from anabranch.stores.cassandra.manifest import Manifest
+from anabranch.stores.cassandra.session import close_sessions
+from anabranch.stores.cassandra.views import Views, tiles_table
+from anabranch.stores.models.inputs import model_inputs
+from anabranch.stores.models.registry import Models, TrainingRecord
+from anabranch.stores.models.scoring import InputCoder
+from anabranch.values.times import DAY, HOUR, MINUTE, floor_to, now_micros
 from batch.trainers import TrainingRows, fit
-from features.declaration import Project
-from features.loading import load_project
-from features.merge import BatchPart, Tiles
-from features.times import DAY, HOUR, MINUTE, floor_to
-from jobs import servers as embedded
-from jobs.settings import ROOT, Settings, load_settings
-from stores.answers import now_micros
-from stores.cassandra_session import close_sessions
-from stores.manifest import Manifest
-from stores.model_inputs import model_inputs
-from stores.model_scoring import InputCoder
-from stores.models import Models, TrainingRecord
-from stores.views import Views, tiles_table
+from jobs.servers import embedded
+from jobs.wiring.settings import ROOT, Settings, load_settings
 from tests.conftest import free_ports
-from tests.law import SCHEMA, batch_part, tiles
-from tests.oracle import Event
+from tests.support.law import SCHEMA, batch_part, tiles
+from tests.support.oracle import Event
 
 SLACK = 2 * DAY
 SHAPES = 20  # different states; keys share them, for what is stored under a key does not change the work
 DECLARATION = """
-from features import Count, FeatureView, Label, Max, Mean, Min, Model, Project, Source, Sum
+from anabranch import Count, FeatureView, Label, Max, Mean, Min, Model, Project, Source, Sum
 
 things = Source(name="things", topic="{name}-things", id="id", time="time", schema="{schema}")
 view = FeatureView(name="recent", source=things, key="key", windows=("1h", "1d", "7d"), features={{
@@ -65,9 +64,17 @@ class River:
 @contextmanager
 def river(folder: Path, projects: int, keys: int, tell: Any) -> Iterator[River]:
     """Kafka and Cassandra on ports of their own, filled; stopped at the end."""
-    names = ("servers.kafka_port", "servers.kafka_controller_port", "servers.cassandra_port", "servers.cassandra_storage_port", "serving.port")
+    names = (
+        "servers.kafka_port",
+        "servers.kafka_controller_port",
+        "servers.cassandra_port",
+        "servers.cassandra_storage_port",
+        "serving.port",
+    )
     ports = dict(zip(names, free_ports(len(names)), strict=True))
-    settings = load_settings({}, {"paths.data": str(folder), "paths.jars": str(ROOT / ".anabranch" / "jars"), **ports})
+    settings = load_settings(
+        {}, {"paths.data": str(folder), "paths.jars": str(ROOT / ".anabranch" / "jars"), **ports}
+    )
     settings = replace(settings, projects=(folder / "projects",))
     try:
         embedded.up(settings, tell=tell)
@@ -94,7 +101,9 @@ def _fill(settings: Settings, count: int, keys: Sequence[str], tell: Any) -> Riv
     for project in projects:
         train(models, project, "x_mean_1h")
         _publish(views, project, found)
-    tell(f"{count} projects of {len(keys):,} keys, {len(parts[0].rows)} batch states and {found.tiles} tiles a key, {len(view.columns)} features")
+    tell(
+        f"{count} projects of {len(keys):,} keys, {len(parts[0].rows)} batch states and {found.tiles} tiles a key, {len(view.columns)} features"
+    )
     return found
 
 
@@ -103,7 +112,10 @@ def _events(seed: int, cut: int) -> list[Event]:
     random = np.random.default_rng(seed)
     times = np.sort(random.integers(cut - 7 * DAY, now_micros(), 7 * 24 * 6))
     values = np.round(random.normal(45, 10, len(times)), 2)
-    return [Event(id=str(i), key="k", time=t, arrival=t, x=x) for i, (t, x) in enumerate(zip(times.tolist(), values.tolist(), strict=True))]
+    return [
+        Event(id=str(i), key="k", time=t, arrival=t, x=x)
+        for i, (t, x) in enumerate(zip(times.tolist(), values.tolist(), strict=True))
+    ]
 
 
 def train(models: Models, project: Project, deciding: str) -> None:
@@ -112,8 +124,15 @@ def train(models: Models, project: Project, deciding: str) -> None:
     columns: dict[str, Any] = {name: random.normal(45, 10, 1000) for name in project.model_features}
     inputs = model_inputs(project)
     matrix = InputCoder([given.described() for given in inputs]).matrix(columns)
-    rows = TrainingRows(matrix=matrix, target=(columns[deciding] > 45).astype(np.float64), inputs=inputs, task="class")
-    record = TrainingRecord(metrics={}, parameters={}, lake_versions={}, example={name: values[:3].tolist() for name, values in columns.items()})
+    rows = TrainingRows(
+        matrix=matrix, target=(columns[deciding] > 45).astype(np.float64), inputs=inputs, task="class"
+    )
+    record = TrainingRecord(
+        metrics={},
+        parameters={},
+        lake_versions={},
+        example={name: values[:3].tolist() for name, values in columns.items()},
+    )
     models.promote(project.name, models.log(project, record, fit("xgboost", rows)))
 
 
@@ -125,7 +144,9 @@ def _publish(views: Views, project: Project, found: River) -> None:
     batch = views.create_batch_table(project.name, view.name, version)
     blobs = [part.rows.astype("<f8").tobytes() for part in found.parts]
     insert = session.prepare(f"INSERT INTO {batch} (key, states) VALUES (?, ?)")
-    execute_concurrent_with_args(session, insert, [(key, blobs[i % SHAPES]) for i, key in enumerate(found.keys)], concurrency=32)
+    execute_concurrent_with_args(
+        session, insert, [(key, blobs[i % SHAPES]) for i, key in enumerate(found.keys)], concurrency=32
+    )
     for fine in (False, True)[: len(view.tiers)]:
         _publish_tiles(session, tiles_table(project.name, view, fine=fine), found, fine)
     entry = Manifest(

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.settings import ROOT
 from jobs.show import say
+from jobs.wiring.settings import ROOT
 
 TERABYTE = 1e12
 CLUSTERS = (2, 16, 64, 256)
@@ -52,11 +52,15 @@ def page(found: Measured) -> str:
         f"Computed by `make bench-batch` from [its figures](benchmarks/batch.md), which were measured on {found.cores} cores with Cassandra beside Spark.",
         f"A row of it has {found.bytes_a_row:.0f} bytes: 1 TB holds {events / 1e9:.1f} billion events, {events / found.events_a_key / 1e6:.1f} million keys.",
         "",
-        "| for 1 TB of CSV | core-hours | " + " | ".join(f"hours on {cores} cores" for cores in CLUSTERS) + " |",
+        "| for 1 TB of CSV | core-hours | "
+        + " | ".join(f"hours on {cores} cores" for cores in CLUSTERS)
+        + " |",
         "|---|" + "---|" * (1 + len(CLUSTERS)),
     ]
     for name, hours in core_hours(found).items():
-        lines.append(f"| {name} | {hours:,.1f} | " + " | ".join(f"{hours / cores:,.1f}" for cores in CLUSTERS) + " |")
+        lines.append(
+            f"| {name} | {hours:,.1f} | " + " | ".join(f"{hours / cores:,.1f}" for cores in CLUSTERS) + " |"
+        )
     lines += [
         "",
         "**Measured**",

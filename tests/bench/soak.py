@@ -11,10 +11,10 @@ from contextlib import closing
 import numpy as np
 import psutil
 
-from features.loading import load_project
-from jobs.context import Context
+from anabranch.declare.loading import load_project
+from anabranch.values.times import now_micros
 from jobs.show import Steps
-from stores.answers import now_micros
+from jobs.wiring.context import Context
 from tests.bench.freshness import NotMeasuredError, outcome, published, read_probes, sent_by
 from tests.bench.publisher import message
 from tests.bench.report import Row, save
@@ -41,7 +41,10 @@ def soak(minutes: float, steps: Steps) -> list[Row]:
     """Publish at a steady rate and look at the stream's memory; then compare every key with a plain fold."""
     project = load_project(NAME, (PROJECTS,))
     # Slots of a minute, so that many are opened and closed.
-    with river(time__slot="1m", time__dedup_horizon="2m") as found, closing(Context(found.settings)) as context:
+    with (
+        river(time__slot="1m", time__dedup_horizon="2m") as found,
+        closing(Context(found.settings)) as context,
+    ):
         context.bus.ensure_topics([TOPIC])
         train(context.models, project, DECIDING)
         sent = sent_by(context.answers, project)
@@ -61,14 +64,30 @@ def soak(minutes: float, steps: Steps) -> list[Row]:
             same = check(context, project, 0)
             scored(context, project, "s-probe-0")
     steps.step(f"published at {reached:,.0f} events/s; answers equal: {same}")
-    return rows_of(sizes, f"memory of the stream, {minutes:g} minutes at {RATE} events/s ({sum(last.values()):,} events)", same)
+    return rows_of(
+        sizes,
+        f"memory of the stream, {minutes:g} minutes at {RATE} events/s ({sum(last.values()):,} events)",
+        same,
+    )
 
 
 def rows_of(sizes: Sequence[float], work: str, same: bool) -> list[Row]:
     """The median of the last quarter of the sizes (MiB, four at least) beside those of the two before it."""
     _, second, third, end = (float(np.median(part)) for part in np.array_split(np.asarray(sizes), 4))
     before = {"itself, second quarter": second, "itself, third quarter": third}
-    return [Row(work=work, peer=peer, ours=end, theirs=size, unit="MiB", ratio=size / end, goal="about 1 (flat)", equal=same) for peer, size in before.items()]
+    return [
+        Row(
+            work=work,
+            peer=peer,
+            ours=end,
+            theirs=size,
+            unit="MiB",
+            ratio=size / end,
+            goal="about 1 (flat)",
+            equal=same,
+        )
+        for peer, size in before.items()
+    ]
 
 
 def main(arguments: list[str]) -> None:
@@ -81,7 +100,15 @@ def main(arguments: list[str]) -> None:
     notes = ["The driver's JVM, its Python and the Python workers together, every five seconds; medians of quarters, that of the last beside earlier ones.",
              "In the end the answer of every key is compared with a plain fold over the topic.",
              "Current rows are scored by a champion."]  # fmt: skip
-    save("soak", "The stream for a long time", rows, ["pyspark", "cassandra-driver"], notes, dry=minutes < 20, command="make soak")
+    save(
+        "soak",
+        "The stream for a long time",
+        rows,
+        ["pyspark", "cassandra-driver"],
+        notes,
+        dry=minutes < 20,
+        command="make soak",
+    )
 
 
 if __name__ == "__main__":

@@ -17,14 +17,13 @@ from cassandra.concurrent import execute_concurrent_with_args
 from kafka import KafkaConsumer, TopicPartition
 from pyspark.sql import SparkSession
 
-from features.declaration import Project
-from features.loading import load_project
-from features.times import HOUR, MINUTE, SECOND
-from jobs.context import Context
+from anabranch.declare.loading import load_project
+from anabranch.declare.projects import Project
+from anabranch.stores.cassandra.views import tiles_table
+from anabranch.values.times import HOUR, MINUTE, SECOND, now_micros
 from jobs.show import Steps
+from jobs.wiring.context import Context
 from speed.views import fed_sources, live_tiles, query_settings, scores_topic, start
-from stores.answers import now_micros
-from stores.views import tiles_table
 from tests.bench.current_rows import history, lookup
 from tests.bench.freshness import NotMeasuredError, counted, freshness, read_probes, sent_by
 from tests.bench.publisher import PROBES, message
@@ -72,9 +71,22 @@ def freshness_rows(found: River, project: Project, sizes: Sizes, steps: Steps, n
             for name, value in got.percentiles.items():
                 goal = "under 1" if (name, rate) == ("p99", 2_000) else ""
                 work = f"published to readable answer at {rate:,} events/s, {name}"
-                rows.append(Row(work=work, peer="none", ours=value, theirs=None, unit="s", ratio=None, goal=goal, equal=same))
+                rows.append(
+                    Row(
+                        work=work,
+                        peer="none",
+                        ours=value,
+                        theirs=None,
+                        unit="s",
+                        ratio=None,
+                        goal=goal,
+                        equal=same,
+                    )
+                )
         scored(context, project, f"r{sizes.rates[0]}-probe-0")
-    notes.append(f"The publisher reached {', '.join(reached)} events/s. equal: the answers of all keys count every event, and each once.")
+    notes.append(
+        f"The publisher reached {', '.join(reached)} events/s. equal: the answers of all keys count every event, and each once."
+    )
     return rows
 
 
@@ -82,7 +94,9 @@ def scored(context: Context, project: Project, key: str) -> None:
     """Raise NotMeasuredError unless current rows were scored and their scores published."""
     row = context.views.current(project, key) or {}
     if row.get("score") is None or not sum(context.bus.ends(scores_topic(project.name)).values()):
-        raise NotMeasuredError(f"the current row of {key!r} was not scored and published ({row}): what was measured is not the whole stream")
+        raise NotMeasuredError(
+            f"the current row of {key!r} was not scored and published ({row}): what was measured is not the whole stream"
+        )
 
 
 def throughput(found: River, project: Project, sizes: Sizes, steps: Steps) -> list[Row]:
@@ -97,7 +111,10 @@ def throughput(found: River, project: Project, sizes: Sizes, steps: Steps) -> li
     times = (base + np.linspace(0, 600 * SECOND, sizes.drained)).astype(np.int64).tolist()
     context.bus.ensure_topics([TOPIC])
     before = context.bus.ends(TOPIC)[0]
-    context.bus.publish(TOPIC, ((None, message(ids[i], f"d{keys[i]}", float(values[i]), times[i])) for i in range(sizes.drained)))
+    context.bus.publish(
+        TOPIC,
+        ((None, message(ids[i], f"d{keys[i]}", float(values[i]), times[i])) for i in range(sizes.drained)),
+    )
     count = context.bus.ends(TOPIC)[0]
     steps.step(f"published {sizes.drained:,} events; the topic holds {count:,}")
     spark = context.spark
@@ -109,15 +126,32 @@ def throughput(found: River, project: Project, sizes: Sizes, steps: Steps) -> li
     same = check(context, project, before)
     scored(context, project, f"d{keys[0]}")
     context.close()
-    steps.step(f"drained: Cassandra {count / ours:,.0f}, nothing {count / theirs:,.0f} events/s, answers equal: {same}")
+    steps.step(
+        f"drained: Cassandra {count / ours:,.0f}, nothing {count / theirs:,.0f} events/s, answers equal: {same}"
+    )
     work = f"drain {count:,} events, two views, {KEYS} keys"
     peer = "the same query into a no-op sink"
-    return [Row(work=work, peer=peer, ours=count / ours, theirs=count / theirs, unit="events/s", ratio=theirs / ours, goal=">= 0.7", equal=same)]
+    return [
+        Row(
+            work=work,
+            peer=peer,
+            ours=count / ours,
+            theirs=count / theirs,
+            unit="events/s",
+            ratio=theirs / ours,
+            goal=">= 0.7",
+            equal=same,
+        )
+    ]
 
 
 def drain(spark: SparkSession, context: Context, project: Project, run: int) -> None:
     """The stream until it has read everything, from the beginning: what was there is written again as it was."""
-    for query in start(spark, replace(context.channel(once=True), checkpoints=str(context.settings.data / f"drain-{run}")), project):
+    for query in start(
+        spark,
+        replace(context.channel(once=True), checkpoints=str(context.settings.data / f"drain-{run}")),
+        project,
+    ):
         query.awaitTermination()
 
 
@@ -154,11 +188,17 @@ def check(context: Context, project: Project, start_at: int) -> bool:
                 xs[event["thing"]].append(event["x"])
     consumer.close()
     keys = sorted(xs)
-    for key, answer in zip(keys, context.answers.features(project, [{"thing": key} for key in keys]), strict=True):
+    for key, answer in zip(
+        keys, context.answers.features(project, [{"thing": key} for key in keys]), strict=True
+    ):
         values, mine = answer.values, xs[key]
         found = (values["n_1h"], values["events"], values["top_7d"], values["high_1d"])
         expected = (len(mine), len(mine), max(mine), sum(x > 60 for x in mine))
-        if found != expected or not np.isclose(float(str(values["total"])), sum(mine)) or not np.isclose(float(str(values["mean_1d"])), np.mean(mine)):
+        if (
+            found != expected
+            or not np.isclose(float(str(values["total"])), sum(mine))
+            or not np.isclose(float(str(values["mean_1d"])), np.mean(mine))
+        ):
             sys.stderr.write(f"{key}: {values} but {expected}\n")
             return False
     return bool(keys)
@@ -174,16 +214,35 @@ def amplification(found: River, project: Project, steps: Steps) -> list[Row]:
         times = range(now - 26 * HOUR, now, MINUTE // rate)
         tiers = [{(time // HOUR * HOUR, time // width * width) for time in times} for width in view.tiers]
         for fine, tier in enumerate(tiers):
-            insert = views.session.prepare(f"INSERT INTO {tiles_table(project.name, view, fine=bool(fine))} (key, slot, tile_start, state) VALUES (?, ?, ?, ?)")
-            execute_concurrent_with_args(views.session, insert, [(f"a{rate}", *place, empty) for place in sorted(tier)])
+            insert = views.session.prepare(
+                f"INSERT INTO {tiles_table(project.name, view, fine=bool(fine))} (key, slot, tile_start, state) VALUES (?, ?, ?, ?)"
+            )
+            execute_concurrent_with_args(
+                views.session, insert, [(f"a{rate}", *place, empty) for place in sorted(tier)]
+            )
         _, read = views.known(project.name, view, f"a{rate}", None, now)
         count = len(read.starts) + (len(read.fine.starts) if read.fine else 0) if read else 0
         asked = [{"thing": f"a{rate}"}]
-        took = statistics.median(seconds_of(partial(context.answers.features, project, asked)) for _ in range(50))
-        steps.step(f"{rate} events a minute: an answer reads {count} rows of {len(tiers[-1])}, {1e3 * took:.1f} ms")
+        took = statistics.median(
+            seconds_of(partial(context.answers.features, project, asked)) for _ in range(50)
+        )
+        steps.step(
+            f"{rate} events a minute: an answer reads {count} rows of {len(tiers[-1])}, {1e3 * took:.1f} ms"
+        )
         work = f"rows of tiles an answer reads, {rate} events a minute for 26 hours"
         theirs = len(tiers[-1])
-        rows.append(Row(work=work, peer="one tier of 5 minutes", ours=count, theirs=theirs, unit="rows", ratio=theirs / count, goal="tens", equal=None))
+        rows.append(
+            Row(
+                work=work,
+                peer="one tier of 5 minutes",
+                ours=count,
+                theirs=theirs,
+                unit="rows",
+                ratio=theirs / count,
+                goal="tens",
+                equal=None,
+            )
+        )
     context.close()
     return rows
 

@@ -6,15 +6,16 @@ import statistics
 import time
 from collections.abc import Callable
 
-from features.merge import LABELS, BatchPart, merge
-from stores.answers import Answers, now_micros
-from stores.json_values import encode
-from stores.models import Models
-from stores.parts import Parts
-from stores.predict import predict
-from stores.requests import Asked, read_asked
-from stores.states import unpack_rows
-from stores.views import Views
+from anabranch.answers.parts import Parts
+from anabranch.answers.predict import predict
+from anabranch.answers.requests import Asked, read_asked
+from anabranch.answers.service import Answers
+from anabranch.events.json_values import encode
+from anabranch.folds.merge import LABELS, BatchPart, merge
+from anabranch.folds.packing import unpack_rows
+from anabranch.stores.cassandra.views import Views
+from anabranch.stores.models.registry import Models
+from anabranch.values.times import now_micros
 from tests.bench.report import Row
 from tests.bench.serving_data import River
 
@@ -62,10 +63,26 @@ def stage_rows(found: River) -> list[Row]:
     stages = {
         "read the request": micros(lambda: read_asked(body, project)),
         "read and merge, alone on the wire: batch part and tiles": awaited(Answers(views)),
-        "read and merge, alone on the wire: tiles, the batch part cached": awaited(Answers(views, parts=Parts(10**8))),
+        "read and merge, alone on the wire: tiles, the batch part cached": awaited(
+            Answers(views, parts=Parts(10**8))
+        ),
         "of that: decode the batch part": micros(lambda: BatchPart(0, 0, unpack_rows(blob, width))),
         "of that: merge and finish": merging,
-        "score under ONNX Runtime, inputs and label included": micros(lambda: predict(project, scorer, [asked], [stored], now)),
+        "score under ONNX Runtime, inputs and label included": micros(
+            lambda: predict(project, scorer, [asked], [stored], now)
+        ),
         "write the answer": micros(lambda: encode(prediction.answer)),
     }
-    return [Row(work=f"stage: {name}", peer="none", ours=value, theirs=None, unit="us", ratio=None, goal="", equal=None) for name, value in stages.items()]
+    return [
+        Row(
+            work=f"stage: {name}",
+            peer="none",
+            ours=value,
+            theirs=None,
+            unit="us",
+            ratio=None,
+            goal="",
+            equal=None,
+        )
+        for name, value in stages.items()
+    ]

@@ -8,9 +8,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from jobs.session import class_archive, spark_session
-from jobs.settings import ROOT, Settings, load_settings
 from jobs.show import Steps
+from jobs.wiring.settings import ROOT, Settings, load_settings
+from jobs.wiring.spark_session import class_archive, spark_session
 from tests.bench.report import Row, save, seconds_of
 
 TURNS = 7
@@ -33,7 +33,12 @@ def job(data: Path, jars: Path, table: Path) -> None:
     def load_and_ask() -> None:
         session = spark_session(settings, "bench-start")
         session.range(ROWS).selectExpr("id", "id % 7 AS key").write.format("delta").save(str(table))
-        found.append(sum(row["count"] for row in session.read.format("delta").load(str(table)).groupBy("key").count().collect()))
+        found.append(
+            sum(
+                row["count"]
+                for row in session.read.format("delta").load(str(table)).groupBy("key").count().collect()
+            )
+        )
 
     start = seconds_of(lambda: spark_session(settings, "bench-start"))
     print(start, seconds_of(load_and_ask), found[0])
@@ -58,12 +63,25 @@ def main() -> None:
         for turn in range(1 if quick else TURNS):
             for way, jars in ways.items():
                 steps.step(f"turn {turn + 1}, {way} the archive")
-                command = [sys.executable, "-m", "tests.bench.start", "--job", str(folder / "data"), str(jars), str(folder / f"{way}-{turn}")]
-                told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+                command = [
+                    sys.executable,
+                    "-m",
+                    "tests.bench.start",
+                    "--job",
+                    str(folder / "data"),
+                    str(jars),
+                    str(folder / f"{way}-{turn}"),
+                ]
+                told = subprocess.run(
+                    command, cwd=ROOT, capture_output=True, text=True, check=True
+                ).stdout.split()
                 times[way].append([float(figure) for figure in told[-3:]])
     equal = {figures[2] for runs in times.values() for figures in runs} == {ROWS}
     rows = []
-    for work, of in (("a session of Spark", lambda run: run[0]), ("that, a load into a Delta table and a question to it", lambda run: run[0] + run[1])):
+    for work, of in (
+        ("a session of Spark", lambda run: run[0]),
+        ("that, a load into a Delta table and a question to it", lambda run: run[0] + run[1]),
+    ):
         ours, theirs = (statistics.median(map(of, times[way])) for way in ("with", "without"))
         rows.append(
             Row(
@@ -78,7 +96,9 @@ def main() -> None:
             )
         )
     size = class_archive(settings).stat().st_size >> 20
-    notes = [f"Processes of their own in turn; medians of {TURNS}. The archive has {size} MiB and is made by `make setup`."]
+    notes = [
+        f"Processes of their own in turn; medians of {TURNS}. The archive has {size} MiB and is made by `make setup`."
+    ]
     save("start", "How soon a job works", rows, ["pyspark", "delta-spark"], notes, dry=quick)
 
 

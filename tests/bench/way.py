@@ -9,10 +9,10 @@ import psutil
 from kafka import KafkaAdminClient, TopicPartition
 from pyspark.sql.streaming.query import StreamingQuery
 
-from features.declaration import Project
-from jobs.context import Context
-from jobs.processes import read_record
+from anabranch.declare.projects import Project
+from jobs.servers.processes import read_record
 from jobs.show import Steps
+from jobs.wiring.context import Context
 from tests.bench.freshness import NotMeasuredError
 from tests.bench.river import River
 from tests.bench.speed import TOPIC
@@ -62,7 +62,10 @@ class Bench:
     def begin(self) -> str:
         """The name of the next run, for which the topic is empty."""
         self.runs += 1
-        place, admin = TopicPartition(TOPIC, 0), KafkaAdminClient(bootstrap_servers=self.found.settings.bus.bootstrap_servers)
+        place, admin = (
+            TopicPartition(TOPIC, 0),
+            KafkaAdminClient(bootstrap_servers=self.found.settings.bus.bootstrap_servers),
+        )
         admin.delete_records({place: self.context.bus.ends(TOPIC)[0]})
         admin.close()
         return f"w{self.runs}"
@@ -73,13 +76,17 @@ class Bench:
         try:
             yield
         finally:
-            failures = [first_line(error) for error in (query.exception() for query in queries) if error is not None]
+            failures = [
+                first_line(error) for error in (query.exception() for query in queries) if error is not None
+            ]
             for query in queries:
                 query.stop()
             if failures:
                 raise NotMeasuredError(f"a query failed: {failures[0]}")
 
-    def watched(self, sent: Callable[[str], object], queries: list[StreamingQuery]) -> Callable[[str], object]:
+    def watched(
+        self, sent: Callable[[str], object], queries: list[StreamingQuery]
+    ) -> Callable[[str], object]:
         """`sent`, which gives up when there is nothing and a query that should bring it has ended."""
 
         def asked(key: str) -> object:
@@ -95,7 +102,11 @@ def first_line(error: Exception) -> str:
     """Of what Spark says when a query ends, the line that says why."""
     text = str(error).partition("terminated with exception: ")[2] or str(error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " ".join(next((line for line in lines if "upport" in line or "llowlist" in line), lines[0] if lines else "").split())[:400]
+    return " ".join(
+        next(
+            (line for line in lines if "upport" in line or "llowlist" in line), lines[0] if lines else ""
+        ).split()
+    )[:400]
 
 
 class Busy:
@@ -109,7 +120,11 @@ class Busy:
         self._began = (time.perf_counter(), self._seconds())
 
     def _seconds(self) -> float:
-        found = [each for pid in self._pids for each in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))]
+        found = [
+            each
+            for pid in self._pids
+            for each in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))
+        ]
         total = 0.0
         for process in found:
             try:

@@ -19,13 +19,12 @@ from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 from pyspark.sql.streaming.readwriter import DataStreamWriter
 
-from features.times import SECOND
-from jobs.processes import wait_until
+from anabranch.events.judging import good_events
+from anabranch.settings import ViewsSettings
+from anabranch.stores.cassandra.session import prepared, session_for
+from anabranch.values.times import SECOND, now_micros
+from jobs.servers.processes import wait_until
 from speed.views import live_tiles, query_settings
-from stores.answers import now_micros
-from stores.cassandra_session import prepared, session_for
-from stores.events import good_events
-from stores.settings import ViewsSettings
 from tests.bench.freshness import Freshness, NotMeasuredError, freshness, outcome, published, read_probes
 from tests.bench.publisher import PROBES, message
 from tests.bench.speed import KEYS, TOPIC
@@ -40,9 +39,13 @@ BATCH = "5 seconds"
 
 def tables(bench: Bench) -> tuple[list[Measured], list[str]]:
     """Into Cassandra: what was measured, the way to compare with first, and what Spark said where it would not."""
-    bench.context.views.session.execute(f"CREATE TABLE {TABLE} (thing text, at bigint, id text, x double, sent bigint, PRIMARY KEY (thing, at, id))")
+    bench.context.views.session.execute(
+        f"CREATE TABLE {TABLE} (thing text, at bigint, id text, x double, sent bigint, PRIMARY KEY (thing, at, id))"
+    )
     ways = {"micro-batches": into_table, "Real-Time Mode": lambda bench: real_time(into_table(bench))}
-    return _tried(bench, {f"events alone into Cassandra, {name}": way for name, way in ways.items()}, table_lag)
+    return _tried(
+        bench, {f"events alone into Cassandra, {name}": way for name, way in ways.items()}, table_lag
+    )
 
 
 def topics(bench: Bench) -> tuple[list[Measured], list[str]]:
@@ -57,7 +60,9 @@ def topics(bench: Bench) -> tuple[list[Measured], list[str]]:
 
 
 def _tried(
-    bench: Bench, ways: Mapping[str, Callable[[Bench], DataStreamWriter]], measure: Callable[[Bench, str, DataStreamWriter], Measured]
+    bench: Bench,
+    ways: Mapping[str, Callable[[Bench], DataStreamWriter]],
+    measure: Callable[[Bench, str, DataStreamWriter], Measured],
 ) -> tuple[list[Measured], list[str]]:
     measured, failed = list[Measured](), list[str]()
     for name, way in ways.items():
@@ -93,7 +98,9 @@ class IntoTable:
 
     def open(self, _partition: int, _epoch: int) -> bool:
         self._session = session_for(self._views)
-        self._insert = prepared(self._session, f"INSERT INTO {TABLE} (thing, at, id, x, sent) VALUES (?, ?, ?, ?, ?)")
+        self._insert = prepared(
+            self._session, f"INSERT INTO {TABLE} (thing, at, id, x, sent) VALUES (?, ?, ?, ?, ?)"
+        )
         self._waiting: list[object] = []
         return True
 
@@ -113,7 +120,11 @@ def into_table(bench: Bench) -> DataStreamWriter:
 
 def into_topic(bench: Bench) -> DataStreamWriter:
     message = alone(bench).select(F.col("id").alias("key"), F.to_json(F.struct("id", "sent")).alias("value"))
-    return message.writeStream.outputMode("update").format("kafka").options(**bench.context.bus.spark_options([]), topic=OUT)
+    return (
+        message.writeStream.outputMode("update")
+        .format("kafka")
+        .options(**bench.context.bus.spark_options([]), topic=OUT)
+    )
 
 
 def table_lag(bench: Bench, name: str, writer: DataStreamWriter) -> Measured:
@@ -132,7 +143,9 @@ def table_lag(bench: Bench, name: str, writer: DataStreamWriter) -> Measured:
     queries = [_started(bench, writer)]
     with bench.running(queries):
         sent = bench.watched(sent_in, queries)
-        bench.context.bus.publish(TOPIC, [(None, message(f"{run}-first", f"{run}-first-probe-0", 1.0, now_micros()))])
+        bench.context.bus.publish(
+            TOPIC, [(None, message(f"{run}-first", f"{run}-first-probe-0", 1.0, now_micros()))]
+        )
         read_probes(sent, f"{run}-first", 1)
         busy = Busy(bench)
         got = freshness(bench.found, TOPIC, sent, RATE, bench.sizes.warm, bench.sizes.alone, KEYS, run)
@@ -159,7 +172,9 @@ def topic_lag(bench: Bench, name: str, writer: DataStreamWriter) -> Measured:
     ids, sent, arrived = _appended(bench, since)
     late = sent >= sent[-1] - bench.sizes.alone * SECOND
     got = Freshness(rate=RATE, reached=reached, events=events, lags=(arrived - sent)[late] / SECOND)
-    same = sorted(name for name in ids if name.removeprefix(f"{run}-").isdigit()) == sorted(f"{run}-{number}" for number in range(events))
+    same = sorted(name for name in ids if name.removeprefix(f"{run}-").isdigit()) == sorted(
+        f"{run}-{number}" for number in range(events)
+    )
     bench.steps.step(f"{name}: {got}, {cores:.2f} cores, every event there once: {same}")
     return Measured(name=name, figures=got.percentiles, cores=cores, equal=same)
 
@@ -193,18 +208,37 @@ def refusals(bench: Bench) -> Iterator[str]:
     with query_settings(context.spark, channel):
         tiles = live_tiles(context.spark, channel, bench.project, source)
         wide = tiles.select(F.col("key"), F.to_json(F.struct("piece", "events")).alias("value"))
-        distinct = alone(bench).dropDuplicates(["id"]).select(F.col("id").alias("key"), F.col("thing").alias("value"))
+        distinct = (
+            alone(bench)
+            .dropDuplicates(["id"])
+            .select(F.col("id").alias("key"), F.col("thing").alias("value"))
+        )
 
         def written(frame: DataFrame) -> DataStreamWriter:
             return frame.writeStream.outputMode("update")
 
         tried = [
-            ("asynchronous progress, the stream's query", written(tiles).foreachBatch(_nothing).option(ASYNC, "true")),
-            ("asynchronous progress, its tiles into Kafka", written(wide).format("kafka").options(**kafka).option(ASYNC, "true")),
-            ("asynchronous progress, events alone into a foreach writer", into_table(bench).option(ASYNC, "true")),
+            (
+                "asynchronous progress, the stream's query",
+                written(tiles).foreachBatch(_nothing).option(ASYNC, "true"),
+            ),
+            (
+                "asynchronous progress, its tiles into Kafka",
+                written(wide).format("kafka").options(**kafka).option(ASYNC, "true"),
+            ),
+            (
+                "asynchronous progress, events alone into a foreach writer",
+                into_table(bench).option(ASYNC, "true"),
+            ),
             ("Real-Time Mode, the stream's query", real_time(written(tiles).foreachBatch(_nothing))),
-            ("Real-Time Mode, its tiles into Kafka", real_time(written(wide).format("kafka").options(**kafka))),
-            ("Real-Time Mode, de-duplicated events into Kafka", real_time(written(distinct).format("kafka").options(**kafka))),
+            (
+                "Real-Time Mode, its tiles into Kafka",
+                real_time(written(wide).format("kafka").options(**kafka)),
+            ),
+            (
+                "Real-Time Mode, de-duplicated events into Kafka",
+                real_time(written(distinct).format("kafka").options(**kafka)),
+            ),
         ]
         for name, writer in tried:
             yield f"{name}: {_said(bench, writer)}"

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from features.loading import load_project
-from jobs.context import Context
+from anabranch.declare.loading import load_project
+from anabranch.values.times import now_micros
 from jobs.show import Steps
+from jobs.wiring.context import Context
 from speed.views import start
-from stores.answers import now_micros
 from tests.bench.freshness import NotMeasuredError, counted, freshness, read_probes, sent_by
 from tests.bench.publisher import message
 from tests.bench.report import Row, save
@@ -66,7 +66,9 @@ def whole(bench: Bench, way: Way, warm: float, seconds: float) -> Measured:
     with bench.running(queries):
         sent = bench.watched(sent_by(context.answers, bench.project), queries)
         # No event waits for the query to start, so that none of it is in what is measured.
-        context.bus.publish(TOPIC, [(None, message(f"{run}-first", f"{run}-first-probe-0", 1.0, now_micros()))])
+        context.bus.publish(
+            TOPIC, [(None, message(f"{run}-first", f"{run}-first-probe-0", 1.0, now_micros()))]
+        )
         read_probes(sent, f"{run}-first", 1)
         busy = Busy(bench)
         got = freshness(bench.found, TOPIC, sent, RATE, warm, seconds, KEYS, run)
@@ -82,14 +84,39 @@ def rows_of(measured: list[Measured], against: Measured, peer: str) -> Iterator[
     for way in measured:
         for name, value in way.figures.items():
             theirs = against.figures[name]
-            yield Row(work=f"{way.name}: {name}", peer=peer, ours=value, theirs=theirs, unit="s", ratio=theirs / value, goal="", equal=way.equal)
-        yield Row(work=f"{way.name}: busy", peer=peer, ours=way.cores, theirs=against.cores, unit="cores", ratio=against.cores / way.cores, goal="", equal=None)
+            yield Row(
+                work=f"{way.name}: {name}",
+                peer=peer,
+                ours=value,
+                theirs=theirs,
+                unit="s",
+                ratio=theirs / value,
+                goal="",
+                equal=way.equal,
+            )
+        yield Row(
+            work=f"{way.name}: busy",
+            peer=peer,
+            ours=way.cores,
+            theirs=against.cores,
+            unit="cores",
+            ratio=against.cores / way.cores,
+            goal="",
+            equal=None,
+        )
 
 
 def mean(measured: list[Measured]) -> Measured:
     """Of several runs of one way."""
-    figures = {name: float(np.mean([each.figures[name] for each in measured])) for name in measured[0].figures}
-    return Measured(name=measured[0].name, figures=figures, cores=float(np.mean([each.cores for each in measured])), equal=all(each.equal for each in measured))
+    figures = {
+        name: float(np.mean([each.figures[name] for each in measured])) for name in measured[0].figures
+    }
+    return Measured(
+        name=measured[0].name,
+        figures=figures,
+        cores=float(np.mean([each.cores for each in measured])),
+        equal=all(each.equal for each in measured),
+    )
 
 
 def measure(bench: Bench) -> tuple[list[Row], list[str]]:
@@ -103,10 +130,24 @@ def measure(bench: Bench) -> tuple[list[Row], list[str]]:
     present = mean([way for way in streams if way.name == PRESENT.name])
     rows = list(rows_of(streams, present, "as it is, mean of its three runs"))
     (into_tables, no_tables), (into_topics, no_topics) = tables(bench), topics(bench)
-    rows += [*rows_of(into_tables, into_tables[0], "in micro-batches"), *rows_of(into_topics, into_topics[0], "in micro-batches")]
+    rows += [
+        *rows_of(into_tables, into_tables[0], "in micro-batches"),
+        *rows_of(into_topics, into_topics[0], "in micro-batches"),
+    ]
     raw, tiles, count = hour_of_one_key(bench, "w1-k0")
     work = f"read of one key for an answer: its raw events of an hour ({count:,} rows), not folded yet"
-    rows.append(Row(work=work, peer="answer from tiles", ours=raw, theirs=tiles, unit="ms", ratio=tiles / raw, goal="", equal=None))
+    rows.append(
+        Row(
+            work=work,
+            peer="answer from tiles",
+            ours=raw,
+            theirs=tiles,
+            unit="ms",
+            ratio=tiles / raw,
+            goal="",
+            equal=None,
+        )
+    )
     return rows, [*no_tables, *no_topics, *refusals(bench)]
 
 
@@ -132,7 +173,14 @@ def main(arguments: list[str]) -> None:
         f"busy: cores of Spark's JVM, its Python workers and Cassandra. Real-Time Mode with batches of {BATCH}.",
         *(f"Tried too: {text}" for text in refused),
     ]
-    save("ways", "Ways to run the stream", rows, ["pyspark", "cassandra-driver", "kafka-python"], notes, dry=quick)
+    save(
+        "ways",
+        "Ways to run the stream",
+        rows,
+        ["pyspark", "cassandra-driver", "kafka-python"],
+        notes,
+        dry=quick,
+    )
 
 
 if __name__ == "__main__":

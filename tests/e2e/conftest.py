@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from jobs.settings import Settings
+from jobs.wiring.settings import Settings
 from tests.conftest import free_ports
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from tests.heart_river import Lived
+    from tests.support.heart_river import Lived
 
 
 @pytest.fixture(scope="session")
 def lived(servers: Settings, spark: "SparkSession", tmp_path_factory: pytest.TempPathFactory) -> "Lived":
     """The river of heart_disease, run once."""
-    from tests.heart_river import live
+    from tests.support.heart_river import live
 
     return live(servers, spark, tmp_path_factory.mktemp("heart"))
 
@@ -35,9 +35,9 @@ def rest_of_heart(lived: "Lived") -> Iterator[str]:
 @contextmanager
 def running(settings: Settings, **changes: Any) -> Iterator[str]:
     """The address of a REST server with these settings of serving; stopped at the end."""
-    from jobs.processes import wait_until
-    from jobs.serve import serve
-    from jobs.server import accepts
+    from jobs.servers.processes import wait_until
+    from jobs.servers.server import accepts
+    from jobs.wiring.serve import serve
 
     (port,) = free_ports(1)
     ours = replace(settings, serving=replace(settings.serving, port=port, **changes))

@@ -8,13 +8,12 @@ import pytest
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from features.errors import AnabranchError
-from features.times import format_time, from_micros
-from jobs import analysis_verbs
-from jobs.analysis import Analysis
-from jobs.answering import from_lake
-from stores.answers import now_micros
-from tests.heart_river import PATIENT, Lived
+from anabranch.errors import AnabranchError
+from anabranch.values.times import format_time, from_micros, now_micros
+from jobs.cli import analysis as analysis_verbs
+from jobs.flows.analysis import Analysis
+from jobs.flows.answering import from_lake
+from tests.support.heart_river import PATIENT, Lived
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +21,14 @@ def analysis(lived: Lived) -> Iterator[Analysis]:
     found = Analysis(lived.context)
     found.register(["heart_disease"])
     yield found
-    for name in ("current", "scores", "history", "quarantine", "predictions", *(f"events_{source}" for source in lived.project.sources)):
+    for name in (
+        "current",
+        "scores",
+        "history",
+        "quarantine",
+        "predictions",
+        *(f"events_{source}" for source in lived.project.sources),
+    ):
         lived.context.spark.catalog.dropGlobalTempView(f"heart_disease_{name}")
 
 
@@ -38,10 +44,16 @@ def test_current_rows_are_a_table_of_spark(analysis: Analysis, lived: Lived) -> 
     found, known = row.asDict(), dict(lived.context.views.current(lived.project, PATIENT) or {})
     assert found.pop("as_of").timestamp() == known.pop("as_of").timestamp()
     assert found == known
-    looked_up = spark.sql(f"SELECT key, score FROM anabranch.heart_disease_scores WHERE key IN ('{PATIENT}', 'nobody')")
+    looked_up = spark.sql(
+        f"SELECT key, score FROM anabranch.heart_disease_scores WHERE key IN ('{PATIENT}', 'nobody')"
+    )
     assert [found["key"] for found in looked_up.collect()] == [PATIENT]
-    sick = spark.sql("SELECT count(*) AS n FROM anabranch.heart_disease_scores WHERE score > 0.5 AND layer = 'batch'").collect()[0]["n"]
-    assert sick == sum(1 for found in table.collect() if found["score"] > 0.5 and found["layer"] == "batch") > 50
+    sick = spark.sql(
+        "SELECT count(*) AS n FROM anabranch.heart_disease_scores WHERE score > 0.5 AND layer = 'batch'"
+    ).collect()[0]["n"]
+    assert (
+        sick == sum(1 for found in table.collect() if found["score"] > 0.5 and found["layer"] == "batch") > 50
+    )
 
 
 def test_the_last_row_of_a_keys_history_is_its_current_row(analysis: Analysis, lived: Lived) -> None:
@@ -54,7 +66,9 @@ def test_the_last_row_of_a_keys_history_is_its_current_row(analysis: Analysis, l
     slots = {key: row.pop("slot") for key, row in newest.items()}
     assert newest == current
     assert {row["layer"] for row in current.values()} == {"batch", "speed"}
-    assert all(row["as_of"].timestamp() // 3600 * 3600 == slots[key].timestamp() for key, row in current.items())
+    assert all(
+        row["as_of"].timestamp() // 3600 * 3600 == slots[key].timestamp() for key, row in current.items()
+    )
     mine = history.where(F.col("key") == PATIENT)
     assert mine.rdd.getNumPartitions() == 1  # its partition, not ranges of the table
     assert {row["key"] for row in mine.collect()} == {PATIENT}
@@ -68,13 +82,18 @@ def test_history_of_the_lake_joins_with_current_rows(analysis: Analysis, lived: 
     assert len(found) == 303
     assert all(row["chol"] == row["now"] for row in found)
     names = {row["tableName"] for row in lived.context.spark.sql("SHOW TABLES IN anabranch").collect()}
-    assert names >= {f"heart_disease_{name}" for name in ("current", "scores", "events_exams", "events_bracelet", "quarantine", "predictions")}
+    assert names >= {
+        f"heart_disease_{name}"
+        for name in ("current", "scores", "events_exams", "events_bracelet", "quarantine", "predictions")
+    }
 
 
 def test_no_plan_and_no_table_shows_a_password_or_an_address(analysis: Analysis, lived: Lived) -> None:
     frame = lived.context.spark.table("anabranch.heart_disease_current")
     port = str(lived.context.settings.views.port)
-    text = frame._jdf.queryExecution().toString() + str(lived.context.spark.sql("DESCRIBE EXTENDED anabranch.heart_disease_current").collect())
+    text = frame._jdf.queryExecution().toString() + str(
+        lived.context.spark.sql("DESCRIBE EXTENDED anabranch.heart_disease_current").collect()
+    )
     assert port not in text
     assert "password" not in text
 
@@ -83,10 +102,14 @@ def values(lived: Lived, row: Any) -> dict[str, Any]:
     return {column.name: row[column.name] for column in lived.project.columns}
 
 
-def test_batch_and_speed_are_merged_at_a_time_as_serving_merges_them(analysis: Analysis, lived: Lived) -> None:
+def test_batch_and_speed_are_merged_at_a_time_as_serving_merges_them(
+    analysis: Analysis, lived: Lived
+) -> None:
     at = now_micros() // 1_000_000 * 1_000_000
     moment = f"{from_micros(at):%Y-%m-%d %H:%M:%S}"
-    found = lived.context.spark.sql(f"SELECT * FROM heart_disease_at(TABLE(SELECT key FROM anabranch.heart_disease_scores), TIMESTAMP '{moment}')").collect()
+    found = lived.context.spark.sql(
+        f"SELECT * FROM heart_disease_at(TABLE(SELECT key FROM anabranch.heart_disease_scores), TIMESTAMP '{moment}')"
+    ).collect()
     assert len(found) == 303
     keys = [{"patient_id": row["key"]} for row in found]
     served = lived.context.answers.features(lived.project, keys, at)
@@ -98,7 +121,10 @@ def test_batch_and_speed_are_merged_at_a_time_as_serving_merges_them(analysis: A
         assert (row["as_of"].timestamp(), row["degraded"], row["layer"]) == (at / 1e6, None, "merged")
     patient = next(row for row in found if row["key"] == PATIENT)
     assert patient["readings_7d"] == lived.after["features"]["readings_7d"]
-    by_frame = {row["key"]: values(lived, row) for row in analysis.answers_at(lived.project, format_time(at), [PATIENT, "nobody"]).collect()}
+    by_frame = {
+        row["key"]: values(lived, row)
+        for row in analysis.answers_at(lived.project, format_time(at), [PATIENT, "nobody"]).collect()
+    }
     assert by_frame[PATIENT] == pytest.approx(values(lived, patient))
     assert by_frame["nobody"]["readings_1h"] == 0
     assert len(analysis.answers_at(lived.project, keys=[PATIENT]).collect()) == 1
@@ -114,14 +140,16 @@ def test_before_the_cut_the_lake_answers(analysis: Analysis, lived: Lived) -> No
         analysis.answers_at(lived.project, "2999-01-01T00:00:00Z")
 
 
-def test_the_verb_sql_prints_a_table_or_json(lived: Lived, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verb_sql_prints_a_table_or_json(
+    lived: Lived, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Kept:
         """The run's own context, which outlives the verb."""
 
         def __new__(cls, _: object) -> Any:
             return lived.context
 
-    monkeypatch.setattr("jobs.context.Context", Kept)
+    monkeypatch.setattr("jobs.wiring.context.Context", Kept)
     monkeypatch.setattr(lived.context, "close", lambda: None, raising=False)
     statement = "SELECT key, score FROM anabranch.heart_disease_scores ORDER BY score DESC"
     analysis_verbs.sql(statement, most=3, as_json=True)

@@ -18,15 +18,15 @@ from typing import Any
 
 import pytest
 
-from jobs.settings import ROOT, Settings
-from stores.hdfs import Hdfs
-from stores.progress import Silent
+from anabranch.progress import Silent
+from anabranch.stores.files.hdfs import Hdfs
+from jobs.wiring.settings import ROOT, Settings
 from tests.conftest import free_ports
 
 # An aggregate of the declaration's own: executors know it only by value.
 VISITS = '''"""Who comes back?"""
 
-from features import Count, FeatureView, Label, Max, Mean, Model, Project, Source
+from anabranch import Count, FeatureView, Label, Max, Mean, Model, Project, Source
 
 
 class Visits(Count):
@@ -45,7 +45,7 @@ project = Project(
 RUNNER = f"""
 import contextlib, io, json, sys
 sys.path[0] = {str(ROOT)!r}
-from jobs.cli import main
+from jobs.cli.main import main
 with open(sys.argv[1]) as commands, open(sys.argv[2], "w") as told:
     for line in commands:
         out, err = io.StringIO(), io.StringIO()
@@ -74,7 +74,12 @@ class River:
 def some_visits(count: int) -> list[Row]:
     """Visits of nine guests."""
     return [
-        {"visit": f"v{i}", "guest": f"g{i * 7 % 9}", "at": (START + timedelta(minutes=97 * i)).isoformat().replace("+00:00", "Z"), "spent": i * 37 % 101}
+        {
+            "visit": f"v{i}",
+            "guest": f"g{i * 7 % 9}",
+            "at": (START + timedelta(minutes=97 * i)).isoformat().replace("+00:00", "Z"),
+            "spent": i * 37 % 101,
+        }
         for i in range(count)
     ]
 
@@ -125,7 +130,9 @@ def submit(master: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def river(spark_cluster: str, servers: Settings, environment: dict[str, str], folder: Path) -> Iterator[River]:
+def river(
+    spark_cluster: str, servers: Settings, environment: dict[str, str], folder: Path
+) -> Iterator[River]:
     name = f"visits_{uuid.uuid4().hex[:8]}"
     root = environment["ANABRANCH__PATHS__LAKE"].removesuffix("/lake")
     (folder / f"{name}.py").write_text(VISITS.format(name=name))
@@ -139,11 +146,20 @@ def river(spark_cluster: str, servers: Settings, environment: dict[str, str], fo
         "train": ["train", name],
         "build": ["build", name],
         "stream": ["stream", name, "--once"],
-        "features": ["features", name, "--at", write(folder / "asked.csv", asked), "--out", f"{root}/features"],
+        "features": [
+            "features",
+            name,
+            "--at",
+            write(folder / "asked.csv", asked),
+            "--out",
+            f"{root}/features",
+        ],
         "score": ["score", name, "--in", f"{root}/features", "--out", f"{root}/scores"],
         "answer": ["answer", name, "g3"],
     }
-    (folder / "commands").write_text("".join(json.dumps([*words, "--json"]) + "\n" for words in commands.values()))
+    (folder / "commands").write_text(
+        "".join(json.dumps([*words, "--json"]) + "\n" for words in commands.values())
+    )
     done = subprocess.run(
         [*submit(spark_cluster), str(folder / "runner.py"), str(folder / "commands"), str(folder / "told")],
         cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=900,
@@ -162,7 +178,10 @@ def river(spark_cluster: str, servers: Settings, environment: dict[str, str], fo
 def test_files_and_topics_land_in_hdfs(river: River) -> None:
     assert (river.said["ingest"]["rows"], river.said["publish"]["published"]) == (150, 50)
     assert river.said["land"]["sources"]["visits"]["rows"] == 50
-    paths = {entry.path for entry in Hdfs(river.settings.files).entries(f"/cluster/lake/{river.name}/events/visits")}
+    paths = {
+        entry.path
+        for entry in Hdfs(river.settings.files).entries(f"/cluster/lake/{river.name}/events/visits")
+    }
     assert f"/cluster/lake/{river.name}/events/visits/_delta_log" in paths
 
 
@@ -192,7 +211,9 @@ def test_features_and_scores_are_written_to_hdfs_by_the_executors(river: River, 
     rows = {row["guest"]: row for row in pq.read_table(tmp_path / "scores").to_pylist()}
     before = START + timedelta(days=9)
     for guest, row in rows.items():
-        assert row["visits_lifetime"] == sum(each["guest"] == guest and datetime.fromisoformat(each["at"]) < before for each in river.rows)
+        assert row["visits_lifetime"] == sum(
+            each["guest"] == guest and datetime.fromisoformat(each["at"]) < before for each in river.rows
+        )
         assert 0 <= row["score"] <= 1
 
 
@@ -212,8 +233,12 @@ def test_a_job_script_on_the_cluster_verifies_what_is_served(river: River, spark
     assert " INFO " not in done.stderr + done.stdout
 
 
-@pytest.mark.parametrize(("verb", "server", "port"), [("land", "Kafka", "KAFKA_PORT"), ("build", "Cassandra", "CASSANDRA_PORT")])
-def test_a_job_whose_server_is_down_fails_with_one_sentence(river: River, verb: str, server: str, port: str) -> None:
+@pytest.mark.parametrize(
+    ("verb", "server", "port"), [("land", "Kafka", "KAFKA_PORT"), ("build", "Cassandra", "CASSANDRA_PORT")]
+)
+def test_a_job_whose_server_is_down_fails_with_one_sentence(
+    river: River, verb: str, server: str, port: str
+) -> None:
     away = {**river.environment, f"ANABRANCH__SERVERS__{port}": str(free_ports(1)[0])}
     done = subprocess.run(
         [sys.executable, str(ROOT / "jobs" / f"{verb}.py"), river.name],

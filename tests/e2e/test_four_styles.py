@@ -12,35 +12,34 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
-from batch.exporting import export
-from batch.landing import ingest
-from batch.landing_topics import land
-from batch.scoring import score_path
-from batch.scoring_inputs import with_features
-from batch.training import train
-from features.declaration import Project
-from features.times import DAY, HOUR, format_time, parse_time
-from jobs.building import build_project
-from jobs.context import Context
-from jobs.serve import build
-from jobs.settings import Settings
+from anabranch.declare.projects import Project
+from anabranch.progress import Silent
+from anabranch.settings import ModelsSettings
+from anabranch.stores.files.hdfs import Hdfs
+from anabranch.stores.kafka.bus import Bus
+from anabranch.values.times import DAY, HOUR, format_time, now_micros, parse_time
+from batch.landing.ingest import ingest
+from batch.landing.topics import land
+from batch.release.exporting import export
+from batch.scoring.data_sets import score_path
+from batch.scoring.given import with_features
+from batch.training.train import train
+from jobs.flows.building import build_project
 from jobs.show import Steps
-from serving.http import Request
+from jobs.wiring.context import Context
+from jobs.wiring.serve import build
+from jobs.wiring.settings import Settings
+from serving.http.messages import Request
 from speed.requests import prepare_requests, requests_topic, start_requests
 from speed.views import scores_topic, start
-from stores.answers import now_micros
-from stores.bus import Bus
-from stores.hdfs import Hdfs
-from stores.progress import Silent
-from stores.settings import ModelsSettings
-from tests.edge import device, scored
-from tests.servers.test_builds import wait_for_a_cut
-from tests.servers.test_bus import read
+from tests.servers.batch.test_builds import wait_for_a_cut
+from tests.servers.stores.test_bus import read
+from tests.support.edge import device, scored
 
 KEYS = [f"w{number:04d}" for number in range(1_000)]
 SINGLE = KEYS[::5]
 DECLARATION = """
-from features import Count, FeatureView, Label, Last, Max, Mean, Model, Project, Source, Sum
+from anabranch import Count, FeatureView, Label, Last, Max, Mean, Model, Project, Source, Sum
 
 visits = Source(name="visits", id="id", time="at",
                 schema="id STRING, who STRING, at TIMESTAMP, pages INT, town STRING, paid DOUBLE, member BOOLEAN, joined DATE")
@@ -74,11 +73,21 @@ def write_events(folder: Path) -> None:
         towns = ["Oslo", "Bergen"] if number < 600 else ["Oslo", "Rome"]
         pages = random.integers(0, 25, 3)
         for visit in range(3):
-            cells = [str(pages[visit]), random.choice(towns), f"{random.normal(50, 20):.2f}", random.choice(["true", "false"]), f"20{10 + number % 14}-02-03"]
+            cells = [
+                str(pages[visit]),
+                random.choice(towns),
+                f"{random.normal(50, 20):.2f}",
+                random.choice(["true", "false"]),
+                f"20{10 + number % 14}-02-03",
+            ]
             shown = ["" if random.random() < 1 / 6 else cell for cell in cells]
-            visits.append(",".join([f"v{number}-{visit}", key, f"2024-03-0{1 + visit}T0{number % 10}:00:00Z", *shown]))
+            visits.append(
+                ",".join([f"v{number}-{visit}", key, f"2024-03-0{1 + visit}T0{number % 10}:00:00Z", *shown])
+            )
         if number < 600:
-            outcomes.append(f"o{number},{key},2024-04-{1 + number % 28:02d}T00:00:00Z,{int(pages.sum() + spent_before(number) + random.normal(0, 8) > 44)}")
+            outcomes.append(
+                f"o{number},{key},2024-04-{1 + number % 28:02d}T00:00:00Z,{int(pages.sum() + spent_before(number) + random.normal(0, 8) > 44)}"
+            )
     (folder / "visits.csv").write_text("\n".join(visits) + "\n")
     (folder / "outcomes.csv").write_text("\n".join(outcomes) + "\n")
     (folder / "keys.csv").write_text("\n".join(["who", *KEYS]) + "\n")
@@ -93,7 +102,12 @@ def clicks(bus: Bus, project: Project, name: str, when: Callable[[int], int | No
     """Publish a click of each key at a time of its own, unless that is None."""
     times = [(number, when(number)) for number in range(len(KEYS))]
     events = [
-        {"id": f"{name}-{number}", "who": KEYS[number], "at": format_time(at), "spent": spent_before(number) if name == "then" else number % 23}
+        {
+            "id": f"{name}-{number}",
+            "who": KEYS[number],
+            "at": format_time(at),
+            "spent": spent_before(number) if name == "then" else number % 23,
+        }
         for number, at in times
         if at is not None
     ]
@@ -106,14 +120,21 @@ def styles(servers: Settings, spark: SparkSession, tmp_path_factory: pytest.Temp
     folder, name = tmp_path_factory.mktemp("styles"), f"styles_{uuid.uuid4().hex[:8]}"
     (folder / f"{name}.py").write_text(DECLARATION.format(name=name))
     write_events(folder)
-    registry = ModelsSettings(tracking_uri=f"sqlite:///{folder}/mlflow.db", artifact_root=str(folder / "artifacts"))
+    registry = ModelsSettings(
+        tracking_uri=f"sqlite:///{folder}/mlflow.db", artifact_root=str(folder / "artifacts")
+    )
     ours = replace(servers, projects=(folder,), models=registry)
     context = Context(ours)
     project, lake, models = context.project(name), context.lake, context.models
     for source in ("visits", "outcomes"):
         ingest(spark, lake, project, source, [str(folder / f"{source}.csv")], ours.times, Silent())
     outcome, now = parse_time("2024-04-01T00:00:00Z"), now_micros()
-    clicks(context.bus, project, "then", lambda number: outcome + (number % 28) * DAY - 2 * HOUR if number < 600 else None)
+    clicks(
+        context.bus,
+        project,
+        "then",
+        lambda number: outcome + (number % 28) * DAY - 2 * HOUR if number < 600 else None,
+    )
     clicks(context.bus, project, "before", lambda _: now - 2 * DAY)
     wait_for_a_cut(ours)
     build_project(context, project, None, Steps())
@@ -123,7 +144,9 @@ def styles(servers: Settings, spark: SparkSession, tmp_path_factory: pytest.Temp
         assert query.awaitTermination(300), "the clicks are not taken in"
     land(spark, lake, context.bus, project, ours.times, Silent())
     scorer = models.scorer(name)
-    assert scorer.both({feature: [None] for feature in scorer.features})[1] is not None, "single answers are to come from ONNX"
+    assert scorer.both({feature: [None] for feature in scorer.features})[1] is not None, (
+        "single answers are to come from ONNX"
+    )
     score_path(spark, lake, models, project, folder / "keys.csv", folder / "scores", None, Silent())
     mass = {row["who"]: row.asDict() for row in spark.read.parquet(str(folder / "scores")).collect()}
     export(models, project, str(folder / "bundle"), None, Silent(), Hdfs(ours.files))
@@ -133,7 +156,14 @@ def styles(servers: Settings, spark: SparkSession, tmp_path_factory: pytest.Temp
     answers = scored(folder / "bundle", device(folder / "device"), rows)
     edge = {row["who"]: answer for row, answer in zip(rows, answers, strict=True)}
     rest, single, features = over_rest(ours, name)
-    return Styles(mass=mass, rest=rest, single=single, edge=edge, messages=by_message(context, project), features=features)
+    return Styles(
+        mass=mass,
+        rest=rest,
+        single=single,
+        edge=edge,
+        messages=by_message(context, project),
+        features=features,
+    )
 
 
 def over_rest(settings: Settings, name: str) -> list[dict[str, Any]]:
@@ -149,7 +179,11 @@ def over_rest(settings: Settings, name: str) -> list[dict[str, Any]]:
     async def asked() -> list[dict[str, Any]]:
         many = (await ask("POST", "predict", {"keys": KEYS}))["predictions"]
         single = {key: await ask("POST", "predict", {"key": key}) for key in SINGLE}
-        return [{answer["key"]: answer for answer in many}, single, {key: (await ask("GET", f"features/{key}"))["features"] for key in SINGLE}]
+        return [
+            {answer["key"]: answer for answer in many},
+            single,
+            {key: (await ask("GET", f"features/{key}"))["features"] for key in SINGLE},
+        ]
 
     return asyncio.run(asked())
 
@@ -158,10 +192,15 @@ def by_message(context: Context, project: Project) -> dict[str, Mapping[str, Any
     """A request a key on the topic of score requests, all of them answered by one run of the stream's query."""
     channel = context.channel(once=True)
     prepare_requests(channel, project)
-    context.bus.publish(requests_topic(project.name), [(None, json.dumps({"request_id": key, "key": key}).encode()) for key in KEYS])
+    context.bus.publish(
+        requests_topic(project.name),
+        [(None, json.dumps({"request_id": key, "key": key}).encode()) for key in KEYS],
+    )
     query = start_requests(context.spark, channel, project)
     assert query.awaitTermination(300), "the requests are not answered"
-    answers = [json.loads(value or b"") for _, _, _, value, _, _ in read(context.bus, scores_topic(project.name))]
+    answers = [
+        json.loads(value or b"") for _, _, _, value, _, _ in read(context.bus, scores_topic(project.name))
+    ]
     return {answer["request_id"]: answer for answer in answers if "request_id" in answer}
 
 
@@ -182,13 +221,18 @@ def test_keys_asked_one_by_one_which_onnx_scores_have_the_score_of_all_styles(st
     assert len(styles.single) == 200
     for key, answer in styles.single.items():
         assert answer["score"] == pytest.approx(styles.mass[key]["score"], rel=0, abs=1e-6)
-        assert {name: answer[name] for name in ("label", "model_version")} == {name: styles.mass[key][name] for name in ("label", "model_version")}
+        assert {name: answer[name] for name in ("label", "model_version")} == {
+            name: styles.mass[key][name] for name in ("label", "model_version")
+        }
 
 
 def test_windows_take_events_of_batch_and_stream(styles: Styles) -> None:
     found = {key: (values["clicks_7d"], values["spent_7d"]) for key, values in styles.features.items()}
     numbers = {key: int(key[1:]) for key in SINGLE}
-    assert found == {key: (2, 2.0 * (number % 23)) if number % 3 else (1, float(number % 23)) for key, number in numbers.items()}
+    assert found == {
+        key: (2, 2.0 * (number % 23)) if number % 3 else (1, float(number % 23))
+        for key, number in numbers.items()
+    }
 
 
 def test_the_thousand_keys_tell_something(styles: Styles) -> None:

@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.demo import EXAMPLE
-from tests.heart import DATA
-from tests.heart_river import READINGS, Lived
+from tests.support.heart import DATA
+from tests.support.heart_river import READINGS, Lived
 
 
 def test_every_real_exam_and_diagnosis_lands(lived: Lived) -> None:
@@ -38,9 +38,14 @@ def test_readings_and_a_new_exam_change_features_and_score_by_the_stream(lived: 
 
 def test_the_current_row_is_the_answer(lived: Lived) -> None:
     names = [column.name for column in lived.project.columns]
-    assert {name: lived.current[name] for name in names} == pytest.approx({name: lived.after["features"][name] for name in names})
+    assert {name: lived.current[name] for name in names} == pytest.approx(
+        {name: lived.after["features"][name] for name in names}
+    )
     assert lived.current["score"] == pytest.approx(lived.after["score"], abs=1e-6)
-    assert (lived.current["model_version"], lived.current["batch_version"]) == (lived.trained.version, lived.built.manifest.batch_version)
+    assert (lived.current["model_version"], lived.current["batch_version"]) == (
+        lived.trained.version,
+        lived.built.manifest.batch_version,
+    )
 
 
 def test_every_patient_is_scored(lived: Lived) -> None:

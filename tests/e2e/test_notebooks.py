@@ -7,8 +7,8 @@ import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from jobs.settings import ROOT
-from tests.heart_river import PATIENT, Lived
+from jobs.wiring.settings import ROOT
+from tests.support.heart_river import PATIENT, Lived
 
 NOTEBOOKS = ROOT / "notebooks"
 
@@ -25,13 +25,18 @@ def client(lived: Lived, tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         "ANABRANCH__TIME__SLOT": f"{settings.times.slot_seconds}s",
         "ANABRANCH__SPARK__SHUFFLE_PARTITIONS": "2",
         "PYTHONPATH": str(ROOT),
-        **{name: str(folder / name.lower()) for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR")},
+        **{
+            name: str(folder / name.lower())
+            for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR")
+        },
     }
     with pytest.MonkeyPatch.context() as patched:
         for name, value in environment.items():
             patched.setenv(name, value)
         empty = nbformat.v4.new_notebook()  # type: ignore[no-untyped-call]
-        found = NotebookClient(empty, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}})
+        found = NotebookClient(
+            empty, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
+        )
         with found.setup_kernel():
             yield found
 
@@ -47,7 +52,11 @@ def run(client: NotebookClient, name: str) -> str:
 
 def said(output: NotebookNode) -> str:
     data = output.get("data", {})
-    return str(output.get("text", "")) + str(data.get("text/plain", "")) + ("[picture]" if "image/png" in data else "")
+    return (
+        str(output.get("text", ""))
+        + str(data.get("text/plain", ""))
+        + ("[picture]" if "image/png" in data else "")
+    )
 
 
 def test_analyst_queries_runs_over_the_real_data(client: NotebookClient, lived: Lived) -> None:
@@ -57,7 +66,9 @@ def test_analyst_queries_runs_over_the_real_data(client: NotebookClient, lived: 
     assert f"{lived.after['features']['readings_7d']}" in told
 
 
-def test_ad_hoc_training_registers_a_version_that_does_not_serve(client: NotebookClient, lived: Lived) -> None:
+def test_ad_hoc_training_registers_a_version_that_does_not_serve(
+    client: NotebookClient, lived: Lived
+) -> None:
     told = run(client, "ad_hoc_training.ipynb")
     assert "303 labels, 0 left out" in told
     assert "[picture]" in told

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from jobs.processes import wait_until
-from stores.answers import now_micros
-from stores.keys import ApiKeys
-from stores.measures import Measure, Measures
-from stores.samples import sample_current
-from tests.devtools import tab
+from anabranch.stores.cassandra.measures import Measure, Measures
+from anabranch.stores.cassandra.samples import sample_current
+from anabranch.stores.files.api_keys import ApiKeys
+from anabranch.values.times import now_micros
+from jobs.servers.processes import wait_until
 from tests.e2e.conftest import running
-from tests.heart_river import PATIENT, Lived
+from tests.support.devtools import tab
+from tests.support.heart_river import PATIENT, Lived
 
 FORM = """document.querySelector('form[data-path="/v1/projects/heart_disease/predict"]')"""
 
@@ -30,7 +30,9 @@ class Browser:
     """Headless Chromium: what it makes of a page, and what it looks like."""
 
     def __init__(self, folder: Path) -> None:
-        program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+        program = next(
+            filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+        )
         assert program is not None, "chromium is not found: 'make browser-programs' installs it"
         self.command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--force-color-profile=srgb",
                         "--disable-background-networking", "--no-first-run", f"--user-data-dir={folder}"]  # fmt: skip
@@ -43,7 +45,9 @@ class Browser:
         return file
 
     def _run(self, *arguments: str) -> str:
-        done = subprocess.run([*self.command, *arguments], capture_output=True, text=True, timeout=90, check=False)
+        done = subprocess.run(
+            [*self.command, *arguments], capture_output=True, text=True, timeout=90, check=False
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
 
@@ -75,8 +79,14 @@ def measured(lived: Lived) -> float:
     mean = fmean(row.score for row in sample_current(views, lived.project, 1000) if row.score is not None)
     now = datetime.now(tz=UTC)
     versions = {"project": "heart_disease", "version": lived.trained.version}
-    found = [Measure(subject="scores", name="mean", at=now - timedelta(hours=hours), value=mean, **versions) for hours in (2, 1, 0)]
-    found += [Measure(subject="model", name=name, at=now, value=lived.trained.metrics[name], **versions) for name in ("roc_auc", "log_loss")]
+    found = [
+        Measure(subject="scores", name="mean", at=now - timedelta(hours=hours), value=mean, **versions)
+        for hours in (2, 1, 0)
+    ]
+    found += [
+        Measure(subject="model", name=name, at=now, value=lived.trained.metrics[name], **versions)
+        for name in ("roc_auc", "log_loss")
+    ]
     Measures.of(views.settings).write(found)
     return mean
 
@@ -109,21 +119,40 @@ def test_the_catalogue_tells_what_the_real_stores_know(ready: str, lived: Lived)
     assert found["freshness"]["kept"] is True
 
 
-def test_a_browser_shows_the_projects_and_one_as_a_data_product(ready: str, lived: Lived, browser: Browser, measured: float) -> None:
+def test_a_browser_shows_the_projects_and_one_as_a_data_product(
+    ready: str, lived: Lived, browser: Browser, measured: float
+) -> None:
     home = Read(browser.document(f"{ready}/"))
     metric = f"{lived.trained.metrics['roc_auc']:.4f}"
     for said in ("heart_disease", "cardiology", metric, str(lived.built.manifest.batch_version)):
         assert said in home.text, said
     product = Read(browser.document(f"{ready}/projects/heart_disease"))
-    for said in (metric, "Scores of all 303 keys", "bpm_mean_1h", "accepted", "latest_exam303 keys", "scores: mean", f"{measured:,.4g}", "kept"):
+    for said in (
+        metric,
+        "Scores of all 303 keys",
+        "bpm_mean_1h",
+        "accepted",
+        "latest_exam303 keys",
+        "scores: mean",
+        f"{measured:,.4g}",
+        "kept",
+    ):
         assert said in product.text, said
     assert "Not known now" not in product.text
     assert product.names.count("rect") == 20
 
 
-def test_a_browser_shows_a_key_with_its_score_and_its_windows(ready: str, lived: Lived, browser: Browser) -> None:
+def test_a_browser_shows_a_key_with_its_score_and_its_windows(
+    ready: str, lived: Lived, browser: Browser
+) -> None:
     page = Read(browser.document(f"{ready}/projects/heart_disease/keys/{PATIENT}"))
-    for said in (PATIENT, f"{lived.after['score']:,.4g}", f"{lived.after['features']['readings_7d']:,}", "155", "speed"):
+    for said in (
+        PATIENT,
+        f"{lived.after['score']:,.4g}",
+        f"{lived.after['features']['readings_7d']:,}",
+        "155",
+        "speed",
+    ):
         assert said in page.text, said
 
 
@@ -138,7 +167,9 @@ def test_the_model_card_and_the_reports_of_the_gate_are_shown(ready: str) -> Non
         assert b"<h2>Expectations</h2>" in response.read()
 
 
-def test_a_reader_signs_in_to_the_docs_and_tries_a_call_with_a_key_typed_there(lived: Lived, browser: Browser) -> None:
+def test_a_reader_signs_in_to_the_docs_and_tries_a_call_with_a_key_typed_there(
+    lived: Lived, browser: Browser
+) -> None:
     settings = lived.context.settings
     key = ApiKeys(settings.data / "keys.json").add("heart_disease", now_micros())[1]
     with running(settings, auth="on") as address, tab(browser.command, password=key) as page:
@@ -157,7 +188,9 @@ def test_a_reader_signs_in_to_the_docs_and_tries_a_call_with_a_key_typed_there(l
         assert answered.startswith("200")
         assert f'"model_version": "{lived.trained.version}"' in answered
         chosen = f"{FORM}.querySelector('select')"
-        page.run(f"{chosen}.selectedIndex = 2; {chosen}.dispatchEvent(new Event('change', {{bubbles: true}}))")
+        page.run(
+            f"{chosen}.selectedIndex = 2; {chosen}.dispatchEvent(new Event('change', {{bubbles: true}}))"
+        )
         answered = tried()
         assert (answered[:3], '"predictions": [' in answered) == ("200", True)
 
@@ -165,7 +198,9 @@ def test_a_reader_signs_in_to_the_docs_and_tries_a_call_with_a_key_typed_there(l
 def _ready(address: str, key: str) -> bool:
     """Whether a key's score is given, which needs the model and the stores."""
     asked = Request(
-        f"{address}/v1/projects/heart_disease/predict", json.dumps({"key": PATIENT}).encode(), {"content-type": "application/json", "x-api-key": key}
+        f"{address}/v1/projects/heart_disease/predict",
+        json.dumps({"key": PATIENT}).encode(),
+        {"content-type": "application/json", "x-api-key": key},
     )
     try:
         with urlopen(asked) as response:
@@ -174,8 +209,12 @@ def _ready(address: str, key: str) -> bool:
         return False
 
 
-@pytest.mark.parametrize(("name", "path", "height"), [("projects", "/", 620), ("product", "/projects/heart_disease", 1650)])
-def test_the_pictures_of_the_pages_are_not_blank(ready: str, browser: Browser, pictures: Path, name: str, path: str, height: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "path", "height"), [("projects", "/", 620), ("product", "/projects/heart_disease", 1650)]
+)
+def test_the_pictures_of_the_pages_are_not_blank(
+    ready: str, browser: Browser, pictures: Path, name: str, path: str, height: int
+) -> None:
     file = browser.picture(f"{ready}{path}", pictures / f"{name}.png", height)
     image = np.rint(imread(file)[:, :, :3] * 255).astype(np.int64)
     assert image.shape == (height, 1280, 3)

@@ -18,29 +18,28 @@ import numpy as np
 import pytest
 from kafka import KafkaConsumer
 
+from anabranch.declare.loading import load_project
+from anabranch.declare.projects import Project
+from anabranch.folds.packing import pack_extras
+from anabranch.settings import ModelsSettings
+from anabranch.stores.cassandra.manifest import Manifest
+from anabranch.stores.cassandra.views import Views
+from anabranch.stores.models.inputs import model_inputs
+from anabranch.stores.models.registry import Models, TrainingRecord
+from anabranch.stores.models.scoring import InputCoder
+from anabranch.values.times import HOUR, floor_to, format_time, now_micros
 from batch.trainers import TrainingRows, fit
-from features.declaration import Project
-from features.loading import load_project
-from features.times import HOUR, floor_to, format_time
-from jobs.cli import main
-from jobs.processes import read_record
-from jobs.serve import serve
-from jobs.settings import Settings
-from stores.answers import now_micros
-from stores.manifest import Manifest
-from stores.model_inputs import model_inputs
-from stores.model_scoring import InputCoder
-from stores.models import Models, TrainingRecord
-from stores.settings import ModelsSettings
-from stores.states import pack_extras
-from stores.views import Views
+from jobs.cli.main import main
+from jobs.servers.processes import read_record
+from jobs.wiring.serve import serve
+from jobs.wiring.settings import Settings
 from tests.conftest import free_ports
-from tests.law import SCHEMA, SLACK, batch_part
-from tests.oracle import Event
+from tests.support.law import SCHEMA, SLACK, batch_part
+from tests.support.oracle import Event
 
 T = TypeVar("T")
 DECLARATION = """
-from features import Count, FeatureView, Label, Model, Project, Source, Sum
+from anabranch import Count, FeatureView, Label, Model, Project, Source, Sum
 
 things = Source(name="things", topic="{name}-things", id="id", time="time", schema="{schema}")
 view = FeatureView(name="seen", source=things, key="who", features={{"x_sum": Sum("x"), "x_count": Count("x")}})
@@ -57,12 +56,19 @@ class Rest:
     views: Views
     models: Models
 
-    def ask(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> tuple[int, Any]:
+    def ask(
+        self, method: str, path: str, body: Any = None, content_type: str = "application/json"
+    ) -> tuple[int, Any]:
         """Status and document of an answer; a body of bytes is sent as it is."""
         connection = http.client.HTTPConnection("127.0.0.1", self.settings.serving.port, timeout=20)
         try:
             text = body if body is None or isinstance(body, bytes) else json.dumps(body)
-            connection.request(method, path.format(p=f"/v1/projects/{self.project.name}"), text, {"content-type": content_type})
+            connection.request(
+                method,
+                path.format(p=f"/v1/projects/{self.project.name}"),
+                text,
+                {"content-type": content_type},
+            )
             response = connection.getresponse()
             return response.status, json.loads(response.read())
         finally:
@@ -81,10 +87,15 @@ def until(seconds: float, look: Callable[[], T | None], what: str) -> T:
 
 def train(models: Models, project: Project, version: str, *, promoted: bool = True) -> None:
     """Log a small model, and promote it."""
-    columns: dict[str, list[Any]] = {"x_sum": [1.0, 50.0, None, 70.0] * 25, "x_count": [1.0, 2.0, 3.0, 4.0] * 25}
+    columns: dict[str, list[Any]] = {
+        "x_sum": [1.0, 50.0, None, 70.0] * 25,
+        "x_count": [1.0, 2.0, 3.0, 4.0] * 25,
+    }
     inputs = model_inputs(project)
     matrix = InputCoder([given.described() for given in inputs]).matrix(columns)
-    rows = TrainingRows(matrix=matrix, target=np.array([0.0, 1.0, 0.0, 1.0] * 25), inputs=inputs, task="class")
+    rows = TrainingRows(
+        matrix=matrix, target=np.array([0.0, 1.0, 0.0, 1.0] * 25), inputs=inputs, task="class"
+    )
     example = {name: values[:3] for name, values in columns.items()}
     record = TrainingRecord(metrics={"roc_auc": 1.0}, parameters={}, lake_versions={}, example=example)
     assert models.log(project, record, fit("xgboost", rows)) == version
@@ -98,7 +109,9 @@ def build(views: Views, project: Project, cut: int, model_version: str | None = 
     before = views.manifest(project.name)
     version = views.new_version(project.name, before.batch_version + 1 if before else 1)
     table = views.create_batch_table(project.name, view.name, version)
-    events = [Event(id=str(i), key="k1", time=cut - i * HOUR, arrival=cut - i * HOUR, x=float(i)) for i in (1, 2, 3)]
+    events = [
+        Event(id=str(i), key="k1", time=cut - i * HOUR, arrival=cut - i * HOUR, x=float(i)) for i in (1, 2, 3)
+    ]
     part = batch_part(view, events, cut)
     statement = f"INSERT INTO {table} (key, states, extras) VALUES (%s, %s, %s)"
     views.session.execute(statement, ("k1", part.rows.astype("<f8").tobytes(), pack_extras(part.extras)))
@@ -120,7 +133,9 @@ def build(views: Views, project: Project, cut: int, model_version: str | None = 
 
 @pytest.fixture(scope="module")
 def rest(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rest]:
-    with running(servers, tmp_path_factory.mktemp("rest"), shadow_buffer=100_000) as found:  # room for all that is asked while a test waits
+    with running(
+        servers, tmp_path_factory.mktemp("rest"), shadow_buffer=100_000
+    ) as found:  # room for all that is asked while a test waits
         yield found
 
 
@@ -128,9 +143,18 @@ def rest(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def running(settings: Settings, folder: Path, **serving: Any) -> Iterator[Rest]:
     """A server over a project of its own, with these settings; it ends in peace."""
     name = f"rest_{uuid.uuid4().hex[:8]}"
-    (folder / f"{name}.py").write_text(DECLARATION.format(name=name, schema=SCHEMA.replace("key STRING", "who STRING")))
-    registry = ModelsSettings(tracking_uri=f"sqlite:///{folder}/mlflow.db", artifact_root=str(folder / "artifacts"))
-    ours = replace(settings, projects=(folder,), models=registry, serving=replace(settings.serving, port=free_ports(1)[0], **serving))
+    (folder / f"{name}.py").write_text(
+        DECLARATION.format(name=name, schema=SCHEMA.replace("key STRING", "who STRING"))
+    )
+    registry = ModelsSettings(
+        tracking_uri=f"sqlite:///{folder}/mlflow.db", artifact_root=str(folder / "artifacts")
+    )
+    ours = replace(
+        settings,
+        projects=(folder,),
+        models=registry,
+        serving=replace(settings.serving, port=free_ports(1)[0], **serving),
+    )
     process = multiprocessing.get_context("spawn").Process(target=serve, args=(ours,))
     process.start()
     found = Rest(ours, load_project(name, ours.projects), Views(ours.views), Models(registry))
@@ -152,7 +176,9 @@ def test_river_of_answers(rest: Rest) -> None:
     """From a server with nothing below it to merged answers, one thing coming after the other."""
     given = {"features": {"x_sum": 50.0, "x_count": 2}}
 
-    status, problem = until(60, lambda: _with(rest.ask("POST", "{p}/predict", given), "anabranch train"), "the advice to train")
+    status, problem = until(
+        60, lambda: _with(rest.ask("POST", "{p}/predict", given), "anabranch train"), "the advice to train"
+    )
     assert (status, problem["title"]) == (503, "Service Unavailable")
     status, problem = rest.ask("GET", "/readyz")
     assert (status, problem["store"], problem["bus"]) == (503, "ok", "ok")
@@ -160,8 +186,15 @@ def test_river_of_answers(rest: Rest) -> None:
 
     train(rest.models, rest.project, "1")
     status, answer = until(30, lambda: _good(rest.ask("POST", "{p}/predict", given)), "the model")
-    assert (answer["model_version"], answer["label"], answer["batch_version"], answer["degraded"]) == ("1", 1, None, False)
-    assert answer["score"] == pytest.approx(rest.models.scorer(rest.project.name, "1").score({"x_sum": [50.0], "x_count": [2]})[0])
+    assert (answer["model_version"], answer["label"], answer["batch_version"], answer["degraded"]) == (
+        "1",
+        1,
+        None,
+        False,
+    )
+    assert answer["score"] == pytest.approx(
+        rest.models.scorer(rest.project.name, "1").score({"x_sum": [50.0], "x_count": [2]})[0]
+    )
     assert rest.ask("GET", "/readyz")[0] == 200
 
     cut = floor_to(now_micros(), HOUR)
@@ -179,22 +212,46 @@ def test_river_of_answers(rest: Rest) -> None:
     assert (nobody["features"]["x_sum"], nobody["known"]) == (None, False)
     status, problem = rest.ask("POST", "{p}/predict", {"key": "never"})
     assert (status, problem["type"], problem["field"]) == (404, "urn:anabranch:problem:unknown-key", "key")
-    assert rest.ask("POST", "{p}/predict", {"key": "never", "features": {"x_count": 3}})[1]["batch_version"] == version
+    assert (
+        rest.ask("POST", "{p}/predict", {"key": "never", "features": {"x_count": 3}})[1]["batch_version"]
+        == version
+    )
     status, several = rest.ask("POST", "{p}/predict", {"keys": ["k1", "never", *["k1"] * 300, "k1"]})
     scores = [several["predictions"][position]["score"] for position in (0, -1)]
     assert status == 200
-    assert scores == pytest.approx([answer["score"]] * 2, abs=1e-6)  # many rows are scored by the native model
+    assert scores == pytest.approx(
+        [answer["score"]] * 2, abs=1e-6
+    )  # many rows are scored by the native model
     assert several["predictions"][1] == {"key": "never", "error": {**problem, "field": "keys[1]"}}
-    for attempt in ("' OR '1'='1", "k1'; DROP TABLE manifest; --", "../../etc/passwd", "${jndi:ldap://x}", "{{7*7}}", "k1\u0000", "%27%20--"):
+    for attempt in (
+        "' OR '1'='1",
+        "k1'; DROP TABLE manifest; --",
+        "../../etc/passwd",
+        "${jndi:ldap://x}",
+        "{{7*7}}",
+        "k1\u0000",
+        "%27%20--",
+    ):
         found = rest.ask("POST", "{p}/predict", {"key": attempt})
-        assert (found[0], found[1]["type"], found[1]["field"]) == (404, "urn:anabranch:problem:unknown-key", "key")
-        assert rest.ask("GET", f"{{p}}/features/{quote(attempt, safe='')}")[1]["features"] == {"x_sum": None, "x_count": 0}
+        assert (found[0], found[1]["type"], found[1]["field"]) == (
+            404,
+            "urn:anabranch:problem:unknown-key",
+            "key",
+        )
+        assert rest.ask("GET", f"{{p}}/features/{quote(attempt, safe='')}")[1]["features"] == {
+            "x_sum": None,
+            "x_count": 0,
+        }
     assert rest.views.manifest(rest.project.name) is not None
 
     started = time.monotonic()
     train(rest.models, rest.project, "2")
     promoted = time.monotonic()
-    until(30, lambda: (rest.ask("POST", "{p}/predict", given)[1]["model_version"] == "2") or None, "the promoted model")
+    until(
+        30,
+        lambda: (rest.ask("POST", "{p}/predict", given)[1]["model_version"] == "2") or None,
+        "the promoted model",
+    )
     assert time.monotonic() - promoted < 3 + (promoted - started)
 
 
@@ -206,7 +263,16 @@ def test_events_reach_their_topic_and_predictions_theirs(rest: Rest) -> None:
     assert _messages(rest, f"{rest.project.name}-things") == [event]
     until(30, lambda: _good(rest.ask("POST", "{p}/predict", {"features": {"x_count": 7}})), "the model")
     sent = until(
-        20, lambda: [r for r in _messages(rest, f"predictions.{rest.project.name}") if r["asked"]["features"] == {"x_count": 7}] or None, "the prediction"
+        20,
+        lambda: (
+            [
+                r
+                for r in _messages(rest, f"predictions.{rest.project.name}")
+                if r["asked"]["features"] == {"x_count": 7}
+            ]
+            or None
+        ),
+        "the prediction",
     )
     assert sent[0]["answered"]["model_version"] == sent[0]["versions"]["model"]
 
@@ -231,13 +297,22 @@ def test_bad_input_is_a_4xx_with_a_reason_and_changes_nothing(rest: Rest) -> Non
         ("events/things", [good, {**good, "x": "much"}], 422, "[1].x"),
         ("events/things", [good, {**good, "who": None}], 422, "[1].who"),
         ("events/things", [good, {**good, "time": "9999-01-01"}], 422, "[1].time"),
-        ("events/things", b'[{"id": "e3", "who": "k1", "time": "2024-05-01T12:00:00Z", "x": Infinity}]', 422, "[0].x"),
+        (
+            "events/things",
+            b'[{"id": "e3", "who": "k1", "time": "2024-05-01T12:00:00Z", "x": Infinity}]',
+            422,
+            "[0].x",
+        ),
         ("events/nothing", good, 404, None),
     ]
     state = _state(rest, 1)
     for path, body, status, field in asked:
         found, problem = rest.ask("POST", f"{{p}}/{path}", body)
-        assert (found, problem["status"], problem.get("field")) == (status, status, field), (path, body if len(str(body)) < 200 else path, problem)
+        assert (found, problem["status"], problem.get("field")) == (status, status, field), (
+            path,
+            body if len(str(body)) < 200 else path,
+            problem,
+        )
         assert problem["type"].startswith("urn:anabranch:problem:")
         assert problem["detail"]
     for path, body in (("predict", {"features": {"x_count": 1}}), ("events/things", good)):
@@ -259,7 +334,10 @@ def _state(rest: Rest, number: int) -> dict[str, Any]:
         return found if any(one["asked"]["features"] == mark for one in found) else None
 
     predictions = len(until(20, marked, "the mark"))
-    tables = rest.views.session.execute("SELECT table_name FROM system_schema.tables WHERE keyspace_name = %s", (rest.views.settings.keyspace,))
+    tables = rest.views.session.execute(
+        "SELECT table_name FROM system_schema.tables WHERE keyspace_name = %s",
+        (rest.views.settings.keyspace,),
+    )
     return {
         "predictions": predictions,
         "events": _messages(rest, f"{rest.project.name}-things"),
@@ -269,7 +347,9 @@ def _state(rest: Rest, number: int) -> dict[str, Any]:
 
 
 @pytest.fixture
-def verb(rest: Rest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+def verb(
+    rest: Rest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Any]:
     """A command of the command line over the same stores; what it says as JSON."""
     views = rest.settings.views
     told = {
@@ -294,19 +374,30 @@ def test_a_rollback_of_the_model_alone_is_served_within_seconds(rest: Rest, verb
     def rolled_back() -> Any:
         said = verb("rollback", rest.project.name, "--model")
         assert said["devices_told"] is True
-        return until(4, lambda: _by_model(rest.ask("POST", "{p}/predict", {"key": "k1"}), said["champion"]), "the model before")
+        return until(
+            4,
+            lambda: _by_model(rest.ask("POST", "{p}/predict", {"key": "k1"}), said["champion"]),
+            "the model before",
+        )
 
     back, forward = rolled_back(), rolled_back()
     assert (back["model_version"], forward["model_version"]) == ("1", "2")
     assert back["batch_version"] == forward["batch_version"] == before["batch_version"]
 
 
-def test_a_shadow_and_a_canary_are_seen_within_seconds_and_reported(rest: Rest, verb: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_shadow_and_a_canary_are_seen_within_seconds_and_reported(
+    rest: Rest, verb: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     name, keys = rest.project.name, [f"t{number}" for number in range(200)]
 
     def answering() -> set[str]:
-        asked = [{"key": key, "features": {"x_count": 1}} for key in keys]  # nobody knows these keys: only with a feature they are scored
-        return {one["model_version"] for one in rest.ask("POST", "{p}/predict", {"instances": asked})[1]["predictions"]}
+        asked = [
+            {"key": key, "features": {"x_count": 1}} for key in keys
+        ]  # nobody knows these keys: only with a feature they are scored
+        return {
+            one["model_version"]
+            for one in rest.ask("POST", "{p}/predict", {"instances": asked})[1]["predictions"]
+        }
 
     def trial() -> Any:
         return rest.ask("GET", "{p}")[1]["model"]["trial"]
@@ -322,9 +413,13 @@ def test_a_shadow_and_a_canary_are_seen_within_seconds_and_reported(rest: Rest, 
         return found if set(found) == {"shadow", "canary"} else None
 
     found = until(30, reported, "both comparisons")
-    assert found["shadow"]["rows"] % 200 == 0  # whole requests: it was the shadow of some more before it was seen as canary
+    assert (
+        found["shadow"]["rows"] % 200 == 0
+    )  # whole requests: it was the shadow of some more before it was seen as canary
     assert (found["canary"]["version"], found["canary"]["champion"]) == ("1", "2")
-    assert all(0 <= one["flips"] <= 1 and one["p99_apart"] < 1e-6 for one in found.values())  # trained on the same rows
+    assert all(
+        0 <= one["flips"] <= 1 and one["p99_apart"] < 1e-6 for one in found.values()
+    )  # trained on the same rows
     assert any("canary 30%" in one["aliases"] for one in verb("models", name)["models"])
     assert main(["promote", name, "2", "--canary", "10%"]) == 2
     assert "it is the champion" in capsys.readouterr().err
@@ -343,7 +438,9 @@ def test_cassandra_that_stands_still_leaves_degraded_answers_of_known_keys(rest:
         assert (status, answer["degraded"]) == (200, True)
         assert "are missing, for Cassandra" in answer["degraded_reason"]
         assert rest.ask("POST", "{p}/predict", {"key": "never seen before"})[0] == 503
-        assert rest.ask("POST", "{p}/predict", {"key": "asked before"})[0] == 503  # by now the stream may know it
+        assert (
+            rest.ask("POST", "{p}/predict", {"key": "asked before"})[0] == 503
+        )  # by now the stream may know it
         for _ in range(4):
             rest.ask("POST", "{p}/predict", {"key": "k1"})
         started = time.monotonic()
@@ -353,7 +450,9 @@ def test_cassandra_that_stands_still_leaves_degraded_answers_of_known_keys(rest:
         assert rest.ask("GET", "/healthz")[0] == 200
     finally:
         os.kill(record.pid, signal.SIGCONT)
-    until(30, lambda: _fresh(rest.ask("POST", "{p}/predict", {"key": "k1"})), "an answer that is not degraded")
+    until(
+        30, lambda: _fresh(rest.ask("POST", "{p}/predict", {"key": "k1"})), "an answer that is not degraded"
+    )
 
 
 def _fresh(answer: tuple[int, Any]) -> bool | None:
@@ -365,15 +464,32 @@ def test_current_row_is_read(rest: Rest) -> None:
     assert (status, problem["type"], problem["field"]) == (404, "urn:anabranch:problem:unknown-key", "key")
     rest.views.ensure_current(rest.project)
     as_of = now_micros()
-    row = {"key": "k1", "score": 0.25, "label": 0, "model_version": "1", "batch_version": 1, "layer": "speed", "x_sum": 6.0, "x_count": 3}
+    row = {
+        "key": "k1",
+        "score": 0.25,
+        "label": 0,
+        "model_version": "1",
+        "batch_version": 1,
+        "layer": "speed",
+        "x_sum": 6.0,
+        "x_count": 3,
+    }
     rest.views.write_current(rest.project.name, [row], as_of)
     answer = until(10, lambda: _good(rest.ask("GET", "{p}/scores/k1"), "score"), "the row")[1]
-    assert (answer["score"], answer["layer"], answer["features"]) == (0.25, "speed", {"x_sum": 6.0, "x_count": 3})
+    assert (answer["score"], answer["layer"], answer["features"]) == (
+        0.25,
+        "speed",
+        {"x_sum": 6.0, "x_count": 3},
+    )
 
 
 def _messages(rest: Rest, topic: str) -> list[Any]:
     consumer = KafkaConsumer(
-        topic, bootstrap_servers=rest.settings.bus.bootstrap_servers, auto_offset_reset="earliest", enable_auto_commit=False, consumer_timeout_ms=2000
+        topic,
+        bootstrap_servers=rest.settings.bus.bootstrap_servers,
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        consumer_timeout_ms=2000,
     )
     try:
         return [json.loads(message.value) for message in consumer]

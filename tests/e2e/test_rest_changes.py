@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 
+from anabranch.stores.models.registry import Models
+from anabranch.values.times import HOUR, floor_to, now_micros
 from batch.views import rollback
-from features.times import HOUR, floor_to
-from jobs import servers as embedded
-from jobs.settings import Settings
-from stores.answers import now_micros
-from stores.models import Models
+from jobs.servers import embedded
+from jobs.wiring.settings import Settings
 from tests.e2e.test_rest import Rest, build, running, train, until
 
 SEEN_WITHIN = 5.0  # seconds; two looks take 2, and this machine may be busy
@@ -31,7 +30,11 @@ def rest(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with running(servers, tmp_path_factory.mktemp("rest"), prediction_buffer=BUFFER) as found:
         train(found.models, found.project, "1")
         version = build(found.views, found.project, floor_to(now_micros(), HOUR), "1")
-        until(60, lambda: _pair(found.ask("POST", "{p}/predict", {"key": "k1"})) == (version, "1") or None, "the first answer")
+        until(
+            60,
+            lambda: _pair(found.ask("POST", "{p}/predict", {"key": "k1"})) == (version, "1") or None,
+            "the first answer",
+        )
         yield found
 
 
@@ -110,7 +113,10 @@ def test_callers_see_each_change_soon_and_never_a_mixture(rest: Rest) -> None:
             thread.join()
     for caller in callers:
         assert not caller.failed
-        assert [pair for pair, _ in groupby(pair for _, pair in caller.told)] == [(first, "1"), *(expected for _, expected in changes)]
+        assert [pair for pair, _ in groupby(pair for _, pair in caller.told)] == [
+            (first, "1"),
+            *(expected for _, expected in changes),
+        ]
     settled = rest.views.manifest(name)
     assert settled is not None
     assert settled.replaces is None
@@ -133,7 +139,11 @@ def test_a_rollback_that_was_cut_off_is_served_whole_and_completed_by_repeating_
         rollback(rest.views, CutOffRegistry(rest.models.settings), rest.project)
     expected = (wanted.batch_version, wanted.model_version)
     assert (rest.models.champion(name), wanted.model_version) == ("3", "2")
-    until(30, lambda: _pair(rest.ask("POST", "{p}/predict", {"key": "k1"})) == expected or None, "the version before")
+    until(
+        30,
+        lambda: _pair(rest.ask("POST", "{p}/predict", {"key": "k1"})) == expected or None,
+        "the version before",
+    )
     assert rollback(rest.views, rest.models, rest.project).batch_version == wanted.batch_version
     assert rest.models.champion(name) == wanted.model_version
     assert _pair(rest.ask("POST", "{p}/predict", {"key": "k1"})) == expected
@@ -141,13 +151,21 @@ def test_a_rollback_that_was_cut_off_is_served_whole_and_completed_by_repeating_
     assert rest.models.champion(name) == "3"
 
 
-def test_without_kafka_predictions_are_answered_in_time_kept_up_to_the_buffer_and_sent_when_it_is_back(rest: Rest) -> None:
+def test_without_kafka_predictions_are_answered_in_time_kept_up_to_the_buffer_and_sent_when_it_is_back(
+    rest: Rest,
+) -> None:
     until(30, lambda: _counted(rest, "anabranch_predictions_buffered") == 0 or None, "an empty buffer")
-    published, dropped = (_counted(rest, f"anabranch_predictions_{what}") for what in ("published_total", 'dropped_total{reason="buffer full"}'))
+    published, dropped = (
+        _counted(rest, f"anabranch_predictions_{what}")
+        for what in ("published_total", 'dropped_total{reason="buffer full"}')
+    )
     embedded.down(rest.settings, ["kafka"])
     try:
         started = time.monotonic()
-        answers = [rest.ask("POST", "{p}/predict", {"features": {"x_sum": 50.0, "x_count": 2}}) for _ in range(BUFFER + 7)]
+        answers = [
+            rest.ask("POST", "{p}/predict", {"features": {"x_sum": 50.0, "x_count": 2}})
+            for _ in range(BUFFER + 7)
+        ]
         seconds = time.monotonic() - started
         assert [status for status, _ in answers] == [200] * len(answers)
         assert not any(answer["degraded"] for _, answer in answers)
@@ -162,7 +180,11 @@ def test_without_kafka_predictions_are_answered_in_time_kept_up_to_the_buffer_an
         assert problem["bus"] != "ok"
     finally:
         embedded.up(rest.settings, ["kafka"])
-    until(60, lambda: _counted(rest, "anabranch_predictions_published_total") == published + BUFFER or None, "what waited")
+    until(
+        60,
+        lambda: _counted(rest, "anabranch_predictions_published_total") == published + BUFFER or None,
+        "what waited",
+    )
     assert _counted(rest, "anabranch_predictions_buffered") == 0
 
 

@@ -21,13 +21,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.model_verbs import _commit
-from jobs.settings import ROOT, Settings
-from stores.models import Models
+from anabranch.stores.models.registry import Models
+from jobs.cli.models import _commit
+from jobs.wiring.settings import ROOT, Settings
 
 FLIGHTS = '''"""Which departures will be late? By plane and by airport."""
 
-from features import Count, FeatureView, Label, Last, Max, Mean, Model, Project, Source, Sum
+from anabranch import Count, FeatureView, Label, Last, Max, Mean, Model, Project, Source, Sum
 
 flights = Source(
     name="flights",
@@ -58,7 +58,7 @@ project = Project(
 '''
 HOUSES = '''"""What is a house worth? A number, from files alone."""
 
-from features import FeatureView, Label, Last, Model, Project, Source
+from anabranch import FeatureView, Label, Last, Model, Project, Source
 
 offers = Source(name="offers", id="offer", time="at", schema="offer BIGINT, house INT, at DATE, area DOUBLE, kind STRING")
 sales = Source(name="sales", id="sale", time="at", schema="sale BIGINT, house INT, at DATE, price DOUBLE")
@@ -70,7 +70,7 @@ project = Project(
 # Runs the commands it reads, one JSON list a line, and says what came of each: a JVM is started once for all of them.
 RUNNER = """
 import contextlib, io, json, sys
-from jobs.cli import main
+from jobs.cli.main import main
 for line in sys.stdin:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -194,11 +194,19 @@ def recount(flights: Sequence[Row], tailnum: str, origin: str, at: datetime) -> 
     }
     airport = [row for row in known if row["origin"] == origin]
     midnight = {"hour": 0, "minute": 0, "second": 0, "microsecond": 0}
-    tails = {"1d": (at - DAY).replace(minute=0, second=0, microsecond=0), "30d": (at - 30 * DAY).replace(**midnight), "lifetime": None}  # type: ignore[arg-type]
+    tails = {
+        "1d": (at - DAY).replace(minute=0, second=0, microsecond=0),
+        "30d": (at - 30 * DAY).replace(**midnight),  # type: ignore[arg-type]
+        "lifetime": None,
+    }
     for name, tail in tails.items():
         inside = [row["dep_delay"] for row in airport if tail is None or row["at"] >= tail]
         there = [delay for delay in inside if delay is not None]
-        found |= {f"departures_{name}": len(inside), f"late_{name}": sum(delay > 15 for delay in there), f"delay_max_{name}": max(there, default=None)}
+        found |= {
+            f"departures_{name}": len(inside),
+            f"late_{name}": sum(delay > 15 for delay in there),
+            f"delay_max_{name}": max(there, default=None),
+        }
     return found
 
 
@@ -225,8 +233,15 @@ def flown(commands: Commands) -> Flown:
     (folder / f"{name}.py").write_text(FLIGHTS.format(name=name))
     flights = some_flights(320)
     first, more = flights[:300], flights[300:]
-    bad = [{**first[0], "flight_id": "bad1", "distance": "far"}, {**first[0], "flight_id": "bad2", "tailnum": "", "origin": ""}]
-    asked = [{"tailnum": f"N{i}", "origin": o, "departed_at": ASKED.isoformat()} for i in range(13) for o in ("EWR", "LGA")]
+    bad = [
+        {**first[0], "flight_id": "bad1", "distance": "far"},
+        {**first[0], "flight_id": "bad2", "tailnum": "", "origin": ""},
+    ]
+    asked = [
+        {"tailnum": f"N{i}", "origin": o, "departed_at": ASKED.isoformat()}
+        for i in range(13)
+        for o in ("EWR", "LGA")
+    ]
     run("projects", "projects", "--json")
     run("check", "check", name, "--json")
     run("ingest", "ingest", name, "flights", write(folder / "flights.csv", [*first, *bad]), "--json")
@@ -240,11 +255,25 @@ def flown(commands: Commands) -> Flown:
     run("answer of nobody", "answer", name, "tailnum=N999", "origin=XXX", "--json")
     run("answer of nobody, for people", "answer", name, "tailnum=N999", "origin=XXX")
     run("answer of a new plane", "answer", name, "tailnum=N999", "origin=EWR", "--json")
-    run("features", "features", name, "--at", write(folder / "asked.csv", asked), "--out", folder / "features", "--json")
+    run(
+        "features",
+        "features",
+        name,
+        "--at",
+        write(folder / "asked.csv", asked),
+        "--out",
+        folder / "features",
+        "--json",
+    )
     run("score", "score", name, "--in", folder / "asked.csv", "--out", folder / "scores", "--json")
     run("verify", "verify", name, "--all", "--json")
     wanted = f"SELECT key FROM anabranch.{name}_scores WHERE tailnum = 'N3' AND origin = 'EWR'"
-    run("sql", "sql", f"SELECT tailnum, origin, flights, degraded FROM {name}_at(TABLE({wanted}), current_timestamp())", "--json")
+    run(
+        "sql",
+        "sql",
+        f"SELECT tailnum, origin, flights, degraded FROM {name}_at(TABLE({wanted}), current_timestamp())",
+        "--json",
+    )
     run("build again", "build", name, "--json")
     run("rollback", "rollback", name, "--json")
     run("answer after rollback", "answer", name, "tailnum=N3", "origin=EWR", "--json")
@@ -259,13 +288,22 @@ def test_a_project_outside_the_repository_is_listed_and_checked(flown: Flown) ->
     assert flown.name in [each["name"] for each in flown.said["projects"].found["projects"]]
     checked = flown.said["check"].found
     assert (checked["ok"], checked["keys"]) == (True, ["tailnum", "origin"])
-    assert [feature["name"] for feature in checked["features"]][:5] == ["flights", "delay_mean", "distance_total", "last_dest", "departures_1d"]
+    assert [feature["name"] for feature in checked["features"]][:5] == [
+        "flights",
+        "delay_mean",
+        "distance_total",
+        "last_dest",
+        "departures_1d",
+    ]
 
 
 def test_rows_of_a_file_land_and_bad_ones_go_to_quarantine(flown: Flown) -> None:
     assert {"rows": 300, "quarantined": 2, "skipped_files": 0}.items() <= flown.said["ingest"].found.items()
     reasons = flown.said["quarantine"].found["reasons"]
-    assert reasons == {"flights: distance: '…' is not INT": 1, "flights: no key: tailnum or origin or tailnum and origin is missing": 1}
+    assert reasons == {
+        "flights: distance: '…' is not INT": 1,
+        "flights: no key: tailnum or origin or tailnum and origin is missing": 1,
+    }
 
 
 def test_a_build_has_one_row_a_key_of_each_view(flown: Flown) -> None:
@@ -297,7 +335,12 @@ def test_published_rows_are_in_the_answer_of_now(flown: Flown) -> None:
 
 
 def test_sql_finds_a_key_of_two_columns_and_merges_it(flown: Flown) -> None:
-    expected = {"tailnum": "N3", "origin": "EWR", "flights": flown.said["answer"].found["features"]["flights"], "degraded": None}
+    expected = {
+        "tailnum": "N3",
+        "origin": "EWR",
+        "flights": flown.said["answer"].found["features"]["flights"],
+        "degraded": None,
+    }
     assert flown.said["sql"].found == {"columns": list(expected), "rows": [expected], "complete": True}
 
 
@@ -313,10 +356,19 @@ def test_an_answer_of_the_past_equals_a_plain_recount(flown: Flown) -> None:
 def test_a_key_never_seen_has_an_answer(flown: Flown) -> None:
     answer = flown.said["answer of nobody"].found
     assert answer["features"] == recount([], "N999", "XXX", now())
-    assert (answer["known"], answer["score"], answer["label"], answer["degraded"]) == (False, None, None, False)
+    assert (answer["known"], answer["score"], answer["label"], answer["degraded"]) == (
+        False,
+        None,
+        None,
+        False,
+    )
     said = flown.said["answer of nobody, for people"]
     assert (said.code, "score 0." in said.out) == (0, False)
-    assert said.out.strip().splitlines()[-1].startswith("nothing is known of this key, neither by batch nor by stream")
+    assert (
+        said.out.strip()
+        .splitlines()[-1]
+        .startswith("nothing is known of this key, neither by batch nor by stream")
+    )
 
 
 def test_a_plane_never_seen_is_known_by_its_airport(flown: Flown) -> None:
@@ -339,9 +391,13 @@ def test_every_row_is_scored(flown: Flown) -> None:
     assert flown.said["score"].found["rows"] == 26
     rows = pq.read_table(flown.folder / "scores").to_pylist()
     assert len({(row["tailnum"], row["origin"]) for row in rows}) == 26
-    assert all(0 <= row["score"] <= 1 and row["label"] in (0, 1) and row["model_version"] == "1" for row in rows)
+    assert all(
+        0 <= row["score"] <= 1 and row["label"] in (0, 1) and row["model_version"] == "1" for row in rows
+    )
     served = flown.said["answer"].found["score"]
-    assert [row["score"] for row in rows if (row["tailnum"], row["origin"]) == ("N3", "EWR")] == [pytest.approx(served, abs=1e-6)]
+    assert [row["score"] for row in rows if (row["tailnum"], row["origin"]) == ("N3", "EWR")] == [
+        pytest.approx(served, abs=1e-6)
+    ]
 
 
 def test_what_is_served_equals_the_lake(flown: Flown) -> None:
@@ -369,9 +425,14 @@ def test_a_build_looks_after_the_model_that_is_released_and_so_does_watch(flown:
 
 def test_history_tells_the_loads_and_the_versions_that_serve(flown: Flown) -> None:
     found = flown.said["history"].found
-    assert sum(each["rows"] or 0 for each in found["sources"]["flights"]["versions"]) == len(flown.first) + len(flown.more)
+    assert sum(each["rows"] or 0 for each in found["sources"]["flights"]["versions"]) == len(
+        flown.first
+    ) + len(flown.more)
     served = {role: entry["batch_version"] for role, entry in found["batches"].items()}
-    assert served == {"current": flown.said["build"].found["batch_version"], "previous": flown.said["build again"].found["batch_version"]}
+    assert served == {
+        "current": flown.said["build"].found["batch_version"],
+        "previous": flown.said["build again"].found["batch_version"],
+    }
 
 
 def test_a_dry_upkeep_says_what_it_would_do_and_does_nothing(flown: Flown) -> None:
@@ -385,7 +446,10 @@ def test_a_dry_upkeep_says_what_it_would_do_and_does_nothing(flown: Flown) -> No
 def test_half_a_key_is_told_how_to_be_whole(flown: Flown) -> None:
     said = flown.said["half a key"]
     assert said.code in (1, 2)
-    assert said.err.strip().splitlines()[-1] == "error: key 'tailnum=N3' does not fit: write tailnum=VALUE origin=VALUE"
+    assert (
+        said.err.strip().splitlines()[-1]
+        == "error: key 'tailnum=N3' does not fit: write tailnum=VALUE origin=VALUE"
+    )
     assert "Traceback" not in said.err
 
 
@@ -394,7 +458,16 @@ def test_a_job_script_runs_under_spark_submit(flown: Flown) -> None:
     assert submit is not None
     path = f"{Path(sys.executable).parent}{os.pathsep}{flown.environment.get('PATH', '')}"
     done = subprocess.run(
-        [submit, "--driver-memory", "1g", str(ROOT / "jobs" / "verify.py"), flown.name, "--keys", "5", "--json"],
+        [
+            submit,
+            "--driver-memory",
+            "1g",
+            str(ROOT / "jobs" / "verify.py"),
+            flown.name,
+            "--keys",
+            "5",
+            "--json",
+        ],
         cwd=flown.folder,
         env={**flown.environment, "PATH": path},
         capture_output=True,
@@ -411,10 +484,19 @@ def test_a_number_is_learnt_from_files_alone(commands: Commands) -> None:
     (commands.folder / f"{name}.py").write_text(HOUSES.format(name=name))
     chance = random.Random(3)
     houses = [(i, float(chance.randrange(40, 200)), chance.choice(["flat", "farm"])) for i in range(80)]
-    offers = [{"offer": i, "house": i, "at": "2020-01-01", "area": area, "kind": kind} for i, area, kind in houses]
-    sales = [{"sale": i, "house": i, "at": "2020-02-01", "price": 1000 * area + (50_000 if kind == "farm" else 0)} for i, area, kind in houses]
-    commands.run("ingest offers", "ingest", name, "offers", write(commands.folder / "offers.csv", offers), "--json")
-    commands.run("ingest sales", "ingest", name, "sales", write(commands.folder / "sales.csv", sales), "--json")
+    offers = [
+        {"offer": i, "house": i, "at": "2020-01-01", "area": area, "kind": kind} for i, area, kind in houses
+    ]
+    sales = [
+        {"sale": i, "house": i, "at": "2020-02-01", "price": 1000 * area + (50_000 if kind == "farm" else 0)}
+        for i, area, kind in houses
+    ]
+    commands.run(
+        "ingest offers", "ingest", name, "offers", write(commands.folder / "offers.csv", offers), "--json"
+    )
+    commands.run(
+        "ingest sales", "ingest", name, "sales", write(commands.folder / "sales.csv", sales), "--json"
+    )
     trained = commands.run("train houses", "train", name, "--json").found
     assert trained["metrics"]["rmse"] < 5000
     built = commands.run("build houses", "build", name, "--json").found

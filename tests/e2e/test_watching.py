@@ -11,19 +11,18 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from features import Project, Watch
-from features.times import format_time
-from jobs.building import build_project
-from jobs.context import Context
+from anabranch import Project, Watch
+from anabranch.stores.cassandra.measures import Measures
+from anabranch.values.times import format_time, now_micros
 from jobs.demo import EXAMPLE, WEARERS
-from jobs.processes import wait_until
+from jobs.flows.building import build_project
+from jobs.flows.watching import Looked, watch_project
+from jobs.servers.processes import wait_until
 from jobs.show import Steps
-from jobs.watching import Looked, watch_project
-from stores.answers import now_micros
-from stores.measures import Measures
-from tests.heart import DATA
-from tests.heart_river import Lived
-from tests.servers.test_bus import read
+from jobs.wiring.context import Context
+from tests.servers.stores.test_bus import read
+from tests.support.heart import DATA
+from tests.support.heart_river import Lived
 
 
 @dataclass(frozen=True)
@@ -48,20 +47,29 @@ def released(lived: Lived, rest_of_heart: str, tmp_path_factory: pytest.TempPath
     before = sum(context.bus.ends(topic).values())
     assert wait_until(lambda: ready(rest_of_heart), 60)
     with (DATA / "exams.csv").open(encoding="utf-8", newline="") as lines:
-        patients = [row["patient_id"] for row in csv.DictReader(lines) if row["patient_id"] not in WEARERS][:40]
+        patients = [row["patient_id"] for row in csv.DictReader(lines) if row["patient_id"] not in WEARERS][
+            :40
+        ]
     scores = {patient: asked(rest_of_heart, {"key": patient}) for patient in patients}
     for number in range(40):
         asked(rest_of_heart, {"features": {**EXAMPLE, "age": 90 + number % 5}})
     assert wait_until(lambda: sum(context.bus.ends(topic).values()) >= before + 80, 30)
-    sick = {patient: (scores[patient] > 0.5) != (number % 5 == 0) for number, patient in enumerate(patients[:30])}
+    sick = {
+        patient: (scores[patient] > 0.5) != (number % 5 == 0) for number, patient in enumerate(patients[:30])
+    }
     now = format_time(now_micros())
-    diagnoses = [{"diagnosis_id": f"later-{p}-{now}", "patient_id": p, "diagnosed_at": now, "num": int(ill)} for p, ill in sick.items()]
+    diagnoses = [
+        {"diagnosis_id": f"later-{p}-{now}", "patient_id": p, "diagnosed_at": now, "num": int(ill)}
+        for p, ill in sick.items()
+    ]
     context.bus.publish("diagnoses", [(None, json.dumps(one).encode()) for one in diagnoses])
     project = replace(lived.project, watch=Watch(rows=20, psi_above=0.25, metric_below=0.999, skew_above=0.0))
     file = tmp_path_factory.mktemp("watch") / "report.html"
     first = watch_project(context, project, Steps(), since, file)
     second = watch_project(context, project, Steps(), since, landed=True)
-    return Released(lived, project, since, scores, sick, first, second, Path(file).read_text(encoding="utf-8"))
+    return Released(
+        lived, project, since, scores, sick, first, second, Path(file).read_text(encoding="utf-8")
+    )
 
 
 def ready(address: str) -> bool:
@@ -74,7 +82,11 @@ def ready(address: str) -> bool:
 
 def asked(address: str, body: dict[str, Any]) -> float:
     """The score that the server answers."""
-    request = urllib.request.Request(f"{address}/v1/projects/heart_disease/predict", json.dumps(body).encode(), {"content-type": "application/json"})
+    request = urllib.request.Request(
+        f"{address}/v1/projects/heart_disease/predict",
+        json.dumps(body).encode(),
+        {"content-type": "application/json"},
+    )
     with urllib.request.urlopen(request, timeout=20) as answer:
         score: float = json.loads(answer.read())["score"]
     return score
@@ -84,7 +96,9 @@ def test_labels_that_come_later_judge_the_predictions_that_were_made(released: R
     version = released.lived.trained.version
     assert released.first.found.predictions == {version: 80}
     whole = next(one for one in released.first.found.accuracy if not one.part and one.period is None)
-    expected = roc_auc_score(list(released.sick.values()), [released.scores[patient] for patient in released.sick])
+    expected = roc_auc_score(
+        list(released.sick.values()), [released.scores[patient] for patient in released.sick]
+    )
     assert (whole.version, whole.labels) == (version, 30)
     assert whole.value == pytest.approx(expected)
     assert {one.part.split()[0] for one in released.first.found.accuracy if one.part} == {"sex", "age"}
@@ -110,26 +124,45 @@ def test_alerts_are_raised_once_and_everything_is_kept(released: Released) -> No
     assert (crossed["psi", "age"], crossed["roc_auc", ""]) == ("raised", "raised")
     assert {one.news for one in released.second.checks} == {""}
     context, version = released.lived.context, released.lived.trained.version
-    latest = {(one.subject, one.name, one.slice): one.value for one in Measures.of(context.settings.views).latest("heart_disease") if one.version == version}
-    assert latest["features", "psi", "age"] == pytest.approx(next(d.psi for d in released.second.found.features[version] if d.feature == "age"))
+    latest = {
+        (one.subject, one.name, one.slice): one.value
+        for one in Measures.of(context.settings.views).latest("heart_disease")
+        if one.version == version
+    }
+    assert latest["features", "psi", "age"] == pytest.approx(
+        next(d.psi for d in released.second.found.features[version] if d.feature == "age")
+    )
     assert (latest["skew", "share", ""], latest["alerts", "psi", "age"]) == (0, 1)
     logged = context.models.entry("heart_disease", version).watched
     assert logged["predictions/labels"] == 30
     # Over time by slice too: all labels came in one day.
     assert {part.split()[0] for subject, _, part in latest if subject == "periods" and part} == {"sex", "age"}
-    assert sum(value for (subject, name, part), value in latest.items() if (subject, name) == ("periods", "labels") and part.startswith("sex")) == 30
+    assert (
+        sum(
+            value
+            for (subject, name, part), value in latest.items()
+            if (subject, name) == ("periods", "labels") and part.startswith("sex")
+        )
+        == 30
+    )
     assert sum(value for name, value in logged.items() if name.startswith("periods/labels/sex")) == 30
     assert "thresholds are crossed" in released.page
     assert released.page.count("data:image/png") > 5
 
 
-def test_an_answer_that_was_given_other_values_than_the_lake_has_is_found_and_told(released: Released) -> None:
+def test_an_answer_that_was_given_other_values_than_the_lake_has_is_found_and_told(
+    released: Released,
+) -> None:
     context, topic, name = released.lived.context, "predictions.heart_disease", "chol"
     made = [json.loads(value or b"") for _, _, _, value, _, _ in read(context.bus, topic)]
     one = next(each for each in made if each["asked"]["key"] in released.scores)
     right, wrong = one["used"][name], one["used"][name] + 50
     planted = {**one, "prediction_id": "planted", "used": {**one["used"], name: wrong}}
-    given = {**planted, "prediction_id": "given", "asked": {**one["asked"], "features": {name: wrong}}}  # what the caller says is no skew
+    given = {
+        **planted,
+        "prediction_id": "given",
+        "asked": {**one["asked"], "features": {name: wrong}},
+    }  # what the caller says is no skew
     context.bus.publish(topic, [(None, json.dumps(each).encode()) for each in (planted, given)])
     looked = watch_project(context, released.project, Steps(), released.since)
     before, skew = released.first.found.skew, looked.found.skew
@@ -139,9 +172,16 @@ def test_an_answer_that_was_given_other_values_than_the_lake_has_is_found_and_to
     features = len(context.models.scorer("heart_disease").features)
     assert skew.values == before.values + 2 * features - 1
     lake, served = skew.example.removeprefix(f"{name} of {one['asked']['key']}: ").split(", ")
-    assert (float(lake.removesuffix(" by the lake")), float(served.removesuffix(" when served"))) == (right, wrong)
+    assert (float(lake.removesuffix(" by the lake")), float(served.removesuffix(" when served"))) == (
+        right,
+        wrong,
+    )
     assert {each.what: each.news for each in looked.checks if each.crossed}["skew"] == "raised"
-    (alert,) = [told for _, _, _, value, _, _ in read(context.bus, "alerts.heart_disease") if (told := json.loads(value or b""))["what"] == "skew"]
+    (alert,) = [
+        told
+        for _, _, _, value, _, _ in read(context.bus, "alerts.heart_disease")
+        if (told := json.loads(value or b""))["what"] == "skew"
+    ]
     assert (alert["status"], alert["value"]) == ("raised", pytest.approx(1 / skew.values))
 
 
@@ -150,25 +190,45 @@ def test_a_batch_replaces_approximate_scores_and_tells_how_far_they_were_off(rel
     patients = list(released.scores)[:12]
     off = [(released.scores[patient] + 0.02 * (number - 4)) % 1.0 for number, patient in enumerate(patients)]
     said = {"layer": "speed", "batch_version": 1}
-    rows = [{"key": p, "score": s, "label": int(s < 0.5), "model_version": version, **said} for p, s in zip(patients, off, strict=True)]
+    rows = [
+        {"key": p, "score": s, "label": int(s < 0.5), "model_version": version, **said}
+        for p, s in zip(patients, off, strict=True)
+    ]
     other = {"key": list(released.scores)[12], "score": 0.123, "label": 0, "model_version": "of old", **said}
     context.views.write_current(project.name, [*rows, other], now_micros())
-    before = {row.key: row for row in current_rows(context) if row.layer == "speed" and row.model_version == version}
+    before = {
+        row.key: row for row in current_rows(context) if row.layer == "speed" and row.model_version == version
+    }
     assert before.keys() >= {*patients, WEARERS[0]}
     built = build_project(context, project, None, Steps())
     after = {row.key: row for row in current_rows(context)}
     assert {row.layer for row in after.values()} == {"batch"}
-    assert {(row.model_version, row.batch_version) for row in after.values()} == {(version, built.manifest.batch_version)}
+    assert {(row.model_version, row.batch_version) for row in after.values()} == {
+        (version, built.manifest.batch_version)
+    }
     assert all(row.as_of is not None for row in after.values())
     difference = np.array([abs(row.score - after[key].score) for key, row in before.items()])
     flips = np.mean([row.label != after[key].label for key, row in before.items()])
-    expected = {"count": len(before), "mean": difference.mean(), "p99": np.percentile(difference, 99), "flips": flips}
+    expected = {
+        "count": len(before),
+        "mean": difference.mean(),
+        "p99": np.percentile(difference, 99),
+        "flips": flips,
+    }
     assert built.approximation is not None
     assert built.approximation.values() == pytest.approx(expected)
     assert built.approximation.mean > 0.01
-    kept = {one.name: one.value for one in Measures.of(context.settings.views).latest(project.name) if one.subject == "approximation"}
+    kept = {
+        one.name: one.value
+        for one in Measures.of(context.settings.views).latest(project.name)
+        if one.subject == "approximation"
+    }
     assert kept == pytest.approx(expected)
 
 
 def current_rows(context: Context) -> list[Any]:
-    return list(context.views.session.execute("SELECT key, score, label, layer, as_of, model_version, batch_version FROM heart_disease_current"))
+    return list(
+        context.views.session.execute(
+            "SELECT key, score, label, layer, as_of, model_version, batch_version FROM heart_disease_current"
+        )
+    )

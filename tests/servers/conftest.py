@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobs.settings import Settings
-from stores.bus import Bus
+from anabranch.stores.kafka.bus import Bus
+from jobs.wiring.settings import Settings
 
 
 @pytest.fixture

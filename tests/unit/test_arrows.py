@@ -1,36 +1,42 @@
-"""The tree is the architecture: `features <- stores <- {batch | speed | serving} <- jobs`, `projects` imports `features` alone.
+"""The tree is the architecture: which package may import which, read from the source by its syntax tree.
 
-The rules are read from the source by its syntax tree, so an import inside a function or for types alone counts too.
+An import inside a function or for types alone counts too.
 """
 
 import ast
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 ARROWS = {
-    "features": set(),
-    "projects": {"features"},
-    "stores": {"features"},
-    "batch": {"features", "stores"},
-    "speed": {"features", "stores"},
-    "serving": {"features", "stores"},
-    "jobs": {"features", "stores", "batch", "speed", "serving"},
+    "anabranch": set(),
+    "projects": {"anabranch"},
+    "batch": {"anabranch"},
+    "speed": {"anabranch"},
+    "serving": {"anabranch"},
+    "jobs": {"anabranch", "batch", "speed", "serving"},
 }
 """Which of our folders each may import, besides itself."""
 
-SPARK_IN_FEATURES = "features/spark.py"
+LAYERS = ("values", "states", "aggregates", "declare", "folds", "events", "stores", "answers")
+"""Packages of the library, each of which may import those before it; `errors`, `progress` and `settings` lie beneath all."""
+BENEATH = ("errors", "progress", "settings")
+PURE_LAYERS = ("values", "states", "aggregates", "declare", "folds")
+MOST_MODULES = 16
+"""A folder with more of them has no subject of its own."""
+
+SPARK_IN_PURE_LAYERS = "anabranch/folds/spark.py"
 READS_ENVIRONMENT = {
-    "jobs/settings.py": "the one reader of configuration",
+    "jobs/wiring/settings.py": "the one reader of configuration",
     "jobs/demo.py": "KEEP=1 is a switch of make demo, not a setting",
-    "stores/model_roles.py": "sets, never reads: MLflow is configured by its environment alone",
+    "anabranch/stores/models/roles.py": "sets, never reads: MLflow is configured by its environment alone",
 }
-PURE = {"features", "projects"}
-"""Folders that may import the standard library and these packages only, so that a server needs no JVM and an edge device little."""
 PURE_PACKAGES = {"numpy", "pyarrow", "datasketches", "sqlglot"}
+"""What the pure layers and declarations may import beside the standard library: a server needs no JVM, a device little."""
 
 
 def violations(root: Path) -> list[str]:
@@ -40,19 +46,78 @@ def violations(root: Path) -> list[str]:
         for path in sorted((root / folder).rglob("*.py")):
             name = path.relative_to(root).as_posix()
             tree = ast.parse(path.read_text(encoding="utf-8"), filename=name)
-            found += [f"{name}:{line}: {what}" for line, what in (*_wrong_imports(name, folder, tree), *_wrong_environment(name, tree))]
+            wrong = (
+                *_wrong_imports(name, folder, tree),
+                *_wrong_layers(name, tree),
+                *_wrong_environment(name, tree),
+            )
+            found += [f"{name}:{line}: {what}" for line, what in wrong]
     return found
 
 
+def circles(root: Path) -> list[str]:
+    """Packages below `root` that import one another, whichever way round."""
+    graph: dict[str, set[str]] = {}
+    for folder in ARROWS:
+        for path in sorted((root / folder).rglob("*.py")):
+            importer = _package(path.relative_to(root).with_suffix("").as_posix().replace("/", "."), root)
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            reached = {_package(name, root) for _, name in imports(tree) if name.partition(".")[0] in ARROWS}
+            graph.setdefault(importer, set()).update(reached - {importer})
+    # A package's own face re-exports what lies in it.
+    graph.pop("anabranch", None)
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def _package(module: str, root: Path) -> str:
+    """The package that a module lies in; a module of a top-level folder stands for itself."""
+    parts = module.removesuffix(".__init__").split(".")
+    while len(parts) > 1 and not (root / Path(*parts)).is_dir():
+        parts.pop()
+    return ".".join(parts) if len(parts) > 1 else module
+
+
 def _wrong_imports(name: str, folder: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
+    pure = folder == "projects" or _layer(name) in PURE_LAYERS
     for line, module in imports(tree):
         top = module.partition(".")[0]
         if top.startswith("tests") or (top in ARROWS and top != folder and top not in ARROWS[folder]):
-            yield line, f"{folder} imports {module}: it may import {', '.join(sorted(ARROWS[folder])) or 'none of our other folders'}"
-        elif folder in PURE and not (
-            top in ARROWS or top in sys.stdlib_module_names or top in PURE_PACKAGES or (top == "pyspark" and name == SPARK_IN_FEATURES)
-        ):
-            yield line, f"{folder} imports {module}: only {SPARK_IN_FEATURES} imports pyspark, and further packages are {', '.join(sorted(PURE_PACKAGES))}"
+            allowed = ", ".join(sorted(ARROWS[folder])) or "none of our other folders"
+            yield line, f"{folder} imports {module}: it may import {allowed}"
+        elif folder == "projects" and top == "anabranch" and module != "anabranch":
+            yield line, f"projects imports {module}: it may import anabranch itself, not a part of it"
+        elif pure and not (top in ARROWS or top in sys.stdlib_module_names or top in PURE_PACKAGES):
+            if top == "pyspark" and name == SPARK_IN_PURE_LAYERS:
+                continue
+            further = ", ".join(sorted(PURE_PACKAGES))
+            yield (
+                line,
+                f"{name} imports {module}: only {SPARK_IN_PURE_LAYERS} imports pyspark, others only {further}",
+            )
+
+
+def _wrong_layers(name: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
+    if not name.startswith("anabranch/") or name == "anabranch/__init__.py":
+        return
+    layer = _layer(name)
+    allowed = LAYERS[: LAYERS.index(layer) + 1] if layer in LAYERS else ()
+    for line, module in imports(tree):
+        parts = module.split(".")
+        if parts[0] != "anabranch":
+            continue
+        reached = parts[1] if len(parts) > 1 else ""
+        if reached not in BENEATH and reached not in allowed:
+            yield line, f"{layer or name} imports {module}: it may import {', '.join((*BENEATH, *allowed))}"
+
+
+def _layer(name: str) -> str:
+    """The package of the library that a file lies in: ``anabranch/folds/merge.py`` lies in ``folds``."""
+    parts = name.split("/")
+    return parts[1].removesuffix(".py") if parts[0] == "anabranch" and len(parts) > 1 else ""
 
 
 def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -70,82 +135,173 @@ def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def _called(node: ast.Call) -> str:
-    return node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id if isinstance(node.func, ast.Name) else ""
+    if isinstance(node.func, ast.Attribute):
+        return node.func.attr
+    return node.func.id if isinstance(node.func, ast.Name) else ""
 
 
 def _wrong_environment(name: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
     if name in READS_ENVIRONMENT:
         return
+    names = ("environ", "getenv", "environb")
     for node in ast.walk(tree):
         attribute = (
-            isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os" and node.attr in ("environ", "getenv", "environb")
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "os"
+            and node.attr in names
         )
-        imported = isinstance(node, ast.ImportFrom) and node.module == "os" and any(alias.name in ("environ", "getenv", "environb") for alias in node.names)
+        imported = (
+            isinstance(node, ast.ImportFrom)
+            and node.module == "os"
+            and any(alias.name in names for alias in node.names)
+        )
         if isinstance(node, ast.Attribute | ast.ImportFrom) and (attribute or imported):
-            yield node.lineno, "reads the environment: only jobs/settings.py does, and hands values down"
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            for module in (alias.name for alias in node.names) if isinstance(node, ast.Import) else (str(node.module),):
-                if module in ("tomllib", "configparser"):
-                    yield node.lineno, f"imports {module}: only jobs/settings.py reads conf/"
+            yield (
+                node.lineno,
+                "reads the environment: only jobs/wiring/settings.py does, and hands values down",
+            )
+    for line, module in imports(tree):
+        if module in ("tomllib", "configparser"):
+            yield line, f"imports {module}: only jobs/wiring/settings.py reads conf/"
 
 
 def test_every_arrow_points_the_right_way() -> None:
     assert violations(ROOT) == []
 
 
+def test_no_packages_import_one_another() -> None:
+    assert circles(ROOT) == []
+
+
+def test_no_folder_holds_more_modules_than_one_reads_at_a_glance() -> None:
+    folders = {path.parent for folder in ARROWS for path in (ROOT / folder).rglob("*.py")}
+    counts = {
+        folder.relative_to(ROOT).as_posix(): len(
+            [p for p in folder.glob("*.py") if not p.stem.startswith("__")]
+        )
+        for folder in folders
+    }
+    assert {folder: count for folder, count in counts.items() if count > MOST_MODULES} == {}
+
+
+def test_every_class_has_a_name_of_its_own() -> None:
+    found: dict[str, list[str]] = {}
+    for folder in ARROWS:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.ClassDef):
+                    found.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
+    assert {name: places for name, places in found.items() if len(places) > 1} == {}
+
+
 def test_every_folder_of_the_layout_is_there_and_looked_at() -> None:
     assert [folder for folder in ARROWS if not list((ROOT / folder).rglob("*.py"))] == []
+    assert [layer for layer in LAYERS if not list((ROOT / "anabranch" / layer).rglob("*.py"))] == []
     unknown = {path.parent.name for path in ROOT.glob("*/__init__.py")} - set(ARROWS) - {"tests"}
     assert unknown == set()
 
 
 def test_every_exception_is_still_needed() -> None:
     for name in READS_ENVIRONMENT:
-        if (ROOT / name).exists():
-            assert "os.environ" in (ROOT / name).read_text(encoding="utf-8"), name
+        assert "os.environ" in (ROOT / name).read_text(encoding="utf-8"), name
 
 
 @pytest.mark.parametrize(
     ("file", "source", "told"),
     [
-        ("features/x.py", "import stores.lake\n", "features imports stores.lake"),
-        ("features/x.py", "from pyspark.sql import functions\n", "only features/spark.py imports pyspark"),
-        ("features/x.py", "def late():\n    import pyspark\n", "x.py:2: features imports pyspark"),
-        ("features/x.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from pandas import DataFrame\n", "features imports pandas"),
-        ("features/deep/x.py", "from jobs.settings import Settings\n", "features imports jobs.settings"),
-        ("stores/x.py", "from batch import views\n", "stores imports batch"),
+        ("anabranch/folds/x.py", "from batch import views\n", "anabranch imports batch"),
+        (
+            "anabranch/folds/x.py",
+            "from pyspark.sql import functions\n",
+            "only anabranch/folds/spark.py imports pyspark",
+        ),
+        (
+            "anabranch/values/x.py",
+            "def late():\n    import pyspark\n",
+            "x.py:2: anabranch/values/x.py imports pyspark",
+        ),
+        (
+            "anabranch/states/x.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from pandas import DataFrame\n",
+            "imports pandas",
+        ),
+        (
+            "anabranch/values/x.py",
+            "from anabranch.folds.merge import merge\n",
+            "values imports anabranch.folds.merge",
+        ),
+        (
+            "anabranch/stores/x.py",
+            "import anabranch.answers.service\n",
+            "stores imports anabranch.answers.service",
+        ),
+        ("anabranch/events/x.py", "from anabranch import Source\n", "events imports anabranch"),
+        (
+            "anabranch/settings.py",
+            "from anabranch.values.times import DAY\n",
+            "settings imports anabranch.values.times",
+        ),
+        (
+            "anabranch/stores/x.py",
+            "from jobs.wiring.settings import Settings\n",
+            "anabranch imports jobs.wiring.settings",
+        ),
         ("batch/x.py", "import speed.views as twin\n", "batch imports speed.views"),
         ("speed/x.py", "from serving.app import create\n", "speed imports serving.app"),
-        ("serving/x.py", "import importlib\nimportlib.import_module('batch.views')\n", "serving imports batch.views"),
-        ("serving/x.py", "from jobs.settings import Settings\n", "serving imports jobs.settings"),
-        ("projects/x.py", "from stores.lake import Lake\n", "projects imports stores.lake"),
-        ("projects/x.py", "import requests\n", "projects imports requests"),
-        ("jobs/x.py", "from tests.oracle import fold\n", "jobs imports tests.oracle"),
+        (
+            "serving/x.py",
+            "import importlib\nimportlib.import_module('batch.views')\n",
+            "serving imports batch.views",
+        ),
+        (
+            "serving/x.py",
+            "from jobs.wiring.settings import Settings\n",
+            "serving imports jobs.wiring.settings",
+        ),
+        ("projects/x.py", "from batch.views import build\n", "projects imports batch.views"),
+        ("projects/x.py", "from anabranch.stores.lake.lake import Lake\n", "not a part of it"),
+        ("projects/x.py", "import requests\n", "projects/x.py imports requests"),
+        ("jobs/x.py", "from tests.support.oracle import fold\n", "jobs imports tests.support.oracle"),
         ("jobs/x.py", "from . import settings\n", "relative-import"),
         ("jobs/x.py", "import os\nport = os.environ['PORT']\n", "x.py:2: reads the environment"),
         ("batch/x.py", "from os import getenv\n", "reads the environment"),
-        ("speed/x.py", "import tomllib\n", "only jobs/settings.py reads conf/"),
+        ("speed/x.py", "import tomllib\n", "only jobs/wiring/settings.py reads conf/"),
     ],
 )
 def test_a_wrong_import_is_found(tmp_path: Path, file: str, source: str, told: str) -> None:
-    path = tmp_path / file
-    path.parent.mkdir(parents=True)
-    path.write_text(source, encoding="utf-8")
+    _write(tmp_path, {file: source})
     (found,) = violations(tmp_path)
     assert told in found
 
 
+def test_a_circle_is_found(tmp_path: Path) -> None:
+    sources = {
+        "batch/training/x.py": "from batch.release.y import gate\n",
+        "batch/release/y.py": "import batch.scoring.z\n",
+        "batch/scoring/z.py": "def late():\n    from batch.training.x import train\n",
+    }
+    _write(tmp_path, sources)
+    assert set(circles(tmp_path)) == {"batch.training", "batch.release", "batch.scoring"}
+
+
 def test_a_right_tree_is_clean(tmp_path: Path) -> None:
     right = {
-        "features/spark.py": "import math\nfrom pyspark.sql import Column\nimport numpy\nfrom features.times import HOUR\n",
-        "projects/x.py": "from features import Project\n",
-        "stores/x.py": "import cassandra\nfrom features.times import HOUR\nfrom stores.settings import LakeSettings\n",
-        "batch/x.py": "import pyspark\nfrom stores.lake import Lake\n",
-        "jobs/settings.py": "import os\nimport tomllib\nos.environ['A']\n",
+        "anabranch/folds/spark.py": "import math\nfrom pyspark.sql import Column\nimport numpy\n"
+        "from anabranch.values.times import HOUR\n",
+        "anabranch/stores/x.py": "import cassandra\nfrom anabranch.folds.merge import merge\n"
+        "from anabranch.settings import LakeSettings\n",
+        "projects/x.py": "from anabranch import Project\n",
+        "batch/x.py": "import pyspark\nfrom anabranch.stores.lake.lake import Lake\n",
+        "jobs/wiring/settings.py": "import os\nimport tomllib\nos.environ['A']\n",
         "jobs/x.py": "import batch.views, speed.views, serving.app\n",
     }
-    for name, source in right.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(source, encoding="utf-8")
+    _write(tmp_path, right)
     assert violations(tmp_path) == []
+    assert circles(tmp_path) == []
+
+
+def _write(root: Path, sources: dict[str, str]) -> None:
+    for name, source in sources.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(source, encoding="utf-8")

@@ -10,11 +10,11 @@ import pytest
 import typer
 import yaml  # type: ignore[import-untyped]
 
-from jobs.cli import app
-from jobs.settings import ROOT, load_settings
-from serving.measured import Measured
-from serving.metrics import Metrics as ServingMetrics
-from speed.metrics import Metrics as StreamMetrics
+from jobs.cli.main import app
+from jobs.wiring.settings import ROOT, load_settings
+from serving.api.measured import Measured
+from serving.api.metrics import ServingMetrics
+from speed.metrics import StreamMetrics
 from tests.conftest import free_ports
 
 DOCKER = ROOT / "docker"
@@ -63,14 +63,23 @@ def test_everything_listens_on_this_machine_alone() -> None:
     assert {service["network_mode"] for service in SERVICES.values()} == {"host"}
     assert not any("ports" in service for service in SERVICES.values())
     assert set(ADDRESS.findall("\n".join(texts(COMPOSE)))) == {"127.0.0.1"}
-    asked = {"cassandra": ("CASSANDRA_RPC_ADDRESS", "CASSANDRA_LISTEN_ADDRESS"), "kafdrop": ("SERVER_ADDRESS",), "grafana": ("GF_SERVER_HTTP_ADDR",)}
+    asked = {
+        "cassandra": ("CASSANDRA_RPC_ADDRESS", "CASSANDRA_LISTEN_ADDRESS"),
+        "kafdrop": ("SERVER_ADDRESS",),
+        "grafana": ("GF_SERVER_HTTP_ADDR",),
+    }
     for name, keys in asked.items():
         assert {SERVICES[name]["environment"][key] for key in keys} == {"127.0.0.1"}
     assert "--web.listen-address=127.0.0.1:9090" in SERVICES["prometheus"]["command"]
 
 
 def test_no_password_stands_in_the_files() -> None:
-    secrets = {key: value for service in SERVICES.values() for key, value in service.get("environment", {}).items() if re.search("PASSWORD|SECRET|TOKEN", key)}
+    secrets = {
+        key: value
+        for service in SERVICES.values()
+        for key, value in service.get("environment", {}).items()
+        if re.search("PASSWORD|SECRET|TOKEN", key)
+    }
     assert secrets
     assert all(re.fullmatch(r"\$\{\w+:\?.+\}", value) for value in secrets.values())
 
@@ -80,18 +89,35 @@ def test_images_have_versions_and_servers_those_that_are_embedded() -> None:
     assert all(re.match(r"v?\d+\.\d+", version) for _, _, version in images.values())
     assert images["kafka"][2] == version_of("kafka_2.13")
     assert images["cassandra"][2] == version_of("cassandra-all")
-    assert {images[name][2] for name in OURS} == {re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)[1]}  # type: ignore[index]
+    assert {images[name][2] for name in OURS} == {
+        re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)[1]  # type: ignore[index]
+    }
 
 
 def test_kafka_keeps_the_promises_that_the_embedded_one_keeps() -> None:
-    embedded = {name: value for name, value in (line.split("=", 1) for line in lines(ROOT / "conf" / "kafka.properties")) if "$" not in value}
-    given = {name.removeprefix("KAFKA_").lower().replace("_", "."): value for name, value in SERVICES["kafka"]["environment"].items()}
-    assert {"log.message.timestamp.type", "auto.create.topics.enable", "min.insync.replicas"} <= given.keys() & embedded.keys()
-    assert {name: given[name] for name in given.keys() & embedded.keys()} == {name: embedded[name] for name in given.keys() & embedded.keys()}
+    embedded = {
+        name: value
+        for name, value in (line.split("=", 1) for line in lines(ROOT / "conf" / "kafka.properties"))
+        if "$" not in value
+    }
+    given = {
+        name.removeprefix("KAFKA_").lower().replace("_", "."): value
+        for name, value in SERVICES["kafka"]["environment"].items()
+    }
+    assert {
+        "log.message.timestamp.type",
+        "auto.create.topics.enable",
+        "min.insync.replicas",
+    } <= given.keys() & embedded.keys()
+    assert {name: given[name] for name in given.keys() & embedded.keys()} == {
+        name: embedded[name] for name in given.keys() & embedded.keys()
+    }
 
 
 def lines(file: Path) -> list[str]:
-    return [line for line in file.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    return [
+        line for line in file.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")
+    ]
 
 
 def test_mounted_files_and_named_volumes_are_there() -> None:
@@ -127,7 +153,11 @@ def families(text: str) -> set[str]:
     """Names that a scrape brings, with those of histograms' parts."""
     found = set()
     for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", text, re.M):
-        found |= {name, *(f"{name}_{part}" for part in ("bucket", "sum", "count"))} if kind == "histogram" else {name}
+        found |= (
+            {name, *(f"{name}_{part}" for part in ("bucket", "sum", "count"))}
+            if kind == "histogram"
+            else {name}
+        )
     return found
 
 
@@ -136,7 +166,11 @@ def test_prometheus_asks_where_the_services_show_their_figures() -> None:
     targets = {job["job_name"]: job["static_configs"][0]["targets"] for job in config["scrape_configs"]}
     command = OURS["serve"]["command"]
     assert targets["serve"] == [f"127.0.0.1:{command[command.index('--port') + 1]}"]
-    assert targets["stream"] == [f"127.0.0.1:{OURS['stream']['environment']['ANABRANCH__SPEED__METRICS_PORT']}"]
+    assert targets["stream"] == [
+        f"127.0.0.1:{OURS['stream']['environment']['ANABRANCH__SPEED__METRICS_PORT']}"
+    ]
     assert all((DOCKER / "prometheus" / name).exists() for name in config["rule_files"])
-    sources = yaml.safe_load((DOCKER / "grafana" / "provisioning" / "datasources" / "prometheus.yaml").read_text(encoding="utf-8"))
+    sources = yaml.safe_load(
+        (DOCKER / "grafana" / "provisioning" / "datasources" / "prometheus.yaml").read_text(encoding="utf-8")
+    )
     assert sources["datasources"][0]["url"] == "http://127.0.0.1:9090"

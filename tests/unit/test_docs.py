@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from features import AGGREGATES
+from anabranch import AGGREGATES
 
 PAGE = Path(__file__).parents[2] / "docs" / "aggregates.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -16,7 +16,9 @@ TEXT = PAGE.read_text(encoding="utf-8")
 def blocks() -> list[CodeType]:
     """Every Python block, with the line numbers of the page."""
     found = re.finditer(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
-    return [compile("\n" * TEXT.count("\n", 0, match.start(1)) + match[1], str(PAGE), "exec") for match in found]
+    return [
+        compile("\n" * TEXT.count("\n", 0, match.start(1)) + match[1], str(PAGE), "exec") for match in found
+    ]
 
 
 def test_every_example_runs_one_after_the_other() -> None:

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests import drill
 from tests.bench import freshness, report
+from tests.support import drill
 
 
 def publisher(said: str, code: int = 0) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen([sys.executable, "-c", f"print({said!r}); raise SystemExit({code})"], stdout=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-c", f"print({said!r}); raise SystemExit({code})"], stdout=subprocess.PIPE
+    )
 
 
 def test_a_publisher_that_is_too_slow_is_an_error_up_to_a_rate_that_any_machine_reaches() -> None:
@@ -31,7 +33,9 @@ def test_a_probe_that_is_lost_is_an_error_that_names_it(monkeypatch: pytest.Monk
         freshness.read_probes(there.get, "r", 3)
 
 
-def test_a_drill_with_a_mismatch_or_without_a_fault_is_not_saved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_drill_with_a_mismatch_or_without_a_fault_is_not_saved(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(report, "FOLDER", tmp_path)
     monkeypatch.setattr(report, "ROOT", tmp_path)
     monkeypatch.setattr(drill, "NOTES", str(tmp_path / "notes"))

@@ -1,6 +1,6 @@
 """What the benchmark of the stream declares: one topic, two views with windows and for life, a model; `sent` carries the publisher's clock."""
 
-from features import Count, FeatureView, Label, Last, Max, Mean, Model, Project, Source, Sum
+from anabranch import Count, FeatureView, Label, Last, Max, Mean, Model, Project, Source, Sum
 
 readings = Source(
     name="readings",
@@ -14,7 +14,23 @@ recent = FeatureView(
     source=readings,
     key="thing",
     windows=("1h", "1d", "7d"),
-    features={"n": Count(), "mean": Mean("x"), "top": Max("x"), "high": Count(where="x > 60"), "sent": Max("sent")},
+    features={
+        "n": Count(),
+        "mean": Mean("x"),
+        "top": Max("x"),
+        "high": Count(where="x > 60"),
+        "sent": Max("sent"),
+    },
 )
-lifelong = FeatureView(name="lifelong", source=readings, key="thing", features={"events": Count(), "total": Sum("x"), "newest": Last("x")})
-project = Project(name="speed_bench", views=(recent, lifelong), label=Label(source=readings, key="thing", target="x > 50"), model=Model())
+lifelong = FeatureView(
+    name="lifelong",
+    source=readings,
+    key="thing",
+    features={"events": Count(), "total": Sum("x"), "newest": Last("x")},
+)
+project = Project(
+    name="speed_bench",
+    views=(recent, lifelong),
+    label=Label(source=readings, key="thing", target="x > 50"),
+    model=Model(),
+)

@@ -1,0 +1,166 @@
+"""What all aggregates share.
+
+Events where the argument is NULL do not count; NaN and infinities count as NULL; `where=` leaves events out; what no
+events give stands in each class. The argument is a column or a row-by-row SQL expression.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anabranch.errors import DeclarationError
+from anabranch.states.blocks import Block, Element, Lifted, Rows, Values
+from anabranch.states.extras import Bytes, Extra
+from anabranch.states.formulas import Formula, double
+from anabranch.values.expressions import expression_type
+from anabranch.values.types import BOOLEAN, DOUBLE, Column, DataType
+
+NUMBERS = "numbers"
+ORDERED = "numbers, BOOLEAN, DATE and TIMESTAMP"
+ANYTHING = "every type"
+CONDITION = "BOOLEAN"
+TOLERANCE = 1e-9  # of floats, relative
+EXACT, ROUNDED = "exact", "to rounding"
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Folded states of q windows: rows (q, width) a block, bytes (q,) an extra, and the windows' ends and tails (microseconds)."""
+
+    rows: list[Rows]
+    extras: list[Bytes]
+    at: NDArray[np.int64]
+    since: NDArray[np.int64]
+
+
+Exactly = Callable[[Lifted, NDArray[np.int64], NDArray[np.int64]], Values]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An aggregate over a known schema: what its state is made of, and how folded states become values of `type`.
+
+    Features of one view whose `finish` is equal are finished together, so it treats each state by itself. `exactly`, where
+    there is one, gives the values of training sets straight from sorted events and ranges of them. `exactness` says for people
+    how far a served value may lie from the true one.
+    """
+
+    type: DataType
+    finish: Formula
+    blocks: tuple[Block, ...] = ()
+    extras: tuple[Extra, ...] = ()
+    exactly: Exactly | None = None
+    exactness: str = EXACT
+
+
+@dataclass(frozen=True)
+class Aggregate(ABC):
+    """A summary of events that merges: state(A and B) = merge(state(A), state(B)) for disjoint A and B."""
+
+    argument: str | None = None
+    where: str | None = None
+
+    takes: ClassVar[str] = NUMBERS
+    windows: ClassVar[str] = (
+        "any"  # "any", "none" (it forgets by itself) or "finite" (a lifetime means nothing)
+    )
+    invertible: ClassVar[bool] = False  # can the state of a part be taken out of the state of the whole?
+
+    def __init__(self, argument: str, *, where: str | None = None) -> None:
+        object.__setattr__(self, "argument", argument)
+        object.__setattr__(self, "where", where)
+
+    def bind(self, schema: tuple[Column, ...], place: str) -> Bound:
+        """Check arguments and filter against `schema`; raises DeclarationError that begins with `place`."""
+        if self.where is not None and expression_type(self.where, schema, f"{place}, where") not in (
+            BOOLEAN,
+            None,
+        ):
+            raise DeclarationError(
+                f"{place}, where: {self.where!r} is not a condition: write one such as 'heart_rate > 120'"
+            )
+        return self.over(self.kind_of(self.argument, schema, place))
+
+    def kind_of(self, argument: object, schema: tuple[Column, ...], place: str) -> DataType:
+        """The type of an argument; raises DeclarationError when this aggregate cannot take it."""
+        if not isinstance(argument, str) or not argument.strip():
+            raise DeclarationError(
+                f"{place}: {type(self).__name__} needs a column or SQL expression, not {argument!r}"
+            )
+        kind = expression_type(argument, schema, place) or (BOOLEAN if self.takes == CONDITION else DOUBLE)
+        if not self._accepts(kind):
+            raise DeclarationError(
+                f"{place}: {type(self).__name__} cannot take {argument!r} of type {kind}: it takes {self.takes}"
+            )
+        return kind
+
+    def _accepts(self, kind: DataType) -> bool:
+        if self.takes == CONDITION:
+            return kind == BOOLEAN
+        if kind.wide and (kind.precision > 36 or kind.scale > 18):
+            return False  # more than two whole numbers of 18 digits hold
+        return self.takes == ANYTHING or kind.numeric or (self.takes == ORDERED and not kind.text)
+
+    @abstractmethod
+    def over(self, kind: DataType) -> Bound:
+        """The bound aggregate for an argument of type `kind`."""
+
+    def meaning(self) -> str:
+        """Canonical text of all that decides the value."""
+        return (
+            f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in fields(self))})"
+        )
+
+    @property
+    def longest_tile(self) -> int | None:
+        """The widest tile (microseconds) that keeps its state without loss; None for any."""
+        return None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Every SQL text of the declaration."""
+        return tuple(text for text in (self.argument, self.where) if text is not None)
+
+    def witnesses(self) -> "Mapping[str, Aggregate]":
+        """Exact aggregates that `agrees` needs to judge an approximate value; none for exact ones."""
+        return {}
+
+    def agrees(self, exact: object, served: object, witnessed: Mapping[str, object]) -> bool:
+        """Is a served value as near to the exact one as this class states? Floats to 1e-9, all else equal."""
+        if isinstance(exact, float) and isinstance(served, float):
+            return abs(exact - served) <= TOLERANCE * max(1.0, abs(exact))
+        return exact == served
+
+    @property
+    def text(self) -> str:
+        """The argument's SQL."""
+        return self.argument or ""
+
+    def present(self, kind: DataType, value: str = "1D", element_kind: str = "double") -> Element:
+        """`value` for each event that counts: its argument is there, finite, and passes the filter."""
+        if kind.name in ("FLOAT", "DOUBLE"):
+            found = f"{double(self.text, self.where).sql} IS NOT NULL"
+        else:
+            found = f"({self.text}) IS NOT NULL" + (f" AND ({self.where})" if self.where else "")
+        return Element(sql=f"(CASE WHEN {found} THEN {value} END)", kind=element_kind)
+
+
+def decoded(found: Folded, decode: Formula, sign: int = 1, first: int = 0) -> Values:
+    """Coded values that stand from column `first` on of the only block, times `sign`."""
+    return decode(sign * found.rows[0][:, first:])
+
+
+def ratio(above: NDArray[np.float64], below: NDArray[np.float64], valid: NDArray[np.bool_]) -> Values:
+    """Quotients where `valid`."""
+    return Values(np.divide(above, below, out=np.zeros(len(above)), where=valid), valid)
+
+
+def bounded(place: str, name: str, value: object, most: int) -> int:
+    """A whole number in [1, most]; raises DeclarationError."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise DeclarationError(f"{place}: {name}={value!r} must be a whole number from 1 to {most}")
+    return value

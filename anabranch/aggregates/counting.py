@@ -1,0 +1,172 @@
+"""Counts, sums and what is made of them: every state adds, so every state can also be taken away."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+import numpy as np
+
+from anabranch.aggregates.base import ANYTHING, CONDITION, ROUNDED, Aggregate, Bound, Folded, decoded, ratio
+from anabranch.errors import DeclarationError
+from anabranch.states.blocks import Block, Element, ExactTotal, Least, Tally, Total, Values
+from anabranch.states.formulas import Formula, coded, double, unscaled, whole, wide
+from anabranch.values.times import parse_duration
+from anabranch.values.types import BIGINT, BOOLEAN, DOUBLE, DataType
+
+
+@dataclass(frozen=True, init=False)
+class Count(Aggregate):
+    """Number of events (with a non-null argument, when one is given). No events: 0."""
+
+    takes = ANYTHING
+    invertible = True
+
+    def __init__(self, argument: str | None = None, *, where: str | None = None) -> None:
+        super().__init__(argument or "1", where=where)
+
+    def over(self, kind: DataType) -> Bound:
+        # For floats the very element of Sum and Mean, so that their counts are stored and sent once.
+        counted = double(self.text, self.where) if kind.name in ("FLOAT", "DOUBLE") else self.present(kind)
+        return Bound(BIGINT, Formula(_tallied), (Tally(counted),))
+
+
+def _tallied(found: Folded) -> Values:
+    return Values(found.rows[0][:, 0].astype(np.int64), np.ones(len(found.at), dtype=bool))
+
+
+@dataclass(frozen=True, init=False)
+class Sum(Aggregate):
+    """Sum; exact for whole numbers and DECIMAL, to rounding (1e-9 of the sum of sizes) for floats. No events: null."""
+
+    invertible = True
+
+    def over(self, kind: DataType) -> Bound:
+        if kind.name in ("FLOAT", "DOUBLE"):
+            number = double(self.text, self.where)
+            return Bound(
+                DOUBLE, Formula(_summed), (Total(number), Tally(number)), exactness="to 1e-9 of the sizes"
+            )
+        if kind.wide:
+            return self._wide(kind)
+        number = whole(self.text, kind, self.where)
+        # A sum of BIGINT may need more than 64 bits; one of smaller integers never does.
+        result = DataType("DECIMAL", 38, kind.scale) if kind.name == "DECIMAL" or kind == BIGINT else BIGINT
+        return Bound(result, Formula(_summed_exactly, (result,)), (ExactTotal(number), Tally(number)))
+
+    def _wide(self, kind: DataType) -> Bound:
+        high, low = wide(self.text, kind, self.where)
+        result = DataType("DECIMAL", 38, kind.scale)
+        return Bound(
+            result, Formula(_summed_wide, (result,)), (ExactTotal(high), ExactTotal(low), Tally(high))
+        )
+
+
+def _summed(found: Folded) -> Values:
+    return Values(found.rows[0][:, 0], found.rows[1][:, 0] > 0)
+
+
+def _summed_exactly(found: Folded, result: DataType) -> Values:
+    return unscaled(ExactTotal.whole(found.rows[0]), found.rows[1][:, 0] > 0, result)
+
+
+def _summed_wide(found: Folded, result: DataType) -> Values:
+    totals = zip(ExactTotal.whole(found.rows[0]), ExactTotal.whole(found.rows[1]), strict=True)
+    return unscaled([first * 10**18 + second for first, second in totals], found.rows[2][:, 0] > 0, result)
+
+
+@dataclass(frozen=True, init=False)
+class Mean(Aggregate):
+    """Arithmetic mean, from (sum, n). No events: null."""
+
+    invertible = True
+
+    def over(self, kind: DataType) -> Bound:
+        number = double(self.text, self.where)
+        return Bound(DOUBLE, Formula(_mean), (Total(number), Tally(number)), exactness="to 1e-9 of the sizes")
+
+
+def _mean(found: Folded) -> Values:
+    return ratio(found.rows[0][:, 0], found.rows[1][:, 0], found.rows[1][:, 0] > 0)
+
+
+@dataclass(frozen=True, init=False)
+class Rate(Aggregate):
+    """Events per unit of time (`per`, one hour by default), or the sum of the argument per unit; over the window's true length. No events: 0."""
+
+    per: str = "1h"
+    windows: ClassVar[str] = "finite"
+    invertible = True
+
+    def __init__(self, argument: str | None = None, *, per: str = "1h", where: str | None = None) -> None:
+        super().__init__(argument or "1", where=where)
+        object.__setattr__(self, "per", per)
+        parse_duration(per, f"{type(self).__name__}: per")
+
+    def over(self, kind: DataType) -> Bound:
+        block: Block = (
+            Tally(self.present(kind)) if self.argument == "1" else Total(double(self.text, self.where))
+        )
+        exactness = ROUNDED if self.argument == "1" else "to 1e-9 of the sizes"
+        return Bound(DOUBLE, Formula(_per_unit, (parse_duration(self.per),)), (block,), exactness=exactness)
+
+
+def _per_unit(found: Folded, unit: int) -> Values:
+    return Values(found.rows[0][:, 0] / ((found.at - found.since) / unit), np.ones(len(found.at), dtype=bool))
+
+
+@dataclass(frozen=True, init=False)
+class Histogram(Aggregate):
+    """Counts below the first edge, between neighbouring edges [low, high), and from the last edge up. No events: zeros."""
+
+    edges: tuple[float, ...] = ()
+    invertible = True
+
+    def __init__(self, argument: str, *, edges: tuple[float, ...], where: str | None = None) -> None:
+        super().__init__(argument, where=where)
+        object.__setattr__(self, "edges", tuple(float(edge) for edge in edges))
+        if (
+            not 1 <= len(self.edges) <= 64
+            or not all(map(math.isfinite, self.edges))
+            or any(a >= b for a, b in pairwise(self.edges))
+        ):
+            raise DeclarationError(
+                f"Histogram: edges {edges!r} must be 1 to 64 numbers, each larger than the one before"
+            )
+
+    def over(self, kind: DataType) -> Bound:
+        x = double(self.text, self.where).sql
+        inner = [f"{x} >= {low!r}D AND {x} < {high!r}D" for low, high in pairwise(self.edges)]
+        conditions = [f"{x} < {self.edges[0]!r}D", *inner, f"{x} >= {self.edges[-1]!r}D"]
+        return Bound(
+            DataType("ARRAY<BIGINT>"),
+            Formula(_histogram),
+            tuple(Tally(Element(sql=f"(CASE WHEN {text} THEN 1D END)")) for text in conditions),
+        )
+
+
+def _histogram(found: Folded) -> Values:
+    out = np.empty(len(found.at), dtype=object)
+    out[:] = np.concatenate(found.rows, axis=1).astype(np.int64).tolist()
+    return Values(out, np.ones(len(out), dtype=bool))
+
+
+@dataclass(frozen=True, init=False)
+class Any(Aggregate):
+    """Whether the condition held for any event. No events (or only NULL): null."""
+
+    takes = CONDITION
+    sign: ClassVar[int] = -1
+
+    def over(self, kind: DataType) -> Bound:
+        code = coded(self.text, BOOLEAN, self.where)
+        return Bound(
+            BOOLEAN, Formula(decoded, (code.decode, self.sign)), (Least(code.elements[0], self.sign),)
+        )
+
+
+@dataclass(frozen=True, init=False)
+class All(Any):
+    """Whether the condition held for every event. No events (or only NULL): null."""
+
+    sign = 1

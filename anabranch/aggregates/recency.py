@@ -1,0 +1,73 @@
+"""Aggregates that know the time they are asked at: recency, and sums that fade with a half-life."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from anabranch.aggregates.base import ANYTHING, Aggregate, Bound, Folded, ratio
+from anabranch.states.blocks import TIME, Faded, Least, Values
+from anabranch.states.formulas import Formula, double
+from anabranch.values.times import SECOND, parse_duration
+from anabranch.values.types import DOUBLE, DataType
+
+
+@dataclass(frozen=True, init=False)
+class TimeSince(Aggregate):
+    """Seconds from the latest event (with a non-null argument, when one is given) to the time of the answer. No events: null."""
+
+    takes = ANYTHING
+
+    def __init__(self, argument: str | None = None, *, where: str | None = None) -> None:
+        super().__init__(argument or "1", where=where)
+
+    def over(self, kind: DataType) -> Bound:
+        return Bound(DOUBLE, Formula(_since), (Least(self.present(kind, TIME, "whole"), -1),))
+
+
+def _since(found: Folded) -> Values:
+    latest = -found.rows[0][:, 0]
+    valid = np.isfinite(latest)
+    return Values((found.at - np.where(valid, latest, 0)) / SECOND, valid)
+
+
+@dataclass(frozen=True, init=False)
+class DecayedSum(Aggregate):
+    """Sum in which an event counts half after each `half_life` that has passed at the time of the answer. No events: null."""
+
+    half_life: str = "1d"
+    windows: ClassVar[str] = "none"
+    invertible = True
+
+    def __init__(self, argument: str, *, half_life: str, where: str | None = None) -> None:
+        super().__init__(argument, where=where)
+        object.__setattr__(self, "half_life", half_life)
+        parse_duration(half_life, f"{type(self).__name__}: half_life")
+
+    @property
+    def longest_tile(self) -> int | None:
+        # Weights within a tile go down to 2 ** -500; twice that would pass the smallest double.
+        return 500 * parse_duration(self.half_life)
+
+    def over(self, kind: DataType) -> Bound:
+        block = Faded(double(self.text, self.where), parse_duration(self.half_life))
+        return Bound(
+            DOUBLE, Formula(self.faded, (block.half_life,)), (block,), exactness="to 1e-9 of the sizes"
+        )
+
+    @staticmethod
+    def faded(found: Folded, half_life: int) -> Values:
+        """The value of states [reference, weighted sum, weight] at the time of the answer."""
+        rows = found.rows[0]
+        valid = np.isfinite(rows[:, 0])
+        return Values(rows[:, 1] * np.exp2((np.where(valid, rows[:, 0], 0) - found.at) / half_life), valid)
+
+
+@dataclass(frozen=True, init=False)
+class DecayedMean(DecayedSum):
+    """Mean in which an event weighs half after each `half_life`. No events: null."""
+
+    @staticmethod
+    def faded(found: Folded, half_life: int) -> Values:  # noqa: ARG004 - as the sum it overrides
+        rows = found.rows[0]
+        return ratio(rows[:, 1], rows[:, 2], rows[:, 2] > 0)

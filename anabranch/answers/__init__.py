@@ -1,0 +1,1 @@
+"""The answer service: read, merge, predict. REST, the stream, messages and the command line all call it."""

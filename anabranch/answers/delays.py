@@ -1,0 +1,57 @@
+"""How far a stream's current rows are behind arrival: the stream keeps it as latest measures, serving judges it by the project's promise.
+
+subject "stream"  name "delay"       slice: source    seconds, as of `at`: at that time all that arrived until `at` - value was in current rows
+subject "stream"  name "kept_since"  slice: source    seconds since 1970: from when on no delay was longer than is promised
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from anabranch.stores.cassandra.measures import Measure
+from anabranch.values.times import SECOND, from_micros, to_micros
+
+STREAM = "stream"
+"""The subject of these measures."""
+_DELAY, _KEPT = "delay", "kept_since"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delay:
+    """What a stream said of one source. All in microseconds: when, how far it was behind, and since when its promise is kept (None: it is not)."""
+
+    source: str
+    at: int
+    behind: int
+    kept_since: int | None = None
+
+
+def as_measures(project: str, delay: Delay) -> list[Measure]:
+    """The measures to keep."""
+    at = from_micros(delay.at)
+    values = {
+        _DELAY: delay.behind / SECOND,
+        _KEPT: 0.0 if delay.kept_since is None else delay.kept_since / SECOND,
+    }
+    return [
+        Measure(project=project, subject=STREAM, name=name, slice=delay.source, at=at, value=value)
+        for name, value in values.items()
+    ]
+
+
+def from_measures(measures: Iterable[Measure], sources: Sequence[str]) -> list[Delay]:
+    """What was said last of those `sources` that a stream ever said something of."""
+    said = {(one.name, one.slice): one for one in measures if one.subject == STREAM}
+    found = []
+    for source in sources:
+        delay, kept = said.get((_DELAY, source)), said.get((_KEPT, source))
+        if delay is not None:
+            since = round(kept.value * SECOND) if kept is not None and kept.value else None
+            found.append(
+                Delay(
+                    source=source,
+                    at=to_micros(delay.at),
+                    behind=round(delay.value * SECOND),
+                    kept_since=since,
+                )
+            )
+    return found

@@ -1,0 +1,332 @@
+"""What requests say, over HTTP or by message: bodies, keys and feature values, checked against a project. Every fault names its field."""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from anabranch.answers.problems import ProblemError, unprocessable
+from anabranch.declare.projects import Project
+from anabranch.declare.views import FeatureColumn
+from anabranch.errors import EventError
+from anabranch.events.json_values import show, value_fault
+from anabranch.values.keys import LONGEST_KEY, SEPARATOR, read_key
+from anabranch.values.types import BOOLEAN, DOUBLE, STRING, DataType
+
+Key = dict[str, str]
+MOST_INSTANCES = 1000
+"""Keys or instances of one request."""
+_ASKED = ("key", "features")
+_BY_HTTP, _BY_MESSAGE = "key and features, or keys, or instances", "request_id, key and features"
+LONGEST_REQUEST = 1_048_576
+"""Bytes of one request by message."""
+_LONGEST_ID = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request to predict: a key to read stored features of, features that win over them, or both; `field` is where it has its key."""
+
+    key: Key | None
+    features: Mapping[str, object]
+    field: str = "key"
+
+
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """A request by message: its `id` as it was given, None when it cannot be read, and what is asked, or the `problem` with it."""
+
+    id: str | int | None
+    asked: Asked | None = None
+    problem: ProblemError | None = None
+
+
+def check_json(content_type: str) -> None:
+    """Raises a 415 problem unless the content is declared as JSON."""
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise ProblemError(
+            415, "wrong-content-type", f"content type {content_type or 'none'!r}: send application/json"
+        )
+
+
+def decode(body: bytes) -> object:
+    """The JSON of a body; raises a 400 problem for what is no JSON and a 422 for NaN and infinities."""
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _diagnosis(body, error) from error
+
+
+def _diagnosis(body: bytes, error: Exception) -> ProblemError:
+    """Python's own parser reads NaN, Infinity and 1e999, so it can tell where they stand."""
+    try:
+        fields = list(_unreal(json.loads(body), ""))
+    except (ValueError, RecursionError):
+        fields = []
+    if fields:
+        return unprocessable(
+            fields[0], f"{fields[0]}: NaN and infinities are not values: leave the field out or send null"
+        )
+    reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+    return ProblemError(400, "bad-json", f"the body is not JSON: {reason}")
+
+
+def _unreal(document: object, path: str) -> Iterator[str]:
+    if isinstance(document, float) and not math.isfinite(document):
+        yield path or "the body"
+    elif isinstance(document, dict):
+        for name, value in document.items():
+            yield from _unreal(value, f"{path}.{name}" if path else str(name))
+    elif isinstance(document, list):
+        for position, value in enumerate(document):
+            yield from _unreal(value, f"{path}[{position}]")
+
+
+def read_asked(body: bytes, project: Project) -> Asked | list[Asked]:
+    """The predict request in `body`: one, or the list of ``{"keys": [...]}`` or ``{"instances": [...]}``."""
+    document = decode(body)
+    if not isinstance(document, dict):
+        raise unprocessable(
+            "key", f'the body is {show(document)}: send an object such as {{"key": ..., "features": {{...}}}}'
+        )
+    if "instances" in document:
+        return [
+            _one(each, project, f"instances[{i}].") for i, each in enumerate(_listed(document, "instances"))
+        ]
+    if "keys" in document:
+        return [
+            Asked(body_key(each, project, f"keys[{i}]"), {}, f"keys[{i}]")
+            for i, each in enumerate(_listed(document, "keys"))
+        ]
+    return _one(document, project, "")
+
+
+def read_message(value: bytes | None, project: Project) -> Requested:
+    """The predict request in a message: the body of one over HTTP, with a `request_id`. Never raises: what is wrong is the problem."""
+    found = None
+    try:
+        document = _message(value)
+        found = _request_id(document.pop("request_id", None))
+        return Requested(found, _one(document, project, "", _BY_MESSAGE))
+    except ProblemError as problem:
+        return Requested(found or _readable_id(value), problem=problem)
+
+
+def _message(value: bytes | None) -> dict[str, object]:
+    if value is None:
+        raise ProblemError(
+            400,
+            "bad-json",
+            'the message has no value: send an object such as {"request_id": ..., "key": ...}',
+        )
+    if len(value) > LONGEST_REQUEST:
+        raise ProblemError(
+            413, "too-large", f"the message has {len(value)} bytes: a request may have {LONGEST_REQUEST}"
+        )
+    document = decode(value)
+    if not isinstance(document, dict):
+        raise unprocessable(
+            "request_id",
+            f'the message is {show(document)}: send an object such as {{"request_id": ..., "key": ...}}',
+        )
+    return document
+
+
+def _request_id(value: object) -> str | int:
+    if value is None or value == "":
+        raise unprocessable(
+            "request_id", "request_id is missing: give each request one of its own, its answer carries it"
+        )
+    plain = (
+        isinstance(value, (str, int)) and not isinstance(value, bool) and value_fault(value, STRING) is None
+    )
+    if not isinstance(value, (str, int)) or not plain or len(str(value).encode()) > _LONGEST_ID:
+        raise unprocessable(
+            "request_id",
+            f"request_id is {show(value)}: send a text or a whole number of up to {_LONGEST_ID} bytes",
+        )
+    return value
+
+
+def _readable_id(value: bytes | None) -> str | int | None:
+    """The id in a message that Python's own parser reads, though it holds NaN or infinities."""
+    if value is None or len(value) > LONGEST_REQUEST:
+        return None
+    try:
+        document = json.loads(value)
+        return _request_id(document.get("request_id")) if isinstance(document, dict) else None
+    except (ValueError, RecursionError, ProblemError):
+        return None
+
+
+def _listed(document: Mapping[str, object], name: str) -> list[object]:
+    for other in document:
+        if other != name:
+            raise unprocessable(
+                other, f"{other!r} does not go with {name}: send {name} alone", "unknown-field"
+            )
+    found = document[name]
+    if not isinstance(found, list) or not found:
+        raise unprocessable(
+            name,
+            f"{name} is {'empty' if found == [] else show(found)}: send an array of 1 to {MOST_INSTANCES}",
+        )
+    if len(found) > MOST_INSTANCES:
+        raise unprocessable(
+            name, f"{name} has {len(found)} entries: send at most {MOST_INSTANCES} at once", "too-many"
+        )
+    return found
+
+
+def _one(document: object, project: Project, place: str, known: str = _BY_HTTP) -> Asked:
+    if not isinstance(document, dict):
+        raise unprocessable(
+            place.rstrip("."),
+            f'{place.rstrip(".")} is {show(document)}: send an object such as {{"key": ..., "features": {{...}}}}',
+        )
+    for name in document:
+        if name not in _ASKED:
+            parts = "key and features" if place else known
+            raise unprocessable(
+                f"{place}{name}", f"{name!r} is no part of this request: it has {parts}", "unknown-field"
+            )
+    key, features = document.get("key"), document.get("features")
+    if features is not None and not isinstance(features, dict):
+        raise unprocessable(
+            f"{place}features", f"features is {show(features)}: send an object of names and values"
+        )
+    if key is None and not features:
+        raise unprocessable(f"{place}key", "there is nothing to score: give a key, features, or both")
+    field = f"{place}key"
+    return Asked(
+        None if key is None else body_key(key, project, field),
+        _checked(features or {}, project, f"{place}features"),
+        field,
+    )
+
+
+def _checked(features: dict[str, object], project: Project, place: str) -> dict[str, object]:
+    columns = feature_columns(project)
+    for name, value in features.items():
+        column = columns.get(name)
+        if column is None:
+            raise unprocessable(
+                f"{place}.{name}",
+                f"{name!r} is no feature of {project.name}: it has {', '.join(columns)}",
+                "unknown-feature",
+            )
+        reason = None if value is None else feature_fault(value, column.type)
+        if reason is not None:
+            raise unprocessable(f"{place}.{name}", f"{name}: {reason}", "wrong-type")
+    return features
+
+
+def feature_columns(project: Project) -> Mapping[str, FeatureColumn]:
+    """Feature columns by name."""
+    return project.column_of
+
+
+def feature_fault(value: object, kind: DataType) -> str | None:
+    """Why `value` is no value of a feature of type `kind`; stricter than for events: a number is not sent as text."""
+    kind_of = type(value)
+    if kind == DOUBLE and kind_of is float:
+        return None  # decoded JSON holds no NaN, and this is the way of most values
+    if kind.array:
+        return _list_fault(value, kind.inner)
+    if kind.text:
+        wrong = kind_of is not str
+    elif kind == BOOLEAN:
+        wrong = kind_of is not bool
+    elif kind.numeric:
+        wrong = kind_of not in (int, float) and not (kind.name == "DECIMAL" and kind_of is str)
+    else:
+        wrong = kind_of is not str
+    return f"{show(value)} is not {_expected(kind)}" if wrong else value_fault(value, kind)
+
+
+def _list_fault(value: object, kind: DataType) -> str | None:
+    if not isinstance(value, list):
+        return f"{show(value)} is not an array"
+    return next(
+        (fault for one in value if one is not None and (fault := feature_fault(one, kind)) is not None), None
+    )
+
+
+def _expected(kind: DataType) -> str:
+    if kind.integral:
+        return "a whole number"
+    if kind.numeric:
+        return "a number"
+    return {"STRING": "a text", "BOOLEAN": "true or false"}.get(kind.name, f"a text with a {kind}")
+
+
+def body_key(key: object, project: Project, place: str = "key") -> Key:
+    """The key as it stands in a body: a text or number for one key column, an object for several."""
+    names = project.keys
+    if not isinstance(key, dict):
+        if len(names) > 1:
+            raise unprocessable(
+                place,
+                f"key {show(key)}: this project has several key columns: send an object with {' and '.join(names)}",
+            )
+        return {names[0]: _key_value(names[0], key, place, project)}
+    for name in key:
+        if name not in names:
+            raise unprocessable(
+                f"{place}.{name}",
+                f"{name!r} is no key column of {project.name}: the key is {' and '.join(names)}",
+                "unknown-field",
+            )
+    return {name: _key_value(name, key.get(name), f"{place}.{name}", project) for name in names}
+
+
+def path_key(text: str, project: Project) -> Key:
+    """The key as it stands in a path: the value of one key column, or ``tailnum=N14228,origin=EWR`` for several."""
+    names = project.keys
+    words = [text]
+    if len(names) > 1:
+        words = re.split(rf",(?=(?:{'|'.join(map(re.escape, names))})=)", text)
+    try:
+        found = {names[0]: text} if len(names) == 1 else read_key(names, words)
+    except EventError as error:
+        form = ",".join(f"{name}=VALUE" for name in names)
+        raise unprocessable("key", f"key {show(text)} does not fit: write {form}") from error
+    return stored_key(found, project)
+
+
+def stored_key(key: Mapping[str, object], project: Project) -> Key:
+    """A key's values as texts that are stored; raises a 422 problem for what cannot be one."""
+    names = project.keys
+    return {
+        name: _key_value(name, key[name], "key" if len(names) == 1 else f"key.{name}", project)
+        for name in names
+    }
+
+
+def _key_value(name: str, value: object, field: str, project: Project) -> str:
+    """The stored text of a key's value, which is Spark's CAST(... AS STRING)."""
+    if value is None or value == "":
+        raise unprocessable(field, f"key {name!r} is missing: give {' and '.join(project.keys)}")
+    if isinstance(value, dict | list):
+        raise unprocessable(field, f"key {name!r} is {show(value)}: send a text or a number")
+    text = _canonical(value, project.key_types.get(name))
+    if SEPARATOR in text or len(text.encode("utf-8", "replace")) > LONGEST_KEY:
+        raise unprocessable(
+            field, f"key {name!r}: a key may have {LONGEST_KEY} bytes and not the control character U+001F"
+        )
+    return text
+
+
+def _canonical(value: object, kind: DataType | None) -> str:
+    """``7`` for 7, 7.0 and "007" when the column holds whole numbers: what cannot be one is a key that nobody knows."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = str(value)
+    if kind is not None and kind.integral and re.fullmatch(r"\s*[+-]?\d{1,19}\s*", text):
+        return str(int(text))
+    return text

@@ -1,0 +1,79 @@
+"""Finding declarations: `<folder>/<name>.py` or `<folder>/<name>/__init__.py`, whose value `project` is what counts."""
+
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+from anabranch.declare.projects import Project
+from anabranch.errors import AnabranchError, DeclarationError, UnknownProjectError
+
+
+def list_projects(folders: Sequence[Path]) -> dict[str, Path]:
+    """Name and file of every declaration, the first folder winning."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        files = [path for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"]
+        for path in files + sorted(folder.glob("*/__init__.py")):
+            name = path.stem if path.name != "__init__.py" else path.parent.name
+            if re.fullmatch(r"[a-z][a-z0-9_]*", name):
+                found.setdefault(name, path)
+    return found
+
+
+def load_project(name: str, folders: Sequence[Path]) -> Project:
+    """The project `name`; raises UnknownProjectError, naming every folder searched, or DeclarationError."""
+    found = list_projects(folders)
+    if name not in found:
+        searched = ", ".join(str(folder) for folder in folders)
+        raise UnknownProjectError(
+            f"no project {name!r}: there is {', '.join(found) or 'none'} (searched {searched}): declare it in a file {name}.py there"
+        )
+    project = getattr(_module(name, found[name]), "project", None)
+    if not isinstance(project, Project):
+        raise DeclarationError(f"{found[name]} has no value 'project': end it with project = Project(...)")
+    if project.name != name:
+        raise DeclarationError(
+            f"{found[name]} declares project {project.name!r}: its name must be that of the file, {name!r}"
+        )
+    return project
+
+
+def load_function(name: str, folders: Sequence[Path]) -> Callable[..., Any]:
+    """The function ``module:function`` of a file `<folder>/<module>.py`; raises DeclarationError, naming every folder searched."""
+    module, _, function = name.partition(":")
+    path = list_projects(folders).get(module)
+    if path is None:
+        searched = ", ".join(str(folder) for folder in folders) or "no folder"
+        raise DeclarationError(
+            f"there is no module {module!r} for the function {name!r} (searched {searched}): write it in a file {module}.py there"
+        )
+    found = getattr(_module(module, path), function, None)
+    if not callable(found):
+        raise DeclarationError(f"{path} has no function {function!r}: define it there, or correct {name!r}")
+    return cast("Callable[..., Any]", found)
+
+
+def module_name(name: str) -> str:
+    """What the module of a project is called in this process; it can be imported under that name nowhere else."""
+    return f"anabranch_project_{name}"
+
+
+def _module(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        module_name(name), path, submodule_search_locations=[str(path.parent)]
+    )
+    if spec is None or spec.loader is None:
+        raise DeclarationError(f"{path} cannot be loaded as Python: check the file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except AnabranchError:
+        raise
+    except Exception as error:
+        raise DeclarationError(f"{path} does not load: {type(error).__name__}: {error}") from error
+    return module

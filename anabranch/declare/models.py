@@ -1,0 +1,236 @@
+"""What a data scientist declares about a model: trainer, categories, split, weights, search, slices and the gate to the champion's place."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from anabranch.errors import DeclarationError
+
+METRICS = {"roc_auc": "class", "average_precision": "class", "log_loss": "class", "accuracy": "class", "f1": "class",
+           "rmse": "number", "mae": "number", "r2": "number"}  # fmt: skip
+SMALLER_IS_BETTER = frozenset({"log_loss", "rmse", "mae"})
+SPLITS = ("time", "key")
+BALANCED = "balanced"
+PROOFS = ("worse", "not worse")
+LEARNERS = ("sgd",)
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """Rows told apart by a feature: by its values, or by the bands that `bands` cut (each band from a bound, below the next)."""
+
+    feature: str
+    bands: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bands", tuple(float(bound) for bound in self.bands))
+        if list(self.bands) != sorted(set(self.bands)):
+            raise DeclarationError(
+                f"model: slice {self.feature!r} has bands {self.bands}: give bounds that grow, such as (40, 55, 65)"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """What a version must pass to become champion by training.
+
+    `minimum`: the metric on held-out rows at least so good (at most so large, for metrics where smaller is better).
+    `champion`: compared with the champion by paired resamples of the same held-out rows, of which a share `confidence` proves something.
+    `proof`: ``worse``, the default, refuses what is proven to be worse by more than `tolerance`, so what is a little worse may pass;
+    ``not worse`` refuses what is not proven to be at most `tolerance` worse (non-inferiority), so what is as good may be refused for want of rows.
+    `slices`: the metric at least so good on every declared slice of `slice_rows` rows or more. `parity`: how far the model itself, its
+    ONNX form and the registered pyfunc may lie apart.
+    """
+
+    minimum: float | None = None
+    champion: bool = True
+    tolerance: float = 0.0
+    confidence: float = 0.95
+    proof: str = "worse"
+    slices: float | None = None
+    slice_rows: int = 30
+    parity: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.confidence < 1:
+            raise DeclarationError(
+                f"model: gate's confidence is {self.confidence!r}: it must be from 0.5 to below 1"
+            )
+        if self.tolerance < 0 or self.parity <= 0 or self.slice_rows < 1:
+            raise DeclarationError(
+                f"model: {self}: tolerance cannot be negative, parity and slice_rows must be above 0"
+            )
+        if self.proof not in PROOFS:
+            raise DeclarationError(
+                f"model: gate's proof is {self.proof!r}: use {' or '.join(map(repr, PROOFS))}"
+            )
+        if self.proof == "not worse" and self.tolerance == 0:
+            raise DeclarationError(
+                "model: gate's proof is 'not worse' and its tolerance 0: say how much worse is as good, such as tolerance=0.01"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """A search over parameters by validation inside the training rows, where Optuna says what to try next. Seeded: the same rows, the same trials.
+
+    `space`: a parameter's choices as a list, or its range as (low, high), both whole or both decimal, with "log" as a third for
+    an even spread of magnitudes; empty for the trainer's own space. The first trial is always the trainer's defaults.
+    """
+
+    trials: int = 20
+    space: Mapping[str, object] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if self.trials < 1:
+            raise DeclarationError(f"model: search has {self.trials} trials: it must be 1 or more")
+        for name, choices in self.space.items():
+            if not (_is_range(choices) or (isinstance(choices, list) and choices)):
+                raise DeclarationError(
+                    f'model: search space {name!r} is {choices!r}: give a list of choices or a range (low, high) or (low, high, "log")'
+                )
+
+
+def _is_range(choices: object) -> bool:
+    if (
+        not isinstance(choices, tuple)
+        or len(choices) not in (2, 3)
+        or (len(choices) == 3 and choices[2] != "log")
+    ):
+        return False
+    low, high = choices[:2]
+    numbers = all(isinstance(bound, (int, float)) and not isinstance(bound, bool) for bound in (low, high))
+    return numbers and low < high and (len(choices) == 2 or low > 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One model of a composition."""
+
+    trainer: str
+    params: Mapping[str, object] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Online:
+    """A second model that learns from each label as it arrives, between one batch and the next.
+
+    `learner`: ``sgd``, a linear model by stochastic gradient descent over the model's numbers. `rate`: length of the first step; the
+    n-th is shorter by n^(1/4). `penalty`: how strongly weights are drawn to nothing. `passes`: over a batch's training set.
+    """
+
+    learner: str = "sgd"
+    rate: float = 0.1
+    penalty: float = 1e-4
+    passes: int = 5
+
+    def __post_init__(self) -> None:
+        if self.learner not in LEARNERS:
+            raise DeclarationError(
+                f"model: online learner {self.learner!r} is unknown: use {' or '.join(LEARNERS)}"
+            )
+        if not 0 < self.rate <= 10 or not 0 <= self.penalty < 1 or self.passes < 1:
+            raise DeclarationError(
+                f"model: {self}: rate must be above 0 and at most 10, penalty from 0 to below 1, passes 1 or more"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """How to learn it. `trainer`: a registered name, or ``module:function`` in a folder of projects; `features`: those used, empty for all.
+
+    `categories` are features whose numbers are names of kinds. `split`: ``time`` trains on the earlier and tests on the later labels,
+    ``key`` on different keys; either way no key is on both sides. `class_weight`: ``balanced`` or a weight by class. `members` belong to
+    the trainers ``ensemble`` and ``cascade``. `online` is learnt beside it and changes nothing of what it is.
+    """
+
+    trainer: str = "auto"
+    metric: str = "roc_auc"
+    features: tuple[str, ...] = ()
+    params: Mapping[str, object] = field(default_factory=dict, hash=False)
+    description: str = ""
+    categories: tuple[str, ...] = ()
+    split: str = "time"
+    class_weight: str | Mapping[int, float] | None = field(default=None, hash=False)
+    search: Search | None = None
+    slices: tuple[str | Slice, ...] = ()
+    gate: Gate = Gate()
+    members: tuple[str | Member, ...] = ()
+    intended_use: str = ""
+    limits: str = ""
+    online: Online | None = None
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise DeclarationError(f"model: metric {self.metric!r} is unknown: use {', '.join(METRICS)}")
+        if self.split not in SPLITS:
+            raise DeclarationError(f"model: split {self.split!r} is unknown: use {' or '.join(SPLITS)}")
+        given: tuple[object, ...] = (self.categories, self.slices, self.members)
+        if any(isinstance(value, str) for value in given):
+            raise DeclarationError(
+                "model: categories, slices and members are tuples: write categories=('sex',) with its comma"
+            )
+        self._check_weight()
+        if self.trainer.count(":") and not _FUNCTION.fullmatch(self.trainer):
+            raise DeclarationError(
+                f"model: trainer {self.trainer!r} is no name of a function: write 'module:function'"
+            )
+        object.__setattr__(self, "categories", tuple(self.categories))
+        object.__setattr__(
+            self,
+            "slices",
+            tuple(Slice(feature=found) if isinstance(found, str) else found for found in self.slices),
+        )
+        object.__setattr__(
+            self,
+            "members",
+            tuple(Member(trainer=found) if isinstance(found, str) else found for found in self.members),
+        )
+        if (self.trainer in ("ensemble", "cascade")) != bool(self.members):
+            raise DeclarationError(
+                f"model: trainer {self.trainer!r} has members {self.members!r}: 'ensemble' and 'cascade' need them, others have none"
+            )
+
+    def _check_weight(self) -> None:
+        weight = self.class_weight
+        good = weight is None or weight == BALANCED
+        if isinstance(weight, Mapping):
+            good = set(weight) == {0, 1} and all(value > 0 for value in weight.values())
+        if not good:
+            raise DeclarationError(
+                f"model: class_weight is {weight!r}: use 'balanced' or a weight above 0 for each class, such as {{0: 1, 1: 5}}"
+            )
+        if weight is not None and self.task == "number":
+            raise DeclarationError(
+                f"model: class_weight is for classes, but the metric {self.metric!r} is for numbers: leave it out"
+            )
+
+    @property
+    def task(self) -> str:
+        """``class`` or ``number``: what the metric is for."""
+        return METRICS[self.metric]
+
+    @property
+    def declared_slices(self) -> tuple[Slice, ...]:
+        """`slices`, each as a Slice."""
+        return tuple(found for found in self.slices if isinstance(found, Slice))
+
+    @property
+    def declared_members(self) -> tuple[Member, ...]:
+        """`members`, each as a Member."""
+        return tuple(found for found in self.members if isinstance(found, Member))
+
+    @property
+    def named(self) -> dict[str, str]:
+        """Features that are named, each with what for."""
+        found = dict.fromkeys(self.features, "feature")
+        found |= dict.fromkeys(self.categories, "category")
+        return found | {part.feature: "slice" for part in self.declared_slices}
+
+    def meaning(self) -> list[str]:
+        """Texts that change with anything that changes what is learnt."""
+        plain = [self.trainer, self.metric, repr(self.features), repr(sorted(self.params.items()))]
+        more = [repr(self.categories), self.split, repr(self.class_weight), repr(self.members)]
+        search = f"{self.search.trials} {sorted(self.search.space.items())!r}" if self.search else ""
+        return [*plain, *more, search]

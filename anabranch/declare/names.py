@@ -1,0 +1,35 @@
+"""Names that a declaration may give, words that are kept, and the digest that tells declarations apart."""
+
+import hashlib
+import re
+from collections.abc import Iterable
+
+from anabranch.errors import DeclarationError
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+
+
+_OF_ROWS = ("key", "score", "label", "online_score", "degraded", "slot")
+_OF_VERSIONS = ("model_version", "batch_version", "as_of", "layer")
+RESERVED = frozenset((*_OF_ROWS, *_OF_VERSIONS))
+"""Columns that serving tables have beside a project's own, so no feature and no key column may be called so."""
+
+
+def check_name(name: object, what: str) -> None:
+    """Raise DeclarationError, beginning with `what`, unless `name` can be part of a table's name."""
+    if not isinstance(name, str) or len(name) > 40 or not _NAME.fullmatch(name):
+        raise DeclarationError(
+            f"{what} {name!r} is not a good name: use up to 40 small letters, digits and single underscores, a letter first"
+        )
+
+
+def digest(parts: Iterable[str]) -> str:
+    """Twelve hexadecimal digits that change with any of the parts."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def check_unique(names: list[str], what: str) -> None:
+    """Raise DeclarationError, beginning with `what`, when a name is given twice."""
+    for name in names:
+        if names.count(name) > 1:
+            raise DeclarationError(f"{what} {name!r} is used twice: give each its own name")

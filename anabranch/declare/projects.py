@@ -1,0 +1,226 @@
+"""What a data scientist declares: sources, feature views, a label, a model, a project. Frozen, checked when constructed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from anabranch.declare.freshness import Freshness
+from anabranch.declare.labels import Label
+from anabranch.declare.models import SMALLER_IS_BETTER, Model
+from anabranch.declare.names import RESERVED, check_name, check_unique, digest
+from anabranch.declare.sources import Source
+from anabranch.declare.views import FeatureColumn, FeatureView
+from anabranch.declare.watch import Watch
+from anabranch.errors import DeclarationError
+from anabranch.values.types import DataType
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnWrite:
+    """Rows that are scored as they arrive: the events of a `source`, by its name, or what is appended to `table`, a path; into the Delta table `to`,
+    or with ``to="serving"`` into the serving table.
+    """
+
+    to: str
+    source: str | None = None
+    table: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.to or (self.source is None) == (self.table is None):
+            raise DeclarationError(f"score_on_write: {self}: give to= and one of source= and table=")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """Everything declared for one purpose. A project may have no model (features only)."""
+
+    name: str
+    views: tuple[FeatureView, ...]
+    label: Label | None = None
+    model: Model | None = None
+    owner: str = ""
+    description: str = ""
+    freshness: Freshness | None = None
+    watch: Watch = field(default_factory=Watch)
+    score_on_write: tuple[OnWrite, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "project")
+        object.__setattr__(self, "views", tuple(self.views))
+        place = f"project {self.name!r}"
+        for said, text in (("owner", self.owner), ("description", self.description)):
+            if not isinstance(text, str):
+                raise DeclarationError(f"{place}: {said} is {text!r}: it must be text")
+        if not isinstance(self.freshness, Freshness | None):
+            raise DeclarationError(
+                f'{place}: freshness is {self.freshness!r}: it must be Freshness(batch="1d", stream="10s")'
+            )
+        if not self.views:
+            raise DeclarationError(f"{place} has no views: give at least one")
+        if (self.label is None) != (self.model is None):
+            raise DeclarationError(f"{place}: a label and a model belong together: give both or neither")
+        check_unique([view.name for view in self.views], f"{place}: view")
+        check_unique([column.name for column in self.columns], f"{place}: feature column")
+        topics = [source.topic for source in self.sources.values() if source.topic]
+        check_unique(topics, f"{place}: topic")
+        taken = [
+            name for name in self.keys if name.lower() in RESERVED and (name != "key" or len(self.keys) > 1)
+        ]
+        if taken:
+            raise DeclarationError(
+                f"{place}: key column {taken[0]!r} is a word kept for serving tables: rename it in the source"
+            )
+        for view in self.views:
+            self._check_keys(view, place)
+        same = [column.name for column in self.columns if column.name in {name.lower() for name in self.keys}]
+        if same:
+            raise DeclarationError(
+                f"{place}: feature column {same[0]!r} is also a column of the key: rename the feature"
+            )
+        self._check_model(place)
+        self._check_on_write(place)
+
+    def _check_on_write(self, place: str) -> None:
+        given: object = self.score_on_write
+        if not isinstance(given, tuple) or not all(isinstance(one, OnWrite) for one in given):
+            raise DeclarationError(
+                f"{place}: score_on_write is {self.score_on_write!r}: write (OnWrite(source=..., to=...),) with its comma"
+            )
+        if self.score_on_write and self.model is None:
+            raise DeclarationError(
+                f"{place}: score_on_write needs a model to score with: give a label and a model"
+            )
+        check_unique([one.to for one in self.score_on_write], f"{place}: score_on_write: to")
+        unknown = [
+            one.source
+            for one in self.score_on_write
+            if one.source is not None and one.source not in self.sources
+        ]
+        if unknown:
+            raise DeclarationError(
+                f"{place}: score_on_write: source {unknown[0]!r} is none of {', '.join(self.sources)}"
+            )
+
+    def _check_model(self, place: str) -> None:
+        if self.model is not None:
+            self.watch.check(self.model.metric in SMALLER_IS_BETTER, self.model.metric)
+        named = self.model.named if self.model else {}
+        unknown = [name for name in named if name not in {c.name for c in self.columns}]
+        if unknown:
+            raise DeclarationError(
+                f"{place}: model {named[unknown[0]]} {unknown[0]!r} is in no view: there are {', '.join(c.name for c in self.columns)}"
+            )
+        types = {column.name: column.type for column in self.columns}
+        unfit = [name for name in self.model_features if types[name].array or types[name].name == "BINARY"]
+        if self.model and (unfit or not self.model_features):
+            which = f"model feature {unfit[0]!r} is {types[unfit[0]]}" if unfit else "every feature is a list"
+            raise DeclarationError(
+                f"{place}: {which}, which no trainer takes: give Model(features=...) of single values"
+            )
+        aside = [
+            name for name in (self.model.categories if self.model else ()) if name not in self.model_features
+        ]
+        if aside:
+            raise DeclarationError(
+                f"{place}: model category {aside[0]!r} is not among Model(features=...): add it there"
+            )
+        lists = [
+            part.feature
+            for part in (self.model.declared_slices if self.model else ())
+            if types[part.feature].array
+        ]
+        if self.model and self.model.online:
+            self._check_online(place)
+        if lists:
+            raise DeclarationError(
+                f"{place}: model slice {lists[0]!r} is {types[lists[0]]}: a slice needs single values"
+            )
+
+    def _check_online(self, place: str) -> None:
+        if self.label is not None and self.label.source.topic is None:
+            raise DeclarationError(
+                f"{place}: online learning reads labels from a topic, and source {self.label.source.name!r} has none: give it one"
+            )
+        if all(self.column_of[name].type.text for name in self.model_features):
+            raise DeclarationError(
+                f"{place}: online learning needs a feature that is a number, and the model's are all texts: leave Model(online=...) out"
+            )
+
+    def _check_keys(self, view: FeatureView, place: str) -> None:
+        missing = [name for name in view.keys if name not in self.keys]
+        if missing:
+            known = ", ".join(self.keys)
+            raise DeclarationError(
+                f"{place}: key {missing[0]!r} of view {view.name!r} is not among the label's keys {known}: add it to Label(key=...)"
+            )
+
+    @cached_property
+    def sources(self) -> dict[str, Source]:
+        """Every source by name; two different ones of one name are an error."""
+        found: dict[str, Source] = {}
+        for source in [*(view.source for view in self.views), *([self.label.source] if self.label else [])]:
+            if found.setdefault(source.name, source) != source:
+                raise DeclarationError(
+                    f"project {self.name!r}: two different sources are named {source.name!r}: rename one"
+                )
+        return found
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Columns that name one thing to be scored: the label's, or all the views' when there is no label."""
+        return (
+            self.label.keys
+            if self.label
+            else tuple(dict.fromkeys(name for view in self.views for name in view.keys))
+        )
+
+    @cached_property
+    def columns(self) -> tuple[FeatureColumn, ...]:
+        """Feature columns of all views, in order."""
+        return tuple(column for view in self.views for column in view.columns)
+
+    @cached_property
+    def column_of(self) -> Mapping[str, FeatureColumn]:
+        """Feature columns by name."""
+        return {column.name: column for column in self.columns}
+
+    @cached_property
+    def key_types(self) -> Mapping[str, DataType]:
+        """Types of the key's columns, as the first source that has each declares it."""
+        found: dict[str, DataType] = {}
+        for source in self.sources.values():
+            for column in source.columns:
+                if column.name in self.keys:
+                    found.setdefault(column.name, column.type)
+        return found
+
+    @property
+    def model_features(self) -> tuple[str, ...]:
+        """Feature columns that the model reads, in order."""
+        chosen = (
+            self.model.features
+            if self.model and self.model.features
+            else tuple(column.name for column in self.columns if not column.type.array)
+        )
+        return tuple(chosen)
+
+    def views_of(self, source: str) -> tuple[FeatureView, ...]:
+        """Views fed by the source."""
+        return tuple(view for view in self.views if view.source.name == source)
+
+    def key_sets(self, source: Source) -> tuple[tuple[str, ...], ...]:
+        """The keys that events of the source are used with: its views' and, for the label's source, the label's."""
+        found = [view.keys for view in self.views_of(source.name)]
+        if self.label is not None and self.label.source == source:
+            found.append(self.label.keys)
+        return tuple(dict.fromkeys(found))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with anything that changes what the model is fed or told to learn."""
+        label, model = self.label, self.model
+        parts = [f"{view.name}:{view.fingerprint}" for view in self.views] + [c.name for c in self.columns]
+        parts += [aggregate.meaning() for view in self.views for aggregate in view.features.values()]
+        if label and model:
+            parts += [label.source.name, repr(label.keys), label.target, *model.meaning()]
+        return digest(parts)

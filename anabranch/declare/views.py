@@ -1,0 +1,195 @@
+"""Feature views: features of one key over the events of one source."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from anabranch.aggregates.base import Aggregate
+from anabranch.aggregates.layout import Alike, Layout
+from anabranch.declare.names import RESERVED, check_name, check_unique, digest
+from anabranch.declare.sources import Source, key_columns
+from anabranch.declare.windows import Window, make_window
+from anabranch.errors import DeclarationError
+from anabranch.values.expressions import columns_used
+from anabranch.values.times import HOUR, format_duration
+from anabranch.values.types import DataType
+
+
+@dataclass(frozen=True)
+class FeatureColumn:
+    """One column that answers and training sets have: a feature over one window."""
+
+    name: str
+    feature: str
+    window: Window
+    type: DataType
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureView:
+    """Features of one key over one source; `windows` empty means the key's whole life."""
+
+    name: str
+    source: Source
+    key: str | tuple[str, ...]
+    features: Mapping[str, Aggregate] = field(hash=False)
+    windows: tuple[str, ...] | str = ()
+    hop: str | None = None
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "view")
+        if not self.features:
+            raise DeclarationError(f"view {self.name!r} has no features: give at least one")
+        object.__setattr__(
+            self, "windows", (self.windows,) if isinstance(self.windows, str) else tuple(self.windows)
+        )
+        check_unique(list(self.windows), f"view {self.name!r}: window")
+        key_columns(self.key, self.source, f"view {self.name!r}")
+        for name, aggregate in self.features.items():
+            check_name(name, f"view {self.name!r}: feature")
+            if not isinstance(aggregate, Aggregate):
+                raise DeclarationError(
+                    f"view {self.name!r}: feature {name!r} is {aggregate!r}: it must be an aggregate such as Count() or Mean('price')"
+                )
+            self._check_windows(name, aggregate)
+        self._check_columns()
+
+    def _check_windows(self, name: str, aggregate: Aggregate) -> None:
+        place = f"view {self.name!r}: feature {name!r}: {type(aggregate).__name__}"
+        finite = [span for span in self.spans if span.width is not None]
+        if aggregate.windows == "none" and finite:
+            raise DeclarationError(
+                f"{place} has no window (it forgets by its half-life), but the view has {finite[0].name!r}: give it a view without windows="
+            )
+        if aggregate.longest_tile is not None and self.tile > aggregate.longest_tile:
+            longest, tile = format_duration(aggregate.longest_tile), format_duration(self.tile)
+            raise DeclarationError(
+                f"{place} fades too fast for states of {tile}: give its view hop={longest!r} or less"
+            )
+        if aggregate.windows == "finite" and len(finite) < len(self.spans):
+            raise DeclarationError(
+                f"{place} needs a window of finite length: give its view windows= without a lifetime"
+            )
+
+    def _check_columns(self) -> None:
+        seen: set[str] = set()
+        for column in self.columns:
+            if column.name in seen:
+                raise DeclarationError(
+                    f"view {self.name!r}: feature column {column.name!r} is used twice: rename a feature"
+                )
+            if column.name in RESERVED:
+                raise DeclarationError(
+                    f"view {self.name!r}: feature {column.name!r} is a word kept for serving tables: rename it"
+                )
+            seen.add(column.name)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names of the key's columns."""
+        return (self.key,) if isinstance(self.key, str) else self.key
+
+    @cached_property
+    def layout(self) -> Layout:
+        """How this view's states are stored."""
+        place = f"view {self.name!r}"
+        return Layout(
+            {
+                name: found.bind(self.source.columns, f"{place}, feature {name!r}")
+                for name, found in self.features.items()
+            }
+        )
+
+    @cached_property
+    def spans(self) -> tuple[Window, ...]:
+        """The windows with their hops; one lifetime when none are declared."""
+        return tuple(
+            make_window(text, self.hop, f"view {self.name!r}") for text in self.windows or ("lifetime",)
+        )
+
+    @cached_property
+    def tile(self) -> int:
+        """Width of the stream's tiles in microseconds: the smallest hop."""
+        return min(span.hop for span in self.spans)
+
+    @cached_property
+    def tiers(self) -> tuple[int, ...]:
+        """Widths of the stream's tiles in microseconds: wide ones, an hour or a hop, and, where a window's tail may lie within one, fine ones of a hop."""
+        longest = [
+            aggregate.longest_tile
+            for aggregate in self.features.values()
+            if aggregate.longest_tile is not None
+        ]
+        wide = (
+            self.tile * max(1, min(HOUR, *longest) // self.tile)
+            if longest
+            else self.tile * max(1, HOUR // self.tile)
+        )
+        return (
+            (wide, self.tile)
+            if any(span.width is not None and span.hop % wide for span in self.spans)
+            else (wide,)
+        )
+
+    @cached_property
+    def columns(self) -> tuple[FeatureColumn, ...]:
+        """Feature columns, windows within features: ``bpm_mean_1h``, ``bpm_mean_1d``, ... or ``age``."""
+        bounds = self.layout.bounds
+        return tuple(
+            FeatureColumn(f"{name}_{span.name}" if self.windows else name, name, span, bounds[name].type)
+            for name in self.features
+            for span in self.spans
+        )
+
+    @cached_property
+    def column_names(self) -> tuple[str, ...]:
+        """Names of the feature columns, in order."""
+        return tuple(column.name for column in self.columns)
+
+    @cached_property
+    def finished(self) -> tuple[tuple[Alike, tuple[str, ...]], ...]:
+        """Groups of features that are finished together, each with the names of its columns: windows within features."""
+        names: dict[str, list[str]] = {}
+        for column in self.columns:
+            names.setdefault(column.feature, []).append(column.name)
+        return tuple(
+            (group, tuple(name for feature in group.names for name in names[feature]))
+            for group in self.layout.alike
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with anything that changes the meaning or layout of stored states; names of features do not."""
+        return digest(
+            [
+                *self._ground(self.features.values()),
+                *self.layout.sql(),
+                *(extra.sql() for extra in self.layout.extras),
+            ]
+        )
+
+    def feature_fingerprint(self, name: str) -> str:
+        """Changes with anything that changes the values of one feature; its name does not."""
+        return digest([*self._ground([self.features[name]]), self.features[name].meaning()])
+
+    def _ground(self, aggregates: Iterable[Aggregate]) -> list[str]:
+        """What every state depends on: the source, the key, the windows, and the types of the columns that are read."""
+        source = self.source
+        used = {name.lower() for name in (*self.keys, source.time, source.id)}
+        used.update(
+            name.lower()
+            for aggregate in aggregates
+            for text in aggregate.texts
+            for name in columns_used(text)
+        )
+        types = [f"{c.name}:{c.type}" for c in source.columns if c.name.lower() in used]
+        return [
+            source.name,
+            source.topic or "",
+            source.id,
+            source.time,
+            repr(self.keys),
+            repr([(s.width, s.hop) for s in self.spans]),
+            *types,
+        ]

@@ -1,0 +1,61 @@
+"""Events that come by HTTP, checked against the declared schema before anything is published. Pure Python.
+
+The rules are those of the landing and the stream, so that what is accepted here is not quarantined there: a value may
+also come as text that reads as its type (``"45"``), unknown fields are ignored, an event needs its id, its time and all
+columns of at least one key it is used with. Only NaN and infinities are refused here, for JSON cannot say them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from anabranch.declare.sources import Source
+from anabranch.events.json_values import show, value_fault
+from anabranch.values.keys import LONGEST_KEY, SEPARATOR
+from anabranch.values.times import format_time, parse_time
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why an event is refused: the field and the reason, which begins with it."""
+
+    field: str
+    reason: str
+
+
+def find_fault(
+    event: object, source: Source, keys: tuple[tuple[str, ...], ...], latest: int | None = None
+) -> Fault | None:
+    """The first fault of a decoded event, or None; `latest` (microseconds) is the last event time not in the future."""
+    if not isinstance(event, dict):
+        return Fault(source.id, f"an event is a JSON object, not {show(event)}")
+    for column in source.columns:
+        value = event.get(column.name)
+        reason = None if value is None else value_fault(value, column.type)
+        if reason is not None:
+            return Fault(column.name, f"{column.name}: {reason}")
+    for name, role in ((source.id, "id"), (source.time, "time")):
+        if event.get(name) in (None, ""):
+            return Fault(name, f"{name} is missing: it is the {role} of a {source.name!r} event")
+    return _key_fault(event, keys) or _future(event, source, latest)
+
+
+def _key_fault(event: Mapping[str, object], keys: tuple[tuple[str, ...], ...]) -> Fault | None:
+    missing = [next((name for name in names if event.get(name) in (None, "")), None) for names in keys]
+    if missing and all(name is not None for name in missing):
+        return Fault(str(missing[0]), f"{missing[0]} is missing: an event needs its key")
+    for name in dict.fromkeys(name for names in keys for name in names):
+        text = str(event.get(name) or "")
+        if SEPARATOR in text or len(text.encode("utf-8", "replace")) > LONGEST_KEY:
+            return Fault(
+                name, f"{name}: a key may have {LONGEST_KEY} bytes and not the control character U+001F"
+            )
+    return None
+
+
+def _future(event: Mapping[str, object], source: Source, latest: int | None) -> Fault | None:
+    at = parse_time(str(event[source.time]))
+    if latest is None or at <= latest:
+        return None
+    return Fault(
+        source.time, f"{source.time}: {event[source.time]!r} is in the future (after {format_time(latest)})"
+    )

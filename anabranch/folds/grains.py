@@ -1,0 +1,146 @@
+"""Grains: the states a batch keeps. One grain is the state of one key over one span of event time; builds add grains, never change them.
+
+A batch with cut C keeps an event of time x as finely as any later cut can ask, and no finer (`steps`):
+
+    event time ->        tail(7d)               tail(1h)                                  C
+    x is dropped, or     |  hops of the 7d       |  hops that both windows are made of     |  early: x itself
+    one grain for all    |  window               |  (their greatest common divisor)        |
+    of it (a lifetime)
+
+Tails and the beginnings of collapsed states lie on hops and only move forward, so at every later cut a grain lies wholly
+inside or outside of each of them: what merge.py draws is folded from grains alone (`fold`), whichever builds made them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import gcd
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anabranch.aggregates.layout import States
+from anabranch.declare.views import FeatureView
+from anabranch.folds.merge import LABELS, collapsed_from
+from anabranch.states.blocks import Rows
+from anabranch.values.times import floor_to
+
+LIFELONG = -(2**62)
+"""Start of the grain of everything older than every window."""
+
+Whole = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Grains:
+    """Sorted by (key, start): `key` numbers whole keys from 0, `start` in microseconds, states (n, width), an extra's states a grain."""
+
+    key: Whole
+    start: Whole
+    rows: Rows
+    extras: Sequence[States] = ()
+
+
+def steps(view: FeatureView, cut: int) -> list[tuple[int, int]]:
+    """(since, span) of grains before the cut, the latest stretch first: events at or after `since` are kept by `span`."""
+    finite = sorted((span.tail(cut), span.hop) for span in view.spans if span.tail(cut) is not None)
+    found, hop = [], 0
+    for tail, step in finite:
+        hop = gcd(hop, step)
+        found.append((int(tail or 0), hop))
+    return found[::-1]
+
+
+def is_lifelong(view: FeatureView) -> bool:
+    """Whether one of the windows never ends."""
+    return any(span.width is None for span in view.spans)
+
+
+def start_sql(view: FeatureView, cut: int, time: str) -> str:
+    """SQL of the start of the grain that an event, or an older grain, of `time` (BIGINT) belongs to; NULL when no window needs it."""
+    cases = [f"WHEN {time} >= {cut} THEN {time}"]
+    cases += [
+        f"WHEN {time} >= {since} THEN {time} - pmod({time}, {step}L)" for since, step in steps(view, cut)
+    ]
+    return (
+        f"CASE {' '.join(cases)} ELSE {f'{LIFELONG}L' if is_lifelong(view) else 'CAST(NULL AS BIGINT)'} END"
+    )
+
+
+def start_of(view: FeatureView, cut: int, time: int) -> int | None:
+    """The same for one time."""
+    if time >= cut:
+        return time
+    for since, step in steps(view, cut):
+        if time >= since:
+            return floor_to(time, step)
+    return LIFELONG if is_lifelong(view) else None
+
+
+def merged(view: FeatureView, grains: Grains) -> Grains:
+    """One grain for each (key, start)."""
+    first = _beginnings(grains.key, grains.start)
+    extras = view.layout.reduce_extras_groups(grains.extras, first)
+    return Grains(
+        grains.key[first], grains.start[first], view.layout.reduce_groups(grains.rows, first), extras
+    )
+
+
+def fold(view: FeatureView, grains: Grains, cut: int, slack: int) -> Grains:
+    """The batch parts of all keys, see merge.py: `rows` are [segment, start, state...], sorted by key; `start` means nothing."""
+    pieces = [
+        *_collapsed(view, grains, cut, slack),
+        *_hops(view, grains, cut, slack),
+        _piece(view, grains, grains.start >= cut, 0, grains.start),
+    ]
+    key = np.concatenate([piece.key for piece in pieces])
+    order = np.argsort(key, kind="stable")
+    extras = [state for piece in pieces for state in piece.extras]
+    rows = np.concatenate([piece.rows for piece in pieces])[order]
+    return Grains(
+        key[order],
+        np.zeros(len(key), dtype=np.int64),
+        rows,
+        [extras[i] for i in order.tolist()] if extras else (),
+    )
+
+
+def _collapsed(view: FeatureView, grains: Grains, cut: int, slack: int) -> list[Grains]:
+    none = np.zeros(len(grains.key), dtype=np.int64)
+    out = []
+    for position, span in enumerate(view.spans):
+        inside = grains.start < cut
+        if span.width is not None:
+            inside &= grains.start >= collapsed_from(span, cut, slack)
+        out.append(_piece(view, grains, inside, -1 - position, none))
+    return out
+
+
+def _hops(view: FeatureView, grains: Grains, cut: int, slack: int) -> list[Grains]:
+    stretches: dict[int, NDArray[np.bool_]] = {}
+    for span in view.spans:
+        tail = span.tail(cut)
+        if tail is not None:
+            inside = (grains.start >= tail) & (grains.start < min(collapsed_from(span, cut, slack), cut))
+            stretches[span.hop] = stretches.get(span.hop, False) | inside
+    return [_piece(view, grains, inside, hop, grains.start // hop * hop) for hop, inside in stretches.items()]
+
+
+def _piece(
+    view: FeatureView, grains: Grains, inside: NDArray[np.bool_], segment: int, start: Whole
+) -> Grains:
+    """One row of the segment for each key and start among the grains inside."""
+    chosen = np.flatnonzero(inside)
+    key, start = grains.key[chosen], start[chosen]
+    first = _beginnings(key, start)
+    rows = np.empty((len(first), LABELS + view.layout.width))
+    rows[:, 0], rows[:, 1] = segment, start[first]
+    rows[:, LABELS:] = view.layout.reduce_groups(grains.rows[chosen], first)
+    extras = [grains.extras[i] for i in chosen.tolist()] if view.layout.extras else ()
+    return Grains(key[first], start[first], rows, view.layout.reduce_extras_groups(extras, first))
+
+
+def _beginnings(key: Whole, start: Whole) -> Whole:
+    """Positions where a new (key, start) begins."""
+    changed = np.ones(len(key), dtype=bool)
+    changed[1:] = (key[1:] != key[:-1]) | (start[1:] != start[:-1])
+    return np.flatnonzero(changed)

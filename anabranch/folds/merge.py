@@ -1,0 +1,280 @@
+"""The merge: one key's batch part and tiles become the values of a view at time t. Pure numpy; see windows.py for the picture.
+
+A batch part is stored as rows of float64 `[segment, start, state...]`; `segment` says what a row is:
+
+    -1 - i    collapsed: events of window i from floor(cut + slack - width, hop) up to the cut   (start unused)
+    hop > 0   a tail hop: events of [start, start + hop)
+    0         early: events at exactly `start`, at or after the cut
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anabranch.aggregates.layout import States
+from anabranch.declare.views import FeatureView
+from anabranch.declare.windows import Window, edges
+from anabranch.states.blocks import Rows
+from anabranch.values.times import floor_to, format_time, to_micros
+from anabranch.values.types import DataType
+
+_AS_THEY_ARE = {"DOUBLE", "BIGINT", "BOOLEAN", "STRING"}  # what arrays give as Python values is already plain
+LABELS = 2  # columns before the state in a stored batch row
+_NEVER = -(2**63)
+
+
+@dataclass(frozen=True)
+class BatchPart:
+    """What a batch with `cut` and `slack` knows of one key: rows (k, 2 + width) and the extras of each row."""
+
+    cut: int
+    slack: int
+    rows: Rows
+    extras: Sequence[States] = ()
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """What the stream knows of one key since the cut: start of each wide tile (m,), states (m, width), extras.
+
+    `fine` are those of the other tier, at least in the hours that tails lie within (see windows.py).
+    """
+
+    starts: NDArray[np.int64]
+    rows: Rows
+    extras: Sequence[States] = ()
+    fine: "Tiles | None" = None
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Values by feature column; `degraded` says why they may not be exact, None when they are."""
+
+    values: Mapping[str, object]
+    degraded: str | None = None
+
+
+Known = tuple[BatchPart | None, Tiles | None]
+"""What batch and stream know of one key."""
+
+
+def collapsed_from(window: Window, cut: int, slack: int) -> int:
+    """Where the collapsed state of a window of finite width begins."""
+    return floor_to(cut + slack - (window.width or 0), window.hop)
+
+
+def merge(view: FeatureView, batch: BatchPart | None, tiles: Tiles | None, at: int) -> Merged:
+    """Features of one key at time `at`: exactly the fold over its events in each window, or marked as degraded."""
+    return merge_all(view, [(batch, tiles)], at)[0]
+
+
+def merge_all(view: FeatureView, known: Sequence[Known], at: int) -> list[Merged]:
+    """The same for several keys, whose batch parts are of one batch: hardly more work than for one, for numpy is called as often."""
+    if not known:
+        return []
+    layout, count, groups = view.layout, len(known), len(view.spans) * len(known)
+    extras: list[States] = [layout.reduce_extras(())] * groups if layout.extras else []
+    folded = np.empty((groups, layout.width))
+    folded[:] = layout.empty
+    part = next((batch for batch, _ in known if batch is not None), None)
+    stack = _Stack.of(view, known)
+    if stack is not None:
+        window, row = np.nonzero(stack.inside(view, part, at))
+        row = row if stack.order is None else stack.order[row]
+        group = window * count + stack.owner[row]
+        first = np.concatenate([[0], np.flatnonzero(group[1:] != group[:-1]) + 1])[: len(group)]
+        there = group[first]
+        folded[there] = layout.reduce_groups(stack.rows[row], first)
+        if layout.extras:
+            merged = layout.reduce_extras_groups([stack.extras[i] for i in row.tolist()], first)
+            for position, found in zip(there.tolist(), merged, strict=True):
+                extras[position] = found
+    reasons = _reasons(view, known, part, folded, at)
+    return [
+        Merged(values, why)
+        for values, why in zip(_values(view, folded, extras, count, at), reasons, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _Portion:
+    """What one place has of several keys: rows (n, ...), the number of the key that each is of, their extras, and where tiles start."""
+
+    owner: NDArray[np.intp]
+    rows: Rows
+    extras: Sequence[States]
+    starts: NDArray[np.int64] | None = None
+
+    @classmethod
+    def of(cls, view: FeatureView, parts: Sequence[BatchPart | Tiles | None]) -> "_Portion | None":
+        """The rows of all parts, or None."""
+        there = [(number, part) for number, part in enumerate(parts) if part is not None and len(part.rows)]
+        if not there:
+            return None
+        found = [part for _, part in there]
+        owner = np.repeat([number for number, _ in there], [len(part.rows) for part in found])
+        extras: list[States] = []
+        if view.layout.extras:
+            nothing = view.layout.reduce_extras(())
+            for part in found:
+                extras += part.extras or [nothing] * len(part.rows)
+        starts = (
+            _joined([part.starts for part in found if isinstance(part, Tiles)])
+            if isinstance(found[0], Tiles)
+            else None
+        )
+        return cls(owner, _joined([part.rows for part in found]), extras, starts)
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """All that is known of several keys: batch rows, wide tiles, fine tiles. `order` sorts them by `owner`, their key's number; None for one key."""
+
+    batch: _Portion | None
+    tiles: _Portion | None
+    fine: _Portion | None
+    rows: Rows
+    owner: NDArray[np.intp]
+    order: NDArray[np.intp] | None
+    extras: Sequence[States]
+
+    @classmethod
+    def of(cls, view: FeatureView, known: Sequence[Known]) -> "_Stack | None":
+        """The stack, or None where nothing is known."""
+        batch = _Portion.of(view, [part for part, _ in known])
+        tiles = _Portion.of(view, [found for _, found in known])
+        fine = _Portion.of(view, [None if found is None else found.fine for _, found in known])
+        present = [portion for portion in (batch, tiles, fine) if portion is not None]
+        if not present:
+            return None
+        owner = _joined([portion.owner for portion in present])
+        rows = _joined(
+            [portion.rows[:, LABELS:] if portion is batch else portion.rows for portion in present]
+        )
+        order = np.argsort(owner, kind="stable") if len(known) > 1 else None
+        return cls(
+            batch, tiles, fine, rows, owner, order, [state for portion in present for state in portion.extras]
+        )
+
+    def inside(self, view: FeatureView, part: BatchPart | None, at: int) -> NDArray[np.bool_]:
+        """Which rows (in the order of keys) an answer at `at` takes, shape (windows, rows)."""
+        inside = np.empty((len(view.spans), len(self.owner)), dtype=np.bool_)
+        end = 0
+        if self.batch is not None and part is not None:
+            end = len(self.batch.rows)
+            _of_batch(view, self.batch.rows, part, at, inside[:, :end])
+        for portion in (self.tiles, self.fine):
+            if portion is None or portion.starts is None:
+                continue
+            begin, end = end, end + len(portion.rows)
+            for position, span in enumerate(view.spans):
+                tail, until = span.tail(at), at if portion is self.tiles else _edge(view, span, at)
+                inside[position, begin:end] = (
+                    portion.starts < until
+                    if tail is None
+                    else (portion.starts >= tail) & (portion.starts < until)
+                )
+        return inside if self.order is None else inside[:, self.order]
+
+
+def _joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _of_batch(view: FeatureView, rows: Rows, part: BatchPart, at: int, inside: NDArray[np.bool_]) -> None:
+    """Which of the stored rows of a batch belong to each window, into `inside` (windows, rows)."""
+    segments, starts = rows[:, 0], rows[:, 1]
+    early, before = segments == 0, starts < at
+    for position, span in enumerate(view.spans):
+        tail = span.tail(at)
+        if tail is None:
+            taken = early & before
+        else:
+            taken = (
+                (early | ((segments == span.hop) & (starts < collapsed_from(span, part.cut, part.slack))))
+                & (starts >= tail)
+                & before
+            )
+        np.logical_or(taken, segments == -1 - position, out=inside[position])
+
+
+def _edge(view: FeatureView, span: Window, at: int) -> int:
+    """Where the fine tiles of a window end: with the wide tile that its tail lies within, if it does."""
+    found = edges([span], view.tiers[0], at)
+    return min(found[0][1], at) if found else _NEVER
+
+
+def _reasons(
+    view: FeatureView, known: Sequence[Known], part: BatchPart | None, folded: Rows, at: int
+) -> list[str | None]:
+    """Why the values of each key may not be exact."""
+    if part is not None and any(
+        batch is not None and (batch.cut, batch.slack) != (part.cut, part.slack) for batch, _ in known
+    ):
+        raise ValueError(
+            "batch parts of several batches were to be merged: merge the keys of each by themselves"
+        )
+    count = len(known)
+    early = view.layout.latest(folded) >= at
+    late = part is not None and at < part.cut
+    spans = () if part is None else view.spans
+    old = [
+        span.name
+        for span in spans
+        if part
+        and span.width is not None
+        and (span.tail(at) or 0) > collapsed_from(span, part.cut, part.slack)
+    ]
+    if not (late or old or early.any()):
+        return [None] * count
+    found = []
+    for number, (batch, _) in enumerate(known):
+        reasons: dict[str, None] = {}
+        for position, span in enumerate(view.spans):
+            if early[position * count + number]:
+                reasons[f"{format_time(at)} lies before events that were already folded"] = None
+            if part is not None and batch is not None and span.name in old:
+                reasons[f"the batch of {format_time(part.cut)} is too old for window {span.name}"] = None
+        if part is not None and batch is not None and late:
+            reasons = {f"{format_time(at)} lies before the batch's cut {format_time(part.cut)}": None}
+        found.append("; ".join(reasons) or None)
+    return found
+
+
+def _values(
+    view: FeatureView, folded: Rows, extras: Sequence[States], count: int, at: int
+) -> list[dict[str, object]]:
+    """Values of each key from states by (window, key)."""
+    ends = np.full(len(folded), at, dtype=np.int64)
+    tails = np.repeat(np.array([span.tail(at) or 0 for span in view.spans], dtype=np.int64), count)
+    out: list[dict[str, object]] = [dict.fromkeys(view.column_names) for _ in range(count)]
+    for group, names in view.finished:
+        found = view.layout.finish_alike(group, folded, extras, ends, tails)
+        values, valid = found.values.tolist(), found.valid.tolist()
+        if group.type.name not in _AS_THEY_ARE:
+            values = [plain(value, group.type) for value in values]
+        shown = [value if good else None for value, good in zip(values, valid, strict=True)]
+        for number, into in enumerate(out):
+            into.update(zip(names, shown[number::count], strict=True))
+    return out
+
+
+def plain(value: object, kind: DataType) -> object:
+    """A finished value as plain Python: times and dates as ISO 8601 text, whole DECIMALs as integers."""
+    if isinstance(value, (list, np.ndarray)):
+        return [plain(one, kind.inner) for one in value]
+    number = value.item() if isinstance(value, np.generic) else value
+    if isinstance(number, datetime):
+        return format_time(to_micros(number))
+    if isinstance(number, date):
+        return number.isoformat()
+    if kind.name == "TIMESTAMP" and isinstance(number, int):
+        return format_time(number)
+    if kind.name == "DATE" and isinstance(number, int):
+        return str(np.datetime64(number, "D"))
+    return int(number) if isinstance(number, Decimal) and kind.scale == 0 else number

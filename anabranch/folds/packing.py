@@ -1,0 +1,43 @@
+"""How states look as bytes in Cassandra: little-endian float64 rows, read back without any per-value work, and framed extras.
+
+states   float64[k, 2 + width]           one row a segment (anabranch/folds/merge.py), as it lies in memory
+extras   per state, per extra:           uint32 length + 1, then the bytes; length 0 means no events
+"""
+
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+
+from anabranch.aggregates.layout import States
+from anabranch.states.blocks import Rows
+
+
+def pack_extras(states: Sequence[States]) -> bytes | None:
+    """Extras of k states as one blob; None when there are none at all."""
+    pieces: list[bytes] = []
+    for state in states:
+        for value in state:
+            pieces.append(struct.pack("<I", 0 if value is None else len(value) + 1))
+            if value is not None:
+                pieces.append(bytes(value))
+    return b"".join(pieces) or None
+
+
+def unpack_extras(blob: bytes | None, per_state: int) -> list[States]:
+    """The inverse of `pack_extras` for states of `per_state` extras each."""
+    if not blob or not per_state:
+        return []
+    values: list[bytes | None] = []
+    place = 0
+    while place < len(blob):
+        (size,) = struct.unpack_from("<I", blob, place)
+        place += 4
+        values.append(None if size == 0 else blob[place : place + size - 1])
+        place += max(size - 1, 0)
+    return [values[i : i + per_state] for i in range(0, len(values), per_state)]
+
+
+def unpack_rows(blob: bytes, columns: int) -> Rows:
+    """Rows of `columns` float64, a view into `blob`."""
+    return np.frombuffer(blob, dtype="<f8").reshape(-1, columns)

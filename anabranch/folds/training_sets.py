@@ -1,0 +1,141 @@
+"""Point-in-time features in numpy: for many keys at once, the state of each window strictly before each query's time.
+
+Input is one sorted run of whole keys, events and queries apart. There is no loop over keys: a key becomes a whole number,
+positions of window edges come from binary searches over (key, time), and blocks fold ranges of positions (ranges.py).
+
+With arrivals given, a query knows only the events that had arrived before its time: each of its ranges is cut at the
+events that had not, and the pieces' states are merged.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anabranch.declare.views import FeatureView
+from anabranch.declare.windows import Window
+from anabranch.states.blocks import Element, Values
+from anabranch.states.extras import Bytes, Extra
+from anabranch.states.ranges import prepare
+
+Whole = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class SortedRun:
+    """Events and queries, each sorted by (key, time): `key` numbers the keys of both, times are microseconds.
+
+    `arrival` of the events, where queries may know only what had arrived.
+    """
+
+    key: Whole
+    time: Whole
+    lifted: Mapping[Element, Values]
+    query_key: Whole
+    query_time: Whole
+    arrival: Whole | None = None
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """Ranges [first, end) of event positions; the states of those with one `owner` (sorted) make the state of a query."""
+
+    first: Whole
+    end: Whole
+    owner: Whole
+
+
+def features_before(view: FeatureView, run: SortedRun) -> dict[str, Values]:
+    """Values of every feature column of `view`, one a query, from events strictly before the query's time.
+
+    Features that are computed straight from ranges (sketches) take no arrivals: the caller refuses the combination.
+    """
+    layout, out = view.layout, {}
+    end = _positions(run.key, run.time, run.query_key, run.query_time)
+    folders = {block: prepare(block, run.lifted) for block in layout.blocks}
+    unknown = None if run.arrival is None else _unknown(run, run.arrival)
+    for span in view.spans:
+        since = (
+            np.zeros(len(end), dtype=np.int64)
+            if span.width is None
+            else (run.query_time - span.width) // span.hop * span.hop
+        )
+        first = _first(run, span, since)
+        pieces = _Pieces(first, end, np.arange(len(end))) if unknown is None else _cut(first, end, *unknown)
+        rows = np.empty((len(end), layout.width))
+        for block, over in folders.items():
+            rows[:, layout.slices[block]] = block.gather(over(pieces.first, pieces.end), pieces.owner)
+        extras = np.empty((len(end), len(layout.extras)), dtype=object)
+        for position, extra in enumerate(layout.extras):
+            extras[:, position] = _gather_extras(
+                extra, extra.over(run.lifted, pieces.first, pieces.end), pieces.owner, len(end)
+            )
+        states = list(extras)
+        for name in view.features:
+            column = next(c.name for c in view.columns if c.feature == name and c.window == span)
+            exactly = layout.bounds[name].exactly
+            direct = None if exactly is None else exactly(run.lifted, first, end)
+            out[column] = (
+                layout.finish(name, rows, states, run.query_time, since) if direct is None else direct
+            )
+    return {column.name: out[column.name] for column in view.columns}
+
+
+def _first(run: SortedRun, span: Window, since: Whole) -> Whole:
+    if span.width is None:
+        found: Whole = np.searchsorted(run.key, run.query_key, side="left").astype(np.int64)
+        return found
+    return _positions(run.key, run.time, run.query_key, since)
+
+
+def _positions(key: Whole, time: Whole, asked_key: Whole, asked_time: Whole) -> Whole:
+    """For each asked key, the position in (key, time) of its first entry at or after the asked time."""
+    low = np.searchsorted(key, asked_key, side="left").astype(np.int64)
+    high = np.searchsorted(key, asked_key, side="right").astype(np.int64)
+    # A binary search within [low, high) of all at once: as many steps as the largest key needs.
+    steps = int(np.max(high - low, initial=0)).bit_length()
+    last = max(len(time) - 1, 0)
+    for _ in range(steps):
+        open_ = low < high
+        middle = (low + high) >> 1
+        before = open_ & (time[np.minimum(middle, last)] < asked_time) if len(time) else open_
+        low = np.where(before, middle + 1, low)
+        high = np.where(open_ & ~before, middle, high)
+    return low
+
+
+def _unknown(run: SortedRun, arrival: Whole) -> tuple[Whole, Whole]:
+    """Pairs (query, event position), sorted, of events before a query's time that had not arrived before it."""
+    after = _positions(
+        run.query_key, run.query_time, run.key, run.time + 1
+    )  # queries the event's time lies before ...
+    until = _positions(run.query_key, run.query_time, run.key, arrival + 1)  # ... and its arrival does not
+    count = np.maximum(until - after, 0)
+    event = np.repeat(np.arange(len(count)), count)
+    query = np.arange(len(event)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(after, count)
+    order = np.lexsort((event, query))
+    return query[order], event[order]
+
+
+def _cut(first: Whole, end: Whole, query: Whole, event: Whole) -> _Pieces:
+    """The ranges without the events of the pairs."""
+    inside = (event >= first[query]) & (event < end[query])
+    query, event = query[inside], event[inside]
+    owner = np.concatenate([np.arange(len(first)), query])
+    start, stop = np.concatenate([first, event + 1]), np.concatenate([end, event])
+    order = np.lexsort((start, owner))
+    # Each piece ends where the next missing event stands: the ends, sorted likewise.
+    return _Pieces(start[order], stop[np.lexsort((stop, owner))], owner[order])
+
+
+def _gather_extras(extra: Extra, states: Bytes, owner: Whole, count: int) -> Bytes:
+    if len(states) == count:
+        return states
+    found: list[list[bytes]] = [[] for _ in range(count)]
+    for who, state in zip(owner.tolist(), states.tolist(), strict=True):
+        if state is not None:
+            found[who].append(state)
+    out = np.empty(count, dtype=object)
+    out[:] = [extra.merge(parts) if parts else None for parts in found]
+    return out

@@ -1,0 +1,110 @@
+"""Extras: mergeable states of no fixed length (text, sketches), kept as bytes beside the row of float64.
+
+Like a block, an extra says how Spark builds it (`sql`), how states merge, and what it is over windows of a sorted array
+(`over`). No events are None.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anabranch.states.blocks import TIME, TIME_ELEMENT, Element, LeadingFew, Lifted, Values
+from anabranch.states.ranges import prepare
+
+Bytes = NDArray[np.object_]
+
+
+class Extra(ABC):
+    """A state of bytes."""
+
+    @property
+    @abstractmethod
+    def elements(self) -> tuple[Element, ...]:
+        """What is read of each event."""
+
+    @abstractmethod
+    def sql(self) -> str:
+        """A Spark aggregate expression that gives BINARY, NULL for no events."""
+
+    @abstractmethod
+    def merge(self, states: Sequence[bytes]) -> bytes:
+        """One state of at least one."""
+
+    @abstractmethod
+    def over(self, lifted: Lifted, first: NDArray[np.int64], end: NDArray[np.int64]) -> Bytes:
+        """States of the events in [first, end), one a range."""
+
+
+@dataclass(frozen=True)
+class LeadingTexts(Extra):
+    """The bytes of the `count` last values (`sign` 1) or first values (-1), the leading one first.
+
+    Each is uint32 length (big-endian), then 8 bytes of time whose order as bytes is that of time, then the value.
+    """
+
+    element: Element
+    count: int = 1
+    sign: int = 1
+
+    @property
+    def elements(self) -> tuple[Element, ...]:
+        return (self.element, TIME_ELEMENT)
+
+    def sql(self) -> str:
+        # Flipping the sign bit makes the bytes of negative times sort before those of positive ones.
+        stamped = (
+            f"concat(unhex(lpad(hex({TIME} ^ (-9223372036854775807L - 1L)), 16, '0')), {self.element.sql})"
+        )
+        framed = "concat(unhex(lpad(hex(octet_length({0})), 8, '0')), {0})"
+        if self.count == 1:
+            return framed.format(f"{'max' if self.sign > 0 else 'min'}({stamped})")
+        few = f"slice(sort_array(collect_list({stamped}), {str(self.sign < 0).lower()}), 1, {self.count})"
+        return f"CASE WHEN count({self.element.sql}) > 0 THEN aggregate({few}, X'', (done, one) -> concat(done, {framed.format('one')})) END"
+
+    def merge(self, states: Sequence[bytes]) -> bytes:
+        stamped = sorted((one for state in states for one in frames(state)), reverse=self.sign > 0)[
+            : self.count
+        ]
+        return b"".join(len(one).to_bytes(4, "big") + one for one in stamped)
+
+    @staticmethod
+    def values(state: bytes) -> list[bytes]:
+        """The values of a state, the leading one first."""
+        return [one[8:] for one in frames(state)]
+
+    def over(self, lifted: Lifted, first: NDArray[np.int64], end: NDArray[np.int64]) -> Bytes:
+        found = lifted[self.element]
+        # Text is replaced by its rank, so that the search is one of numbers.
+        distinct = sorted(set(found.values[found.valid].tolist()))
+        rank = {value: position for position, value in enumerate(distinct)}
+        codes = np.fromiter(
+            (rank.get(value, 0) for value in found.values), dtype=np.float64, count=len(found.values)
+        )
+        ranked = Element(sql=f"rank of {self.element.sql}")
+        block = LeadingFew((TIME_ELEMENT, ranked), self.count, self.sign)
+        rows = prepare(block, {TIME_ELEMENT: lifted[TIME_ELEMENT], ranked: Values(codes, found.valid)})(
+            first, end
+        )
+        out = np.empty(len(rows), dtype=object)
+        for i, line in enumerate((self.sign * rows).reshape(len(rows), self.count, 2).tolist()):
+            stamped = [
+                (int(time) + (1 << 63)).to_bytes(8, "big") + distinct[int(code)]
+                for time, code in line
+                if math.isfinite(time)
+            ]
+            out[i] = b"".join(len(one).to_bytes(4, "big") + one for one in stamped) or None
+        return out
+
+
+def frames(state: bytes) -> list[bytes]:
+    """Values that stand one after another, each behind its uint32 length (big-endian)."""
+    out, place = [], 0
+    while place < len(state):
+        size = int.from_bytes(state[place : place + 4], "big")
+        out.append(state[place + 4 : place + 4 + size])
+        place += 4 + size
+    return out

@@ -1,0 +1,103 @@
+"""What of a Spark filter Cassandra can answer itself: keys are looked up, comparisons leave rows out before they travel.
+
+Only keys are left to Cassandra alone. What else it is asked to leave out, Spark judges again, so a comparison that the two might see
+differently (times finer than milliseconds, the two zeros of floating point) is simply not asked.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+from pyspark.sql.datasource import (
+    EqualTo,
+    Filter,
+    GreaterThan,
+    GreaterThanOrEqual,
+    In,
+    IsNotNull,
+    LessThan,
+    LessThanOrEqual,
+)
+
+_SIGNS: dict[type[Filter], str] = {
+    EqualTo: "=",
+    GreaterThan: ">",
+    GreaterThanOrEqual: ">=",
+    LessThan: "<",
+    LessThanOrEqual: "<=",
+}
+_COMPARED = {
+    "text",
+    "varchar",
+    "ascii",
+    "bigint",
+    "int",
+    "smallint",
+    "double",
+    "timestamp",
+    "date",
+    "boolean",
+}
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What is asked of Cassandra: `keys` to look up (None: all of them), and conditions with their values."""
+
+    keys: tuple[Any, ...] | None = None
+    conditions: tuple[str, ...] = ()
+    values: tuple[Any, ...] = ()
+
+
+def push(filters: Sequence[Filter], key: str | None, types: Mapping[str, str]) -> tuple[Pushed, list[Filter]]:
+    """Cassandra's part of filters that must all hold, and those that Spark judges; `key` is the only column of the partition key, if it is one.
+
+    `types` are the CQL types of the columns.
+    """
+    keys: list[Any] | None = None
+    conditions: list[str] = []
+    values: list[Any] = []
+    left: list[Filter] = []
+    for one in filters:
+        column = one.attribute[0] if len(getattr(one, "attribute", ())) == 1 else ""  # type: ignore[attr-defined]
+        wanted = _keys(one) if key is not None and column == key else None
+        if wanted is not None:
+            keys = wanted if keys is None else [value for value in keys if value in wanted]
+        elif not (column == key and isinstance(one, IsNotNull)):  # a key is never missing
+            left.append(one)
+            if column != key and _same(one, types.get(column, "")):
+                conditions.append(f'"{column}" {_SIGNS[type(one)]} ?')
+                values.append(one.value)  # type: ignore[attr-defined]
+    return Pushed(
+        None if keys is None else tuple(dict.fromkeys(keys)), tuple(conditions), tuple(values)
+    ), left
+
+
+def _keys(one: Filter) -> list[Any] | None:
+    if isinstance(one, EqualTo):
+        return [one.value]
+    return [value for value in one.value if value is not None] if isinstance(one, In) else None
+
+
+def _same(one: Filter, kind: str) -> bool:
+    """Whether Cassandra leaves out nothing that Spark would keep."""
+    if (
+        type(one) not in _SIGNS
+        or kind not in _COMPARED
+        or (kind == "boolean" and not isinstance(one, EqualTo))
+    ):
+        return False
+    value = one.value  # type: ignore[attr-defined]
+    if isinstance(value, bool) or kind == "boolean":
+        return kind == "boolean" and isinstance(value, bool)
+    if isinstance(value, float):
+        return kind == "double" and math.isfinite(value) and value != 0
+    if isinstance(value, datetime):
+        return kind == "timestamp" and value.tzinfo is not None and value.microsecond % 1000 == 0
+    if isinstance(value, date):
+        return kind == "date"
+    if isinstance(value, int):
+        return kind in ("bigint", "int", "smallint")
+    return isinstance(value, str) and kind in ("text", "varchar", "ascii")

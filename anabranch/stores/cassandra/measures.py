@@ -1,0 +1,153 @@
+"""Measured values over time: how models, features and approximations fare, for the command line, `/metrics` and pages.
+
+    measures          (project, subject, name)  at, slice, version -> value    all of it, newest first; TTL by setting
+    measures_latest   (project)  subject, name, slice, version -> at, value    the newest of each; gone when not renewed for 30 days
+
+So what is latest and a history are a slice of one partition each. Writing the same measures again changes nothing.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from cassandra import InvalidRequest, OperationTimedOut, RequestExecutionException
+from cassandra.cluster import NoHostAvailable, Session
+from cassandra.concurrent import execute_concurrent_with_args
+
+from anabranch.errors import AnabranchError, UnavailableError
+from anabranch.settings import ViewsSettings
+from anabranch.stores.cassandra.session import session_for
+
+_LATEST_SECONDS = 30 * 86_400
+_HISTORY = """CREATE TABLE IF NOT EXISTS {}.measures (project text, subject text, name text, at timestamp, slice text, version text, value double,
+PRIMARY KEY ((project, subject, name), at, slice, version)) WITH CLUSTERING ORDER BY (at DESC, slice ASC, version ASC)"""
+_LATEST = """CREATE TABLE IF NOT EXISTS {}.measures_latest (project text, subject text, name text, slice text, version text, at timestamp, value double,
+PRIMARY KEY ((project), subject, name, slice, version))"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """One measured value. `at` is aware and kept to the millisecond, `value` is finite; `slice` is a feature or a slice of the rows, "" for all."""
+
+    project: str
+    subject: str
+    name: str
+    at: datetime
+    value: float
+    version: str = ""
+    slice: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be compared later."""
+        if self.at.tzinfo is None:
+            raise AnabranchError(
+                f"measure {self.subject} {self.name} of {self.project!r} has a time without a zone, {self.at}: give an aware time"
+            )
+        if not math.isfinite(self.value):
+            raise AnabranchError(
+                f"measure {self.subject} {self.name} of {self.project!r} is {self.value}: leave out what could not be measured"
+            )
+
+
+class Measures:
+    """The gateway. Tables are made by the first write; before it nothing is measured."""
+
+    def __init__(self, session: Session, keyspace: str, ttl_days: int = 400) -> None:
+        self._session, self._keyspace, self._ttl = session, keyspace, ttl_days * 86_400
+
+    @classmethod
+    def of(cls, settings: ViewsSettings) -> "Measures":
+        """Over the process's session; raises UnavailableError when no host answers."""
+        return cls(session_for(settings), settings.keyspace, settings.measure_ttl_days)
+
+    def write(self, measures: Sequence[Measure], *, history: bool = True) -> None:
+        """Keep measures, as the latest where none is newer and, unless told otherwise, in the history."""
+        if not measures:
+            return
+        with _answering():
+            if not self._known():
+                self._session.execute(_HISTORY.format(self._keyspace))
+                self._session.execute(_LATEST.format(self._keyspace))
+            if history:
+                self._insert("measures", self._ttl, measures)
+            # An older one that comes later is not the latest: it is written with the time it was measured at.
+            self._insert("measures_latest", min(self._ttl, _LATEST_SECONDS), measures, timed=True)
+
+    def _insert(self, table: str, ttl: int, measures: Sequence[Measure], *, timed: bool = False) -> None:
+        using = f"USING TTL {ttl}{' AND TIMESTAMP ?' if timed else ''}"
+        statement = self._session.prepare(
+            f"INSERT INTO {self._keyspace}.{table} (project, subject, name, slice, version, at, value) VALUES (?, ?, ?, ?, ?, ?, ?) {using}"
+        )
+        statement.is_idempotent = True
+        rows = [
+            (one.project, one.subject, one.name, one.slice, one.version, one.at, float(one.value))
+            for one in measures
+        ]
+        if timed:
+            rows = [
+                (*row, int(one.at.timestamp() * 1_000_000))  # type: ignore[misc]
+                for row, one in zip(rows, measures, strict=True)
+            ]
+        execute_concurrent_with_args(
+            self._session, statement, rows, concurrency=32, raise_on_first_error=True
+        )
+
+    def latest(self, project: str) -> list[Measure]:
+        """The newest measure of each subject, name, slice and version, in that order."""
+        return self._read("measures_latest", "project = %s", (project,))
+
+    def history(
+        self, project: str, subject: str, name: str, since: datetime, most: int | None = None
+    ) -> list[Measure]:
+        """Measures of one name at or after `since`, oldest first, of every slice and version; the newest `most` where that is given."""
+        bound = "" if most is None else f" LIMIT {int(most)}"
+        found = self._read(
+            "measures",
+            f"project = %s AND subject = %s AND name = %s AND at >= %s{bound}",
+            (project, subject, name, since),
+        )
+        return sorted(found, key=lambda one: (one.at, one.slice, one.version))
+
+    def _read(self, table: str, where: str, values: tuple[Any, ...]) -> list[Measure]:
+        if not self._known():
+            return []
+        with _answering():
+            try:
+                rows = list(
+                    self._session.execute(
+                        f"SELECT project, subject, name, at, value, version, slice FROM {self._keyspace}.{table} WHERE {where}",
+                        values,
+                    )
+                )
+            except InvalidRequest:  # dropped since
+                return []
+        return [_measure(*row) for row in rows]
+
+    def _known(self) -> bool:
+        keyspace = self._session.cluster.metadata.keyspaces.get(self._keyspace)
+        return keyspace is not None and {"measures", "measures_latest"} <= set(keyspace.tables)
+
+
+def _measure(
+    project: str, subject: str, name: str, at: datetime, value: float, version: str, part: str
+) -> Measure:
+    return Measure(
+        project=project,
+        subject=subject,
+        name=name,
+        at=at.replace(tzinfo=UTC),
+        value=value,
+        version=version,
+        slice=part,
+    )
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    try:
+        yield
+    except (NoHostAvailable, OperationTimedOut, RequestExecutionException) as error:
+        raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error

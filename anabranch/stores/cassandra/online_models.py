@@ -1,0 +1,154 @@
+"""Online models: what a project's incremental learner knows, one row a project, written by one conditional write.
+
+    online_models   project -> revision, meaning, state (JSON of plain numbers), offsets, counts, origin, at
+
+The row says how far the label source's topic is in it, by partition. So whoever learns reads the topic from there, whatever
+was read before: a replay changes nothing, and what a batch resets to an earlier place is learnt again from that place.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from cassandra import InvalidRequest, OperationTimedOut, RequestExecutionException
+from cassandra.cluster import NoHostAvailable
+
+from anabranch.declare.models import Online
+from anabranch.declare.projects import Project
+from anabranch.errors import UnavailableError
+from anabranch.folds.learner import Learner, Numbers
+from anabranch.stores.cassandra.views import Views
+from anabranch.stores.models.inputs import ModelInput, model_inputs
+from anabranch.stores.models.scoring import Columns, InputCoder
+from anabranch.values.times import from_micros, now_micros
+
+_TABLE = """CREATE TABLE IF NOT EXISTS online_models (project text PRIMARY KEY, revision bigint, meaning text, state text, offsets text,
+learnt bigint, approximate bigint, left_out bigint, origin text, at timestamp)"""
+_COLUMNS = "revision, meaning, state, offsets, learnt, approximate, left_out, origin, at"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineModel:
+    """A learner with its place. `offsets`: by partition of the label source's topic the first message that is not in it.
+
+    Of the labels since `origin` (``stream``: the topic's beginning; ``batch``: a training set): `learnt`; of these `approximate`, whose
+    features could not be had as of the label's time; `left_out`, which lie before the cut or have no target.
+    """
+
+    learner: Learner
+    offsets: Mapping[int, int] = field(default_factory=dict)
+    learnt: int = 0
+    approximate: int = 0
+    left_out: int = 0
+    origin: str = "stream"
+    at: datetime | None = None
+    revision: int = 0
+
+    def score(self, columns: Columns, project: Project) -> list[float | None]:
+        """A score for each row of feature columns; None before there was a first example."""
+        rows = online_rows(project, columns)
+        return self.learner.score(rows).tolist() if self.learner.seen else [None] * len(rows)
+
+
+def online_of(project: Project) -> Online | None:
+    """What the project declares of online learning, None when nothing."""
+    return project.model.online if project.model is not None else None
+
+
+def online_inputs(project: Project) -> tuple[ModelInput, ...]:
+    """The model's inputs that are numbers: texts cannot be standardised."""
+    return tuple(given for given in model_inputs(project) if given.kind != "text")
+
+
+def online_rows(project: Project, columns: Columns) -> Numbers:
+    """Rows (n, inputs) of feature columns, coded as models take them; NaN is missing."""
+    return np.asarray(
+        InputCoder([given.described() for given in online_inputs(project)]).matrix(columns), dtype=np.float64
+    )
+
+
+def fresh(project: Project, online: Online) -> OnlineModel:
+    """One that has learnt nothing."""
+    task = project.model.task if project.model is not None else "class"
+    return OnlineModel(learner=Learner(online, task, [given.name for given in online_inputs(project)]))
+
+
+def meaning(project: Project) -> str:
+    """Changes with whatever makes a state useless: what is learnt, from which features, how."""
+    return f"{project.fingerprint} {online_of(project)!r}"
+
+
+class OnlineModels:
+    """The gateway."""
+
+    def __init__(self, views: Views) -> None:
+        self._views = views
+
+    def read(self, project: Project) -> OnlineModel | None:
+        """The model of a project that declares one; None before it is first written, or when it meant something else."""
+        online = online_of(project)
+        row = self._row(project.name) if online is not None else None
+        if row is None or online is None or row.meaning != meaning(project):
+            return None
+        offsets = {int(partition): int(offset) for partition, offset in json.loads(row.offsets).items()}
+        learner = Learner.read(online, json.loads(row.state))
+        counts = {"learnt": row.learnt, "approximate": row.approximate, "left_out": row.left_out}
+        return OnlineModel(
+            learner=learner, offsets=offsets, origin=row.origin, at=row.at, revision=row.revision, **counts
+        )
+
+    def write(self, project: Project, model: OnlineModel, expected: int) -> OnlineModel | None:
+        """Write if the row still has the revision `expected` (0: there is none); None when somebody else was faster."""
+        row, at = (
+            replace(model, revision=expected + 1, at=from_micros(now_micros())),
+            from_micros(now_micros()),
+        )
+        said = [
+            row.revision,
+            meaning(project),
+            json.dumps(model.learner.described()),
+            json.dumps(dict(model.offsets)),
+        ]
+        values = [*said, model.learnt, model.approximate, model.left_out, model.origin, at]
+        with _answering():
+            session = self._views.session
+            if expected:
+                marks = ", ".join(f"{name} = %s" for name in _COLUMNS.split(", "))
+                found = session.execute(
+                    f"UPDATE online_models SET {marks} WHERE project = %s IF revision = %s",
+                    [*values, project.name, expected],
+                )
+            else:
+                session.execute(_TABLE)
+                marks = ", ".join(["%s"] * (len(values) + 1))
+                found = session.execute(
+                    f"INSERT INTO online_models (project, {_COLUMNS}) VALUES ({marks}) IF NOT EXISTS",
+                    [project.name, *values],
+                )
+            return row if found.was_applied else None
+
+    def revision(self, project: str) -> int:
+        """Of the row as it is, whatever it means; 0 when there is none."""
+        row = self._row(project)
+        return 0 if row is None else int(row.revision)
+
+    def _row(self, project: str) -> Any:
+        with _answering():
+            try:
+                return self._views.session.execute(
+                    f"SELECT {_COLUMNS} FROM online_models WHERE project = %s", (project,)
+                ).one()
+            except InvalidRequest:  # nothing was ever written
+                return None
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    try:
+        yield
+    except (NoHostAvailable, OperationTimedOut, RequestExecutionException) as error:
+        raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error

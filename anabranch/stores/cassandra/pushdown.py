@@ -1,0 +1,75 @@
+"""Filters pushed down to a Python data source, whichever way its frame is used (ADR 0032).
+
+Spark 4.2 keeps what one query pushed down with the source of a frame, and a later query of the same frame, or the other side of a join,
+reads by it: wrong rows. Here each scan that Spark plans gets a source of its own, so that nothing is left to be kept.
+"""
+
+from typing import Any
+from uuid import uuid4
+
+from pyspark.java_gateway import ensure_callback_server_started
+from pyspark.sql import DataFrame, SparkSession
+
+from anabranch.errors import AnabranchError
+
+
+def pushing(spark: SparkSession, frame: DataFrame, source: str) -> DataFrame:
+    """`frame`, just loaded from the registered Python data source of this name, so that each query of it may push down its own filters.
+
+    The source's reader must take filters (`pushFilters`). Raises AnabranchError for a session without a JVM of its own (Spark Connect).
+    """
+    if spark._jvm is None or spark.sparkContext._gateway is None:  # noqa: SLF001
+        raise AnabranchError(
+            "tables for analysts need a session of this process: Spark Connect has no place for them"
+        )
+    # Spark may plan in a thread that Python did not begin.
+    ensure_callback_server_started(spark.sparkContext._gateway)  # type: ignore[no-untyped-call]  # noqa: SLF001
+    read = frame._jdf.queryExecution().analyzed()  # noqa: SLF001
+    table = _Table(spark, read, source)
+    relation = read.copy(
+        table, read.output(), read.catalog(), read.identifier(), read.options(), read.timeTravelSpec()
+    )
+    dataset = spark._jvm.org.apache.spark.sql.classic.Dataset  # noqa: SLF001
+    return DataFrame(dataset.ofRows(spark._jsparkSession, relation), spark)  # noqa: SLF001
+
+
+class _Table:
+    """A table as Spark's planner sees it: it is asked for a builder by each scan. All else the frame's own table answers."""
+
+    def __init__(self, spark: SparkSession, read: Any, source: str) -> None:
+        jvm: Any = spark._jvm  # noqa: SLF001
+        self._session, self._sessions = spark._jsparkSession, SparkSession._get_j_spark_session_module(jvm)  # noqa: SLF001
+        self._python, self._read, self._source = (
+            jvm.org.apache.spark.sql.execution.datasources.v2.python,
+            read,
+            source,
+        )
+        self._identity = f"{source} {uuid4()}"
+
+    def newScanBuilder(self, options: Any) -> Any:  # noqa: N802 - the interface's name
+        own = self._python.PythonDataSourceV2()
+        own.setShortName(self._source)
+        asking = self._sessions.active()
+        self._sessions.setActiveSession(self._session)  # whichever session asks, this one knows the source
+        try:
+            own.source()
+        finally:
+            self._sessions.setActiveSession(asking)
+        return self._python.PythonScanBuilder(own, self._source, self._read.schema(), options)
+
+    def toString(self) -> str:  # noqa: N802
+        return self._identity
+
+    def equals(self, other: Any) -> bool:
+        return other is not None and other.toString() == self._identity
+
+    def hashCode(self) -> int:  # noqa: N802
+        return hash(self._identity) & 0x7FFFFFFF
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._read.table(), name)
+
+    class Java:
+        """For py4j: the interface that this object has on the JVM."""
+
+        implements = ("org.apache.spark.sql.connector.catalog.SupportsRead",)

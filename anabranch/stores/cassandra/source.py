@@ -1,0 +1,99 @@
+"""Cassandra as a Spark data source (Spark's Python Data Source API over the Python driver).
+
+    spark.read.format("cassandra").options(**cassandra_options(settings), table="heart_disease_current").load()
+    frame.write.format("cassandra").options(**cassandra_options(settings), table=...).mode("append").save()
+
+With the option `pushdown` ``true`` reading looks up keys that a filter names and has Cassandra leave out what other filters would
+(cassandra_filters.py); such a frame is good for one query, unless it goes through pushdown.py, as those of spark_tables.py do. The option
+`columns` reads those alone: Spark does not tell a Python data source which columns a query needs.
+How rows are written, cassandra_writer.py says; with the option `timestamp` (microseconds) a slow retry never beats a newer write.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+from pyspark.sql.datasource import DataSource, DataSourceArrowWriter, WriterCommitMessage
+from pyspark.sql.types import StructType
+
+from anabranch.errors import MisuseError
+from anabranch.settings import ViewsSettings
+from anabranch.stores.cassandra.reader import CassandraReader, PushingReader, settings_of, table_of
+from anabranch.stores.cassandra.session import session_for
+from anabranch.stores.cassandra.writer import upsert
+
+_SPARK_TYPES = {"text": "STRING", "varchar": "STRING", "ascii": "STRING", "bigint": "BIGINT", "int": "INT", "smallint": "SMALLINT", "double": "DOUBLE",
+                "float": "FLOAT", "boolean": "BOOLEAN", "timestamp": "TIMESTAMP", "date": "DATE", "blob": "BINARY", "decimal": "DECIMAL(38,10)"}  # fmt: skip
+
+
+def cassandra_options(settings: ViewsSettings) -> dict[str, str]:
+    """Options that carry settings to the executors."""
+    options = {
+        "hosts": ",".join(settings.hosts),
+        "port": str(settings.port),
+        "keyspace": settings.keyspace,
+        "datacenter": settings.local_datacenter,
+        "replication": str(settings.replication),
+    }
+    return (
+        options
+        if settings.username is None
+        else {**options, "username": settings.username, "password": settings.password or ""}
+    )
+
+
+class CassandraSource(DataSource):
+    """Registered as format ``cassandra``. `known` are options that come with the class: they travel to executors and stand in no plan."""
+
+    known: Mapping[str, str] = {}
+
+    @classmethod
+    def name(cls) -> str:
+        return "cassandra"
+
+    def schema(self) -> str:
+        options = self._options()
+        columns = table_of(session_for(settings_of(options)), options).columns
+        wanted = options["columns"].split(",") if "columns" in options else list(columns)
+        missing = [name for name in wanted if name not in columns]
+        if missing:
+            raise MisuseError(
+                f"Cassandra's table {options['table']!r} has no column {missing[0]!r}: it has {', '.join(columns)}"
+            )
+        return ", ".join(f"`{name}` {_spark_type(columns[name].cql_type)}" for name in wanted)
+
+    def reader(self, schema: StructType) -> CassandraReader:
+        options = self._options()
+        return (PushingReader if options.get("pushdown") == "true" else CassandraReader)(options, schema)
+
+    def writer(self, schema: StructType, overwrite: bool) -> "CassandraWriter":
+        if overwrite:
+            raise MisuseError("a Cassandra table cannot be overwritten: use mode('append'), which upserts")
+        return CassandraWriter(self._options(), schema)
+
+    def _options(self) -> dict[str, str]:
+        return {**self.known, **self.options}
+
+
+def _spark_type(cql: str) -> str:
+    if cql.startswith("frozen<list<"):
+        return f"ARRAY<{_spark_type(cql.removeprefix('frozen<list<').removesuffix('>>'))}>"
+    return _SPARK_TYPES.get(cql, "STRING")
+
+
+@dataclass
+class Written(WriterCommitMessage):
+    """Rows one task wrote."""
+
+    rows: int
+
+
+class CassandraWriter(DataSourceArrowWriter):
+    """Upserts Arrow batches."""
+
+    def __init__(self, options: Mapping[str, str], schema: StructType) -> None:
+        self.options, self.names = dict(options), [field.name for field in schema.fields]
+
+    def write(self, iterator: Iterator[pa.RecordBatch]) -> WriterCommitMessage:
+        moment = int(self.options["timestamp"]) if "timestamp" in self.options else None
+        return Written(upsert(settings_of(self.options), self.options["table"], self.names, moment, iterator))

@@ -1,0 +1,148 @@
+"""Writing rows of Spark to Cassandra: small unlogged batches, many in flight, by the tasks that have the rows.
+
+A table must be there with a column of each name. ARRAY<DOUBLE> becomes a blob of float64 and arrays of BINARY become framed extras
+(states.py). Writes are upserts, so a retried task does no harm.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
+from threading import Semaphore
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from cassandra.query import BatchStatement, BatchType, PreparedStatement
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from anabranch.folds.packing import pack_extras
+from anabranch.settings import ViewsSettings
+from anabranch.stores.cassandra.session import session_for
+
+_BATCH_ROWS = 50
+_BATCH_BYTES = 36_864  # well below the 50 KiB at which Cassandra refuses a batch
+_IN_FLIGHT = 32
+_PROTOCOL = 5  # of cassandra_session.py
+
+
+def write_rows(frame: DataFrame, views: ViewsSettings, table: str, moment: int | None = None) -> int:
+    """Upsert the rows of a frame; how many there are. Rows stamped with a `moment` (microseconds) never beat newer ones.
+
+    Spark's data source of the same kind (cassandra_source.py) starts processes of Python to plan each write; this one is a stage
+    like any other, whose workers stay connected.
+    """
+    names = frame.columns
+
+    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        yield pa.RecordBatch.from_pydict(
+            {"rows": pa.array([upsert(views, table, names, moment, batches)], pa.int64())}
+        )
+
+    (found,) = frame.mapInArrow(run, "rows BIGINT").agg(F.sum("rows").alias("rows")).collect()
+    return int(found["rows"] or 0)
+
+
+def upsert(
+    views: ViewsSettings,
+    table: str,
+    names: Sequence[str],
+    moment: int | None,
+    batches: Iterable[pa.RecordBatch],
+) -> int:
+    """Upsert the rows of batches whose columns have these names; how many there were."""
+    session = session_for(views)
+    listed, marks = ", ".join(f'"{name}"' for name in names), ", ".join("?" * len(names))
+    stamp = "" if moment is None else f" USING TIMESTAMP {moment}"
+    statement = session.prepare(f"INSERT INTO {table} ({listed}) VALUES ({marks}){stamp}")
+    sender = Sender(session, statement)
+    for batch in batches:
+        columns = [
+            _serialized(column, kind.type)
+            for column, kind in zip(batch.columns, statement.column_metadata, strict=True)
+        ]
+        for row in zip(*columns, strict=True):
+            sender.send(row)
+    return sender.finish()
+
+
+class _Rows(BatchStatement):  # type: ignore[misc]
+    """An unlogged batch of rows that are serialized already: by itself the driver does so value by value."""
+
+    def __init__(self, statement: PreparedStatement, rows: Sequence[tuple[bytes | None, ...]]) -> None:
+        super().__init__(batch_type=BatchType.UNLOGGED)
+        for row in rows:
+            self._add_statement_and_params(True, statement.query_id, row)
+        if len(statement.routing_key_indexes or ()) == 1:
+            self.routing_key, self.keyspace = rows[0][statement.routing_key_indexes[0]], statement.keyspace
+
+
+class Sender:
+    """Sends rows of one statement in unlogged batches with a bounded number in flight; the first failure is raised at the end."""
+
+    def __init__(self, session: Any, statement: PreparedStatement) -> None:
+        self.session, self.statement = session, statement
+        self.free = Semaphore(_IN_FLIGHT)
+        self.failures: list[BaseException] = []
+        self.rows = self.size = 0
+        self.waiting: list[tuple[bytes | None, ...]] = []
+
+    def send(self, row: tuple[bytes | None, ...]) -> None:
+        self.waiting.append(row)
+        self.rows += 1
+        self.size += sum(map(len, filter(None, row)))
+        if len(self.waiting) >= _BATCH_ROWS or self.size >= _BATCH_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self.waiting or self.failures:
+            return
+        request = _Rows(self.statement, self.waiting)
+        self.waiting, self.size = [], 0
+        self.free.acquire()
+        self.session.execute_async(request).add_callbacks(self._done, self._failed)
+
+    def _done(self, _result: object) -> None:
+        self.free.release()
+
+    def _failed(self, error: BaseException) -> None:
+        self.failures.append(error)
+        self.free.release()
+
+    def finish(self) -> int:
+        self._flush()
+        for _ in range(_IN_FLIGHT):
+            self.free.acquire()
+        if self.failures:
+            raise self.failures[0]
+        return self.rows
+
+
+def _serialized(column: pa.Array, kind: Any) -> list[bytes | None]:
+    """A column's values as they travel; `kind` is the driver's type of the column."""
+    if pa.types.is_string(column.type) and kind.typename in ("text", "varchar", "ascii"):
+        texts: list[bytes | None] = column.cast(pa.binary()).to_pylist()
+        return texts
+    values = stored(column)
+    if kind.typename == "blob":
+        return values
+    return [None if value is None else kind.serialize(value, _PROTOCOL) for value in values]
+
+
+def stored(column: pa.Array) -> list[Any]:
+    """A column's values as the driver takes them; arrays of numbers as float64 bytes, arrays of binary as framed extras."""
+    kind = column.type
+    if pa.types.is_list(kind) and pa.types.is_floating(kind.value_type):
+        offsets = column.offsets.to_numpy()
+        data = np.ascontiguousarray(column.values.to_numpy(), dtype="<f8").tobytes()
+        return [
+            data[8 * start : 8 * end]
+            for start, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
+        ]
+    values: list[Any] = column.to_pylist()
+    if pa.types.is_list(kind) and pa.types.is_list(kind.value_type):
+        return [None if value is None else pack_extras(value) for value in values]
+    if pa.types.is_list(kind):
+        return [None if value is None else pack_extras([value]) for value in values]
+    if pa.types.is_decimal(kind):
+        return [None if value is None else Decimal(value) for value in values]
+    return values

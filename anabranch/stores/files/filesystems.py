@@ -1,0 +1,229 @@
+"""Files wherever they lie: below a path of this machine, or at a URL of any file system that Hadoop knows (hdfs://, s3a://).
+
+This machine's files are read without a JVM; all others through the session's own Hadoop, with its configuration.
+"""
+
+import glob
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from py4j.protocol import Py4JJavaError
+from pyspark.sql import SparkSession
+
+_GLOB = re.compile(r"([\[\]{}*?\\])")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundFile:
+    """A file that was found: `path` is absolute and without a scheme, or a URL; `modified` in milliseconds."""
+
+    path: str
+    size: int
+    modified: int
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rsplit("/", 1)[-1]
+
+
+class Files(Protocol):
+    """One kind of file system."""
+
+    def find(self, pattern: str) -> tuple[list[FoundFile], bool]:
+        """The files that a path, a folder (all below it) or a glob names, in order; and whether it named a folder or glob."""
+        ...
+
+    def look(self, path: str) -> FoundFile | None:
+        """The file as it is now; None when it is gone."""
+        ...
+
+    def start(self, path: str, most: int) -> bytes:
+        """The first bytes of a file, at most so many; raises OSError when it cannot be read."""
+        ...
+
+    def remove(self, paths: Sequence[str]) -> None:
+        """Remove files, or folders with all below them; one that is not there is as good."""
+        ...
+
+
+def files_at(path: str, spark: SparkSession | None) -> Files:
+    """What reads `path`; a URL needs a session."""
+    if is_local(path) or spark is None:
+        return LocalFiles()
+    return HadoopFiles(spark)
+
+
+def is_local(path: str) -> bool:
+    """Does the path lie on this machine?"""
+    return "://" not in path or path.startswith("file://")
+
+
+def spark_path(path: str) -> str:
+    """The path for Spark's readers: glob signs in it are only signs, and a cluster's default file system stays out of it."""
+    escaped = _GLOB.sub(r"\\\1", path)
+    return escaped if "://" in path else f"file://{escaped}"
+
+
+class LocalFiles:
+    """This machine's files."""
+
+    def find(self, pattern: str) -> tuple[list[FoundFile], bool]:
+        """See Files."""
+        path = Path(_plain(pattern))
+        if path.is_dir():
+            below = sorted(
+                each
+                for each in path.rglob("*")
+                if each.is_file() and not _hidden(each.relative_to(path).parts)
+            )
+            return [_found(each) for each in below], True
+        if path.exists():
+            return [_found(path)], False
+        matches = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 - may be absolute
+        return [_found(each) for each in matches if each.is_file()], True
+
+    def look(self, path: str) -> FoundFile | None:
+        """See Files."""
+        return _found(Path(path)) if Path(path).is_file() else None
+
+    def start(self, path: str, most: int) -> bytes:
+        """See Files."""
+        with Path(path).open("rb") as content:
+            return content.read(most)
+
+    def remove(self, paths: Sequence[str]) -> None:
+        """See Files."""
+        for path in map(Path, map(_plain, paths)):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+class HadoopFiles:
+    """Files at URLs."""
+
+    def __init__(self, spark: SparkSession) -> None:
+        self.spark = spark
+
+    def find(self, pattern: str) -> tuple[list[FoundFile], bool]:
+        """See Files."""
+        system, place = hadoop(self.spark, pattern)
+        named = (
+            [system.getFileStatus(place)]
+            if hadoop_exists(system, place)
+            else list(system.globStatus(place) or [])
+        )
+        found: dict[str, FoundFile] = {}
+        for status in named:
+            if status.isFile():
+                found[_status(status).path] = _status(status)
+                continue
+            top, below = status.getPath().toString().rstrip("/"), system.listFiles(status.getPath(), True)
+            while below.hasNext():
+                each = _status(below.next())
+                if not _hidden(each.path.removeprefix(top).strip("/").split("/")):
+                    found[each.path] = each
+        return [found[path] for path in sorted(found)], not (len(named) == 1 and named[0].isFile())
+
+    def look(self, path: str) -> FoundFile | None:
+        """See Files."""
+        system, place = hadoop(self.spark, path)
+        return _status(system.getFileStatus(place)) if hadoop_exists(system, place) else None
+
+    def start(self, path: str, most: int) -> bytes:
+        """See Files."""
+        system, place = hadoop(self.spark, path)
+        stream = system.open(place)
+        try:
+            return bytes(stream.readNBytes(most))
+        finally:
+            stream.close()
+
+    def remove(self, paths: Sequence[str]) -> None:
+        """See Files."""
+        for path in paths:
+            system, place = hadoop(self.spark, path)
+            system.delete(place, True)
+
+
+def hadoop(spark: SparkSession, path: str) -> tuple[Any, Any]:
+    """Hadoop's file system of `path`, which Spark has no Python name for, and the absolute path in it."""
+    place = spark._jvm.org.apache.hadoop.fs.Path(path)  # type: ignore[union-attr]  # noqa: SLF001
+    system = place.getFileSystem(spark._jsparkSession.sessionState().newHadoopConf())  # noqa: SLF001
+    return system, system.makeQualified(place)
+
+
+def hadoop_exists(system: Any, place: Any) -> bool:
+    """Is there a file or folder at a path? Below a file there is none, which local files and HDFS call different errors."""
+    try:
+        return bool(system.exists(place))
+    except Py4JJavaError as error:
+        if "Not a directory" in str(error.java_exception):
+            return False
+        raise
+
+
+def hadoop_child(spark: SparkSession, place: Any, name: str) -> Any:
+    """The path `name` below the folder `place`."""
+    return spark._jvm.org.apache.hadoop.fs.Path(place, name)  # type: ignore[union-attr]  # noqa: SLF001
+
+
+def read_text(spark: SparkSession, path: str) -> str:
+    """The whole of a small file."""
+    system, place = hadoop(spark, path)
+    stream = system.open(place)
+    try:
+        return bytes(stream.readAllBytes()).decode()
+    finally:
+        stream.close()
+
+
+def write_text(spark: SparkSession, path: str, text: str) -> None:
+    """Write a small file whole or not at all, over an older one of the name."""
+    system, place = hadoop(spark, path)
+    unfinished = hadoop_child(spark, place.getParent(), f".{place.getName()}.unfinished")
+    stream = system.create(unfinished, True)
+    try:
+        stream.write(bytearray(text.encode()))
+    finally:
+        stream.close()
+    system.delete(place, False)
+    system.rename(unfinished, place)
+
+
+def file_names(spark: SparkSession, folder: str) -> list[str]:
+    """Names of the files in a folder, in order; none when it is not there."""
+    system, place = hadoop(spark, folder)
+    if not hadoop_exists(system, place):
+        return []
+    names = [status.getPath().getName() for status in system.listStatus(place) if status.isFile()]
+    return sorted(name for name in names if not _hidden([name]))
+
+
+def _found(path: Path) -> FoundFile:
+    known = path.resolve()
+    status = known.stat()
+    return FoundFile(path=str(known), size=status.st_size, modified=status.st_mtime_ns // 1_000_000)
+
+
+def _status(status: Any) -> FoundFile:
+    return FoundFile(
+        path=status.getPath().toString(),
+        size=int(status.getLen()),
+        modified=int(status.getModificationTime()),
+    )
+
+
+def _hidden(parts: Sequence[str]) -> bool:
+    """What writers keep for themselves: names that begin with a dot or an underscore."""
+    return any(part[0] in "._" for part in parts if part)
+
+
+def _plain(path: str) -> str:
+    return re.sub("^file:/+", "/", path)

@@ -1,0 +1,1 @@
+"""A cache that servers share: an Ignite node."""

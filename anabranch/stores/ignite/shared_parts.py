@@ -1,0 +1,167 @@
+"""Batch parts that REST servers and their workers share through an Ignite node: what one has read, the others need not read from Cassandra.
+
+It is never in the way: an answer waits for it some milliseconds at most, in a thread; writes go behind a bounded queue; a node that is away
+is left alone for seconds, and costs nothing but the speed that it would have given. An entry holds a part as it was read:
+
+    key      project, view, fingerprint, when the batch version was built, key (separated by U+001F)
+    value    int64 cut, int64 slack, uint32 columns, uint32 extras a state, uint64 length of the rows; the rows; the extras (anabranch/folds/packing.py)
+"""
+
+import asyncio
+import logging
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from anabranch.folds.merge import BatchPart
+from anabranch.folds.packing import pack_extras, unpack_extras, unpack_rows
+
+log = logging.getLogger(__name__)
+CACHE = "batch_parts"
+_HEAD = struct.Struct("<qqIIQ")
+_CONNECT_SECONDS = 1.0
+_MOST_WAITING = 2_000
+_AT_ONCE = 200
+_READS = 4  # that wait for the thread; more answers than these do without
+
+
+class SharedParts:
+    """The node at `address` (host:port). An answer waits at most `patience` seconds; after a failure nobody asks for `pause` seconds."""
+
+    def __init__(self, address: str, *, patience: float = 0.05, pause: float = 5.0) -> None:
+        import pyignite  # only servers that share need it, and no answer is to wait for it
+
+        self._connect = partial(pyignite.Client, timeout=_CONNECT_SECONDS, handshake_timeout=_CONNECT_SECONDS)
+        logging.getLogger("pyignite").setLevel(logging.CRITICAL)  # it tells every attempt with its traceback
+        host, _, port = address.rpartition(":")
+        self._host, self._port, self._patience, self._pause = host, int(port), patience, pause
+        self._until = 0.0
+        self._reading = 0
+        self._clients: dict[str, Any] = {}
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="shared-parts")
+        self._waiting: deque[tuple[str, bytes]] = deque()
+        self._something = threading.Event()
+        self._writer: threading.Thread | None = None
+        self.hits = self.misses = self.failures = self.dropped = 0
+
+    async def fetch(self, names: Sequence[str]) -> Mapping[str, BatchPart]:
+        """The parts that are there, by name. Never raises: what cannot be had in time is not there."""
+        names = names[:_AT_ONCE]
+        if not names or time.monotonic() < self._until or self._reading >= _READS:
+            return {}
+        self._reading += 1
+        try:
+            async with asyncio.timeout(self._patience):
+                found = await asyncio.get_running_loop().run_in_executor(self._threads, self._read, names)
+        except TimeoutError:
+            self._failed("no answer in time")
+            return {}
+        finally:
+            self._reading -= 1
+        if found is None:
+            return {}
+        self.hits += len(found)
+        self.misses += len(names) - len(found)
+        return found
+
+    @property
+    def done(self) -> Mapping[str, int]:
+        """What was found and kept so far."""
+        return {
+            "shared_hits": self.hits,
+            "shared_misses": self.misses,
+            "shared_failures": self.failures,
+            "shared_dropped": self.dropped,
+        }
+
+    def offer(self, name: str, part: BatchPart) -> None:
+        """Keep a part for the others, some time soon; dropped when too many wait or the node is away."""
+        if len(self._waiting) >= _MOST_WAITING or time.monotonic() < self._until:
+            self.dropped += 1
+            return
+        self._waiting.append((name, encoded(part)))
+        if self._writer is None:
+            self._writer = threading.Thread(target=self._write, name="shared-parts-writer", daemon=True)
+            self._writer.start()
+        self._something.set()
+
+    def _read(self, names: Sequence[str]) -> dict[str, BatchPart] | None:
+        """None when the node does not do what is asked."""
+        try:
+            entries = self._cache("read").get_all(list(names))
+        except Exception as error:  # noqa: BLE001
+            # Whatever the client or the network raises: a cache that fails is a cache that has nothing.
+            self._lost("read", error)
+            return None
+        return {name: part for name, value in entries.items() if (part := decoded(value)) is not None}
+
+    def _write(self) -> None:
+        from pyignite.datatypes import ByteArrayObject
+
+        while True:
+            self._something.wait()
+            self._something.clear()
+            while self._waiting:
+                some = [self._waiting.popleft() for _ in range(min(len(self._waiting), _AT_ONCE))]
+                if time.monotonic() < self._until:
+                    self.dropped += len(some)
+                    continue
+                try:
+                    self._cache("write").put_all({name: (value, ByteArrayObject) for name, value in some})
+                except Exception as error:  # noqa: BLE001 - as in `_read`
+                    self.dropped += len(some)
+                    self._lost("write", error)
+
+    def _cache(self, purpose: str) -> Any:
+        """A connection for each purpose, as one serves one thread at a time."""
+        client = self._clients.get(purpose)
+        if client is None:
+            client = self._connect()
+            client.connect(self._host, self._port)
+            self._clients[purpose] = client
+        return client.get_cache(CACHE)
+
+    def _lost(self, purpose: str, error: Exception) -> None:
+        client = self._clients.pop(purpose, None)
+        if client is not None:
+            client.close()
+        self._failed(f"{type(error).__name__}: {error}")
+
+    def _failed(self, why: str) -> None:
+        if time.monotonic() >= self._until:
+            self.failures += 1
+            log.warning(
+                "Ignite at %s:%d is left alone for %g s, answers go on without it: %s",
+                self._host,
+                self._port,
+                self._pause,
+                why,
+            )
+        self._until = time.monotonic() + self._pause
+
+
+def encoded(part: BatchPart) -> bytes:
+    """The part as an entry."""
+    rows = part.rows.astype("<f8").tobytes()
+    extras = len(part.extras[0]) if part.extras else 0
+    return (
+        _HEAD.pack(part.cut, part.slack, part.rows.shape[1], extras, len(rows))
+        + rows
+        + (pack_extras(part.extras) or b"")
+    )
+
+
+def decoded(value: object) -> BatchPart | None:
+    """The inverse; None for what is no entry."""
+    try:
+        content = bytes(value)  # type: ignore[call-overload]
+        cut, slack, columns, extras, length = _HEAD.unpack_from(content)
+        rows = unpack_rows(content[_HEAD.size : _HEAD.size + length], columns)
+        return BatchPart(cut, slack, rows, unpack_extras(content[_HEAD.size + length :], extras))
+    except (TypeError, ValueError, struct.error):
+        return None

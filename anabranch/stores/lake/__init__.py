@@ -1,0 +1,1 @@
+"""The lake: Delta tables of events, quarantined rows and the states that builds keep."""

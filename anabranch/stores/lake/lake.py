@@ -1,0 +1,275 @@
+"""The lake: every event as it came, append-only, in Delta tables below one root.
+
+    <root>/<project>/events/<source>                good events: source columns and lake columns, partitioned by `_date`
+    <root>/<project>/quarantine/<source>            bad rows: their text and the reason
+    <root>/<project>/checkpoints/<source>/<topic>   how far the source's topic has been landed
+    <root>/<project>/quality/<source>/              reports of the quality gate, a page a load
+    <root>/<project>/states/<name>                  what builds keep, see increments.py
+
+Predictions that serving published are events of a source of their own, see predictions.py.
+
+An append is named by (app id, version): the same name again changes nothing, so whoever was cut off just repeats.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from functools import reduce
+
+from pyspark.errors import AnalysisException, PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from anabranch.declare.projects import Project
+from anabranch.declare.sources import Source
+from anabranch.errors import AnabranchError
+from anabranch.events.copies import distinct, distinct_of_many
+from anabranch.events.judging import LAKE_COLUMNS, LONGEST_EVENT
+from anabranch.events.predictions import landed_sources, predictions_source
+from anabranch.settings import LakeSettings
+from anabranch.stores.lake.staging import snapshot
+from anabranch.values.keys import SEPARATOR
+
+QUARANTINE = {
+    "source": "STRING", "reason": "STRING", "raw": "STRING", "arrival": "TIMESTAMP",
+    "file": "STRING", "topic": "STRING", "partition": "INT", "offset": "BIGINT", "header": "STRING",
+}  # fmt: skip
+
+
+LARGE = 2**26
+"""Bytes of a table from which on finding copies first is faster than sorting everything."""
+CHANGE_FEED = "delta.enableChangeDataFeed"
+READABLE_FROM = "anabranch.readableFrom"
+"""Property of a table of events: its first version that can be read, after an erasure removed the files of those before."""
+
+
+class FeedError(AnabranchError):
+    """What was appended to a table since a version cannot be told."""
+
+
+class Lake:
+    """Tables of all projects below `settings.root`."""
+
+    def __init__(self, settings: LakeSettings) -> None:
+        self.settings = settings
+
+    def path(self, project: Project, source: Source) -> str:
+        """Where the source's events are."""
+        return self._below(project, "events", source)
+
+    def checkpoint(self, project: Project, source: Source) -> str:
+        """Where landing notes how far the source's topic has been read."""
+        return f"{self._below(project, 'checkpoints', source)}/{source.topic}"
+
+    def reports(self, project: Project, source: Source) -> str:
+        """Where the quality gate keeps its reports."""
+        return self._below(project, "quality", source)
+
+    def quarantine_path(self, project: Project, source: Source) -> str:
+        """Where the source's bad rows are."""
+        return self._below(project, "quarantine", source)
+
+    def state_path(self, project: str, name: str) -> str:
+        """Where a state that builds keep is."""
+        return f"{self.settings.root.rstrip('/')}/{project}/states/{name}"
+
+    def events(
+        self, spark: SparkSession, project: Project, source: Source, *, version: int | None = None
+    ) -> DataFrame:
+        """All landed events, duplicates included, typed as declared: what was not declared yet when a row came is NULL.
+
+        Without a table there are none; `version` reads the table as it was.
+        """
+        table = _load(spark, self.path(project, source), version)
+        return _nothing(spark, _declared(source)) if table is None else _as_declared(table, source)
+
+    def appended(
+        self, spark: SparkSession, project: Project, source: Source, after: int, version: int
+    ) -> DataFrame:
+        """The events appended after one version of the table up to another, typed as declared.
+
+        Raises FeedError, with the reason alone as its text, when that cannot be told or when rows went or changed.
+        """
+        if after == version:
+            return _nothing(spark, _declared(source))
+        options = {"readChangeFeed": "true", "startingVersion": str(after + 1), "endingVersion": str(version)}
+        try:
+            feed = spark.read.format("delta").options(**options).load(self.path(project, source))
+            if not feed.where("_change_type <> 'insert'").isEmpty():
+                raise FeedError(f"events of {source.name!r} were removed or changed")
+            return _as_declared(feed, source)
+        except PySparkException as error:
+            raise FeedError(f"what was appended to {source.name!r} is no longer known") from error
+
+    def ensure_feeds(self, spark: SparkSession, project: Project) -> None:
+        """Make every table tell what is appended from now on: those made before this version of Anabranch do not."""
+        for source in project.sources.values():
+            found = snapshot(spark, self.path(project, source))
+            if found is not None and not found.metadata().configuration().contains(CHANGE_FEED):
+                spark.sql(
+                    f"ALTER TABLE delta.`{self.path(project, source)}` SET TBLPROPERTIES ({CHANGE_FEED} = true)"
+                )
+
+    def distinct_events(
+        self, spark: SparkSession, project: Project, versions: Mapping[str, int] | None = None
+    ) -> dict[str, DataFrame]:
+        """The distinct events of every source by its name, of the table's version where `versions` has one.
+
+        Looks through the ids of large tables at once.
+        """
+        return {
+            name: self._distinct(spark, project, source, (versions or {}).get(name))
+            for name, source in project.sources.items()
+        }
+
+    def _distinct(
+        self, spark: SparkSession, project: Project, source: Source, version: int | None
+    ) -> DataFrame:
+        table = snapshot(spark, self.path(project, source))
+        if table is None or table.sizeInBytes() < LARGE:
+            return distinct(source, self.events(spark, project, source, version=version))
+        # All of its reads must see the same events, whatever is appended meanwhile.
+        return distinct_of_many(
+            source,
+            self.events(spark, project, source, version=int(table.version()) if version is None else version),
+        )
+
+    def predictions(self, spark: SparkSession, project: Project, since: datetime | None = None) -> DataFrame:
+        """The landed predictions of the project, each once, made at or after `since`: `prediction_id`, `at`, `key` (stored text; NULL
+        without one), `score` DOUBLE, `label`, `model_version`, `batch_version`, `as_of`, `degraded`, and `asked` and `used` as JSON.
+        """  # fmt: skip
+        source = predictions_source(project.name)
+        events = self.events(spark, project, source)
+        if since is not None:
+            # Published within moments; a buffer that waited for a broker arrives later, never earlier.
+            events = events.where(
+                (F.col("at") >= F.lit(since)) & (F.col("_date") >= F.lit((since - timedelta(days=1)).date()))
+            )
+        answered = F.from_json(
+            "answered",
+            "score DOUBLE, label DOUBLE, model_version STRING, batch_version BIGINT, as_of TIMESTAMP, degraded BOOLEAN",
+        )
+        return distinct(source, events).select("prediction_id", "at", _asked_key(project.keys).alias("key"), answered.alias("_a"), "asked", "used").select(
+            "prediction_id", "at", "key", "_a.*", "asked", "used"
+        )  # fmt: skip
+
+    def file_ids(
+        self, spark: SparkSession, project: Project, source: Source, days: int | None = None
+    ) -> DataFrame | None:
+        """`_file_id` and `_file_arrival` of the events that were loaded from files; None when there are none.
+
+        Of a large table those of the last `days` alone, counted whenever the frame is read: a stream reads it with every micro-batch.
+        """
+        loaded = self.events(spark, project, source).where("_file IS NOT NULL")
+        if loaded.isEmpty():
+            return None
+        if days is not None and snapshot(spark, self.path(project, source)).sizeInBytes() >= LARGE:
+            loaded = loaded.where(F.col("_date") >= F.date_sub(F.current_date(), days))
+        return loaded.select(
+            F.col(f"`{source.id}`").alias("_file_id"), F.col("_arrival").alias("_file_arrival")
+        )
+
+    def quarantine(self, spark: SparkSession, project: Project) -> DataFrame:
+        """All bad rows: source, reason, raw, arrival, file or topic, partition, offset, and header: the first line of the CSV."""
+        tables = [
+            _load(spark, self.quarantine_path(project, source), None)
+            for source in landed_sources(project).values()
+        ]
+        there = [table for table in tables if table is not None]
+        # A table made by an earlier version has no header.
+        return reduce(
+            lambda one, other: one.unionByName(other, allowMissingColumns=True),
+            there,
+            _nothing(spark, QUARANTINE),
+        )
+
+    def last(self, spark: SparkSession, project: Project, source: Source, app_id: str) -> int:
+        """The version of the last append of that name; -1 when there was none."""
+        table = snapshot(spark, self.path(project, source))
+        found = None if table is None else table.transactions().get(app_id)
+        return int(found.get()) if found is not None and found.isDefined() else -1
+
+    def versions(self, spark: SparkSession, project: Project) -> dict[str, int]:
+        """Delta version by source; a source that has no table yet is left out."""
+        found = {
+            name: snapshot(spark, self.path(project, source)) for name, source in project.sources.items()
+        }
+        return {name: int(table.version()) for name, table in found.items() if table is not None}
+
+    def identities(self, spark: SparkSession, project: Project) -> dict[str, str]:
+        """Delta's identity of each source's table: another one when the table was made anew."""
+        found = {
+            name: snapshot(spark, self.path(project, source)) for name, source in project.sources.items()
+        }
+        return {name: str(table.metadata().id()) for name, table in found.items() if table is not None}
+
+    def _below(self, project: Project, kind: str, source: Source) -> str:
+        return f"{self.settings.root.rstrip('/')}/{project.name}/{kind}/{source.name}"
+
+
+def _asked_key(names: tuple[str, ...]) -> Column:
+    """The key of a request as stored text: a value where it has one column, an object where it has several."""
+    if len(names) == 1:
+        return F.from_json("asked", "key STRING")["key"]
+    key = F.from_json("asked", f"key STRUCT<{', '.join(f'`{name}`: STRING' for name in names)}>")["key"]
+    return F.when(key.isNotNull(), F.concat_ws(SEPARATOR, *[key[name] for name in names]))
+
+
+def _declared(source: Source) -> dict[str, str]:
+    return {column.name: str(column.type) for column in source.columns} | LAKE_COLUMNS
+
+
+def _as_declared(table: DataFrame, source: Source) -> DataFrame:
+    there = {name.lower() for name in table.columns}
+    declared = _declared(source)
+    columns = {name: F.col(f"`{name}`") if name.lower() in there else F.lit(None) for name in declared}
+    return table.select(*[columns[name].try_cast(kind).alias(name) for name, kind in declared.items()])
+
+
+def _nothing(spark: SparkSession, columns: Mapping[str, str]) -> DataFrame:
+    return spark.range(0).select(*[F.lit(None).cast(kind).alias(name) for name, kind in columns.items()])
+
+
+def _load(spark: SparkSession, path: str, version: int | None) -> DataFrame | None:
+    options = {} if version is None else {"versionAsOf": str(version)}
+    if version is not None and (table := snapshot(spark, path)) is not None:
+        kept = table.metadata().configuration()
+        if kept.contains(READABLE_FROM) and version < int(kept.apply(READABLE_FROM)):
+            raise AnabranchError(
+                f"version {version} of {path} ended when a key was erased: what was made of it cannot be made again, train or build anew"
+            )
+    try:
+        return spark.read.format("delta").options(**options).load(path)
+    except AnalysisException as error:
+        if error.getCondition() in ("PATH_NOT_FOUND", "DELTA_PATH_DOES_NOT_EXIST"):
+            return None
+        if error.getCondition() in (
+            "DELTA_TABLE_NOT_FOUND",
+            "DELTA_MISSING_DELTA_TABLE",
+            "DELTA_SCHEMA_NOT_SET",
+        ):
+            raise AnabranchError(
+                f"{path} is no Delta table: if a first load was cut off repeat it, else move the folder away"
+            ) from error
+        if error.getCondition() == "DELTA_UNSUPPORTED_TIME_TRAVEL_BEYOND_DELETED_FILE_RETENTION_DURATION":
+            raise AnabranchError(
+                f"version {version} of {path} is older than upkeep keeps ([upkeep] history): ask for a later one"
+            ) from error
+        raise AnabranchError(f"the lake at {path} cannot be read: {_first_line(error)}") from error
+
+
+def quarantined(bad: DataFrame, source: Source) -> DataFrame:
+    """Bad rows, as `judge` gives them and with `_header` where they have one, as quarantine keeps them."""
+    origin = [F.col(f"_{name}").alias(name) for name in ("arrival", "file", "topic", "partition", "offset")]
+    raw = F.left(F.make_valid_utf8("_raw"), F.lit(LONGEST_EVENT))
+    header = F.col("_header") if "_header" in bad.columns else F.lit(None).cast("string")
+    return bad.select(
+        F.lit(source.name).alias("source"),
+        F.col("_reason").alias("reason"),
+        raw.alias("raw"),
+        *origin,
+        header.alias("header"),
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

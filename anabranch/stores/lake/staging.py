@@ -1,0 +1,186 @@
+"""Appending to a Delta table in two steps: write the data files, which nobody sees, then commit them or drop them.
+
+Delta's own transaction does both (its writer keeps the statistics of every file), so data is written once, however long
+one has to look at it before it may become visible. Python reaches it through the session's JVM only. What a process
+that was killed had written is in no version of the table; VACUUM clears it away.
+"""
+
+import urllib.parse
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from delta.tables import DeltaTable
+from pyspark.sql import DataFrame, SparkSession
+
+from anabranch.errors import AnabranchError
+from anabranch.stores.files.filesystems import hadoop, spark_path
+
+_FURTHER_ARGUMENTS = 8  # of Delta's operation WRITE; all are optional
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFile:
+    """One data file that was written: `action` is Delta's own note of it, `null_partition` whether its partition is NULL."""
+
+    action: Any
+    path: str
+    rows: int
+    null_partition: bool
+
+
+def create_table(
+    spark: SparkSession,
+    path: str,
+    columns: Mapping[str, str],
+    partition: str | None,
+    properties: Mapping[str, str],
+) -> None:
+    """Create the Delta table of these columns unless it is there."""
+    builder = DeltaTable.createIfNotExists(spark).location(path)
+    for name, kind in columns.items():
+        builder = builder.addColumn(name, kind)
+    for key, value in properties.items():
+        builder = builder.property(key, value)
+    (builder.partitionedBy(partition) if partition else builder).execute()
+
+
+def add_columns(spark: SparkSession, path: str, columns: Mapping[str, str]) -> None:
+    """Add columns to the table; rows that are there have NULL in them, and are not rewritten."""
+    listed = ", ".join(f"`{name}` {kind}" for name, kind in columns.items())
+    spark.sql(f"ALTER TABLE delta.`{path}` ADD COLUMNS ({listed})")
+
+
+def write_files(rows: DataFrame, path: str) -> list[DataFile]:
+    """Write `rows` as data files of the table at `path`, without committing them.
+
+    Columns that the table does not have are in the files and in nobody's sight.
+    """
+    spark = rows.sparkSession
+    transaction = _log(spark, path).startTransaction(_none(spark), _none(spark))
+    # Delta writes no column that the table lacks; this transaction, which is never committed, makes it believe otherwise.
+    transaction.updateMetadata(_with_schema(spark, transaction.metadata(), rows), False)
+    actions = transaction.writeFiles(rows._jdf)  # noqa: SLF001
+    return [
+        _data_file(path, action)
+        for action in _jvm(spark).scala.jdk.javaapi.CollectionConverters.asJava(actions)
+    ]
+
+
+def read_files(spark: SparkSession, files: Iterable[DataFile], schema: Any) -> DataFrame:
+    """The rows of data files, committed or not."""
+    return spark.read.schema(schema).parquet(*[spark_path(file.path) for file in files])
+
+
+def commit_files(
+    spark: SparkSession,
+    path: str,
+    files: Iterable[DataFile],
+    names: Mapping[str, int],
+    notes: Iterable[str] = (),
+) -> bool:
+    """Make data files visible at once, under names (app id: version); False, changing nothing, when a name is taken.
+
+    `notes` become names too (of version 0), whether they are taken or not.
+    """
+    jvm = _jvm(spark)
+    transaction = _log(spark, path).startTransaction(_none(spark), _none(spark))
+    # Asking for a name makes Delta refuse the commit when somebody else takes it meanwhile.
+    if any(transaction.txnVersion(name) >= version for name, version in names.items()):
+        return False
+    delta = jvm.org.apache.spark.sql.delta
+    now = jvm.scala.Option.apply(jvm.java.lang.System.currentTimeMillis())
+    actions = jvm.java.util.ArrayList()
+    for name, version in (*names.items(), *((note, 0) for note in notes)):
+        actions.add(delta.actions.SetTransaction(name, version, now))
+    written = list(files)
+    for file in written:
+        actions.add(file.action)
+    _tell_history(spark, transaction, written)
+    transaction.commit(jvm.org.apache.spark.api.python.PythonUtils.toSeq(actions), _append_operation(spark))
+    return True
+
+
+def drop_files(spark: SparkSession, files: Iterable[DataFile]) -> None:
+    """Delete data files that were not committed."""
+    for file in files:
+        system, place = hadoop(spark, file.path)
+        system.delete(place, False)
+
+
+def transactions(spark: SparkSession, path: str) -> Any:
+    """By name the version of the appends done, as Delta's own map; None without a table."""
+    found = snapshot(spark, path)
+    return None if found is None else found.transactions()
+
+
+def snapshot(spark: SparkSession, path: str) -> Any:
+    """Delta's latest snapshot of a table, None without one. Which appends are done is known to Delta's JVM side only."""
+    if not DeltaTable.isDeltaTable(spark, path):
+        return None
+    return _log(spark, path).update(False, _none(spark), _none(spark))
+
+
+def _tell_history(spark: SparkSession, transaction: Any, files: Sequence[DataFile]) -> None:
+    """What the table's history says was added: Delta knows it of a transaction that writes by itself only."""
+    jvm = _jvm(spark)
+    metrics = jvm.java.util.HashMap()
+    sizes = [int(file.action.size()) for file in files]
+    for name, value in {
+        "numFiles": len(sizes),
+        "numOutputRows": sum(file.rows for file in files),
+        "numOutputBytes": sum(sizes),
+    }.items():
+        metric = jvm.org.apache.spark.sql.execution.metric.SQLMetrics.createMetric(
+            spark.sparkContext._jsc.sc(),  # noqa: SLF001
+            name,
+        )
+        metric.set(value)
+        metrics.put(name, metric)
+    transaction.registerSQLMetrics(
+        spark._jsparkSession,  # noqa: SLF001
+        jvm.org.apache.spark.api.python.PythonUtils.toScalaMap(metrics),
+    )
+
+
+def _append_operation(spark: SparkSession) -> Any:
+    """What the table's history says of the commit: WRITE, mode Append."""
+    nothing = _none(spark)
+    jvm = _jvm(spark)
+    write = getattr(jvm.org.apache.spark.sql.delta, "DeltaOperations$Write")
+    append = jvm.org.apache.spark.sql.SaveMode.Append
+    return write(append, *[nothing] * _FURTHER_ARGUMENTS)
+
+
+def _with_schema(spark: SparkSession, metadata: Any, rows: DataFrame) -> Any:
+    named = [metadata.id(), metadata.name(), metadata.description(), metadata.format(), rows.schema.json()]
+    return _jvm(spark).org.apache.spark.sql.delta.actions.Metadata(
+        *named, metadata.partitionColumns(), metadata.configuration(), metadata.createdTime()
+    )
+
+
+def _data_file(path: str, action: Any) -> DataFile:
+    values = action.partitionValues()
+    null = not values.isEmpty() and values.head()._2() is None  # noqa: SLF001
+    return DataFile(
+        action=action,
+        path=f"{path.rstrip('/')}/{urllib.parse.unquote(action.path())}",
+        rows=int(action.numPhysicalRecords().get()),
+        null_partition=null,
+    )
+
+
+def _log(spark: SparkSession, path: str) -> Any:
+    return _jvm(spark).org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, path)  # noqa: SLF001
+
+
+def _none(spark: SparkSession) -> Any:
+    return _jvm(spark).scala.Option.empty()
+
+
+def _jvm(spark: SparkSession) -> Any:
+    if spark._jvm is None:  # noqa: SLF001
+        raise AnabranchError(
+            "the Spark session has no JVM of its own: the lake needs one, so start the job without Spark Connect"
+        )
+    return spark._jvm  # noqa: SLF001

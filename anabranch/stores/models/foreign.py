@@ -1,0 +1,120 @@
+"""Versions that somebody else registered under a project's name: any MLflow pyfunc that loads without unpickling anything.
+
+Such a version serves nobody: it has no features.json, no ONNX form and has met no gate. Mass scoring takes it as MLflow loads it. Its
+inputs are those of its signature, by name (numbers, texts and booleans; DATE as days and TIMESTAMP as microseconds since 1970); its score is
+the last number that it gives of a row, so a model of classes is logged with ``pyfunc_predict_fn="predict_proba"``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anabranch.declare.projects import Project
+from anabranch.errors import MisuseError
+from anabranch.stores.models.inputs import column_inputs
+from anabranch.stores.models.registry import Models
+from anabranch.stores.models.roles import mlflow_module
+from anabranch.stores.models.scoring import TRUSTED
+from anabranch.stores.models.versions import Scorer
+
+_PICKLES = (".pkl", ".pickle", ".joblib", ".cloudpickle", ".dill")
+_DATA = {"mlflow.xgboost": "xgboost", "mlflow.onnx": "onnx", "mlflow.sklearn": "sklearn"}
+_CODE = "mlflow.pyfunc.loaders.code_model"
+_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignVersion:
+    """A version of another's making, as far as scoring rows needs to know it: as `Scorer`, which it does not load."""
+
+    version: str
+    task: str
+    threshold: float
+    features: tuple[str, ...]
+    kinds: Mapping[str, str]
+    types: Mapping[str, str]
+    """Spark's type of each input, as its signature has it."""
+
+
+_SPARK_TYPES = {
+    "boolean": "boolean",
+    "integer": "int",
+    "long": "bigint",
+    "float": "float",
+    "double": "double",
+    "string": "string",
+}
+
+
+def scoring_version(models: Models, project: Project, version: str | None = None) -> Scorer | ForeignVersion:
+    """The version (the champion when None) to score rows with; raises MisuseError for one of another's making that is no safe or no fitting one."""
+    if version is not None:
+        with models.files_of(project.name, version) as folder:
+            if not (folder / "artifacts" / "model").is_dir():
+                return _registered(project, version, folder)
+    return models.scorer(project.name, version)
+
+
+def _registered(project: Project, version: str, folder: Path) -> ForeignVersion:
+    mlflow_module()
+    from mlflow.models import Model
+
+    place = f"version {version} of {project.name!r}"
+    found = Model.load(str(folder))
+    _check_safe(place, folder, found.flavors)
+    given = found.signature.inputs if found.signature is not None else None
+    if given is None or not given.has_input_names():
+        raise MisuseError(
+            f"{place} has no signature that names its inputs: log it again with one, mlflow.models.infer_signature(rows, scores)"
+        )
+    types = {
+        str(column.name): _SPARK_TYPES.get(getattr(column.type, "name", ""), "") for column in given.inputs
+    }
+    unknown = [name for name in types if name not in project.column_of]
+    if unknown:
+        raise MisuseError(
+            f"{place} reads {unknown[0]!r}, which is no feature: there are {', '.join(project.column_of)}"
+        )
+    kinds = {one.name: one.kind for one in column_inputs(project, types)}
+    odd = [name for name, kind in types.items() if not kind or (kind == "string") != (kinds[name] == "text")]
+    if odd:
+        raise MisuseError(
+            f"{place}: input {odd[0]!r} is no {kinds[odd[0]]} in its signature: give texts as strings and others as numbers"
+        )
+    task = "class" if project.model is None else project.model.task
+    return ForeignVersion(
+        version=version, task=task, threshold=_THRESHOLD, features=tuple(types), kinds=kinds, types=types
+    )
+
+
+def _check_safe(place: str, folder: Path, flavors: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise MisuseError unless the version is data, or code that can be read."""
+    mend = 'log it again as data (mlflow.sklearn with serialization_format="skops", mlflow.xgboost, mlflow.onnx) or from code (python_model="model.py")'
+    pickles = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix in _PICKLES
+    )
+    if pickles:
+        raise MisuseError(
+            f"{place} is kept as a pickle ({pickles[0]}), which runs whatever is in it: it is not loaded; {mend}"
+        )
+    loader = str(flavors.get("python_function", {}).get("loader_module", ""))
+    if loader == _CODE:
+        return
+    flavor = flavors.get(_DATA.get(loader, ""))
+    if flavor is None:
+        raise MisuseError(
+            f"{place} is loaded by {loader or 'no pyfunc'}, of which it is not known that it unpickles nothing: it is not loaded; {mend}"
+        )
+    trusted = set(flavor.get("skops_trusted_types") or ()) - set(TRUSTED)
+    if loader == "mlflow.sklearn" and (flavor.get("serialization_format") != "skops" or trusted):
+        what = (
+            f"trusts {min(trusted)}"
+            if trusted
+            else f"is kept as {flavor.get('serialization_format', 'a pickle')}"
+        )
+        raise MisuseError(f"{place} {what}, which may run whatever is in it: it is not loaded; {mend}")
+    if not str(flavor.get("model_class", "xgboost.")).startswith("xgboost.") and loader == "mlflow.xgboost":
+        raise MisuseError(
+            f"{place} is of the class {flavor['model_class']}, which is none of XGBoost's: it is not loaded; {mend}"
+        )

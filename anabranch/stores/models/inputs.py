@@ -1,0 +1,183 @@
+"""What a model is fed and what a trainer hands over: plain values, the same for every kind of model."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from anabranch.declare.projects import Project
+from anabranch.errors import DeclarationError, MisuseError
+from anabranch.stores.models import scoring as model_scoring
+from anabranch.stores.models.scoring import Matrix, NativeModel, OnnxModel, Scores, SkopsModel, open_models
+from anabranch.values.types import DataType
+
+_KINDS = {
+    "BINARY": "binary",
+    "BOOLEAN": "boolean",
+    "DATE": "date",
+    "TIMESTAMP": "timestamp",
+    "STRING": "text",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInput:
+    """One feature column as the model sees it: ``number``, ``boolean``, ``date``, ``timestamp`` or ``text``.
+
+    `categories` are the sorted texts seen in training; see model_code.py for how values are coded.
+    """
+
+    name: str
+    kind: str
+    categories: tuple[str, ...] = ()
+
+    def learnt(self, values: Iterable[Any]) -> "ModelInput":
+        """This input with the categories of training values `values`, when it is a text."""
+        if self.kind != "text":
+            return self
+        return replace(self, categories=tuple(sorted({str(value) for value in values if value is not None})))
+
+    def described(self) -> dict[str, Any]:
+        """The entry in features.json."""
+        categories = {"categories": list(self.categories)} if self.kind == "text" else {}
+        return {"name": self.name, "kind": self.kind, **categories}
+
+
+def model_inputs(project: Project) -> tuple[ModelInput, ...]:
+    """Inputs of the project's model, in order; texts have no categories yet. Raises DeclarationError for BINARY."""
+    return column_inputs(project, project.model_features)
+
+
+def slice_inputs(project: Project) -> tuple[ModelInput, ...]:
+    """Features that slices are told apart by and that the model does not read."""
+    slices = project.model.declared_slices if project.model else ()
+    return column_inputs(
+        project, dict.fromkeys(one.feature for one in slices if one.feature not in project.model_features)
+    )
+
+
+def column_inputs(project: Project, names: Iterable[str]) -> tuple[ModelInput, ...]:
+    """Feature columns of the project as a model would see them."""
+    types = {column.name: column.type for column in project.columns}
+    return tuple(ModelInput(name=name, kind=_kind(name, types[name])) for name in names)
+
+
+def check_fits(project: Project, version: str, kinds: Mapping[str, str]) -> None:
+    """Raises MisuseError unless the inputs that a version was trained on, by name and kind, are declared, and of these kinds."""
+    declared = {
+        column.name: "list" if column.type.array else _KINDS.get(column.type.name, "number")
+        for column in project.columns
+    }
+    for name, kind in kinds.items():
+        if name not in declared:
+            raise MisuseError(
+                f"version {version} of {project.name!r} reads {name!r}, which is declared no more: train again"
+            )
+        if declared[name] != kind:
+            raise MisuseError(
+                f"version {version} of {project.name!r} reads {name!r} as a {kind}, but it is declared as a {declared[name]}: train again"
+            )
+
+
+def _kind(name: str, kind: DataType) -> str:
+    if kind.name == "BINARY":
+        raise DeclarationError(
+            f"model: feature {name!r} is BINARY, which no trainer takes: leave it out with Model(features=...)"
+        )
+    return _KINDS.get(kind.name, "number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A trained model as bytes. `native` is ``xgboost``, ``skops`` or ``onnx``; `onnx` is the twin or the model itself.
+
+    `output` names the ONNX output with the scores; `columns` are what XGBoost is fed, None for the inputs as they are,
+    and `shift` is added to what it says; `parameters`
+    are what the trainer really used.
+    """
+
+    native: str
+    inputs: tuple[ModelInput, ...]
+    task: str
+    ubj: bytes | None = None
+    skops: bytes | None = None
+    onnx: bytes | None = None
+    output: str = ""
+    columns: Mapping[str, Any] | None = None
+    shift: float = 0.0
+    threshold: float = 0.5
+    parameters: Mapping[str, object]
+    pip_requirements: tuple[str, ...]
+
+    def scores(self, matrix: Matrix) -> Scores:
+        """What the written version will say about coded rows."""
+        return self.both_scores(matrix)[0]
+
+    def both_scores(self, matrix: Matrix) -> tuple[Scores, Scores | None]:
+        """What the model itself and its ONNX form (None when there is none) will say about coded rows."""
+        many, few = self.opened()
+        return many.predict(matrix), None if few is None else few.predict(matrix)
+
+    def opened(self) -> tuple[NativeModel | SkopsModel | OnnxModel, OnnxModel | None]:
+        """The model for many rows and its ONNX form, as a written version opens them."""
+        with TemporaryDirectory(prefix="anabranch-model-") as folder:
+            self.write(Path(folder))
+            return open_models(Path(folder), self.described)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The content of features.json."""
+        columns: dict[str, Any] = {} if self.columns is None else {"columns": dict(self.columns)}
+        columns |= {"shift": self.shift} if self.shift else {}
+        return {
+            "format": 1,
+            "native": self.native,
+            "task": self.task,
+            "threshold": self.threshold,
+            "output": self.output,
+            **columns,
+            "inputs": [given.described() for given in self.inputs],
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write the version's files into `folder`."""
+        (folder / "features.json").write_text(json.dumps(self.described, indent=2), encoding="utf-8")
+        (folder / "scoring.py").write_bytes(Path(model_scoring.__file__).read_bytes())
+        for name, content in self._files.items():
+            if content is not None:
+                (folder / name).write_bytes(content)
+
+    @property
+    def _files(self) -> dict[str, bytes | None]:
+        return {"model.ubj": self.ubj, "model.skops": self.skops, "model.onnx": self.onnx}
+
+    @classmethod
+    def read(
+        cls, folder: Path, parameters: Mapping[str, object], pip_requirements: Iterable[str]
+    ) -> "Fitted":
+        """What `write` left in `folder`."""
+        said = json.loads((folder / "features.json").read_text(encoding="utf-8"))
+        inputs = tuple(
+            ModelInput(name=given["name"], kind=given["kind"], categories=tuple(given.get("categories", ())))
+            for given in said["inputs"]
+        )
+        content = {
+            name: (folder / name).read_bytes() if (folder / name).exists() else None
+            for name in ("model.ubj", "model.skops", "model.onnx")
+        }
+        return cls(
+            native=said["native"],
+            inputs=inputs,
+            task=said["task"],
+            ubj=content["model.ubj"],
+            skops=content["model.skops"],
+            onnx=content["model.onnx"],
+            output=said["output"],
+            columns=said.get("columns"),
+            shift=said.get("shift", 0.0),
+            threshold=said["threshold"],
+            parameters=parameters,
+            pip_requirements=tuple(pip_requirements),
+        )

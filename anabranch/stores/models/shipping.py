@@ -1,0 +1,158 @@
+"""A model version on Spark's workers: its files travel to each machine once and are opened once a worker process."""
+
+import hashlib
+import json
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark import SparkFiles
+from pyspark.sql import SparkSession
+
+from anabranch.errors import AnabranchError
+from anabranch.stores.models.registry import Models
+from anabranch.stores.models.roles import mlflow_module
+from anabranch.stores.models.scoring import InputCoder, Scores, open_model
+
+
+class BulkScorer:
+    """A version for many rows at once, by its own library and in one thread; what MLflow's pyfunc of it says."""
+
+    def __init__(self, folder: Path) -> None:
+        described = json.loads((folder / "features.json").read_text(encoding="utf-8"))
+        self._coder = InputCoder(described["inputs"])
+        self._model = open_model(folder, described)
+        self.features = self._coder.names
+
+    def scores(self, columns: list[pa.Array]) -> Scores:
+        """Float64 (n,) of the features' columns in their order, each DOUBLE as model_columns.py codes it, or STRING."""
+        if not columns or len(columns[0]) == 0:
+            return np.empty(0)
+        return self._model.predict(
+            self._coder.matrix(
+                {name: _values(column) for name, column in zip(self.features, columns, strict=True)}
+            )
+        )
+
+
+class PyfuncScorer:
+    """Any MLflow pyfunc for many rows; the last number that it gives of each is the score."""
+
+    def __init__(self, archive: str) -> None:
+        # Kept for as long as the model: some flavours read their files when they are asked.
+        self._folder = tempfile.TemporaryDirectory(prefix="anabranch-model-")
+        with zipfile.ZipFile(archive) as zipped:
+            zipped.extractall(self._folder.name)
+        self._model = mlflow_module().pyfunc.load_model(self._folder.name)
+
+    def scores(self, names: Sequence[str], columns: Sequence[pa.Array]) -> Scores:
+        """Float64 (n,) of the inputs' columns, typed as the model's signature says. Raises AnabranchError when there is no number in what it says."""
+        import pandas as pd
+
+        if len(columns[0]) == 0:
+            return np.empty(0)
+        found = pd.DataFrame(
+            self._model.predict(
+                pd.DataFrame({name: column.to_pandas() for name, column in zip(names, columns, strict=True)})
+            )
+        )
+        numbers = found.select_dtypes("number")
+        if numbers.shape[1] == 0 or len(numbers) != len(columns[0]):
+            said = f"{len(found)} rows of {', '.join(map(str, found.dtypes))}"
+            raise AnabranchError(
+                f"the model gives {said} for {len(columns[0])} rows: it must give a number a row, such as the probability of class 1"
+            )
+        return numbers.iloc[:, -1].to_numpy(np.float64)
+
+
+def _values(column: pa.Array) -> NDArray[Any]:
+    if pa.types.is_floating(column.type):
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+    return np.array(column.to_pylist(), dtype=object)
+
+
+class ShippedModel:
+    """Where a worker finds a version: the name of the archive that Spark brought."""
+
+    def __init__(self, archive: str) -> None:
+        self.archive = archive
+
+    def opened(self) -> BulkScorer:
+        """The version, in a worker of Spark."""
+        return _opened(SparkFiles.get(self.archive))
+
+
+class ShippedPyfunc:
+    """The same of a version of another's making."""
+
+    def __init__(self, archive: str) -> None:
+        self.archive = archive
+
+    def opened(self) -> PyfuncScorer:
+        """The version, in a worker of Spark."""
+        return _opened_pyfunc(SparkFiles.get(self.archive))
+
+
+@lru_cache(maxsize=2)
+def _opened_pyfunc(archive: str) -> PyfuncScorer:
+    return PyfuncScorer(archive)
+
+
+@lru_cache(maxsize=2)
+def _opened(archive: str) -> BulkScorer:
+    with tempfile.TemporaryDirectory(prefix="anabranch-model-") as folder:
+        with zipfile.ZipFile(archive) as zipped:
+            zipped.extractall(folder)
+        return BulkScorer(Path(folder))
+
+
+def ship(spark: SparkSession, models: Models, project: str, version: str) -> ShippedModel:
+    """Hand the version's files to Spark, which brings them to each worker that asks."""
+    return ShippedModel(
+        _shipped(
+            spark.sparkContext, models, project, version, _name(spark, models, project, version), whole=False
+        )
+    )
+
+
+def ship_pyfunc(spark: SparkSession, models: Models, project: str, version: str) -> ShippedPyfunc:
+    """The same with all that MLflow keeps of a version."""
+    return ShippedPyfunc(
+        _shipped(
+            spark.sparkContext, models, project, version, _name(spark, models, project, version), whole=True
+        )
+    )
+
+
+def _name(spark: SparkSession, models: Models, project: str, version: str) -> str:
+    application = str(spark.sparkContext.applicationId)
+    digest = hashlib.sha256(
+        f"{application}|{models.settings.tracking_uri}|{models.uri(project, version)}".encode()
+    ).hexdigest()[:12]
+    return f"anabranch-{project}-{version}-{digest}.zip"
+
+
+@lru_cache(maxsize=64)
+def _shipped(context: Any, models: Models, project: str, version: str, name: str, *, whole: bool) -> str:
+    name = f"whole-{name}" if whole else name
+    archive = Path(_outbox().name) / name
+    with (
+        (models.files_of if whole else models.folder)(project, version) as folder,
+        zipfile.ZipFile(archive, "w") as zipped,
+    ):
+        for file in sorted(folder.rglob("*")):
+            zipped.write(file, file.relative_to(folder))
+    context.addFile(str(archive))
+    return name
+
+
+@lru_cache(maxsize=1)
+def _outbox() -> "tempfile.TemporaryDirectory[str]":
+    """Spark fetches files from here for as long as this process lives, which also removes it at its end."""
+    return tempfile.TemporaryDirectory(prefix="anabranch-models-")

@@ -1,0 +1,121 @@
+"""Versions as values: what is recorded with one, how people see it listed, and one loaded to score with."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anabranch.errors import MisuseError
+from anabranch.stores.models.scoring import Columns, InputCoder, Matrix, Scores, open_models
+
+SLICES = "slices/"
+"""How names of metrics of slices begin."""
+WATCH = "watch/"
+"""How names of metrics begin that were measured after the release."""
+_FEW = 64  # rows; up to here ONNX Runtime is faster than XGBoost's own prediction
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecord:
+    """What is kept with a version beside its files: metrics on held-out rows, plain parameters, where it came from.
+
+    `report` are files by name; `trials` are parameters and a metric each, kept as nested runs.
+    """
+
+    metrics: Mapping[str, float]
+    parameters: Mapping[str, object]
+    lake_versions: Mapping[str, int]
+    example: Mapping[str, Sequence[Any]]
+    tags: Mapping[str, str] = field(default_factory=dict)
+    report: Mapping[str, bytes] = field(default_factory=dict)
+    trials: Sequence[Mapping[str, object]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelVersion:
+    """One version as people list it; `created` is ISO 8601 UTC, `gate` is ``passed``, ``refused`` or empty, `reason` why.
+
+    Among `aliases` is also how it is tried on live requests, such as ``canary 10%``.
+    """
+
+    version: str
+    aliases: tuple[str, ...]
+    created: str
+    metrics: Mapping[str, float]
+    fingerprint: str
+    lake_versions: Mapping[str, int]
+    run: str
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    watched: Mapping[str, float] = field(default_factory=dict)
+    """What was last measured after the release."""
+
+    @property
+    def gate(self) -> str:
+        """What the gate said."""
+        return self.tags.get("gate", "")
+
+    @property
+    def checks(self) -> tuple[dict[str, Any], ...]:
+        """The gate's checks: name, passed, said."""
+        try:
+            return tuple(json.loads(self.tags.get("gate_checks", "[]")))
+        except ValueError:
+            return ()
+
+    @property
+    def reason(self) -> str:
+        """Why the gate refused it, or why it was promoted all the same."""
+        forced = self.tags.get("forced_reason")
+        refused = self.tags.get("gate_reason", "") if self.gate == "refused" else ""
+        return f"forced: {forced}" + (f" (refused: {refused})" if refused else "") if forced else refused
+
+
+class Scorer:
+    """A loaded version: features in, scores out. Safe to use from several threads."""
+
+    def __init__(self, version: str, folder: Path) -> None:
+        described = json.loads((folder / "features.json").read_text(encoding="utf-8"))
+        self.version = version
+        self.task: str = described["task"]
+        self.threshold: float = described["threshold"]
+        self._coder = InputCoder(described["inputs"])
+        self.features: tuple[str, ...] = self._coder.names
+        self.kinds: dict[str, str] = {given["name"]: given["kind"] for given in described["inputs"]}
+        self.categories: dict[str, tuple[str, ...]] = {
+            given["name"]: tuple(given.get("categories", ())) for given in described["inputs"]
+        }
+        self._many, self._few = open_models(folder, described)
+
+    def score(self, columns: Columns) -> Scores:
+        """Probabilities of class 1, or numbers, float64 (n,). `columns` holds at least `features`, all n long.
+
+        Values are as declared, or coded (see model_scoring.py); None and NaN are missing. Raises MisuseError for a
+        missing column or a value of the wrong type.
+        """
+        matrix = self.matrix(columns)
+        if len(matrix) == 0:
+            return np.empty(0)
+        return (self._few if self._few is not None and len(matrix) <= _FEW else self._many).predict(matrix)
+
+    def both(self, columns: Columns) -> tuple[Scores, Scores | None]:
+        """What the model itself and its ONNX form (None when there is none) say of the same rows."""
+        matrix = self.matrix(columns)
+        return self._many.predict(matrix), None if self._few is None else self._few.predict(matrix)
+
+    def matrix(self, columns: Columns) -> Matrix:
+        """The columns coded as the model sees them, float32 of shape (n, features)."""
+        try:
+            return self._coder.matrix(columns)
+        except ValueError as error:
+            raise MisuseError(str(error)) from error
+
+    def label(self, scores: NDArray[np.float64]) -> list[int | None]:
+        """The class of each score, 0 or 1; None for a model that gives numbers."""
+        if self.task == "number":
+            return [None] * len(scores)
+        return [int(score >= self.threshold) for score in scores.tolist()]

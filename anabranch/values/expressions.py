@@ -1,0 +1,121 @@
+"""SQL expressions of a declaration, parsed and typed without a JVM.
+
+sqlglot parses and types them (Spark dialect). Spark types the same expressions again when they are compiled, and a
+difference is an error there, so a guess here can never change a result.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+from sqlglot.optimizer.annotate_types import annotate_types
+
+from anabranch.errors import DeclarationError
+from anabranch.values.types import BIGINT, Column, DataType, parse_type
+
+
+def _parse(text: str, where: str) -> exp.Expr:
+    try:
+        parsed = sqlglot.parse(text, dialect="spark")
+    except SqlglotError as error:
+        raise DeclarationError(
+            f"{where}: {text!r} is not a SQL expression: {str(error).splitlines()[0]}"
+        ) from error
+    # The text becomes part of a longer one, where a comment would swallow the rest.
+    loose = any(
+        token.comments or token.token_type == sqlglot.TokenType.SEMICOLON
+        for token in sqlglot.tokenize(text, dialect="spark")
+    )
+    if len(parsed) != 1 or parsed[0] is None or loose:
+        raise DeclarationError(
+            f"{where}: {text!r} is not one SQL expression: write one, without semicolon and comments"
+        )
+    return parsed[0]
+
+
+@lru_cache(maxsize=4096)
+def columns_used(text: str) -> tuple[str, ...]:
+    """Names of the columns that an expression reads, each once."""
+    found = (column.name for column in _parse(text, "expression").find_all(exp.Column))
+    return tuple(dict.fromkeys(found))
+
+
+@lru_cache(maxsize=4096)
+def expression_type(text: str, schema: tuple[Column, ...], where: str) -> DataType | None:
+    """The type of SQL expression `text` over `schema`; None when it cannot be told without Spark.
+
+    Raises DeclarationError, beginning with `where`, for bad syntax, an unknown column, or an expression that is not
+    row by row (aggregates, window functions, subqueries).
+    """
+    parsed = _parse(text, where)
+    wrong = parsed.find(exp.AggFunc, exp.Window, exp.Query)
+    unsteady = parsed.find(exp.Rand, exp.Randn, exp.CurrentTimestamp, exp.CurrentDate, exp.Uuid)
+    if unsteady is not None:
+        raise DeclarationError(
+            f"{where}: {text!r} changes from run to run: a feature may read only the event's own columns"
+        )
+    if wrong is not None or isinstance(parsed, exp.Command):
+        raise DeclarationError(
+            f"{where}: {text!r} is not a row expression: use columns, literals, operators and functions of one row"
+        )
+    known = {column.name.lower(): column for column in schema}
+    for column in parsed.find_all(exp.Column):
+        if column.name.lower() not in known or column.table:
+            raise DeclarationError(
+                f"{where}: no column {column.sql(dialect='spark')!r}: the source has {', '.join(c.name for c in schema)}"
+            )
+    if isinstance(parsed, exp.Column):
+        return known[parsed.name.lower()].type
+    exact = _decimal(parsed, {name: column.type for name, column in known.items()})
+    if exact is not None and exact.name == "DECIMAL":
+        return exact
+    for column in parsed.find_all(exp.Column):
+        column.set("table", exp.to_identifier("t"))
+        column.set("this", exp.to_identifier(known[column.name.lower()].name))
+    wrapped = exp.select(parsed.as_("x")).from_("t")
+    typed = annotate_types(wrapped, schema={"t": {c.name: str(c.type) for c in schema}}, dialect="spark")
+    kind = typed.selects[0].type
+    if kind is None or kind.this in (exp.DataType.Type.UNKNOWN, exp.DataType.Type.NULL):
+        return None
+    try:
+        found = parse_type(kind.sql(dialect="spark"))
+    except DeclarationError:
+        return None
+    # Other decimal arithmetic (division, functions) has rules of Spark's own, and is taken as DOUBLE.
+    return None if found.name == "DECIMAL" and not isinstance(parsed, exp.Cast) else found
+
+
+_DIGITS = {"TINYINT": 3, "SMALLINT": 5, "INT": 10, "BIGINT": 20}
+
+
+def _decimal(node: exp.Expr, types: Mapping[str, DataType]) -> DataType | None:
+    """The type of sums, differences and products of whole numbers and DECIMALs by Spark's rules; None for anything else.
+
+    Source: Spark's DecimalPrecision. What would pass 38 digits loses scale there, so it has no exact type here.
+    """
+    if isinstance(node, (exp.Paren, exp.Neg)):
+        return _decimal(node.this, types)
+    if isinstance(node, exp.Column):
+        found = types[node.name.lower()]
+        return found if found.integral or found.name == "DECIMAL" else None
+    if isinstance(node, exp.Literal):
+        digits = re.fullmatch(r"(\d+)(?:\.(\d+))?", "" if node.is_string else node.this)
+        if digits is None:
+            return None
+        shown = len(digits[1].lstrip("0") + (digits[2] or "")) or 1
+        # A whole literal is an INT that brings no more digits than it shows.
+        return DataType("INT", shown) if digits[2] is None else DataType("DECIMAL", shown, len(digits[2]))
+    if not isinstance(node, (exp.Mul, exp.Add, exp.Sub)):
+        return None
+    left, right = _decimal(node.left, types), _decimal(node.right, types)
+    if left is None or right is None:
+        return None
+    if left.integral and right.integral:
+        return BIGINT
+    (p1, s1), (p2, s2) = ((t.precision or _DIGITS[t.name], t.scale) for t in (left, right))
+    scale = s1 + s2 if isinstance(node, exp.Mul) else max(s1, s2)
+    precision = p1 + p2 + 1 if isinstance(node, exp.Mul) else max(p1 - s1, p2 - s2) + scale + 1
+    return DataType("DECIMAL", precision, scale) if precision <= 38 else None

@@ -1,0 +1,109 @@
+"""A training's outcome as a folder on disk, before any registry has heard of it: it survives a registry that is away, and a crash.
+
+<folder>/run.json        what is recorded: metrics, parameters, tags, slices, trials
+<folder>/model/          the model's files
+<folder>/report/         model card, curves, tables; logged as they are
+<folder>/test.parquet    held-out rows with `_target` and `_group`, for the comparison with the champion; not logged
+<folder>/version         the version, once it is registered
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from anabranch.errors import AnabranchError
+from anabranch.stores.models.inputs import Fitted
+from batch.evaluation.assessment import SliceResult
+
+_DONE = "run.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """What a training found; `metrics` as they are logged, `tags` say where it came from."""
+
+    project: str
+    fingerprint: str
+    metrics: Mapping[str, float]
+    slices: Sequence[SliceResult]
+    parameters: Mapping[str, object]
+    lake_versions: Mapping[str, int]
+    example: Mapping[str, Sequence[Any]]
+    fitted: Fitted
+    test: pa.Table
+    report: Mapping[str, bytes]
+    tags: Mapping[str, str] = field(default_factory=dict)
+    trials: Sequence[Mapping[str, object]] = ()
+
+
+def keep(run: TrainingRun, folder: Path) -> None:
+    """Write the run; `run.json` comes last, so a folder with it is whole."""
+    for name in ("model", "report"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    run.fitted.write(folder / "model")
+    for name, page in run.report.items():
+        (folder / "report" / name).write_bytes(page)
+    pq.write_table(run.test, folder / "test.parquet")
+    plain = {
+        name: getattr(run, name)
+        for name in (
+            "project",
+            "fingerprint",
+            "metrics",
+            "parameters",
+            "lake_versions",
+            "example",
+            "tags",
+            "trials",
+        )
+    }
+    made_of = {
+        "parameters": dict(run.fitted.parameters),
+        "pip_requirements": list(run.fitted.pip_requirements),
+    }
+    content = {**plain, "slices": [asdict(one) for one in run.slices], "fitted": made_of}
+    (folder / f"{_DONE}.new").write_text(json.dumps(content, default=str, indent=1), encoding="utf-8")
+    (folder / f"{_DONE}.new").rename(folder / _DONE)
+
+
+def kept(folder: Path) -> TrainingRun:
+    """What `keep` wrote; raises AnabranchError for a damaged folder."""
+    try:
+        said = json.loads((folder / _DONE).read_text(encoding="utf-8"))
+        fitted = Fitted.read(folder / "model", **said.pop("fitted"))
+        slices = [SliceResult(**one) for one in said.pop("slices")]
+        report = {path.name: path.read_bytes() for path in sorted((folder / "report").iterdir())}
+        return TrainingRun(
+            **said, slices=slices, fitted=fitted, test=pq.read_table(folder / "test.parquet"), report=report
+        )
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise AnabranchError(
+            f"the kept training in {folder} cannot be read ({error}): remove the folder and train again"
+        ) from error
+
+
+def unfinished(root: Path, project: str) -> list[Path]:
+    """Folders of trainings that are whole but were not registered to the end, the oldest first."""
+    return sorted(path.parent for path in root.glob(f"{project}/*/{_DONE}"))
+
+
+def registered(folder: Path) -> str | None:
+    """The version that the run has in the registry already."""
+    path = folder / "version"
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+def note_registered(folder: Path, version: str) -> None:
+    """Remember the version, so that finishing registers no second one."""
+    (folder / "version").write_text(version, encoding="utf-8")
+
+
+def forget(folder: Path) -> None:
+    """The run is in the registry: its folder goes."""
+    shutil.rmtree(folder, ignore_errors=True)

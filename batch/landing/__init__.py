@@ -1,0 +1,1 @@
+"""Landing: events of files and topics into the lake, each exactly once."""

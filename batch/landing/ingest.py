@@ -1,0 +1,185 @@
+"""Landing of files: every row of every file in the lake exactly once, bad rows in quarantine.
+
+A file is known by its content (see landing_rows.py), so that it lands once under whatever name and however often a load
+is cut off and repeated. Files go in groups; a group is one commit, which carries three names of each file:
+
+    ingest/<project>/<source>/content/<hash>               decides
+    ingest/<project>/<source>/file/<path>/<size>/<time>    spares reading it again
+    ingest/<project>/<source>/size/<bytes>                 no file of this size: its content must be new
+
+A large file is read once: its content is known when it has been written, and only then does it become visible or not.
+"""
+
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from anabranch.declare.projects import Project
+from anabranch.errors import AnabranchError
+from anabranch.progress import Progress
+from anabranch.settings import TimeSettings
+from anabranch.stores.files.filesystems import files_at
+from anabranch.stores.lake.lake import Lake
+from anabranch.stores.lake.schemas import check_tables, prepare_events
+from anabranch.stores.lake.staging import transactions
+from batch.landing.contents import (
+    FileGroup,
+    content_name,
+    contents,
+    groups,
+    observed_content,
+    parse,
+    raw_rows,
+)
+from batch.landing.event_files import EventFile, check_file, find_files
+from batch.landing.explained import explained
+from batch.landing.reading import Reading
+from batch.landing.targets import Counts, Landed, Staged, Target, find_source
+from batch.quality.gate import QualityGate
+
+log = logging.getLogger(__name__)
+_SETTLED = 2_000  # milliseconds: a file younger than that may change again without looking different
+
+
+def ingest(
+    spark: SparkSession,
+    lake: Lake,
+    project: Project,
+    source_name: str,
+    files: Sequence[str],
+    times: TimeSettings,
+    progress: Progress,
+    gate: QualityGate | None = None,
+) -> Landed:
+    """Land files, folders and patterns of files, of this machine or at URLs; every file is checked before the first is
+    landed, and passes `gate` before it is visible.
+
+    Spark's workers must see the files under the same paths.
+    """  # fmt: skip
+    source = find_source(project, source_name)
+    check_tables(spark, lake, project)
+    checked = [check_file(found, source, spark) for found in find_files(files, spark)]
+    loads = _Loads(
+        spark=spark,
+        target=Target(lake=lake, project=project, source=source, times=times, gate=gate),
+        arrival=time.time_ns() // 1000,
+    )
+    counts = Counts()
+    new = loads.not_landed(checked)
+    counts.skipped = len(checked) - len(new)
+    progress.step(
+        f"{len(new)} files into {project.name}.{source.name}"
+        + (f", {counts.skipped} are there already" if counts.skipped else "")
+    )
+    if new:
+        prepare_events(spark, lake, project, source)
+    with Reading(spark, progress, len(new), sum(file.found.size for file in new)) as reading:
+        for group in groups(new, spark.sparkContext.defaultParallelism):
+            before = counts.rows + counts.quarantined
+            loads.land(group, counts)
+            reading.done(len(group.files), group.bytes, counts.rows + counts.quarantined - before)
+    landed = counts.landed()
+    log.info("ingested project=%s source=%s files=%d %s", project.name, source.name, len(checked), landed)
+    return landed
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Loads:
+    """Groups of files on their way, all with one arrival (microseconds)."""
+
+    spark: SparkSession
+    target: Target
+    arrival: int
+
+    def not_landed(self, files: Sequence[EventFile]) -> list[EventFile]:
+        """The files that are not known to be landed by name, size and time."""
+        known = self._known()
+        return [file for file in files if known is None or not known.contains(self._file_name(file))]
+
+    def land(self, group: FileGroup, counts: Counts) -> None:
+        """Land what is new of a group, in one commit."""
+        try:
+            self._land(group, counts)
+        except (PySparkException, Py4JError) as error:
+            raise explained(error, str(group)) from error
+
+    def _land(self, group: FileGroup, counts: Counts) -> None:
+        names = self._contents(group)
+        new = self._new(group, names)
+        counts.skipped += len(group.files) - len(new)
+        if not new:
+            return
+        chosen = replace(group, files=tuple(new))
+        raw, observation = (
+            observed_content(raw_rows(self.spark, chosen, self.arrival))
+            if not names
+            else (raw_rows(self.spark, chosen, self.arrival), None)
+        )
+        staged = self.target.staged(self.target.judged(parse(raw, chosen, self.target.source)), chosen.header)
+        self._check_unchanged(chosen, staged)
+        if observation is not None:
+            names = {new[0].path: self._content_name(content_name(observation.get))}
+            if not self._new(chosen, names):
+                staged.load.drop()
+                counts.skipped += 1
+                return
+        staged.pass_gate(counts)
+        names = {file.path: names[file.path] for file in new}
+        if staged.load.commit(dict.fromkeys(names.values(), 0), names, self._notes(new)):
+            counts.add(staged.load)
+            return
+        raise AnabranchError(
+            f"{chosen} was landed by somebody else at the same time: run it again for the files that are left"
+        )
+
+    def _contents(self, group: FileGroup) -> dict[str, str]:
+        """The content of each file where it must be known before; nothing for one that will tell when it is read."""
+        known = self._known()
+        only = group.files[0]
+        if len(group.files) == 1 and (known is None or not known.contains(self._size_name(only))):
+            return {}
+        return {path: self._content_name(content) for path, content in contents(self.spark, group).items()}
+
+    def _new(self, group: FileGroup, names: dict[str, str]) -> list[EventFile]:
+        known, taken, new = self._known(), set[str](), []
+        for file in group.files:
+            name = names.get(file.path)
+            if name is None or (name not in taken and (known is None or not known.contains(name))):
+                new.append(file)
+            taken |= {name} if name is not None else set()
+        return new
+
+    def _check_unchanged(self, group: FileGroup, staged: Staged) -> None:
+        for file in group.files:
+            if files_at(file.path, self.spark).look(file.path) != file.found:
+                staged.load.drop()
+                raise AnabranchError(
+                    f"{file.path} changed while it was read: nothing of {group} was landed; run it again when the file is complete"
+                )
+
+    def _known(self) -> Any:
+        return transactions(self.spark, self.target.lake.path(self.target.project, self.target.source))
+
+    def _notes(self, files: Sequence[EventFile]) -> list[str]:
+        settled = [file for file in files if self.arrival // 1000 - file.found.modified > _SETTLED]
+        return list(dict.fromkeys([*map(self._size_name, files), *map(self._file_name, settled)]))
+
+    def _content_name(self, content: str) -> str:
+        return f"{self._prefix}/content/{content}"
+
+    def _size_name(self, file: EventFile) -> str:
+        return f"{self._prefix}/size/{file.found.size}"
+
+    def _file_name(self, file: EventFile) -> str:
+        return f"{self._prefix}/file/{hashlib.sha256(file.path.encode()).hexdigest()[:32]}/{file.found.size}/{file.found.modified}"
+
+    @property
+    def _prefix(self) -> str:
+        return f"ingest/{self.target.project.name}/{self.target.source.name}"

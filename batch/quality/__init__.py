@@ -1,0 +1,1 @@
+"""The quality gate, its reports, and the quarantine with its replay."""

@@ -1,0 +1,174 @@
+"""Quarantine: the rows that could not be used, and their replay once the declaration, the suite or the time allows it.
+
+A replayed row becomes an event like that of a file that arrives at the moment of the replay, since whoever owed it by its
+first arrival has run already: the batch takes it with its next build. Where it came from first stays in its `_file`:
+
+    quarantine:<identity of the row>?topic=exams&partition=0&offset=17&first=<arrival in microseconds>
+    quarantine:<identity of the row>?file=%2Fdata%2Fa.csv&offset=3&first=<arrival in microseconds>&set=age
+
+That event is also the record that the row is resolved: both are one commit, so there is no state between them, and the
+quarantine itself is never changed.
+"""
+
+import csv
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from anabranch.declare.projects import Project
+from anabranch.declare.sources import Source
+from anabranch.errors import AnabranchError
+from anabranch.events.judging import LAKE_COLUMNS, csv_texts, json_texts, judge, parse_text
+from anabranch.progress import Progress
+from anabranch.settings import TimeSettings
+from anabranch.stores.lake.lake import Lake
+from anabranch.stores.lake.loads import stage
+from anabranch.stores.lake.schemas import prepare_events
+from anabranch.values.expressions import expression_type
+from anabranch.values.times import from_micros
+from anabranch.values.types import STRING
+from anabranch.values.types import Column as SourceColumn
+from batch.quality.gate import QualityGate
+from batch.quality.reasons import replayable
+
+log = logging.getLogger(__name__)
+PREFIX = "quarantine:"
+_IDENTITY = 32  # hexadecimal digits of SHA-256
+_MOST_HEADERS = 100  # of CSV files, in one replay
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """Of one source's rows that were replayed: how many landed, how many are as bad as before."""
+
+    landed: int = 0
+    bad: int = 0
+
+
+def pending(spark: SparkSession, lake: Lake, project: Project, source: Source) -> DataFrame:
+    """The source's rows in quarantine that no replay has landed yet: the columns of `stores.lake.QUARANTINE` and their `id`."""
+    rows = lake.quarantine(spark, project).where(F.col("source") == source.name).withColumn("id", _identity())
+    return rows.join(_landed(spark, lake, project, source), "id", "left_anti")
+
+
+def replay(
+    spark: SparkSession,
+    lake: Lake,
+    project: Project,
+    source: Source,
+    times: TimeSettings,
+    progress: Progress,
+    *,
+    reason: str = "",
+    changes: Mapping[str, str] | None = None,
+    gate: QualityGate | None = None,
+) -> Replayed:
+    """Judge the source's quarantined rows again by today's rules, land each that is good now, once; the others stay.
+
+    `reason`: only rows with this text in their reason. `changes`: SQL expressions by column, over the row's cells as
+    texts, that stand in for what the row says. Stopped at any moment and run again it goes on with what is left.
+    """
+    changes = changes or {}
+    texts = tuple(SourceColumn(column.name, STRING) for column in source.columns)
+    for name, expression in changes.items():
+        source.column(name, "--set")
+        expression_type(expression, texts, f"--set {name}")
+    app_id, arrival = f"replay/{project.name}/{source.name}", time.time_ns() // 1000
+    number = lake.last(spark, project, source, app_id) + 1
+    progress.step(f"replaying {project.name}.{source.name}")
+    prepare_events(spark, lake, project, source)
+    chosen = (
+        pending(spark, lake, project, source).where(F.contains("reason", F.lit(reason))).persist()
+    )  # is read a few times
+    try:
+        fit = chosen.where(replayable(F.col("reason"), F.col("raw")) & ~_lost_bytes(source))
+        parsed = _parsed(_as_raw(fit, source, arrival, changes), source, changes)
+        suite = None if gate is None else gate.suite(source)
+        judged = judge(source, project.key_sets(source), parsed, times.future_skew_seconds, suite)
+        load, total = stage(lake, judged.where("_reason IS NULL"), project, source), chosen.count()
+    finally:
+        chosen.unpersist()
+    if not load.rows:
+        load.drop()
+    elif not load.commit({app_id: number}):
+        raise AnabranchError(
+            f"another replay of {project.name}.{source.name} ran at the same time, and this one landed nothing: run it again"
+        )
+    log.info(
+        "replayed project=%s source=%s landed=%d bad=%d",
+        project.name,
+        source.name,
+        load.rows,
+        total - load.rows,
+    )
+    return Replayed(landed=load.rows, bad=total - load.rows)
+
+
+def _landed(spark: SparkSession, lake: Lake, project: Project, source: Source) -> DataFrame:
+    """Identities of the rows that replays have landed. Delta's statistics of `_file` spare reading any other file."""
+    events = lake.events(spark, project, source).where(F.col("_file").startswith(PREFIX))
+    return events.select(F.substring("_file", len(PREFIX) + 1, _IDENTITY).alias("id"))
+
+
+def _identity() -> Column:
+    parts = [
+        F.coalesce(F.col(name).cast("string"), F.lit(""))
+        for name in ("source", "file", "topic", "partition", "offset", "raw")
+    ]
+    return F.left(
+        F.sha2(F.concat_ws("\x1f", *parts, F.unix_micros("arrival").cast("string")), 256), F.lit(_IDENTITY)
+    )
+
+
+def _as_raw(rows: DataFrame, source: Source, arrival: int, changes: Mapping[str, str]) -> DataFrame:
+    """Quarantined rows as raw events: `value`, `_header` and the lake columns."""
+    place = [
+        F.concat(F.lit(f"{name}="), F.url_encode(F.col(name).cast("string")))
+        for name in ("file", "topic", "partition", "offset")
+    ]
+    first = F.concat(F.lit("first="), F.unix_micros("arrival").cast("string"))
+    changed = [F.lit(f"set={','.join(changes)}")] if changes else []
+    address = F.concat(F.lit(PREFIX), F.col("id"), F.lit("?"), F.concat_ws("&", *place, first, *changed))
+    known = {"_arrival": F.lit(from_micros(arrival)), "_file": address, "_offset": F.col("offset")}
+    lake = [known.get(name, F.lit(None)).cast(kind).alias(name) for name, kind in LAKE_COLUMNS.items()]
+    # Rows that were kept before headers were have the columns in the declared order, unless they are JSON.
+    declared = F.lit(",".join(f'"{column.name}"' for column in source.columns))
+    header = F.coalesce("header", F.when(~F.startswith(F.ltrim("raw"), F.lit("{")), declared))
+    return rows.select(F.col("raw").alias("value"), header.alias("_header"), *lake)
+
+
+def _parsed(raw: DataFrame, source: Source, changes: Mapping[str, str]) -> DataFrame:
+    """Typed events, as `stores.events.parse_text` gives them, of rows of whatever kind."""
+    headers = [row["_header"] for row in raw.select("_header").distinct().limit(_MOST_HEADERS + 1).collect()]
+    if len(headers) > _MOST_HEADERS:
+        raise AnabranchError(
+            f"rows of more than {_MOST_HEADERS} different CSV headers are to be replayed: choose fewer with --reason"
+        )
+    # Of rows that are not there, an empty frame of JSON is made too.
+    found = (
+        [json_texts(source, raw.where("_header IS NULL").drop("_header"))]
+        if None in headers or not headers
+        else []
+    )
+    for header in (each for each in headers if each is not None):
+        cells = csv_texts(raw.where(F.col("_header") == header).drop("_header"), next(csv.reader([header])))
+        missing = [column.name for column in source.columns if column.name not in cells.columns]
+        found.append(cells.withColumns({name: F.lit(None).cast("string") for name in missing}))
+    return reduce(DataFrame.unionByName, [parse_text(source, _changed(texts, changes)) for texts in found])
+
+
+def _changed(texts: DataFrame, changes: Mapping[str, str]) -> DataFrame:
+    return texts.withColumns(
+        {name: F.expr(expression).cast("string") for name, expression in changes.items()}
+    )
+
+
+def _lost_bytes(source: Source) -> Column:
+    """Rows of Parquet files are kept as JSON, where the bytes of a BINARY column stand in another form."""
+    binary = any(column.type.name == "BINARY" for column in source.columns)
+    return F.coalesce(F.endswith("file", F.lit(".parquet")), F.lit(False)) if binary else F.lit(False)

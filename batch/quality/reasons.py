@@ -1,0 +1,103 @@
+"""The reasons for which rows are in quarantine: their kinds, what each means and what to do about it."""
+
+import re
+from dataclasses import dataclass
+
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+
+from anabranch.events.judging import LONGEST_EVENT
+
+_VARYING = (
+    # What differs from row to row: the cell that is quoted, moments, sizes.
+    (r"(?s): '.*?' is not ", ": '…' is not "),
+    (r"\b\d{4}-\d{2}-\d{2}([ T][0-9:.]+)?Z? is after", "… is after"),
+    (r"too large: \d+ bytes", "too large: … bytes"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explained:
+    """A kind of reason: what it means and what to do; `replays`: can a replay ever take such a row as it is?"""
+
+    means: str
+    do: str
+    replays: bool = True
+
+
+_AGAIN = "correct it where it comes from and send it again under its id: what was kept here is not the row as it was"
+_SET = "or replay with --set COLUMN=EXPRESSION"
+_TYPES = "TINYINT|SMALLINT|INT|BIGINT|FLOAT|DOUBLE|DECIMAL|BOOLEAN|DATE|TIMESTAMP|BINARY"
+# By pattern: what it means, what to do. The first that is found counts.
+_LOST = (
+    ("the text is not UTF-8", "the row has bytes that are no UTF-8", _AGAIN),
+    ("^too large", "one event may have 1 MiB of text", _AGAIN),
+    (
+        "^no value",
+        "a message without a value says that a key is gone; an event is never gone",
+        "stop the producer from sending it, or let it be",
+    ),
+)
+_KEPT = (
+    ("malformed JSON", "the text is not one JSON object", "correct the producer and send the row again"),
+    (
+        r"has not \d+ cells",
+        "the row has more or fewer cells than its header",
+        "look for a comma without quotes, and ingest the corrected row",
+    ),
+    (
+        "a quote is not closed",
+        "a quoted cell does not end on its line",
+        "double the quotes inside of cells, and ingest the corrected row",
+    ),
+    (
+        f"is not ({_TYPES})",
+        "the cell cannot be read as the declared type of its column",
+        f"send a corrected row, {_SET}; a wider type needs a new source",
+    ),
+    (
+        "^from the future",
+        "its time is further after its arrival than time.future_skew",
+        "replay when that time has come, or correct the producer's clock or zone",
+    ),
+    (
+        "no id: |no event time: |no key: ",
+        "an event is nothing without its id, its time and a key",
+        f"fill it where it comes from, {_SET}",
+    ),
+    (
+        "a key may have",
+        "the key is too long or has a control character",
+        f"shorten it where it comes from, {_SET}",
+    ),
+    (
+        " is not |missing, and expected",
+        "it is against the suite of its source",
+        "if the suite is wrong, edit it (anabranch quality P SOURCE) and replay; else correct the row",
+    ),
+)
+
+
+_OTHER = Explained(means="a rule of another version", do="replay it: it is judged by today's rules")
+
+
+def kind(reason: Column) -> Column:
+    """A reason without what differs from row to row, to count by."""
+    for pattern, instead in _VARYING:
+        reason = F.regexp_replace(reason, pattern, instead)
+    return reason
+
+
+def replayable(reason: Column, raw: Column) -> Column:
+    """Can the row be judged again, its text being what it was?"""
+    lost = reason.rlike("|".join(pattern for pattern, _, _ in _LOST))
+    return raw.isNotNull() & ~lost & (F.octet_length(raw) < LONGEST_EVENT)
+
+
+def explain(reason: str) -> Explained:
+    """What a reason, or a kind of reason, means; of several at once, one of them."""
+    for patterns, replays in ((_LOST, False), (_KEPT, True)):
+        for pattern, means, do in patterns:
+            if re.search(pattern, reason):
+                return Explained(means=means, do=do, replays=replays)
+    return _OTHER

@@ -1,0 +1,1 @@
+"""Which version serves: gate, promotion, rollback, trials, news for devices, edge bundles."""

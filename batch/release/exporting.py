@@ -1,0 +1,245 @@
+"""The edge bundle: a model version as a folder that a device scores with, without Anabranch, MLflow or a network.
+
+    <folder>/model.onnx         the model
+    <folder>/features.json      what it reads, in order, how values are coded, what a score means
+    <folder>/run.py             scores rows with numpy and onnxruntime (anabranch/stores/models/edge_runner.py)
+    <folder>/model_card.html    what it is for, how good it is, its limits
+    <folder>/README.md          how a device uses all this
+    <folder>/MANIFEST.json      project, version, declaration, and the SHA-256 of every other file
+
+The same version gives the same bytes. A folder appears whole or not at all.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from anabranch.declare.projects import Project
+from anabranch.errors import AnabranchError, MisuseError
+from anabranch.progress import Progress
+from anabranch.stores import models as model_files
+from anabranch.stores.files.hdfs import Hdfs
+from anabranch.stores.models.inputs import check_fits
+from anabranch.stores.models.registry import Models
+from anabranch.stores.models.versions import ModelVersion
+from anabranch.values.times import DAY
+
+log = logging.getLogger(__name__)
+MANIFEST = "MANIFEST.json"
+KIND = "anabranch edge bundle"
+_MODEL, _FEATURES, _CARD = "model.onnx", "features.json", "report/model_card.html"
+_RUNNER = Path(model_files.__file__).with_name(
+    "edge_runner.py"
+)  # as a file: it opens a bundle when it is imported
+_ENCODING = {
+    "number": "a number",
+    "boolean": "true or false",
+    "date": "ISO 8601, or days since 1970-01-01",
+    "timestamp": "ISO 8601 (no zone means UTC), or microseconds since 1970-01-01",
+    "text": "a text; one that is not among the categories is as good as missing",
+}
+_UNITS = {"date": DAY, "timestamp": 1}
+"""What a time's number counts, in microseconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A bundle that was written: where, of which version, its files by name with their SHA-256, and that of the manifest."""
+
+    place: str
+    version: str
+    files: Mapping[str, str]
+    sha256: str
+
+
+def export(
+    models: Models, project: Project, place: str, version: str | None, progress: Progress, hdfs: Hdfs
+) -> Exported:
+    """Write the bundle of `version` (the champion when None) to the folder `place`, of this machine or an ``hdfs://`` address.
+
+    A bundle on this machine is replaced; of one in HDFS, where every device finds it, devices are told. Raises MisuseError for any other
+    folder that has something in it, for a version that has no ONNX form, and for one whose ONNX form says something else than the model.
+    """
+    scorer = models.scorer(project.name, version)
+    check_fits(project, scorer.version, scorer.kinds)
+    progress.step(f"version {scorer.version} of {project.name} as an edge bundle")
+    files = bundle(models, project, scorer.version)
+    manifest = files[MANIFEST]
+    if place.startswith("hdfs://"):
+        _to_hdfs(files, place, hdfs, progress)
+        models.exported(project.name, scorer.version, place, _digest(manifest))
+    else:
+        write_bundle(files, Path(place))
+    log.info(
+        "exported project=%s version=%s bytes=%d place=%s",
+        project.name,
+        scorer.version,
+        sum(map(len, files.values())),
+        place,
+    )
+    digests = {name: _digest(content) for name, content in files.items() if name != MANIFEST}
+    return Exported(place=place, version=scorer.version, files=digests, sha256=_digest(manifest))
+
+
+def bundle(models: Models, project: Project, version: str) -> dict[str, bytes]:
+    """The bundle's files by name."""
+    entry = models.entry(project.name, version)
+    found = models.files(project.name, version, (_MODEL, _FEATURES, _CARD))
+    described = json.loads(found[_FEATURES])
+    _check(project, entry, found, str(described["native"]))
+    files = {
+        _MODEL: found[_MODEL],
+        _FEATURES: _json(features(project, entry, described)),
+        "run.py": _RUNNER.read_bytes(),
+        "model_card.html": found[_CARD],
+        "README.md": _readme(project, entry).encode(),
+    }
+    manifest = {
+        "kind": KIND,
+        "format": 1,
+        "project": project.name,
+        "model_version": version,
+        "trained": entry.created,
+        "declaration": entry.fingerprint,
+        "lake_versions": dict(entry.lake_versions),
+        "files": {
+            name: {"sha256": _digest(content), "bytes": len(content)}
+            for name, content in sorted(files.items())
+        },
+    }
+    return {**files, MANIFEST: _json(manifest)}
+
+
+def features(project: Project, entry: ModelVersion, described: Mapping[str, Any]) -> dict[str, Any]:
+    """The bundle's features.json, from the version's own."""
+    columns = {column.name: column for column in project.columns}
+    listed = []
+    for given in described["inputs"]:
+        column = columns[given["name"]]
+        window = {} if column.window.width is None else {"window": column.window.name}
+        unit = {"unit": _UNITS[given["kind"]]} if given["kind"] in _UNITS else {}
+        listed.append(
+            {**given, "type": str(column.type), "given_as": _ENCODING[given["kind"]], **unit, **window}
+        )
+    target = project.label.target if project.label else ""
+    label = (
+        {
+            "target": target,
+            "threshold": described["threshold"],
+            "names": {"0": f"not ({target})", "1": target},
+        }
+        if described["task"] == "class"
+        else None
+    )
+    return {
+        "format": 1,
+        "project": project.name,
+        "model_version": entry.version,
+        "task": described["task"],
+        "score": "the probability of label 1" if label else f"{target}, as a number",
+        "label": label,
+        "output": described["output"],
+        "missing": "null, NaN, an infinity, or left out: the model was trained with missing values and takes them as NaN",
+        "matrix": "float32, one column a feature in this order; a text is its position among its categories",
+        "keys": list(project.keys),
+        "accepted": [*project.keys, *(given["name"] for given in listed)],
+        "features": listed,
+    }
+
+
+def write_bundle(files: Mapping[str, bytes], place: Path) -> None:
+    """Write the files as the folder `place`, whole or not at all; a bundle that is there is replaced."""
+    _check_replaceable(place)
+    draft = place.absolute().with_name(f".{place.absolute().name}-{uuid.uuid4().hex[:12]}")
+    try:
+        draft.mkdir(parents=True)
+        for name, content in files.items():
+            (draft / name).write_bytes(content)
+        if place.exists():
+            # A folder takes another's name only when that is empty: the old one steps aside first.
+            old = draft.with_name(f"{draft.name}.old")
+            place.rename(old)
+            draft.rename(place)
+            shutil.rmtree(old)
+        else:
+            draft.rename(place)
+    except OSError as error:
+        raise AnabranchError(
+            f"the bundle cannot be written to {place} ({error}): check the folder and the space left"
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _check_replaceable(place: Path) -> None:
+    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+        return
+    try:
+        ours = json.loads((place / MANIFEST).read_text(encoding="utf-8"))["kind"] == KIND
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = False
+    if not ours:
+        raise MisuseError(
+            f"{place} is there and is no edge bundle: give a new folder, an empty one, or one that 'anabranch export' wrote"
+        )
+
+
+def _to_hdfs(files: Mapping[str, bytes], place: str, hdfs: Hdfs, progress: Progress) -> None:
+    if hdfs.entry(place) is not None:
+        raise MisuseError(
+            f"{place} is there already: a bundle in HDFS is not replaced, give each version a folder of its own"
+        )
+    with TemporaryDirectory(prefix="anabranch-bundle-") as folder:
+        write_bundle(files, Path(folder) / "bundle")
+        hdfs.put(Path(folder) / "bundle", place, progress)
+
+
+def _check(project: Project, entry: ModelVersion, found: Mapping[str, bytes], native: str) -> None:
+    name = f"version {entry.version} of {project.name!r}"
+    if _MODEL not in found:
+        raise MisuseError(
+            f"{name} has no ONNX form: its model ({native}) has none that says the same; train with another trainer to take it to a device"
+        )
+    for check in entry.checks:
+        if check.get("name") == "parity" and not check.get("passed"):
+            raise MisuseError(
+                f"{name} did not pass the check of parity ({check.get('said')}): a device would score otherwise; train again"
+            )
+    if _CARD not in found:
+        raise AnabranchError(
+            f"{name} has no model card in its report: train again, a device gets no model without one"
+        )
+
+
+def _readme(project: Project, entry: ModelVersion) -> str:
+    return f"""# {project.name}, model version {entry.version}, for a device
+
+{project.description or "No description is declared."}
+
+    python -m pip install numpy onnxruntime     # Python 3.11 or later; nothing else is needed
+    echo '{{}}' | python run.py                   # a row in which everything is missing
+    python run.py rows.jsonl                    # one JSON object a line, or all in one array
+
+Each answer is a line `{{"score": ..., "label": ..., "model_version": "{entry.version}"}}`. A row names features of `features.json`; what it leaves
+out is missing, and what is no feature is refused. {", ".join(f"`{key}`" for key in project.keys)} may stand in a row and is not used.
+`features.json` also says how to code a row for `model.onnx` without Python. `model_card.html` says what the model is for, how good it is
+and what it must not be used for.
+
+`MANIFEST.json` has the SHA-256 of every file: compare them before a bundle is put in force. The Kafka topic `models.{project.name}` tells
+when another version is; its key `champion` holds the one to use.
+"""
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

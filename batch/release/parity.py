@@ -1,0 +1,88 @@
+"""Does a version say the same everywhere? The model itself, its ONNX form and the registered pyfunc on the same rows.
+
+REST asks the ONNX form about few rows and the model itself about many, devices ask the ONNX form, mass scoring asks the pyfunc. The rows
+are real ones, and the same with what reality brings sooner or later: missing values, none at all, categories never seen.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anabranch.stores.models.registry import Models
+from anabranch.stores.models.versions import Scorer
+
+Columns = Mapping[str, NDArray[np.object_]]
+SAMPLE = 256
+_CHANGED = 16  # rows that each change is made in
+_SEED = 17
+_UNSEEN_TEXT, _UNSEEN_NUMBER = "\N{SNOWMAN} never seen", -98_765.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """How far each form lies from the model itself at most (relative above 1), and on how many rows."""
+
+    worst: Mapping[str, float]
+    rows: int
+
+    def within(self, allowed: float) -> bool:
+        """Is every form as near as that? A score that is no number is not."""
+        return all(value <= allowed for value in self.worst.values())
+
+    def said(self, allowed: float) -> str:
+        """As the version keeps it."""
+        told = ", ".join(
+            f"{name} differs from the model by {value:.2g}" for name, value in self.worst.items()
+        )
+        return f"{told}{'' if 'ONNX' in self.worst else ' (it has no ONNX form)'} on {self.rows} rows, {allowed:g} is allowed"
+
+
+def compare(
+    models: Models, project: str, scorer: Scorer, columns: Columns, categories: Collection[str] = ()
+) -> Parity:
+    """Compare on the first rows of `columns` and on changed ones; `categories` are features whose numbers are names of kinds."""
+    rows = harder({name: columns[name][:SAMPLE] for name in scorer.features}, scorer.kinds, categories)
+    native, twin = scorer.both(rows)
+    apart = {"pyfunc": models.pyfunc_scores(project, scorer.version, rows)} | (
+        {} if twin is None else {"ONNX": twin}
+    )
+    return Parity(worst={name: _worst(found, native) for name, found in apart.items()}, rows=len(native))
+
+
+def harder(columns: Columns, kinds: Mapping[str, str], categories: Collection[str] = ()) -> Columns:
+    """The rows, and some of them again: with each feature missing in turn, with a category never seen, with nothing known at all."""
+    some = {name: values[:_CHANGED] for name, values in columns.items()}
+    blocks = [
+        dict(columns),
+        {name: np.full(len(values[:1]), None, dtype=object) for name, values in columns.items()},
+    ]
+    for name in columns:
+        blocks.append({**some, name: np.full(len(some[name]), None, dtype=object)})
+        unseen = _UNSEEN_TEXT if kinds[name] == "text" else _UNSEEN_NUMBER
+        if kinds[name] == "text" or name in categories:
+            blocks.append({**some, name: np.full(len(some[name]), unseen, dtype=object)})
+    return {name: np.concatenate([block[name] for block in blocks]).astype(object) for name in columns}
+
+
+def made_up(scorer: Scorer, count: int = SAMPLE) -> Columns:
+    """Rows for a version whose training rows are gone: numbers of several magnitudes, its texts."""
+    random = np.random.default_rng(_SEED)
+    found = {}
+    for name, kind in scorer.kinds.items():
+        known = scorer.categories.get(name, ())
+        if kind == "text":
+            found[name] = np.array(
+                [str(random.choice(known)) if known else None for _ in range(count)], dtype=object
+            )
+        else:
+            found[name] = np.round(
+                random.normal(0, 1, count) * 10.0 ** random.integers(0, 4, count), 3
+            ).astype(object)
+    return found
+
+
+def _worst(found: NDArray[np.float64], native: NDArray[np.float64]) -> float:
+    apart = np.abs(found - native) / np.maximum(1.0, np.abs(native))
+    return float(np.max(np.where(np.isnan(apart), np.inf, apart), initial=0.0))

@@ -1,0 +1,1 @@
+"""Mass scoring of data sets and tables, at once or as rows arrive."""

@@ -1,0 +1,213 @@
+"""Parquet scored by Spark's workers themselves: row groups in, a Parquet file out, without a row ever passing through the JVM.
+
+Spark only says who scores which part. A part is there when its file has its name: whoever is killed before leaves a name
+that nobody looks at.
+"""
+
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from anabranch.stores.models.shipping import BulkScorer, ShippedModel
+
+SCORED_SCHEMA = "part LONG"
+_AT_ONCE = 65_536  # rows: a matrix of them stays in the processor's cache
+_WIDTHS = {"INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8}
+_FITTING: Mapping[str, Callable[[pa.DataType], bool]] = {
+    "number": lambda kind: (
+        pa.types.is_signed_integer(kind) or pa.types.is_float32(kind) or pa.types.is_float64(kind)
+    ),
+    "boolean": pa.types.is_boolean,
+    "date": pa.types.is_date32,
+    "timestamp": pa.types.is_timestamp,
+    "text": pa.types.is_string,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What is scored and kept as one: row groups by file, `rows` in all."""
+
+    number: int
+    rows: int
+    pieces: tuple[tuple[str, tuple[int, ...]], ...]
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return f"part-{self.number:06d}.parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileScoring:
+    """How parts are scored: `inputs` are name and kind of the features in the model's order, `kept` the columns carried over."""
+
+    model: ShippedModel
+    inputs: tuple[tuple[str, str], ...]
+    kept: tuple[str, ...]
+    version: str
+    threshold: float | None
+    folder: str
+
+    def __call__(
+        self, parts: Sequence[Part]
+    ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+        """A function for `DataFrame.mapInArrow` over places in `parts`: scores each and gives it back."""
+
+        def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for batch in batches:
+                for place in batch.column(0).to_pylist():
+                    self._score(self.model.opened(), parts[place])
+                    yield pa.RecordBatch.from_pydict({"part": [place]})
+
+        return run
+
+    def _score(self, model: BulkScorer, part: Part) -> None:
+        target, wanted = (
+            Path(self.folder) / part.name,
+            list(dict.fromkeys([*self.kept, *(name for name, _ in self.inputs)])),
+        )
+        unfinished = target.with_name(f".{part.name}.{uuid.uuid4().hex[:8]}")
+        schema = scored_schema(rows_schema(part.pieces[0][0]), self.kept)
+        named = [*repetitive(part.pieces[0], self.kept), "label", "model_version"]
+        try:
+            with pq.ParquetWriter(unfinished, schema, store_schema=False, use_dictionary=named) as writer:
+                for path, groups in part.pieces:
+                    with pq.ParquetFile(path, coerce_int96_timestamp_unit="us") as file:
+                        for batch in file.iter_batches(
+                            _AT_ONCE, row_groups=list(groups), columns=wanted, use_threads=False
+                        ):
+                            writer.write_batch(self._scored(model, batch, schema))
+            unfinished.replace(target)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def _scored(self, model: BulkScorer, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+        scores = model.scores([coded(batch.column(name), kind) for name, kind in self.inputs])
+        labels = (
+            pa.nulls(len(scores), pa.int32())
+            if self.threshold is None
+            else pa.array((scores >= self.threshold).astype("int32"))
+        )
+        version = pa.DictionaryArray.from_arrays(
+            pa.repeat(pa.scalar(0, pa.int32()), len(scores)), [self.version]
+        )
+        kept = [batch.column(name).cast(schema.field(name).type) for name in self.kept]
+        return pa.RecordBatch.from_arrays([*kept, pa.array(scores), labels, version], schema=schema)
+
+
+def scored_schema(rows: pa.Schema, kept: Sequence[str]) -> pa.Schema:
+    """Of a scored part; without what Spark notes of its own files, which knows nothing of the new columns."""
+    results = [
+        pa.field("score", pa.float64()),
+        pa.field("label", pa.int32()),
+        pa.field("model_version", pa.dictionary(pa.int32(), pa.string())),
+    ]
+    return pa.schema([*(rows.field(name).remove_metadata() for name in kept), *results])
+
+
+def rows_schema(path: str) -> pa.Schema:
+    """Of a Parquet file; times in the old form of 96 bits, which Spark writes, are moments in UTC."""
+    with pq.ParquetFile(path, coerce_int96_timestamp_unit="us") as file:
+        schema: pa.Schema = file.schema_arrow.remove_metadata()
+        old = {
+            file.schema.column(i).path
+            for i in range(len(file.schema))
+            if file.schema.column(i).physical_type == "INT96"
+        }
+    moments = {name: pa.field(name, pa.timestamp("us", "UTC")) for name in old}
+    return pa.schema([moments.get(field.name, field) for field in schema])
+
+
+def repetitive(piece: tuple[str, tuple[int, ...]], names: Sequence[str]) -> list[str]:
+    """Columns worth a dictionary: all but plain numbers that take their full width where they come from.
+
+    To look for repeated values where there are hardly any takes as long as a fast model.
+    """
+    path, groups = piece
+    if not groups:
+        return list(names)
+    group = pq.read_metadata(path).row_group(groups[0])
+    columns = {column.path_in_schema: column for column in map(group.column, range(group.num_columns))}
+
+    def is_full(name: str) -> bool:
+        width, column = _WIDTHS.get(columns[name].physical_type), columns[name]
+        return width is not None and column.total_uncompressed_size > width * column.num_values / 2
+
+    return [name for name in names if not is_full(name)]
+
+
+def coded(column: pa.Array, kind: str) -> pa.Array:
+    """A feature's column as a model takes it: DOUBLE as model_columns.py codes it, or STRING."""
+    if kind == "text":
+        return column
+    if kind == "date":
+        column = column.cast(pa.int32())
+    if kind == "timestamp":
+        column = column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64())
+    return column.cast(pa.float64(), safe=False)  # whole numbers above 2**53 are rounded, as Spark does
+
+
+def plan_parts(paths: Sequence[str], part_rows: int) -> tuple[Part, ...]:
+    """Whole row groups, in order, put together up to about `part_rows` rows; one part at least."""
+    parts: list[Part] = []
+    pieces: dict[str, list[int]] = {}
+    rows = 0
+
+    def close() -> None:
+        nonlocal rows
+        parts.append(
+            Part(
+                number=len(parts),
+                rows=rows,
+                pieces=tuple((path, tuple(groups)) for path, groups in pieces.items()),
+            )
+        )
+        pieces.clear()
+        rows = 0
+
+    for path in paths:
+        metadata = pq.read_metadata(path)
+        for group in range(metadata.num_row_groups):
+            more = metadata.row_group(group).num_rows
+            if rows and rows + more > part_rows:
+                close()
+            pieces.setdefault(path, []).append(group)
+            rows += more
+    if not (pieces or parts):
+        pieces[paths[0]] = []
+    if pieces:
+        close()
+    return tuple(parts)
+
+
+def fits(paths: Sequence[str], inputs: Sequence[tuple[str, str]]) -> bool:
+    """Can the workers read these files themselves? Not when their schemas differ, or hold types that Spark reads in its own way."""
+    schemas = [rows_schema(path) for path in paths]
+    if not schemas or any(not schema.equals(schemas[0]) for schema in schemas[1:]):
+        return False
+    first = schemas[0]
+    names = first.names
+    if len({name.lower() for name in names}) != len(names) or any("/" in name for name in names):
+        return False
+    return all(_plain(field.type) for field in first) and all(
+        name in names and _FITTING[kind](first.field(name).type) for name, kind in inputs
+    )
+
+
+def _plain(kind: pa.DataType) -> bool:
+    if pa.types.is_timestamp(kind):
+        return str(kind.unit) in ("us", "ms")
+    simple = (
+        pa.types.is_signed_integer,
+        pa.types.is_float32,
+        pa.types.is_float64,
+        pa.types.is_boolean,
+        pa.types.is_string,
+        pa.types.is_binary,
+    )
+    return any(is_kind(kind) for is_kind in (*simple, pa.types.is_date32, pa.types.is_decimal128))

@@ -1,0 +1,115 @@
+"""Data sets of any form: reading rows to score, and writing a folder that is replaced whole or not at all.
+
+Paths are what Spark takes: local or a URL such as ``hdfs://``. Hadoop's file system is asked, so all of them work.
+"""
+
+import json
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql import functions as F
+
+from anabranch.errors import MisuseError
+from anabranch.stores.files.filesystems import hadoop, hadoop_child, hadoop_exists
+
+MARKER = "_anabranch.json"
+"""A file in every folder written here; a folder without it is somebody else's and never replaced."""
+CSV = {"header": "true", "escape": '"', "enforceSchema": "false"}
+"""How Spark is to read CSV: all columns as texts, and files whose headers differ are an error."""
+_FORMATS = {"csv": "csv", "json": "json", "jsonl": "json", "ndjson": "json", "parquet": "parquet"}
+
+
+def read_rows(spark: SparkSession, path: str) -> DataFrame:
+    """Rows of a CSV with header (all columns STRING), JSON lines or Parquet file or folder, or of a Delta folder."""
+    return read_form(spark, path, form_of(spark, path))
+
+
+def read_form(spark: SparkSession, path: str, form: str) -> DataFrame:
+    """The same where `form_of` has been asked."""
+    return spark.read.format(form).options(**(CSV if form == "csv" else {})).load(path)
+
+
+def form_of(spark: SparkSession, path: str) -> str:
+    """``csv``, ``json``, ``parquet`` or ``delta``; raises MisuseError when there is nothing of these."""
+    files, place = hadoop(spark, path)
+    if not hadoop_exists(files, place):
+        raise MisuseError(
+            f"there is no file or folder {path}: give a CSV, JSON lines, Parquet or Delta data set"
+        )
+    # A path below a file is an error of Java's, which takes longer to be told than all the rest.
+    if not files.getFileStatus(place).isFile() and hadoop_exists(
+        files, hadoop_child(spark, place, "_delta_log")
+    ):
+        return "delta"
+    kind = _kind(files, place)
+    if kind is None:
+        raise MisuseError(
+            f"{path} is of no known form: files are to end in .csv, .jsonl, .json or .parquet, or the folder to be a Delta table"
+        )
+    return kind
+
+
+def _kind(files: Any, place: Any) -> str | None:
+    """The form that the first data file's name tells."""
+    if files.getFileStatus(place).isFile():
+        return _of_name(str(place.getName()))
+    for status in sorted(files.listStatus(place), key=lambda status: str(status.getPath())):
+        name = str(status.getPath().getName())
+        if name.startswith(("_", ".")):
+            continue
+        found = _kind(files, status.getPath())
+        if found is not None:
+            return found
+    return None
+
+
+def _of_name(name: str) -> str | None:
+    parts = name.lower().removesuffix(".gz").rsplit(".", 1)
+    return _FORMATS.get(parts[-1]) if len(parts) == 2 else None
+
+
+def check_replaceable(spark: SparkSession, path: str) -> None:
+    """Raises MisuseError unless `path` does not exist, is an empty folder, or is a folder written here."""
+    files, place = hadoop(spark, path)
+    if not hadoop_exists(files, place):
+        return
+    if files.getFileStatus(place).isFile():
+        raise MisuseError(f"{path} is a file: results are a folder, so give the name of a new or empty one")
+    if len(files.listStatus(place)) > 0 and not hadoop_exists(files, hadoop_child(spark, place, MARKER)):
+        raise MisuseError(
+            f"{path} holds files that were not written by Anabranch and would be lost: give a new or empty folder"
+        )
+
+
+def write_rows(rows: DataFrame, path: str, about: Mapping[str, object]) -> int:
+    """Write `rows` to the folder `path`, CSV when it ends in .csv, else Parquet; returns how many.
+
+    What stood there is replaced at the very end, so a run that fails leaves it as it was and a repeated one is harmless.
+    """
+    spark = rows.sparkSession
+    check_replaceable(spark, path)
+    files, place = hadoop(spark, path)
+    # Beside the target, so that the last step is a rename and not a copy.
+    staging = hadoop_child(spark, place.getParent() or place, f".{place.getName()}-{uuid.uuid4().hex[:12]}")
+    counted = Observation()
+    writer = rows.observe(counted, F.count(F.lit(1)).alias("rows")).write
+    try:
+        if path.lower().rstrip("/").endswith(".csv"):
+            writer.option("header", "true").option("escape", '"').csv(staging.toString())
+        else:
+            writer.parquet(staging.toString())
+        count = int(counted.get["rows"])
+        _note(files, hadoop_child(spark, staging, MARKER), {**about, "rows": count})
+        files.delete(place, True)
+        files.rename(staging, place)
+    finally:
+        files.delete(staging, True)
+    return count
+
+
+def _note(files: Any, place: Any, about: Mapping[str, object]) -> None:
+    stream = files.create(place)
+    stream.write(bytearray(json.dumps(about).encode()))
+    stream.close()

@@ -1,0 +1,1 @@
+"""Training sets, training, and everything that is recorded of it."""

@@ -1,0 +1,149 @@
+"""From a training set in memory to what a trainer takes and what it is judged on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from anabranch.declare.models import Model
+from anabranch.declare.projects import Project
+from anabranch.errors import AnabranchError
+from anabranch.stores.models.inputs import ModelInput, model_inputs
+from anabranch.stores.models.scoring import InputCoder, Matrix
+from batch.trainers import TrainingRows
+from batch.training.splits import Split, split
+
+KEY, TIME, TARGET, GROUP = "_key", "_time", "_target", "_group"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """`rows` train; `test` are the held-out rows as a table with `_target`, `_group` and every feature column, `matrix` their inputs."""
+
+    rows: TrainingRows
+    test: pa.Table
+    matrix: Matrix
+    split: Split
+    empty: tuple[str, ...]
+
+    @property
+    def target(self) -> NDArray[np.float64]:
+        """Of the held-out rows."""
+        return np.asarray(self.test.column(TARGET).to_numpy(), dtype=np.float64)
+
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        """Of the held-out rows: one number a key."""
+        return np.asarray(self.test.column(GROUP).to_numpy(), dtype=np.int64)
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Feature columns of the held-out rows."""
+        return {
+            name: values(self.test.column(name))
+            for name in self.test.column_names
+            if not name.startswith("_")
+        }
+
+    def example(self) -> dict[str, list[Any]]:
+        """One made-up row for MLflow's input example: no row of anybody's data is copied into it."""
+        return {
+            given.name: _example(given, self.rows.matrix[:, i]) for i, given in enumerate(self.rows.inputs)
+        }
+
+
+def prepare(project: Project, model: Model, table: pa.Table, folders: tuple[Path, ...] = ()) -> Prepared:
+    """Split and code a training set (as `training_set` makes it). Raises AnabranchError for labels or features that nothing can be learnt from."""
+    # Spark gives rows in any order; the same rows in the same order give the same model.
+    table = table.sort_by([(KEY, "ascending"), (TIME, "ascending"), (TARGET, "ascending")])
+    target = table.column(TARGET).to_numpy().astype(np.float64)
+    keys = np.array(table.column(KEY).to_pylist(), dtype=object)
+    parts = split(model.split, keys, table.column(TIME).to_numpy(), target, model.task)
+    _, groups = np.unique(keys, return_inverse=True)
+    columns = {name: values(table.column(name)) for name in project.model_features}
+    inputs = tuple(given.learnt(columns[given.name][parts.train]) for given in model_inputs(project))
+    matrix = InputCoder([given.described() for given in inputs]).matrix(columns)
+    empty = check_empty(project, inputs, matrix[parts.train])
+    test = (
+        table.filter(pa.array(parts.test))
+        .append_column(GROUP, pa.array(groups[parts.test].astype(np.int64)))
+        .drop_columns([KEY, TIME])
+    )
+    rows = training_rows(
+        model, matrix[parts.train], target[parts.train], inputs, groups[parts.train].astype(np.int64), folders
+    )
+    return Prepared(rows=rows, test=test, matrix=matrix[parts.test], split=parts, empty=empty)
+
+
+def training_rows(
+    model: Model,
+    matrix: Matrix,
+    target: NDArray[np.float64],
+    inputs: tuple[ModelInput, ...],
+    groups: NDArray[np.int64] | None,
+    folders: tuple[Path, ...] = (),
+) -> TrainingRows:
+    """Coded rows with what the declaration says of how to learn from them."""
+    return TrainingRows(
+        matrix=matrix,
+        target=target,
+        inputs=inputs,
+        task=model.task,
+        params=model.params,
+        metric=model.metric,
+        categories=model.categories,
+        class_weight=model.class_weight,
+        groups=groups,
+        members=model.declared_members,
+        folders=folders,
+    )
+
+
+def whole_set(
+    project: Project, model: Model, table: pa.Table, folders: tuple[Path, ...] = ()
+) -> TrainingRows:
+    """Every row of a training set, for validation that makes folds of its own."""
+    table = table.sort_by([(KEY, "ascending"), (TIME, "ascending"), (TARGET, "ascending")])
+    columns: Mapping[str, NDArray[Any]] = {
+        name: values(table.column(name)) for name in project.model_features
+    }
+    inputs = tuple(given.learnt(columns[given.name]) for given in model_inputs(project))
+    matrix = InputCoder([given.described() for given in inputs]).matrix(columns)
+    check_empty(project, inputs, matrix)
+    _, groups = np.unique(np.array(table.column(KEY).to_pylist(), dtype=object), return_inverse=True)
+    return training_rows(
+        model,
+        matrix,
+        table.column(TARGET).to_numpy().astype(np.float64),
+        inputs,
+        groups.astype(np.int64),
+        folders,
+    )
+
+
+def values(column: pa.ChunkedArray) -> NDArray[Any]:
+    """Numbers with NaN for null, or texts with None."""
+    if pa.types.is_floating(column.type):
+        return np.asarray(column.to_numpy(), dtype=np.float64)
+    return np.array(column.to_pylist(), dtype=object)
+
+
+def check_empty(project: Project, inputs: tuple[ModelInput, ...], matrix: Matrix) -> tuple[str, ...]:
+    """Features without any value; raises AnabranchError when that is all of them."""
+    gone: NDArray[np.bool_] = np.asarray(np.isnan(matrix).all(axis=0))
+    if gone.all():
+        raise AnabranchError(
+            f"no feature of project {project.name!r} has a value in any of {len(matrix)} training rows: check that events of "
+            f"{', '.join(sorted({view.source.name for view in project.views}))} are in the lake, of the labels' keys and from before the labels' times"
+        )
+    return tuple(given.name for given, none in zip(inputs, gone, strict=True) if none)
+
+
+def _example(given: ModelInput, found: NDArray[np.float32]) -> list[Any]:
+    if given.kind == "text":
+        return [given.categories[0] if given.categories else None]
+    known = found[np.isfinite(found)]
+    return [float(np.median(known)) if len(known) else None]

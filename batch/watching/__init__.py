@@ -1,0 +1,1 @@
+"""A model after its release: labels that came later, drift, skew, alerts."""

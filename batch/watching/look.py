@@ -1,0 +1,234 @@
+"""A look at a model after its release: labels that came later, drift of inputs and scores, skew between lake and serving."""
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from anabranch.declare.labels import Label
+from anabranch.declare.models import Model
+from anabranch.declare.projects import Project
+from anabranch.errors import AnabranchError, MisuseError
+from anabranch.progress import Progress
+from anabranch.stores.cassandra.measures import Measures
+from anabranch.stores.cassandra.samples import sample_features
+from anabranch.stores.cassandra.views import Views
+from anabranch.stores.lake.lake import Lake
+from anabranch.stores.models.inputs import check_fits
+from anabranch.stores.models.registry import Models, Scorer
+from anabranch.values.times import from_micros, now_micros
+from batch.building.approximation import SUBJECT
+from batch.training.profile import FILE, Profile, read_profile
+from batch.watching.drift import Drift, drifts, score_drift
+from batch.watching.findings import Watched
+from batch.watching.outcomes import Accuracy, accuracies, judged
+from batch.watching.skew import Skew, skew
+
+log = logging.getLogger(__name__)
+MOST = 20_000
+"""Predictions of a version, and current rows, whose distribution is compared: a share is then known to less than a hundredth."""
+_PLACES = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stores:
+    """What a look reads."""
+
+    spark: SparkSession
+    lake: Lake
+    views: Views
+    models: Models
+    measures: Measures
+
+
+def watch(stores: Stores, project: Project, progress: Progress, since: int | None = None) -> Watched:
+    """Look at the project's predictions and labels since `since` (microseconds; the declared window by default).
+
+    Nothing is written. Raises MisuseError when there is no model to look at.
+    """
+    started = time.monotonic()
+    label, model = _watchable(project)
+    champion = stores.models.champion(project.name)
+    if champion is None:
+        raise MisuseError(
+            f"project {project.name!r} has no champion to look at: run 'anabranch train {project.name}' first"
+        )
+    horizon, window, period = project.watch.spans
+    at = now_micros()
+    first = at - window if since is None else since
+    progress.step("predictions that were made")
+    made = (
+        stores.lake.predictions(stores.spark, project, from_micros(first))
+        .where("score IS NOT NULL AND model_version IS NOT NULL")
+        .persist()
+    )
+    try:
+        counts = {
+            row["model_version"]: int(row["count"]) for row in made.groupBy("model_version").count().collect()
+        }
+        look = _Look(stores, project, champion, counts)
+        found, means = look.distributions(made) if counts else ({}, {})
+        progress.step("labels that came later")
+        accuracy = look.accuracy(label, model, first, horizon, period) if counts else ()
+        progress.step("answers made again from the lake")
+        apart = look.skew(made) if counts else None
+    finally:
+        made.unpersist()
+    progress.step("current rows")
+    watched = Watched(
+        project=project.name,
+        metric=model.metric,
+        at=at,
+        since=first,
+        champion=champion,
+        predictions=counts,
+        accuracy=accuracy,
+        features={version: features for version, (features, _) in found.items()},
+        scores={version: scores for version, (_, scores) in found.items()},
+        means=means,
+        current=look.current(),
+        skew=apart,
+        approximation={
+            one.name: one
+            for one in stores.measures.latest(project.name)
+            if one.subject == SUBJECT and one.version == champion
+        },
+        notes=tuple(look.notes),
+    )
+    log.info(
+        "watched project=%s predictions=%s seconds=%.1f",
+        project.name,
+        sum(counts.values()),
+        time.monotonic() - started,
+    )
+    return watched
+
+
+class _Look:
+    """One look: versions and their profiles are loaded once, and what could not be looked at is noted."""
+
+    def __init__(self, stores: Stores, project: Project, champion: str, counts: Mapping[str, int]) -> None:
+        self.stores, self.project, self.champion, self.counts = stores, project, champion, counts
+        self.notes: list[str] = (
+            [] if counts else ["no predictions have landed: serve some, or run 'anabranch land'"]
+        )
+        self._scorers: dict[str, Scorer | None] = {}
+        self._profiles: dict[str, Profile | None] = {}
+
+    def scorer(self, version: str) -> Scorer | None:
+        """The version; None when it is in the registry no more."""
+        if version not in self._scorers:
+            try:
+                self._scorers[version] = self.stores.models.scorer(self.project.name, version)
+            except AnabranchError as error:
+                self._scorers[version] = None
+                self.notes.append(f"version {version} is left out: {error}")
+        return self._scorers[version]
+
+    def profile(self, version: str) -> Profile | None:
+        """What its training data looked like; None when that was not recorded."""
+        if version not in self._profiles:
+            content = self.stores.models.files(self.project.name, version, [f"report/{FILE}"]).get(
+                f"report/{FILE}"
+            )
+            self._profiles[version] = None if content is None else read_profile(content)
+            if content is None:
+                self.notes.append(
+                    f"version {version} has no profile of its training data, so its drift is not known: train again to have one"
+                )
+        return self._profiles[version]
+
+    def distributions(
+        self, made: DataFrame
+    ) -> tuple[dict[str, tuple[tuple[Drift, ...], Drift]], dict[str, float]]:
+        """Drift of features and scores by version, and the mean score."""
+        share = {version: int(min(1.0, MOST / count) * _PLACES) for version, count in self.counts.items()}
+        limit = F.create_map(*[F.lit(each) for pair in share.items() for each in pair])[
+            F.col("model_version")
+        ]
+        table = (
+            made.where(F.pmod(F.xxhash64("prediction_id"), F.lit(_PLACES)) < limit)
+            .select("model_version", "score", "used")
+            .toArrow()
+        )
+        versions = np.array(table.column("model_version").to_pylist(), dtype=object)
+        scores, used = (
+            table.column("score").to_numpy().astype(np.float64),
+            np.array(table.column("used").to_pylist(), dtype=object),
+        )
+        found, means = {}, {}
+        for version in self.counts:
+            mine = np.asarray(versions == version)
+            scorer = self.scorer(version)
+            if not mine.any() or scorer is None:
+                continue
+            means[version] = float(scores[mine].mean())
+            profile = self.profile(version)
+            if profile is not None:
+                rows = [json.loads(text) for text in used[mine].tolist()]
+                found[version] = (self._drifts(profile, scorer, rows), score_drift(profile, scores[mine]))
+        return found, means
+
+    def current(self) -> tuple[Drift, ...]:
+        """Drift of the current rows of every key."""
+        scorer = self.scorer(self.champion)
+        profile = None if scorer is None else self.profile(self.champion)
+        if scorer is None or profile is None:
+            return ()
+        rows = sample_features(self.stores.views, self.project, scorer.features, MOST)
+        return self._drifts(profile, scorer, rows) if rows else ()
+
+    @staticmethod
+    def _drifts(profile: Profile, scorer: Scorer, rows: Sequence[Mapping[str, Any]]) -> tuple[Drift, ...]:
+        return tuple(
+            drifts(
+                profile,
+                scorer.features,
+                scorer.matrix({name: [row.get(name) for row in rows] for name in scorer.features}),
+            )
+        )
+
+    def accuracy(
+        self, label: Label, model: Model, since: int, horizon: int, period: int
+    ) -> tuple[Accuracy, ...]:
+        """Of every version that labels judge."""
+        found = judged(self.stores.spark, self.stores.lake, self.project, label, since, horizon)
+        if not len(found.score):
+            self.notes.append("no label has come for a prediction yet")
+        thresholds = {
+            version: scorer.threshold
+            for version in self.counts
+            if (scorer := self.scorer(version)) is not None
+        }
+        return tuple(accuracies(model, found, thresholds, period))
+
+    def skew(self, made: DataFrame) -> Skew | None:
+        """Of the champion, with the batch version that serves or the one before."""
+        scorer, manifest = self.scorer(self.champion), self.stores.views.manifest(self.project.name)
+        if scorer is None or manifest is None:
+            return None
+        try:
+            check_fits(self.project, scorer.version, scorer.kinds)
+        except MisuseError as error:
+            self.notes.append(f"answers cannot be made again: {error}")
+            return None
+        for entry in filter(None, (manifest, manifest.previous)):
+            found = skew(self.stores.spark, self.stores.lake, self.project, scorer, entry, made)
+            if found is not None and found.answers:
+                return found
+        self.notes.append("no answer of a known batch version could be made again")
+        return None
+
+
+def _watchable(project: Project) -> tuple[Label, Model]:
+    if project.label is None or project.model is None:
+        raise MisuseError(
+            f"project {project.name!r} declares no model: there is nothing to watch after release"
+        )
+    return project.label, project.model

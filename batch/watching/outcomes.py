@@ -1,0 +1,209 @@
+"""Labels that came later, joined to the predictions that were made, and how good those were.
+
+A label judges, of every model version, the last prediction for its key that was made before the label's event time and at most the
+declared horizon before: what was believed when the outcome came. Earlier ones of the same key are not counted again.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
+
+from anabranch.declare.labels import Label
+from anabranch.declare.models import Model, Slice
+from anabranch.declare.projects import Project
+from anabranch.events.copies import distinct
+from anabranch.folds.spark import key_column
+from anabranch.stores.lake.lake import Lake
+from anabranch.values.times import from_micros
+from batch.evaluation.assessment import intervals, slice_parts
+from batch.evaluation.measures import measure
+from batch.training.preparing import TARGET, TIME
+from batch.training.train import label_rows
+
+MOST = 200_000
+"""JudgedPredictions predictions that come to the driver; of more a sample by a hash of the key."""
+_SEED = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedPredictions:
+    """Predictions with what came out: keys as numbers, label times in microseconds; `used` by feature, as the model was given it."""
+
+    version: NDArray[np.object_]
+    key: NDArray[np.int64]
+    time: NDArray[np.int64]
+    score: NDArray[np.float64]
+    target: NDArray[np.float64]
+    used: Sequence[Mapping[str, object]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """The declared metric of one version, on `labels` labels of a slice ("" all) and, with `period`, of the period from that time on.
+
+    `value` is None where the metric says nothing, as with labels of one class alone; `low` and `high` bound 95%, but not for a slice
+    of one period: these are many, of few labels each.
+    """
+
+    version: str
+    part: str
+    labels: int
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    period: datetime | None = None
+
+
+def judged(
+    spark: SparkSession, lake: Lake, project: Project, label: Label, since: int, horizon: int
+) -> JudgedPredictions:
+    """Labels with an event time at or after `since`, each with the predictions that it judges (microseconds both).
+
+    Of copies of a label the first with such a time counts.
+    """
+    made = lake.predictions(spark, project, from_micros(since - horizon)).where(
+        "key IS NOT NULL AND score IS NOT NULL AND model_version IS NOT NULL"
+    )
+    # Files of the lake tell bounds of times, so what is older than the window is not even read, let alone sorted.
+    recent = lake.events(spark, project, label.source).where(
+        F.col(f"`{label.source.time}`") >= F.lit(from_micros(since))
+    )
+    labels = label_rows(label, distinct(label.source, recent))
+    keyed = labels.select(
+        key_column(label.keys).alias("key"), F.unix_micros(TIME).alias("time"), F.col(TARGET).alias("target")
+    )
+    usable = keyed.where(
+        (F.col("time") >= since) & F.col("key").isNotNull() & (F.abs("target") < float("inf"))
+    )
+    joined = join_labels(made, usable, horizon)
+    return _collected(joined.orderBy(F.xxhash64("key"), "key", "time").limit(MOST).toArrow())
+
+
+def join_labels(made: DataFrame, labels: DataFrame, horizon: int) -> DataFrame:
+    """`labels` (key, time in microseconds, target) with `model_version`, `score` and `used` of the prediction that each judges.
+
+    One pass over each key's predictions and labels in the order of time, however many of them there are.
+    """
+    versions = [row["model_version"] for row in made.select("model_version").distinct().collect()]
+    if not versions:
+        return labels.select(
+            "*", *[F.lit(None).cast(kind).alias(name) for name, kind in _PREDICTED.items()]
+        ).limit(0)
+    prediction = F.struct(F.unix_micros("at").alias("made"), "prediction_id", "score", "used").alias(
+        "prediction"
+    )
+    predicted = made.select(
+        "key",
+        "model_version",
+        F.unix_micros("at").alias("time"),
+        F.lit(None).cast("double").alias("target"),
+        prediction,
+    )
+    version = F.explode(F.array(*map(F.lit, versions))).alias("model_version")
+    asked = labels.select(
+        "key",
+        version,
+        "time",
+        "target",
+        F.lit(None).cast(predicted.schema["prediction"].dataType).alias("prediction"),
+    )
+    # Strictly before the label, so that nobody is judged by what they might have known. At one time the larger id is the last.
+    before = (
+        Window.partitionBy("key", "model_version").orderBy("time").rangeBetween(Window.unboundedPreceding, -1)
+    )
+    last = (
+        asked.unionByName(predicted)
+        .withColumn("_last", F.max("prediction").over(before))
+        .where("target IS NOT NULL")
+    )
+    found = last.where(F.col("_last.made") >= F.col("time") - horizon)
+    return found.select("key", "time", "target", "model_version", "_last.score", "_last.used")
+
+
+_PREDICTED = {"model_version": "STRING", "score": "DOUBLE", "used": "STRING"}
+
+
+def _collected(table: pa.Table) -> JudgedPredictions:
+    _, key = np.unique(np.array(table.column("key").to_pylist(), dtype=str), return_inverse=True)
+    return JudgedPredictions(
+        version=np.array(table.column("model_version").to_pylist(), dtype=object),
+        key=key.astype(np.int64),
+        time=table.column("time").to_numpy().astype(np.int64),
+        score=table.column("score").to_numpy().astype(np.float64),
+        target=table.column("target").to_numpy().astype(np.float64),
+        used=[json.loads(text) for text in table.column("used").to_pylist()],
+    )
+
+
+def accuracies(
+    model: Model, found: JudgedPredictions, thresholds: Mapping[str, float], period: int
+) -> list[Accuracy]:
+    """Of every version: over all and by declared slice of a feature that the model reads; then by period, again over all and by slice."""
+    made: list[Accuracy] = []
+    starts = found.time // period * period
+    for version in sorted(set(found.version.tolist()), key=_numbered):
+        mine: NDArray[np.bool_] = np.asarray(found.version == version)
+        threshold = thresholds.get(version, 0.5)
+        parts = [("", mine), *_parts(model.declared_slices, found, mine)]
+        made += [_accuracy(model, found, mask, threshold, version, part) for part, mask in parts]
+        for start in np.unique(starts[mine]).tolist():
+            of_period = [(part, mask & (starts == start)) for part, mask in parts]
+            made += [
+                _accuracy(model, found, mask, threshold, version, part, from_micros(start))
+                for part, mask in of_period
+                if mask.any()
+            ]
+    return made
+
+
+def _parts(
+    slices: Sequence[Slice], found: JudgedPredictions, mine: NDArray[np.bool_]
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Name and mask of each slice of `mine`, the judged predictions of one version."""
+    places = np.flatnonzero(mine)
+    used = [found.used[place] for place in places.tolist()]
+    for one in slices:
+        if not all(one.feature in given for given in used):
+            continue  # not among what the version reads, so predictions do not tell it
+        values = np.empty(len(used), dtype=object)
+        values[:] = [given[one.feature] for given in used]
+        for part, there in slice_parts(one, values):
+            mask = np.zeros_like(mine)
+            mask[places[there]] = True
+            yield f"{one.feature} {part}", mask
+
+
+def _accuracy(
+    model: Model,
+    found: JudgedPredictions,
+    mask: NDArray[np.bool_],
+    threshold: float,
+    version: str,
+    part: str = "",
+    period: datetime | None = None,
+) -> Accuracy:
+    target, score = found.target[mask], found.score[mask]
+    usable = len(target) >= 2 and len(np.unique(target)) >= 2
+    if not usable:
+        return Accuracy(version=version, part=part, labels=len(target), value=None, period=period)
+    low: float | None = None
+    high: float | None = None
+    if not part or period is None:
+        low, high = intervals([model.metric], target, score, threshold, found.key[mask], _SEED).get(
+            model.metric, (None, None)
+        )
+    value = measure(model.metric, target, score, threshold)
+    return Accuracy(
+        version=version, part=part, labels=len(target), value=value, low=low, high=high, period=period
+    )
+
+
+def _numbered(version: str) -> tuple[int, str]:
+    return (int(version), "") if version.isdigit() else (0, version)

@@ -1,0 +1,102 @@
+"""Verbs for files in HDFS, from a workstation without Hadoop: files ls, put, get, rm."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jobs.cli.inspect import AsJson
+from jobs.show import Steps, result, table
+from jobs.wiring.settings import load_settings
+
+RemotePath = Annotated[
+    str,
+    typer.Argument(
+        metavar="PATH", help="Path in HDFS, from its root (/data/events.csv), or its hdfs:// address."
+    ),
+]
+LocalPath = Annotated[Path, typer.Argument(metavar="LOCAL", help="File or folder on this machine.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Replace a file that is there.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    files = typer.Typer(name="files", help="Files in HDFS: list, put, get, remove.", no_args_is_help=False)
+    files.command("ls")(list_files)
+    files.command("put")(put)
+    files.command("get")(get)
+    files.command("rm")(remove)
+    app.add_typer(files)
+
+
+def list_files(path: RemotePath = "/", as_json: AsJson = False) -> None:
+    """List a folder of HDFS."""
+    entries = _files().entries(path)
+    if not as_json:
+        rows = [
+            [
+                each.path + ("/" if each.folder else ""),
+                None if each.folder else each.size,
+                _time(each.changed),
+                each.owner,
+            ]
+            for each in entries
+        ]
+        table(f"Files at {path}", ["path", "bytes", "changed", "owner"], rows)
+    described = [
+        {
+            "path": each.path,
+            "folder": each.folder,
+            "bytes": each.size,
+            "changed": _time(each.changed),
+            "owner": each.owner,
+        }
+        for each in entries
+    ]
+    result(
+        as_json,
+        {"path": path, "entries": described},
+        f"{len(entries)} entries, {sum(each.size for each in entries):,} bytes",
+    )
+
+
+def put(local: LocalPath, path: RemotePath, replace: Replace = False, as_json: AsJson = False) -> None:
+    """Put a file or a folder into HDFS; it appears there whole or not at all."""
+    entries = _files().put(local, path, Steps(), replace=replace)
+    size = sum(each.size for each in entries)
+    value = {"files": [each.path for each in entries], "bytes": size}
+    result(as_json, value, f"{len(entries)} files, {size:,} bytes put into HDFS")
+
+
+def get(
+    path: RemotePath, local: LocalPath = Path(), replace: Replace = False, as_json: AsJson = False
+) -> None:
+    """Get a file or a folder from HDFS; it appears here whole or not at all."""
+    files = _files().get(path, local, Steps(), replace=replace)
+    size = sum(each.stat().st_size for each in files)
+    result(
+        as_json,
+        {"files": [str(each) for each in files], "bytes": size},
+        f"{len(files)} files, {size:,} bytes got from HDFS",
+    )
+
+
+def remove(
+    path: RemotePath,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Also what is in a folder.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a file or a folder from HDFS."""
+    _files().remove(path, recursive=recursive)
+    result(as_json, {"removed": path}, f"{path} is removed")
+
+
+def _files() -> Any:
+    from anabranch.stores.files.hdfs import Hdfs
+
+    return Hdfs(load_settings(None, None).files)
+
+
+def _time(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,110 @@
+"""The command `anabranch`: every job as a verb. Exit codes: 0 done, 1 failed, 2 misuse."""
+
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import click
+import typer
+
+from anabranch.errors import AnabranchError
+from jobs.cli import (
+    analysis,
+    files,
+    inspect,
+    keys,
+    models,
+    promotion,
+    quality,
+    river,
+    scoring,
+    servers,
+    trainer,
+    upkeep,
+    watch,
+)
+from jobs.show import console, quiet
+
+app = typer.Typer(name="anabranch", add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+for verbs in (
+    servers,
+    inspect,
+    river,
+    quality,
+    models,
+    promotion,
+    scoring,
+    trainer,
+    files,
+    keys,
+    upkeep,
+    watch,
+    analysis,
+):
+    verbs.register(app)
+
+
+# Typer raises click's exceptions, or, since it brings a click of its own, others of the same names.
+_MISUSE: tuple[type[Any], ...] = (
+    click.ClickException,
+    getattr(typer, "TyperException", click.ClickException),
+)
+_ABORTED: tuple[type[Any], ...] = (click.exceptions.Abort, typer.Abort)
+
+
+@app.callback()
+def options(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error, and more of the log.")
+    ] = False,
+) -> None:
+    """Declare once; batch, speed and serving follow."""
+    quiet(debug)
+    logging.basicConfig(
+        level=logging.INFO if debug else logging.WARNING, format="%(asctime)s %(name)s %(message)s"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    # --debug is welcome anywhere on the line.
+    words = ["--debug", *[word for word in words if word != "--debug"]] if debug else words
+    try:
+        # Without a verb the help is shown, and it is misuse.
+        code = app(words, standalone_mode=False) if words else app(["--help"], standalone_mode=False) or 2
+    except _MISUSE as error:
+        return _fail(f"{error.format_message().rstrip('.')}: see 'anabranch --help'", 2, debug)
+    except _ABORTED:
+        return 130
+    except KeyboardInterrupt:
+        return 130
+    except AnabranchError as error:
+        return _fail(str(error), error.exit_code, debug)
+    except Exception as error:  # noqa: BLE001 - the outermost frame: a user gets a line, a developer the traceback with --debug
+        return _fail(_one_line(error), 1, debug)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(text: str, code: int, debug: bool) -> int:
+    if debug:
+        console.print_exception()
+    sys.stderr.write(f"error: {' '.join(text.split())}\n")
+    return code
+
+
+def _one_line(error: Exception) -> str:
+    """An error of ours that travelled through a Spark worker as text, or the first line of a strange one."""
+    ours = re.findall(r"anabranch\.errors\.\w+: (.+)", str(error))
+    if ours:
+        return str(ours[-1])
+    first = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {first[0] if first else 'no message'} (run again with --debug for all of it)"
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    sys.exit(main())

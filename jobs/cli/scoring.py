@@ -1,0 +1,137 @@
+"""The verb about scores of data sets: score."""
+
+from typing import Annotated
+
+import typer
+
+from anabranch.errors import MisuseError
+from anabranch.values.times import SECOND, parse_duration, parse_time
+from jobs.cli.inspect import AsJson, Name
+from jobs.servers.processes import told_to_stop
+from jobs.show import Steps, result
+from jobs.wiring.settings import load_settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command()(score)
+
+
+def score(
+    name: Name,
+    rows: Annotated[
+        str | None,
+        typer.Option(
+            "--in", help="CSV, JSON lines, Parquet or Delta rows with feature or key columns, or 'serving'."
+        ),
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out", help="Folder to write to (CSV when it ends in .csv, Delta when in .delta), or 'serving'."
+        ),
+    ] = None,
+    version: Annotated[str | None, typer.Option(help="Model version; the champion by default.")] = None,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", help="Attach missing features as of this time (ISO 8601), instead of now."),
+    ] = None,
+    join: Annotated[
+        bool,
+        typer.Option(
+            "--join-features",
+            help="Attach missing features as of each row's own time, when the rows have one.",
+        ),
+    ] = False,
+    keep: Annotated[
+        str | None, typer.Option(help="Columns carried over, with commas between; all by default.")
+    ] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", help="parquet, csv or delta, whatever the name of --out says.")
+    ] = None,
+    pyfunc: Annotated[
+        bool,
+        typer.Option("--pyfunc", help="Score with MLflow's pyfunc UDF, even where there is a faster way."),
+    ] = False,
+    on_write: Annotated[
+        bool,
+        typer.Option(
+            "--follow", help="Score what comes into --in, or into what the project declares, until stopped."
+        ),
+    ] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="With --follow: score what has come and stop.")
+    ] = False,
+    every: Annotated[str, typer.Option(help="With --follow: how often, such as 30s or 5m.")] = "30s",
+    as_json: AsJson = False,
+) -> None:
+    """Mass-score a data set; killed and run again, it goes on where it was."""
+    if on_write:
+        _follow(name, rows, out, None if once else every, as_json)
+        return
+    if rows is None or out is None:
+        raise MisuseError("rows and results are needed: give --in PATH and --out PATH, or --follow")
+    from anabranch.stores.cassandra.views import current_table
+    from batch.scoring.data_sets import score_path
+    from batch.scoring.given import SERVING
+    from batch.scoring.work import ScoringOrder
+    from jobs.wiring.context import Context
+
+    if join and at is not None:
+        raise MisuseError(
+            "--join-features and --at contradict each other: rows are joined as of their own time, or all as of one"
+        )
+    context = Context(load_settings(None, None))
+    order = ScoringOrder(
+        join=join, keep=None if keep is None else tuple(keep.split(",")), form=form, pyfunc=pyfunc
+    )
+    try:
+        project = context.project(name)
+        serves = rows in (SERVING, current_table(name)) or SERVING in (out, form)
+        scored = score_path(
+            context.spark, context.lake, context.models, project, rows, out, version, Steps(), at=None if at is None else parse_time(at),
+            order=order, sizes=context.settings.scoring, serving=context.views if serves else None,
+        )  # fmt: skip
+    finally:
+        context.close()
+    value = {
+        "project": name,
+        "rows": scored.rows,
+        "model_version": scored.version,
+        "out": str(out),
+        "resumed": scored.resumed,
+        "again": scored.again,
+    }
+    said = (
+        f"{scored.rows:,} rows were scored into {out} before: nothing was to be done"
+        if scored.again
+        else f"{scored.rows:,} rows scored into {out}"
+    )
+    result(as_json, value, said)
+
+
+def _follow(name: str, rows: str | None, out: str | None, every: str | None, as_json: bool) -> None:
+    """Scoring on write; `every` None for what has come until now."""
+    from batch.scoring.given import SERVING
+    from batch.scoring.on_write import Follower, follow, followers
+    from jobs.wiring.context import Context
+
+    if (rows is None) != (out is None):
+        raise MisuseError(
+            "--in and --out belong together: give both, or neither for what the project declares"
+        )
+    stopping, context = told_to_stop(), Context(load_settings(None, None))
+    try:
+        project = context.project(name)
+        wanted = (
+            followers(context.lake, project)
+            if rows is None or out is None
+            else (Follower(source=rows, out=out, label=rows),)
+        )
+        pause = None if every is None else parse_duration(every, "--every") // SECOND
+        done = follow(context.spark, context.lake, context.models, project, wanted, Steps(), every_seconds=pause, stopping=stopping,
+                      serving=context.views if any(one.out == SERVING for one in wanted) else None)  # fmt: skip
+    finally:
+        context.close()
+    said = ", ".join(f"{count:,} rows of {label}" for label, count in done.rows.items())
+    result(as_json, {"project": name, "rows": done.rows}, f"scored {said}")

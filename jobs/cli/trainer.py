@@ -1,0 +1,124 @@
+"""The verb `trainer`: trains when a message asks for it, until stopped."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from anabranch.declare.loading import list_projects
+from anabranch.declare.projects import Project
+from anabranch.errors import MisuseError
+from jobs.cli.inspect import AsJson
+from jobs.servers.processes import told_to_stop
+from jobs.show import Steps, result
+from jobs.wiring.settings import load_settings
+
+if TYPE_CHECKING:
+    from batch.training.request_service import Rows
+    from batch.training.train import Trained
+    from jobs.wiring.context import Context
+
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[PROJECT]...", help="Projects to train; all declared ones when none is named."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command()(trainer)
+
+
+def trainer(
+    names: Names = None,
+    once: Annotated[bool, typer.Option("--once", help="Answer what waits and stop.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train when a message on training-requests asks for it, and answer on training-results, until stopped."""
+    from anabranch.stores.kafka.training_topics import REQUESTS, TrainingTopics
+    from batch.training.request_service import TrainingService
+    from jobs.wiring.context import Context
+
+    stopping = told_to_stop()
+    context = Context(load_settings(None, None))
+    steps, chosen = Steps(), sorted(set(names or []))
+    desk = Desk(
+        context=context, names=tuple(chosen or sorted(list_projects(context.settings.projects))), steps=steps
+    )
+    topics = TrainingTopics(context.bus, "-".join(["anabranch-trainer", *chosen]))
+    try:
+        service = TrainingService(topics, desk, steps, others=bool(chosen))
+        topics.wait_until_ready()
+        steps.step(f"trainer of {', '.join(desk.names)}: waiting for messages on {REQUESTS}")
+        while not stopping.is_set():
+            if not service.serve(1.0) and once and topics.drained():
+                break
+    finally:
+        topics.close()
+        context.close()
+    value = {"requests": service.requests, "trainings": service.trainings}
+    result(
+        as_json, value, f"trainer stopped after {service.requests} requests and {service.trainings} trainings"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Desk:
+    """What trains, with the real stores."""
+
+    context: "Context"
+    names: tuple[str, ...]
+    steps: Steps
+
+    def project(self, name: str) -> Project:
+        """See TrainingDesk."""
+        return self.context.project(name)
+
+    def check(self, project: Project, rows: "Rows") -> None:
+        """See TrainingDesk: the rules of events that come by REST, which are those of landing."""
+        from anabranch.events.faults import find_fault
+        from anabranch.values.times import SECOND, now_micros
+        from batch.landing.targets import find_source
+
+        latest = now_micros() + self.context.settings.times.future_skew_seconds * SECOND
+        for name, events in rows.items():
+            source = find_source(project, name)
+            if source.topic is None:
+                raise MisuseError(
+                    f"source {name!r} has no topic, so its rows cannot come by message: load them with 'anabranch ingest'"
+                )
+            for number, event in enumerate(events):
+                fault = find_fault(event, source, project.key_sets(source), latest)
+                if fault is not None:
+                    raise MisuseError(f"row {number} of {name!r}: {fault.reason}")
+
+    def land(self, project: Project, rows: Sequence["Rows"]) -> None:
+        """See TrainingDesk: rows take the way of all events, over their topic and past the quality gate."""
+        from batch.landing.publishing import publish_rows
+        from batch.landing.topics import land
+
+        context = self.context
+        for each in rows:
+            for name, events in each.items():
+                publish_rows(context.bus, project, project.sources[name], events)
+        land(
+            context.spark,
+            context.lake,
+            context.bus,
+            project,
+            context.settings.times,
+            self.steps,
+            context.gate(project),
+        )
+
+    def train(self, project: Project, requests: Sequence[str]) -> "Trained":
+        """See TrainingDesk."""
+        from batch.training.train import train
+        from jobs.cli.models import begin_online, place
+
+        context, found = self.context, place(self.context, project)
+        found = replace(found, about={**found.about, "requests": ",".join(requests)})
+        trained = train(context.spark, context.lake, context.models, project, self.steps, place=found)
+        begin_online(context, project, self.steps)
+        return trained

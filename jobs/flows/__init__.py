@@ -1,0 +1,1 @@
+"""Jobs that put several layers together: build, erase, watch, answer."""

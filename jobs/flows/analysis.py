@@ -1,0 +1,86 @@
+"""What analysts work with in a notebook or by `anabranch sql`: every project's tables, and answers at any time."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from anabranch.answers.spark_tables import SparkTables
+from anabranch.declare.loading import list_projects
+from anabranch.declare.projects import Project
+from anabranch.errors import AnabranchError
+from anabranch.folds.spark import key_column, point_in_time
+from anabranch.values.keys import SEPARATOR, key_text
+from anabranch.values.times import from_micros, now_micros, parse_time
+from jobs.wiring.context import Context
+
+
+@dataclass
+class Analysis:
+    """A context with its tables."""
+
+    context: Context
+
+    @cached_property
+    def tables(self) -> SparkTables:
+        """The tables of any project."""
+        return SparkTables(
+            self.context.spark, self.context.lake, self.context.views.settings, self.context.models.settings
+        )
+
+    def register(self, names: Iterable[str] | None = None) -> list[str]:
+        """Make the tables of these projects known to the session (all that are declared by default); the names of the tables."""
+        wanted = list_projects(self.context.settings.projects) if names is None else names
+        return [table for name in wanted for table in self.tables.register(self.context.project(name))]
+
+    def sql(self, statement: str) -> DataFrame:
+        """Run SQL over the tables of the projects that it names; of all, when it names none."""
+        declared = list(list_projects(self.context.settings.projects))
+        named = [name for name in declared if f"{name}_" in statement]
+        self.register(named or declared)
+        return self.context.spark.sql(statement)
+
+    def answers_at(
+        self, project: Project, at: str | None = None, keys: Sequence[str] | None = None
+    ) -> DataFrame:
+        """Features of keys (texts; by default all with a current row) as they were at a time, or now: `key`, every feature, `as_of`.
+
+        Times from the batch's cut on are merged from Cassandra as serving does: then there are also scores, versions, and `degraded`, which
+        says why values may not be exact. Earlier times, which Cassandra does not keep, are folded from what has landed in the lake.
+        """
+        spark, moment = self.context.spark, None if at is None else parse_time(at)
+        if moment is not None and moment > now_micros():
+            raise AnabranchError(f"{at} is in the future: ask for a time that has come")
+        given = (
+            None
+            if keys is None
+            else spark.createDataFrame([(_stored(project, key),) for key in keys], "key STRING")
+        )
+        manifest = self.context.views.manifest(project.name)
+        if moment is None or (manifest is not None and moment >= manifest.cut):
+            return self.tables.merged(project, moment, given)
+        return self._from_lake(
+            spark, project, moment, given if given is not None else self.tables.current(project, narrow=True)
+        )
+
+    def _from_lake(self, spark: SparkSession, project: Project, at: int, keys: DataFrame) -> DataFrame:
+        parts = F.split("key", SEPARATOR)
+        rows = keys.select(
+            *[parts[number].alias(name) for number, name in enumerate(project.keys)],
+            F.lit(from_micros(at)).alias("as_of"),
+        )
+        found = point_in_time(project, self.context.lake.distinct_events(spark, project), rows, "as_of")
+        return (
+            found.select(key_column(project.keys).alias("key"), *found.columns)
+            if project.keys != ("key",)
+            else found
+        )
+
+
+def _stored(project: Project, key: str) -> str:
+    """A key as people write it as it is stored."""
+    if len(project.keys) == 1:
+        return key_text(project.keys, {project.keys[0]: key})
+    return key_text(project.keys, dict(part.split("=", 1) for part in key.split(" ") if "=" in part))

@@ -1,0 +1,92 @@
+"""A whole build: land, make sure that the lake holds everything below the cut, build, swap."""
+
+from anabranch.declare.projects import Project
+from anabranch.errors import AnabranchError
+from anabranch.stores.cassandra.manifest import Manifest
+from anabranch.stores.cassandra.retirement import needed_since
+from anabranch.values.times import format_time, now_micros
+from batch.building.kept_states import sources_of_keys
+from batch.landing.topics import land, landed_offsets
+from batch.release.announcing import announce
+from batch.views import Built, Order, latest_cut, reset_current_rows, rollback
+from batch.views import build as build_views
+from jobs.show import Steps
+from jobs.wiring.context import Context
+
+
+def build_project(
+    context: Context,
+    project: Project,
+    cut: int | None,
+    steps: Steps,
+    *,
+    full: bool = False,
+    accept: str | None = None,
+) -> Built:
+    """Build up to `cut` (microseconds) or the latest slot boundary; raises AnabranchError when events below it are missing.
+
+    `full` reads every event again; `accept` is why a version is published though its validation fails.
+    """
+    times = context.settings.times
+    sources_of_keys(project)
+    boundary = latest_cut(times, now_micros()) if cut is None else cut
+    if boundary > now_micros():
+        raise AnabranchError(
+            f"cut {format_time(boundary)} lies in the future: events below it are still to come; choose an earlier one"
+        )
+    _require_tiles(context, project, boundary)
+    until = now_micros()  # every topic row that arrived before a file's of that time is landed now
+    steps.step("landing what the topics hold")
+    land(context.spark, context.lake, context.bus, project, times, steps, context.gate(project))
+    check_complete(context, project, boundary)
+    order = Order(cut=boundary, until=until, full=full, accept=accept)
+    return build_views(
+        context.spark,
+        context.lake,
+        context.views,
+        context.models,
+        project,
+        times,
+        context.settings.build,
+        order,
+        steps,
+    )
+
+
+def _require_tiles(context: Context, project: Project, cut: int) -> None:
+    """Tiles of slots before both versions' cuts may be retired, and an answer would miss them without a word."""
+    since = needed_since(context.views.manifest(project.name))
+    if (
+        since is not None
+        and cut < since
+        and any(source.topic is not None for source in project.sources.values())
+    ):
+        raise AnabranchError(
+            f"cut {format_time(cut)} lies before {format_time(since)}, from where on the stream's tiles are kept: choose a later one, or none"
+        )
+
+
+def rollback_project(context: Context, project: Project, steps: Steps) -> Manifest:
+    """Go back to the previous batch version and its model, and make the current rows anew."""
+    steps.step("making the previous version and its model current")
+    entry = rollback(context.views, context.models, project)
+    told = announce(context.models, context.bus, project)
+    if told.why:
+        steps.step(told.why)
+    steps.step("current rows of every key")
+    reset_current_rows(context.spark, context.lake, context.views, context.models, project)
+    return entry
+
+
+def check_complete(context: Context, project: Project, cut: int) -> None:
+    """Compare landed offsets with the broker's offsets at the cut, partition by partition."""
+    for source in project.sources.values():
+        if source.topic is None:
+            continue
+        landed = landed_offsets(context.lake, project, source)
+        for partition, wanted in context.bus.offsets_at(source.topic, cut).items():
+            if landed.get(partition, 0) < wanted:
+                raise AnabranchError(
+                    f"the lake has {source.topic}/{partition} up to offset {landed.get(partition, 0)}, but the cut {format_time(cut)} "
+                    f"is at {wanted}: run 'anabranch land {project.name}' and build again"
+                )

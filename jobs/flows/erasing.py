@@ -1,0 +1,47 @@
+"""A whole erasure: land what is under way, delete, build a version without the key."""
+
+from dataclasses import dataclass
+
+from anabranch.declare.projects import Project
+from anabranch.values.times import SECOND, now_micros
+from batch.landing.topics import land
+from batch.upkeep.erasing import Erased, Erasure
+from batch.views import latest_cut
+from jobs.flows.building import build_project
+from jobs.show import Steps
+from jobs.wiring.context import Context
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """What an erasure deleted; `batch_version` is the first without the key (None when none was built), `until` in microseconds:
+    events of the key that arrive before it count from the first build whose cut lies at or after it.
+    """  # fmt: skip
+
+    erased: Erased
+    batch_version: int | None
+    until: int
+
+
+def erase_key(context: Context, project: Project, key: dict[str, str], steps: Steps) -> Done:
+    """Erase a key of a project; raises AnabranchError with nothing deleted when a server is away."""
+    steps.step("landing what the topics hold, so that it can be deleted")
+    land(
+        context.spark,
+        context.lake,
+        context.bus,
+        project,
+        context.settings.times,
+        steps,
+        context.gate(project),
+    )
+    times = context.settings.times
+    until = latest_cut(times, now_micros()) + times.slot_seconds * SECOND
+    erasure = Erasure(context.spark, context.lake, context.views, project, key, steps)
+    erased = erasure.run(until)
+    built = None
+    if context.views.manifest(project.name) is not None:
+        steps.step("building a version without the key")
+        built = build_project(context, project, None, steps, full=True).manifest.batch_version
+        erasure.unserve(until)  # what a stream wrote meanwhile
+    return Done(erased=erased, batch_version=built, until=until)

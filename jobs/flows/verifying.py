@@ -1,0 +1,31 @@
+"""Verification at a moment when nothing is in flight: lands first, and looks again while a stream is still catching up."""
+
+import time
+
+from anabranch.declare.projects import Project
+from batch.building.verification import Verified, verify
+from batch.landing.topics import land
+from jobs.show import Steps
+from jobs.wiring.context import Context
+
+_PATIENCE = 20.0  # seconds a running stream may need for events that were landed a moment ago
+
+
+def verify_settled(context: Context, project: Project, sample: int | None, steps: Steps) -> Verified:
+    """Land what the topics hold and compare; a mismatch is looked at again until the stream has had time to catch up."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        steps.step("landing what the topics hold")
+        land(
+            context.spark,
+            context.lake,
+            context.bus,
+            project,
+            context.settings.times,
+            steps,
+            context.gate(project),
+        )
+        found = verify(context.spark, context.lake, context.answers, project, sample, steps)
+        if not found.mismatches or time.monotonic() > deadline:
+            return found
+        steps.step(f"{found.mismatches} mismatches: looking again, as a stream may be catching up")

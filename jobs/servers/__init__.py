@@ -1,0 +1,1 @@
+"""The embedded servers: how each is configured, started and known to be ready."""

@@ -1,0 +1,139 @@
+"""Local processes that outlive the command that started them, and are known again by pid *and* start time."""
+
+import faulthandler
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+
+POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessRecord:
+    """A process that was started. `born` tells it from another that has its pid later."""
+
+    pid: int
+    born: str
+    ports: tuple[int, ...]
+    since: float
+
+
+def spawn(command: Sequence[str], log: Path, folder: Path, ports: tuple[int, ...]) -> ProcessRecord:
+    """Start a command in a session of its own, so that neither Ctrl-C nor our end reaches it; output goes to `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    process.returncode = (
+        0  # it is meant to outlive us: no complaint from Popen; is_alive reaps it if it ends first
+    )
+    return ProcessRecord(pid=process.pid, born=_born(process.pid) or "", ports=ports, since=time.time())
+
+
+def is_alive(record: ProcessRecord) -> bool:
+    """Whether this very process still runs."""
+    with suppress(OSError):  # not our child: somebody else reaps it
+        os.waitpid(record.pid, os.WNOHANG)
+    return bool(record.born) and _born(record.pid) == record.born
+
+
+def stop(record: ProcessRecord, patience_seconds: float) -> None:
+    """SIGTERM, and SIGKILL when that was not enough; only ever to this very process."""
+    for sign, patience in ((signal.SIGTERM, patience_seconds), (signal.SIGKILL, 10.0)):
+        if not is_alive(record):
+            return
+        try:
+            os.kill(record.pid, sign)
+        except ProcessLookupError:
+            return
+        wait_until(lambda: not is_alive(record), patience)
+
+
+def wait_until(condition: Callable[[], bool], limit_seconds: float) -> bool:
+    """Whether the condition came true before the limit."""
+    deadline = time.monotonic() + limit_seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+def read_record(file: Path) -> ProcessRecord | None:
+    """The record in a file; None when there is none or it is damaged."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return ProcessRecord(
+            pid=int(found["pid"]),
+            born=str(found["born"]),
+            ports=tuple(found["ports"]),
+            since=float(found["since"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_record(file: Path, record: ProcessRecord) -> None:
+    """Keep a record; whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_suffix(".new")
+    draft.write_text(json.dumps(asdict(record)), encoding="utf-8")
+    draft.replace(file)
+
+
+def tail(log: Path, lines: int = 20) -> str:
+    """The end of a log, for an error."""
+    try:
+        return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""
+
+
+def _born(pid: int) -> str | None:
+    """When a process started, as a text that no other process of this machine has with the same pid; None: no such process."""
+    stat = Path(f"/proc/{pid}/stat")
+    if Path("/proc/self/stat").exists():
+        try:
+            state, *fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            # A process whose first thread has ended shows as a zombie while others still run, and keep its ports.
+            ended = state in "ZX" and len(os.listdir(f"/proc/{pid}/task")) <= 1  # noqa: PTH208
+        except OSError:
+            return None
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return None if ended else f"{boot}/{fields[18]}"
+    found = subprocess.run(
+        ["ps", "-o", "stat=,lstart=", "-p", str(pid)],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.split(None, 1)
+    return None if len(found) < 2 or found[0].startswith("Z") else found[1].strip()
+
+
+def told_to_stop() -> threading.Event:
+    """Set by SIGTERM and Ctrl-C from now on, which then no longer end the process by themselves; SIGUSR1 tells on stderr where each thread is."""
+    stopping = threading.Event()
+    faulthandler.register(
+        signal.SIGUSR1, file=2
+    )  # by number: sys.stderr may be replaced by a caller that keeps what is told
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    return stopping

@@ -1,0 +1,115 @@
+"""An archive of the classes that jobs load: a JVM maps it, where it would read and verify 20,000 classes anew at each start.
+
+Java calls this application class-data sharing; docs/adr/0037 has what it saves. `make setup` makes the archive (`python -m jobs.class_archive`). A JVM of
+another version, with another class path or other jars ignores it, and jobs do without where there is none.
+"""
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+from pyspark import SparkContext
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from anabranch.errors import AnabranchError
+from jobs.wiring.settings import Settings, java_program, load_settings
+from jobs.wiring.spark_session import QUIET_ARCHIVE, class_archive, spark_session
+
+_LIMIT = 300  # seconds: the JVM writes the archive as it ends
+
+
+class ArchiveError(AnabranchError):
+    """The archive cannot be made here."""
+
+
+def make(settings: Settings) -> Path:
+    """The archive of these settings' jars, made anew. Raises ArchiveError, and leaves none, where this Java cannot."""
+    archive = class_archive(settings)
+    archive.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="anabranch-classes-") as folder:
+        draft = archive.with_suffix(".new")
+        java = f"-XX:ArchiveClassesAtExit={draft} {QUIET_ARCHIVE}"
+        ours = load_settings({}, {"paths.data": folder, "paths.jars": str(settings.jars)})
+        session = spark_session(ours, "class-archive", **{"spark.driver.extraJavaOptions": java})
+        try:
+            _work(session, Path(folder))
+        finally:
+            session.stop()
+            _end_jvm()
+    try_out(draft)
+    return draft.replace(archive)
+
+
+def try_out(archive: Path) -> None:
+    """Delete an archive with which Java does not start, as with one that is cut off, or that is not there at all, and raise ArchiveError."""
+    # Java dies of one that is cut off, and would leave a report where it was started.
+    command = [
+        java_program(),
+        f"-XX:SharedArchiveFile={archive}",
+        "-XX:ErrorFile=/dev/null",
+        "-XX:-CreateCoredumpOnCrash",
+        "-version",
+    ]
+    tried = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_LIMIT)
+    if tried.returncode != 0 or not archive.exists():
+        archive.unlink(missing_ok=True)
+        raise ArchiveError(
+            f"this Java made no archive that it can read: {(tried.stdout + tried.stderr).strip()[:300]}"
+        )
+
+
+def _work(session: SparkSession, folder: Path) -> None:
+    """A little of all that jobs do: what it loads is in the archive."""
+    table = str(folder / "table")
+    rows = session.range(100).selectExpr(
+        "id", "id % 7 AS key", "CAST(id AS DOUBLE) AS x", "timestamp_seconds(id) AS at"
+    )
+    rows.write.format("delta").save(table)
+    rows.write.format("delta").mode("append").save(table)
+    read = session.read.format("delta").load(table)
+    sums = read.groupBy("key", F.window("at", "1 minute")).agg(
+        F.sum("x"), F.max("at"), F.collect_list("id").alias("ids")
+    )
+    sums.join(rows.distinct(), "key").orderBy("key").withColumn(
+        "row", F.expr("row_number() OVER (PARTITION BY key ORDER BY at)")
+    ).toArrow()
+    read.mapInArrow(lambda batches: batches, read.schema).write.parquet(str(folder / "parquet"))
+    session.read.parquet(str(folder / "parquet")).filter("x > 3").toPandas()
+
+    def keep(batch: DataFrame, _: int) -> None:
+        batch.mapInArrow(lambda batches: batches, batch.schema).write.format("noop").mode("append").save()
+
+    stream = (
+        session.readStream.format("delta")
+        .load(table)
+        .withWatermark("at", "1 minute")
+        .dropDuplicatesWithinWatermark(["id"])
+    )
+    folded = stream.groupBy("key", F.window("at", "1 minute")).agg(F.sum("x").alias("x"))
+    query = (
+        folded.writeStream.foreachBatch(keep)
+        .outputMode("update")
+        .option("checkpointLocation", str(folder / "checkpoint"))
+        .trigger(availableNow=True)
+    )
+    query.start().awaitTermination()
+
+
+def _end_jvm() -> None:
+    """Let Spark's JVM end now rather than with this process, and wait for it."""
+    gateway = SparkContext._gateway  # noqa: SLF001
+    if gateway is not None:
+        gateway.shutdown()
+        gateway.proc.stdin.close()
+        gateway.proc.wait(_LIMIT)
+
+
+if __name__ == "__main__":
+    try:
+        made = make(load_settings())
+        print(f"setup: {made.stat().st_size >> 20} MiB of Spark's classes, which jobs need not load again")
+    except (AnabranchError, PySparkException, subprocess.SubprocessError, OSError) as error:
+        # Jobs only start more slowly without.
+        print(f"setup: jobs will start without an archive of classes: {error}")

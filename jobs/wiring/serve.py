@@ -1,0 +1,116 @@
+"""Serve: answers over REST in the foreground, until SIGTERM or Ctrl-C. Needs no JVM."""
+
+import logging
+import shutil
+import sys
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from anabranch.errors import MisuseError
+from jobs.wiring.settings import ROOT, Settings, load_settings
+from serving.api.context import ServingContext
+from serving.app import Application, create_app
+from serving.http.access import Access, Issuer
+from serving.server import run
+
+if TYPE_CHECKING:
+    from anabranch.stores.ignite.shared_parts import SharedParts
+
+
+def serve(settings: Settings) -> None:
+    """Run the REST server over the real stores; raises UnavailableError when its port is taken."""
+    if settings.serving.auth == "on":
+        _access(settings)  # what is wrong is said before workers are started
+    if settings.serving.workers > 1:
+        shared = settings.data / "run" / f"rest-{settings.serving.port}"
+        shutil.rmtree(shared, ignore_errors=True)
+        settings = replace(settings, serving=replace(settings.serving, shared=shared))
+    run(settings.serving, partial(build, settings), partial(print, flush=True))
+
+
+def build(settings: Settings) -> Application:
+    """The application over the real stores; runs in each worker, for connections do not survive a fork."""
+    from anabranch.answers.parts import Parts
+    from anabranch.answers.service import Answers
+    from anabranch.stores.cassandra.measures import Measures
+    from anabranch.stores.cassandra.samples import sample_current
+    from anabranch.stores.cassandra.views import Views
+    from anabranch.stores.files.reports import Reports
+    from anabranch.stores.kafka.bus import Bus
+    from anabranch.stores.models.registry import Models
+    from anabranch.values.times import now_micros
+
+    _log_to_stderr()
+    views, reports = Views(settings.views), Reports(lake=settings.lake, files=settings.files)
+    context = ServingContext(
+        folders=tuple(settings.projects),
+        views=views,
+        answers=Answers(
+            views,
+            parts=Parts(settings.serving.cache_bytes),
+            timeout=settings.serving.store_timeout_seconds,
+            shared=_shared(settings),
+        ),
+        models=Models(settings.models),
+        bus=Bus(settings.bus),
+        settings=settings.serving,
+        future_skew_seconds=settings.times.future_skew_seconds,
+        clock=now_micros,
+        access=_access(settings) if settings.serving.auth == "on" else None,
+        keep=lambda measures: Measures.of(settings.views).write(measures),
+        measures=lambda project: Measures.of(settings.views).latest(project),
+        measured=lambda *what: Measures.of(settings.views).history(*what),
+        sample=partial(sample_current, views),
+        reports=reports.latest,
+        report=reports.page,
+    )
+    return create_app(context)
+
+
+def _shared(settings: Settings) -> "SharedParts | None":
+    """The Ignite node that batch parts are shared through, when it is wanted; without a cache of its own a worker shares nothing."""
+    from anabranch.stores.ignite.shared_parts import SharedParts
+
+    return SharedParts(settings.serving.ignite_address) if settings.serving.cache == "ignite" else None
+
+
+def _access(settings: Settings) -> Access:
+    """API keys of the data folder and the issuer's public keys; raises MisuseError for a file that is no public key."""
+    from anabranch.stores.files.api_keys import ApiKeys
+    from anabranch.values.times import now_micros
+
+    public = []
+    for name in settings.serving.jwt_public_keys:
+        try:
+            public.append((ROOT / name).read_text(encoding="ascii"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise MisuseError(
+                f"serving.jwt_public_keys: {name} cannot be read ({error}): name PEM files of public keys"
+            ) from error
+        if "PUBLIC KEY" not in public[-1]:
+            raise MisuseError(
+                f"serving.jwt_public_keys: {name} holds no public key: name PEM files that begin with -----BEGIN PUBLIC KEY-----"
+            )
+    issuer = Issuer(
+        public_keys=tuple(public), name=settings.serving.jwt_issuer, audience=settings.serving.jwt_audience
+    )
+    access = Access(ApiKeys(settings.data / "keys.json").read, issuer, now_micros)
+    access.refresh()
+    return access
+
+
+def _log_to_stderr() -> None:
+    """What the server itself does and meets; a store that is away is told once, in its words, not in the drivers' many."""
+    if not logging.getLogger().handlers:
+        logging.basicConfig(
+            level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+    for driver in ("cassandra", "kafka", "pyignite"):
+        logging.getLogger(driver).setLevel(logging.CRITICAL)
+    for library in ("mlflow", "alembic"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    serve(load_settings(None, None))

@@ -1,0 +1,157 @@
+"""The one Spark session of a job: conf/spark-defaults.conf plus what depends on this machine.
+
+Under spark-submit what was submitted wins, so the same script runs on a cluster unchanged. Executors on a cluster get
+Anabranch's own packages and Spark's connectors from here; the environment's Python packages they must have (docs/clusters.md).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pyspark import SparkConf, SparkContext
+from pyspark.sql import SparkSession
+
+from anabranch.errors import AnabranchError
+from anabranch.stores.files.filesystems import is_local
+from anabranch.stores.lake.table_files import memory
+from jobs.wiring.packages import packed_packages
+from jobs.wiring.settings import LOOPBACK, ROOT, Settings, name_worker_python, spark_submitted
+
+DEFAULTS = ROOT / "conf" / "spark-defaults.conf"
+LOGGING = ROOT / "conf" / "log4j2.properties"
+QUIET_ARCHIVE = "-Xlog:cds=off -Xlog:cds+dynamic=off"
+"""Java says of every class why it does not archive it, and of an archive why it does not fit."""
+_BARE = "hadoop-bare-naked-local-fs-"
+_CHECKPOINTS = "org.apache.spark.sql.execution.streaming.checkpointing"
+
+
+class JarsMissingError(AnabranchError):
+    """The jars of a server or of Spark's connectors are not there."""
+
+
+def spark_session(settings: Settings, app: str, **extra_conf: str) -> SparkSession:
+    """The session of this process, started on first use.
+
+    `extra_conf` are further Spark settings, `**{"spark.sql.shuffle.partitions": "1"}`; they win over every default.
+    Raises JarsMissingError when `make setup` has not been run.
+    """
+    # Before the context exists: without a name Spark's workers would be the system's python3, which has no packages.
+    name_worker_python()
+    wanted = {**read_defaults(DEFAULTS), **_machine(settings), **settings.spark.conf, **extra_conf}
+    master = wanted["spark.master"]
+    if spark_submitted():
+        submitted = _submitted()
+        master = submitted.get("spark.master", master)
+        wanted = _after_submit(settings, wanted, submitted)
+    elif SparkSession.getActiveSession() is None:
+        wanted |= _new_jvm(settings, wanted)
+    builder = SparkSession.builder.appName(app)
+    for key, value in {**_addresses(master), **wanted}.items():
+        builder = builder.config(key, value)
+    session = builder.getOrCreate()
+    if not master.startswith("local"):
+        session.sparkContext.addPyFile(str(packed_packages(settings.data / "packages")))
+    return session
+
+
+def read_defaults(file: Path) -> dict[str, str]:
+    """Keys and values of a Spark properties file."""
+    lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+    pairs = (line.split(None, 1) for line in lines if line and not line.startswith("#"))
+    return {key: value.strip() for key, value in pairs}
+
+
+def spark_jars(settings: Settings) -> list[Path]:
+    """The jars of Delta and of Kafka's connector; raises JarsMissingError when there are none."""
+    jars = sorted(settings.spark.jars_folder.glob("*.jar"))
+    if not jars:
+        raise JarsMissingError(
+            f"no jars of Delta and Kafka in {settings.spark.jars_folder}: run 'make setup'"
+        )
+    return jars
+
+
+def class_archive(settings: Settings) -> Path:
+    """Where the archive of the classes that jobs load lies, if one was made (jobs/wiring/class_archive.py)."""
+    return settings.spark.jars_folder / "classes.jsa"
+
+
+def _machine(settings: Settings) -> dict[str, str]:
+    """What any session on this machine needs."""
+    found = {
+        "spark.master": settings.spark.master,
+        "spark.sql.shuffle.partitions": str(settings.spark.shuffle_partitions),
+        "spark.sql.warehouse.dir": str(settings.spark.warehouse),
+    }
+    # Tables are born with the memory that upkeep gives them, so that it need not change them later.
+    for name, value in memory(settings.upkeep.history_seconds).items():
+        found[f"spark.databricks.delta.properties.defaults.{name.removeprefix('delta.')}"] = value
+    embedded = f"hdfs://{LOOPBACK}:{settings.servers.hdfs_port}/"
+    if settings.lake.root.startswith(embedded) or settings.speed.checkpoint_root.startswith(embedded):
+        found["spark.hadoop.dfs.replication"] = "1"  # the embedded HDFS has one node
+    return found
+
+
+def _addresses(master: str) -> dict[str, str]:
+    """Where executors find the driver. On this machine alone that is loopback; on a network Spark finds out, or is told."""
+    here = master.startswith(("local", f"spark://{LOOPBACK}:"))
+    return {"spark.driver.host": LOOPBACK, "spark.driver.bindAddress": LOOPBACK} if here else {}
+
+
+def _new_jvm(settings: Settings, wanted: Mapping[str, str]) -> dict[str, str]:
+    """What only a JVM that is yet to start can take; what `wanted` says of it comes before ours or wins."""
+    settings.spark.logs.mkdir(parents=True, exist_ok=True)
+    java = f"-Dlog4j2.configurationFile={LOGGING.as_uri()} -Danabranch.logs={settings.spark.logs} -Dderby.system.home={settings.data}"
+    further = wanted.get("spark.driver.extraJavaOptions", "")
+    found = {
+        "spark.jars": wanted.get("spark.jars") or ",".join(map(str, spark_jars(settings))),
+        "spark.driver.memory": wanted.get("spark.driver.memory") or settings.spark.driver_memory,
+        "spark.driver.extraJavaOptions": f"{java} {further}".strip(),
+    }
+    bare = [str(jar) for jar in spark_jars(settings) if jar.name.startswith(_BARE)]
+    if bare and wanted["spark.master"].startswith("local"):
+        found |= {name: value for name, value in _local_files(settings).items() if name not in wanted}
+        found["spark.driver.extraClassPath"] = ":".join(
+            filter(None, [wanted.get("spark.driver.extraClassPath", ""), *bare])
+        )
+        if class_archive(settings).exists():
+            # Silent where it does not fit: jobs only start more slowly then.
+            java = f"-XX:SharedArchiveFile={class_archive(settings)} {QUIET_ARCHIVE}"
+            found["spark.driver.extraJavaOptions"] = f"{java} {found['spark.driver.extraJavaOptions']}"
+    return found
+
+
+def _local_files(settings: Settings) -> dict[str, str]:
+    """How a JVM that is alone with its files does without a process of `chmod` for every one that it makes: docs/adr/0029."""
+    found = {"spark.hadoop.fs.file.impl": "com.globalmentor.apache.hadoop.fs.BareLocalFileSystem"}
+    if is_local(settings.speed.checkpoint_root):
+        # Spark's own choice goes past that class.
+        found["spark.sql.streaming.checkpointFileManagerClass"] = (
+            f"{_CHECKPOINTS}.FileSystemBasedCheckpointFileManager"
+        )
+    return found
+
+
+def _submitted() -> dict[str, str]:
+    """What spark-submit was given."""
+    SparkContext._ensure_initialized()  # noqa: SLF001
+    return dict(SparkConf().getAll())
+
+
+def _after_submit(settings: Settings, wanted: dict[str, str], submitted: Mapping[str, str]) -> dict[str, str]:
+    """`wanted` without what was submitted, and with our jars if the submission brought none."""
+    if "spark.jars" not in submitted and "spark.jars.packages" not in submitted:
+        wanted["spark.jars"] = ",".join(map(str, spark_jars(settings)))
+        _add_to_class_path(spark_jars(settings))
+    return {key: value for key, value in wanted.items() if key not in submitted}
+
+
+def _add_to_class_path(jars: list[Path]) -> None:
+    """Give jars to the driver that spark-submit started without them; its class loader is made to be added to."""
+    jvm = SparkContext._jvm  # noqa: SLF001
+    if jvm is None:
+        raise JarsMissingError(
+            "spark-submit brought no JVM: start the script with spark-submit or with python"
+        )
+    loader = jvm.java.lang.Thread.currentThread().getContextClassLoader()
+    for jar in jars:
+        loader.addURL(jvm.java.io.File(str(jar)).toURI().toURL())

@@ -1,0 +1,1 @@
+"""What the REST API answers, and what it keeps in memory to do so."""

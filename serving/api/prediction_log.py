@@ -1,0 +1,119 @@
+"""Predictions on their way to `predictions.<project>`: a bounded buffer that never slows or fails an answer.
+
+When the broker is down predictions wait in the buffer; when that is full new ones are dropped and counted. A batch that
+failed half-way is sent again, so a prediction may come twice: it carries its own `prediction_id`.
+"""
+
+import itertools
+import logging
+import threading
+import time
+import uuid
+from collections import deque
+
+from anabranch.answers.predict import Prediction, Record, message
+from anabranch.answers.requests import Asked
+from anabranch.errors import AnabranchError
+from anabranch.events.predictions import predictions_topic
+from serving.api.context import Bus
+from serving.api.metrics import ServingMetrics
+
+log = logging.getLogger(__name__)
+_BATCH = 500
+_GATHER_SECONDS = 0.1
+_PAUSE_SECONDS = (0.25, 0.5, 1.0, 2.0, 5.0)
+
+
+class Predictions:
+    """The buffer and the thread that empties it."""
+
+    def __init__(self, bus: Bus, metrics: ServingMetrics, limit: int) -> None:
+        self._bus, self._metrics, self._limit = bus, metrics, limit
+        # Unique by process and number: a random id for each would cost a call of the system.
+        self._origin, self._count = uuid.uuid4().hex, itertools.count(1)
+        self._waiting: deque[Record] = deque()
+        self._known: set[str] = set()
+        self._something = threading.Event()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        metrics.buffered.set_function(lambda: len(self._waiting))
+        for reason in ("buffer full", "no JSON", "stopped"):
+            metrics.dropped.labels(reason)
+
+    def add(self, project: str, at: int, asked: Asked, prediction: Prediction) -> None:
+        """Take a prediction, or drop and count it when the buffer is full. Never waits."""
+        if len(self._waiting) >= self._limit:
+            self._metrics.dropped.labels("buffer full").inc()
+            return
+        self._waiting.append(Record(f"{self._origin}-{next(self._count)}", project, at, asked, prediction))
+        if not self._something.is_set():
+            self._something.set()
+
+    def start(self) -> None:
+        """Begin to publish."""
+        self._thread = threading.Thread(target=self._run, name="predictions", daemon=True)
+        self._thread.start()
+
+    def stop(self, seconds: float) -> None:
+        """Publish what waits, for at most `seconds`; what then remains is counted as dropped."""
+        self._stopping.set()
+        self._something.set()
+        if self._thread is not None:
+            self._thread.join(seconds)
+        if self._waiting:
+            log.warning("%d predictions were not published before the server stopped", len(self._waiting))
+            self._metrics.dropped.labels("stopped").inc(len(self._waiting))
+
+    def _run(self) -> None:
+        failures = 0
+        while self._waiting or not self._stopping.is_set():
+            self._something.wait()
+            self._something.clear()
+            try:
+                while self._waiting:
+                    # A short pause lets predictions gather: the client's work for one message is that for hundreds.
+                    self._stopping.wait(_GATHER_SECONDS)
+                    self._send()
+                    failures = 0
+            except AnabranchError as error:
+                failures += 1
+                self._failed(error, failures)
+            except Exception:
+                failures += 1
+                log.exception("publishing predictions failed; they are kept and tried again")
+                self._failed(None, failures)
+
+    def _failed(self, error: AnabranchError | None, failures: int) -> None:
+        if failures == 1 and error is not None:
+            log.warning("predictions are kept in memory (up to %d) and sent later: %s", self._limit, error)
+        pause = _PAUSE_SECONDS[min(failures, len(_PAUSE_SECONDS)) - 1]
+        if self._stopping.is_set():
+            time.sleep(0.1)
+        else:
+            self._stopping.wait(pause)
+        self._something.set()
+
+    def _send(self) -> None:
+        """Publish the first records of the buffer, which keep their places until the broker has them."""
+        waiting = self._waiting
+        batch = [waiting[position] for position in range(min(len(waiting), _BATCH))]
+        by_topic: dict[str, list[tuple[bytes | None, bytes]]] = {}
+        for record in batch:
+            try:
+                text = message(record)
+            except (TypeError, ValueError, NotImplementedError):
+                log.exception(
+                    "prediction %s of project %s has no JSON and is dropped", record.id, record.project
+                )
+                continue
+            by_topic.setdefault(predictions_topic(record.project), []).append((record.id.encode(), text))
+        new = by_topic.keys() - self._known
+        if new:
+            self._bus.ensure_topics(sorted(new))
+            self._known |= new
+        sent = self._bus.publish_together(by_topic)
+        for _ in batch:
+            waiting.popleft()
+        self._metrics.published.inc(sent)
+        if sent < len(batch):
+            self._metrics.dropped.labels("no JSON").inc(len(batch) - sent)

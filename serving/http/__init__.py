@@ -1,0 +1,1 @@
+"""HTTP as plain values: requests, responses, access, breakers, workers. Knows nothing of projects' features."""

@@ -1,0 +1,1 @@
+"""Pages for people: projects, keys, model cards, the API's documentation."""

@@ -1,0 +1,158 @@
+"""What pages show beyond what the server holds in memory: read in threads of their own, each by itself, so that one store that is away
+costs a page that part only. What was read is remembered for some seconds, so that pages never weigh on the stores that answers need.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from anabranch.answers.delays import STREAM
+from anabranch.errors import AnabranchError
+from anabranch.stores.cassandra.measures import Measure
+from anabranch.stores.cassandra.samples import CurrentRow
+from anabranch.values.times import from_micros
+from serving.api.context import ModelEntry, ServingContext
+from serving.api.live import Served
+from serving.api.promises import ChannelFreshness, judged
+
+T = TypeVar("T")
+MOST_ROWS = 2000
+MOST_REPORTS = 5
+_REMEMBERED_SECONDS = 5.0
+_PAST = timedelta(days=30)
+_MOST_HISTORIES, _MOST_POINTS = 24, 2000
+_MOST_REMEMBERED = 1024
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A part that could not be read, and why."""
+
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectFacts:
+    """A project with what the stores say of it at `now` (microseconds)."""
+
+    served: Served
+    now: int
+    model: ModelEntry | Missing | None = None
+    rows: Sequence[CurrentRow] | Missing = ()
+    reports: Sequence[dict[str, Any]] | Missing = ()
+    measures: Sequence[Measure] | Missing = ()
+    histories: Sequence[Measure] | Missing = ()
+
+    @property
+    def known_measures(self) -> Sequence[Measure]:
+        """The latest measures, none where they could not be read."""
+        return () if isinstance(self.measures, Missing) else self.measures
+
+    @property
+    def freshness(self) -> dict[str, ChannelFreshness]:
+        """How the promises of both channels stand."""
+        return judged(self.served, self.known_measures, self.now)
+
+
+@dataclass
+class Facts:
+    """Reads in `pool`; a read that takes longer than `seconds` is missing."""
+
+    context: ServingContext
+    pool: Executor
+    seconds: float
+    _known: dict[tuple[str, ...], tuple[float, Any]] = field(default_factory=dict)
+
+    async def brief(self, served: Served) -> ProjectFacts:
+        """What the list of projects shows."""
+        name = served.project.name
+        model, measures = await asyncio.gather(
+            self.model(served), self._read(("measures", name), lambda: self.context.measures(name))
+        )
+        return ProjectFacts(served=served, now=self.context.clock(), model=model, measures=measures)
+
+    async def whole(self, served: Served) -> ProjectFacts:
+        """What the page of a project shows."""
+        name = served.project.name
+        model, rows, reports, measures, histories = await asyncio.gather(
+            self.model(served),
+            self._read(("rows", name), lambda: self.context.sample(served.project, MOST_ROWS)),
+            self._read(("reports", name), lambda: self.context.reports(served.project, MOST_REPORTS)),
+            self._read(("measures", name), lambda: self.context.measures(name)),
+            self._read(("histories", name), lambda: self._histories(name)),
+        )
+        return ProjectFacts(
+            served=served,
+            now=self.context.clock(),
+            model=model,
+            rows=rows,
+            reports=reports,
+            measures=measures,
+            histories=histories,
+        )
+
+    def _histories(self, project: str) -> list[Measure]:
+        """What the project's measures have been of late, a bounded number of them."""
+        since = from_micros(self.context.clock()) - _PAST
+        names = list(
+            dict.fromkeys(
+                (one.subject, one.name) for one in self.context.measures(project) if one.subject != STREAM
+            )
+        )[:_MOST_HISTORIES]
+        return [
+            one
+            for subject, name in names
+            for one in self.context.measured(project, subject, name, since, _MOST_POINTS)
+        ]
+
+    async def model(self, served: Served) -> ModelEntry | Missing | None:
+        """What the registry has of the version that serves; None when none does."""
+        if served.scorer is None:
+            return None
+        name, version = served.project.name, served.scorer.version
+        return await self._read(("model", name, version), lambda: self.context.models.entry(name, version))
+
+    async def card(self, served: Served) -> bytes | Missing | None:
+        """The model card of the version that serves."""
+        if served.scorer is None:
+            return None
+        name, version = served.project.name, served.scorer.version
+        found = await self._read(
+            ("card", name, version),
+            lambda: self.context.models.files(name, version, ["report/model_card.html"]),
+        )
+        return found if isinstance(found, Missing) else found.get("report/model_card.html")
+
+    async def report(self, served: Served, source: str, name: str) -> bytes | Missing | None:
+        """One report of the quality gate."""
+        return await self._read(
+            ("report", served.project.name, source, name),
+            lambda: self.context.report(served.project, source, name),
+        )
+
+    async def row(self, served: Served, key: str) -> Any:
+        """The current row of a key as stored text."""
+        return await self._read(
+            ("row", served.project.name, key), lambda: self.context.views.current(served.project, key)
+        )
+
+    async def _read(self, what: tuple[str, ...], ask: Callable[[], T]) -> T | Missing:
+        known = self._known.get(what)
+        if known is not None and known[0] > time.monotonic():
+            found: T = known[1]
+            return found
+        try:
+            async with asyncio.timeout(self.seconds):
+                read = await asyncio.get_running_loop().run_in_executor(self.pool, ask)
+        except TimeoutError:
+            return Missing(f"no answer within {self.seconds:g} s")
+        except AnabranchError as error:
+            return Missing(str(error))
+        while len(self._known) >= _MOST_REMEMBERED:
+            self._known.pop(next(iter(self._known)))
+        self._known[what] = (time.monotonic() + _REMEMBERED_SECONDS, read)
+        return read

@@ -1,0 +1,1 @@
+"""Fast and soon replaced: tiles and approximate scores kept current from Kafka."""

@@ -1,0 +1,350 @@
+"""Builds that are killed, that meet one another, that are refused: the version that serves goes on, and the next build is right."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from delta.tables import DeltaTable
+from pyspark.sql import SparkSession
+
+from anabranch import Project
+from anabranch.declare.loading import load_project
+from anabranch.errors import AnabranchError
+from anabranch.stores.lake.increments import builds_there, read_increments, states_there, write_increment
+from anabranch.stores.models.inputs import model_inputs
+from anabranch.stores.models.registry import TrainingRecord
+from anabranch.stores.models.scoring import InputCoder
+from anabranch.values.times import DAY, HOUR, format_time, now_micros
+from batch.landing.ingest import ingest
+from batch.trainers import TrainingRows, fit
+from batch.views import Built
+from jobs.flows.building import build_project, rollback_project
+from jobs.flows.verifying import verify_settled
+from jobs.show import Steps
+from jobs.wiring.context import Context
+from jobs.wiring.settings import ROOT, Settings
+from speed.views import start
+from tests.servers.batch.test_builds import wait_for_a_cut
+from tests.support.drill import LONG, recovery
+
+DECLARATION = '''
+"""Things that are counted."""
+from anabranch import Count, FeatureView, Label, Last, Mean, Model, Project, Source
+
+things = Source(name="things", topic="{name}", id="id", time="at", schema="id STRING, thing STRING, at TIMESTAMP, x DOUBLE")
+recent = FeatureView(name="recent", source=things, key="thing", windows=("1d",), features={{"n": Count(), "mean": Mean("x")}})
+ever = FeatureView(name="ever", source=things, key="thing", features={{"all": Count(), "last": Last("x")}})
+project = Project(name="{name}", views=(recent, ever), label=Label(source=things, key="thing", target="x > 0"), model=Model(metric="roc_auc"))
+'''
+# What the command says when it is about to do it, and so in the middle of what comes before and after.
+POINTS: tuple[str, ...] = (
+    "draining",
+    "view recent: grains",
+    "view recent: publishing",
+    "validating version",
+    "current rows of every key",
+)
+BESIDE: tuple[str, ...] = ("keys of", "view recent: grains", "making version")
+if not LONG:
+    POINTS, BESIDE = POINTS[-3::2], BESIDE[:1]
+
+
+@dataclass
+class River:
+    """A project of its own, declared in a folder that commands see too."""
+
+    context: Context
+    project: Project
+    folder: Path
+    published: int = 0
+
+    def publish(self, count: int, things: int = 4, x: float = 1.0) -> None:
+        events = self._events(count, things, x)
+        self.context.bus.ensure_topics([self.project.name])
+        self.context.bus.publish(self.project.name, [(None, json.dumps(event).encode()) for event in events])
+
+    def load(self, count: int, things: int, x: float = 1.0) -> None:
+        path = self.folder / f"{uuid.uuid4().hex}.jsonl"
+        path.write_text("\n".join(map(json.dumps, self._events(count, things, x))), encoding="utf-8")
+        ingest(
+            self.context.spark,
+            self.context.lake,
+            self.project,
+            "things",
+            [str(path)],
+            self.context.settings.times,
+            Steps(),
+        )
+
+    def _events(self, count: int, things: int, x: float) -> Sequence[Mapping[str, object]]:
+        first, self.published = self.published, self.published + count
+        now = now_micros()
+        numbers = range(first, first + count)
+        return [
+            {
+                "id": f"e{i}",
+                "thing": f"t{i % things}",
+                "at": format_time(now - HOUR + i * 1000),
+                "x": x * (1 + i % 7),
+            }
+            for i in numbers
+        ]
+
+    def build(self, progress: Steps | None = None, **more: Any) -> Built:
+        wait_for_a_cut(self.context.settings)
+        return build_project(self.context, self.project, None, progress or Steps(), **more)
+
+    def version(self) -> int:
+        manifest = self.context.views.manifest(self.project.name)
+        assert manifest is not None
+        return manifest.batch_version
+
+    def values(self, thing: str = "t0") -> dict[str, object]:
+        """What is answered now, of which each value is exact."""
+        (answer,) = self.context.answers.features(self.project, [{"thing": thing}])
+        assert answer.degraded is None
+        return dict(answer.values)
+
+    def batch_tables(self) -> set[str]:
+        views = self.context.views
+        found = views.session.execute(
+            "SELECT table_name FROM system_schema.tables WHERE keyspace_name = %s", (views.settings.keyspace,)
+        )
+        return {
+            row.table_name
+            for row in found
+            if row.table_name.startswith(f"{self.project.name}__") and "__b1" in row.table_name
+        }
+
+    def assert_clean(self) -> None:
+        """Nothing of a build that did not finish is left."""
+        manifest = self.context.views.manifest(self.project.name)
+        assert manifest is not None
+        versions = [manifest, *([manifest.previous] if manifest.previous else [])]
+        assert self.batch_tables() == {table for version in versions for table in version.tables.values()}
+        for name in states_there(self.context.spark, self.context.lake, self.project.name):
+            listed = {build for version in versions for build in version.increments.get(name, [])}
+            assert builds_there(self.context.spark, self.context.lake, self.project.name, name) == listed
+
+    def assert_exact(self) -> int:
+        """Everything that is served, the stream's part included, is what the lake says; returns how many keys were looked at."""
+        for query in start(self.context.spark, self.context.channel(once=True), self.project):
+            query.awaitTermination()
+        found = verify_settled(self.context, self.project, None, Steps())
+        assert found.keys
+        assert not found.mismatches, found.features
+        return found.keys
+
+    def killed_at(self, point: str) -> None:
+        """Run the real command and kill it, and its JVM, when it says the words."""
+        ours, settings = self.context.settings.servers, self.context.settings
+        environment = {
+            **os.environ,
+            "ANABRANCH_PROJECTS": str(self.folder),
+            "ANABRANCH__PATHS__DATA": str(settings.data),
+            "ANABRANCH__PATHS__JARS": str(settings.jars),
+            "ANABRANCH__SERVERS__KAFKA_PORT": str(ours.kafka_port),
+            "ANABRANCH__SERVERS__CASSANDRA_PORT": str(ours.cassandra_port),
+            "ANABRANCH__TIME__SLOT": f"{settings.times.slot_seconds}s",
+            "ANABRANCH__SPARK__SHUFFLE_PARTITIONS": "2",
+        }
+        command = [sys.executable, "-m", "jobs.cli", "build", self.project.name]
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if point in line:
+                break
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait(60) == -signal.SIGKILL, "".join(said)
+        process.stderr.close()
+
+
+@pytest.fixture
+def river(servers: Settings, spark: SparkSession, tmp_path: Path) -> River:
+    name = f"killed_{uuid.uuid4().hex[:8]}"
+    (tmp_path / f"{name}.py").write_text(DECLARATION.format(name=name), encoding="utf-8")
+    return River(Context(servers), load_project(name, (tmp_path,)), tmp_path)
+
+
+class During(Steps):
+    """Progress that does something when a line is told, once."""
+
+    def __init__(self, line: str, work: Callable[[], object]) -> None:
+        super().__init__()
+        self.line, self.work = line, work
+
+    def step(self, text: str) -> None:
+        if self.line and self.line in text:
+            self.line = ""
+            self.work()
+
+
+def test_builds_killed_anywhere_leave_what_serves_and_the_next_one_is_right(river: River) -> None:
+    river.publish(40)
+    first = river.build().manifest.batch_version
+    before = river.values()
+    river.publish(30)
+    for point in POINTS[:-1]:
+        river.killed_at(point)
+        assert river.version() == first, point
+        assert river.values() == before, point
+    river.killed_at(POINTS[-1])
+    second = river.version()
+    assert second > first
+    assert river.values()["all"] == 18
+    with recovery(
+        "a build is killed", f"{len(POINTS)} times, at {', '.join(POINTS)}; the build repeated"
+    ) as found:
+        built = river.build()
+        assert built.current_rows == 4
+        row = river.context.views.current(river.project, "t0")
+        assert row is not None
+        assert (row["all"], row["batch_version"]) == (18, built.manifest.batch_version)
+        river.assert_clean()
+        found.compared = river.assert_exact()
+
+
+@pytest.mark.parametrize("point", BESIDE)
+def test_of_two_builds_at_once_one_wins_and_the_other_says_so(river: River, point: str) -> None:
+    river.publish(40)
+    river.build()
+    river.publish(20)
+    winner: list[Built] = []
+    with pytest.raises(
+        AnabranchError,
+        match=r"finished first: batch version \d+ became current while this one ran.*run it again",
+    ) as caught:
+        river.build(During(point, lambda: winner.append(river.build())))
+    assert str(winner[0].manifest.batch_version) in str(caught.value)
+    with recovery(
+        "two builds at once", f"the second begins when the first says {point!r}, and wins"
+    ) as found:
+        assert river.version() == winner[0].manifest.batch_version
+        river.assert_clean()
+        found.compared = river.assert_exact()
+
+
+def test_a_build_that_shifts_a_feature_is_refused_until_it_is_accepted(river: River) -> None:
+    river.load(1200, 400)
+    first = river.build().manifest.batch_version
+    before = river.values()
+    river.load(400, 400, x=1000.0)
+    with pytest.raises(
+        AnabranchError,
+        match=r"feature last is distributed otherwise: median .* where it was .*distance .*limit 0.50.*--accept REASON",
+    ):
+        river.build()
+    assert (river.version(), river.values()) == (first, before)
+    river.assert_clean()
+    accepted = river.build(accept="x is in grams now").manifest
+    assert accepted.accepted == "x is in grams now"
+    assert river.version() == accepted.batch_version
+    assert river.build().manifest.accepted is None
+    river.assert_exact()
+
+
+def test_a_build_that_loses_most_keys_is_refused(river: River) -> None:
+    river.load(400, 400)
+    first = river.build().manifest.batch_version
+    (source,) = river.project.sources.values()
+    DeltaTable.forPath(river.context.spark, river.context.lake.path(river.project, source)).delete(
+        "CAST(substr(id, 2) AS INT) >= 40"
+    )
+    with pytest.raises(
+        AnabranchError, match=r"view 'ever' has 40 keys where it had 400, 90% fewer \(limit 50%\)"
+    ):
+        river.build()
+    assert river.version() == first
+    assert river.values("t399")["all"] == 1
+
+
+def test_a_build_whose_states_are_not_what_the_lake_says_is_refused(river: River) -> None:
+    river.publish(40)
+    built = river.build().manifest
+    name = river.project.views[1].fingerprint
+    twice = read_increments(
+        river.context.spark, river.context.lake, river.project.name, name, [built.batch_version]
+    ).localCheckpoint()
+    write_increment(river.context.lake, river.project.name, name, twice, built.batch_version)
+    river.publish(4)
+    with pytest.raises(AnabranchError, match=r"feature all of t\d is 21, but the lake says 11"):
+        river.build()
+    river.build(full=True)
+    river.assert_exact()
+
+
+def test_validation_asks_all_of_the_lake_before_it_calls_a_feature_wrong(river: River) -> None:
+    views = tuple(view for view in river.project.views if view.name == "recent")
+    river.project = replace(river.project, views=views)
+    old = {"id": "seen", "thing": "t0", "at": format_time(now_micros() - 3 * DAY), "x": 1.0}
+    river.context.bus.ensure_topics([river.project.name])
+    # The first to come is outside of the window, so the second, which is inside, is no event.
+    for event in (old, {**old, "at": format_time(now_micros() - HOUR)}):
+        river.context.bus.publish(river.project.name, [(None, json.dumps(event).encode())])
+    river.publish(8)
+    river.build()
+    assert river.values()["n_1d"] == 2
+    river.assert_exact()
+
+
+def train(river: River, version: str) -> None:
+    """Log and promote a small model."""
+    inputs = model_inputs(river.project)
+    columns: dict[str, list[Any]] = {given.name: [1.0, 50.0, None, 70.0] * 25 for given in inputs}
+    matrix = InputCoder([given.described() for given in inputs]).matrix(columns)
+    rows = TrainingRows(
+        matrix=matrix, target=np.array([0.0, 1.0, 0.0, 1.0] * 25), inputs=inputs, task="class"
+    )
+    example = {name: values[:3] for name, values in columns.items()}
+    record = TrainingRecord(metrics={"roc_auc": 1.0}, parameters={}, lake_versions={}, example=example)
+    assert river.context.models.log(river.project, record, fit("xgboost", rows)) == version
+    river.context.models.promote(river.project.name, version)
+
+
+def test_a_rollback_brings_back_views_and_model_and_a_second_one_is_the_way_forward(river: River) -> None:
+    models, name = river.context.models, river.project.name
+    train(river, "1")
+    river.publish(40)
+    first = river.build().manifest
+    train(river, "2")
+    river.publish(20)
+    second = river.build().manifest
+    train(river, "3")
+    river.assert_exact()
+    exact = river.values()
+    assert rollback_project(river.context, river.project, Steps()).batch_version == first.batch_version
+    row = river.context.views.current(river.project, "t0") or {}
+    assert (models.champion(name), row["batch_version"], row["model_version"]) == (
+        "1",
+        first.batch_version,
+        "1",
+    )
+    assert river.values() == pytest.approx(exact)
+    river.publish(10)
+    river.assert_exact()
+    assert rollback_project(river.context, river.project, Steps()).batch_version == second.batch_version
+    assert models.champion(name) == "3"
+    river.assert_exact()
+    rollback_project(river.context, river.project, Steps())
+    river.build()
+    river.assert_clean()
+    river.assert_exact()

@@ -1,0 +1,221 @@
+"""The REST server on a real socket; its stores are in memory."""
+
+import http.client
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anabranch.declare.loading import load_project
+from anabranch.stores.files.api_keys import RIGHTS, ApiKeys
+from tests.conftest import free_ports
+from tests.support.serving_fakes import NOW, PROJECTS
+
+PREDICT = "/v1/projects/heart_disease/predict"
+JSON = {"content-type": "application/json"}
+
+
+@dataclass
+class Running:
+    process: subprocess.Popen[str]
+    port: int
+    told: Path
+
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request(method, path, body, JSON if headers is None else headers)
+            response = connection.getresponse()
+            return response.status, dict(response.getheaders()), response.read()
+        finally:
+            connection.close()
+
+    def said(self) -> Any:
+        """What the server wrote when it stopped."""
+        return json.loads(self.told.read_text())
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    with started(tmp_path) as found:
+        yield found
+
+
+@contextmanager
+def started(folder: Path, **settings: Any) -> Iterator[Running]:
+    """A server with these settings; stopped at the end."""
+    port, told = settings.get("port", free_ports(1)[0]), folder / "told"
+    command = [sys.executable, "-m", "tests.servers.fake_rest", str(port), str(told), json.dumps(settings)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        found = Running(process, port, told)
+        deadline = time.monotonic() + 30
+        while not _answers(found):
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline, "the server did not start"
+        yield found
+        process.terminate()
+        process.wait(20)
+
+
+def _answers(found: Running) -> bool:
+    try:
+        return found.ask("GET", "/healthz")[0] == 200
+    except OSError:
+        return False
+
+
+def test_answers_over_a_socket(running: Running) -> None:
+    status, headers, body = running.ask("POST", PREDICT, json.dumps({"key": "p1"}))
+    assert (status, headers["content-type"]) == (200, "application/json")
+    assert json.loads(body)["score"] == pytest.approx(0.06)
+    status, headers, body = running.ask("HEAD", "/v1/projects")
+    assert (status, body) == (200, b"")
+    assert (
+        json.loads(running.ask("GET", "/v1/projects/heart_disease/features/a%2Fb%20%E2%82%AC")[2])["key"]
+        == "a/b €"
+    )
+    assert running.ask("GET", "/v1/projects/heart_disease/features/%FF%00")[0] == 200
+    assert running.ask("GET", "/docs")[1]["content-type"].startswith("text/html")
+
+
+def test_large_bodies_are_refused_whether_announced_or_chunked(running: Running) -> None:
+    body = json.dumps({"key": "x" * 20_000}).encode()
+    status, headers, text = running.ask("POST", PREDICT, body)
+    assert (status, headers["content-type"]) == (413, "application/problem+json"), text
+    assert running.ask("POST", PREDICT, iter([body[:9000], body[9000:]]))[0] == 413
+    assert running.ask("POST", PREDICT, iter([b'{"key":', b'"p1"}']))[0] == 200
+    assert running.ask("POST", PREDICT, b"{}", {})[0] == 415
+
+
+def test_a_caller_who_still_sends_is_told_why_instead_of_being_cut_off(running: Running) -> None:
+    much = b"x" * 8_000_000  # more than the sockets between take in
+    assert running.ask("POST", PREDICT, much)[0] == 413
+    assert running.ask("POST", PREDICT, iter([much]))[0] == 413
+
+
+def test_a_thousand_wide_instances_fit_or_the_refusal_names_the_setting(
+    running: Running, tmp_path: Path
+) -> None:
+    features = load_project("heart_disease", (PROJECTS,)).columns
+    given = {
+        feature.name: 1234.5678901234567 if feature.type.name == "DOUBLE" else 123456 for feature in features
+    }
+    body = json.dumps(
+        {"instances": [{"key": f"patient-{number}", "features": given} for number in range(1000)]}
+    ).encode()
+    status, _, text = running.ask("POST", PREDICT, body)
+    assert (status, json.loads(text)["detail"].rpartition(", ")[2]) == (
+        413,
+        "or have serving.body_bytes raised",
+    )
+    (tmp_path / "wide").mkdir()
+    with started(tmp_path / "wide", body_bytes=40 * 1000 * len(features)) as wide:
+        status, _, text = wide.ask("POST", PREDICT, body)
+    assert status == 200, text
+    assert len(json.loads(text)["predictions"]) == 1000
+
+
+def test_stopping_publishes_what_is_buffered_and_loses_no_answer(running: Running) -> None:
+    answered: list[int] = []
+
+    def ask() -> None:
+        for _ in range(200):
+            try:
+                answered.append(running.ask("POST", PREDICT, b'{"features": {"age": 45}}')[0])
+            except ConnectionError:  # it stopped listening, whichever step of a call that met
+                return
+
+    callers = [threading.Thread(target=ask) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    while len(answered) < 50:
+        assert running.process.poll() is None
+    running.process.send_signal(signal.SIGTERM)
+    for caller in callers:
+        caller.join()
+    assert running.process.wait(20) == 0
+    assert set(answered) == {200}
+    assert running.said()["messages"]["predictions.heart_disease"] >= len(answered)
+
+
+def test_server_stops_in_time_although_a_store_never_answers(tmp_path: Path) -> None:
+    with started(tmp_path, stuck=True, store_timeout_seconds=0.2) as running:
+        assert running.ask("GET", "/v1/projects/heart_disease/scores/p1")[0] == 503
+        running.process.send_signal(signal.SIGTERM)
+        said, _ = running.process.communicate(timeout=20)
+    assert running.process.returncode == 0
+    assert "refused" not in said
+
+
+def test_metrics_of_several_workers_add_up(tmp_path: Path) -> None:
+    with started(tmp_path, workers=2, shared=str(tmp_path / "shared"), refresh_seconds=0.1) as running:
+        for _ in range(20):
+            assert running.ask("POST", PREDICT, b'{"features": {"age": 45}}')[0] == 200
+        deadline = time.monotonic() + 20
+        counts: dict[str, float] = {}
+        while sum(counts.values()) < 20 or len(counts) < 2:
+            assert time.monotonic() < deadline, counts
+            text = running.ask("GET", "/metrics")[2].decode()
+            found = re.findall(
+                r'anabranch_requests_total\{worker="(\d+)",project="heart_disease",route="predict",status="200"\} (\S+)',
+                text,
+            )
+            workers = set(re.findall(r'worker="(\d+)"', text))
+            counts = dict.fromkeys(workers, 0.0) | {worker: float(count) for worker, count in found}
+    assert sum(counts.values()) == 20
+    assert text.count("# TYPE anabranch_requests_total counter") == 1
+
+
+def test_port_that_is_taken_is_told_in_one_line(running: Running, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.servers.fake_rest", str(running.port), str(tmp_path / "second")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{running.port}" in done.stderr.splitlines()[-1]
+
+
+def test_whatever_the_openapi_page_allows_or_forbids_is_answered_as_it_says(tmp_path: Path) -> None:
+    """Schemathesis sends what the page's schemas allow and what they forbid, with a key, without one and with a wrong one.
+
+    No 5xx, answers as typed, what is forbidden is a 4xx, and whatever is refused changes nothing.
+    """
+    key = ApiKeys(tmp_path / "keys.json").add("*", NOW, rights=RIGHTS)[1]
+    with started(tmp_path, body_bytes=4_000_000, auth="on") as running:
+        command = [
+            str(Path(sys.executable).parent / "schemathesis"),
+            "run",
+            f"http://127.0.0.1:{running.port}/openapi.json",
+        ]
+        # Not all rules of events fit a schema (a time in the future): there a request that fits may be refused.
+        command += [
+            "--phases",
+            "examples,coverage,fuzzing",
+            "--max-examples",
+            "10",
+            "--exclude-checks",
+            "positive_data_acceptance",
+        ]
+        command += ["--header", f"Authorization: Bearer {key}", "--workers", "1"]
+        command += ["--seed", "7", "--no-color", "--generation-database", "none"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-6000:]
+    said = running.said()
+    assert said["changing"] == []
+    assert said["refused"] > 100
+    assert set(said["messages"]) == {
+        "predictions.heart_disease",
+        "exams",
+        "diagnoses",
+        "bracelet-feed",
+    }  # what is good was taken

@@ -1,0 +1,263 @@
+"""The law through the real river: Kafka, the stream, builds and Cassandra answer as the naive fold over distinct events.
+
+One history is lived through once, keeping what was answered at each moment; each test looks at one of them.
+"""
+
+import json
+import random
+import shutil
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as examples
+from kafka import KafkaConsumer, TopicPartition
+from pyspark.sql import SparkSession
+
+from anabranch import Aggregate, FeatureView, Project
+from anabranch.answers.service import Answer
+from anabranch.values.times import DAY, MINUTE, SECOND, floor_to, format_time, now_micros
+from batch.views import rollback
+from jobs.flows.building import build_project
+from jobs.show import Steps
+from jobs.wiring.context import Context
+from jobs.wiring.settings import Settings
+from speed.views import start
+from tests.support import oracle
+from tests.support.law import START, events_strategy, features_of, source
+from tests.support.oracle import Event
+from tests.unit.folds.test_law import assert_lawful
+
+KEYS = ("a", "b", "never seen")
+SEED = 11
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What was answered at `at`, and all that had arrived by then, in order of arrival, duplicates included."""
+
+    at: int
+    arrived: list[Event]
+    answers: list[Answer]
+
+
+@dataclass
+class River:
+    """A project's river from topic to answers, and the moments of its history by name."""
+
+    context: Context
+    project: Project
+    published: dict[bytes, Event] = field(default_factory=dict)
+    moments: dict[str, Moment] = field(default_factory=dict)
+    cuts: list[int] = field(default_factory=list)
+
+    def publish(self, events: Sequence[Event]) -> None:
+        self.published |= {message(event): event for event in events}
+        self.context.bus.ensure_topics([self.project.name])
+        self.context.bus.publish(self.project.name, [(None, message(event)) for event in events])
+
+    def drain(self) -> None:
+        """Run the stream until it has read everything."""
+        context = self.context
+        channel = replace(context.channel(once=True), partitions=2)  # elsewhere in the tests it is one
+        for query in start(context.spark, channel, self.project):
+            query.awaitTermination()
+
+    def forget_the_checkpoint(self) -> None:
+        shutil.rmtree(Path(self.context.settings.speed.checkpoint_root) / self.project.name)
+
+    def build(self) -> None:
+        built = build_project(self.context, self.project, None, Steps())
+        self.cuts.append(built.manifest.cut)
+
+    def look(self, name: str, later: int = 0) -> None:
+        """Keep the answers of now, or of `later` microseconds from now."""
+        at = now_micros() + later
+        self.moments[name] = Moment(
+            at,
+            self.arrived(),
+            self.context.answers.features(self.project, [{"key": key} for key in KEYS], at),
+        )
+
+    def arrived(self) -> list[Event]:
+        """Every record of the topic as its event, with the arrival that the broker gave it."""
+        place = TopicPartition(self.project.name, 0)
+        consumer = KafkaConsumer(
+            bootstrap_servers=self.context.settings.bus.bootstrap_servers, consumer_timeout_ms=20_000
+        )
+        try:
+            consumer.assign([place])
+            consumer.seek_to_beginning(place)
+            end = consumer.end_offsets([place])[place]
+            records = [next(consumer) for _ in range(end)]
+        finally:
+            consumer.close(autocommit=False)
+        return [replace(self.published[record.value], arrival=record.timestamp * 1000) for record in records]
+
+
+def some_features(windows: str, prefix: str = "") -> dict[str, Aggregate]:
+    """Every aggregate such windows allow: over the first column it takes, and with a filter over the last."""
+    found = features_of(windows)
+    by_kind: dict[str, list[str]] = {}
+    for name in found:
+        if not name.endswith("_some"):
+            by_kind.setdefault(name.partition("_")[0], []).append(name)
+    chosen = [name for names in by_kind.values() for name in (names[0], f"{names[-1]}_some")]
+    return {f"{prefix}{name}": found[name] for name in chosen}
+
+
+def make_project() -> Project:
+    """A project of its own name and topic with every aggregate, in windows and for a lifetime."""
+    name = f"law_{uuid.uuid4().hex[:8]}"
+    fed = replace(source, topic=name)
+    recent = FeatureView(
+        name="recent", source=fed, key="key", windows=("1h", "7d"), features=some_features("finite")
+    )
+    lifelong = FeatureView(name="lifelong", source=fed, key="key", features=some_features("none", "life_"))
+    return Project(name=name, views=(recent, lifelong))
+
+
+def some_events(count: int) -> list[Event]:
+    """Random events of the nine days up to now in any order, some ids repeated, from the strategy of the pure law."""
+    found: list[Event] = []
+    shift = floor_to(now_micros(), 5 * MINUTE) - START - 9 * DAY
+
+    @examples(
+        max_examples=15,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],
+    )
+    @given(events=events_strategy())
+    def gather(events: list[Event]) -> None:
+        base = len(found)
+        found.extend(replace(event, id=f"{base}-{event.id}", time=event.time + shift) for event in events)
+
+    gather()
+    random.Random(SEED).shuffle(found)
+    assert len(found) >= count
+    return found[:count]
+
+
+def message(event: Event) -> bytes:
+    """The event as JSON, a DECIMAL as a number with all its digits."""
+    fields = {
+        "id": event.id,
+        "key": event.key,
+        "time": format_time(event.time),
+        "x": event.x,
+        "n": event.n,
+        "s": event.s,
+        "b": event.b,
+    }
+    text = json.dumps({name: value for name, value in fields.items() if value is not None})
+    return (text if event.d is None else f'{text[:-1]}, "d": {event.d}}}').encode()
+
+
+def live(river: River) -> None:
+    """The history."""
+    events = some_events(150)
+    river.publish(events[:60])
+    river.drain()
+    river.look("before any batch")
+    river.publish([*events[60:80], *events[10:20]])
+    river.build()
+    river.publish([*events[80:110], *events[30:40], *events[65:75]])
+    river.drain()
+    river.look("after a build in the middle")
+    ahead = [
+        replace(
+            event,
+            id=f"ahead-{event.id}",
+            time=now_micros() + 4 * MINUTE + (position % 2) * 30 * SECOND + position * SECOND,
+        )
+        for position, event in enumerate(events[:6])
+    ]
+    river.publish([*ahead, *events[110:], *events[:30]])
+    river.drain()
+    river.look("with events ahead")
+    river.look("when their time has come", later=10 * MINUTE)
+    river.forget_the_checkpoint()
+    river.drain()
+    river.look("after a replay")
+    river.build()
+    river.look("after a second build")
+    river.look("after a second build, later", later=10 * MINUTE)
+    rollback(river.context.views, river.context.models, river.project)
+    river.look("after a rollback")
+
+
+@pytest.fixture(scope="module")
+def river(servers: Settings, spark: SparkSession) -> River:
+    found = River(Context(servers), make_project())
+    live(found)
+    return found
+
+
+def assert_exact(river: River, name: str) -> None:
+    """Every feature of every key equals the naive fold over the distinct events that had arrived."""
+    moment = river.moments[name]
+    for key, answer in zip(KEYS, moment.answers, strict=True):
+        assert answer.degraded is None
+        for view in river.project.views:
+            expected = oracle.answer(view, moment.arrived, key, moment.at)
+            assert_lawful(view, moment.arrived, expected, dict(answer.values))
+
+
+def test_the_stream_alone_answers_exactly_before_any_batch(river: River) -> None:
+    assert_exact(river, "before any batch")
+
+
+def test_late_events_are_exact_before_the_next_batch(river: River) -> None:
+    (cut, _), moment = river.cuts, river.moments["after a build in the middle"]
+    late = [event for event in moment.arrived if event.arrival >= cut > event.time]
+    assert late
+    assert any(event.arrival < cut for event in moment.arrived)
+    assert_exact(river, "after a build in the middle")
+
+
+def test_an_id_that_comes_again_after_the_cut_counts_once(river: River) -> None:
+    cut, moment = river.cuts[0], river.moments["after a build in the middle"]
+    before = {event.id for event in moment.arrived if event.arrival < cut}
+    assert any(event.id in before for event in moment.arrived if event.arrival >= cut)
+    assert_exact(river, "after a build in the middle")
+
+
+def test_an_event_ahead_of_its_arrival_waits_for_its_time(river: River) -> None:
+    waiting, come = river.moments["with events ahead"], river.moments["when their time has come"]
+    ahead = [event for event in waiting.arrived if event.time > waiting.at]
+    assert ahead
+    assert all(event.time < come.at for event in ahead)
+    assert_exact(river, "with events ahead")
+    assert_exact(river, "when their time has come")
+
+
+def test_a_replay_of_the_whole_stream_changes_nothing(river: River) -> None:
+    assert_exact(river, "after a replay")
+
+
+def test_a_second_build_changes_no_answer(river: River) -> None:
+    first, second = river.cuts
+    assert first < second
+    assert_exact(river, "after a second build")
+    assert_exact(river, "after a second build, later")
+
+
+def test_a_rollback_is_exact(river: River) -> None:
+    versions = [
+        river.moments[name].answers[0].batch_version
+        for name in ("after a replay", "after a second build", "after a rollback")
+    ]
+    assert versions[0] == versions[2] != versions[1]
+    assert_exact(river, "after a rollback")
+
+
+def test_a_key_never_seen_has_empty_values(river: River) -> None:
+    values = river.moments["after a rollback"].answers[KEYS.index("never seen")].values
+    assert values["count_x_7d"] == 0
+    assert values["life_sum_x"] is None

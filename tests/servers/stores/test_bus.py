@@ -1,0 +1,145 @@
+"""The bus's contract, against a real Kafka."""
+
+import time
+import uuid
+
+import pytest
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+
+from anabranch.errors import AnabranchError, UnavailableError
+from anabranch.settings import BusSettings
+from anabranch.stores.kafka.bus import Bus
+
+pytestmark = pytest.mark.usefixtures("servers")
+
+
+@pytest.fixture
+def topic() -> str:
+    return f"bus-{uuid.uuid4().hex[:12]}"
+
+
+def read(bus: Bus, topic: str) -> list[tuple[int, int, bytes | None, bytes | None, int, int]]:
+    """(partition, offset, key, value, timestamp, timestamp type) of every message, by offset."""
+    ends = bus.ends(topic)
+    consumer = KafkaConsumer(
+        bootstrap_servers=bus.settings.bootstrap_servers,
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+    )
+    try:
+        consumer.assign([TopicPartition(topic, partition) for partition in ends])
+        consumer.seek_to_beginning()
+        found: list[tuple[int, int, bytes | None, bytes | None, int, int]] = []
+        deadline = time.monotonic() + 20
+        while len(found) < sum(ends.values()):
+            assert time.monotonic() < deadline, "messages are missing"
+            for messages in consumer.poll(timeout_ms=500).values():
+                found += [
+                    (each.partition, each.offset, each.key, each.value, each.timestamp, each.timestamp_type)
+                    for each in messages
+                ]
+        return sorted(found)
+    finally:
+        consumer.close()
+
+
+def test_messages_are_published_in_order_and_stamped_by_the_broker(bus: Bus, topic: str) -> None:
+    bus.ensure_topics([topic])
+    assert bus.ends(topic) == {0: 0}
+    assert bus.publish(topic, [(b"a", b"1"), (None, b"2"), (b"a", b"3")]) == 3
+    found = read(bus, topic)
+    assert [each[1:4] for each in found] == [(0, b"a", b"1"), (1, None, b"2"), (2, b"a", b"3")]
+    assert {each[5] for each in found} == {1}  # LogAppendTime
+    assert bus.ends(topic) == {0: 3}
+    bus.require_arrival([topic])
+
+
+def test_topics_that_are_there_stay_as_they_are(bus: Bus, topic: str) -> None:
+    bus.ensure_topics([topic, topic], partitions=3)
+    bus.ensure_topics([topic], partitions=1)
+    assert bus.ends(topic) == {0: 0, 1: 0, 2: 0}
+
+
+def test_messages_of_one_key_keep_to_one_partition(bus: Bus, topic: str) -> None:
+    bus.ensure_topics([topic], partitions=3)
+    bus.publish(topic, [(f"key {number % 5}".encode(), str(number).encode()) for number in range(50)])
+    places: dict[bytes | None, set[int]] = {}
+    for partition, _, key, *_ in read(bus, topic):
+        places.setdefault(key, set()).add(partition)
+    assert len(places) == 5
+    assert all(len(partitions) == 1 for partitions in places.values())
+
+
+def test_offsets_at_a_time_are_those_of_the_first_later_arrival_or_the_end(bus: Bus, topic: str) -> None:
+    bus.ensure_topics([topic], partitions=2)
+    assert bus.offsets_at(topic, 0) == {0: 0, 1: 0}
+    bus.publish(topic, [(b"a", b"1")])
+    (partition, _, _, _, first, _) = read(bus, topic)[0]
+    while time.time_ns() // 1_000_000 <= first:
+        pass
+    bus.publish(topic, [(b"a", b"2")])
+    second = read(bus, topic)[1][4]
+    assert second > first
+    other = 1 - partition
+    for micros, wanted in (
+        (0, 0),
+        (first * 1000, 0),
+        (first * 1000 + 1, 1),
+        (second * 1000, 1),
+        (second * 1000 + 1, 2),
+        (second * 1000 + 10**9, 2),
+    ):
+        assert bus.offsets_at(topic, micros) == {partition: wanted, other: 0}
+
+
+def test_a_topic_stamped_by_its_producers_is_refused_with_what_to_do(bus: Bus, topic: str) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=bus.settings.bootstrap_servers)
+    try:
+        admin.create_topics(
+            {topic: {"num_partitions": 1, "configs": {"message.timestamp.type": "CreateTime"}}}
+        )
+    finally:
+        admin.close()
+    with pytest.raises(
+        AnabranchError, match=f"topic '{topic}' has message.timestamp.type=CreateTime.*kafka-configs --alter"
+    ):
+        bus.require_arrival([topic])
+
+
+def test_a_topic_that_is_not_there_is_named(bus: Bus, topic: str) -> None:
+    with pytest.raises(AnabranchError, match=f"topic '{topic}' is not on the bus"):
+        bus.ends(topic)
+
+
+def test_a_broker_that_is_down_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anabranch.stores.kafka.bus._PATIENCE_MS", 300)
+    down = Bus(BusSettings(bootstrap_servers="127.0.0.1:1"))
+    for ask in (
+        lambda: down.ensure_topics(["a"]),
+        lambda: down.publish("a", [(None, b"1")]),
+        lambda: down.ends("a"),
+    ):
+        with pytest.raises(UnavailableError, match=r"Kafka at 127.0.0.1:1 does not answer.*anabranch up"):
+            ask()
+
+
+def test_spark_is_told_of_the_cluster_and_its_security_in_javas_words() -> None:
+    security = {
+        "security.protocol": "SASL_SSL",
+        "sasl.mechanism": "PLAIN",
+        "sasl.username": "me",
+        "sasl.password": "secret",
+    }
+    bus = Bus(BusSettings(bootstrap_servers="a:1,b:2", security=security))
+    options = bus.spark_options(["x", "y"])
+    assert options["kafka.bootstrap.servers"] == "a:1,b:2"
+    assert (options["subscribe"], options["startingOffsets"], options["failOnDataLoss"]) == (
+        "x,y",
+        "earliest",
+        "true",
+    )
+    assert options["kafka.security.protocol"] == "SASL_SSL"
+    assert options["kafka.sasl.jaas.config"].endswith(
+        'PlainLoginModule required username="me" password="secret";'
+    )
+    assert "subscribe" not in bus.spark_options([])

@@ -1,0 +1,86 @@
+"""Files at the quality gate: a refused load changes nothing, and lands once the data or the threshold is corrected."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+from anabranch import Count, FeatureView, Project, Source
+from anabranch.declare.loading import load_project
+from anabranch.events.expectations import Expectation, Suite
+from anabranch.progress import Silent
+from anabranch.settings import LakeSettings, QualitySettings, TimeSettings
+from anabranch.stores.lake.lake import Lake
+from batch.landing.ingest import ingest
+from batch.landing.targets import Landed
+from batch.quality.gate import QualityGate, RefusedLoadError
+from jobs.wiring.settings import ROOT
+from jobs.wiring.suites import suites
+
+SALES = Source(name="sales", id="id", time="at", schema="id STRING, shop STRING, at TIMESTAMP, n INT")
+PROJECT = Project(
+    name="shops", views=(FeatureView(name="by_shop", source=SALES, key="shop", features={"n": Count()}),)
+)
+RULE = Expectation(
+    type="expect_column_values_to_be_between", kwargs={"column": "n", "min_value": 0, "max_value": 10}
+)
+AT = "2024-05-01T10:00:00Z"
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(LakeSettings(root=str(tmp_path / "lake")))
+
+
+def load(spark: SparkSession, lake: Lake, file: Path, **settings: Any) -> Landed:
+    gate = QualityGate(
+        project=PROJECT,
+        settings=QualitySettings(suites="", **settings),
+        suites={"sales": Suite(source=SALES, expectations=(RULE,))},
+    )
+    return ingest(spark, lake, PROJECT, "sales", [str(file)], TimeSettings(), Silent(), gate)
+
+
+def test_a_refused_load_changes_nothing_and_lands_when_it_is_corrected(
+    spark: SparkSession, lake: Lake, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text(
+        "id,shop,at,n\n" + "".join(f"{number},a,{AT},{99 if number < 3 else 1}\n" for number in range(4))
+    )
+    with pytest.raises(
+        RefusedLoadError, match=r"a.csv is refused: 3 of 4 rows \(75.0%\) are bad, at most 50% may be"
+    ):
+        load(spark, lake, file)
+    assert lake.events(spark, PROJECT, SALES).count() == 0
+    assert lake.quarantine(spark, PROJECT).count() == 0
+    landed = load(spark, lake, file, refuse_above=0.75)
+    assert (landed.rows, landed.quarantined, landed.unmet) == (1, 3, ("n is not between 0 and 10",))
+    assert {row["reason"] for row in lake.quarantine(spark, PROJECT).collect()} == {
+        "n: '99' is not between 0 and 10"
+    }
+    assert [Path(report).exists() for report in landed.reports] == [True]
+    again = load(spark, lake, file)
+    assert (again.rows, again.skipped_files, again.reports) == (0, 1, ())
+
+
+def test_the_real_exams_and_diagnoses_are_as_their_suites_expect(spark: SparkSession, lake: Lake) -> None:
+    project = load_project("heart_disease", (ROOT / "projects",))
+    settings = QualitySettings(suites=str(ROOT / "conf" / "quality"))
+    found = suites(settings, project)
+    assert all(suite.origin.endswith(f"{name}.json") for name, suite in found.items())
+    assert {rule.columns[0] for rule in found["bracelet"].rules} == {"heart_rate"}
+    gate = QualityGate(project=project, settings=settings, suites=found)
+    for name in ("exams", "diagnoses"):
+        landed = ingest(
+            spark,
+            lake,
+            project,
+            name,
+            [str(ROOT / "projects" / "data" / f"{name}.csv")],
+            TimeSettings(),
+            Silent(),
+            gate,
+        )
+        assert (landed.rows, landed.quarantined, landed.unmet) == (303, 0, ())

@@ -1,0 +1,235 @@
+"""The rules that make events of text: one for files and topics, and a reason for every row they refuse."""
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from chispa import assert_df_equality
+from chispa.schema_comparer import assert_schema_equality
+from pyspark.sql import Row, SparkSession
+from pyspark.sql import functions as F
+
+from anabranch import Count, FeatureView, Label, Last, Model, Project, Source
+from anabranch.events.judging import LAKE_COLUMNS, LONGEST_EVENT, good, judge, parse_json, parse_text
+from anabranch.values.keys import LONGEST_KEY
+
+SOURCE = Source(
+    name="sales",
+    topic="sales",
+    id="id",
+    time="at",
+    schema="id STRING, shop STRING, at TIMESTAMP, n INT, big BIGINT, price DECIMAL(20,4), weight DOUBLE, open BOOLEAN, day DATE, note BINARY",
+)
+PROJECT = Project(
+    name="shops",
+    views=(FeatureView(name="by_shop", source=SOURCE, key="shop", features={"n": Count()}),),
+    label=Label(source=SOURCE, key=("shop", "day"), target="n > 1"),
+    model=Model(),
+)
+ARRIVAL = datetime(2024, 5, 1, 12, tzinfo=UTC)
+RAW = "value STRING, _arrival TIMESTAMP, _file STRING, _topic STRING, _partition INT, _offset BIGINT"
+GOOD = {"id": "1", "shop": "a", "at": "2024-05-01T10:00:00Z"}
+
+
+def judged(
+    spark: SparkSession, texts: Iterable[str | None], source: Source = SOURCE, project: Project = PROJECT
+) -> list[Row]:
+    rows = [(text, ARRIVAL, None, source.topic, 0, offset) for offset, text in enumerate(texts)]
+    parsed = parse_json(source, spark.createDataFrame(rows, RAW))
+    return judge(source, project.key_sets(source), parsed, 300).orderBy("_offset").collect()
+
+
+def reasons(spark: SparkSession, texts: Iterable[str | None]) -> list[str | None]:
+    return [row["_reason"] for row in judged(spark, texts)]
+
+
+def event(**fields: Any) -> str:
+    return json.dumps(GOOD | fields)
+
+
+def moment(*parts: int) -> datetime:
+    return datetime(*parts, tzinfo=UTC)  # type: ignore[misc, arg-type]
+
+
+VALUES: list[tuple[str, object, object]] = [
+    ("n", "45", 45), ("n", 45, 45), ("n", 45.0, 45), ("n", "45.0", 45), ("n", " 45 ", 45), ("n", "4.5e1", 45),
+    ("n", "", None), ("n", None, None), ("n", " ", None),
+    ("big", "9223372036854775807", 9223372036854775807), ("big", 9223372036854775807, 9223372036854775807),
+    ("price", "1234567890123456.7891", Decimal("1234567890123456.7891")), ("price", "0.10", Decimal("0.1000")),
+    ("weight", "-1.5e-3", -0.0015), ("weight", 2, 2.0), ("weight", "Infinity", float("inf")), ("weight", float("-inf"), float("-inf")),
+    ("open", True, True), ("open", "false", False), ("open", 1, True),
+    ("day", "2024-02-29", date(2024, 2, 29)), ("day", "2024-05-01T10:00:00Z", date(2024, 5, 1)),
+    ("at", "2024-05-01", moment(2024, 5, 1)), ("at", "2024-05-01 10:30", moment(2024, 5, 1, 10, 30)),
+    ("at", "2024-05-01T10:30Z", moment(2024, 5, 1, 10, 30)), ("at", "2024-05-01T10:30+02:00", moment(2024, 5, 1, 8, 30)),
+    ("at", "2024-05-01T10:30:00.123456789z", moment(2024, 5, 1, 10, 30, 0, 123456)), ("at", "2024-05-01T10:30:00-0130", moment(2024, 5, 1, 12)),
+    ("note", "é", bytearray("é".encode())), ("shop", 7, "7"), ("shop", {"a": 1}, '{"a":1}'),
+]  # fmt: skip
+
+
+def test_values_are_read_as_declared_whether_json_has_them_as_numbers_or_text(spark: SparkSession) -> None:
+    rows = judged(spark, [event(**{name: given}) for name, given, _ in VALUES])
+    assert [row["_reason"] for row in rows] == [None] * len(VALUES)
+    read = [
+        row[name].astimezone(UTC) if isinstance(row[name], datetime) else row[name]
+        for row, (name, _, _) in zip(rows, VALUES, strict=True)
+    ]
+    assert read == [wanted for _, _, wanted in VALUES]
+
+
+def test_decimals_in_json_numbers_keep_all_their_digits_and_nan_is_kept(spark: SparkSession) -> None:
+    plain = event()[:-1]
+    first, second = judged(spark, [plain + ', "price": 1234567890123456.7891}', plain + ', "weight": NaN}'])
+    assert first["price"] == Decimal("1234567890123456.7891")
+    assert second["_reason"] is None
+    assert second["weight"] != second["weight"]
+
+
+WRONG = [
+    ("n", "abc", "n: 'abc' is not INT"), ("n", 45.5, "n: '45.5' is not INT"), ("n", "1e-30", "n: '1e-30' is not INT"),
+    ("n", 2147483648, "n: '2147483648' is not INT"),
+    ("n", [1], "n: '[1]' is not INT"), ("price", "1e30", "price: '1e30' is not DECIMAL(20,4)"), ("price", "1,5", "price: '1,5' is not DECIMAL(20,4)"),
+    ("weight", "12d", "weight: '12d' is not DOUBLE"), ("weight", "0x1p3", "weight: '0x1p3' is not DOUBLE"), ("open", "maybe", "open: 'maybe' is not BOOLEAN"),
+    ("day", "2024", "day: '2024' is not DATE (ISO 8601, such as 2024-05-01)"),
+    ("day", "2024-02-30", "day: '2024-02-30' is not DATE (ISO 8601, such as 2024-05-01)"),
+    *[("at", bad, f"at: '{bad}' is not TIMESTAMP (ISO 8601, such as 2024-05-01T12:00:00Z)")
+      for bad in ("yesterday", "12:00", "2024", "1714560000", "2024-05-01T25:00:00Z", "01/05/2024", "0000-01-01")],
+]  # fmt: skip
+
+
+def test_a_cell_that_is_not_of_its_type_is_named_with_its_text(spark: SparkSession) -> None:
+    assert reasons(spark, [event(**{name: given}) for name, given, _ in WRONG]) == [
+        wanted for _, _, wanted in WRONG
+    ]
+
+
+def test_two_wrong_cells_are_both_named(spark: SparkSession) -> None:
+    assert reasons(spark, [event(n="x", weight="y")]) == ["n: 'x' is not INT; weight: 'y' is not DOUBLE"]
+
+
+def test_text_that_is_not_one_json_object_is_malformed(spark: SparkSession) -> None:
+    kind = "malformed JSON: one JSON object is expected"
+    one = event()
+    texts = [
+        "",
+        "5",
+        "null",
+        "[]",
+        one[:-1],
+        one + one,
+        f"[{one}]",
+        f"{one}, {one}",
+        f"{one} x",
+        f"{one}]",
+        one.replace('"', "'"),
+        "no json",
+    ]
+    assert reasons(spark, texts) == [kind] * len(texts)
+    assert reasons(spark, [f" {one}\n"]) == [None]
+
+
+def test_a_message_without_value_is_no_event(spark: SparkSession) -> None:
+    assert reasons(spark, [None]) == ["no value: a message without one (a tombstone) is no event"]
+
+
+def test_an_event_that_is_too_large_or_not_utf8_is_refused(spark: SparkSession) -> None:
+    assert reasons(spark, [event(note="x" * LONGEST_EVENT)]) == [
+        f"too large: {len(event(note='')) + LONGEST_EVENT} bytes, an event may have {LONGEST_EVENT}"
+    ]
+    raw = spark.createDataFrame(
+        [(bytearray(b'{"id":"\xff"}'), ARRIVAL, None, "sales", 0, 0)],
+        RAW.replace("value STRING", "value BINARY"),
+    )
+    parsed = parse_json(SOURCE, raw.withColumn("value", F.col("value").cast("string")))
+    assert [row["_reason"] for row in parsed.select("_reason").collect()] == ["the text is not UTF-8"]
+
+
+def test_fields_that_are_not_declared_are_ignored_and_names_are_exact(spark: SparkSession) -> None:
+    row = judged(spark, [event(extra=1, N=5)])[0]
+    assert (row["_reason"], row["n"]) == (None, None)
+
+
+def test_an_event_without_id_or_time_or_key_says_so(spark: SparkSession) -> None:
+    wanted = [
+        "no id: id is missing",
+        "no id: id is missing",
+        "no event time: at is missing",
+        "no key: shop or shop and day is missing",
+    ]
+    assert reasons(spark, [event(id=None), event(id=""), event(at=None), event(shop=None)]) == wanted
+
+
+def test_an_event_is_kept_when_one_of_its_keys_is_there(spark: SparkSession) -> None:
+    both = Project(
+        name="two",
+        views=(
+            PROJECT.views[0],
+            FeatureView(name="by_day", source=SOURCE, key="day", features={"m": Last("n")}),
+        ),
+        label=None,
+        model=None,
+    )
+    row = judged(spark, [event(shop="", day="2024-05-01")], project=both)[0]
+    assert (row["_reason"], row["shop"]) == (None, None)  # an empty text is no key
+
+
+def test_a_key_that_the_store_cannot_hold_is_refused(spark: SparkSession) -> None:
+    wanted = f"shop: a key may have {LONGEST_KEY} bytes and not the control character U+001F"
+    assert reasons(
+        spark, [event(shop="a\x1fb"), event(shop="x" * (LONGEST_KEY + 1)), event(shop="x" * LONGEST_KEY)]
+    ) == [wanted, wanted, None]
+
+
+def test_an_event_from_the_future_is_refused_by_its_own_arrival(spark: SparkSession) -> None:
+    times = [(ARRIVAL + timedelta(seconds=seconds)).isoformat() for seconds in (300, 301)]
+    assert reasons(spark, [event(at=at) for at in times]) == [
+        None,
+        "from the future: at 2024-05-01 12:05:01 is after its arrival",
+    ]
+
+
+def test_text_columns_and_json_agree(spark: SparkSession) -> None:
+    cells = {column.name: [GOOD.get(column.name)] for column in SOURCE.columns}
+    names, given = (
+        list(cells),
+        [(name, value) for name, value, _ in [*VALUES, *WRONG] if isinstance(value, str) and value.strip()],
+    )
+    rows = [
+        (
+            *[(value if each == name else GOOD.get(each)) for each in names],
+            ARRIVAL,
+            None,
+            "sales",
+            0,
+            n,
+            "raw",
+        )
+        for n, (name, value) in enumerate(given)
+    ]
+    schema = (
+        ", ".join(f"{name} STRING" for name in names)
+        + ", "
+        + RAW.removeprefix("value STRING, ")
+        + ", _raw STRING"
+    )
+    texts = judge(
+        SOURCE, PROJECT.key_sets(SOURCE), parse_text(SOURCE, spark.createDataFrame(rows, schema)), 300
+    ).drop("_raw")
+    from_json = spark.createDataFrame(
+        [(event(**{name: value}), ARRIVAL, None, "sales", 0, n) for n, (name, value) in enumerate(given)], RAW
+    )
+    others = judge(SOURCE, PROJECT.key_sets(SOURCE), parse_json(SOURCE, from_json), 300).drop("_raw")
+    assert_df_equality(texts.orderBy("_offset"), others.orderBy("_offset"), ignore_nullable=True)
+
+
+def test_good_events_have_the_declared_columns_and_the_lakes(spark: SparkSession) -> None:
+    parsed = parse_json(SOURCE, spark.createDataFrame([(event(), ARRIVAL, None, "sales", 3, 9)], RAW))
+    kept = good(SOURCE, judge(SOURCE, PROJECT.key_sets(SOURCE), parsed, 300))
+    declared = {column.name: str(column.type) for column in SOURCE.columns} | LAKE_COLUMNS
+    assert_schema_equality(
+        kept.schema,
+        spark.createDataFrame([], ", ".join(f"{name} {kind}" for name, kind in declared.items())).schema,
+        ignore_nullable=True,
+    )
+    assert kept.first()["_date"] == ARRIVAL.date()  # type: ignore[index]

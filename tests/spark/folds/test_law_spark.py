@@ -1,0 +1,178 @@
+"""The law through Spark: native aggregates build the same states as numpy, and training sets equal the fold."""
+
+import random
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from anabranch import Count, FeatureView, Label, Model, Project
+from anabranch.folds.grains import start_of, start_sql
+from anabranch.folds.merge import LABELS, BatchPart, Tiles, merge, plain
+from anabranch.folds.spark import batch_rows, coarsened, grains, pieces_of, point_in_time, tiles
+from anabranch.values.times import DAY, HOUR, MINUTE, SECOND, from_micros, to_micros
+from tests.support import oracle
+from tests.support.law import SCHEMA, SLACK, SLOT, START, events_strategy, source
+from tests.support.oracle import Event
+from tests.unit.folds.test_law import LIFELONG, VIEW, assert_lawful
+
+pytestmark = pytest.mark.usefixtures("compiled")
+
+
+def some_events(count: int) -> list[Event]:
+    """A few hundred random events, from the very strategy of the pure law."""
+    found: list[Event] = []
+
+    @settings(
+        max_examples=25,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],
+    )
+    @given(events=events_strategy())
+    def gather(events: list[Event]) -> None:
+        base = len(found)
+        found.extend(
+            Event(**{**event.__dict__, "id": f"{base}-{event.id}", "arrival": event.arrival + base})
+            for event in events
+        )
+
+    gather()
+    random.Random(7).shuffle(found)
+    return found[:count]
+
+
+def frame(spark: SparkSession, events: list[Event]) -> DataFrame:
+    """Distinct events as the lake gives them."""
+    rows = [
+        (e.id, e.key, from_micros(e.time), e.x, e.n, e.d, e.s, e.b, from_micros(e.arrival)) for e in events
+    ]
+    return spark.createDataFrame(rows, schema=f"{SCHEMA}, _arrival TIMESTAMP")
+
+
+def as_extras(raw: list[list[bytes | None]] | None, count: int) -> list[list[bytes | None]]:
+    """Extras of `count` states; NULL when the view has none."""
+    return (
+        [[None if v is None else bytes(v) for v in row] for row in raw] if raw else [[] for _ in range(count)]
+    )
+
+
+def tier_of(found: list[tuple[int, list[float], list[bytes | None]]], width: int) -> Tiles:
+    """Collected rows of one key and tier."""
+    return Tiles(
+        np.array([s for s, _, _ in found], dtype=np.int64),
+        np.array([r for _, r, _ in found]).reshape(-1, width),
+        [e for _, _, e in found],
+    )
+
+
+@pytest.fixture(scope="module")
+def events() -> list[Event]:
+    return oracle.distinct(some_events(300))
+
+
+@pytest.mark.parametrize("view", [VIEW, LIFELONG], ids=lambda view: view.name)
+def test_batch_rows_and_tiles_of_spark_answer_as_the_fold(
+    spark: SparkSession, events: list[Event], view: FeatureView
+) -> None:
+    cut = START + 6 * DAY
+    at = cut + 2 * HOUR + 1
+    before = [event for event in events if event.arrival < cut]
+    after = [event for event in events if cut <= event.arrival < at]
+    kept = grains_of_builds(spark, view, before, cut).persist()
+    batch = {
+        name: batch_parts(view, found, cut)
+        for name, found in (("grains", kept), ("one build's", coarsened(view, kept, cut)))
+    }
+    kept.unpersist()
+    speed: dict[tuple[str, int], list[tuple[int, list[float], list[bytes | None]]]] = {
+        (key, tier): [] for key in "ab" for tier in (0, 1)
+    }
+    # Both views of the source in one pass: pieces are the tiers of the one and then of the other.
+    both = pieces_of([VIEW, LIFELONG])
+    for row in tiles([VIEW, LIFELONG], frame(spark, after), SLOT // SECOND).collect():
+        assert to_micros(row["slot"].astimezone()) % SLOT == 0
+        if both[row["piece"]].view is view:
+            found = speed[row["key"], int(both[row["piece"]].fine)]
+            found.append(
+                (to_micros(row["tile_start"].astimezone()), row["state"], as_extras([row["extra"]], 1)[0])
+            )
+    for key in "ab":
+        wide, fine = (tier_of(speed[key, tier], view.layout.width) for tier in (0, 1))
+        part = replace(wide, fine=fine)
+        arrived = [event for event in events if event.arrival < at]
+        for known in batch.values():
+            merged = merge(view, known.get(key), part, at)
+            assert merged.degraded is None
+            assert_lawful(view, arrived, oracle.answer(view, arrived, key, at), dict(merged.values))
+
+
+def grains_of_builds(spark: SparkSession, view: FeatureView, events: list[Event], cut: int) -> DataFrame:
+    """Grains of builds at two cuts."""
+    edges = [0, cut - 3 * DAY, cut]
+    made = [
+        grains(view, frame(spark, [event for event in events if since <= event.arrival < until]), until)
+        for since, until in pairwise(edges)
+    ]
+    return made[0].unionAll(made[1])
+
+
+def batch_parts(view: FeatureView, kept: DataFrame, cut: int) -> dict[str, BatchPart]:
+    """What is published, by key."""
+    found = {}
+    for row in batch_rows(view, kept, cut, SLACK).collect():
+        rows = np.array(row["states"]).reshape(-1, LABELS + view.layout.width)
+        found[row["key"]] = BatchPart(cut, SLACK, rows, as_extras(row["extras"], len(rows)))
+    return found
+
+
+def test_sql_and_python_agree_on_the_start_of_a_grain(spark: SparkSession) -> None:
+    times = [START + minutes * MINUTE + more for minutes in range(-30_000, 3000, 397) for more in (-1, 0, 1)]
+    frame = spark.createDataFrame([(time,) for time in times], "time BIGINT")
+    mixed = replace(LIFELONG, name="mixed", windows=("1h", "7d", "lifetime"), features={"n": Count()})
+    cuts = [START + hours * HOUR for hours in (-300, 0, 7)]
+    asked = [(view, cut) for view in (VIEW, LIFELONG, mixed) for cut in cuts]
+    found = frame.select(
+        "time", *[F.expr(start_sql(view, cut, "time")).alias(str(i)) for i, (view, cut) in enumerate(asked)]
+    ).collect()
+    for row in found:
+        assert [row[str(i)] for i in range(len(asked))] == [
+            start_of(view, cut, row["time"]) for view, cut in asked
+        ]
+
+
+def test_training_set_of_spark_equals_the_fold(spark: SparkSession, events: list[Event]) -> None:
+    lifelong = FeatureView(
+        name="lifelong",
+        source=source,
+        key="key",
+        features={f"life_{name}": found for name, found in LIFELONG.features.items()},
+    )
+    project = Project(
+        name="law",
+        views=(VIEW, lifelong),
+        label=Label(source=source, key="key", target="n > 0"),
+        model=Model(),
+    )
+    asked = [
+        (key, START + minutes * MINUTE)
+        for key in ("a", "b", "never seen")
+        for minutes in (0, 61, 3000, 9000, 20_000)
+    ]
+    rows = spark.createDataFrame(
+        [(key, from_micros(time), i) for i, (key, time) in enumerate(asked)],
+        "key STRING, time TIMESTAMP, number INT",
+    )
+    found = point_in_time(project, {"things": frame(spark, events)}, rows, "time").collect()
+    assert sorted(row["number"] for row in found) == list(range(len(asked)))
+    for row in found:
+        key, time = asked[row["number"]]
+        for view in project.views:
+            values = {column.name: plain(row[column.name], column.type) for column in view.columns}
+            assert_lawful(view, events, oracle.answer(view, events, key, time), values)

@@ -1,0 +1,57 @@
+"""The session that jobs make, on this machine alone."""
+
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from anabranch.stores.files.filesystems import hadoop, hadoop_child, hadoop_exists
+from jobs.wiring.class_archive import ArchiveError, try_out
+from jobs.wiring.settings import Settings
+from jobs.wiring.spark_session import class_archive
+
+FILES = 50
+
+
+def test_a_local_file_is_made_without_a_process_of_its_own(spark: SparkSession, tmp_path: Path) -> None:
+    jvm = spark._jvm  # py4j's objects have no types
+    assert jvm is not None
+    place = jvm.org.apache.hadoop.fs.Path(str(tmp_path / "made"))
+    files = place.getFileSystem(spark._jsc.hadoopConfiguration())
+    before = _time_of_children(jvm)
+    for number in range(FILES):
+        files.create(jvm.org.apache.hadoop.fs.Path(place, str(number)), True).close()
+    assert _time_of_children(jvm) == before
+    made = [path for path in (tmp_path / "made").iterdir() if not path.name.startswith(".")]
+    assert {oct(path.stat().st_mode & 0o777) for path in made} == {"0o644"}
+    assert len(made) == FILES
+
+
+def test_classes_come_from_the_archive_that_setup_made(spark: SparkSession, settings: Settings) -> None:
+    jvm = spark._jvm
+    assert jvm is not None
+    mapped = Path(f"/proc/{jvm.java.lang.ProcessHandle.current().pid()}/maps").read_text(encoding="utf-8")
+    assert str(class_archive(settings)) in mapped
+
+
+def test_what_is_no_archive_of_classes_is_not_put_in_place(settings: Settings, tmp_path: Path) -> None:
+    cut_off = tmp_path / "classes.jsa"
+    cut_off.write_bytes(class_archive(settings).read_bytes()[:100_000])
+    with pytest.raises(ArchiveError, match="no archive that it can read"):
+        try_out(cut_off)
+    assert not cut_off.exists()
+
+
+def _time_of_children(jvm: object) -> int:
+    """Clock ticks that the processes took which the JVM started and which have ended."""
+    pid = jvm.java.lang.ProcessHandle.current().pid()  # type: ignore[attr-defined]
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return int(fields[13]) + int(fields[14])
+
+
+def test_below_a_file_there_is_nothing(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    system, place = hadoop(spark, str(tmp_path / "file"))
+    assert hadoop_exists(system, place)
+    assert not hadoop_exists(system, hadoop_child(spark, place, "_delta_log"))
+    assert not hadoop_exists(system, hadoop_child(spark, hadoop_child(spark, place, "a"), "b"))

@@ -1,0 +1,95 @@
+"""A REST server on a real socket over stores in memory: ``python -m tests.servers.fake_rest PORT FILE [SETTINGS]``."""
+
+import json
+import sys
+import threading
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from anabranch.declare.loading import load_project
+from anabranch.stores.files.api_keys import ApiKeys
+from serving.app import Application
+from serving.http.access import Access, Issuer
+from serving.http.messages import Request, Response
+from serving.server import run
+from serving.settings import ServingSettings
+from tests.support.serving_fakes import NOW, PROJECTS, Bench, bench
+
+
+def load() -> Application:
+    """The application; what it published, and what calls that were refused changed, is written beside it when it stops."""
+    serving = _settings()
+    access = (
+        Access(ApiKeys(Path(sys.argv[2]).parent / "keys.json").read, Issuer(), lambda: NOW)
+        if serving.auth == "on"
+        else None
+    )
+    found = bench(PROJECTS, load_project("heart_disease", (PROJECTS,)).model_features, serving, access)
+    refused = watch(found)
+    found.store.stored[("p1",)] = {"age": 60}
+    if len(sys.argv) > 3 and "stuck" in json.loads(sys.argv[3]):
+        found.store.current = lambda *_: threading.Event().wait()  # type: ignore[method-assign, assignment]
+    stop = found.app.stop
+
+    def stop_and_tell() -> None:
+        stop()
+        messages = {topic: len(each) for topic, each in found.topics.messages.items()}
+        Path(sys.argv[2]).write_text(json.dumps({"messages": messages, **asdict(refused)}))
+
+    found.app.stop = stop_and_tell  # type: ignore[method-assign]
+    return found.app
+
+
+@dataclass
+class Refused:
+    """Calls that were answered by an error: how many, and which of them took a prediction, published a message or kept a measure all the same."""
+
+    refused: int = 0
+    changing: list[str] = field(default_factory=list)
+
+
+def watch(found: Bench) -> Refused:
+    """Compare what there is before and after each call that is refused; calls must come one by one."""
+    refused, handle, add = Refused(), found.app.handle, found.app.predictions.add
+    taken: list[str] = []
+
+    def counting(project: str, *more: Any) -> None:
+        taken.append(project)
+        add(project, *more)
+
+    def state() -> tuple[object, ...]:
+        # Predictions are counted when they are taken: they are published later, beside other calls.
+        topics = dict(found.topics.messages)
+        return (
+            len(taken),
+            {topic: len(each) for topic, each in topics.items() if not topic.startswith("predictions.")},
+            len(found.kept),
+        )
+
+    async def watched(request: Request) -> Response:
+        before = state()
+        response = await handle(request)
+        if response.status >= 400:
+            refused.refused += 1
+            if state() != before:
+                refused.changing.append(
+                    f"{request.method} {request.path} {request.body!r}: {response.status}"
+                )
+        return response
+
+    found.app.handle = watched  # type: ignore[method-assign]
+    found.app.predictions.add = counting  # type: ignore[method-assign, assignment]
+    return refused
+
+
+def _settings() -> ServingSettings:
+    more = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
+    more.pop("stuck", None)
+    if "shared" in more:
+        more["shared"] = Path(more["shared"])
+    return ServingSettings(**{"port": int(sys.argv[1]), "body_bytes": 10_000, **more})
+
+
+if __name__ == "__main__":
+    run(_settings(), load)

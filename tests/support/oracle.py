@@ -1,0 +1,271 @@
+"""The obvious oracle: every aggregate as a plain loop over plain Python values. Slow and right; nothing here is shared with features."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+from anabranch import AGGREGATES, FeatureView, Slope
+from anabranch.values.times import floor_to, parse_duration
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event of the test source; times in microseconds."""
+
+    id: str
+    key: str
+    time: int
+    arrival: int
+    x: float | None = None
+    n: int | None = None
+    d: Decimal | None = None
+    s: str | None = None
+    b: bool | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an oracle folds: (event time, argument) of counted events in time order, both arguments of pairs, and the window."""
+
+    items: list[tuple[int, Any]]
+    pairs: list[tuple[Any, Any]]
+    aggregate: Any
+    at: int
+    since: int
+
+    @property
+    def values(self) -> list[Any]:
+        """The arguments alone."""
+        return [value for _, value in self.items]
+
+
+def exact(values: Sequence[Any]) -> list[Fraction]:
+    """Numbers without rounding."""
+    return [Fraction(value) for value in values]
+
+
+def moment(values: Sequence[Any], power: int) -> Fraction:
+    """Sum of powers of the differences from the mean, exactly."""
+    numbers = exact(values)
+    mean = Fraction(sum(numbers)) / len(numbers)
+    return sum((Fraction((number - mean) ** power) for number in numbers), start=Fraction(0))
+
+
+def together(pairs: Sequence[tuple[Any, Any]]) -> Fraction:
+    """Sum of products of the differences from both means, exactly."""
+    xs, ys = exact([x for x, _ in pairs]), exact([y for _, y in pairs])
+    mx, my = Fraction(sum(xs)) / len(xs), Fraction(sum(ys)) / len(ys)
+    return sum(((x - mx) * (y - my) for x, y in zip(xs, ys, strict=True)), start=Fraction(0))
+
+
+def total(values: Sequence[Any]) -> Any:
+    """Sum as the type of its values."""
+    if not values:
+        return None
+    return math.fsum(values) if isinstance(values[0], float) else sum(values[1:], values[0])
+
+
+def variance(values: Sequence[Any]) -> float | None:
+    """Sample variance, rounded once."""
+    return float(moment(values, 2) / (len(values) - 1)) if len(values) > 1 else None
+
+
+def flat(values: Sequence[Any]) -> bool:
+    """Whether all values are one."""
+    return len(set(values)) < 2
+
+
+def skewness(values: Sequence[Any]) -> float | None:
+    """Population skewness."""
+    return (
+        None
+        if flat(values)
+        else math.sqrt(len(values)) * float(moment(values, 3)) / float(moment(values, 2)) ** 1.5
+    )
+
+
+def kurtosis(values: Sequence[Any]) -> float | None:
+    """Population excess kurtosis."""
+    return None if flat(values) else float(len(values) * moment(values, 4) / moment(values, 2) ** 2) - 3
+
+
+def correlation(pairs: Sequence[tuple[Any, Any]]) -> float | None:
+    """Pearson's correlation."""
+    xs, ys = [x for x, _ in pairs], [y for _, y in pairs]
+    if flat(xs) or flat(ys):
+        return None
+    return float(together(pairs)) / (math.sqrt(float(moment(xs, 2))) * math.sqrt(float(moment(ys, 2))))
+
+
+def slope(found: Found) -> float | None:
+    """Least-squares trend per day."""
+    if flat([time for time, _ in found.items]):
+        return None
+    return float(
+        together(found.items)
+        / moment([time for time, _ in found.items], 2)
+        * parse_duration(found.aggregate.per)
+    )
+
+
+def histogram(found: Found) -> list[int]:
+    """Counts by bin."""
+    edges = [-math.inf, *found.aggregate.edges, math.inf]
+    return [sum(low <= value < high for value in found.values) for low, high in pairwise(edges)]
+
+
+def faded(found: Found, mean: bool) -> float | None:
+    """Sum or mean with weights halved by age."""
+    if not found.items:
+        return None
+    weights = [
+        2.0 ** ((time - found.at) / parse_duration(found.aggregate.half_life)) for time, _ in found.items
+    ]
+    above = math.fsum(weight * float(value) for weight, value in zip(weights, found.values, strict=True))
+    return above / math.fsum(weights) if mean else above
+
+
+def percentile(found: Found) -> float | None:
+    """The smallest value whose rank is at least the share asked for."""
+    if not found.items:
+        return None
+    wanted = max(math.ceil(found.aggregate.percentage * len(found.items) - 1e-9), 1)
+    return float(sorted(found.values)[wanted - 1])
+
+
+def most_frequent(found: Found) -> Any:
+    """The value that occurs most, the smallest text of equals."""
+    counts = Counter(found.values)
+    texts = {str(value).lower() if isinstance(value, bool) else str(value): value for value in counts}
+    best = [text for text, value in texts.items() if counts[value] == max(counts.values())]
+    least = min(best, key=str.encode, default=None)
+    return least if least is None or isinstance(texts[least], bool) else texts[least]
+
+
+def root(value: float | None) -> float | None:
+    """Square root of what is there."""
+    return None if value is None else math.sqrt(value)
+
+
+FOLDS: dict[str, Callable[[Found], Any]] = {
+    "Count": lambda found: len(found.items),
+    "Sum": lambda found: total(found.values),
+    "Mean": lambda found: float(sum(exact(found.values)) / len(found.items)) if found.items else None,
+    "Rate": lambda found: (
+        float(total(found.values) or 0) / ((found.at - found.since) / parse_duration(found.aggregate.per))
+    ),
+    "Histogram": histogram,
+    "Any": lambda found: any(found.values) if found.items else None,
+    "All": lambda found: all(found.values) if found.items else None,
+    "Min": lambda found: min(found.values, default=None),
+    "Max": lambda found: max(found.values, default=None),
+    "First": lambda found: min(found.items, default=(0, None))[1],
+    "Last": lambda found: max(found.items, default=(0, None))[1],
+    "FirstK": lambda found: [value for _, value in sorted(found.items)[: found.aggregate.k]],
+    "LastK": lambda found: [value for _, value in sorted(found.items, reverse=True)[: found.aggregate.k]],
+    "TopK": lambda found: sorted(found.values, reverse=True)[: found.aggregate.k],
+    "BottomK": lambda found: sorted(found.values)[: found.aggregate.k],
+    "Variance": lambda found: variance(found.values),
+    "StdDev": lambda found: root(variance(found.values)),
+    "Skewness": lambda found: skewness(found.values),
+    "Kurtosis": lambda found: kurtosis(found.values),
+    "Covariance": lambda found: (
+        float(together(found.pairs) / (len(found.pairs) - 1)) if len(found.pairs) > 1 else None
+    ),
+    "Correlation": lambda found: correlation(found.pairs),
+    "Slope": slope,
+    "TimeSince": lambda found: (
+        (found.at - max(time for time, _ in found.items)) / 1e6 if found.items else None
+    ),
+    "DecayedSum": lambda found: faded(found, mean=False),
+    "DecayedMean": lambda found: faded(found, mean=True),
+    "MostFrequent": most_frequent,
+    "Distinct": lambda found: min(len(set(found.values)), found.aggregate.most),
+    "ApproxDistinct": lambda found: len(set(found.values)),
+    "ApproxPercentile": percentile,
+}
+
+CONDITIONS: dict[str | None, Callable[[Event], bool]] = {
+    None: lambda _: True,
+    "n > 0": lambda event: event.n is not None and event.n > 0,
+}
+
+
+def _there(value: Any) -> bool:
+    return value is not None and not (isinstance(value, float) and not math.isfinite(value))
+
+
+def fold(aggregate: Any, events: Sequence[Event], at: int, since: int) -> Any:
+    """The aggregate over events that are already those of one key and window [since, at)."""
+    counted = [event for event in events if CONDITIONS[aggregate.where](event)]
+    items = [
+        (event.time, 1 if aggregate.argument == "1" else getattr(event, aggregate.argument))
+        for event in counted
+    ]
+    other = getattr(aggregate, "other", None)
+    pairs = (
+        [(getattr(event, aggregate.argument), getattr(event, other)) for event in counted] if other else []
+    )
+    there = [(x, y) for x, y in pairs if _there(x) and _there(y)]
+    return FOLDS[type(aggregate).__name__](
+        Found([(time, v) for time, v in items if _there(v)], there, aggregate, at, since)
+    )
+
+
+def distinct(events: Sequence[Event]) -> list[Event]:
+    """First arrival of an id wins."""
+    first: dict[str, Event] = {}
+    for event in sorted(events, key=lambda event: event.arrival):
+        first.setdefault(event.id, event)
+    return list(first.values())
+
+
+def answer(view: FeatureView, events: Sequence[Event], key: str, at: int) -> dict[str, Any]:
+    """What the law says the features of `key` at `at` are."""
+    mine = [event for event in distinct(events) if event.key == key and event.time < at]
+    out = {}
+    for column in view.columns:
+        width, hop = column.window.width, column.window.hop
+        since = 0 if width is None else floor_to(at - width, hop)
+        inside = [event for event in mine if width is None or event.time >= since]
+        out[column.name] = fold(view.features[column.feature], inside, at, since)
+    return out
+
+
+def close(expected: Any, found: Any, scale: float = 0.0) -> bool:
+    """Equal; floats to 1e-9 relative, or to 1e-12 of `scale`, the size of what was folded."""
+    if isinstance(expected, float) and isinstance(found, (float, int)):
+        return math.isclose(expected, found, rel_tol=1e-9, abs_tol=1e-12 * scale)
+    return type(expected) is type(found) and bool(expected == found)
+
+
+def scale_of(aggregate: Any, events: Sequence[Event]) -> float:
+    """How large a rounding of a fold may be, in units of 1e-12: sums of sizes, squares of sizes for second moments."""
+    columns = [aggregate.argument, getattr(aggregate, "other", None) or aggregate.argument]
+    found = [[getattr(event, column, None) for event in events] for column in columns]
+    sizes = [
+        [abs(float(v)) for v in values if v is not None and _there(v) and not isinstance(v, str)]
+        for values in found
+    ]
+    largest = [max(size, default=0.0) for size in sizes]
+    power = {"Variance": 2, "Covariance": 2, "StdDev": 1}.get(type(aggregate).__name__)
+    if isinstance(aggregate, Slope):
+        # The mean of times is right to 0.03 microseconds, which the steepest slope there may be makes an error of.
+        times = sorted({event.time for event in events})
+        gap = min((b - a for a, b in pairwise(times)), default=1)
+        return 1e12 * (0.1 / gap + 1e-9) * largest[0] * parse_duration(aggregate.per) / gap
+    if power == 2:
+        return largest[0] * largest[1] * len(events)
+    return (sum(sizes[0]) if power is None else 1e3 * largest[0]) + 1.0
+
+
+def check_complete() -> None:
+    """Raises when an exported aggregate has no fold here."""
+    missing = [kind.__name__ for kind in AGGREGATES if kind.__name__ not in FOLDS]
+    if missing:
+        raise LookupError(f"aggregates without an oracle: {', '.join(missing)}")

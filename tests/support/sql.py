@@ -1,0 +1,122 @@
+"""Just enough of Spark's SQL, a row at a time in plain Python, to evaluate the elements that declarations compile to."""
+
+import math
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
+
+import sqlglot
+from sqlglot import exp
+
+Row = Mapping[str, Any]
+Evaluate = Callable[[Row], Any]
+_BINARY: dict[type[exp.Expr], Callable[[Any, Any], Any]] = {
+    exp.LT: lambda a, b: _number(a) < _number(b),
+    exp.GTE: lambda a, b: _number(a) >= _number(b),
+    exp.GT: lambda a, b: _number(a) > _number(b),
+    exp.Mul: lambda a, b: a * b,
+    exp.Sub: lambda a, b: a - b,
+    exp.Add: lambda a, b: a + b,
+    exp.Div: lambda a, b: a / b,
+    exp.BitwiseAnd: lambda a, b: a & b,
+    exp.BitwiseRightShift: lambda a, b: a >> b,
+}
+
+
+def _number(value: Any) -> Any:
+    """Spark sorts NaN above every number."""
+    return math.inf if isinstance(value, float) and math.isnan(value) else value
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@lru_cache(maxsize=4096)
+def compile_sql(text: str) -> Evaluate:
+    """A function from a row to the value of the expression; None is NULL."""
+    return _compile(sqlglot.parse_one(text, dialect="spark"))
+
+
+def _compile(node: exp.Expr) -> Evaluate:
+    if isinstance(node, exp.Paren):
+        return _compile(node.this)
+    if isinstance(node, exp.Case):
+        return _case(node)
+    if isinstance(node, exp.Cast):
+        return _cast(node)
+    found = _leaf(node) or _logic(node) or _arithmetic(node)
+    if found is None:
+        raise NotImplementedError(
+            f"{type(node).__name__}: {node.sql(dialect='spark')}: teach tests/support/sql.py this expression"
+        )
+    return found
+
+
+def _leaf(node: exp.Expr) -> Evaluate | None:
+    if isinstance(node, exp.Column):
+        name = node.name
+        return lambda row: row[name]
+    if isinstance(node, exp.Literal):
+        constant = (
+            node.this if node.is_string else int(node.this) if node.this.isdigit() else float(node.this)
+        )
+        return lambda _: constant
+    if isinstance(node, exp.HexString):
+        blob = bytes.fromhex(node.this)
+        return lambda _: blob
+    return None
+
+
+def _logic(node: exp.Expr) -> Evaluate | None:
+    if isinstance(node, exp.And):
+        left, right = _compile(node.left), _compile(node.right)
+        return lambda row: bool(left(row)) and bool(right(row))  # NULL is as good as false under CASE
+    if isinstance(node, exp.Not):
+        denied = _compile(node.this)
+        return lambda row: not denied(row)
+    if isinstance(node, exp.Is):
+        inner = _compile(node.this)
+        return lambda row: inner(row) is None
+    return None
+
+
+def _arithmetic(node: exp.Expr) -> Evaluate | None:
+    if isinstance(node, (exp.Abs, exp.Neg)):
+        inner, sign = _compile(node.this), isinstance(node, exp.Neg)
+        return lambda row: None if (value := inner(row)) is None else -value if sign else abs(value)
+    if isinstance(node, exp.Concat):
+        parts = [_compile(part) for part in node.expressions]
+        return lambda row: None if None in (values := [part(row) for part in parts]) else b"".join(values)
+    if isinstance(node, exp.Anonymous) and node.name.lower() == "shiftright":
+        shifted, bits = (_compile(part) for part in node.expressions)
+        return lambda row: None if (value := shifted(row)) is None else value >> bits(row)
+    if isinstance(node, exp.Binary) and type(node) in _BINARY:
+        operation, left, right = _BINARY[type(node)], _compile(node.left), _compile(node.right)
+        return lambda row: None if (a := left(row)) is None or (b := right(row)) is None else operation(a, b)
+    return None
+
+
+def _case(node: exp.Case) -> Evaluate:
+    branches = [(_compile(branch.this), _compile(branch.args["true"])) for branch in node.args["ifs"]]
+
+    def run(row: Row) -> Any:
+        return next((value(row) for condition, value in branches if condition(row)), None)
+
+    return run
+
+
+def _cast(node: exp.Cast) -> Evaluate:
+    inner, kind = _compile(node.this), node.to.sql(dialect="spark")
+    casts: dict[str, Callable[[Any], Any]] = {
+        "DOUBLE": float,
+        "STRING": _text,
+        "BIGINT": int,
+        "INT": int,
+        "DECIMAL": Decimal,
+    }
+    target = casts.get(kind.split("(")[0], lambda value: value)
+    if kind == "BINARY":
+        return lambda row: None if (value := inner(row)) is None else value.encode()
+    return lambda row: None if (value := inner(row)) is None else target(value)

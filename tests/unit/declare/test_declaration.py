@@ -1,0 +1,525 @@
+"""Declarations that contradict themselves are refused when constructed: one sentence, what and which, and what to do."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+import anabranch as f
+from anabranch import (
+    Count,
+    FeatureView,
+    Gate,
+    Label,
+    Last,
+    LastK,
+    Max,
+    Mean,
+    Min,
+    Model,
+    Project,
+    Rate,
+    Search,
+    Slice,
+    Source,
+    Sum,
+)
+from anabranch.errors import DeclarationError, MisuseError
+from anabranch.values.expressions import columns_used, expression_type
+from anabranch.values.times import DAY, HOUR, MINUTE, SECOND
+from anabranch.values.types import parse_schema, parse_type
+from projects.heart_disease import project as heart
+
+SCHEMA = "id STRING, who STRING, time TIMESTAMP, x DOUBLE, n BIGINT, d DECIMAL(12,2), big DECIMAL(38,2), s STRING, b BOOLEAN, raw BINARY, day DATE, score INT"
+SOURCE: dict[str, Any] = {"name": "things", "topic": "things", "id": "id", "time": "time", "schema": SCHEMA}
+things = Source(**SOURCE)
+
+
+def source(**changed: Any) -> Source:
+    """The source with something changed."""
+    return Source(**{**SOURCE, **changed})
+
+
+def view(aggregate: Any = None, **changed: Any) -> FeatureView:
+    """A view of one feature with something changed."""
+    given: dict[str, Any] = {
+        "name": "seen",
+        "source": things,
+        "key": "who",
+        "features": {"a": Count() if aggregate is None else aggregate},
+    }
+    return FeatureView(**{**given, **changed})
+
+
+def project(*views: FeatureView, **changed: Any) -> Project:
+    """A project with something changed."""
+    label = Label(source=things, key="who", target="n > 0")
+    return Project(
+        **{"name": "sound", "views": views or (view(),), "label": label, "model": Model(), **changed}
+    )
+
+
+Case = tuple[Callable[[], object], str]
+SOURCES: Mapping[str, Case] = {
+    "name": (lambda: source(name="Things"), "source 'Things' is not a good name"),
+    "topic": (
+        lambda: source(topic="my topic"),
+        "source 'things': topic 'my topic' is not a Kafka topic name",
+    ),
+    "dots": (lambda: source(topic=".."), "topic '..' is not a Kafka topic name"),
+    "id": (lambda: source(id="nr"), "source 'things': id 'nr' is no column: it has id, who, time"),
+    "time": (lambda: source(time="at"), "source 'things': time 'at' is no column"),
+    "type of time": (
+        lambda: source(time="n"),
+        "source 'things': time 'n' is BIGINT: it must be TIMESTAMP or DATE",
+    ),
+    "empty": (lambda: source(schema=""), "schema part '' is not understood"),
+    "no type": (
+        lambda: source(schema="id STRING, time"),
+        "schema part 'time' is not understood: write columns as 'name TYPE'",
+    ),
+    "twice": (
+        lambda: source(schema="id STRING, ID INT, time DATE"),
+        "column 'id' stands twice in the schema",
+    ),
+    "underscore": (
+        lambda: source(schema="id STRING, _date DATE, time DATE"),
+        "column '_date' begins with an underscore",
+    ),
+    "nested": (
+        lambda: source(schema="id STRING, time DATE, tags ARRAY<STRING>"),
+        "type 'ARRAY<STRING>' is not supported: use TINYINT, SMALLINT",
+    ),
+    "decimal": (
+        lambda: source(schema="id STRING, time DATE, d DECIMAL(39,2)"),
+        r"type 'DECIMAL\(39,2\)' is not supported",
+    ),
+    "scale": (
+        lambda: source(schema="id STRING, time DATE, d DECIMAL(4,5)"),
+        r"type 'DECIMAL\(4,5\)' is not supported",
+    ),
+    "length": (lambda: source(schema="id STRING, time DATE, n INT(3)"), r"type 'INT\(3\)' is not supported"),
+}
+VIEWS: Mapping[str, Case] = {
+    "name": (lambda: view(name="a view"), "view 'a view' is not a good name"),
+    "long name": (lambda: view(name="a" * 41), "is not a good name: use up to 40 small letters"),
+    "no features": (lambda: view(features={}), "view 'seen' has no features: give at least one"),
+    "feature's name": (lambda: view(features={"A": Count()}), "view 'seen': feature 'A' is not a good name"),
+    "two underscores": (lambda: view(features={"a__b": Count()}), "feature 'a__b' is not a good name"),
+    "no aggregate": (
+        lambda: view("mean of x"),
+        "feature 'a' is 'mean of x': it must be an aggregate such as",
+    ),
+    "a class": (lambda: view(Count), "feature 'a' is <class .*Count'>: it must be an aggregate"),
+    "key": (lambda: view(key="whom"), "source 'things': key of view 'seen' 'whom' is no column"),
+    "no key": (lambda: view(key=()), r"view 'seen': key \(\) must name one column or several different ones"),
+    "key twice": (lambda: view(key=("who", "who")), "must name one column or several different ones"),
+    "type of key": (
+        lambda: view(key="x"),
+        "view 'seen': key 'x' cannot be DOUBLE: use STRING, a whole number, DATE or BOOLEAN",
+    ),
+    "window twice": (lambda: view(windows=("1h", "1d", "1h")), "view 'seen': window '1h' is used twice"),
+    "unknown window": (
+        lambda: view(windows=("1w",)),
+        "view 'seen': window '1w' is not understood: write a whole number and s, m, h or d",
+    ),
+    "window of nothing": (lambda: view(windows=("0h",)), "view 'seen': window '0h' is not understood"),
+    "uneven window": (
+        lambda: view(windows=("7m",)),
+        "view 'seen': window '7m' is no multiple of its hop 5m: choose another window, or give",
+    ),
+    "uneven hop": (lambda: view(windows=("1h",), hop="7s"), "window '1h' is no multiple of its hop 7s"),
+    "large hop": (
+        lambda: view(windows=("1h",), hop="10m"),
+        "hop '10m' is larger than the window '1h' may have: use 5m or less",
+    ),
+    "unknown hop": (lambda: view(windows=("1h",), hop="often"), "view 'seen': hop 'often' is not understood"),
+    "hop of a lifetime": (lambda: view(hop="daily"), "view 'seen': hop 'daily' is not understood"),
+    "kept word": (
+        lambda: view(features={"as_of": Count()}),
+        "view 'seen': feature 'as_of' is a word kept for serving tables: rename it",
+    ),
+}
+AGGREGATES: Mapping[str, Case] = {
+    "column": (lambda: view(Sum("y")), "view 'seen', feature 'a': no column 'y': the source has id, who"),
+    "table": (lambda: view(Sum("t.x")), "no column 't.x'"),
+    "syntax": (lambda: view(Sum("x +")), r"feature 'a': 'x \+' is not a SQL expression"),
+    "empty": (lambda: view(Sum(" ")), "Sum needs a column or SQL expression, not ' '"),
+    "no text": (lambda: view(Sum(3)), "Sum needs a column or SQL expression, not 3"),  # type: ignore[arg-type]
+    "two": (lambda: view(Sum("x; n")), "'x; n' is not one SQL expression"),
+    "semicolon": (
+        lambda: view(Count(where="x > 1;")),
+        "feature 'a', where: 'x > 1;' is not one SQL expression: write one, without semicolon",
+    ),
+    "comment": (lambda: view(Sum("x -- metres")), "'x -- metres' is not one SQL expression"),
+    "aggregate": (lambda: view(Sum("sum(x)")), r"'sum\(x\)' is not a row expression"),
+    "window function": (lambda: view(Sum("row_number() OVER (ORDER BY x)")), "is not a row expression"),
+    "subquery": (lambda: view(Sum("(SELECT 1)")), "is not a row expression"),
+    "unsteady": (
+        lambda: view(Sum("x * rand()")),
+        "changes from run to run: a feature may read only the event's own columns",
+    ),
+    "clock": (lambda: view(Sum("datediff(current_date(), day)")), "changes from run to run"),
+    "text": (lambda: view(Sum("s")), "feature 'a': Sum cannot take 's' of type STRING: it takes numbers"),
+    "least text": (
+        lambda: view(Min("s")),
+        "Min cannot take 's' of type STRING: it takes numbers, BOOLEAN, DATE and TIMESTAMP",
+    ),
+    "wide decimal": (lambda: view(Sum("big")), r"Sum cannot take 'big' of type DECIMAL\(38,2\)"),
+    "no condition": (lambda: view(f.Any("x")), "Any cannot take 'x' of type DOUBLE: it takes BOOLEAN"),
+    "frequent floats": (
+        lambda: view(f.MostFrequent("x")),
+        "MostFrequent cannot take 'x' of type DOUBLE: it takes STRING, whole numbers",
+    ),
+    "filter": (
+        lambda: view(Count(where="x")),
+        "feature 'a', where: 'x' is not a condition: write one such as",
+    ),
+    "column of a filter": (lambda: view(Count(where="y > 1")), "feature 'a', where: no column 'y'"),
+    "second column": (lambda: view(f.Covariance("x", "y")), "no column 'y'"),
+    "second column's type": (
+        lambda: view(f.Correlation("x", "s")),
+        "Correlation cannot take 's' of type STRING",
+    ),
+    "needs a window": (
+        lambda: view(Rate()),
+        "feature 'a': Rate needs a window of finite length: give its view windows=",
+    ),
+    "has no window": (
+        lambda: view(f.DecayedSum("x", half_life="1d"), windows=("1h",)),
+        r"DecayedSum has no window \(it forgets by its half-life\), but the view has '1h'",
+    ),
+    "fades within a tile": (
+        lambda: view(f.DecayedSum("x", half_life="1m")),
+        "feature 'a': DecayedSum fades too fast for states of 1d: give its view hop='500m' or less",
+    ),
+    "half-life": (
+        lambda: f.DecayedMean("x", half_life="soon"),
+        "DecayedMean: half_life 'soon' is not understood",
+    ),
+    "unit": (lambda: Rate(per="1w"), "Rate: per '1w' is not understood"),
+    "unit of a trend": (lambda: f.Slope("x", per=""), "Slope: per '' is not understood"),
+    "no edges": (
+        lambda: f.Histogram("x", edges=()),
+        r"Histogram: edges \(\) must be 1 to 64 numbers, each larger",
+    ),
+    "edges in disorder": (lambda: f.Histogram("x", edges=(2.0, 1.0)), "each larger than the one before"),
+    "few": (lambda: LastK("x", 0), "LastK: k=0 must be a whole number from 1 to 32"),
+    "many": (lambda: f.TopK("x", 33), "TopK: k=33 must be a whole number from 1 to 32"),
+    "part": (lambda: f.FirstK("x", 2.5), "FirstK: k=2.5 must be a whole number"),  # type: ignore[arg-type]
+    "distinct": (lambda: f.Distinct("x", most=0), "Distinct: most=0 must be a whole number from 1 to 10000"),
+    "registers": (
+        lambda: f.ApproxDistinct("x", log_size=3),
+        "ApproxDistinct: log_size=3 must be a whole number from 4 to 21",
+    ),
+    "percentage": (
+        lambda: f.ApproxPercentile("x", 95),
+        "ApproxPercentile: percentage=95 must be a number from 0 to 1, such as 0.95",
+    ),
+    "size": (
+        lambda: f.ApproxPercentile("x", 0.5, size=7),
+        "ApproxPercentile: size=7 must be a whole number from 8 to 65535",
+    ),
+    "tracked": (lambda: f.MostFrequent("s", tracked=0), "MostFrequent: tracked=0 must be a whole number"),
+}
+PROJECTS: Mapping[str, Case] = {
+    "name": (lambda: project(name="My Project"), "project 'My Project' is not a good name"),
+    "no views": (lambda: Project(name="sound", views=()), "project 'sound' has no views: give at least one"),
+    "label alone": (
+        lambda: project(model=None),
+        "project 'sound': a label and a model belong together: give both or neither",
+    ),
+    "model alone": (lambda: project(label=None), "a label and a model belong together"),
+    "views alike": (
+        lambda: project(view(), view(Mean("x"), features={"b": Mean("x")})),
+        "project 'sound': view 'seen' is used twice",
+    ),
+    "columns alike": (
+        lambda: project(view(), view(name="more")),
+        "project 'sound': feature column 'a' is used twice",
+    ),
+    "columns alike by a window": (
+        lambda: project(view(windows=("1h",)), view(name="more", features={"a_1h": Count()})),
+        "feature column 'a_1h' is used twice",
+    ),
+    "sources alike": (
+        lambda: project(view(), view(name="more", source=source(topic="others"), features={"b": Count()})),
+        "project 'sound': two different sources are named 'things': rename one",
+    ),
+    "topics alike": (
+        lambda: project(view(), view(name="more", source=source(name="others"), features={"b": Count()})),
+        "project 'sound': topic 'things' is used twice",
+    ),
+    "key of a view": (
+        lambda: project(view(key="n")),
+        r"key 'n' of view 'seen' is not among the label's keys who: add it to Label\(key=...\)",
+    ),
+    "kept key": (
+        lambda: project(view(), label=Label(source=things, key=("who", "score"), target="n")),
+        "key column 'score' is a word kept for serving tables: rename it in the source",
+    ),
+    "feature named as the key": (
+        lambda: project(view(features={"who": Count()})),
+        "feature column 'who' is also a column of the key: rename",
+    ),
+    "model's feature": (
+        lambda: project(model=Model(features=("a", "b"))),
+        "project 'sound': model feature 'b' is in no view: there are a",
+    ),
+    "model's list": (
+        lambda: project(view(LastK("x", 2)), model=Model(features=("a",))),
+        "model feature 'a' is ARRAY<DOUBLE>, which no trainer takes",
+    ),
+    "model's bytes": (
+        lambda: project(view(Last("raw"))),
+        "model feature 'a' is BINARY, which no trainer takes",
+    ),
+    "lists alone": (lambda: project(view(LastK("x", 2))), "every feature is a list, which no trainer takes"),
+    "metric": (lambda: Model(metric="auc"), "model: metric 'auc' is unknown: use roc_auc, average_precision"),
+    "label's key": (lambda: Label(source=things, key="whom", target="n"), "key of label 'whom' is no column"),
+    "label's target": (
+        lambda: Label(source=things, key="who", target="y > 1"),
+        "label, target: no column 'y'",
+    ),
+    "label's text": (
+        lambda: Label(source=things, key="who", target="s"),
+        "label, target: 's' gives STRING: it must give a number or a condition",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("declare", "said"),
+    [
+        pytest.param(*case, id=f"{part}: {what}")
+        for part, cases in {
+            "source": SOURCES,
+            "view": VIEWS,
+            "aggregate": AGGREGATES,
+            "project": PROJECTS,
+        }.items()
+        for what, case in cases.items()
+    ],
+)
+def test_a_declaration_that_cannot_be_meant_is_refused_with_one_sentence(
+    declare: Callable[[], object], said: str
+) -> None:
+    with pytest.raises(DeclarationError, match=said) as caught:
+        declare()
+    assert "\n" not in str(caught.value)
+    assert ":" in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_one_key_one_window_and_one_view_may_be_written_without_a_tuple() -> None:
+    declared = view(Mean("x"), windows="1h")
+    assert (declared.keys, declared.windows, [column.name for column in declared.columns]) == (
+        ("who",),
+        ("1h",),
+        ["a_1h"],
+    )
+    assert project(declared).keys == ("who",)
+
+
+def test_a_declaration_cannot_be_changed() -> None:
+    for frozen, name in (
+        (things, "id"),
+        (view(), "hop"),
+        (Count(), "where"),
+        (Model(), "metric"),
+        (project(), "views"),
+    ):
+        with pytest.raises(AttributeError):
+            setattr(frozen, name, None)
+
+
+def test_without_a_label_the_key_is_made_of_all_views_keys() -> None:
+    found = Project(
+        name="free", views=(view(), view(name="other", key=("n", "who"), features={"b": Count()}))
+    )
+    assert (found.keys, found.model_features) == (("who", "n"), ("a", "b"))
+
+
+def test_without_a_choice_the_model_reads_every_feature_but_lists() -> None:
+    found = project(view(features={"a": Count(), "few": LastK("x", 2), "last": Last("s")}))
+    assert found.model_features == ("a", "last")
+    assert project(
+        view(features={"a": Count(), "b": Count()}), model=Model(features=("b",))
+    ).model_features == ("b",)
+
+
+def test_hops_are_as_fine_as_their_window_asks_for() -> None:
+    found = view(windows=("15m", "11h", "12h", "11d", "12d", "400d", "lifetime"))
+    assert [span.hop for span in found.spans] == [5 * MINUTE, 5 * MINUTE, HOUR, HOUR, DAY, DAY, DAY]
+    assert found.tile == 5 * MINUTE
+    assert view(windows=("90s",), hop="30s").tile == 30 * SECOND
+
+
+def test_a_short_half_life_needs_a_small_hop() -> None:
+    assert view(f.DecayedSum("x", half_life="1m"), hop="5m").tile == 5 * MINUTE
+
+
+def test_windows_begin_on_a_hop_and_are_never_too_short() -> None:
+    (span,) = view(windows=("1h",)).spans
+    at = 100 * DAY + 7 * MINUTE + 1
+    assert span.tail(at) == 100 * DAY - HOUR + 5 * MINUTE
+    assert span.tail(100 * DAY + 5 * MINUTE) == 100 * DAY + 5 * MINUTE - HOUR
+    assert span.tail(-1) == -HOUR - 5 * MINUTE
+    assert view().spans[0].tail(at) is None
+
+
+FINGERPRINT_CHANGES: Mapping[str, FeatureView] = {
+    "window": view(Sum("x"), windows=("1h",)),
+    "hop": view(Sum("x"), hop="1h"),
+    "argument": view(Sum("n")),
+    "filter": view(Sum("x", where="n > 0")),
+    "aggregate": view(Max("x")),
+    "key": view(Sum("x"), key="n"),
+    "topic": view(Sum("x"), source=source(topic="others")),
+    "id": view(Sum("x"), source=source(id="s")),
+    "time": view(Sum("x"), source=source(time="day")),
+    "type of a column that is read": view(
+        Sum("x"), source=source(schema=SCHEMA.replace("x DOUBLE", "x FLOAT"))
+    ),
+}
+
+
+@pytest.mark.parametrize("changed", FINGERPRINT_CHANGES.values(), ids=FINGERPRINT_CHANGES)
+def test_whatever_changes_the_states_changes_the_fingerprint(changed: FeatureView) -> None:
+    assert changed.fingerprint != view(Sum("x")).fingerprint
+
+
+def test_names_descriptions_and_columns_that_are_not_read_leave_the_fingerprint() -> None:
+    plain = view(Sum("x"))
+    wider = source(schema=SCHEMA.replace("raw BINARY", "raw STRING, more INT"), description="said")
+    same = FeatureView(
+        name="seen_too", source=wider, key="who", features={"another": Sum("x")}, description="said"
+    )
+    assert same.fingerprint == plain.fingerprint
+    assert replace(plain, description="said") == replace(plain, description="said")
+
+
+def test_a_projects_fingerprint_follows_its_label_and_model() -> None:
+    found = {
+        declared.fingerprint
+        for declared in (
+            project(),
+            project(label=Label(source=things, key="who", target="n > 1")),
+            project(model=Model(metric="log_loss")),
+            project(model=Model(params={"eta": 0.1})),
+            project(view(features={"renamed": Count()})),
+        )
+    }
+    assert len(found) == 5
+
+
+def test_types_and_schemas_are_read_as_spark_writes_them() -> None:
+    read = {
+        column.name: str(column.type)
+        for column in parse_schema(
+            "a INTEGER, `b c` LONG, d NUMERIC(5, 2) NOT NULL, e VARCHAR(3) COMMENT 'x', f: DECIMAL"
+        )
+    }
+    assert read == {"a": "INT", "b c": "BIGINT", "d": "DECIMAL(5,2)", "e": "STRING", "f": "DECIMAL(10,0)"}
+    assert parse_type(" timestamp_ltz ").name == "TIMESTAMP"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("x", "DOUBLE"),
+        ("X", "DOUBLE"),
+        ("n > 0", "BOOLEAN"),
+        ("n * 2", "BIGINT"),
+        ("n / 2", "DOUBLE"),
+        ("d", "DECIMAL(12,2)"),
+        ("d * 2", "DECIMAL(14,2)"),
+        ("d / 2", None),
+        ("upper(s)", "STRING"),
+    ],
+)
+def test_expressions_are_typed_without_a_jvm(text: str, kind: str | None) -> None:
+    found = expression_type(text, things.columns, "here")
+    assert (None if found is None else str(found)) == kind
+
+
+def test_the_columns_of_an_expression_are_found() -> None:
+    assert sorted(columns_used("CASE WHEN n > 0 THEN x + n ELSE coalesce(d, 'a;b--c') END")) == [
+        "d",
+        "n",
+        "x",
+    ]
+
+
+def test_a_semicolon_or_dashes_in_a_text_are_only_text() -> None:
+    assert view(Count(where="s = ';' OR s = '--'")).columns[0].name == "a"
+
+
+def test_a_declaration_error_is_misuse() -> None:
+    assert issubclass(DeclarationError, MisuseError)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"split": "random"}, "split 'random' is unknown: use time or key"),
+        ({"categories": "sex"}, "tuples"),
+        ({"class_weight": {0: 1.0}}, "class_weight is"),
+        ({"class_weight": "balanced", "metric": "rmse"}, "for classes, but the metric 'rmse' is for numbers"),
+        ({"trainer": "my:own:function"}, "no name of a function"),
+        ({"trainer": "ensemble"}, "need them, others have none"),
+        ({"members": ("logistic",)}, "need them, others have none"),
+    ],
+)
+def test_a_model_that_cannot_be_meant_is_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(DeclarationError, match=said):
+        Model(**given)
+
+
+def test_gates_searches_and_slices_that_cannot_be_meant_are_refused() -> None:
+    with pytest.raises(DeclarationError, match=r"confidence is 0\.2"):
+        Gate(confidence=0.2)
+    with pytest.raises(DeclarationError, match=r"proof is 'better': use 'worse' or 'not worse'"):
+        Gate(proof="better")
+    with pytest.raises(
+        DeclarationError, match=r"proof is 'not worse' and its tolerance 0: say how much worse is as good"
+    ):
+        Gate(proof="not worse")
+    with pytest.raises(DeclarationError, match="must be above 0"):
+        Gate(parity=0)
+    with pytest.raises(DeclarationError, match="0 trials"):
+        Search(trials=0)
+    spaces: tuple[dict[str, object], ...] = (
+        {"eta": (0.3, 0.1)},
+        {"eta": (0.0, 0.1, "log")},
+        {"eta": []},
+        {"eta": 3},
+    )
+    for space in spaces:
+        with pytest.raises(DeclarationError, match="search space 'eta'"):
+            Search(space=space)
+    with pytest.raises(DeclarationError, match="give bounds that grow"):
+        Slice(feature="age", bands=(55, 40))
+    with pytest.raises(DeclarationError, match="model slice 'agee' is in no view"):
+        replace(heart, model=Model(slices=("agee",)))
+    with pytest.raises(DeclarationError, match=r"category 'sex' is not among Model\(features"):
+        replace(heart, model=Model(features=("age",), categories=("sex",)))
+
+
+def test_what_changes_the_learning_changes_the_fingerprint_and_what_only_judges_does_not() -> None:
+    prints = {
+        replace(heart, model=model).fingerprint
+        for model in (
+            Model(),
+            Model(categories=("cp",)),
+            Model(split="key"),
+            Model(class_weight="balanced"),
+            Model(search=Search()),
+        )
+    }
+    assert len(prints) == 5
+    assert (
+        replace(heart, model=Model(gate=Gate(minimum=0.9), slices=("sex",))).fingerprint
+        == replace(heart, model=Model()).fingerprint
+    )

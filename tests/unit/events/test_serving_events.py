@@ -1,0 +1,91 @@
+from typing import Any
+
+import pytest
+
+from anabranch.declare.sources import Source
+from anabranch.events.faults import find_fault
+from anabranch.events.json_values import value_fault
+from anabranch.values.times import parse_time
+from anabranch.values.types import parse_type
+
+SOURCE = Source(
+    name="sales",
+    topic="sales",
+    id="sale_id",
+    time="sold_at",
+    schema="sale_id BIGINT, sold_at TIMESTAMP, shop STRING, customer INT, price DECIMAL(6,2)",
+)
+KEYS = (("shop",), ("shop", "customer"))
+GOOD = {"sale_id": 1, "sold_at": "2024-05-01T12:00:00Z", "shop": "s1", "price": 2.5}
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        ("INT", [45, 45.0, "45", " 45 ", "45.0", -(2**31)], [45.5, True, "x", "", 2**31, 1e300, {}, [], "1e2"]),
+        ("TINYINT", [127], [128]),
+        ("SMALLINT", [-32768], [-32769]),
+        ("BIGINT", [2**63 - 1, str(2**63 - 1)], [2**63, 10**400]),
+        ("DOUBLE", [1, 1.5, "1.5", "-1e3", ".5"], ["NaN", "Infinity", "1e999", True, "x", 10**400]),
+        ("FLOAT", [1.5], ["inf"]),
+        ("DECIMAL(6,2)", [9999.99, "9999.99", "1.239", 0, "0e9"], [10000, "1e5", True, "x", "1e999999999999999999999"]),
+        ("STRING", ["", "x", 7, 1.5, True], [{}, [], "\ud800"]),
+        ("BOOLEAN", [True, False, "true", "F", 1, 0], [2, "maybe", []]),
+        ("DATE", ["2024-02-29", "2024-05-01T12:00:00Z"], ["2023-02-29", "20240501", 19844, "today"]),
+        ("TIMESTAMP", ["2024-05-01", "2024-05-01T12:00", "2024-05-01 12:00:00.123456789+02:00", "2024-05-01T12:00:00Z"],
+         ["2024-05-01T25:00:00Z", "12:00", 1714564800, "2024-W01-1", "2024-05-01T12:00:00+99:00"]),
+    ],
+)  # fmt: skip
+def test_values_are_of_their_declared_type(kind: str, good: list[Any], bad: list[Any]) -> None:
+    assert [value for value in good if value_fault(value, parse_type(kind)) is not None] == []
+    assert [value for value in bad if value_fault(value, parse_type(kind)) is None] == []
+
+
+def test_good_event_has_no_fault_and_unknown_fields_are_ignored() -> None:
+    assert find_fault({**GOOD, "more": [1]}, SOURCE, KEYS) is None
+    assert find_fault({**GOOD, "price": None}, SOURCE, KEYS) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "reason"),
+    [
+        ({"sale_id": None}, "sale_id", "sale_id is missing: it is the id of a 'sales' event"),
+        ({"sold_at": None}, "sold_at", "sold_at is missing: it is the time of a 'sales' event"),
+        ({"shop": None}, "shop", "shop is missing: an event needs its key"),
+        ({"shop": ""}, "shop", "shop is missing: an event needs its key"),
+        ({"shop": "a\x1fb"}, "shop", "shop: a key may have 8192 bytes and not the control character U+001F"),
+        (
+            {"shop": "x" * 9000},
+            "shop",
+            "shop: a key may have 8192 bytes and not the control character U+001F",
+        ),
+        ({"customer": "abc"}, "customer", "customer: 'abc' is not an INT"),
+        (
+            {"sold_at": "yesterday"},
+            "sold_at",
+            "sold_at: 'yesterday' is not a TIMESTAMP: write ISO 8601 such as 2024-05-01T12:00:00Z",
+        ),
+    ],
+)
+def test_fault_names_field_and_reason(change: dict[str, Any], field: str, reason: str) -> None:
+    fault = find_fault({**GOOD, **change}, SOURCE, KEYS)
+    assert fault is not None
+    assert (fault.field, fault.reason) == (field, reason)
+
+
+def test_event_with_one_of_several_keys_is_good() -> None:
+    assert find_fault({**GOOD, "shop": None, "customer": 4}, SOURCE, (("shop",), ("customer",))) is None
+
+
+def test_event_from_the_future_is_refused() -> None:
+    latest = parse_time("2024-05-01T12:00:00Z")
+    assert find_fault(GOOD, SOURCE, KEYS, latest) is None
+    fault = find_fault({**GOOD, "sold_at": "2024-05-01T12:00:01"}, SOURCE, KEYS, latest)
+    assert fault is not None
+    assert fault.field == "sold_at"
+    assert "future" in fault.reason
+
+
+def test_event_is_an_object() -> None:
+    assert find_fault([1], SOURCE, KEYS) is not None
+    assert find_fault("x", SOURCE, KEYS) is not None

@@ -1,0 +1,191 @@
+"""The law in pure Python: answer(key, t) equals a naive fold over the distinct events that have arrived."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from anabranch import Aggregate, FeatureView
+from anabranch.folds.merge import Known, merge, merge_all
+from anabranch.folds.training_sets import SortedRun, features_before
+from anabranch.states.blocks import Values
+from anabranch.values.times import DAY, HOUR, MINUTE
+from tests.support import oracle
+from tests.support.law import SLACK, SLOT, START, batch_part, events_strategy, lift, make_view, tiles
+from tests.support.oracle import Event
+
+VIEW = make_view()
+LIFELONG = make_view(())
+VIEWS = (VIEW, LIFELONG)
+
+
+def assert_lawful(
+    view: FeatureView, events: Sequence[Event], expected: dict[str, object], found: dict[str, object]
+) -> None:
+    """Every feature equal, floats to the stated rounding."""
+    for column in view.columns:
+        scale = oracle.scale_of(view.features[column.feature], events)
+        assert oracle.close(expected[column.name], found[column.name], scale), (
+            column.name,
+            expected[column.name],
+            found[column.name],
+        )
+
+
+def known(view: FeatureView, events: Sequence[Event], key: str, cut: int | None) -> Known:
+    """Batch part and tiles of a key."""
+    mine = [event for event in oracle.distinct(events) if event.key == key]
+    batch = None if cut is None else batch_part(view, [event for event in mine if event.arrival < cut], cut)
+    return batch, tiles(view, [event for event in mine if cut is None or event.arrival >= cut])
+
+
+def served(
+    view: FeatureView, events: Sequence[Event], key: str, cut: int | None, at: int
+) -> dict[str, object]:
+    """The answer by way of batch part and tiles."""
+    merged = merge(view, *known(view, events, key, cut), at)
+    assert merged.degraded is None, merged.degraded
+    return dict(merged.values)
+
+
+def test_every_exported_aggregate_has_an_oracle() -> None:
+    oracle.check_complete()
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    events=events_strategy(),
+    cut_slots=st.integers(0, 12 * 24),
+    late=st.integers(0, SLACK // MINUTE),
+    order=st.randoms(),
+)
+def test_answer_equals_the_fold_for_any_events_cut_and_order(
+    events: list[Event], cut_slots: int, late: int, order: object
+) -> None:
+    cut = START + cut_slots * SLOT
+    at = cut + late * MINUTE + 1
+    arrived = [event for event in events if event.arrival < at]
+    order.shuffle(arrived)  # type: ignore[attr-defined]
+    for view in VIEWS:
+        # Keys that are merged together, of which nothing is known of one, each have their own answer.
+        together = merge_all(view, [known(view, arrived, key, cut) for key in "bzca"], at)
+        for key, merged in zip("bzca", together, strict=True):
+            assert merged.degraded is None
+            assert_lawful(view, arrived, oracle.answer(view, arrived, key, at), dict(merged.values))
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(events=events_strategy())
+def test_tiles_alone_answer_before_the_first_batch(events: list[Event]) -> None:
+    at = START + 12 * DAY
+    for view in VIEWS:
+        assert_lawful(view, events, oracle.answer(view, events, "a", at), served(view, events, "a", None, at))
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    events=events_strategy(),
+    minutes=st.lists(
+        st.tuples(st.sampled_from("abc"), st.integers(0, 10 * 24 * 60)), min_size=1, max_size=10
+    ),
+)
+def test_training_rows_equal_the_fold_strictly_before_their_time(
+    events: list[Event], minutes: list[tuple[str, int]]
+) -> None:
+    ordered = sorted(oracle.distinct(events), key=lambda event: (event.key, event.time))
+    queries = [(key, START + minute * MINUTE) for key, minute in minutes]
+    for view in VIEWS:
+        columns = features_before(view, as_run(view, ordered, queries))
+        for position, (key, time) in enumerate(queries):
+            assert_lawful(
+                view, events, oracle.answer(view, events, key, time), at_position(columns, position)
+            )
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    events=events_strategy(),
+    minutes=st.lists(
+        st.tuples(st.sampled_from("abc"), st.integers(0, 10 * 24 * 60)), min_size=1, max_size=10
+    ),
+)
+def test_training_rows_as_known_see_only_what_had_arrived(
+    events: list[Event], minutes: list[tuple[str, int]]
+) -> None:
+    view = FeatureView(
+        name="known", source=VIEW.source, key="key", windows=("1h", "7d"), features=exactly_foldable(VIEW)
+    )
+    ordered = sorted(oracle.distinct(events), key=lambda event: (event.key, event.time))
+    queries = sorted((key, START + minute * MINUTE) for key, minute in minutes)
+    columns = features_before(
+        view,
+        replace(
+            as_run(view, ordered, queries),
+            arrival=np.array([event.arrival for event in ordered], dtype=np.int64),
+        ),
+    )
+    for position, (key, time) in enumerate(queries):
+        known = [event for event in ordered if event.arrival < time]
+        assert_lawful(view, events, oracle.answer(view, known, key, time), at_position(columns, position))
+
+
+def exactly_foldable(view: FeatureView) -> dict[str, Aggregate]:
+    """The features that are folded state by state, without the sketches."""
+    return {
+        name: aggregate
+        for name, aggregate in view.features.items()
+        if view.layout.bounds[name].exactly is None
+    }
+
+
+def as_run(view: FeatureView, ordered: Sequence[Event], queries: Sequence[tuple[str, int]]) -> SortedRun:
+    """Events sorted by key and time, and queries, as the fold takes them."""
+    return SortedRun(
+        np.array(["abc".index(event.key) for event in ordered], dtype=np.int64),
+        np.array([event.time for event in ordered], dtype=np.int64),
+        lift(view, ordered),
+        np.array(["abc".index(key) for key, _ in queries], dtype=np.int64),
+        np.array([time for _, time in queries], dtype=np.int64),
+    )
+
+
+def at_position(columns: Mapping[str, Values], position: int) -> dict[str, object]:
+    """One row of the folded columns, as plain values."""
+    found = {
+        name: values.values[position] if values.valid[position] else None for name, values in columns.items()
+    }
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in found.items()}
+
+
+def test_late_event_is_exact_before_the_next_batch() -> None:
+    cut = START + DAY
+    late = Event(id="late", key="a", time=cut - 3 * HOUR, arrival=cut + HOUR, x=5.0, n=1)
+    early = Event(id="first", key="a", time=cut - 2 * HOUR, arrival=cut - HOUR, x=7.0, n=1)
+    found = served(VIEW, [late, early], "a", cut, cut + 2 * HOUR)
+    assert found["sum_x_12h"] == 12.0
+    assert found["count_n_12h"] == 2
+
+
+def test_event_ahead_of_its_arrival_waits_for_its_time() -> None:
+    event = Event(id="ahead", key="a", time=START + 2 * MINUTE, arrival=START + MINUTE, x=1.0)
+    assert served(VIEW, [event], "a", START, START + 2 * MINUTE)["count_x_1h"] == 0
+    assert served(VIEW, [event], "a", START, START + 2 * MINUTE + 1)["count_x_1h"] == 1
+
+
+@pytest.mark.parametrize(
+    ("at", "reason"), [(START - 1, "before the batch's cut"), (START + SLACK + 2 * HOUR, "too old")]
+)
+def test_an_answer_the_batch_cannot_give_says_so(at: int, reason: str) -> None:
+    part = batch_part(VIEW, [Event(id="e", key="a", time=START - HOUR, arrival=START - HOUR, x=1.0)], START)
+    assert reason in str(merge(VIEW, part, None, at).degraded)
+
+
+def test_keys_never_seen_have_empty_values() -> None:
+    values = {**merge(VIEW, None, None, START).values, **merge(LIFELONG, None, None, START).values}
+    assert values["count_x_1h"] == 0
+    assert values["sum_x_1h"] is None
+    assert values["last_s"] is None
+    assert values["lastk_s"] == []

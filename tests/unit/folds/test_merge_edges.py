@@ -1,0 +1,234 @@
+"""The merge at its edges: where windows begin and end, the cut, the slack, and values as plain Python."""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from decimal import Decimal
+
+import numpy as np
+import pytest
+
+from anabranch import Aggregate, Count, Distinct, FeatureView, First, Last, LastK, Mean, Sum, Variance
+from anabranch.declare.windows import make_window
+from anabranch.folds.merge import BatchPart, Merged, Tiles, collapsed_from, merge, merge_all, plain
+from anabranch.values.times import DAY, HOUR, MINUTE, floor_to, format_time
+from anabranch.values.types import DataType, parse_type
+from tests.support.law import SLACK, START, batch_part, source, tiles
+from tests.support.oracle import Event
+
+CUT = START + 3 * HOUR
+
+
+def view(*windows: str, hop: str | None = None, **features: Aggregate) -> FeatureView:
+    """A view over the test source; without features it counts."""
+    return FeatureView(
+        name="edges", source=source, key="key", windows=windows, hop=hop, features=features or {"n": Count()}
+    )
+
+
+def event(time: int, arrival: int | None = None, x: float = 1.0, s: str | None = None) -> Event:
+    """An event of key a that arrived in time."""
+    return Event(
+        id=str((time, arrival, x)), key="a", time=time, arrival=time if arrival is None else arrival, x=x, s=s
+    )
+
+
+def answer(shown: FeatureView, events: Sequence[Event], at: int, cut: int | None = CUT) -> Merged:
+    """The answer with a batch of what arrived before the cut, and tiles of the rest."""
+    before = [one for one in events if cut is not None and one.arrival < cut]
+    after = [one for one in events if cut is None or one.arrival >= cut]
+    return merge(shown, None if cut is None else batch_part(shown, before, cut), tiles(shown, after), at)
+
+
+def test_an_event_at_the_very_time_of_the_answer_is_not_in_it() -> None:
+    for moment in (CUT, CUT + HOUR):
+        events = [event(moment - 1), event(moment)]
+        assert answer(view("1d"), [events[0]], moment).values == {"n_1d": 1}
+        # One more microsecond, and it is.
+        assert answer(view("1d"), events, moment + 1).values == {"n_1d": 2}
+
+
+def test_an_event_at_the_tail_is_in_the_window_and_one_before_it_is_not() -> None:
+    at = CUT + 17 * MINUTE + 3
+    tail = floor_to(at - HOUR, 5 * MINUTE)
+    assert answer(view("1h"), [event(tail)], at).values == {"n_1h": 1}
+    assert answer(view("1h"), [event(tail - 1)], at).values == {"n_1h": 0}
+
+
+def test_tails_move_a_hop_at_a_time() -> None:
+    at = CUT + 20 * MINUTE
+    moment = event(at - HOUR - 4 * MINUTE)
+    assert answer(view("1h"), [moment], at - 1).values == {"n_1h": 1}
+    assert answer(view("1h"), [moment], at).values == {"n_1h": 0}
+
+
+@pytest.mark.parametrize("late", [0, 1, 5 * MINUTE - 1, 5 * MINUTE, HOUR, SLACK - 1, SLACK])
+def test_an_answer_is_exact_from_the_cut_to_the_end_of_the_slack(late: int) -> None:
+    shown, at = view("15m", "1h", "12h", "7d", "30d", "lifetime"), CUT + late
+    events = [event(CUT - back) for back in range(7 * MINUTE, 40 * DAY, 7 * HOUR + 11 * MINUTE)]
+    found = answer(shown, events, at)
+    assert found.degraded is None
+    for column in shown.columns:
+        tail = column.window.tail(at)
+        assert found.values[column.name] == sum(tail is None or one.time >= tail for one in events)
+
+
+def test_only_windows_that_the_batch_is_too_old_for_degrade_an_answer() -> None:
+    at = CUT + SLACK + HOUR + 1
+    events = [event(CUT - HOUR)]
+    found = answer(view("12h", "lifetime"), events, at)
+    assert found.degraded == f"the batch of {format_time(CUT)} is too old for window 12h"
+    assert answer(view("lifetime"), events, CUT + 400 * DAY).degraded is None
+    assert answer(view(), events, CUT + 400 * DAY).degraded is None
+
+
+def test_a_key_without_a_row_is_no_less_degraded_than_others() -> None:
+    shown = view("12h")
+    empty = BatchPart(CUT, SLACK, np.empty((0, 2 + shown.layout.width)))
+    assert merge(shown, empty, None, CUT + SLACK).degraded is None
+    assert "too old" in str(merge(shown, empty, None, CUT + SLACK + DAY).degraded)
+
+
+def test_an_answer_before_the_cut_says_so() -> None:
+    found = answer(view("12h"), [event(CUT - HOUR)], CUT - 1)
+    assert found.degraded == f"{format_time(CUT - 1)} lies before the batch's cut {format_time(CUT)}"
+
+
+def test_an_answer_before_events_that_were_folded_into_a_tile_says_so() -> None:
+    found = answer(view("12h"), [event(CUT + 30 * MINUTE)], CUT + 20 * MINUTE)
+    assert "lies before events that were already folded" in str(found.degraded)
+
+
+def test_a_late_event_of_a_tile_before_the_cut_adds_to_the_batch() -> None:
+    events = [event(CUT - 30 * MINUTE, x=1.0), event(CUT - 29 * MINUTE, arrival=CUT + MINUTE, x=2.0)]
+    assert answer(view("1h", x=Sum("x")), events, CUT + 2 * MINUTE).values == {"x_1h": 3.0}
+    # Ever so late: the day before yesterday's.
+    late = event(CUT - 50 * HOUR, arrival=CUT + MINUTE, x=4.0)
+    assert answer(view("1h", "7d", x=Sum("x")), [*events, late], CUT + 2 * MINUTE).values == {
+        "x_1h": 3.0,
+        "x_7d": 7.0,
+    }
+
+
+def test_an_event_of_the_batch_ahead_of_the_cut_waits_for_its_time() -> None:
+    ahead = event(CUT + 2 * MINUTE, arrival=CUT - 1)
+    assert answer(view("1h"), [ahead], CUT + 2 * MINUTE).values == {"n_1h": 0}
+    assert answer(view("1h"), [ahead], CUT + 2 * MINUTE + 1).values == {"n_1h": 1}
+
+
+def test_nothing_at_all_gives_empty_values() -> None:
+    expected: dict[str, object] = {"n": 0, "x": None, "mean": None, "var": None, "s": None, "few": [], "d": 0}
+    shown = view(
+        n=Count(),
+        x=Sum("x"),
+        mean=Mean("x"),
+        var=Variance("x"),
+        s=Last("s"),
+        few=LastK("s", 2),
+        d=Distinct("s"),
+    )
+    assert merge(shown, None, None, CUT) == Merged(expected)
+    empty = Tiles(np.empty(0, dtype=np.int64), np.empty((0, shown.layout.width)))
+    assert merge(shown, BatchPart(CUT, SLACK, np.empty((0, 2 + shown.layout.width))), empty, CUT) == Merged(
+        expected
+    )
+
+
+def test_texts_of_batch_and_tiles_are_merged_by_time() -> None:
+    events = [
+        event(CUT - 2 * HOUR, s="b"),
+        event(CUT - HOUR, s="é"),
+        event(CUT + MINUTE, s=""),
+        event(CUT - 90 * MINUTE, arrival=CUT + MINUTE, s="late"),
+    ]
+    shown = view(last=Last("s"), first=First("s"), few=LastK("s", 3))
+    assert answer(shown, events, CUT + HOUR).values == {"last": "", "first": "b", "few": ["", "é", "late"]}
+
+
+def test_events_at_one_time_have_one_order_whatever_came_first() -> None:
+    events = [event(CUT - HOUR, x=2.0, s="b"), event(CUT - HOUR, arrival=CUT + MINUTE, x=1.0, s="a")]
+    shown = view(last=Last("x"), first=First("x"), last_s=Last("s"), first_s=First("s"))
+    expected = {"last": 2.0, "first": 1.0, "last_s": "b", "first_s": "a"}
+    assert answer(shown, events, CUT + HOUR).values == expected
+    swapped = [event(CUT - HOUR, arrival=CUT + MINUTE, x=2.0, s="b"), event(CUT - HOUR, x=1.0, s="a")]
+    assert answer(shown, swapped, CUT + HOUR).values == expected
+
+
+def test_times_before_1970_have_windows_too() -> None:
+    cut = -100 * DAY
+    events = [event(cut - HOUR), event(cut - 3 * HOUR), event(cut + 30, arrival=cut + 40)]
+    assert answer(view("2h", "lifetime"), events, cut + MINUTE, cut).values == {"n_2h": 2, "n_lifetime": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "hop"), [("15m", None), ("12h", None), ("7d", None), ("365d", None), ("1d", "10m")]
+)
+def test_collapsed_states_begin_on_a_hop_so_that_hops_fill_the_rest(text: str, hop: str | None) -> None:
+    window = make_window(text, hop, "here")
+    assert collapsed_from(window, CUT, SLACK) % window.hop == 0
+    assert collapsed_from(window, CUT, SLACK) >= (window.tail(CUT + SLACK) or 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "expected"),
+    [
+        (np.int64(3), "BIGINT", 3),
+        (np.float64(0.5), "DOUBLE", 0.5),
+        (np.bool_(True), "BOOLEAN", True),
+        (np.int32(19844), "DATE", "2024-05-01"),
+        (date(2024, 5, 1), "DATE", "2024-05-01"),
+        (np.int64(1_714_564_800_000_001), "TIMESTAMP", "2024-05-01T12:00:00.000001Z"),
+        (datetime(2024, 5, 1, 12, tzinfo=UTC), "TIMESTAMP", "2024-05-01T12:00:00Z"),
+        (datetime(2024, 5, 1, 12), "TIMESTAMP", "2024-05-01T12:00:00Z"),  # noqa: DTZ001 - Spark's, which is UTC
+        (Decimal("12"), "DECIMAL(38,0)", 12),
+        (Decimal("1.50"), "DECIMAL(12,2)", Decimal("1.50")),
+        ("é", "STRING", "é"),
+    ],
+)
+def test_values_are_plain_python(value: object, kind: str, expected: object) -> None:
+    found = plain(value, parse_type(kind))
+    assert (found, type(found)) == (expected, type(expected))
+
+
+def test_lists_are_plain_python() -> None:
+    moments = [np.int64(CUT), datetime(2024, 5, 1, 12, tzinfo=UTC)]
+    assert plain(moments, DataType("ARRAY<TIMESTAMP>")) == [format_time(CUT), "2024-05-01T12:00:00Z"]
+    assert plain(np.array([1, 2]), DataType("ARRAY<BIGINT>")) == [1, 2]
+    assert plain([], DataType("ARRAY<DECIMAL(38,0)>")) == []
+
+
+def test_keys_that_are_merged_together_have_their_own_reasons_and_extras() -> None:
+    shown = view("1d", n=Count(), kinds=Distinct("s"))
+    events = [
+        [event(CUT - HOUR, s="a"), event(CUT + HOUR, s="b")],
+        [],
+        [event(CUT + 3 * HOUR, CUT + HOUR, s="c")],
+    ]
+    known = [
+        (
+            batch_part(shown, [one for one in each if one.arrival < CUT], CUT),
+            tiles(shown, [one for one in each if one.arrival >= CUT]),
+        )
+        for each in events
+    ]
+    at = CUT + 2 * HOUR
+    alone = [merge(shown, *each, at) for each in known]
+    assert merge_all(shown, known, at) == alone
+    assert merge_all(shown, known[::-1], at) == alone[::-1]
+    assert [(one.values["n_1d"], one.values["kinds_1d"]) for one in alone] == [(2, 2), (0, 0), (0, 0)]
+    stale = merge_all(shown, [*known, (None, known[0][1])], CUT + SLACK + 2 * DAY)
+    assert ["too old" in str(one.degraded) for one in stale] == [True, True, True, False]
+    assert merge_all(shown, [], at) == []
+
+
+def test_a_key_whose_state_holds_later_events_is_degraded_by_itself() -> None:
+    shown = view("1h")
+    states = [tiles(shown, [event(CUT + 10 * MINUTE)]), tiles(shown, [event(CUT + 10 * MINUTE + 2)])]
+    moment = CUT + 10 * MINUTE + 1
+    found = merge_all(shown, [(None, state) for state in states], moment)
+    assert [one.degraded is None for one in found] == [True, False]
+
+
+def test_batch_parts_of_several_batches_are_not_merged_together() -> None:
+    shown = view("1h")
+    with pytest.raises(ValueError, match="several batches"):
+        merge_all(shown, [(batch_part(shown, [], cut), None) for cut in (CUT, CUT + HOUR)], CUT + 2 * HOUR)

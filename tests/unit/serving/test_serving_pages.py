@@ -1,0 +1,333 @@
+import asyncio
+import re
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anabranch import ApproxDistinct, FeatureView, Freshness, Last, Mean, Project, Source
+from anabranch.declare.loading import load_project
+from anabranch.errors import AnabranchError, DeclarationError, UnavailableError
+from anabranch.settings import FileSettings, LakeSettings
+from anabranch.stores.cassandra.measures import Measure
+from anabranch.stores.cassandra.samples import CurrentRow
+from anabranch.stores.files.api_keys import ApiKeys
+from anabranch.stores.files.reports import Reports
+from anabranch.values.times import HOUR, from_micros
+from serving.app import create_app
+from serving.http.access import Access, Issuer
+from serving.http.messages import Request, Response
+from serving.site.charts import bins, histogram, sparkline
+from serving.site.markup import tag
+from tests.support.serving_fakes import NOW, PROJECTS, Bench, bench
+
+EVIL = "<script>alert(1)</script>'\" onload=x"
+PAGE = "/projects/heart_disease"
+
+
+def row(key: str, score: float | None, layer: str = "batch") -> CurrentRow:
+    return CurrentRow(
+        key=key, score=score, label=None, model_version="3", batch_version=7, as_of=NOW - HOUR, layer=layer
+    )
+
+
+def measure(name: str, value: float, part: str = "", hours: int = 0) -> Measure:
+    at = from_micros(NOW) - timedelta(hours=hours)
+    return Measure(project="heart_disease", subject="features", name=name, at=at, value=value, slice=part)
+
+
+ALERTS = [
+    replace(measure("psi", value, part), subject="alerts") for part, value in (("age", 1.0), ("chol", 0.0))
+]
+
+
+@pytest.fixture
+def heart() -> Bench:
+    found = bench(PROJECTS, load_project("heart_disease", (PROJECTS,)).model_features)
+    return changed(
+        found,
+        sample=lambda _, most: [row(EVIL, 0.2), row("p2", 0.9, "speed"), row("p3", None)][:most],
+        reports=lambda *_: [
+            {
+                "arrival": "2024-05-01T10:00:00",
+                "source": "exams",
+                "rows": 303,
+                "bad": 2,
+                "verdict": EVIL,
+                "name": "a-1",
+            }
+        ],
+        report=lambda _, source, name: b"<p>report</p>" if (source, name) == ("exams", "a-1") else None,
+        measures=lambda _: [*ALERTS, measure("psi", 0.31, "age"), measure("mean", 1.5, EVIL)],
+        measured=lambda *_: [measure("psi", 0.1, "age", 2), measure("psi", 0.31, "age")],
+    )
+
+
+def changed(found: Bench, **stores: Any) -> Bench:
+    """The same server with other stores."""
+    app = create_app(replace(found.app._context, **stores))
+    app.live.refresh()
+    return Bench(app, found.store, found.registry, found.topics)
+
+
+class Elements(HTMLParser):
+    """Every element of a page with its attributes, and its text."""
+
+    def __init__(self, page: bytes) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page.decode())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def read(heart: Bench, path: str, status: int = 200) -> Elements:
+    response = heart.raw("GET", path)
+    assert response.status == status, response.body[:2000]
+    headers = dict(response.headers)
+    assert "default-src 'none'; style-src 'self'" in headers["content-security-policy"]
+    assert "unsafe" not in headers["content-security-policy"]
+    found = Elements(response.body)
+    assert not [name for name, _ in found.found if name in ("script", "iframe", "object", "style")]
+    attributes = [(name, value) for _, given in found.found for name, value in given.items()]
+    assert not [name for name, _ in attributes if name.startswith("on") or name == "style"]
+    assert not [
+        value
+        for name, value in attributes
+        if name in ("src", "href", "action") and not re.match(r"/(?!/)|data:,$|#", value or "")
+    ]
+    return found
+
+
+def test_first_page_lists_projects_with_freshness_versions_metric_and_drift(heart: Bench) -> None:
+    page = read(heart, "/")
+    for said in (
+        "heart_disease",
+        "cardiology",
+        "fresh",
+        "7",
+        "cut 60 min ago",
+        "0.8750",
+        "0.31",
+        "psi of age",
+        "Alerts",
+    ):
+        assert said in page.text, said
+    assert ("a", {"href": PAGE}) in page.found
+    assert ("psi of age" in page.text, "psi of chol" in page.text) == (True, False)
+    sheet = next(
+        given["href"] for name, given in page.found if name == "link" and given["rel"] == "stylesheet"
+    )
+    response = heart.raw("GET", str(sheet).partition("?")[0])
+    assert (response.status, dict(response.headers)["content-type"]) == (200, "text/css; charset=utf-8")
+
+
+def test_page_of_a_project_says_what_a_user_of_it_must_know(heart: Bench) -> None:
+    page = read(heart, PAGE)
+    for said in ("Risk of coronary heart disease", "bpm_mean_1h", "StdDev('heart_rate')", "to rounding", "bracelet-feed", "angiography", "promised", "kept",
+                 "0.8000 to 0.9300", "not for decisions about patients", "303", "predictions.heart_disease",
+                 "heart_disease__latest_exam__b7", "anabranch.heart_disease_events_exams", "lake version 3", "batch (2) and speed (1)"):  # fmt: skip
+        assert said in page.text, said
+    assert "alert psi of age is beyond its declared threshold" in page.text
+    names = [name for name, _ in page.found]
+    assert names.count("rect") == 20
+    assert names.count("polyline") == 1  # one measure has a past
+    assert all(given.get("aria-label") for name, given in page.found if name == "svg")
+
+
+def test_nothing_stored_or_asked_becomes_part_of_a_page(heart: Bench) -> None:
+    heart.store.stored[(EVIL,)] = {"age": 60}
+    heart.store.rows[EVIL] = {"score": 0.5, "layer": EVIL, "model_version": EVIL}
+    for path in ("/", PAGE, f"{PAGE}/keys/{EVIL}"):
+        page = read(heart, path)
+        assert path == "/" or "<script>alert(1)" in page.text  # as text
+    read(heart, f"/projects/{EVIL}", 404)
+    read(heart, f"{PAGE}/{EVIL}", 404)
+
+
+def test_a_key_is_shown_by_window_and_over_time(heart: Bench) -> None:
+    heart.store.stored[("p1",)] = {"bpm_mean_1h": 71.5, "bpm_mean_1d": 72.25, "age": 60}
+    heart.store.rows["p1"] = {
+        "score": 0.25,
+        "label": 1,
+        "layer": "speed",
+        "model_version": "3",
+        "batch_version": 7,
+        "as_of": NOW,
+    }
+    page = read(heart, f"{PAGE}/keys/p1")
+    for said in ("p1", "0.25", "label 1", "speed", "71.5", "72.25", "1h", "7d", "Over time", "11:12:00"):
+        assert said in page.text, said
+    assert heart.store.reads == 6
+
+
+def test_the_page_of_a_key_of_which_nothing_is_known_says_so(heart: Bench) -> None:
+    said = "Nothing is known of this key"
+    assert said in read(heart, f"{PAGE}/keys/never").text
+    heart.store.stored[("p1",)] = {}
+    assert said not in read(heart, f"{PAGE}/keys/p1").text
+
+
+def test_what_the_store_cannot_tell_exactly_of_the_past_is_not_shown(heart: Bench) -> None:
+    heart.store.degraded = "the batch is too old"
+    page = read(heart, f"{PAGE}/keys/p1")
+    assert "degraded the batch is too old" in page.text
+    assert "Nothing but now is known exactly" in page.text
+
+
+def test_form_leads_to_the_page_of_the_key(heart: Bench) -> None:
+    asked = Request("GET", f"{PAGE}/keys", query="patient_id=a%2Fb+c")
+    response = asyncio.run(heart.app.handle(asked))
+    assert (response.status, dict(response.headers)["location"]) == (303, f"{PAGE}/keys/a%2Fb%20c")
+    assert asyncio.run(heart.app.handle(Request("GET", f"{PAGE}/keys", query=""))).status == 422
+
+
+def test_stores_that_are_away_cost_a_page_their_part_only(heart: Bench) -> None:
+    def away(*_: object) -> Any:
+        raise UnavailableError("the store is away")
+
+    def slow(*_: object) -> Any:
+        asyncio.run(asyncio.sleep(0.4))
+
+    lame = changed(
+        heart,
+        sample=away,
+        reports=away,
+        measures=away,
+        measured=slow,
+        settings=replace(heart.app._settings, store_timeout_seconds=0.2),
+    )
+    page = read(lame, PAGE)
+    assert page.text.count("Not known now: the store is away") == 3
+    assert "bpm_mean_1h" in page.text
+    lame.store.away = True
+    page = read(lame, f"{PAGE}/keys/p1")
+    assert page.text.count("Not known now: Cassandra does not answer") == 2
+
+
+def test_kept_pages_are_sandboxed_and_found_by_name_only(heart: Bench) -> None:
+    assert heart.raw("GET", f"{PAGE}/card").status == 404
+    heart.registry.kept["report/model_card.html"] = b"<h1>card</h1><script>1</script>"
+    for path, said in (("card", b"<h1>card"), ("quality/exams/a-1", b"<p>report")):
+        response = changed(heart).raw("GET", f"{PAGE}/{path}")
+        assert response.status == 200
+        assert response.body.startswith(said)
+        assert (
+            "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+            in dict(response.headers)["content-security-policy"]
+        )
+        assert "sandbox" in dict(response.headers)["content-security-policy"]
+    assert heart.raw("GET", f"{PAGE}/quality/exams/../../secret").status == 404
+    assert heart.raw("POST", PAGE).status == 405
+
+
+def test_reports_are_read_from_their_folder_and_no_other(tmp_path: Path) -> None:
+    project = load_project("heart_disease", (PROJECTS,))
+    reports = Reports(lake=LakeSettings(root=str(tmp_path)), files=FileSettings(webhdfs="http://127.0.0.1:1"))
+    assert reports.latest(project, 5) == []
+    folder = tmp_path / "heart_disease" / "quality" / "exams"
+    folder.mkdir(parents=True)
+    (tmp_path / "secret.html").write_text("secret")
+    for day in range(1, 8):
+        (folder / f"2024050{day}-x.json").write_text(f'{{"arrival": "2024-05-0{day}", "source": "exams"}}')
+    (folder / "20240501-x.html").write_text("<p>one</p>")
+    assert [one["name"] for one in reports.latest(project, 3)] == ["20240507-x", "20240506-x", "20240505-x"]
+    assert reports.page(project, "exams", "20240501-x") == b"<p>one</p>"
+    assert reports.page(project, "exams", "20240502-x") is None
+    for source, name in (("exams", "../../../secret"), ("../..", "secret"), ("nobody", "x")):
+        assert reports.page(project, source, name) is None
+    away = Reports(
+        lake=LakeSettings(root="s3a://bucket/lake"), files=FileSettings(webhdfs="http://127.0.0.1:1")
+    )
+    with pytest.raises(UnavailableError, match="anabranch quality"):
+        away.latest(project, 3)
+
+
+@contextmanager
+def secured(heart: Bench, folder: Path) -> Iterator[tuple[Bench, ApiKeys]]:
+    keys = ApiKeys(folder / "keys.json")
+    access = Access(keys.read, Issuer(), lambda: NOW)
+    yield changed(heart, access=access), keys
+
+
+def asked(heart: Bench, path: str, key: str | None, method: str = "GET", body: bytes = b"") -> Response:
+    basic = "" if key is None else f"Basic {b64encode(f'anybody:{key}'.encode()).decode()}"
+    return asyncio.run(heart.app.handle(Request(method, path, body, authorization=basic)))
+
+
+def test_readers_of_pages_are_asked_for_a_key_by_their_browser(heart: Bench, tmp_path: Path) -> None:
+    with secured(heart, tmp_path) as (closed, keys):
+        for path in ("/", PAGE, f"{PAGE}/keys/p1", f"{PAGE}/card"):
+            response = asked(closed, path, None)
+            assert response.status == 401
+            assert dict(response.headers)["www-authenticate"].startswith("Basic realm=")
+        own, other, seeing = (
+            keys.add("heart_disease", NOW)[1],
+            keys.add("shop", NOW)[1],
+            keys.add("heart_disease", NOW, rights=["catalogue"])[1],
+        )
+        closed.app.live.refresh()
+        assert asked(closed, PAGE, own).status == asked(closed, f"{PAGE}/keys/p1", own).status == 200
+        assert b"heart_disease" in asked(closed, "/", own).body
+        assert b"heart_disease" not in asked(closed, "/", other).body
+        assert asked(closed, PAGE, other).status == asked(closed, f"{PAGE}/keys/p1", seeing).status == 403
+        assert asked(closed, PAGE, own[:-1] + "_").status == asked(closed, PAGE, "%%%").status == 401
+        for path in ("/docs", "/openapi.json"):
+            assert b"/v1/projects/heart_disease/predict" in asked(closed, path, seeing).body
+            assert b"heart_disease" not in asked(closed, path, other).body
+            assert asked(closed, path, own[:-1] + "_").status == 401
+        assert b"id='credentials'" in asked(closed, "/docs", own).body
+        # What a browser sends by itself opens pages and nothing else.
+        assert (
+            asked(closed, "/v1/projects/heart_disease/predict", own, "POST", b'{"key": "p1"}').status == 401
+        )
+        assert asked(closed, "/style.css", None).status == 200
+
+
+def test_bins_hold_every_value_and_lie_between_0_and_1_for_probabilities() -> None:
+    edges, counts = bins([0.0, 0.1, 0.55, 1.0], 10)
+    assert (edges[0], edges[-1], counts) == (0.0, 1.0, [1, 1, 0, 0, 0, 1, 0, 0, 0, 1])
+    edges, counts = bins([-5.0, 10.0, 10.0], 3)
+    assert (edges, counts) == ([-5.0, 0.0, 5.0, 10.0], [1, 0, 2])
+    assert sum(bins([7.0, 7.0], 4)[1]) == 2
+    assert histogram([], title="x") == sparkline([], title="x") == ""
+    assert "nan" not in sparkline([(1.0, 5.0), (2.0, 5.0)], title="x") + sparkline([(1.0, 5.0)], title="x")
+
+
+def test_text_is_escaped_and_markup_is_not() -> None:
+    assert (
+        tag("p", tag("b", "a<b"), "&", None, ["<i>", 3], title='"', class_="x")
+        == '<p title="&quot;" class="x"><b>a&lt;b</b>&amp;&lt;i&gt;3</p>'
+    )
+
+
+def test_every_feature_says_how_exact_it_is() -> None:
+    things = Source(
+        name="things", id="id", time="at", schema="id STRING, who STRING, at TIMESTAMP, x DOUBLE, n INT"
+    )
+    features = {"last": Last("x"), "mean": Mean("x"), "kinds": ApproxDistinct("n", log_size=12)}
+    view = FeatureView(name="view", source=things, key="who", features=features)
+    assert {name: bound.exactness for name, bound in view.layout.bounds.items()} == {
+        "last": "exact", "mean": "to 1e-9 of the sizes", "kinds": "standard error 1.6%",
+    }  # fmt: skip
+    assert Project(name="shop", views=(view,), freshness=Freshness(batch="1d")).freshness == Freshness(
+        batch="1d"
+    )
+    for wrong in ({}, {"batch": "soon"}, {"stream": "0s"}):
+        with pytest.raises(DeclarationError, match="freshness"):
+            Freshness(**wrong)
+    with pytest.raises(AnabranchError, match="owner is 7"):
+        Project(name="shop", views=(view,), owner=7)  # type: ignore[arg-type]
+    with pytest.raises(AnabranchError, match="freshness is '1d'"):
+        Project(name="shop", views=(view,), freshness="1d")  # type: ignore[arg-type]

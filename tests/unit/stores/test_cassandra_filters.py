@@ -1,0 +1,87 @@
+from datetime import UTC, date, datetime
+from typing import Any
+
+import pytest
+from pyspark.sql.datasource import (
+    EqualTo,
+    Filter,
+    GreaterThan,
+    GreaterThanOrEqual,
+    In,
+    IsNotNull,
+    IsNull,
+    LessThan,
+    StringStartsWith,
+)
+
+from anabranch.stores.cassandra.filters import Pushed, push
+
+TYPES = {
+    "key": "text",
+    "n": "bigint",
+    "x": "double",
+    "s": "text",
+    "b": "boolean",
+    "t": "timestamp",
+    "d": "date",
+    "f": "float",
+    "l": "frozen<list<bigint>>",
+}
+MOMENT = datetime(2024, 5, 1, 12, tzinfo=UTC)
+
+
+def pushed(*filters: Filter) -> tuple[Pushed, list[Filter]]:
+    return push(filters, "key", TYPES)
+
+
+def test_a_key_is_looked_up_and_spark_need_not_look_again() -> None:
+    assert pushed(IsNotNull(("key",)), EqualTo(("key",), "a")) == (Pushed(keys=("a",)), [])
+    assert pushed(In(("key",), ("a", "b", "a", None))) == (Pushed(keys=("a", "b")), [])
+    assert pushed(In(("key",), ("a", "b")), EqualTo(("key",), "b"))[0].keys == ("b",)
+    assert pushed(EqualTo(("key",), "a"), EqualTo(("key",), "b"))[0].keys == ()
+
+
+def test_comparisons_leave_rows_out_and_spark_looks_again() -> None:
+    filters: list[Filter] = [EqualTo(("s",), "a"), GreaterThan(("x",), 0.5), LessThan(("n",), 7), GreaterThanOrEqual(("t",), MOMENT), EqualTo(("b",), True),
+                             LessThan(("d",), date(2024, 5, 1))]  # fmt: skip
+    found, left = pushed(*filters)
+    assert left == filters
+    assert found.conditions == ('"s" = ?', '"x" > ?', '"n" < ?', '"t" >= ?', '"b" = ?', '"d" < ?')
+    assert found.values == ("a", 0.5, 7, MOMENT, True, date(2024, 5, 1))
+    assert found.keys is None
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("x", 0.0),  # two zeros are one to Spark and two to Cassandra
+        ("x", float("nan")),
+        ("f", 0.1),  # which float this is, the two need not agree on
+        ("t", MOMENT.replace(microsecond=1)),  # finer than Cassandra keeps
+        ("t", MOMENT.replace(tzinfo=None)),
+        ("l", 1),
+        ("s", 1),
+        ("n", True),
+        ("unknown", 1),
+    ],
+)
+def test_what_the_two_might_see_differently_is_left_to_spark_alone(column: str, value: Any) -> None:
+    asked = GreaterThanOrEqual((column,), value)
+    assert pushed(asked) == (Pushed(), [asked])
+
+
+def test_other_filters_stay_with_spark() -> None:
+    filters: list[Filter] = [
+        StringStartsWith(("s",), "a"),
+        IsNull(("x",)),
+        IsNotNull(("x",)),
+        In(("n",), (1, 2)),
+        EqualTo(("struct", "n"), 1),
+        GreaterThan(("key",), "a"),
+    ]
+    assert pushed(*filters) == (Pushed(), filters)
+
+
+def test_a_table_whose_partition_has_several_columns_is_not_looked_up() -> None:
+    found, left = push([EqualTo(("key",), "a")], None, TYPES)
+    assert (found.keys, len(left)) == (None, 1)

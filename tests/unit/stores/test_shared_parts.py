@@ -1,0 +1,43 @@
+"""Batch parts as entries of a shared cache."""
+
+import asyncio
+import time
+
+import numpy as np
+
+from anabranch.folds.merge import BatchPart
+from anabranch.stores.ignite.shared_parts import SharedParts, decoded, encoded
+from tests.conftest import free_ports
+
+
+def test_a_part_comes_back_as_it_was() -> None:
+    for extras in ([], [[b"sketch", None, b""], [None, None, b"\x00"]]):
+        part = BatchPart(
+            1_700_000_000_000_000, 3_600, np.array([[1.0, np.nan, -np.inf], [2.0, 0.0, 5e-324]]), extras
+        )
+        found = decoded(encoded(part))
+        assert found is not None
+        assert (found.cut, found.slack, list(found.extras)) == (part.cut, part.slack, extras)
+        assert found.rows.tobytes() == part.rows.tobytes()
+    empty = decoded(encoded(BatchPart(1, 2, np.empty((0, 7)))))
+    assert empty is not None
+    assert empty.rows.shape == (0, 7)
+
+
+def test_what_is_no_entry_is_no_part() -> None:
+    for value in (None, b"", b"short", "text", encoded(BatchPart(1, 2, np.ones((2, 3))))[:-5]):
+        assert decoded(value) is None
+
+
+def test_a_node_that_is_away_is_asked_once_and_then_left_alone() -> None:
+    shared = SharedParts(f"127.0.0.1:{free_ports(1)[0]}")
+    started = time.monotonic()
+    for _ in range(1_000):
+        assert asyncio.run(_fetch(shared)) == {}
+    shared.offer("k", BatchPart(1, 2, np.ones((1, 3))))
+    assert shared.done == {"shared_hits": 0, "shared_misses": 0, "shared_failures": 1, "shared_dropped": 1}
+    assert time.monotonic() - started < 5
+
+
+async def _fetch(shared: SharedParts) -> object:
+    return await shared.fetch(["k"])
