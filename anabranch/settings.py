@@ -91,3 +91,16 @@ class QualitySettings:
     mode: str = "refuse"
     topic_mode: str = "warn"
     refuse_above: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSettings:
+    """What the stores of a process are opened with."""
+
+    lake: LakeSettings
+    bus: BusSettings
+    views: ViewsSettings
+    models: ModelsSettings
+    files: FileSettings
+    times: TimeSettings
+    quality: QualitySettings

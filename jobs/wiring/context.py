@@ -10,11 +10,11 @@ from pyspark.sql import SparkSession
 from anabranch.answers.service import Answers
 from anabranch.declare.loading import load_project, module_name
 from anabranch.declare.projects import Project
-from anabranch.stores.cassandra.session import close_sessions
 from anabranch.stores.cassandra.views import Views
 from anabranch.stores.kafka.bus import Bus
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.models.registry import Models
+from anabranch.stores.opened import Stores
 from batch.quality.gate import QualityGate
 from jobs.wiring.settings import Settings
 from jobs.wiring.spark_session import spark_session
@@ -36,29 +36,34 @@ class Context:
         return found
 
     @cached_property
+    def stores(self) -> Stores:
+        """The stores, each opened when it is first asked for."""
+        return Stores(self.settings.stores, lambda: spark_session(self.settings, "anabranch"))
+
+    @property
     def spark(self) -> SparkSession:
         """This process's session."""
-        return spark_session(self.settings, "anabranch")
+        return self.stores.spark
 
-    @cached_property
+    @property
     def lake(self) -> Lake:
         """The Delta lake."""
-        return Lake(self.settings.lake)
+        return self.stores.lake
 
-    @cached_property
+    @property
     def bus(self) -> Bus:
         """Kafka."""
-        return Bus(self.settings.bus)
+        return self.stores.bus
 
-    @cached_property
+    @property
     def views(self) -> Views:
         """Cassandra."""
-        return Views(self.settings.views)
+        return self.stores.views
 
-    @cached_property
+    @property
     def models(self) -> Models:
         """MLflow."""
-        return Models(self.settings.models)
+        return self.stores.models
 
     @cached_property
     def answers(self) -> Answers:
@@ -92,6 +97,5 @@ class Context:
 
     def close(self) -> None:
         """Stop what was started."""
-        if "spark" in self.__dict__:
-            self.spark.stop()
-        close_sessions()
+        if "stores" in self.__dict__:
+            self.stores.close()

@@ -18,6 +18,7 @@ from anabranch.settings import (
     LakeSettings,
     ModelsSettings,
     QualitySettings,
+    StoreSettings,
     TimeSettings,
     ViewsSettings,
 )
@@ -115,6 +116,19 @@ class Settings:
     speed: SpeedSettings
     serving: ServingSettings
     servers: ServerSettings
+
+    @property
+    def stores(self) -> StoreSettings:
+        """What the stores are opened with."""
+        return StoreSettings(
+            lake=self.lake,
+            bus=self.bus,
+            views=self.views,
+            models=self.models,
+            files=self.files,
+            times=self.times,
+            quality=self.quality,
+        )
 
 
 _KEYS: dict[str, dict[str, Parser]] = {
