@@ -151,7 +151,7 @@ class Trips:
 @pytest.fixture
 def trips(settings: Settings, servers: object, spark: SparkSession, tmp_path: Path) -> Trips:
     context = Context(settings)
-    context.__dict__["spark"] = spark
+    context.stores.spark = spark
     return Trips(context, tmp_path)
 
 

@@ -32,7 +32,7 @@ PROJECT = Project(name="both_ways", views=(VIEW,))
 @pytest.fixture
 def context(settings: Settings, servers: object, spark: SparkSession) -> Context:
     made = Context(settings)
-    made.__dict__["spark"] = spark
+    made.stores.spark = spark
     return made
 
 

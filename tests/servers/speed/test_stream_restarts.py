@@ -34,7 +34,7 @@ Rows = set[tuple[Any, ...]]
 @pytest.fixture
 def context(servers: Settings, spark: SparkSession) -> Context:
     made = Context(servers)
-    made.__dict__["spark"] = spark
+    made.stores.spark = spark
     return made
 
 
