@@ -15,6 +15,7 @@ from anabranch.errors import AnabranchError
 from serving.api import catalogue, openapi
 from serving.api.context import ServingContext
 from serving.api.endpoints import Endpoints
+from serving.api.facts import Missing
 from serving.api.live import Live, Served
 from serving.api.measured import Measured
 from serving.api.metrics import ServingMetrics, only_of
@@ -36,7 +37,6 @@ from serving.http.messages import (
 )
 from serving.http.pools import Pools
 from serving.site import docs_page
-from serving.site.facts import Missing
 from serving.site.pages import Site
 
 log = logging.getLogger(__name__)

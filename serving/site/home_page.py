@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from serving.site.facts import ProjectFacts
+from serving.api.facts import ProjectFacts
 from serving.site.markup import Content, Markup, facts, link, path, tag
 from serving.site.measures_page import standing, worst_drift
 from serving.site.shown import NOTHING, batch_age, metric, pill, state

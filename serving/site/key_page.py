@@ -10,9 +10,9 @@ from anabranch.declare.views import FeatureView
 from anabranch.values.keys import key_values
 from anabranch.values.times import SECOND
 from anabranch.values.types import DataType
+from serving.api.facts import Missing
 from serving.api.live import Served
 from serving.site.charts import sparkline
-from serving.site.facts import Missing
 from serving.site.markup import Content, Markup, path, section, table, tag
 from serving.site.shown import NOTHING, missing, moment, number, pill, value
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from anabranch.answers.delays import STREAM
 from anabranch.stores.cassandra.measures import Measure
 from anabranch.values.times import to_micros
+from serving.api.facts import Missing, ProjectFacts
 from serving.site.charts import sparkline
-from serving.site.facts import Missing, ProjectFacts
 from serving.site.markup import Content, Markup, section, table, tag
 from serving.site.shown import age, missing, number, pill
 

@@ -13,10 +13,10 @@ from anabranch.answers.problems import ProblemError, of_error
 from anabranch.errors import AnabranchError
 from anabranch.values.keys import key_text
 from serving.api.context import ServingContext
+from serving.api.facts import Facts, Missing
 from serving.api.live import Live, Served
 from serving.http.access import Caller, only_seen, sees
 from serving.http.messages import Headers, Request, Response
-from serving.site.facts import Facts, Missing
 from serving.site.home_page import home
 from serving.site.key_page import KeyFound, key_page, moments
 from serving.site.markup import Content, document, path, tag

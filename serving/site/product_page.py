@@ -7,9 +7,9 @@ from anabranch.declare.sources import Source
 from anabranch.values.keys import show_key
 from anabranch.values.times import format_time, parse_time
 from serving.api import catalogue
+from serving.api.facts import MOST_ROWS, Missing, ProjectFacts
 from serving.api.promises import ChannelFreshness
 from serving.site.charts import histogram
-from serving.site.facts import MOST_ROWS, Missing, ProjectFacts
 from serving.site.key_page import key_address
 from serving.site.markup import Content, Markup, facts, link, path, section, table, tag
 from serving.site.measures_page import measured, standing

@@ -1,7 +1,7 @@
 """The end of a project's page: what its answers were made from, and where it can be asked and read."""
 
 from serving.api import catalogue
-from serving.site.facts import Missing, ProjectFacts
+from serving.api.facts import Missing, ProjectFacts
 from serving.site.markup import Content, Markup, facts, section, table, tag
 
 _TOPICS = (

@@ -5,9 +5,9 @@ from typing import Any
 
 from anabranch.values.times import DAY, HOUR, MINUTE, SECOND, format_time
 from serving.api.context import ModelEntry
+from serving.api.facts import Missing, ProjectFacts
 from serving.api.live import Served
 from serving.api.promises import kept
-from serving.site.facts import Missing, ProjectFacts
 from serving.site.markup import Markup, tag
 
 NOTHING = tag("span", "–", class_="soft")
