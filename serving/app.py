@@ -12,6 +12,7 @@ from typing import Any
 from anabranch.answers.problems import ProblemError, of_error
 from anabranch.answers.requests import path_key
 from anabranch.errors import AnabranchError
+from anabranch.stores.breaker import Breaker
 from serving.api import catalogue, openapi
 from serving.api.context import ServingContext
 from serving.api.endpoints import Endpoints
@@ -25,7 +26,6 @@ from serving.api.readiness import readiness
 from serving.api.shadow import Shadow
 from serving.http import workers
 from serving.http.access import NOBODY, Caller, only_seen, sees
-from serving.http.breaker import Breaker, Breakers
 from serving.http.messages import (
     Exchange,
     Request,
@@ -35,7 +35,7 @@ from serving.http.messages import (
     problem_response,
     read_body,
 )
-from serving.http.pools import Pools
+from serving.http.pools import Breakers, Pools
 from serving.site import docs_page
 from serving.site.pages import Site
 

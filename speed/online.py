@@ -16,8 +16,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 
+from anabranch.answers.features import Answer, Answers
 from anabranch.answers.parts import Parts
-from anabranch.answers.service import Answer, Answers
 from anabranch.declare.labels import Label
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError

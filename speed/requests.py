@@ -15,26 +15,16 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from anabranch.answers.current import kept_answers
-from anabranch.answers.predict import (
-    Prediction,
-    Record,
-    message,
-    needs_store,
-    predict,
-    shown_key,
-    unknown_keys,
-)
-from anabranch.answers.problems import ProblemError, of_error
+from anabranch.answers.features import Answers
+from anabranch.answers.predict import Prediction, record, shown_key
+from anabranch.answers.problems import ProblemError
 from anabranch.answers.requests import Asked, Requested, read_message
-from anabranch.answers.service import Answer, Answers
+from anabranch.answers.service import AnswerService, Outcome, Questions, fitting_scorer
 from anabranch.declare.projects import Project
-from anabranch.errors import AnabranchError, MisuseError, UnavailableError
 from anabranch.events.json_values import encode
 from anabranch.events.predictions import predictions_topic
 from anabranch.settings import ModelsSettings, ViewsSettings
-from anabranch.stores.models.inputs import check_fits
 from anabranch.stores.models.registry import Models, Scorer
-from anabranch.values.times import now_micros
 from speed.views import Channel, scores_topic, timed
 
 log = logging.getLogger(__name__)
@@ -123,33 +113,31 @@ def answerer(
             found = [
                 _Message(read_message(value, project), partition, offset) for value, partition, offset in rows
             ]
-            told = list(_told(project, scorer, answers, found))
+            answered = list(_messages(project, scorer, answers, found))
             yield pa.RecordBatch.from_pydict(
-                {name: [each[place] for each in told] for place, name in enumerate(("topic", "key", "value"))}
+                {
+                    name: [each[place] for each in answered]
+                    for place, name in enumerate(("topic", "key", "value"))
+                }
             )
 
     return run
 
 
-def _told(
+def _messages(
     project: Project, scorer: Scorer | None, answers: Answers, messages: Sequence[_Message]
 ) -> Iterator[tuple[str, str | None, str]]:
     asked = [each.requested.asked for each in messages if each.requested.asked is not None]
-    found = iter(outcomes(project, scorer, answers, asked))
-    now, scores, predictions = now_micros(), scores_topic(project.name), predictions_topic(project.name)
+    rest = iter(outcomes(project, scorer, answers, asked))
+    scores, predictions = scores_topic(project.name), predictions_topic(project.name)
     for each in messages:
-        requested = each.requested
-        outcome = requested.problem or next(found)
-        key = None if requested.id is None else str(requested.id)
+        outcome = each.requested.problem or next(rest)
+        key = None if each.requested.id is None else str(each.requested.id)
         yield scores, key, encode(_answer(project, each, outcome)).decode()
-        if isinstance(outcome, Prediction) and requested.asked is not None:
-            # The same however often the micro-batch is done again.
+        if isinstance(outcome, Prediction):
+            # The id is the same however often the micro-batch is repeated.
             name = f"{requests_topic(project.name)}-{each.partition}-{each.offset}"
-            yield (
-                predictions,
-                name,
-                message(Record(name, project.name, now, requested.asked, outcome)).decode(),
-            )
+            yield predictions, name, record(project.name, name, outcome).decode()
 
 
 def _answer(project: Project, each: _Message, outcome: Prediction | ProblemError) -> dict[str, Any]:
@@ -167,59 +155,10 @@ def _answer(project: Project, each: _Message, outcome: Prediction | ProblemError
 
 def outcomes(
     project: Project, scorer: Scorer | None, answers: Answers, asked: Sequence[Asked]
-) -> list[Prediction | ProblemError]:
-    """A prediction or a problem for each request; raises UnavailableError when the store is away, for then they can wait."""
-    if scorer is None:
-        return [
-            ProblemError(
-                503, "no-model", f"{project.name} has no champion: run 'anabranch train {project.name}'"
-            )
-        ] * len(asked)
+) -> list[Outcome]:
+    """A prediction or a problem for each request. Raises UnavailableError without the store: requests can wait for it."""
     try:
-        check_fits(project, scorer.version, scorer.kinds)
-    except MisuseError as error:
-        return [ProblemError(503, "no-model", str(error))] * len(asked)
-    try:
-        stored = _stored(project, scorer, answers, asked)
-    except UnavailableError:
-        raise
-    except AnabranchError as error:
-        # A view that was declared anew, say: those that bring all features are answered all the same.
-        problem = of_error(error)
-        return [problem if needs_store(one, scorer) else _one(project, scorer, one, None) for one in asked]
-    unknown = unknown_keys(project, asked, stored)
-    rest = [
-        (one, known)
-        for place, (one, known) in enumerate(zip(asked, stored, strict=True))
-        if place not in unknown
-    ]
-    scored = iter(_scored(project, scorer, rest))
-    return [unknown[place] if place in unknown else next(scored) for place in range(len(asked))]
-
-
-def _scored(
-    project: Project, scorer: Scorer, requests: Sequence[tuple[Asked, Answer | None]]
-) -> list[Prediction | ProblemError]:
-    if not requests:
-        return []
-    asked, stored = zip(*requests, strict=True)
-    try:
-        return list(predict(project, scorer, asked, stored, now_micros()))
-    except (AnabranchError, ValueError, ArithmeticError):
-        return [_one(project, scorer, one, known) for one, known in requests]
-
-
-def _one(project: Project, scorer: Scorer, asked: Asked, stored: Answer | None) -> Prediction | ProblemError:
-    """One request by itself: what the model cannot take must not hold up the others."""
-    try:
-        return predict(project, scorer, [asked], [stored], now_micros())[0]
-    except (AnabranchError, ValueError, ArithmeticError) as error:
-        return ProblemError(500, "fault", f"the model of {project.name} failed at this request: {error}")
-
-
-def _stored(
-    project: Project, scorer: Scorer, answers: Answers, asked: Sequence[Asked]
-) -> list[Answer | None]:
-    keys = [one.key for one in asked if one.key is not None and needs_store(one, scorer)]
-    rest = iter(answers.features(project, keys))
-    return [next(rest) if needs_store(one, scorer) else None for one in asked]
+        champion = fitting_scorer(project, scorer)
+    except ProblemError as problem:
+        return [problem] * len(asked)
+    return AnswerService(answers).predict(Questions(project, champion, asked))

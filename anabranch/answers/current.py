@@ -9,8 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from anabranch.answers.features import Answer, Answers
 from anabranch.answers.parts import Parts
-from anabranch.answers.service import Answer, Answers
+from anabranch.answers.predict import score_all
 from anabranch.declare.projects import Project
 from anabranch.errors import UnavailableError
 from anabranch.settings import ModelsSettings, ViewsSettings
@@ -63,11 +64,9 @@ def rows_of(
     online: OnlineModel | None = None,
 ) -> list[dict[str, Any]]:
     """Answers as rows of the table of current rows, scored by `scorer` and, where one is given, by the `online` model beside it."""
-    scores: list[float | None] = [None] * len(found)
-    labels: list[int | None] = [None] * len(found)
+    scored: Sequence[tuple[float | None, int | None]] = [(None, None)] * len(found)
     if scorer is not None:
-        raw = scorer.score({name: [answer.values[name] for answer in found] for name in scorer.features})
-        scores, labels = raw.tolist(), list(scorer.label(raw))
+        scored = score_all(scorer, [answer.values for answer in found])
     beside: list[dict[str, float | None]] = [{} for _ in found]
     if online_of(project) is not None:
         columns = {name: [answer.values[name] for answer in found] for name in project.model_features}
@@ -75,7 +74,7 @@ def rows_of(
         beside = [{"online_score": score} for score in second]
     types = {column.name: str(column.type) for column in project.columns}
     rows = []
-    for answer, score, label, more in zip(found, scores, labels, beside, strict=True):
+    for answer, (score, label), more in zip(found, scored, beside, strict=True):
         keys = {name: value for name, value in answer.key.items() if name not in types and name != "key"}
         features = {name: cql_value(value, types[name]) for name, value in answer.values.items()}
         versions = {

@@ -15,7 +15,7 @@ from pyspark.sql.types import StructType
 from pyspark.sql.udtf import UserDefinedTableFunction
 
 from anabranch.answers.current import rows_of
-from anabranch.answers.service import Answers
+from anabranch.answers.features import Answers
 from anabranch.declare.projects import Project
 from anabranch.settings import ModelsSettings, ViewsSettings
 from anabranch.stores.cassandra.views import Views, current_columns

@@ -1,84 +1,33 @@
-"""From stored and given features to a score. Pure: what to read and where to publish is decided elsewhere."""
+"""From stored and given features to a score and its document. Pure: the service (service.py) reads and records."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from anabranch.answers.features import Answer
 from anabranch.answers.problems import ProblemError
 from anabranch.answers.requests import Asked, Key, feature_columns
 from anabranch.declare.projects import Project
 from anabranch.events.json_values import encode, show
+from anabranch.stores.models.versions import Scorer
 from anabranch.values.keys import key_text, show_key
 from anabranch.values.times import DAY, format_time, parse_time, to_micros
 from anabranch.values.types import DataType
 
 
-class Answer(Protocol):
-    """Features of one key at one time; `degraded` is the reason when they may be wrong."""
-
-    @property
-    def values(self) -> Mapping[str, Any]:
-        """Value of each feature column."""
-        ...
-
-    @property
-    def degraded(self) -> str | None:
-        """Why the values may be wrong, or None."""
-        ...
-
-    @property
-    def batch_version(self) -> int | None:
-        """The batch version that was read."""
-        ...
-
-    @property
-    def as_of(self) -> int:
-        """Microseconds."""
-        ...
-
-    @property
-    def known(self) -> bool:
-        """Whether anything is known of the key."""
-        ...
-
-
-class Scorer(Protocol):
-    """A loaded model."""
-
-    @property
-    def version(self) -> str:
-        """Its version in the registry."""
-        ...
-
-    @property
-    def features(self) -> Sequence[str]:
-        """The feature columns it reads, in order."""
-        ...
-
-    @property
-    def kinds(self) -> Mapping[str, str]:
-        """Of which kind each of them was in training (model_inputs.py)."""
-        ...
-
-    def score(self, columns: Mapping[str, Any]) -> Any:
-        """Scores, float64 of shape (n,); None and NaN are missing values."""
-        ...
-
-    def label(self, scores: Any) -> Any:
-        """The label of each score."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """`answer` is what the caller gets; `used` are the values that the model was given."""
+    """One answered request: `answer` is what the caller gets, `used` the values that the model read, `at` when (microseconds)."""
 
     answer: dict[str, Any]
     used: dict[str, Any]
+    asked: Asked
+    stored: Answer | None = None
+    at: int = 0
 
 
 def needs_store(asked: Asked, scorer: Scorer) -> bool:
@@ -86,18 +35,14 @@ def needs_store(asked: Asked, scorer: Scorer) -> bool:
     return asked.key is not None and not all(name in asked.features for name in scorer.features)
 
 
-def unknown_keys(
-    project: Project, asked: Sequence[Asked], stored: Sequence[Answer | None]
-) -> dict[int, ProblemError]:
-    """The problems, by place, of requests that have nothing to score: nothing is known of the key, and no value is given beside it."""
-    return {
-        place: unknown_key(project, one.key, one.field)
-        for place, (one, known) in enumerate(zip(asked, stored, strict=True))
-        if known is not None
-        and not known.known
-        and one.key is not None
-        and all(value is None for value in one.features.values())
-    }
+def has_nothing_to_score(asked: Asked, stored: Answer | None) -> bool:
+    """Whether nothing is known of the key and the request gives no value of its own."""
+    return (
+        stored is not None
+        and not stored.known
+        and asked.key is not None
+        and all(value is None for value in asked.features.values())
+    )
 
 
 def unknown_key(project: Project, key: Key, field: str = "key") -> ProblemError:
@@ -113,16 +58,20 @@ def unknown_key(project: Project, key: Key, field: str = "key") -> ProblemError:
 def predict(
     project: Project, scorer: Scorer, asked: Sequence[Asked], stored: Sequence[Answer | None], now: int
 ) -> list[Prediction]:
-    """Score what was asked, all at once: given features win over stored ones, what neither gives is missing."""
+    """Score all requests in one call: given features win over stored ones, what neither has is missing."""
     used = [_used(project, scorer, one, known) for one, known in zip(asked, stored, strict=True)]
-    scores = np.asarray(
-        scorer.score({name: [values[name] for values in used] for name in scorer.features}), dtype=np.float64
-    )
-    labels = plain_labels(scorer.label(scores), len(used))
-    parts = zip(scores.tolist(), labels, stored, used, strict=True)
     return [
-        Prediction(_answer(scorer, score, label, known, now), values) for score, label, known, values in parts
+        Prediction(document(scorer.version, score, label, known, now), values, one, known, now)
+        for (score, label), values, one, known in zip(
+            score_all(scorer, used), used, asked, stored, strict=True
+        )
     ]
+
+
+def score_all(scorer: Scorer, rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, int | None]]:
+    """Score and label of rows that have at least the model's features; the label is None for a model that gives numbers."""
+    scores = scorer.score({name: [values[name] for values in rows] for name in scorer.features})
+    return list(zip(scores.tolist(), scorer.label(scores), strict=True))
 
 
 def _used(project: Project, scorer: Scorer, asked: Asked, stored: Answer | None) -> dict[str, Any]:
@@ -138,11 +87,14 @@ def _used(project: Project, scorer: Scorer, asked: Asked, stored: Answer | None)
     return used
 
 
-def _answer(scorer: Scorer, score: float, label: Any, stored: Answer | None, now: int) -> dict[str, Any]:
+def document(
+    model_version: str | None, score: float | None, label: int | None, stored: Answer | None, now: int
+) -> dict[str, Any]:
+    """The answer as callers get it: score, label, versions, time, and why it may be wrong."""
     answer: dict[str, Any] = {
         "score": score,
         "label": label,
-        "model_version": scorer.version,
+        "model_version": model_version,
         "batch_version": stored.batch_version if stored is not None else None,
         "as_of": format_time(stored.as_of if stored is not None else now),
         "degraded": stored is not None and stored.degraded is not None,
@@ -150,13 +102,6 @@ def _answer(scorer: Scorer, score: float, label: Any, stored: Answer | None, now
     if stored is not None and stored.degraded is not None:
         answer["degraded_reason"] = stored.degraded
     return answer
-
-
-def plain_labels(labels: Any, count: int) -> list[Any]:
-    """The labels as Python's own types; None each when the model gives numbers and no labels."""
-    if labels is None:
-        return [None] * count
-    return [label.item() if isinstance(label, np.generic) else label for label in labels]
 
 
 def model_value(value: Any, kind: DataType) -> Any:
@@ -199,28 +144,20 @@ def shown_key(key: Key) -> str | Key:
     return next(iter(key.values())) if len(key) == 1 else key
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One prediction, kept as it is until it is written as JSON."""
-
-    id: str
-    project: str
-    at: int
-    asked: Asked
-    prediction: Prediction
-
-
-def message(record: Record) -> bytes:
-    """The record as it is published."""
-    answer: Mapping[str, Any] = record.prediction.answer
-    key = record.asked.key
-    document = {
-        "prediction_id": record.id,
-        "project": record.project,
-        "at": format_time(record.at),
-        "asked": {"key": None if key is None else shown_key(key), "features": record.asked.features},
-        "used": record.prediction.used,
-        "answered": answer,
-        "versions": {"model": answer["model_version"], "batch": answer["batch_version"]},
-    }
-    return encode(document)
+def record(project: str, prediction_id: str, prediction: Prediction) -> bytes:
+    """The message on the topic of predictions: what was asked, what the model read, and the answer."""
+    answer, key = prediction.answer, prediction.asked.key
+    return encode(
+        {
+            "prediction_id": prediction_id,
+            "project": project,
+            "at": format_time(prediction.at),
+            "asked": {
+                "key": None if key is None else shown_key(key),
+                "features": prediction.asked.features,
+            },
+            "used": prediction.used,
+            "answered": answer,
+            "versions": {"model": answer["model_version"], "batch": answer["batch_version"]},
+        }
+    )

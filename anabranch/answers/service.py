@@ -1,325 +1,202 @@
-"""Answers: for whole keys of a project, the merge of what batch and stream know, read from Cassandra.
+"""The answer service: read the stored features, add the given ones, score, shape the answer, record the prediction.
 
-The one piece that speed (scoring what changed), serving and verification share. Jobs wait for an answer (`features`), the
-server awaits it (`answer`): the reads, the cache and the merge are the same.
+Every way to ask is a thin caller of it: REST adds HTTP, the query of score requests its topics, current rows their table,
+tables of Spark SQL their schema, the command line its lake and its terminal.
 """
 
-import asyncio
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from logging import getLogger
 
 from anabranch.answers.coalescing import Coalescer
-from anabranch.answers.parts import Name, Parts
+from anabranch.answers.features import Answer, Answers
+from anabranch.answers.predict import Prediction, has_nothing_to_score, needs_store, predict, unknown_key
+from anabranch.answers.problems import ProblemError, of_error
+from anabranch.answers.requests import Asked, Key
 from anabranch.declare.projects import Project
-from anabranch.declare.views import FeatureView
-from anabranch.errors import UnavailableError
-from anabranch.folds.merge import BatchPart, Known, Merged, merge_all
+from anabranch.errors import AnabranchError, MisuseError, UnavailableError
+from anabranch.stores.breaker import Breaker
 from anabranch.stores.cassandra.manifest import Manifest
-from anabranch.stores.cassandra.reads import Pending
-from anabranch.stores.cassandra.views import GRACE, Views
-from anabranch.stores.ignite.shared_parts import SharedParts
-from anabranch.values.keys import SEPARATOR, key_text
-from anabranch.values.times import format_time, now_micros
+from anabranch.stores.models.inputs import check_fits
+from anabranch.stores.models.versions import Scorer
+from anabranch.values.times import now_micros
 
-_AT_ONCE = 20  # keys that are asked or merged before others get their turn on the event loop
+log = getLogger(__name__)
+_MOST_SCORED = 100  # requests scored together; those of one caller are never split
+_FAULTS = (AnabranchError, ValueError, ArithmeticError)
+"""What a model raises for values that it cannot take."""
 
-
-_SIDE_BY_SIDE = 200  # keys whose reads are under way together where nobody else waits for a turn
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Features of one key at `as_of` (microseconds); `degraded` says why they may not be exact, None when they are.
-
-    `known` is whether the batch version or the stream since its cut has anything of the key, in any view, whatever its time.
-    """
-
-    key: Mapping[str, str]
-    values: Mapping[str, object]
-    as_of: int
-    degraded: str | None = None
-    batch_version: int | None = None
-    known: bool = True
+Outcome = Prediction | ProblemError
+_Scorable = tuple[Scorer, Asked, Answer | None]
 
 
-@dataclass
-class _Seen:
-    manifest: Manifest | None
-    until: float
+def _forget(project: Project, prediction: Prediction) -> None:
+    """Record nothing."""
 
 
 @dataclass(frozen=True)
-class _Reading:
-    """Reads under way for some keys, whose texts are by view."""
+class Questions:
+    """Requests to one project that are answered together. `scorers` are the versions that answer each; the champion by default."""
 
-    texts: Sequence[Mapping[str, str]]
-    pending: Sequence[Pending]
+    project: Project
+    champion: Scorer
+    asked: Sequence[Asked]
+    scorers: Sequence[Scorer] = ()
 
-    def when_done(self, done: Callable[[], object]) -> None:
-        """Call `done` when every read has an answer or an error: from whatever thread, and at least once."""
-        futures = [future for pending in self.pending for future in pending.futures]
-        left = [None] * len(futures)  # popping is one step, whichever thread does it
+    @cached_property
+    def wanted(self) -> list[Key | None]:
+        """The key to read for each request; None where no stored feature could change the score."""
+        scorers = self.scorers or [self.champion] * len(self.asked)
+        return [
+            # The champion must be able to answer a canary's keys too, should the canary fail.
+            one.key
+            if needs_store(one, by) or (by is not self.champion and needs_store(one, self.champion))
+            else None
+            for one, by in zip(self.asked, scorers, strict=True)
+        ]
 
-        def one(_: object) -> None:
-            left.pop()
-            if not left:
-                done()
-
-        for future in futures:
-            future.add_callbacks(one, one)
-        if not futures:
-            done()
+    def scorable(
+        self, wanted: Sequence[Key | None], found: Iterable[Answer]
+    ) -> list[_Scorable | ProblemError]:
+        """Each request with its scorer and stored features, or the problem of a key of which nothing is known."""
+        answers = iter(found)
+        scorers = self.scorers or [self.champion] * len(self.asked)
+        stored = [None if key is None else next(answers) for key in wanted]
+        return [
+            unknown_key(self.project, one.key, one.field)
+            if one.key is not None and has_nothing_to_score(one, known)
+            else (by, one, known)
+            for by, one, known in zip(scorers, self.asked, stored, strict=True)
+        ]
 
 
 @dataclass
-class Answers:
-    """Reads and merges; the manifest may be up to `patience` seconds old (0: read for every call).
+class AnswerService:
+    """Answers questions to any project; `record` is called with each prediction.
 
-    `parts` keeps batch parts that were read, `shared` gives and takes those of other servers where an answer is awaited; a read that takes
-    longer than `timeout` seconds has failed.
+    The methods that end in `_async` are for an event loop: what several callers ask at the same time is read and scored together.
     """
 
-    views: Views
-    patience: float = 0.0
-    parts: Parts | None = None
-    timeout: float | None = None
-    shared: SharedParts | None = None
-    _seen: dict[str, _Seen] = field(default_factory=dict)
-    _gathering: "Coalescer[tuple[Project, Manifest | None], Mapping[str, object], Answer]" = field(init=False)
+    answers: Answers
+    record: Callable[[Project, Prediction], object] = _forget
+    clock: Callable[[], int] = now_micros
+    breaker: Breaker = field(default_factory=lambda: Breaker("Cassandra", failures=5, pause=1.0))
+    _scoring: "Coalescer[tuple[Project, Scorer], _Scorable, Prediction]" = field(init=False)
 
     def __post_init__(self) -> None:
-        self._gathering = Coalescer(
-            lambda versions, keys: self._awaited(versions[0], keys, versions[1]), most=_AT_ONCE
-        )
+        self._scoring = Coalescer(self._score, most=_MOST_SCORED)
 
-    def manifest(self, project: str) -> Manifest | None:
-        """The manifest that answers are made with."""
-        seen = self._seen.get(project)
-        if seen is None or seen.until < time.monotonic():
-            seen = _Seen(self.views.manifest(project), time.monotonic() + self.patience)
-            self._seen[project] = seen
-        return seen.manifest
-
-    @property
-    def kept(self) -> Mapping[str, int]:
-        """What the cache of batch parts holds and has done."""
-        found = self.parts or Parts(0)
-        kept = {"bytes": found.bytes, "entries": len(found), "hits": found.hits, "misses": found.misses}
-        return kept if self.shared is None else {**kept, **self.shared.done}
-
-    def prepare(self, project: Project, manifest: Manifest | None) -> None:
-        """Prepare the statements that answers of this manifest need, so that no answer waits for it."""
-        self.views.prepare(project, manifest)
-
-    def features(
-        self, project: Project, keys: Sequence[Mapping[str, object]], at: int | None = None
-    ) -> list[Answer]:
-        """Answers in the order of `keys` (each ``{column: value}``), as of `at` or now; reads of 200 keys run side by side."""
-        manifest = self.manifest(project.name)
-        found: list[Answer] = []
-        for start in range(0, len(keys), _SIDE_BY_SIDE):
-            chunk = keys[start : start + _SIDE_BY_SIDE]
-            asked = now_micros() if at is None else at
-            reading = self._begin(project, chunk, manifest, asked)
-            known = self._collect(reading, manifest, project)
-            moment = min(now_micros(), asked + GRACE) if at is None else at
-            found += _answers(project, chunk, reading.texts, known, manifest, moment)
-        return found
-
-    async def answer(
-        self,
-        project: Project,
-        keys: Sequence[Mapping[str, object]],
-        manifest: Manifest | None,
-        at: int | None = None,
+    async def features_async(
+        self, project: Project, keys: Sequence[Key], manifest: Manifest | None
     ) -> Sequence[Answer]:
-        """The same on an event loop, with the manifest given; what others ask of now and of the same versions meanwhile is read together.
+        """Merged features as of now; without the store those of the cached batch parts, marked as degraded.
 
-        Raises UnavailableError, never waiting to connect.
+        Raises UnavailableError when the store is down and a part is not cached.
         """
-        if not self.views.connected:
-            raise UnavailableError(
-                "Cassandra has not answered since this server started: see 'anabranch status'"
-            )
-        if at is None and len(keys) <= _AT_ONCE:
-            return await self._gathering.ask((project, manifest), keys)
-        return await self._awaited(project, keys, manifest, at)
+        try:
+            with self.breaker.calling():
+                return await self.answers.answer(project, keys, manifest)
+        except UnavailableError as error:
+            return self.answers.last_known(project, keys, manifest, str(error))
 
-    async def _awaited(
-        self,
-        project: Project,
-        keys: Sequence[Mapping[str, object]],
-        manifest: Manifest | None,
-        at: int | None = None,
-    ) -> list[Answer]:
-        await self._take_shared(project, keys, manifest)
-        several = len(keys) > _AT_ONCE
-        readings, asked = [], now_micros() if at is None else at
-        for start in range(0, len(keys), _AT_ONCE):
-            readings.append(self._begin(project, keys[start : start + _AT_ONCE], manifest, asked))
-            if several:
-                await asyncio.sleep(0)
-        known: dict[tuple[str, str], Known] = {}
-        for reading in readings:
-            await _done(reading)
-            known.update(self._collect(reading, manifest, project))
-        moment = min(now_micros(), asked + GRACE) if at is None else at
-        found: list[Answer] = []
-        for reading in readings:
-            found += _answers(
-                project, keys[len(found) : len(found) + _AT_ONCE], reading.texts, known, manifest, moment
-            )
-            if several:
-                await asyncio.sleep(0)
-        return found
-
-    def last_known(
-        self,
-        project: Project,
-        keys: Sequence[Mapping[str, object]],
-        manifest: Manifest | None,
-        why: str,
-        at: int | None = None,
-    ) -> list[Answer]:
-        """Degraded answers from kept batch parts alone.
-
-        Raises UnavailableError with `why` where one is not kept, and where all of a key's are empty: whether the stream knows it cannot be told.
-        """
-        moment = now_micros() if at is None else at
-        found = []
-        for key in keys:
-            text = {view.name: key_text(view.keys, key) for view in project.views}
-            known: dict[tuple[str, str], Known] = {}
-            for view in project.views:
-                part = self._kept(project, view, text[view.name], manifest)
-                if part is None or manifest is None:
-                    raise UnavailableError(why)
-                known[view.name, text[view.name]] = (part, None)
-            (answer,) = _answers(project, [key], [text], known, manifest, moment)
-            if not answer.known:
-                raise UnavailableError(why)
-            missing = f"events that arrived since {format_time(manifest.cut) if manifest else 'ever'} are missing, for {why}"
-            found.append(replace(answer, degraded="; ".join(filter(None, (missing, answer.degraded)))))
-        return found
-
-    def _begin(
-        self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Manifest | None, at: int
-    ) -> _Reading:
-        """Start all reads, of several keys together, which is less work."""
-        texts = [{view.name: key_text(view.keys, key) for view in project.views} for key in keys]
-        pending: list[Pending] = []
-        for view in project.views:
-            wanted = {text[view.name]: self._kept(project, view, text[view.name], manifest) for text in texts}
-            pending += self.views.ask(project.name, view, wanted, manifest, at, self.timeout)
-        return _Reading(texts, pending)
-
-    def _collect(
-        self, reading: _Reading, manifest: Manifest | None, project: Project
-    ) -> dict[tuple[str, str], Known]:
-        found: dict[tuple[str, str], Known] = {}
-        for pending in reading.pending:
-            view = pending.view.name
-            for key, known in pending.result().items():
-                found[view, key] = known
-                batch, _ = known
-                if (
-                    self.parts is not None
-                    and batch is not None
-                    and manifest is not None
-                    and pending.known[key] is None
-                ):
-                    self.parts.put(_name(project, view, key, manifest), batch)
-                    if self.shared is not None:
-                        self.shared.offer(_shared_name(project, view, key, manifest), batch)
-        return found
-
-    async def _take_shared(
-        self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Manifest | None
-    ) -> None:
-        """Put what other servers have read beside the own parts; what is not there in time is read from Cassandra."""
-        if self.shared is None or self.parts is None or not self.parts.limit or manifest is None:
-            return
-        wanted: dict[str, Name] = {}
-        for view in project.views:
-            if manifest.fingerprints.get(view.name) == view.fingerprint:
-                names = (
-                    (_name(project, view.name, text, manifest), text)
-                    for text in (key_text(view.keys, key) for key in keys)
-                )
-                wanted |= {
-                    _shared_name(project, view.name, text, manifest): name
-                    for name, text in names
-                    if name not in self.parts
-                }
-        for shared, part in (await self.shared.fetch(list(wanted))).items():
-            self.parts.put(wanted[shared], part)
-
-    def _kept(
-        self, project: Project, view: FeatureView, key: str, manifest: Manifest | None
-    ) -> BatchPart | None:
-        # A view that was declared anew has no part of this manifest, whatever was kept.
-        if self.parts is None or manifest is None or manifest.fingerprints.get(view.name) != view.fingerprint:
-            return None
-        return self.parts.get(_name(project, view.name, key, manifest))
-
-
-def _name(project: Project, view: str, key: str, manifest: Manifest) -> Name:
-    return (project.name, view, manifest.built_at, key)
-
-
-def _shared_name(project: Project, view: str, key: str, manifest: Manifest) -> str:
-    return SEPARATOR.join((project.name, view, manifest.fingerprints[view], str(manifest.built_at), key))
-
-
-async def _done(reading: _Reading) -> None:
-    """Wait without a thread: the driver's last callback wakes the loop, once."""
-    loop = asyncio.get_running_loop()
-    waiter: asyncio.Future[None] = loop.create_future()
-
-    def wake() -> None:
-        if not waiter.done():
-            waiter.set_result(None)
-
-    def from_driver() -> None:
-        with suppress(RuntimeError):  # the loop ended meanwhile
-            loop.call_soon_threadsafe(wake)
-
-    reading.when_done(from_driver)
-    await waiter
-
-
-def _answers(
-    project: Project, keys: Sequence[Mapping[str, object]], texts: Sequence[Mapping[str, str]], known: Mapping[tuple[str, str], Known],
-    manifest: Manifest | None, at: int,
-) -> list[Answer]:  # fmt: skip
-    """What is `known`, by view and key text, merged for each of `keys`; the keys of one view together."""
-    merged: dict[tuple[str, str], Merged] = {}
-    for view in project.views:
-        names = list(dict.fromkeys((view.name, text[view.name]) for text in texts))
-        merged.update(zip(names, merge_all(view, [known[name] for name in names], at), strict=True))
-    version = manifest.batch_version if manifest else None
-    found = []
-    for key, text in zip(keys, texts, strict=True):
-        values: dict[str, object] = {}
-        reasons: dict[str, None] = {}
-        there = False
-        for name in text.items():
-            batch, tiles = known[name]
-            # A batch part without rows is a key that the version's table does not have.
-            there = there or tiles is not None or (batch is not None and len(batch.rows) > 0)
-            values.update(merged[name].values)
-            if why := merged[name].degraded:
-                reasons[why] = None
-        found.append(
-            Answer(
-                {name: str(key[name]) for name in project.keys},
-                values,
-                at,
-                "; ".join(reasons) or None,
-                version,
-                there,
-            )
+    async def predict_async(self, questions: Questions, manifest: Manifest | None) -> list[Outcome]:
+        """The outcome of each question, in order. Whatever the model raises is raised."""
+        wanted = questions.wanted
+        keys = [key for key in wanted if key is not None]
+        found = await self.features_async(questions.project, keys, manifest) if keys else ()
+        scorable = questions.scorable(wanted, found)
+        scored = await self._scoring.ask(
+            (questions.project, questions.champion),
+            [one for one in scorable if not isinstance(one, ProblemError)],
         )
-    return found
+        return self._recorded(questions.project, scorable, scored)
+
+    def predict(self, questions: Questions) -> list[Outcome]:
+        """The outcome of each question, in order; a request that the model cannot take is a problem of its own.
+
+        Raises UnavailableError without the store: the questions can be asked again.
+        """
+        project, wanted = questions.project, questions.wanted
+        try:
+            found = self.answers.features(project, [key for key in wanted if key is not None])
+            scorable = questions.scorable(wanted, found)
+        except UnavailableError:
+            raise
+        except AnabranchError as error:
+            # Such as a view that was declared anew: requests that bring every feature can still be answered.
+            problem = of_error(error)
+            scorable = [
+                (questions.champion, one, None) if key is None else problem
+                for one, key in zip(questions.asked, wanted, strict=True)
+            ]
+        rest = [one for one in scorable if not isinstance(one, ProblemError)]
+        return self._recorded(project, scorable, self._score_each(project, questions.champion, rest))
+
+    async def _score(self, group: tuple[Project, Scorer], items: Sequence[_Scorable]) -> list[Prediction]:
+        return predict_by_version(*group, items, self.clock()) if items else []
+
+    def _score_each(
+        self, project: Project, champion: Scorer, items: Sequence[_Scorable]
+    ) -> Sequence[Outcome]:
+        """Score all together, and one by one when that fails, so that one request does not spoil the others."""
+        if not items:
+            return []
+        try:
+            return predict_by_version(project, champion, items, self.clock())
+        except _FAULTS as error:
+            if len(items) == 1:
+                return [
+                    ProblemError(500, "fault", f"the model of {project.name} failed at this request: {error}")
+                ]
+            return [outcome for one in items for outcome in self._score_each(project, champion, [one])]
+
+    def _recorded(
+        self, project: Project, scorable: Sequence[_Scorable | ProblemError], scored: Iterable[Outcome]
+    ) -> list[Outcome]:
+        """Outcomes in the order of the questions; each prediction is recorded."""
+        rest = iter(scored)
+        outcomes = [one if isinstance(one, ProblemError) else next(rest) for one in scorable]
+        for outcome in outcomes:
+            if isinstance(outcome, Prediction):
+                self.record(project, outcome)
+        return outcomes
+
+
+def predict_by_version(
+    project: Project, champion: Scorer, items: Sequence[_Scorable], now: int
+) -> list[Prediction]:
+    """Score requests, each by its own version, one call a version. Where another version fails the champion answers."""
+    scorers, asked, stored = zip(*items, strict=True)
+    if all(scorer is champion for scorer in scorers):
+        return predict(project, champion, asked, stored, now)
+    predictions: dict[int, Prediction] = {}
+    for scorer in {id(scorer): scorer for scorer in scorers}.values():
+        places = [place for place, one in enumerate(scorers) if one is scorer]
+        part = [asked[place] for place in places], [stored[place] for place in places]
+        try:
+            scored = predict(project, scorer, *part, now)
+        except AnabranchError:
+            if scorer is champion:
+                raise
+            log.warning(
+                "version %s of project %s failed as a canary: the champion answers",
+                scorer.version,
+                project.name,
+                exc_info=True,
+            )
+            scored = predict(project, champion, *part, now)
+        predictions |= dict(zip(places, scored, strict=True))
+    return [predictions[place] for place in range(len(items))]
+
+
+def fitting_scorer(project: Project, scorer: Scorer | None) -> Scorer:
+    """`scorer`; raises a 503 problem when there is none, or when it reads features that are no longer declared so."""
+    if scorer is None:
+        detail = f"{project.name} has no champion: run 'anabranch train {project.name}'"
+        raise ProblemError(503, "no-model", detail)
+    try:
+        check_fits(project, scorer.version, scorer.kinds)
+    except MisuseError as error:
+        raise ProblemError(503, "no-model", str(error)) from error
+    return scorer

@@ -8,7 +8,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from anabranch.aggregates.base import Aggregate
-from anabranch.answers.service import Answers
+from anabranch.answers.features import Answers
 from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureColumn
 from anabranch.progress import Progress

@@ -1,7 +1,9 @@
-"""One answer for the command line: from the serving store when it can say it exactly, else from the lake."""
+"""One answer for the command line: from the serving store where that is exact, else from the lake."""
 
+from dataclasses import replace
 from typing import Any
 
+from anabranch.answers.predict import document, score_all
 from anabranch.declare.projects import Project
 from anabranch.values.keys import key_text
 from anabranch.values.times import format_time, now_micros
@@ -14,33 +16,26 @@ from jobs.wiring.context import Context
 def answer_key(context: Context, project: Project, key: dict[str, str], at: int | None) -> dict[str, Any]:
     """Features and score of a key at `at` (microseconds) or now.
 
-    The store keeps states for the present; a time before the cut is folded from the lake, after landing what the
-    topics hold, so that both give what the law says. Of a key of which nothing is `known` the features are those of no events, and there is no score.
+    The serving store keeps states for the present. A time before the cut is folded from the lake, after the topics were
+    landed. A key of which nothing is known has the features of no events, and no score.
     """
-    served = context.answers.features(project, [key], at)[0]
-    values, degraded, layer = dict(served.values), served.degraded, "serving"
-    if at is not None and at < now_micros() and degraded is not None:
-        values, degraded, layer = from_lake(context, project, key, at), None, "lake"
-    # Of a key that the store does not know the served values are those of no events.
-    known = served.known or values != served.values
+    (stored,) = context.answers.features(project, [key], at)
+    layer = "serving"
+    if at is not None and at < now_micros() and stored.degraded is not None:
+        values, layer = from_lake(context, project, key, at), "lake"
+        known = stored.known or values != stored.values
+        stored = replace(stored, values=values, degraded=None, known=known)
     version = context.models.fitting_champion(project)
     score: float | None = None
-    label: object = None
-    if version is not None and known:
-        scorer = context.models.scorer(project.name, version)
-        raw = scorer.score({name: [values[name]] for name in scorer.features})
-        score, label = float(raw[0]), scorer.label(raw)[0]
+    label: int | None = None
+    if version is not None and stored.known:
+        ((score, label),) = score_all(context.models.scorer(project.name, version), [stored.values])
     return {
         "key": key,
-        "features": values,
-        "known": known,
-        "score": score,
-        "label": label,
-        "model_version": version,
-        "batch_version": served.batch_version,
-        "as_of": format_time(served.as_of),
-        "degraded": degraded is not None,
-        "degraded_reason": degraded,
+        "features": dict(stored.values),
+        "known": stored.known,
+        **document(version, score, label, stored, stored.as_of),
+        "degraded_reason": stored.degraded,
         "layer": layer,
     }
 

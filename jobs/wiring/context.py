@@ -7,7 +7,7 @@ from functools import cached_property, partial
 from pyspark.cloudpickle import register_pickle_by_value
 from pyspark.sql import SparkSession
 
-from anabranch.answers.service import Answers
+from anabranch.answers.features import Answers
 from anabranch.declare.loading import load_project, module_name
 from anabranch.declare.projects import Project
 from anabranch.stores.cassandra.views import Views

@@ -31,8 +31,8 @@ def serve(settings: Settings) -> None:
 
 def build(settings: Settings) -> Application:
     """The application over the real stores; runs in each worker, for connections do not survive a fork."""
+    from anabranch.answers.features import Answers
     from anabranch.answers.parts import Parts
-    from anabranch.answers.service import Answers
     from anabranch.stores.cassandra.measures import Measures
     from anabranch.stores.cassandra.samples import sample_current
     from anabranch.stores.cassandra.views import Views

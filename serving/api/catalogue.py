@@ -11,7 +11,7 @@ from anabranch.declare.views import FeatureView
 from anabranch.events.predictions import predictions_topic
 from anabranch.stores.cassandra.measures import Measure
 from anabranch.values.times import SECOND, format_time
-from serving.api.context import Manifest, ModelEntry
+from serving.api.context import ModelEntry
 from serving.api.live import Served
 from serving.api.promises import ChannelFreshness, judged, kept
 
@@ -114,7 +114,7 @@ def _label(project: Project) -> dict[str, Any] | None:
 
 def freshness(served: Served, channels: dict[str, ChannelFreshness]) -> dict[str, Any]:
     """What is promised, what is measured, and whether the promises are kept; None where there is none or nothing is known."""
-    manifest: Manifest | None = served.manifest
+    manifest = served.manifest
     promised = served.project.freshness
     return {
         "cut": format_time(manifest.cut) if manifest else None,
@@ -151,7 +151,7 @@ def _seconds(micros: int | None) -> float | None:
 
 def lineage(served: Served, model: ModelEntry | None) -> dict[str, Any]:
     """From the lake to an answer: which version was made of which."""
-    manifest: Manifest | None = served.manifest
+    manifest = served.manifest
     batch = (
         {"version": manifest.batch_version, "cut": format_time(manifest.cut), "keys": dict(manifest.rows)}
         if manifest

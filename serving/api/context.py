@@ -6,85 +6,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from anabranch.answers.predict import Answer, Scorer
+from anabranch.answers.features import Answers
 from anabranch.declare.projects import Project
+from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.cassandra.measures import Measure
 from anabranch.stores.cassandra.samples import CurrentRow
+from anabranch.stores.models.versions import Scorer
 from serving.http.access import Access
 from serving.settings import ServingSettings
-
-
-class Answers(Protocol):
-    """Merged batch and speed views."""
-
-    def prepare(self, project: Project, manifest: Any) -> None:
-        """Do beforehand what the first answers of a manifest would wait for."""
-        ...
-
-    async def answer(
-        self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Any, at: int | None = None
-    ) -> Sequence[Answer]:
-        """One answer a key, as of `at` or now, with the batch version of `manifest`; raises UnavailableError when the store is away."""
-        ...
-
-    def last_known(
-        self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Any, why: str
-    ) -> Sequence[Answer]:
-        """Degraded answers without the store; raises UnavailableError with `why` when there are none."""
-        ...
-
-    @property
-    def kept(self) -> Mapping[str, int]:
-        """What the cache of batch parts holds and has done: bytes, entries, hits, misses."""
-        ...
-
-
-class Manifest(Protocol):
-    """Which batch version serves; the fields the catalogue shows."""
-
-    @property
-    def batch_version(self) -> int:
-        """The version."""
-        ...
-
-    @property
-    def cut(self) -> int:
-        """Microseconds: everything that arrived before is in the version."""
-        ...
-
-    @property
-    def built_at(self) -> int:
-        """Microseconds when it was built."""
-        ...
-
-    @property
-    def rows(self) -> Mapping[str, int]:
-        """Keys of each view."""
-        ...
-
-    @property
-    def tables(self) -> Mapping[str, str]:
-        """The table of each view's states."""
-        ...
-
-    @property
-    def lake_versions(self) -> Mapping[str, int]:
-        """The version of each source's table that it was built from."""
-        ...
-
-    @property
-    def model_version(self) -> str | None:
-        """The model in force when it was built, or when it was left by a rollback."""
-        ...
-
-    @property
-    def previous(self) -> "Manifest | None":
-        """The version before it, which can still be read."""
-        ...
-
-    def champion(self, registered: str | None) -> str | None:
-        """The model that answers with the version, where the registry names `registered`."""
-        ...
 
 
 class Views(Protocol):

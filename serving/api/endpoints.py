@@ -5,29 +5,22 @@ the loop, for that takes microseconds.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
 import msgspec
 
 from anabranch.answers import requests
-from anabranch.answers.coalescing import Coalescer
-from anabranch.answers.predict import (
-    Answer,
-    Prediction,
-    Scorer,
-    needs_store,
-    shown,
-    shown_features,
-    shown_key,
-    unknown_keys,
-)
+from anabranch.answers.predict import Prediction, shown, shown_features, shown_key
 from anabranch.answers.problems import ProblemError, unprocessable
 from anabranch.answers.requests import Asked, Key
+from anabranch.answers.service import AnswerService, Questions
+from anabranch.declare.projects import Project
 from anabranch.errors import UnavailableError
 from anabranch.events.faults import find_fault
 from anabranch.events.json_values import encode
+from anabranch.stores.breaker import Breaker
 from anabranch.values.keys import key_text, show_key
 from anabranch.values.times import SECOND, format_time
 from anabranch.values.types import STRING, DataType
@@ -37,16 +30,12 @@ from serving.api.metrics import ServingMetrics
 from serving.api.prediction_log import Predictions
 from serving.api.readiness import UNTRAINED
 from serving.api.shadow import Shadow
-from serving.api.trials import predictions as score
 from serving.api.trials import scorers
-from serving.http.breaker import Breaker, Breakers
 from serving.http.messages import Request, Response, json_response
-from serving.http.pools import Pools
+from serving.http.pools import Breakers, Pools
 
 T = TypeVar("T")
 TIMESTAMP = DataType("TIMESTAMP")
-_MOST_SCORED = 100  # requests at once; what one request asks is never taken apart
-_Scored = tuple[Scorer, Asked, Answer | None]
 
 
 class Endpoints:
@@ -65,74 +54,49 @@ class Endpoints:
         self._context, self._live, self._metrics, self._breakers = context, live, metrics, breakers
         self._predictions, self._shadow, self._pools = predictions, shadow, pools
         self._known_topics: set[str] = set()
-        # Answers that were read together are scored together: they come here at the same time.
-        self._scoring: Coalescer[tuple[Served], _Scored, tuple[Prediction, int]] = Coalescer(
-            self._score, most=_MOST_SCORED
+        self._service = AnswerService(
+            context.answers, record=self._record, clock=context.clock, breaker=breakers.store
         )
 
+    def _record(self, project: Project, prediction: Prediction) -> None:
+        self._predictions.add(project, prediction)
+
     async def predict(self, request: Request, served: Served) -> Response:
-        """Score a key, given features, or both. A key of which nothing is known is a problem, among several that of its own place."""
+        """Score a key, given features, or both. An unknown key is a problem; among several requests only in its own place."""
         project, scorer = served.project, served.scorer
         _has_model(served)
         requests.check_json(request.content_type)
         read = requests.read_asked(request.body, project)
         asked = read if isinstance(read, list) else [read]
         if scorer is None:
-            troubles, loading = (
-                served.troubles,
-                "" if self._live.looked else "the models are still being loaded: try again in a moment",
-            )
-            reason = troubles.get("model") or troubles.get("inputs") or loading
-            raise ProblemError(
-                503, "no-model", reason or f"{project.name} has " + UNTRAINED.format(name=project.name)
-            )
-        answering = scorers(project, scorer, served.trial, asked)
-        # Of a canary's keys the champion must be able to answer too, should it fail.
-        wanted = [
-            one.key if needs_store(one, by) or (by is not scorer and needs_store(one, scorer)) else None
-            for one, by in zip(asked, answering, strict=True)
-        ]
-        keys = [key for key in wanted if key is not None]
-        found = iter(await self._stored(served, keys) if keys else ())
-        stored = [None if key is None else next(found) for key in wanted]
-        unknown = unknown_keys(project, asked, stored)
-        if unknown and not isinstance(read, list):
-            raise unknown[0]
-        if unknown:
-            places = [place for place in range(len(asked)) if place not in unknown]
-            asked, answering, stored = (
-                [asked[place] for place in places],
-                [answering[place] for place in places],
-                [stored[place] for place in places],
-            )
-        scored = await self._scoring.ask((served,), list(zip(answering, asked, stored, strict=True)))
-        predictions = [prediction for prediction, _ in scored]
-        for one, (prediction, now) in zip(asked, scored, strict=True):
-            self._predictions.add(project.name, now, one, prediction)
+            raise ProblemError(503, "no-model", self._why_no_model(served))
+        questions = Questions(project, scorer, asked, scorers(project, scorer, served.trial, asked))
+        if any(questions.wanted):
+            _has_manifest(served)
+        outcomes = await self._service.predict_async(questions, served.manifest)
+        predictions = [one for one in outcomes if isinstance(one, Prediction)]
         if served.trial is not None:
-            self._shadow.add(project, scorer, served.trial, asked, stored, predictions)
+            self._shadow.add(project, scorer, served.trial, predictions)
         degraded = sum(1 for prediction in predictions if prediction.answer["degraded"])
         if degraded:
             self._metrics.degraded.labels(project.name).inc(degraded)
-        if not isinstance(read, list):
-            return Response(200, encode(predictions[0].answer))
-        return Response(200, encode({"predictions": _in_their_places(read, predictions, unknown)}))
+        if isinstance(read, list):
+            return Response(200, encode({"predictions": list(map(_in_its_place, asked, outcomes))}))
+        (outcome,) = outcomes
+        if isinstance(outcome, ProblemError):
+            raise outcome
+        return Response(200, encode(outcome.answer))
 
-    async def _score(self, group: tuple[Served], items: Sequence[_Scored]) -> list[tuple[Prediction, int]]:
-        """Predictions, and when they were made."""
-        (served,) = group
-        if not items or served.scorer is None:
-            return []
-        answering, asked, stored = zip(*items, strict=True)
-        now = self._context.clock()
-        return [
-            (prediction, now)
-            for prediction in score(served.project, served.scorer, answering, asked, stored, now)
-        ]
+    def _why_no_model(self, served: Served) -> str:
+        loading = "" if self._live.looked else "the models are still being loaded: try again in a moment"
+        reason = served.troubles.get("model") or served.troubles.get("inputs") or loading
+        name = served.project.name
+        return reason or f"{name} has " + UNTRAINED.format(name=name)
 
     async def features(self, served: Served, key: Key) -> Response:
         """Stored features of a key, merged as of now; a key of which nothing is known has empty ones, and the answer says so."""
-        (stored,) = await self._stored(served, [key])
+        _has_manifest(served)
+        (stored,) = await self._service.features_async(served.project, [key], served.manifest)
         document = {
             "key": shown_key(key),
             "features": shown_features(served.project, stored.values),
@@ -145,21 +109,6 @@ class Endpoints:
             self._metrics.degraded.labels(served.project.name).inc()
             document["degraded_reason"] = stored.degraded
         return json_response(document)
-
-    async def _stored(self, served: Served, keys: Sequence[Key]) -> Sequence[Answer]:
-        """Merged answers of the versions in `served`; without the store the last known batch parts, which say that they are degraded."""
-        answers, breaker, project = self._context.answers, self._breakers.store, served.project
-        if served.manifest is None and (not served.looked or "store" in served.troubles):
-            raise ProblemError(
-                503,
-                "unavailable",
-                served.troubles.get("store", "the stores have not been looked at yet: try again in a moment"),
-            )
-        try:
-            with breaker.calling():
-                return await answers.answer(project, keys, served.manifest)
-        except UnavailableError as error:
-            return answers.last_known(project, keys, served.manifest, str(error))
 
     async def scores(self, served: Served, key: Key) -> Response:
         """The key's current row, which the stream and the builds keep."""
@@ -252,19 +201,10 @@ class Endpoints:
                 ) from error
 
 
-def _in_their_places(
-    asked: Sequence[Asked], predictions: Sequence[Prediction], unknown: Mapping[int, ProblemError]
-) -> list[dict[str, Any]]:
-    """What is said of each of several requests, in their order."""
-    rest = iter(predictions)
-    said = (
-        {"error": unknown[place].document} if place in unknown else next(rest).answer
-        for place in range(len(asked))
-    )
-    return [
-        {"key": shown_key(one.key) if one.key else None, **each}
-        for one, each in zip(asked, said, strict=True)
-    ]
+def _in_its_place(one: Asked, outcome: Prediction | ProblemError) -> dict[str, Any]:
+    """The answer or the problem of one of several requests."""
+    answer = {"error": outcome.document} if isinstance(outcome, ProblemError) else outcome.answer
+    return {"key": shown_key(one.key) if one.key else None, **answer}
 
 
 def _has_model(served: Served) -> None:
@@ -274,3 +214,10 @@ def _has_model(served: Served) -> None:
             "no-model-declared",
             f"{served.project.name} declares no model, it has features only: use its features",
         )
+
+
+def _has_manifest(served: Served) -> None:
+    """Raise a 503 problem while the batch version that serves is not known."""
+    if served.manifest is None and (not served.looked or "store" in served.troubles):
+        unknown = "the stores have not been looked at yet: try again in a moment"
+        raise ProblemError(503, "unavailable", served.troubles.get("store", unknown))

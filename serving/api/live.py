@@ -11,12 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from anabranch.answers.predict import Scorer
 from anabranch.declare.loading import list_projects, load_project
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
+from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.models.inputs import check_fits
-from serving.api.context import Manifest, Roles, ServingContext
+from anabranch.stores.models.versions import Scorer
+from serving.api.context import Roles, ServingContext
 from serving.api.trials import LoadedTrial
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ import time
 import uuid
 from collections import deque
 
-from anabranch.answers.predict import Prediction, Record, message
-from anabranch.answers.requests import Asked
+from anabranch.answers.predict import Prediction, record
+from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
 from anabranch.events.predictions import predictions_topic
 from serving.api.context import Bus
@@ -31,7 +31,7 @@ class Predictions:
         self._bus, self._metrics, self._limit = bus, metrics, limit
         # Unique by process and number: a random id for each would cost a call of the system.
         self._origin, self._count = uuid.uuid4().hex, itertools.count(1)
-        self._waiting: deque[Record] = deque()
+        self._waiting: deque[tuple[str, str, Prediction]] = deque()
         self._known: set[str] = set()
         self._something = threading.Event()
         self._stopping = threading.Event()
@@ -40,12 +40,12 @@ class Predictions:
         for reason in ("buffer full", "no JSON", "stopped"):
             metrics.dropped.labels(reason)
 
-    def add(self, project: str, at: int, asked: Asked, prediction: Prediction) -> None:
+    def add(self, project: Project, prediction: Prediction) -> None:
         """Take a prediction, or drop and count it when the buffer is full. Never waits."""
         if len(self._waiting) >= self._limit:
             self._metrics.dropped.labels("buffer full").inc()
             return
-        self._waiting.append(Record(f"{self._origin}-{next(self._count)}", project, at, asked, prediction))
+        self._waiting.append((project.name, f"{self._origin}-{next(self._count)}", prediction))
         if not self._something.is_set():
             self._something.set()
 
@@ -94,19 +94,17 @@ class Predictions:
         self._something.set()
 
     def _send(self) -> None:
-        """Publish the first records of the buffer, which keep their places until the broker has them."""
+        """Publish the first predictions of the buffer, which keep their places until the broker has them."""
         waiting = self._waiting
         batch = [waiting[position] for position in range(min(len(waiting), _BATCH))]
         by_topic: dict[str, list[tuple[bytes | None, bytes]]] = {}
-        for record in batch:
+        for project, name, prediction in batch:
             try:
-                text = message(record)
+                text = record(project, name, prediction)
             except (TypeError, ValueError, NotImplementedError):
-                log.exception(
-                    "prediction %s of project %s has no JSON and is dropped", record.id, record.project
-                )
+                log.exception("prediction %s of project %s has no JSON and is dropped", name, project)
                 continue
-            by_topic.setdefault(predictions_topic(record.project), []).append((record.id.encode(), text))
+            by_topic.setdefault(predictions_topic(project), []).append((name.encode(), text))
         new = by_topic.keys() - self._known
         if new:
             self._bus.ensure_topics(sorted(new))

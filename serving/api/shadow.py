@@ -5,7 +5,6 @@ a bounded buffer, which never slows or fails an answer: when it is full they are
 measures every few seconds and shown on /metrics.
 """
 
-import itertools
 import logging
 import threading
 import time
@@ -17,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from anabranch.answers.predict import Answer, Prediction, Scorer, needs_store, predict
-from anabranch.answers.requests import Asked
+from anabranch.answers.predict import Prediction, needs_store, predict
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
 from anabranch.stores.cassandra.measures import Measure
+from anabranch.stores.models.versions import Scorer
 from serving.api.context import ServingContext
 from serving.api.metrics import ServingMetrics
 from serving.api.trials import SHADOW, LoadedTrial
@@ -37,8 +36,6 @@ class _Pair:
     project: Project
     champion: Scorer
     trial: LoadedTrial
-    asked: Asked
-    stored: Answer | None
     prediction: Prediction
 
 
@@ -105,17 +102,15 @@ class Shadow:
         project: Project,
         champion: Scorer,
         trial: LoadedTrial,
-        asked: Sequence[Asked],
-        stored: Sequence[Answer | None],
-        said: Sequence[Prediction],
+        predictions: Sequence[Prediction],
     ) -> None:
-        """Take what was answered, as far as there is room. Never waits."""
+        """Queue predictions for comparison as far as there is room. Never waits."""
         room = max(self._limit - len(self._waiting), 0)
-        for one, known, prediction in itertools.islice(zip(asked, stored, said, strict=True), room):
+        for prediction in predictions[:room]:
             if trial.kind == SHADOW or prediction.answer["model_version"] == trial.scorer.version:
-                self._waiting.append(_Pair(project, champion, trial, one, known, prediction))
-        if len(said) > room:
-            self._metrics.not_compared.labels("buffer full").inc(len(said) - room)
+                self._waiting.append(_Pair(project, champion, trial, prediction))
+        if len(predictions) > room:
+            self._metrics.not_compared.labels("buffer full").inc(len(predictions) - room)
         if not self._something.is_set():
             self._something.set()
 
@@ -156,13 +151,14 @@ class Shadow:
 
     def _compare(self, pair: _Pair) -> None:
         trial, champion, answered = pair.trial, pair.champion, pair.prediction.answer
+        asked, stored = pair.prediction.asked, pair.prediction.stored
         by_trial = answered["model_version"] == trial.scorer.version
         other = champion if by_trial else trial.scorer
-        if pair.stored is None and needs_store(pair.asked, other):
+        if stored is None and needs_store(asked, other):
             self._metrics.not_compared.labels("features not read").inc()
             return
         started = time.perf_counter()
-        (said,) = predict(pair.project, other, [pair.asked], [pair.stored], 0)
+        (said,) = predict(pair.project, other, [asked], [stored], 0)
         seconds = None if by_trial else time.perf_counter() - started
         tried, ours = (answered, said.answer) if by_trial else (said.answer, answered)
         self._count(pair, tried, ours, seconds)

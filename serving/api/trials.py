@@ -1,17 +1,14 @@
 """A version that is tried on live requests: in shadow it answers nobody, as canary it answers a fixed share of the keys."""
 
 import hashlib
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from anabranch.answers.predict import Answer, Prediction, Scorer, predict
 from anabranch.answers.requests import Asked
 from anabranch.declare.projects import Project
-from anabranch.errors import AnabranchError
+from anabranch.stores.models.versions import Scorer
 from anabranch.values.keys import key_text
 
-log = logging.getLogger(__name__)
 SHADOW, CANARY = "shadow", "canary"
 _WHOLE = 2**64
 
@@ -44,34 +41,3 @@ def scorers(
         else champion
         for one in asked
     ]
-
-
-def predictions(
-    project: Project,
-    champion: Scorer,
-    answering: Sequence[Scorer],
-    asked: Sequence[Asked],
-    stored: Sequence[Answer | None],
-    now: int,
-) -> list[Prediction]:
-    """Score what was asked, each by its own version, one call a version. A tried version that fails leaves its answers to the champion."""
-    if all(scorer is champion for scorer in answering):
-        return predict(project, champion, asked, stored, now)
-    found: dict[int, Prediction] = {}
-    for scorer in {id(scorer): scorer for scorer in answering}.values():
-        places = [place for place, one in enumerate(answering) if one is scorer]
-        part = [asked[place] for place in places], [stored[place] for place in places]
-        try:
-            said = predict(project, scorer, *part, now)
-        except AnabranchError:
-            if scorer is champion:
-                raise
-            log.warning(
-                "version %s of project %s failed as a canary: the champion answers",
-                scorer.version,
-                project.name,
-                exc_info=True,
-            )
-            said = predict(project, champion, *part, now)
-        found |= dict(zip(places, said, strict=True))
-    return [found[place] for place in range(len(asked))]

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from anabranch.answers.predict import Answer, shown
+from anabranch.answers.features import Answer
+from anabranch.answers.predict import shown
 from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureView
 from anabranch.values.keys import key_values

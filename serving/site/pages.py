@@ -8,7 +8,8 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from anabranch.answers import requests
-from anabranch.answers.predict import Answer, shown_key
+from anabranch.answers.features import Answer
+from anabranch.answers.predict import shown_key
 from anabranch.answers.problems import ProblemError, of_error
 from anabranch.errors import AnabranchError
 from anabranch.values.keys import key_text

@@ -5,8 +5,8 @@ from dataclasses import replace
 from functools import partial
 
 from anabranch.answers.current import refresh
+from anabranch.answers.features import Answers
 from anabranch.answers.parts import Parts
-from anabranch.answers.service import Answers
 from anabranch.answers.spark_tables import SparkTables
 from anabranch.declare.projects import Project
 from anabranch.stores.cassandra.source import CassandraSource, cassandra_options

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from anabranch.answers.service import Answers
+from anabranch.answers.features import Answers
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
 from anabranch.values.times import SECOND, now_micros

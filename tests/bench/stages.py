@@ -6,10 +6,10 @@ import statistics
 import time
 from collections.abc import Callable
 
+from anabranch.answers.features import Answers
 from anabranch.answers.parts import Parts
 from anabranch.answers.predict import predict
 from anabranch.answers.requests import Asked, read_asked
-from anabranch.answers.service import Answers
 from anabranch.events.json_values import encode
 from anabranch.folds.merge import LABELS, BatchPart, merge
 from anabranch.folds.packing import unpack_rows

@@ -5,9 +5,10 @@ import sys
 import threading
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
+from anabranch.answers.predict import Prediction
 from anabranch.declare.loading import load_project
+from anabranch.declare.projects import Project
 from anabranch.stores.files.api_keys import ApiKeys
 from serving.app import Application
 from serving.http.access import Access, Issuer
@@ -54,9 +55,9 @@ def watch(found: Bench) -> Refused:
     refused, handle, add = Refused(), found.app.handle, found.app.predictions.add
     taken: list[str] = []
 
-    def counting(project: str, *more: Any) -> None:
-        taken.append(project)
-        add(project, *more)
+    def counting(project: Project, prediction: Prediction) -> None:
+        taken.append(project.name)
+        add(project, prediction)
 
     def state() -> tuple[object, ...]:
         # Predictions are counted when they are taken: they are published later, beside other calls.
@@ -79,7 +80,7 @@ def watch(found: Bench) -> Refused:
         return response
 
     found.app.handle = watched  # type: ignore[method-assign]
-    found.app.predictions.add = counting  # type: ignore[method-assign, assignment]
+    found.app.predictions.add = counting  # type: ignore[method-assign]
     return refused
 
 

@@ -5,14 +5,17 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from anabranch.answers.features import Answer, Answers
 from anabranch.declare.projects import Project
 from anabranch.errors import UnavailableError, ViewUnavailableError
+from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.cassandra.measures import Measure
 from anabranch.stores.models.roles import Roles, VersionTrial
+from anabranch.stores.models.versions import Scorer
 from anabranch.values.times import parse_time
 from serving.api.context import ServingContext
 from serving.app import Application, create_app
@@ -24,31 +27,20 @@ NOW = parse_time("2024-05-01T12:00:00Z")
 PROJECTS = Path(__file__).parents[2] / "projects"
 
 
-@dataclass(frozen=True)
-class FakeManifest:
+@dataclass(frozen=True, kw_only=True)
+class FakeManifest(Manifest):
+    project: str = "heart_disease"
     batch_version: int = 7
     cut: int = NOW - 3_600_000_000
+    slack: int = 0
     built_at: int = NOW - 3_000_000_000
-    rows: Mapping[str, int] = field(default_factory=lambda: {"latest_exam": 303})
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
     tables: Mapping[str, str] = field(
         default_factory=lambda: {"latest_exam": "heart_disease__latest_exam__b7"}
     )
+    rows: Mapping[str, int] = field(default_factory=lambda: {"latest_exam": 303})
     lake_versions: Mapping[str, int] = field(default_factory=lambda: {"exams": 4})
     model_version: str | None = "3"
-    replaces: str | None = None
-    previous: "FakeManifest | None" = None
-
-    def champion(self, registered: str | None) -> str | None:
-        return self.model_version if self.replaces is not None and registered == self.replaces else registered
-
-
-@dataclass(frozen=True)
-class FakeAnswer:
-    values: Mapping[str, Any]
-    degraded: str | None = None
-    batch_version: int | None = 7
-    as_of: int = NOW
-    known: bool = True
 
 
 @dataclass
@@ -74,14 +66,14 @@ class Store:
 
     def last_known(
         self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Any, why: str
-    ) -> Sequence[FakeAnswer]:
+    ) -> Sequence[Answer]:
         if not all(tuple(key.values()) in self.parts for key in keys):
             raise UnavailableError(why)
-        return [FakeAnswer(self.parts[tuple(key.values())], why) for key in keys]
+        return [_answer(key, self.parts[tuple(key.values())], NOW, why, 7) for key in keys]
 
     async def answer(
         self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Any, at: int | None = None
-    ) -> Sequence[FakeAnswer]:
+    ) -> Sequence[Answer]:
         self.check()
         self.find(project)
         self.reads += 1
@@ -90,8 +82,8 @@ class Store:
         version = None if manifest is None else manifest.batch_version
         found = [self.stored.get(tuple(key.values())) for key in keys]
         return [
-            FakeAnswer({**empty, **(values or {})}, self.degraded, version, moment, values is not None)
-            for values in found
+            _answer(key, {**empty, **(values or {})}, moment, self.degraded, version, values is not None)
+            for key, values in zip(keys, found, strict=True)
         ]
 
     def manifest(self, project: str) -> FakeManifest | None:
@@ -114,22 +106,29 @@ class Store:
             raise ViewUnavailableError(f"a table of {project.name!r} is gone")
 
 
-@dataclass(frozen=True)
-class SumScorer:
+def _answer(
+    key: Mapping[str, object],
+    values: Mapping[str, Any],
+    at: int,
+    degraded: str | None,
+    version: int | None,
+    known: bool = True,
+) -> Answer:
+    return Answer({name: str(value) for name, value in key.items()}, values, at, degraded, version, known)
+
+
+class SumScorer(Scorer):
     """Scores with the sum of what is known, divided by 1000."""
 
-    version: str
-    features: Sequence[str]
-
-    @property
-    def kinds(self) -> Mapping[str, str]:
-        return dict.fromkeys(self.features, "number")
+    def __init__(self, version: str, features: Sequence[str]) -> None:
+        self.version, self.features = version, tuple(features)
+        self.kinds = dict.fromkeys(features, "number")
 
     def score(self, columns: Mapping[str, Any]) -> Any:
         return np.nansum([np.array(columns[name], dtype=np.float64) for name in self.features], axis=0) / 1000
 
     def label(self, scores: Any) -> Any:
-        return (scores > 0.5).astype(np.int64)
+        return (scores > 0.5).astype(np.int64).tolist()
 
 
 @dataclass(frozen=True)
@@ -241,7 +240,7 @@ def bench(
     context = ServingContext(
         folders=(folder,),
         views=store,
-        answers=store,
+        answers=cast("Answers", store),
         models=registry,
         bus=topics,
         settings=settings or ServingSettings(store_timeout_seconds=1),

@@ -233,8 +233,8 @@ def test_every_exception_is_still_needed() -> None:
         ),
         (
             "anabranch/stores/x.py",
-            "import anabranch.answers.service\n",
-            "stores imports anabranch.answers.service",
+            "import anabranch.answers.features\n",
+            "stores imports anabranch.answers.features",
         ),
         ("anabranch/events/x.py", "from anabranch import Source\n", "events imports anabranch"),
         (

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pytest
 
 from anabranch import Count, FeatureView, Label, Model, Project, Source, Sum
+from anabranch.answers.features import Answer, Answers
 from anabranch.answers.parts import Parts
-from anabranch.answers.service import Answer, Answers
 from anabranch.errors import UnavailableError
 from anabranch.folds.packing import pack_extras
 from anabranch.stores.cassandra.manifest import Manifest

@@ -46,8 +46,8 @@ def declare(*keys: str) -> Project:
     )
 
 
-def answered(score: float, at: int) -> Prediction:
-    said = {
+def answered(score: float, at: int, asked: Asked | None = None) -> Prediction:
+    document = {
         "score": score,
         "label": 1,
         "model_version": "3",
@@ -55,7 +55,7 @@ def answered(score: float, at: int) -> Prediction:
         "as_of": "2026-05-01T10:00:00Z",
         "degraded": False,
     }
-    return Prediction(said, {"n": score * 10})
+    return Prediction(document, {"n": score * 10}, asked or Asked(None, {"n": score * 10}), at=at)
 
 
 def counted(metrics: ServingMetrics, name: str) -> float:
@@ -75,7 +75,7 @@ def test_predictions_land_once_with_their_key_beside_the_sources(
         Asked({"shop": "b", "town": "y"}, {"n": 5}),
     ]
     for number, one in enumerate(asked):
-        predictions.add(project.name, AT + number, one, answered(number / 10, AT))
+        predictions.add(project, answered(number / 10, AT + number, one))
     predictions.start()
     predictions.stop(20)
     twice = {
@@ -137,15 +137,15 @@ def test_a_project_without_a_model_has_no_predictions_to_land(
 def test_while_the_broker_is_down_predictions_wait_those_beyond_the_buffer_are_counted_and_all_others_are_sent(
     settings: Settings, bus: Bus
 ) -> None:
-    project, metrics = f"waiting_{uuid.uuid4().hex[:8]}", ServingMetrics()
+    project, metrics = declare("shop"), ServingMetrics()
     predictions = Predictions(bus, metrics, 5)
     predictions.start()
-    predictions.add(project, now_micros(), Asked(None, {"n": 0}), answered(0.0, AT))
+    predictions.add(project, answered(0.0, now_micros()))
     assert wait_until(lambda: counted(metrics, "anabranch_predictions_published_total") == 1, 20)
     embedded.down(settings, ["kafka"])
     try:
         for number in range(1, 9):
-            predictions.add(project, now_micros(), Asked(None, {"n": number}), answered(number / 10, AT))
+            predictions.add(project, answered(number / 10, now_micros()))
         assert counted(metrics, "anabranch_predictions_buffered") == 5
         assert counted(metrics, 'anabranch_predictions_dropped_total{reason="buffer full"}') == 3
     finally:
@@ -153,4 +153,4 @@ def test_while_the_broker_is_down_predictions_wait_those_beyond_the_buffer_are_c
     assert wait_until(lambda: counted(metrics, "anabranch_predictions_published_total") == 6, 60)
     predictions.stop(20)
     assert counted(metrics, "anabranch_predictions_buffered") == 0
-    assert sum(bus.ends(f"predictions.{project}").values()) >= 6
+    assert sum(bus.ends(f"predictions.{project.name}").values()) >= 6

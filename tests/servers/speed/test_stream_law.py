@@ -18,7 +18,7 @@ from kafka import KafkaConsumer, TopicPartition
 from pyspark.sql import SparkSession
 
 from anabranch import Aggregate, FeatureView, Project
-from anabranch.answers.service import Answer
+from anabranch.answers.features import Answer
 from anabranch.values.times import DAY, MINUTE, SECOND, floor_to, format_time, now_micros
 from batch.views import rollback
 from jobs.flows.building import build_project

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from anabranch.answers.features import Answers
 from anabranch.answers.parts import Parts
-from anabranch.answers.service import Answers
 from anabranch.declare.loading import load_project
 from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.cassandra.views import Views

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from anabranch import Aggregate, Count, FeatureView, Histogram, Last, LastK, Max, Mean, Project, Source, Sum
-from anabranch.answers.service import Answers
+from anabranch.answers.features import Answers
 from anabranch.errors import AnabranchError, ViewUnavailableError
 from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.cassandra.views import (

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from anabranch import Count, FeatureView, Label, Last, Model, Project, Source
+from anabranch.answers.features import Answer
 from anabranch.answers.predict import Prediction
 from anabranch.answers.problems import ProblemError
 from anabranch.answers.requests import Asked, read_message
-from anabranch.answers.service import Answer
 from speed.requests import outcomes
 from tests.support.serving_fakes import NOW, SumScorer
 

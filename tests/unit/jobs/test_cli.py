@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from anabranch.answers.service import Answer
+from anabranch.answers.features import Answer
 from anabranch.declare.projects import Project
 from jobs.cli.main import main
 from jobs.wiring.context import Context

@@ -10,7 +10,7 @@ from anabranch.answers.parts import Parts
 from anabranch.declare.loading import load_project
 from anabranch.errors import UnavailableError
 from anabranch.folds.merge import BatchPart
-from serving.http.breaker import Breaker
+from anabranch.stores.breaker import Breaker
 from serving.settings import ServingSettings
 from tests.support.serving_fakes import PROJECTS, Bench, bench
 

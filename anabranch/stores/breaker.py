@@ -1,15 +1,14 @@
-"""A circuit breaker: a store that fails again and again is left alone for a while, so that answers fail fast and it can recover."""
+"""A circuit breaker: a store that fails repeatedly is not called for a while, so that callers fail fast and it can recover."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from anabranch.errors import UnavailableError, ViewUnavailableError
 
 
 class Breaker:
-    """Counts failures in a row; open after `failures` of them. Every `pause` seconds one call may try whether the store is back."""
+    """Opens after `failures` failed calls in a row; while open, one call every `pause` seconds tests whether the store is back."""
 
     def __init__(
         self, what: str, failures: int, pause: float, clock: Callable[[], float] = time.monotonic
@@ -23,7 +22,7 @@ class Breaker:
         return self._in_a_row >= self._failures
 
     def check(self) -> None:
-        """Raise UnavailableError when the store is to be left alone."""
+        """Raise UnavailableError when the store must not be called now."""
         if self._in_a_row < self._failures:
             return
         now = self._clock()
@@ -31,16 +30,17 @@ class Breaker:
             raise UnavailableError(
                 f"{self.what} failed {self._in_a_row} times in a row and is tried again within {self._pause:g} s: {self._why}"
             )
-        self._until = now + self._pause  # this call tries, others wait for what comes of it
+        self._until = now + self._pause  # this call tests the store; others are refused until it ends
 
     @contextmanager
     def calling(self) -> Iterator[None]:
-        """Around one call of the store: it is refused while the store is to be left alone, and counts by how it ends."""
+        """Wrap one call of the store: raises UnavailableError while open, and counts the call by how it ends."""
         self.check()
         try:
             yield
         except ViewUnavailableError:
-            self.succeeded()  # it said so: a table of one project that is gone must not keep the others from their answers
+            # The store answered: one project's missing table must not keep other projects from their answers.
+            self.succeeded()
             raise
         except UnavailableError as error:
             self.failed(error)
@@ -48,20 +48,12 @@ class Breaker:
         self.succeeded()
 
     def succeeded(self) -> None:
-        """The store answered."""
+        """Record that the store answered: the breaker closes."""
         self._in_a_row = 0
 
     def failed(self, error: Exception) -> None:
-        """The store did not answer."""
+        """Record that the store did not answer."""
         self._in_a_row += 1
         self._why = str(error)
         if self._in_a_row == self._failures:
             self._until = self._clock() + self._pause
-
-
-@dataclass(frozen=True)
-class Breakers:
-    """One for each store that requests ask."""
-
-    store: Breaker
-    bus: Breaker

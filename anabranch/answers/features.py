@@ -1,0 +1,324 @@
+"""Features of keys: batch parts and tiles are read from Cassandra and merged.
+
+Jobs and streams block (`features`), the server awaits (`answer`): both use the same reads, cache and merge.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+from anabranch.answers.coalescing import Coalescer
+from anabranch.answers.parts import Name, Parts
+from anabranch.declare.projects import Project
+from anabranch.declare.views import FeatureView
+from anabranch.errors import UnavailableError
+from anabranch.folds.merge import BatchPart, Known, Merged, merge_all
+from anabranch.stores.cassandra.manifest import Manifest
+from anabranch.stores.cassandra.reads import Pending
+from anabranch.stores.cassandra.views import GRACE, Views
+from anabranch.stores.ignite.shared_parts import SharedParts
+from anabranch.values.keys import SEPARATOR, key_text
+from anabranch.values.times import format_time, now_micros
+
+_AT_ONCE = 20  # keys that are asked or merged before others get their turn on the event loop
+
+
+_SIDE_BY_SIDE = 200  # keys whose reads are under way together where nobody else waits for a turn
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Features of one key at `as_of` (microseconds); `degraded` says why they may not be exact, None when they are.
+
+    `known` is whether the batch version or the stream since its cut has anything of the key, in any view, whatever its time.
+    """
+
+    key: Mapping[str, str]
+    values: Mapping[str, object]
+    as_of: int
+    degraded: str | None = None
+    batch_version: int | None = None
+    known: bool = True
+
+
+@dataclass
+class _Seen:
+    manifest: Manifest | None
+    until: float
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Reads under way for some keys, whose texts are by view."""
+
+    texts: Sequence[Mapping[str, str]]
+    pending: Sequence[Pending]
+
+    def when_done(self, done: Callable[[], object]) -> None:
+        """Call `done` when every read has an answer or an error: from whatever thread, and at least once."""
+        futures = [future for pending in self.pending for future in pending.futures]
+        left = [None] * len(futures)  # popping is one step, whichever thread does it
+
+        def one(_: object) -> None:
+            left.pop()
+            if not left:
+                done()
+
+        for future in futures:
+            future.add_callbacks(one, one)
+        if not futures:
+            done()
+
+
+@dataclass
+class Answers:
+    """Reads and merges; the manifest may be up to `patience` seconds old (0: read for every call).
+
+    `parts` keeps batch parts that were read, `shared` gives and takes those of other servers where an answer is awaited; a read that takes
+    longer than `timeout` seconds has failed.
+    """
+
+    views: Views
+    patience: float = 0.0
+    parts: Parts | None = None
+    timeout: float | None = None
+    shared: SharedParts | None = None
+    _seen: dict[str, _Seen] = field(default_factory=dict)
+    _gathering: "Coalescer[tuple[Project, Manifest | None], Mapping[str, object], Answer]" = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._gathering = Coalescer(
+            lambda versions, keys: self._awaited(versions[0], keys, versions[1]), most=_AT_ONCE
+        )
+
+    def manifest(self, project: str) -> Manifest | None:
+        """The manifest that answers are made with."""
+        seen = self._seen.get(project)
+        if seen is None or seen.until < time.monotonic():
+            seen = _Seen(self.views.manifest(project), time.monotonic() + self.patience)
+            self._seen[project] = seen
+        return seen.manifest
+
+    @property
+    def kept(self) -> Mapping[str, int]:
+        """What the cache of batch parts holds and has done."""
+        found = self.parts or Parts(0)
+        kept = {"bytes": found.bytes, "entries": len(found), "hits": found.hits, "misses": found.misses}
+        return kept if self.shared is None else {**kept, **self.shared.done}
+
+    def prepare(self, project: Project, manifest: Manifest | None) -> None:
+        """Prepare the statements that answers of this manifest need, so that no answer waits for it."""
+        self.views.prepare(project, manifest)
+
+    def features(
+        self, project: Project, keys: Sequence[Mapping[str, object]], at: int | None = None
+    ) -> list[Answer]:
+        """Answers in the order of `keys` (each ``{column: value}``), as of `at` or now; reads of 200 keys run side by side."""
+        manifest = self.manifest(project.name)
+        found: list[Answer] = []
+        for start in range(0, len(keys), _SIDE_BY_SIDE):
+            chunk = keys[start : start + _SIDE_BY_SIDE]
+            asked = now_micros() if at is None else at
+            reading = self._begin(project, chunk, manifest, asked)
+            known = self._collect(reading, manifest, project)
+            moment = min(now_micros(), asked + GRACE) if at is None else at
+            found += _answers(project, chunk, reading.texts, known, manifest, moment)
+        return found
+
+    async def answer(
+        self,
+        project: Project,
+        keys: Sequence[Mapping[str, object]],
+        manifest: Manifest | None,
+        at: int | None = None,
+    ) -> Sequence[Answer]:
+        """The same on an event loop, with the manifest given; what others ask of now and of the same versions meanwhile is read together.
+
+        Raises UnavailableError, never waiting to connect.
+        """
+        if not self.views.connected:
+            raise UnavailableError(
+                "Cassandra has not answered since this server started: see 'anabranch status'"
+            )
+        if at is None and len(keys) <= _AT_ONCE:
+            return await self._gathering.ask((project, manifest), keys)
+        return await self._awaited(project, keys, manifest, at)
+
+    async def _awaited(
+        self,
+        project: Project,
+        keys: Sequence[Mapping[str, object]],
+        manifest: Manifest | None,
+        at: int | None = None,
+    ) -> list[Answer]:
+        await self._take_shared(project, keys, manifest)
+        several = len(keys) > _AT_ONCE
+        readings, asked = [], now_micros() if at is None else at
+        for start in range(0, len(keys), _AT_ONCE):
+            readings.append(self._begin(project, keys[start : start + _AT_ONCE], manifest, asked))
+            if several:
+                await asyncio.sleep(0)
+        known: dict[tuple[str, str], Known] = {}
+        for reading in readings:
+            await _done(reading)
+            known.update(self._collect(reading, manifest, project))
+        moment = min(now_micros(), asked + GRACE) if at is None else at
+        found: list[Answer] = []
+        for reading in readings:
+            found += _answers(
+                project, keys[len(found) : len(found) + _AT_ONCE], reading.texts, known, manifest, moment
+            )
+            if several:
+                await asyncio.sleep(0)
+        return found
+
+    def last_known(
+        self,
+        project: Project,
+        keys: Sequence[Mapping[str, object]],
+        manifest: Manifest | None,
+        why: str,
+        at: int | None = None,
+    ) -> list[Answer]:
+        """Degraded answers from kept batch parts alone.
+
+        Raises UnavailableError with `why` where one is not kept, and where all of a key's are empty: whether the stream knows it cannot be told.
+        """
+        moment = now_micros() if at is None else at
+        found = []
+        for key in keys:
+            text = {view.name: key_text(view.keys, key) for view in project.views}
+            known: dict[tuple[str, str], Known] = {}
+            for view in project.views:
+                part = self._kept(project, view, text[view.name], manifest)
+                if part is None or manifest is None:
+                    raise UnavailableError(why)
+                known[view.name, text[view.name]] = (part, None)
+            (answer,) = _answers(project, [key], [text], known, manifest, moment)
+            if not answer.known:
+                raise UnavailableError(why)
+            missing = f"events that arrived since {format_time(manifest.cut) if manifest else 'ever'} are missing, for {why}"
+            found.append(replace(answer, degraded="; ".join(filter(None, (missing, answer.degraded)))))
+        return found
+
+    def _begin(
+        self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Manifest | None, at: int
+    ) -> _Reading:
+        """Start all reads, of several keys together, which is less work."""
+        texts = [{view.name: key_text(view.keys, key) for view in project.views} for key in keys]
+        pending: list[Pending] = []
+        for view in project.views:
+            wanted = {text[view.name]: self._kept(project, view, text[view.name], manifest) for text in texts}
+            pending += self.views.ask(project.name, view, wanted, manifest, at, self.timeout)
+        return _Reading(texts, pending)
+
+    def _collect(
+        self, reading: _Reading, manifest: Manifest | None, project: Project
+    ) -> dict[tuple[str, str], Known]:
+        found: dict[tuple[str, str], Known] = {}
+        for pending in reading.pending:
+            view = pending.view.name
+            for key, known in pending.result().items():
+                found[view, key] = known
+                batch, _ = known
+                if (
+                    self.parts is not None
+                    and batch is not None
+                    and manifest is not None
+                    and pending.known[key] is None
+                ):
+                    self.parts.put(_name(project, view, key, manifest), batch)
+                    if self.shared is not None:
+                        self.shared.offer(_shared_name(project, view, key, manifest), batch)
+        return found
+
+    async def _take_shared(
+        self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Manifest | None
+    ) -> None:
+        """Put what other servers have read beside the own parts; what is not there in time is read from Cassandra."""
+        if self.shared is None or self.parts is None or not self.parts.limit or manifest is None:
+            return
+        wanted: dict[str, Name] = {}
+        for view in project.views:
+            if manifest.fingerprints.get(view.name) == view.fingerprint:
+                names = (
+                    (_name(project, view.name, text, manifest), text)
+                    for text in (key_text(view.keys, key) for key in keys)
+                )
+                wanted |= {
+                    _shared_name(project, view.name, text, manifest): name
+                    for name, text in names
+                    if name not in self.parts
+                }
+        for shared, part in (await self.shared.fetch(list(wanted))).items():
+            self.parts.put(wanted[shared], part)
+
+    def _kept(
+        self, project: Project, view: FeatureView, key: str, manifest: Manifest | None
+    ) -> BatchPart | None:
+        # A view that was declared anew has no part of this manifest, whatever was kept.
+        if self.parts is None or manifest is None or manifest.fingerprints.get(view.name) != view.fingerprint:
+            return None
+        return self.parts.get(_name(project, view.name, key, manifest))
+
+
+def _name(project: Project, view: str, key: str, manifest: Manifest) -> Name:
+    return (project.name, view, manifest.built_at, key)
+
+
+def _shared_name(project: Project, view: str, key: str, manifest: Manifest) -> str:
+    return SEPARATOR.join((project.name, view, manifest.fingerprints[view], str(manifest.built_at), key))
+
+
+async def _done(reading: _Reading) -> None:
+    """Wait without a thread: the driver's last callback wakes the loop, once."""
+    loop = asyncio.get_running_loop()
+    waiter: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    def from_driver() -> None:
+        with suppress(RuntimeError):  # the loop ended meanwhile
+            loop.call_soon_threadsafe(wake)
+
+    reading.when_done(from_driver)
+    await waiter
+
+
+def _answers(
+    project: Project, keys: Sequence[Mapping[str, object]], texts: Sequence[Mapping[str, str]], known: Mapping[tuple[str, str], Known],
+    manifest: Manifest | None, at: int,
+) -> list[Answer]:  # fmt: skip
+    """What is `known`, by view and key text, merged for each of `keys`; the keys of one view together."""
+    merged: dict[tuple[str, str], Merged] = {}
+    for view in project.views:
+        names = list(dict.fromkeys((view.name, text[view.name]) for text in texts))
+        merged.update(zip(names, merge_all(view, [known[name] for name in names], at), strict=True))
+    version = manifest.batch_version if manifest else None
+    found = []
+    for key, text in zip(keys, texts, strict=True):
+        values: dict[str, object] = {}
+        reasons: dict[str, None] = {}
+        there = False
+        for name in text.items():
+            batch, tiles = known[name]
+            # A batch part without rows is a key that the version's table does not have.
+            there = there or tiles is not None or (batch is not None and len(batch.rows) > 0)
+            values.update(merged[name].values)
+            if why := merged[name].degraded:
+                reasons[why] = None
+        found.append(
+            Answer(
+                {name: str(key[name]) for name in project.keys},
+                values,
+                at,
+                "; ".join(reasons) or None,
+                version,
+                there,
+            )
+        )
+    return found
