@@ -8,6 +8,7 @@ from typing import Self
 from pyspark.sql import SparkSession
 
 from anabranch.progress import Progress
+from anabranch.stores.jvm import bytes_and_rows_read
 
 _EVERY = 2.0
 
@@ -46,7 +47,7 @@ class Reading:
 
     def _watch(self) -> None:
         while not self._ended.wait(_EVERY):
-            self._tell(*_running(self.spark))
+            self._tell(*bytes_and_rows_read(self.spark))
 
     def _tell(self, size: int, rows: int) -> None:
         seconds = max(time.monotonic() - self.started, 0.001)
@@ -58,13 +59,6 @@ class Reading:
             self.files,
             f"files, {self.rows_done + rows:,} rows, {rate:,.0f} rows/s, {100 * share:.0f}% read{left}",
         )
-
-
-def _running(spark: SparkSession) -> tuple[int, int]:
-    """Bytes and rows that the tasks of running stages have read."""
-    stages = spark._jsc.sc().statusStore().activeStages()  # noqa: SLF001 - the UI's own figures, which Python has no name for
-    found = [stages.apply(number) for number in range(stages.length())]
-    return sum(int(stage.inputBytes()) for stage in found), sum(int(stage.inputRecords()) for stage in found)
 
 
 def _span(seconds: float) -> str:

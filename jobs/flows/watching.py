@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from py4j.protocol import Py4JError
 from rich.markup import escape
 
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
 from anabranch.stores.cassandra.measures import Measure, Measures
+from anabranch.stores.jvm import has_ended
 from anabranch.values.times import SECOND, from_micros, now_micros, to_micros
 from batch.landing.topics import land
 from batch.watching.alerts import ThresholdCheck, checks, tell
@@ -119,10 +119,7 @@ class Watching:
         """False when there was a session and its JVM has ended."""
         if "spark" not in self.context.__dict__:
             return True
-        try:
-            return not self.context.spark.sparkContext._jsc.sc().isStopped()  # noqa: SLF001
-        except (Py4JError, OSError):
-            return False
+        return not has_ended(self.context.spark)
 
 
 def said(looked: Looked) -> str:

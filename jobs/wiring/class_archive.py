@@ -8,12 +8,12 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from pyspark import SparkContext
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from anabranch.errors import AnabranchError
+from anabranch.stores.jvm import end_jvm
 from jobs.wiring.settings import Settings, java_program, load_settings
 from jobs.wiring.spark_session import QUIET_ARCHIVE, class_archive, spark_session
 
@@ -37,7 +37,7 @@ def make(settings: Settings) -> Path:
             _work(session, Path(folder))
         finally:
             session.stop()
-            _end_jvm()
+            end_jvm(_LIMIT)
     try_out(draft)
     return draft.replace(archive)
 
@@ -95,15 +95,6 @@ def _work(session: SparkSession, folder: Path) -> None:
         .trigger(availableNow=True)
     )
     query.start().awaitTermination()
-
-
-def _end_jvm() -> None:
-    """Let Spark's JVM end now rather than with this process, and wait for it."""
-    gateway = SparkContext._gateway  # noqa: SLF001
-    if gateway is not None:
-        gateway.shutdown()
-        gateway.proc.stdin.close()
-        gateway.proc.wait(_LIMIT)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ Anabranch's own packages and Spark's connectors from here; the environment's Pyt
 from collections.abc import Mapping
 from pathlib import Path
 
-from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 from anabranch.errors import AnabranchError
 from anabranch.stores.files.filesystems import is_local
+from anabranch.stores.jvm import add_to_class_path, submitted_conf
 from anabranch.stores.lake.table_files import memory
 from jobs.wiring.packages import packed_packages
 from jobs.wiring.settings import LOOPBACK, ROOT, Settings, name_worker_python, spark_submitted
@@ -39,7 +39,7 @@ def spark_session(settings: Settings, app: str, **extra_conf: str) -> SparkSessi
     wanted = {**read_defaults(DEFAULTS), **_machine(settings), **settings.spark.conf, **extra_conf}
     master = wanted["spark.master"]
     if spark_submitted():
-        submitted = _submitted()
+        submitted = submitted_conf()
         master = submitted.get("spark.master", master)
         wanted = _after_submit(settings, wanted, submitted)
     elif SparkSession.getActiveSession() is None:
@@ -131,27 +131,9 @@ def _local_files(settings: Settings) -> dict[str, str]:
     return found
 
 
-def _submitted() -> dict[str, str]:
-    """What spark-submit was given."""
-    SparkContext._ensure_initialized()  # noqa: SLF001
-    return dict(SparkConf().getAll())
-
-
 def _after_submit(settings: Settings, wanted: dict[str, str], submitted: Mapping[str, str]) -> dict[str, str]:
     """`wanted` without what was submitted, and with our jars if the submission brought none."""
     if "spark.jars" not in submitted and "spark.jars.packages" not in submitted:
         wanted["spark.jars"] = ",".join(map(str, spark_jars(settings)))
-        _add_to_class_path(spark_jars(settings))
+        add_to_class_path(spark_jars(settings))
     return {key: value for key, value in wanted.items() if key not in submitted}
-
-
-def _add_to_class_path(jars: list[Path]) -> None:
-    """Give jars to the driver that spark-submit started without them; its class loader is made to be added to."""
-    jvm = SparkContext._jvm  # noqa: SLF001
-    if jvm is None:
-        raise JarsMissingError(
-            "spark-submit brought no JVM: start the script with spark-submit or with python"
-        )
-    loader = jvm.java.lang.Thread.currentThread().getContextClassLoader()
-    for jar in jars:
-        loader.addURL(jvm.java.io.File(str(jar)).toURI().toURL())

@@ -35,6 +35,11 @@ READS_ENVIRONMENT = {
     "jobs/demo.py": "KEEP=1 is a switch of make demo, not a setting",
     "anabranch/stores/models/roles.py": "sets, never reads: MLflow is configured by its environment alone",
 }
+PRIVATE_SPARK = {
+    "_jvm", "_jsc", "_jdf", "_jsq", "_jsparkSession", "_gateway", "_ensure_initialized", "_get_j_spark_session_module",
+}  # fmt: skip
+"""Names that PySpark keeps for itself: a release may rename them."""
+USES_PRIVATE_SPARK = "anabranch/stores/jvm.py"
 PURE_PACKAGES = {"numpy", "pyarrow", "datasketches", "sqlglot"}
 """What the pure layers and declarations may import beside the standard library: a server needs no JVM, a device little."""
 
@@ -50,6 +55,7 @@ def violations(root: Path) -> list[str]:
                 *_wrong_imports(name, folder, tree),
                 *_wrong_layers(name, tree),
                 *_wrong_environment(name, tree),
+                *_private_spark(name, tree),
             )
             found += [f"{name}:{line}: {what}" for line, what in wrong]
     return found
@@ -74,11 +80,12 @@ def circles(root: Path) -> list[str]:
 
 
 def _package(module: str, root: Path) -> str:
-    """The package that a module lies in; a module of a top-level folder stands for itself."""
+    """The package that a module lies in; a module beside packages, or of a top-level folder, stands for itself."""
     parts = module.removesuffix(".__init__").split(".")
     while len(parts) > 1 and not (root / Path(*parts)).is_dir():
         parts.pop()
-    return ".".join(parts) if len(parts) > 1 else module
+    beside_packages = any((root / Path(*parts)).glob("*/__init__.py"))
+    return module if len(parts) == 1 or beside_packages else ".".join(parts)
 
 
 def _wrong_imports(name: str, folder: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -164,6 +171,20 @@ def _wrong_environment(name: str, tree: ast.Module) -> Iterator[tuple[int, str]]
     for line, module in imports(tree):
         if module in ("tomllib", "configparser"):
             yield line, f"imports {module}: only jobs/wiring/settings.py reads conf/"
+
+
+def _private_spark(name: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
+    if name == USES_PRIVATE_SPARK:
+        return
+    for node in ast.walk(tree):
+        called = node.args if isinstance(node, ast.Call) and _called(node) == "getattr" else []
+        named = [argument.value for argument in called if isinstance(argument, ast.Constant)]
+        used = PRIVATE_SPARK & {node.attr if isinstance(node, ast.Attribute) else "", *named}
+        if used:
+            yield (
+                getattr(node, "lineno", 0),
+                f"uses {used.pop()}: only {USES_PRIVATE_SPARK} reaches into PySpark",
+            )
 
 
 def test_every_arrow_points_the_right_way() -> None:
@@ -266,6 +287,8 @@ def test_every_exception_is_still_needed() -> None:
         ("jobs/x.py", "from . import settings\n", "relative-import"),
         ("jobs/x.py", "import os\nport = os.environ['PORT']\n", "x.py:2: reads the environment"),
         ("batch/x.py", "from os import getenv\n", "reads the environment"),
+        ("batch/x.py", "def plan(frame):\n    return frame._jdf\n", "x.py:2: uses _jdf"),
+        ("anabranch/stores/x.py", "jvm = getattr(spark, '_jvm')\n", "uses _jvm"),
         ("speed/x.py", "import tomllib\n", "only jobs/wiring/settings.py reads conf/"),
     ],
 )

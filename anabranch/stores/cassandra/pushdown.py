@@ -7,10 +7,9 @@ reads by it: wrong rows. Here each scan that Spark plans gets a source of its ow
 from typing import Any
 from uuid import uuid4
 
-from pyspark.java_gateway import ensure_callback_server_started
 from pyspark.sql import DataFrame, SparkSession
 
-from anabranch.errors import AnabranchError
+from anabranch.stores.jvm import active_session, java_frame, java_packages, java_session, serve_callbacks
 
 
 def pushing(spark: SparkSession, frame: DataFrame, source: str) -> DataFrame:
@@ -18,43 +17,29 @@ def pushing(spark: SparkSession, frame: DataFrame, source: str) -> DataFrame:
 
     The source's reader must take filters (`pushFilters`). Raises AnabranchError for a session without a JVM of its own (Spark Connect).
     """
-    if spark._jvm is None or spark.sparkContext._gateway is None:  # noqa: SLF001
-        raise AnabranchError(
-            "tables for analysts need a session of this process: Spark Connect has no place for them"
-        )
-    # Spark may plan in a thread that Python did not begin.
-    ensure_callback_server_started(spark.sparkContext._gateway)  # type: ignore[no-untyped-call]  # noqa: SLF001
-    read = frame._jdf.queryExecution().analyzed()  # noqa: SLF001
+    serve_callbacks(spark)  # Spark may plan in a thread that Python did not start
+    read = java_frame(frame).queryExecution().analyzed()
     table = _Table(spark, read, source)
     relation = read.copy(
         table, read.output(), read.catalog(), read.identifier(), read.options(), read.timeTravelSpec()
     )
-    dataset = spark._jvm.org.apache.spark.sql.classic.Dataset  # noqa: SLF001
-    return DataFrame(dataset.ofRows(spark._jsparkSession, relation), spark)  # noqa: SLF001
+    dataset = java_packages(spark).org.apache.spark.sql.classic.Dataset
+    return DataFrame(dataset.ofRows(java_session(spark), relation), spark)
 
 
 class _Table:
     """A table as Spark's planner sees it: it is asked for a builder by each scan. All else the frame's own table answers."""
 
     def __init__(self, spark: SparkSession, read: Any, source: str) -> None:
-        jvm: Any = spark._jvm  # noqa: SLF001
-        self._session, self._sessions = spark._jsparkSession, SparkSession._get_j_spark_session_module(jvm)  # noqa: SLF001
-        self._python, self._read, self._source = (
-            jvm.org.apache.spark.sql.execution.datasources.v2.python,
-            read,
-            source,
-        )
+        self._spark, self._read, self._source = spark, read, source
+        self._python = java_packages(spark).org.apache.spark.sql.execution.datasources.v2.python
         self._identity = f"{source} {uuid4()}"
 
     def newScanBuilder(self, options: Any) -> Any:  # noqa: N802 - the interface's name
         own = self._python.PythonDataSourceV2()
         own.setShortName(self._source)
-        asking = self._sessions.active()
-        self._sessions.setActiveSession(self._session)  # whichever session asks, this one knows the source
-        try:
+        with active_session(self._spark):  # whichever session asks, this one knows the source
             own.source()
-        finally:
-            self._sessions.setActiveSession(asking)
         return self._python.PythonScanBuilder(own, self._source, self._read.schema(), options)
 
     def toString(self) -> str:  # noqa: N802

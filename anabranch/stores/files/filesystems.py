@@ -14,6 +14,8 @@ from typing import Any, Protocol
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
+from anabranch.stores.jvm import hadoop_path, hadoop_system
+
 _GLOB = re.compile(r"([\[\]{}*?\\])")
 
 
@@ -154,8 +156,8 @@ class HadoopFiles:
 
 def hadoop(spark: SparkSession, path: str) -> tuple[Any, Any]:
     """Hadoop's file system of `path`, which Spark has no Python name for, and the absolute path in it."""
-    place = spark._jvm.org.apache.hadoop.fs.Path(path)  # type: ignore[union-attr]  # noqa: SLF001
-    system = place.getFileSystem(spark._jsparkSession.sessionState().newHadoopConf())  # noqa: SLF001
+    place = hadoop_path(spark, path)
+    system = hadoop_system(spark, place)
     return system, system.makeQualified(place)
 
 
@@ -171,7 +173,7 @@ def hadoop_exists(system: Any, place: Any) -> bool:
 
 def hadoop_child(spark: SparkSession, place: Any, name: str) -> Any:
     """The path `name` below the folder `place`."""
-    return spark._jvm.org.apache.hadoop.fs.Path(place, name)  # type: ignore[union-attr]  # noqa: SLF001
+    return hadoop_path(spark, place, name)
 
 
 def read_text(spark: SparkSession, path: str) -> str:

@@ -13,8 +13,18 @@ from typing import Any
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 
-from anabranch.errors import AnabranchError
 from anabranch.stores.files.filesystems import hadoop, spark_path
+from anabranch.stores.jvm import (
+    java_context,
+    java_frame,
+    java_packages,
+    java_session,
+    scala_items,
+    scala_map,
+    scala_none,
+    scala_seq,
+    scala_some,
+)
 
 _FURTHER_ARGUMENTS = 8  # of Delta's operation WRITE; all are optional
 
@@ -57,14 +67,11 @@ def write_files(rows: DataFrame, path: str) -> list[DataFile]:
     Columns that the table does not have are in the files and in nobody's sight.
     """
     spark = rows.sparkSession
-    transaction = _log(spark, path).startTransaction(_none(spark), _none(spark))
+    transaction = _log(spark, path).startTransaction(scala_none(spark), scala_none(spark))
     # Delta writes no column that the table lacks; this transaction, which is never committed, makes it believe otherwise.
     transaction.updateMetadata(_with_schema(spark, transaction.metadata(), rows), False)
-    actions = transaction.writeFiles(rows._jdf)  # noqa: SLF001
-    return [
-        _data_file(path, action)
-        for action in _jvm(spark).scala.jdk.javaapi.CollectionConverters.asJava(actions)
-    ]
+    actions = transaction.writeFiles(java_frame(rows))
+    return [_data_file(path, action) for action in scala_items(spark, actions)]
 
 
 def read_files(spark: SparkSession, files: Iterable[DataFile], schema: Any) -> DataFrame:
@@ -83,21 +90,19 @@ def commit_files(
 
     `notes` become names too (of version 0), whether they are taken or not.
     """
-    jvm = _jvm(spark)
-    transaction = _log(spark, path).startTransaction(_none(spark), _none(spark))
+    packages = java_packages(spark)
+    transaction = _log(spark, path).startTransaction(scala_none(spark), scala_none(spark))
     # Asking for a name makes Delta refuse the commit when somebody else takes it meanwhile.
     if any(transaction.txnVersion(name) >= version for name, version in names.items()):
         return False
-    delta = jvm.org.apache.spark.sql.delta
-    now = jvm.scala.Option.apply(jvm.java.lang.System.currentTimeMillis())
-    actions = jvm.java.util.ArrayList()
-    for name, version in (*names.items(), *((note, 0) for note in notes)):
-        actions.add(delta.actions.SetTransaction(name, version, now))
+    delta = packages.org.apache.spark.sql.delta
+    now = scala_some(spark, packages.java.lang.System.currentTimeMillis())
+    all_names = (*names.items(), *((note, 0) for note in notes))
     written = list(files)
-    for file in written:
-        actions.add(file.action)
+    actions = [delta.actions.SetTransaction(name, version, now) for name, version in all_names]
+    actions += [file.action for file in written]
     _tell_history(spark, transaction, written)
-    transaction.commit(jvm.org.apache.spark.api.python.PythonUtils.toSeq(actions), _append_operation(spark))
+    transaction.commit(scala_seq(spark, actions), _append_operation(spark))
     return True
 
 
@@ -118,43 +123,37 @@ def snapshot(spark: SparkSession, path: str) -> Any:
     """Delta's latest snapshot of a table, None without one. Which appends are done is known to Delta's JVM side only."""
     if not DeltaTable.isDeltaTable(spark, path):
         return None
-    return _log(spark, path).update(False, _none(spark), _none(spark))
+    return _log(spark, path).update(False, scala_none(spark), scala_none(spark))
 
 
 def _tell_history(spark: SparkSession, transaction: Any, files: Sequence[DataFile]) -> None:
     """What the table's history says was added: Delta knows it of a transaction that writes by itself only."""
-    jvm = _jvm(spark)
-    metrics = jvm.java.util.HashMap()
+    packages = java_packages(spark)
+    metrics = {}
     sizes = [int(file.action.size()) for file in files]
     for name, value in {
         "numFiles": len(sizes),
         "numOutputRows": sum(file.rows for file in files),
         "numOutputBytes": sum(sizes),
     }.items():
-        metric = jvm.org.apache.spark.sql.execution.metric.SQLMetrics.createMetric(
-            spark.sparkContext._jsc.sc(),  # noqa: SLF001
-            name,
-        )
-        metric.set(value)
-        metrics.put(name, metric)
-    transaction.registerSQLMetrics(
-        spark._jsparkSession,  # noqa: SLF001
-        jvm.org.apache.spark.api.python.PythonUtils.toScalaMap(metrics),
-    )
+        sql_metrics = packages.org.apache.spark.sql.execution.metric.SQLMetrics
+        metrics[name] = sql_metrics.createMetric(java_context(spark), name)
+        metrics[name].set(value)
+    transaction.registerSQLMetrics(java_session(spark), scala_map(spark, metrics))
 
 
 def _append_operation(spark: SparkSession) -> Any:
     """What the table's history says of the commit: WRITE, mode Append."""
-    nothing = _none(spark)
-    jvm = _jvm(spark)
-    write = getattr(jvm.org.apache.spark.sql.delta, "DeltaOperations$Write")
-    append = jvm.org.apache.spark.sql.SaveMode.Append
+    nothing = scala_none(spark)
+    packages = java_packages(spark)
+    write = getattr(packages.org.apache.spark.sql.delta, "DeltaOperations$Write")
+    append = packages.org.apache.spark.sql.SaveMode.Append
     return write(append, *[nothing] * _FURTHER_ARGUMENTS)
 
 
 def _with_schema(spark: SparkSession, metadata: Any, rows: DataFrame) -> Any:
     named = [metadata.id(), metadata.name(), metadata.description(), metadata.format(), rows.schema.json()]
-    return _jvm(spark).org.apache.spark.sql.delta.actions.Metadata(
+    return java_packages(spark).org.apache.spark.sql.delta.actions.Metadata(
         *named, metadata.partitionColumns(), metadata.configuration(), metadata.createdTime()
     )
 
@@ -171,16 +170,4 @@ def _data_file(path: str, action: Any) -> DataFile:
 
 
 def _log(spark: SparkSession, path: str) -> Any:
-    return _jvm(spark).org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, path)  # noqa: SLF001
-
-
-def _none(spark: SparkSession) -> Any:
-    return _jvm(spark).scala.Option.empty()
-
-
-def _jvm(spark: SparkSession) -> Any:
-    if spark._jvm is None:  # noqa: SLF001
-        raise AnabranchError(
-            "the Spark session has no JVM of its own: the lake needs one, so start the job without Spark Connect"
-        )
-    return spark._jvm  # noqa: SLF001
+    return java_packages(spark).org.apache.spark.sql.delta.DeltaLog.forTable(java_session(spark), path)
