@@ -1,96 +1,197 @@
-"""Where the stores live, as frozen values.
+"""Settings as frozen values: name, type, default and help of each are declared here and nowhere else.
 
-The stores are handed these; they never read a file or an environment variable. jobs/wiring/settings.py fills them.
+Layers receive these values; they never read a file or an environment variable. jobs/wiring/settings.py fills
+and checks them. Constructing one in code checks nothing.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+_UNITS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
+
+
+class Expected(str):
+    """What a setting accepts, in the words of an error and of the documentation."""
+
+    __slots__ = ()
+
+
+class NotConfigurable:
+    """Marks a field that the program sets itself; no file and no variable can."""
+
+
+def read_duration(value: object) -> int:
+    """Seconds of a duration such as "90s", "15m", "1h" or "2d"."""
+    match = re.fullmatch(r"([1-9]\d*)([smhd])", value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("not a duration")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def show_duration(seconds: int) -> str:
+    """A duration as it is written in settings, in the largest unit that divides it."""
+    unit = next(unit for unit, length in _UNITS.items() if seconds % length == 0)
+    return f"{seconds // _UNITS[unit]}{unit}"
+
+
+def _read_names(value: object) -> object:
+    """Names with commas between them as a list; a list as it is."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _read_addresses(value: object) -> object:
+    """A list of addresses as one text."""
+    return ",".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _read_pairs(value: object) -> object:
+    """Text of the form "key=value,key=value" as a table; a table as it is."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+    if not all(equals for _, equals, _ in pairs):
+        raise ValueError("not pairs")
+    return {key.strip(): text.strip() for key, _, text in pairs}
+
+
+Whole = Annotated[int, Field(ge=0), Expected("a whole number")]
+Positive = Annotated[int, Field(gt=0), Expected("a whole number above 0")]
+Port = Annotated[int, Field(ge=1, le=65_535), Expected("a port, 1 to 65535")]
+PortOrNone = Annotated[int, Field(ge=0, le=65_535), Expected("a port, 1 to 65535, or 0 for none")]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), Expected("a number above 0")]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), Expected("a share, 0 to 1")]
+Duration = Annotated[
+    int, BeforeValidator(read_duration), Expected('a duration such as "90s", "15m", "1h" or "2d"')
+]
+Memory = Annotated[str, Field(pattern=r"^[1-9]\d*[mg]$"), Expected('a memory size such as "512m" or "2g"')]
+Identifier = Annotated[
+    str,
+    Field(pattern=r"^[a-z][a-z0-9_]{0,47}$"),
+    Expected("a name of lower-case letters, digits and _, starting with a letter"),
+]
+OptionalText = Annotated[str | None, AfterValidator(lambda text: text or None), Expected("text")]
+Names = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_read_names),
+    Field(min_length=1),
+    Expected("at least one name, in a list or with commas in between"),
+]
+NamesOrNone = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_read_names),
+    Expected("a list of names, or names with commas in between"),
+]
+Addresses = Annotated[
+    str,
+    BeforeValidator(_read_addresses),
+    AfterValidator(lambda text: ",".join(part.strip() for part in text.split(",") if part.strip())),
+    Field(min_length=1),
+    Expected("at least one host:port, with commas in between"),
+]
+Pairs = Annotated[
+    Mapping[str, str], BeforeValidator(_read_pairs), Expected('a table of text, or "key=value,key=value"')
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LakeSettings:
-    """The Delta lake: raw events, quarantine and batch tables below one root (a folder or a URL Spark can write)."""
+    """The Delta lake: raw events, quarantine and batch tables below one root, a folder or a URL."""
 
     root: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class BusSettings:
-    """Kafka. `security` holds the client's own keys as librdkafka/Java spell them, for example `security.protocol`."""
+    """Kafka."""
 
-    bootstrap_servers: str
-    security: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
+    bootstrap_servers: Addresses = "embedded"
+    """Addresses of your Kafka, such as `kafka-1:9092,kafka-2:9092`; `embedded`: `anabranch up` starts one."""
+    security: Pairs = field(default_factory=dict, repr=False, hash=False)
+    """Client properties of your Kafka as librdkafka or Java spell them, such as `security.protocol=SSL`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewsSettings:
-    """Cassandra: batch views, speed tiles, manifest and the analysts' tables in one keyspace.
+    """Cassandra: batch views, speed tiles, manifest and the analysts' tables in one keyspace."""
 
-    `replication` is used only when the keyspace is created. History of current rows: one row each `history_seconds`, kept for
-    `history_ttl_days`; with 0 days none is written.
-    """
-
-    hosts: tuple[str, ...]
-    port: int
-    keyspace: str
-    local_datacenter: str
-    tile_ttl_days: int = 30
-    measure_ttl_days: int = 400
-    history_seconds: int = 3600
-    history_ttl_days: int = 90
-    replication: int = 1
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
+    hosts: Names = ("embedded",)
+    """Contact points of your Cassandra; `embedded`: `anabranch up` starts one."""
+    port: Port = 9042
+    """Port of your Cassandra; the embedded one listens on `servers.cassandra_port`."""
+    keyspace: Identifier = "anabranch"
+    """The keyspace that holds every table; created when missing."""
+    local_datacenter: str = "datacenter1"
+    """The data centre whose nodes are asked."""
+    tile_ttl_days: Positive = 30
+    """How long speed tiles are kept: longer than you would ever roll back."""
+    measure_ttl_days: Positive = 400
+    """How long measured values (drift, accuracy, skew) are kept."""
+    history_seconds: Annotated[Duration, Field(validation_alias="history")] = 3600
+    """Of each period of this length, the last current row of a key is kept as its history."""
+    history_ttl_days: Whole = 90
+    """How long the history of current rows is kept; 0: none is written."""
+    replication: Positive = 1
+    """Replication factor of the keyspace; used only when it is created."""
+    username: OptionalText = None
+    """User name, where your Cassandra asks for one."""
+    password: OptionalText = field(default=None, repr=False)
+    """Password of the user; set it in the environment, not in a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelsSettings:
     """MLflow: the tracking and registry address, and where artifacts of a new experiment go."""
 
-    tracking_uri: str
-    artifact_root: str
+    tracking_uri: str = ""
+    """Address of your MLflow server; empty: a SQLite file below `paths.data`."""
+    artifact_root: str = ""
+    """Folder or URL for the artifacts of new experiments; empty: a folder below `paths.data`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileSettings:
-    """HDFS as clients without a JVM reach it: the HTTP address of its NameNode (several, with ';' between, when it has a spare).
+    """HDFS for clients without a JVM: `anabranch files` and models. Spark needs none of these."""
 
-    `namenode` is the `host:port` of its `hdfs://` addresses, empty when it is not known; `user` empty is whoever runs the process.
-    """
-
-    webhdfs: str
+    webhdfs: str = ""
+    """HTTP address of your NameNode (`http://namenode:9870`), several with `;`; empty: the embedded one."""
     namenode: str = ""
+    """`host:port` of the NameNode's `hdfs://` addresses; that of the embedded one is known."""
     user: str = ""
-    timeout_seconds: float = 60.0
+    """User name for HDFS; empty: the user who runs the process."""
+    timeout_seconds: Seconds = 60.0
+    """How long an HTTP call may take."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimeSettings:
-    """The lengths of section "Time" in the design, all in seconds.
+    """The lengths of time that the merge of batch and stream stands on."""
 
-    `slot_seconds`: one slot of arrival. `slack_seconds`: the longest a batch may be late before an answer is degraded.
-    `future_skew_seconds`: how far event time may lie ahead of arrival. `dedup_horizon_seconds`: how long the speed layer
-    remembers an event id.
-    """
-
-    slot_seconds: int = 3600
-    slack_seconds: int = 172_800
-    future_skew_seconds: int = 300
-    dedup_horizon_seconds: int = 3600
+    slot_seconds: Annotated[Duration, Field(validation_alias="slot")] = 3600
+    """One slot of arrival; a cut is a multiple of it."""
+    slack_seconds: Annotated[Duration, Field(validation_alias="slack")] = 172_800
+    """The longest a batch may be late before answers are `degraded`."""
+    future_skew_seconds: Annotated[Duration, Field(validation_alias="future_skew")] = 300
+    """An event whose time is further ahead of its arrival goes to quarantine."""
+    dedup_horizon_seconds: Annotated[Duration, Field(validation_alias="dedup_horizon")] = 3600
+    """How long the stream remembers an event id; a batch remembers for ever."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QualitySettings:
-    """The quality gate. `mode` ``off``, ``warn`` or ``refuse`` a load of which more than the share `refuse_above` of rows is bad.
+    """The quality gate that every load passes before it becomes visible."""
 
-    `topic_mode` is that of messages, which wait in their topic and hold up what came after them for as long as they are
-    refused. `suites`: a folder of <project>/<source>.json.
-    """
-
-    suites: str
-    mode: str = "refuse"
-    topic_mode: str = "warn"
-    refuse_above: float = 0.5
+    suites: str = "conf/quality"
+    """Folder of `<project>/<source>.json`; a source without a file is judged by its declaration."""
+    mode: Literal["off", "warn", "refuse"] = "refuse"
+    """What happens to a load with too many bad rows: `refuse` or `warn`; `off`: no suite judges any row."""
+    topic_mode: Literal["warn", "refuse"] = "warn"
+    """The mode for messages; refused messages hold up their topic until someone decides."""
+    refuse_above: Share = 0.5
+    """The share of bad rows above which a load has too many."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,58 +1,67 @@
-"""How the server behaves; read from conf and the environment by jobs/wiring/settings.py alone."""
+"""How the REST server behaves; filled by jobs/wiring/settings.py."""
 
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Annotated, Literal
+
+from anabranch.settings import NamesOrNone, NotConfigurable, Port, Positive, Seconds, Whole
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServingSettings:
-    """Address and limits of the REST server. The default address is loopback: nothing is open unless you open it."""
+    """Address and limits of the REST server. It listens on loopback unless you open it."""
 
     host: str = "127.0.0.1"
-    port: int = 8100
-    workers: int = 1
-    auth: str = "off"
-    """``on``: an API key or a token for everything but the probes. ``off`` is for loopback."""
+    """Address to listen on."""
+    port: Port = 8100
+    """Port to listen on."""
+    workers: Positive = 1
+    """Worker processes that share the port."""
+    auth: Literal["off", "on"] = "off"
+    """`on`: an API key (`anabranch keys add P`) or a token for all but the probes; `off`: loopback only."""
     open: bool = False
-    """Listen where others can reach it although `auth` is off."""
-    jwt_public_keys: tuple[str, ...] = ()
+    """Listen beyond loopback although `auth` is off: everybody may call."""
+    jwt_public_keys: NamesOrNone = ()
     """PEM files of the issuer's public keys; several while it changes them."""
     jwt_issuer: str = ""
+    """What the `iss` of a token must be."""
     jwt_audience: str = ""
-    store_threads: int = 2
-    """Threads that wait for the stores where an answer is not awaited: current rows and readiness."""
-    store_timeout_seconds: float = 2.0
+    """What the `aud` of a token must be."""
+    store_threads: Positive = 2
+    """Threads that wait for the stores outside the answer path: current rows and readiness."""
+    store_timeout_seconds: Seconds = 2.0
     """A store that has not answered by then counts as down."""
-    cache: str = "memory"
-    """``ignite``: batch parts that were read are shared between workers and servers too, through the node at `ignite_address`."""
+    cache: Literal["memory", "ignite"] = "memory"
+    """`ignite`: workers and servers share the batch parts they read, through the node at `ignite_address`."""
     ignite_address: str = ""
-    cache_bytes: int = 134_217_728
-    """Memory of a worker for batch parts that were read; 0 reads them for every answer."""
-    breaker_failures: int = 5
-    """After so many failures in a row a store is left alone for `breaker_seconds`, then tried by one request."""
-    breaker_seconds: float = 1.0
+    """`host:port` of your Ignite node; empty: the embedded one."""
+    cache_bytes: Whole = 134_217_728
+    """Memory of a worker for batch parts it has read; 0 reads them for every answer."""
+    breaker_failures: Positive = 5
+    """After so many failures in a row a store is left alone for `breaker_seconds`, then one request tries it."""
+    breaker_seconds: Seconds = 1.0
     """How long a store that failed is left alone."""
-    bus_threads: int = 4
+    bus_threads: Positive = 4
     """Threads that wait for the bus."""
-    bus_timeout_seconds: float = 15.0
+    bus_timeout_seconds: Seconds = 15.0
     """Events that are not published by then are refused; sent again, they keep their ids and count once."""
-    refresh_seconds: float = 1.0
-    """How often declarations, champions and manifests are looked at; a change shows within two of these."""
-    body_bytes: int = 1_048_576
-    """The largest request body."""
-    prediction_buffer: int = 10_000
+    refresh_seconds: Seconds = 1.0
+    """How often declarations, champions and manifests are read; a change shows within two of these."""
+    body_bytes: Positive = 1_048_576
+    """The largest request body; 1,000 instances need about 40 bytes a feature."""
+    prediction_buffer: Positive = 10_000
     """Predictions that wait to be published; more than these are dropped and counted, never waited for."""
-    shadow_buffer: int = 1_000
-    """Answers that wait to be compared with a version that is tried; more than these are not compared, and counted."""
-    shared: Path | None = None
+    shadow_buffer: Positive = 1_000
+    """Answers that wait to be compared with a version on trial; more than these are counted, not compared."""
+    shared: Annotated[Path | None, NotConfigurable()] = None
     """Where workers leave their metrics for each other; needed when there are several."""
-    drain_seconds: float = 5.0
-    """How long a stopping server tries to publish what is buffered."""
+    drain_seconds: Seconds = 5.0
+    """How long a stopping server tries to publish buffered predictions."""
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens there."""
+    """Whether only this machine can reach a server that listens on `host`."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -133,9 +133,9 @@ def _known(settings: Settings) -> list[str]:
 
 def _states(settings: Settings, processes: Sequence[str]) -> list[ServerState]:
     yours = {
-        "kafka": None if settings.servers.kafka_embedded else settings.bus.bootstrap_servers,
+        "kafka": None if settings.kafka_embedded else settings.bus.bootstrap_servers,
         "cassandra": None
-        if settings.servers.cassandra_embedded
+        if settings.cassandra_embedded
         else ",".join(f"{host}:{settings.views.port}" for host in settings.views.hosts),
     }
     found = []

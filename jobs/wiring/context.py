@@ -89,9 +89,9 @@ class Context:
             models=self.models,
             times=self.settings.times,
             suites=partial(suites_in_force, self.settings.quality),
-            checkpoints=speed.checkpoint_root,
+            checkpoints=self.settings.checkpoints,
             trigger=None if once else speed.trigger,
-            most_offsets=speed.max_offsets_per_trigger,
+            most_offsets=speed.max_offsets_per_trigger or None,
             partitions=speed.partitions,
         )
 

@@ -1,30 +1,50 @@
-"""The only reader of conf/ and of environment variables: both become frozen values, passed down to every layer.
+"""The only reader of conf/ and of environment variables: both become frozen values for every layer.
 
-Precedence: conf/settings.toml < environment `ANABRANCH__SECTION__KEY` < command line (the `overrides` of `load_settings`).
+Precedence: conf/settings.toml < environment `ANABRANCH__SECTION__KEY` < command line (`overrides`).
+A setting is a field of the dataclass of its section, which declares name, type, default and help once.
 """
 
 import os
 import re
 import sys
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from tomllib import TOMLDecodeError
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from anabranch.errors import MisuseError
 from anabranch.settings import (
     BusSettings,
+    Duration,
+    Expected,
     FileSettings,
     LakeSettings,
+    Memory,
     ModelsSettings,
+    Names,
+    NotConfigurable,
+    Pairs,
+    Port,
+    PortOrNone,
+    Positive,
     QualitySettings,
     StoreSettings,
     TimeSettings,
     ViewsSettings,
+    Whole,
 )
 from batch.settings import BuildSettings, ScoringSettings, TrainingSettings, UpkeepSettings
-from jobs.wiring import settings_values as kind
-from jobs.wiring.settings_values import Parser, SettingsError
 from serving.settings import ServingSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,74 +52,181 @@ FILE = ROOT / "conf" / "settings.toml"
 PREFIX = "ANABRANCH__"
 LOOPBACK = "127.0.0.1"
 EMBEDDED = "embedded"
+_EXPECTED = {str: "text", bool: "true or false"}
+
+
+class SettingsError(MisuseError):
+    """A setting is unknown, or its value is not one that it accepts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathSettings:
+    """Where files lie. Relative paths start at the checkout."""
+
+    data: str = ".anabranch"
+    """The one folder that everything made lies in."""
+    lake: str = ""
+    """The Delta lake: a folder, or a URL that Spark can write (`hdfs://...`); empty: below `paths.data`."""
+    checkpoints: str = ""
+    """Checkpoints of the stream: a folder or a URL; empty: below `paths.data`."""
+    jars: str = ""
+    """The jars that `make setup` fetches; empty: below `paths.data`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SparkSettings:
-    """How a Spark session is started; under spark-submit what was submitted wins. `conf` are further properties of Spark's own."""
+    """How a Spark session is started; under spark-submit what was submitted wins."""
 
-    master: str
-    driver_memory: str
-    shuffle_partitions: int
-    conf: Mapping[str, str] = field(hash=False)
-    jars_folder: Path
-    warehouse: Path
-    logs: Path
+    master: str = "local[2]"
+    """Spark's master: this process, or a cluster such as `spark://...`."""
+    driver_memory: Memory = "1g"
+    """Heap of the driver."""
+    shuffle_partitions: Positive = 4
+    """Partitions of a shuffle in batch jobs."""
+    conf: Pairs = field(default_factory=dict, hash=False)
+    """Further properties of Spark (`spark.executor.memory=4g`); they win over conf/spark-defaults.conf."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedSettings:
-    """How the stream runs: pause between micro-batches, where it keeps its place, and how much it reads at once."""
+    """How the stream runs."""
 
-    trigger: str
-    checkpoint_root: str
-    max_offsets_per_trigger: int | None
-    partitions: int
-    metrics_port: int
+    trigger: str = "0 seconds"
+    """The pause between micro-batches; 0: the next begins as soon as one is done."""
+    max_offsets_per_trigger: Whole = 100_000
+    """The most messages that a micro-batch reads; 0: no limit."""
+    partitions: Positive = 1
+    """Partitions of the stream's state, fixed for the life of a checkpoint; more where one is too slow."""
+    metrics_port: PortOrNone = 0
+    """Port of the stream's own `/metrics` on 127.0.0.1; 0: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """The embedded servers. One that is not embedded is yours: it is never started, stopped or looked at."""
+    """The embedded servers. All listen on 127.0.0.1 alone, but for the gateway."""
 
-    kafka_embedded: bool
-    kafka_port: int
-    kafka_controller_port: int
-    kafka_heap: str
-    cassandra_embedded: bool
-    cassandra_port: int
-    cassandra_storage_port: int
-    cassandra_heap: str
-    hdfs_port: int
-    hdfs_http_port: int
-    hdfs_data_port: int
-    hdfs_data_http_port: int
-    hdfs_data_ipc_port: int
-    hdfs_heap: str
-    spark_port: int
-    spark_http_port: int
-    spark_worker_memory: str
-    ignite_port: int
-    ignite_discovery_port: int
-    ignite_peer_port: int
-    ignite_heap: str
-    ignite_megabytes: int
-    nginx_host: str
-    nginx_port: int
-    nginx_upstreams: tuple[str, ...]
-    nginx_rate: int
-    nginx_address_rate: int
-    nginx_tls_certificate: str
-    nginx_tls_key: str
-    start_limit_seconds: int
+    kafka_port: Port = 19_092
+    """Kafka, for clients."""
+    kafka_controller_port: Port = 19_093
+    """Kafka's controller."""
+    kafka_heap: Memory = "256m"
+    """Heap of Kafka."""
+    cassandra_port: Port = 19_042
+    """Cassandra, for clients."""
+    cassandra_storage_port: Port = 17_000
+    """Cassandra, between nodes."""
+    cassandra_heap: Memory = "768m"
+    """Heap of Cassandra."""
+    hdfs_port: Port = 19_000
+    """The NameNode's `hdfs://` address."""
+    hdfs_http_port: Port = 19_870
+    """WebHDFS."""
+    hdfs_data_port: Port = 19_866
+    """The DataNode, for blocks."""
+    hdfs_data_http_port: Port = 19_864
+    """The DataNode, for WebHDFS."""
+    hdfs_data_ipc_port: Port = 19_867
+    """The DataNode, for the NameNode."""
+    hdfs_heap: Memory = "128m"
+    """Heap of the NameNode, and of the DataNode."""
+    spark_port: Port = 17_077
+    """The Spark cluster's master; its workers take free ports."""
+    spark_http_port: Port = 18_080
+    """The master's page."""
+    spark_worker_memory: Memory = "1g"
+    """Memory for executors, of each of the two workers."""
+    ignite_port: Port = 18_800
+    """Ignite, for clients."""
+    ignite_discovery_port: Port = 18_801
+    """Ignite's discovery."""
+    ignite_peer_port: Port = 18_802
+    """Ignite, between nodes."""
+    ignite_heap: Memory = "192m"
+    """Heap of Ignite."""
+    ignite_megabytes: Positive = 128
+    """Memory for Ignite's entries, outside the heap; when it is full, the least recently used are evicted."""
+    nginx_host: str = LOOPBACK
+    """Address of the gateway; beyond loopback it starts only with TLS and with `serving.auth = "on"`."""
+    nginx_port: Port = 8080
+    """Port of the gateway."""
+    nginx_upstreams: Names = ("127.0.0.1:8100", "127.0.0.1:8101")
+    """The REST servers behind the gateway; one that is down is left out."""
+    nginx_rate: Positive = 1000
+    """Requests a second, and at once, of one caller: an API key, a token, or an address without them."""
+    nginx_address_rate: Positive = 5000
+    """Requests a second of one address, whatever keys it sends: wide enough for several callers behind it."""
+    nginx_tls_certificate: str = ""
+    """PEM file of the gateway's certificate; empty: no TLS."""
+    nginx_tls_key: str = ""
+    """PEM file of the certificate's key."""
+    start_limit_seconds: Annotated[Duration, Field(validation_alias="start_limit")] = 120
+    """A server that is not ready by then has failed."""
+
+
+class DeclaredSettings(BaseSettings):
+    """The sections of the settings."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        enable_decoding=False,  # text of the environment is no JSON; each type reads its own
+        frozen=True,
+        hide_input_in_errors=True,
+        validate_default=False,
+    )
+    paths: PathSettings = PathSettings()
+    time: TimeSettings = TimeSettings()
+    bus: BusSettings = BusSettings()
+    views: ViewsSettings = ViewsSettings()
+    models: ModelsSettings = ModelsSettings()
+    files: FileSettings = FileSettings()
+    quality: QualitySettings = QualitySettings()
+    build: BuildSettings = BuildSettings()
+    training: TrainingSettings = TrainingSettings()
+    scoring: ScoringSettings = ScoringSettings()
+    upkeep: UpkeepSettings = UpkeepSettings()
+    spark: SparkSettings = SparkSettings()
+    speed: SpeedSettings = SpeedSettings()
+    serving: ServingSettings = ServingSettings()
+    servers: ServerSettings = ServerSettings()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One setting: where it is written, what it accepts and what it is by default."""
+
+    section: str
+    key: str
+    kind: Any
+    default: Any
+    secret: bool
+
+    @property
+    def name(self) -> str:
+        """Its name on the command line and in messages."""
+        return f"{self.section}.{self.key}"
+
+    @property
+    def variable(self) -> str:
+        """Its environment variable."""
+        return f"{PREFIX}{self.section}__{self.key}".upper()
+
+    @property
+    def expected(self) -> str:
+        """What it accepts, in words."""
+        if get_origin(self.kind) is Literal:
+            return f"one of {', '.join(get_args(self.kind))}"
+        words = [each for each in getattr(self.kind, "__metadata__", ()) if isinstance(each, Expected)]
+        return words[0] if words else _EXPECTED[self.kind]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything that was configured. `data` is the one folder all that is made lies in, `jars` what `make setup` filled."""
+    """The settings in force: empty places are filled in, and addresses of embedded servers are real ones."""
 
     data: Path
     jars: Path
+    checkpoints: str
     projects: tuple[Path, ...]
     lake: LakeSettings
     files: FileSettings
@@ -120,137 +247,44 @@ class Settings:
     @property
     def stores(self) -> StoreSettings:
         """What the stores are opened with."""
-        return StoreSettings(
-            lake=self.lake,
-            bus=self.bus,
-            views=self.views,
-            models=self.models,
-            files=self.files,
-            times=self.times,
-            quality=self.quality,
+        return StoreSettings(**{each.name: getattr(self, each.name) for each in fields(StoreSettings)})
+
+    @property
+    def kafka_embedded(self) -> bool:
+        """Whether Kafka is ours; one of your own is never started, stopped or looked at."""
+        return self.bus.bootstrap_servers == f"{LOOPBACK}:{self.servers.kafka_port}"
+
+    @property
+    def cassandra_embedded(self) -> bool:
+        """Whether Cassandra is ours; one of your own is never started, stopped or looked at."""
+        return (self.views.hosts, self.views.port) == ((LOOPBACK,), self.servers.cassandra_port)
+
+
+def declared_settings() -> dict[str, dict[str, Setting]]:
+    """Every setting by section and key, in the order of their declaration."""
+    return {
+        section: {each.key: each for each in _settings(section, info.annotation)}
+        for section, info in DeclaredSettings.model_fields.items()
+    }
+
+
+def _settings(section: str, declared: Any) -> list[Setting]:
+    hints = get_type_hints(declared, include_extras=True)
+    found = []
+    for each in fields(declared):
+        metadata = getattr(hints[each.name], "__metadata__", ())
+        if any(isinstance(one, NotConfigurable) for one in metadata):
+            continue
+        aliases = [one.validation_alias for one in metadata if isinstance(one, FieldInfo)]
+        key = next((alias for alias in aliases if isinstance(alias, str)), each.name)
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        found.append(
+            Setting(section=section, key=key, kind=hints[each.name], default=default, secret=not each.repr)
         )
+    return found
 
 
-_KEYS: dict[str, dict[str, Parser]] = {
-    "paths": {"data": kind.text, "lake": kind.text, "checkpoints": kind.text, "jars": kind.text},
-    "files": {
-        "webhdfs": kind.text,
-        "namenode": kind.text,
-        "user": kind.text,
-        "timeout_seconds": kind.seconds_fraction,
-    },
-    "time": {
-        "slot": kind.duration,
-        "slack": kind.duration,
-        "future_skew": kind.duration,
-        "dedup_horizon": kind.duration,
-    },
-    "build": {
-        "increments": kind.positive,
-        "fewer_keys": kind.share,
-        "nulls": kind.share,
-        "drift": kind.share,
-        "profiled_keys": kind.whole,
-        "recomputed_keys": kind.whole,
-    },
-    "bus": {"bootstrap_servers": kind.names, "security": kind.pairs},
-    "views": {
-        "hosts": kind.names,
-        "port": kind.port,
-        "keyspace": kind.identifier,
-        "local_datacenter": kind.text,
-        "replication": kind.positive,
-        "username": kind.text,
-        "password": kind.text,
-        "tile_ttl_days": kind.positive,
-        "measure_ttl_days": kind.positive,
-        "history": kind.duration,
-        "history_ttl_days": kind.whole,
-    },
-    "models": {"tracking_uri": kind.text, "artifact_root": kind.text},
-    "quality": {
-        "mode": kind.one_of("off", "warn", "refuse"),
-        "topic_mode": kind.one_of("warn", "refuse"),
-        "refuse_above": kind.share,
-        "suites": kind.text,
-    },
-    "training": {"local_megabytes": kind.positive},
-    "upkeep": {
-        "history": kind.duration,
-        "leftovers": kind.duration,
-        "quarantine": kind.duration,
-        "small_files": kind.positive,
-        "file_megabytes": kind.positive,
-    },
-    "scoring": {"part_rows": kind.positive, "part_megabytes": kind.positive},
-    "spark": {
-        "master": kind.text,
-        "driver_memory": kind.memory,
-        "shuffle_partitions": kind.positive,
-        "conf": kind.pairs,
-    },
-    "speed": {
-        "trigger": kind.text,
-        "max_offsets_per_trigger": kind.whole,
-        "partitions": kind.positive,
-        "metrics_port": kind.port_or_none,
-    },
-    "serving": {
-        "host": kind.text,
-        "port": kind.port,
-        "workers": kind.positive,
-        "auth": kind.one_of("off", "on"),
-        "open": kind.boolean,
-        "jwt_public_keys": kind.names_or_none,
-        "jwt_issuer": kind.text,
-        "jwt_audience": kind.text,
-        "store_threads": kind.positive,
-        "store_timeout_seconds": kind.seconds_fraction,
-        "cache": kind.one_of("memory", "ignite"),
-        "ignite_address": kind.text,
-        "cache_bytes": kind.whole,
-        "breaker_failures": kind.positive,
-        "breaker_seconds": kind.seconds_fraction,
-        "refresh_seconds": kind.seconds_fraction,
-        "body_bytes": kind.positive,
-        "bus_threads": kind.positive,
-        "bus_timeout_seconds": kind.seconds_fraction,
-        "prediction_buffer": kind.positive,
-        "shadow_buffer": kind.positive,
-        "drain_seconds": kind.seconds_fraction,
-    },
-    "servers": {
-        "kafka_port": kind.port,
-        "kafka_controller_port": kind.port,
-        "kafka_heap": kind.memory,
-        "cassandra_port": kind.port,
-        "cassandra_storage_port": kind.port,
-        "cassandra_heap": kind.memory,
-        "hdfs_port": kind.port,
-        "hdfs_http_port": kind.port,
-        "hdfs_data_port": kind.port,
-        "hdfs_data_http_port": kind.port,
-        "hdfs_data_ipc_port": kind.port,
-        "hdfs_heap": kind.memory,
-        "spark_port": kind.port,
-        "spark_http_port": kind.port,
-        "spark_worker_memory": kind.memory,
-        "ignite_port": kind.port,
-        "ignite_discovery_port": kind.port,
-        "ignite_peer_port": kind.port,
-        "ignite_heap": kind.memory,
-        "ignite_megabytes": kind.positive,
-        "nginx_host": kind.text,
-        "nginx_port": kind.port,
-        "nginx_upstreams": kind.names,
-        "nginx_rate": kind.positive,
-        "nginx_address_rate": kind.positive,
-        "nginx_tls_certificate": kind.text,
-        "nginx_tls_key": kind.text,
-        "start_limit": kind.duration,
-    },
-}
-_SECRET = {("bus", "security"), ("views", "password")}
+SETTINGS = declared_settings()
 
 
 def load_settings(
@@ -259,21 +293,44 @@ def load_settings(
     *,
     file: Path = FILE,
 ) -> Settings:
-    """The settings in force; `environ` None means this process's, `overrides` are `{"speed.trigger": "1 second"}`.
+    """The settings in force; without `environ` the environment of this process, `overrides` as `{"time.slot": "1m"}`.
 
-    Raises SettingsError (exit code 2) for an unknown section or key, a missing key and a value of the wrong kind.
+    Raises SettingsError (exit code 2) for an unknown section or key and for a value that is not accepted.
     """
-    environ = os.environ if environ is None else environ
-    found = _Found()
-    found.take_file(file)
-    for name in sorted(environ):
-        if name.startswith(PREFIX):
-            section, _, key = name.removeprefix(PREFIX).lower().partition("__")
-            found.take(section, key, environ[name], f"environment {name}")
-    for name, value in (overrides or {}).items():
+    variables = os.environ if environ is None else environ
+    overrides = {} if overrides is None else overrides
+    try:
+        from_file = TomlConfigSettingsSource(DeclaredSettings, file)
+    except (OSError, TOMLDecodeError) as error:
+        raise SettingsError(
+            f"the settings file {file} cannot be read ({error}): correct that line or restore the file"
+        ) from error
+    given = _given(from_file.toml_data, file, variables, overrides)
+
+    class Loaded(DeclaredSettings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            from_environment = EnvSettingsSource(settings_cls)
+            from_environment.env_vars = {name.lower(): text for name, text in variables.items()}
+            return init_settings, from_environment, from_file
+
+    command_line: dict[str, Any] = {}
+    for name, value in overrides.items():
         section, _, key = name.partition(".")
-        found.take(section, key, value, f"command line {name}")
-    return _assemble(found, environ.get("ANABRANCH_PROJECTS", ""))
+        command_line.setdefault(section, {})[key] = value
+    try:
+        declared = Loaded(**command_line)
+    except ValidationError as error:
+        section, key = (str(part) for part in error.errors()[0]["loc"][:2])
+        raise _refused(SETTINGS[section][key], *given[section, key]) from None
+    return _assembled(declared, variables.get("ANABRANCH_PROJECTS", ""))
 
 
 def spark_submitted() -> bool:
@@ -292,168 +349,105 @@ def java_program() -> str:
     return str(Path(home) / "bin" / "java") if home else "java"
 
 
-class _Found:
-    """The values found so far; a later place wins over an earlier one."""
-
-    def __init__(self) -> None:
-        self.values: dict[tuple[str, str], Any] = {}
-
-    def take_file(self, file: Path) -> None:
-        """Every value of a TOML file."""
-        try:
-            tables = tomllib.loads(file.read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError) as error:
+def _given(
+    tables: Mapping[str, Any], file: Path, environ: Mapping[str, str], overrides: Mapping[str, object]
+) -> dict[tuple[str, str], tuple[str, object]]:
+    """The winning place and its value, by section and key; raises SettingsError for an unknown setting."""
+    given: dict[tuple[str, str], tuple[str, object]] = {}
+    for section, table in tables.items():
+        if not isinstance(table, dict):
             raise SettingsError(
-                f"the settings file {file} cannot be read ({error}): restore it from the repository or correct that line"
-            ) from error
-        for section, table in tables.items():
-            if not isinstance(table, dict):
-                raise SettingsError(
-                    f"{section!r} in {file} stands outside a section: put it below one of {_sections()}"
-                )
-            for key, value in table.items():
-                self.take(section, key, value, f"{file}")
-
-    def take(self, section: str, key: str, value: object, place: str) -> None:
-        """One value, checked; an error says where it came from and what would be right."""
-        if section not in _KEYS:
-            raise SettingsError(
-                f"unknown section {section!r} of settings ({place}): sections are {_sections()}; {_searched(section, key)}"
+                f"{section!r} in {file} stands outside a section: put it below one of {', '.join(SETTINGS)}"
             )
-        if key not in _KEYS[section]:
+        given |= {(section, key): (str(file), value) for key, value in table.items()}
+    for name in sorted(environ):
+        if name.startswith(PREFIX):
+            section, _, key = name.removeprefix(PREFIX).lower().partition("__")
+            given[section, key] = (f"environment {name}", environ[name])
+    for name, value in overrides.items():
+        section, _, key = name.partition(".")
+        given[section, key] = (f"command line {name}", value)
+    for (section, key), (place, _) in given.items():
+        if section not in SETTINGS:
             raise SettingsError(
-                f"unknown setting {section}.{key} ({place}): section {section} has {', '.join(_KEYS[section])}; {_searched(section, key)}"
+                f"unknown section {section!r} of settings ({place}): sections are {', '.join(SETTINGS)}"
             )
-        try:
-            self.values[section, key] = _KEYS[section][key](value)
-        except ValueError as error:
-            shown = "the value given" if (section, key) in _SECRET else repr(value)
-            raise SettingsError(f"setting {section}.{key} ({place}) is {shown}: expected {error}") from error
-
-    def section(self, section: str) -> dict[str, Any]:
-        """The values of a section by key; every key has one."""
-        missing = [key for key in _KEYS[section] if (section, key) not in self.values]
-        if missing:
+        if key not in SETTINGS[section]:
             raise SettingsError(
-                f"setting {section}.{missing[0]} is missing: give it a value; {_searched(section, missing[0])}"
+                f"unknown setting {section}.{key} ({place}): "
+                f"section {section} has {', '.join(SETTINGS[section])}"
             )
-        return {key: self.values[section, key] for key in _KEYS[section]}
+    return given
 
 
-def _sections() -> str:
-    return ", ".join(_KEYS)
+def _refused(setting: Setting, place: str, value: object) -> SettingsError:
+    shown = "the value given" if setting.secret else repr(value)
+    return SettingsError(f"setting {setting.name} ({place}) is {shown}: expected {setting.expected}")
 
 
-def _searched(section: str, key: str) -> str:
-    return f"searched: {FILE}, environment {PREFIX}{section.upper()}__{key.upper()}, command line {section}.{key}"
-
-
-def _assemble(found: _Found, project_folders: str) -> Settings:
-    paths, servers = found.section("paths"), found.section("servers")
-    data = (ROOT / paths["data"]).resolve()
-    jars = ROOT / paths["jars"] if paths["jars"] else data / "jars"
-    bus, views = found.section("bus"), found.section("views")
-    limit = servers.pop("start_limit")
-    files = _files(found.section("files"), servers)
-    kafka_here = bus["bootstrap_servers"] in ((EMBEDDED,), (f"{LOOPBACK}:{servers['kafka_port']}",))
-    cassandra_here = views["hosts"] == (EMBEDDED,) or (views["hosts"], views["port"]) == (
-        (LOOPBACK,),
-        servers["cassandra_port"],
+def _assembled(declared: DeclaredSettings, project_folders: str) -> Settings:
+    """Fill in empty places and the addresses of embedded servers."""
+    data = (ROOT / declared.paths.data).resolve()
+    servers = declared.servers
+    files = declared.files
+    if not files.webhdfs:
+        webhdfs, namenode = f"http://{LOOPBACK}:{servers.hdfs_http_port}", f"{LOOPBACK}:{servers.hdfs_port}"
+        files = replace(files, webhdfs=webhdfs, namenode=namenode)
+    bus, views = declared.bus, declared.views
+    if bus.bootstrap_servers == EMBEDDED:
+        bus = replace(bus, bootstrap_servers=f"{LOOPBACK}:{servers.kafka_port}")
+    if views.hosts == (EMBEDDED,):
+        views = replace(views, hosts=(LOOPBACK,), port=servers.cassandra_port)
+    further = (
+        Path(part).expanduser().resolve() for part in project_folders.split(os.pathsep) if part.strip()
     )
     return Settings(
         data=data,
-        jars=jars,
-        projects=_project_folders(project_folders),
-        lake=LakeSettings(root=_place(paths["lake"], data / "lake")),
+        jars=ROOT / declared.paths.jars if declared.paths.jars else data / "jars",
+        checkpoints=_place(declared.paths.checkpoints, data / "checkpoints"),
+        projects=(ROOT / "projects", *further),
+        lake=LakeSettings(root=_place(declared.paths.lake, data / "lake")),
         files=files,
-        bus=BusSettings(
-            bootstrap_servers=f"{LOOPBACK}:{servers['kafka_port']}"
-            if kafka_here
-            else ",".join(bus["bootstrap_servers"]),
-            security=bus["security"],
-        ),
-        views=_views(views, servers["cassandra_port"] if cassandra_here else None),
-        models=_models(found.section("models"), data, files),
-        times=TimeSettings(**{f"{key}_seconds": value for key, value in found.section("time").items()}),
-        quality=_quality(found.section("quality")),
-        build=BuildSettings(**found.section("build")),
-        training=TrainingSettings(**found.section("training")),
-        upkeep=_upkeep(found.section("upkeep")),
-        scoring=ScoringSettings(**found.section("scoring")),
-        spark=SparkSettings(
-            jars_folder=jars / "spark",
-            warehouse=data / "warehouse",
-            logs=data / "logs",
-            **found.section("spark"),
-        ),
-        speed=_speed(found.section("speed"), _place(paths["checkpoints"], data / "checkpoints")),
-        serving=_serving(found.section("serving"), servers["ignite_port"]),
-        servers=ServerSettings(
-            kafka_embedded=kafka_here, cassandra_embedded=cassandra_here, start_limit_seconds=limit, **servers
-        ),
+        bus=bus,
+        views=views,
+        models=_models(declared.models, data, files),
+        times=declared.time,
+        quality=replace(declared.quality, suites=str((ROOT / declared.quality.suites).resolve())),
+        build=declared.build,
+        training=declared.training,
+        upkeep=declared.upkeep,
+        scoring=declared.scoring,
+        spark=declared.spark,
+        speed=declared.speed,
+        serving=_serving(declared.serving, servers.ignite_port),
+        servers=servers,
     )
 
 
-def _place(given: str, default: Path) -> str:
+def _place(text: str, default: Path) -> str:
     """A URL as it is, a path from the checkout, or the default."""
-    if not given:
+    if not text:
         return str(default)
-    return given if "://" in given else str((ROOT / given).resolve())
+    return text if "://" in text else str((ROOT / text).resolve())
 
 
-def _project_folders(text: str) -> tuple[Path, ...]:
-    further = (Path(part).expanduser().resolve() for part in text.split(os.pathsep) if part.strip())
-    return (ROOT / "projects", *further)
-
-
-def _views(section: dict[str, Any], embedded_port: int | None) -> ViewsSettings:
-    section["username"], section["password"] = section["username"] or None, section["password"] or None
-    if embedded_port is not None:
-        section["hosts"], section["port"] = (LOOPBACK,), embedded_port
-    return ViewsSettings(history_seconds=section.pop("history"), **section)
-
-
-def _serving(section: dict[str, Any], ignite_port: int) -> ServingSettings:
-    section["ignite_address"] = section["ignite_address"] or f"{LOOPBACK}:{ignite_port}"
-    if not re.fullmatch(r".+:\d{1,5}", section["ignite_address"]):
+def _serving(serving: ServingSettings, ignite_port: int) -> ServingSettings:
+    address = serving.ignite_address or f"{LOOPBACK}:{ignite_port}"
+    if not re.fullmatch(r".+:\d{1,5}", address):
         raise SettingsError(
-            f"serving.ignite_address is {section['ignite_address']!r}: give the host and port of an Ignite node, such as ignite-1:10800"
+            f"serving.ignite_address is {address!r}: expected host and port of an Ignite node, "
+            "such as ignite-1:10800"
         )
-    return ServingSettings(**section)
+    return replace(serving, ignite_address=address)
 
 
-def _files(section: dict[str, Any], servers: dict[str, Any]) -> FileSettings:
-    if not section["webhdfs"]:
-        section["webhdfs"], section["namenode"] = (
-            f"http://{LOOPBACK}:{servers['hdfs_http_port']}",
-            f"{LOOPBACK}:{servers['hdfs_port']}",
-        )
-    return FileSettings(**section)
-
-
-def _models(section: dict[str, Any], data: Path, files: FileSettings) -> ModelsSettings:
-    root = _place(section["artifact_root"], data / "mlflow" / "artifacts")
+def _models(models: ModelsSettings, data: Path, files: FileSettings) -> ModelsSettings:
+    root = _place(models.artifact_root, data / "mlflow" / "artifacts")
     # MLflow's own way to hdfs:// needs Hadoop's native library on every machine; WebHDFS needs nothing.
     ours = f"hdfs://{files.namenode}/"
     if files.namenode and root.startswith(ours):
         scheme, _, address = files.webhdfs.partition(";")[0].partition("://")
         user = f"{files.user}@" if files.user else ""
         root = f"{'swebhdfs' if scheme == 'https' else 'webhdfs'}://{user}{address}/{root.removeprefix(ours)}"
-    return ModelsSettings(
-        tracking_uri=section["tracking_uri"] or f"sqlite:///{data}/mlflow/mlflow.db", artifact_root=root
-    )
-
-
-def _upkeep(section: dict[str, Any]) -> UpkeepSettings:
-    times = {f"{name}_seconds": section.pop(name) for name in ("history", "leftovers", "quarantine")}
-    return UpkeepSettings(**times, **section)
-
-
-def _quality(section: dict[str, Any]) -> QualitySettings:
-    section["suites"] = str((ROOT / section["suites"]).resolve())
-    return QualitySettings(**section)
-
-
-def _speed(section: dict[str, Any], checkpoints: str) -> SpeedSettings:
-    most = section.pop("max_offsets_per_trigger") or None
-    return SpeedSettings(checkpoint_root=checkpoints, max_offsets_per_trigger=most, **section)
+    tracking = models.tracking_uri or f"sqlite:///{data}/mlflow/mlflow.db"
+    return ModelsSettings(tracking_uri=tracking, artifact_root=root)

@@ -62,17 +62,15 @@ def read_defaults(file: Path) -> dict[str, str]:
 
 def spark_jars(settings: Settings) -> list[Path]:
     """The jars of Delta and of Kafka's connector; raises JarsMissingError when there are none."""
-    jars = sorted(settings.spark.jars_folder.glob("*.jar"))
+    jars = sorted((settings.jars / "spark").glob("*.jar"))
     if not jars:
-        raise JarsMissingError(
-            f"no jars of Delta and Kafka in {settings.spark.jars_folder}: run 'make setup'"
-        )
+        raise JarsMissingError(f"no jars of Delta and Kafka in {settings.jars / 'spark'}: run 'make setup'")
     return jars
 
 
 def class_archive(settings: Settings) -> Path:
     """Where the archive of the classes that jobs load lies, if one was made (jobs/wiring/class_archive.py)."""
-    return settings.spark.jars_folder / "classes.jsa"
+    return settings.jars / "spark" / "classes.jsa"
 
 
 def _machine(settings: Settings) -> dict[str, str]:
@@ -80,13 +78,13 @@ def _machine(settings: Settings) -> dict[str, str]:
     found = {
         "spark.master": settings.spark.master,
         "spark.sql.shuffle.partitions": str(settings.spark.shuffle_partitions),
-        "spark.sql.warehouse.dir": str(settings.spark.warehouse),
+        "spark.sql.warehouse.dir": str(settings.data / "warehouse"),
     }
     # Tables are born with the memory that upkeep gives them, so that it need not change them later.
     for name, value in memory(settings.upkeep.history_seconds).items():
         found[f"spark.databricks.delta.properties.defaults.{name.removeprefix('delta.')}"] = value
     embedded = f"hdfs://{LOOPBACK}:{settings.servers.hdfs_port}/"
-    if settings.lake.root.startswith(embedded) or settings.speed.checkpoint_root.startswith(embedded):
+    if settings.lake.root.startswith(embedded) or settings.checkpoints.startswith(embedded):
         found["spark.hadoop.dfs.replication"] = "1"  # the embedded HDFS has one node
     return found
 
@@ -99,8 +97,9 @@ def _addresses(master: str) -> dict[str, str]:
 
 def _new_jvm(settings: Settings, wanted: Mapping[str, str]) -> dict[str, str]:
     """What only a JVM that is yet to start can take; what `wanted` says of it comes before ours or wins."""
-    settings.spark.logs.mkdir(parents=True, exist_ok=True)
-    java = f"-Dlog4j2.configurationFile={LOGGING.as_uri()} -Danabranch.logs={settings.spark.logs} -Dderby.system.home={settings.data}"
+    logs = settings.data / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    java = f"-Dlog4j2.configurationFile={LOGGING.as_uri()} -Danabranch.logs={logs} -Dderby.system.home={settings.data}"
     further = wanted.get("spark.driver.extraJavaOptions", "")
     found = {
         "spark.jars": wanted.get("spark.jars") or ",".join(map(str, spark_jars(settings))),
@@ -123,7 +122,7 @@ def _new_jvm(settings: Settings, wanted: Mapping[str, str]) -> dict[str, str]:
 def _local_files(settings: Settings) -> dict[str, str]:
     """How a JVM that is alone with its files does without a process of `chmod` for every one that it makes: docs/adr/0029."""
     found = {"spark.hadoop.fs.file.impl": "com.globalmentor.apache.hadoop.fs.BareLocalFileSystem"}
-    if is_local(settings.speed.checkpoint_root):
+    if is_local(settings.checkpoints):
         # Spark's own choice goes past that class.
         found["spark.sql.streaming.checkpointFileManagerClass"] = (
             f"{_CHECKPOINTS}.FileSystemBasedCheckpointFileManager"

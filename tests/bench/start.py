@@ -20,7 +20,7 @@ ROWS = 1000
 def without(settings: Settings, folder: Path) -> Path:
     """Jars as those of these settings, without an archive of classes."""
     (folder / "spark").mkdir(parents=True)
-    for jar in settings.spark.jars_folder.glob("*.jar"):
+    for jar in (settings.jars / "spark").glob("*.jar"):
         (folder / "spark" / jar.name).symlink_to(jar.resolve())
     return folder
 

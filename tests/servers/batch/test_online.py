@@ -164,7 +164,7 @@ def test_labels_are_learnt_in_the_order_of_arrival_each_once_and_scores_stand_be
 
 def test_a_replay_from_the_beginning_changes_nothing(school: School) -> None:
     before = school.model
-    shutil.rmtree(f"{school.context.settings.speed.checkpoint_root}/{school.project.name}/online")
+    shutil.rmtree(f"{school.context.settings.checkpoints}/{school.project.name}/online")
     assert school.drain()["online"] == 42
     assert (school.model.learner.described(), school.model.learnt, school.model.revision) == (
         before.learner.described(),

@@ -67,7 +67,7 @@ class River:
             query.awaitTermination()
 
     def forget_the_checkpoint(self) -> None:
-        shutil.rmtree(Path(self.context.settings.speed.checkpoint_root) / self.project.name)
+        shutil.rmtree(Path(self.context.settings.checkpoints) / self.project.name)
 
     def build(self) -> None:
         built = build_project(self.context, self.project, None, Steps())

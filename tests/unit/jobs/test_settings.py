@@ -1,16 +1,18 @@
-"""Settings: precedence, kinds, what is derived, and errors that say where a value came from."""
+"""Settings: precedence, accepted values, derived values, and errors that name where a value came from."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from anabranch.errors import MisuseError
-from jobs.wiring.settings import ROOT, load_settings
-from jobs.wiring.settings_values import SettingsError, duration
+from anabranch.settings import read_duration, show_duration
+from jobs.wiring.settings import ROOT, SETTINGS, Setting, SettingsError, load_settings
+from jobs.wiring.settings_page import PAGE, page_with_tables
 
 
-def test_the_shipped_file_alone_is_complete() -> None:
+def test_the_defaults_alone_are_complete() -> None:
     settings = load_settings({})
     assert settings.data == ROOT / ".anabranch"
     assert settings.lake.root == str(ROOT / ".anabranch" / "lake")
@@ -20,8 +22,8 @@ def test_the_shipped_file_alone_is_complete() -> None:
     assert settings.times.future_skew_seconds == 300
     assert settings.bus.bootstrap_servers == f"127.0.0.1:{settings.servers.kafka_port}"
     assert (settings.views.hosts, settings.views.port) == (("127.0.0.1",), settings.servers.cassandra_port)
-    assert settings.servers.kafka_embedded
-    assert settings.servers.cassandra_embedded
+    assert settings.kafka_embedded
+    assert settings.cassandra_embedded
     assert settings.models.tracking_uri.startswith("sqlite:///")
     assert settings.views.username is None
     assert settings.projects == (ROOT / "projects",)
@@ -39,9 +41,8 @@ def test_everything_made_moves_with_the_data_folder(tmp_path: Path) -> None:
     settings = load_settings({"ANABRANCH__PATHS__DATA": str(tmp_path)})
     places = (
         settings.lake.root,
-        settings.speed.checkpoint_root,
+        settings.checkpoints,
         settings.models.artifact_root,
-        str(settings.spark.warehouse),
         str(settings.jars),
     )
     assert all(place.startswith(str(tmp_path)) for place in places)
@@ -68,8 +69,8 @@ def test_an_address_of_ones_own_is_not_embedded() -> None:
     )
     assert settings.bus.bootstrap_servers == "a:9092,b:9092"
     assert (settings.views.hosts, settings.views.port) == (("c", "d"), 9043)
-    assert not settings.servers.kafka_embedded
-    assert not settings.servers.cassandra_embedded
+    assert not settings.kafka_embedded
+    assert not settings.cassandra_embedded
 
 
 def test_the_embedded_address_spelled_out_is_embedded() -> None:
@@ -83,8 +84,8 @@ def test_the_embedded_address_spelled_out_is_embedded() -> None:
             "servers.cassandra_port": 6,
         },
     )
-    assert settings.servers.kafka_embedded
-    assert settings.servers.cassandra_embedded
+    assert settings.kafka_embedded
+    assert settings.cassandra_embedded
 
 
 def test_no_secret_shows_in_a_representation_or_an_error() -> None:
@@ -100,12 +101,12 @@ def test_no_secret_shows_in_a_representation_or_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "parts"),
     [
         (
             "ANABRANCH__SPEEED__TRIGGER",
             "x",
-            ["unknown section 'speeed'", "speed", "settings.toml", "command line"],
+            ["unknown section 'speeed'", "speed", "environment ANABRANCH__SPEEED__TRIGGER"],
         ),
         (
             "ANABRANCH__SPEED__TRIGGERS",
@@ -113,7 +114,6 @@ def test_no_secret_shows_in_a_representation_or_an_error() -> None:
             [
                 "unknown setting speed.triggers",
                 "trigger",
-                "settings.toml",
                 "environment ANABRANCH__SPEED__TRIGGERS",
             ],
         ),
@@ -131,23 +131,13 @@ def test_no_secret_shows_in_a_representation_or_an_error() -> None:
         ("ANABRANCH__VIEWS__HOSTS", " , ", ["views.hosts", "at least one"]),
     ],
 )
-def test_a_wrong_setting_gets_one_sentence_and_exit_code_2(name: str, value: str, told: list[str]) -> None:
+def test_a_wrong_setting_gets_one_sentence_and_exit_code_2(name: str, value: str, parts: list[str]) -> None:
     with pytest.raises(MisuseError) as caught:
         load_settings({name: value})
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
-    for part in told:
+    for part in parts:
         assert part in str(caught.value)
-
-
-def test_a_missing_setting_lists_every_place_that_was_searched(tmp_path: Path) -> None:
-    file = tmp_path / "settings.toml"
-    file.write_text('[paths]\ndata = ""\n', encoding="utf-8")
-    with pytest.raises(
-        SettingsError,
-        match=r"paths\.lake is missing.*settings\.toml.*ANABRANCH__PATHS__LAKE.*command line paths\.lake",
-    ):
-        load_settings({}, file=file)
 
 
 @pytest.mark.parametrize("content", ["[paths", "data = 1\n"])
@@ -160,4 +150,41 @@ def test_a_broken_file_is_named(tmp_path: Path, content: str) -> None:
 
 @pytest.mark.parametrize(("text", "seconds"), [("45s", 45), ("15m", 900), ("1h", 3600), ("2d", 172_800)])
 def test_durations_are_seconds(text: str, seconds: int) -> None:
-    assert duration(text) == seconds
+    assert read_duration(text) == seconds
+    assert show_duration(seconds) == text
+
+
+def test_a_value_of_the_file_is_used_and_a_wrong_one_is_refused_with_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('[time]\nslot = "15m"\n[serving]\nport = 8200\n', encoding="utf-8")
+    settings = load_settings({}, file=file)
+    assert (settings.times.slot_seconds, settings.serving.port) == (900, 8200)
+    assert settings.times.slack_seconds == load_settings({}).times.slack_seconds
+    file.write_text("[time]\nslot = 15\n", encoding="utf-8")
+    with pytest.raises(SettingsError, match=rf"time\.slot \({file}\) is 15: expected a duration such as"):
+        load_settings({}, file=file)
+
+
+def test_a_field_that_the_program_sets_is_no_setting() -> None:
+    with pytest.raises(SettingsError, match=r"unknown setting serving\.shared"):
+        load_settings({"ANABRANCH__SERVING__SHARED": "run/shared"})
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [each for section in SETTINGS.values() for each in section.values()],
+    ids=lambda each: each.name,
+)
+def test_every_setting_accepts_its_own_default_and_refuses_nonsense_in_words(setting: Setting) -> None:
+    if isinstance(setting.default, int | float):
+        shown = show_duration(int(setting.default)) if "duration" in setting.expected else setting.default
+        load_settings({setting.variable: str(shown).lower()})
+        with pytest.raises(SettingsError, match=re.escape(f"is 'nonsense!': expected {setting.expected}")):
+            load_settings({setting.variable: "nonsense!"})
+    assert setting.expected
+
+
+def test_the_page_of_settings_is_the_declared_ones() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert page == page_with_tables(page), "run: python -m jobs.wiring.settings_page"
+    assert "| `slot` | `1h` | a duration such as" in page
