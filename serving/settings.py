@@ -39,7 +39,7 @@ class ServingSettings:
     cache_bytes: Whole = 134_217_728
     """Memory of a worker for batch parts it has read; 0 reads them for every answer."""
     breaker_failures: Positive = 5
-    """After so many failures in a row a store is left alone for `breaker_seconds`, then one request tries it."""
+    """After so many failures in a row a store is left alone for `breaker_seconds`."""
     breaker_seconds: Seconds = 1.0
     """How long a store that failed is left alone."""
     bus_threads: Positive = 4

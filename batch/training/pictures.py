@@ -1,4 +1,4 @@
-"""Curves as PNG pictures: ROC and calibration for classes, predicted against true and the errors for numbers."""
+"""Curves of held-out rows as PNG: ROC and calibration for classes, predictions and errors for numbers."""
 
 import io
 from typing import Any
@@ -14,49 +14,44 @@ _MOST_POINTS = 2_000
 
 
 def pictures(task: str, target: Floats, scores: Scores) -> dict[str, bytes]:
-    """File name and content; `target` and `scores` of held-out rows."""
+    """File names and contents, drawn from the targets and scores of held-out rows."""
     if task == "class":
         return {"roc.png": _roc(target, scores), "calibration.png": _calibration(target, scores)}
     return {"predictions.png": _predictions(target, scores), "errors.png": _errors(target, scores)}
 
 
 def _roc(target: Floats, scores: Scores) -> bytes:
-    drawn, axes = figure("share of class 0 called 1", "share of class 1 called 1")
-    wrong, right, _ = roc_curve(target, scores)
-    axes.plot(wrong, right, color="#1f6f8b", label=f"ROC AUC {roc_auc_score(target, scores):.3f}")
-    axes.plot([0, 1], [0, 1], color="#999999", linestyle=":", label="by chance")
+    drawn, axes = figure("false positive rate", "true positive rate")
+    false, true, _ = roc_curve(target, scores)
+    axes.plot(false, true, color="#1f6f8b", label=f"ROC AUC {roc_auc_score(target, scores):.3f}")
+    axes.plot([0, 1], [0, 1], color="#999999", linestyle=":", label="random scores")
     axes.legend(loc="lower right", frameon=False)
     return png(drawn)
 
 
 def calibration_points(target: Floats, scores: Scores, most: int = 10) -> list[tuple[float, float, int]]:
-    """Mean score, share of class 1 and rows of about equally large bins of scores, from low to high."""
+    """Mean score, observed share of class 1 and row count of equally filled bins, from low to high scores."""
     order = np.argsort(scores, kind="stable")
     bins = np.array_split(order, min(most, max(1, len(scores) // 15)))
     return [(float(scores[part].mean()), float(target[part].mean()), len(part)) for part in bins if len(part)]
 
 
 def _calibration(target: Floats, scores: Scores) -> bytes:
-    drawn, axes = figure("score, mean of a bin", "share of class 1 in the bin")
+    drawn, axes = figure("mean predicted probability", "observed share of class 1")
     points = calibration_points(target, scores)
-    said, found, rows = (np.array(column) for column in zip(*points, strict=True))
+    predicted, observed, rows = (np.array(column) for column in zip(*points, strict=True))
+    errors = 1.96 * np.sqrt(observed * (1 - observed) / rows)
     axes.errorbar(
-        said,
-        found,
-        yerr=1.96 * np.sqrt(found * (1 - found) / rows),
-        color="#1f6f8b",
-        marker="o",
-        capsize=3,
-        label="held-out rows",
+        predicted, observed, yerr=errors, color="#1f6f8b", marker="o", capsize=3, label="held-out rows, 95%"
     )
-    axes.plot([0, 1], [0, 1], color="#999999", linestyle=":", label="as said")
+    axes.plot([0, 1], [0, 1], color="#999999", linestyle=":", label="perfectly calibrated")
     axes.legend(loc="upper left", frameon=False)
     return png(drawn)
 
 
 def _predictions(target: Floats, scores: Scores) -> bytes:
     some = np.linspace(0, len(target) - 1, min(len(target), _MOST_POINTS)).astype(int)
-    drawn, axes = figure("predicted", "true")
+    drawn, axes = figure("predicted value", "actual value")
     axes.scatter(scores[some], target[some], s=9, alpha=0.5, color="#1f6f8b")
     ends = [float(min(target.min(), scores.min())), float(max(target.max(), scores.max()))]
     axes.plot(ends, ends, color="#999999", linestyle=":")
@@ -64,25 +59,25 @@ def _predictions(target: Floats, scores: Scores) -> bytes:
 
 
 def _errors(target: Floats, scores: Scores) -> bytes:
-    drawn, axes = figure("predicted less true", "rows")
+    drawn, axes = figure("error (predicted − actual)", "rows")
     axes.hist(scores - target, bins=30, color="#1f6f8b")
     return png(drawn)
 
 
 def figure(across: str, up: str, width: float = 5, height: float = 4) -> tuple[Any, Any]:
-    """An empty picture and its axes with these labels; inches."""
+    """An empty picture of `width` by `height` inches, and its axes labelled `across` and `up`."""
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
-    made = Figure(figsize=(width, height), dpi=110, layout="constrained")
-    axes = made.add_subplot()
+    drawn = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    axes = drawn.add_subplot()
     axes.set_xlabel(across)
     axes.set_ylabel(up)
     axes.spines[["top", "right"]].set_visible(False)
-    return made, axes
+    return drawn, axes
 
 
 def png(drawn: Any) -> bytes:
-    """The picture's content."""
+    """The picture as a PNG file."""
     content = io.BytesIO()
     drawn.savefig(content, format="png", metadata={"Software": None})
     return content.getvalue()

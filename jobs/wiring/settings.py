@@ -293,7 +293,7 @@ def load_settings(
     *,
     file: Path = FILE,
 ) -> Settings:
-    """The settings in force; without `environ` the environment of this process, `overrides` as `{"time.slot": "1m"}`.
+    """The settings in force; `environ` None is that of this process, `overrides` are `{"time.slot": "1m"}`.
 
     Raises SettingsError (exit code 2) for an unknown section or key and for a value that is not accepted.
     """

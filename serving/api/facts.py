@@ -1,14 +1,17 @@
-"""What pages show beyond what the server holds in memory: read in threads of their own, each by itself, so that one store that is away
-costs a page that part only. What was read is remembered for some seconds, so that pages never weigh on the stores that answers need.
+"""What pages read from the stores, each part separately and in threads of the site's own.
+
+A store that is away costs a page one part. Results are cached for some seconds, so that pages put little
+load on the stores that answers need.
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
+
+from cachetools import TTLCache
 
 from anabranch.answers.delays import STREAM
 from anabranch.errors import AnabranchError
@@ -22,10 +25,10 @@ from serving.api.promises import ChannelFreshness, judged
 T = TypeVar("T")
 MOST_ROWS = 2000
 MOST_REPORTS = 5
-_REMEMBERED_SECONDS = 5.0
+_CACHE_SECONDS = 5.0
 _PAST = timedelta(days=30)
 _MOST_HISTORIES, _MOST_POINTS = 24, 2000
-_MOST_REMEMBERED = 1024
+_MOST_CACHED = 1024
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Missing:
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectFacts:
-    """A project with what the stores say of it at `now` (microseconds)."""
+    """A project with what the stores hold about it at `now` (microseconds)."""
 
     served: Served
     now: int
@@ -49,23 +52,25 @@ class ProjectFacts:
 
     @property
     def known_measures(self) -> Sequence[Measure]:
-        """The latest measures, none where they could not be read."""
+        """The latest measures; empty when they could not be read."""
         return () if isinstance(self.measures, Missing) else self.measures
 
     @property
     def freshness(self) -> dict[str, ChannelFreshness]:
-        """How the promises of both channels stand."""
+        """Freshness of both channels against their promises."""
         return judged(self.served, self.known_measures, self.now)
 
 
 @dataclass
 class Facts:
-    """Reads in `pool`; a read that takes longer than `seconds` is missing."""
+    """Reads for pages, in threads of `pool`; a read that takes longer than `seconds` is `Missing`."""
 
     context: ServingContext
     pool: Executor
     seconds: float
-    _known: dict[tuple[str, ...], tuple[float, Any]] = field(default_factory=dict)
+    _cache: TTLCache[tuple[str, ...], Any] = field(
+        default_factory=lambda: TTLCache(maxsize=_MOST_CACHED, ttl=_CACHE_SECONDS)
+    )
 
     async def brief(self, served: Served) -> ProjectFacts:
         """What the list of projects shows."""
@@ -96,7 +101,7 @@ class Facts:
         )
 
     def _histories(self, project: str) -> list[Measure]:
-        """What the project's measures have been of late, a bounded number of them."""
+        """Measures of the last 30 days, a bounded number of them."""
         since = from_micros(self.context.clock()) - _PAST
         names = list(
             dict.fromkeys(
@@ -110,7 +115,7 @@ class Facts:
         ]
 
     async def model(self, served: Served) -> ModelEntry | Missing | None:
-        """What the registry has of the version that serves; None when none does."""
+        """The registry's entry of the version that serves; None when no version serves."""
         if served.scorer is None:
             return None
         name, version = served.project.name, served.scorer.version
@@ -141,10 +146,9 @@ class Facts:
         )
 
     async def _read(self, what: tuple[str, ...], ask: Callable[[], T]) -> T | Missing:
-        known = self._known.get(what)
-        if known is not None and known[0] > time.monotonic():
-            found: T = known[1]
-            return found
+        if what in self._cache:
+            cached: T = self._cache[what]
+            return cached
         try:
             async with asyncio.timeout(self.seconds):
                 read = await asyncio.get_running_loop().run_in_executor(self.pool, ask)
@@ -152,7 +156,5 @@ class Facts:
             return Missing(f"no answer within {self.seconds:g} s")
         except AnabranchError as error:
             return Missing(str(error))
-        while len(self._known) >= _MOST_REMEMBERED:
-            self._known.pop(next(iter(self._known)))
-        self._known[what] = (time.monotonic() + _REMEMBERED_SECONDS, read)
+        self._cache[what] = read
         return read

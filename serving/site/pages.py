@@ -1,10 +1,11 @@
-"""Pages for people, read-only: the projects, each as a data product, its keys, its model card and reports. No script, nothing from elsewhere."""
+"""Read-only pages: the projects, each as a data product, their keys, model cards and quality reports.
+
+No page has a script or needs anything from another server.
+"""
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from urllib.parse import parse_qsl
 
 from anabranch.answers import requests
@@ -12,38 +13,38 @@ from anabranch.answers.features import Answer
 from anabranch.answers.predict import shown_key
 from anabranch.answers.problems import ProblemError, of_error
 from anabranch.errors import AnabranchError
+from anabranch.pages.formats import address
+from anabranch.pages.rendering import STYLE, STYLE_PATH, render
 from anabranch.values.keys import key_text
 from serving.api.context import ServingContext
 from serving.api.facts import Facts, Missing
 from serving.api.live import Live, Served
 from serving.http.access import Caller, only_seen, sees
 from serving.http.messages import Headers, Request, Response
-from serving.site.home_page import home
-from serving.site.key_page import KeyFound, key_page, moments
-from serving.site.markup import Content, document, path, tag
-from serving.site.product_page import product
+from serving.site.key_page import KeyFacts, key_page, moments
+from serving.site.project_page import project_page
+from serving.site.summaries import home_page
 
-_SHEET = (Path(__file__).parent / "style.css").read_bytes()
-STYLE = "/style.css"
-_STYLE_ADDRESS = f"{STYLE}?v={hashlib.sha256(_SHEET).hexdigest()[:10]}"
 _THREADS = 2
 _NO_SNIFFING: Headers = (("x-content-type-options", "nosniff"), ("referrer-policy", "same-origin"))
+_SITE_POLICY = (
+    "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'"
+)
 _HTML: Headers = (
     ("content-type", "text/html; charset=utf-8"),
-    (
-        "content-security-policy",
-        "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    ),
+    ("content-security-policy", _SITE_POLICY),
     ("cache-control", "no-store"),
     *_NO_SNIFFING,
 )
-# Kept pages (model cards, reports) bring their style and pictures with them; sandboxed, they could do nothing else if they wanted to.
-_KEPT: Headers = (
+# Stored pages (model cards, reports) carry style and pictures with them; the sandbox refuses all else.
+_STORED_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "sandbox"
+)
+_STORED: Headers = (
     ("content-type", "text/html; charset=utf-8"),
-    (
-        "content-security-policy",
-        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; sandbox",
-    ),
+    ("content-security-policy", _STORED_POLICY),
     ("cache-control", "no-store"),
     *_NO_SNIFFING,
 )
@@ -55,7 +56,7 @@ _SHEETS: Headers = (
 
 
 class Site:
-    """The pages over what is served; what they read beyond it they read in threads of their own."""
+    """The pages of the served projects; stores are read in threads of the site's own."""
 
     def __init__(self, context: ServingContext, live: Live) -> None:
         self._context, self._live = context, live
@@ -66,19 +67,19 @@ class Site:
         """Begin no more reads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def owns(self, address: str) -> bool:
-        """Whether an address is one of these pages."""
-        return address in ("/", STYLE) or address == "/projects" or address.startswith("/projects/")
+    def owns(self, path: str) -> bool:
+        """Whether the site answers requests for a path."""
+        return path in ("/", STYLE_PATH, "/projects") or path.startswith("/projects/")
 
     async def answer(self, request: Request, identify: Callable[[Request], Caller | None]) -> Response:
-        """The page at an address for whoever `identify` says; what goes wrong is a page too."""
+        """The page of a request by the caller that `identify` finds; an error is a page too."""
         try:
             if request.method not in ("GET", "HEAD"):
                 raise ProblemError(
-                    405, "wrong-method", f"{request.method} is not possible here: these pages are for reading"
+                    405, "wrong-method", f"{request.method} is not allowed: pages are read with GET or HEAD"
                 )
-            if request.path == STYLE:
-                return Response(200, _SHEET, _SHEETS)
+            if request.path == STYLE_PATH:
+                return Response(200, STYLE.encode(), _SHEETS)
             return await self._page(request, identify(request))
         except AnabranchError as error:
             return failure(of_error(error))
@@ -86,16 +87,16 @@ class Site:
     async def _page(self, request: Request, caller: Caller | None) -> Response:
         parts = [part for part in request.path.split("/", 4)[2:] if part]
         if request.path == "/" or not parts:
-            shown = [served for served in self._live if sees(caller, served.project.name)]
-            found = await asyncio.gather(*[self.facts.brief(served) for served in shown])
-            return _html("Anabranch", home(found, only_seen(caller, self._live.broken)))
+            visible = [served for served in self._live if sees(caller, served.project.name)]
+            briefs = await asyncio.gather(*[self.facts.brief(served) for served in visible])
+            return _html(home_page(briefs, only_seen(caller, self._live.broken)))
         name = parts[0]
         if caller is not None:
             caller.require(name, "catalogue")
         served = self._served(name)
         match parts[1:]:
             case []:
-                return _html(name, product(await self.facts.whole(served)), (path("projects", name), name))
+                return _html(project_page(await self.facts.whole(served)))
             case ["keys"]:
                 return self._lookup(request, served)
             case ["keys", key]:
@@ -103,75 +104,72 @@ class Site:
                     caller.require(name, "features")
                 return await self._key(served, key)
             case ["card"]:
-                return _kept(await self.facts.card(served), f"{name} has no model card: train it")
+                return _stored(
+                    await self.facts.card(served), f"{name} has no model card: run 'anabranch train {name}'"
+                )
             case ["quality", report]:
                 source, _, which = report.partition("/")
-                return _kept(await self.facts.report(served, source, which), "there is no such report")
-        raise ProblemError(404, "unknown-path", f"there is nothing at {request.path[:200]}")
+                found = await self.facts.report(served, source, which)
+                return _stored(
+                    found, f"{name} has no quality report {report[:100]!r}: its page lists the newest"
+                )
+        raise ProblemError(404, "unknown-path", f"no page at {request.path[:200]}: / lists the projects")
 
     def _served(self, name: str) -> Served:
         served = self._live.get(name)
         if served is None:
-            raise ProblemError(
-                404, "unknown-project", f"no project {name[:100]!r}: the first page lists all there are"
-            )
+            raise ProblemError(404, "unknown-project", f"no project {name[:100]!r}: / lists the projects")
         return served
 
     @staticmethod
     def _lookup(request: Request, served: Served) -> Response:
-        """From the form's fields to the key's own address."""
-        given: Mapping[str, str] = dict(parse_qsl(request.query, keep_blank_values=True))
+        """A redirect from the fields of the form to the key's own address."""
+        fields: Mapping[str, str] = dict(parse_qsl(request.query, keep_blank_values=True))
         names = served.project.keys
-        text = (
-            given.get(names[0], "")
-            if len(names) == 1
-            else ",".join(f"{name}={given.get(name, '')}" for name in names)
-        )
+        text = fields.get(names[0], "")
+        if len(names) > 1:
+            text = ",".join(f"{name}={fields.get(name, '')}" for name in names)
         requests.path_key(text, served.project)
-        return Response(
-            303, b"", (("location", path("projects", served.project.name, "keys", text)), *_NO_SNIFFING)
-        )
+        place = address("projects", served.project.name, "keys", text)
+        return Response(303, b"", (("location", place), *_NO_SNIFFING))
 
     async def _key(self, served: Served, text: str) -> Response:
         project = served.project
         key = requests.path_key(text, project)
-        now = self._context.clock()
         row, answers = await asyncio.gather(
-            self.facts.row(served, key_text(project.keys, key)), self._answers(served, key, now)
+            self.facts.row(served, key_text(project.keys, key)), self._answers(served, key)
         )
-        told = shown_key(key)
-        shown = told if isinstance(told, str) else " ".join(f"{name}={value}" for name, value in told.items())
-        body = key_page(KeyFound(served=served, key=shown, now=now, answers=answers, row=row))
-        return _html(f"{shown} · {project.name}", body, (path("projects", project.name), project.name))
+        shown = shown_key(key)
+        name = (
+            shown if isinstance(shown, str) else " ".join(f"{part}={value}" for part, value in shown.items())
+        )
+        return _html(key_page(KeyFacts(served=served, key=name, answers=answers, row=row)))
 
-    async def _answers(self, served: Served, key: requests.Key, now: int) -> list[Answer] | Missing:
-        """Answers at moments up to now; what cannot be told of the past is left to the page."""
-        asked = moments(served, now)
+    async def _answers(self, served: Served, key: requests.Key) -> list[Answer] | Missing:
+        """Answers at moments up to now; those that are not exact are marked degraded."""
+        project, manifest = served.project, served.manifest
+        answer = self._context.answers.answer
         try:
-            past = [
-                (await self._context.answers.answer(served.project, [key], served.manifest, at))[0]
-                for at in asked[:-1]
-            ]
-            return [*past, (await self._context.answers.answer(served.project, [key], served.manifest))[0]]
+            times = moments(served, self._context.clock())[:-1]
+            past = [(await answer(project, [key], manifest, at))[0] for at in times]
+            return [*past, (await answer(project, [key], manifest))[0]]
         except AnabranchError as error:
             return Missing(str(error))
 
 
-def _html(title: str, body: Content, *trail: tuple[str, str]) -> Response:
-    return Response(200, document(title, body, style=_STYLE_ADDRESS, trail=trail), _HTML)
+def _html(page: str) -> Response:
+    return Response(200, page.encode("utf-8", "replace"), _HTML)
 
 
-def _kept(page: bytes | Missing | None, otherwise: str) -> Response:
+def _stored(page: bytes | Missing | None, otherwise: str) -> Response:
     if isinstance(page, Missing):
         raise ProblemError(503, "unavailable", page.why)
     if page is None:
         raise ProblemError(404, "unknown-path", otherwise)
-    return Response(200, page, _KEPT)
+    return Response(200, page, _STORED)
 
 
 def failure(problem: ProblemError) -> Response:
     """A problem as a page."""
-    body = [tag("h1", f"{problem.status}: not possible"), tag("p", problem.detail, class_="note")]
-    return Response(
-        problem.status, document(f"{problem.status}", body, style=_STYLE_ADDRESS), (*_HTML, *problem.headers)
-    )
+    page = render("problem.html", status=problem.status, detail=problem.detail)
+    return Response(problem.status, page.encode("utf-8", "replace"), (*_HTML, *problem.headers))

@@ -34,8 +34,9 @@ class Browser:
             filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
         )
         assert program is not None, "chromium is not found: 'make browser-programs' installs it"
-        self.command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--force-color-profile=srgb",
-                        "--disable-background-networking", "--no-first-run", f"--user-data-dir={folder}"]  # fmt: skip
+        options = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run")
+        more = ("--force-color-profile=srgb", "--disable-background-networking", f"--user-data-dir={folder}")
+        self.command = [program, *options, *more]
 
     def document(self, address: str) -> str:
         return self._run("--dump-dom", address)
@@ -138,7 +139,7 @@ def test_a_browser_shows_the_projects_and_one_as_a_data_product(
         "kept",
     ):
         assert said in product.text, said
-    assert "Not known now" not in product.text
+    assert "Not available now" not in product.text
     assert product.names.count("rect") == 20
 
 

@@ -1,12 +1,12 @@
 import json
 import re
 from collections.abc import Iterator
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
+from markupsafe import escape
 
 from anabranch.declare.loading import load_project
 from serving.api import openapi
@@ -162,9 +162,9 @@ def test_page_shows_every_way_to_ask_with_an_example_of_each(document: dict[str,
     ):
         assert f"<code>{name}</code></td><td>{kind}" in asked, name
     for shown in _shown(content):
-        text = escape(json.dumps(shown, indent=2))
+        text = str(escape(json.dumps(shown, indent=2)))
         assert f"<pre>{text}</pre>" in asked
-        assert f"<option value='{text}'>" in page
+        assert f'<option value="{text}">' in page
     assert "array of these" not in page
 
 

@@ -1,0 +1,79 @@
+"""Small charts as SVG, drawn on the server. Colours come from the style sheet."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from markupsafe import Markup
+
+_WIDTH, _HEIGHT, _FOOT, _GAP = 640, 170, 26, 2
+_LINE_WIDTH, _LINE_HEIGHT = 160, 32
+_SVG = Markup(
+    '<svg viewBox="0 0 {} {}" class="{}" role="img" aria-label="{title}"><title>{title}</title>{}</svg>'
+)
+_BAR = Markup(
+    '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" rx="2">'
+    "<title>{:.3g} to {:.3g}: {:,}</title></rect>"
+)
+
+
+def bins(values: Sequence[float], count: int) -> tuple[list[float], list[int]]:
+    """Edges (`count` + 1) and counts of equal bins: 0 to 1 for probabilities, else least to largest."""
+    low, high = (0.0, 1.0) if all(0 <= value <= 1 for value in values) else (min(values), max(values))
+    step = (high - low) / count or 1.0
+    counts = [0] * count
+    for value in values:
+        counts[min(int((value - low) / step), count - 1)] += 1
+    return [low + step * at for at in range(count + 1)], counts
+
+
+def histogram(values: Sequence[float], title: str, count: int = 20) -> Markup:
+    """The distribution of finite numbers as bars; empty markup without numbers."""
+    if not values:
+        return Markup("")
+    edges, counts = bins(values, count)
+    most, width = max(counts), _WIDTH / count
+    parts = [
+        Markup('<line x1="0" x2="{}" y1="{}" y2="{}" class="axis"></line>').format(
+            _WIDTH, _HEIGHT - _FOOT, _HEIGHT - _FOOT
+        ),
+        Markup('<text x="0" y="10">{:,}</text><g class="bars">').format(most),
+    ]
+    for at, (rows, (low, high)) in enumerate(zip(counts, pairwise(edges), strict=True)):
+        height = (_HEIGHT - _FOOT - 14) * rows / most
+        left, top = at * width + _GAP / 2, _HEIGHT - _FOOT - height
+        parts.append(_BAR.format(left, top, width - _GAP, height, low, high, rows))
+    parts.append(Markup("</g>"))
+    for at in range(0, count + 1, max(1, count // 5)):
+        anchor = {0: "start", count: "end"}.get(at, "middle")
+        parts.append(
+            Markup('<text x="{:.1f}" y="{}" text-anchor="{}">{:.3g}</text>').format(
+                at * width, _HEIGHT - 8, anchor, edges[at]
+            )
+        )
+    return _SVG.format(_WIDTH, _HEIGHT, "histogram", Markup("").join(parts), title=title)
+
+
+def sparkline(points: Sequence[tuple[float, float]], title: str) -> Markup:
+    """A line through (time, value) points in order of time, the last one marked; empty without points."""
+    if not points:
+        return Markup("")
+    places = [
+        f"{2 + (_LINE_WIDTH - 4) * x:.1f},{_LINE_HEIGHT - 3 - (_LINE_HEIGHT - 6) * y:.1f}"
+        for x, y in _scaled(points)
+    ]
+    line = Markup('<polyline points="{}" class="line"></polyline>').format(" ".join(places))
+    last = Markup('<circle cx="{}" cy="{}" r="2.5"></circle>').format(*places[-1].split(","))
+    drawn = line + last if len(places) > 1 else last
+    return _SVG.format(_LINE_WIDTH, _LINE_HEIGHT, "sparkline", drawn, title=title)
+
+
+def _scaled(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points within the unit square; a value that never changes lies in its middle."""
+    low, high = min(y for _, y in points), max(y for _, y in points)
+    first, last = points[0][0], points[-1][0]
+    wide, tall = last - first, high - low
+    return [
+        ((x - first) / wide if wide else 1.0, (y - low) / tall if tall and math.isfinite(tall) else 0.5)
+        for x, y in points
+    ]
