@@ -1,4 +1,4 @@
-"""How a job shows itself in a terminal: steps with their times, progress bars, tables; JSON last when asked for."""
+"""How a job shows itself: its progress on standard error, tables and sentences on standard output, JSON last when asked for."""
 
 import json
 import logging
@@ -11,11 +11,36 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-console = Console(stderr=True, highlight=False)
+_CLEAR = "\r\x1b[2K"
+
+
+class ProgressConsole(Console):
+    """Standard error. In a terminal, progress is one line that changes; anything else that is printed replaces it."""
+
+    pending = False
+
+    def progress(self, text: str) -> None:
+        """Show `text` (with rich's markup) as the progress line; in a file or a pipe, as one more line."""
+        if not self.is_terminal:
+            self.print(text, soft_wrap=True)
+            return
+        self.clear_progress()
+        self.print(text, end="", no_wrap=True, overflow="ellipsis")
+        self.pending = True
+
+    def clear_progress(self) -> None:
+        """Remove the progress line, before something is printed in its place."""
+        if self.pending:
+            self.pending = False
+            self.file.write(_CLEAR)
+            self.file.flush()
+
+
+console = ProgressConsole(stderr=True, highlight=False)
 
 
 def quiet(debug: bool) -> None:
-    """Keep libraries' own logs from the terminal: what matters of them reaches a user as our own words or errors."""
+    """Keep libraries' own logs from the terminal: what matters in them reaches a user as our own words or errors."""
     for noisy in ("kafka", "cassandra", "py4j", "pyspark", "alembic", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.WARNING if debug else logging.CRITICAL)
     if not debug:
@@ -23,50 +48,65 @@ def quiet(debug: bool) -> None:
 
 
 class Steps:
-    """Progress (anabranch/progress.py) as lines of time and text on standard error, so that standard output stays data."""
+    """Progress (anabranch/progress.py) of one job, with the seconds since it began."""
 
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.said = 0.0
+    def __init__(self, output: ProgressConsole = console) -> None:
+        self.output = output
+        self.started = self.advanced = time.monotonic()
+        self.current = ""
 
     def step(self, text: str) -> None:
-        """Say what begins now."""
-        console.print(f"[dim]{time.monotonic() - self.started:7.1f} s[/dim]  {text}", soft_wrap=True)
+        """Show which step begins now."""
+        self.current = text
+        self._show(text)
 
     def advance(self, done: int, total: int | None, note: str = "") -> None:
-        """Say how far a long step has come, at most every two seconds."""
-        if time.monotonic() - self.said < 2 and done != total:
+        """Show how far a long step has come, at most every two seconds."""
+        if time.monotonic() - self.advanced < 2 and done != total:
             return
-        self.said = time.monotonic()
+        self.advanced = time.monotonic()
         part = f" of {total:,}" if total else ""
         share = f" ({100 * done / total:.0f}%)" if total and not note else ""
-        console.print(
-            f"[dim]           {done:,}{part}{share}{f' {note}' if note else ''}[/dim]", soft_wrap=True
-        )
+        count = f"{done:,}{part}{share}{f' {note}' if note else ''}"
+        if self.output.is_terminal:
+            self._show(f"{self.current}: {count}")
+        else:
+            self.output.progress(f"[dim]           {count}[/dim]")
+
+    def report(self, lines: Sequence[str]) -> None:
+        """Show where each of several things is."""
+        for text in [" | ".join(lines)] if self.output.is_terminal else lines:
+            self._show(text)
+
+    def _show(self, text: str) -> None:
+        self.output.progress(f"[dim]{time.monotonic() - self.started:7.1f} s[/dim]  {text}")
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on standard output; numbers to the right."""
-    made = Table(header_style="bold")
+    """A table on standard output; columns of numbers are aligned to the right."""
+    shown = Table(header_style="bold")
     for position, name in enumerate(columns):
         numeric = bool(rows) and all(
             isinstance(row[position], (int, float)) or row[position] is None for row in rows
         )
-        made.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        shown.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        made.add_row(
-            *[
-                "" if value is None else f"{value:,.4g}" if isinstance(value, float) else str(value)
-                for value in row
-            ]
-        )
-    shown = Console(highlight=False)
-    shown.print(f"[bold]{title}[/bold]", soft_wrap=True)
-    shown.print(made)
+        shown.add_row(*map(_cell, row))
+    console.clear_progress()
+    output = Console(highlight=False)
+    output.print(f"[bold]{title}[/bold]", soft_wrap=True)
+    output.print(shown)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
 
 
 def say(text: str) -> None:
     """One line on standard output."""
+    console.clear_progress()
     sys.stdout.write(f"{text}\n")
 
 

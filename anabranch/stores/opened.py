@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from anabranch.settings import StoreSettings
 
@@ -80,7 +80,7 @@ class Stores:
 
             close_sessions()
 
-    def __enter__(self) -> "Stores":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from anabranch.errors import MisuseError
-from jobs.cli.inspect import AsJson
+from jobs.cli.options import AsJson
 from jobs.show import say, table
-from jobs.wiring.settings import load_settings
+from jobs.wiring.job import job
 
 _MOST = 1000
 
@@ -32,19 +32,16 @@ def sql(
     from pyspark.errors import AnalysisException, ParseException
 
     from jobs.flows.analysis import Analysis
-    from jobs.wiring.context import Context
 
     if not 1 <= most <= _MOST:
         raise MisuseError(
             f"--most {most} must be from 1 to {_MOST:,}: write larger results to a file from a notebook"
         )
-    context = Context(load_settings(None, None))
     try:
-        found = Analysis(context).sql(statement).limit(most + 1).toArrow()
+        with job() as context:
+            found = Analysis(context).sql(statement).limit(most + 1).toArrow()
     except (AnalysisException, ParseException) as error:
         raise MisuseError(f"the statement cannot be run: {str(error).split('SQLSTATE')[0]}") from error
-    finally:
-        context.close()
     names, complete = found.column_names, found.num_rows <= most
     rows: list[tuple[Any, ...]] = list(
         zip(*[column.to_pylist() for column in found.slice(0, most).columns], strict=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.cli.inspect import AsJson
+from jobs.cli.options import AsJson
 from jobs.show import Steps, result, table
 from jobs.wiring.settings import load_settings
 
@@ -95,7 +95,7 @@ def remove(
 def _files() -> Any:
     from anabranch.stores.files.hdfs import Hdfs
 
-    return Hdfs(load_settings(None, None).files)
+    return Hdfs(load_settings().files)
 
 
 def _time(milliseconds: int) -> str:

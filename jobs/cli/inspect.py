@@ -13,6 +13,7 @@ from anabranch.errors import AnabranchError, MisuseError
 from anabranch.values.keys import key_text, read_key
 from anabranch.values.times import format_time, parse_time
 from jobs.show import Steps, result, say, table
+from jobs.wiring.job import job
 from jobs.wiring.settings import load_settings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object last.")]
@@ -62,7 +63,7 @@ def register(app: typer.Typer) -> None:
 
 def projects(as_json: AsJson = False) -> None:
     """List the declared projects."""
-    settings = load_settings(None, None)
+    settings = load_settings()
     found = list_projects(settings.projects)
     if as_json:
         say(json.dumps({"projects": [{"name": name, "file": str(path)} for name, path in found.items()]}))
@@ -76,7 +77,7 @@ def check(name: Name, as_json: AsJson = False) -> None:
     from batch.trainers import check_model
     from jobs.wiring.suites import suites
 
-    settings = load_settings(None, None)
+    settings = load_settings()
     project = load_project(name, settings.projects)
     if project.model is not None:
         check_model(project.model)
@@ -151,7 +152,7 @@ def init(
     ] = None,
 ) -> None:
     """Write a declaration to begin with."""
-    settings = load_settings(None, None)
+    settings = load_settings()
     path = (into or settings.projects[-1]) / f"{name}.py"
     if not re.fullmatch(r"(?=.{1,40}$)[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
         raise MisuseError(
@@ -176,15 +177,11 @@ def answer(
     """Show the features and the score of one key, now or at a time in the past."""
     from anabranch.answers.requests import stored_key
     from jobs.flows.answering import answer_key
-    from jobs.wiring.context import Context
 
-    context = Context(load_settings(None, None))
-    try:
+    with job() as context:
         project = context.project(name)
         given = stored_key(read_key(project.keys, key), project)
         found = answer_key(context, project, given, None if at is None else parse_time(at))
-    finally:
-        context.close()
     if as_json:
         say(json.dumps(found, default=str))
         return
@@ -225,14 +222,10 @@ def features(
 ) -> None:
     """Point-in-time features for rows of keys and times: those columns and one column a feature."""
     from batch.scoring.features import features_at
-    from jobs.wiring.context import Context
 
-    context = Context(load_settings(None, None))
-    try:
+    with job() as context:
         project = context.project(name)
         rows = features_at(context.spark, context.lake, project, at, out, Steps(), as_known=as_known)
-    finally:
-        context.close()
     result(
         as_json,
         {"project": name, "rows": rows, "features": len(project.columns), "out": str(out)},
@@ -248,14 +241,10 @@ def verify(
 ) -> None:
     """Recompute features from the lake and compare them with what is served; exit 1 on a mismatch."""
     from jobs.flows.verifying import verify_settled
-    from jobs.wiring.context import Context
 
-    context = Context(load_settings(None, None))
-    try:
+    with job() as context:
         project = context.project(name)
         found = verify_settled(context, project, None if every else keys, Steps())
-    finally:
-        context.close()
     per_feature = {
         n: {"matches": c.matches, "mismatches": c.mismatches, "largest_error": c.largest_error}
         for n, c in found.features.items()

@@ -9,7 +9,7 @@ from anabranch.declare.loading import load_project
 from anabranch.errors import MisuseError
 from anabranch.stores.files.api_keys import ALL, READING, RIGHTS, ApiKeys
 from anabranch.values.times import DAY, format_time, to_micros
-from jobs.cli.inspect import AsJson
+from jobs.cli.options import AsJson
 from jobs.show import result, table
 from jobs.wiring.settings import load_settings
 
@@ -87,7 +87,7 @@ def revoke(name: Whose, ident: Annotated[str, typer.Argument(metavar="ID")], as_
 
 
 def _keys(name: str) -> ApiKeys:
-    settings = load_settings(None, None)
+    settings = load_settings()
     if name != ALL:
         load_project(name, settings.projects)  # which says what there is
     return ApiKeys(settings.data / "keys.json")

@@ -90,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(text: str, code: int, debug: bool) -> int:
+    console.clear_progress()
     if debug:
         console.print_exception()
     sys.stderr.write(f"error: {' '.join(text.split())}\n")

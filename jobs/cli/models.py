@@ -12,15 +12,14 @@ import typer
 
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError, MisuseError, UnavailableError
-from jobs.cli.inspect import AsJson, Name
+from jobs.cli.options import AsJson, Name, Version
 from jobs.show import Steps, result, say, table
+from jobs.wiring.job import job
 from jobs.wiring.settings import ROOT, load_settings
 
 if TYPE_CHECKING:
     from batch.training.train import Trained, TrainingPlace
     from jobs.wiring.context import Context
-
-Version = Annotated[str, typer.Argument(metavar="VERSION")]
 
 
 def register(app: typer.Typer) -> None:
@@ -34,11 +33,9 @@ def train(name: Name, finish: Annotated[bool, typer.Option("--finish", help="Reg
     """Train on point-in-time features, judge on held-out rows, register; champion when the gate lets it."""
     from batch.release.registering import finish as finish_kept
     from batch.training.train import train as run
-    from jobs.wiring.context import Context
 
-    context = Context(load_settings(None, None))
-    project = context.project(name)
-    try:
+    with job() as context:
+        project = context.project(name)
         if finish:
             done = [
                 (one.version, one.champion, one.verdict.reason)
@@ -61,8 +58,6 @@ def train(name: Name, finish: Annotated[bool, typer.Option("--finish", help="Reg
             context.spark, context.lake, context.models, project, Steps(), place=place(context, project)
         )
         begin_online(context, project, Steps())
-    finally:
-        context.close()
     value: dict[str, Any] = {
         "project": name,
         "model_version": trained.version,
@@ -189,29 +184,26 @@ def evaluate(
     from batch.training.comparison import candidates, cells, evaluate_candidates, page
     from batch.training.preparing import whole_set
     from batch.training.train import lake_training_set
-    from jobs.wiring.context import Context
 
-    context = Context(load_settings(None, None))
-    project, steps = context.project(name), Steps()
-    if project.model is None:
-        raise MisuseError(
-            f"project {name!r} declares no model: add label=Label(...) and model=Model(...) to evaluate one"
-        )
-    check_model(project.model)
-    try:
+    settings, steps = load_settings(), Steps()
+    with job(settings) as context:  # closed before the folds, which need its memory
+        project = context.project(name)
+        if project.model is None:
+            raise MisuseError(
+                f"project {name!r} declares no model: add label=Label(...) and model=Model(...) to evaluate one"
+            )
+        check_model(project.model)
         versions = context.lake.versions(context.spark, project)
         rows = lake_training_set(
-            context.spark, context.lake, project, steps, versions, context.settings.training.local_bytes
+            context.spark, context.lake, project, steps, versions, settings.training.local_bytes
         )
-    finally:
-        context.close()  # its memory is needed by the folds
-    whole = whole_set(project, project.model, rows, context.settings.projects)
+    whole = whole_set(project, project.model, rows, settings.projects)
     ways = candidates(project.model)
     steps.step(f"{len(ways)} candidates on {repeats} x {folds} folds of {len(whole.target):,} labels")
     found = evaluate_candidates(
         whole, ways, steps, count=folds, repeats=repeats, processes=len(os.sched_getaffinity(0))
     )
-    folder = out or context.settings.data / "evaluations"
+    folder = out or settings.data / "evaluations"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.md").write_text(page(name, found, repeats, folds, len(whole.target)), encoding="utf-8")
     value: dict[str, Any] = {
@@ -237,16 +229,12 @@ def evaluate(
 def reproduce(name: Name, version: Version, as_json: AsJson = False) -> None:
     """Train a version again from the lake versions it recorded and compare the metrics; exit code 1 when they differ."""
     from batch.training.reproduction import reproduce as run
-    from jobs.wiring.context import Context
 
-    context = Context(load_settings(None, None))
-    project = context.project(name)
-    try:
+    with job() as context:
+        project = context.project(name)
         found = run(
             context.spark, context.lake, context.models, project, version, Steps(), place(context, project)
         )
-    finally:
-        context.close()
     value = {
         "project": name,
         "model_version": version,

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anabranch.errors import MisuseError
-from jobs.cli.inspect import AsJson, Name
-from jobs.cli.models import Version
+from jobs.cli.options import AsJson, Name, Version
 from jobs.show import Steps, result, table
-from jobs.wiring.settings import load_settings
+from jobs.wiring.job import job
 
 if TYPE_CHECKING:
     from jobs.wiring.context import Context
@@ -44,14 +43,12 @@ def models(
     as_json: AsJson = False,
 ) -> None:
     """List the model versions of a project, with what the gate said of each, or how tried ones did."""
-    from jobs.wiring.context import Context
-
-    context = Context(load_settings(None, None))
-    project = context.project(name)
-    if compare:
-        _compare(context, name, as_json)
-        return
-    found = context.models.list(project.name)
+    with job() as context:
+        project = context.project(name)
+        if compare:
+            _compare(context, name, as_json)
+            return
+        found = context.models.list(project.name)
     metric = project.model.metric if project.model else ""
     if not as_json:
         rows = [
@@ -93,15 +90,9 @@ def _value(metrics: Any, name: str) -> str:
 
 
 def _compare(context: "Context", name: str, as_json: bool) -> None:
-    from anabranch.stores.cassandra.measures import Measures
     from batch.release.trials import compared
 
-    try:
-        found = compared(
-            Measures.of(context.settings.views), name, datetime.now(tz=UTC) - timedelta(days=_DAYS)
-        )
-    finally:
-        context.close()
+    found = compared(context.measures, name, datetime.now(tz=UTC) - timedelta(days=_DAYS))
     if not as_json:
         heads = [
             "tried",
@@ -165,7 +156,6 @@ def promote(
     """Make a model version the champion, which ends a trial; or try it on live requests."""
     from batch.release.announcing import announce
     from batch.release.promotion import promote as run
-    from jobs.wiring.context import Context
 
     if force != bool(reason and reason.strip()):
         raise MisuseError(
@@ -176,17 +166,18 @@ def promote(
             "--without-parity goes with --force and --reason TEXT: it lets a model contradict itself"
         )
     share = None if canary is None else _share(canary)
-    context = Context(load_settings(None, None))
-    if shadow or share is not None:
-        if force or (shadow and share is not None):
-            raise MisuseError(
-                "--shadow and --canary SHARE each stand alone: a trial promotes nothing, so there is nothing to force"
-            )
-        _try_out(context, name, version, share, as_json)
-        return
-    project = context.project(name)
-    run(context.models, project, version, reason=reason, without_parity=without_parity)
-    told = announce(context.models, context.bus, project)
+    trial = shadow or share is not None
+    if trial and (force or (shadow and share is not None)):
+        raise MisuseError(
+            "--shadow and --canary SHARE each stand alone: a trial promotes nothing, so there is nothing to force"
+        )
+    with job() as context:
+        if trial:
+            _try_out(context, name, version, share, as_json)
+            return
+        project = context.project(name)
+        run(context.models, project, version, reason=reason, without_parity=without_parity)
+        told = announce(context.models, context.bus, project)
     said = (
         f"version {version} of {name} is champion"
         + (" (forced)" if force else "")
@@ -243,15 +234,14 @@ def export(
     from anabranch.stores.files.hdfs import Hdfs
     from batch.release.announcing import announce
     from batch.release.exporting import export as run
-    from jobs.wiring.context import Context
 
-    settings = load_settings(None, None)
-    context = Context(settings)
-    found = run(context.models, context.project(name), folder, version, Steps(), Hdfs(settings.files))
-    if found.place.startswith("hdfs://"):
-        told = announce(context.models, context.bus, context.project(name))
-        if told.why:
-            Steps().step(told.why)
+    with job() as context:
+        project, files = context.project(name), Hdfs(context.settings.files)
+        found = run(context.models, project, folder, version, Steps(), files)
+        if found.place.startswith("hdfs://"):
+            told = announce(context.models, context.bus, project)
+            if told.why:
+                Steps().step(told.why)
     value = {
         "project": name,
         "model_version": found.version,

@@ -8,8 +8,9 @@ import typer
 
 from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
-from jobs.cli.inspect import AsJson, Name
+from jobs.cli.options import AsJson, Name
 from jobs.show import Steps, result, say, table
+from jobs.wiring.job import job
 from jobs.wiring.settings import Settings, load_settings
 
 _MOST_REASONS = 200
@@ -35,7 +36,7 @@ def quality(
     """Show what is expected of a source's events (`quality P SOURCE`), or the reports of the gate (`quality P`)."""
     from anabranch.declare.loading import load_project
 
-    settings = load_settings(None, None)
+    settings = load_settings()
     project = load_project(name, settings.projects)
     if source is None:
         if write:
@@ -119,13 +120,9 @@ def _write(settings: Settings, project: Project, source: str, as_json: bool) -> 
 
 def _reports(settings: Settings, project: Project, most: int, as_json: bool) -> None:
     from batch.quality.gate import reports
-    from jobs.wiring.context import Context
 
-    context = Context(settings)
-    try:
+    with job(settings) as context:
         found = reports(context.spark, context.lake, project, most)
-    finally:
-        context.close()
     if not as_json:
         rows = [
             [
@@ -179,22 +176,18 @@ def quarantine(
     """List the rows that could not be used, explain them, or replay them."""
     from anabranch.declare.loading import load_project
     from batch.landing.targets import find_source
-    from jobs.wiring.context import Context
 
     if changes and not replay:
         raise MisuseError("--set changes what is replayed: give --replay too")
     given = dict(_change(text) for text in changes or ())
-    settings = load_settings(None, None)
+    settings = load_settings()
     project = load_project(name, settings.projects)
     wanted = list(project.sources.values()) if source is None else [find_source(project, source)]
-    context = Context(settings)
-    try:
+    with job(settings) as context:
         if replay:
             _replay(context, project, wanted, reason, given, as_json)
         else:
             _list(context, project, wanted, reason, explain, most, as_json)
-    finally:
-        context.close()
 
 
 def _change(text: str) -> tuple[str, str]:

@@ -9,11 +9,11 @@ import typer
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError, MisuseError
 from anabranch.values.times import SECOND, format_time, parse_duration, parse_time
-from jobs.cli.inspect import AsJson, Name
+from jobs.cli.options import AsJson, Name
 from jobs.cli.stream import stream
 from jobs.servers.processes import told_to_stop
 from jobs.show import Steps, result, table
-from jobs.wiring.settings import load_settings
+from jobs.wiring.job import job
 
 if TYPE_CHECKING:
     from jobs.wiring.context import Context
@@ -35,10 +35,8 @@ def ingest(
 ) -> None:
     """Land files (CSV, JSON lines, Parquet) in the lake, each exactly once; bad rows go to quarantine."""
     from batch.landing.ingest import ingest as run
-    from jobs.wiring.context import Context
 
-    context = Context(load_settings(None, None))
-    try:
+    with job() as context:
         project = context.project(name)
         landed = run(
             context.spark,
@@ -50,8 +48,6 @@ def ingest(
             Steps(),
             context.gate(project),
         )
-    finally:
-        context.close()
     value = {
         "project": name,
         "source": source,
@@ -86,10 +82,9 @@ def publish(
 ) -> None:
     """Publish the rows of a CSV or JSON lines file to the source's topic."""
     from batch.landing.publishing import publish_file
-    from jobs.wiring.context import Context
 
-    context = Context(load_settings(None, None))
-    count = publish_file(context.bus, context.project(name), source, file, Steps())
+    with job() as context:
+        count = publish_file(context.bus, context.project(name), source, file, Steps())
     result(as_json, {"project": name, "source": source, "published": count}, f"{count:,} events published")
 
 
@@ -107,14 +102,12 @@ def land(
     """Land what the project's topics hold in the lake, exactly once."""
     from batch.landing.topics import Follow
     from batch.landing.topics import land as run
-    from jobs.wiring.context import Context
 
     if once and follow:
         raise MisuseError("--once and --follow contradict each other: give one of them")
     pause = parse_duration(every, "--every") // SECOND
-    context = Context(load_settings(None, None))
     following = Follow(every_seconds=pause, stopping=told_to_stop()) if follow else None
-    try:
+    with job() as context:
         project = context.project(name)
         found = run(
             context.spark,
@@ -126,8 +119,6 @@ def land(
             context.gate(project),
             following,
         )
-    finally:
-        context.close()
     value = {
         source: {
             "rows": landed.rows,
@@ -172,17 +163,14 @@ def build(
     from jobs.cli.watch import summary, watch_built
     from jobs.flows.building import build_project
     from jobs.flows.watching import said
-    from jobs.wiring.context import Context
 
-    context, steps = Context(load_settings(None, None)), Steps()
-    try:
+    steps = Steps()
+    with job() as context:
         project = context.project(name)
         built = build_project(
             context, project, None if cut is None else parse_time(cut), steps, full=full, accept=accept
         )
         looked = watch_built(context, project, steps)
-    finally:
-        context.close()
     entry = built.manifest
     value = {
         "project": name,
@@ -219,10 +207,7 @@ def rollback(
     as_json: AsJson = False,
 ) -> None:
     """Make the previous batch version, and the model it was built with, current again; or the model before alone."""
-    from jobs.wiring.context import Context
-
-    context = Context(load_settings(None, None))
-    try:
+    with job() as context:
         project = context.project(name)
         if model:
             _roll_back_model(context, project, as_json)
@@ -230,8 +215,6 @@ def rollback(
         from jobs.flows.building import rollback_project  # with Spark, which the model alone does not need
 
         entry = rollback_project(context, project, Steps())
-    finally:
-        context.close()
     value = {
         "project": name,
         "batch_version": entry.batch_version,

@@ -6,10 +6,10 @@ import typer
 
 from anabranch.errors import MisuseError
 from anabranch.values.times import SECOND, parse_duration, parse_time
-from jobs.cli.inspect import AsJson, Name
+from jobs.cli.options import AsJson, Name
 from jobs.servers.processes import told_to_stop
 from jobs.show import Steps, result
-from jobs.wiring.settings import load_settings
+from jobs.wiring.job import job
 
 
 def register(app: typer.Typer) -> None:
@@ -75,25 +75,21 @@ def score(
     from batch.scoring.data_sets import score_path
     from batch.scoring.given import SERVING
     from batch.scoring.work import ScoringOrder
-    from jobs.wiring.context import Context
 
     if join and at is not None:
         raise MisuseError(
             "--join-features and --at contradict each other: rows are joined as of their own time, or all as of one"
         )
-    context = Context(load_settings(None, None))
     order = ScoringOrder(
         join=join, keep=None if keep is None else tuple(keep.split(",")), form=form, pyfunc=pyfunc
     )
-    try:
+    with job() as context:
         project = context.project(name)
         serves = rows in (SERVING, current_table(name)) or SERVING in (out, form)
         scored = score_path(
             context.spark, context.lake, context.models, project, rows, out, version, Steps(), at=None if at is None else parse_time(at),
             order=order, sizes=context.settings.scoring, serving=context.views if serves else None,
         )  # fmt: skip
-    finally:
-        context.close()
     value = {
         "project": name,
         "rows": scored.rows,
@@ -114,14 +110,13 @@ def _follow(name: str, rows: str | None, out: str | None, every: str | None, as_
     """Scoring on write; `every` None for what has come until now."""
     from batch.scoring.given import SERVING
     from batch.scoring.on_write import Follower, follow, followers
-    from jobs.wiring.context import Context
 
     if (rows is None) != (out is None):
         raise MisuseError(
             "--in and --out belong together: give both, or neither for what the project declares"
         )
-    stopping, context = told_to_stop(), Context(load_settings(None, None))
-    try:
+    stopping = told_to_stop()
+    with job() as context:
         project = context.project(name)
         wanted = (
             followers(context.lake, project)
@@ -131,7 +126,5 @@ def _follow(name: str, rows: str | None, out: str | None, every: str | None, as_
         pause = None if every is None else parse_duration(every, "--every") // SECOND
         done = follow(context.spark, context.lake, context.models, project, wanted, Steps(), every_seconds=pause, stopping=stopping,
                       serving=context.views if any(one.out == SERVING for one in wanted) else None)  # fmt: skip
-    finally:
-        context.close()
     said = ", ".join(f"{count:,} rows of {label}" for label, count in done.rows.items())
     result(as_json, {"project": name, "rows": done.rows}, f"scored {said}")

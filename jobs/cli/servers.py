@@ -26,17 +26,17 @@ def up(
 ) -> None:
     """Start the embedded servers: Kafka, Cassandra, and those asked for."""
     asked = [name.strip() for text in further or [] for name in text.split(",") if name.strip()]
-    servers.up(load_settings(None, None), [*servers.NAMES, *asked])
+    servers.up(load_settings(), [*servers.NAMES, *asked])
 
 
 def down() -> None:
     """Stop the servers that `up` started."""
-    servers.down(load_settings(None, None))
+    servers.down(load_settings())
 
 
 def status() -> None:
     """Show which servers run, where, and since when."""
-    servers.status(load_settings(None, None))
+    servers.status(load_settings())
 
 
 def serve(

@@ -1,6 +1,7 @@
 """The verb `stream`: the streams of some or all projects in one process, until stopped."""
 
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,21 +10,16 @@ from rich.markup import escape
 from anabranch.declare.loading import list_projects
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError, MisuseError
-from jobs.cli.inspect import AsJson
+from jobs.cli.options import AsJson, Names
 from jobs.servers.processes import told_to_stop
 from jobs.show import Steps, result
-from jobs.wiring.settings import load_settings
+from jobs.wiring.job import job
 
 if TYPE_CHECKING:
     from jobs.wiring.context import Context
     from speed.progress import Snapshot
 
-_TOLD_EVERY = 5.0
-
-Names = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[PROJECT]...", help="Projects to stream; all declared ones when none is named."),
-]
+_REPORT_SECONDS = 5.0
 
 
 def stream(
@@ -32,35 +28,26 @@ def stream(
     as_json: AsJson = False,
 ) -> None:
     """Keep tiles and approximate scores current from Kafka, until stopped; without a name, of every project."""
-    from jobs.wiring.context import Context
     from speed.metrics import StreamMetrics
     from speed.running import Running
 
     stopping = told_to_stop()
-    context = Context(load_settings(None, None))
-    metrics = None
-    try:
+    with job() as context:
         projects = _projects(context, names or [])
-        metrics = StreamMetrics(0 if once else context.settings.speed.metrics_port)
-        running, steps = Running(context.spark, context.channel(once=once), projects), Steps()
-        started = running.start()
-        steps.step(f"stream of {_said(projects)}: {', '.join(started) or 'no view has a topic'}")
-        found = running.look()
-        told = time.monotonic()
-        while running.active and not stopping.is_set():
-            stopping.wait(0.2 if once else 1.0)
+        with closing(StreamMetrics(0 if once else context.settings.speed.metrics_port)) as metrics:
+            running, steps = Running(context.spark, context.channel(once=once), projects), Steps()
+            started = ", ".join(running.start()) or "no view has a topic"
+            steps.step(f"stream of {_names(projects)}: {started}")
+            reported = time.monotonic()
+            while running.active and not stopping.is_set():
+                stopping.wait(0.2 if once else 1.0)
+                found = running.look()
+                metrics.show(found)
+                if time.monotonic() - reported >= _REPORT_SECONDS:
+                    reported = time.monotonic()
+                    steps.report([escape(snapshot.line()) for snapshot in found])
+            running.stop()
             found = running.look()
-            metrics.show(found)
-            if time.monotonic() - told >= _TOLD_EVERY:
-                told = time.monotonic()
-                for snapshot in found:
-                    steps.step(escape(snapshot.line()))
-        running.stop()
-        found = running.look()
-    finally:
-        if metrics is not None:
-            metrics.close()
-        context.close()
     _report(as_json, projects, found)
     failed = [
         f"{snapshot.project}.{snapshot.source} ({snapshot.failure})" for snapshot in found if snapshot.failed
@@ -79,7 +66,7 @@ def _projects(context: "Context", names: list[str]) -> list[Project]:
     return projects
 
 
-def _said(projects: list[Project]) -> str:
+def _names(projects: list[Project]) -> str:
     return ", ".join(project.name for project in projects)
 
 
@@ -102,4 +89,4 @@ def _report(as_json: bool, projects: list[Project], found: list["Snapshot"]) -> 
     if len(projects) == 1:
         value["project"] = projects[0].name
     answered = f", {asked:,} score requests answered" if asked else ""
-    result(as_json, value, f"stream of {_said(projects)} stopped after {events:,} events read{answered}")
+    result(as_json, value, f"stream of {_names(projects)} stopped after {events:,} events read{answered}")

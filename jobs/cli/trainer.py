@@ -1,6 +1,7 @@
 """The verb `trainer`: trains when a message asks for it, until stopped."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,20 +10,15 @@ import typer
 from anabranch.declare.loading import list_projects
 from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
-from jobs.cli.inspect import AsJson
+from jobs.cli.options import AsJson, Names
 from jobs.servers.processes import told_to_stop
 from jobs.show import Steps, result
-from jobs.wiring.settings import load_settings
+from jobs.wiring.job import job
 
 if TYPE_CHECKING:
     from batch.training.request_service import Rows
     from batch.training.train import Trained
     from jobs.wiring.context import Context
-
-Names = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[PROJECT]...", help="Projects to train; all declared ones when none is named."),
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -38,25 +34,18 @@ def trainer(
     """Train when a message on training-requests asks for it, and answer on training-results, until stopped."""
     from anabranch.stores.kafka.training_topics import REQUESTS, TrainingTopics
     from batch.training.request_service import TrainingService
-    from jobs.wiring.context import Context
 
-    stopping = told_to_stop()
-    context = Context(load_settings(None, None))
-    steps, chosen = Steps(), sorted(set(names or []))
-    desk = Desk(
-        context=context, names=tuple(chosen or sorted(list_projects(context.settings.projects))), steps=steps
-    )
-    topics = TrainingTopics(context.bus, "-".join(["anabranch-trainer", *chosen]))
-    try:
-        service = TrainingService(topics, desk, steps, others=bool(chosen))
-        topics.wait_until_ready()
-        steps.step(f"trainer of {', '.join(desk.names)}: waiting for messages on {REQUESTS}")
-        while not stopping.is_set():
-            if not service.serve(1.0) and once and topics.drained():
-                break
-    finally:
-        topics.close()
-        context.close()
+    stopping, steps, chosen = told_to_stop(), Steps(), sorted(set(names or []))
+    with job() as context:
+        trained = tuple(chosen or sorted(list_projects(context.settings.projects)))
+        with closing(TrainingTopics(context.bus, "-".join(["anabranch-trainer", *chosen]))) as topics:
+            desk = Desk(context=context, names=trained, steps=steps)
+            service = TrainingService(topics, desk, steps, others=bool(chosen))
+            topics.wait_until_ready()
+            steps.step(f"trainer of {', '.join(desk.names)}: waiting for messages on {REQUESTS}")
+            while not stopping.is_set():
+                if not service.serve(1.0) and once and topics.drained():
+                    break
     value = {"requests": service.requests, "trainings": service.trainings}
     result(
         as_json, value, f"trainer stopped after {service.requests} requests and {service.trainings} trainings"

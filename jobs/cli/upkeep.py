@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from anabranch.values.times import format_time
-from jobs.cli.inspect import AsJson, Name
+from jobs.cli.options import AsJson, Name
 from jobs.show import Steps, result, table
-from jobs.wiring.settings import load_settings
+from jobs.wiring.job import job
 
 
 def register(app: typer.Typer) -> None:
@@ -27,18 +27,14 @@ def upkeep(
 ) -> None:
     """Compact small files of the lake, remove what no version within the horizon needs, and old rows of quarantine."""
     from batch.upkeep.tables import Upkeep
-    from jobs.wiring.context import Context
 
-    context = Context(load_settings(None, None))
-    try:
+    with job() as context:
         project = context.project(name)
         # What these name must stay: without them nothing is removed.
         manifest, models = context.views.manifest(name), context.models.list(name)
         tended = Upkeep(context.spark, context.lake, context.settings.upkeep, Steps(), dry_run).run(
             project, manifest, models
         )
-    finally:
-        context.close()
     if not as_json:
         columns = [
             "table",
@@ -91,10 +87,8 @@ def history(
 
     from anabranch.events.predictions import landed_sources
     from anabranch.stores.lake.table_files import Table
-    from jobs.wiring.context import Context
 
-    context = Context(load_settings(None, None))
-    try:
+    with job() as context:
         project = context.project(name)
         batches = _batches(context, name)
         paths = {each.name: context.lake.path(project, each) for each in landed_sources(project).values()}
@@ -105,8 +99,6 @@ def history(
         }
         changes = {source: each.history(most) for source, each in found.items()}
         figures = {source: each.figures() for source, each in found.items()}
-    finally:
-        context.close()
     sources = {
         source: {
             **asdict(figures[source]),
@@ -149,10 +141,9 @@ def erase(
     """Delete everything that is kept of one key, older versions included, and build without it. Cannot be undone."""
     from batch.upkeep.erasing import Erasure, entity
     from jobs.flows.erasing import erase_key
-    from jobs.wiring.context import Context
 
-    context, steps = Context(load_settings(None, None)), Steps()
-    try:
+    steps = Steps()
+    with job() as context:
         project = context.project(name)
         whom = entity(project, key)
         if dry_run:
@@ -169,8 +160,6 @@ def erase(
                 "files_removed": found.files,
             }
             value |= {"batch_version": done.batch_version, "complete_after": format_time(done.until)}
-    finally:
-        context.close()
     if not as_json:
         table(
             f"Rows of {' '.join(key)} in {name}" + (" (dry run: nothing was deleted)" if dry_run else ""),

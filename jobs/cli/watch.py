@@ -10,11 +10,11 @@ from anabranch.declare.loading import list_projects
 from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
 from anabranch.values.times import SECOND, format_time, parse_duration, parse_time, to_micros
-from jobs.cli.inspect import AsJson
+from jobs.cli.options import AsJson
 from jobs.flows.rounds import rounds
 from jobs.servers.processes import told_to_stop
 from jobs.show import Steps, result, say, table
-from jobs.wiring.settings import load_settings
+from jobs.wiring.job import job
 
 if TYPE_CHECKING:
     from jobs.flows.watching import Looked
@@ -52,7 +52,6 @@ def watch(
 ) -> None:
     """Judge predictions by labels that came later, measure drift and skew, and raise declared alerts."""
     from jobs.flows.watching import said, watch_project
-    from jobs.wiring.context import Context
 
     chosen = list(dict.fromkeys(names or []))
     if every is not None:
@@ -63,13 +62,10 @@ def watch(
             "one project is looked at by one call: name it, or give --every to go on looking at some or all"
         )
     (name,) = chosen
-    context = Context(load_settings(None, None))
-    try:
+    with job() as context:
         looked = watch_project(
             context, context.project(name), Steps(), None if since is None else parse_time(since), html
         )
-    finally:
-        context.close()
     if not as_json:
         show(looked)
     where = f"\nreport: {html}" if html else f"\nNext: anabranch watch {name} --html report.html"
@@ -81,14 +77,13 @@ def _look_every(
 ) -> None:
     """Looks of the named projects, or of all, until stopped. One that fails is told, and the next comes in its turn."""
     from jobs.flows.watching import Watching
-    from jobs.wiring.context import Context
 
     if since is not None or (html is not None and len(names) != 1):
         raise MisuseError(
             "--every looks at the declared window, and writes a page of one named project: leave out --since, and --html with several"
         )
-    stopping, context, steps = told_to_stop(), Context(load_settings(None, None)), Steps()
-    try:
+    stopping, steps = told_to_stop(), Steps()
+    with job() as context:
         chosen = list(names) or sorted(list_projects(context.settings.projects))
         for name in chosen:
             context.project(name)
@@ -98,8 +93,6 @@ def _look_every(
             for name in chosen:
                 if not stopping.is_set():
                     watching.look(name)
-    finally:
-        context.close()
     value = {"projects": chosen, "looks": watching.looks, "failed": watching.failed}
     result(as_json, value, f"watch stopped after {watching.looks} looks, of which {watching.failed} failed")
 

@@ -221,20 +221,13 @@ class Setting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(StoreSettings):
     """The settings in force: empty places are filled in, and addresses of embedded servers are real ones."""
 
     data: Path
     jars: Path
     checkpoints: str
     projects: tuple[Path, ...]
-    lake: LakeSettings
-    files: FileSettings
-    bus: BusSettings
-    views: ViewsSettings
-    models: ModelsSettings
-    times: TimeSettings
-    quality: QualitySettings
     build: BuildSettings
     training: TrainingSettings
     upkeep: UpkeepSettings
@@ -243,11 +236,6 @@ class Settings:
     speed: SpeedSettings
     serving: ServingSettings
     servers: ServerSettings
-
-    @property
-    def stores(self) -> StoreSettings:
-        """What the stores are opened with."""
-        return StoreSettings(**{each.name: getattr(self, each.name) for each in fields(StoreSettings)})
 
     @property
     def kafka_embedded(self) -> bool:
