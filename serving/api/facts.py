@@ -21,6 +21,7 @@ from anabranch.values.times import from_micros
 from serving.api.context import ModelEntry, ServingContext
 from serving.api.live import Served
 from serving.api.promises import ChannelFreshness, judged
+from serving.api.routing import Route
 
 T = TypeVar("T")
 MOST_ROWS = 2000
@@ -44,6 +45,7 @@ class ProjectFacts:
 
     served: Served
     now: int
+    routes: Sequence[Route] = ()
     model: ModelEntry | Missing | None = None
     rows: Sequence[CurrentRow] | Missing = ()
     reports: Sequence[dict[str, Any]] | Missing = ()
@@ -63,11 +65,11 @@ class ProjectFacts:
 
 @dataclass
 class Facts:
-    """Reads for pages, in threads of `pool`; a read that takes longer than `seconds` is `Missing`."""
+    """Reads for pages, in threads of `pool`; a read that takes longer than `serving.store_timeout_seconds` is `Missing`."""
 
     context: ServingContext
     pool: Executor
-    seconds: float
+    routes: Sequence[Route]
     _cache: TTLCache[tuple[str, ...], Any] = field(
         default_factory=lambda: TTLCache(maxsize=_MOST_CACHED, ttl=_CACHE_SECONDS)
     )
@@ -78,7 +80,9 @@ class Facts:
         model, measures = await asyncio.gather(
             self.model(served), self._read(("measures", name), lambda: self.context.measures(name))
         )
-        return ProjectFacts(served=served, now=self.context.clock(), model=model, measures=measures)
+        return ProjectFacts(
+            served=served, now=self.context.clock(), routes=self.routes, model=model, measures=measures
+        )
 
     async def whole(self, served: Served) -> ProjectFacts:
         """What the page of a project shows."""
@@ -93,6 +97,7 @@ class Facts:
         return ProjectFacts(
             served=served,
             now=self.context.clock(),
+            routes=self.routes,
             model=model,
             rows=rows,
             reports=reports,
@@ -149,11 +154,12 @@ class Facts:
         if what in self._cache:
             cached: T = self._cache[what]
             return cached
+        seconds = self.context.settings.store_timeout_seconds
         try:
-            async with asyncio.timeout(self.seconds):
+            async with asyncio.timeout(seconds):
                 read = await asyncio.get_running_loop().run_in_executor(self.pool, ask)
         except TimeoutError:
-            return Missing(f"no answer within {self.seconds:g} s")
+            return Missing(f"no answer within {seconds:g} s")
         except AnabranchError as error:
             return Missing(str(error))
         self._cache[what] = read

@@ -42,10 +42,10 @@ class Served:
 
 
 class Live:
-    """The projects being served; `refresh` looks once, `start` keeps looking until `stop`, and calls `after` each time."""
+    """The projects being served; `refresh` looks once, `start` keeps looking until `stop`."""
 
-    def __init__(self, context: ServingContext, after: Callable[[], object] = lambda: None) -> None:
-        self._context, self._after = context, after
+    def __init__(self, context: ServingContext) -> None:
+        self._context = context
         self._served: dict[str, Served] = {}
         self._stamps: dict[str, Stamp] = {}
         self._reported: dict[tuple[str, str], str] = {}
@@ -63,21 +63,21 @@ class Live:
         """The project `name`."""
         return self._served.get(name)
 
-    def start(self) -> None:
-        """Load the declarations, then look again and again in a thread."""
+    def start(self, after: Callable[[], object]) -> None:
+        """Load the declarations, then look again and again in a thread, and call `after` each time."""
         self.declarations()
-        self._thread = threading.Thread(target=self._run, name="live", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(after,), name="live", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """Stop looking; a look that waits for a store is not waited for."""
         self._stopping.set()
 
-    def _run(self) -> None:
+    def _run(self, after: Callable[[], object]) -> None:
         while True:
             try:
                 self.refresh()
-                self._after()
+                after()
             except Exception:
                 log.exception(
                     "looking for new declarations, models and batch versions failed; it is tried again"

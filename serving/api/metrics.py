@@ -1,25 +1,72 @@
 """What /metrics shows. Each application has its own registry; labels take only values that are known beforehand."""
 
+import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
+from anabranch.errors import AnabranchError
+from anabranch.stores.cassandra.measures import Measure
 from anabranch.values.times import SECOND
 from serving.api.live import Served
-from serving.api.measured import Measured
 from serving.api.promises import STATES, ChannelFreshness
 
 APART = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _PROJECT = re.compile(rb'[{,]project="([^"]+)"')
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
+log = logging.getLogger(__name__)
+EVERY_SECONDS = 10.0
+
+
+class MeasuredValues(Collector):
+    """The latest measures of each project, read in the background: a scrape reads no store."""
+
+    def __init__(
+        self, read: Callable[[str], Sequence[Measure]], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._read, self._clock = read, clock
+        self._found: dict[str, Sequence[Measure]] = {}
+        self._next = clock()
+
+    def look(self, projects: Iterable[str]) -> None:
+        """Read the measures of `projects` again when the last read is old; what cannot be read keeps its values."""
+        if self._clock() < self._next:
+            return
+        self._next = self._clock() + EVERY_SECONDS
+        found: dict[str, Sequence[Measure]] = {}
+        for project in projects:
+            try:
+                found[project] = self._read(project)
+            except AnabranchError as error:
+                log.debug("measures of %s cannot be read: %s", project, error)
+                found[project] = self._found.get(project, ())
+        self._found = found
+
+    def of(self, project: str) -> Sequence[Measure]:
+        """The measures of one project as they were last read."""
+        return self._found.get(project, ())
+
+    def collect(self) -> Iterator[Metric]:
+        """One gauge for all of them."""
+        labels = ("project", "subject", "name", "version", "slice")
+        family = GaugeMetricFamily(
+            "anabranch_measure", "Latest measured value: accuracy, drift, skew, approximation.", labels=labels
+        )
+        for measures in self._found.values():
+            for one in measures:
+                family.add_metric([one.project, one.subject, one.name, one.version, one.slice], one.value)
+        yield family
+
 
 class ServingMetrics:
     """Counters of one server process."""
 
-    def __init__(self, measured: Measured | None = None) -> None:
+    def __init__(self, measured: MeasuredValues | None = None) -> None:
         self._versions: dict[str, str | None] = {}
         registry = self._registry = CollectorRegistry()
         ProcessCollector(registry=registry)

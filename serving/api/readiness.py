@@ -1,50 +1,44 @@
-"""Is every store that answers need there? Asked anew at each call, so that readiness tells the truth."""
+"""Readiness: whether every store that answers need can be reached. Each call checks again, so that the answer is true."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any
 
 from anabranch.errors import AnabranchError
-from serving.api.context import ServingContext
-from serving.api.live import Live
+from serving.api.bodies import ReadinessBody
+from serving.api.live import Live, Served
+from serving.api.server_parts import ServerParts
 from serving.http.access import Caller, only_seen, sees
-from serving.http.pools import Pools
 
 log = logging.getLogger(__name__)
 UNTRAINED = "no model yet: run 'anabranch train {name}'"
 
 
-async def readiness(
-    context: ServingContext, live: Live, pools: Pools, caller: Caller | None
-) -> tuple[bool, Mapping[str, Any]]:
-    """Whether the server can answer, and for store, bus and model ``ok`` or what is wrong; projects are named when the caller may see them."""
-    names = [served.project.name for served in live]
+async def readiness(parts: ServerParts, caller: Caller | None) -> ReadinessBody:
+    """``ok`` or what is wrong with store, bus and model; projects are named when the caller may see them."""
+    context, live, seconds = parts.context, parts.live, parts.store.seconds
+    projects = list(live)
+    first = projects[0].project.name if projects else "none"
     store, bus = await asyncio.gather(
-        _check(context, pools.store, "store", lambda: context.views.manifest(names[0] if names else "none")),
-        _check(context, pools.bus, "bus", lambda: context.bus.ensure_topics([])),
+        _check("store", parts.store.pool, lambda: context.views.manifest(first), seconds),
+        _check("bus", parts.bus.pool, lambda: context.bus.ensure_topics([]), seconds),
     )
-    checks = {"store": store, "bus": bus, "model": _model(live, caller)}
-    projects = {
-        served.project.name: _project(served.project.name, live)
-        for served in live
-        if sees(caller, served.project.name)
-    }
-    down = {name: text for name, text in checks.items() if text != "ok"}
-    return not down, {
-        "status": "down" if down else "ready",
-        **checks,
-        "projects": projects,
-        "broken": only_seen(caller, live.broken),
-    }
+    model = _model(live, caller)
+    return ReadinessBody(
+        status="ready" if store == bus == model == "ok" else "down",
+        store=store,
+        bus=bus,
+        model=model,
+        projects={one.project.name: _project(one) for one in projects if sees(caller, one.project.name)},
+        broken=only_seen(caller, live.broken),
+    )
 
 
-async def _check(context: ServingContext, pool: Executor, what: str, ask: Callable[[], object]) -> str:
-    asked: Awaitable[object] = asyncio.get_running_loop().run_in_executor(pool, ask)
-    seconds = context.settings.store_timeout_seconds
+async def _check(what: str, pool: Executor, call: Callable[[], object], seconds: float) -> str:
     try:
-        await asyncio.wait_for(asked, seconds)
+        async with asyncio.timeout(seconds):
+            await asyncio.get_running_loop().run_in_executor(pool, call)
     except AnabranchError as error:
         return str(error)
     except TimeoutError:
@@ -60,28 +54,21 @@ def _model(live: Live, caller: Caller | None) -> str:
     if not live.looked:
         return "still loading"
     declaring = [served for served in live if served.project.model is not None]
+    seen = [served for served in declaring if sees(caller, served.project.name)]
     for served in declaring:
         if "model" in served.troubles:
-            return (
-                served.troubles["model"]
-                if sees(caller, served.project.name)
-                else "the model of a project cannot be read"
-            )
+            hidden = "the model of a project cannot be read"
+            return served.troubles["model"] if served in seen else hidden
     if declaring and all(served.scorer is None for served in declaring):
-        seen = [served for served in declaring if sees(caller, served.project.name)]
-        unfit = [served.troubles["inputs"] for served in seen if "inputs" in served.troubles]
-        return (
-            unfit[0]
-            if unfit
-            else "no project has " + UNTRAINED.format(name=seen[0].project.name if seen else "PROJECT")
-        )
+        for served in seen:
+            if "inputs" in served.troubles:
+                return served.troubles["inputs"]
+        return "no project has " + UNTRAINED.format(name=seen[0].project.name if seen else "PROJECT")
     return "ok"
 
 
-def _project(name: str, live: Live) -> str:
-    served = live.get(name)
-    if served is None:
-        return "gone"
+def _project(served: Served) -> str:
+    name = served.project.name
     if served.troubles:
         return "; ".join(f"{what}: {why}" for what, why in served.troubles.items())
     if served.project.model is not None and served.scorer is None:

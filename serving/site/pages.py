@@ -5,7 +5,6 @@ No page has a script or needs anything from another server.
 
 import asyncio
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import parse_qsl
 
 from anabranch.answers import requests
@@ -25,7 +24,6 @@ from serving.site.key_page import KeyFacts, key_page, moments
 from serving.site.project_page import project_page
 from serving.site.summaries import home_page
 
-_THREADS = 2
 _NO_SNIFFING: Headers = (("x-content-type-options", "nosniff"), ("referrer-policy", "same-origin"))
 _SITE_POLICY = (
     "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; "
@@ -56,16 +54,10 @@ _SHEETS: Headers = (
 
 
 class Site:
-    """The pages of the served projects; stores are read in threads of the site's own."""
+    """The pages of the served projects; `facts` reads what they show of the stores."""
 
-    def __init__(self, context: ServingContext, live: Live) -> None:
-        self._context, self._live = context, live
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="pages")
-        self.facts = Facts(context, self._pool, context.settings.store_timeout_seconds)
-
-    def stop(self) -> None:
-        """Begin no more reads."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+    def __init__(self, context: ServingContext, live: Live, facts: Facts) -> None:
+        self._context, self._live, self.facts = context, live, facts
 
     def owns(self, path: str) -> bool:
         """Whether the site answers requests for a path."""

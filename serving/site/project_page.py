@@ -26,7 +26,7 @@ _TOPICS = (
 def project_page(facts: ProjectFacts) -> str:
     """The page."""
     project = facts.served.project
-    places = catalogue.addresses(facts.served)
+    places = catalogue.addresses(facts.served, facts.routes)
     brief = summary(facts)
     return render(
         "project.html",
@@ -161,21 +161,21 @@ def _quality(facts: ProjectFacts) -> dict[str, Any]:
 def _lineage(facts: ProjectFacts, places: dict[str, Any]) -> list[tuple[str, list[tuple[str, object]]]]:
     """From the lake to answers in four steps, each with what is known of it."""
     known = catalogue.lineage(facts.served, None if isinstance(facts.model, Missing) else facts.model)
-    batch, trained = known["batch"], known["model"]
+    batch, trained = known.batch, known.model
     built: list[tuple[str, object]] = []
     if batch is not None:
-        keys = [(view, f"{count:,} keys") for view, count in batch["keys"].items()]
-        built = [("version", batch["version"]), ("cut", batch["cut"][:19]), *keys]
+        keys = [(view, f"{count:,} keys") for view, count in batch.keys.items()]
+        built = [("version", batch.version), ("cut", batch.cut[:19]), *keys]
     learnt: list[tuple[str, object]] = []
     if trained is not None:
-        lake = [(source, f"lake version {version}") for source, version in trained["lake"].items()]
-        learnt = [("version", trained["version"]), *lake]
+        lake = [(source, f"lake version {version}") for source, version in trained.lake.items()]
+        learnt = [("version", trained.version), *lake]
     topic = places["predictions_topic"] or "no topic"
     return [
-        ("Lake", [(source, f"version {version}") for source, version in known["lake"].items()]),
+        ("Lake", [(source, f"version {version}") for source, version in known.lake.items()]),
         ("Batch", built),
         ("Model", learnt),
-        ("Answers", [("with each answer", ", ".join(known["answers"])), ("published to", topic)]),
+        ("Answers", [("with each answer", ", ".join(known.answers)), ("published to", topic)]),
     ]
 
 

@@ -52,12 +52,12 @@ class Refused:
 
 def watch(found: Bench) -> Refused:
     """Compare what there is before and after each call that is refused; calls must come one by one."""
-    refused, handle, add = Refused(), found.app.handle, found.app.predictions.add
+    refused, handle, record = Refused(), found.app.handle, found.app.parts.service.record
     taken: list[str] = []
 
     def counting(project: Project, prediction: Prediction) -> None:
         taken.append(project.name)
-        add(project, prediction)
+        record(project, prediction)
 
     def state() -> tuple[object, ...]:
         # Predictions are counted when they are taken: they are published later, beside other calls.
@@ -80,7 +80,7 @@ def watch(found: Bench) -> Refused:
         return response
 
     found.app.handle = watched  # type: ignore[method-assign]
-    found.app.predictions.add = counting  # type: ignore[method-assign]
+    found.app.parts.service.record = counting
     return refused
 
 

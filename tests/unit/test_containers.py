@@ -12,8 +12,7 @@ import yaml  # type: ignore[import-untyped]
 
 from jobs.cli.main import app
 from jobs.wiring.settings import ROOT, load_settings
-from serving.api.measured import Measured
-from serving.api.metrics import ServingMetrics
+from serving.api.metrics import MeasuredValues, ServingMetrics
 from speed.metrics import StreamMetrics
 from tests.conftest import free_ports
 
@@ -134,7 +133,7 @@ def test_mounted_files_and_named_volumes_are_there() -> None:
 
 
 def test_dashboard_and_alerts_ask_for_figures_that_are_shown() -> None:
-    shown = families(ServingMetrics(Measured(lambda _: ())).text().decode())
+    shown = families(ServingMetrics(MeasuredValues(lambda _: ())).text().decode())
     (port,) = free_ports(1)
     stream = StreamMetrics(port)
     with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:

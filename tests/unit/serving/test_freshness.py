@@ -143,7 +143,7 @@ def test_catalogue_page_and_metrics_say_that_a_promise_is_missed_and_since_when(
     assert f"missed since {since[:10]} {since[11:19]}" in page
     assert "stale" in read(heart, "/").text
     assert "kept_since" not in page
-    heart.app._measured.look(["heart_disease"])
+    heart.app.parts.measured.look(["heart_disease"])
     text = heart.raw("GET", "/metrics").body.decode()
     states = {
         state: f'anabranch_freshness{{channel="stream",project="heart_disease",state="{state}"}}'

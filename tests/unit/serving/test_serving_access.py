@@ -46,7 +46,7 @@ class Secured:
             self.keys.read, replace(ISSUER, public_keys=(pair()[1], PUBLIC)), lambda: self.now[0]
         )
         self.bench: Bench = bench(PROJECTS, ("age",))
-        self.bench.app = create_app(replace(self.bench.app._context, access=self.access))
+        self.bench.app = create_app(replace(self.bench.app.parts.context, access=self.access))
         self.bench.app.live.refresh()
 
     def key(self, project: str = "heart_disease", **more: Any) -> str:
@@ -202,7 +202,9 @@ def test_names_of_projects_are_told_to_those_who_may_see_them(secured: Secured, 
     declared.mkdir()
     (declared / "shop.py").write_text(SHOP)
     (declared / "torn.py").write_text("project = ")
-    app = secured.bench.app = create_app(replace(secured.bench.app._context, folders=(PROJECTS, declared)))
+    app = secured.bench.app = create_app(
+        replace(secured.bench.app.parts.context, folders=(PROJECTS, declared))
+    )
     app.live.refresh()
     heart, everywhere, blind = secured.key(), secured.key("*"), secured.key("*", rights=["predict"])
 

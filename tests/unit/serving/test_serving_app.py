@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from anabranch.declare.loading import load_project
 from anabranch.errors import UnavailableError
 from anabranch.stores.cassandra.measures import Measure
-from serving.api.measured import EVERY_SECONDS, Measured
-from serving.api.metrics import ServingMetrics
+from serving.api.metrics import EVERY_SECONDS, MeasuredValues, ServingMetrics
 from serving.settings import ServingSettings
 from tests.support.serving_fakes import PROJECTS, Bench, bench
 
@@ -415,7 +414,7 @@ def test_metrics_show_measures_that_were_read_in_the_background() -> None:
             )
         ]
 
-    measured = Measured(read, lambda: now[0])
+    measured = MeasuredValues(read, lambda: now[0])
     metrics, gauge = (
         ServingMetrics(measured),
         'anabranch_measure{name="psi",project="heart",slice="age",subject="features",version="3"} 0.25',
@@ -429,9 +428,9 @@ def test_metrics_show_measures_that_were_read_in_the_background() -> None:
 
 @pytest.fixture
 def published(heart: Bench) -> Iterator[Bench]:
-    heart.app.predictions.start()
+    heart.app.parts.predictions.start()
     yield heart
-    heart.app.predictions.stop(5)
+    heart.app.parts.predictions.stop(5)
 
 
 def test_predictions_are_published_and_wait_while_the_broker_is_away(published: Bench) -> None:
@@ -439,7 +438,7 @@ def test_predictions_are_published_and_wait_while_the_broker_is_away(published: 
     published.ask("POST", f"{HEART}/predict", {"features": EXAM})
     assert _waiting(published) == 1
     published.topics.away = False
-    published.app.predictions.stop(5)
+    published.app.parts.predictions.stop(5)
     key, text = published.topics.messages["predictions.heart_disease"][0]
     record = json.loads(text)
     assert record["asked"] == {"key": None, "features": EXAM}
@@ -457,7 +456,7 @@ def test_full_buffer_drops_and_counts_and_still_answers() -> None:
         'anabranch_predictions_dropped_total{reason="buffer full"} 3.0'
         in small.raw("GET", "/metrics").body.decode()
     )
-    small.app.predictions.stop(0)
+    small.app.parts.predictions.stop(0)
     assert (
         'anabranch_predictions_dropped_total{reason="stopped"} 2.0'
         in small.raw("GET", "/metrics").body.decode()

@@ -10,6 +10,7 @@ from markupsafe import escape
 
 from anabranch.declare.loading import load_project
 from serving.api import openapi
+from serving.api.routes import ROUTES
 from serving.site import docs_page
 from tests.support.serving_fakes import PROJECTS, Bench, bench
 
@@ -24,7 +25,7 @@ project = Project(name="bare", views=(FeatureView(name="seen", source=visits, ke
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    return openapi.document([load_project("heart_disease", (PROJECTS,))])
+    return openapi.document([load_project("heart_disease", (PROJECTS,))], ROUTES)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,7 @@ def test_examples_can_be_sent_and_their_answers_fit_the_schema(
                 if "json" in kind:
                     jsonschema.validate(json.loads(response.body), content[kind]["schema"])
     assert refused == (
-        [] if known else [(f"{HEART}/scores/{{key}}", None), (f"{HEART}/predict", {"key": key})]
+        [] if known else [(f"{HEART}/predict", {"key": key}), (f"{HEART}/scores/{{key}}", None)]
     )
 
 

@@ -69,7 +69,7 @@ def heart() -> Bench:
 
 def changed(found: Bench, **stores: Any) -> Bench:
     """The same server with other stores."""
-    app = create_app(replace(found.app._context, **stores))
+    app = create_app(replace(found.app.parts.context, **stores))
     app.live.refresh()
     return Bench(app, found.store, found.registry, found.topics)
 
@@ -217,7 +217,7 @@ def test_stores_that_are_away_cost_a_page_their_part_only(heart: Bench) -> None:
         reports=away,
         measures=away,
         measured=slow,
-        settings=replace(heart.app._settings, store_timeout_seconds=0.2),
+        settings=replace(heart.app.parts.context.settings, store_timeout_seconds=0.2),
     )
     page = read(lame, PAGE)
     assert page.text.count("Not available now: the store is away") == 3

@@ -55,8 +55,8 @@ def versions(shop: Bench, keys: list[str]) -> dict[str, str]:
 
 
 def kept(shop: Bench) -> dict[str, float]:
-    shop.app.shadow.compare()
-    shop.app.shadow.keep()
+    shop.app.parts.shadow.compare()
+    shop.app.parts.shadow.keep()
     assert {(one.project, one.version, one.slice) for one in shop.kept} <= {("shop", "4", "3")}
     return {one.name: one.value for one in shop.kept}
 
@@ -122,7 +122,7 @@ def test_a_tried_version_that_fails_costs_no_answer(shop: Bench) -> None:
     for kind in ("shadow", "canary"):
         tried(shop, kind, version="5")
         assert shop.ask("POST", PREDICT, {"keys": KEYS}) == expected
-    shop.app.shadow.compare()
+    shop.app.parts.shadow.compare()
     assert metric(shop, 'anabranch_trial_not_compared_total{reason="failed"') == 1_000
     shop.registry.others["6"] = AnabranchError("version 6 cannot be loaded")
     tried(shop, "canary", version="6")

@@ -1,0 +1,332 @@
+"""What requests and responses of the endpoints hold, as types; their JSON schemas are generated from these.
+
+Parts that a project's declaration types (its key, its features, its events) are marked by `declared`:
+serving/api/declared.py has their schemas.
+"""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+from anabranch.answers.requests import MOST_INSTANCES
+from serving.api.promises import State
+
+DECLARED = "x-declared"
+"""Member of a schema that is replaced by the part of this name."""
+
+
+def declared(part: str, description: str | None = None) -> Meta:
+    """Marks a value whose schema comes from a project's declaration."""
+    return Meta(extra_json_schema={DECLARED: part}, description=description)
+
+
+Key = Annotated[str | int | float | bool | dict[str, Any], declared("key")]
+ShownKey = Annotated[str | dict[str, str] | None, declared("shown_key")]
+Features = Annotated[dict[str, Any], declared("features")]
+Event = Annotated[dict[str, Any], declared("event")]
+Moment = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+"""A time in ISO 8601."""
+Score = Annotated[
+    float | None, Meta(description="Probability of the label, or the number that the model predicts")
+]
+Degraded = Annotated[bool, Meta(description="Whether stored features may be wrong")]
+DegradedReason = Annotated[str, Meta(description="Present only when degraded")] | UnsetType
+
+Broken = Annotated[dict[str, str], Meta(description="Declarations that never loaded, and why")]
+LakeVersions = Annotated[dict[str, int], Meta(description="Version of the lake's table, by source")]
+
+
+class ProblemBody(Struct, kw_only=True, rename={"kind": "type"}):
+    """What went wrong, by RFC 9457."""
+
+    kind: Annotated[
+        str,
+        Meta(
+            description="Names the kind of problem for programs",
+            examples=["urn:anabranch:problem:wrong-type"],
+        ),
+    ]
+    title: str
+    status: int
+    detail: Annotated[str, Meta(description="What is wrong with what, what was expected, what to do")]
+    field: (
+        Annotated[str, Meta(description="The field to blame, when one is", examples=["features.age"])]
+        | UnsetType
+    ) = UNSET
+
+
+class InstanceBody(Struct, forbid_unknown_fields=True):
+    """A key to read stored features of, features that win over them, or both."""
+
+    key: Annotated[str | int | float | bool | dict[str, Any] | None, declared("key")] = None
+    features: Annotated[dict[str, Any] | None, declared("given_features")] = None
+
+
+# Null is as good as left out, but one of both must be given.
+Instance = Annotated[
+    InstanceBody,
+    Meta(
+        extra_json_schema={
+            "anyOf": [
+                {"required": ["key"], "properties": {"key": {DECLARED: "key"}}},
+                {
+                    "required": ["features"],
+                    "properties": {"features": {"type": "object", "minProperties": 1}},
+                },
+            ]
+        }
+    ),
+]
+
+
+class KeysBody(Struct, forbid_unknown_fields=True):
+    """Several keys, each answered as if it were asked alone."""
+
+    keys: Annotated[list[Key], Meta(min_length=1, max_length=MOST_INSTANCES)]
+
+
+class InstancesBody(Struct, forbid_unknown_fields=True):
+    """Several keys, features, or both."""
+
+    instances: Annotated[list[Instance], Meta(min_length=1, max_length=MOST_INSTANCES)]
+
+
+class PredictionBody(Struct, kw_only=True):
+    """A score and what it was made of."""
+
+    score: Score
+    label: Annotated[Any, Meta(description="The class that the score means; null for a model of numbers")]
+    model_version: str
+    batch_version: Annotated[int | None, Meta(description="Null when no stored feature was read")]
+    as_of: Moment
+    degraded: Degraded
+    degraded_reason: DegradedReason = UNSET
+
+
+class KeyPredictionBody(PredictionBody, kw_only=True):
+    """The prediction of one key among several."""
+
+    key: ShownKey
+
+
+class KeyProblemBody(Struct, kw_only=True):
+    """A key of which nothing is known, with the problem that a request for it alone gets."""
+
+    key: ShownKey
+    error: ProblemBody
+
+
+KEY_ANSWERS = (KeyPredictionBody, KeyProblemBody)
+
+
+class PredictionsBody(Struct):
+    """Predictions in the order of the request."""
+
+    predictions: list[Annotated[dict[str, Any], declared("key_answer")]]
+
+
+class FeaturesBody(Struct, kw_only=True):
+    """Stored features of a key, merged."""
+
+    key: ShownKey
+    features: Features
+    known: Annotated[
+        bool,
+        Meta(description="Whether anything is known of the key; if not, these are the features of no events"),
+    ]
+    as_of: Moment
+    degraded: Degraded
+    batch_version: int | None = None
+    degraded_reason: DegradedReason = UNSET
+
+
+class CurrentRowBody(Struct, kw_only=True):
+    """The current row of a key."""
+
+    key: ShownKey
+    score: Score
+    label: Any
+    model_version: str | None
+    batch_version: int | None
+    as_of: Moment | None
+    layer: Annotated[str | None, Meta(description="Which channel wrote the row last: batch or speed")]
+    degraded: Degraded
+    features: Features
+    degraded_reason: DegradedReason = UNSET
+
+
+class AcceptedBody(Struct):
+    """How many events were published."""
+
+    accepted: int
+
+
+class AliveBody(Struct):
+    """The process answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class ReadinessBody(Struct, kw_only=True):
+    """Whether the server can answer; a check is ``ok`` or what is wrong."""
+
+    status: Literal["ready", "down"]
+    store: str
+    bus: str
+    model: str
+    projects: Annotated[dict[str, str], Meta(description="ok or what is wrong, by project")]
+    broken: Broken
+
+
+class ColumnBody(Struct, kw_only=True):
+    """A column of a source."""
+
+    name: str
+    type: Annotated[str, Meta(description="As in SQL")]
+
+
+class SourceBody(Struct, kw_only=True):
+    """A source of events."""
+
+    name: str
+    description: str
+    topic: str | None
+    id: Annotated[str | None, Meta(description="Column that names an event")]
+    time: Annotated[str, Meta(description="Column of its event time")]
+    columns: list[ColumnBody] = field(name="schema")
+
+
+class FeatureBody(Struct, kw_only=True):
+    """A feature: what it is, over what, and how exact."""
+
+    name: str
+    type: Annotated[str, Meta(description="As in SQL")]
+    view: str
+    source: str
+    key: list[str]
+    window: str
+    aggregate: Annotated[str, Meta(description="As it is declared")]
+    exactness: Annotated[str, Meta(description="Exact, or how far it may be off")]
+
+
+class TrialBody(Struct, kw_only=True):
+    """A version that is tried beside the champion."""
+
+    kind: Annotated[str, Meta(description="shadow or canary")]
+    version: str
+    share: Annotated[float, Meta(description="Share of the keys")]
+
+
+class ModelBody(Struct, kw_only=True):
+    """The model of a project, and the version of it that answers."""
+
+    trainer: str
+    metric: Annotated[str, Meta(description="What versions are compared by")]
+    description: str
+    features: list[str]
+    version: Annotated[str | None, Meta(description="The version that answers")]
+    created: Moment | None
+    metrics: Annotated[
+        dict[str, float], Meta(description="On held-out rows; those of training rows: train_...")
+    ]
+    gate: Annotated[str | None, Meta(description="What the gate of promotion said")]
+    intended_use: str
+    limits: str
+    card: Annotated[str, Meta(description="Address of its model card")]
+    trial: TrialBody | None
+
+
+class LabelBody(Struct, kw_only=True):
+    """What the model predicts."""
+
+    source: str
+    key: list[str]
+    target: Annotated[str, Meta(description="SQL that gives the class or number")]
+    description: str
+
+
+class PromisedBody(Struct, kw_only=True):
+    """Freshness as it is declared."""
+
+    batch: str | None
+    stream: str | None
+
+
+class ChannelBody(Struct, kw_only=True):
+    """Freshness of one channel."""
+
+    promised_seconds: Annotated[float | None, Meta(description="Null where nothing is promised")]
+    seconds: Annotated[
+        float | None,
+        Meta(
+            description="Measured: the age of the batch's cut, or how long what arrives waits for its current row"
+        ),
+    ]
+    state: Annotated[State | None, Meta(description="How the promise stands; null without one")]
+    since: Annotated[Moment | None, Meta(description="When the promise began to stand so")]
+    sources: (
+        Annotated[dict[str, float | None], Meta(description="Seconds, by source of the stream")] | UnsetType
+    ) = UNSET
+
+
+class FreshnessBody(Struct, kw_only=True):
+    """What is promised, what is measured, and whether the promises are kept; null where there is none or nothing is known."""
+
+    cut: Annotated[Moment | None, Meta(description="All that arrived before is in the batch")]
+    built_at: Moment | None
+    batch_version: int | None
+    model_version: str | None
+    promised: PromisedBody | None
+    batch_age_seconds: float | None
+    kept: Annotated[bool | None, Meta(description="Whether every promise that can be judged is kept")]
+    batch: ChannelBody
+    stream: ChannelBody
+
+
+class BatchLineageBody(Struct, kw_only=True):
+    """The batch version that serves."""
+
+    version: int
+    cut: Moment
+    keys: Annotated[dict[str, int], Meta(description="Number of keys, by view")]
+
+
+class ModelLineageBody(Struct, kw_only=True):
+    """What the model version that serves was trained on."""
+
+    version: str
+    lake: LakeVersions
+    run: Annotated[str, Meta(description="Its run on the tracking server")]
+
+
+class LineageBody(Struct, kw_only=True):
+    """From the lake to an answer: which version was made of which."""
+
+    lake: LakeVersions
+    batch: BatchLineageBody | None
+    model: ModelLineageBody | None
+    answers: Annotated[list[str], Meta(description="Versions that every answer carries")]
+
+
+class ProjectBody(Struct, kw_only=True):
+    """One project in the catalogue."""
+
+    name: str
+    owner: str
+    description: str
+    keys: list[str]
+    sources: list[SourceBody]
+    features: list[FeatureBody]
+    model: ModelBody | None
+    label: LabelBody | None
+    freshness: FreshnessBody
+    lineage: LineageBody
+    addresses: Annotated[dict[str, Any], declared("addresses")]
+    troubles: Annotated[dict[str, str], Meta(description="What is wrong now, and why")]
+
+
+class CatalogueBody(Struct, kw_only=True):
+    """All projects that the caller may see."""
+
+    projects: list[ProjectBody]
+    broken: Broken

@@ -1,0 +1,139 @@
+"""The route table of the REST API. To add an endpoint, add its row here and its handler."""
+
+from serving.api import about, endpoints
+from serving.api.bodies import (
+    AcceptedBody,
+    AliveBody,
+    CatalogueBody,
+    CurrentRowBody,
+    Event,
+    FeaturesBody,
+    Instance,
+    InstancesBody,
+    KeysBody,
+    PredictionBody,
+    PredictionsBody,
+    ProjectBody,
+    ReadinessBody,
+)
+from serving.api.declared import Declared
+from serving.api.routing import PROJECT, PROJECTS, Route
+
+_PREDICTED = PredictionBody(
+    score=0.83, label=1, model_version="3", batch_version=12, as_of="2024-05-01T12:00:00Z", degraded=False
+)
+
+_READY = ReadinessBody(
+    status="ready", store="ok", bus="ok", model="ok", projects={"card_fraud": "ok"}, broken={}
+)
+
+ROUTES = (
+    Route(
+        name="predict",
+        method="POST",
+        path=f"{PROJECT}/predict",
+        right="predict",
+        handler=endpoints.predict,
+        summary="Score a key, features, or both; or up to 1,000 of them",
+        model=True,
+        request=(Instance, KeysBody, InstancesBody),
+        examples=Declared.predict_examples,
+        response=(PredictionBody, PredictionsBody),
+        example=_PREDICTED,
+        problems=(400, 404, 413, 415, 422, 503),
+        unknown_key=True,
+    ),
+    Route(
+        name="features",
+        method="GET",
+        path=f"{PROJECT}/features/{{key:path}}",
+        right="features",
+        handler=endpoints.features,
+        summary="Stored features of a key, merged as of now",
+        response=FeaturesBody,
+        problems=(404, 422, 503),
+    ),
+    Route(
+        name="scores",
+        method="GET",
+        path=f"{PROJECT}/scores/{{key:path}}",
+        right="scores",
+        handler=endpoints.scores,
+        summary="The current row of a key: score, versions, features",
+        model=True,
+        response=CurrentRowBody,
+        problems=(404, 422, 503),
+        unknown_key=True,
+    ),
+    Route(
+        name="events",
+        method="POST",
+        path=f"{PROJECT}/events/{{source:path}}",
+        right="events",
+        handler=endpoints.events,
+        summary="Publish {source} events: all of them, or none",
+        request=(Event, list[Event]),
+        examples=Declared.event_examples,
+        response=AcceptedBody,
+        status=202,
+        example=AcceptedBody(accepted=1),
+        problems=(400, 404, 413, 415, 422, 503),
+    ),
+    Route(
+        name="project",
+        method="GET",
+        path=PROJECT,
+        handler=about.project,
+        summary="Its entry in the catalogue",
+        response=ProjectBody,
+        problems=(404,),
+    ),
+    Route(
+        name="projects",
+        method="GET",
+        path=PROJECTS,
+        handler=about.projects,
+        tag="catalogue",
+        summary="All projects: schemas, features, freshness, addresses",
+        response=CatalogueBody,
+    ),
+    Route(
+        name="health",
+        method="GET",
+        path="/healthz",
+        right=None,
+        handler=about.health,
+        summary="Is the process alive?",
+        response=AliveBody,
+        example=AliveBody(),
+    ),
+    Route(
+        name="readiness",
+        method="GET",
+        path="/readyz",
+        right=None,
+        handler=about.ready,
+        summary="Can store, bus and model be reached?",
+        response=ReadinessBody,
+        example=_READY,
+        problems=(503,),
+    ),
+    Route(
+        name="metrics",
+        method="GET",
+        path="/metrics",
+        right="metrics",
+        handler=about.metrics,
+        summary="Counters for Prometheus",
+        response="text/plain",
+    ),
+    Route(
+        name="openapi",
+        method="GET",
+        path="/openapi.json",
+        browser=True,
+        handler=about.contract,
+        summary="This document",
+    ),
+)
+"""Every endpoint of the API; the pages for people are in serving/site."""

@@ -1,0 +1,175 @@
+"""Routes: an endpoint is one row, from which routing, rights, addresses and the OpenAPI document follow."""
+
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from anabranch.answers import requests
+from anabranch.answers.problems import ProblemError, unprocessable
+from anabranch.declare.projects import Project
+from serving.api.live import Served
+from serving.http.access import Caller
+from serving.http.messages import Request
+
+if TYPE_CHECKING:
+    from serving.api.declared import Declared
+    from serving.api.server_parts import ServerParts
+
+T = TypeVar("T")
+PROJECTS = "/v1/projects"
+PROJECT = f"{PROJECTS}/{{project}}"
+"""Below it lie the endpoints of a project."""
+_PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request to an endpoint: who asks (None where nobody is asked who they are), of which project, and the path's parameters."""
+
+    request: Request
+    caller: Caller | None
+    parameters: Mapping[str, str]
+    target: Served | None = None
+
+    @property
+    def served(self) -> Served:
+        """The project, for endpoints below `/v1/projects/{project}`."""
+        if self.target is None:
+            raise LookupError("the path of this endpoint names no project")
+        return self.target
+
+    def read(self, kind: type[T]) -> T:
+        """The JSON body as a value of `kind`; raises a 400, 415 or 422 problem."""
+        requests.check_json(self.request.content_type)
+        document = requests.decode(self.request.body)
+        try:
+            return msgspec.convert(document, kind)
+        except msgspec.ValidationError as error:
+            reason, _, place = str(error).rstrip("`").partition(" - at `$")
+            field = place.removeprefix(".") or "body"
+            raise unprocessable(field, f"{field}: {reason}") from error
+
+
+Handler = Callable[["ServerParts", Call], Awaitable[object]]
+"""Returns a `Response`, or a document that is sent as JSON with the route's `status`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """One endpoint.
+
+    `path` is a template: ``{name}`` is one segment, ``{name:path}`` is all that follows. A route below
+    `PROJECT` is listed for each project, and one with ``{source}`` for each of its topics.
+    `request` and `response` are `msgspec.Struct` types (several: one of them), or the media type of a text;
+    a route without `response` is a page, which the OpenAPI document does not list.
+    """
+
+    name: str
+    """Its label in metrics and its member in the addresses of a project."""
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    right: str | None = "catalogue"
+    """What a caller needs for the project, or for any project where the path has none; None is open to all."""
+    browser: bool = False
+    """Whether people open it in a browser, which signs in with a key as the password."""
+    model: bool = False
+    """Whether the project must declare a model."""
+    request: tuple[Any, ...] = ()
+    response: Any = None
+    status: int = 200
+    tag: str = "server"
+    """Where the document lists it, unless it lies below a project."""
+    problems: tuple[int, ...] = ()
+    """Statuses of its problems, besides 401 and 403."""
+    example: Any = None
+    """Of the response."""
+    examples: "Callable[[Declared], Mapping[str, Any]] | None" = None
+    """Of the request, as OpenAPI writes `examples`."""
+    unknown_key: bool = False
+    """Whether a key of which nothing is known is a 404."""
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names in the template."""
+        return tuple(name for name, _ in _PARAMETER.findall(self.path))
+
+    @property
+    def label(self) -> str:
+        """Its label in metrics."""
+        return self.name if self.parameters else self.path
+
+    def address(self, **known: str) -> str:
+        """The path with the parameters that are known; others stay as ``{name}``."""
+        return _PARAMETER.sub(lambda found: known.get(found[1], f"{{{found[1]}}}"), self.path)
+
+
+def listed(routes: Iterable[Route], project: Project) -> list[Route]:
+    """The documented routes of a project: those that need a model where it declares one."""
+    return [
+        route
+        for route in routes
+        if "project" in route.parameters
+        and route.response is not None
+        and (project.model is not None or not route.model)
+    ]
+
+
+@dataclass(slots=True)
+class _Branch:
+    """The routes of one path template, by method."""
+
+    pattern: re.Pattern[str]
+    routes: dict[str, Route] = field(default_factory=dict)
+
+
+class Router:
+    """Finds the route of a request."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.routes = tuple(routes)
+        self._fixed: dict[str, _Branch] = {}
+        self._templates: dict[str, _Branch] = {}
+        for route in self.routes:
+            branches = self._templates if route.parameters else self._fixed
+            branch = branches.setdefault(route.path, _Branch(_pattern(route.path)))
+            if route.method in branch.routes:
+                raise ValueError(f"two routes for {route.method} {route.path}: a method and a path have one")
+            branch.routes[route.method] = route
+
+    def find(self, path: str) -> tuple[Mapping[str, Route], dict[str, str]] | None:
+        """The routes of a path by method, and its parameters; None where there is no such path."""
+        branch = self._fixed.get(path)
+        if branch is not None:
+            return branch.routes, {}
+        for branch in self._templates.values():
+            found = branch.pattern.fullmatch(path)
+            if found is not None:
+                return branch.routes, found.groupdict()
+        return None
+
+
+def route_for(routes: Mapping[str, Route], method: str) -> Route:
+    """The route for a method, HEAD being a GET; raises a 405 problem that allows the others."""
+    route = routes.get("GET" if method == "HEAD" else method)
+    if route is None:
+        allowed = [one for each in routes for one in (("GET", "HEAD") if each == "GET" else (each,))]
+        problem = ProblemError(
+            405, "wrong-method", f"{method} is not possible here: use {' or '.join(routes)}"
+        )
+        problem.headers = (("allow", ", ".join(allowed)),)
+        raise problem
+    return route
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    parts, end, rest = [], 0, False
+    for found in _PARAMETER.finditer(template):
+        rest = found[2] is not None
+        parts += [re.escape(template[end : found.start()]), f"(?P<{found[1]}>{'.+' if rest else '[^/]+'})"]
+        end = found.end()
+    return re.compile("".join((*parts, re.escape(template[end:]), "" if rest else "/?")), re.DOTALL)

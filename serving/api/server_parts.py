@@ -1,0 +1,100 @@
+"""The parts of a running REST server, which every endpoint is called with."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from anabranch.answers.service import AnswerService
+from anabranch.errors import UnavailableError
+from anabranch.stores.breaker import Breaker
+from serving.api.context import ServingContext
+from serving.api.facts import Facts
+from serving.api.live import Live
+from serving.api.metrics import MeasuredValues, ServingMetrics
+from serving.api.prediction_log import Predictions
+from serving.api.routing import Route
+from serving.api.shadow import Shadow
+
+T = TypeVar("T")
+_PAGE_THREADS = 2
+
+
+@dataclass(frozen=True)
+class BlockingStore:
+    """A store whose calls block: they wait in threads of their own, behind a circuit breaker, for at most `seconds`."""
+
+    breaker: Breaker
+    pool: Executor
+    seconds: float
+
+    async def ask(self, call: Callable[[], T]) -> T:
+        """Call the store; raises UnavailableError when that takes too long, or at once while the breaker is open."""
+        with self.breaker.calling():
+            try:
+                async with asyncio.timeout(self.seconds):
+                    return await asyncio.get_running_loop().run_in_executor(self.pool, call)
+            except TimeoutError as error:
+                raise UnavailableError(
+                    f"{self.breaker.what} did not answer within {self.seconds:g} s: try again, or see /readyz"
+                ) from error
+
+
+@dataclass(kw_only=True)
+class ServerParts:
+    """What one server process is made of; `open` makes it, `close` ends its threads."""
+
+    context: ServingContext
+    routes: tuple[Route, ...]
+    live: Live
+    metrics: ServingMetrics
+    measured: MeasuredValues
+    predictions: Predictions
+    shadow: Shadow
+    service: AnswerService
+    store: BlockingStore
+    bus: BlockingStore
+    """In a pool of its own, so that a bus that is down does not delay reads."""
+    facts: Facts
+    known_topics: set[str] = field(default_factory=set)
+    """Topics that exist because this server made sure of it."""
+
+    @classmethod
+    def open(cls, context: ServingContext, routes: tuple[Route, ...]) -> "ServerParts":
+        """The parts over `context`; no background work has begun."""
+        settings = context.settings
+        measured = MeasuredValues(context.measures)
+        metrics = ServingMetrics(measured)
+        predictions = Predictions(context.bus, metrics, settings.prediction_buffer)
+        pause, failures = settings.breaker_seconds, settings.breaker_failures
+        store = BlockingStore(
+            Breaker("Cassandra", failures, pause),
+            ThreadPoolExecutor(settings.store_threads, thread_name_prefix="store"),
+            settings.store_timeout_seconds,
+        )
+        bus = BlockingStore(
+            Breaker("Kafka", failures, pause),
+            ThreadPoolExecutor(settings.bus_threads, thread_name_prefix="bus"),
+            settings.bus_timeout_seconds,
+        )
+        return cls(
+            context=context,
+            routes=routes,
+            live=Live(context),
+            metrics=metrics,
+            measured=measured,
+            predictions=predictions,
+            shadow=Shadow(context, metrics),
+            service=AnswerService(
+                context.answers, record=predictions.add, clock=context.clock, breaker=store.breaker
+            ),
+            store=store,
+            bus=bus,
+            facts=Facts(context, ThreadPoolExecutor(_PAGE_THREADS, thread_name_prefix="pages"), routes),
+        )
+
+    def close(self) -> None:
+        """Begin no more calls of stores."""
+        for pool in (self.store.pool, self.bus.pool, self.facts.pool):
+            pool.shutdown(wait=False, cancel_futures=True)
