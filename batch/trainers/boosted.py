@@ -1,4 +1,4 @@
-"""XGBoost, on the driver: shallow trees for few rows, deeper ones for many."""
+"""`xgboost`, on the driver or on Spark's workers: shallow trees for few rows, deeper ones for many."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,15 +10,19 @@ from anabranch.errors import AnabranchError, DeclarationError
 from anabranch.stores.models.inputs import Fitted
 from anabranch.stores.models.scoring import Matrix, Scores
 from batch.trainers.design import Design, tree_design
+from batch.trainers.frames import COLUMNS, TARGET, WEIGHT, TrainingFrame, designed
 from batch.trainers.graphs import OUTPUT, behind_design, check_parity
-from batch.trainers.rows import SMALL, Trainer, TrainingRows, check_params, chosen_categories, pins, whole
+from batch.trainers.rows import SMALL, TrainingRows
+from batch.trainers.trainer import Trainer, stored, training_with
 
 _OPSET = 15
-_OWN = {"rounds", "categories", "distributed"}
+_OURS = frozenset({"rounds", "categories", "distributed"})
+_REFUSED = {"objective", "missing", "enable_categorical", "n_estimators"}
+_SPARK_NAMES = {"eta": "learning_rate", "lambda": "reg_lambda", "alpha": "reg_alpha", "seed": "random_state"}
 
 
 class LearntBooster:
-    """A booster over a design's columns; `shift` is added to what it says."""
+    """A booster over a design's columns; `shift` is added to its predictions."""
 
     def __init__(
         self,
@@ -30,105 +34,116 @@ class LearntBooster:
     ) -> None:
         # Names stay out of the stored booster: its inputs go by position, and features.json names them.
         booster.feature_names = None
-        self.booster, self.design, self.rows, self.parameters, self.shift = (
-            booster,
-            design,
-            rows,
-            parameters,
-            shift,
-        )
+        self.booster, self.design, self.rows = booster, design, rows
+        self.parameters, self.shift = parameters, shift
 
     def scores(self, matrix: Matrix) -> Scores:
-        """Of the booster itself."""
-        found = self.booster.inplace_predict(
-            self.design.columns(matrix), missing=np.nan, validate_features=False
-        )
+        columns = self.design.columns(matrix)
+        found = self.booster.inplace_predict(columns, missing=np.nan, validate_features=False)
         return np.asarray(found, dtype=np.float64) + self.shift
 
     def fitted(self) -> Fitted:
-        """In XGBoost's own format, with an ONNX twin."""
-        onnx, output = _twin(self.booster, self.design, self.rows, self.shift)
+        onnx, output = self._onnx()
         check_parity(onnx, output, self.rows.matrix, self.scores(self.rows.matrix))
-        return Fitted(
-            native="xgboost",
-            inputs=self.rows.inputs,
-            task=self.rows.task,
-            ubj=bytes(self.booster.save_raw("ubj")),
-            onnx=onnx,
-            output=output,
-            columns=self.design.described,
-            shift=self.shift,
-            parameters=self.parameters,
-            pip_requirements=pins("xgboost-cpu"),
+        return stored(
+            self.rows, self.parameters, "xgboost-cpu",
+            native="xgboost", ubj=bytes(self.booster.save_raw("ubj")), onnx=onnx, output=output,
+            columns=self.design.described, shift=self.shift,
+        )  # fmt: skip
+
+    def _onnx(self) -> tuple[bytes | None, str]:
+        """The ONNX form and its output; none for a booster that the converter does not know, which serves natively."""
+        from onnxmltools import convert_xgboost
+        from onnxmltools.convert.common.data_types import FloatTensorType
+
+        shape = [("features", FloatTensorType([None, self.design.width]))]
+        output = "probabilities" if self.rows.task == "class" else "variable"
+        try:
+            converted = convert_xgboost(self.booster, initial_types=shape, target_opset=_OPSET)
+            model = converted.SerializeToString()
+        except (RuntimeError, NotImplementedError, KeyError):
+            return None, ""
+        if self.design.described is None and not self.shift:
+            return model, output
+        return behind_design(model, output, self.design, len(self.rows.inputs), self.shift), OUTPUT
+
+
+def xgboost_params(rows: TrainingRows) -> dict[str, Any]:
+    """Parameters of `xgboost.train` for rows with complete `params`, beside `rounds` and `categories`."""
+    if rows.params.get("booster") == "gblinear":
+        raise DeclarationError(
+            "model: xgboost's booster 'gblinear' is no ensemble of trees: use the trainer 'logistic' or 'linear'"
         )
+    objective = "binary:logistic" if rows.task == "class" else "reg:squarederror"
+    # One thread: sums over rows are then added in one order, so the same rows give the same trees to the bit.
+    fixed = {"objective": objective, "tree_method": "hist", "seed": rows.seed, "verbosity": 0, "nthread": 1}
+    return {**fixed, **rows.params}
 
 
-def learn_xgboost(rows: TrainingRows) -> LearntBooster:
-    """Train; raises AnabranchError with XGBoost's own words for values of parameters that it refuses."""
-    params = xgboost_params(rows, len(rows.target))
-    rounds = whole(params, "rounds")
-    design = tree_design(rows, chosen_categories(rows, rows.params))
-    learner = {key: value for key, value in params.items() if key not in _OWN}
-    shift = centre(rows, float(rows.target.mean()))
-    learner |= {} if rows.task == "class" else {"base_score": rows.params.get("base_score", 0.0)}
-    data = xgboost.DMatrix(
-        design.columns(rows.matrix), rows.target - shift, weight=rows.weights, missing=np.nan
-    )
-    try:
-        booster = xgboost.train(learner, data, rounds)
-    except (xgboost.core.XGBoostError, ValueError) as error:
-        raise AnabranchError(
-            f"xgboost could not train: {str(error).splitlines()[0]}: check Model(params=...)"
-        ) from error
-    return LearntBooster(booster, design, rows, params, shift)
-
-
-def centre(rows: TrainingRows, mean: float) -> float:
-    """What numbers are learnt less: sums of float32 leaves are exact to the last digits when they are around zero."""
-    return 0.0 if rows.task == "class" or "base_score" in rows.params else float(np.float32(mean))
-
-
-def xgboost_params(rows: TrainingRows, count: int) -> dict[str, Any]:
-    """Defaults by the number of rows, then the declaration's. Few rows want shallow trees, each of a few columns."""
+def _defaults(_task: str, count: int) -> Mapping[str, object]:
+    """Few rows want shallow trees, each of a few columns."""
     size: dict[str, object] = (
         {"rounds": 200, "max_depth": 2, "colsample_bytree": 0.3, "subsample": 0.6, "reg_lambda": 10.0}
         if count < SMALL
         else {"rounds": 300, "max_depth": 6, "colsample_bytree": 0.8, "subsample": 0.8, "reg_lambda": 2.0}
     )
-    objective = "binary:logistic" if rows.task == "class" else "reg:squarederror"
-    fixed = {"objective": objective, "tree_method": "hist", "seed": rows.seed, "verbosity": 0}
-    known = {*xgboost.XGBClassifier().get_params(), "eta", "lambda", "alpha", "seed", "nthread", *_OWN}
-    check_params(
-        "xgboost", rows.params, known - {"objective", "missing", "enable_categorical", "n_estimators"}
+    return {"eta": 0.05, "min_child_weight": 5.0, **size}
+
+
+def _centre(rows: TrainingRows) -> float:
+    """A number that is subtracted from numeric targets: sums of float32 leaves are the more exact, the nearer to zero."""
+    centred = rows.task == "number" and "base_score" not in rows.params
+    return float(np.float32(rows.target.mean())) if centred else 0.0
+
+
+def _base_score(rows: TrainingRows) -> dict[str, Any]:
+    return {} if rows.task == "class" else {"base_score": rows.params.get("base_score", 0.0)}
+
+
+def _learn_xgboost(rows: TrainingRows) -> LearntBooster:
+    params, design, shift = xgboost_params(rows), tree_design(rows), _centre(rows)
+    learner = {name: value for name, value in params.items() if name not in _OURS} | _base_score(rows)
+    data = xgboost.DMatrix(
+        design.columns(rows.matrix), rows.target - shift, weight=rows.weights, missing=np.nan
     )
-    if rows.params.get("booster") == "gblinear":
-        raise DeclarationError(
-            "model: xgboost's booster 'gblinear' is no ensemble of trees: use the trainer 'logistic' or 'linear'"
-        )
-    # One thread: sums over rows are then added in one order, so the same rows give the same trees to the bit.
-    return {**fixed, "nthread": 1, "eta": 0.05, "min_child_weight": 5.0, **size, **rows.params}
+    with training_with("xgboost", xgboost.core.XGBoostError):
+        booster = xgboost.train(learner, data, rows.whole("rounds"))
+    return LearntBooster(booster, design, rows, params, shift)
 
 
-def _twin(
-    booster: xgboost.Booster, design: Design, rows: TrainingRows, shift: float
-) -> tuple[bytes | None, str]:
-    from onnxmltools import convert_xgboost
-    from onnxmltools.convert.common.data_types import FloatTensorType
+def _learn_frame(given: TrainingFrame) -> LearntBooster:
+    from pyspark.sql import functions as F
+    from xgboost.spark import SparkXGBClassifier, SparkXGBRegressor
 
-    shape = [("features", FloatTensorType([None, design.width]))]
-    output = "probabilities" if rows.task == "class" else "variable"
+    rows = given.rows
+    params, design, shift = xgboost_params(rows), tree_design(rows), _centre(rows)
+    # XGBoost takes parts as they are when there is one for each worker, and deals rows out anew otherwise.
+    workers = max(1, min(int(given.frame.sparkSession.sparkContext.defaultParallelism), 8))
+    frame = designed(given, design, missing=float("nan"), vector=False, parts=workers)
+    left = _OURS | {"objective", "nthread", "verbosity"}
+    chosen = {_SPARK_NAMES.get(name, name): value for name, value in params.items() if name not in left}
+    learner = (SparkXGBClassifier if rows.task == "class" else SparkXGBRegressor)(
+        features_col=COLUMNS, label_col=TARGET, weight_col=WEIGHT, num_workers=workers,
+        n_estimators=rows.whole("rounds"), missing=float("nan"), **_base_score(rows), **chosen,
+    )  # fmt: skip
     try:
-        converted = convert_xgboost(booster, initial_types=shape, target_opset=_OPSET).SerializeToString()
-    except (RuntimeError, NotImplementedError, KeyError):
-        return None, ""  # a booster that ONNX cannot say serves natively
-    if design.described is None and not shift:
-        return converted, output
-    return behind_design(converted, output, design, len(rows.inputs), shift), OUTPUT
+        booster = learner.fit(frame.withColumn(TARGET, F.col(TARGET) - F.lit(shift))).get_booster()
+    except Exception as error:
+        # What fails on a worker comes back as an error of Spark, of Py4J or of XGBoost.
+        first = str(error).splitlines()[0]
+        raise AnabranchError(f"xgboost could not train on Spark: {first}: check Model(params=...)") from error
+    return LearntBooster(booster, design, rows, {**params, "workers": workers}, shift)
 
 
 XGBOOST = Trainer(
+    name="xgboost",
     tasks=("class", "number"),
-    learn=learn_xgboost,
+    learn=_learn_xgboost,
+    defaults=_defaults,
+    parameters=_OURS
+    | {"eta", "lambda", "alpha", "seed", "nthread"}
+    | (set(xgboost.XGBClassifier().get_params()) - _REFUSED),
+    learn_frame=_learn_frame,
     space={
         "rounds": [50, 100, 200, 300],
         "max_depth": (1, 6),

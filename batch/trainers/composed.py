@@ -3,9 +3,9 @@
 A composition is one ONNX graph, so it scores wherever ONNX Runtime does; each member must have an ONNX form.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,113 +14,93 @@ from onnx import TensorProto, helper
 
 from anabranch.errors import AnabranchError, DeclarationError
 from anabranch.stores.models.inputs import Fitted
-from anabranch.stores.models.scoring import Matrix, Scores
-from batch.trainers.graphs import OUTPUT, Graph, add_part, apart, run
-from batch.trainers.rows import Learnt, Trainer, TrainingRows, check_params, pins
+from batch.trainers.graphs import OUTPUT, Graph, add_part, apart
+from batch.trainers.rows import TrainingRows
+from batch.trainers.trainer import Learnt, LearntGraph, Trainer
 
 _PARITY = 1e-5
-Combined = Callable[[Sequence[Fitted], TrainingRows], bytes]
+_Learn = Callable[[str, TrainingRows], Learnt]
+_Combine = Callable[[Sequence[Fitted], TrainingRows], bytes]
 
 
-class LearntComposition:
-    """Members that were trained on the same rows, and the graph that they make."""
+class LearntComposition(LearntGraph):
+    """Members that were trained on the same rows, and the graph that `combine` makes of them."""
 
-    def __init__(
-        self,
-        members: Sequence[Learnt],
-        combined: Combined,
-        rows: TrainingRows,
-        parameters: Mapping[str, object],
-    ) -> None:
-        self.members, self.combined, self.rows, self.parameters = members, combined, rows, parameters
+    def __init__(self, members: Sequence[Learnt], combine: _Combine, rows: TrainingRows) -> None:
+        declared = [{"trainer": member.trainer, **member.params} for member in rows.members]
+        super().__init__(rows, self._combined, parameters={**rows.params, "members": declared})
+        self._members, self._combine = members, combine
 
-    @cached_property
-    def onnx(self) -> bytes:
-        """The graph; raises AnabranchError for a member without an ONNX form."""
-        parts = [member.fitted() for member in self.members]
+    def _combined(self) -> bytes:
+        parts = [member.fitted() for member in self._members]
         for declared, part in zip(self.rows.members, parts, strict=True):
             if part.onnx is None:
                 raise AnabranchError(
-                    f"member {declared.trainer!r} has no ONNX form, and a composition is one ONNX graph: use another trainer or other params for it"
+                    f"member {declared.trainer!r} has no ONNX form, and a composition is one ONNX graph: "
+                    "use another trainer or other params for it"
                 )
-        return self.combined(parts, self.rows)
-
-    def scores(self, matrix: Matrix) -> Scores:
-        """Of the graph."""
-        return run(self.onnx, OUTPUT, matrix)
+        return self._combine(parts, self.rows)
 
     def fitted(self) -> Fitted:
-        """The graph, which must be as sure of one row as of many."""
+        """The graph; raises AnabranchError when it scores a row alone differently than among others."""
         few = self.rows.matrix[:32]
         alone = np.array([self.scores(few[i : i + 1])[0] for i in range(len(few))])
         if not apart(alone, self.scores(few)) <= _PARITY:
             raise AnabranchError(
-                "the composition scores a row alone differently than among others: no version was made; use other members"
+                "the composition scores a row alone differently than among others: "
+                "no version was made; use other members"
             )
-        return Fitted(
-            native="onnx",
-            inputs=self.rows.inputs,
-            task=self.rows.task,
-            onnx=self.onnx,
-            output=OUTPUT,
-            parameters=self.parameters,
-            pip_requirements=pins(),
-        )
+        return super().fitted()
 
 
-def compositions(learn: Callable[[str, TrainingRows], Learnt]) -> dict[str, Trainer]:
+def compositions(learn: _Learn) -> tuple[Trainer, Trainer]:
     """The trainers of compositions, whose members are trained by `learn`."""
-    return {
-        "ensemble": Trainer(tasks=("class", "number"), learn=partial(_learn_ensemble, learn)),
-        "cascade": Trainer(tasks=("class",), learn=partial(_learn_cascade, learn)),
-    }
+    return (
+        Trainer(
+            name="ensemble",
+            tasks=("class", "number"),
+            learn=partial(_learn_ensemble, learn),
+            defaults=lambda _task, _count: {"combine": "mean"},
+        ),
+        Trainer(
+            name="cascade",
+            tasks=("class",),
+            learn=partial(_learn_cascade, learn),
+            defaults=lambda _task, _count: {"unsure": (0.3, 0.7)},
+        ),
+    )
 
 
-def _learn_ensemble(learn: Callable[[str, TrainingRows], Learnt], rows: TrainingRows) -> LearntComposition:
-    check_params("ensemble", rows.params, {"combine"})
-    combine = rows.params.get("combine", "mean")
+def _learn_ensemble(learn: _Learn, rows: TrainingRows) -> LearntComposition:
+    combine = rows.params["combine"]
     if combine not in ("mean", "vote") or (combine == "vote" and rows.task == "number"):
         raise DeclarationError(f"model: params 'combine' is {combine!r}: use 'mean', or for classes 'vote'")
-    return LearntComposition(
-        _trained(learn, rows, 2),
-        _vote if combine == "vote" else _mean,
-        rows,
-        {"combine": combine, **_names(rows)},
-    )
+    return LearntComposition(_trained(learn, rows), _vote if combine == "vote" else _mean, rows)
 
 
-def _learn_cascade(learn: Callable[[str, TrainingRows], Learnt], rows: TrainingRows) -> LearntComposition:
-    check_params("cascade", rows.params, {"unsure"})
-    unsure: Any = rows.params.get("unsure", (0.3, 0.7))
-    sound = (
-        isinstance(unsure, (tuple, list))
-        and len(unsure) == 2
-        and all(isinstance(bound, (int, float)) for bound in unsure)
-    )
-    if not sound or not 0 <= unsure[0] < unsure[1] <= 1:
+def _learn_cascade(learn: _Learn, rows: TrainingRows) -> LearntComposition:
+    unsure: Any = rows.params["unsure"]
+    pair = isinstance(unsure, (tuple, list)) and len(unsure) == 2
+    if not (pair and all(isinstance(bound, (int, float)) for bound in unsure)) or not (
+        0 <= unsure[0] < unsure[1] <= 1
+    ):
         raise DeclarationError(
-            f"model: params 'unsure' is {unsure!r}: give the two scores between which the second member decides, such as (0.3, 0.7)"
+            f"model: params 'unsure' is {unsure!r}: give the two scores between which the second member decides, "
+            "such as (0.3, 0.7)"
         )
     if len(rows.members) != 2:
         raise DeclarationError(
             f"model: a cascade has two members, the cheap one first, not {len(rows.members)}"
         )
     return LearntComposition(
-        _trained(learn, rows, 2),
-        partial(_cascade, float(unsure[0]), float(unsure[1])),
-        rows,
-        {"unsure": unsure, **_names(rows)},
+        _trained(learn, rows), partial(_cascade, float(unsure[0]), float(unsure[1])), rows
     )
 
 
-def _trained(learn: Callable[[str, TrainingRows], Learnt], rows: TrainingRows, least: int) -> list[Learnt]:
-    if len(rows.members) < least:
-        raise DeclarationError(f"model: a composition has {least} or more members, not {len(rows.members)}")
+def _trained(learn: _Learn, rows: TrainingRows) -> list[Learnt]:
+    if len(rows.members) < 2:
+        raise DeclarationError(f"model: a composition has 2 or more members, not {len(rows.members)}")
     return [learn(member.trainer, replace(rows, params=member.params, members=())) for member in rows.members]
-
-
-def _names(rows: TrainingRows) -> dict[str, object]:
-    return {"members": [{"trainer": member.trainer, **member.params} for member in rows.members]}
 
 
 def _parts(graph: Graph, parts: Sequence[Fitted]) -> list[str]:
@@ -137,25 +117,19 @@ def _mean(parts: Sequence[Fitted], rows: TrainingRows) -> bytes:
 
 
 def _vote(parts: Sequence[Fitted], rows: TrainingRows) -> bytes:
-    """The share of members that say class 1."""
+    """The share of members whose score is at least their threshold."""
     graph = Graph()
     votes = []
     for i, (name, part) in enumerate(zip(_parts(graph, parts), parts, strict=True)):
         bound = graph.constant(f"bound{i}", np.array([part.threshold], dtype=np.float32))
-        votes.append(
-            graph.node(
-                "Cast",
-                [graph.node("GreaterOrEqual", [name, bound], f"said{i}")],
-                f"vote{i}",
-                to=TensorProto.FLOAT,
-            )
-        )
+        above = graph.node("GreaterOrEqual", [name, bound], f"said{i}")
+        votes.append(graph.node("Cast", [above], f"vote{i}", to=TensorProto.FLOAT))
     graph.node("Mean", votes, OUTPUT)
     return graph.model(len(rows.inputs))
 
 
 def _cascade(low: float, high: float, parts: Sequence[Fitted], rows: TrainingRows) -> bytes:
-    """The first's score unless it is in [low, high); the second runs only when some row needs it."""
+    """The first member's score unless it is in [low, high); the second member runs only when some row needs it."""
     graph = Graph()
     first = add_part(graph, parts[0].onnx or b"", parts[0].output, "m0_", "features", "score0")
     above = graph.node(
@@ -163,12 +137,8 @@ def _cascade(low: float, high: float, parts: Sequence[Fitted], rows: TrainingRow
     )
     below = graph.node("Less", [first, graph.constant("high", np.array([high], dtype=np.float32))], "below")
     unsure = graph.node("And", [above, below], "unsure")
-    counted = graph.node(
-        "ReduceMax",
-        [graph.node("Cast", [unsure], "unsure_number", to=TensorProto.FLOAT)],
-        "most_unsure",
-        keepdims=0,
-    )
+    number = graph.node("Cast", [unsure], "unsure_number", to=TensorProto.FLOAT)
+    counted = graph.node("ReduceMax", [number], "most_unsure", keepdims=0)
     some = graph.node("Greater", [counted, graph.constant("half", np.array(0.5, dtype=np.float32))], "some")
     graph.node("If", [some], OUTPUT, then_branch=_second(parts[1]), else_branch=_kept())
     return graph.model(len(rows.inputs))
@@ -178,13 +148,12 @@ def _second(part: Fitted) -> onnx.GraphProto:
     inner = Graph()
     second = add_part(inner, part.onnx or b"", part.output, "m1_", "features", "score1")
     inner.node("Where", ["unsure", second, "score0"], "then_score")
-    told = helper.make_tensor_value_info("then_score", TensorProto.FLOAT, [None, 1])
-    return helper.make_graph(inner.nodes, "second", [], [told], inner.constants)
+    score = helper.make_tensor_value_info("then_score", TensorProto.FLOAT, [None, 1])
+    return helper.make_graph(inner.nodes, "second", [], [score], inner.constants)
 
 
 def _kept() -> onnx.GraphProto:
     inner = Graph()
     inner.node("Identity", ["score0"], "else_score")
-    return helper.make_graph(
-        inner.nodes, "kept", [], [helper.make_tensor_value_info("else_score", TensorProto.FLOAT, [None, 1])]
-    )
+    score = helper.make_tensor_value_info("else_score", TensorProto.FLOAT, [None, 1])
+    return helper.make_graph(inner.nodes, "kept", [], [score])

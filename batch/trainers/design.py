@@ -2,8 +2,9 @@
 
     inputs (n, k) float32, NaN = missing  ->  [ plain numbers | 1 where an input equals a value, else 0 ]
 
-A missing category has a column of its own when training rows had one; linear models, which cannot take NaN, get the median of a number
-and a column that tells it was missing. The same columns are said in numpy (to learn from), in features.json (XGBoost) and in ONNX.
+A missing category has a column of its own when training rows had one. Linear models cannot take NaN: a missing
+number becomes the median, and a column of its own marks it as missing. The columns are computed in numpy to learn
+from, described in features.json for XGBoost, and written into ONNX graphs.
 """
 
 from collections import Counter
@@ -34,7 +35,7 @@ class Design:
 
     @property
     def width(self) -> int:
-        """How many columns there are."""
+        """The number of columns."""
         return len(self.plain) + len(self.equal)
 
     @property
@@ -48,7 +49,7 @@ class Design:
         }
 
     def columns(self, matrix: Matrix) -> Matrix:
-        """Shape (n, width)."""
+        """The design's columns of coded rows, of shape (n, width)."""
         if self.described is None:
             return matrix
         found = expanded(matrix, self.described)
@@ -61,14 +62,16 @@ class Design:
         return found
 
 
-def tree_design(rows: TrainingRows, categories: Sequence[int]) -> Design:
-    """Missing numbers stay NaN; no scale."""
+def tree_design(rows: TrainingRows) -> Design:
+    """The design for trees: missing numbers stay NaN, and nothing is scaled."""
+    categories = rows.category_positions
     plain = tuple(i for i in range(len(rows.inputs)) if i not in categories)
     return Design(plain=plain, equal=_values(rows.matrix, categories))
 
 
-def linear_design(rows: TrainingRows, categories: Sequence[int]) -> Design:
-    """Numbers filled with the median and scaled to deviation 1."""
+def linear_design(rows: TrainingRows) -> Design:
+    """The design for linear models: numbers are filled with the median and scaled to deviation 1."""
+    categories = rows.category_positions
     plain = tuple(i for i in range(len(rows.inputs)) if i not in categories)
     numbers = rows.matrix[:, plain].astype(np.float64)
     known = np.isfinite(numbers)
@@ -83,12 +86,12 @@ def linear_design(rows: TrainingRows, categories: Sequence[int]) -> Design:
     deviation = full.std(axis=0)
     scale = np.where(deviation > 0, deviation, 1.0).astype(np.float32)
     share = 1 - known.mean(axis=0)
-    told = tuple(
+    marked = tuple(
         (i, float("nan")) for i, gone in zip(plain, share, strict=True) if _OFTEN_MISSING <= gone < 1
     )
     return Design(
         plain=plain,
-        equal=(*_values(rows.matrix, categories), *told),
+        equal=(*_values(rows.matrix, categories), *marked),
         fill=fill,
         shift=full.mean(axis=0).astype(np.float32),
         scale=scale,

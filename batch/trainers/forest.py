@@ -1,57 +1,51 @@
-"""`forest`: scikit-learn's random forest, kept as an ONNX tree ensemble. Missing values go the way each split has learnt."""
+"""`forest`: scikit-learn's random forest. Missing values go the way that each split has learnt for them."""
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from anabranch.errors import AnabranchError
-from anabranch.stores.models.inputs import Fitted
 from anabranch.stores.models.scoring import Matrix, Scores
-from batch.trainers.design import Design, tree_design
-from batch.trainers.graphs import OUTPUT, Tree, check_parity, run, tree_model
-from batch.trainers.rows import SMALL, Trainer, TrainingRows, check_params, chosen_categories, pins, whole
+from batch.trainers.design import tree_design
+from batch.trainers.graphs import Tree, tree_model
+from batch.trainers.rows import SMALL, TrainingRows
+from batch.trainers.trainer import LearntGraph, Trainer, training_with
 
-_PARAMS = {"trees", "max_depth", "min_samples_leaf", "max_features", "max_samples", "categories"}
+
+def _defaults(task: str, count: int) -> Mapping[str, object]:
+    size: dict[str, object] = (
+        {"trees": 200, "min_samples_leaf": 5}
+        if count < SMALL
+        else {"trees": 100, "min_samples_leaf": 20, "max_samples": 0.5}
+    )
+    return {**size, "max_features": "sqrt" if task == "class" else 0.4, "categories": ()}
 
 
-class LearntForest:
-    """A forest over a design's columns."""
+def _learn_forest(rows: TrainingRows) -> LearntGraph:
+    from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
-    def __init__(
-        self, forest: Any, design: Design, rows: TrainingRows, parameters: Mapping[str, object]
-    ) -> None:
-        self.forest, self.design, self.rows, self.parameters = forest, design, rows, parameters
+    design = tree_design(rows)
+    params: dict[str, Any] = {
+        name: value for name, value in rows.params.items() if name not in ("trees", "categories")
+    }
+    kind = RandomForestClassifier if rows.task == "class" else RandomForestRegressor
+    forest = kind(n_estimators=rows.whole("trees"), random_state=rows.seed, n_jobs=1, **params)
+    with training_with("forest"):
+        forest.fit(design.columns(rows.matrix), rows.target, sample_weight=rows.weights)
 
-    @cached_property
-    def onnx(self) -> bytes:
-        """The forest as a graph. Scikit-learn's own refuses missing values in columns that had none in training."""
-        trees = [_tree(found.tree_) for found in self.forest.estimators_]
-        return tree_model(self.design, trees, [1 / len(trees)] * len(trees), len(self.rows.inputs))
+    def graph() -> bytes:
+        # Scikit-learn's own prediction refuses missing values in columns that had none in training; the graph takes them.
+        trees = [_tree(found.tree_) for found in forest.estimators_]
+        return tree_model(design, trees, [1 / len(trees)] * len(trees), len(rows.inputs))
 
-    def scores(self, matrix: Matrix) -> Scores:
-        """Of the graph."""
-        return run(self.onnx, OUTPUT, matrix)
-
-    def fitted(self) -> Fitted:
-        """The graph, compared with scikit-learn's forest."""
-        columns = self.design.columns(self.rows.matrix)
-        found = (
-            self.forest.predict_proba(columns)[:, 1]
-            if self.rows.task == "class"
-            else self.forest.predict(columns)
+    def library(matrix: Matrix) -> Scores:
+        columns = design.columns(matrix)
+        classes = rows.task == "class"
+        return np.asarray(
+            forest.predict_proba(columns)[:, 1] if classes else forest.predict(columns), dtype=np.float64
         )
-        check_parity(self.onnx, OUTPUT, self.rows.matrix, np.asarray(found, dtype=np.float64))
-        return Fitted(
-            native="onnx",
-            inputs=self.rows.inputs,
-            task=self.rows.task,
-            onnx=self.onnx,
-            output=OUTPUT,
-            parameters=self.parameters,
-            pip_requirements=pins(),
-        )
+
+    return LearntGraph(rows, graph, library)
 
 
 def _tree(found: Any) -> Tree:
@@ -67,33 +61,12 @@ def _tree(found: Any) -> Tree:
     )
 
 
-def _learn_forest(rows: TrainingRows) -> LearntForest:
-    from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
-
-    check_params("forest", rows.params, _PARAMS)
-    size: dict[str, object] = (
-        {"trees": 200, "min_samples_leaf": 5}
-        if len(rows.target) < SMALL
-        else {"trees": 100, "min_samples_leaf": 20, "max_samples": 0.5}
-    )
-    size |= {"max_features": "sqrt" if rows.task == "class" else 0.4}
-    params: dict[str, Any] = {**size, "categories": (), **rows.params}
-    design = tree_design(rows, chosen_categories(rows, params))
-    chosen = {name: value for name, value in params.items() if name not in ("trees", "categories")}
-    kind = RandomForestClassifier if rows.task == "class" else RandomForestRegressor
-    forest = kind(n_estimators=whole(params, "trees"), random_state=rows.seed, n_jobs=1, **chosen)
-    try:
-        forest.fit(design.columns(rows.matrix), rows.target, sample_weight=rows.weights)
-    except ValueError as error:
-        raise AnabranchError(
-            f"forest could not train: {str(error).splitlines()[0]}: check Model(params=...)"
-        ) from error
-    return LearntForest(forest, design, rows, params)
-
-
 FOREST = Trainer(
+    name="forest",
     tasks=("class", "number"),
     learn=_learn_forest,
+    defaults=_defaults,
+    parameters=frozenset({"max_depth", "max_samples"}),
     space={"trees": [100, 200, 400], "min_samples_leaf": (1, 30, "log"), "max_features": (0.1, 1.0)},
     larger="spark-forest",
 )

@@ -1,6 +1,6 @@
-"""ONNX graphs by hand: a design's columns, linear models, trees, and models put together. Input ``features``, output ``score``.
+"""ONNX graphs: a design's columns, linear models, trees, and models put together. Input ``features``, output ``score``.
 
-Splits of trees are told exactly: a float32 is at most a float64 threshold when it is at most the largest float32 that is.
+Splits of trees are exact: a float32 is at most a float64 threshold when it is at most the largest float32 that is.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ _OPSET, _ML_OPSET = 15, 1
 
 @dataclass(frozen=True, kw_only=True)
 class Tree:
-    """Nodes by position, 0 the root: `feature` < 0 for a leaf, whose `value` counts; a row goes left when it is at most `threshold`."""
+    """Nodes by position, 0 the root. A row goes left when its feature is at most `threshold`; a leaf has `feature` < 0 and a `value`."""
 
     feature: NDArray[np.int64]
     threshold: NDArray[np.float64]
@@ -55,8 +55,8 @@ class Graph:
     def model(self, width: int, output: str = OUTPUT) -> bytes:
         """The finished model of `width` inputs, checked."""
         given = helper.make_tensor_value_info(_INPUT, TensorProto.FLOAT, [None, width])
-        told = helper.make_tensor_value_info(output, TensorProto.FLOAT, [None, 1])
-        graph = helper.make_graph(self.nodes, "anabranch", [given], [told], self.constants)
+        scores = helper.make_tensor_value_info(output, TensorProto.FLOAT, [None, 1])
+        graph = helper.make_graph(self.nodes, "anabranch", [given], [scores], self.constants)
         opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid("ai.onnx.ml", _ML_OPSET)]
         made = helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="anabranch")
         onnx.checker.check_model(made)
@@ -77,7 +77,7 @@ def add_design(graph: Graph, design: Design) -> str:
         same = graph.node(
             "Equal", [found, graph.constant("equal_value", np.nan_to_num(values, nan=0.0))], "equal_same"
         )
-        told = graph.node("And", [same, graph.constant("equal_known", ~np.isnan(values))], "equal_told")
+        known = graph.node("And", [same, graph.constant("equal_known", ~np.isnan(values))], "equal_told")
         gone = graph.node(
             "And",
             [graph.node("IsNaN", [found], "equal_nan"), graph.constant("equal_missing", np.isnan(values))],
@@ -85,7 +85,7 @@ def add_design(graph: Graph, design: Design) -> str:
         )
         parts.append(
             graph.node(
-                "Cast", [graph.node("Or", [told, gone], "equal_either")], "equal", to=TensorProto.FLOAT
+                "Cast", [graph.node("Or", [known, gone], "equal_either")], "equal", to=TensorProto.FLOAT
             )
         )
     return graph.node("Concat", parts, _COLUMNS, axis=1)
@@ -188,7 +188,7 @@ def at_most(threshold: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def behind_design(model: bytes, output: str, design: Design, width: int, shift: float = 0.0) -> bytes:
-    """`model`, which takes the design's columns, as one that takes the inputs; its output plus `shift` becomes ``score`` (n, 1)."""
+    """`model`, which takes the design's columns, as a model of the inputs; its output plus `shift` becomes ``score`` (n, 1)."""
     graph = Graph()
     found = add_part(graph, model, output, "model_", add_design(graph, design), _RAW if shift else OUTPUT)
     if shift:
@@ -196,8 +196,8 @@ def behind_design(model: bytes, output: str, design: Design, width: int, shift: 
     return graph.model(width)
 
 
-def add_part(graph: Graph, model: bytes, output: str, prefix: str, given: str, told: str) -> str:
-    """Put `model` into the graph, fed with `given`; the last column of its `output` becomes `told` (n, 1)."""
+def add_part(graph: Graph, model: bytes, output: str, prefix: str, given: str, score: str) -> str:
+    """Put `model` into the graph, fed with `given`; the last column of its `output` becomes `score` (n, 1)."""
     part = onnx.load_model_from_string(model)
     names = {part.graph.input[0].name: given}
     for i, node in enumerate(part.graph.node):
@@ -210,7 +210,7 @@ def add_part(graph: Graph, model: bytes, output: str, prefix: str, given: str, t
         graph.constants.append(constant)
     flat = graph.node("Flatten", [f"{prefix}{output}"], f"{prefix}flat", axis=1)
     last = graph.constant(f"{prefix}last", np.array([-1], dtype=np.int64))
-    return graph.node("Gather", [flat, last], told, axis=1)
+    return graph.node("Gather", [flat, last], score, axis=1)
 
 
 def check_parity(onnx_model: bytes | None, output: str, matrix: Matrix, scores: Scores) -> None:
@@ -226,7 +226,7 @@ def check_parity(onnx_model: bytes | None, output: str, matrix: Matrix, scores: 
 
 
 def run(onnx_model: bytes, output: str, matrix: Matrix) -> Scores:
-    """What an ONNX model says."""
+    """Scores of coded rows by an ONNX model: the last column of its `output`."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(onnx_model, options, providers=["CPUExecutionProvider"])

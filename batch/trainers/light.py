@@ -1,4 +1,4 @@
-"""LightGBM, on the driver: leaf-wise trees. They are kept as a graph, so nothing that scores needs LightGBM."""
+"""`lightgbm`: leaf-wise boosted trees by LightGBM."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,100 +6,53 @@ from typing import Any
 import numpy as np
 
 from anabranch.errors import AnabranchError
-from anabranch.stores.models.inputs import Fitted
-from anabranch.stores.models.scoring import Matrix, Scores
-from batch.trainers.design import Design, tree_design
-from batch.trainers.graphs import OUTPUT, Tree, check_parity, run, tree_model
-from batch.trainers.rows import SMALL, Trainer, TrainingRows, check_params, chosen_categories, pins, whole
+from batch.trainers.design import tree_design
+from batch.trainers.graphs import Tree, tree_model
+from batch.trainers.rows import SMALL, TrainingRows
+from batch.trainers.trainer import LearntGraph, Trainer, training_with
 
-_KNOWN = {
-    "rounds", "categories", "num_leaves", "max_depth", "eta", "min_child_samples", "min_child_weight", "subsample", "colsample_bytree", "reg_alpha",
-    "reg_lambda", "max_bin", "min_split_gain", "extra_trees", "path_smooth",
+_FEW = {
+    "rounds": 150, "num_leaves": 4, "colsample_bytree": 0.3, "subsample": 0.6, "reg_lambda": 10.0, "min_child_samples": 10
+}  # fmt: skip
+_MANY = {
+    "rounds": 300, "num_leaves": 63, "colsample_bytree": 0.8, "subsample": 0.8, "reg_lambda": 2.0, "min_child_samples": 20
 }  # fmt: skip
 
-
-class LearntLight:
-    """A booster over a design's columns."""
-
-    def __init__(
-        self, booster: Any, design: Design, rows: TrainingRows, parameters: Mapping[str, object]
-    ) -> None:
-        self.booster, self.rows, self.parameters, self.design = booster, rows, parameters, design
-        trees = [_tree(one["tree_structure"]) for one in booster.dump_model()["tree_info"]]
-        self.onnx = tree_model(
-            design, trees, [1.0] * len(trees), len(rows.inputs), probability=rows.task == "class"
-        )
-
-    def scores(self, matrix: Matrix) -> Scores:
-        """Of the graph."""
-        return run(self.onnx, OUTPUT, matrix)
-
-    def fitted(self) -> Fitted:
-        """The graph, which must say what LightGBM says."""
-        said = np.asarray(
-            self.booster.predict(self.design.columns(self.rows.matrix), num_threads=1), dtype=np.float64
-        )
-        check_parity(self.onnx, OUTPUT, self.rows.matrix, said)
-        return Fitted(
-            native="onnx",
-            inputs=self.rows.inputs,
-            task=self.rows.task,
-            onnx=self.onnx,
-            output=OUTPUT,
-            parameters=self.parameters,
-            pip_requirements=pins(),
-        )
+_OPTIONAL = frozenset(
+    {"categories", "max_depth", "min_child_weight", "reg_alpha", "max_bin", "min_split_gain", "extra_trees"}
+)
 
 
-def _learn_lightgbm(rows: TrainingRows) -> LearntLight:
+def _learn_lightgbm(rows: TrainingRows) -> LearntGraph:
     try:
         import lightgbm
     except (ImportError, OSError) as error:
         raise AnabranchError(
-            f"trainer 'lightgbm' needs the package lightgbm and the system's libgomp ({error}): install both, or use 'xgboost'"
+            f"trainer 'lightgbm' needs the package lightgbm and the system's libgomp ({error}): "
+            "install both, or use 'xgboost'"
         ) from error
-    check_params("lightgbm", rows.params, _KNOWN)
-    few = len(rows.target) < SMALL
-    size: dict[str, Any] = (
-        {
-            "rounds": 150,
-            "num_leaves": 4,
-            "colsample_bytree": 0.3,
-            "subsample": 0.6,
-            "reg_lambda": 10.0,
-            "min_child_samples": 10,
-        }
-        if few
-        else {
-            "rounds": 300,
-            "num_leaves": 63,
-            "colsample_bytree": 0.8,
-            "subsample": 0.8,
-            "reg_lambda": 2.0,
-            "min_child_samples": 20,
-        }
-    )
-    params = {"eta": 0.05, **size, **rows.params}
+    classes, design = rows.task == "class", tree_design(rows)
     # One thread and rows by rows: sums are added in one order, so the same rows give the same trees to the bit.
-    fixed = {
-        "objective": "binary" if rows.task == "class" else "regression",
-        "verbosity": -1,
+    fixed: dict[str, object] = {
         "num_threads": 1,
         "deterministic": True,
+        "force_row_wise": True,
+        "seed": rows.seed,
     }
-    fixed |= {"force_row_wise": True, "seed": rows.seed, "subsample_freq": 1, "boost_from_average": True}
-    design = tree_design(rows, chosen_categories(rows, rows.params))
-    learner = {name: value for name, value in params.items() if name not in ("rounds", "categories")}
+    fixed |= {"objective": "binary" if classes else "regression", "boost_from_average": True}
+    fixed |= {"verbosity": -1, "subsample_freq": 1}
+    params = {name: value for name, value in rows.params.items() if name not in ("rounds", "categories")}
     data = lightgbm.Dataset(
         design.columns(rows.matrix), rows.target, weight=rows.weights, params={"verbosity": -1}
     )
-    try:
-        booster = lightgbm.train({**fixed, **learner}, data, whole(params, "rounds"))
-    except (lightgbm.basic.LightGBMError, ValueError) as error:
-        raise AnabranchError(
-            f"lightgbm could not train: {str(error).splitlines()[0]}: check Model(params=...)"
-        ) from error
-    return LearntLight(booster, design, rows, params)
+    with training_with("lightgbm", lightgbm.basic.LightGBMError):
+        booster = lightgbm.train({**fixed, **params}, data, rows.whole("rounds"))
+    trees = [_tree(one["tree_structure"]) for one in booster.dump_model()["tree_info"]]
+    return LearntGraph(
+        rows,
+        lambda: tree_model(design, trees, [1.0] * len(trees), len(rows.inputs), probability=classes),
+        lambda matrix: np.asarray(booster.predict(design.columns(matrix), num_threads=1), dtype=np.float64),
+    )
 
 
 def _tree(root: Mapping[str, Any]) -> Tree:
@@ -112,35 +65,30 @@ def _tree(root: Mapping[str, Any]) -> Tree:
             return place
         if node["decision_type"] != "<=":
             raise AnabranchError(
-                f"LightGBM describes a split as {node['decision_type']!r}, which is unknown here: use the trainer 'xgboost'"
+                f"LightGBM describes a split as {node['decision_type']!r}, and only '<=' can be written as a graph: "
+                "use the trainer 'xgboost'"
             )
         nodes.append((0, 0.0, 0, 0, True, 0.0))
         threshold = float(node["threshold"])
         # A column that was never missing in training takes a missing value for 0.
         missing_left = bool(node["default_left"]) if node["missing_type"] == "NaN" else threshold >= 0
-        left = grow(node["left_child"])
-        nodes[place] = (
-            int(node["split_feature"]),
-            threshold,
-            left,
-            grow(node["right_child"]),
-            missing_left,
-            0.0,
-        )
+        left, right = grow(node["left_child"]), grow(node["right_child"])
+        nodes[place] = (int(node["split_feature"]), threshold, left, right, missing_left, 0.0)
         return place
 
     grow(root)
-    feature, threshold, left, right, missing_left, value = (
-        np.array(column) for column in zip(*nodes, strict=True)
-    )
+    names = ("feature", "threshold", "left", "right", "missing_left", "value")
     return Tree(
-        feature=feature, threshold=threshold, left=left, right=right, missing_left=missing_left, value=value
+        **{name: np.array(column) for name, column in zip(names, zip(*nodes, strict=True), strict=True)}
     )
 
 
 LIGHTGBM = Trainer(
+    name="lightgbm",
     tasks=("class", "number"),
     learn=_learn_lightgbm,
+    defaults=lambda _task, count: {"eta": 0.05, **(_FEW if count < SMALL else _MANY)},
+    parameters=_OPTIONAL | {"path_smooth"},
     space={
         "rounds": [50, 100, 200, 300],
         "num_leaves": (2, 63, "log"),

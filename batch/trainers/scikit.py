@@ -1,4 +1,4 @@
-"""`sklearn`: any estimator by its import path, and what a user's own function gives. Kept by skops, an exact description, never a pickle."""
+"""`sklearn`: any estimator by its import path. Estimators are stored by skops, an exact description, never a pickle."""
 
 import importlib
 import inspect
@@ -11,7 +11,8 @@ from anabranch.errors import AnabranchError, DeclarationError
 from anabranch.stores.models.inputs import Fitted
 from anabranch.stores.models.scoring import TRUSTED, Matrix, Scores
 from batch.trainers.graphs import apart, run
-from batch.trainers.rows import Trainer, TrainingRows, chosen_categories, pins
+from batch.trainers.rows import TrainingRows
+from batch.trainers.trainer import Trainer, stored, training_with
 
 _OPSET = 15
 _PARITY = 1e-6
@@ -24,36 +25,24 @@ class LearntEstimator:
         self.estimator, self.rows, self.parameters = estimator, rows, parameters
 
     def scores(self, matrix: Matrix) -> Scores:
-        """Of the estimator."""
-        found = (
-            self.estimator.predict_proba(matrix)[:, 1]
-            if self.rows.task == "class"
-            else self.estimator.predict(matrix)
-        )
+        classes = self.rows.task == "class"
+        found = self.estimator.predict_proba(matrix)[:, 1] if classes else self.estimator.predict(matrix)
         return np.asarray(found, dtype=np.float64).reshape(len(matrix))
 
     def fitted(self) -> Fitted:
-        """As a skops file, with an ONNX twin where there is a converter and it says the same."""
-        content = trusted_bytes(self.estimator)
-        onnx, output = self._twin()
-        # The twin is made for speed: where float32 rounds across a boundary the estimator alone scores.
-        if (
-            onnx is not None
-            and not apart(run(onnx, output, self.rows.matrix), self.scores(self.rows.matrix)) <= _PARITY
-        ):
+        content, matrix = trusted_bytes(self.estimator), self.rows.matrix
+        onnx, output = self._onnx()
+        # The ONNX form is for speed: where float32 rounds across a boundary the estimator alone scores.
+        if onnx is not None and not apart(run(onnx, output, matrix), self.scores(matrix)) <= _PARITY:
             onnx, output = None, ""
-        return Fitted(
-            native="skops",
-            inputs=self.rows.inputs,
-            task=self.rows.task,
-            skops=content,
-            onnx=onnx,
-            output=output,
-            parameters={**self.parameters, "onnx": onnx is not None},
-            pip_requirements=pins("scikit-learn", "skops"),
-        )
+        parameters = {**self.parameters, "onnx": onnx is not None}
+        return stored(
+            self.rows, parameters, "scikit-learn", "skops",
+            native="skops", skops=content, onnx=onnx, output=output,
+        )  # fmt: skip
 
-    def _twin(self) -> tuple[bytes | None, str]:
+    def _onnx(self) -> tuple[bytes | None, str]:
+        """The ONNX form and its output; none for an estimator that the converter does not know."""
         from skl2onnx import to_onnx
         from skl2onnx.common.data_types import FloatTensorType
 
@@ -66,13 +55,13 @@ class LearntEstimator:
                 options={id(self.estimator): options} if options else None,
                 target_opset=_OPSET,
             )
-        except Exception:  # noqa: BLE001 - converters fail in ways of their own; the estimator serves without a twin, and the version says so
+        except Exception:  # noqa: BLE001 - converters fail in many ways; the version records that it has no ONNX form
             return None, ""
         return model.SerializeToString(), model.graph.output[-1].name
 
 
 def trusted_bytes(estimator: Any) -> bytes:
-    """The estimator as skops writes it; raises AnabranchError when reading it back would need a type that is not trusted."""
+    """The estimator as skops writes it; raises AnabranchError when loading it would need a type that is not trusted."""
     from skops.io import dumps, get_untrusted_types
 
     try:
@@ -85,64 +74,66 @@ def trusted_bytes(estimator: Any) -> bytes:
         ) from error
     if strange:
         raise AnabranchError(
-            f"{type(estimator).__name__} has {strange[0]}, which is not trusted when a model is read back: no version was made; use scikit-learn's own types"
+            f"{type(estimator).__name__} has {strange[0]}, which is not trusted when a model is loaded: "
+            "no version was made; use scikit-learn's own types"
         )
     return content
 
 
 def _learn_sklearn(rows: TrainingRows) -> LearntEstimator:
-    params = dict(rows.params)
-    path = params.pop("estimator", None)
+    path = rows.params.get("estimator")
     kind = _estimator(path)
     taken = inspect.signature(kind).parameters
-    chosen = {name: value for name, value in params.items() if name != "categories"}
-    unknown = [name for name in chosen if name not in taken]
+    params = {name: value for name, value in rows.params.items() if name not in ("estimator", "categories")}
+    unknown = [name for name in params if name not in taken]
     if unknown:
         raise DeclarationError(
             f"model: {path} has no parameter {unknown[0]!r}: it takes {', '.join(sorted(taken))}"
         )
     if "random_state" in taken:
-        chosen.setdefault("random_state", rows.seed)
-    estimator = kind(**chosen)
-    needed = "predict_proba" if rows.task == "class" else "predict"
+        params.setdefault("random_state", rows.seed)
+    estimator, classes = kind(**params), rows.task == "class"
+    needed = "predict_proba" if classes else "predict"
     if not hasattr(estimator, needed):
         raise DeclarationError(
-            f"model: {path} has no {needed}, which a model of a {rows.task} needs: use another estimator (SVC needs probability=True)"
+            f"model: {path} has no {needed}, which a model of a {rows.task} needs: "
+            "use another estimator (SVC needs probability=True)"
         )
-    pipeline = _pipeline(estimator, rows, chosen_categories(rows, params))
+    pipeline = _pipeline(estimator, rows)
     weights = {} if rows.weights is None else {"learn__sample_weight": rows.weights}
-    try:
-        pipeline.fit(
-            rows.matrix, rows.target.astype(np.int64) if rows.task == "class" else rows.target, **weights
-        )
-    except (ValueError, TypeError) as error:
-        raise AnabranchError(
-            f"{path} could not train: {str(error).splitlines()[0]}: check Model(params=...)"
-        ) from error
-    return LearntEstimator(pipeline, rows, {"estimator": path, **chosen})
+    with training_with(str(path), TypeError):
+        pipeline.fit(rows.matrix, rows.target.astype(np.int64) if classes else rows.target, **weights)
+    return LearntEstimator(pipeline, rows, {"estimator": path, **params})
 
 
 def _estimator(path: object) -> Any:
     if not isinstance(path, str) or "." not in path:
         raise DeclarationError(
-            f"model: params 'estimator' is {path!r}: give an import path such as 'sklearn.ensemble.ExtraTreesClassifier'"
+            f"model: params 'estimator' is {path!r}: "
+            "give an import path such as 'sklearn.ensemble.ExtraTreesClassifier'"
         )
     module, _, name = path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise DeclarationError(
-            f"model: params 'estimator' {path!r} cannot be imported ({error}): give the import path of an estimator's class"
+            f"model: params 'estimator' {path!r} cannot be imported ({error}): "
+            "give the import path of an estimator's class"
         ) from error
 
 
-def _pipeline(estimator: Any, rows: TrainingRows, categories: tuple[int, ...]) -> Any:
-    """Missing numbers stay missing for estimators that know them, else they become the median; a column a value for categories."""
+def _pipeline(estimator: Any, rows: TrainingRows) -> Any:
+    """`estimator` behind the coding of its inputs.
+
+    Missing numbers stay NaN for an estimator that accepts NaN, and become the median otherwise; categories become
+    one column a value.
+    """
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+    categories = rows.category_positions
     numbers = [i for i in range(len(rows.inputs)) if i not in categories]
     middle = Pipeline(
         [("fill", SimpleImputer(strategy="median", keep_empty_features=True)), ("scale", StandardScaler())]
@@ -154,12 +145,8 @@ def _pipeline(estimator: Any, rows: TrainingRows, categories: tuple[int, ...]) -
         ("numbers", "passthrough" if knows_missing else middle, numbers),
         ("categories", Pipeline([("fill", unknown), ("encode", encoder)]), list(categories)),
     ]
-    return Pipeline(
-        [
-            ("prepare", ColumnTransformer([step for step in steps if step[2]], sparse_threshold=0)),
-            ("learn", estimator),
-        ]
-    )
+    prepare = ColumnTransformer([step for step in steps if step[2]], sparse_threshold=0)
+    return Pipeline([("prepare", prepare), ("learn", estimator)])
 
 
-SKLEARN = Trainer(tasks=("class", "number"), learn=_learn_sklearn)
+SKLEARN = Trainer(name="sklearn", tasks=("class", "number"), learn=_learn_sklearn, parameters=None)

@@ -19,8 +19,9 @@ from threadpoolctl import threadpool_limits
 from anabranch.declare.models import SMALLER_IS_BETTER, Model, Search
 from anabranch.progress import Progress
 from batch.evaluation.measures import measure
-from batch.trainers import TRAINERS, TrainingRows, learn
-from batch.trainers.cross_validation import folds
+from batch.evaluation.splits import folds
+from batch.trainers.registry import TRAINERS, learn
+from batch.trainers.rows import TrainingRows
 
 PLAIN = "plain logistic regression"
 PLAIN_NUMBERS = "plain linear regression"

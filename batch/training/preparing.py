@@ -14,8 +14,8 @@ from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
 from anabranch.stores.models.inputs import ModelInput, model_inputs
 from anabranch.stores.models.scoring import InputCoder, Matrix
-from batch.trainers import TrainingRows
-from batch.training.splits import Split, split
+from batch.evaluation.splits import Split, split
+from batch.trainers.rows import TrainingRows
 
 KEY, TIME, TARGET, GROUP = "_key", "_time", "_target", "_group"
 

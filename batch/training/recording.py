@@ -14,7 +14,7 @@ from anabranch.progress import Progress
 from anabranch.stores.models.inputs import Fitted
 from batch.evaluation.assessment import importance, measured, slice_results
 from batch.evaluation.kept_runs import TrainingRun
-from batch.trainers import SEED
+from batch.trainers.rows import SEED
 from batch.training.card import card
 from batch.training.pictures import pictures
 from batch.training.preparing import Prepared

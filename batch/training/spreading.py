@@ -18,10 +18,10 @@ from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
 from anabranch.stores.models.inputs import model_inputs, slice_inputs
 from anabranch.stores.models.scoring import InputCoder
-from batch.evaluation.measures import SHARE
-from batch.trainers import TrainingFrame, trainer
+from batch.evaluation.splits import SHARE, Split
+from batch.trainers.frames import TrainingFrame
+from batch.trainers.registry import trainer
 from batch.training.preparing import GROUP, KEY, TARGET, TIME, Prepared, check_empty, training_rows, values
-from batch.training.splits import Split
 
 MOST_TRAIN, MOST_TEST = 50_000, 200_000
 """Rows that come to the driver: to design the columns on, and to judge on; fewer where they are wide."""

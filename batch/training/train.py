@@ -6,7 +6,7 @@ Spark makes the training set; small data then trains on the driver, which is man
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +30,9 @@ from batch.evaluation.kept_runs import TrainingRun, keep
 from batch.release.promotion import GateCheck
 from batch.release.registering import register
 from batch.settings import TrainingSettings
-from batch.trainers import Learnt, TrainingFrame, check_model, learn, trainer, tried
+from batch.trainers.choice import tried
+from batch.trainers.registry import check_model, learn, trainer
+from batch.trainers.trainer import Trainer
 from batch.training.preparing import KEY, TARGET, TIME, prepare
 from batch.training.recording import assess
 from batch.training.spreading import TrainingSize, check_fits, kept_frame, prepare_frame, training_size
@@ -129,7 +131,7 @@ def lake_run(
         and model.search is None
         and found.spreads(total, model.params, large=large)
     ):
-        return _spread_run(found.learn_frame, project, frame, size, progress, versions, place)
+        return _spread_run(found, project, frame, size, progress, versions, place)
     table = _collected(project, model, frame, size, place.local_bytes)
     return (
         train_run(project, table, versions, progress, left_out=total - table.num_rows, place=place),
@@ -139,7 +141,7 @@ def lake_run(
 
 
 def _spread_run(
-    learn_frame: Callable[[TrainingFrame], Learnt], project: Project, frame: DataFrame, size: TrainingSize, progress: Progress,
+    found: Trainer, project: Project, frame: DataFrame, size: TrainingSize, progress: Progress,
     versions: Mapping[str, int], place: TrainingPlace,
 ) -> tuple[TrainingRun, int, int]:  # fmt: skip
     label, model = _learnable(project)
@@ -152,7 +154,7 @@ def _spread_run(
         progress.step(
             f"trainer {model.trainer} on Spark's workers: {given.count:,} rows, {len(prepared.rows.inputs)} features"
         )
-        learnt = learn_frame(given)
+        learnt = found.train_frame(given)
     run = assess(
         project, model, prepared, learnt.fitted(), progress,
         lake_versions=versions, left_out=size.rows - usable, about=place.about, trials=tried(learnt), count=given.count,

@@ -74,7 +74,7 @@ def projects(as_json: AsJson = False) -> None:
 
 def check(name: Name, as_json: AsJson = False) -> None:
     """Check a declaration and show what it gives, without starting anything."""
-    from batch.trainers import check_model
+    from batch.trainers.registry import check_model
     from jobs.wiring.suites import suites
 
     settings = load_settings()

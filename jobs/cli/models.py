@@ -180,7 +180,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Compare every trainer with plain regression on the training set, by repeated k-fold; choices are made inside each fold."""
-    from batch.trainers import check_model
+    from batch.trainers.registry import check_model
     from batch.training.comparison import candidates, cells, evaluate_candidates, page
     from batch.training.preparing import whole_set
     from batch.training.train import lake_training_set

@@ -21,8 +21,8 @@ from threadpoolctl import threadpool_limits
 from xgboost import XGBClassifier
 
 from anabranch.stores.models.inputs import ModelInput
-from batch.trainers import TrainingRows
-from batch.trainers.cross_validation import folds
+from batch.evaluation.splits import folds
+from batch.trainers.rows import TrainingRows
 from batch.training.comparison import Quality, _quality, candidates, evaluate_candidates
 from jobs.show import Steps
 from projects.heart_disease import ATTRIBUTES, project

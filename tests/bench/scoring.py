@@ -35,9 +35,10 @@ from anabranch.stores.models.scoring import SkopsModel
 from batch.scoring.data_sets import score_path
 from batch.scoring.work import ScoringOrder
 from batch.settings import ScoringSettings
-from batch.trainers import TrainingFrame, TrainingRows, fit
-from batch.trainers.boosted import xgboost_params
-from batch.trainers.distributed import learn_xgboost_on_spark
+from batch.trainers.boosted import XGBOOST, LearntBooster, xgboost_params
+from batch.trainers.frames import TrainingFrame
+from batch.trainers.registry import fit
+from batch.trainers.rows import TrainingRows
 from jobs.show import Steps
 from jobs.wiring.settings import load_settings
 from jobs.wiring.spark_session import spark_session
@@ -312,16 +313,16 @@ def training_row(spark: SparkSession, folder: Path, size: Size, steps: Steps) ->
 
     def ours() -> None:
         frame = spark.read.parquet(str(path))
-        boosters["ours"] = learn_xgboost_on_spark(
-            TrainingFrame(frame=frame, count=size.training, rows=given)
-        ).booster
+        learnt = XGBOOST.train_frame(TrainingFrame(frame=frame, count=size.training, rows=given))
+        assert isinstance(learnt, LearntBooster)
+        boosters["ours"] = learnt.booster
 
     def library() -> None:
         table = pq.read_table(path)
         matrix = np.column_stack([table[name].to_numpy().astype(np.float32) for name in FEATURES])
         params = {
             name: value
-            for name, value in xgboost_params(given, size.training).items()
+            for name, value in xgboost_params(XGBOOST.complete(given, size.training)).items()
             if name not in ("rounds", "categories", "distributed")
         }
         boosters["library"] = xgboost.train(

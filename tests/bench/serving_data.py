@@ -20,7 +20,8 @@ from anabranch.stores.models.inputs import model_inputs
 from anabranch.stores.models.registry import Models, TrainingRecord
 from anabranch.stores.models.scoring import InputCoder
 from anabranch.values.times import DAY, HOUR, MINUTE, floor_to, now_micros
-from batch.trainers import TrainingRows, fit
+from batch.trainers.registry import fit
+from batch.trainers.rows import TrainingRows
 from jobs.servers import embedded
 from jobs.wiring.settings import ROOT, Settings, load_settings
 from tests.conftest import free_ports

@@ -28,7 +28,8 @@ from anabranch.stores.models.inputs import model_inputs
 from anabranch.stores.models.registry import Models, TrainingRecord
 from anabranch.stores.models.scoring import InputCoder
 from anabranch.values.times import HOUR, floor_to, format_time, now_micros
-from batch.trainers import TrainingRows, fit
+from batch.trainers.registry import fit
+from batch.trainers.rows import TrainingRows
 from jobs.cli.main import main
 from jobs.servers.processes import read_record
 from jobs.wiring.serve import serve

@@ -47,7 +47,7 @@ def test_the_declarations_on_the_page_of_models_can_be_made() -> None:
     for example in examples:
         exec(compile(example, "models.md", "exec"), {})  # noqa: S102 - the page's own examples
     prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-    from batch.trainers import TRAINERS
+    from batch.trainers.registry import TRAINERS
 
     assert [name for name in TRAINERS if f"`{name}`" not in prose] == []
 

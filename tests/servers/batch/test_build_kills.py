@@ -25,7 +25,8 @@ from anabranch.stores.models.registry import TrainingRecord
 from anabranch.stores.models.scoring import InputCoder
 from anabranch.values.times import DAY, HOUR, format_time, now_micros
 from batch.landing.ingest import ingest
-from batch.trainers import TrainingRows, fit
+from batch.trainers.registry import fit
+from batch.trainers.rows import TrainingRows
 from batch.views import Built
 from jobs.flows.building import build_project, rollback_project
 from jobs.flows.verifying import verify_settled

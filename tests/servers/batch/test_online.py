@@ -23,7 +23,8 @@ from anabranch.stores.models.registry import TrainingRecord
 from anabranch.stores.models.scoring import InputCoder
 from anabranch.values.times import MINUTE, SECOND, format_time, now_micros
 from batch.landing.topics import land
-from batch.trainers import TrainingRows, fit
+from batch.trainers.registry import fit
+from batch.trainers.rows import TrainingRows
 from batch.training.online import reset_online
 from jobs.servers.processes import wait_until
 from jobs.wiring.context import Context

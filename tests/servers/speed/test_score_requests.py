@@ -21,7 +21,8 @@ from anabranch.stores.models.inputs import model_inputs
 from anabranch.stores.models.registry import TrainingRecord
 from anabranch.stores.models.scoring import InputCoder
 from anabranch.values.times import SECOND, format_time, now_micros
-from batch.trainers import TrainingRows, fit
+from batch.trainers.registry import fit
+from batch.trainers.rows import TrainingRows
 from jobs.servers.processes import wait_until
 from jobs.wiring.context import Context
 from jobs.wiring.serve import build as build_server

@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from anabranch.declare.models import Model
 from anabranch.progress import Silent
-from batch.trainers.cross_validation import folds
+from batch.evaluation.splits import folds
 from batch.training.comparison import PLAIN, Quality, candidates, evaluate_candidates, page
 from projects.heart_disease import project
 from tests.bench.quality import ALONE, alone, rows

@@ -19,7 +19,8 @@ from anabranch.stores.models.inputs import model_inputs
 from anabranch.stores.models.registry import Models, TrainingRecord
 from anabranch.stores.models.scoring import InputCoder
 from batch.release.exporting import MANIFEST, bundle, export, write_bundle
-from batch.trainers import TrainingRows, fit
+from batch.trainers.registry import fit
+from batch.trainers.rows import TrainingRows
 from tests.support.edge import device, run, scored
 
 COLUMNS = "pages INT, town STRING, member BOOLEAN, joined DATE, seen TIMESTAMP, bought INT"

@@ -46,7 +46,8 @@ from batch.scoring.parquet import Part
 from batch.scoring.row_files import MARKER
 from batch.scoring.work import ScoringOrder
 from batch.settings import ScoringSettings
-from batch.trainers import TrainingRows, fit
+from batch.trainers.registry import fit
+from batch.trainers.rows import TrainingRows
 from jobs.wiring.settings import ROOT
 
 DECLARATION = '''

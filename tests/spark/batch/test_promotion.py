@@ -5,7 +5,7 @@ import os
 import pickle
 import shutil
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +15,19 @@ import pytest
 from mlflow.models import get_model_info
 
 from anabranch import FeatureView, Gate, Label, Last, Model, Project, Search, Slice, Source
-from anabranch.errors import AnabranchError, MisuseError, UnavailableError
+from anabranch.errors import AnabranchError, DeclarationError, MisuseError, UnavailableError
 from anabranch.progress import Silent
 from anabranch.settings import ModelsSettings
 from anabranch.stores.models.registry import Models, TrainingRecord
 from batch.evaluation.kept_runs import keep, unfinished
 from batch.release.promotion import _paired, promote, roll_back
 from batch.release.registering import finish, register
+from batch.trainers.design import tree_design
+from batch.trainers.graphs import Tree, tree_model
+from batch.trainers.registry import TRAINERS, check_model
+from batch.trainers.registry import register as register_trainer
+from batch.trainers.rows import TrainingRows
+from batch.trainers.trainer import LearntGraph, Trainer
 from batch.training.train import Trained, TrainingPlace, fit_and_log, train_run
 
 visits = Source(
@@ -139,6 +145,80 @@ def test_the_gate_refuses_what_is_proven_worse_or_what_is_not_proven_as_good(
     assert found["worse"].said.endswith("less than 95% is wanted")
     assert "worse by more than 0.03 in " in found["not worse"].said
     assert found["not worse"].said.endswith("at most 5% is wanted")
+
+
+def learn_stump(rows: TrainingRows, error: float = 0.0) -> LearntGraph:
+    """One split of the first input; the library's scores differ from the graph's by `error`."""
+    design, bound = tree_design(rows), rows.params["bound"]
+    assert isinstance(bound, float)
+    above = design.columns(rows.matrix)[:, 0] > bound
+    low, high = float(rows.target[~above].mean()), float(rows.target[above].mean())
+    tree = Tree(
+        feature=np.array([0, -1, -1]),
+        threshold=np.array([bound, 0.0, 0.0]),
+        left=np.array([1, 0, 0]),
+        right=np.array([2, 0, 0]),
+        missing_left=np.array([True, True, True]),
+        value=np.array([0.0, low, high]),
+    )
+    return LearntGraph(
+        rows,
+        lambda: tree_model(design, [tree], [1.0], len(rows.inputs)),
+        lambda matrix: np.where(design.columns(matrix)[:, 0] > bound, high, low) + error,
+    )
+
+
+def stump(name: str, error: float = 0.0) -> Trainer:
+    return Trainer(
+        name=name,
+        tasks=("class",),
+        learn=lambda rows: learn_stump(rows, error),
+        defaults=lambda _task, _count: {"bound": 9.5},
+    )
+
+
+@pytest.fixture
+def stumps() -> Iterator[None]:
+    """Two trainers that Anabranch does not know: one is sound, the graph of the other differs from the model."""
+    before = set(TRAINERS)
+    register_trainer(stump("stump"))
+    register_trainer(stump("torn_stump", error=1e-3))
+    yield
+    for name in set(TRAINERS) - before:
+        del TRAINERS[name]
+
+
+@pytest.mark.usefixtures("stumps")
+def test_a_trainer_registered_from_outside_is_declared_trained_checked_registered_and_scored(
+    models: Models,
+) -> None:
+    with pytest.raises(
+        DeclarationError, match="'stump' cannot be registered: choose a name that is not taken"
+    ):
+        register_trainer(stump("stump"))
+    with pytest.raises(DeclarationError, match="'stump' cannot learn a number"):
+        check_model(Model(trainer="stump", metric="rmse"))
+    project = shop("stumps", trainer="stump", features=("pages",))
+    assert project.model is not None
+    check_model(project.model)
+    with pytest.raises(DeclarationError, match="'stump' has no parameter 'depth': it takes bound"):
+        run(models, shop("stumps", trainer="stump", features=("pages",), params={"depth": 2}))
+    trained = run(models, project)
+    assert trained.champion
+    assert said(trained)["parity"][0]
+    assert models.entry("stumps", trained.version).parameters["bound"] == "9.5"
+    low, high, missing = models.scorer("stumps").score({"pages": [3.0, 15.0, None]})
+    assert missing == low < 0.3
+    assert high > 0.7
+    again = models.pyfunc_scores("stumps", trained.version, {"pages": [3.0, 15.0, None]})
+    np.testing.assert_allclose(again, [low, high, missing], atol=1e-6)
+
+
+@pytest.mark.usefixtures("stumps")
+def test_a_trainer_whose_graph_differs_from_its_model_makes_no_version(models: Models) -> None:
+    with pytest.raises(AnabranchError, match=r"ONNX form of the model differs from the model by 0\.001"):
+        run(models, shop("torn_stumps", trainer="torn_stump", features=("pages",)))
+    assert models.list("torn_stumps") == []
 
 
 def test_a_gate_for_metrics_where_smaller_is_better_and_for_rows_that_say_nothing() -> None:

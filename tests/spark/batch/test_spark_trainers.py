@@ -17,8 +17,10 @@ from sklearn.metrics import roc_auc_score
 from anabranch.declare.models import Model
 from anabranch.errors import AnabranchError
 from anabranch.stores.models.inputs import Fitted, ModelInput
-from batch.trainers import TRAINERS, TrainingFrame, TrainingRows, fit, learn
 from batch.trainers.distributed import parse_trees
+from batch.trainers.frames import TrainingFrame
+from batch.trainers.registry import TRAINERS, fit, learn
+from batch.trainers.rows import TrainingRows
 from batch.training.spreading import _split
 
 
@@ -83,12 +85,9 @@ def frames(spark: SparkSession) -> Iterator[Frames]:
 
 def spread(frames: Frames, trainer: str, given: TrainingRows, seed: int = 0) -> Fitted:
     """What a trainer of the workers learns from a frame, laid out as training lays it out."""
-    learn_frame = TRAINERS[trainer].learn_frame
-    assert learn_frame is not None
     given = replace(given, params=SMALL[trainer])
-    return learn_frame(
-        TrainingFrame(frame=frames[given.task, seed], count=len(given.target), rows=given, parts=2)
-    ).fitted()
+    frame = TrainingFrame(frame=frames[given.task, seed], count=len(given.target), rows=given, parts=2)
+    return TRAINERS[trainer].train_frame(frame).fitted()
 
 
 @pytest.mark.parametrize(
@@ -227,8 +226,6 @@ def test_xgboost_on_spark_learns_classes_and_numbers_as_the_driver_does(
     assert trainer.spreads(10, {"distributed": True})
     assert trainer.spreads(10, {}, large=True)
     assert not trainer.spreads(10, {"distributed": False}, large=True)
-    from batch.trainers.distributed import learn_xgboost_on_spark
-
     given = replace(rows(task), params=SMALL["xgboost"])
     names = ["_target", "pages", "town", "noise"]
     texts = [None if np.isnan(code) else "abc"[int(code)] for code in given.matrix[:, 1]]
@@ -238,7 +235,7 @@ def test_xgboost_on_spark_learns_classes_and_numbers_as_the_driver_does(
     frame = spark.createDataFrame(
         [list(row) for row in data], "_target DOUBLE, pages DOUBLE, town STRING, noise DOUBLE"
     ).select(*names)
-    spread = learn_xgboost_on_spark(TrainingFrame(frame=frame, count=len(given.target), rows=given)).fitted()
+    spread = trainer.train_frame(TrainingFrame(frame=frame, count=len(given.target), rows=given)).fitted()
     alone = learn("xgboost", given).scores(given.matrix)
     found, twin = spread.both_scores(given.matrix)
     assert np.corrcoef(found, alone)[0, 1] > 0.95

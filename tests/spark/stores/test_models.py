@@ -16,7 +16,8 @@ from anabranch.settings import ModelsSettings
 from anabranch.stores.models.inputs import Fitted, model_inputs
 from anabranch.stores.models.registry import Models, TrainingRecord
 from anabranch.stores.models.scoring import InputCoder
-from batch.trainers import TrainingRows, fit
+from batch.trainers.registry import fit
+from batch.trainers.rows import TrainingRows
 
 visits = Source(
     name="visits",

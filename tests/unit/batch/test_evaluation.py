@@ -10,9 +10,9 @@ from sklearn import metrics as sklearn_metrics
 from anabranch.declare.models import Slice
 from anabranch.errors import AnabranchError
 from batch.evaluation.assessment import importance, intervals, measured, resamples, slice_parts, slice_results
-from batch.evaluation.measures import evaluate, held_out, measure
+from batch.evaluation.measures import evaluate, measure
+from batch.evaluation.splits import held_out, split
 from batch.training.pictures import calibration_points, pictures
-from batch.training.splits import split
 
 
 def keys(count: int, each: int = 1) -> NDArray[np.object_]:

@@ -18,11 +18,14 @@ from anabranch.declare.models import Member, Model, Search
 from anabranch.errors import AnabranchError, DeclarationError
 from anabranch.stores.models.inputs import Fitted, ModelInput
 from anabranch.stores.models.scoring import InputCoder, SkopsModel, open_models
-from batch.trainers import TrainingRows, check_model, check_trainer, choice, fit, learn, tried
-from batch.trainers.cross_validation import folds
+from batch.evaluation.splits import folds
+from batch.trainers import choice
+from batch.trainers.choice import tried
 from batch.trainers.graphs import at_most
-from batch.trainers.light import _learn_lightgbm
+from batch.trainers.registry import check_model, check_trainer, fit, learn
+from batch.trainers.rows import TrainingRows
 from batch.trainers.scikit import trusted_bytes
+from batch.trainers.trainer import LearntGraph
 from projects.heart_disease import ATTRIBUTES
 
 DATA = Path(__file__).parents[3] / "projects" / "data"
@@ -333,11 +336,12 @@ def test_the_graph_of_lightgbm_says_what_lightgbm_says_of_values_that_were_never
 ) -> None:
     whole = heart(task)
     rows = whole.part(np.asarray(np.isfinite(whole.matrix).all(axis=1)))
-    learnt = _learn_lightgbm(rows)
+    learnt = learn("lightgbm", rows)
+    assert isinstance(learnt, LearntGraph)
+    assert learnt.library is not None
     matrix = rows.matrix.copy()
     matrix[np.random.default_rng(1).random(matrix.shape) < 0.3] = np.nan
-    said = learnt.booster.predict(learnt.design.columns(matrix))
-    np.testing.assert_allclose(learnt.scores(matrix), said, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(learnt.scores(matrix), learnt.library(matrix), rtol=1e-6, atol=1e-6)
     with pytest.raises(DeclarationError, match="'lightgbm' has no parameter 'num_leafs'"):
         fit("lightgbm", replace(rows, params={"num_leafs": 3}))
     with pytest.raises(AnabranchError, match=r"lightgbm could not train: .*check Model"):
@@ -435,19 +439,20 @@ def test_auto_chooses_by_validation_and_tells_what_it_weighed() -> None:
 def test_auto_weighs_a_sample_of_many_rows_and_learns_from_all(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = replace(heart(), metric="roc_auc")
     monkeypatch.setattr(choice, "MOST_WEIGHED", 120)
-    weighed: list[TrainingRows] = []
-    choose = choice._choose
+    samples: list[TrainingRows] = []
+    weigh = choice.weighed
 
-    def choose_and_keep(given: TrainingRows) -> choice._Choice:
-        weighed.append(given)
-        return choose(given)
+    def weigh_and_keep(sample: TrainingRows) -> list[choice.TriedParameters]:
+        samples.append(sample)
+        return weigh(sample)
 
-    monkeypatch.setattr(choice, "_choose", choose_and_keep)
+    monkeypatch.setattr(choice, "weighed", weigh_and_keep)
     learnt = learn("auto", rows)
-    assert isinstance(learnt, choice.Chosen)
-    assert [len(given.target) for given in weighed] == [120]
-    alone = learn(str(learnt.parameters["chosen"]), replace(rows, params=choose(weighed[0]).params))
-    np.testing.assert_array_equal(learnt.scores(rows.matrix), alone.scores(rows.matrix))
+    assert [len(sample.target) for sample in samples] == [120]
+    chosen = str(learnt.parameters["chosen"])
+    strengths = [one for one in weigh(samples[0]) if one.trainer.name == chosen]
+    best = max(strengths, key=lambda one: one.mean)
+    np.testing.assert_array_equal(learnt.scores(rows.matrix), best.train(rows).scores(rows.matrix))
 
 
 def test_a_search_never_does_worse_in_validation_than_the_declaration_without_it() -> None:

@@ -1,0 +1,176 @@
+"""Which labels train and which test: by time, by key, or in folds; the labels of one key always stay together."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anabranch.errors import AnabranchError
+
+SHARE = 0.25
+"""The share of keys, or of labels by time, that is held out."""
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Masks over the labels; a label in neither is left out, because its key is on the other side.
+
+    `kind` is ``time`` or ``key``; `how` describes the split to people.
+    """
+
+    train: Mask
+    test: Mask
+    kind: str
+    how: str
+
+
+def split(
+    wanted: str, keys: NDArray[np.object_], times: NDArray[np.int64], target: Floats, task: str
+) -> Split:
+    """Train on the labels before a moment and test on those from then on.
+
+    By key when `wanted` is ``key``, or when one side in time would be too small or of one class. A key with labels
+    on both sides of the moment tests when its hash says so (see `held_out`) and trains otherwise; its labels on the
+    wrong side of the moment are left out. Raises AnabranchError when there are too few labels for two sides.
+    """
+    if task == "class":
+        _check_classes(target)
+    why = ""
+    if wanted == "time":
+        found = _by_time(keys, times)
+        if isinstance(found, Split):
+            if _large_enough(found, target, task):
+                return found
+            found = "the earlier or the later labels are too few or of one class"
+        why = f" ({found})"
+    mask = held_out(keys, target, task)
+    return Split(train=~mask, test=mask, kind="key", how=f"by key: a quarter of the keys is held out{why}")
+
+
+def held_out(keys: NDArray[np.object_], target: Floats, task: str) -> Mask:
+    """True for the labels held out: about a quarter of the keys, each key with all its labels on one side.
+
+    A key's side is a hash of its text, so it stays there when data grows. Where that leaves a side without one of
+    the classes (tiny data), a quarter of the keys of each class is taken in the order of their hashes instead. Raises
+    AnabranchError when neither gives two usable sides.
+    """
+    unique, position = np.unique(keys, return_inverse=True)
+    hashes = _hashes(keys)
+    if task == "class":
+        _check_classes(target)
+    mask: Mask = (hashes < SHARE)[position]
+    if not both_usable(target[mask], target[~mask], task):
+        mask = _by_rank(hashes, _strata(position, len(unique), target, task))[position]
+    if not both_usable(target[mask], target[~mask], task):
+        raise AnabranchError(_too_few(position, target, task))
+    return mask
+
+
+def folds(
+    target: Floats, groups: NDArray[np.int64] | None, task: str, count: int, seed: int
+) -> NDArray[np.int64]:
+    """The fold of each row, 0 to `count` - 1: rows of one group together, classes spread evenly.
+
+    Raises AnabranchError when a class (or, for numbers, the data) has fewer groups than folds.
+    """
+    unique, position = np.unique(np.arange(len(target)) if groups is None else groups, return_inverse=True)
+    strata = _strata(position, len(unique), target, task)
+    order = np.random.default_rng(seed).permutation(len(unique))
+    # Dealt out like cards, one stratum after the other.
+    dealt = order[np.argsort(strata[order], kind="stable")]
+    smallest = int(np.bincount(strata).min()) if task == "class" and strata.any() else len(unique)
+    if smallest < count or (task == "class" and len(np.unique(strata)) < 2):
+        what = "keys of the rarer class" if task == "class" else "keys"
+        raise AnabranchError(
+            f"there are {smallest} {what} for {count} folds: bring in more labels, or use fewer folds"
+        )
+    fold = np.empty(len(unique), dtype=np.int64)
+    fold[dealt] = np.arange(len(unique)) % count
+    return fold[position]
+
+
+def both_usable(first: Floats, second: Floats, task: str) -> bool:
+    """Whether both sides can be learnt from and judged on: two classes each, or two numbers each."""
+    if task == "class":
+        return all(len(np.unique(side)) == 2 for side in (first, second))
+    return all(len(side) >= 2 for side in (first, second))
+
+
+def _by_time(keys: NDArray[np.object_], times: NDArray[np.int64]) -> Split | str:
+    """The split by time, or why there is none."""
+    if len(np.unique(times)) < 2:
+        return "all labels have one time"
+    moment = np.quantile(times, 1 - SHARE, method="higher")
+    later = times >= moment
+    _, position = np.unique(keys, return_inverse=True)
+    count = position.max() + 1
+    seen_later = np.bincount(position, later, count) > 0
+    seen_earlier = np.bincount(position, ~later, count) > 0
+    tests = np.where(seen_later & seen_earlier, _hashes(keys) < SHARE, seen_later)[position]
+    train, test = ~later & ~tests, later & tests
+    left = int((~train & ~test).sum())
+    aside = f"; {left} labels of keys on the other side are left out" if left else ""
+    how = f"by time: trained before {np.datetime64(int(moment), 'us')}Z, tested from then on{aside}"
+    return Split(train=train, test=test, kind="time", how=how)
+
+
+def _large_enough(found: Split, target: Floats, task: str) -> bool:
+    sides = (target[found.train], target[found.test])
+    if not both_usable(*sides, task):
+        return False
+    return task != "class" or all(np.bincount(side.astype(int)).min() >= 2 for side in sides)
+
+
+def _hashes(keys: NDArray[np.object_]) -> Floats:
+    """A number in [0, 1) for each distinct key, in the order of np.unique; only the key's text decides it."""
+    digests = (hashlib.blake2b(str(key).encode(), digest_size=8).digest() for key in np.unique(keys))
+    return np.array([int.from_bytes(digest, "big") / 2**64 for digest in digests])
+
+
+def _check_classes(target: Floats) -> None:
+    found = np.unique(target)
+    strange = [value for value in found.tolist() if value not in (0.0, 1.0)]
+    if strange:
+        raise AnabranchError(
+            f"the label's target gives {strange[0]:g}, not 0 or 1: "
+            "write a condition such as 'num > 0', or use a metric for numbers"
+        )
+    if len(found) < 2:
+        raise AnabranchError(
+            f"all {len(target)} labels are of class {found[0]:g}: "
+            "a model needs examples of both classes, so bring in labels of the other"
+        )
+
+
+def _strata(position: NDArray[np.intp], keys: int, target: Floats, task: str) -> NDArray[np.int64]:
+    """A number a key: for classes, whether any of its rows is of class 1."""
+    found = np.zeros(keys, dtype=np.int64)
+    if task == "class":
+        np.maximum.at(found, position, target.astype(np.int64))
+    return found
+
+
+def _by_rank(hashes: Floats, strata: NDArray[np.int64]) -> Mask:
+    mask = np.zeros(len(hashes), dtype=bool)
+    for stratum in np.unique(strata):
+        members = np.flatnonzero(strata == stratum)
+        chosen = members[np.argsort(hashes[members])]
+        mask[chosen[: max(2 if len(np.unique(strata)) == 1 else 1, round(SHARE * len(members)))]] = True
+    return mask
+
+
+def _too_few(position: NDArray[np.intp], target: Floats, task: str) -> str:
+    keys = len(np.unique(position))
+    if task == "number":
+        return (
+            f"{len(target)} labels of {keys} keys are too few to train and to test on: "
+            "at least 4 keys are needed, bring in more labels"
+        )
+    counts = [len(np.unique(position[target == value])) for value in (0.0, 1.0)]
+    return (
+        f"labels are too few to train and to test on: {counts[0]} keys have class 0 and {counts[1]} have class 1, "
+        "where at least 2 of each are needed: bring in more labels"
+    )
