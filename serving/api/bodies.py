@@ -1,7 +1,7 @@
 """What requests and responses of the endpoints hold, as types; their JSON schemas are generated from these.
 
 Parts that a project's declaration types (its key, its features, its events) are marked by `declared`:
-serving/api/declared.py has their schemas.
+serving/api/openapi.py has their schemas.
 """
 
 from typing import Annotated, Any, Literal

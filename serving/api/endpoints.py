@@ -19,8 +19,7 @@ from anabranch.values.keys import key_text, show_key
 from anabranch.values.times import SECOND, format_time
 from anabranch.values.types import STRING, DataType
 from serving.api.bodies import AcceptedBody, CurrentRowBody, FeaturesBody
-from serving.api.live import Live, Served
-from serving.api.readiness import UNTRAINED
+from serving.api.live import UNTRAINED, Live, Served
 from serving.api.routing import Call
 from serving.api.server_parts import ServerParts
 from serving.api.trials import scorers

@@ -23,6 +23,7 @@ from serving.api.trials import LoadedTrial
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Stamp = tuple[tuple[str, int, int], ...]
+UNTRAINED = "no model yet: run 'anabranch train {name}'"
 _TRIES = 5  # a manifest changes twice in a rollback; what still changes is looked at next time
 
 

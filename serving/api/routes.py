@@ -16,7 +16,7 @@ from serving.api.bodies import (
     ProjectBody,
     ReadinessBody,
 )
-from serving.api.declared import Declared
+from serving.api.openapi import Declared
 from serving.api.routing import PROJECT, PROJECTS, Route
 
 _PREDICTED = PredictionBody(

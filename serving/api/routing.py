@@ -15,7 +15,7 @@ from serving.http.access import Caller
 from serving.http.messages import Request
 
 if TYPE_CHECKING:
-    from serving.api.declared import Declared
+    from serving.api.openapi import Declared
     from serving.api.server_parts import ServerParts
 
 T = TypeVar("T")
