@@ -22,10 +22,10 @@ import numpy as np
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
 from anabranch.values.times import format_time, now_micros
+from batch.building.current_rows import reset_current_rows
 from batch.landing.ingest import ingest
 from batch.scoring.data_sets import score_path
 from batch.training.train import train
-from batch.views import reset_current_rows
 from jobs.cli.models import place
 from jobs.flows.building import build_project
 from jobs.flows.verifying import verify_settled
@@ -33,7 +33,7 @@ from jobs.servers import embedded as servers
 from jobs.show import Steps, console, quiet, say, table
 from jobs.wiring.context import Context
 from jobs.wiring.settings import ROOT, Settings, load_settings
-from speed.views import start
+from speed.streams import start
 
 NAME = "heart_disease"
 DATA = ROOT / "projects" / "data"
@@ -108,7 +108,7 @@ def _river(context: Context, steps: Steps, keep: bool) -> str:
         ],
     )
     say(f"the gate: {trained.reason}")
-    reset_current_rows(spark, context.lake, context.views, context.models, project)
+    reset_current_rows(context.stores, project)
     steps.step("[bold]4. the stream[/bold], fed with simulated bracelet readings and new exams")
     _stream(context, project, steps)
     steps.step("[bold]5. REST[/bold] answers the example request")
@@ -130,7 +130,7 @@ def _river(context: Context, steps: Steps, keep: bool) -> str:
 
 def _stream(context: Context, project: Project, steps: Steps) -> None:
     before = _features(context, project)
-    queries = start(context.spark, context.channel(once=False), project)
+    queries = start(context.speed_layer(once=False), project)
     try:
         started = time.monotonic()
         count = context.bus.publish(

@@ -85,7 +85,7 @@ project = Project(
         metric="roc_auc",
         categories=("cp", "restecg", "slope", "thal"),
         slices=("sex", Slice(feature="age", bands=(50, 60))),
-        intended_use="Showing how a model comes about; not for decisions about patients",
+        intended_use="Demonstrates training and serving; not for decisions about patients",
         limits="303 patients of one clinic in 1988; the bracelet is simulated",
     ),
     owner="cardiology",

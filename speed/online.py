@@ -1,8 +1,8 @@
-"""Online learning: labels become examples as they arrive, for the approximate model that stands beside the champion.
+"""Online learning: labels become examples as they arrive, for the approximate model beside the champion.
 
-Each label is scored before it is learnt from, by both models on the same features, which is how they are compared. Its
-features are answered as of its event time; where events at or after that time are folded already, the answer says so and the
-example counts as approximate. Labels from before the batch's cut are the batch's, and left out here.
+Both models score each label before it is learnt, on the same features: that compares them. Features are
+answered as of the label's event time; where later events are folded already, the answer says so and the
+example counts as approximate. Labels from before the batch's cut belong to the batch and are skipped.
 """
 
 import json
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 
@@ -23,24 +23,24 @@ from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
 from anabranch.events.judging import good_events
 from anabranch.folds.spark import key_column
-from anabranch.stores.cassandra.measures import Measure, Measures
+from anabranch.stores.cassandra.measures import Measure
 from anabranch.stores.cassandra.online_models import OnlineModel, OnlineModels, fresh, online_of, online_rows
 from anabranch.stores.cassandra.views import DeclaredAnewError
 from anabranch.stores.models.registry import Scorer
 from anabranch.values.keys import key_values
 from anabranch.values.times import SECOND, from_micros, now_micros
-from speed.views import Channel, timed
+from speed.query import SpeedLayer, triggered
 
 log = logging.getLogger(__name__)
 NAME = "online"
-"""How the query of a project's learner is called, where those of sources have the source's name."""
-_STEP = 5_000  # messages of a partition that are learnt before the state is written
+"""The name of the query of a project's learner; those of sources are named after their source."""
+_STEP = 5_000  # messages of a partition that are learnt before the model is written
 _PARTS_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Example:
-    """A label: its key as stored text, its event time and its arrival in microseconds, the target; None for one without."""
+    """A label: key as stored text, event time and arrival in microseconds, and target (None for none)."""
 
     id: str
     key: str
@@ -51,12 +51,12 @@ class Example:
 
 @dataclass
 class ModelComparison:
-    """What both models said of labels before they were learnt from: rows of (online, champion, target)."""
+    """The scores of both models for labels before they were learnt: rows of (online, champion, target)."""
 
     rows: list[tuple[float, float, float]]
 
     def measures(self, project: Project, version: str) -> Iterator[Measure]:
-        """Mean difference of the scores, share of labels where the classes differ, squared error of each."""
+        """Mean difference of scores, share of labels whose class differs, squared error of each model."""
         if not self.rows:
             return
         online, champion, target = np.array(self.rows, dtype=np.float64).T
@@ -76,33 +76,34 @@ class ModelComparison:
 
 
 def label_topic(project: Project) -> str | None:
-    """The topic that labels of a project with online learning come by."""
-    return (
-        project.label.source.topic if project.label is not None and online_of(project) is not None else None
-    )
+    """The topic of the labels of a project that learns online; None for other projects."""
+    if project.label is None or online_of(project) is None:
+        return None
+    return project.label.source.topic
 
 
-def start_online(spark: SparkSession, channel: Channel, project: Project) -> StreamingQuery:
-    """Start the query that learns, for which `prepare` was called. It only says that there are labels: the state says from where."""
-    topic = str(label_topic(project))
+def start_online(layer: SpeedLayer, project: Project) -> StreamingQuery:
+    """Start the query that learns. It only wakes the learner: the model knows how far the topic is learnt."""
+    topic, stores = str(label_topic(project)), layer.stores
+    stores.bus.ensure_topics([topic])
+    stores.bus.require_arrival([topic])
+    options = {**stores.bus.spark_options([topic]), "failOnDataLoss": "false"}
+    messages = stores.spark.readStream.format("kafka").options(**options).load()
     writer = (
-        spark.readStream.format("kafka")
-        .options(**{**channel.bus.spark_options([topic]), "failOnDataLoss": "false"})
-        .load()
-        .writeStream.queryName(f"{project.name}.{NAME}")
-        .option("checkpointLocation", f"{channel.checkpoints.rstrip('/')}/{project.name}/{NAME}")
-        .foreachBatch(_micro_batch(spark, channel, project))
+        messages.writeStream.queryName(f"{project.name}.{NAME}")
+        .option("checkpointLocation", layer.checkpoint(project, NAME))
+        .foreachBatch(_micro_batch(layer, project))
     )
-    return timed(writer, channel).start()
+    return triggered(layer, writer).start()
 
 
-def _micro_batch(spark: SparkSession, channel: Channel, project: Project) -> Callable[[DataFrame, int], None]:
-    learning = Learning(spark, channel, project)
+def _micro_batch(layer: SpeedLayer, project: Project) -> Callable[[DataFrame, int], None]:
+    learning = Learning(layer, project)
 
     def run(messages: DataFrame, number: int) -> None:
-        found = messages.count()
-        learnt = learning.up_to(channel.bus.ends(str(label_topic(project))))
-        log.info("learnt project=%s number=%s messages=%s labels=%s", project.name, number, found, learnt)
+        count = messages.count()
+        learnt = learning.up_to(layer.stores.bus.ends(str(label_topic(project))))
+        log.info("learnt project=%s number=%s messages=%s labels=%s", project.name, number, count, learnt)
 
     return run
 
@@ -110,52 +111,48 @@ def _micro_batch(spark: SparkSession, channel: Channel, project: Project) -> Cal
 class Learning:
     """Brings a project's online model up to a place in the topic of its labels."""
 
-    def __init__(self, spark: SparkSession, channel: Channel, project: Project) -> None:
-        self._spark, self._channel, self._project = spark, channel, project
-        self._models = OnlineModels(channel.views)
-        self._answers = Answers(channel.views, patience=1.0, parts=Parts(_PARTS_BYTES))
-        self._recent = Recent({}, {})
+    def __init__(self, layer: SpeedLayer, project: Project) -> None:
+        self._layer, self._project = layer, project
+        self._models = OnlineModels(layer.stores.views)
+        self._answers = Answers(layer.stores.views, patience=1.0, parts=Parts(_PARTS_BYTES))
+        self._recent = RecentLabels({}, {})
 
     def up_to(self, ends: Mapping[int, int]) -> int:
-        """Learn what lies before `ends`, offsets by partition, and is not in the model yet; returns how many labels."""
+        """Learn the labels before `ends` (offsets by partition) that the model lacks; returns how many."""
         online, done = online_of(self._project), 0
         while online is not None:
             expected = self._models.revision(self._project.name)
             before = self._models.read(self._project) or fresh(self._project, online)
-            upto = {
-                part: min(end, before.offsets.get(part, 0) + _STEP)
-                for part, end in ends.items()
-                if end > before.offsets.get(part, 0)
-            }
+            known = {part: before.offsets.get(part, 0) for part in ends}
+            upto = {part: min(end, known[part] + _STEP) for part, end in ends.items() if end > known[part]}
             if not upto:
                 break
             try:
-                after, compared, version = self._learnt(before, upto)
+                after, comparison, version = self._learnt(before, upto)
             except DeclaredAnewError as error:
                 log.warning("labels of %s are learnt later: %s", self._project.name, error)
                 break
-            # Lost to a batch that reset the model meanwhile: what was learnt here is learnt again on top of that.
+            # When a batch has reset the model meanwhile, the write fails and the labels are learnt on top of
+            # that.
             if self._models.write(self._project, after, expected) is not None:
                 done += after.learnt - before.learnt
-                Measures.of(self._channel.views.settings).write(
-                    list(compared.measures(self._project, version))
-                )
+                self._layer.stores.measures.write(list(comparison.measures(self._project, version)))
         return done
 
     def _learnt(
         self, before: OnlineModel, upto: Mapping[int, int]
     ) -> tuple[OnlineModel, ModelComparison, str]:
-        project = self._project
-        version = self._channel.models.fitting_champion(project)
-        scorer = self._channel.models.scorer(project.name, version) if version else None
-        manifest, compared = self._answers.manifest(project.name), ModelComparison([])
+        project, models = self._project, self._layer.stores.models
+        version = models.fitting_champion(project)
+        scorer = models.scorer(project.name, version) if version else None
+        manifest, comparison = self._answers.manifest(project.name), ModelComparison([])
         learnt, approximate, left_out = before.learnt, before.approximate, before.left_out
         for example in self._examples(before.offsets, upto):
             if example.target is None or (manifest is not None and example.at < manifest.cut):
                 left_out += 1
                 continue
             (answer,) = self._answers.features(project, [key_values(project.keys, example.key)], example.at)
-            compared.rows.extend(_compare(project, before, scorer, answer, example.target))
+            comparison.rows.extend(_both_scores(project, before, scorer, answer, example.target))
             before.learner.learn(online_rows(project, _columns(answer))[0], example.target)
             learnt += 1
             approximate += answer.degraded is not None
@@ -166,100 +163,89 @@ class Learning:
             approximate=approximate,
             left_out=left_out,
         )
-        return after, compared, version or ""
+        return after, comparison, version or ""
 
     def _examples(self, since: Mapping[int, int], upto: Mapping[int, int]) -> list[Example]:
-        """Labels of the topic's messages in [since, upto), in the order of their arrival; of copies within the horizon the first to arrive.
+        """Labels of the messages in [since, upto) by arrival; of copies within the horizon only the first.
 
-        That is so wherever the topic is cut into steps, and whoever reads the next one: what has arrived before `since` is remembered, and
-        read again where somebody else came that far.
+        The result does not depend on how the topic is cut into steps, nor on which process reads the next
+        one: labels before `since` are remembered, and read again where another process learnt them.
         """
-        horizon = self._channel.times.dedup_horizon_seconds * SECOND
-        found = self._labels(since, upto)
-        if not found:
+        horizon = self._layer.times.dedup_horizon_seconds * SECOND
+        labels = self._labels(since, upto)
+        if not labels:
             return []
         if self._recent.upto != since:
-            back = self._channel.bus.offsets_at(str(label_topic(self._project)), found[0].arrival - horizon)
+            topic = str(label_topic(self._project))
+            back = self._layer.stores.bus.offsets_at(topic, labels[0].arrival - horizon)
             before = self._labels({part: back.get(part, 0) for part in since}, since)
-            self._recent = Recent(since, {example.id: example.arrival for example in before})
-        return self._recent.first_ones(found, {**since, **upto}, horizon)
+            self._recent = RecentLabels(since, {example.id: example.arrival for example in before})
+        return self._recent.first_copies(labels, {**since, **upto}, horizon)
 
     def _labels(self, since: Mapping[int, int], upto: Mapping[int, int]) -> list[Example]:
-        """All labels of the topic's messages in [since, upto), copies too, in the order of their arrival."""
-        channel, project, label = self._channel, self._project, self._project.label
+        """All labels of the messages in [since, upto) by arrival, copies included."""
+        layer, project, label = self._layer, self._project, self._project.label
         if label is None:
-            raise AnabranchError(f"project {project.name!r} has no label: online learning needs one")
-        topic, parts = (
-            str(label.source.topic),
-            sorted(part for part, end in upto.items() if since.get(part, 0) < end),
-        )
+            raise AnabranchError(
+                f"project {project.name!r} has no label: online learning needs Project(label=...)"
+            )
+        topic = str(label.source.topic)
+        parts = sorted(part for part, end in upto.items() if since.get(part, 0) < end)
         if not parts:
             return []
-        places = {
-            "startingOffsets": {part: since.get(part, 0) for part in parts},
-            "endingOffsets": {part: upto[part] for part in parts},
-        }
         options = {
-            **channel.bus.spark_options([]),
-            **{name: json.dumps({topic: found}) for name, found in places.items()},
+            **layer.stores.bus.spark_options([]),
+            "assign": json.dumps({topic: parts}),
+            "startingOffsets": json.dumps({topic: {part: since.get(part, 0) for part in parts}}),
+            "endingOffsets": json.dumps({topic: {part: upto[part] for part in parts}}),
             "failOnDataLoss": "false",
         }
-        options["assign"] = json.dumps({topic: parts})
-        messages = self._spark.read.format("kafka").options(**options).load()
-        return _collected(
-            label,
-            good_events(
-                project, label.source, messages, channel.times, channel.suites(project).get(label.source.name)
-            ),
-        )
+        messages = layer.stores.spark.read.format("kafka").options(**options).load()
+        suite = layer.suites(project).get(label.source.name)
+        return _collected(label, good_events(project, label.source, messages, layer.times, suite))
 
 
 @dataclass
-class Recent:
-    """When the last copy of each recent label arrived, by id, of the messages before `upto`."""
+class RecentLabels:
+    """The arrival of the last copy of each recent label by its id, among the messages before `upto`."""
 
     upto: Mapping[int, int]
     arrivals: dict[str, int]
 
-    def first_ones(self, found: Sequence[Example], upto: Mapping[int, int], horizon: int) -> list[Example]:
-        """Those of which no copy arrived less than `horizon` microseconds before; `found` are the messages from here up to `upto`, which it then knows."""
+    def first_copies(self, labels: Sequence[Example], upto: Mapping[int, int], horizon: int) -> list[Example]:
+        """The labels without a copy within `horizon` microseconds before; all become known up to `upto`."""
         first = []
-        for example in found:
+        for example in labels:
             before = self.arrivals.get(example.id)
             self.arrivals[example.id] = example.arrival
             if before is None or example.arrival - before > horizon:
                 first.append(example)
-        newest = max(self.arrivals.values())
-        self.arrivals = {
-            name: arrival for name, arrival in self.arrivals.items() if arrival >= newest - horizon
-        }
+        oldest = max(self.arrivals.values()) - horizon
+        self.arrivals = {name: arrival for name, arrival in self.arrivals.items() if arrival >= oldest}
         self.upto = dict(upto)
         return first
 
 
 def _collected(label: Label, events: DataFrame) -> list[Example]:
-    target, at = (
-        F.expr(label.target).cast("double"),
-        F.unix_micros(F.col(f"`{label.source.time}`").cast("timestamp")),
-    )
-    finite = F.when(F.abs(target) < float("inf"), target)
-    named = {
+    target = F.expr(label.target).cast("double")
+    columns = {
         "id": F.col(f"`{label.source.id}`").cast("string"),
         "key": key_column(label.keys),
-        "at": at,
+        "at": F.unix_micros(F.col(f"`{label.source.time}`").cast("timestamp")),
         "arrival": F.unix_micros("_arrival"),
-        "target": finite,
+        "target": F.when(F.abs(target) < float("inf"), target),
     }
     order = [F.col(name) for name in ("_arrival", "_partition", "_offset")]
-    found = events.select(*[column.alias(name) for name, column in named.items()], *order).orderBy(*order)
-    return [Example(*(row[name] for name in named)) for row in found.collect() if row["key"] is not None]
+    named = [column.alias(name) for name, column in columns.items()]
+    rows = events.select(*named, *order).orderBy(*order).collect()
+    return [Example(*(row[name] for name in columns)) for row in rows if row["key"] is not None]
 
 
 def _columns(answer: Answer) -> dict[str, list[Any]]:
     return {name: [value] for name, value in answer.values.items()}
 
 
-def _compare(
+def _both_scores(
     project: Project, model: OnlineModel, scorer: Scorer | None, answer: Answer, target: float
 ) -> Iterator[tuple[float, float, float]]:
     (online,) = model.score(_columns(answer), project)

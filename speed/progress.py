@@ -1,22 +1,40 @@
-"""How a stream is doing, query by query: read from Spark's own progress and from what the topic holds."""
+"""The progress of a stream, query by query: figures, delay behind arrival, and gauges for Prometheus."""
 
 import json
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, start_http_server
 from pyspark.sql.streaming.query import StreamingQuery
 
+from anabranch.answers.delays import Delay
 from anabranch.values.times import SECOND, to_micros
+
+_MOST_WAITING = 1000
+_LOOPBACK = "127.0.0.1"
+_GAUGES = {
+    "running": "1 while the query runs, 0 while it waits for a server or was given up.",
+    "failed": "1 when the query was given up: it failed again and again while every server was up.",
+    "events": "Events read since the process started.",
+    "events_per_second": "Rate of the last seconds.",
+    "state_rows": "Rows of state: remembered ids and open tiles.",
+    "state_bytes": "Memory of the state.",
+    "open_slots": "Slots of arrival that still take events.",
+    "seconds": "Length of the last micro-batch.",
+    "restarts": "Restarts of the query.",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """One query at one moment. `lag`: messages not read yet, by partition; `seconds`: of its last micro-batch.
+    """One query at one moment. `lag`: unread messages by partition; `seconds`: the length of its last
+    micro-batch.
 
-    `source` and `events` of queries that answer score requests or learn are their own name, and requests or labels.
-    `failure`: why the query was given up, None while it is not.
+    A query of score requests or labels has its own name as `source`, and counts them as `events` of that
+    `unit`. `failure` says why the query was given up; None while it was not.
     """
 
     project: str
@@ -39,21 +57,15 @@ class Snapshot:
         return self.failure is not None
 
     def line(self) -> str:
-        """For people."""
-        lag = (
-            " ".join(f"{partition}:{behind:,}" for partition, behind in sorted(self.lag.items())) or "unknown"
-        )
-        held = (
-            f"  state {self.state_rows:,} rows {self.state_bytes / 2**20:,.1f} MiB  open slots {self.open_slots}"
-            if self.unit == "events"
-            else ""
-        )
-        still = (
-            f"  FAILED: {self.failure}" if self.failed else "" if self.running else "  WAITING for a server"
-        )
+        """The snapshot as a line for people."""
+        lag = " ".join(f"{partition}:{behind:,}" for partition, behind in sorted(self.lag.items()))
+        read = f"{self.events:,} {self.unit}, {self.events_per_second:,.0f}/s  lag {lag or 'unknown'}"
+        size = f"{self.state_bytes / 2**20:,.1f} MiB"
+        state = f"  state {self.state_rows:,} rows {size}  open slots {self.open_slots}"
+        end = f"  FAILED: {self.failure}" if self.failed else "" if self.running else "  WAITING for a server"
         return (
-            f"{self.project}.{self.source}  {self.events:,} {self.unit}, {self.events_per_second:,.0f}/s  lag {lag}"
-            f"{held}  micro-batch {self.seconds:.2f} s{still}"
+            f"{self.project}.{self.source}  {read}{state if self.unit == 'events' else ''}"
+            f"  micro-batch {self.seconds:.2f} s{end}"
         )
 
 
@@ -67,11 +79,11 @@ class Meter:
         self.offsets: dict[int, int] = {}
         """By partition the offset after the last event whose tiles are written."""
         self.position: dict[int, int] = {}
-        """The same, known too of a query that has found nothing new since it started."""
+        """By partition the offset up to which the query has read, known before it finds anything new."""
         self.latest: dict[str, Any] = {}
 
     def read(self, query: StreamingQuery) -> None:
-        """Take what the query has done since the last call."""
+        """Add the micro-batches that the query finished since the last call."""
         for progress in query.recentProgress:
             found: dict[str, Any] = json.loads(progress.json)
             run, number = found["runId"], int(found["batchId"])
@@ -89,16 +101,15 @@ class Meter:
 
     @property
     def seconds(self) -> float:
-        """How long the last micro-batch took."""
+        """Length of the last micro-batch."""
         return float(self.latest.get("durationMs", {}).get("triggerExecution", 0)) / 1000
 
     @property
     def state(self) -> tuple[int, int]:
-        """Rows and bytes that the query remembers."""
+        """Rows and bytes of the query's state."""
         operators = self.latest.get("stateOperators", [])
-        return sum(int(each["numRowsTotal"]) for each in operators), sum(
-            int(each["memoryUsedBytes"]) for each in operators
-        )
+        rows = sum(int(each["numRowsTotal"]) for each in operators)
+        return rows, sum(int(each["memoryUsedBytes"]) for each in operators)
 
     @property
     def open_slots(self) -> int:
@@ -106,14 +117,88 @@ class Meter:
         times = self.latest.get("eventTime", {})
         if "max" not in times or "watermark" not in times:
             return 0
-        newest, oldest = (
-            to_micros(datetime.fromisoformat(times[name])) // self._slot for name in ("max", "watermark")
-        )
+        moments = [to_micros(datetime.fromisoformat(times[name])) for name in ("max", "watermark")]
+        newest, oldest = (moment // self._slot for moment in moments)
         return max(1, newest - max(oldest, 0) + 1) if oldest > 0 else 1
 
 
 def _ends(source: Mapping[str, Any]) -> dict[int, int]:
-    """By partition where a source was read to."""
+    """By partition the offset up to which a source was read."""
     ends = source["endOffset"]
     topics = json.loads(ends) if isinstance(ends, str) else ends or {}
     return {int(partition): offset for offsets in topics.values() for partition, offset in offsets.items()}
+
+
+class Delays:
+    """How far a source's current rows are behind arrival, without a look at any event. Times in microseconds.
+
+    Compares the offsets at which the topic ended at known times with those that the query has reached.
+    `promised` is the longest delay that the project promises.
+    """
+
+    def __init__(self, source: str, promised: int | None) -> None:
+        self._source, self._promised = source, promised
+        self._waiting: deque[tuple[int, Mapping[int, int]]] = deque()
+        self._longest = 0
+        self._known = False
+        self._kept_since: int | None = None
+
+    def topic_ended(self, at: int, ends: Mapping[int, int]) -> None:
+        """Note that the topic's partitions ended at these offsets at that time."""
+        # While a query is far behind, the oldest ends are enough: newer ones are noted when it has got there.
+        if len(self._waiting) < _MOST_WAITING:
+            self._waiting.append((at, ends))
+
+    def query_reached(self, now: int, offsets: Mapping[int, int]) -> None:
+        """Note that tiles and current rows of all messages before these offsets are written."""
+        while self._waiting and _reached(offsets, self._waiting[0][1]):
+            at, _ = self._waiting.popleft()
+            self._longest, self._known = max(self._longest, now - at), True
+
+    def report(self, now: int) -> Delay | None:
+        """The longest delay since the last report, waiting messages included; None while it is unknown."""
+        behind = max(self._longest, now - self._waiting[0][0] if self._waiting else 0)
+        # Until the query has reached the first noted end, older events may wait.
+        if not self._known and (self._promised is None or behind <= self._promised):
+            return None
+        self._longest = 0
+        if self._promised is not None and behind > self._promised:
+            self._kept_since = None
+        elif self._kept_since is None and self._known:
+            self._kept_since = now - behind
+        return Delay(source=self._source, at=now, behind=behind, kept_since=self._kept_since)
+
+
+def _reached(offsets: Mapping[int, int], ends: Mapping[int, int]) -> bool:
+    return all(offsets.get(partition, 0) >= end for partition, end in ends.items())
+
+
+class StreamMetrics:
+    """Gauges of one process for Prometheus, on a loopback port of its own; port 0 opens none."""
+
+    def __init__(self, port: int) -> None:
+        registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        labels = ("project", "source")
+        self._gauges = {
+            name: Gauge(f"anabranch_stream_{name}", text, labels, registry=registry)
+            for name, text in _GAUGES.items()
+        }
+        self._lag = Gauge(
+            "anabranch_stream_lag", "Unread messages.", (*labels, "partition"), registry=registry
+        )
+        self._server = start_http_server(port, addr=_LOOPBACK, registry=registry)[0] if port else None
+
+    def show(self, snapshots: Sequence[Snapshot]) -> None:
+        """Set the gauges."""
+        for each in snapshots:
+            for name, gauge in self._gauges.items():
+                gauge.labels(each.project, each.source).set(float(getattr(each, name)))
+            for partition, behind in each.lag.items():
+                self._lag.labels(each.project, each.source, str(partition)).set(behind)
+
+    def close(self) -> None:
+        """Close the port."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()

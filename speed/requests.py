@@ -1,7 +1,8 @@
-"""Score requests: asked by message, answered by message on the topic of scores, told apart by their request id.
+"""Score requests: requests by message, answered by message on the topic of scores under their request id.
 
-The asynchronous twin of serving's predict: the same checks, reads, model and answer. All requests of a micro-batch are read
-and scored together. What is wrong with one is its answer; nothing is dropped. While Cassandra is away requests wait.
+The asynchronous form of serving's predict, with the same checks, reads, model and answer. All requests of a
+micro-batch are read and scored together. A faulty request is answered with its problem; none is dropped.
+While Cassandra is away, requests wait.
 """
 
 import logging
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql.streaming.query import StreamingQuery
 
 from anabranch.answers.current import kept_answers
@@ -25,11 +26,12 @@ from anabranch.events.json_values import encode
 from anabranch.events.predictions import predictions_topic
 from anabranch.settings import ModelsSettings, ViewsSettings
 from anabranch.stores.models.registry import Models, Scorer
-from speed.views import Channel, scores_topic, timed
+from anabranch.stores.opened import Stores
+from speed.query import SpeedLayer, messages, scores_topic, triggered
 
 log = logging.getLogger(__name__)
 NAME = "score-requests"
-"""How the query of a project's requests is called, where those of sources have the source's name."""
+"""The name of the query of a project's requests; those of sources are named after their source."""
 _ANSWERS_SCHEMA = "topic STRING, key STRING, value STRING"
 
 
@@ -38,43 +40,33 @@ def requests_topic(project: str) -> str:
     return f"score-requests.{project}"
 
 
-def prepare_requests(channel: Channel, project: Project) -> None:
-    """Make the topics of requests and of what is answered, where they are missing."""
-    channel.bus.ensure_topics(
-        [requests_topic(project.name), scores_topic(project.name), predictions_topic(project.name)]
-    )
+def prepare_requests(layer: SpeedLayer, project: Project) -> None:
+    """Create the missing topics of requests and of their answers."""
+    names = (requests_topic, scores_topic, predictions_topic)
+    layer.stores.bus.ensure_topics([name(project.name) for name in names])
 
 
-def start_requests(spark: SparkSession, channel: Channel, project: Project) -> StreamingQuery:
-    """Start the query that answers the requests of a project with a model, for which `prepare` was called."""
-    topic = requests_topic(project.name)
-    # A request that the topic no longer holds cannot be answered by anybody: that must not end the query.
-    options = {**channel.bus.spark_options([topic]), "failOnDataLoss": "false"}
-    if channel.most_offsets is not None:
-        options["maxOffsetsPerTrigger"] = str(channel.most_offsets)
+def start_requests(layer: SpeedLayer, project: Project) -> StreamingQuery:
+    """Start the query that answers the requests of a project with a model, whose tables exist."""
+    prepare_requests(layer, project)
+    # A request that the topic no longer holds cannot be answered: that must not end the query.
     writer = (
-        spark.readStream.format("kafka")
-        .options(**options)
-        .load()
+        messages(layer, requests_topic(project.name), failOnDataLoss="false")
         .writeStream.queryName(f"{project.name}.{NAME}")
-        .option("checkpointLocation", f"{channel.checkpoints.rstrip('/')}/{project.name}/{NAME}")
-        .foreachBatch(_micro_batch(channel, project))
+        .option("checkpointLocation", layer.checkpoint(project, NAME))
+        .foreachBatch(_micro_batch(layer.stores, project))
     )
-    return timed(writer, channel).start()
+    return triggered(layer, writer).start()
 
 
-def _micro_batch(channel: Channel, project: Project) -> Callable[[DataFrame, int], None]:
-    options = channel.bus.spark_options([])
+def _micro_batch(stores: Stores, project: Project) -> Callable[[DataFrame, int], None]:
+    options = stores.bus.spark_options([])
 
-    def run(messages: DataFrame, number: int) -> None:
+    def run(asked: DataFrame, number: int) -> None:
         started = time.monotonic()
-        answer = answerer(
-            channel.views.settings,
-            channel.models.settings,
-            project,
-            channel.models.last_champion(project.name),
-        )
-        answers = messages.select("value", "partition", "offset").mapInArrow(answer, _ANSWERS_SCHEMA)
+        version = stores.models.last_champion(project.name)
+        answer = answerer(stores.views.settings, stores.models.settings, project, version)
+        answers = asked.select("value", "partition", "offset").mapInArrow(answer, _ANSWERS_SCHEMA)
         answers.write.format("kafka").options(**options).save()
         log.info(
             "requests answered project=%s number=%s seconds=%.2f",
@@ -88,7 +80,7 @@ def _micro_batch(channel: Channel, project: Project) -> Callable[[DataFrame, int
 
 @dataclass(frozen=True, slots=True)
 class _Message:
-    """A request and where it stands in its topic."""
+    """A request and its place in the topic."""
 
     requested: Requested
     partition: int
@@ -98,9 +90,10 @@ class _Message:
 def answerer(
     views: ViewsSettings, models: ModelsSettings, project: Project, model_version: str | None
 ) -> Callable[..., Iterator[pa.RecordBatch]]:
-    """A function for `DataFrame.mapInArrow` over messages (value, partition, offset): yields messages (topic, key, value), an answer each.
+    """A function for `DataFrame.mapInArrow` over messages (value, partition, offset): yields their answers.
 
-    What was scored goes to the topic of predictions too, as what REST answers does.
+    An answer is a message (topic, key, value) on the topic of scores; a prediction goes to the topic of
+    predictions too, as those of REST do.
     """
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -110,27 +103,22 @@ def answerer(
             rows = zip(
                 *(batch.column(name).to_pylist() for name in ("value", "partition", "offset")), strict=True
             )
-            found = [
-                _Message(read_message(value, project), partition, offset) for value, partition, offset in rows
-            ]
-            answered = list(_messages(project, scorer, answers, found))
+            asked = [_Message(read_message(value, project), *place) for value, *place in rows]
+            sent = list(_messages(project, scorer, answers, asked))
             yield pa.RecordBatch.from_pydict(
-                {
-                    name: [each[place] for each in answered]
-                    for place, name in enumerate(("topic", "key", "value"))
-                }
+                {name: [each[place] for each in sent] for place, name in enumerate(("topic", "key", "value"))}
             )
 
     return run
 
 
 def _messages(
-    project: Project, scorer: Scorer | None, answers: Answers, messages: Sequence[_Message]
+    project: Project, scorer: Scorer | None, answers: Answers, received: Sequence[_Message]
 ) -> Iterator[tuple[str, str | None, str]]:
-    asked = [each.requested.asked for each in messages if each.requested.asked is not None]
+    asked = [each.requested.asked for each in received if each.requested.asked is not None]
     rest = iter(outcomes(project, scorer, answers, asked))
     scores, predictions = scores_topic(project.name), predictions_topic(project.name)
-    for each in messages:
+    for each in received:
         outcome = each.requested.problem or next(rest)
         key = None if each.requested.id is None else str(each.requested.id)
         yield scores, key, encode(_answer(project, each, outcome)).decode()
@@ -144,11 +132,8 @@ def _answer(project: Project, each: _Message, outcome: Prediction | ProblemError
     requested = each.requested
     if isinstance(outcome, Prediction):
         key = requested.asked.key if requested.asked else None
-        return {
-            "request_id": requested.id,
-            **({} if key is None else {"key": shown_key(key)}),
-            **outcome.answer,
-        }
+        named = {} if key is None else {"key": shown_key(key)}
+        return {"request_id": requested.id, **named, **outcome.answer}
     place = {"topic": requests_topic(project.name), "partition": each.partition, "offset": each.offset}
     return {"request_id": requested.id, "error": outcome.document, **place}
 
@@ -156,7 +141,7 @@ def _answer(project: Project, each: _Message, outcome: Prediction | ProblemError
 def outcomes(
     project: Project, scorer: Scorer | None, answers: Answers, asked: Sequence[Asked]
 ) -> list[Outcome]:
-    """A prediction or a problem for each request. Raises UnavailableError without the store: requests can wait for it."""
+    """A prediction or a problem for each request. Raises UnavailableError when the store is away."""
     try:
         champion = fitting_scorer(project, scorer)
     except ProblemError as problem:

@@ -1,4 +1,4 @@
-"""Retirement beside the streams, in a thread of its own: no restart, figure or signal waits for it."""
+"""Retirement of tiles beside the streams, in a thread of its own, so that nothing waits for it."""
 
 import logging
 import threading
@@ -10,25 +10,25 @@ from anabranch.stores.cassandra.views import Views
 from anabranch.values.times import SECOND
 
 log = logging.getLogger(__name__)
-_EVERY = 60.0
+_INTERVAL = 60.0
 _PATIENCE = 10.0  # seconds for the statement under way
 
 
-class Retiring:
-    """Removes the tiles of `projects` that no answer can need, at once and then every minute; `start`, then `stop`."""
+class Retirement:
+    """Removes the tiles that no answer of `projects` can need, at `start` and every minute until `stop`."""
 
     def __init__(self, views: Views, projects: Sequence[Project]) -> None:
         self._views, self._projects = views, projects
         self._retired: dict[str, int] = {}
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="retiring", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="retirement", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End at the next key; the next stream removes the rest."""
+        """Stop after the key under way; the next stream removes the rest."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(_PATIENCE)
@@ -37,7 +37,7 @@ class Retiring:
         while not self._stopping.is_set():
             for project in self._projects:
                 self._retire(project)
-            self._stopping.wait(_EVERY)
+            self._stopping.wait(_INTERVAL)
 
     def _retire(self, project: Project) -> None:
         try:

@@ -1,8 +1,8 @@
-"""Writing tiles: what a task of a micro-batch does with its states, and the keys that changed.
+"""Writing of tiles by the tasks of a micro-batch, and the keys that changed.
 
-A tile's write carries a timestamp that grows with what the tile holds: the slot, plus one microsecond an event. So a slow
-retry, or a replay that has not come as far as the stream once was, never beats a fuller tile; which of two writes
-happened later does not matter.
+The timestamp of a tile's write grows with the events that the tile holds: the slot, plus one microsecond an
+event. So a slow retry, or a replay that has not yet reached the place where the stream once was, never
+overwrites a fuller tile, whichever is written last.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,17 +24,14 @@ CHANGED_SCHEMA = "key STRING"
 def tile_writer(
     views: ViewsSettings, project: Project, pieces: Sequence[Piece]
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """A function for `DataFrame.mapInArrow` over states (piece, key, slot, tile_start, events, state, extra), times in microseconds.
+    """A function for `DataFrame.mapInArrow` over states (piece, key, slot, tile_start, events, state, extra).
 
-    Writes those of views to their tables and yields, once all are written, the project's own keys among them.
+    Times are in microseconds. Writes the states of views to their tables and, once all are written, yields
+    the keys among them that are the project's own.
     """
-    named = next(
-        (number for number, piece in enumerate(pieces) if piece.keys == project.keys and not piece.fine), None
-    )
-    tables = [
-        None if piece.view is None else tiles_table(project.name, piece.view, fine=piece.fine)
-        for piece in pieces
-    ]
+    own = [piece.keys == project.keys and not piece.fine for piece in pieces]
+    named = own.index(True) if True in own else None
+    tables = [piece.view and tiles_table(project.name, piece.view, fine=piece.fine) for piece in pieces]
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         senders: dict[int, Sender] = {}
@@ -56,19 +53,12 @@ def tile_writer(
 
 
 def _values(batch: pa.RecordBatch) -> list[list[bytes]]:
-    """Columns of the statement below, as they travel."""
-    slot, start, events = (
-        batch.column(name).to_numpy(zero_copy_only=False) for name in ("slot", "tile_start", "events")
-    )
+    """The columns of the statement in `_sender`, as Cassandra's protocol carries them."""
+    names = ("slot", "tile_start", "events")
+    slot, start, events = (batch.column(name).to_numpy(zero_copy_only=False) for name in names)
     key = batch.column("key").cast(pa.binary()).to_pylist()
-    return [
-        key,
-        _longs(slot),
-        _longs(start),
-        stored(batch.column("state")),
-        stored(batch.column("extra")),
-        _longs(slot + events),
-    ]
+    state, extra = stored(batch.column("state")), stored(batch.column("extra"))
+    return [key, _longs(slot), _longs(start), state, extra, _longs(slot + events)]
 
 
 def _longs(values: NDArray[np.int64]) -> list[bytes]:
@@ -77,11 +67,6 @@ def _longs(values: NDArray[np.int64]) -> list[bytes]:
 
 
 def _sender(views: ViewsSettings, table: str) -> Sender:
-    session = session_for(views)
-    return Sender(
-        session,
-        prepared(
-            session,
-            f"INSERT INTO {table} (key, slot, tile_start, state, extra) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?",
-        ),
-    )
+    session, columns = session_for(views), "key, slot, tile_start, state, extra"
+    statement = f"INSERT INTO {table} ({columns}) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?"
+    return Sender(session, prepared(session, statement))

@@ -37,10 +37,10 @@ def histogram(values: Sequence[float], title: str, count: int = 20) -> Markup:
         Markup('<line x1="0" x2="{}" y1="{}" y2="{}" class="axis"></line>').format(
             _WIDTH, _HEIGHT - _FOOT, _HEIGHT - _FOOT
         ),
-        Markup('<text x="0" y="10">{:,}</text><g class="bars">').format(most),
+        Markup('<text x="0" y="13">{:,}</text><g class="bars">').format(most),
     ]
     for at, (rows, (low, high)) in enumerate(zip(counts, pairwise(edges), strict=True)):
-        height = (_HEIGHT - _FOOT - 14) * rows / most
+        height = (_HEIGHT - _FOOT - 17) * rows / most
         left, top = at * width + _GAP / 2, _HEIGHT - _FOOT - height
         parts.append(_BAR.format(left, top, width - _GAP, height, low, high, rows))
     parts.append(Markup("</g>"))

@@ -1,7 +1,7 @@
-"""What a build keeps: the grains of every view and the keys of the project, from all events or from those new since the last build.
+"""The states that the lake keeps between builds: the grains of every view and the keys of the project.
 
-A version with cut C and `until` U owes the distinct events that came by topic before C or by file before U. A build goes on
-from the version before when it can tell which owed events are new; else it reads all of them, by the same path.
+A build goes on from the states of the version before when it can tell which covered events are new; else it
+reads all events, by the same path.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from functools import cached_property, reduce
 from py4j.protocol import Py4JJavaError
 from pyspark import StorageLevel
 from pyspark.errors import PySparkException
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from anabranch.declare.projects import Project
@@ -22,47 +22,23 @@ from anabranch.declare.sources import Source
 from anabranch.declare.views import FeatureView
 from anabranch.errors import AnabranchError
 from anabranch.events.copies import distinct_among
-from anabranch.folds.spark import coarsened, grains, key_column
+from anabranch.folds.spark import coarsened, key_column
 from anabranch.progress import Progress
 from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.lake.increments import builds_there, read_increments, write_increment
-from anabranch.stores.lake.lake import FeedError, Lake
+from anabranch.stores.lake.lake import FeedError
 from anabranch.values.times import format_time, from_micros
+from batch.building.versions import NewVersion
+from batch.views import Coverage, events_of, states_of
 
 log = logging.getLogger(__name__)
 FEW = 500_000
-"""Ids that every worker can hold."""
+"""Ids that fit into the memory of every worker."""
 
 
-@dataclass(frozen=True)
-class Owed:
-    """What a version covers: by topic before `cut`, by file before `until` (microseconds), of the lake at `versions`."""
-
-    cut: int
-    until: int
-    versions: Mapping[str, int]
-
-    def covers(self) -> Column:
-        """Whether an event is owed."""
-        by_file = F.col("_file").isNotNull()
-        return (by_file & (F.col("_arrival") < F.lit(from_micros(self.until)))) | (
-            ~by_file & (F.col("_arrival") < F.lit(from_micros(self.cut)))
-        )
-
-    def events(self, spark: SparkSession, lake: Lake, project: Project) -> dict[str, DataFrame]:
-        """The distinct events that are owed, by source.
-
-        Duplicates go first, so that a file row whose event came by topic at or after the cut is left to the stream.
-        """
-        return {
-            name: events.where(self.covers())
-            for name, events in lake.distinct_events(spark, project, self.versions).items()
-        }
-
-
-@dataclass(frozen=True)
-class New:
-    """Owed events of a source that the version before did not have: `events` None when that cannot be told, and `why`."""
+@dataclass(frozen=True, kw_only=True)
+class NewEvents:
+    """Covered events that the version before lacked; `why` they are unknown where `events` is None."""
 
     events: DataFrame | None = None
     count: int = 0
@@ -70,160 +46,161 @@ class New:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The builds that make up a state, and whether the version before had the very same."""
+class Increments:
+    """The builds whose increments make up a state, and whether the version before had exactly the same."""
 
-    increments: list[int]
-    same: bool
+    builds: list[int]
+    unchanged: bool
 
 
 @dataclass
-class StateUpdate:
-    """One build's work on what is kept; `full` is why everything must be read, if anything says so beforehand."""
+class KeptStates:
+    """The kept states, brought up to a new version; `full` says why every event must be read, if so.
 
-    spark: SparkSession
-    lake: Lake
-    project: Project
-    before: Manifest | None
-    owed: Owed
-    build: int
+    A state of more than `most` increments is rewritten as one.
+    """
+
+    version: NewVersion
     most: int
     progress: Progress
     full: str | None = None
-    _new: dict[str, New] = field(default_factory=dict)
-    _kept: dict[str, Kept] = field(default_factory=dict)
+    _new: dict[str, NewEvents] = field(default_factory=dict)
+    _views: dict[str, Increments] = field(default_factory=dict)
 
-    def view(self, view: FeatureView) -> Kept:
+    def view(self, view: FeatureView) -> Increments:
         """The grains of a view; views of one meaning share them."""
         name = view.fingerprint
-        if name not in self._kept:
-            new = self._since(name, [view.source])
-            if new.events is None:
-                self.progress.step(
-                    f"view {view.name}: grains up to {format_time(self.owed.cut)} of every event ({new.why})"
-                )
-                self._kept[name] = self._written(
-                    name, grains(view, self._owed_events[view.source.name], self.owed.cut), []
-                )
-            else:
-                self.progress.step(
-                    f"view {view.name}: grains up to {format_time(self.owed.cut)} of {new.count:,} new events"
-                )
-                self._kept[name] = self._grown(view, new.events, new.count)
-        return self._kept[name]
+        if name not in self._views:
+            self._views[name] = self._brought_up(view)
+        return self._views[name]
 
-    def _grown(self, view: FeatureView, events: DataFrame, count: int) -> Kept:
-        listed = self._listed(view.fingerprint)
-        if not count:
-            return Kept(listed, same=True)
-        added = grains(view, events, self.owed.cut)
-        if len(listed) < self.most:
-            return self._written(view.fingerprint, added, listed)
-        old = read_increments(self.spark, self.lake, self.project.name, view.fingerprint, listed)
-        return self._written(view.fingerprint, coarsened(view, old.unionByName(added), self.owed.cut), [])
-
-    def keys(self) -> Kept:
+    def keys(self) -> Increments:
         """Every key that events name in full."""
-        name = keys_name(self.project)
-        full = [self.project.sources[source] for source in sources_of_keys(self.project)]
-        new = self._since(name, full)
+        project = self.version.project
+        name = keys_name(project)
+        new = self._new_for(name, [project.sources[source] for source in sources_of_keys(project)])
         if new.events is None:
             self.progress.step(f"keys of every event ({new.why})")
-            return self._written(name, entities(self.project, self._owed_events), [])
+            return self._written(name, entities(project, self._all_events), [])
         listed = self._listed(name)
         if not new.count:
-            return Kept(listed, same=True)
+            return Increments(listed, unchanged=True)
         self.progress.step(f"keys of {new.count:,} new events")
-        known = read_increments(self.spark, self.lake, self.project.name, name, listed)
-        found = entities(
-            self.project,
-            {source: found.events for source, found in self._new.items() if found.events is not None},
-        )
+        known = self._read(name, listed)
+        events = {source: each.events for source, each in self._new.items() if each.events is not None}
+        added = entities(project, events)
         if len(listed) < self.most:
-            return self._written(name, found.join(known, "key", "left_anti"), listed)
-        return self._written(name, known.unionByName(found).distinct(), [])
+            return self._written(name, added.join(known, "key", "left_anti"), listed)
+        return self._written(name, known.unionByName(added).distinct(), [])
 
-    def _written(self, name: str, frame: DataFrame, listed: list[int]) -> Kept:
-        rows = write_increment(self.lake, self.project.name, name, frame, self.build)
-        return Kept([*listed, self.build] if rows else listed, same=False)
+    def close(self) -> None:
+        """Release the cached events."""
+        for new in self._new.values():
+            if new.events is not None:
+                new.events.unpersist()
+
+    def _brought_up(self, view: FeatureView) -> Increments:
+        name, coverage = view.fingerprint, self.version.coverage
+        new, until = self._new_for(name, [view.source]), format_time(coverage.cut)
+        if new.events is None:
+            self.progress.step(f"view {view.name}: grains up to {until} of every event ({new.why})")
+            return self._written(name, states_of(view, self._all_events[view.source.name], coverage), [])
+        self.progress.step(f"view {view.name}: grains up to {until} of {new.count:,} new events")
+        listed = self._listed(name)
+        if not new.count:
+            return Increments(listed, unchanged=True)
+        added = states_of(view, new.events, coverage)
+        if len(listed) < self.most:
+            return self._written(name, added, listed)
+        return self._written(
+            name, coarsened(view, self._read(name, listed).unionByName(added), coverage.cut), []
+        )
+
+    def _written(self, name: str, states: DataFrame, listed: list[int]) -> Increments:
+        version = self.version
+        rows = write_increment(version.stores.lake, version.project.name, name, states, version.number)
+        return Increments([*listed, version.number] if rows else listed, unchanged=False)
+
+    def _read(self, name: str, builds: list[int]) -> DataFrame:
+        stores = self.version.stores
+        return read_increments(stores.spark, stores.lake, self.version.project.name, name, builds)
 
     def _listed(self, name: str) -> list[int]:
-        return list(self.before.increments[name]) if self.before else []
+        before = self.version.before
+        return list(before.increments[name]) if before else []
 
-    def _since(self, name: str, sources: list[Source]) -> New:
+    def _new_for(self, name: str, sources: list[Source]) -> NewEvents:
         """The new events of the sources together, for a state that goes on from the version before."""
-        if self.before is None or self.full is not None:
-            return New(why=self.full or "the first build")
-        if name not in self.before.increments:
-            return New(why="nothing is kept of it yet")
-        if not set(self.before.increments[name]) <= builds_there(
-            self.spark, self.lake, self.project.name, name
-        ):
-            return New(why="what was kept of it is gone from the lake")
-        found = [self._new_events(source, self.before) for source in sources]
-        missing = next((new for new in found if new.events is None), None)
-        return missing or New(found[0].events, sum(new.count for new in found))
+        stores, before = self.version.stores, self.version.before
+        if before is None or self.full is not None:
+            return NewEvents(why=self.full or "the first build")
+        if name not in before.increments:
+            return NewEvents(why="nothing is kept of it yet")
+        found = builds_there(stores.spark, stores.lake, self.version.project.name, name)
+        if not set(before.increments[name]) <= found:
+            return NewEvents(why="what was kept of it is gone from the lake")
+        each = [self._new_events(source, before) for source in sources]
+        unknown = next((new for new in each if new.events is None), None)
+        return unknown or NewEvents(events=each[0].events, count=sum(new.count for new in each))
 
-    def _new_events(self, source: Source, before: Manifest) -> New:
+    def _new_events(self, source: Source, before: Manifest) -> NewEvents:
         if source.name not in self._new:
             try:
                 self._new[source.name] = self._read_new(source, before)
             except FeedError as error:
-                self._new[source.name] = New(why=str(error))
+                self._new[source.name] = NewEvents(why=str(error))
             except (PySparkException, Py4JJavaError) as error:
-                log.warning("changes of %s.%s cannot be read", self.project.name, source.name, exc_info=error)
-                self._new[source.name] = New(why=f"what was appended to {source.name!r} is no longer there")
+                project = self.version.project.name
+                log.warning("changes of %s.%s cannot be read", project, source.name, exc_info=error)
+                self._new[source.name] = NewEvents(
+                    why=f"what was appended to {source.name!r} is no longer there"
+                )
         return self._new[source.name]
 
-    def _read_new(self, source: Source, before: Manifest) -> New:
-        version = self.owed.versions.get(source.name)
-        everything = self.lake.events(self.spark, self.project, source, version=version)
-        chosen = (
-            everything
-            if source.name not in before.lake_versions
-            else self._candidates(source, before, everything)
-        )
-        counted = Owed(before.cut, before.until, {}).covers()
-        with held(chosen.where(self.owed.covers())) as (kept, count):
-            found = distinct_among(source, kept, everything, counted, few=count <= FEW).persist(
-                StorageLevel.MEMORY_AND_DISK
-            )
-            rows = found.agg(F.count(F.lit(1)).alias("all"), F.count_if("_again").alias("again")).collect()[0]
-        if rows["again"]:
-            found.unpersist()
-            # A file that was landed while the last build ran has events whose later copies it has counted.
-            return New(
-                why=f"{rows['again']} events of {source.name!r} came earlier than their copies that were counted"
-            )
-        return New(found.drop("_again"), int(rows["all"]))
+    def _read_new(self, source: Source, before: Manifest) -> NewEvents:
+        stores, project, coverage = self.version.stores, self.version.project, self.version.coverage
+        version = coverage.versions.get(source.name)
+        everything = stores.lake.events(stores.spark, project, source, version=version)
+        known = source.name in before.lake_versions
+        chosen = self._candidates(source, before, everything) if known else everything
+        counted = Coverage(cut=before.cut, until=before.until, versions={}).condition()
+        with cached(chosen.where(coverage.condition())) as (rows, count):
+            new = distinct_among(source, rows, everything, counted, few=count <= FEW)
+            new = new.persist(StorageLevel.MEMORY_AND_DISK)
+            counts = new.agg(F.count(F.lit(1)).alias("all"), F.count_if("_again").alias("again"))
+            (total,) = counts.collect()
+        if total["again"]:
+            new.unpersist()
+            # A file that was landed while the last build ran has events whose later copies were counted.
+            again = f"{total['again']} events of {source.name!r}"
+            return NewEvents(why=f"{again} came earlier than their copies that were counted")
+        return NewEvents(events=new.drop("_again"), count=int(total["all"]))
 
     def _candidates(self, source: Source, before: Manifest, everything: DataFrame) -> DataFrame:
-        """Rows that may be owed and were not there for the version before, or were not owed then."""
-        version, known = self.owed.versions[source.name], before.lake_versions[source.name]
+        """Rows that may be covered now and were not there for the version before, or not covered by it."""
+        stores, project = self.version.stores, self.version.project
+        version, known = self.version.coverage.versions[source.name], before.lake_versions[source.name]
         by_file = F.col("_file").isNotNull()
         since = F.when(by_file, F.lit(from_micros(before.until))).otherwise(F.lit(from_micros(before.cut)))
-        recent = F.col("_date") >= F.to_date(
-            F.lit(from_micros(min(before.cut, before.until)))
-        )  # leaves out folders of the lake
-        appended = self.lake.appended(self.spark, self.project, source, known, version)
+        first = F.lit(from_micros(min(before.cut, before.until)))
+        recent = F.col("_date") >= F.to_date(first)  # skips folders of the lake
+        appended = stores.lake.appended(stores.spark, project, source, known, version)
         return everything.where(recent & (F.col("_arrival") >= since)).unionByName(
             appended.where(by_file & (F.col("_arrival") < since))
         )
 
     @cached_property
-    def _owed_events(self) -> dict[str, DataFrame]:
-        return self.owed.events(self.spark, self.lake, self.project)
-
-    def close(self) -> None:
-        """Let go of what was held."""
-        for new in self._new.values():
-            if new.events is not None:
-                new.events.unpersist()
+    def _all_events(self) -> dict[str, DataFrame]:
+        """All distinct events that the version covers, by source."""
+        stores, project, coverage = self.version.stores, self.version.project, self.version.coverage
+        return {
+            name: events_of(stores, project, source, coverage) for name, source in project.sources.items()
+        }
 
 
 @contextmanager
-def held(frame: DataFrame) -> Iterator[tuple[DataFrame, int]]:
-    """The frame, computed once for all that is done with it, and its number of rows."""
+def cached(frame: DataFrame) -> Iterator[tuple[DataFrame, int]]:
+    """The frame, computed once and cached for the block, and its number of rows."""
     kept = frame.persist(StorageLevel.MEMORY_AND_DISK)
     try:
         yield kept, kept.count()
@@ -231,47 +208,39 @@ def held(frame: DataFrame) -> Iterator[tuple[DataFrame, int]]:
         kept.unpersist()
 
 
-def cannot_go_on(before: Manifest | None, owed: Owed, identities: Mapping[str, str]) -> str | None:
-    """Why a build cannot go on from the version before at all, if so."""
+def why_full(before: Manifest | None, coverage: Coverage, identities: Mapping[str, str]) -> str | None:
+    """Why a build cannot go on from the version before and must read every event; None when it can."""
     if before is None:
         return "the first build"
-    if owed.cut < before.cut or owed.until < before.until:
+    if coverage.cut < before.cut or coverage.until < before.until:
         return f"version {before.batch_version} reaches further, to {format_time(before.cut)}"
     for source, identity in before.lake_ids.items():
-        if identities.get(source) != identity or owed.versions[source] < before.lake_versions[source]:
+        older = coverage.versions.get(source, -1) < before.lake_versions[source]
+        if identities.get(source) != identity or older:
             return f"the lake's table of {source!r} is another one"
     return None
 
 
 def sources_of_keys(project: Project) -> list[str]:
     """Sources whose events name all keys of the project; raises AnabranchError when there are none."""
-    found = [
-        name
-        for name, source in project.sources.items()
-        if {column.name for column in source.columns} >= set(project.keys)
+    keys = set(project.keys)
+    names = [
+        name for name, source in project.sources.items() if keys <= {column.name for column in source.columns}
     ]
-    if not found:
+    if not names:
+        needed = ", ".join(project.keys)
         raise AnabranchError(
-            f"no source of {project.name!r} has all of its keys {', '.join(project.keys)}: add them to one source"
+            f"no source of {project.name!r} has all of its keys {needed}: add them to one source"
         )
-    return found
+    return names
 
 
 def keys_name(project: Project) -> str:
-    """The name under which the project's keys are kept; another one when they mean something else."""
-    sources = [project.sources[name] for name in sources_of_keys(project)]
-    meaning = [
-        project.keys,
-        *[
-            (
-                source.name,
-                source.topic,
-                source.id,
-                *[str(source.column(key, "key").type) for key in project.keys],
-            )
-            for source in sources
-        ],
-    ]
+    """The name under which the project's keys are kept: it changes when their meaning does."""
+    meaning: list[object] = [project.keys]
+    for source in (project.sources[name] for name in sources_of_keys(project)):
+        types = [str(source.column(key, "key").type) for key in project.keys]
+        meaning.append((source.name, source.topic, source.id, *types))
     return f"keys-{hashlib.sha256(repr(meaning).encode()).hexdigest()[:16]}"
 
 

@@ -1,4 +1,4 @@
-"""Features from the lake's events by the path of training sets: what served values are compared with."""
+"""Features recomputed from the lake's events by the path of training sets, to compare served values with."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,12 @@ from anabranch.values.times import from_micros
 def recompute(
     project: Project, events: Mapping[str, DataFrame], keys: DataFrame, at: int
 ) -> dict[str, dict[str, object]]:
-    """Features at `at` of `keys` (column `key`) from distinct events, by key."""
+    """The features of `keys` (column `key`) at `at` (microseconds) from distinct events, by key."""
     parts = F.split("key", "\x1f")
-    rows = keys.select(
-        *[parts[i].alias(name) for i, name in enumerate(project.keys)], F.lit(from_micros(at)).alias("_at")
-    )
-    found = point_in_time(project, events, rows, "_at").toArrow().to_pylist()
-    return {key_text(project.keys, row): _plain_row(project.columns, row) for row in found}
+    names = [parts[i].alias(name) for i, name in enumerate(project.keys)]
+    asked = keys.select(*names, F.lit(from_micros(at)).alias("_at"))
+    rows = point_in_time(project, events, asked, "_at").toArrow().to_pylist()
+    return {key_text(project.keys, row): _plain_row(project.columns, row) for row in rows}
 
 
 def _plain_row(columns: Sequence[FeatureColumn], row: Mapping[str, object]) -> dict[str, object]:
@@ -33,13 +32,13 @@ def _plain_row(columns: Sequence[FeatureColumn], row: Mapping[str, object]) -> d
 
 
 def with_witnesses(project: Project) -> Project:
-    """The project with the exact features that judge its approximate ones beside them."""
+    """The project with further, exact features (witnesses) by which its approximate ones are judged."""
     views = []
     for view in project.views:
         more = {
-            _witness(name, role): found
+            _witness(name, role): witness
             for name, aggregate in view.features.items()
-            for role, found in aggregate.witnesses().items()
+            for role, witness in aggregate.witnesses().items()
         }
         views.append(replace(view, features={**view.features, **more}))
     return replace(project, views=tuple(views))
@@ -50,7 +49,7 @@ def _witness(feature: str, role: str) -> str:
 
 
 def agrees(aggregate: Aggregate, column: FeatureColumn, row: Mapping[str, object], served: object) -> bool:
-    """Is a served value what a row of `recompute`, made with witnesses, says it is?"""
+    """Does a served value agree with a row of `recompute`, made with witnesses?"""
     suffix = column.name.removeprefix(column.feature)
     witnessed = {role: row[_witness(column.feature, role) + suffix] for role in aggregate.witnesses()}
     return aggregate.agrees(row[column.name], served, witnessed)

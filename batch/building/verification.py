@@ -1,18 +1,14 @@
-"""Verification: recompute features from the lake and compare them, feature by feature, with what is served."""
+"""Verification: features recomputed from the lake, compared one by one with the served values."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from anabranch.aggregates.base import Aggregate
 from anabranch.answers.features import Answers
 from anabranch.declare.projects import Project
-from anabranch.declare.views import FeatureColumn
 from anabranch.progress import Progress
-from anabranch.stores.lake.lake import Lake
+from anabranch.stores.opened import Stores
 from anabranch.values.keys import key_values
 from anabranch.values.times import now_micros
 from batch.building.kept_states import entities
@@ -23,17 +19,28 @@ _AT_ONCE = 200
 
 @dataclass
 class ComparedFeature:
-    """One feature: keys whose values agree, keys whose values do not, the largest error of a float, and one example."""
+    """One feature: keys whose values agree and differ, the largest error, and an example of a difference."""
 
+    name: str
     matches: int = 0
     mismatches: int = 0
     largest_error: float = 0.0
     example: str | None = None
 
+    def count(self, key: str, expected: object, served: object, agree: bool) -> None:
+        """Count the values of one key, of which `agree` says whether they are equal enough."""
+        if isinstance(expected, int | float) and isinstance(served, int | float):
+            error = float(abs(expected - served) / max(1, abs(expected)))
+            self.largest_error = max(self.largest_error, error)
+        self.matches += agree
+        self.mismatches += not agree
+        if not agree and self.example is None:
+            self.example = f"{self.name} of {key}: lake {expected!r}, served {served!r}"
+
 
 @dataclass
 class Verified:
-    """Features recomputed for `keys` keys at `at` (microseconds); `degraded` counts answers that said they might not be exact."""
+    """The comparison of `keys` keys at `at` (microseconds); `degraded` counts answers that were marked so."""
 
     keys: int
     at: int
@@ -43,21 +50,16 @@ class Verified:
 
     @property
     def mismatches(self) -> int:
-        """Over all features and keys."""
-        return sum(found.mismatches for found in self.features.values())
+        """The number of values that differ, over all features and keys."""
+        return sum(feature.mismatches for feature in self.features.values())
 
 
 def verify(
-    spark: SparkSession,
-    lake: Lake,
-    answers: Answers,
-    project: Project,
-    sample: int | None,
-    progress: Progress,
+    stores: Stores, answers: Answers, project: Project, sample: int | None, progress: Progress
 ) -> Verified:
     """Compare `sample` keys (None: all). The lake must hold every event the stream has read (land first)."""
     started = time.monotonic()
-    events = lake.distinct_events(spark, project)
+    events = stores.lake.distinct_events(stores.spark, project)
     keys = entities(project, events)
     chosen = keys if sample is None else keys.orderBy(F.xxhash64("key")).limit(sample)
     at = now_micros()
@@ -65,7 +67,9 @@ def verify(
     expected = recompute(with_witnesses(project), events, chosen, at)
     progress.step("features as served")
     verified = Verified(
-        keys=len(expected), at=at, features={column.name: ComparedFeature() for column in project.columns}
+        keys=len(expected),
+        at=at,
+        features={column.name: ComparedFeature(column.name) for column in project.columns},
     )
     texts = list(expected)
     aggregates = {
@@ -73,39 +77,15 @@ def verify(
     }
     for start in range(0, len(texts), _AT_ONCE):
         chunk = texts[start : start + _AT_ONCE]
-        for text, answer in zip(
-            chunk,
-            answers.features(project, [key_values(project.keys, text) for text in chunk], at),
-            strict=True,
-        ):
+        served = answers.features(project, [key_values(project.keys, text) for text in chunk], at)
+        for text, answer in zip(chunk, served, strict=True):
             verified.degraded += answer.degraded is not None
             for column in project.columns:
-                _compare(
-                    verified.features[column.name],
-                    aggregates[column.name],
-                    column,
-                    text,
-                    expected[text],
-                    answer.values[column.name],
+                row, value = expected[text], answer.values[column.name]
+                feature = verified.features[column.name]
+                feature.count(
+                    text, row[column.name], value, agrees(aggregates[column.name], column, row, value)
                 )
         progress.advance(start + len(chunk), len(texts))
     verified.seconds = time.monotonic() - started
     return verified
-
-
-def _compare(
-    found: ComparedFeature,
-    aggregate: Aggregate,
-    column: FeatureColumn,
-    key: str,
-    row: Mapping[str, object],
-    served: object,
-) -> None:
-    expected = row[column.name]
-    if isinstance(expected, (int, float)) and isinstance(served, (int, float)):
-        found.largest_error = max(found.largest_error, float(abs(expected - served) / max(1, abs(expected))))
-    if agrees(aggregate, column, row, served):
-        found.matches += 1
-        return
-    found.mismatches += 1
-    found.example = found.example or f"{column.name} of {key}: lake {expected!r}, served {served!r}"

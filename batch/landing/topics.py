@@ -8,8 +8,8 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from pyspark.errors import StreamingQueryException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
@@ -23,6 +23,7 @@ from anabranch.settings import TimeSettings
 from anabranch.stores.kafka.bus import Bus
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.lake.schemas import check_tables, prepare_events
+from anabranch.stores.queries import SupervisedQuery, run_queries
 from batch.landing.explained import explained
 from batch.landing.offsets import committed_offsets
 from batch.landing.targets import Counts, Landed, Target
@@ -30,7 +31,6 @@ from batch.quality.gate import QualityGate, RefusedLoadError
 
 log = logging.getLogger(__name__)
 _MOST_A_BATCH = 2_000_000  # messages: bounds what is done again after a crash
-_LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,27 +71,22 @@ def land(
         if behind
         else "no topic has anything new"
     )
-    queries = []
-    try:
-        for source in behind:
-            prepare_events(spark, lake, project, source)
-            target = Target(
-                lake=lake,
-                project=project,
-                source=source,
-                times=times,
-                gate=gate if source.name in project.sources else None,
-            )
-            queries.append((source, _start(spark, bus, target, counts[source.name], follow)))
-        _wait([query for _, query in queries], list(counts.values()), progress, follow)
-        for source, query in queries:
-            _finish(query, lake, project, source)
-            log.info(
-                "landed project=%s source=%s %s", project.name, source.name, counts[source.name].landed()
-            )
-    finally:
-        for _, query in queries:
-            query.stop()
+    queries = {}
+    for source in behind:
+        target = Target(
+            lake=lake,
+            project=project,
+            source=source,
+            times=times,
+            gate=gate if source.name in project.sources else None,
+        )
+        begin = partial(_start, spark, bus, target, counts[source.name], follow)
+        queries[source.name] = SupervisedQuery(name=f"land {project.name}.{source.name}", begin=begin)
+    advance = partial(_advance, list(counts.values()), progress)
+    run_queries(list(queries.values()), advance, None if follow is None else follow.stopping)
+    for source in behind:
+        _raise_failure(queries[source.name].error, lake, project, source)
+        log.info("landed project=%s source=%s %s", project.name, source.name, counts[source.name].landed())
     # Predictions are told of when there are any: nobody declared them.
     return {
         name: found.landed()
@@ -118,6 +113,7 @@ def _start(
     spark: SparkSession, bus: Bus, target: Target, counts: Counts, follow: Follow | None
 ) -> StreamingQuery:
     source = target.source
+    prepare_events(spark, target.lake, target.project, source)
     options = bus.spark_options([str(source.topic)])
     messages = (
         spark.readStream.format("kafka")
@@ -153,33 +149,14 @@ def _micro_batch(target: Target, counts: Counts) -> Callable[[DataFrame, int], N
     return run
 
 
-def _wait(
-    queries: list[StreamingQuery], counts: list[Counts], progress: Progress, follow: Follow | None
-) -> None:
-    """Until all have ended, one has failed, or it is time to stop; says how many rows have come."""
-    while any(query.isActive for query in queries) and all(query.exception() is None for query in queries):
-        if follow is not None and follow.stopping.is_set():
-            return
-        active = next(query for query in [*queries, queries[0]] if query.isActive or query is queries[0])
-        _pause(active, follow)
-        rows = sum(each.rows + each.quarantined for each in counts)
-        seconds = max(each.landed().seconds for each in counts)
-        progress.advance(rows, None, f"rows, {rows / max(seconds, 0.001):,.0f} rows/s")
+def _advance(counts: list[Counts], progress: Progress) -> None:
+    rows = sum(each.rows + each.quarantined for each in counts)
+    seconds = max(each.landed().seconds for each in counts)
+    progress.advance(rows, None, f"rows, {rows / max(seconds, 0.001):,.0f} rows/s")
 
 
-def _pause(query: StreamingQuery, follow: Follow | None) -> None:
-    if follow is not None:
-        follow.stopping.wait(_LOOK_SECONDS)
-        return
-    try:
-        query.awaitTermination(_LOOK_SECONDS)  # type: ignore[arg-type]  # seconds may have a fraction
-    except StreamingQueryException:
-        return  # _finish says what it was
-
-
-def _finish(query: StreamingQuery, lake: Lake, project: Project, source: Source) -> None:
+def _raise_failure(error: Exception | None, lake: Lake, project: Project, source: Source) -> None:
     place = f"source {source.name!r}: topic {source.topic!r}"
-    error = query.exception()
     if error is None:
         return
     text = str(error)

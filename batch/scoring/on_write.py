@@ -11,8 +11,8 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
-from pyspark.errors import StreamingQueryException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
@@ -30,13 +30,13 @@ from anabranch.stores.lake.lake import Lake
 from anabranch.stores.lake.schemas import prepare_events
 from anabranch.stores.lake.staging import snapshot
 from anabranch.stores.models.registry import Models
+from anabranch.stores.queries import SupervisedQuery, run_queries
 from batch.scoring.delivery import serving_rows
 from batch.scoring.frames import RESULTS, check_names, score
 from batch.scoring.given import SERVING, with_features
 from batch.scoring.row_files import CSV, MARKER, check_replaceable, form_of, read_rows
 
 log = logging.getLogger(__name__)
-_LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,26 +94,14 @@ def follow(
     `serving`: where the serving table is, needed when a follower writes there.
     """
     done = Followed(rows=dict.fromkeys([one.label for one in wanted], 0))
-    queries: list[StreamingQuery] = []
-    try:
-        for one in wanted:
-            progress.step(f"scores of {one.label} into {one.out}")
-            queries.append(_start(spark, lake, models, project, one, done, every_seconds, serving))
-        while (
-            any(query.isActive for query in queries)
-            and not any(query.exception() for query in queries)
-            and not stopping.is_set()
-        ):
-            if every_seconds is None:
-                _pause(queries)
-            else:
-                stopping.wait(_LOOK_SECONDS)
-            progress.advance(sum(done.rows.values()), None, "rows")
-        for query, one in zip(queries, wanted, strict=True):
-            _check(query, one)
-    finally:
-        for query in queries:
-            query.stop()
+    queries = []
+    for one in wanted:
+        progress.step(f"scores of {one.label} into {one.out}")
+        begin = partial(_start, spark, lake, models, project, one, done, every_seconds, serving)
+        queries.append(SupervisedQuery(name=f"score {project.name} {one.label}", begin=begin))
+    run_queries(queries, lambda: progress.advance(sum(done.rows.values()), None, "rows"), stopping)
+    for query, one in zip(queries, wanted, strict=True):
+        _raise_failure(query.error, one)
     log.info("scored on write project=%s rows=%s", project.name, done.rows)
     return done
 
@@ -214,17 +202,7 @@ def _news(spark: SparkSession, one: Follower, arrived: DataFrame) -> DataFrame:
     )
 
 
-def _pause(queries: list[StreamingQuery]) -> None:
-    active = next((query for query in queries if query.isActive), None)
-    try:
-        if active is not None:
-            active.awaitTermination(_LOOK_SECONDS)  # type: ignore[arg-type]  # seconds may have a fraction
-    except StreamingQueryException:
-        return  # _check says what it was
-
-
-def _check(query: StreamingQuery, one: Follower) -> None:
-    error = query.exception()
+def _raise_failure(error: Exception | None, one: Follower) -> None:
     if error is None:
         return
     first = next((line for line in str(error).splitlines() if "Error: " in line), str(error).splitlines()[0])

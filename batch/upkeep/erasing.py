@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from delta.tables import DeltaTable
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
@@ -25,11 +25,11 @@ from anabranch.events.predictions import NAME, landed_sources
 from anabranch.folds.spark import key_column
 from anabranch.progress import Progress
 from anabranch.stores.cassandra.erasure import erase_current, erase_states
-from anabranch.stores.cassandra.views import Views
 from anabranch.stores.lake.increments import states_there
-from anabranch.stores.lake.lake import READABLE_FROM, Lake
+from anabranch.stores.lake.lake import READABLE_FROM
 from anabranch.stores.lake.staging import snapshot
 from anabranch.stores.lake.table_files import Table
+from anabranch.stores.opened import Stores
 from anabranch.values.keys import key_text, read_key
 from batch.building.kept_states import keys_name, sources_of_keys
 
@@ -68,9 +68,7 @@ def entity(project: Project, words: list[str]) -> dict[str, str]:
 class Erasure:
     """The erasure of one key, `{column: value}`."""
 
-    spark: SparkSession
-    lake: Lake
-    views: Views
+    stores: Stores
     project: Project
     key: Mapping[str, str]
     progress: Progress
@@ -86,7 +84,9 @@ class Erasure:
 
     def count(self) -> Erased:
         """What would be deleted; nothing is."""
-        return Erased({part.name: Table(self.spark, part.path).count(part.rows) for part in self._parts()}, 0)
+        return Erased(
+            {part.name: Table(self.stores.spark, part.path).count(part.rows) for part in self._parts()}, 0
+        )
 
     def run(self, until: int) -> Erased:
         """Delete; `until` (microseconds) is the first slot boundary after everything that has arrived so far."""
@@ -94,10 +94,10 @@ class Erasure:
         parts, rows, files = list(self._parts()), {}, 0
         for position, part in enumerate(parts):
             self.progress.step(f"{part.name}: deleting rows, and every file that had them")
-            table = Table(self.spark, part.path)
+            table = Table(self.stores.spark, part.path)
             rows[part.name] = table.delete(part.rows)
             if rows[part.name] and part.name.startswith("events/"):
-                table.note(READABLE_FROM, snapshot(self.spark, part.path).version())
+                table.note(READABLE_FROM, snapshot(self.stores.spark, part.path).version())
             files += table.vacuum(0)
             self.progress.advance(position + 1, len(parts))
         return Erased(rows, files)
@@ -105,8 +105,10 @@ class Erasure:
     def unserve(self, until: int) -> None:
         """Remove the key from the serving store."""
         self.progress.step("removing what is served")
-        erase_states(self.views, self.project, self.views.manifest(self.project.name), self.keys, until)
-        erase_current(self.views, self.project, self.keys[keys_name(self.project)])
+        erase_states(
+            self.stores.views, self.project, self.stores.views.manifest(self.project.name), self.keys, until
+        )
+        erase_current(self.stores.views, self.project, self.keys[keys_name(self.project)])
 
     def _keys(self, names: tuple[str, ...], sources: Sequence[str]) -> set[str]:
         if set(names) == set(self.key):
@@ -122,28 +124,32 @@ class Erasure:
         }
 
     def _events(self, source: Source) -> DataFrame:
-        return self.lake.events(self.spark, self.project, source).where(self._of_key(source) or "FALSE")
+        return self.stores.lake.events(self.stores.spark, self.project, source).where(
+            self._of_key(source) or "FALSE"
+        )
 
     def _parts(self) -> Iterator[_Part]:
         for name, source in landed_sources(self.project).items():
             if (rows := self._of_key(source)) is not None and self._is_there(
-                self.lake.path(self.project, source)
+                self.stores.lake.path(self.project, source)
             ):
-                yield _Part(f"events/{name}", self.lake.path(self.project, source), rows)
-            if self._is_there(self.lake.quarantine_path(self.project, source)):
+                yield _Part(f"events/{name}", self.stores.lake.path(self.project, source), rows)
+            if self._is_there(self.stores.lake.quarantine_path(self.project, source)):
                 yield _Part(
-                    f"quarantine/{name}", self.lake.quarantine_path(self.project, source), self._named()
+                    f"quarantine/{name}",
+                    self.stores.lake.quarantine_path(self.project, source),
+                    self._named(),
                 )
         name = keys_name(self.project)
         states = {
             **{view.fingerprint: self.keys[view.name] for view in self.project.views},
             name: self.keys[name],
         }
-        for name in states_there(self.spark, self.lake, self.project.name):
+        for name in states_there(self.stores.spark, self.stores.lake, self.project.name):
             if states.get(name):
                 yield _Part(
                     f"states/{name}",
-                    self.lake.state_path(self.project.name, name),
+                    self.stores.lake.state_path(self.project.name, name),
                     f"key IN ({', '.join(map(_quoted, sorted(states[name])))})",
                 )
 
@@ -170,7 +176,7 @@ class Erasure:
         return " AND ".join(f"coalesce(raw, '') RLIKE {_quoted(word)}" for word in words)
 
     def _is_there(self, path: str) -> bool:
-        return DeltaTable.isDeltaTable(self.spark, path)
+        return DeltaTable.isDeltaTable(self.stores.spark, path)
 
 
 def _quoted(text: str) -> str:

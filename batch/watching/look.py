@@ -23,7 +23,7 @@ from anabranch.stores.lake.lake import Lake
 from anabranch.stores.models.inputs import check_fits
 from anabranch.stores.models.registry import Models, Scorer
 from anabranch.values.times import from_micros, now_micros
-from batch.building.approximation import SUBJECT
+from batch.building.current_rows import SUBJECT
 from batch.training.profile import FILE, Profile, read_profile
 from batch.watching.drift import Drift, drifts, score_drift
 from batch.watching.findings import Watched

@@ -30,8 +30,8 @@ class TableSection:
 
     @property
     def numbers(self) -> list[int]:
-        """Places of the columns that hold numbers only."""
-        columns = list(zip(*self.rows, strict=True))
+        """Places of the columns that hold only numbers and missing values."""
+        columns = [[cell for cell in cells if cell is not None] for cells in zip(*self.rows, strict=True)]
         return [
             at for at, cells in enumerate(columns) if all(isinstance(cell, int | float) for cell in cells)
         ]

@@ -28,26 +28,26 @@ def stream(
     as_json: AsJson = False,
 ) -> None:
     """Keep tiles and approximate scores current from Kafka, until stopped; without a name, of every project."""
-    from speed.metrics import StreamMetrics
-    from speed.running import Running
+    from speed.progress import StreamMetrics
+    from speed.streams import Streams
 
     stopping = told_to_stop()
     with job() as context:
         projects = _projects(context, names or [])
         with closing(StreamMetrics(0 if once else context.settings.speed.metrics_port)) as metrics:
-            running, steps = Running(context.spark, context.channel(once=once), projects), Steps()
-            started = ", ".join(running.start()) or "no view has a topic"
+            streams, steps = Streams(context.speed_layer(once=once), projects), Steps()
+            started = ", ".join(streams.start()) or "no view has a topic"
             steps.step(f"stream of {_names(projects)}: {started}")
             reported = time.monotonic()
-            while running.active and not stopping.is_set():
+            while streams.active and not stopping.is_set():
                 stopping.wait(0.2 if once else 1.0)
-                found = running.look()
+                found = streams.look()
                 metrics.show(found)
                 if time.monotonic() - reported >= _REPORT_SECONDS:
                     reported = time.monotonic()
                     steps.report([escape(snapshot.line()) for snapshot in found])
-            running.stop()
-            found = running.look()
+            streams.stop()
+            found = streams.look()
     _report(as_json, projects, found)
     failed = [
         f"{snapshot.project}.{snapshot.source} ({snapshot.failure})" for snapshot in found if snapshot.failed

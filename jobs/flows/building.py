@@ -5,11 +5,13 @@ from anabranch.errors import AnabranchError
 from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.cassandra.retirement import needed_since
 from anabranch.values.times import format_time, now_micros
+from batch.building.current_rows import reset_current_rows
 from batch.building.kept_states import sources_of_keys
+from batch.building.publication import BuildOptions, Built, latest_cut
+from batch.building.publication import build as build_views
+from batch.building.versions import rollback
 from batch.landing.topics import land, landed_offsets
 from batch.release.announcing import announce
-from batch.views import Built, Order, latest_cut, reset_current_rows, rollback
-from batch.views import build as build_views
 from jobs.show import Steps
 from jobs.wiring.context import Context
 
@@ -39,18 +41,8 @@ def build_project(
     steps.step("landing what the topics hold")
     land(context.spark, context.lake, context.bus, project, times, steps, context.gate(project))
     check_complete(context, project, boundary)
-    order = Order(cut=boundary, until=until, full=full, accept=accept)
-    return build_views(
-        context.spark,
-        context.lake,
-        context.views,
-        context.models,
-        project,
-        times,
-        context.settings.build,
-        order,
-        steps,
-    )
+    options = BuildOptions(cut=boundary, until=until, full=full, accept=accept)
+    return build_views(context.stores, project, options, context.settings.build, steps)
 
 
 def _require_tiles(context: Context, project: Project, cut: int) -> None:
@@ -69,12 +61,12 @@ def _require_tiles(context: Context, project: Project, cut: int) -> None:
 def rollback_project(context: Context, project: Project, steps: Steps) -> Manifest:
     """Go back to the previous batch version and its model, and make the current rows anew."""
     steps.step("making the previous version and its model current")
-    entry = rollback(context.views, context.models, project)
+    entry = rollback(context.stores, project)
     told = announce(context.models, context.bus, project)
     if told.why:
         steps.step(told.why)
     steps.step("current rows of every key")
-    reset_current_rows(context.spark, context.lake, context.views, context.models, project)
+    reset_current_rows(context.stores, project)
     return entry
 
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from anabranch.declare.projects import Project
 from anabranch.values.times import SECOND, now_micros
+from batch.building.publication import latest_cut
 from batch.landing.topics import land
 from batch.upkeep.erasing import Erased, Erasure
-from batch.views import latest_cut
 from jobs.flows.building import build_project
 from jobs.show import Steps
 from jobs.wiring.context import Context
@@ -37,7 +37,7 @@ def erase_key(context: Context, project: Project, key: dict[str, str], steps: St
     )
     times = context.settings.times
     until = latest_cut(times, now_micros()) + times.slot_seconds * SECOND
-    erasure = Erasure(context.spark, context.lake, context.views, project, key, steps)
+    erasure = Erasure(context.stores, project, key, steps)
     erased = erasure.run(until)
     built = None
     if context.views.manifest(project.name) is not None:

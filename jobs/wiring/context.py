@@ -13,7 +13,7 @@ from batch.quality.gate import QualityGate
 from jobs.wiring.settings import Settings
 from jobs.wiring.spark_session import spark_session
 from jobs.wiring.suites import suites, suites_in_force
-from speed.views import Channel
+from speed.query import SpeedLayer
 
 
 class Context(Stores):
@@ -48,15 +48,11 @@ class Context(Stores):
             return None
         return QualityGate(project=project, settings=quality, suites=suites(quality, project))
 
-    def channel(self, *, once: bool) -> Channel:
-        """What the stream works with; `once` drains the topics and stops."""
+    def speed_layer(self, *, once: bool) -> SpeedLayer:
+        """The speed layer; `once` drains the topics and stops."""
         speed = self.settings.speed
-        return Channel(
-            lake=self.lake,
-            bus=self.bus,
-            views=self.views,
-            models=self.models,
-            times=self.settings.times,
+        return SpeedLayer(
+            stores=self,
             suites=partial(suites_in_force, self.settings.quality),
             checkpoints=self.settings.checkpoints,
             trigger=None if once else speed.trigger,

@@ -54,7 +54,7 @@ def _examples(content: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _layout(schema: Schema, known: Sequence[Schema] = ()) -> dict[str, Any]:
-    """A schema as nested tables of members; a schema in `known` is not laid out again."""
+    """A schema as nested lists of members; a schema in `known` is not laid out again."""
     if schema in known:
         return {"repeated": True}
     if "oneOf" in schema:

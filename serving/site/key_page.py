@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from anabranch.answers.features import Answer
@@ -11,7 +12,7 @@ from anabranch.declare.views import FeatureView
 from anabranch.pages.formats import address
 from anabranch.pages.rendering import render
 from anabranch.values.keys import key_values
-from anabranch.values.times import SECOND
+from anabranch.values.times import SECOND, to_micros
 from anabranch.values.types import DataType
 from serving.api.facts import Missing
 from serving.api.live import Served
@@ -60,8 +61,9 @@ def _score(facts: KeyFacts) -> dict[str, Any]:
         return {"missing": facts.row.why}
     row = facts.row or {}
     names = ("score", "label", "model_version", "batch_version", "layer")
-    as_of = str(shown(row.get("as_of"), _TIMESTAMP) or "")[:19]
-    return {"missing": None, "as_of": as_of, **{name: row.get(name) for name in names}}
+    as_of = row.get("as_of")
+    micros = to_micros(as_of) if isinstance(as_of, datetime) else as_of
+    return {"missing": None, "as_of": micros, **{name: row.get(name) for name in names}}
 
 
 def _now(project: Project, answer: Answer) -> dict[str, Any]:

@@ -34,9 +34,9 @@ from anabranch.stores.cassandra.writer import write_rows
 from anabranch.stores.lake.schemas import prepare_events
 from anabranch.stores.lake.staging import commit_files, write_files
 from anabranch.values.times import DAY, from_micros, now_micros
+from batch.building.publication import BuildOptions, Built, build
 from batch.landing.ingest import ingest
 from batch.settings import BuildSettings
-from batch.views import Built, Order, build
 from jobs.servers import embedded as servers
 from jobs.show import Steps, say
 from jobs.wiring.context import Context
@@ -193,19 +193,8 @@ def fill(context: Context, project: Project, count: int) -> None:
 
 def built(context: Context, project: Project, cut: int, clock: Clock, *, full: bool = False) -> Built:
     """A build of what the lake holds."""
-    order = Order(cut=cut, until=now_micros(), full=full)
-    limits = context.settings.build
-    return build(
-        context.spark,
-        context.lake,
-        context.views,
-        context.models,
-        project,
-        context.settings.times,
-        limits,
-        order,
-        clock,
-    )
+    options = BuildOptions(cut=cut, until=now_micros(), full=full)
+    return build(context.stores, project, options, context.settings.build, clock)
 
 
 def landing_rows(bench: Bench) -> list[Row]:

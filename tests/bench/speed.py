@@ -23,7 +23,9 @@ from anabranch.stores.cassandra.views import tiles_table
 from anabranch.values.times import HOUR, MINUTE, SECOND, now_micros
 from jobs.show import Steps
 from jobs.wiring.context import Context
-from speed.views import fed_sources, live_tiles, query_settings, scores_topic, start
+from speed.query import query_settings, scores_topic
+from speed.streams import start
+from speed.views import events_of, sources_of, states_of
 from tests.bench.current_rows import history, lookup
 from tests.bench.freshness import NotMeasuredError, counted, freshness, read_probes, sent_by
 from tests.bench.publisher import PROBES, message
@@ -147,26 +149,23 @@ def throughput(found: River, project: Project, sizes: Sizes, steps: Steps) -> li
 
 def drain(spark: SparkSession, context: Context, project: Project, run: int) -> None:
     """The stream until it has read everything, from the beginning: what was there is written again as it was."""
-    for query in start(
-        spark,
-        replace(context.channel(once=True), checkpoints=str(context.settings.data / f"drain-{run}")),
-        project,
-    ):
+    checkpoints = str(context.settings.data / f"drain-{run}")
+    for query in start(replace(context.speed_layer(once=True), checkpoints=checkpoints), project):
         query.awaitTermination()
 
 
 def drain_into_nothing(spark: SparkSession, context: Context, project: Project, run: int) -> None:
     """The same queries without their sink."""
-    channel = context.channel(once=True)
-    with query_settings(spark, channel):
+    layer = context.speed_layer(once=True)
+    with query_settings(layer):
         queries = [
-            live_tiles(spark, channel, project, source)
+            states_of(layer, project, source, events_of(layer, project, source))
             .writeStream.outputMode("update")
             .format("noop")
             .option("checkpointLocation", str(context.settings.data / f"noop-{run}" / source.name))
             .trigger(availableNow=True)
             .start()
-            for source in fed_sources(project)
+            for source in sources_of(project)
         ]
     for query in queries:
         query.awaitTermination()

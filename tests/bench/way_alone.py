@@ -24,7 +24,8 @@ from anabranch.settings import ViewsSettings
 from anabranch.stores.cassandra.session import prepared, session_for
 from anabranch.values.times import SECOND, now_micros
 from jobs.servers.processes import wait_until
-from speed.views import live_tiles, query_settings
+from speed.query import query_settings
+from speed.views import events_of, states_of
 from tests.bench.freshness import Freshness, NotMeasuredError, freshness, outcome, published, read_probes
 from tests.bench.publisher import PROBES, message
 from tests.bench.speed import KEYS, TOPIC
@@ -203,10 +204,10 @@ def _started(bench: Bench, writer: DataStreamWriter) -> StreamingQuery:
 def refusals(bench: Bench) -> Iterator[str]:
     """What Spark says to the stream's own query in ways that it has for others."""
     context, (source,) = bench.context, bench.project.sources.values()
-    channel = context.channel(once=False)
+    layer = context.speed_layer(once=False)
     kafka: Mapping[str, str] = {**context.bus.spark_options([]), "topic": OUT}
-    with query_settings(context.spark, channel):
-        tiles = live_tiles(context.spark, channel, bench.project, source)
+    with query_settings(layer):
+        tiles = states_of(layer, bench.project, source, events_of(layer, bench.project, source))
         wide = tiles.select(F.col("key"), F.to_json(F.struct("piece", "events")).alias("value"))
         distinct = (
             alone(bench)

@@ -16,7 +16,7 @@ from anabranch.declare.loading import load_project
 from anabranch.values.times import now_micros
 from jobs.show import Steps
 from jobs.wiring.context import Context
-from speed.views import start
+from speed.streams import start
 from tests.bench.freshness import NotMeasuredError, counted, freshness, read_probes, sent_by
 from tests.bench.publisher import message
 from tests.bench.report import Row, save
@@ -54,12 +54,12 @@ WAYS = (
 def whole(bench: Bench, way: Way, warm: float, seconds: float) -> Measured:
     """The stream itself, started in this way; published to readable in an answer."""
     run, context, spark = bench.begin(), bench.context, bench.context.spark
-    channel = replace(context.channel(once=False), checkpoints=bench.checkpoint, **way.channel)
+    layer = replace(context.speed_layer(once=False), checkpoints=bench.checkpoint, **way.channel)
     before = {name: spark.conf.get(name) for name in way.conf}
     try:
         for name, value in way.conf.items():
             spark.conf.set(name, value)
-        queries = start(spark, channel, bench.project)
+        queries = start(layer, bench.project)
     finally:
         for name, old in before.items():
             spark.conf.set(name, str(old))

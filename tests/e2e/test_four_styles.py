@@ -30,8 +30,9 @@ from jobs.wiring.context import Context
 from jobs.wiring.serve import build
 from jobs.wiring.settings import Settings
 from serving.http.messages import Request
+from speed.query import scores_topic
 from speed.requests import prepare_requests, requests_topic, start_requests
-from speed.views import scores_topic, start
+from speed.streams import start
 from tests.servers.batch.test_builds import wait_for_a_cut
 from tests.servers.stores.test_bus import read
 from tests.support.edge import device, scored
@@ -140,7 +141,7 @@ def styles(servers: Settings, spark: SparkSession, tmp_path_factory: pytest.Temp
     build_project(context, project, None, Steps())
     assert train(spark, lake, models, project, Silent()).champion
     clicks(context.bus, project, "since", lambda number: now - DAY if number % 3 else None)
-    for query in start(spark, context.channel(once=True), project):
+    for query in start(context.speed_layer(once=True), project):
         assert query.awaitTermination(300), "the clicks are not taken in"
     land(spark, lake, context.bus, project, ours.times, Silent())
     scorer = models.scorer(name)
@@ -190,13 +191,13 @@ def over_rest(settings: Settings, name: str) -> list[dict[str, Any]]:
 
 def by_message(context: Context, project: Project) -> dict[str, Mapping[str, Any]]:
     """A request a key on the topic of score requests, all of them answered by one run of the stream's query."""
-    channel = context.channel(once=True)
-    prepare_requests(channel, project)
+    layer = context.speed_layer(once=True)
+    prepare_requests(layer, project)
     context.bus.publish(
         requests_topic(project.name),
         [(None, json.dumps({"request_id": key, "key": key}).encode()) for key in KEYS],
     )
-    query = start_requests(context.spark, channel, project)
+    query = start_requests(layer, project)
     assert query.awaitTermination(300), "the requests are not answered"
     answers = [
         json.loads(value or b"") for _, _, _, value, _, _ in read(context.bus, scores_topic(project.name))

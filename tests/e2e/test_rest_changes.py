@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from anabranch.stores.models.registry import Models
+from anabranch.stores.opened import Stores
 from anabranch.values.times import HOUR, floor_to, now_micros
-from batch.views import rollback
+from batch.building.versions import rollback
 from jobs.servers import embedded
 from jobs.wiring.settings import Settings
 from tests.e2e.test_rest import Rest, build, running, train, until
+from tests.support.opened import stores_with
 
 SEEN_WITHIN = 5.0  # seconds; two looks take 2, and this machine may be busy
 BUFFER = 20
@@ -69,6 +71,10 @@ class Caller:
         return next((at for at, told in list(self.told) if told == pair and at >= since), None)
 
 
+def stores_of(rest: Rest, models: Models | None = None) -> Stores:
+    return stores_with(rest.settings.stores, views=rest.views, models=models or rest.models)
+
+
 class SlowRegistry(Models):
     """A registry where a rollback's promotion has servers look several times before it and after it."""
 
@@ -94,9 +100,9 @@ def test_callers_see_each_change_soon_and_never_a_mixture(rest: Rest) -> None:
     changes: list[tuple[Callable[[], object], Pair]] = [
         (lambda: rest.models.promote(name, "2"), (first, "2")),
         (lambda: build(rest.views, rest.project, floor_to(now_micros(), HOUR), "2"), (second, "2")),
-        (lambda: rollback(rest.views, rest.models, rest.project), (first, "1")),
-        (lambda: rollback(rest.views, slow, rest.project), (second, "2")),
-        (lambda: rollback(rest.views, slow, rest.project), (first, "1")),
+        (lambda: rollback(stores_of(rest), rest.project), (first, "1")),
+        (lambda: rollback(stores_of(rest, slow), rest.project), (second, "2")),
+        (lambda: rollback(stores_of(rest, slow), rest.project), (first, "1")),
         (lambda: rest.models.promote(name, "2"), (first, "2")),
     ]
     try:
@@ -136,7 +142,7 @@ def test_a_rollback_that_was_cut_off_is_served_whole_and_completed_by_repeating_
     wanted = now.previous
     train(rest.models, rest.project, "3")
     with pytest.raises(ConnectionError):
-        rollback(rest.views, CutOffRegistry(rest.models.settings), rest.project)
+        rollback(stores_of(rest, CutOffRegistry(rest.models.settings)), rest.project)
     expected = (wanted.batch_version, wanted.model_version)
     assert (rest.models.champion(name), wanted.model_version) == ("3", "2")
     until(
@@ -144,10 +150,10 @@ def test_a_rollback_that_was_cut_off_is_served_whole_and_completed_by_repeating_
         lambda: _pair(rest.ask("POST", "{p}/predict", {"key": "k1"})) == expected or None,
         "the version before",
     )
-    assert rollback(rest.views, rest.models, rest.project).batch_version == wanted.batch_version
+    assert rollback(stores_of(rest), rest.project).batch_version == wanted.batch_version
     assert rest.models.champion(name) == wanted.model_version
     assert _pair(rest.ask("POST", "{p}/predict", {"key": "k1"})) == expected
-    assert rollback(rest.views, rest.models, rest.project).batch_version == now.batch_version
+    assert rollback(stores_of(rest), rest.project).batch_version == now.batch_version
     assert rest.models.champion(name) == "3"
 
 

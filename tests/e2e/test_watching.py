@@ -146,7 +146,7 @@ def test_alerts_are_raised_once_and_everything_is_kept(released: Released) -> No
         == 30
     )
     assert sum(value for name, value in logged.items() if name.startswith("periods/labels/sex")) == 30
-    assert "thresholds are crossed" in released.page
+    assert "thresholds crossed" in released.page
     assert released.page.count("data:image/png") > 5
 
 

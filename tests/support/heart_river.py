@@ -10,12 +10,13 @@ from pyspark.sql import SparkSession
 
 from anabranch.declare.projects import Project
 from anabranch.progress import Silent
+from batch.building.current_rows import reset_current_rows
+from batch.building.publication import Built
 from batch.building.verification import Verified
 from batch.landing.ingest import ingest
 from batch.landing.targets import Landed
 from batch.scoring.data_sets import Scored, score_path
 from batch.training.train import Trained, train
-from batch.views import Built, reset_current_rows
 from jobs.demo import WEARERS, simulated_exams, simulated_readings
 from jobs.flows.answering import answer_key
 from jobs.flows.building import build_project
@@ -24,7 +25,7 @@ from jobs.servers.processes import wait_until
 from jobs.show import Steps
 from jobs.wiring.context import Context
 from jobs.wiring.settings import Settings
-from speed.views import start
+from speed.streams import start
 from tests.support.heart import DATA
 
 PATIENT = WEARERS[0]
@@ -63,9 +64,9 @@ def live(servers: Settings, spark: SparkSession, folder: Path) -> Lived:
     }
     built = build_project(context, project, None, Steps())
     trained = train(spark, lake, models, project, Silent())
-    reset_current_rows(spark, lake, context.views, models, project)
+    reset_current_rows(context.stores, project)
     before = answer_key(context, project, {"patient_id": PATIENT}, None)
-    queries = start(spark, context.channel(once=False), project)
+    queries = start(context.speed_layer(once=False), project)
     try:
         context.bus.publish(
             "bracelet-feed", [(None, json.dumps(event).encode()) for event in simulated_readings(READINGS)]

@@ -23,7 +23,7 @@ from jobs.servers.processes import tail, wait_until
 from jobs.show import Steps
 from jobs.wiring.context import Context
 from jobs.wiring.settings import ROOT, Settings
-from speed.views import checkpoint
+from speed.query import checkpoint
 
 DECLARATION = '''
 """Readings that are counted."""
@@ -104,7 +104,7 @@ class Rig:
     def unfinished(self) -> bool:
         """Does the checkpoint hold a micro-batch that was begun and not ended?"""
         folder = Path(
-            checkpoint(self.context.channel(once=False), self.project, self.project.sources["readings"])
+            checkpoint(self.context.speed_layer(once=False), self.project, self.project.sources["readings"])
         )
         begun, ended = (
             max((int(path.name) for path in (folder / name).glob("[0-9]*")), default=-1)

@@ -13,7 +13,7 @@ import yaml  # type: ignore[import-untyped]
 from jobs.cli.main import app
 from jobs.wiring.settings import ROOT, load_settings
 from serving.api.metrics import MeasuredValues, ServingMetrics
-from speed.metrics import StreamMetrics
+from speed.progress import StreamMetrics
 from tests.conftest import free_ports
 
 DOCKER = ROOT / "docker"

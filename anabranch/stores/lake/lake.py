@@ -117,13 +117,14 @@ class Lake:
         Looks through the ids of large tables at once.
         """
         return {
-            name: self._distinct(spark, project, source, (versions or {}).get(name))
+            name: self.distinct_events_of(spark, project, source, (versions or {}).get(name))
             for name, source in project.sources.items()
         }
 
-    def _distinct(
+    def distinct_events_of(
         self, spark: SparkSession, project: Project, source: Source, version: int | None
     ) -> DataFrame:
+        """The distinct events of one source, of the table's `version` where it is given."""
         table = snapshot(spark, self.path(project, source))
         if table is None or table.sizeInBytes() < LARGE:
             return distinct(source, self.events(spark, project, source, version=version))

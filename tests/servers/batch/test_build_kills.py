@@ -24,16 +24,16 @@ from anabranch.stores.models.inputs import model_inputs
 from anabranch.stores.models.registry import TrainingRecord
 from anabranch.stores.models.scoring import InputCoder
 from anabranch.values.times import DAY, HOUR, format_time, now_micros
+from batch.building.publication import Built
 from batch.landing.ingest import ingest
 from batch.trainers.registry import fit
 from batch.trainers.rows import TrainingRows
-from batch.views import Built
 from jobs.flows.building import build_project, rollback_project
 from jobs.flows.verifying import verify_settled
 from jobs.show import Steps
 from jobs.wiring.context import Context
 from jobs.wiring.settings import ROOT, Settings
-from speed.views import start
+from speed.streams import start
 from tests.servers.batch.test_builds import wait_for_a_cut
 from tests.support.drill import LONG, recovery
 
@@ -138,7 +138,7 @@ class River:
 
     def assert_exact(self) -> int:
         """Everything that is served, the stream's part included, is what the lake says; returns how many keys were looked at."""
-        for query in start(self.context.spark, self.context.channel(once=True), self.project):
+        for query in start(self.context.speed_layer(once=True), self.project):
             query.awaitTermination()
         found = verify_settled(self.context, self.project, None, Steps())
         assert found.keys

@@ -36,15 +36,15 @@ from anabranch.stores.cassandra.views import current_table, history_table
 from anabranch.stores.lake.increments import builds_there
 from anabranch.stores.lake.staging import commit_files, write_files
 from anabranch.values.times import DAY, HOUR, MINUTE, format_time, now_micros
+from batch.building.publication import Built, latest_cut
 from batch.landing.ingest import ingest
 from batch.settings import BuildSettings
-from batch.views import Built, latest_cut
 from jobs.flows.building import build_project, rollback_project
 from jobs.flows.verifying import verify_settled
 from jobs.show import Steps
 from jobs.wiring.context import Context
 from jobs.wiring.settings import Settings
-from speed.views import start
+from speed.streams import start
 
 SCHEMA = "id STRING, thing STRING, at TIMESTAMP, x DOUBLE, n BIGINT, s STRING"
 
@@ -124,7 +124,7 @@ class River:
 
     def verify(self, name: str) -> None:
         """Drain the stream, then compare everything with the lake."""
-        for query in start(self.context.spark, self.context.channel(once=True), self.project):
+        for query in start(self.context.speed_layer(once=True), self.project):
             query.awaitTermination()
         found = verify_settled(self.context, self.project, None, Steps())
         assert found.keys

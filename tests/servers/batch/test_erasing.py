@@ -14,9 +14,9 @@ from anabranch import Count, FeatureView, Label, Model, Project, Source, Sum
 from anabranch.errors import AnabranchError, MisuseError
 from anabranch.events.predictions import NAME, predictions_topic
 from anabranch.values.times import MINUTE, format_time, now_micros
+from batch.building.publication import latest_cut
 from batch.landing.ingest import ingest
 from batch.upkeep.erasing import Erasure, entity
-from batch.views import latest_cut
 from jobs.flows.building import build_project, rollback_project
 from jobs.flows.erasing import Done, erase_key
 from jobs.flows.verifying import verify_settled
@@ -24,7 +24,7 @@ from jobs.servers.processes import wait_until
 from jobs.show import Steps
 from jobs.wiring.context import Context
 from jobs.wiring.settings import Settings
-from speed.views import start
+from speed.streams import start
 
 STEPS = Steps()
 TRIP = {"thing": "t1"}
@@ -94,12 +94,10 @@ class Trips:
         self.context.bus.ensure_topics([topic])
         self.context.bus.publish(topic, [(None, json.dumps(event).encode()) for event in events])
 
-    def drain(self, channel: str = "") -> None:
+    def drain(self, suffix: str = "") -> None:
         """The stream to the end; from a checkpoint of another name it reads again what it has read."""
-        ours = self.context.channel(once=True)
-        for query in start(
-            self.context.spark, replace(ours, checkpoints=f"{ours.checkpoints}{channel}"), self.project
-        ):
+        layer = self.context.speed_layer(once=True)
+        for query in start(replace(layer, checkpoints=f"{layer.checkpoints}{suffix}"), self.project):
             query.awaitTermination()
 
     def differences(self) -> dict[str, object]:
@@ -181,7 +179,7 @@ def test_a_key_is_erased_everywhere_and_stays_away(trips: Trips) -> None:
     assert not trips.differences()
     assert {"t1", "t1\x1fp1", "t1\x1fp2", "t12"} <= trips.served()
     before = context.lake.versions(context.spark, project)["seen"]
-    counted = Erasure(context.spark, context.lake, context.views, project, TRIP, STEPS).count()
+    counted = Erasure(context.stores, project, TRIP, STEPS).count()
     assert counted.rows["events/seen"] == 2  # the third has not landed yet
     assert not trips.differences()
 

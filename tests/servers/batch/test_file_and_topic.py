@@ -14,7 +14,8 @@ from jobs.flows.building import build_project
 from jobs.show import Steps
 from jobs.wiring.context import Context
 from jobs.wiring.settings import Settings
-from speed.views import remembered_days, start
+from speed.query import remembered_days
+from speed.streams import start
 
 READINGS = Source(
     name="readings",
@@ -51,7 +52,7 @@ def publish(bus: Bus, events: list[dict[str, object]]) -> None:
 
 
 def drain(context: Context) -> None:
-    for query in start(context.spark, context.channel(once=True), PROJECT):
+    for query in start(context.speed_layer(once=True), PROJECT):
         query.awaitTermination()
 
 
@@ -77,7 +78,7 @@ def test_an_event_by_file_and_by_topic_counts_once(
         patched.setattr(
             "anabranch.stores.lake.lake.LARGE", 0
         )  # as of a table that is too large to be asked as a whole
-        assert remembered_days(context.channel(once=True), PROJECT) == 1
+        assert remembered_days(context.speed_layer(once=True), PROJECT) == 1
         drain(context)
     assert answered() == (
         4,

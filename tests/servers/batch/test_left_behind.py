@@ -12,7 +12,7 @@ from jobs.servers.processes import wait_until
 from jobs.show import Steps
 from jobs.wiring.context import Context
 from jobs.wiring.settings import Settings
-from speed.running import Running
+from speed.streams import Streams
 from tests.servers.batch.test_builds import wait_for_a_cut
 from tests.servers.speed.test_score_requests import DECLARATION, PATIENCE, Desk
 
@@ -34,7 +34,7 @@ def desk(servers: Settings, spark: SparkSession, tmp_path_factory: pytest.TempPa
 
 
 def drain(desk: Desk) -> None:
-    running = Running(desk.context.spark, desk.context.channel(once=True), [desk.project])
+    running = Streams(desk.context.speed_layer(once=True), [desk.project])
     running.start()
     assert wait_until(lambda: bool(running.look()) and not running.active, PATIENCE)
 

@@ -30,7 +30,8 @@ from jobs.servers.processes import wait_until
 from jobs.wiring.context import Context
 from jobs.wiring.settings import Settings
 from speed.online import Learning, label_topic
-from speed.running import Running
+from speed.streams import Streams
+from tests.support.opened import stores_with
 
 PATIENCE = 120.0
 
@@ -75,7 +76,7 @@ class School:
 
     def drain(self) -> dict[str, int]:
         """What `stream --once` reads."""
-        running = Running(self.context.spark, self.context.channel(once=True), [self.project])
+        running = Streams(self.context.speed_layer(once=True), [self.project])
         running.start()
         assert wait_until(lambda: bool(running.look()) and not running.active, PATIENCE)
         return {snapshot.source: snapshot.events for snapshot in running.look()}
@@ -212,9 +213,7 @@ def test_a_batch_begins_it_anew_and_labels_that_arrived_since_are_learnt_on_top(
         0,
     )
     assert (
-        Learning(context.spark, context.channel(once=True), project).up_to(
-            context.bus.ends(str(label_topic(project)))
-        )
+        Learning(context.speed_layer(once=True), project).up_to(context.bus.ends(str(label_topic(project))))
         == 3
     )
     assert school.model.learner.described() == school.taught(school.targets[60:], begun.learner)
@@ -263,7 +262,7 @@ def test_of_copies_of_a_label_in_several_partitions_the_first_arrival_is_learnt(
             stamp = producer.send(name, value=message, partition=place).get(30).timestamp
             assert wait_until(lambda stamp=stamp: now_micros() // 1000 > stamp, 5)  # type: ignore[misc]
     producer.close()
-    examples = Learning(spark, context.channel(once=True), project)._examples({}, context.bus.ends(name))
+    examples = Learning(context.speed_layer(once=True), project)._examples({}, context.bus.ends(name))
     assert [(example.key, example.target) for example in examples] == [(f"t{i}", 1.0) for i in range(12)]
 
 
@@ -291,21 +290,16 @@ def test_a_label_that_is_sent_again_after_it_was_learnt_changes_nothing(school: 
 def test_copies_of_a_label_in_later_steps_are_left_out_within_the_horizon_by_whoever_learns(
     school: School,
 ) -> None:
-    spark, bus, project, places = (
-        school.context.spark,
-        school.context.bus,
-        school.project,
-        dict(school.model.offsets),
-    )
-    channel, topic = school.context.channel(once=True), str(label_topic(school.project))
-    steadily = Learning(spark, channel, project)
+    bus, project, places = school.context.bus, school.project, dict(school.model.offsets)
+    layer, topic = school.context.speed_layer(once=True), str(label_topic(school.project))
+    steadily = Learning(layer, project)
     name, at = f"copied-{uuid.uuid4().hex[:8]}", format_time(now_micros() - SECOND)
     copy = {"id": name, "who": "t0", "at": at, "big": 1}
     for step, further in enumerate(([], [{**copy, "id": f"{name}-1"}])):
         school.publish("labels", [copy, *further])
         ends = bus.ends(topic)
         # Whoever goes on from what it has read, and whoever comes to it now, leave out the same.
-        for learning in (steadily, Learning(spark, channel, project)):
+        for learning in (steadily, Learning(layer, project)):
             assert [example.id for example in learning._examples(places, ends)] == [
                 f"{name}-{step}" if step else name
             ]
@@ -313,6 +307,9 @@ def test_copies_of_a_label_in_later_steps_are_left_out_within_the_horizon_by_who
     published = now_micros()
     assert wait_until(lambda: now_micros() - published > 2 * SECOND, 10)
     school.publish("labels", [copy])
-    brief = replace(channel, times=replace(channel.times, dedup_horizon_seconds=1))
-    for learning, expected in ((steadily, []), (Learning(spark, brief, project), [name])):
+    times = replace(layer.times, dedup_horizon_seconds=1)
+    brief = replace(
+        layer, stores=stores_with(replace(layer.stores.settings, times=times), spark=school.context.spark)
+    )
+    for learning, expected in ((steadily, []), (Learning(brief, project), [name])):
         assert [example.id for example in learning._examples(places, bus.ends(topic))] == expected

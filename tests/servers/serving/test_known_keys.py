@@ -17,9 +17,10 @@ from anabranch.stores.cassandra.views import Views, batch_table, tiles_table
 from anabranch.stores.models.registry import Models
 from anabranch.values.keys import key_text
 from anabranch.values.times import DAY, HOUR, MINUTE
-from batch.views import rollback
+from batch.building.versions import rollback
 from jobs.wiring.settings import Settings
 from tests.support.law import SLACK, START, batch_part, states
+from tests.support.opened import stores_with
 from tests.support.oracle import Event
 
 CUT = START
@@ -32,6 +33,7 @@ class Hangar:
 
     views: Views
     project: Project
+    settings: Settings
 
     def build(
         self, cut: int, planes: Sequence[str] = (), airports: Sequence[str] = (), ago: int = HOUR, n: int = 1
@@ -113,10 +115,9 @@ def hangar(servers: Settings) -> Hangar:
     )
     airports = FeatureView(name="airports", source=source, key="airport", features={"all": Count()})
     label = Label(source=source, key=("plane", "airport"), target="n > 0")
-    return Hangar(
-        Views(servers.views),
-        Project(name=f"known_{uuid.uuid4().hex[:8]}", views=(planes, airports), label=label, model=Model()),
-    )
+    name = f"known_{uuid.uuid4().hex[:8]}"
+    project = Project(name=name, views=(planes, airports), label=label, model=Model())
+    return Hangar(Views(servers.views), project, servers)
 
 
 def test_before_the_first_batch_a_key_is_known_by_the_stream_alone(hangar: Hangar) -> None:
@@ -164,7 +165,8 @@ def test_a_rollback_to_a_version_without_the_key_knows_it_by_the_stream_or_not_a
     hangar.build(CUT + HOUR, planes=["old", "by topic", "by file"])
     keys = [(plane, "XXX") for plane in ("old", "by topic", "by file")]
     assert hangar.known(*keys) == [True, True, True]
-    rollback(hangar.views, NoModels(), hangar.project)
+    stores = stores_with(hangar.settings.stores, views=hangar.views, models=NoModels())
+    rollback(stores, hangar.project)
     assert hangar.known(*keys) == [True, True, False]
 
 

@@ -28,9 +28,9 @@ from jobs.wiring.context import Context
 from jobs.wiring.serve import build as build_server
 from jobs.wiring.settings import Settings
 from serving.http.messages import Request
+from speed.query import scores_topic
 from speed.requests import requests_topic
-from speed.running import Running
-from speed.views import scores_topic
+from speed.streams import Streams
 
 PATIENCE = 120.0
 
@@ -52,7 +52,7 @@ class Desk:
     context: Context
     project: Project
     sent: int = 0
-    stream: Running | None = None
+    stream: Streams | None = None
 
     def learn(self, trainer: str) -> str:
         """Log a small model."""
@@ -173,7 +173,7 @@ def desk(servers: Settings, spark: SparkSession, tmp_path_factory: pytest.TempPa
 @pytest.fixture(scope="module")
 def live(desk: Desk) -> Iterator[Desk]:
     """The stream runs meanwhile."""
-    desk.stream = Running(desk.context.spark, desk.context.channel(once=False), [desk.project])
+    desk.stream = Streams(desk.context.speed_layer(once=False), [desk.project])
     assert desk.stream.start() == [f"{desk.project.name}.visits", f"{desk.project.name}.score-requests"]
     yield desk
     desk.stream.stop()
@@ -305,7 +305,7 @@ def test_stream_once_answers_what_waits_and_only_that(live: Desk) -> None:
             for number in range(300)
         ]
     )
-    draining = Running(live.context.spark, live.context.channel(once=True), [live.project])
+    draining = Streams(live.context.speed_layer(once=True), [live.project])
     draining.start()
     assert wait_until(lambda: bool(draining.look()) and not draining.active, PATIENCE)
     read = {snapshot.source: (snapshot.events, snapshot.unit) for snapshot in draining.look()}

@@ -20,12 +20,12 @@ from pyspark.sql import SparkSession
 from anabranch import Aggregate, FeatureView, Project
 from anabranch.answers.features import Answer
 from anabranch.values.times import DAY, MINUTE, SECOND, floor_to, format_time, now_micros
-from batch.views import rollback
+from batch.building.versions import rollback
 from jobs.flows.building import build_project
 from jobs.show import Steps
 from jobs.wiring.context import Context
 from jobs.wiring.settings import Settings
-from speed.views import start
+from speed.streams import start
 from tests.support import oracle
 from tests.support.law import START, events_strategy, features_of, source
 from tests.support.oracle import Event
@@ -62,8 +62,8 @@ class River:
     def drain(self) -> None:
         """Run the stream until it has read everything."""
         context = self.context
-        channel = replace(context.channel(once=True), partitions=2)  # elsewhere in the tests it is one
-        for query in start(context.spark, channel, self.project):
+        layer = replace(context.speed_layer(once=True), partitions=2)  # elsewhere in the tests it is one
+        for query in start(layer, self.project):
             query.awaitTermination()
 
     def forget_the_checkpoint(self) -> None:
@@ -188,7 +188,7 @@ def live(river: River) -> None:
     river.build()
     river.look("after a second build")
     river.look("after a second build, later", later=10 * MINUTE)
-    rollback(river.context.views, river.context.models, river.project)
+    rollback(river.context.stores, river.project)
     river.look("after a rollback")
 
 

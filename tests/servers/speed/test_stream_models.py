@@ -17,7 +17,7 @@ from anabranch.stores.models.registry import Models
 from jobs.servers.processes import wait_until
 from jobs.wiring.context import Context
 from jobs.wiring.settings import ROOT, Settings
-from speed.running import Running
+from speed.streams import Streams
 from tests.servers.speed.test_score_requests import DECLARATION, PATIENCE, Desk
 
 PROMOTE = """
@@ -38,7 +38,7 @@ def desk(servers: Settings, spark: SparkSession, tmp_path: Path) -> Iterator[Des
     context = Context(replace(servers, projects=(tmp_path,), models=models))
     context.stores.spark = spark
     found = Desk(context, context.project(name))
-    found.stream = Running(spark, context.channel(once=False), [found.project])
+    found.stream = Streams(context.speed_layer(once=False), [found.project])
     yield found
     found.stream.stop()
 

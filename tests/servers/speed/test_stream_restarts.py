@@ -25,8 +25,9 @@ from jobs.wiring.settings import Settings
 from serving.api.live import Served
 from serving.api.promises import ChannelFreshness as Judged
 from serving.api.promises import judged
-from speed.running import Running
-from speed.views import Channel, checkpoint, scores_topic, start, starting_offsets
+from speed.query import SpeedLayer, checkpoint, scores_topic, starting_offsets
+from speed.streams import Streams, start
+from tests.support.opened import stores_with
 
 Rows = set[tuple[Any, ...]]
 
@@ -73,16 +74,17 @@ def publish(context: Context, topic: str, numbers: Sequence[int]) -> None:
     context.bus.publish(topic, [(None, json.dumps(event).encode()) for event in events])
 
 
-def short(context: Context) -> Channel:
-    """A channel that drains, and remembers ids for a second, so that a replay need not begin far back."""
-    channel = context.channel(once=True)
-    return replace(channel, times=replace(channel.times, dedup_horizon_seconds=1))
+def short(context: Context) -> SpeedLayer:
+    """A layer that drains, and remembers ids for a second, so that a replay need not begin far back."""
+    times = replace(context.settings.times, dedup_horizon_seconds=1)
+    brief = stores_with(replace(context.settings.stores, times=times), spark=context.spark)
+    return replace(context.speed_layer(once=True), stores=brief)
 
 
 def drain(context: Context, project: Project) -> dict[str, int]:
     """By source how many messages were read."""
     read = {}
-    for query in start(context.spark, short(context), project):
+    for query in start(short(context), project):
         query.awaitTermination()
         read[query.name.partition(".")[2]] = sum(progress.numInputRows for progress in query.recentProgress)
     return read
@@ -255,8 +257,8 @@ def test_a_running_stream_retires_tiles_and_a_round_that_fails_is_made_up_for(
         return retire_tiles(*arguments)
 
     monkeypatch.setattr("speed.retiring.retire_tiles", retire)
-    monkeypatch.setattr("speed.retiring._EVERY", 0.5)
-    running = Running(context.spark, replace(short(context), trigger="0 seconds"), [project])
+    monkeypatch.setattr("speed.retiring._INTERVAL", 0.5)
+    running = Streams(replace(short(context), trigger="0 seconds"), [project])
     running.start()
     try:
         assert wait_until(lambda: stored(context, project, 0) == kept, 60)
@@ -280,7 +282,7 @@ def test_freshness_is_kept_while_the_stream_runs_and_missed_when_it_has_stopped(
 
     assert stood().state == "unknown"
     drain(context, project)
-    running = Running(context.spark, replace(short(context), trigger="0 seconds"), [project])
+    running = Streams(replace(short(context), trigger="0 seconds"), [project])
     running.start()
     try:
         # Nothing arrives meanwhile: that is known too, and is no delay.
@@ -305,7 +307,7 @@ def test_a_project_that_cannot_be_prepared_is_given_up_and_the_others_are_draine
     bad, good = declare(), declare()
     context.bus.ensure_topics([bad.name], configs={"message.timestamp.type": "CreateTime"})
     publish(context, good.name, range(12))
-    running = Running(context.spark, short(context), [bad, good])
+    running = Streams(short(context), [bad, good])
     running.start()
     assert wait_until(lambda: bool(running.look()) and not running.active, 120)
     found = running.look()
@@ -337,9 +339,8 @@ def test_a_micro_batch_takes_no_more_than_it_may_is_shuffled_once_a_step_and_its
 ) -> None:
     project = declare()
     publish(context, project.name, range(50))
-    reading, _ = queries = start(
-        context.spark, replace(short(context), most_offsets=8, partitions=partitions), project
-    )
+    layer = replace(short(context), most_offsets=8, partitions=partitions)
+    reading, _ = queries = start(layer, project)
     for query in queries:
         query.awaitTermination()
     done = [json.loads(progress.json) for progress in reading.recentProgress]

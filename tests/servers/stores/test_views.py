@@ -21,11 +21,11 @@ from anabranch.stores.cassandra.views import (
     table_name,
     tiles_table,
 )
-from anabranch.stores.models.registry import Models
 from anabranch.values.times import HOUR, from_micros, to_micros
-from batch.views import rollback
+from batch.building.versions import rollback
 from jobs.wiring.settings import Settings
 from tests.support.law import SLACK, START, batch_part
+from tests.support.opened import stores_with
 from tests.support.oracle import Event
 
 CUT = START
@@ -148,10 +148,10 @@ def test_a_version_that_failed_leaves_no_tables(views: Views) -> None:
 
 
 def test_rollback_changes_the_two_versions_over_and_back(views: Views, settings: Settings) -> None:
-    models = Models(settings.models)
+    stores = stores_with(settings.stores, views=views)
     project = declare({"total": Sum("x")})
     with pytest.raises(AnabranchError, match="has no previous batch version"):
-        rollback(views, models, project)
+        rollback(stores, project)
     for wanted in (1, 2):
         before = views.manifest(project.name)
         views.swap(entry(views, project, wanted), before, before)
@@ -161,10 +161,10 @@ def test_rollback_changes_the_two_versions_over_and_back(views: Views, settings:
     answers = Answers(views)
     at = CUT + 3 * HOUR
     assert answers.features(project, [{"who": "k"}], at)[0].values == {"total": 2.0}
-    assert rollback(views, models, project).batch_version == 1
+    assert rollback(stores, project).batch_version == 1
     back = answers.features(project, [{"who": "k"}], at)[0]
     assert (back.values, back.batch_version) == ({"total": 1.0}, 1)
-    rollback(views, models, project)
+    rollback(stores, project)
     again = views.manifest(project.name)
     assert again == replace(latest, revision=again.revision if again else 0)
     assert answers.features(project, [{"who": "k"}], at)[0].values == {"total": 2.0}

@@ -318,7 +318,7 @@ def test_measures_and_metrics_tell_the_same() -> None:
 def test_the_page_tells_what_is_beyond_and_escapes_what_data_say() -> None:
     found = watched()
     text = page(found, checks(declare(Watch(rows=1, psi_above=0.2)), found))
-    assert "1 of 1 thresholds are crossed" in text
+    assert "1 of 1 thresholds crossed" in text
     assert "n of &lt;p&gt;: 1, 2" in text
     assert text.count("data:image/png;base64,") == 4
     assert "No threshold is declared" in page(watched(accuracy=(), features={}, scores={}, skew=None), [])

@@ -12,7 +12,7 @@ from anabranch.values.times import DAY, SECOND, format_time, from_micros
 from serving.api.live import Served
 from serving.api.metrics import only_of
 from serving.api.promises import ChannelFreshness, judged, kept
-from speed.delays import Delays
+from speed.progress import Delays
 from tests.support.serving_fakes import NOW, PROJECTS, Bench, FakeManifest, bench
 from tests.unit.serving.test_serving_pages import PAGE, changed, read
 
@@ -91,33 +91,35 @@ def test_delays_come_back_as_they_were_kept() -> None:
 
 def test_a_stream_finds_its_delay_by_where_the_topic_ended_and_when_it_got_there() -> None:
     found = Delays("readings", promised=10 * SECOND)
-    assert found.told(0) is None
-    found.ended(1 * SECOND, {0: 5, 1: 2})
-    found.reached(2 * SECOND, {0: 5})
-    assert found.told(2 * SECOND) is None  # of what came before it started it knows nothing
-    found.reached(3 * SECOND, {0: 5, 1: 3})
-    assert found.told(4 * SECOND) == Delay(
+    assert found.report(0) is None
+    found.topic_ended(1 * SECOND, {0: 5, 1: 2})
+    found.query_reached(2 * SECOND, {0: 5})
+    assert found.report(2 * SECOND) is None  # of what came before it started it knows nothing
+    found.query_reached(3 * SECOND, {0: 5, 1: 3})
+    assert found.report(4 * SECOND) == Delay(
         source="readings", at=4 * SECOND, behind=2 * SECOND, kept_since=2 * SECOND
     )
-    assert found.told(9 * SECOND) == Delay(source="readings", at=9 * SECOND, behind=0, kept_since=2 * SECOND)
-    found.ended(10 * SECOND, {0: 6, 1: 3})
-    found.ended(15 * SECOND, {0: 9, 1: 3})
-    found.reached(21 * SECOND, {0: 5, 1: 3})
-    assert found.told(21 * SECOND) == Delay(source="readings", at=21 * SECOND, behind=11 * SECOND)
-    found.reached(22 * SECOND, {0: 8, 1: 3})
-    assert found.told(22 * SECOND) == Delay(source="readings", at=22 * SECOND, behind=12 * SECOND)
-    found.reached(23 * SECOND, {0: 9, 1: 3})
-    assert found.told(23 * SECOND) == Delay(
+    assert found.report(9 * SECOND) == Delay(
+        source="readings", at=9 * SECOND, behind=0, kept_since=2 * SECOND
+    )
+    found.topic_ended(10 * SECOND, {0: 6, 1: 3})
+    found.topic_ended(15 * SECOND, {0: 9, 1: 3})
+    found.query_reached(21 * SECOND, {0: 5, 1: 3})
+    assert found.report(21 * SECOND) == Delay(source="readings", at=21 * SECOND, behind=11 * SECOND)
+    found.query_reached(22 * SECOND, {0: 8, 1: 3})
+    assert found.report(22 * SECOND) == Delay(source="readings", at=22 * SECOND, behind=12 * SECOND)
+    found.query_reached(23 * SECOND, {0: 9, 1: 3})
+    assert found.report(23 * SECOND) == Delay(
         source="readings", at=23 * SECOND, behind=8 * SECOND, kept_since=15 * SECOND
     )
 
 
 def test_a_stream_that_never_gets_to_the_end_says_so() -> None:
     found = Delays("readings", promised=10 * SECOND)
-    found.ended(0, {0: 1})
-    found.reached(5 * SECOND, {})
-    assert found.told(5 * SECOND) is None
-    assert found.told(11 * SECOND) == Delay(source="readings", at=11 * SECOND, behind=11 * SECOND)
+    found.topic_ended(0, {0: 1})
+    found.query_reached(5 * SECOND, {})
+    assert found.report(5 * SECOND) is None
+    assert found.report(11 * SECOND) == Delay(source="readings", at=11 * SECOND, behind=11 * SECOND)
 
 
 @pytest.fixture

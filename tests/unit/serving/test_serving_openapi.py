@@ -159,9 +159,9 @@ def test_page_shows_every_way_to_ask_with_an_example_of_each(document: dict[str,
     assert asked.count("<b>or</b>") == 2
     for name, kind in (
         ("keys", "array of string or number or boolean, up to 1,000"),
-        ("instances", "array of object, up to 1,000</td><td><p>as above</p>"),
+        ("instances", "array of object, up to 1,000</span> <p>as above</p>"),
     ):
-        assert f"<code>{name}</code></td><td>{kind}" in asked, name
+        assert f'<code>{name}</code> <span class="soft">{kind}' in asked, name
     for shown in _shown(content):
         text = str(escape(json.dumps(shown, indent=2)))
         assert f"<pre>{text}</pre>" in asked

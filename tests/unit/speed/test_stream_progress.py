@@ -10,8 +10,7 @@ from urllib.request import urlopen
 from prometheus_client.parser import text_string_to_metric_families
 from pyspark.sql.streaming.listener import StreamingQueryProgress
 
-from speed.metrics import StreamMetrics
-from speed.progress import Meter, Snapshot
+from speed.progress import Meter, Snapshot, StreamMetrics
 from tests.conftest import free_ports
 
 # As Spark 4.2 writes the progress of a query of a topic with two partitions, with fewer custom metrics.

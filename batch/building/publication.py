@@ -1,0 +1,158 @@
+"""A build: states brought up to a cut, published, validated, and made current in one write."""
+
+import logging
+import time
+from dataclasses import dataclass
+
+from anabranch.declare.projects import Project
+from anabranch.declare.views import FeatureView
+from anabranch.errors import AnabranchError
+from anabranch.progress import Progress
+from anabranch.settings import TimeSettings
+from anabranch.stores.cassandra.manifest import Manifest
+from anabranch.stores.opened import Stores
+from anabranch.values.times import SECOND, floor_to, format_time
+from batch.building.current_rows import Approximation, keep_approximation, reset_current_rows
+from batch.building.kept_states import Increments, KeptStates, keys_name, why_full
+from batch.building.validation import Validation
+from batch.building.versions import NewVersion
+from batch.settings import BuildSettings
+from batch.views import Coverage
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """What to build: events by topic before `cut` and by file before `until` (microseconds).
+
+    `full` reads every event; `accept` is the reason for publishing even if validation fails.
+    """
+
+    cut: int
+    until: int
+    full: bool = False
+    accept: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A finished build: its manifest, current rows made anew, and how far the stream's scores were off."""
+
+    manifest: Manifest
+    current_rows: int
+    approximation: Approximation | None
+    seconds: float
+
+
+def latest_cut(times: TimeSettings, now: int) -> int:
+    """The last slot boundary at or before `now` (microseconds)."""
+    return floor_to(now, times.slot_seconds * SECOND)
+
+
+def build(
+    stores: Stores, project: Project, options: BuildOptions, limits: BuildSettings, progress: Progress
+) -> Built:
+    """Compute, publish, validate and swap one batch version.
+
+    The lake must hold every event that arrived before the cut (see landing).
+    """
+    started, times = time.monotonic(), stores.settings.times
+    if options.cut % (times.slot_seconds * SECOND):
+        raise AnabranchError(
+            f"cut {format_time(options.cut)} is no slot boundary: slots are {times.slot_seconds} s long"
+        )
+    version = _new_version(stores, project, options)
+    try:
+        entry = _assembled(version, options, limits, progress)
+        progress.step(f"validating version {version.number}")
+        validation = Validation(stores, project, entry, version.before, limits)
+        entry = validation.passed(options.accept, progress)
+        progress.step(f"making version {version.number} current")
+        stores.views.ensure_tiles(project)
+        version.swap(entry)
+    except BaseException as error:
+        version.undo()
+        # What a faster build removed can make this one fail in many ways.
+        overtaken = version.overtaken()
+        if overtaken is not None and isinstance(error, Exception):
+            raise overtaken from error
+        raise
+    version.remove_unlisted()
+    progress.step("current rows of every key")
+    reset = reset_current_rows(stores, project, entry)
+    keep_approximation(stores, project, reset)
+    built = Built(
+        manifest=entry,
+        current_rows=reset.rows,
+        approximation=reset.approximation,
+        seconds=time.monotonic() - started,
+    )
+    log.info(
+        "built project=%s version=%s cut=%s rows=%s seconds=%.1f",
+        project.name,
+        version.number,
+        format_time(entry.cut),
+        entry.rows,
+        built.seconds,
+    )
+    return built
+
+
+def _new_version(stores: Stores, project: Project, options: BuildOptions) -> NewVersion:
+    before = stores.views.manifest(project.name)
+    number = max(int(time.time()), before.batch_version + 1 if before else 0)
+    number = stores.views.new_version(project.name, number)
+    stores.lake.ensure_feeds(stores.spark, project)
+    versions = stores.lake.versions(stores.spark, project)
+    coverage = Coverage(cut=options.cut, until=options.until, versions=versions)
+    return NewVersion(stores=stores, project=project, number=number, coverage=coverage, before=before)
+
+
+def _assembled(
+    version: NewVersion, options: BuildOptions, limits: BuildSettings, progress: Progress
+) -> Manifest:
+    """The manifest of the version, whose tables are published."""
+    stores, project, before, coverage = version.stores, version.project, version.before, version.coverage
+    identities = stores.lake.identities(stores.spark, project)
+    full = "asked for" if options.full else why_full(before, coverage, identities)
+    slack = stores.settings.times.slack_seconds * SECOND
+    kept = KeptStates(version, limits.increments, progress, full)
+    try:
+        increments, tables, rows = {}, {}, {}
+        for view in project.views:
+            state = kept.view(view)
+            increments[view.fingerprint] = state.builds
+            published = _published(before, view, state, (coverage.cut, slack))
+            progress.step(
+                f"view {view.name}: {'nothing changed, kept as it is' if published else 'publishing'}"
+            )
+            tables[view.name], rows[view.name] = published or version.publish(view, state.builds)
+        increments[keys_name(project)] = kept.keys().builds
+        return Manifest(
+            project=project.name,
+            batch_version=version.number,
+            cut=coverage.cut,
+            slack=slack,
+            built_at=time.time_ns() // 1000,
+            fingerprints={view.name: view.fingerprint for view in project.views},
+            tables=tables,
+            rows=rows,
+            lake_versions=dict(coverage.versions),
+            model_version=stores.models.champion(project.name),
+            until=coverage.until,
+            increments=increments,
+            lake_ids=identities,
+        )
+    finally:
+        kept.close()
+
+
+def _published(
+    before: Manifest | None, view: FeatureView, state: Increments, bounds: tuple[int, int]
+) -> tuple[str, int] | None:
+    """Table and rows of the version before, where the view's meaning, events, cut and slack are the same."""
+    if before is None or not state.unchanged or (before.cut, before.slack) != bounds:
+        return None
+    same = [name for name, meaning in before.fingerprints.items() if meaning == view.fingerprint]
+    return (before.tables[same[0]], before.rows[same[0]]) if same else None

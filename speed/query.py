@@ -1,0 +1,136 @@
+"""How the streaming queries of the speed layer run: their settings, checkpoints, offsets and trigger."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame
+from pyspark.sql.streaming.readwriter import DataStreamWriter
+
+from anabranch.declare.projects import Project
+from anabranch.declare.sources import Source
+from anabranch.events.expectations import Suite
+from anabranch.settings import TimeSettings
+from anabranch.stores.cassandra.retirement import needed_since
+from anabranch.stores.opened import Stores
+from anabranch.values.times import DAY, SECOND, floor_to, now_micros
+
+_STATE_FORMAT = 2
+"""Raise it when the contents of a checkpoint change while the declaration stays the same."""
+
+
+def _no_suites(_project: Project) -> Mapping[str, Suite]:
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedLayer:
+    """The stores, and how queries over them run.
+
+    `trigger`: how often a micro-batch starts, such as ``2 seconds``; with None a query drains its topic and
+    ends. `most_offsets`: the most messages of a micro-batch. `partitions`: of a query's state, fixed for the
+    life of a checkpoint. `suites`: the expectations by source that landing judges rows by, so that a stream
+    skips the same rows.
+    """
+
+    stores: Stores
+    checkpoints: str
+    suites: Callable[[Project], Mapping[str, Suite]] = _no_suites
+    trigger: str | None = None
+    most_offsets: int | None = None
+    partitions: int = 1
+
+    @property
+    def times(self) -> TimeSettings:
+        """The lengths of slots, slack and horizons."""
+        return self.stores.settings.times
+
+    def checkpoint(self, project: Project, query: str) -> str:
+        """The folder of a query's checkpoint."""
+        return f"{self.checkpoints.rstrip('/')}/{project.name}/{query}"
+
+
+def scores_topic(project: str) -> str:
+    """Topic of a project's approximate scores."""
+    return f"scores.{project}"
+
+
+def checkpoint(layer: SpeedLayer, project: Project, source: Source) -> str:
+    """The checkpoint of a source's query: a new folder when the meaning or layout of its state changes."""
+    meaning = (
+        _STATE_FORMAT,
+        layer.partitions,
+        layer.times.slot_seconds,
+        project.keys,
+        [view.fingerprint for view in project.views_of(source.name)],
+    )
+    digest = hashlib.sha256(repr(meaning).encode()).hexdigest()[:12]
+    return layer.checkpoint(project, f"{source.name}-{digest}")
+
+
+def messages(layer: SpeedLayer, topic: str, **options: str) -> DataFrame:
+    """The streaming messages of a topic, at most `most_offsets` a micro-batch."""
+    options = {**layer.stores.bus.spark_options([topic]), **options}
+    if layer.most_offsets is not None:
+        options["maxOffsetsPerTrigger"] = str(layer.most_offsets)
+    return layer.stores.spark.readStream.format("kafka").options(**options).load()
+
+
+def triggered(layer: SpeedLayer, writer: DataStreamWriter) -> DataStreamWriter:
+    """The query with the layer's trigger."""
+    if layer.trigger is None:
+        return writer.trigger(availableNow=True)
+    return writer.trigger(processingTime=layer.trigger)
+
+
+@contextmanager
+def query_settings(layer: SpeedLayer) -> Iterator[None]:
+    """Settings of the session under which queries of tiles start: a query keeps those it was started with."""
+    conf = layer.stores.spark.conf
+    wanted = {
+        "spark.sql.shuffle.partitions": str(layer.partitions),
+        # Expired state is removed with the next events; a micro-batch of its own would only delay those.
+        "spark.sql.streaming.noDataMicroBatches.enabled": "false",
+        # Spark refuses any sort in a stream. Ours orders the rows of one task of one micro-batch: well
+        # defined.
+        "spark.sql.streaming.unsupportedOperationCheck": "false",
+    }
+    before = {name: conf.get(name) for name in wanted}
+    try:
+        for name, value in wanted.items():
+            conf.set(name, value)
+        yield
+    finally:
+        for name, old in before.items():
+            conf.set(name, str(old))
+
+
+def starting_offsets(layer: SpeedLayer, project: Project, source: Source) -> str:
+    """Spark's `startingOffsets` for a query without a checkpoint: the first arrival that it can need."""
+    first = _first_needed(layer, project)
+    if first is None:
+        return "earliest"
+    offsets = layer.stores.bus.offsets_at(str(source.topic), first)
+    return json.dumps({source.topic: {str(partition): offset for partition, offset in offsets.items()}})
+
+
+def remembered_days(layer: SpeedLayer, project: Project) -> int | None:
+    """Days of files of a large table in which copies of the topic's events are looked for; None: all.
+
+    The days reach back to every arrival that a query which starts now can read and an answer can need, and
+    move on with the query.
+    """
+    first = _first_needed(layer, project)
+    if first is None:
+        return None
+    return -(-(now_micros() - first + layer.times.dedup_horizon_seconds * SECOND) // DAY)
+
+
+def _first_needed(layer: SpeedLayer, project: Project) -> int | None:
+    """The first arrival (microseconds) that a query without a checkpoint can need; None: all of them."""
+    since = needed_since(layer.stores.views.manifest(project.name))
+    if since is None:
+        return None
+    return floor_to(since, layer.times.slot_seconds * SECOND) - layer.times.dedup_horizon_seconds * SECOND
