@@ -1,7 +1,7 @@
 """The supervisor of streaming queries, over queries that fail and end when the test says so."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -18,8 +18,8 @@ class ToyQuery(StreamingQuery):
     """A query that runs until `end`, with an error or without; `busy` while a micro-batch is under way."""
 
     def __init__(self) -> None:
-        self.running, self.error, self.busy, self.looks = True, None, False, 0
-        self.stopped_busy = False
+        self.running, self.busy, self.stopped_busy, self.looks = True, False, False, 0
+        self.error: RuntimeError | None = None
 
     def end(self, error: str | None = None) -> None:
         self.running, self.error = False, None if error is None else RuntimeError(error)
@@ -35,13 +35,13 @@ class ToyQuery(StreamingQuery):
         return {"isTriggerActive": self.busy, "isDataAvailable": self.busy}
 
     @property
-    def lastProgress(self) -> None:  # type: ignore[override]  # noqa: N802 - Spark's name
+    def lastProgress(self) -> None:  # noqa: N802 - Spark's name
         return None
 
     def exception(self) -> Exception | None:  # type: ignore[override]
         return self.error
 
-    def awaitTermination(self, timeout: int | None = None) -> bool:  # type: ignore[override]  # noqa: N802
+    def awaitTermination(self, timeout: int | None = None) -> bool:  # noqa: N802
         return not self.running
 
     def stop(self) -> None:
@@ -182,28 +182,24 @@ def started(query: ToyQuery) -> SupervisedQuery:
     return SupervisedQuery(name="started", begin=lambda: query, query=query)
 
 
-def run(queries: Sequence[SupervisedQuery], each: Callable[[], None], stopping: threading.Event | None) -> None:
-    run_queries(queries, each, stopping)
-
-
 def test_queries_that_run_together_all_stop_at_the_first_failure_whose_error_is_kept() -> None:
     broken, well = ToyQuery(), ToyQuery()
     one, other = toy("one", [broken]), toy("other", [well])
-    run([one, other], lambda: broken.end(BROKEN), None)
+    run_queries([one, other], lambda: broken.end(BROKEN), None)
     assert (str(one.error), other.error) == (BROKEN, None)
     assert not well.isActive
 
 
 def test_queries_that_run_together_stop_when_they_are_asked_to() -> None:
     stopping, query = threading.Event(), ToyQuery()
-    run([one := toy("one", [query])], stopping.set, stopping)
+    run_queries([one := toy("one", [query])], stopping.set, stopping)
     assert (query.isActive, one.error) == (False, None)
 
 
 def test_queries_that_run_together_all_stop_when_one_does_not_start() -> None:
     query = ToyQuery()
     with pytest.raises(ValueError, match="no such column"):
-        run([toy("one", [query]), toy("two", [ValueError("no such column")])], lambda: None, None)
+        run_queries([toy("one", [query]), toy("two", [ValueError("no such column")])], lambda: None, None)
     assert not query.isActive
 
 
