@@ -1,13 +1,13 @@
-"""Erasing a key: everything the project keeps of a person, a plane, a pump goes, older versions of its tables included.
+"""Erasing a key: deletes everything that the project keeps about it, from older versions of its tables too.
 
-    events         rows with the key's columns are deleted, of predictions those that were asked for the key
-    quarantine     bad rows in whose text the key's value stands as a word of its own: what they say cannot be read for certain
-    states         what builds keep of the key
+    events         rows with the key's columns, and predictions that were requested for the key
+    quarantine     bad rows whose text has the key's value as a word, since it cannot be parsed for certain
+    states         grains of the key
     serving store  batch parts of both versions, tiles, the current row and its history
 
-What was deleted is removed from disk at once, so no version from before can be read again: neither by `reproduce` nor by a job
-that reads one at this very moment. A view whose key is only a part of what is erased (an airport, when a plane is erased) keeps
-its rows until the build that follows has counted them anew.
+Deleted rows are removed from disk at once, so that no earlier version can be read again, neither by
+`reproduce` nor by a job that is reading one. A view whose key is only a part of the erased one (an airport,
+when a plane is erased) keeps its rows until the build that follows has computed them anew.
 """
 
 import re
@@ -36,7 +36,7 @@ from batch.building.kept_states import keys_name, sources_of_keys
 
 @dataclass(frozen=True)
 class Erased:
-    """Rows that were deleted, or of a dry run would be, by table; `files` that were removed from disk."""
+    """Deleted rows by table (in a dry run, those to delete), and the number of `files` removed from disk."""
 
     rows: Mapping[str, int]
     files: int
@@ -44,7 +44,7 @@ class Erased:
 
 @dataclass(frozen=True)
 class _Part:
-    """Rows of one Delta table that are the key's, by a condition in SQL."""
+    """The rows of the key in one Delta table, as a SQL condition."""
 
     name: str
     path: str
@@ -52,14 +52,12 @@ class _Part:
 
 
 def entity(project: Project, words: list[str]) -> dict[str, str]:
-    """The key to erase, of a command line: the project's or one of a view's. Raises MisuseError when the words are neither."""
-    wholes = dict.fromkeys([project.keys, *(view.keys for view in project.views)])
-    given = {word.split("=", 1)[0] for word in words}
-    fitting = [names for names in wholes if set(names) == given] or (
-        [project.keys] if len(wholes) == 1 else []
-    )
+    """The key, of the project or of a view, that command line words name; raises MisuseError for others."""
+    known = list(dict.fromkeys([project.keys, *(view.keys for view in project.views)]))
+    written = {word.split("=", 1)[0] for word in words}
+    fitting = known if len(known) == 1 else [names for names in known if set(names) == written]
     if not fitting:
-        forms = ", or ".join(" ".join(f"{name}=VALUE" for name in names) for names in wholes)
+        forms = ", or ".join(" ".join(f"{name}=VALUE" for name in names) for names in known)
         raise MisuseError(f"key {' '.join(words)!r} is none of {project.name!r}: write {forms}")
     return read_key(fitting[0], words)
 
@@ -75,21 +73,18 @@ class Erasure:
 
     @cached_property
     def keys(self) -> dict[str, set[str]]:
-        """Stored texts of the keys that hold the erased one, as events name them now: by view, and by `keys_name` those of the project."""
-        found = {view.name: self._keys(view.keys, [view.source.name]) for view in self.project.views}
-        return {
-            **found,
-            keys_name(self.project): self._keys(self.project.keys, sources_of_keys(self.project)),
-        }
+        """Stored texts of the keys that include the erased one, by view or, for the project, `keys_name`."""
+        project = self.project
+        by_view = {view.name: self._keys(view.keys, [view.source.name]) for view in project.views}
+        return {**by_view, keys_name(project): self._keys(project.keys, sources_of_keys(project))}
 
     def count(self) -> Erased:
-        """What would be deleted; nothing is."""
-        return Erased(
-            {part.name: Table(self.stores.spark, part.path).count(part.rows) for part in self._parts()}, 0
-        )
+        """Count what would be deleted, and delete nothing."""
+        spark = self.stores.spark
+        return Erased({part.name: Table(spark, part.path).count(part.rows) for part in self._parts()}, 0)
 
     def run(self, until: int) -> Erased:
-        """Delete; `until` (microseconds) is the first slot boundary after everything that has arrived so far."""
+        """Delete the key; `until` (microseconds) is the first slot boundary after all arrivals so far."""
         self.unserve(until)
         parts, rows, files = list(self._parts()), {}, 0
         for position, part in enumerate(parts):
@@ -105,10 +100,9 @@ class Erasure:
     def unserve(self, until: int) -> None:
         """Remove the key from the serving store."""
         self.progress.step("removing what is served")
-        erase_states(
-            self.stores.views, self.project, self.stores.views.manifest(self.project.name), self.keys, until
-        )
-        erase_current(self.stores.views, self.project, self.keys[keys_name(self.project)])
+        views, project = self.stores.views, self.project
+        erase_states(views, project, views.manifest(project.name), self.keys, until)
+        erase_current(views, project, self.keys[keys_name(project)])
 
     def _keys(self, names: tuple[str, ...], sources: Sequence[str]) -> set[str]:
         if set(names) == set(self.key):
@@ -129,57 +123,48 @@ class Erasure:
         )
 
     def _parts(self) -> Iterator[_Part]:
-        for name, source in landed_sources(self.project).items():
-            if (rows := self._of_key(source)) is not None and self._is_there(
-                self.stores.lake.path(self.project, source)
-            ):
-                yield _Part(f"events/{name}", self.stores.lake.path(self.project, source), rows)
-            if self._is_there(self.stores.lake.quarantine_path(self.project, source)):
-                yield _Part(
-                    f"quarantine/{name}",
-                    self.stores.lake.quarantine_path(self.project, source),
-                    self._named(),
-                )
-        name = keys_name(self.project)
-        states = {
-            **{view.fingerprint: self.keys[view.name] for view in self.project.views},
-            name: self.keys[name],
-        }
-        for name in states_there(self.stores.spark, self.stores.lake, self.project.name):
-            if states.get(name):
-                yield _Part(
-                    f"states/{name}",
-                    self.stores.lake.state_path(self.project.name, name),
-                    f"key IN ({', '.join(map(_quoted, sorted(states[name])))})",
-                )
+        lake, project = self.stores.lake, self.project
+        for name, source in landed_sources(project).items():
+            events, quarantine = lake.path(project, source), lake.quarantine_path(project, source)
+            rows = self._of_key(source)
+            if rows is not None and self._exists(events):
+                yield _Part(f"events/{name}", events, rows)
+            if self._exists(quarantine):
+                yield _Part(f"quarantine/{name}", quarantine, self._named())
+        states = {view.fingerprint: self.keys[view.name] for view in project.views}
+        states[keys_name(project)] = self.keys[keys_name(project)]
+        for name in states_there(self.stores.spark, lake, project.name):
+            if keys := states.get(name):
+                condition = f"key IN ({', '.join(map(_quoted, sorted(keys)))})"
+                yield _Part(f"states/{name}", lake.state_path(project.name, name), condition)
 
     def _of_key(self, source: Source) -> str | None:
-        """Which rows of a source's table are the key's; None when it cannot have any."""
-        there = set(self.project.keys if source.name == NAME else (column.name for column in source.columns))
-        if not set(self.key) <= there:
-            return None
-        return " AND ".join(
-            f"{self._value(source, name)} <=> {_quoted(value)}" for name, value in self.key.items()
+        """The condition for the key's rows in a source's table; None when it cannot have any."""
+        columns = set(
+            self.project.keys if source.name == NAME else (column.name for column in source.columns)
         )
+        if not set(self.key) <= columns:
+            return None
+        pairs = self.key.items()
+        return " AND ".join(f"{self._value(source, name)} <=> {_quoted(value)}" for name, value in pairs)
 
     def _value(self, source: Source, name: str) -> str:
         if source.name != NAME:
             return f"CAST(`{name}` AS STRING)"
-        # Of predictions, what was asked: a value where a key has one column, an object where it has several.
-        return (
-            f"get_json_object(asked, {_quoted('$.key' if len(self.project.keys) == 1 else f'$.key.{name}')})"
-        )
+        # A prediction has the key of its request: a value where the key has one column, else an object.
+        path = "$.key" if len(self.project.keys) == 1 else f"$.key.{name}"
+        return f"get_json_object(asked, {_quoted(path)})"
 
     def _named(self) -> str:
-        """Which bad rows have the key in their text."""
+        """The condition for bad rows that have the key in their text."""
         words = [rf"(?<![\w-]){re.escape(value)}(?![\w-])" for value in self.key.values()]
         return " AND ".join(f"coalesce(raw, '') RLIKE {_quoted(word)}" for word in words)
 
-    def _is_there(self, path: str) -> bool:
+    def _exists(self, path: str) -> bool:
         return DeltaTable.isDeltaTable(self.stores.spark, path)
 
 
 def _quoted(text: str) -> str:
-    """Text as a literal of Spark SQL."""
+    """The text as a Spark SQL literal."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"

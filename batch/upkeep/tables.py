@@ -1,11 +1,13 @@
-"""Upkeep of a project's lake: many small files become few, what no version within the horizon needs is removed, old bad rows go.
+"""Upkeep of a project's lake: compacts small files, removes files that no version needs, deletes old bad
+rows.
 
-    events       a day's folder of many small files is compacted; versions that manifests and models in force name stay readable,
-                 and every version for `history` after it was replaced
-    states       the same for what builds keep, in the folders of builds that the manifest lists
+    events       folders of a day with many small files are compacted; versions that manifests and models in
+                 force name stay readable, and every version for `history` after it was replaced
+    states       folders of builds that the manifest lists are compacted; leftovers are removed
     quarantine   rows older than `quarantine` are deleted
 
-Nothing here changes an event, so landing, builds and streams go on meanwhile; what they write is newer than anything removed.
+No event changes, so landing, builds and streams go on meanwhile: what they write is newer than anything
+removed.
 """
 
 import logging
@@ -36,8 +38,8 @@ _DAY = 86_400
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tended:
-    """What was done to one table, or of a dry run would be: folders `compacted`, files `removed`, rows `deleted`.
+class TendedTable:
+    """The upkeep of one table (in a dry run, what is due): folders compacted, files removed, rows deleted.
 
     Versions replaced longer ago than `retention` seconds can no longer be read.
     """
@@ -52,8 +54,12 @@ class Tended:
 
 
 @dataclass(frozen=True)
-class _TendedTable:
-    """One table and how it is to be tended."""
+class _TablePlan:
+    """The upkeep that one table is due.
+
+    `partition`: the column of its folders. `only`: the folders to compact; None: all. `named`: versions that
+    must stay readable; None for tables of which only the latest is read.
+    """
 
     name: str
     path: str
@@ -74,64 +80,57 @@ class Upkeep:
 
     def run(
         self, project: Project, manifest: Manifest | None, models: Sequence[ModelVersion]
-    ) -> list[Tended]:
-        """Tend every table of the project that is there."""
+    ) -> list[TendedTable]:
+        """Tend every existing table of the project."""
         started, tended = time.monotonic(), []
-        kept = list(self._tables(project, manifest, models))
-        for position, each in enumerate(kept):
-            self.progress.step(
-                f"{each.name}: {'looking' if self.dry_run else 'compacting and removing what nobody needs'}"
-            )
+        plans = list(self._plans(project, manifest, models))
+        for position, plan in enumerate(plans):
+            work = "looking" if self.dry_run else "compacting and removing what nobody needs"
+            self.progress.step(f"{plan.name}: {work}")
             try:
-                tended.append(self._tend(each))
+                tended.append(self._tend(plan))
             except DeltaConcurrentModificationException as error:
                 raise AnabranchError(
-                    f"{each.name} of {project.name!r} was compacted or cleaned by another job at the same moment: nothing is lost, run the upkeep again"
+                    f"{plan.name} of {project.name!r} was compacted or cleaned by another job at the same "
+                    "moment: nothing is lost, run the upkeep again"
                 ) from error
-            self.progress.advance(position + 1, len(kept))
-        log.info(
-            "upkeep project=%s tables=%d seconds=%.1f", project.name, len(tended), time.monotonic() - started
-        )
+            self.progress.advance(position + 1, len(plans))
+        seconds = time.monotonic() - started
+        log.info("upkeep project=%s tables=%d seconds=%.1f", project.name, len(tended), seconds)
         return tended
 
-    def _tables(
+    def _plans(
         self, project: Project, manifest: Manifest | None, models: Sequence[ModelVersion]
-    ) -> Iterator[_TendedTable]:
+    ) -> Iterator[_TablePlan]:
+        lake = self.lake
         for name, source in landed_sources(project).items():
-            if DeltaTable.isDeltaTable(self.spark, self.lake.path(project, source)):
-                yield _TendedTable(
-                    f"events/{name}",
-                    self.lake.path(project, source),
-                    "_date",
-                    named=tuple(named_versions(name, manifest, models)),
-                )
-            if DeltaTable.isDeltaTable(self.spark, self.lake.quarantine_path(project, source)):
-                yield _TendedTable(f"quarantine/{name}", self.lake.quarantine_path(project, source))
+            events, quarantine = lake.path(project, source), lake.quarantine_path(project, source)
+            if DeltaTable.isDeltaTable(self.spark, events):
+                named = tuple(named_versions(name, manifest, models))
+                yield _TablePlan(f"events/{name}", events, "_date", named=named)
+            if DeltaTable.isDeltaTable(self.spark, quarantine):
+                yield _TablePlan(f"quarantine/{name}", quarantine)
         entries = [entry for entry in (manifest, manifest and manifest.previous) if entry]
-        for name in states_there(self.spark, self.lake, project.name):
-            # The folders of other builds are being written, or about to be deleted.
+        for name in states_there(self.spark, lake, project.name):
+            # Folders of other builds are being written or about to be deleted.
             builds = {str(build) for entry in entries for build in entry.increments.get(name, ())}
-            yield _TendedTable(
-                f"states/{name}",
-                self.lake.state_path(project.name, name),
-                "build",
-                only=tuple(sorted(builds)),
-            )
+            path = lake.state_path(project.name, name)
+            yield _TablePlan(f"states/{name}", path, "build", only=tuple(sorted(builds)))
 
-    def _tend(self, kept: _TendedTable) -> Tended:
-        table = Table(self.spark, kept.path)
+    def _tend(self, plan: _TablePlan) -> TendedTable:
+        table = Table(self.spark, plan.path)
         before = table.figures()
-        retention = self._remembered(table, kept)
-        deleted = self._forget_rows(table) if kept.name.startswith("quarantine/") else 0
+        retention = self._retained(table, plan)
+        deleted = self._delete_old_rows(table) if plan.name.startswith("quarantine/") else 0
         size = self.settings.file_megabytes * 1_048_576
-        found = table.small_files(kept.partition, size // 2, self.settings.small_files)
-        small = tuple(each for each in found if kept.only is None or each.partition in kept.only)
+        folders = table.small_files(plan.partition, size // 2, self.settings.small_files)
+        small = tuple(each for each in folders if plan.only is None or each.partition in plan.only)
         if not self.dry_run:
             for each in small:
-                table.compact(_condition(kept.partition, each.partition), size)
+                table.compact(_condition(plan.partition, each.partition), size)
         removed = table.vacuum(retention, dry_run=self.dry_run)
-        return Tended(
-            table=kept.name,
+        return TendedTable(
+            table=plan.name,
             retention=retention,
             compacted=small,
             removed=removed,
@@ -140,44 +139,39 @@ class Upkeep:
             after=table.figures(),
         )
 
-    def _remembered(self, table: Table, kept: _TendedTable) -> int:
-        """How long what was replaced stays; the table is made to remember it before anything is replaced."""
-        if kept.named is None:
+    def _retained(self, table: Table, plan: _TablePlan) -> int:
+        """Seconds for which replaced files stay; the table is set to it before any file is replaced."""
+        if plan.named is None:
             return self.settings.leftovers_seconds
-        retention = retention_for(
-            self.settings.history_seconds, table.replaced_at(kept.named), datetime.now(UTC)
-        )
+        replaced = table.replaced_at(plan.named)
+        retention = retention_for(self.settings.history_seconds, replaced, datetime.now(UTC))
         if not self.dry_run:
             table.remember(retention)
         return retention
 
-    def _forget_rows(self, table: Table) -> int:
+    def _delete_old_rows(self, table: Table) -> int:
         oldest = from_micros(time.time_ns() // 1000 - self.settings.quarantine_seconds * 1_000_000)
         condition = f"arrival < TIMESTAMP'{oldest.isoformat()}'"
         return table.count(condition) if self.dry_run else table.delete(condition)
 
 
 def named_versions(source: str, manifest: Manifest | None, models: Sequence[ModelVersion]) -> list[int]:
-    """Versions of a source's table that the current and the previous batch and models in force were made from."""
+    """Versions of a source's table from which both batch versions and the models in force were built."""
     entries = [entry for entry in (manifest, manifest and manifest.previous) if entry]
-    in_force = [model.lake_versions for model in models if model.aliases]
-    return sorted(
-        {
-            versions[source]
-            for versions in [*(entry.lake_versions for entry in entries), *in_force]
-            if source in versions
-        }
-    )
+    named = [entry.lake_versions for entry in entries]
+    named += [model.lake_versions for model in models if model.aliases]
+    return sorted({versions[source] for versions in named if source in versions})
 
 
 def retention_for(horizon: int, replaced: Mapping[int, datetime | None], now: datetime) -> int:
-    """Seconds for which replaced files must stay, so that no named version loses one: the horizon, or a doubling of it that reaches.
+    """Seconds for which replaced files stay, so that no named version loses one: the horizon or a multiple of
+    it.
 
-    Doubled, because a table's memory is changed by a commit that loads of that very moment must repeat: seldom is better.
+    The multiples are powers of two: a change of the setting is a commit that concurrent loads must repeat.
     """
     oldest = min((at.astimezone(UTC) for at in replaced.values() if at is not None), default=now)
     needed = (now - oldest).total_seconds()
-    # A commit takes its time from the clock of the machine that made it; a day covers what they differ.
+    # A commit has the time of the machine that wrote it; a day covers the differences of their clocks.
     return horizon if needed < horizon else horizon * 2 ** math.ceil(math.log2((needed + _DAY) / horizon))
 
 

@@ -1,4 +1,4 @@
-"""A whole build: land, make sure that the lake holds everything below the cut, build, swap."""
+"""The flow of a build: land, check that the lake holds everything below the cut, build, swap."""
 
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
@@ -25,19 +25,22 @@ def build_project(
     full: bool = False,
     accept: str | None = None,
 ) -> Built:
-    """Build up to `cut` (microseconds) or the latest slot boundary; raises AnabranchError when events below it are missing.
+    """Build up to `cut` (microseconds), by default the latest slot boundary.
 
-    `full` reads every event again; `accept` is why a version is published though its validation fails.
+    Raises AnabranchError when events below the cut are missing. `full` reads every event again; `accept` is
+    the reason for publishing a version even if its validation fails.
     """
     times = context.settings.times
     sources_of_keys(project)
     boundary = latest_cut(times, now_micros()) if cut is None else cut
     if boundary > now_micros():
         raise AnabranchError(
-            f"cut {format_time(boundary)} lies in the future: events below it are still to come; choose an earlier one"
+            f"cut {format_time(boundary)} lies in the future: events below it are still to come; "
+            "choose an earlier one"
         )
     _require_tiles(context, project, boundary)
-    until = now_micros()  # every topic row that arrived before a file's of that time is landed now
+    # Before landing: any topic's event that arrived before a file's of this time is landed below.
+    until = now_micros()
     steps.step("landing what the topics hold")
     land(context.spark, context.lake, context.bus, project, times, steps, context.gate(project))
     check_complete(context, project, boundary)
@@ -46,15 +49,13 @@ def build_project(
 
 
 def _require_tiles(context: Context, project: Project, cut: int) -> None:
-    """Tiles of slots before both versions' cuts may be retired, and an answer would miss them without a word."""
+    """Refuse a cut below which tiles may be retired: an answer would silently miss them."""
     since = needed_since(context.views.manifest(project.name))
-    if (
-        since is not None
-        and cut < since
-        and any(source.topic is not None for source in project.sources.values())
-    ):
+    streamed = any(source.topic is not None for source in project.sources.values())
+    if since is not None and cut < since and streamed:
         raise AnabranchError(
-            f"cut {format_time(cut)} lies before {format_time(since)}, from where on the stream's tiles are kept: choose a later one, or none"
+            f"cut {format_time(cut)} lies before {format_time(since)}, from where on the stream's tiles are "
+            "kept: choose a later one, or none"
         )
 
 
@@ -62,9 +63,9 @@ def rollback_project(context: Context, project: Project, steps: Steps) -> Manife
     """Go back to the previous batch version and its model, and make the current rows anew."""
     steps.step("making the previous version and its model current")
     entry = rollback(context.stores, project)
-    told = announce(context.models, context.bus, project)
-    if told.why:
-        steps.step(told.why)
+    announced = announce(context.models, context.bus, project)
+    if announced.why:
+        steps.step(announced.why)
     steps.step("current rows of every key")
     reset_current_rows(context.stores, project)
     return entry
@@ -77,8 +78,9 @@ def check_complete(context: Context, project: Project, cut: int) -> None:
             continue
         landed = landed_offsets(context.lake, project, source)
         for partition, wanted in context.bus.offsets_at(source.topic, cut).items():
-            if landed.get(partition, 0) < wanted:
+            offset = landed.get(partition, 0)
+            if offset < wanted:
                 raise AnabranchError(
-                    f"the lake has {source.topic}/{partition} up to offset {landed.get(partition, 0)}, but the cut {format_time(cut)} "
-                    f"is at {wanted}: run 'anabranch land {project.name}' and build again"
+                    f"the lake has {source.topic}/{partition} up to offset {offset}, but the cut "
+                    f"{format_time(cut)} is at {wanted}: run 'anabranch land {project.name}' and build again"
                 )

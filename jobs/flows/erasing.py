@@ -1,4 +1,4 @@
-"""A whole erasure: land what is under way, delete, build a version without the key."""
+"""The flow of an erasure: land events under way, delete the key, build a version without it."""
 
 from dataclasses import dataclass
 
@@ -13,17 +13,19 @@ from jobs.wiring.context import Context
 
 
 @dataclass(frozen=True, kw_only=True)
-class Done:
-    """What an erasure deleted; `batch_version` is the first without the key (None when none was built), `until` in microseconds:
-    events of the key that arrive before it count from the first build whose cut lies at or after it.
-    """  # fmt: skip
+class FinishedErasure:
+    """What was deleted, and the first batch version without the key: None when none was built.
+
+    Events of the key that arrive before `until` (microseconds) count from the first build whose cut is not
+    earlier.
+    """
 
     erased: Erased
     batch_version: int | None
     until: int
 
 
-def erase_key(context: Context, project: Project, key: dict[str, str], steps: Steps) -> Done:
+def erase_key(context: Context, project: Project, key: dict[str, str], steps: Steps) -> FinishedErasure:
     """Erase a key of a project; raises AnabranchError with nothing deleted when a server is away."""
     steps.step("landing what the topics hold, so that it can be deleted")
     land(
@@ -44,4 +46,4 @@ def erase_key(context: Context, project: Project, key: dict[str, str], steps: St
         steps.step("building a version without the key")
         built = build_project(context, project, None, steps, full=True).manifest.batch_version
         erasure.unserve(until)  # what a stream wrote meanwhile
-    return Done(erased=erased, batch_version=built, until=until)
+    return FinishedErasure(erased=erased, batch_version=built, until=until)

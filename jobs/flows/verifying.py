@@ -1,4 +1,4 @@
-"""Verification at a moment when nothing is in flight: lands first, and looks again while a stream is still catching up."""
+"""The flow of a verification: lands first, and compares again while a stream is still catching up."""
 
 import time
 
@@ -12,7 +12,7 @@ _PATIENCE = 20.0  # seconds a running stream may need for events that were lande
 
 
 def verify_settled(context: Context, project: Project, sample: int | None, steps: Steps) -> Verified:
-    """Land what the topics hold and compare; a mismatch is looked at again until the stream has had time to catch up."""
+    """Land what the topics hold and compare; repeat while values differ and a stream may be catching up."""
     deadline = time.monotonic() + _PATIENCE
     while True:
         steps.step("landing what the topics hold")

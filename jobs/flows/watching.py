@@ -71,9 +71,11 @@ def watch_project(
 
 @dataclass(kw_only=True)
 class Watching:
-    """Looks on a schedule: what goes wrong with one is logged, measured and told, and is not the end of the next.
+    """Looks on a schedule: what goes wrong with one is logged, measured and told, and is not the end of the
+    next.
 
-    Kept as measures of the subject ``watch``: ``failed`` (1 or 0) and ``seconds`` of each project's last look.
+    Kept as measures of the subject ``watch``: ``failed`` (1 or 0) and ``seconds`` of each project's last
+    look.
     """
 
     context: Context
@@ -148,7 +150,8 @@ def _log(context: Context, found: Watched, known: Sequence[Measure]) -> None:
     for version, metrics in found.logged().items():
         if version in there:
             context.models.measured(found.project, version, metrics, found.at)
-    # At the start of the period, with the moment of the look as step: what labels that came later correct is the latest.
+    # At the start of the period, with the moment of the look as step: what labels that came later correct is
+    # the latest.
     for (version, start), metrics in found.news_of_periods(known).items():
         if version in there:
             context.models.measured(found.project, version, metrics, to_micros(start), found.at // SECOND)

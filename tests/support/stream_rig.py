@@ -1,4 +1,4 @@
-"""A real `anabranch stream` as an outside process, what was published to it, and whether its answers are the plain fold of that."""
+"""A real `anabranch stream` in a process of its own, and the plain fold of what was published to it."""
 
 import json
 import os
@@ -29,8 +29,10 @@ DECLARATION = '''
 """Readings that are counted."""
 from anabranch import Count, FeatureView, Max, Project, Source, Sum
 
-readings = Source(name="readings", topic="{name}", id="id", time="at", schema="id STRING, thing STRING, at TIMESTAMP, x BIGINT")
-recent = FeatureView(name="recent", source=readings, key="thing", windows=("6h", "1d"), features={{"n": Count(), "top": Max("x")}})
+SCHEMA = "id STRING, thing STRING, at TIMESTAMP, x BIGINT"
+readings = Source(name="readings", topic="{name}", id="id", time="at", schema=SCHEMA)
+features = {{"n": Count(), "top": Max("x")}}
+recent = FeatureView(name="recent", source=readings, key="thing", windows=("6h", "1d"), features=features)
 ever = FeatureView(name="ever", source=readings, key="thing", features={{"total": Sum("x")}})
 project = Project(name="{name}", views=(recent, ever))
 '''
@@ -113,7 +115,7 @@ class Rig:
         return begun > ended
 
     def state(self, lines: int = 20) -> str:
-        """For a test that fails: whether the stream runs, where its threads are, and the end of what it said."""
+        """For a failing test: whether the stream runs, where its threads are, and the end of its log."""
         assert self.process is not None
         before, said = self.process.poll(), tail(self.log, lines)
         if before is None:
@@ -209,7 +211,7 @@ class Rig:
         }
 
     def assert_exact(self) -> int:
-        """Wait until every key is answered as the fold says; nothing that comes later may change that. Returns how many keys that are."""
+        """Wait until every key is answered as the fold says; returns how many keys there are."""
         expected = self.expected()
         assert expected
         assert wait_until(lambda: not self.differences(expected), PATIENCE), (
@@ -218,7 +220,7 @@ class Rig:
         return len(expected)
 
     def assert_verified(self) -> int:
-        """Recompute from the lake by the batch's code, as `anabranch verify` does: no value differs. Returns how many keys were looked at."""
+        """Verify as `anabranch verify` does: no value differs. Returns how many keys were compared."""
         found = verify_settled(self.context, self.project, None, Steps())
         assert found.keys
         assert (found.mismatches, found.degraded) == (0, 0), found

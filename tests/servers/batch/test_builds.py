@@ -1,4 +1,4 @@
-"""Builds one after another over real Kafka and Cassandra: what is new is enough, and gives what a build of everything gives."""
+"""Builds one after another over real Kafka and Cassandra: new events give what a full build gives."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Erasing a key over real Kafka, Cassandra and a lake: nothing of it is left, nothing of others goes, and it does not come back."""
+"""Erasing a key over real Kafka, Cassandra and a lake: all of it goes for good, and nothing of other keys."""
 
 import json
 import uuid
@@ -18,7 +18,7 @@ from batch.building.publication import latest_cut
 from batch.landing.ingest import ingest
 from batch.upkeep.erasing import Erasure, entity
 from jobs.flows.building import build_project, rollback_project
-from jobs.flows.erasing import Done, erase_key
+from jobs.flows.erasing import FinishedErasure, erase_key
 from jobs.flows.verifying import verify_settled
 from jobs.servers.processes import wait_until
 from jobs.show import Steps
@@ -120,7 +120,7 @@ class Trips:
                         found[f"{thing} {place} {view.name}"] = (mine, xs)
         return found
 
-    def erase(self) -> Done:
+    def erase(self) -> FinishedErasure:
         done = erase_key(self.context, self.project, dict(TRIP), STEPS)
         self.events = [event for event in self.events if event["thing"] != "t1"]
         return done
@@ -207,7 +207,7 @@ def test_a_key_is_erased_everywhere_and_stays_away(trips: Trips) -> None:
     found = verify_settled(context, project, None, STEPS)
     assert (found.mismatches, found.degraded) == (0, 0), found
 
-    # What comes after an erasure is an event like any other; a stream that lost its checkpoint reads what was erased, too.
+    # Events after an erasure count as any other; a stream without its checkpoint reads erased ones again.
     trips.publish(trips.name, trips.some(("t1", "p2")))
     trips.drain("-again")
     assert not trips.differences()

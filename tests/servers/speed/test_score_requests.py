@@ -1,4 +1,4 @@
-"""Scores by message, with the real bus, store and registry: requests answered as REST answers them, under the model in force.
+"""Scores by message, with the real bus, store and registry: answered as by REST, by the model in force.
 
 One running stream lives through the tests, in their order.
 """
@@ -39,9 +39,12 @@ DECLARATION = '''
 """Visits that are scored."""
 from anabranch import Count, FeatureView, Label, Last, Model, Project, Source, Sum
 
-visits = Source(name="visits", topic="{name}", id="id", time="at", schema="id STRING, who STRING, at TIMESTAMP, pages INT, town STRING")
-seen = FeatureView(name="seen", source=visits, key="who", features={{"pages": Sum("pages"), "town": Last("town"), "visits": Count()}})
-project = Project(name="{name}", views=(seen,), label=Label(source=visits, key="who", target="pages > 2"), model=Model())
+SCHEMA = "id STRING, who STRING, at TIMESTAMP, pages INT, town STRING"
+visits = Source(name="visits", topic="{name}", id="id", time="at", schema=SCHEMA)
+features = {{"pages": Sum("pages"), "town": Last("town"), "visits": Count()}}
+seen = FeatureView(name="seen", source=visits, key="who", features=features)
+label = Label(source=visits, key="who", target="pages > 2")
+project = Project(name="{name}", views=(seen,), label=label, model=Model())
 '''
 
 
@@ -134,7 +137,7 @@ class Desk:
         return found[0]
 
     def scored(self, who: str, version: str) -> dict[str, Any]:
-        """The current row of a key under a version of the model, waited for; the message about it has come too."""
+        """Waits for the current row of a key by a version of the model, and for the message about it."""
 
         def look() -> dict[str, Any] | None:
             row = self.context.views.current(self.project, who)
@@ -195,7 +198,7 @@ def test_the_champion_is_reloaded_at_promotion_and_rollback_without_a_restart(li
     scores = {}
     for step, (change, version) in enumerate([(first, first), (second, second), (None, first)]):
         models.promote(name, change) if change is not None else models.rollback(name)
-        # Each micro-batch writes the current row and says the score on the topic, by the model that is now in force.
+        # Each micro-batch writes current rows and publishes scores by the model that is then in force.
         live.visit("ann")
         row = live.scored("ann", version)
         live.ask({"request_id": f"by{step}", "key": "ann"})

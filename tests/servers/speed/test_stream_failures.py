@@ -1,6 +1,7 @@
-"""One process, two projects, one of which cannot fold an event of its own: it is given up and says why, the other stays exact.
+"""One process, two projects, one of which fails on an event: it is given up with a reason, the other stays
+exact.
 
-The first test looks at the process from outside as Prometheus does, and compares what it shows with what was published.
+The first test scrapes the process as Prometheus does, and compares the gauges with what was published.
 """
 
 import json
@@ -24,7 +25,8 @@ BROKEN = '''
 """Readings of which one cannot be folded."""
 from anabranch import FeatureView, Project, Source, Sum
 
-readings = Source(name="readings", topic="{name}", id="id", time="at", schema="id STRING, thing STRING, at TIMESTAMP, x BIGINT")
+SCHEMA = "id STRING, thing STRING, at TIMESTAMP, x BIGINT"
+readings = Source(name="readings", topic="{name}", id="id", time="at", schema=SCHEMA)
 shares = FeatureView(name="shares", source=readings, key="thing", features={{"share": Sum("100 / x")}})
 project = Project(name="{name}", views=(shares,))
 '''
@@ -42,7 +44,7 @@ def rig(servers: Settings, spark: SparkSession, tmp_path_factory: pytest.TempPat
 
 
 def shown(rig: Rig) -> Mapping[tuple[str, str], float]:
-    """What the process shows to Prometheus, by project and figure, lag of all partitions together; nothing before it listens."""
+    """The gauges of the process by project and figure, lag over all partitions; {} before it listens."""
     found: dict[tuple[str, str], float] = defaultdict(float)
     try:
         with urlopen(

@@ -1,7 +1,7 @@
-"""Faults of a real stream with real servers: whatever happens, in the end every answer is the plain fold of what the topic holds.
+"""Faults of a real stream with real servers: in the end every answer is the plain fold of the topic.
 
-One `anabranch stream` lives through all of it, in this order; each test ends with the comparison. `make drill` kills more often, leaves Cassandra down
-for a minute, and recomputes from the lake after every fault.
+One `anabranch stream` lives through all of it, in this order; each test ends with the comparison. `make
+drill` kills more often, leaves Cassandra down for a minute, and recomputes from the lake after every fault.
 """
 
 import json
@@ -146,7 +146,7 @@ def test_a_driver_killed_at_any_moment_loses_and_doubles_nothing(rig: Rig, seed:
         rig.start()
         came = rig.count
         for _ in range(chance.randrange(2, 8) if LONG else 2):
-            # Events flow while it starts, while it folds and while it writes: the kill meets whatever is under way.
+            # Events flow while it starts, folds and writes: the kill meets whatever is under way.
             rig.publish(rig.events(chance.randrange(1, 60)))
             expected = rig.expected()
             moment = chance.random()
@@ -158,7 +158,8 @@ def test_a_driver_killed_at_any_moment_loses_and_doubles_nothing(rig: Rig, seed:
             )
         rig.kill()
         met += rig.unfinished
-        when = f"{rig.count - came} events after its start, when at most {100 * moment:.0f}% of the keys lacked any"
+        share = f"at most {100 * moment:.0f}% of the keys lacked any"
+        when = f"{rig.count - came} events after its start, when {share}"
         note(
             kill=number + 1,
             seed=seed,
@@ -168,7 +169,7 @@ def test_a_driver_killed_at_any_moment_loses_and_doubles_nothing(rig: Rig, seed:
     rig.start()
     with recovery(
         "the driver is killed",
-        f"{KILLS} times at random, {met} of them in the middle of a micro-batch; since it was started for good",
+        f"{KILLS} times at random, {met} of them within a micro-batch; since it was started for good",
     ) as found:
         found.compared = rig.assert_exact()
     # Not every kill meets a micro-batch under way; of many some do.

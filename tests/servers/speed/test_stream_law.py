@@ -1,4 +1,4 @@
-"""The law through the real river: Kafka, the stream, builds and Cassandra answer as the naive fold over distinct events.
+"""The law through the real river: Kafka, stream, builds and Cassandra answer as the naive fold does.
 
 One history is lived through once, keeping what was answered at each moment; each test looks at one of them.
 """
@@ -37,7 +37,7 @@ SEED = 11
 
 @dataclass(frozen=True)
 class Moment:
-    """What was answered at `at`, and all that had arrived by then, in order of arrival, duplicates included."""
+    """The answers at `at`, and all events that had arrived by then, in order, duplicates included."""
 
     at: int
     arrived: list[Event]
@@ -121,7 +121,7 @@ def make_project() -> Project:
 
 
 def some_events(count: int) -> list[Event]:
-    """Random events of the nine days up to now in any order, some ids repeated, from the strategy of the pure law."""
+    """Random events of nine days in any order, some ids repeated, by the strategy of the pure law."""
     found: list[Event] = []
     shift = floor_to(now_micros(), 5 * MINUTE) - START - 9 * DAY
 

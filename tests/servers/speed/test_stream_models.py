@@ -1,4 +1,4 @@
-"""The registry seen from a running stream: champions that other processes promote, and a registry that is away."""
+"""The registry as a running stream sees it: champions promoted by other processes, and an outage."""
 
 import subprocess
 import sys

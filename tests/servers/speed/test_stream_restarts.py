@@ -1,4 +1,4 @@
-"""The stream in one process: a lost checkpoint, a changed declaration, duplicates in several partitions, retirement, what a micro-batch takes."""
+"""The stream in one process: lost checkpoints, changed declarations, duplicates, retirement, batches."""
 
 import json
 import shutil
@@ -91,7 +91,7 @@ def drain(context: Context, project: Project) -> dict[str, int]:
 
 
 def cut_over(context: Context, project: Project) -> int:
-    """Make a version current that covers all that arrived up to now, as the stream sees it: its cut, and tables (without a row)."""
+    """Make a version current that covers all arrivals up to now, with empty tables; returns its cut."""
     cut = (
         floor_to(now_micros(), context.settings.times.slot_seconds * SECOND)
         + context.settings.times.slot_seconds * SECOND

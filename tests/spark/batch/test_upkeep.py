@@ -18,7 +18,7 @@ from anabranch.stores.lake.lake import Lake
 from anabranch.stores.lake.table_files import Table
 from anabranch.stores.models.versions import ModelVersion
 from batch.settings import UpkeepSettings
-from batch.upkeep.tables import Tended, Upkeep, named_versions, retention_for
+from batch.upkeep.tables import TendedTable, Upkeep, named_versions, retention_for
 from jobs.servers.processes import wait_until
 from tests.spark.stores.test_lake import OLD, SALES, append, judged, sale
 
@@ -74,7 +74,7 @@ def upkeep(
     entry: Manifest | None,
     *models: ModelVersion,
     dry_run: bool = False,
-) -> dict[str, Tended]:
+) -> dict[str, TendedTable]:
     return {
         each.table: each for each in Upkeep(spark, lake, settings, Silent(), dry_run).run(OLD, entry, models)
     }

@@ -1,4 +1,4 @@
-"""What a stream says of itself: Spark's progress read into figures, figures as a line for people and as gauges."""
+"""The progress of a stream: Spark's own read into figures, shown as a line for people and as gauges."""
 
 import json
 from collections.abc import Mapping
@@ -15,26 +15,35 @@ from tests.conftest import free_ports
 
 # As Spark 4.2 writes the progress of a query of a topic with two partitions, with fewer custom metrics.
 RECORDED = """{
-  "id": "1f6c6b7e-0ad2-4a5b-9c0e-2a3f1b7f6f11", "runId": "5a0c9d1e-53fd-4e64-8a93-1f8c8f0c1a01", "name": "pumps.readings",
+  "id": "1f6c6b7e-0ad2-4a5b-9c0e-2a3f1b7f6f11", 
+  "runId": "5a0c9d1e-53fd-4e64-8a93-1f8c8f0c1a01", "name": "pumps.readings",
   "timestamp": "2026-11-21T12:00:10.000Z", "batchId": 0, "batchDuration": 1480, "numInputRows": 60,
   "inputRowsPerSecond": 40.5, "processedRowsPerSecond": 40.54,
-  "durationMs": {"addBatch": 1210, "commitBatch": 31, "commitOffsets": 33, "getBatch": 1, "latestOffset": 9, "queryPlanning": 170,
-                 "triggerExecution": 1480, "walCommit": 35},
-  "eventTime": {"avg": "2026-11-21T12:00:04.500Z", "max": "2026-11-21T12:00:09.000Z", "min": "2026-11-21T12:00:00.000Z",
-                "watermark": "1970-01-01T00:00:00.000Z"},
+  "durationMs": {"addBatch": 1210, "commitBatch": 31, "commitOffsets": 33, "getBatch": 1, "latestOffset": 9,
+                 "queryPlanning": 170, "triggerExecution": 1480, "walCommit": 35},
+  "eventTime": {"avg": "2026-11-21T12:00:04.500Z", "max": "2026-11-21T12:00:09.000Z",
+                "min": "2026-11-21T12:00:00.000Z", "watermark": "1970-01-01T00:00:00.000Z"},
   "stateOperators": [
-    {"operatorName": "stateStoreSave", "numRowsTotal": 24, "numRowsUpdated": 24, "allUpdatesTimeMs": 12, "numRowsRemoved": 0, "allRemovalsTimeMs": 0,
-     "commitTimeMs": 90, "memoryUsedBytes": 70000, "numRowsDroppedByWatermark": 0, "numShufflePartitions": 2, "numStateStoreInstances": 2,
+    {"operatorName": "stateStoreSave", "numRowsTotal": 24, "numRowsUpdated": 24,
+     "allUpdatesTimeMs": 12, "numRowsRemoved": 0, "allRemovalsTimeMs": 0,
+     "commitTimeMs": 90, "memoryUsedBytes": 70000, "numRowsDroppedByWatermark": 0,
+     "numShufflePartitions": 2, "numStateStoreInstances": 2,
      "customMetrics": {"rocksdbBytesCopied": 4100, "rocksdbCommitFlushLatency": 22}},
-    {"operatorName": "dedupeWithinWatermark", "numRowsTotal": 55, "numRowsUpdated": 55, "allUpdatesTimeMs": 9, "numRowsRemoved": 0, "allRemovalsTimeMs": 0,
-     "commitTimeMs": 80, "memoryUsedBytes": 60000, "numRowsDroppedByWatermark": 0, "numShufflePartitions": 2, "numStateStoreInstances": 2,
+    {"operatorName": "dedupeWithinWatermark", "numRowsTotal": 55, "numRowsUpdated": 55,
+     "allUpdatesTimeMs": 9, "numRowsRemoved": 0, "allRemovalsTimeMs": 0,
+     "commitTimeMs": 80, "memoryUsedBytes": 60000, "numRowsDroppedByWatermark": 0,
+     "numShufflePartitions": 2, "numStateStoreInstances": 2,
      "customMetrics": {"numDroppedDuplicateRows": 5, "rocksdbBytesCopied": 3900}}],
   "sources": [
-    {"description": "DeltaSource[file:/lake/pumps]", "startOffset": null, "endOffset": null, "latestOffset": null, "numInputRows": 7,
+    {"description": "DeltaSource[file:/lake/pumps]", "startOffset": null, "endOffset": null, "latestOffset": null,
+     "numInputRows": 7,
      "inputRowsPerSecond": 0.0, "processedRowsPerSecond": 0.0, "metrics": {}},
-    {"description": "KafkaV2[Subscribe[readings]]", "startOffset": null, "endOffset": {"readings": {"0": 40, "1": 20}},
-     "latestOffset": {"readings": {"0": 40, "1": 20}}, "numInputRows": 60, "inputRowsPerSecond": 40.5, "processedRowsPerSecond": 40.54,
-     "metrics": {"avgOffsetsBehindLatest": "0.0", "maxOffsetsBehindLatest": "0", "minOffsetsBehindLatest": "0"}}],
+    {"description": "KafkaV2[Subscribe[readings]]", "startOffset": null,
+     "endOffset": {"readings": {"0": 40, "1": 20}},
+     "latestOffset": {"readings": {"0": 40, "1": 20}}, "numInputRows": 60, "inputRowsPerSecond": 40.5,
+     "processedRowsPerSecond": 40.54,
+     "metrics": {"avgOffsetsBehindLatest": "0.0",
+     "maxOffsetsBehindLatest": "0", "minOffsetsBehindLatest": "0"}}],
   "sink": {"description": "ForeachBatchSink", "numOutputRows": -1}
 }"""
 SLOT = 3600
@@ -71,7 +80,7 @@ def test_each_micro_batch_counts_once_and_what_adds_nothing_not_at_all() -> None
 
 def test_counting_goes_on_over_a_restart() -> None:
     again = "0d9f5c35-1b8f-4c7e-b5f7-7d1c3f1f9b02"
-    # The micro-batch that failed is done again under its number, and partitions that it does not name stand where they stood.
+    # A failed micro-batch is repeated under its number; partitions that it does not name keep their offsets.
     found = meter(
         [progress(0), progress(1, rows=30, ends={"0": 70})],
         [progress(1, rows=35, ends={"0": 75}, runId=again)],
@@ -113,13 +122,12 @@ SHOWN = Snapshot(
 
 
 def test_a_line_says_how_a_query_is() -> None:
-    said = "pumps.readings  12,345 events, 2,000/s  lag 0:1,200 1:0  state 79,000 rows 3.0 MiB  open slots 2  micro-batch 1.48 s"
-    assert SHOWN.line() == said
-    assert replace(SHOWN, running=False).line() == f"{said}  WAITING for a server"
-    assert (
-        replace(SHOWN, running=False, failure="[DIVIDE_BY_ZERO]").line()
-        == f"{said}  FAILED: [DIVIDE_BY_ZERO]"
-    )
+    state = "state 79,000 rows 3.0 MiB  open slots 2  micro-batch 1.48 s"
+    line = f"pumps.readings  12,345 events, 2,000/s  lag 0:1,200 1:0  {state}"
+    assert SHOWN.line() == line
+    waiting, failed = replace(SHOWN, running=False), replace(SHOWN, running=False, failure="[DIVIDE_BY_ZERO]")
+    assert waiting.line() == f"{line}  WAITING for a server"
+    assert failed.line() == f"{line}  FAILED: [DIVIDE_BY_ZERO]"
     asked = Snapshot(project="pumps", source="score-requests", unit="requests", events=2)
     assert asked.line() == "pumps.score-requests  2 requests, 0/s  lag unknown  micro-batch 0.00 s"
 
