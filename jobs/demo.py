@@ -108,7 +108,7 @@ def _river(context: Context, steps: Steps, keep: bool) -> str:
         ],
     )
     say(f"the gate: {trained.reason}")
-    reset_current_rows(context.stores, project)
+    reset_current_rows(context, project)
     steps.step("[bold]4. the stream[/bold], fed with simulated bracelet readings and new exams")
     _stream(context, project, steps)
     steps.step("[bold]5. REST[/bold] answers the example request")

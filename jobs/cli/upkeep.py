@@ -147,7 +147,7 @@ def erase(
         project = context.project(name)
         whom = entity(project, key)
         if dry_run:
-            found = Erasure(context.stores, project, whom, steps).count()
+            found = Erasure(context, project, whom, steps).count()
             value = {"project": name, "key": whom, "dry_run": True, "rows": dict(found.rows)}
         else:
             done = erase_key(context, project, whom, steps)

@@ -45,7 +45,7 @@ def build_project(
     land(context.spark, context.lake, context.bus, project, times, steps, context.gate(project))
     check_complete(context, project, boundary)
     options = BuildOptions(cut=boundary, until=until, full=full, accept=accept)
-    return build_views(context.stores, project, options, context.settings.build, steps)
+    return build_views(context, project, options, context.settings.build, steps)
 
 
 def _require_tiles(context: Context, project: Project, cut: int) -> None:
@@ -62,12 +62,12 @@ def _require_tiles(context: Context, project: Project, cut: int) -> None:
 def rollback_project(context: Context, project: Project, steps: Steps) -> Manifest:
     """Go back to the previous batch version and its model, and make the current rows anew."""
     steps.step("making the previous version and its model current")
-    entry = rollback(context.stores, project)
+    entry = rollback(context, project)
     announced = announce(context.models, context.bus, project)
     if announced.why:
         steps.step(announced.why)
     steps.step("current rows of every key")
-    reset_current_rows(context.stores, project)
+    reset_current_rows(context, project)
     return entry
 
 

@@ -39,7 +39,7 @@ def erase_key(context: Context, project: Project, key: dict[str, str], steps: St
     )
     times = context.settings.times
     until = latest_cut(times, now_micros()) + times.slot_seconds * SECOND
-    erasure = Erasure(context.stores, project, key, steps)
+    erasure = Erasure(context, project, key, steps)
     erased = erasure.run(until)
     built = None
     if context.views.manifest(project.name) is not None:

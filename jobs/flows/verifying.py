@@ -25,7 +25,7 @@ def verify_settled(context: Context, project: Project, sample: int | None, steps
             steps,
             context.gate(project),
         )
-        found = verify(context.stores, context.answers, project, sample, steps)
+        found = verify(context, context.answers, project, sample, steps)
         if not found.mismatches or time.monotonic() > deadline:
             return found
         steps.step(f"{found.mismatches} mismatches: looking again, as a stream may be catching up")

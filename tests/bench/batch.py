@@ -194,7 +194,7 @@ def fill(context: Context, project: Project, count: int) -> None:
 def built(context: Context, project: Project, cut: int, clock: Clock, *, full: bool = False) -> Built:
     """A build of what the lake holds."""
     options = BuildOptions(cut=cut, until=now_micros(), full=full)
-    return build(context.stores, project, options, context.settings.build, clock)
+    return build(context, project, options, context.settings.build, clock)
 
 
 def landing_rows(bench: Bench) -> list[Row]:

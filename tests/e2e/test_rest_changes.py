@@ -72,7 +72,7 @@ class Caller:
 
 
 def stores_of(rest: Rest, models: Models | None = None) -> Stores:
-    return stores_with(rest.settings.stores, views=rest.views, models=models or rest.models)
+    return stores_with(rest.settings, views=rest.views, models=models or rest.models)
 
 
 class SlowRegistry(Models):

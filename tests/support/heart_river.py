@@ -64,7 +64,7 @@ def live(servers: Settings, spark: SparkSession, folder: Path) -> Lived:
     }
     built = build_project(context, project, None, Steps())
     trained = train(spark, lake, models, project, Silent())
-    reset_current_rows(context.stores, project)
+    reset_current_rows(context, project)
     before = answer_key(context, project, {"patient_id": PATIENT}, None)
     queries = start(context.speed_layer(once=False), project)
     try:

@@ -179,7 +179,7 @@ def test_a_key_is_erased_everywhere_and_stays_away(trips: Trips) -> None:
     assert not trips.differences()
     assert {"t1", "t1\x1fp1", "t1\x1fp2", "t12"} <= trips.served()
     before = context.lake.versions(context.spark, project)["seen"]
-    counted = Erasure(context.stores, project, TRIP, STEPS).count()
+    counted = Erasure(context, project, TRIP, STEPS).count()
     assert counted.rows["events/seen"] == 2  # the third has not landed yet
     assert not trips.differences()
 

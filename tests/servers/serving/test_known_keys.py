@@ -165,7 +165,7 @@ def test_a_rollback_to_a_version_without_the_key_knows_it_by_the_stream_or_not_a
     hangar.build(CUT + HOUR, planes=["old", "by topic", "by file"])
     keys = [(plane, "XXX") for plane in ("old", "by topic", "by file")]
     assert hangar.known(*keys) == [True, True, True]
-    stores = stores_with(hangar.settings.stores, views=hangar.views, models=NoModels())
+    stores = stores_with(hangar.settings, views=hangar.views, models=NoModels())
     rollback(stores, hangar.project)
     assert hangar.known(*keys) == [True, True, False]
 

@@ -188,7 +188,7 @@ def live(river: River) -> None:
     river.build()
     river.look("after a second build")
     river.look("after a second build, later", later=10 * MINUTE)
-    rollback(river.context.stores, river.project)
+    rollback(river.context, river.project)
     river.look("after a rollback")
 
 

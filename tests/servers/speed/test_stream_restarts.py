@@ -77,7 +77,7 @@ def publish(context: Context, topic: str, numbers: Sequence[int]) -> None:
 def short(context: Context) -> SpeedLayer:
     """A layer that drains, and remembers ids for a second, so that a replay need not begin far back."""
     times = replace(context.settings.times, dedup_horizon_seconds=1)
-    brief = stores_with(replace(context.settings.stores, times=times), spark=context.spark)
+    brief = stores_with(replace(context.settings, times=times), spark=context.spark)
     return replace(context.speed_layer(once=True), stores=brief)
 
 

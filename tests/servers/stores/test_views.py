@@ -148,7 +148,7 @@ def test_a_version_that_failed_leaves_no_tables(views: Views) -> None:
 
 
 def test_rollback_changes_the_two_versions_over_and_back(views: Views, settings: Settings) -> None:
-    stores = stores_with(settings.stores, views=views)
+    stores = stores_with(settings, views=views)
     project = declare({"total": Sum("x")})
     with pytest.raises(AnabranchError, match="has no previous batch version"):
         rollback(stores, project)

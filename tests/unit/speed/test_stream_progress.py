@@ -15,7 +15,7 @@ from tests.conftest import free_ports
 
 # As Spark 4.2 writes the progress of a query of a topic with two partitions, with fewer custom metrics.
 RECORDED = """{
-  "id": "1f6c6b7e-0ad2-4a5b-9c0e-2a3f1b7f6f11", 
+  "id": "1f6c6b7e-0ad2-4a5b-9c0e-2a3f1b7f6f11",
   "runId": "5a0c9d1e-53fd-4e64-8a93-1f8c8f0c1a01", "name": "pumps.readings",
   "timestamp": "2026-11-21T12:00:10.000Z", "batchId": 0, "batchDuration": 1480, "numInputRows": 60,
   "inputRowsPerSecond": 40.5, "processedRowsPerSecond": 40.54,
@@ -35,8 +35,8 @@ RECORDED = """{
      "numShufflePartitions": 2, "numStateStoreInstances": 2,
      "customMetrics": {"numDroppedDuplicateRows": 5, "rocksdbBytesCopied": 3900}}],
   "sources": [
-    {"description": "DeltaSource[file:/lake/pumps]", "startOffset": null, "endOffset": null, "latestOffset": null,
-     "numInputRows": 7,
+    {"description": "DeltaSource[file:/lake/pumps]", "startOffset": null, "endOffset": null,
+     "latestOffset": null, "numInputRows": 7,
      "inputRowsPerSecond": 0.0, "processedRowsPerSecond": 0.0, "metrics": {}},
     {"description": "KafkaV2[Subscribe[readings]]", "startOffset": null,
      "endOffset": {"readings": {"0": 40, "1": 20}},
