@@ -101,8 +101,8 @@ class Aggregate(ABC):
     def _accepts(self, kind: DataType) -> bool:
         if self.takes == CONDITION:
             return kind == BOOLEAN
-        if kind.wide and (kind.precision > 36 or kind.scale > 18):
-            return False  # more than two whole numbers of 18 digits hold
+        if not kind.foldable:
+            return False
         return self.takes == ANYTHING or kind.numeric or (self.takes == ORDERED and not kind.text)
 
     @abstractmethod
@@ -142,7 +142,7 @@ class Aggregate(ABC):
 
     def present(self, kind: DataType, value: str = "1D", element_kind: str = "double") -> Element:
         """`value` for each event that counts: its argument is there, finite, and passes the filter."""
-        if kind.name in ("FLOAT", "DOUBLE"):
+        if kind.floating:
             found = f"{double(self.text, self.where).sql} IS NOT NULL"
         else:
             found = f"({self.text}) IS NOT NULL" + (f" AND ({self.where})" if self.where else "")

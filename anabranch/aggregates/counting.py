@@ -10,9 +10,10 @@ import numpy as np
 from anabranch.aggregates.base import ANYTHING, CONDITION, ROUNDED, Aggregate, Bound, Folded, decoded, ratio
 from anabranch.errors import DeclarationError
 from anabranch.states.blocks import Block, Element, ExactTotal, Least, Tally, Total, Values
-from anabranch.states.formulas import Formula, coded, double, unscaled, whole, wide
+from anabranch.states.formulas import Formula, coded, double, wholes
+from anabranch.values.numbers import ExactType, joined
 from anabranch.values.times import parse_duration
-from anabranch.values.types import BIGINT, BOOLEAN, DOUBLE, DataType
+from anabranch.values.types import BIGINT, BOOLEAN, DOUBLE, ArrayType, DataType
 
 
 @dataclass(frozen=True, init=False)
@@ -27,7 +28,7 @@ class Count(Aggregate):
 
     def over(self, kind: DataType) -> Bound:
         # For floats the very element of Sum and Mean, so that their counts are stored and sent once.
-        counted = double(self.text, self.where) if kind.name in ("FLOAT", "DOUBLE") else self.present(kind)
+        counted = double(self.text, self.where) if kind.floating else self.present(kind)
         return Bound(BIGINT, Formula(_tallied), (Tally(counted),))
 
 
@@ -42,37 +43,26 @@ class Sum(Aggregate):
     invertible = True
 
     def over(self, kind: DataType) -> Bound:
-        if kind.name in ("FLOAT", "DOUBLE"):
+        if kind.floating:
             number = double(self.text, self.where)
             return Bound(
                 DOUBLE, Formula(_summed), (Total(number), Tally(number)), exactness="to 1e-9 of the sizes"
             )
-        if kind.wide:
-            return self._wide(kind)
-        number = whole(self.text, kind, self.where)
-        # A sum of BIGINT may need more than 64 bits; one of smaller integers never does.
-        result = DataType("DECIMAL", 38, kind.scale) if kind.name == "DECIMAL" or kind == BIGINT else BIGINT
-        return Bound(result, Formula(_summed_exactly, (result,)), (ExactTotal(number), Tally(number)))
-
-    def _wide(self, kind: DataType) -> Bound:
-        high, low = wide(self.text, kind, self.where)
-        result = DataType("DECIMAL", 38, kind.scale)
-        return Bound(
-            result, Formula(_summed_wide, (result,)), (ExactTotal(high), ExactTotal(low), Tally(high))
-        )
+        if not isinstance(kind, ExactType):
+            raise TypeError(f"type {kind} is numeric: expected a FloatingType or an ExactType")
+        parts, result = wholes(self.text, kind, self.where), kind.sum_type
+        blocks = (*map(ExactTotal, parts), Tally(parts[0]))
+        return Bound(result, Formula(_summed_exactly, (result,)), blocks)
 
 
 def _summed(found: Folded) -> Values:
     return Values(found.rows[0][:, 0], found.rows[1][:, 0] > 0)
 
 
-def _summed_exactly(found: Folded, result: DataType) -> Values:
-    return unscaled(ExactTotal.whole(found.rows[0]), found.rows[1][:, 0] > 0, result)
-
-
-def _summed_wide(found: Folded, result: DataType) -> Values:
-    totals = zip(ExactTotal.whole(found.rows[0]), ExactTotal.whole(found.rows[1]), strict=True)
-    return unscaled([first * 10**18 + second for first, second in totals], found.rows[2][:, 0] > 0, result)
+def _summed_exactly(found: Folded, result: ExactType) -> Values:
+    *totals, tally = found.rows
+    parts = zip(*map(ExactTotal.whole, totals), strict=True)
+    return Values(result.from_wholes([joined(part) for part in parts]), tally[:, 0] > 0)
 
 
 @dataclass(frozen=True, init=False)
@@ -139,7 +129,7 @@ class Histogram(Aggregate):
         inner = [f"{x} >= {low!r}D AND {x} < {high!r}D" for low, high in pairwise(self.edges)]
         conditions = [f"{x} < {self.edges[0]!r}D", *inner, f"{x} >= {self.edges[-1]!r}D"]
         return Bound(
-            DataType("ARRAY<BIGINT>"),
+            ArrayType(BIGINT),
             Formula(_histogram),
             tuple(Tally(Element(sql=f"(CASE WHEN {text} THEN 1D END)")) for text in conditions),
         )

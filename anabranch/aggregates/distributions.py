@@ -12,7 +12,7 @@ from anabranch.aggregates.base import ANYTHING, Aggregate, Bound, Folded, bounde
 from anabranch.errors import DeclarationError
 from anabranch.states.blocks import Element, Lifted, Values
 from anabranch.states.extras import frames
-from anabranch.states.formulas import Formula, binary, double
+from anabranch.states.formulas import Formula, double, identity
 from anabranch.states.sketches import (
     DistinctSketch,
     FrequencySketch,
@@ -23,17 +23,6 @@ from anabranch.states.sketches import (
 )
 from anabranch.states.wavelet import WaveletMatrix, Whole
 from anabranch.values.types import BIGINT, DOUBLE, STRING, DataType
-
-
-def _bytes_of(aggregate: Aggregate, kind: DataType) -> Element:
-    """The argument's canonical bytes: those of its text, so that every type can be told apart and compared."""
-    if kind.name in ("FLOAT", "DOUBLE"):
-        # Adding zero makes one value of 0.0 and -0.0, as every comparison has it.
-        number = f"({double(aggregate.text, aggregate.where).sql} + 0D)"
-        return Element(sql=f"CAST(CAST({number} AS STRING) AS BINARY)", kind="binary")
-    return binary(
-        f"CAST(({aggregate.text}) AS STRING)" if kind.name != "BINARY" else aggregate.text, aggregate.where
-    )
 
 
 @dataclass(frozen=True, init=False)
@@ -48,7 +37,7 @@ class Distinct(Aggregate):
         object.__setattr__(self, "most", bounded("Distinct", "most", most, 10_000))
 
     def over(self, kind: DataType) -> Bound:
-        extra = ValueSet(_bytes_of(self, kind), self.most)
+        extra = ValueSet(identity(self.text, kind, self.where), self.most)
 
         def finish(found: Folded) -> Values:
             return _counts([0 if state is None else len(frames(state)) for state in found.extras[0]])
@@ -88,7 +77,7 @@ class ApproxDistinct(Aggregate):
 
     def over(self, kind: DataType) -> Bound:
         # HyperLogLog passes over empty values, so every value gets a byte in front.
-        marked = Element(sql=f"concat(X'3D', {_bytes_of(self, kind).sql})", kind="binary")
+        marked = Element(sql=f"concat(X'3D', {identity(self.text, kind, self.where).sql})", kind="binary")
         extra = DistinctSketch(marked, self.log_size)
 
         def finish(found: Folded) -> Values:
@@ -212,10 +201,10 @@ class MostFrequent(Aggregate):
         )
 
     def _accepts(self, kind: DataType) -> bool:
-        return kind.integral or kind.name in ("STRING", "BOOLEAN", "DATE")
+        return kind.categorical
 
     def over(self, kind: DataType) -> Bound:
-        extra = FrequencySketch(_bytes_of(self, kind), self.tracked)
+        extra = FrequencySketch(identity(self.text, kind, self.where), self.tracked)
 
         def decoded(texts: list[str | None]) -> Values:
             valid = np.array([text is not None for text in texts], dtype=bool)

@@ -9,7 +9,7 @@ from anabranch.aggregates.base import ANYTHING, ORDERED, Aggregate, Bound, Folde
 from anabranch.states.blocks import TIME_ELEMENT, Block, Leading, LeadingFew, Least, Values
 from anabranch.states.extras import LeadingTexts
 from anabranch.states.formulas import Formula, binary, coded
-from anabranch.values.types import STRING, DataType
+from anabranch.values.types import ArrayType, DataType
 
 
 @dataclass(frozen=True, init=False)
@@ -75,11 +75,11 @@ class LastK(Aggregate):
     def over(self, kind: DataType) -> Bound:
         if kind.text:
             extra = LeadingTexts(binary(self.text, self.where), self.k, self.sign)
-            return Bound(DataType(f"ARRAY<{kind}>"), Formula(_text_lists, (kind,)), extras=(extra,))
+            return Bound(ArrayType(kind), Formula(_text_lists, (kind,)), extras=(extra,))
         code = coded(self.text, kind, self.where)
         block = LeadingFew((*((TIME_ELEMENT,) if self.timed else ()), *code.elements), self.k, self.sign)
         return Bound(
-            DataType(f"ARRAY<{code.type}>"),
+            ArrayType(code.type),
             Formula(_lists, (code.decode, block.sign, len(block.parts), block.count, self.timed)),
             (block,),
         )
@@ -119,14 +119,10 @@ def _lists(found: Folded, decode: Formula, sign: int, parts: int, count: int, ti
     return Values(out, np.ones(len(rows), dtype=bool))
 
 
-def _decoded(value: bytes, kind: DataType) -> object:
-    return value.decode() if kind == STRING else value
-
-
 def _texts(found: Folded, kind: DataType) -> Values:
     states = found.extras[0]
     out = np.empty(len(states), dtype=object)
-    out[:] = [None if state is None else _decoded(LeadingTexts.values(state)[0], kind) for state in states]
+    out[:] = [None if state is None else kind.from_bytes(LeadingTexts.values(state)[0]) for state in states]
     return Values(out, np.array([state is not None for state in states], dtype=bool))
 
 
@@ -134,7 +130,7 @@ def _text_lists(found: Folded, kind: DataType) -> Values:
     states = found.extras[0]
     out = np.empty(len(states), dtype=object)
     out[:] = [
-        [] if state is None else [_decoded(value, kind) for value in LeadingTexts.values(state)]
+        [] if state is None else [kind.from_bytes(value) for value in LeadingTexts.values(state)]
         for state in states
     ]
     return Values(out, np.ones(len(states), dtype=bool))

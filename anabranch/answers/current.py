@@ -16,7 +16,7 @@ from anabranch.declare.projects import Project
 from anabranch.errors import UnavailableError
 from anabranch.settings import ModelsSettings, ViewsSettings
 from anabranch.stores.cassandra.online_models import OnlineModel, OnlineModels, online_of
-from anabranch.stores.cassandra.views import DeclaredAnewError, Views, cql_value
+from anabranch.stores.cassandra.views import DeclaredAnewError, Views
 from anabranch.stores.models.registry import Models, Scorer
 from anabranch.values.keys import key_text, key_values
 from anabranch.values.times import format_time, from_micros
@@ -72,11 +72,11 @@ def rows_of(
         columns = {name: [answer.values[name] for answer in found] for name in project.model_features}
         second = [None] * len(found) if online is None else online.score(columns, project)
         beside = [{"online_score": score} for score in second]
-    types = {column.name: str(column.type) for column in project.columns}
+    types = {column.name: column.type for column in project.columns}
     rows = []
     for answer, (score, label), more in zip(found, scored, beside, strict=True):
         keys = {name: value for name, value in answer.key.items() if name not in types and name != "key"}
-        features = {name: cql_value(value, types[name]) for name, value in answer.values.items()}
+        features = {name: types[name].to_cql(value) for name, value in answer.values.items()}
         versions = {
             "model_version": scorer.version if scorer else None,
             "batch_version": answer.batch_version,

@@ -2,21 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
-from decimal import Decimal
 from typing import Any
-
-import numpy as np
 
 from anabranch.answers.features import Answer
 from anabranch.answers.problems import ProblemError
 from anabranch.answers.requests import Asked, Key, feature_columns
 from anabranch.declare.projects import Project
-from anabranch.events.json_values import encode, show
+from anabranch.events.json_values import encode
 from anabranch.stores.models.versions import Scorer
+from anabranch.values.datatype import show
 from anabranch.values.keys import key_text, show_key
-from anabranch.values.times import DAY, format_time, parse_time, to_micros
-from anabranch.values.types import DataType
+from anabranch.values.times import format_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +78,7 @@ def _used(project: Project, scorer: Scorer, asked: Asked, stored: Answer | None)
         value = given[name] if name in given else values.get(name)
         if type(value) is not float and value is not None:
             column = columns.get(name)
-            value = None if column is None else model_value(value, column.type)
+            value = None if column is None else column.type.to_model(value)
         used[name] = value
     return used
 
@@ -104,39 +100,9 @@ def document(
     return answer
 
 
-def model_value(value: Any, kind: DataType) -> Any:
-    """A feature as models take it: texts as they are, everything else a number (days for DATE, microseconds for TIMESTAMP)."""
-    if value is None or kind.text or kind.array or type(value) is float:
-        return value
-    if kind.name == "TIMESTAMP":
-        value = parse_time(value) if isinstance(value, str) else value
-        return float(to_micros(value) if isinstance(value, datetime) else value)
-    if kind.name == "DATE":
-        value = parse_time(value) // DAY if isinstance(value, str) else value
-        return float((value - date(1970, 1, 1)).days if isinstance(value, date) else value)
-    return float(value)
-
-
 def shown_features(project: Project, values: Mapping[str, Any]) -> dict[str, Any]:
     """Feature values as JSON shows them, in the order of the declaration; what is missing is null."""
-    return {column.name: shown(values.get(column.name), column.type) for column in project.columns}
-
-
-def shown(value: Any, kind: DataType) -> Any:
-    """One value: times and dates as ISO 8601, decimals as text so that no digit is lost."""
-    if isinstance(value, list | np.ndarray):
-        return [shown(one, kind.inner) for one in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, Decimal):
-        return f"{value:f}"
-    if isinstance(value, datetime):
-        return format_time(to_micros(value))
-    if kind.name == "TIMESTAMP" and isinstance(value, int):
-        return format_time(value)
-    if kind.name == "DATE" and isinstance(value, int):
-        return format_time(value * DAY)[:10]
-    return value
+    return {column.name: column.type.to_json(values.get(column.name)) for column in project.columns}
 
 
 def shown_key(key: Key) -> str | Key:

@@ -12,9 +12,9 @@ from anabranch.answers.problems import ProblemError, unprocessable
 from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureColumn
 from anabranch.errors import EventError
-from anabranch.events.json_values import show, value_fault
+from anabranch.values.datatype import show
 from anabranch.values.keys import LONGEST_KEY, SEPARATOR, read_key
-from anabranch.values.types import BOOLEAN, DOUBLE, STRING, DataType
+from anabranch.values.types import STRING, DataType
 
 Key = dict[str, str]
 MOST_INSTANCES = 1000
@@ -140,9 +140,7 @@ def _request_id(value: object) -> str | int:
         raise unprocessable(
             "request_id", "request_id is missing: give each request one of its own, its answer carries it"
         )
-    plain = (
-        isinstance(value, (str, int)) and not isinstance(value, bool) and value_fault(value, STRING) is None
-    )
+    plain = isinstance(value, (str, int)) and not isinstance(value, bool) and STRING.fault(value) is None
     if not isinstance(value, (str, int)) or not plain or len(str(value).encode()) > _LONGEST_ID:
         raise unprocessable(
             "request_id",
@@ -218,7 +216,7 @@ def _checked(features: dict[str, object], project: Project, place: str) -> dict[
                 f"{name!r} is no feature of {project.name}: it has {', '.join(columns)}",
                 "unknown-feature",
             )
-        reason = None if value is None else feature_fault(value, column.type)
+        reason = None if value is None else column.type.fault(value, strict=True)
         if reason is not None:
             raise unprocessable(f"{place}.{name}", f"{name}: {reason}", "wrong-type")
     return features
@@ -227,40 +225,6 @@ def _checked(features: dict[str, object], project: Project, place: str) -> dict[
 def feature_columns(project: Project) -> Mapping[str, FeatureColumn]:
     """Feature columns by name."""
     return project.column_of
-
-
-def feature_fault(value: object, kind: DataType) -> str | None:
-    """Why `value` is no value of a feature of type `kind`; stricter than for events: a number is not sent as text."""
-    kind_of = type(value)
-    if kind == DOUBLE and kind_of is float:
-        return None  # decoded JSON holds no NaN, and this is the way of most values
-    if kind.array:
-        return _list_fault(value, kind.inner)
-    if kind.text:
-        wrong = kind_of is not str
-    elif kind == BOOLEAN:
-        wrong = kind_of is not bool
-    elif kind.numeric:
-        wrong = kind_of not in (int, float) and not (kind.name == "DECIMAL" and kind_of is str)
-    else:
-        wrong = kind_of is not str
-    return f"{show(value)} is not {_expected(kind)}" if wrong else value_fault(value, kind)
-
-
-def _list_fault(value: object, kind: DataType) -> str | None:
-    if not isinstance(value, list):
-        return f"{show(value)} is not an array"
-    return next(
-        (fault for one in value if one is not None and (fault := feature_fault(one, kind)) is not None), None
-    )
-
-
-def _expected(kind: DataType) -> str:
-    if kind.integral:
-        return "a whole number"
-    if kind.numeric:
-        return "a number"
-    return {"STRING": "a text", "BOOLEAN": "true or false"}.get(kind.name, f"a text with a {kind}")
 
 
 def body_key(key: object, project: Project, place: str = "key") -> Key:

@@ -111,7 +111,7 @@ class Project:
                 f"{place}: model {named[unknown[0]]} {unknown[0]!r} is in no view: there are {', '.join(c.name for c in self.columns)}"
             )
         types = {column.name: column.type for column in self.columns}
-        unfit = [name for name in self.model_features if types[name].array or types[name].name == "BINARY"]
+        unfit = [name for name in self.model_features if not types[name].trainable]
         if self.model and (unfit or not self.model_features):
             which = f"model feature {unfit[0]!r} is {types[unfit[0]]}" if unfit else "every feature is a list"
             raise DeclarationError(

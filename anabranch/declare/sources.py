@@ -26,7 +26,7 @@ class Source:
                 f"source {self.name!r}: topic {self.topic!r} is not a Kafka topic name: use letters, digits, '.', '_' and '-'"
             )
         self.column(self.id, "id")
-        if self.column(self.time, "time").type.name not in ("TIMESTAMP", "DATE"):
+        if not self.column(self.time, "time").type.time:
             raise DeclarationError(
                 f"source {self.name!r}: time {self.time!r} is {self.column(self.time, 'time').type}: it must be TIMESTAMP or DATE"
             )
@@ -52,7 +52,7 @@ def key_columns(key: str | tuple[str, ...], source: Source, place: str) -> tuple
     if not names or len(set(names)) != len(names):
         raise DeclarationError(f"{place}: key {key!r} must name one column or several different ones")
     for name in names:
-        if source.column(name, f"key of {place}").type.name in ("FLOAT", "DOUBLE", "DECIMAL", "BINARY"):
+        if not source.column(name, f"key of {place}").type.in_keys:
             raise DeclarationError(
                 f"{place}: key {name!r} cannot be {source.column(name, 'key').type}: use STRING, a whole number, DATE or BOOLEAN"
             )

@@ -17,7 +17,7 @@ from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
 from anabranch.errors import MisuseError
 from anabranch.values.times import parse_time
-from anabranch.values.types import FLOATS, Column
+from anabranch.values.types import Column
 
 SEVERITIES = ("critical", "warning", "info")
 DERIVED = "derived from the declaration"
@@ -132,7 +132,7 @@ def derived_suite(source: Source, keys: Sequence[str]) -> Suite:
                 **_FINITE,
             )
             for c in source.columns
-            if c.type.name in FLOATS
+            if c.type.floating
         ),
     ]
     return Suite(source=source, expectations=tuple(found))

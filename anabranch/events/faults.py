@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from anabranch.declare.sources import Source
-from anabranch.events.json_values import show, value_fault
+from anabranch.values.datatype import show
 from anabranch.values.keys import LONGEST_KEY, SEPARATOR
 from anabranch.values.times import format_time, parse_time
 
@@ -30,7 +30,7 @@ def find_fault(
         return Fault(source.id, f"an event is a JSON object, not {show(event)}")
     for column in source.columns:
         value = event.get(column.name)
-        reason = None if value is None else value_fault(value, column.type)
+        reason = None if value is None else column.type.fault(value)
         if reason is not None:
             return Fault(column.name, f"{column.name}: {reason}")
     for name, role in ((source.id, "id"), (source.time, "time")):

@@ -89,9 +89,9 @@ def json_texts(source: Source, raw: DataFrame) -> DataFrame:
     short = F.when(F.octet_length("value") <= LONGEST_EVENT, F.col("value"))
     # As an array, so that a second object or an array of events in one text is seen and not silently dropped.
     objects = F.from_json(F.concat(F.lit("["), short, F.lit("]")), f"ARRAY<STRUCT<{fields}>>", _STRICT)
-    exact = [column for column in source.columns if column.type.name == "DECIMAL"]
+    exact = [column for column in source.columns if column.type.decimal]
     decimals = (
-        F.from_json(short, ", ".join(f"`{c.name}` {c.type}" for c in exact), _STRICT)
+        F.from_json(short, ", ".join(f"`{c.name}` {c.type.spark}" for c in exact), _STRICT)
         if exact
         else F.lit(None)
     )
@@ -102,12 +102,12 @@ def json_texts(source: Source, raw: DataFrame) -> DataFrame:
 
 def _json_text(column: SourceColumn) -> Column:
     text = F.get("_objects", F.lit(0))[column.name]
-    if column.type.name == "DECIMAL":
+    if column.type.decimal:
         # Spark hands numbers on as text by way of a double; read as DECIMAL they keep all their digits.
         return F.coalesce(
             F.when(text.rlike("^[-+0-9.eE]+$"), F.col("_decimals")[column.name].cast("string")), text
         )
-    if column.type.name in ("FLOAT", "DOUBLE"):
+    if column.type.floating:
         return F.when(text.isin('"NaN"', '"Infinity"', '"-Infinity"'), F.trim(text, F.lit('"'))).otherwise(
             text
         )
@@ -176,12 +176,12 @@ def parse_text(source: Source, raw: DataFrame) -> DataFrame:
     Gives source columns typed, lake columns, `_raw`, and `_reason`: NULL where every cell could be read.
     """  # fmt: skip
     types = {field.name: field.dataType.simpleString() for field in raw.schema.fields}
-    texts = [column for column in source.columns if types[column.name] != str(column.type).lower()]
+    texts = [column for column in source.columns if types[column.name] != column.type.spark.lower()]
     cells = {column.name: f"_cell_{position}" for position, column in enumerate(texts)}
     read = _sealed(
         raw,
         *map(named, raw.columns),
-        *[cell(named(column.name), column.type).alias(cells[column.name]) for column in texts],
+        *[cell(column.name, column.type).alias(cells[column.name]) for column in texts],
     )
     wrong = [
         F.when(is_wrong(named(c.name), F.col(cells[c.name])), complaint(c.name, named(c.name), c.type))

@@ -9,8 +9,6 @@ A batch part is stored as rows of float64 `[segment, start, state...]`; `segment
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
-from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -20,10 +18,8 @@ from anabranch.aggregates.layout import States
 from anabranch.declare.views import FeatureView
 from anabranch.declare.windows import Window, edges
 from anabranch.states.blocks import Rows
-from anabranch.values.times import floor_to, format_time, to_micros
-from anabranch.values.types import DataType
+from anabranch.values.times import floor_to, format_time
 
-_AS_THEY_ARE = {"DOUBLE", "BIGINT", "BOOLEAN", "STRING"}  # what arrays give as Python values is already plain
 LABELS = 2  # columns before the state in a stored batch row
 _NEVER = -(2**63)
 
@@ -256,25 +252,7 @@ def _values(
     for group, names in view.finished:
         found = view.layout.finish_alike(group, folded, extras, ends, tails)
         values, valid = found.values.tolist(), found.valid.tolist()
-        if group.type.name not in _AS_THEY_ARE:
-            values = [plain(value, group.type) for value in values]
         shown = [value if good else None for value, good in zip(values, valid, strict=True)]
         for number, into in enumerate(out):
             into.update(zip(names, shown[number::count], strict=True))
     return out
-
-
-def plain(value: object, kind: DataType) -> object:
-    """A finished value as plain Python: times and dates as ISO 8601 text, whole DECIMALs as integers."""
-    if isinstance(value, (list, np.ndarray)):
-        return [plain(one, kind.inner) for one in value]
-    number = value.item() if isinstance(value, np.generic) else value
-    if isinstance(number, datetime):
-        return format_time(to_micros(number))
-    if isinstance(number, date):
-        return number.isoformat()
-    if kind.name == "TIMESTAMP" and isinstance(number, int):
-        return format_time(number)
-    if kind.name == "DATE" and isinstance(number, int):
-        return str(np.datetime64(number, "D"))
-    return int(number) if isinstance(number, Decimal) and kind.scale == 0 else number

@@ -24,6 +24,7 @@ from anabranch.folds.grains import Grains, fold, merged, start_sql
 from anabranch.folds.training_sets import SortedRun, features_before
 from anabranch.states.blocks import REFERENCE, TIME, TIME_ELEMENT, Element, Values
 from anabranch.values.keys import SEPARATOR
+from anabranch.values.types import DataType
 
 ARRIVAL = "_arrival"
 _CHUNK = 100_000  # rows of whole keys folded at once
@@ -293,7 +294,7 @@ def _with_features(
     ordered = both.repartition(shuffle_partitions(rows), "_key").sortWithinPartitions("_key", TIME)
     declared = cast(
         "StructType",
-        StructType.fromDDL(", ".join(f"`{column.name}` {column.type}" for column in view.columns)),
+        StructType.fromDDL(", ".join(f"`{column.name}` {column.type.spark}" for column in view.columns)),
     )
     schema = StructType([*rows.schema.fields, *declared.fields])
     return ordered.mapInArrow(_whole(lambda table: _fold(view, names, table)), schema)
@@ -344,7 +345,7 @@ def _fold(view: FeatureView, names: dict[Element, str], table: pa.Table) -> pa.T
     }
     types = {column.name: column.type for column in view.columns}
     for name, values in features_before(view, run).items():
-        columns[name] = _array(values, str(types[name]))
+        columns[name] = _array(values, types[name])
     return pa.table(columns)
 
 
@@ -371,19 +372,8 @@ def _values(column: pa.ChunkedArray, kind: str) -> Values:
     return Values(filled.to_numpy(), valid)
 
 
-def _array(values: Values, kind: str) -> pa.Array:
-    target = _arrow_type(kind)
+def _array(values: Values, kind: DataType) -> pa.Array:
     if values.values.dtype == object:
-        return pa.array(
-            [value if good else None for value, good in zip(values.values, values.valid, strict=True)], target
-        )
-    return pa.array(values.values, mask=~values.valid).cast(target)
-
-
-def _arrow_type(kind: str) -> pa.DataType:
-    if kind.startswith("ARRAY"):
-        return pa.list_(_arrow_type(kind[6:-1]))
-    if kind.startswith("DECIMAL"):
-        return pa.decimal128(*(int(part) for part in kind[8:-1].split(",")))
-    return {"BIGINT": pa.int64(), "DOUBLE": pa.float64(), "STRING": pa.string(), "BINARY": pa.binary(), "BOOLEAN": pa.bool_(),
-            "DATE": pa.date32(), "TIMESTAMP": pa.timestamp("us", tz="UTC")}[kind]  # fmt: skip
+        listed = zip(values.values, values.valid, strict=True)
+        return pa.array([value if good else None for value, good in listed], kind.arrow)
+    return pa.array(values.values, mask=~values.valid).cast(kind.arrow)

@@ -7,6 +7,7 @@ difference is an error there, so a guess here can never change a result.
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import NamedTuple
 
 import sqlglot
 from sqlglot import exp
@@ -14,7 +15,8 @@ from sqlglot.errors import SqlglotError
 from sqlglot.optimizer.annotate_types import annotate_types
 
 from anabranch.errors import DeclarationError
-from anabranch.values.types import BIGINT, Column, DataType, parse_type
+from anabranch.values.numbers import WholeType
+from anabranch.values.types import BIGINT, Column, DataType, DecimalType, parse_type
 
 
 def _parse(text: str, where: str) -> exp.Expr:
@@ -70,13 +72,13 @@ def expression_type(text: str, schema: tuple[Column, ...], where: str) -> DataTy
     if isinstance(parsed, exp.Column):
         return known[parsed.name.lower()].type
     exact = _decimal(parsed, {name: column.type for name, column in known.items()})
-    if exact is not None and exact.name == "DECIMAL":
+    if exact is not None and exact.decimal:
         return exact
     for column in parsed.find_all(exp.Column):
         column.set("table", exp.to_identifier("t"))
         column.set("this", exp.to_identifier(known[column.name.lower()].name))
     wrapped = exp.select(parsed.as_("x")).from_("t")
-    typed = annotate_types(wrapped, schema={"t": {c.name: str(c.type) for c in schema}}, dialect="spark")
+    typed = annotate_types(wrapped, schema={"t": {c.name: c.type.spark for c in schema}}, dialect="spark")
     kind = typed.selects[0].type
     if kind is None or kind.this in (exp.DataType.Type.UNKNOWN, exp.DataType.Type.NULL):
         return None
@@ -85,37 +87,56 @@ def expression_type(text: str, schema: tuple[Column, ...], where: str) -> DataTy
     except DeclarationError:
         return None
     # Other decimal arithmetic (division, functions) has rules of Spark's own, and is taken as DOUBLE.
-    return None if found.name == "DECIMAL" and not isinstance(parsed, exp.Cast) else found
+    return None if found.decimal and not isinstance(parsed, exp.Cast) else found
 
 
-_DIGITS = {"TINYINT": 3, "SMALLINT": 5, "INT": 10, "BIGINT": 20}
+class _Digits(NamedTuple):
+    """A whole number or DECIMAL of `precision` digits, `scale` of them behind the point."""
+
+    integral: bool
+    precision: int
+    scale: int = 0
+
+
+_WHOLE = {8: 3, 16: 5, 32: 10, 64: 20}
+"""Digits of a whole number by its bits."""
 
 
 def _decimal(node: exp.Expr, types: Mapping[str, DataType]) -> DataType | None:
-    """The type of sums, differences and products of whole numbers and DECIMALs by Spark's rules; None for anything else.
+    """The type of exact arithmetic; None where _digits has none."""
+    found = _digits(node, types)
+    if found is None:
+        return None
+    return BIGINT if found.integral else DecimalType(found.precision, found.scale)
+
+
+def _digits(node: exp.Expr, types: Mapping[str, DataType]) -> _Digits | None:
+    """Digits of sums, differences and products of whole numbers and DECIMALs by Spark's rules; None for anything else.
 
     Source: Spark's DecimalPrecision. What would pass 38 digits loses scale there, so it has no exact type here.
     """
     if isinstance(node, (exp.Paren, exp.Neg)):
-        return _decimal(node.this, types)
+        return _digits(node.this, types)
     if isinstance(node, exp.Column):
-        found = types[node.name.lower()]
-        return found if found.integral or found.name == "DECIMAL" else None
+        kind = types[node.name.lower()]
+        if isinstance(kind, DecimalType):
+            return _Digits(False, kind.precision, kind.scale)
+        return _Digits(True, _WHOLE[kind.bits]) if isinstance(kind, WholeType) else None
     if isinstance(node, exp.Literal):
-        digits = re.fullmatch(r"(\d+)(?:\.(\d+))?", "" if node.is_string else node.this)
-        if digits is None:
+        parts = re.fullmatch(r"(\d+)(?:\.(\d+))?", "" if node.is_string else node.this)
+        if parts is None:
             return None
-        shown = len(digits[1].lstrip("0") + (digits[2] or "")) or 1
+        shown = len(parts[1].lstrip("0") + (parts[2] or "")) or 1
         # A whole literal is an INT that brings no more digits than it shows.
-        return DataType("INT", shown) if digits[2] is None else DataType("DECIMAL", shown, len(digits[2]))
+        return _Digits(parts[2] is None, shown, len(parts[2] or ""))
     if not isinstance(node, (exp.Mul, exp.Add, exp.Sub)):
         return None
-    left, right = _decimal(node.left, types), _decimal(node.right, types)
+    left, right = _digits(node.left, types), _digits(node.right, types)
     if left is None or right is None:
         return None
     if left.integral and right.integral:
-        return BIGINT
-    (p1, s1), (p2, s2) = ((t.precision or _DIGITS[t.name], t.scale) for t in (left, right))
+        return _Digits(True, _WHOLE[64])
+    (_, p1, s1), (_, p2, s2) = left, right
     scale = s1 + s2 if isinstance(node, exp.Mul) else max(s1, s2)
     precision = p1 + p2 + 1 if isinstance(node, exp.Mul) else max(p1 - s1, p2 - s2) + scale + 1
-    return DataType("DECIMAL", precision, scale) if precision <= 38 else None
+    return _Digits(False, precision, scale) if precision <= 38 else None

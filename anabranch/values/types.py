@@ -1,99 +1,245 @@
-"""Schemas and SQL expressions of a declaration, understood without a JVM: names, types and which columns are used.
-
-Parsing and typing are sqlglot's (Spark dialect). Spark itself types the same expressions again when they are
-compiled, and a difference is an error there, so a guess here can never change a result.
-"""
+"""Types by name and schemas: all types of this library, BOOLEAN, STRING, BINARY and lists among them."""
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pyarrow as pa
 
 from anabranch.errors import DeclarationError
-
-_ALIASES = {"INTEGER": "INT", "LONG": "BIGINT", "SHORT": "SMALLINT", "BYTE": "TINYINT", "REAL": "FLOAT", "DEC": "DECIMAL",
-            "NUMERIC": "DECIMAL", "TIMESTAMP_LTZ": "TIMESTAMP", "VARCHAR": "STRING", "CHAR": "STRING", "TEXT": "STRING"}  # fmt: skip
-
-
-INTEGERS = ("TINYINT", "SMALLINT", "INT", "BIGINT")
-
-
-FLOATS = ("FLOAT", "DOUBLE")
-
-
-_SIMPLE = (*INTEGERS, *FLOATS, "STRING", "BOOLEAN", "DATE", "TIMESTAMP", "BINARY")
-
-
-@dataclass(frozen=True)
-class DataType:
-    """A Spark SQL type by name; `precision` and `scale` only for DECIMAL."""
-
-    name: str
-    precision: int = 0
-    scale: int = 0
-
-    def __str__(self) -> str:
-        return f"DECIMAL({self.precision},{self.scale})" if self.name == "DECIMAL" else self.name
-
-    @property
-    def inner(self) -> "DataType":
-        """What an ARRAY holds; any other type is its own."""
-        return parse_type(self.name[6:-1]) if self.array else self
-
-    @property
-    def array(self) -> bool:
-        """A list of values (of aggregates such as LastK; sources have none)."""
-        return self.name.startswith("ARRAY<")
-
-    @property
-    def integral(self) -> bool:
-        """Whole numbers of up to 64 bits."""
-        return self.name in INTEGERS
-
-    @property
-    def wide(self) -> bool:
-        """A DECIMAL of more digits than 64 bits hold."""
-        return self.name == "DECIMAL" and self.precision > 18
-
-    @property
-    def numeric(self) -> bool:
-        """Anything that can be added."""
-        return self.integral or self.name in FLOATS or self.name == "DECIMAL"
-
-    @property
-    def text(self) -> bool:
-        """Values of no fixed length."""
-        return self.name in ("STRING", "BINARY")
-
-
-BIGINT, DOUBLE, STRING, BOOLEAN = (
-    DataType("BIGINT"),
-    DataType("DOUBLE"),
-    DataType("STRING"),
-    DataType("BOOLEAN"),
+from anabranch.values.datatype import Column, DataType, JsonSchema, counted, show
+from anabranch.values.moments import DATE, TIMESTAMP
+from anabranch.values.numbers import (
+    BIGINT,
+    DOUBLE,
+    DecimalType,
+    FloatType,
+    IntType,
+    SmallIntType,
+    TinyIntType,
 )
 
+__all__ = [
+    "BIGINT",
+    "BOOLEAN",
+    "DATE",
+    "DOUBLE",
+    "INT",
+    "STRING",
+    "TIMESTAMP",
+    "ArrayType",
+    "Column",
+    "DataType",
+    "DecimalType",
+]
 
-@dataclass(frozen=True)
-class Column:
-    """One column of a schema."""
+_BOOLEANS = {"true", "false", "t", "f", "yes", "no", "y", "n", "1", "0"}
 
-    name: str
-    type: DataType
+
+class BooleanType(DataType):
+    """True and false."""
+
+    name = "BOOLEAN"
+    cql = "boolean"
+    model_kind = "boolean"
+    example = True
+    json_types = (bool,)
+    state_array = np.bool_
+
+    @property
+    def expected(self) -> str:
+        return "true or false"
+
+    @property
+    def arrow(self) -> pa.DataType:
+        return pa.bool_()
+
+    def reads(self, value: object) -> bool:
+        return str(value).strip().lower() in _BOOLEANS
+
+    @property
+    def json_schema(self) -> JsonSchema:
+        return {"type": "boolean"}
+
+    @property
+    def event_schema(self) -> JsonSchema:
+        return {"type": ["string", "boolean", "number"], "description": f"A {self}"}
+
+    def number_sql(self, argument: str) -> str:
+        return f"CAST({argument} AS INT)"
+
+
+class StringType(DataType):
+    """Unicode texts."""
+
+    name = "STRING"
+    aliases: ClassVar[tuple[str, ...]] = ("VARCHAR", "CHAR", "TEXT")
+    text = True
+    cql = "text"
+    model_kind = "text"
+    example = "text"
+
+    @classmethod
+    def declared(cls, arguments: tuple[int, ...]) -> Self | None:  # noqa: ARG003 - VARCHAR(10) is a STRING
+        return cls()
+
+    @property
+    def expected(self) -> str:
+        return "a text"
+
+    @property
+    def arrow(self) -> pa.DataType:
+        return pa.string()
+
+    def cell_sql(self, text: str) -> str:
+        return text
+
+    def reads(self, value: object) -> bool:
+        return not any("\ud800" <= letter <= "\udfff" for letter in str(value))
+
+    def fault(self, value: object, *, strict: bool = False) -> str | None:
+        found = super().fault(value, strict=strict)
+        return found and ("the text is not Unicode" if isinstance(value, str) else found)
+
+    @property
+    def json_schema(self) -> JsonSchema:
+        return {"type": "string"}
+
+    @property
+    def event_schema(self) -> JsonSchema:
+        return {"type": ["string", "number", "boolean"]}
+
+    def to_model(self, value: Any) -> Any:
+        return value
+
+    def from_bytes(self, value: bytes) -> Any:
+        return value.decode()
+
+
+class BinaryType(StringType):
+    """Bytes; in text and JSON the UTF-8 bytes of the text."""
+
+    name = "BINARY"
+    aliases: ClassVar[tuple[str, ...]] = ()
+    in_keys = False
+    categorical = False
+    cql = "blob"
+    model_kind = "binary"
+
+    @classmethod
+    def declared(cls, arguments: tuple[int, ...]) -> Self | None:
+        return None if arguments else cls()
+
+    @property
+    def expected(self) -> str:
+        return "a text with a BINARY"
+
+    @property
+    def arrow(self) -> pa.DataType:
+        return pa.binary()
+
+    def cell_sql(self, text: str) -> str:
+        return f"CAST({text} AS BINARY)"
+
+    def identity_sql(self, argument: str, where: str | None) -> str:
+        return counted(f"CAST(({argument}) AS BINARY)", where)
+
+    def from_bytes(self, value: bytes) -> Any:
+        return value
+
+
+class ArrayType(DataType):
+    """Lists of `inner`, which aggregates such as LastK give; sources have none."""
+
+    name = "ARRAY"
+    array = True
+    in_keys = False
+    categorical = False
+    model_kind = "list"
+
+    def __init__(self, inner: DataType) -> None:
+        self.inner = inner
+
+    def __str__(self) -> str:
+        return f"ARRAY<{self.inner}>"
+
+    @property
+    def spark(self) -> str:
+        return f"ARRAY<{self.inner.spark}>"
+
+    @property
+    def arrow(self) -> pa.DataType:
+        return pa.list_(self.inner.arrow)
+
+    def reads(self, value: object) -> bool:
+        return isinstance(value, list)
+
+    def fault(self, value: object, *, strict: bool = False) -> str | None:
+        if not isinstance(value, list):
+            return f"{show(value)} is not an array"
+        faults = (self.inner.fault(one, strict=strict) for one in value if one is not None)
+        return next((fault for fault in faults if fault is not None), None)
+
+    def value(self, raw: Any) -> Any:
+        return None if raw is None else [self.inner.value(one) for one in raw]
+
+    def to_json(self, value: Any) -> Any:
+        return None if value is None else [self.inner.to_json(one) for one in value]
+
+    @property
+    def json_schema(self) -> JsonSchema:
+        return {"type": "array", "items": nullable(self.inner.json_schema)}
+
+    @property
+    def example(self) -> Any:
+        return [self.inner.example]
+
+    @property
+    def cql(self) -> str:  # type: ignore[override]
+        # Frozen, so that writing a list again leaves no tombstone.
+        return f"frozen<list<{self.inner.cql}>>"
+
+    def to_cql(self, value: Any) -> Any:
+        return None if value is None else [self.inner.to_cql(one) for one in value]
+
+    def to_model(self, value: Any) -> Any:
+        return value
+
+
+def nullable(schema: JsonSchema) -> JsonSchema:
+    """The JSON Schema that also takes null."""
+    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    values = {"enum": [*schema["enum"], None]} if "enum" in schema else {}
+    return {**schema, **values, "type": [*kinds, "null"]}
+
+
+INT, BOOLEAN, STRING = IntType(), BooleanType(), StringType()
+_TYPES: dict[str, type[DataType]] = {}
+
+
+def register_type(kind: type[DataType]) -> None:
+    """Make `kind` known to schemas by its name and aliases."""
+    for name in (kind.name, *kind.aliases):
+        _TYPES[name] = kind
+    parse_schema.cache_clear()
+
+
+def type_names() -> tuple[str, ...]:
+    """Names of all types, aliases left out."""
+    return tuple(dict.fromkeys(kind.name for kind in _TYPES.values()))
 
 
 def parse_type(text: str) -> DataType:
     """The type written as `text`, for example ``DECIMAL(10,2)``; raises DeclarationError for nested or unknown types."""
     match = re.fullmatch(r"\s*([A-Za-z_]+)\s*(?:\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\))?\s*", text)
-    name = _ALIASES.get(match[1].upper(), match[1].upper()) if match else ""
-    if match and name == "DECIMAL":
-        precision, scale = int(match[2] or 10), int(match[3] or 0)
-        if 1 <= precision <= 38 and scale <= precision:
-            return DataType("DECIMAL", precision, scale)
-    elif match and name in _SIMPLE and (match[2] is None or name == "STRING"):
-        return DataType(name)
-    raise DeclarationError(
-        f"type {text.strip()!r} is not supported: use {', '.join(_SIMPLE)} or DECIMAL(p,s)"
-    )
+    kind = _TYPES.get(match[1].upper()) if match else None
+    arguments = tuple(int(part) for part in match.groups()[1:] if part) if match else ()
+    found = None if kind is None else kind.declared(arguments)
+    if found is None:
+        names = ", ".join(name for name in type_names() if name != "DECIMAL")
+        raise DeclarationError(f"type {text.strip()!r} is not supported: use {names} or DECIMAL(p,s)")
+    return found
 
 
 @lru_cache(maxsize=256)
@@ -108,17 +254,21 @@ def parse_schema(ddl: str) -> tuple[Column, ...]:
         )
         if match is None:
             raise DeclarationError(
-                f"schema part {part.strip()!r} is not understood: write columns as 'name TYPE' with commas between them"
+                f"schema part {part.strip()!r} is not understood: "
+                "write columns as 'name TYPE' with commas between them"
             )
         columns.append(Column(match[1].strip("`"), parse_type(match[2])))
     names = [column.name.lower() for column in columns]
     for name in names:
         if names.count(name) > 1:
-            raise DeclarationError(
-                f"column {name!r} stands twice in the schema: give each column its own name"
-            )
+            raise DeclarationError(f"duplicate column {name!r} in the schema: give each column its own name")
         if name.startswith("_"):
             raise DeclarationError(
-                f"column {name!r} begins with an underscore, which is kept for the lake's own columns: rename it"
+                f"column {name!r} begins with an underscore, which is reserved for the lake's own columns: rename it"
             )
     return tuple(columns)
+
+
+for _kind in (TinyIntType, SmallIntType, IntType, type(BIGINT), FloatType, type(DOUBLE), StringType, BooleanType,
+              type(DATE), type(TIMESTAMP), BinaryType, DecimalType):  # fmt: skip
+    register_type(_kind)

@@ -10,7 +10,6 @@ from pyspark.sql import functions as F
 from anabranch.aggregates.base import Aggregate
 from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureColumn
-from anabranch.folds.merge import plain
 from anabranch.folds.spark import point_in_time
 from anabranch.values.keys import key_text
 from anabranch.values.times import from_micros
@@ -28,7 +27,7 @@ def recompute(
 
 
 def _plain_row(columns: Sequence[FeatureColumn], row: Mapping[str, object]) -> dict[str, object]:
-    return {column.name: plain(row[column.name], column.type) for column in columns}
+    return {column.name: column.type.value(row[column.name]) for column in columns}
 
 
 def with_witnesses(project: Project) -> Project:

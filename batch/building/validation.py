@@ -140,9 +140,7 @@ class Validation:
             for view in self.project.views:
                 for column in view.columns:
                     if not agrees(view.features[column.feature], column, row, served[column.name]):
-                        values = f"{served[column.name]!r}, but the lake says {row[column.name]!r}"
-                        shown = text.replace("\x1f", " ")
-                        yield text, column.name, f"feature {column.name} of {shown} is {values}"
+                        yield text, column.name, _difference(column, text, served, row)
 
     def _events_of(self, keys: Sequence[str], stack: ExitStack, *, recent: bool) -> dict[str, DataFrame]:
         """The covered distinct events of the keys by source; `recent` looks for no older copies."""
@@ -179,6 +177,14 @@ class Validation:
         return values
 
 
+def _difference(
+    column: FeatureColumn, key: str, served: Mapping[str, object], lake: Mapping[str, object]
+) -> str:
+    store, right = (column.type.to_json(values[column.name]) for values in (served, lake))
+    key = key.replace("\x1f", " ")
+    return f"feature {column.name} of {key} is {store!r}, but the lake says {right!r}"
+
+
 def _compared(
     column: FeatureColumn, now: Sequence[object], then: Sequence[object], limits: BuildSettings
 ) -> list[str]:
@@ -191,6 +197,8 @@ def _compared(
         findings.append(
             f"feature {column.name} is null for {shares} (limit {limits.nulls:.0%} of difference)"
         )
+    if column.type.time:
+        return findings
     left, right = _numbers(now), _numbers(then)
     if len(left) and len(right):
         distance = _distance(left, right)

@@ -11,6 +11,7 @@ from anabranch.progress import Progress
 from anabranch.stores.opened import Stores
 from anabranch.values.keys import key_values
 from anabranch.values.times import now_micros
+from anabranch.values.types import DataType
 from batch.building.kept_states import entities
 from batch.building.recomputing import agrees, recompute, with_witnesses
 
@@ -22,6 +23,7 @@ class ComparedFeature:
     """One feature: keys whose values agree and differ, the largest error, and an example of a difference."""
 
     name: str
+    type: DataType
     matches: int = 0
     mismatches: int = 0
     largest_error: float = 0.0
@@ -35,7 +37,8 @@ class ComparedFeature:
         self.matches += agree
         self.mismatches += not agree
         if not agree and self.example is None:
-            self.example = f"{self.name} of {key}: lake {expected!r}, served {served!r}"
+            lake, store = self.type.to_json(expected), self.type.to_json(served)
+            self.example = f"{self.name} of {key}: lake {lake!r}, served {store!r}"
 
 
 @dataclass
@@ -69,7 +72,7 @@ def verify(
     verified = Verified(
         keys=len(expected),
         at=at,
-        features={column.name: ComparedFeature(column.name) for column in project.columns},
+        features={column.name: ComparedFeature(column.name, column.type) for column in project.columns},
     )
     texts = list(expected)
     aggregates = {

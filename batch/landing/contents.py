@@ -128,7 +128,9 @@ def _parquet_rows(raw: DataFrame, source: Source) -> DataFrame:
                 f"column {column.name!r} is {kind}, which is no single value: nothing was landed; write it as {column.type}"
             )
         typed = F.col(f"`{column.name}`")
-        columns.append(typed if kind == str(column.type).lower() else typed.cast("string").alias(column.name))
+        columns.append(
+            typed if kind == column.type.spark.lower() else typed.cast("string").alias(column.name)
+        )
     text = F.to_json(F.struct(*[F.col(f"`{column.name}`") for column in source.columns])).alias("_raw")
     return raw.select(*columns, *LAKE_COLUMNS, text)
 

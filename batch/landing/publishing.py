@@ -16,7 +16,7 @@ from anabranch.errors import EventError, MisuseError
 from anabranch.progress import Progress
 from anabranch.stores.kafka.bus import Bus
 from anabranch.values.keys import key_text
-from anabranch.values.types import DataType
+from anabranch.values.types import BOOLEAN, DataType
 from batch.landing.event_files import check_file, find_files, open_text
 from batch.landing.targets import find_source
 
@@ -103,11 +103,9 @@ def _value(cell: str, kind: DataType) -> object:
     """
     if cell == "":
         return None
-    if kind.name == "BOOLEAN":
+    if kind == BOOLEAN:
         return _BOOLEANS.get(cell.strip().lower(), cell)
-    convert: Callable[[str], object] | None = (
-        int if kind.integral else float if kind.name in ("FLOAT", "DOUBLE") else None
-    )
+    convert: Callable[[str], object] | None = int if kind.integral else float if kind.floating else None
     try:
         number = convert(cell) if convert else cell
     except ValueError:

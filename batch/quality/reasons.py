@@ -7,6 +7,7 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from anabranch.events.judging import LONGEST_EVENT
+from anabranch.values.types import type_names
 
 _VARYING = (
     # What differs from row to row: the cell that is quoted, moments, sizes.
@@ -27,7 +28,7 @@ class Explained:
 
 _AGAIN = "correct it where it comes from and send it again under its id: what was kept here is not the row as it was"
 _SET = "or replay with --set COLUMN=EXPRESSION"
-_TYPES = "TINYINT|SMALLINT|INT|BIGINT|FLOAT|DOUBLE|DECIMAL|BOOLEAN|DATE|TIMESTAMP|BINARY"
+_TYPES = "|".join(type_names())
 # By pattern: what it means, what to do. The first that is found counts.
 _LOST = (
     ("the text is not UTF-8", "the row has bytes that are no UTF-8", _AGAIN),

@@ -142,7 +142,7 @@ def _inputs(project: Project, rows: DataFrame, scorer: Scorer | ForeignVersion) 
 def _typed(declared: FeatureColumn, target: str, found: SparkType) -> Column:
     given = F.col(f"`{declared.name}`")
     if isinstance(found, StringType) and target != "STRING":
-        value = cell(given, declared.type)
+        value = cell(declared.name, declared.type)
         said = F.concat(F.lit(WRONG_CELL), complaint(declared.name, given, declared.type))
         return F.when(is_wrong(given, value), F.raise_error(said)).otherwise(value)
     if found.typeName() in ("array", "map", "struct", "binary", "variant"):

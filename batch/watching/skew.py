@@ -17,7 +17,6 @@ from pyspark.sql import functions as F
 from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureView
 from anabranch.events.copies import distinct_among
-from anabranch.folds.merge import plain
 from anabranch.folds.spark import key_column, point_in_time
 from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.lake.lake import Lake
@@ -151,7 +150,7 @@ def _compared(
     # Both as the model sees them: times as numbers, texts as their codes.
     expected = scorer.matrix(
         {
-            name: [plain(again[row["prediction_id"]].get(name), types[name]) for row in sample]
+            name: [types[name].value(again[row["prediction_id"]].get(name)) for row in sample]
             for name in scorer.features
         }
     )

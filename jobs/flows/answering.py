@@ -30,9 +30,10 @@ def answer_key(context: Context, project: Project, key: dict[str, str], at: int 
     label: int | None = None
     if version is not None and stored.known:
         ((score, label),) = score_all(context.models.scorer(project.name, version), [stored.values])
+    types = {column.name: column.type for column in project.columns}
     return {
         "key": key,
-        "features": dict(stored.values),
+        "features": {name: types[name].to_json(value) for name, value in stored.values.items()},
         "known": stored.known,
         **document(version, score, label, stored, stored.as_of),
         "degraded_reason": stored.degraded,

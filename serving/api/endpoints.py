@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from anabranch.answers import requests
-from anabranch.answers.predict import Prediction, shown, shown_features, shown_key
+from anabranch.answers.predict import Prediction, shown_features, shown_key
 from anabranch.answers.problems import ProblemError, unprocessable
 from anabranch.answers.requests import Asked, Key, path_key
 from anabranch.answers.service import Questions
@@ -17,15 +17,13 @@ from anabranch.events.faults import find_fault
 from anabranch.events.json_values import encode
 from anabranch.values.keys import key_text, show_key
 from anabranch.values.times import SECOND, format_time
-from anabranch.values.types import STRING, DataType
+from anabranch.values.types import TIMESTAMP
 from serving.api.bodies import AcceptedBody, CurrentRowBody, FeaturesBody
 from serving.api.live import UNTRAINED, Live, Served
 from serving.api.routing import Call
 from serving.api.server_parts import ServerParts
 from serving.api.trials import scorers
 from serving.http.messages import Response
-
-TIMESTAMP = DataType("TIMESTAMP")
 
 
 async def predict(parts: ServerParts, call: Call) -> Response:
@@ -87,13 +85,13 @@ async def scores(parts: ServerParts, call: Call) -> CurrentRowBody:
             field="key",
         )
     columns: dict[str, Any] = {
-        name: shown(row.get(name), TIMESTAMP if name == "as_of" else STRING)
-        for name in ("score", "label", "model_version", "batch_version", "as_of", "layer")
+        name: row.get(name) for name in ("score", "label", "model_version", "batch_version", "layer")
     }
     reason = row.get("degraded")
     return CurrentRowBody(
         key=shown_key(key),
         **columns,
+        as_of=TIMESTAMP.to_json(row.get("as_of")),
         degraded=reason is not None,
         features=shown_features(project, row),
         degraded_reason=msgspec.UNSET if reason is None else reason,

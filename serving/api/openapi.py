@@ -10,16 +10,12 @@ from anabranch.answers.problems import CONTENT_TYPE
 from anabranch.answers.requests import MOST_INSTANCES
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
-from anabranch.values.types import DataType
+from anabranch.values.types import DataType, nullable
 from serving.api.bodies import DECLARED, KEY_ANSWERS, ProblemBody
 from serving.api.catalogue import addresses_schema, aggregate_text
 from serving.api.routing import Route, listed
 
 Schema = dict[str, Any]
-_EXAMPLES = {"DOUBLE": 1.5, "FLOAT": 1.5, "STRING": "text", "BOOLEAN": True, "DATE": "2024-05-01", "TIMESTAMP": "2024-05-01T12:00:00Z",
-             "DECIMAL": "1.50", "BINARY": "text"}  # fmt: skip
-_FORMATS = {"DATE": "date", "TIMESTAMP": "date-time"}
-_BITS = {"TINYINT": 8, "SMALLINT": 16, "INT": 32, "BIGINT": 64}
 _SINGLE_VALUE = {"type": ["string", "number", "boolean"], "minLength": 1}
 Parts = Mapping[str, Any]
 """What stands for the parts that serving/api/bodies.py marks: schemas, or tuples of types."""
@@ -70,7 +66,7 @@ class Declared:
     def key_example(self) -> Any:
         """A key as requests write it."""
         columns = {c.name: c.type for source in self.project.sources.values() for c in source.columns}
-        values = {name: example(columns[name]) for name in self.project.keys}
+        values = {name: columns[name].example for name in self.project.keys}
         values = {name: "N14228" if columns[name].text else value for name, value in values.items()}
         return next(iter(values.values())) if len(values) == 1 else values
 
@@ -84,7 +80,7 @@ class Declared:
     def predict_examples(self) -> Schema:
         """One of each way to ask for predictions, which can be sent as they are."""
         columns, key = {column.name: column.type for column in self.project.columns}, self.key_example
-        given: Schema = {"features": {name: example(columns[name]) for name in self.project.model_features}}
+        given: Schema = {"features": {name: columns[name].example for name in self.project.model_features}}
         return {
             "features": {"summary": "Features: only these are used, and no store is read", "value": given},
             "key": {
@@ -101,7 +97,7 @@ class Declared:
     def event_examples(self) -> Schema:
         """An event of the source."""
         columns = () if self.source is None else self.source.columns
-        event = {c.name: f"{c.name}-1" if c.type.text else example(c.type) for c in columns}
+        event = {c.name: f"{c.name}-1" if c.type.text else c.type.example for c in columns}
         return {"event": {"summary": "One event", "value": event}}
 
     def _key(self) -> Schema:
@@ -126,36 +122,8 @@ class Declared:
             for column in view.columns:
                 span = "" if column.window.width is None else f" over {column.window.name}"
                 meaning = f"{aggregate_text(view.features[column.feature])} of {view.source.name}{span}"
-                found[column.name] = {**nullable(value_schema(column.type)), "description": meaning}
+                found[column.name] = {**nullable(column.type.json_schema), "description": meaning}
         return found
-
-
-def value_schema(kind: DataType) -> Schema:
-    """JSON Schema of a value of type `kind`."""
-    if kind.array:
-        return {"type": "array", "items": nullable(value_schema(kind.inner))}
-    if kind.integral:
-        edge = 1 << (_BITS[kind.name] - 1)
-        return {"type": "integer", "minimum": -edge, "maximum": edge - 1}
-    if kind.name == "DECIMAL":
-        return {"type": ["number", "string"], "description": str(kind)}
-    if kind.numeric or kind.name == "BOOLEAN":
-        return {"type": "number" if kind.numeric else "boolean"}
-    return {"type": "string", **({"format": _FORMATS[kind.name]} if kind.name in _FORMATS else {})}
-
-
-def example(kind: DataType) -> Any:
-    """A value of type `kind`."""
-    if kind.array:
-        return [example(kind.inner)]
-    return 1 if kind.integral else _EXAMPLES[kind.name]
-
-
-def nullable(schema: Schema) -> Schema:
-    """The schema with null as a further value."""
-    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-    values = {"enum": [*schema["enum"], None]} if "enum" in schema else {}
-    return {**schema, **values, "type": [*kinds, "null"]}
 
 
 def _parameter(name: str, description: str, shown: str) -> Schema:
@@ -179,13 +147,7 @@ def _event(source: Source, project: Project) -> Schema:
 
 def _event_value(kind: DataType, needed: bool) -> Schema:
     """A value in an event: it may also come as a text that reads as its type, and any single value is a text."""
-    if kind.text:
-        found: Schema = {"type": ["string", "number", "boolean"], "minLength": 1 if needed else 0}
-    elif kind.name in _FORMATS:
-        found = value_schema(kind)
-    else:
-        further = ["boolean", "number"] if kind.name == "BOOLEAN" else ["number"]
-        found = {"type": ["string", *further], "description": f"A {kind}"}
+    found = {**kind.event_schema, **({"minLength": 1 if needed else 0} if kind.text else {})}
     return found if needed else nullable(found)
 
 

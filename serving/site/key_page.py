@@ -6,19 +6,16 @@ from datetime import datetime
 from typing import Any
 
 from anabranch.answers.features import Answer
-from anabranch.answers.predict import shown
 from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureView
 from anabranch.pages.formats import address
 from anabranch.pages.rendering import render
 from anabranch.values.keys import key_values
-from anabranch.values.times import SECOND, to_micros
-from anabranch.values.types import DataType
+from anabranch.values.times import SECOND, format_time, to_micros
 from serving.api.facts import Missing
 from serving.api.live import Served
 
 MOMENTS = 6
-_TIMESTAMP = DataType("TIMESTAMP")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +74,7 @@ def _by_window(view: FeatureView, values: Mapping[str, Any]) -> dict[str, Any]:
     rows = []
     for feature in view.features:
         own = [columns[feature, span.name] for span in view.spans]
-        rows.append((feature, [shown(values.get(column.name), column.type) for column in own]))
+        rows.append((feature, [column.type.to_json(values.get(column.name)) for column in own]))
     return {
         "name": view.name,
         "windows": [span.name if span.width is not None else "ever" for span in view.spans],
@@ -95,13 +92,13 @@ def _over_time(project: Project, answers: Sequence[Answer]) -> dict[str, Any]:
         points = [
             (float(answer.as_of), float(value))
             for answer, value in zip(exact, values, strict=True)
-            if isinstance(value, int | float)
+            if isinstance(value, int | float) and not column.type.time
         ]
-        cells = [shown(value, column.type) for value in values]
+        cells = [column.type.to_json(value) for value in values]
         history.append({"name": column.name, "points": points, "values": cells})
     return {
         "moments": [answer.as_of for answer in exact],
-        "clock": [str(shown(answer.as_of, _TIMESTAMP))[11:19] for answer in exact],
+        "clock": [format_time(answer.as_of)[11:19] for answer in exact],
         "left_out": len(answers) - len(exact),
         "history": history,
     }

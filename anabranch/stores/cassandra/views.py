@@ -14,8 +14,7 @@ A table of states belongs to one fingerprint of its view, so states of two meani
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from datetime import UTC, date, datetime
-from decimal import Decimal
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
@@ -34,8 +33,8 @@ from anabranch.settings import ViewsSettings
 from anabranch.stores.cassandra.manifest import TABLE, Manifest, read_manifest, swap_manifest
 from anabranch.stores.cassandra.reads import AWAY, Pending, batch_part, gone
 from anabranch.stores.cassandra.session import READS, is_connected, prepared, session_for
-from anabranch.values.times import MINUTE, SECOND, from_micros, parse_time
-from anabranch.values.types import STRING, DataType
+from anabranch.values.times import MINUTE, SECOND, from_micros
+from anabranch.values.types import BIGINT, DOUBLE, INT, STRING, TIMESTAMP, DataType
 
 log = logging.getLogger(__name__)
 _LONGEST = 48
@@ -45,8 +44,6 @@ _CHUNK_ROWS, _CHUNK_BYTES = 20, 16_384
 _KEYS_A_READ = 20
 GRACE = MINUTE
 """An answer as of now has the time at which its reads are done, which may be this much later than they were asked for."""
-CQL_TYPES = {"INT": "int", "BIGINT": "bigint", "DOUBLE": "double", "STRING": "text", "BINARY": "blob", "BOOLEAN": "boolean", "DATE": "date",
-             "TIMESTAMP": "timestamp"}  # fmt: skip
 
 
 def table_name(project: str, view: str, suffix: str) -> str:
@@ -84,16 +81,16 @@ def current_columns(project: Project) -> dict[str, DataType]:
     """  # fmt: skip
     features = {column.name: column.type for column in project.columns}
     keys = {name: STRING for name in project.keys if name not in features and name != "key"}
-    versions = {"model_version": "STRING", "batch_version": "BIGINT"}
+    versions = {"model_version": STRING, "batch_version": BIGINT}
     said = {
-        "score": "DOUBLE",
-        "label": "INT",
+        "score": DOUBLE,
+        "label": INT,
         **versions,
-        "as_of": "TIMESTAMP",
-        "layer": "STRING",
-        "degraded": "STRING",
+        "as_of": TIMESTAMP,
+        "layer": STRING,
+        "degraded": STRING,
     }
-    return {**keys, **features, **{name: DataType(kind) for name, kind in said.items()}}
+    return {**keys, **features, **said}
 
 
 class DeclaredAnewError(AnabranchError):
@@ -325,7 +322,7 @@ class Views:
 
     def ensure_current(self, project: Project) -> None:
         """Create or widen the project's tables of current rows and their history; one with a column whose type changed is made anew."""
-        wanted = {name: cql_type(kind) for name, kind in current_columns(project).items()}
+        wanted = {name: kind.cql for name, kind in current_columns(project).items()}
         if project.model is not None and project.model.online is not None:
             wanted["online_score"] = "double"
         columns = ", ".join(f'"{name}" {kind}' for name, kind in wanted.items())
@@ -456,24 +453,6 @@ def _fine_starts(view: FeatureView, at: int) -> list[int]:
     wide, step = view.tiers
     stretches = {*edges(view.spans, wide, at), *edges(view.spans, wide, at + GRACE)}
     return sorted({start for since, until in stretches for start in range(since, until, step)})
-
-
-def cql_type(kind: DataType) -> str:
-    """The CQL type of a feature; a list is frozen, so that writing it again leaves no tombstone."""
-    return f"frozen<list<{cql_type(kind.inner)}>>" if kind.array else CQL_TYPES.get(kind.name, "decimal")
-
-
-def cql_value(value: object, kind: str) -> object:
-    """A feature's value as the driver wants it for a column of Spark type `kind`."""
-    if value is None:
-        return None
-    if isinstance(value, list):
-        return [cql_value(one, kind.removeprefix("ARRAY<").removesuffix(">")) for one in value]
-    if kind == "TIMESTAMP" and isinstance(value, str):
-        return datetime.fromtimestamp(parse_time(value) / 1e6, tz=UTC)
-    if kind == "DATE" and isinstance(value, str):
-        return date.fromisoformat(value)
-    return Decimal(value) if kind.startswith("DECIMAL") and isinstance(value, int) else value
 
 
 def _plain(value: object) -> object:

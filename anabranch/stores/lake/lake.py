@@ -216,7 +216,7 @@ def _asked_key(names: tuple[str, ...]) -> Column:
 
 
 def _declared(source: Source) -> dict[str, str]:
-    return {column.name: str(column.type) for column in source.columns} | LAKE_COLUMNS
+    return {column.name: column.type.spark for column in source.columns} | LAKE_COLUMNS
 
 
 def _as_declared(table: DataFrame, source: Source) -> DataFrame:

@@ -119,4 +119,4 @@ def _columns(spark: SparkSession, path: str) -> dict[str, str]:
 
 
 def _declared(source: Source) -> dict[str, str]:
-    return {column.name: str(column.type) for column in source.columns}
+    return {column.name: column.type.spark for column in source.columns}

@@ -13,14 +13,6 @@ from anabranch.stores.models import scoring as model_scoring
 from anabranch.stores.models.scoring import Matrix, NativeModel, OnnxModel, Scores, SkopsModel, open_models
 from anabranch.values.types import DataType
 
-_KINDS = {
-    "BINARY": "binary",
-    "BOOLEAN": "boolean",
-    "DATE": "date",
-    "TIMESTAMP": "timestamp",
-    "STRING": "text",
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInput:
@@ -66,10 +58,7 @@ def column_inputs(project: Project, names: Iterable[str]) -> tuple[ModelInput, .
 
 def check_fits(project: Project, version: str, kinds: Mapping[str, str]) -> None:
     """Raises MisuseError unless the inputs that a version was trained on, by name and kind, are declared, and of these kinds."""
-    declared = {
-        column.name: "list" if column.type.array else _KINDS.get(column.type.name, "number")
-        for column in project.columns
-    }
+    declared = {column.name: column.type.model_kind for column in project.columns}
     for name, kind in kinds.items():
         if name not in declared:
             raise MisuseError(
@@ -82,11 +71,11 @@ def check_fits(project: Project, version: str, kinds: Mapping[str, str]) -> None
 
 
 def _kind(name: str, kind: DataType) -> str:
-    if kind.name == "BINARY":
+    if not kind.trainable:
         raise DeclarationError(
-            f"model: feature {name!r} is BINARY, which no trainer takes: leave it out with Model(features=...)"
+            f"model: feature {name!r} is {kind}, which no trainer takes: leave it out with Model(features=...)"
         )
-    return _KINDS.get(kind.name, "number")
+    return kind.model_kind
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,11 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from anabranch import FeatureView, Label, Last, Max, Min, Model, Project, Source, Sum
-from anabranch.folds.merge import LABELS, BatchPart, merge, plain
+from anabranch.folds.merge import LABELS, BatchPart, merge
 from anabranch.folds.spark import batch_rows, grains, point_in_time
 from anabranch.values.expressions import expression_type
 from anabranch.values.times import DAY, to_micros
-from anabranch.values.types import DataType, parse_schema
+from anabranch.values.types import DecimalType, parse_schema
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
@@ -62,7 +62,7 @@ def test_types_of_decimal_arithmetic_are_sparks(spark: SparkSession) -> None:
         assert (
             str(found).lower() == frame.select(F.expr(text).alias("x")).schema["x"].dataType.simpleString()
         ), text
-    assert expression_type("price * quantity", parse_schema(SCHEMA), "f") == DataType("DECIMAL", 21, 2)
+    assert expression_type("price * quantity", parse_schema(SCHEMA), "f") == DecimalType(21, 2)
 
 
 def test_sums_and_extremes_of_wide_decimals_are_exact_in_batch_and_training(spark: SparkSession) -> None:
@@ -76,4 +76,4 @@ def test_sums_and_extremes_of_wide_decimals_are_exact_in_batch_and_training(spar
     )
     asked = spark.createDataFrame([("a", START + timedelta(hours=12))], "key STRING, at TIMESTAMP")
     (trained,) = point_in_time(project, {"sales": events}, asked, "at").collect()
-    assert {column.name: plain(trained[column.name], column.type) for column in VIEW.columns} == EXPECTED
+    assert {column.name: column.type.value(trained[column.name]) for column in VIEW.columns} == EXPECTED

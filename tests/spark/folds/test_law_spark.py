@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from anabranch import Count, FeatureView, Label, Model, Project
 from anabranch.folds.grains import start_of, start_sql
-from anabranch.folds.merge import LABELS, BatchPart, Tiles, merge, plain
+from anabranch.folds.merge import LABELS, BatchPart, Tiles, merge
 from anabranch.folds.spark import batch_rows, coarsened, grains, pieces_of, point_in_time, tiles
 from anabranch.values.times import DAY, HOUR, MINUTE, SECOND, from_micros, to_micros
 from tests.support import oracle
@@ -174,5 +174,5 @@ def test_training_set_of_spark_equals_the_fold(spark: SparkSession, events: list
     for row in found:
         key, time = asked[row["number"]]
         for view in project.views:
-            values = {column.name: plain(row[column.name], column.type) for column in view.columns}
+            values = {column.name: column.type.value(row[column.name]) for column in view.columns}
             assert_lawful(view, events, oracle.answer(view, events, key, time), values)

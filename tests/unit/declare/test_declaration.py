@@ -81,7 +81,7 @@ SOURCES: Mapping[str, Case] = {
     ),
     "twice": (
         lambda: source(schema="id STRING, ID INT, time DATE"),
-        "column 'id' stands twice in the schema",
+        "duplicate column 'id' in the schema",
     ),
     "underscore": (
         lambda: source(schema="id STRING, _date DATE, time DATE"),

@@ -4,7 +4,6 @@ import pytest
 
 from anabranch.declare.sources import Source
 from anabranch.events.faults import find_fault
-from anabranch.events.json_values import value_fault
 from anabranch.values.times import parse_time
 from anabranch.values.types import parse_type
 
@@ -37,8 +36,8 @@ GOOD = {"sale_id": 1, "sold_at": "2024-05-01T12:00:00Z", "shop": "s1", "price": 
     ],
 )  # fmt: skip
 def test_values_are_of_their_declared_type(kind: str, good: list[Any], bad: list[Any]) -> None:
-    assert [value for value in good if value_fault(value, parse_type(kind)) is not None] == []
-    assert [value for value in bad if value_fault(value, parse_type(kind)) is None] == []
+    assert [value for value in good if parse_type(kind).fault(value) is not None] == []
+    assert [value for value in bad if parse_type(kind).fault(value) is None] == []
 
 
 def test_good_event_has_no_fault_and_unknown_fields_are_ignored() -> None:
@@ -63,7 +62,7 @@ def test_good_event_has_no_fault_and_unknown_fields_are_ignored() -> None:
         (
             {"sold_at": "yesterday"},
             "sold_at",
-            "sold_at: 'yesterday' is not a TIMESTAMP: write ISO 8601 such as 2024-05-01T12:00:00Z",
+            "sold_at: 'yesterday' is not a TIMESTAMP: write ISO 8601, such as 2024-05-01T12:00:00Z",
         ),
     ],
 )

@@ -1,17 +1,14 @@
 """The merge at its edges: where windows begin and end, the cut, the slack, and values as plain Python."""
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
-from decimal import Decimal
 
 import numpy as np
 import pytest
 
 from anabranch import Aggregate, Count, Distinct, FeatureView, First, Last, LastK, Mean, Sum, Variance
 from anabranch.declare.windows import make_window
-from anabranch.folds.merge import BatchPart, Merged, Tiles, collapsed_from, merge, merge_all, plain
+from anabranch.folds.merge import BatchPart, Merged, Tiles, collapsed_from, merge, merge_all
 from anabranch.values.times import DAY, HOUR, MINUTE, floor_to, format_time
-from anabranch.values.types import DataType, parse_type
 from tests.support.law import SLACK, START, batch_part, source, tiles
 from tests.support.oracle import Event
 
@@ -166,34 +163,6 @@ def test_collapsed_states_begin_on_a_hop_so_that_hops_fill_the_rest(text: str, h
     window = make_window(text, hop, "here")
     assert collapsed_from(window, CUT, SLACK) % window.hop == 0
     assert collapsed_from(window, CUT, SLACK) >= (window.tail(CUT + SLACK) or 0)
-
-
-@pytest.mark.parametrize(
-    ("value", "kind", "expected"),
-    [
-        (np.int64(3), "BIGINT", 3),
-        (np.float64(0.5), "DOUBLE", 0.5),
-        (np.bool_(True), "BOOLEAN", True),
-        (np.int32(19844), "DATE", "2024-05-01"),
-        (date(2024, 5, 1), "DATE", "2024-05-01"),
-        (np.int64(1_714_564_800_000_001), "TIMESTAMP", "2024-05-01T12:00:00.000001Z"),
-        (datetime(2024, 5, 1, 12, tzinfo=UTC), "TIMESTAMP", "2024-05-01T12:00:00Z"),
-        (datetime(2024, 5, 1, 12), "TIMESTAMP", "2024-05-01T12:00:00Z"),  # noqa: DTZ001 - Spark's, which is UTC
-        (Decimal("12"), "DECIMAL(38,0)", 12),
-        (Decimal("1.50"), "DECIMAL(12,2)", Decimal("1.50")),
-        ("é", "STRING", "é"),
-    ],
-)
-def test_values_are_plain_python(value: object, kind: str, expected: object) -> None:
-    found = plain(value, parse_type(kind))
-    assert (found, type(found)) == (expected, type(expected))
-
-
-def test_lists_are_plain_python() -> None:
-    moments = [np.int64(CUT), datetime(2024, 5, 1, 12, tzinfo=UTC)]
-    assert plain(moments, DataType("ARRAY<TIMESTAMP>")) == [format_time(CUT), "2024-05-01T12:00:00Z"]
-    assert plain(np.array([1, 2]), DataType("ARRAY<BIGINT>")) == [1, 2]
-    assert plain([], DataType("ARRAY<DECIMAL(38,0)>")) == []
 
 
 def test_keys_that_are_merged_together_have_their_own_reasons_and_extras() -> None:
