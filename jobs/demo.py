@@ -26,7 +26,7 @@ from batch.building.current_rows import reset_current_rows
 from batch.landing.ingest import ingest
 from batch.scoring.data_sets import score_path
 from batch.training.train import train
-from jobs.cli.models import place
+from jobs.cli.models import training_job
 from jobs.flows.building import build_project
 from jobs.flows.verifying import verify_settled
 from jobs.servers import embedded as servers
@@ -98,7 +98,7 @@ def _river(context: Context, steps: Steps, keep: bool) -> str:
     steps.step(
         "[bold]3. a model[/bold] trained on features as they were before each diagnosis, judged on held-out patients"
     )
-    trained = train(spark, context.lake, context.models, project, steps, place=place(context, project))
+    trained = train(context, training_job(context, project, steps))
     table(
         "On held-out patients",
         ["metric", "value"],

@@ -1,7 +1,7 @@
-"""What is known of a model after training: metrics with intervals, slices, importance of features. Plain arrays in, plain values out."""
+"""The assessment of a trained model: metrics with intervals, slices, importance of features. Arrays in, values out."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -19,7 +19,7 @@ _MOST_VALUES = 20
 
 @dataclass(frozen=True, kw_only=True)
 class SliceResult:
-    """One part of the held-out rows; `value` is None where the metric says nothing (one class alone)."""
+    """The metric on one part of the held-out rows; None where it is not defined, as on rows of one class."""
 
     feature: str
     part: str
@@ -27,6 +27,27 @@ class SliceResult:
     value: float | None
     low: float | None
     high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedRows:
+    """Rows with their true targets (n,) and a model's scores (n,).
+
+    `groups` (n,) number the keys: rows of one key are drawn together. A score of `threshold` or more means class 1.
+    """
+
+    target: Floats
+    scores: Scores
+    groups: NDArray[np.int64]
+    threshold: float = 0.5
+
+    def part(self, mask: NDArray[np.bool_]) -> "JudgedRows":
+        """The rows of `mask`."""
+        return replace(self, target=self.target[mask], scores=self.scores[mask], groups=self.groups[mask])
+
+    def measure(self, metric: str) -> float:
+        """The value of one metric."""
+        return measure(metric, self.target, self.scores, self.threshold)
 
 
 def resamples(groups: NDArray[np.int64], count: int, seed: int) -> Iterator[NDArray[np.int64]]:
@@ -39,75 +60,57 @@ def resamples(groups: NDArray[np.int64], count: int, seed: int) -> Iterator[NDAr
         yield np.repeat(rows, np.bincount(random.integers(keys, size=keys), minlength=keys)[position])
 
 
-def intervals(
-    names: Sequence[str],
-    target: Floats,
-    scores: Scores,
-    threshold: float,
-    groups: NDArray[np.int64],
-    seed: int,
-) -> dict[str, tuple[float, float]]:
-    """95% percentile bootstrap by name of metric; resamples of one class alone are passed over."""
-    large = len(target) > _LARGE
+def intervals(names: Sequence[str], rows: JudgedRows, seed: int) -> dict[str, tuple[float, float]]:
+    """The 95% interval of each metric by the percentile bootstrap; resamples of one class are passed over."""
+    large = len(rows.target) > _LARGE
     found: dict[str, list[float]] = {name: [] for name in (names[:1] if large else names)}
-    for drawn in resamples(groups, RESAMPLES // 2 if large else RESAMPLES, seed):
-        there = target[drawn]
-        if len(np.unique(there)) < 2:
+    for drawn in resamples(rows.groups, RESAMPLES // 2 if large else RESAMPLES, seed):
+        target, scores = rows.target[drawn], rows.scores[drawn]
+        if len(np.unique(target)) < 2:
             continue
         for name, values in found.items():
-            values.append(measure(name, there, scores[drawn], threshold))
+            values.append(measure(name, target, scores, rows.threshold))
     bounds = {name: np.quantile(values, (0.025, 0.975)) for name, values in found.items() if values}
     return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
 
 
-def measured(
-    metric: str,
-    task: str,
-    target: Floats,
-    scores: Scores,
-    threshold: float,
-    groups: NDArray[np.int64],
-    seed: int,
-) -> dict[str, float]:
-    """The task's metrics, the declared one first, each followed by its ``_low`` and ``_high`` where there is an interval."""
-    found = evaluate(metric, task, target, scores, threshold)
-    bounds = intervals(list(found), target, scores, threshold, groups, seed)
-    told: dict[str, float] = {}
-    for name, value in found.items():
-        told[name] = value
+def measured(metric: str, task: str, rows: JudgedRows, seed: int) -> dict[str, float]:
+    """The task's metrics, the declared one first, each followed by its ``_low`` and ``_high`` where it has an interval."""
+    values = evaluate(metric, task, rows.target, rows.scores, rows.threshold)
+    bounds = intervals(list(values), rows, seed)
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        found[name] = value
         if name in bounds:
-            told[f"{name}_low"], told[f"{name}_high"] = bounds[name]
-    return told
+            found[f"{name}_low"], found[f"{name}_high"] = bounds[name]
+    return found
 
 
 def slice_results(
-    slices: Sequence[Slice], columns: Mapping[str, NDArray[np.object_] | Floats], metric: str, target: Floats, scores: Scores,
-    threshold: float, groups: NDArray[np.int64], seed: int,
-) -> list[SliceResult]:  # fmt: skip
-    """The declared metric on every part of every slice."""
+    slices: Sequence[Slice],
+    columns: Mapping[str, NDArray[np.object_] | Floats],
+    metric: str,
+    rows: JudgedRows,
+    seed: int,
+) -> list[SliceResult]:
+    """The declared metric on every part of every slice; `columns` are the features of the rows."""
     found = []
     for one in slices:
-        for part, mask in slice_parts(one, columns[one.feature]):
-            there = target[mask]
-            usable = len(there) >= 2 and len(np.unique(there)) >= 2
-            value = measure(metric, there, scores[mask], threshold) if usable else None
-            low, high = (
-                intervals([metric], there, scores[mask], threshold, groups[mask], seed).get(
-                    metric, (None, None)
-                )
-                if usable
-                else (None, None)
-            )
+        for name, mask in slice_parts(one, columns[one.feature]):
+            part, value, bounds = rows.part(mask), None, None
+            if len(np.unique(part.target)) >= 2:
+                value, bounds = part.measure(metric), intervals([metric], part, seed).get(metric)
+            low, high = bounds or (None, None)
             found.append(
                 SliceResult(
-                    feature=one.feature, part=part, rows=int(mask.sum()), value=value, low=low, high=high
+                    feature=one.feature, part=name, rows=len(part.target), value=value, low=low, high=high
                 )
             )
     return found
 
 
 def slice_parts(one: Slice, values: NDArray[np.object_] | Floats) -> list[tuple[str, NDArray[np.bool_]]]:
-    """Name and mask of each part that has rows: bands, or the most frequent values with the others together; missing last."""
+    """Name and mask of each part that has rows: bands, or the most frequent values, then all others; missing last."""
     gone = np.array([value is None or value != value for value in values.tolist()], dtype=bool)  # noqa: PLR0124 - NaN alone differs from itself
     parts: list[tuple[str, NDArray[np.bool_]]] = []
     if one.bands:
@@ -141,27 +144,32 @@ def _text(value: object) -> str:
 def importance(
     predict: Callable[[Matrix], Scores],
     matrix: Matrix,
-    target: Floats,
+    rows: JudgedRows,
     names: Sequence[str],
     metric: str,
-    threshold: float,
     seed: int,
 ) -> dict[str, float]:
-    """How much worse the metric gets, in the mean of five shuffles, when one feature's values are shuffled among the rows."""
-    random = np.random.default_rng(seed)
+    """How much worse the metric gets when one feature's values are shuffled among the rows: the mean of five shuffles.
+
+    `matrix` has the coded inputs of `rows`, one column for each of `names`.
+    """
+    random, target = np.random.default_rng(seed), rows.target
     if len(target) > 5_000:
         some = random.choice(len(target), 5_000, replace=False)
         matrix, target = matrix[some], target[some]
     if len(np.unique(target)) < 2:
         return {}
     sign = -1.0 if metric in SMALLER_IS_BETTER else 1.0
-    whole = measure(metric, target, predict(matrix), threshold)
-    found = {}
+
+    def judged(inputs: Matrix) -> float:
+        return sign * measure(metric, target, predict(inputs), rows.threshold)
+
+    whole, found = judged(matrix), {}
     for place, name in enumerate(names):
         worse = []
         shuffled = matrix.copy()
         for _ in range(5):
             shuffled[:, place] = random.permutation(matrix[:, place])
-            worse.append(sign * (whole - measure(metric, target, predict(shuffled), threshold)))
+            worse.append(whole - judged(shuffled))
         found[name] = float(np.mean(worse))
     return dict(sorted(found.items(), key=lambda entry: -entry[1]))

@@ -1,9 +1,9 @@
-"""A training's outcome as a folder on disk, before any registry has heard of it: it survives a registry that is away, and a crash.
+"""The outcome of a training as a folder, kept until it is registered: it outlives a crash and a registry that is away.
 
 <folder>/run.json        what is recorded: metrics, parameters, tags, slices, trials
 <folder>/model/          the model's files
 <folder>/report/         model card, curves, tables; logged as they are
-<folder>/test.parquet    held-out rows with `_target` and `_group`, for the comparison with the champion; not logged
+<folder>/test.parquet    held-out rows with `_target` and `_group`, to compare with the champion; not logged
 <folder>/version         the version, once it is registered
 """
 
@@ -22,11 +22,17 @@ from anabranch.stores.models.inputs import Fitted
 from batch.evaluation.assessment import SliceResult
 
 _DONE = "run.json"
+_PLAIN = (
+    "project", "fingerprint", "metrics", "parameters", "lake_versions", "example", "tags", "trials", "rows", "left_out"
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-    """What a training found; `metrics` as they are logged, `tags` say where it came from."""
+    """The outcome of a training: `metrics` as they are logged, and where the model came from (`tags`).
+
+    `rows` labels were usable, `left_out` were not; both are 0 in a run that an earlier release kept.
+    """
 
     project: str
     fingerprint: str
@@ -40,47 +46,41 @@ class TrainingRun:
     report: Mapping[str, bytes]
     tags: Mapping[str, str] = field(default_factory=dict)
     trials: Sequence[Mapping[str, object]] = ()
+    rows: int = 0
+    left_out: int = 0
 
 
 def keep(run: TrainingRun, folder: Path) -> None:
-    """Write the run; `run.json` comes last, so a folder with it is whole."""
+    """Write the run; `run.json` comes last, so a folder that has it is complete."""
     for name in ("model", "report"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     run.fitted.write(folder / "model")
     for name, page in run.report.items():
         (folder / "report" / name).write_bytes(page)
     pq.write_table(run.test, folder / "test.parquet")
-    plain = {
-        name: getattr(run, name)
-        for name in (
-            "project",
-            "fingerprint",
-            "metrics",
-            "parameters",
-            "lake_versions",
-            "example",
-            "tags",
-            "trials",
-        )
-    }
-    made_of = {
+    plain = {name: getattr(run, name) for name in _PLAIN}
+    trained = {
         "parameters": dict(run.fitted.parameters),
         "pip_requirements": list(run.fitted.pip_requirements),
     }
-    content = {**plain, "slices": [asdict(one) for one in run.slices], "fitted": made_of}
+    content = {**plain, "slices": [asdict(one) for one in run.slices], "fitted": trained}
     (folder / f"{_DONE}.new").write_text(json.dumps(content, default=str, indent=1), encoding="utf-8")
     (folder / f"{_DONE}.new").rename(folder / _DONE)
 
 
 def kept(folder: Path) -> TrainingRun:
-    """What `keep` wrote; raises AnabranchError for a damaged folder."""
+    """The run that `keep` wrote; raises AnabranchError for a damaged folder."""
     try:
-        said = json.loads((folder / _DONE).read_text(encoding="utf-8"))
-        fitted = Fitted.read(folder / "model", **said.pop("fitted"))
-        slices = [SliceResult(**one) for one in said.pop("slices")]
+        content = json.loads((folder / _DONE).read_text(encoding="utf-8"))
+        fitted = Fitted.read(folder / "model", **content.pop("fitted"))
+        slices = [SliceResult(**one) for one in content.pop("slices")]
         report = {path.name: path.read_bytes() for path in sorted((folder / "report").iterdir())}
         return TrainingRun(
-            **said, slices=slices, fitted=fitted, test=pq.read_table(folder / "test.parquet"), report=report
+            **content,
+            slices=slices,
+            fitted=fitted,
+            test=pq.read_table(folder / "test.parquet"),
+            report=report,
         )
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise AnabranchError(
@@ -89,21 +89,21 @@ def kept(folder: Path) -> TrainingRun:
 
 
 def unfinished(root: Path, project: str) -> list[Path]:
-    """Folders of trainings that are whole but were not registered to the end, the oldest first."""
+    """Folders of complete trainings whose registration did not finish, the oldest first."""
     return sorted(path.parent for path in root.glob(f"{project}/*/{_DONE}"))
 
 
 def registered(folder: Path) -> str | None:
-    """The version that the run has in the registry already."""
+    """The version that the run already has in the registry; None before it is registered."""
     path = folder / "version"
     return path.read_text(encoding="utf-8") if path.exists() else None
 
 
 def note_registered(folder: Path, version: str) -> None:
-    """Remember the version, so that finishing registers no second one."""
+    """Record the version, so that finishing registers no second one."""
     (folder / "version").write_text(version, encoding="utf-8")
 
 
 def forget(folder: Path) -> None:
-    """The run is in the registry: its folder goes."""
+    """Remove the folder of a run that is registered."""
     shutil.rmtree(folder, ignore_errors=True)

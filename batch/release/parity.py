@@ -31,12 +31,12 @@ class Parity:
         """Is every form as near as that? A score that is no number is not."""
         return all(value <= allowed for value in self.worst.values())
 
-    def said(self, allowed: float) -> str:
-        """As the version keeps it."""
-        told = ", ".join(
+    def described(self, allowed: float) -> str:
+        """The finding as text, as the version keeps it."""
+        found = ", ".join(
             f"{name} differs from the model by {value:.2g}" for name, value in self.worst.items()
         )
-        return f"{told}{'' if 'ONNX' in self.worst else ' (it has no ONNX form)'} on {self.rows} rows, {allowed:g} is allowed"
+        return f"{found}{'' if 'ONNX' in self.worst else ' (it has no ONNX form)'} on {self.rows} rows, {allowed:g} is allowed"
 
 
 def compare(

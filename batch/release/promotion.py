@@ -1,9 +1,9 @@
-"""Who becomes champion: the declared gate, its checks one by one, and promotion by hand with a reason."""
+"""Which version becomes champion: the declared gate with its checks, and promotion by hand with a reason."""
 
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -15,7 +15,7 @@ from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError, MisuseError
 from anabranch.stores.models.inputs import check_fits
 from anabranch.stores.models.registry import PREVIOUS, Models, ModelVersion, Scorer
-from batch.evaluation.assessment import SliceResult, resamples
+from batch.evaluation.assessment import JudgedRows, SliceResult, resamples
 from batch.evaluation.kept_runs import TrainingRun
 from batch.evaluation.measures import measure
 from batch.release.parity import Columns, compare, made_up
@@ -27,7 +27,7 @@ _SEED = 11
 
 @dataclass(frozen=True, kw_only=True)
 class GateCheck:
-    """One check of the gate and what it found."""
+    """One check of the gate; `said` is what it found, for people."""
 
     name: str
     passed: bool
@@ -36,18 +36,18 @@ class GateCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class GateVerdict:
-    """All checks; the version may be champion when every one passed."""
+    """The gate's checks; the version may be champion when all of them passed."""
 
     checks: tuple[GateCheck, ...]
 
     @property
     def passed(self) -> bool:
-        """Did every check?"""
+        """Whether every check passed."""
         return all(check.passed for check in self.checks)
 
     @property
     def reason(self) -> str:
-        """Why not, or that all passed."""
+        """The checks that did not pass and what they found, or that all passed."""
         return (
             "; ".join(f"{check.name}: {check.said}" for check in self.checks if not check.passed)
             or "every check passed"
@@ -55,7 +55,7 @@ class GateVerdict:
 
     @property
     def tags(self) -> dict[str, str]:
-        """As the version keeps it."""
+        """The verdict as tags of the version."""
         return {
             "gate": "passed" if self.passed else "refused",
             "gate_reason": self.reason,
@@ -63,23 +63,22 @@ class GateVerdict:
         }
 
 
-def examine(models: Models, project: Project, model: Model, run: TrainingRun, version: str) -> GateVerdict:
-    """The gate of `model` over a registered version; `run` is the training that made it."""
-    gate, target = model.gate, run.test.column("_target").to_numpy()
-    columns = test_columns(run.test)
-    scorer = models.scorer(project.name, version)
-    scores = scorer.score(columns)
-    checks = [_parity(models, project, model, scorer, columns)]
+def examine(models: Models, project: Project, run: TrainingRun, version: str) -> GateVerdict:
+    """The declared gate's verdict on a registered version; `run` is the training that made it."""
+    model, columns = project.model or Model(), test_columns(run.test)
+    gate, scorer = model.gate, models.scorer(project.name, version)
+    rows = JudgedRows(
+        target=run.test.column("_target").to_numpy(),
+        scores=scorer.score(columns),
+        groups=run.test.column("_group").to_numpy(),
+    )
+    checks = [_parity(models, project, scorer, columns)]
     if gate.minimum is not None:
         checks.append(_minimum(model.metric, run.metrics[model.metric], gate.minimum))
     if gate.slices is not None:
-        checks.append(_of_slices(model.metric, run.slices, gate.slices, gate.slice_rows))
+        checks.append(_slices(model.metric, run.slices, gate.slices, gate.slice_rows))
     if gate.champion:
-        checks.append(
-            _against_champion(
-                models, project, model, columns, target, scores, run.test.column("_group").to_numpy()
-            )
-        )
+        checks.append(_against_champion(models, project, columns, rows))
     return GateVerdict(checks=tuple(checks))
 
 
@@ -102,34 +101,28 @@ def _minimum(metric: str, value: float, bound: float) -> GateCheck:
     )
 
 
-def _of_slices(metric: str, slices: Sequence[SliceResult], bound: float, least: int) -> GateCheck:
+def _slices(metric: str, slices: Sequence[SliceResult], bound: float, least: int) -> GateCheck:
+    large = [one for one in slices if one.rows >= least]
     worse = [
-        one
-        for one in slices
-        if one.rows >= least and one.value is not None and not _minimum(metric, one.value, bound).passed
+        f"{metric} {one.value:.4f} where {one.feature} is {one.part} ({one.rows} rows)"
+        for one in large
+        if one.value is not None and not _minimum(metric, one.value, bound).passed
     ]
     if worse:
-        said = ", ".join(
-            f"{metric} {one.value:.4f} where {one.feature} is {one.part} ({one.rows} rows)" for one in worse
-        )
-        return GateCheck(name="slices", passed=False, said=f"{said}, where {bound:g} is wanted")
-    counted = sum(one.rows >= least for one in slices)
-    return GateCheck(
-        name="slices", passed=True, said=f"{counted} slices of {least} rows or more reach {bound:g}"
-    )
+        return GateCheck(name="slices", passed=False, said=f"{', '.join(worse)}, where {bound:g} is wanted")
+    found = f"{len(large)} slices of {least} rows or more reach {bound:g}"
+    return GateCheck(name="slices", passed=True, said=found)
 
 
-def _parity(models: Models, project: Project, model: Model, scorer: Scorer, columns: Columns) -> GateCheck:
-    """The model itself, its ONNX form and the registered pyfunc on a sample of `columns`, and on harder rows."""
+def _parity(models: Models, project: Project, scorer: Scorer, columns: Columns) -> GateCheck:
+    """Compare the model itself, its ONNX form and the registered pyfunc on a sample of `columns` and on harder rows."""
+    model = project.model or Model()
     found, allowed = compare(models, project.name, scorer, columns, model.categories), model.gate.parity
-    return GateCheck(name="parity", passed=found.within(allowed), said=found.said(allowed))
+    return GateCheck(name="parity", passed=found.within(allowed), said=found.described(allowed))
 
 
-def _against_champion(
-    models: Models, project: Project, model: Model, columns: Columns,
-    target: NDArray[np.float64], scores: NDArray[np.float64], groups: NDArray[np.int64],
-) -> GateCheck:  # fmt: skip
-    champion = models.champion(project.name)
+def _against_champion(models: Models, project: Project, columns: Columns, rows: JudgedRows) -> GateCheck:
+    champion, model = models.champion(project.name), project.model or Model()
     if champion is None:
         return GateCheck(name="champion", passed=True, said="there is no champion yet")
     try:
@@ -140,64 +133,57 @@ def _against_champion(
     except AnabranchError as error:
         # A champion that cannot score these rows cannot serve them either: it is no reason to keep it.
         return GateCheck(name="champion", passed=True, said=f"it cannot be compared: {error}")
-    return _paired(model, champion, target, scores, scorer.score(columns), groups)
+    return paired(model, champion, rows, scorer.score(columns))
 
 
-def _paired(
-    model: Model,
-    champion: str,
-    target: NDArray[np.float64],
-    scores: NDArray[np.float64],
-    others: NDArray[np.float64],
-    groups: NDArray[np.int64],
-) -> GateCheck:
-    gate, sign = model.gate, -1.0 if model.metric in SMALLER_IS_BETTER else 1.0
-    gains = []
-    for drawn in resamples(groups, _RESAMPLES if len(target) <= 5_000 else 200, _SEED):
-        if len(np.unique(target[drawn])) > 1:
-            mine, theirs = (measure(model.metric, target[drawn], found[drawn]) for found in (scores, others))
-            gains.append(sign * (mine - theirs))
+def paired(model: Model, champion: str, rows: JudgedRows, others: NDArray[np.float64]) -> GateCheck:
+    """Compare the judged scores with the champion's (`others`) by paired resamples of the same rows."""
+    gate, metric = model.gate, model.metric
+    sign, gains = -1.0 if metric in SMALLER_IS_BETTER else 1.0, []
+    theirs = replace(rows, scores=others)
+    for drawn in resamples(rows.groups, _RESAMPLES if len(others) <= 5_000 else 200, _SEED):
+        target = rows.target[drawn]
+        if len(np.unique(target)) > 1:
+            gain = measure(metric, target, rows.scores[drawn]) - measure(metric, target, others[drawn])
+            gains.append(sign * gain)
     if not gains:
         few = f"held-out rows are too few to be compared with version {champion} on"
         return GateCheck(name="champion", passed=gate.proof == "worse", said=few)
     worse = float(np.mean(np.array(gains) < -gate.tolerance))
-    mine, theirs = (measure(model.metric, target, found) for found in (scores, others))
     by = f" by more than {gate.tolerance:g}" if gate.tolerance else ""
-    said = f"{model.metric} {mine:.4f} against {theirs:.4f} of version {champion} on the same rows, worse{by} in {100 * worse:.0f}% of resamples"
-    if gate.proof == "worse":
-        return GateCheck(
-            name="champion",
-            passed=worse < gate.confidence,
-            said=f"{said}, less than {100 * gate.confidence:.0f}% is wanted",
-        )
-    return GateCheck(
-        name="champion",
-        passed=worse <= 1 - gate.confidence,
-        said=f"{said}, at most {100 * (1 - gate.confidence):.0f}% is wanted",
+    found = (
+        f"{metric} {rows.measure(metric):.4f} against {theirs.measure(metric):.4f} of version {champion} "
+        f"on the same rows, worse{by} in {100 * worse:.0f}% of resamples"
     )
+    if gate.proof == "worse":
+        passed, bound = worse < gate.confidence, f"less than {100 * gate.confidence:.0f}%"
+    else:
+        passed, bound = worse <= 1 - gate.confidence, f"at most {100 * (1 - gate.confidence):.0f}%"
+    return GateCheck(name="champion", passed=passed, said=f"{found}, {bound} is wanted")
 
 
 def promote(
     models: Models, project: Project, version: str, *, reason: str | None = None, without_parity: bool = False
 ) -> None:
-    """Make `version` champion by hand. One that the gate refused needs a `reason`, which is kept with it; one that says different things
-    in different places needs `without_parity` too.
+    """Make `version` champion by hand.
 
-    Raises MisuseError for a refused version without these, or one whose inputs do not fit the declaration, and AnabranchError for
-    one that cannot be loaded: forcing does not help there.
+    A version that the gate refused needs a `reason`, which is kept with it; one whose forms disagree needs
+    `without_parity` too. Raises MisuseError for a refused version without these, or one whose inputs do not fit the
+    declaration. Raises AnabranchError for one that cannot be loaded; forcing does not help there.
     """
     entry = models.entry(project.name, version)
     if entry.gate == "refused" and reason is None:
         raise MisuseError(
-            f"version {version} of {project.name!r} did not pass the gate ({entry.reason}): use --force --reason TEXT to promote it all the same"
+            f"version {version} of {project.name!r} did not pass the gate ({entry.reason}): "
+            "use --force --reason TEXT to promote it all the same"
         )
     scorer = models.scorer(project.name, version)
     check_fits(project, scorer.version, scorer.kinds)
-    parity = check_parity(models, project, project.model or Model(), scorer, entry)
+    parity = check_parity(models, project, scorer, entry)
     if not parity.passed and not (without_parity and reason is not None):
         raise MisuseError(
-            f"version {version} of {project.name!r} does not say the same everywhere ({parity.said}), so REST, devices and mass scoring would "
-            "contradict each other: train again, or use --force --without-parity --reason TEXT"
+            f"version {version} of {project.name!r} does not say the same everywhere ({parity.said}), so REST, devices "
+            "and mass scoring would contradict each other: train again, or use --force --without-parity --reason TEXT"
         )
     if reason is not None:
         log.warning(
@@ -211,19 +197,17 @@ def promote(
     models.promote(project.name, version)
 
 
-def check_parity(
-    models: Models, project: Project, model: Model, scorer: Scorer, entry: ModelVersion
-) -> GateCheck:
-    """What the gate found when the version was trained, or, of one that never met it, what is found now on made-up rows."""
+def check_parity(models: Models, project: Project, scorer: Scorer, entry: ModelVersion) -> GateCheck:
+    """The gate's check of parity: the recorded one, or for a version without one a new one on made-up rows."""
     known = next((GateCheck(**check) for check in entry.checks if check["name"] == "parity"), None)
-    return known or _parity(models, project, model, scorer, made_up(scorer))
+    return known or _parity(models, project, scorer, made_up(scorer))
 
 
 def roll_back(models: Models, project: Project) -> str:
-    """Make the champion before champion again, whatever the batch version, which ends a trial; its version. Twice is forward again.
+    """Make the previous champion champion again and end a trial; returns its version. Twice is forward again.
 
-    The gate has let it pass once. Raises MisuseError when there is none or its inputs do not fit the declaration, and AnabranchError for
-    one that cannot be loaded.
+    The gate is not asked again, for that version has passed it. Raises MisuseError when there is no previous
+    champion or its inputs do not fit the declaration, and AnabranchError when it cannot be loaded.
     """
     previous = models.roles(project.name).aliases.get(PREVIOUS)
     if previous is not None:

@@ -1,4 +1,4 @@
-"""A kept training into the registry, through the gate; again from where it stopped when the registry was away."""
+"""Registration of a kept training: log it, let the gate judge it, promote it. It resumes where it was cut off."""
 
 import logging
 import re
@@ -10,9 +10,9 @@ from anabranch.declare.models import Model
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError, MisuseError, UnavailableError
 from anabranch.progress import Progress
-from anabranch.stores.kafka.bus import Bus
-from anabranch.stores.models.registry import Models, TrainingRecord
+from anabranch.stores.models.registry import TrainingRecord
 from anabranch.stores.models.versions import SLICES
+from anabranch.stores.opened import Stores
 from batch.evaluation.kept_runs import TrainingRun, forget, kept, note_registered, registered, unfinished
 from batch.release.announcing import announce
 from batch.release.promotion import GateVerdict, examine
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class RegisteredVersion:
-    """A version, what the gate said of it, and whether it is champion now."""
+    """A registered version, the gate's verdict, and whether the version is champion now."""
 
     version: str
     champion: bool
@@ -31,32 +31,30 @@ class RegisteredVersion:
 
 
 def register(
-    models: Models,
+    stores: Stores,
     project: Project,
-    model: Model,
     folder: Path,
     progress: Progress,
     *,
     promote: bool = True,
-    bus: Bus | None = None,
+    announces: bool = False,
 ) -> RegisteredVersion:
-    """Log and register the run kept in `folder`, let the gate judge it, promote it when it passed; then the folder goes.
+    """Log and register the run kept in `folder`, let the gate judge it, and promote it when it passed.
 
-    Devices are told through `bus`; None tells nobody.
-
-    Raises UnavailableError when the registry is away: the folder stays, and the same call finishes the work later.
+    The folder is removed at the end; with `announces`, devices are informed. Raises UnavailableError when the
+    registry does not answer: the folder stays, and the same call finishes the work later.
     """
-    run = kept(folder)
+    run, models, metric = kept(folder), stores.models, (project.model or Model()).metric
     try:
         version = registered(folder)
         if version is None:
             progress.step(
-                f"registering: {model.metric} {run.metrics[model.metric]:.4f} on {run.metrics['rows_test']:,.0f} held-out rows"
+                f"registering: {metric} {run.metrics[metric]:.4f} on {run.metrics['rows_test']:,.0f} held-out rows"
             )
             version = models.log(project, _record(run), run.fitted)
             note_registered(folder, version)
         progress.step(f"the gate: version {version}")
-        verdict = examine(models, project, model, run, version)
+        verdict = examine(models, project, run, version)
         models.tag(project.name, version, verdict.tags)
         champion = promote and verdict.passed
         if champion:
@@ -65,12 +63,13 @@ def register(
             models.challenge(project.name, version)
     except UnavailableError as error:
         raise UnavailableError(
-            f"{error}; the trained model is kept in {folder}: run 'anabranch train {project.name} --finish' to go on from there"
+            f"{error}; the trained model is kept in {folder}: "
+            f"run 'anabranch train {project.name} --finish' to go on from there"
         ) from error
     forget(folder)
-    told = announce(models, bus, project) if bus is not None else None
-    if told is not None and told.why:
-        progress.step(told.why)
+    announced = announce(models, stores.bus, project) if announces else None
+    if announced is not None and announced.why:
+        progress.step(announced.why)
     log.info(
         "registered project=%s version=%s champion=%s gate=%s",
         project.name,
@@ -82,9 +81,12 @@ def register(
 
 
 def finish(
-    models: Models, project: Project, root: Path, progress: Progress, bus: Bus | None = None
+    stores: Stores, project: Project, root: Path, progress: Progress, *, announces: bool = False
 ) -> list[RegisteredVersion]:
-    """Register every kept training of the project, the oldest first. Raises MisuseError when there is none."""
+    """Register every kept training of the project below `root`, the oldest first.
+
+    Raises MisuseError when there is none, AnabranchError for one that was trained from another declaration.
+    """
     folders = unfinished(root, project.name)
     if project.model is None or not folders:
         raise MisuseError(
@@ -92,12 +94,13 @@ def finish(
         )
     found = []
     for folder in folders:
-        made_from = kept(folder).fingerprint
-        if made_from != project.fingerprint:
+        declaration = kept(folder).fingerprint
+        if declaration != project.fingerprint:
             raise AnabranchError(
-                f"the training kept in {folder} is of another declaration ({made_from}): remove the folder and train again"
+                f"the training kept in {folder} is of another declaration ({declaration}): "
+                "remove the folder and train again"
             )
-        found.append(register(models, project, project.model, folder, progress, bus=bus))
+        found.append(register(stores, project, folder, progress, announces=announces))
     return found
 
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from anabranch.declare.models import Model
 from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
 from anabranch.stores.cassandra.measures import Measures
@@ -58,7 +57,7 @@ def try_out(models: Models, project: Project, version: str, kind: str, share: fl
         raise MisuseError(
             f"version {version} of {project.name!r} gives a {scorer.task}, and the champion does not: they cannot be compared"
         )
-    parity = check_parity(models, project, project.model or Model(), scorer, entry)
+    parity = check_parity(models, project, scorer, entry)
     if not parity.passed:
         raise MisuseError(
             f"version {version} of {project.name!r} does not say the same everywhere ({parity.said}): train again"

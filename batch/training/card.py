@@ -1,6 +1,7 @@
 """The model card: one HTML page for people, made from what a training recorded."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from anabranch.declare.projects import Project
 from anabranch.pages.rendering import render
@@ -9,23 +10,27 @@ from batch.evaluation.assessment import SliceResult
 _FEW_ROWS = 30
 
 
-def card(
-    project: Project,
-    *,
-    metrics: Mapping[str, float],
-    slices: Sequence[SliceResult],
-    importance: Mapping[str, float],
-    parameters: Mapping[str, object],
-    about: Mapping[str, str],
-    environment: Mapping[str, str],
-    pictures: Mapping[str, bytes],
-) -> str:
-    """The page.
+@dataclass(frozen=True, kw_only=True)
+class CardContents:
+    """What a model card shows beside the declaration.
 
     `metrics` has each metric and its bounds (``_low``, ``_high``) on held-out rows, on training rows with the
-    prefix ``train_``, and the numbers of rows (``rows_test``, ``rows_train``). `pictures` are PNG by name.
+    prefix ``train_``, and the numbers of rows (``rows_test``, ``rows_train``). `about` says where the data came from;
+    `pictures` are PNG by name.
     """
-    model = project.model
+
+    metrics: Mapping[str, float]
+    slices: Sequence[SliceResult]
+    importance: Mapping[str, float]
+    parameters: Mapping[str, object]
+    about: Mapping[str, str]
+    environment: Mapping[str, str]
+    pictures: Mapping[str, bytes]
+
+
+def card(project: Project, shown: CardContents) -> str:
+    """The model card as an HTML page."""
+    model, metrics, slices = project.model, shown.metrics, shown.slices
     small = [f"{one.feature}: {one.part} ({one.rows} rows)" for one in slices if one.rows < _FEW_ROWS]
     return render(
         "model_card.html",
@@ -39,11 +44,11 @@ def card(
         metric=model.metric if model else "",
         metrics=_metrics(metrics),
         slices=[(one.feature, one.part, one.rows, _slice_value(one)) for one in slices],
-        pictures=pictures.items(),
-        importance=[(name, f"{value:.4f}") for name, value in importance.items()],
-        about=about.items(),
-        parameters=[(name, str(value)) for name, value in parameters.items()],
-        environment=environment.items(),
+        pictures=shown.pictures.items(),
+        importance=[(name, f"{value:.4f}") for name, value in shown.importance.items()],
+        about=shown.about.items(),
+        parameters=[(name, str(value)) for name, value in shown.parameters.items()],
+        environment=shown.environment.items(),
     )
 
 

@@ -1,45 +1,44 @@
-"""The online model's beginning: learnt from the batch's training set, where features are exact, in the order of the labels' times.
+"""The online model's start: it learns the batch's training set, where features are exact, in the order of the labels.
 
-The stream goes on from there: the state says how far the label's topic is in it, so labels that arrived later are learnt on top.
+The stream continues from there. The state records how far the label's topic has been learnt, so that labels which
+arrive later are learnt on top.
 """
 
 import logging
 
 import numpy as np
-from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
 from anabranch.progress import Progress
 from anabranch.stores.cassandra.online_models import OnlineModel, OnlineModels, fresh, online_of, online_rows
-from anabranch.stores.lake.lake import Lake
+from anabranch.stores.opened import Stores
 from batch.training.preparing import TARGET, TIME, values
-from batch.training.train import lake_frame
+from batch.training.training_sets import lake_frame
 
 log = logging.getLogger(__name__)
 _MOST = 200_000
-"""Labels that are learnt from, the newest: what lies further back has faded by then."""
+"""The number of labels that are learnt, the newest: older ones would have faded by the end."""
 _TRIES = 5
 
 
 def reset_online(
-    spark: SparkSession, lake: Lake, models: OnlineModels, project: Project, progress: Progress
+    stores: Stores, models: OnlineModels, project: Project, progress: Progress
 ) -> OnlineModel | None:
     """Begin the online model anew from the lake's labels; None for a project that declares none.
 
-    Raises UnavailableError when the store is away, AnabranchError when a stream is faster again and again.
+    Raises UnavailableError when the store does not answer, AnabranchError when a stream keeps writing meanwhile.
     """
     online = online_of(project)
     if online is None or project.label is None:
         return None
     progress.step("online model: the training set again, in the order of time")
-    versions = lake.versions(spark, project)
-    frame, total = lake_frame(spark, lake, project, progress, versions)
+    versions = stores.lake.versions(stores.spark, project)
+    frame, total = lake_frame(stores, project, versions, progress)
     table = frame.orderBy(F.desc(TIME)).limit(_MOST).toArrow().sort_by(TIME)
-    labels = lake.events(
-        spark, project, project.label.source, version=versions.get(project.label.source.name)
-    )
+    source = project.label.source
+    labels = stores.lake.events(stores.spark, project, source, version=versions.get(source.name))
     places = (
         labels.where("_partition IS NOT NULL")
         .groupBy("_partition")
@@ -60,11 +59,11 @@ def reset_online(
         left_out=total - len(rows),
     )
     for _ in range(_TRIES):
-        # The stream may write meanwhile: it will find this one, and learn what came later once more.
+        # A stream may write at the same time: it will find this model, and learn the later labels again.
         written = models.write(project, model, models.revision(project.name))
         if written is not None:
             log.info("online model of %s begins anew: labels=%d", project.name, len(rows))
             return written
     raise AnabranchError(
-        f"the online model of {project.name!r} is written by a stream at this very moment: train again, or stop the stream first"
+        f"the online model of {project.name!r} is being written by a stream: train again, or stop the stream first"
     )

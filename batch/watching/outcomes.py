@@ -22,10 +22,9 @@ from anabranch.events.copies import distinct
 from anabranch.folds.spark import key_column
 from anabranch.stores.lake.lake import Lake
 from anabranch.values.times import from_micros
-from batch.evaluation.assessment import intervals, slice_parts
-from batch.evaluation.measures import measure
+from batch.evaluation.assessment import JudgedRows, intervals, slice_parts
 from batch.training.preparing import TARGET, TIME
-from batch.training.train import label_rows
+from batch.training.training_sets import label_rows
 
 MOST = 200_000
 """JudgedPredictions predictions that come to the driver; of more a sample by a hash of the key."""
@@ -189,20 +188,18 @@ def _accuracy(
     part: str = "",
     period: datetime | None = None,
 ) -> Accuracy:
-    target, score = found.target[mask], found.score[mask]
-    usable = len(target) >= 2 and len(np.unique(target)) >= 2
-    if not usable:
-        return Accuracy(version=version, part=part, labels=len(target), value=None, period=period)
+    rows = JudgedRows(
+        target=found.target[mask], scores=found.score[mask], groups=found.key[mask], threshold=threshold
+    )
+    labels = len(rows.target)
+    if len(np.unique(rows.target)) < 2:
+        return Accuracy(version=version, part=part, labels=labels, value=None, period=period)
     low: float | None = None
     high: float | None = None
     if not part or period is None:
-        low, high = intervals([model.metric], target, score, threshold, found.key[mask], _SEED).get(
-            model.metric, (None, None)
-        )
-    value = measure(model.metric, target, score, threshold)
-    return Accuracy(
-        version=version, part=part, labels=len(target), value=value, low=low, high=high, period=period
-    )
+        low, high = intervals([model.metric], rows, _SEED).get(model.metric, (None, None))
+    value = rows.measure(model.metric)
+    return Accuracy(version=version, part=part, labels=labels, value=value, low=low, high=high, period=period)
 
 
 def _numbered(version: str) -> tuple[int, str]:

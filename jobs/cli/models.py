@@ -18,7 +18,8 @@ from jobs.wiring.job import job
 from jobs.wiring.settings import ROOT, load_settings
 
 if TYPE_CHECKING:
-    from batch.training.train import Trained, TrainingPlace
+    from batch.training.job import TrainingJob
+    from batch.training.train import Trained
     from jobs.wiring.context import Context
 
 
@@ -39,7 +40,7 @@ def train(name: Name, finish: Annotated[bool, typer.Option("--finish", help="Reg
         if finish:
             done = [
                 (one.version, one.champion, one.verdict.reason)
-                for one in finish_kept(context.models, project, _kept(context), Steps(), context.bus)
+                for one in finish_kept(context, project, _kept(context), Steps(), announces=True)
             ]
             finished = {
                 "project": name,
@@ -54,9 +55,7 @@ def train(name: Name, finish: Annotated[bool, typer.Option("--finish", help="Reg
                 "\n".join(_told(version, champion, reason) for version, champion, reason in done),
             )
             return
-        trained = run(
-            context.spark, context.lake, context.models, project, Steps(), place=place(context, project)
-        )
+        trained = run(context, training_job(context, project, Steps()))
         begin_online(context, project, Steps())
     value: dict[str, Any] = {
         "project": name,
@@ -82,23 +81,25 @@ def begin_online(context: "Context", project: Project, steps: Steps) -> None:
     from batch.training.online import reset_online
 
     try:
-        reset_online(context.spark, context.lake, OnlineModels(context.views), project, steps)
+        reset_online(context, OnlineModels(context.views), project, steps)
     except UnavailableError as error:
         steps.step(f"the online model goes on as it was: {error}")
 
 
-def place(context: "Context", project: Project) -> "TrainingPlace":
-    """Where trainings of the command line happen, and what is recorded of the circumstances."""
-    from batch.training.train import TrainingPlace
+def training_job(context: "Context", project: Project, steps: Steps) -> "TrainingJob":
+    """A training of the command line, with the commit and the batch version to record."""
+    from batch.training.job import TrainingJob
 
     about = {"commit": _commit(), "batch_version": _batch_version(context, project)}
     known = {key: value for key, value in about.items() if value}
-    return TrainingPlace(
+    return TrainingJob(
+        project=project,
+        progress=steps,
         folders=context.settings.projects,
         kept=_kept(context),
         about=known,
-        bus=context.bus,
         local_bytes=context.settings.training.local_bytes,
+        announce=True,
     )
 
 
@@ -182,8 +183,9 @@ def evaluate(
     """Compare every trainer with plain regression on the training set, by repeated k-fold; choices are made inside each fold."""
     from batch.trainers.registry import check_model
     from batch.training.comparison import candidates, cells, evaluate_candidates, page
+    from batch.training.job import TrainingJob
     from batch.training.preparing import whole_set
-    from batch.training.train import lake_training_set
+    from batch.training.training_sets import lake_training_set
 
     settings, steps = load_settings(), Steps()
     with job(settings) as context:  # closed before the folds, which need its memory
@@ -194,9 +196,8 @@ def evaluate(
             )
         check_model(project.model)
         versions = context.lake.versions(context.spark, project)
-        rows = lake_training_set(
-            context.spark, context.lake, project, steps, versions, settings.training.local_bytes
-        )
+        wanted = TrainingJob(project=project, progress=steps, local_bytes=settings.training.local_bytes)
+        rows = lake_training_set(context, wanted, versions)
     whole = whole_set(project, project.model, rows, settings.projects)
     ways = candidates(project.model)
     steps.step(f"{len(ways)} candidates on {repeats} x {folds} folds of {len(whole.target):,} labels")
@@ -232,9 +233,7 @@ def reproduce(name: Name, version: Version, as_json: AsJson = False) -> None:
 
     with job() as context:
         project = context.project(name)
-        found = run(
-            context.spark, context.lake, context.models, project, version, Steps(), place(context, project)
-        )
+        found = run(context, training_job(context, project, Steps()), version)
     value = {
         "project": name,
         "model_version": version,

@@ -104,10 +104,9 @@ class Desk:
     def train(self, project: Project, requests: Sequence[str]) -> "Trained":
         """See TrainingDesk."""
         from batch.training.train import train
-        from jobs.cli.models import begin_online, place
+        from jobs.cli.models import begin_online, training_job
 
-        context, found = self.context, place(self.context, project)
-        found = replace(found, about={**found.about, "requests": ",".join(requests)})
-        trained = train(context.spark, context.lake, context.models, project, self.steps, place=found)
+        context, asked = self.context, training_job(self.context, project, self.steps)
+        trained = train(context, replace(asked, about={**asked.about, "requests": ",".join(requests)}))
         begin_online(context, project, self.steps)
         return trained

@@ -23,6 +23,7 @@ from batch.landing.topics import land
 from batch.release.exporting import export
 from batch.scoring.data_sets import score_path
 from batch.scoring.given import with_features
+from batch.training.job import TrainingJob
 from batch.training.train import train
 from jobs.flows.building import build_project
 from jobs.show import Steps
@@ -139,7 +140,7 @@ def styles(servers: Settings, spark: SparkSession, tmp_path_factory: pytest.Temp
     clicks(context.bus, project, "before", lambda _: now - 2 * DAY)
     wait_for_a_cut(ours)
     build_project(context, project, None, Steps())
-    assert train(spark, lake, models, project, Silent()).champion
+    assert train(context, TrainingJob(project=project)).champion
     clicks(context.bus, project, "since", lambda number: now - DAY if number % 3 else None)
     for query in start(context.speed_layer(once=True), project):
         assert query.awaitTermination(300), "the clicks are not taken in"

@@ -16,6 +16,7 @@ from batch.building.verification import Verified
 from batch.landing.ingest import ingest
 from batch.landing.targets import Landed
 from batch.scoring.data_sets import Scored, score_path
+from batch.training.job import TrainingJob
 from batch.training.train import Trained, train
 from jobs.demo import WEARERS, simulated_exams, simulated_readings
 from jobs.flows.answering import answer_key
@@ -63,7 +64,7 @@ def live(servers: Settings, spark: SparkSession, folder: Path) -> Lived:
         for name in ("exams", "diagnoses")
     }
     built = build_project(context, project, None, Steps())
-    trained = train(spark, lake, models, project, Silent())
+    trained = train(context, TrainingJob(project=project))
     reset_current_rows(context, project)
     before = answer_key(context, project, {"patient_id": PATIENT}, None)
     queries = start(context.speed_layer(once=False), project)

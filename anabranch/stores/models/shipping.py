@@ -1,10 +1,13 @@
-"""A model version on Spark's workers: its files travel to each machine once and are opened once a worker process."""
+"""A model version on Spark's workers: its files travel to each machine once and are opened once a worker process.
+
+The features of a frame become columns as a model takes them: DOUBLE or STRING, coded as scoring.py describes.
+"""
 
 import hashlib
 import json
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,12 +16,27 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark import SparkFiles
-from pyspark.sql import SparkSession
+from pyspark.sql import Column, SparkSession
+from pyspark.sql import functions as F
 
 from anabranch.errors import AnabranchError
+from anabranch.stores.models.inputs import ModelInput
 from anabranch.stores.models.registry import Models
 from anabranch.stores.models.roles import mlflow_module
 from anabranch.stores.models.scoring import InputCoder, Scores, open_model
+
+_CODES: dict[str, Callable[[Column], Column]] = {
+    "number": lambda value: value.cast("double"),
+    "boolean": lambda value: value.cast("double"),
+    "date": lambda value: F.unix_date(value).cast("double"),
+    "timestamp": lambda value: F.unix_micros(value).cast("double"),
+    "text": lambda value: value.cast("string"),
+}
+
+
+def input_column(given: ModelInput, value: Column | None = None) -> Column:
+    """The input as a model takes it, from `value` of the declared type; by default the column of its name."""
+    return _CODES[given.kind](F.col(f"`{given.name}`") if value is None else value).alias(given.name)
 
 
 class BulkScorer:

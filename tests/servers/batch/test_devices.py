@@ -23,11 +23,13 @@ from anabranch.stores.models.registry import Models
 from batch.release.announcing import announce
 from batch.release.exporting import MANIFEST, export
 from batch.release.promotion import promote
-from batch.training.train import TrainingPlace, fit_and_log
+from batch.training.job import TrainingJob, TrainingSet
+from batch.training.train import fit_and_log
 from jobs.wiring.settings import Settings
 from tests.conftest import free_ports
 from tests.servers.stores.test_bus import read
 from tests.support.edge import device, scored
+from tests.support.stores import stores
 
 pytestmark = pytest.mark.usefixtures("servers")
 visits = Source(
@@ -62,9 +64,9 @@ def train(models: Models, shop: Project, bus: Bus) -> str:
         "_target": (pages > 0).astype(float),
         "pages": pages,
     }
-    return fit_and_log(
-        models, shop, pa.table(columns), {"visits": 1}, Silent(), work=TrainingPlace(bus=bus)
-    ).version
+    given = TrainingSet(table=pa.table(columns), lake_versions={"visits": 1})
+    job = TrainingJob(project=shop, announce=True)
+    return fit_and_log(stores(models=models, bus=bus), job, given).version
 
 
 def told(bus: Bus, shop: Project) -> list[dict[str, Any]]:

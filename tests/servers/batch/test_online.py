@@ -199,7 +199,7 @@ def test_a_batch_begins_it_anew_and_labels_that_arrived_since_are_learnt_on_top(
     school.label(["t1", "t2", "t3"])
     school.drain()
     assert school.model.learnt == 63
-    begun = reset_online(context.spark, context.lake, OnlineModels(context.views), project, Silent())
+    begun = reset_online(context, OnlineModels(context.views), project, Silent())
     assert begun is not None
     assert project.model is not None
     assert project.model.online is not None

@@ -9,19 +9,24 @@ from pyspark.sql import SparkSession
 
 from anabranch import Label, Model, Project, Search
 from anabranch.errors import AnabranchError
-from anabranch.progress import Silent
 from anabranch.settings import LakeSettings, ModelsSettings
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.models.registry import Models
-from batch.settings import TrainingSettings
+from batch.training.job import TrainingJob
 from batch.training.reproduction import reproduce
 from batch.training.spreading import training_size
-from batch.training.train import TrainingPlace, lake_run, lake_training_set, train
+from batch.training.train import lake_run, train
+from batch.training.training_sets import lake_training_set
 from projects.heart_disease import ATTRIBUTES, diagnoses, project
 from tests.support.heart import fill, read
+from tests.support.stores import stores
 
-TIGHT = TrainingPlace(local_bytes=24 * 1024)
-"""A memory that holds less than half of the patients."""
+TIGHT = 24 * 1024
+"""Bytes that hold less than half of the patients."""
+
+
+def tight(declared: Project) -> TrainingJob:
+    return TrainingJob(project=declared, local_bytes=TIGHT)
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +64,8 @@ def test_the_default_trainer_chooses_on_a_sample_and_learns_from_all_rows_on_the
 ) -> None:
     mine, before = declared(Model()), persisted(spark)
     size = training_size(mine, 303)
-    assert size.bytes > TIGHT.local_bytes
-    trained = train(spark, lake, models, mine, Silent(), place=TIGHT)
+    assert size.bytes > TIGHT
+    trained = train(stores(spark=spark, lake=lake, models=models), tight(mine))
     assert persisted(spark) == before
     assert (trained.rows, trained.metrics["rows_train"]) == (303, 227)
     assert trained.metrics["rows_test"] < 76  # judged on a sample too
@@ -68,24 +73,18 @@ def test_the_default_trainer_chooses_on_a_sample_and_learns_from_all_rows_on_the
     assert trained.split.startswith("by time")
     found = models._client.get_run(models.entry(mine.name, trained.version).run).data.params
     assert found["trained_on"] == "Spark's workers"
-    assert 20 < int(found["rows_on_driver"]) <= 0.75 * TIGHT.local_bytes // size.row_bytes
+    assert 20 < int(found["rows_on_driver"]) <= 0.75 * TIGHT // size.row_bytes
     assert found["chosen"] in ("logistic", "xgboost", "forest")
     assert float(found["validated"]) > 0.7
-    again = reproduce(spark, lake, models, mine, trained.version, Silent(), TIGHT)
+    again = reproduce(stores(spark=spark, lake=lake, models=models), tight(mine), trained.version)
     assert again.different == ()
 
 
 def test_the_default_trainer_learns_numbers_of_any_size(spark: SparkSession, lake: Lake) -> None:
     label = Label(source=diagnoses, key="patient_id", target="num * 10.0")
-    run, usable, left_out = lake_run(
-        spark,
-        lake,
-        replace(declared(Model(metric="rmse")), label=label),
-        Silent(),
-        versions(spark, lake),
-        TIGHT,
-    )
-    assert (usable, left_out, run.parameters["trained_on"]) == (303, 0, "Spark's workers")
+    mine = replace(declared(Model(metric="rmse")), label=label)
+    run = lake_run(stores(spark=spark, lake=lake), tight(mine), versions(spark, lake))
+    assert (run.rows, run.left_out, run.parameters["trained_on"]) == (303, 0, "Spark's workers")
     assert run.fitted.parameters["chosen"] in ("linear", "xgboost", "forest")
     assert run.metrics["rmse"] < 4.9  # that of the mean is 5
 
@@ -115,21 +114,16 @@ def test_what_learns_in_memory_refuses_more_than_fits_before_collecting_anything
     with pytest.raises(
         AnabranchError, match=r"training set of 'heart_disease' is 303 rows of 16 columns, 0 MB"
     ) as caught:
-        lake_run(spark, lake, declared(model), Silent(), versions(spark, lake), TIGHT)
+        lake_run(stores(spark=spark, lake=lake), tight(declared(model)), versions(spark, lake))
     assert advice in str(caught.value)
     assert "training.local_megabytes" in str(caught.value)
 
 
 def test_a_comparison_of_trainers_is_held_to_the_same_bound(spark: SparkSession, lake: Lake) -> None:
-    mine = declared(Model())
+    mine, opened = declared(Model()), stores(spark=spark, lake=lake)
     with pytest.raises(AnabranchError, match=r"training\.local_megabytes"):
-        lake_training_set(spark, lake, mine, Silent(), versions(spark, lake), TIGHT.local_bytes)
-    assert (
-        lake_training_set(
-            spark, lake, mine, Silent(), versions(spark, lake), TrainingSettings().local_bytes
-        ).num_rows
-        == 303
-    )
+        lake_training_set(opened, tight(mine), versions(spark, lake))
+    assert lake_training_set(opened, TrainingJob(project=mine), versions(spark, lake)).num_rows == 303
 
 
 def test_labels_without_any_use_are_explained_on_the_workers(
@@ -141,19 +135,14 @@ def test_labels_without_any_use_are_explained_on_the_workers(
     )
     before = persisted(spark)
     with pytest.raises(AnabranchError, match="no labels to learn from: all 303 have no key, time or target"):
-        lake_run(spark, lake, nothing, Silent(), versions(spark, lake), TIGHT)
+        lake_run(stores(spark=spark, lake=lake), tight(nothing), versions(spark, lake))
     ones = replace(
         declared(Model(trainer="spark-logistic")),
         label=Label(source=diagnoses, key="patient_id", target="num >= 0"),
     )
     with pytest.raises(AnabranchError, match="labels are too few to train and to test on, or of one class"):
-        lake_run(spark, lake, ones, Silent(), versions(spark, lake), TIGHT)
+        lake_run(stores(spark=spark, lake=lake), tight(ones), versions(spark, lake))
     assert persisted(spark) == before
+    empty = Lake(LakeSettings(root=str(tmp_path)))
     with pytest.raises(AnabranchError, match="ingest or land 'diagnoses' first"):
-        train(
-            spark,
-            Lake(LakeSettings(root=str(tmp_path))),
-            Models(ModelsSettings(tracking_uri="", artifact_root="")),
-            declared(Model()),
-            Silent(),
-        )
+        train(stores(spark=spark, lake=empty), TrainingJob(project=declared(Model())))

@@ -8,19 +8,22 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from mlflow.models import get_model_info
+from numpy.typing import NDArray
 
 from anabranch import FeatureView, Gate, Label, Last, Model, Project, Search, Slice, Source
 from anabranch.errors import AnabranchError, DeclarationError, MisuseError, UnavailableError
 from anabranch.progress import Silent
 from anabranch.settings import ModelsSettings
 from anabranch.stores.models.registry import Models, TrainingRecord
+from batch.evaluation.assessment import JudgedRows
 from batch.evaluation.kept_runs import keep, unfinished
-from batch.release.promotion import _paired, promote, roll_back
+from batch.release.promotion import paired, promote, roll_back
 from batch.release.registering import finish, register
 from batch.trainers.design import tree_design
 from batch.trainers.graphs import Tree, tree_model
@@ -28,7 +31,9 @@ from batch.trainers.registry import TRAINERS, check_model
 from batch.trainers.registry import register as register_trainer
 from batch.trainers.rows import TrainingRows
 from batch.trainers.trainer import LearntGraph, Trainer
-from batch.training.train import Trained, TrainingPlace, fit_and_log, train_run
+from batch.training.job import TrainingJob, TrainingSet
+from batch.training.train import Trained, fit_and_log, train_run
+from tests.support.stores import stores
 
 visits = Source(
     name="visits",
@@ -79,8 +84,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     )
 
 
-def run(models: Models, project: Project, place: TrainingPlace | None = None) -> Trained:
-    return fit_and_log(models, project, table(), {"visits": 3}, Silent(), work=place)
+def visited(rows: pa.Table | None = None) -> TrainingSet:
+    return TrainingSet(table=table() if rows is None else rows, lake_versions={"visits": 3})
+
+
+def run(models: Models, project: Project, **circumstances: Any) -> Trained:
+    return fit_and_log(stores(models=models), TrainingJob(project=project, **circumstances), visited())
 
 
 def said(trained: Trained) -> Mapping[str, tuple[bool, str]]:
@@ -119,6 +128,10 @@ def test_the_first_passes_a_worse_one_stays_challenger_and_forcing_needs_a_reaso
     assert models.champion("gated") == first.version
 
 
+def judged(target: NDArray[np.float64], scores: NDArray[np.float64]) -> JudgedRows:
+    return JudgedRows(target=target, scores=scores, groups=np.arange(len(target)))
+
+
 @pytest.mark.parametrize(
     ("noise", "count", "worse", "not_worse"),
     [
@@ -137,8 +150,7 @@ def test_the_gate_refuses_what_is_proven_worse_or_what_is_not_proven_as_good(
     mine = theirs + noise * random.normal(0, 1, count)
     gates = {"worse": Gate(), "not worse": Gate(proof="not worse", tolerance=0.03)}
     found = {
-        name: _paired(Model(gate=gate), "3", target, mine, theirs, np.arange(count))
-        for name, gate in gates.items()
+        name: paired(Model(gate=gate), "3", judged(target, mine), theirs) for name, gate in gates.items()
     }
     assert {name: check.passed for name, check in found.items()} == {"worse": worse, "not worse": not_worse}
     assert "of version 3 on the same rows, worse in " in found["worse"].said
@@ -223,17 +235,16 @@ def test_a_trainer_whose_graph_differs_from_its_model_makes_no_version(models: M
 
 def test_a_gate_for_metrics_where_smaller_is_better_and_for_rows_that_say_nothing() -> None:
     target = np.random.default_rng(3).normal(0, 1, 400)
-    near, far, groups = target + 0.1, target + 0.4, np.arange(400)
+    near, far = target + 0.1, target + 0.4
     model = Model(metric="rmse", gate=Gate(proof="not worse", tolerance=0.2))
-    assert _paired(model, "1", target, near, far, groups).passed
-    refused = _paired(model, "1", target, far, near, groups)
+    assert paired(model, "1", judged(target, near), far).passed
+    refused = paired(model, "1", judged(target, far), near)
     assert (refused.passed, refused.said) == (
         False, "rmse 0.4000 against 0.1000 of version 1 on the same rows, worse by more than 0.2 in 100% of resamples, at most 5% is wanted"
     )  # fmt: skip
     for proof, passed in (("worse", True), ("not worse", False)):
-        nothing = _paired(
-            Model(gate=Gate(proof=proof, tolerance=0.1)), "1", np.ones(9), near[:9], far[:9], np.arange(9)
-        )
+        model = Model(gate=Gate(proof=proof, tolerance=0.1))
+        nothing = paired(model, "1", judged(np.ones(9), near[:9]), far[:9])
         assert (nothing.passed, nothing.said) == (
             passed,
             "held-out rows are too few to be compared with version 1 on",
@@ -366,15 +377,14 @@ def test_a_version_that_contradicts_itself_is_promoted_only_when_that_very_thing
     project = shop("torn")
     good = run(models, project)
     trained, other = (
-        train_run(declared, table(), {"visits": 3}, Silent(), left_out=0, place=TrainingPlace())
+        train_run(TrainingJob(project=declared), visited())
         for declared in (shop("torn", trainer="xgboost"), project)
     )
     torn = replace(
         trained, fitted=replace(trained.fitted, onnx=other.fitted.onnx, output=other.fitted.output)
     )
     keep(torn, tmp_path / "torn")
-    assert project.model is not None
-    found = register(models, project, project.model, tmp_path / "torn", Silent())
+    found = register(stores(models=models), project, tmp_path / "torn", Silent())
     assert not found.champion
     assert (
         "parity: pyfunc differs from the model by 0, ONNX differs from the model by 0."
@@ -412,7 +422,7 @@ def test_a_version_that_contradicts_itself_is_promoted_only_when_that_very_thing
 def test_everything_of_a_training_is_recorded(models: Models) -> None:
     declared = shop("told", slices=("town",), search=Search(trials=3), description="Who buys", intended_use="Sending <letters>",
                     limits="Not for <minors>")  # fmt: skip
-    trained = run(models, declared, TrainingPlace(about={"batch_version": "12", "commit": "abc"}))
+    trained = run(models, declared, about={"batch_version": "12", "commit": "abc"})
     client = models._client
     entry = models.entry("told", trained.version)
     found = client.get_run(entry.run)
@@ -462,18 +472,13 @@ def test_everything_of_a_training_is_recorded(models: Models) -> None:
 
 
 def test_a_search_sees_no_held_out_row() -> None:
-    declared, place = (
-        shop("blind", split="time", search=Search(trials=5, space={"C": (0.001, 10.0, "log")})),
-        TrainingPlace(),
-    )
+    declared = shop("blind", split="time", search=Search(trials=5, space={"C": (0.001, 10.0, "log")}))
     rows = table()
     later = np.arange(240) >= 180  # the quarter that is held out
     other = rows.set_column(
         2, "_target", pa.array(np.where(later, 1 - rows["_target"].to_numpy(), rows["_target"].to_numpy()))
     )
-    first, second = (
-        train_run(declared, each, {"visits": 3}, Silent(), left_out=0, place=place) for each in (rows, other)
-    )
+    first, second = (train_run(TrainingJob(project=declared), visited(each)) for each in (rows, other))
     assert first.metrics["rows_test"] == 60
     assert first.metrics["roc_auc"] > 0.8 > second.metrics["roc_auc"]
     assert first.trials == second.trials
@@ -486,37 +491,35 @@ def test_a_training_outlives_a_registry_that_is_away(models: Models, tmp_path: P
     away = Models(
         ModelsSettings(tracking_uri=f"sqlite:///{tmp_path}/file/mlflow.db", artifact_root=str(tmp_path))
     )
-    place = TrainingPlace(kept=tmp_path / "unfinished")
+    kept = tmp_path / "unfinished"
     with pytest.raises(
         UnavailableError, match=r"the trained model is kept in .*: run 'anabranch train patient --finish'"
     ):
-        run(away, project, place)
+        run(away, project, kept=kept)
     (folder,) = unfinished(tmp_path / "unfinished", "patient")
     with pytest.raises(AnabranchError, match="is of another declaration"):
-        finish(models, shop("patient", features=("pages",)), tmp_path / "unfinished", Silent())
-    (done,) = finish(models, project, tmp_path / "unfinished", Silent())
+        finish(stores(models=models), shop("patient", features=("pages",)), tmp_path / "unfinished", Silent())
+    (done,) = finish(stores(models=models), project, tmp_path / "unfinished", Silent())
     assert done.champion
     assert models.champion("patient") == done.version
     assert not folder.exists()
-    direct = run(models, project, place)
+    direct = run(models, project, kept=kept)
     assert direct.metrics == models.entry("patient", done.version).metrics
     with pytest.raises(MisuseError, match="has no unfinished training"):
-        finish(models, project, tmp_path / "unfinished", Silent())
+        finish(stores(models=models), project, tmp_path / "unfinished", Silent())
 
 
 def test_a_training_that_was_cut_off_after_registering_is_not_registered_twice(
     models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = TrainingPlace(kept=tmp_path)
-
     def cut(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(Models, "tag", cut)
         with pytest.raises(KeyboardInterrupt):
-            run(models, shop("cut"), place)
-    (done,) = finish(models, shop("cut"), tmp_path, Silent())
+            run(models, shop("cut"), kept=tmp_path)
+    (done,) = finish(stores(models=models), shop("cut"), tmp_path, Silent())
     assert (done.version, done.champion) == ("1", True)
     assert [entry.version for entry in models.list("cut")] == ["1"]
 
@@ -525,7 +528,7 @@ def test_a_damaged_kept_training_is_named(models: Models, tmp_path: Path) -> Non
     (tmp_path / "shop" / "1").mkdir(parents=True)
     (tmp_path / "shop" / "1" / "run.json").write_text("{")
     with pytest.raises(AnabranchError, match=r"the kept training in .* cannot be read"):
-        finish(models, shop("shop"), tmp_path, Silent())
+        finish(stores(models=models), shop("shop"), tmp_path, Silent())
 
 
 def test_roles_are_read_again_only_when_somebody_wrote(models: Models, tmp_path: Path) -> None:

@@ -20,9 +20,11 @@ from batch.scoring.features import features_at
 from batch.scoring.frames import score
 from batch.scoring.row_files import MARKER, read_rows, write_rows
 from batch.scoring.work import ScoringOrder
+from batch.training.job import TrainingJob
 from batch.training.train import train
 from projects.heart_disease import ATTRIBUTES, project
 from tests.support.heart import DATA, fill, read
+from tests.support.stores import stores
 
 LATE = parse_time("2024-05-01T00:00:00Z")
 
@@ -51,7 +53,7 @@ def models(spark: SparkSession, lake: Lake, tmp_path_factory: pytest.TempPathFac
     models = Models(
         ModelsSettings(tracking_uri=f"sqlite:///{folder}/mlflow.db", artifact_root=str(folder / "artifacts"))
     )
-    trained = train(spark, lake, models, project, Silent())
+    trained = train(stores(spark=spark, lake=lake, models=models), TrainingJob(project=project))
     assert (trained.rows, trained.left_out, trained.champion) == (303, 0, True)
     return models
 

@@ -11,15 +11,17 @@ from pyspark.sql import functions as F
 
 from anabranch import Count, FeatureView, Label, Last, Model, Project, Source
 from anabranch.errors import AnabranchError, DeclarationError, MisuseError
-from anabranch.progress import Silent
 from anabranch.settings import LakeSettings, ModelsSettings
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.models.registry import Models
 from anabranch.values.times import parse_time
+from batch.training.job import TrainingJob, TrainingSet
 from batch.training.reproduction import reproduce
-from batch.training.train import fit_and_log, label_rows, train, training_set
+from batch.training.train import Trained, fit_and_log, train
+from batch.training.training_sets import label_rows, training_set
 from projects.heart_disease import ATTRIBUTES, project
 from tests.support.heart import fill, read
+from tests.support.stores import stores
 
 
 def heart() -> pa.Table:
@@ -52,8 +54,17 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     )
 
 
+def trained_on(models: Models, declared: Project, table: pa.Table, *, promote: bool = True) -> Trained:
+    job = TrainingJob(project=declared, promote=promote)
+    return fit_and_log(stores(models=models), job, TrainingSet(table=table))
+
+
 def test_the_heart_model_is_registered_as_champion_with_its_metrics(models: Models) -> None:
-    trained = fit_and_log(models, project, heart(), {"exams": 1, "diagnoses": 1}, Silent(), left_out=2)
+    trained = fit_and_log(
+        stores(models=models),
+        TrainingJob(project=project),
+        TrainingSet(table=heart(), lake_versions={"exams": 1, "diagnoses": 1}, left_out=2),
+    )
     assert trained.champion
     assert (trained.rows, trained.left_out) == (303, 2)
     assert next(iter(trained.metrics)) == "roc_auc"
@@ -78,7 +89,7 @@ def test_the_same_rows_in_another_order_give_the_same_model(models: Models) -> N
     table = heart()
     shuffled = table.take(pa.array(np.random.default_rng(3).permutation(303)))
     forest = replace(project, model=Model(trainer="forest", params={"trees": 30}))
-    versions = [fit_and_log(models, forest, rows, {}, Silent(), promote=False) for rows in (table, shuffled)]
+    versions = [trained_on(models, forest, rows, promote=False) for rows in (table, shuffled)]
     assert versions[0].metrics == versions[1].metrics
     columns = {name: table.column(name).to_numpy() for name in project.model_features}
     first, second = (models.scorer("heart_disease", trained.version).score(columns) for trained in versions)
@@ -87,7 +98,7 @@ def test_the_same_rows_in_another_order_give_the_same_model(models: Models) -> N
 
 def test_without_promotion_the_champion_stays(models: Models) -> None:
     before = models.champion("heart_disease")
-    trained = fit_and_log(models, quick, heart(), {}, Silent(), promote=False)
+    trained = trained_on(models, quick, heart(), promote=False)
     assert not trained.champion
     assert models.champion("heart_disease") == before != trained.version
 
@@ -102,7 +113,7 @@ def test_chosen_features_and_other_trainers_are_used(models: Models) -> None:
             params={"categories": ("cp",)},
         ),
     )
-    trained = fit_and_log(models, chosen, heart(), {}, Silent(), promote=False)
+    trained = trained_on(models, chosen, heart(), promote=False)
     assert next(iter(trained.metrics)) == "log_loss"
     assert models.scorer("heart_disease", trained.version).features == ("age", "thalach", "cp")
 
@@ -111,21 +122,21 @@ def test_labels_of_one_class_and_too_few_labels_are_explained(models: Models) ->
     table = heart()
     ones = table.filter(pa.compute.equal(table.column("_target"), 1.0))
     with pytest.raises(AnabranchError, match="all 139 labels are of class 1: a model needs"):
-        fit_and_log(models, project, ones, {}, Silent())
+        trained_on(models, project, ones)
     with pytest.raises(AnabranchError, match="labels are too few"):
-        fit_and_log(models, project, table.slice(0, 3), {}, Silent())
+        trained_on(models, project, table.slice(0, 3))
     nothing = table.select(["_key", "_time", "_target"])
     for name in project.model_features:
         nothing = nothing.append_column(name, pa.nulls(303, pa.float64()))
     with pytest.raises(
         AnabranchError, match="no feature of project 'heart_disease' has a value in any of 227 training rows"
     ):
-        fit_and_log(models, project, nothing, {}, Silent())
+        trained_on(models, project, nothing)
 
 
 def test_a_project_without_a_model_says_so(models: Models) -> None:
     with pytest.raises(MisuseError, match="declares no model"):
-        fit_and_log(models, replace(project, model=None, label=None), heart(), {}, Silent())
+        trained_on(models, replace(project, model=None, label=None), heart())
 
 
 visits = Source(
@@ -202,7 +213,7 @@ def test_a_model_of_numbers_over_a_key_of_two_columns_learns_from_texts(
     assert spending.label is not None
     events = visit_rows(spark)
     table = training_set(spending, {"visits": events}, label_rows(spending.label, events)).toArrow()
-    trained = fit_and_log(models, spending, table, {}, Silent())
+    trained = trained_on(models, spending, table)
     assert list(trained.metrics)[:3] == ["rmse", "rmse_low", "rmse_high"]
     scorer = models.scorer("spending")
     score = scorer.score(
@@ -243,7 +254,10 @@ def test_training_without_any_label_says_what_to_do(
     spark: SparkSession, models: Models, tmp_path: Path
 ) -> None:
     with pytest.raises(AnabranchError, match="no labels to learn from: ingest or land 'diagnoses' first"):
-        train(spark, Lake(LakeSettings(root=str(tmp_path))), models, project, Silent())
+        train(
+            stores(spark=spark, lake=Lake(LakeSettings(root=str(tmp_path))), models=models),
+            TrainingJob(project=project),
+        )
 
 
 @pytest.mark.parametrize(
@@ -258,25 +272,20 @@ def test_a_version_comes_out_again_whatever_has_landed_since(
     rows = {"exams": read("exams.csv"), "diagnoses": read("diagnoses.csv")}
     for source, found in rows.items():
         fill(spark, lake, source, found[:200])
-    trained = train(spark, lake, models, mine, Silent())
+    opened, job = stores(spark=spark, lake=lake, models=models), TrainingJob(project=mine)
+    trained = train(opened, job)
     assert trained.rows == 200
     assert trained.metrics["rows_train"] + trained.metrics["rows_test"] == 200
     assert trained.split.startswith("by time")
     for source, found in rows.items():
         fill(spark, lake, source, found[200:], version=2)
-    again = reproduce(spark, lake, models, mine, trained.version, Silent())
+    again = reproduce(opened, job, trained.version)
     assert again.different == ()
     assert {name: now for name, (_, now) in again.metrics.items()} == trained.metrics
     if declared.trainer == "spark-logistic":
         return
+    changed = replace(mine, model=replace(declared, metric="f1"))
     with pytest.raises(MisuseError, match="was trained from the declaration"):
-        reproduce(
-            spark,
-            lake,
-            models,
-            replace(mine, model=replace(declared, metric="f1")),
-            trained.version,
-            Silent(),
-        )
+        reproduce(opened, TrainingJob(project=changed), trained.version)
     with pytest.raises(MisuseError, match="has no model version '99'"):
-        reproduce(spark, lake, models, mine, "99", Silent())
+        reproduce(opened, job, "99")

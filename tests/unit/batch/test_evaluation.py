@@ -9,7 +9,15 @@ from sklearn import metrics as sklearn_metrics
 
 from anabranch.declare.models import Slice
 from anabranch.errors import AnabranchError
-from batch.evaluation.assessment import importance, intervals, measured, resamples, slice_parts, slice_results
+from batch.evaluation.assessment import (
+    JudgedRows,
+    importance,
+    intervals,
+    measured,
+    resamples,
+    slice_parts,
+    slice_results,
+)
 from batch.evaluation.measures import evaluate, measure
 from batch.evaluation.splits import held_out, split
 from batch.training.pictures import calibration_points, pictures
@@ -21,6 +29,11 @@ def keys(count: int, each: int = 1) -> NDArray[np.object_]:
 
 def classes(count: int) -> NDArray[np.float64]:
     return np.resize(np.array([0.0, 1.0]), count)
+
+
+def judged(target: NDArray[np.float64], scores: NDArray[np.float64]) -> JudgedRows:
+    """Rows of a key each."""
+    return JudgedRows(target=target, scores=scores, groups=np.arange(len(target)))
 
 
 def test_about_a_quarter_of_the_keys_is_held_out_and_stays_so_when_data_grows() -> None:
@@ -147,11 +160,11 @@ def test_intervals_hold_the_value_and_shrink_with_more_rows() -> None:
     for count in (100, 3000):
         target = classes(count)
         scores = np.clip(0.5 + 0.2 * (target - 0.5) + random.normal(0, 0.2, count), 0, 1)
-        found = measured("roc_auc", "class", target, scores, 0.5, np.arange(count), 7)
+        found = measured("roc_auc", "class", judged(target, scores), 7)
         assert found["roc_auc_low"] < found["roc_auc"] < found["roc_auc_high"]
         wide.append(found["roc_auc_high"] - found["roc_auc_low"])
     assert wide[1] < wide[0] / 3
-    assert intervals(["roc_auc"], np.ones(3), np.ones(3), 0.5, np.arange(3), 7) == {}
+    assert intervals(["roc_auc"], judged(np.ones(3), np.ones(3)), 7) == {}
 
 
 def test_slices_are_values_or_bands_and_one_class_alone_says_so() -> None:
@@ -171,20 +184,10 @@ def test_slices_are_values_or_bands_and_one_class_alone_says_so() -> None:
     ] == "other values"
     target, scores = np.array([0.0, 1, 0, 1]), np.array([0.1, 0.9, 0.8, 0.9])
     sexes = np.array([0.0, 0, 1, 1])
-    found = slice_results(
-        [Slice(feature="sex")], {"sex": sexes}, "roc_auc", target, scores, 0.5, np.arange(4), 7
-    )
+    sex, rows = [Slice(feature="sex")], judged(target, scores)
+    found = slice_results(sex, {"sex": sexes}, "roc_auc", rows, 7)
     assert [(one.part, one.rows, one.value) for one in found] == [("0", 2, 1.0), ("1", 2, 1.0)]
-    (alone, _) = slice_results(
-        [Slice(feature="sex")],
-        {"sex": np.array([0.0, 1, 0, 1])},
-        "roc_auc",
-        target,
-        scores,
-        0.5,
-        np.arange(4),
-        7,
-    )
+    (alone, _) = slice_results(sex, {"sex": np.array([0.0, 1, 0, 1])}, "roc_auc", rows, 7)
     assert (alone.value, alone.low) == (None, None)
 
 
@@ -193,7 +196,12 @@ def test_the_feature_that_tells_the_target_is_the_important_one() -> None:
     matrix = random.random((300, 3)).astype(np.float32)
     target = (matrix[:, 1] > 0.5).astype(float)
     found = importance(
-        lambda rows: rows[:, 1].astype(np.float64), matrix, target, ["a", "b", "c"], "roc_auc", 0.5, 7
+        lambda rows: rows[:, 1].astype(np.float64),
+        matrix,
+        judged(target, np.zeros(300)),
+        ["a", "b", "c"],
+        "roc_auc",
+        7,
     )
     assert next(iter(found)) == "b"
     assert found["b"] > 0.3

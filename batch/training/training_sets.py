@@ -1,0 +1,86 @@
+"""Training sets: label events from the lake, each with the features that were known strictly before it."""
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from anabranch.declare.labels import Label
+from anabranch.declare.projects import Project
+from anabranch.errors import AnabranchError, DeclarationError
+from anabranch.folds.spark import key_column, point_in_time
+from anabranch.progress import Progress
+from anabranch.stores.models.inputs import model_inputs, slice_inputs
+from anabranch.stores.models.shipping import input_column
+from anabranch.stores.opened import Stores
+from batch.training.job import TrainingJob, learnable
+from batch.training.preparing import KEY, TARGET, TIME
+from batch.training.spreading import check_fits, training_size
+
+
+def lake_frame(
+    stores: Stores, project: Project, versions: Mapping[str, int], progress: Progress
+) -> tuple[DataFrame, int]:
+    """The training set from the lake's `versions`, and the number of label events."""
+    label, _ = learnable(project)
+    # The recorded versions, so that the training set can be made again whatever lands meanwhile.
+    events = stores.lake.distinct_events(stores.spark, project, versions)
+    progress.step("training set: features strictly before every label")
+    labels = label_rows(label, events[label.source.name])
+    return training_set(project, events, labels), labels.count()
+
+
+def lake_training_set(stores: Stores, job: TrainingJob, versions: Mapping[str, int]) -> pa.Table:
+    """The training set from the lake's `versions` in memory.
+
+    Raises AnabranchError when it takes more than the job's `local_bytes`, or has no row.
+    """
+    frame, total = lake_frame(stores, job.project, versions, job.progress)
+    return collected(job, frame, total)
+
+
+def collected(job: TrainingJob, frame: DataFrame, total: int) -> pa.Table:
+    """The training set `frame`, made of `total` labels, in memory; raises as `lake_training_set` does."""
+    check_fits(job.project, job.model, training_size(job.project, total), job.local_bytes)
+    table = frame.toArrow()
+    if table.num_rows == 0:
+        raise no_labels(job.project, total)
+    return table
+
+
+def no_labels(project: Project, total: int) -> AnabranchError:
+    """The error for a training set without a row, made of `total` labels."""
+    label, _ = learnable(project)
+    why = (
+        f"all {total} have no key, time or target" if total else f"ingest or land {label.source.name!r} first"
+    )
+    return AnabranchError(f"project {project.name!r} has no labels to learn from: {why}")
+
+
+def label_rows(label: Label, events: DataFrame) -> DataFrame:
+    """One row a label event: the key's columns, `_time` and `_target` DOUBLE; each may be NULL."""
+    rows = events.select(
+        *[F.col(f"`{name}`") for name in label.keys],
+        F.col(f"`{label.source.time}`").cast("timestamp").alias(TIME),
+        F.expr(label.target).alias(TARGET),
+    )
+    kind = rows.schema[TARGET].dataType.typeName()
+    if kind in ("string", "binary", "date", "timestamp"):
+        raise DeclarationError(
+            f"label, target: {label.target!r} gives {kind.upper()}: "
+            "it must give a number or a condition such as 'num > 0'"
+        )
+    return rows.withColumn(TARGET, F.col(TARGET).cast("double"))
+
+
+def training_set(project: Project, events: Mapping[str, DataFrame], labels: DataFrame) -> DataFrame:
+    """One row a label that has a key, a time and a target.
+
+    Columns: `_key` STRING, `_time` micros, `_target` DOUBLE, the model's inputs and the slices' (DOUBLE or STRING).
+    """
+    keys = key_column(project.keys)
+    usable = labels.where(keys.isNotNull() & F.col(TIME).isNotNull() & (F.abs(TARGET) < float("inf")))
+    known = point_in_time(project, events, usable, TIME)
+    inputs = [input_column(given) for given in (*model_inputs(project), *slice_inputs(project))]
+    return known.select(keys.alias(KEY), F.unix_micros(TIME).alias(TIME), TARGET, *inputs)
