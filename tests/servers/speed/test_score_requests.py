@@ -182,7 +182,7 @@ def live(desk: Desk) -> Iterator[Desk]:
     desk.stream.stop()
 
 
-def test_a_request_before_there_is_a_model_is_told_so(live: Desk) -> None:
+def test_a_request_without_a_champion_is_answered_with_the_reason(live: Desk) -> None:
     live.ask({"request_id": "early", "key": "ann"})
     found = live.answer("early")
     assert found["error"]["type"] == "urn:anabranch:problem:no-model"
@@ -258,7 +258,7 @@ def test_a_request_is_answered_as_rest_answers_it(live: Desk) -> None:
     assert (live.answer("rest8")["error"], "score" in live.answer("rest7")) == (unknown, True)
 
 
-def test_what_cannot_be_read_is_answered_with_its_place_and_the_next_one_as_ever(live: Desk) -> None:
+def test_an_unreadable_message_is_answered_with_its_place_and_later_ones_as_ever(live: Desk) -> None:
     before = len(live.answers())
     bad: list[bytes | None] = [
         b"{",
@@ -287,14 +287,14 @@ def test_what_cannot_be_read_is_answered_with_its_place_and_the_next_one_as_ever
     assert found[5]["error"]["field"] == "features.pages"
 
 
-def test_what_was_scored_is_a_prediction_like_any_other(live: Desk) -> None:
+def test_every_score_is_a_prediction_too(live: Desk) -> None:
     answered = [each for each in live.answers() if "error" not in each]
     predictions = live.messages(predictions_topic(live.project.name))
     assert len({each["prediction_id"] for each in predictions}) == len(predictions) == len(answered)
     assert [each["answered"]["score"] for each in predictions] == [each["score"] for each in answered]
 
 
-def test_stream_once_answers_what_waits_and_only_that(live: Desk) -> None:
+def test_stream_once_answers_the_waiting_requests_and_ends(live: Desk) -> None:
     assert live.stream is not None
     assert {snapshot.source: snapshot.restarts for snapshot in live.stream.look()} == {
         "visits": 0,

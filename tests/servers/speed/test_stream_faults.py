@@ -47,7 +47,7 @@ def rig(lived: Rig) -> Iterator[Rig]:
         note(verified=lived.assert_verified())
 
 
-def test_a_topic_that_does_not_exist_yet_is_made_and_read(rig: Rig) -> None:
+def test_a_missing_topic_is_created_and_read(rig: Rig) -> None:
     assert wait_until(lambda: "stream of" in rig.said(), PATIENCE), rig.said()
     with recovery(
         "a topic that is not there", "when the stream starts; 50 events after it was made"
@@ -56,7 +56,7 @@ def test_a_topic_that_does_not_exist_yet_is_made_and_read(rig: Rig) -> None:
         found.compared = rig.assert_exact()
 
 
-def test_bad_events_are_left_out_and_the_good_ones_among_them_count(rig: Rig) -> None:
+def test_bad_events_are_skipped_and_good_ones_among_them_count(rig: Rig) -> None:
     good = [json.dumps(event).encode() for event in rig.events(20)]
     now = format_time(now_micros())
     bad: list[bytes | None] = [
@@ -93,7 +93,7 @@ def test_late_event_is_exact_before_the_next_batch(rig: Rig) -> None:
         found.compared = rig.assert_exact()
 
 
-def test_a_topic_that_gains_partitions_while_it_is_read(rig: Rig) -> None:
+def test_partitions_added_to_a_topic_are_read(rig: Rig) -> None:
     rig.grow(3)
     with recovery(
         "a topic that gains partitions", "from 1 to 3 while it is read; 10 events into each"
@@ -103,7 +103,7 @@ def test_a_topic_that_gains_partitions_while_it_is_read(rig: Rig) -> None:
         found.compared = rig.assert_exact()
 
 
-def test_the_stream_goes_on_when_the_broker_was_restarted(rig: Rig) -> None:
+def test_the_stream_goes_on_after_a_restart_of_the_broker(rig: Rig) -> None:
     rig.publish(rig.events(30))
     _stop_server(rig.settings, "kafka")
     embedded.up(rig.settings, ("kafka",))
@@ -176,7 +176,7 @@ def test_a_driver_killed_at_any_moment_loses_and_doubles_nothing(rig: Rig, seed:
     assert met or not LONG
 
 
-def test_a_batch_cut_over_while_events_flow(rig: Rig) -> None:
+def test_a_batch_is_cut_over_while_events_flow(rig: Rig) -> None:
     rig.publish(rig.events(20))
     done = threading.Event()
     with ThreadPoolExecutor(1) as other:
@@ -195,7 +195,7 @@ def test_a_batch_cut_over_while_events_flow(rig: Rig) -> None:
     rig.assert_verified()
 
 
-def test_it_stops_cleanly_when_it_is_told_to(rig: Rig) -> None:
+def test_a_stream_stops_cleanly_at_a_signal(rig: Rig) -> None:
     rig.publish(rig.events(10))
     rig.assert_exact()
     before, done = len(rig.said()), threading.Event()

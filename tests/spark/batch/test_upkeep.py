@@ -95,7 +95,9 @@ def test_a_day_of_small_files_becomes_one_file_of_the_same_events(spark: SparkSe
     assert [each.compacted for each in again.values()] == [(), ()]
 
 
-def test_what_was_appended_is_told_across_a_compaction_and_after_it(spark: SparkSession, lake: Lake) -> None:
+def test_appended_events_are_readable_across_a_compaction_and_after_it(
+    spark: SparkSession, lake: Lake
+) -> None:
     before = lake.versions(spark, OLD)["sales"]
     upkeep(spark, lake, SETTINGS, None)
     append(lake, judged(spark, OLD, sale(6)), OLD, "load", 6)
@@ -143,7 +145,7 @@ def test_a_version_that_is_named_outlives_the_horizon(
     assert ids(lake.appended(spark, OLD, SALES, 3, 6)) == ["3", "4", "5"]
 
 
-def test_a_dry_run_tells_and_does_nothing(spark: SparkSession, lake: Lake) -> None:
+def test_a_dry_run_reports_and_changes_nothing(spark: SparkSession, lake: Lake) -> None:
     version = lake.versions(spark, OLD)
     told = upkeep(spark, lake, replace(SETTINGS, quarantine_seconds=1), None, dry_run=True)
     assert [each.files for each in told["events/sales"].compacted] == [6]
@@ -185,7 +187,7 @@ def test_states_of_builds_in_the_manifest_alone_are_compacted(spark: SparkSessio
     assert read_increments(spark, lake, "shops", "grains", [1, 2]).count() == 16
 
 
-def test_a_table_is_born_with_the_memory_that_upkeep_gives(spark: SparkSession, lake: Lake) -> None:
+def test_a_new_table_has_the_retention_that_upkeep_sets(spark: SparkSession, lake: Lake) -> None:
     before = lake.versions(spark, OLD)["sales"]
     Table(spark, lake.path(OLD, SALES)).remember(SETTINGS.history_seconds)
     assert lake.versions(spark, OLD)["sales"] == before  # no commit that loads would have to repeat

@@ -72,7 +72,7 @@ def meter(*queries: list[StreamingQueryProgress]) -> Meter:
     return found
 
 
-def test_each_micro_batch_counts_once_and_what_adds_nothing_not_at_all() -> None:
+def test_each_micro_batch_counts_once_and_an_empty_one_not_at_all() -> None:
     found = meter([progress(0), idle(1), progress(1, rows=30, ends={"0": 60, "1": 30}), idle(2)])
     assert (found.events, found.offsets) == (90, {0: 60, 1: 30})
     assert (found.seconds, found.state) == (1.48, (79, 130_000))
@@ -88,7 +88,7 @@ def test_counting_goes_on_over_a_restart() -> None:
     assert (found.events, found.offsets) == (125, {0: 75, 1: 20})
 
 
-def test_a_meter_that_read_nothing_says_nothing() -> None:
+def test_a_meter_that_read_nothing_shows_nothing() -> None:
     found = meter([idle(0)])
     assert (found.events, found.offsets, found.seconds, found.state, found.open_slots) == (
         0,
@@ -121,7 +121,7 @@ SHOWN = Snapshot(
 )
 
 
-def test_a_line_says_how_a_query_is() -> None:
+def test_a_snapshot_is_shown_as_a_line() -> None:
     state = "state 79,000 rows 3.0 MiB  open slots 2  micro-batch 1.48 s"
     line = f"pumps.readings  12,345 events, 2,000/s  lag 0:1,200 1:0  {state}"
     assert SHOWN.line() == line
