@@ -19,7 +19,6 @@ from datetime import UTC, datetime
 
 from delta.exceptions import DeltaConcurrentModificationException
 from delta.tables import DeltaTable
-from pyspark.sql import SparkSession
 
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
@@ -27,9 +26,9 @@ from anabranch.events.predictions import landed_sources
 from anabranch.progress import Progress
 from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.lake.increments import states_there
-from anabranch.stores.lake.lake import Lake
 from anabranch.stores.lake.table_files import Figures, SmallFiles, Table
 from anabranch.stores.models.versions import ModelVersion
+from anabranch.stores.opened import Stores
 from anabranch.values.times import from_micros
 from batch.settings import UpkeepSettings
 
@@ -70,10 +69,9 @@ class _TablePlan:
 
 @dataclass(frozen=True)
 class Upkeep:
-    """One upkeep of a project; `manifest` and `models` name the versions that must stay readable."""
+    """Upkeep of the tables of projects; a dry run only reports what is due."""
 
-    spark: SparkSession
-    lake: Lake
+    stores: Stores
     settings: UpkeepSettings
     progress: Progress
     dry_run: bool = False
@@ -81,7 +79,7 @@ class Upkeep:
     def run(
         self, project: Project, manifest: Manifest | None, models: Sequence[ModelVersion]
     ) -> list[TendedTable]:
-        """Tend every existing table of the project."""
+        """Tend every table of the project; `manifest` and `models` name the versions that stay readable."""
         started, tended = time.monotonic(), []
         plans = list(self._plans(project, manifest, models))
         for position, plan in enumerate(plans):
@@ -102,23 +100,23 @@ class Upkeep:
     def _plans(
         self, project: Project, manifest: Manifest | None, models: Sequence[ModelVersion]
     ) -> Iterator[_TablePlan]:
-        lake = self.lake
+        lake = self.stores.lake
         for name, source in landed_sources(project).items():
             events, quarantine = lake.path(project, source), lake.quarantine_path(project, source)
-            if DeltaTable.isDeltaTable(self.spark, events):
+            if DeltaTable.isDeltaTable(self.stores.spark, events):
                 named = tuple(named_versions(name, manifest, models))
                 yield _TablePlan(f"events/{name}", events, "_date", named=named)
-            if DeltaTable.isDeltaTable(self.spark, quarantine):
+            if DeltaTable.isDeltaTable(self.stores.spark, quarantine):
                 yield _TablePlan(f"quarantine/{name}", quarantine)
         entries = [entry for entry in (manifest, manifest and manifest.previous) if entry]
-        for name in states_there(self.spark, lake, project.name):
+        for name in states_there(self.stores.spark, lake, project.name):
             # Folders of other builds are being written or about to be deleted.
             builds = {str(build) for entry in entries for build in entry.increments.get(name, ())}
             path = lake.state_path(project.name, name)
             yield _TablePlan(f"states/{name}", path, "build", only=tuple(sorted(builds)))
 
     def _tend(self, plan: _TablePlan) -> TendedTable:
-        table = Table(self.spark, plan.path)
+        table = Table(self.stores.spark, plan.path)
         before = table.figures()
         retention = self._retained(table, plan)
         deleted = self._delete_old_rows(table) if plan.name.startswith("quarantine/") else 0

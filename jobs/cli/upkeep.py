@@ -32,9 +32,8 @@ def upkeep(
         project = context.project(name)
         # What these name must stay: without them nothing is removed.
         manifest, models = context.views.manifest(name), context.models.list(name)
-        tended = Upkeep(context.spark, context.lake, context.settings.upkeep, Steps(), dry_run).run(
-            project, manifest, models
-        )
+        work = Upkeep(context, context.settings.upkeep, Steps(), dry_run)
+        tended = work.run(project, manifest, models)
     if not as_json:
         columns = [
             "table",

@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
-def stores_with(settings: StoreSettings, **opened: object) -> Stores:
+def stores_with(settings: StoreSettings | None, **opened: object) -> Stores:
     """Stores of which those named are already open; without `spark`, asking for the session fails."""
-    stores = Stores(settings, _no_session)
+    stores = Stores(settings, _no_session)  # type: ignore[arg-type]  # None where nothing else is opened
     vars(stores).update(opened)
     return stores
 

@@ -21,6 +21,7 @@ from batch.settings import UpkeepSettings
 from batch.upkeep.tables import TendedTable, Upkeep, named_versions, retention_for
 from jobs.servers.processes import wait_until
 from tests.spark.stores.test_lake import OLD, SALES, append, judged, sale
+from tests.support.opened import stores_with
 
 SETTINGS = UpkeepSettings(small_files=4, quarantine_seconds=315_360_000)
 BRIEF = replace(SETTINGS, history_seconds=1, leftovers_seconds=1)
@@ -75,9 +76,8 @@ def upkeep(
     *models: ModelVersion,
     dry_run: bool = False,
 ) -> dict[str, TendedTable]:
-    return {
-        each.table: each for each in Upkeep(spark, lake, settings, Silent(), dry_run).run(OLD, entry, models)
-    }
+    work = Upkeep(stores_with(None, spark=spark, lake=lake), settings, Silent(), dry_run)
+    return {each.table: each for each in work.run(OLD, entry, models)}
 
 
 def ids(frame: DataFrame) -> list[str]:
