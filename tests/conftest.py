@@ -5,6 +5,7 @@ The folder a test lies in is its marker: tests/unit, tests/spark, tests/servers,
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +19,14 @@ from jobs.wiring.settings import LOOPBACK, ROOT, Settings, load_settings
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession  # heavy: tests/unit neither needs nor imports it through here
 
-MARKERS = ("unit", "spark", "servers", "e2e")
+MARKERS = ("unit", "e2e", "servers", "spark")
+"""In this order: long files first, so that the two processes of `make test` end at about the same time."""
 TESTS = Path(__file__).parent
+SHARE_A_RIVER = "heart"
+"""The group of the files that look at the one river of the demo: they run in the process that has it."""
+
+# JVMs of tests live for minutes: the second compiler takes a fifth of the processor and pays back in hours.
+os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,7 +37,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark by folder, and run the quick folders first."""
+    """Mark by folder, and let a process of `pytest -n 2 --dist loadgroup` have whole files."""
+    shares = {item.path for item in items if "lived" in getattr(item, "fixturenames", ())}
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0]
         if folder not in MARKERS:
@@ -38,6 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 f"{item.path} lies in none of tests/{', tests/'.join(MARKERS)}: move it, the folder decides its marker"
             )
         item.add_marker(getattr(pytest.mark, folder))
+        item.add_marker(pytest.mark.xdist_group(SHARE_A_RIVER if item.path in shares else item.path.stem))
     items.sort(key=lambda item: MARKERS.index(item.path.relative_to(TESTS).parts[0]))
 
 
@@ -143,10 +152,11 @@ def _compile(session: SparkSession, *, on: bool) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Random free ports below the range the system gives to clients, so that no client takes one before its server does."""
+    """Random free ports, below those that the system gives to clients; each process of a run has a range of its own."""
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2
     chosen: list[int] = []
     while len(chosen) < count:
-        port = random.randrange(20_000, 32_000)
+        port = random.randrange(20_000, 26_000) + 6_000 * process
         if port not in chosen and is_free(port):
             chosen.append(port)
     return chosen
