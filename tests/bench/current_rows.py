@@ -93,7 +93,7 @@ def lookup(found: River, project: Project, most: int, runs: int, steps: Steps) -
             theirs=theirs,
             unit="s",
             ratio=theirs / ours,
-            goal="more than 1",
+            goal=">= 1",
             equal=same,
         )
     ]

@@ -6,7 +6,7 @@ import statistics
 import tempfile
 import time
 
-from tests.bench.report import Row
+from tests.bench.report import Row, alone
 from tests.bench.serving_data import River
 from tests.support.devtools import tab
 
@@ -27,7 +27,7 @@ def page_rows(found: River, port: int) -> list[Row]:
     made = {
         name: statistics.median(_answered(port, path) for _ in range(RUNS)) for name, path in pages.items()
     }
-    rows = [_row(f"{name}, answered", taken, "< 100") for name, taken in made.items()]
+    rows = [_row(f"{name}, answered", taken, "<= 100") for name, taken in made.items()]
     program = next(filter(None, map(shutil.which, _BROWSERS)), None)
     if program is None:
         return rows
@@ -40,21 +40,12 @@ def page_rows(found: River, port: int) -> list[Row]:
             for _ in range(RUNS // 3):
                 browser.open(f"http://127.0.0.1:{port}{path}")
                 taken.append(float(browser.run(_LOADED)))
-            rows.append(_row(f"{name}, loaded in Chromium", statistics.median(taken), "< 500"))
+            rows.append(_row(f"{name}, loaded in Chromium", statistics.median(taken), "<= 500"))
     return rows
 
 
 def _row(name: str, milliseconds: float, goal: str) -> Row:
-    return Row(
-        work=f"page: {name}",
-        peer="none",
-        ours=milliseconds,
-        theirs=None,
-        unit="ms",
-        ratio=None,
-        goal=goal,
-        equal=None,
-    )
+    return alone(f"page: {name}", milliseconds, "ms", goal=goal)
 
 
 def _answered(port: int, path: str) -> float:

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,12 +14,17 @@ from pathlib import Path
 from jobs.show import say, table
 from jobs.wiring.settings import ROOT
 
+_GOAL = re.compile(r"((>=|<=) \d+(\.\d+)?)?")
 FOLDER = ROOT / "docs" / "benchmarks"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One comparison. `ratio` above 1 is better than the peer; `equal`: were results compared equal (None: nothing to compare)?"""
+    """One comparison.
+
+    `ratio` above 1 is better than the peer. `goal` is ``>= 0.9`` or ``<= 50``, for the ratio where there is a peer, else for our figure; empty
+    where there is none. `equal` says whether the results were compared and agree; None: there was nothing to compare.
+    """
 
     work: str
     peer: str
@@ -26,8 +32,28 @@ class Row:
     theirs: float | None
     unit: str
     ratio: float | None
-    goal: str
-    equal: bool | None
+    goal: str = ""
+    equal: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not _GOAL.fullmatch(self.goal):
+            raise ValueError(f"{self.work}: goal {self.goal!r} is not a number: write '>= 0.9' or '<= 50'")
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the goal is reached with results that agree; None without a goal."""
+        if not self.goal:
+            return None
+        sign, bound = self.goal.split()
+        figure = self.ours if self.ratio is None else self.ratio
+        return self.equal is not False and (
+            figure >= float(bound) if sign == ">=" else figure <= float(bound)
+        )
+
+
+def alone(work: str, ours: float, unit: str, goal: str = "", equal: bool | None = None) -> Row:
+    """A figure without a peer."""
+    return Row(work=work, peer="none", ours=ours, theirs=None, unit=unit, ratio=None, goal=goal, equal=equal)
 
 
 def save(

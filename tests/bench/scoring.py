@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from sklearn.metrics import roc_auc_score
+from threadpoolctl import threadpool_limits
 
 from anabranch import FeatureView, Label, Last, Model, Project, Source
 from anabranch.progress import Silent
@@ -131,6 +132,7 @@ _library: Any = None
 def _open(folder: str) -> None:
     """In a process of the pool: the model, before the clock starts."""
     global _library  # noqa: PLW0603 - a process of the pool has nothing else to keep it in
+    threadpool_limits(1)  # a process a core: threads of BLAS would only wait for one another
     found = Path(folder)
     if (found / "model.ubj").exists():
         booster = xgboost.Booster({"nthread": 1}, model_file=str(found / "model.ubj"))
@@ -344,7 +346,7 @@ def training_row(spark: SparkSession, folder: Path, size: Size, steps: Steps) ->
     took = {name: statistics.median(found) for name, found in seconds.items()}
     work = f"train xgboost on Spark, {size.training:,} rows x {len(FEATURES)}, 100 trees (ROC AUC {areas['ours']:.4f} and {areas['library']:.4f})"
     return Row(work=work, peer="the library alone, a thread a core", ours=took["ours"], theirs=took["library"], unit="s",
-               ratio=took["library"] / took["ours"], goal="told", equal=abs(areas["ours"] - areas["library"]) < 0.003)  # fmt: skip
+               ratio=took["library"] / took["ours"], goal="", equal=abs(areas["ours"] - areas["library"]) < 0.003)  # fmt: skip
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -83,7 +83,7 @@ def rows_of(sizes: Sequence[float], work: str, same: bool) -> list[Row]:
             theirs=size,
             unit="MiB",
             ratio=size / end,
-            goal="about 1 (flat)",
+            goal=">= 0.9",
             equal=same,
         )
         for peer, size in before.items()

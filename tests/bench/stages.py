@@ -16,7 +16,7 @@ from anabranch.folds.packing import unpack_rows
 from anabranch.stores.cassandra.views import Views
 from anabranch.stores.models.registry import Models
 from anabranch.values.times import now_micros
-from tests.bench.report import Row
+from tests.bench.report import Row, alone
 from tests.bench.serving_data import River
 
 RUNS = 1000
@@ -73,16 +73,4 @@ def stage_rows(found: River) -> list[Row]:
         ),
         "write the answer": micros(lambda: encode(prediction.answer)),
     }
-    return [
-        Row(
-            work=f"stage: {name}",
-            peer="none",
-            ours=value,
-            theirs=None,
-            unit="us",
-            ratio=None,
-            goal="",
-            equal=None,
-        )
-        for name, value in stages.items()
-    ]
+    return [alone(f"stage: {name}", value, "us") for name, value in stages.items()]

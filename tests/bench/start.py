@@ -91,7 +91,7 @@ def main() -> None:
                 theirs=theirs,
                 unit="s",
                 ratio=theirs / ours,
-                goal="more than 1",
+                goal=">= 1",
                 equal=equal,
             )
         )
