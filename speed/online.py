@@ -26,7 +26,7 @@ from anabranch.folds.spark import key_column
 from anabranch.stores.cassandra.measures import Measure
 from anabranch.stores.cassandra.online_models import OnlineModel, OnlineModels, fresh, online_of, online_rows
 from anabranch.stores.cassandra.views import DeclaredAnewError
-from anabranch.stores.models.registry import Scorer
+from anabranch.stores.models.versions import Scorer
 from anabranch.values.keys import key_values
 from anabranch.values.times import SECOND, from_micros, now_micros
 from speed.query import SpeedLayer, triggered
@@ -143,7 +143,7 @@ class Learning:
         self, before: OnlineModel, upto: Mapping[int, int]
     ) -> tuple[OnlineModel, ModelComparison, str]:
         project, models = self._project, self._layer.stores.models
-        version = models.fitting_champion(project)
+        version = models.usable_champion(project)
         scorer = models.scorer(project.name, version) if version else None
         manifest, comparison = self._answers.manifest(project.name), ModelComparison([])
         learnt, approximate, left_out = before.learnt, before.approximate, before.left_out

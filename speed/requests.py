@@ -25,7 +25,8 @@ from anabranch.declare.projects import Project
 from anabranch.events.json_values import encode
 from anabranch.events.predictions import predictions_topic
 from anabranch.settings import ModelsSettings, ViewsSettings
-from anabranch.stores.models.registry import Models, Scorer
+from anabranch.stores.models.registry import Models
+from anabranch.stores.models.versions import Scorer
 from anabranch.stores.opened import Stores
 from speed.query import SpeedLayer, messages, scores_topic, triggered
 
@@ -64,7 +65,7 @@ def _micro_batch(stores: Stores, project: Project) -> Callable[[DataFrame, int],
 
     def run(asked: DataFrame, number: int) -> None:
         started = time.monotonic()
-        version = stores.models.last_champion(project.name)
+        version = stores.models.last_known_champion(project.name)
         answer = answerer(stores.views.settings, stores.models.settings, project, version)
         answers = asked.select("value", "partition", "offset").mapInArrow(answer, _ANSWERS_SCHEMA)
         answers.write.format("kafka").options(**options).save()

@@ -73,8 +73,10 @@ def _model_in_force(models: Models, project: Project) -> InForce:
     if project.model is None:
         return InForce(version=None)
     try:
-        version = models.fitting_champion(project, last=True)
-        return InForce(version=version, place="" if version is None else models.place(project.name, version))
+        version = models.usable_champion(project, for_stream=True)
+        return InForce(
+            version=version, place="" if version is None else models.address(project.name, version)
+        )
     except UnavailableError as error:
         log.info("rows of %s are not scored: %s", project.name, error)
         return InForce(version=None, why=str(error))

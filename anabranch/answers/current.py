@@ -17,7 +17,8 @@ from anabranch.errors import UnavailableError
 from anabranch.settings import ModelsSettings, ViewsSettings
 from anabranch.stores.cassandra.online_models import OnlineModel, OnlineModels, online_of
 from anabranch.stores.cassandra.views import DeclaredAnewError, Views
-from anabranch.stores.models.registry import Models, Scorer
+from anabranch.stores.models.registry import Models
+from anabranch.stores.models.versions import Scorer
 from anabranch.values.keys import key_text, key_values
 from anabranch.values.times import format_time, from_micros
 
@@ -125,7 +126,7 @@ def _scorer(models: ModelsSettings, project: Project, model: InForce) -> tuple[S
     if model.version is None:
         return None, model.why
     try:
-        return Models(models).spared_scorer(project.name, model.version, model.place), None
+        return Models(models).stream_scorer(project.name, model.version, model.place), None
     except UnavailableError as error:
         log.warning("rows of %s are not scored: %s", project.name, error)
         return None, str(error)

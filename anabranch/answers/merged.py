@@ -38,7 +38,7 @@ def merger(views: ViewsSettings, models: ModelsSettings, project: Project) -> Me
 
     def merge(keys: Sequence[str], at: int | None) -> Iterator[dict[str, Any]]:
         answers, registry = Answers(Views(views), patience=60.0), Models(models)
-        version = registry.fitting_champion(project) if project.model is not None else None
+        version = registry.usable_champion(project) if project.model is not None else None
         scorer = None if version is None else registry.scorer(project.name, version)
         found = answers.features(project, [key_values(project.keys, key) for key in keys], at)
         yield from rows_of(project, found, scorer, "merged")

@@ -81,7 +81,7 @@ def reset_current_rows(stores: Stores, project: Project, manifest: Manifest | No
     increments = entry.increments.get(name, [])
     if not increments:
         return ResetRows(rows=0)
-    champion = stores.models.fitting_champion(project)
+    champion = stores.models.usable_champion(project)
     keys = read_increments(stores.spark, stores.lake, project.name, name, increments).distinct()
     replaced = refresh_current(stores, project, keys, champion)
     (row,) = replaced.agg(F.count(F.lit(1)).alias("rows"), *_figures()).collect()

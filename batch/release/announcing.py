@@ -44,7 +44,7 @@ def announce(models: Models, bus: Bus, project: Project) -> Announced:
         sent = bus.publish(
             topic_of(project.name), [(str(one["alias"]).encode(), json.dumps(one).encode()) for one in news]
         )
-        models.told(project.name, news)
+        models.remove_news(project.name, news)
     except AnabranchError as error:
         log.warning("devices are not told of the models of project %s yet: %s", project.name, error)
         return Announced(sent=sent, why=f"devices are not told yet ({error}): the next promotion tells them")

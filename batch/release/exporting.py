@@ -74,7 +74,7 @@ def export(
     manifest = files[MANIFEST]
     if place.startswith("hdfs://"):
         _to_hdfs(files, place, hdfs, progress)
-        models.exported(project.name, scorer.version, place, _digest(manifest))
+        models.record_bundle(project.name, scorer.version, place, _digest(manifest))
     else:
         write_bundle(files, Path(place))
     log.info(

@@ -1,7 +1,7 @@
-"""Does a version say the same everywhere? The model itself, its ONNX form and the registered pyfunc on the same rows.
+"""Parity: whether the model itself, its ONNX form and the registered pyfunc give the same scores for the same rows.
 
-REST asks the ONNX form about few rows and the model itself about many, devices ask the ONNX form, mass scoring asks the pyfunc. The rows
-are real ones, and the same with what reality brings sooner or later: missing values, none at all, categories never seen.
+REST scores few rows by the ONNX form and many by the model itself; devices use the ONNX form, mass scoring the pyfunc.
+The rows are real ones, and copies of them with missing values, with no value at all and with categories never seen.
 """
 
 from collections.abc import Collection, Mapping
@@ -22,13 +22,13 @@ _UNSEEN_TEXT, _UNSEEN_NUMBER = "\N{SNOWMAN} never seen", -98_765.0
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """How far each form lies from the model itself at most (relative above 1), and on how many rows."""
+    """The largest difference of each form from the model itself (relative above 1), over `rows` rows."""
 
     worst: Mapping[str, float]
     rows: int
 
     def within(self, allowed: float) -> bool:
-        """Is every form as near as that? A score that is no number is not."""
+        """Whether no form differs by more than `allowed`; a score that is no number differs."""
         return all(value <= allowed for value in self.worst.values())
 
     def described(self, allowed: float) -> str:
@@ -42,7 +42,10 @@ class Parity:
 def compare(
     models: Models, project: str, scorer: Scorer, columns: Columns, categories: Collection[str] = ()
 ) -> Parity:
-    """Compare on the first rows of `columns` and on changed ones; `categories` are features whose numbers are names of kinds."""
+    """Compare the forms on the first rows of `columns` and on changed copies.
+
+    `categories` are features whose numbers are names of kinds.
+    """
     rows = harder({name: columns[name][:SAMPLE] for name in scorer.features}, scorer.kinds, categories)
     native, twin = scorer.both(rows)
     apart = {"pyfunc": models.pyfunc_scores(project, scorer.version, rows)} | (
@@ -52,7 +55,7 @@ def compare(
 
 
 def harder(columns: Columns, kinds: Mapping[str, str], categories: Collection[str] = ()) -> Columns:
-    """The rows, and some of them again: with each feature missing in turn, with a category never seen, with nothing known at all."""
+    """The rows, and some of them again with each feature missing in turn, with unseen categories, with no value at all."""
     some = {name: values[:_CHANGED] for name, values in columns.items()}
     blocks = [
         dict(columns),
@@ -67,7 +70,7 @@ def harder(columns: Columns, kinds: Mapping[str, str], categories: Collection[st
 
 
 def made_up(scorer: Scorer, count: int = SAMPLE) -> Columns:
-    """Rows for a version whose training rows are gone: numbers of several magnitudes, its texts."""
+    """Rows for a version whose training rows are not at hand: numbers of several magnitudes, known texts."""
     random = np.random.default_rng(_SEED)
     found = {}
     for name, kind in scorer.kinds.items():

@@ -14,7 +14,9 @@ from anabranch.declare.models import SMALLER_IS_BETTER, Model
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError, MisuseError
 from anabranch.stores.models.inputs import check_fits
-from anabranch.stores.models.registry import PREVIOUS, Models, ModelVersion, Scorer
+from anabranch.stores.models.registry import Models
+from anabranch.stores.models.roles import PREVIOUS
+from anabranch.stores.models.versions import ModelVersion, Scorer
 from batch.evaluation.assessment import JudgedRows, SliceResult, resamples
 from batch.evaluation.kept_runs import TrainingRun
 from batch.evaluation.measures import measure

@@ -10,8 +10,7 @@ from anabranch.declare.models import Model
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError, MisuseError, UnavailableError
 from anabranch.progress import Progress
-from anabranch.stores.models.registry import TrainingRecord
-from anabranch.stores.models.versions import SLICES
+from anabranch.stores.models.versions import SLICES, TrainingRecord
 from anabranch.stores.opened import Stores
 from batch.evaluation.kept_runs import TrainingRun, forget, kept, note_registered, registered, unfinished
 from batch.release.announcing import announce

@@ -9,8 +9,8 @@ from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
 from anabranch.stores.cassandra.measures import Measures
 from anabranch.stores.models.inputs import check_fits
-from anabranch.stores.models.registry import Models, VersionTrial
-from anabranch.stores.models.roles import CANARY, SHADOW
+from anabranch.stores.models.registry import Models
+from anabranch.stores.models.roles import CANARY, SHADOW, VersionTrial
 from batch.release.promotion import check_parity
 
 _NAMES = ("rows", "mean_difference", "mean_apart", "p99_apart", "flips", "p99_ms")

@@ -19,8 +19,9 @@ from anabranch.errors import MisuseError
 from anabranch.events.cells import cell, complaint, is_wrong
 from anabranch.stores.models.foreign import ForeignVersion, scoring_version
 from anabranch.stores.models.inputs import ModelInput, check_fits, column_inputs
-from anabranch.stores.models.registry import Models, Scorer
+from anabranch.stores.models.registry import Models
 from anabranch.stores.models.shipping import ShippedModel, ShippedPyfunc, input_column, ship, ship_pyfunc
+from anabranch.stores.models.versions import Scorer
 
 RESULTS = ("score", "label", "model_version")
 WRONG_CELL = "a cell cannot be read: "

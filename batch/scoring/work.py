@@ -15,8 +15,9 @@ from anabranch.progress import Progress
 from anabranch.stores.files.filesystems import is_local
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.models.foreign import ForeignVersion
-from anabranch.stores.models.registry import Models, Scorer
+from anabranch.stores.models.registry import Models
 from anabranch.stores.models.shipping import ship
+from anabranch.stores.models.versions import Scorer
 from anabranch.values.times import from_micros
 from batch.scoring.frames import RESULTS, WRONG_CELL, score, version_inputs
 from batch.scoring.given import Given, parquet_files, with_features

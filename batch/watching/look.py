@@ -21,7 +21,8 @@ from anabranch.stores.cassandra.samples import sample_features
 from anabranch.stores.cassandra.views import Views
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.models.inputs import check_fits
-from anabranch.stores.models.registry import Models, Scorer
+from anabranch.stores.models.registry import Models
+from anabranch.stores.models.versions import Scorer
 from anabranch.values.times import from_micros, now_micros
 from batch.building.current_rows import SUBJECT
 from batch.training.profile import FILE, Profile, read_profile

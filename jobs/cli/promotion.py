@@ -196,9 +196,7 @@ def _try_out(context: "Context", name: str, version: str, share: float | None, a
         context.models, project, version, SHADOW if share is None else CANARY, 1.0 if share is None else share
     )
     champion = context.models.champion(name)
-    said = (
-        f"version {version} of {name} is tried: {trial.said}; 'anabranch promote {name} {champion}' ends it"
-    )
+    said = f"version {version} of {name} is tried: {trial.described}; 'anabranch promote {name} {champion}' ends it"
     value = {
         "project": name,
         "model_version": version,

@@ -25,7 +25,7 @@ def answer_key(context: Context, project: Project, key: dict[str, str], at: int 
         values, layer = from_lake(context, project, key, at), "lake"
         known = stored.known or values != stored.values
         stored = replace(stored, values=values, degraded=None, known=known)
-    version = context.models.fitting_champion(project)
+    version = context.models.usable_champion(project)
     score: float | None = None
     label: int | None = None
     if version is not None and stored.known:

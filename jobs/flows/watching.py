@@ -149,9 +149,9 @@ def _log(context: Context, found: Watched, known: Sequence[Measure]) -> None:
     there = {entry.version for entry in context.models.list(found.project)}
     for version, metrics in found.logged().items():
         if version in there:
-            context.models.measured(found.project, version, metrics, found.at)
+            context.models.log_measures(found.project, version, metrics, found.at)
     # At the start of the period, with the moment of the look as step: what labels that came later correct is
     # the latest.
     for (version, start), metrics in found.news_of_periods(known).items():
         if version in there:
-            context.models.measured(found.project, version, metrics, to_micros(start), found.at // SECOND)
+            context.models.log_measures(found.project, version, metrics, to_micros(start), found.at // SECOND)

@@ -31,8 +31,9 @@ from anabranch.progress import Silent
 from anabranch.settings import LakeSettings, ModelsSettings
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.models.inputs import Fitted, ModelInput, model_inputs
-from anabranch.stores.models.registry import Models, TrainingRecord
+from anabranch.stores.models.registry import Models
 from anabranch.stores.models.scoring import SkopsModel
+from anabranch.stores.models.versions import TrainingRecord
 from batch.scoring.data_sets import score_path
 from batch.scoring.work import ScoringOrder
 from batch.settings import ScoringSettings

@@ -17,8 +17,9 @@ from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.cassandra.session import close_sessions
 from anabranch.stores.cassandra.views import Views, tiles_table
 from anabranch.stores.models.inputs import model_inputs
-from anabranch.stores.models.registry import Models, TrainingRecord
+from anabranch.stores.models.registry import Models
 from anabranch.stores.models.scoring import InputCoder
+from anabranch.stores.models.versions import TrainingRecord
 from anabranch.values.times import DAY, HOUR, MINUTE, floor_to, now_micros
 from batch.trainers.registry import fit
 from batch.trainers.rows import TrainingRows

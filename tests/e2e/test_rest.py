@@ -25,8 +25,9 @@ from anabranch.settings import ModelsSettings
 from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.cassandra.views import Views
 from anabranch.stores.models.inputs import model_inputs
-from anabranch.stores.models.registry import Models, TrainingRecord
+from anabranch.stores.models.registry import Models
 from anabranch.stores.models.scoring import InputCoder
+from anabranch.stores.models.versions import TrainingRecord
 from anabranch.values.times import HOUR, floor_to, format_time, now_micros
 from batch.trainers.registry import fit
 from batch.trainers.rows import TrainingRows

@@ -1,8 +1,9 @@
-"""Versions that somebody else registered under a project's name: any MLflow pyfunc that loads without unpickling anything.
+"""Model versions that were registered outside Anabranch: any MLflow pyfunc that loads without unpickling anything.
 
-Such a version serves nobody: it has no features.json, no ONNX form and has met no gate. Mass scoring takes it as MLflow loads it. Its
-inputs are those of its signature, by name (numbers, texts and booleans; DATE as days and TIMESTAMP as microseconds since 1970); its score is
-the last number that it gives of a row, so a model of classes is logged with ``pyfunc_predict_fn="predict_proba"``.
+Such a version can only mass-score: it has no features.json and no ONNX form, and the gate has not judged it. Mass
+scoring loads it by MLflow. Its inputs are those of its signature, by name: numbers, texts and booleans, DATE as days
+and TIMESTAMP as microseconds since 1970. Its score is the last number of each row that it returns, so a classifier is
+logged with ``pyfunc_predict_fn="predict_proba"``.
 """
 
 from collections.abc import Mapping
@@ -12,9 +13,9 @@ from typing import Any
 
 from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
+from anabranch.stores.models.connection import mlflow_module
 from anabranch.stores.models.inputs import column_inputs
 from anabranch.stores.models.registry import Models
-from anabranch.stores.models.roles import mlflow_module
 from anabranch.stores.models.scoring import TRUSTED
 from anabranch.stores.models.versions import Scorer
 
@@ -26,7 +27,7 @@ _THRESHOLD = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignVersion:
-    """A version of another's making, as far as scoring rows needs to know it: as `Scorer`, which it does not load."""
+    """A model version that was registered outside Anabranch, described for scoring; it is not loaded here."""
 
     version: str
     task: str
@@ -34,7 +35,7 @@ class ForeignVersion:
     features: tuple[str, ...]
     kinds: Mapping[str, str]
     types: Mapping[str, str]
-    """Spark's type of each input, as its signature has it."""
+    """Spark's type of each input, from the signature."""
 
 
 _SPARK_TYPES = {
@@ -48,9 +49,12 @@ _SPARK_TYPES = {
 
 
 def scoring_version(models: Models, project: Project, version: str | None = None) -> Scorer | ForeignVersion:
-    """The version (the champion when None) to score rows with; raises MisuseError for one of another's making that is no safe or no fitting one."""
+    """The version (the champion when None) to score rows with.
+
+    Raises MisuseError for a version registered outside Anabranch that is unsafe to load or does not fit the project.
+    """
     if version is not None:
-        with models.files_of(project.name, version) as folder:
+        with models.version_folder(project.name, version) as folder:
             if not (folder / "artifacts" / "model").is_dir():
                 return _registered(project, version, folder)
     return models.scorer(project.name, version)
@@ -66,7 +70,8 @@ def _registered(project: Project, version: str, folder: Path) -> ForeignVersion:
     given = found.signature.inputs if found.signature is not None else None
     if given is None or not given.has_input_names():
         raise MisuseError(
-            f"{place} has no signature that names its inputs: log it again with one, mlflow.models.infer_signature(rows, scores)"
+            f"{place} has no signature that names its inputs: "
+            "log it again with one, mlflow.models.infer_signature(rows, scores)"
         )
     types = {
         str(column.name): _SPARK_TYPES.get(getattr(column.type, "name", ""), "") for column in given.inputs
@@ -80,7 +85,8 @@ def _registered(project: Project, version: str, folder: Path) -> ForeignVersion:
     odd = [name for name, kind in types.items() if not kind or (kind == "string") != (kinds[name] == "text")]
     if odd:
         raise MisuseError(
-            f"{place}: input {odd[0]!r} is no {kinds[odd[0]]} in its signature: give texts as strings and others as numbers"
+            f"{place}: input {odd[0]!r} is no {kinds[odd[0]]} in its signature: "
+            "declare texts as strings and others as numbers"
         )
     task = "class" if project.model is None else project.model.task
     return ForeignVersion(
@@ -89,8 +95,11 @@ def _registered(project: Project, version: str, folder: Path) -> ForeignVersion:
 
 
 def _check_safe(place: str, folder: Path, flavors: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise MisuseError unless the version is data, or code that can be read."""
-    mend = 'log it again as data (mlflow.sklearn with serialization_format="skops", mlflow.xgboost, mlflow.onnx) or from code (python_model="model.py")'
+    """Raises MisuseError unless the version is stored as data, or as code that can be read."""
+    mend = (
+        'log it again as data (mlflow.sklearn with serialization_format="skops", mlflow.xgboost, mlflow.onnx) '
+        'or from code (python_model="model.py")'
+    )
     pickles = sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix in _PICKLES
     )
@@ -104,7 +113,8 @@ def _check_safe(place: str, folder: Path, flavors: Mapping[str, Mapping[str, Any
     flavor = flavors.get(_DATA.get(loader, ""))
     if flavor is None:
         raise MisuseError(
-            f"{place} is loaded by {loader or 'no pyfunc'}, of which it is not known that it unpickles nothing: it is not loaded; {mend}"
+            f"{place} is loaded by {loader or 'no pyfunc'}, which may unpickle what it reads: "
+            f"it is not loaded; {mend}"
         )
     trusted = set(flavor.get("skops_trusted_types") or ()) - set(TRUSTED)
     if loader == "mlflow.sklearn" and (flavor.get("serialization_format") != "skops" or trusted):
@@ -116,5 +126,6 @@ def _check_safe(place: str, folder: Path, flavors: Mapping[str, Mapping[str, Any
         raise MisuseError(f"{place} {what}, which may run whatever is in it: it is not loaded; {mend}")
     if not str(flavor.get("model_class", "xgboost.")).startswith("xgboost.") and loader == "mlflow.xgboost":
         raise MisuseError(
-            f"{place} is of the class {flavor['model_class']}, which is none of XGBoost's: it is not loaded; {mend}"
+            f"{place} is of the class {flavor['model_class']}, which is none of XGBoost's: "
+            f"it is not loaded; {mend}"
         )

@@ -1,4 +1,4 @@
-"""What a model is fed and what a trainer hands over: plain values, the same for every kind of model."""
+"""The inputs of a model and the trained model as bytes: plain values, alike for every kind of model."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -16,9 +16,9 @@ from anabranch.values.types import DataType
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInput:
-    """One feature column as the model sees it: ``number``, ``boolean``, ``date``, ``timestamp`` or ``text``.
+    """One feature column as the model reads it: ``number``, ``boolean``, ``date``, ``timestamp`` or ``text``.
 
-    `categories` are the sorted texts seen in training; see model_code.py for how values are coded.
+    `categories` are the sorted texts seen in training; scoring.py describes how values are coded.
     """
 
     name: str
@@ -26,7 +26,7 @@ class ModelInput:
     categories: tuple[str, ...] = ()
 
     def learnt(self, values: Iterable[Any]) -> "ModelInput":
-        """This input with the categories of training values `values`, when it is a text."""
+        """This input with the categories of the training values, when it is a text."""
         if self.kind != "text":
             return self
         return replace(self, categories=tuple(sorted({str(value) for value in values if value is not None})))
@@ -43,7 +43,7 @@ def model_inputs(project: Project) -> tuple[ModelInput, ...]:
 
 
 def slice_inputs(project: Project) -> tuple[ModelInput, ...]:
-    """Features that slices are told apart by and that the model does not read."""
+    """Features that slices are made by and that the model does not read."""
     slices = project.model.declared_slices if project.model else ()
     return column_inputs(
         project, dict.fromkeys(one.feature for one in slices if one.feature not in project.model_features)
@@ -51,13 +51,13 @@ def slice_inputs(project: Project) -> tuple[ModelInput, ...]:
 
 
 def column_inputs(project: Project, names: Iterable[str]) -> tuple[ModelInput, ...]:
-    """Feature columns of the project as a model would see them."""
+    """Feature columns of the project as inputs of a model."""
     types = {column.name: column.type for column in project.columns}
     return tuple(ModelInput(name=name, kind=_kind(name, types[name])) for name in names)
 
 
 def check_fits(project: Project, version: str, kinds: Mapping[str, str]) -> None:
-    """Raises MisuseError unless the inputs that a version was trained on, by name and kind, are declared, and of these kinds."""
+    """Raises MisuseError unless the inputs of a version, by name and kind, are declared with these kinds."""
     declared = {column.name: column.type.model_kind for column in project.columns}
     for name, kind in kinds.items():
         if name not in declared:
@@ -66,7 +66,8 @@ def check_fits(project: Project, version: str, kinds: Mapping[str, str]) -> None
             )
         if declared[name] != kind:
             raise MisuseError(
-                f"version {version} of {project.name!r} reads {name!r} as a {kind}, but it is declared as a {declared[name]}: train again"
+                f"version {version} of {project.name!r} reads {name!r} as a {kind}, "
+                f"but it is declared as a {declared[name]}: train again"
             )
 
 
@@ -80,11 +81,10 @@ def _kind(name: str, kind: DataType) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """A trained model as bytes. `native` is ``xgboost``, ``skops`` or ``onnx``; `onnx` is the twin or the model itself.
+    """A trained model as bytes. `native` is ``xgboost``, ``skops`` or ``onnx``; `onnx` is its ONNX form.
 
-    `output` names the ONNX output with the scores; `columns` are what XGBoost is fed, None for the inputs as they are,
-    and `shift` is added to what it says; `parameters`
-    are what the trainer really used.
+    `output` names the ONNX output with the scores. XGBoost reads `columns`, None for the inputs as they are, and
+    `shift` is added to its predictions. `parameters` are those that the trainer used.
     """
 
     native: str
@@ -101,16 +101,16 @@ class Fitted:
     pip_requirements: tuple[str, ...]
 
     def scores(self, matrix: Matrix) -> Scores:
-        """What the written version will say about coded rows."""
+        """Scores of coded rows, as the written version will compute them for many rows."""
         return self.both_scores(matrix)[0]
 
     def both_scores(self, matrix: Matrix) -> tuple[Scores, Scores | None]:
-        """What the model itself and its ONNX form (None when there is none) will say about coded rows."""
+        """Scores of coded rows by the model itself and by its ONNX form, None when it has none."""
         many, few = self.opened()
         return many.predict(matrix), None if few is None else few.predict(matrix)
 
     def opened(self) -> tuple[NativeModel | SkopsModel | OnnxModel, OnnxModel | None]:
-        """The model for many rows and its ONNX form, as a written version opens them."""
+        """The model and its ONNX form, as a written version opens them."""
         with TemporaryDirectory(prefix="anabranch-model-") as folder:
             self.write(Path(folder))
             return open_models(Path(folder), self.described)
@@ -146,27 +146,27 @@ class Fitted:
     def read(
         cls, folder: Path, parameters: Mapping[str, object], pip_requirements: Iterable[str]
     ) -> "Fitted":
-        """What `write` left in `folder`."""
-        said = json.loads((folder / "features.json").read_text(encoding="utf-8"))
+        """The model that `write` wrote into `folder`."""
+        described = json.loads((folder / "features.json").read_text(encoding="utf-8"))
         inputs = tuple(
             ModelInput(name=given["name"], kind=given["kind"], categories=tuple(given.get("categories", ())))
-            for given in said["inputs"]
+            for given in described["inputs"]
         )
         content = {
             name: (folder / name).read_bytes() if (folder / name).exists() else None
             for name in ("model.ubj", "model.skops", "model.onnx")
         }
         return cls(
-            native=said["native"],
+            native=described["native"],
             inputs=inputs,
-            task=said["task"],
+            task=described["task"],
             ubj=content["model.ubj"],
             skops=content["model.skops"],
             onnx=content["model.onnx"],
-            output=said["output"],
-            columns=said.get("columns"),
-            shift=said.get("shift", 0.0),
-            threshold=said["threshold"],
+            output=described["output"],
+            columns=described.get("columns"),
+            shift=described.get("shift", 0.0),
+            threshold=described["threshold"],
             parameters=parameters,
             pip_requirements=tuple(pip_requirements),
         )

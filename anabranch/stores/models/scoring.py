@@ -143,7 +143,7 @@ TRUSTED = (
 
 
 class SkopsModel:
-    """A scikit-learn estimator. The file is data: types outside scikit-learn, NumPy, SciPy and `TRUSTED` are refused, not run."""
+    """A scikit-learn estimator. The file is data: types outside scikit-learn, NumPy, SciPy and `TRUSTED` are refused."""
 
     def __init__(self, path: Path, task: str) -> None:
         from skops.io import load
@@ -161,7 +161,7 @@ class SkopsModel:
 
 
 class NativeModel:
-    """XGBoost itself: fastest for many rows. `columns` are what it was trained on, None for the inputs as they are; `shift` is added."""
+    """XGBoost itself: fastest for many rows. It was trained on `columns`, None for the inputs; `shift` is added."""
 
     def __init__(self, path: Path, columns: Mapping[str, Any] | None = None, shift: float = 0.0) -> None:
         import xgboost  # only versions that need it

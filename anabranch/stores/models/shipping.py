@@ -20,9 +20,9 @@ from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 
 from anabranch.errors import AnabranchError
+from anabranch.stores.models.connection import mlflow_module
 from anabranch.stores.models.inputs import ModelInput
 from anabranch.stores.models.registry import Models
-from anabranch.stores.models.roles import mlflow_module
 from anabranch.stores.models.scoring import InputCoder, Scores, open_model
 
 _CODES: dict[str, Callable[[Column], Column]] = {
@@ -40,7 +40,7 @@ def input_column(given: ModelInput, value: Column | None = None) -> Column:
 
 
 class BulkScorer:
-    """A version for many rows at once, by its own library and in one thread; what MLflow's pyfunc of it says."""
+    """A version for many rows, by its own library in one thread; its scores equal those of the MLflow pyfunc."""
 
     def __init__(self, folder: Path) -> None:
         described = json.loads((folder / "features.json").read_text(encoding="utf-8"))
@@ -49,7 +49,7 @@ class BulkScorer:
         self.features = self._coder.names
 
     def scores(self, columns: list[pa.Array]) -> Scores:
-        """Float64 (n,) of the features' columns in their order, each DOUBLE as model_columns.py codes it, or STRING."""
+        """Scores, float64 (n,), of the features' columns in order, each DOUBLE or STRING as `input_column` codes it."""
         if not columns or len(columns[0]) == 0:
             return np.empty(0)
         return self._model.predict(
@@ -60,17 +60,20 @@ class BulkScorer:
 
 
 class PyfuncScorer:
-    """Any MLflow pyfunc for many rows; the last number that it gives of each is the score."""
+    """Any MLflow pyfunc for many rows; the last number that it returns for a row is the score."""
 
     def __init__(self, archive: str) -> None:
-        # Kept for as long as the model: some flavours read their files when they are asked.
+        # Kept as long as the model: some flavours read their files only when they predict.
         self._folder = tempfile.TemporaryDirectory(prefix="anabranch-model-")
         with zipfile.ZipFile(archive) as zipped:
             zipped.extractall(self._folder.name)
         self._model = mlflow_module().pyfunc.load_model(self._folder.name)
 
     def scores(self, names: Sequence[str], columns: Sequence[pa.Array]) -> Scores:
-        """Float64 (n,) of the inputs' columns, typed as the model's signature says. Raises AnabranchError when there is no number in what it says."""
+        """Scores, float64 (n,), of the inputs' columns, typed as in the model's signature.
+
+        Raises AnabranchError when the model does not return a number for each row.
+        """
         import pandas as pd
 
         if len(columns[0]) == 0:
@@ -82,9 +85,10 @@ class PyfuncScorer:
         )
         numbers = found.select_dtypes("number")
         if numbers.shape[1] == 0 or len(numbers) != len(columns[0]):
-            said = f"{len(found)} rows of {', '.join(map(str, found.dtypes))}"
+            returned = f"{len(found)} rows of {', '.join(map(str, found.dtypes))}"
             raise AnabranchError(
-                f"the model gives {said} for {len(columns[0])} rows: it must give a number a row, such as the probability of class 1"
+                f"the model gives {returned} for {len(columns[0])} rows: "
+                "it must give a number a row, such as the probability of class 1"
             )
         return numbers.iloc[:, -1].to_numpy(np.float64)
 
@@ -96,7 +100,7 @@ def _values(column: pa.Array) -> NDArray[Any]:
 
 
 class ShippedModel:
-    """Where a worker finds a version: the name of the archive that Spark brought."""
+    """A version for Spark's workers, by the name of the archive that Spark distributes."""
 
     def __init__(self, archive: str) -> None:
         self.archive = archive
@@ -107,7 +111,7 @@ class ShippedModel:
 
 
 class ShippedPyfunc:
-    """The same of a version of another's making."""
+    """A version registered outside Anabranch for Spark's workers, by the name of its archive."""
 
     def __init__(self, archive: str) -> None:
         self.archive = archive
@@ -131,7 +135,7 @@ def _opened(archive: str) -> BulkScorer:
 
 
 def ship(spark: SparkSession, models: Models, project: str, version: str) -> ShippedModel:
-    """Hand the version's files to Spark, which brings them to each worker that asks."""
+    """Hand the version's files to Spark, which copies them to each worker on first use."""
     return ShippedModel(
         _shipped(
             spark.sparkContext, models, project, version, _name(spark, models, project, version), whole=False
@@ -140,7 +144,7 @@ def ship(spark: SparkSession, models: Models, project: str, version: str) -> Shi
 
 
 def ship_pyfunc(spark: SparkSession, models: Models, project: str, version: str) -> ShippedPyfunc:
-    """The same with all that MLflow keeps of a version."""
+    """Hand all that MLflow keeps of the version to Spark, which copies it to each worker on first use."""
     return ShippedPyfunc(
         _shipped(
             spark.sparkContext, models, project, version, _name(spark, models, project, version), whole=True
@@ -161,7 +165,7 @@ def _shipped(context: Any, models: Models, project: str, version: str, name: str
     name = f"whole-{name}" if whole else name
     archive = Path(_outbox().name) / name
     with (
-        (models.files_of if whole else models.folder)(project, version) as folder,
+        (models.version_folder if whole else models.model_folder)(project, version) as folder,
         zipfile.ZipFile(archive, "w") as zipped,
     ):
         for file in sorted(folder.rglob("*")):
@@ -172,5 +176,5 @@ def _shipped(context: Any, models: Models, project: str, version: str, name: str
 
 @lru_cache(maxsize=1)
 def _outbox() -> "tempfile.TemporaryDirectory[str]":
-    """Spark fetches files from here for as long as this process lives, which also removes it at its end."""
+    """The folder that Spark fetches files from; it is removed when this process ends."""
     return tempfile.TemporaryDirectory(prefix="anabranch-models-")

@@ -1,4 +1,4 @@
-"""Versions as values: what is recorded with one, how people see it listed, and one loaded to score with."""
+"""Model versions as values: the record of a training, a listed version, and a version loaded to score with."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,17 +13,17 @@ from anabranch.errors import MisuseError
 from anabranch.stores.models.scoring import Columns, InputCoder, Matrix, Scores, open_models
 
 SLICES = "slices/"
-"""How names of metrics of slices begin."""
+"""The prefix of the names of slices' metrics."""
 WATCH = "watch/"
-"""How names of metrics begin that were measured after the release."""
+"""The prefix of the names of metrics that were measured after the release."""
 _FEW = 64  # rows; up to here ONNX Runtime is faster than XGBoost's own prediction
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecord:
-    """What is kept with a version beside its files: metrics on held-out rows, plain parameters, where it came from.
+    """What is kept with a version beside its files: metrics on held-out rows, parameters, where it came from.
 
-    `report` are files by name; `trials` are parameters and a metric each, kept as nested runs.
+    `report` are files by name; `trials` have parameters and a metric each, and are kept as nested runs.
     """
 
     metrics: Mapping[str, float]
@@ -37,9 +37,10 @@ class TrainingRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelVersion:
-    """One version as people list it; `created` is ISO 8601 UTC, `gate` is ``passed``, ``refused`` or empty, `reason` why.
+    """One version in a list; `created` is ISO 8601 UTC.
 
-    Among `aliases` is also how it is tried on live requests, such as ``canary 10%``.
+    `gate` is ``passed``, ``refused`` or empty, and `reason` why. A trial on live requests is listed among `aliases`,
+    such as ``canary 10%``.
     """
 
     version: str
@@ -52,16 +53,16 @@ class ModelVersion:
     parameters: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     watched: Mapping[str, float] = field(default_factory=dict)
-    """What was last measured after the release."""
+    """The latest measurements made after the release, by name."""
 
     @property
     def gate(self) -> str:
-        """What the gate said."""
+        """The gate's verdict."""
         return self.tags.get("gate", "")
 
     @property
     def checks(self) -> tuple[dict[str, Any], ...]:
-        """The gate's checks: name, passed, said."""
+        """The gate's checks, each with `name`, `passed` and `said`."""
         try:
             return tuple(json.loads(self.tags.get("gate_checks", "[]")))
         except ValueError:
@@ -69,7 +70,7 @@ class ModelVersion:
 
     @property
     def reason(self) -> str:
-        """Why the gate refused it, or why it was promoted all the same."""
+        """Why the gate refused the version, or the reason given for promoting it nevertheless."""
         forced = self.tags.get("forced_reason")
         refused = self.tags.get("gate_reason", "") if self.gate == "refused" else ""
         return f"forced: {forced}" + (f" (refused: {refused})" if refused else "") if forced else refused
@@ -94,7 +95,7 @@ class Scorer:
     def score(self, columns: Columns) -> Scores:
         """Probabilities of class 1, or numbers, float64 (n,). `columns` holds at least `features`, all n long.
 
-        Values are as declared, or coded (see model_scoring.py); None and NaN are missing. Raises MisuseError for a
+        Values are as declared, or coded (see scoring.py); None and NaN are missing. Raises MisuseError for a
         missing column or a value of the wrong type.
         """
         matrix = self.matrix(columns)
@@ -103,12 +104,12 @@ class Scorer:
         return (self._few if self._few is not None and len(matrix) <= _FEW else self._many).predict(matrix)
 
     def both(self, columns: Columns) -> tuple[Scores, Scores | None]:
-        """What the model itself and its ONNX form (None when there is none) say of the same rows."""
+        """Scores of the same rows by the model itself and by its ONNX form, None when it has none."""
         matrix = self.matrix(columns)
         return self._many.predict(matrix), None if self._few is None else self._few.predict(matrix)
 
     def matrix(self, columns: Columns) -> Matrix:
-        """The columns coded as the model sees them, float32 of shape (n, features)."""
+        """The columns coded as the model reads them, float32 of shape (n, features)."""
         try:
             return self._coder.matrix(columns)
         except ValueError as error:

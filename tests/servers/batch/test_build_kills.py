@@ -21,8 +21,8 @@ from anabranch.declare.loading import load_project
 from anabranch.errors import AnabranchError
 from anabranch.stores.lake.increments import builds_there, read_increments, states_there, write_increment
 from anabranch.stores.models.inputs import model_inputs
-from anabranch.stores.models.registry import TrainingRecord
 from anabranch.stores.models.scoring import InputCoder
+from anabranch.stores.models.versions import TrainingRecord
 from anabranch.values.times import DAY, HOUR, format_time, now_micros
 from batch.building.publication import Built
 from batch.landing.ingest import ingest

@@ -19,8 +19,8 @@ from anabranch.progress import Silent
 from anabranch.stores.cassandra.measures import Measures
 from anabranch.stores.cassandra.online_models import OnlineModel, OnlineModels, online_rows
 from anabranch.stores.models.inputs import model_inputs
-from anabranch.stores.models.registry import TrainingRecord
 from anabranch.stores.models.scoring import InputCoder
+from anabranch.stores.models.versions import TrainingRecord
 from anabranch.values.times import MINUTE, SECOND, format_time, now_micros
 from batch.landing.topics import land
 from batch.trainers.registry import fit

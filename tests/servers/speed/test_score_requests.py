@@ -18,8 +18,8 @@ from pyspark.sql import SparkSession
 from anabranch.declare.projects import Project
 from anabranch.events.predictions import predictions_topic
 from anabranch.stores.models.inputs import model_inputs
-from anabranch.stores.models.registry import TrainingRecord
 from anabranch.stores.models.scoring import InputCoder
+from anabranch.stores.models.versions import TrainingRecord
 from anabranch.values.times import SECOND, format_time, now_micros
 from batch.trainers.registry import fit
 from batch.trainers.rows import TrainingRows

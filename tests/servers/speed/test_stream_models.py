@@ -110,7 +110,7 @@ def test_tiles_go_on_while_the_registry_is_away_and_champions_of_other_processes
     worker = Models(replace(models, tracking_uri=models.tracking_uri.replace("registry.db", "./registry.db")))
     with pytest.raises(UnavailableError):
         worker.scorer(name, second)
-    assert worker.spared_scorer(name, second, desk.context.models.place(name, second)).version == second
+    assert worker.stream_scorer(name, second, desk.context.models.address(name, second)).version == second
     assert desk.context.answers.features(desk.project, [{"who": "ann"}])[0].values["visits"] == desk.sent
     # Said once each time.
     assert (

@@ -16,8 +16,9 @@ from anabranch.progress import Silent
 from anabranch.settings import FileSettings, ModelsSettings
 from anabranch.stores.files.hdfs import Hdfs
 from anabranch.stores.models.inputs import model_inputs
-from anabranch.stores.models.registry import Models, TrainingRecord
+from anabranch.stores.models.registry import Models
 from anabranch.stores.models.scoring import InputCoder
+from anabranch.stores.models.versions import TrainingRecord
 from batch.release.exporting import MANIFEST, bundle, export, write_bundle
 from batch.trainers.registry import fit
 from batch.trainers.rows import TrainingRows

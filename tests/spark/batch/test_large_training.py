@@ -71,7 +71,7 @@ def test_the_default_trainer_chooses_on_a_sample_and_learns_from_all_rows_on_the
     assert trained.metrics["rows_test"] < 76  # judged on a sample too
     assert trained.metrics["roc_auc"] > 0.8
     assert trained.split.startswith("by time")
-    found = models._client.get_run(models.entry(mine.name, trained.version).run).data.params
+    found = models.client.get_run(models.entry(mine.name, trained.version).run).data.params
     assert found["trained_on"] == "Spark's workers"
     assert 20 < int(found["rows_on_driver"]) <= 0.75 * TIGHT // size.row_bytes
     assert found["chosen"] in ("logistic", "xgboost", "forest")

@@ -20,7 +20,8 @@ from anabranch import FeatureView, Gate, Label, Last, Model, Project, Search, Sl
 from anabranch.errors import AnabranchError, DeclarationError, MisuseError, UnavailableError
 from anabranch.progress import Silent
 from anabranch.settings import ModelsSettings
-from anabranch.stores.models.registry import Models, TrainingRecord
+from anabranch.stores.models.registry import Models
+from anabranch.stores.models.versions import TrainingRecord
 from batch.evaluation.assessment import JudgedRows
 from batch.evaluation.kept_runs import keep, unfinished
 from batch.release.promotion import paired, promote, roll_back
@@ -423,7 +424,7 @@ def test_everything_of_a_training_is_recorded(models: Models) -> None:
     declared = shop("told", slices=("town",), search=Search(trials=3), description="Who buys", intended_use="Sending <letters>",
                     limits="Not for <minors>")  # fmt: skip
     trained = run(models, declared, about={"batch_version": "12", "commit": "abc"})
-    client = models._client
+    client = models.client
     entry = models.entry("told", trained.version)
     found = client.get_run(entry.run)
     reported = {

@@ -14,8 +14,9 @@ from anabranch import Count, FeatureView, Label, Last, Model, Project, Source
 from anabranch.errors import AnabranchError, MisuseError, UnavailableError
 from anabranch.settings import ModelsSettings
 from anabranch.stores.models.inputs import Fitted, model_inputs
-from anabranch.stores.models.registry import Models, TrainingRecord
+from anabranch.stores.models.registry import Models
 from anabranch.stores.models.scoring import InputCoder
+from anabranch.stores.models.versions import TrainingRecord
 from batch.trainers.registry import fit
 from batch.trainers.rows import TrainingRows
 

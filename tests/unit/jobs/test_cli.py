@@ -410,7 +410,7 @@ class Store:
             for key, one in zip(keys, known, strict=True)
         ]
 
-    def fitting_champion(self, project: Project) -> str:
+    def usable_champion(self, project: Project) -> str:
         return "3"
 
     def scorer(self, project: str, version: str) -> SumScorer:

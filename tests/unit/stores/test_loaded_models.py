@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from anabranch.settings import ModelsSettings
-from anabranch.stores.models.registry import Models, Scorer
+from anabranch.stores.models.registry import Models
+from anabranch.stores.models.versions import Scorer
 
 
 @dataclass(frozen=True)
