@@ -1,1 +1,1 @@
-"""When things run: one entry point a process, the command line, the only wiring and the only reader of conf/."""
+"""Jobs: the command line, flows across layers, embedded servers, and the only wiring."""

@@ -1,20 +1,21 @@
-"""The demo: the whole river on real heart exams, from files and topics to answers, with two commands' worth of typing.
+"""The demo: the whole river on real heart exams, from files and topics to answers.
 
-The exams and diagnoses are the 303 real ones of Cleveland; the bracelet's readings and the new exams are simulated.
+The exams and diagnoses are the 303 real ones of Cleveland; bracelet readings and new exams are simulated.
 """
 
 import csv
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,50 +24,98 @@ from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
 from anabranch.values.times import format_time, now_micros
 from batch.building.current_rows import reset_current_rows
+from batch.building.verification import Verified
 from batch.landing.ingest import ingest
-from batch.scoring.data_sets import score_path
-from batch.training.train import train
+from batch.landing.targets import Landed
+from batch.scoring.data_sets import Scored, score_path
+from batch.training.train import Trained, train
 from jobs.cli.models import training_job
 from jobs.flows.building import build_project
 from jobs.flows.verifying import verify_settled
 from jobs.servers import embedded as servers
+from jobs.servers.processes import wait_until
 from jobs.show import Steps, console, quiet, say, table
 from jobs.wiring.context import Context
+from jobs.wiring.job import job
 from jobs.wiring.settings import ROOT, Settings, load_settings
+from serving.settings import network_place
 from speed.streams import start
 
 NAME = "heart_disease"
 DATA = ROOT / "projects" / "data"
-EXAMPLE = {"age": 45, "sex": 1, "cp": 3, "trestbps": 112, "chol": 230, "fbs": 0, "restecg": 2, "thalach": 165, "exang": 0, "oldpeak": 2.5,
-           "slope": 2, "ca": 1, "thal": 7}  # fmt: skip
+EXAMPLE = json.loads("""
+    {"age": 45, "sex": 1, "cp": 3, "trestbps": 112, "chol": 230, "fbs": 0, "restecg": 2, "thalach": 165,
+     "exang": 0, "oldpeak": 2.5, "slope": 2, "ca": 1, "thal": 7}
+""")
 WEARERS = ("p001", "p002", "p003", "p004", "p005")
+_SERVE = "import pickle, sys; from jobs.wiring.serve import serve; serve(pickle.load(sys.stdin.buffer))"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demonstrated:
+    """What each step of the demo came to; `answer` is the REST server's to the example request."""
+
+    landed: Mapping[str, Landed]
+    trained: Trained
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    answer: Mapping[str, Any]
+    scored: Scored
+    verified: Verified
 
 
 def main() -> int:
     """Run everything; returns the exit code."""
     quiet(debug=False)
-    settings = load_settings(None, None)
-    keep = os.environ.get("KEEP") == "1"  # a switch of this script alone, not a setting
-    context, steps = Context(settings), Steps()
     try:
-        with _servers(settings, keep), console.status("the river runs"):
-            last = _river(context, steps, keep)
+        done = run(load_settings(), keep=os.environ.get("KEEP") == "1")  # a switch of this script alone
     except AnabranchError as error:
         say(f"demo failed: {error}")
         return error.exit_code
-    finally:
-        context.close()
-    say(last)
+    verified = done.verified
+    say(f"demo: {verified.keys} keys, {len(verified.features)} features, {verified.mismatches} mismatches")
     return 0
 
 
-def _quiet(_text: str) -> None:
-    """Say nothing."""
+def run(settings: Settings, keep: bool = False) -> Demonstrated:
+    """Start what does not run, go through every step, and stop what was started unless `keep`.
+
+    Raises AnabranchError when a step fails, and when a served value differs from the lake.
+    """
+    with _servers(settings, keep), job(settings) as context:
+        project, steps = context.project(NAME), Steps()
+        landed = _land(context, project, steps)
+        _heading("2. batch views of the whole lake into Cassandra")
+        build_project(context, project, None, steps)
+        trained = _train(context, project, steps)
+        _heading("4. the stream, fed with simulated bracelet readings and new exams")
+        before, after = _stream(context, project, steps)
+        _heading("5. REST answers the example request")
+        with _rest(settings, keep):
+            answer = _ask(settings)
+        _heading("6. mass scoring of all patients")
+        scored = _score(context, project, steps)
+        _heading("7. verification: every feature of every patient, lake against served")
+        verified = verify_settled(context, project, None, steps)
+    if verified.mismatches:
+        raise AnabranchError(
+            f"{verified.mismatches} served values differ from the lake: run 'anabranch verify {NAME}'"
+        )
+    _next(settings, keep)
+    return Demonstrated(
+        landed=landed,
+        trained=trained,
+        before=before,
+        after=after,
+        answer=answer,
+        scored=scored,
+        verified=verified,
+    )
 
 
 @contextmanager
 def _servers(settings: Settings, keep: bool) -> Iterator[None]:
-    already = any(state.state == "running" for state in servers.status(settings, _quiet))
+    already = any(state.state == "running" for state in servers.status(settings, lambda _: None))
     servers.up(settings)
     try:
         yield
@@ -75,99 +124,95 @@ def _servers(settings: Settings, keep: bool) -> Iterator[None]:
             servers.down(settings)
 
 
-def _river(context: Context, steps: Steps, keep: bool) -> str:
-    project = context.project(NAME)
-    spark = context.spark
-    steps.step("[bold]1. files into the lake[/bold]: 303 real exams (Cleveland) and their diagnoses")
-    for source in ("exams", "diagnoses"):
-        landed = ingest(
-            spark,
-            context.lake,
-            project,
-            source,
-            [str(DATA / f"{source}.csv")],
-            context.settings.times,
-            steps,
-            context.gate(project),
+def _heading(text: str) -> None:
+    """Show which step begins; the steps below it are progress."""
+    console.clear_progress()
+    console.print(f"[bold]{text}[/bold]", soft_wrap=True)
+
+
+def _land(context: Context, project: Project, steps: Steps) -> dict[str, Landed]:
+    _heading("1. files into the lake, past the quality gate: 303 real exams (Cleveland) and their diagnoses")
+    spark, lake, times, gate = context.spark, context.lake, context.settings.times, context.gate(project)
+    landed = {
+        source: ingest(spark, lake, project, source, [str(DATA / f"{source}.csv")], times, steps, gate)
+        for source in ("exams", "diagnoses")
+    }
+    for source, each in landed.items():
+        say(
+            f"{source}: {each.rows} rows landed, {each.quarantined} in quarantine, "
+            f"{each.skipped_files} files already there"
         )
-        steps.step(
-            f"   {source}: {landed.rows} rows landed, {landed.quarantined} in quarantine, {landed.skipped_files} files already there"
-        )
-    steps.step("[bold]2. batch views[/bold] of the whole lake into Cassandra")
-    build_project(context, project, None, steps)
-    steps.step(
-        "[bold]3. a model[/bold] trained on features as they were before each diagnosis, judged on held-out patients"
+        for report in each.reports:
+            say(f"  report of the gate: {report}")
+    return landed
+
+
+def _train(context: Context, project: Project, steps: Steps) -> Trained:
+    _heading(
+        "3. a model, trained on features as they were before each diagnosis, judged on held-out patients"
     )
     trained = train(context, training_job(context, project, steps))
-    table(
-        "On held-out patients",
-        ["metric", "value"],
-        [
-            [name, float(trained.metrics[name])]
-            for name in ("roc_auc", "roc_auc_low", "roc_auc_high", "accuracy")
-        ],
-    )
+    names = ("roc_auc", "roc_auc_low", "roc_auc_high", "accuracy")
+    rows = [[name, float(trained.metrics[name])] for name in names]
+    table("On held-out patients", ["metric", "value"], rows)
     say(f"the gate: {trained.reason}")
     reset_current_rows(context, project)
-    steps.step("[bold]4. the stream[/bold], fed with simulated bracelet readings and new exams")
-    _stream(context, project, steps)
-    steps.step("[bold]5. REST[/bold] answers the example request")
-    with _rest(context.settings, keep):
-        _ask(context.settings)
-    steps.step("[bold]6. mass scoring[/bold] of all patients with the MLflow pyfunc UDF")
+    return trained
+
+
+def _score(context: Context, project: Project, steps: Steps) -> Scored:
     out = context.settings.data / "demo" / "scores"
-    scored = score_path(spark, context.lake, context.models, project, DATA / "exams.csv", out, None, steps)
-    steps.step(f"   {scored.rows} patients scored by version {scored.version} into {out}")
-    steps.step("[bold]7. verification[/bold]: every feature of every patient, lake against served")
-    found = verify_settled(context, project, None, steps)
-    if found.mismatches:
-        raise AnabranchError(
-            f"{found.mismatches} values served differ from the lake: run 'anabranch verify {NAME}'"
-        )
-    _next(context.settings, keep)
-    return f"demo: {found.keys} keys, {len(found.features)} features, {found.mismatches} mismatches"
+    scored = score_path(
+        context.spark, context.lake, context.models, project, DATA / "exams.csv", out, None, steps
+    )
+    say(f"{scored.rows} patients scored by version {scored.version} into {out}")
+    return scored
 
 
-def _stream(context: Context, project: Project, steps: Steps) -> None:
+def _stream(context: Context, project: Project, steps: Steps) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Features of one wearer before and after the simulated events went through the stream."""
     before = _features(context, project)
     queries = start(context.speed_layer(once=False), project)
     try:
         started = time.monotonic()
-        count = context.bus.publish(
-            "bracelet-feed", ((None, json.dumps(event).encode()) for event in simulated_readings())
-        )
-        exams = context.bus.publish(
-            "exams", ((None, json.dumps(event).encode()) for event in simulated_exams())
-        )
-        steps.step(f"   published {count} simulated bracelet readings and {exams} simulated exams")
+        count = context.bus.publish("bracelet-feed", _messages(simulated_readings()))
+        exams = context.bus.publish("exams", _messages(simulated_exams()))
+        steps.step(f"published {count} simulated bracelet readings and {exams} simulated exams")
         expected = int(before["readings_1d"] or 0) + count // len(WEARERS)
-        _until(
+        _await(
             lambda: int(_features(context, project)["readings_1d"] or 0) >= expected,
             90,
             "the stream to fold the readings",
         )
-        steps.step(
-            f"   features of {WEARERS[0]} were current {time.monotonic() - started:.1f} s after publishing (the stream's start included)"
-        )
+        seconds = time.monotonic() - started
+        say(f"features of {WEARERS[0]} were current {seconds:.1f} s after publishing, stream start included")
         for query in queries:
             query.processAllAvailable()
-        _show_change(context, project, before)
+        after = _features(context, project)
+        _show_change(context, project, before, after)
     finally:
         for query in queries:
             query.stop()
+    return before, after
+
+
+def _messages(events: Iterator[dict[str, Any]]) -> Iterator[tuple[None, bytes]]:
+    return ((None, json.dumps(event).encode()) for event in events)
 
 
 def _features(context: Context, project: Project) -> dict[str, Any]:
     return dict(context.answers.features(project, [{"patient_id": WEARERS[0]}])[0].values)
 
 
-def _show_change(context: Context, project: Project, before: dict[str, Any]) -> None:
-    after = _features(context, project)
+def _show_change(
+    context: Context, project: Project, before: Mapping[str, Any], after: Mapping[str, Any]
+) -> None:
     row = context.views.current(project, WEARERS[0]) or {}
     changed = [[name, before[name], after[name]] for name in after if before[name] != after[name]]
     table(f"Patient {WEARERS[0]}: what the stream changed", ["feature", "before", "now"], changed)
     say(
-        f"approximate score of {WEARERS[0]}: {row.get('score')} (layer {row.get('layer')}, model {row.get('model_version')}, as of {row.get('as_of')})"
+        f"approximate score of {WEARERS[0]}: {row.get('score')} (layer {row.get('layer')}, "
+        f"model {row.get('model_version')}, as of {row.get('as_of')})"
     )
 
 
@@ -202,15 +247,25 @@ def simulated_exams() -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _rest(settings: Settings, keep: bool) -> Iterator[None]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli", "serve"],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=_log(settings),
-        start_new_session=True,
-    )
+    """A REST server with these very settings in a process of its own, which a pipe hands them to."""
+    log = settings.data / "logs" / "rest.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _SERVE],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
     try:
-        _until(lambda: _ready(settings, process), 60, "the REST server")
+        if process.stdin is not None:
+            with process.stdin as pipe:
+                pickle.dump(settings, pipe)
+        _await(lambda: process.poll() is not None or _is_ready(settings), 60, "the REST server")
+        if process.poll() is not None:
+            raise AnabranchError(f"the REST server ended with code {process.returncode}: see {log}")
         yield
     finally:
         if keep:
@@ -220,17 +275,7 @@ def _rest(settings: Settings, keep: bool) -> Iterator[None]:
             process.wait(30)
 
 
-def _log(settings: Settings) -> Any:
-    folder = settings.data / "logs"
-    folder.mkdir(parents=True, exist_ok=True)
-    return (folder / "rest.log").open("ab")
-
-
-def _ready(settings: Settings, process: "subprocess.Popen[bytes]") -> bool:
-    if process.poll() is not None:
-        raise AnabranchError(
-            f"the REST server ended with code {process.returncode}: see {settings.data / 'logs' / 'rest.log'}"
-        )
+def _is_ready(settings: Settings) -> bool:
     try:
         with urllib.request.urlopen(f"{_address(settings)}/readyz", timeout=5) as reply:
             return bool(reply.status == 200)
@@ -239,44 +284,37 @@ def _ready(settings: Settings, process: "subprocess.Popen[bytes]") -> bool:
 
 
 def _address(settings: Settings) -> str:
-    return f"http://{settings.serving.host}:{settings.serving.port}"
+    return f"http://{network_place(settings.serving.host, settings.serving.port)}"
 
 
-def _ask(settings: Settings) -> None:
+def _ask(settings: Settings) -> dict[str, Any]:
     body = json.dumps({"features": EXAMPLE})
-    request = urllib.request.Request(
-        f"{_address(settings)}/v1/projects/{NAME}/predict",
-        body.encode(),
-        {"Content-Type": "application/json"},
-    )
+    address = f"{_address(settings)}/v1/projects/{NAME}/predict"
+    request = urllib.request.Request(address, body.encode(), {"Content-Type": "application/json"})
     started = time.monotonic()
     with urllib.request.urlopen(request, timeout=10) as reply:
-        answer = json.loads(reply.read())
-    say(
-        f"POST {request.full_url}\n  {body}\n  -> {json.dumps(answer)}   ({1000 * (time.monotonic() - started):.1f} ms)"
-    )
+        answer: dict[str, Any] = json.loads(reply.read())
+    milliseconds = 1000 * (time.monotonic() - started)
+    say(f"POST {address}\n  {body}\n  -> {json.dumps(answer)}   ({milliseconds:.1f} ms)")
+    return answer
 
 
-def _until(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    deadline, pause = time.monotonic() + seconds, 0.05
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AnabranchError(
-                f"waited {seconds:.0f} s for {what} in vain: see the logs, and 'anabranch status'"
-            )
-        time.sleep(pause)
+def _await(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    if not wait_until(condition, seconds):
+        raise AnabranchError(
+            f"waited {seconds:.0f} s for {what} in vain: see the logs, and 'anabranch status'"
+        )
 
 
 def _next(settings: Settings, keep: bool) -> None:
-    run = "" if keep else "   (after: anabranch up)"
+    address, views = _address(settings), settings.views
+    after = "" if keep else "   (after: anabranch up)"
     say("\nWhere to look next")
-    say(f"  pages, API        anabranch serve, then {_address(settings)}/ and {_address(settings)}/docs{run}")
+    say(f"  pages, API        anabranch serve, then {address}/ and {address}/docs{after}")
     say(f"  models            mlflow ui --backend-store-uri {settings.models.tracking_uri}")
-    say(
-        f"  analysts' table   {settings.views.keyspace}.{NAME}_current in Cassandra, port {settings.views.port}{run}"
-    )
-    say(f"  one patient       anabranch answer {NAME} {WEARERS[0]}{run}")
-    say(f"  your own project  anabranch init my_project   ({Path('README.md')} tells the rest)\n")
+    say(f"  analysts' table   {views.keyspace}.{NAME}_current in Cassandra, port {views.port}{after}")
+    say(f"  one patient       anabranch answer {NAME} {WEARERS[0]}{after}")
+    say("  your own project  anabranch init my_project   (README.md has the rest)\n")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,6 @@
 """spark-submit jobs/land.py PROJECT ...: the verb `anabranch land` as a Spark application."""
 
-import sys
-from pathlib import Path
-
-# Spark puts this folder first; the packages lie in the one above.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
-
-from jobs.cli.main import main  # noqa: E402
+import submitted  # type: ignore[import-not-found]
 
 if __name__ == "__main__":
-    sys.exit(main(["land", *sys.argv[1:]]))
+    submitted.run(__file__)

@@ -1,4 +1,4 @@
-"""How a job shows itself: its progress on standard error, tables and sentences on standard output, JSON last when asked for."""
+"""Output of jobs: progress on standard error; tables, sentences and JSON on standard output."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ _CLEAR = "\r\x1b[2K"
 
 
 class ProgressConsole(Console):
-    """Standard error. In a terminal, progress is one line that changes; anything else that is printed replaces it."""
+    """Standard error. In a terminal, progress is one line that changes; other output replaces it."""
 
     pending = False
 
@@ -40,7 +40,7 @@ console = ProgressConsole(stderr=True, highlight=False)
 
 
 def quiet(debug: bool) -> None:
-    """Keep libraries' own logs from the terminal: what matters in them reaches a user as our own words or errors."""
+    """Keep libraries' logs from the terminal: what matters in them reaches a user as our own errors."""
     for noisy in ("kafka", "cassandra", "py4j", "pyspark", "alembic", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.WARNING if debug else logging.CRITICAL)
     if not debug:
@@ -102,6 +102,11 @@ def _cell(value: object) -> str:
     if value is None:
         return ""
     return f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+def picked(value: object, names: str) -> dict[str, Any]:
+    """Some attributes of a value by name, for JSON; `names` has spaces in between."""
+    return {name: getattr(value, name) for name in names.split()}
 
 
 def say(text: str) -> None:

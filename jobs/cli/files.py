@@ -7,17 +7,14 @@ from typing import Annotated, Any
 import typer
 
 from jobs.cli.options import AsJson
-from jobs.show import Steps, result, table
+from jobs.show import Steps, picked, result, table
 from jobs.wiring.settings import load_settings
 
 RemotePath = Annotated[
-    str,
-    typer.Argument(
-        metavar="PATH", help="Path in HDFS, from its root (/data/events.csv), or its hdfs:// address."
-    ),
+    str, typer.Argument(metavar="PATH", help="Path in HDFS (/data/events.csv), or its hdfs:// address.")
 ]
 LocalPath = Annotated[Path, typer.Argument(metavar="LOCAL", help="File or folder on this machine.")]
-Replace = Annotated[bool, typer.Option("--replace", help="Replace a file that is there.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Replace an existing file.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -33,32 +30,23 @@ def register(app: typer.Typer) -> None:
 def list_files(path: RemotePath = "/", as_json: AsJson = False) -> None:
     """List a folder of HDFS."""
     entries = _files().entries(path)
+    listed: list[dict[str, Any]] = [
+        {**picked(each, "path folder owner"), "bytes": each.size, "changed": _time(each.changed)}
+        for each in entries
+    ]
     if not as_json:
         rows = [
             [
-                each.path + ("/" if each.folder else ""),
-                None if each.folder else each.size,
-                _time(each.changed),
-                each.owner,
+                each["path"] + ("/" if each["folder"] else ""),
+                None if each["folder"] else each["bytes"],
+                each["changed"],
+                each["owner"],
             ]
-            for each in entries
+            for each in listed
         ]
         table(f"Files at {path}", ["path", "bytes", "changed", "owner"], rows)
-    described = [
-        {
-            "path": each.path,
-            "folder": each.folder,
-            "bytes": each.size,
-            "changed": _time(each.changed),
-            "owner": each.owner,
-        }
-        for each in entries
-    ]
-    result(
-        as_json,
-        {"path": path, "entries": described},
-        f"{len(entries)} entries, {sum(each.size for each in entries):,} bytes",
-    )
+    size = sum(each.size for each in entries)
+    result(as_json, {"path": path, "entries": listed}, f"{len(entries)} entries, {size:,} bytes")
 
 
 def put(local: LocalPath, path: RemotePath, replace: Replace = False, as_json: AsJson = False) -> None:
@@ -75,16 +63,15 @@ def get(
     """Get a file or a folder from HDFS; it appears here whole or not at all."""
     files = _files().get(path, local, Steps(), replace=replace)
     size = sum(each.stat().st_size for each in files)
-    result(
-        as_json,
-        {"files": [str(each) for each in files], "bytes": size},
-        f"{len(files)} files, {size:,} bytes got from HDFS",
-    )
+    value = {"files": [str(each) for each in files], "bytes": size}
+    result(as_json, value, f"{len(files)} files, {size:,} bytes fetched from HDFS")
 
 
 def remove(
     path: RemotePath,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Also what is in a folder.")] = False,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Also remove the contents of a folder.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Remove a file or a folder from HDFS."""

@@ -12,12 +12,10 @@ from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError, MisuseError
 from anabranch.values.keys import key_text, read_key
 from anabranch.values.times import format_time, parse_time
-from jobs.show import Steps, result, say, table
+from jobs.cli.options import AsJson, KeyText, Name
+from jobs.show import Steps, picked, result, say, table
 from jobs.wiring.job import job
 from jobs.wiring.settings import load_settings
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object last.")]
-Name = Annotated[str, typer.Argument(metavar="PROJECT", help="Name of a declared project.")]
 
 TEMPLATE = '''"""{name}: say here what it is for."""
 
@@ -43,7 +41,12 @@ recent = FeatureView(
     source=readings,
     key="thing_id",
     windows=("1h", "1d"),
-    features={{"readings": Count(), "value_mean": Mean("value"), "high": Count(where="value > 100"), "value_last": Last("value")}},
+    features={{
+        "readings": Count(),
+        "value_mean": Mean("value"),
+        "high": Count(where="value > 100"),
+        "value_last": Last("value"),
+    }},
 )
 
 project = Project(
@@ -63,17 +66,15 @@ def register(app: typer.Typer) -> None:
 
 def projects(as_json: AsJson = False) -> None:
     """List the declared projects."""
-    settings = load_settings()
-    found = list_projects(settings.projects)
-    if as_json:
-        say(json.dumps({"projects": [{"name": name, "file": str(path)} for name, path in found.items()]}))
-        return
-    table("Projects", ["name", "declared in"], [[name, path] for name, path in found.items()])
-    say("Next: anabranch check PROJECT")
+    declared = list_projects(load_settings().projects)
+    if not as_json:
+        table("Projects", ["name", "declared in"], [[name, path] for name, path in declared.items()])
+    value = {"projects": [{"name": name, "file": str(path)} for name, path in declared.items()]}
+    result(as_json, value, "Next: anabranch check PROJECT")
 
 
 def check(name: Name, as_json: AsJson = False) -> None:
-    """Check a declaration and show what it gives, without starting anything."""
+    """Check a declaration and show its features and expectations, without starting anything."""
     from batch.trainers.registry import check_model
     from jobs.wiring.suites import suites
 
@@ -82,35 +83,32 @@ def check(name: Name, as_json: AsJson = False) -> None:
     if project.model is not None:
         check_model(project.model)
     expected = suites(settings.quality, project)
-    if as_json:
-        say(
-            json.dumps(
-                described(project) | {"suites": {source: suite.origin for source, suite in expected.items()}}
-            )
+    if not as_json:
+        heads = ["feature", "view", "key", "aggregate", "window", "type"]
+        table(
+            f"Features of {name}",
+            heads,
+            [_described_column(view, c) for view in project.views for c in view.columns],
         )
-        return
-    rows = [
-        [
-            c.name,
-            view.name,
-            ", ".join(view.keys),
-            type(view.features[c.feature]).__name__,
-            c.window.name,
-            c.type,
-        ]
-        for view in project.views
-        for c in view.columns
-    ]
-    table(f"Features of {name}", ["feature", "view", "key", "aggregate", "window", "type"], rows)
     views = f"{len(project.views)} view{'s' if len(project.views) > 1 else ''}"
-    say(
-        f"{name}: {len(project.columns)} features in {views}, key {', '.join(project.keys)}: the declaration is sound"
-    )
-    for source, suite in expected.items():
-        say(
-            f"  {source}: {len(suite.expectations)} expectations, {suite.origin} (anabranch quality {name} {source})"
+    lines = [
+        (
+            f"{name}: {len(project.columns)} features in {views}, key {', '.join(project.keys)}: "
+            "the declaration is sound"
         )
-    say(f"Next: anabranch ingest {name} SOURCE FILE")
+    ]
+    lines += [
+        f"  {source}: {len(suite.expectations)} expectations, {suite.origin} "
+        f"(anabranch quality {name} {source})"
+        for source, suite in expected.items()
+    ]
+    value = described(project) | {"suites": {source: suite.origin for source, suite in expected.items()}}
+    result(as_json, value, "\n".join([*lines, f"Next: anabranch ingest {name} SOURCE FILE"]))
+
+
+def _described_column(view: Any, column: Any) -> list[str]:
+    aggregate = type(view.features[column.feature]).__name__
+    return [column.name, view.name, ", ".join(view.keys), aggregate, column.window.name, column.type]
 
 
 def described(project: Project) -> dict[str, Any]:
@@ -121,42 +119,38 @@ def described(project: Project) -> dict[str, Any]:
         "ok": True,
         "keys": list(project.keys),
         "fingerprint": project.fingerprint,
-        "sources": {
-            name: {"topic": source.topic, "schema": source.schema} for name, source in project.sources.items()
-        },
+        "sources": {name: picked(source, "topic schema") for name, source in project.sources.items()},
         "views": {
             view.name: {"key": list(view.keys), "source": view.source.name, "fingerprint": view.fingerprint}
             for view in project.views
         },
         "features": [
             {
-                "name": c.name,
-                "type": str(c.type),
-                "window": c.window.name,
-                "fingerprint": view.feature_fingerprint(c.feature),
+                "name": column.name,
+                "type": str(column.type),
+                "window": column.window.name,
+                "fingerprint": view.feature_fingerprint(column.feature),
             }
             for view in project.views
-            for c in view.columns
+            for column in view.columns
         ],
-        "label": None if label is None else {"source": label.source.name, "target": label.target},
-        "model": None
-        if model is None
-        else {"trainer": model.trainer, "metric": model.metric, "features": list(project.model_features)},
+        "label": label and {"source": label.source.name, "target": label.target},
+        "model": model and {**picked(model, "trainer metric"), "features": list(project.model_features)},
     }
 
 
 def init(
     name: Name,
     into: Annotated[
-        Path | None, typer.Option(help="Folder to write to; the project's own by default.")
+        Path | None, typer.Option(help="Folder to write to; the last one searched by default.")
     ] = None,
 ) -> None:
     """Write a declaration to begin with."""
-    settings = load_settings()
-    path = (into or settings.projects[-1]) / f"{name}.py"
+    path = (into or load_settings().projects[-1]) / f"{name}.py"
     if not re.fullmatch(r"(?=.{1,40}$)[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
         raise MisuseError(
-            f"{name!r} is no name for a project: use up to 40 small letters, digits and single underscores, beginning with a letter"
+            f"{name!r} cannot be the name of a project: use up to 40 lower-case letters, digits and single "
+            "underscores, beginning with a letter"
         )
     if path.exists():
         raise MisuseError(f"{path} exists already: choose another name, or edit it")
@@ -166,9 +160,7 @@ def init(
 
 def answer(
     name: Name,
-    key: Annotated[
-        list[str], typer.Argument(metavar="KEY", help="A value, or NAME=VALUE for each column of the key.")
-    ],
+    key: KeyText,
     at: Annotated[
         str | None, typer.Option("--at", help="As of this time (ISO 8601), instead of now.")
     ] = None,
@@ -180,29 +172,28 @@ def answer(
 
     with job() as context:
         project = context.project(name)
-        given = stored_key(read_key(project.keys, key), project)
-        found = answer_key(context, project, given, None if at is None else parse_time(at))
+        stored = stored_key(read_key(project.keys, key), project)
+        answered = answer_key(context, project, stored, None if at is None else parse_time(at))
     if as_json:
-        say(json.dumps(found, default=str))
+        say(json.dumps(answered, default=str))
         return
-    table(
-        f"{name}, {key_text(project.keys, given)}, as of {found['as_of']}",
-        ["feature", "value"],
-        [[k, v] for k, v in found["features"].items()],
-    )
-    if found["degraded"]:
-        say(f"degraded: {found['degraded_reason']}")
-    if not found["known"]:
+    title = f"{name}, {key_text(project.keys, stored)}, as of {answered['as_of']}"
+    table(title, ["feature", "value"], [list(item) for item in answered["features"].items()])
+    if answered["degraded"]:
+        say(f"degraded: {answered['degraded_reason']}")
+    if not answered["known"]:
         say(
-            "nothing is known of this key, neither by batch nor by stream: these are the features of no events, and there is no score"
+            "neither batch nor stream knows this key: these are the features of no events, "
+            "and there is no score"
         )
         return
-    said = (
-        "no model yet: anabranch train " + name
-        if found["score"] is None
-        else f"score {found['score']:.4f}, label {found['label']}"
+    score = (
+        f"no model yet: anabranch train {name}"
+        if answered["score"] is None
+        else f"score {answered['score']:.4f}, label {answered['label']}"
     )
-    say(f"{said} (model {found['model_version']}, batch {found['batch_version']}, from {found['layer']})")
+    model, batch, layer = (answered[each] for each in ("model_version", "batch_version", "layer"))
+    say(f"{score} (model {model}, batch {batch}, from {layer})")
 
 
 def features(
@@ -210,27 +201,24 @@ def features(
     at: Annotated[
         str,
         typer.Option(
-            "--at",
-            help="CSV or Parquet rows: the key's columns and a time column named as the label source's.",
+            help="CSV or Parquet rows: the key's columns, and a time column named as the label source's."
         ),
     ],
-    out: Annotated[str, typer.Option("--out", help="Folder to write Parquet to.")],
+    out: Annotated[str, typer.Option(help="Folder to write Parquet to.")],
     as_known: Annotated[
         bool, typer.Option("--as-known", help="Only from events that had arrived by the row's time.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Point-in-time features for rows of keys and times: those columns and one column a feature."""
+    """Write point-in-time features for rows of keys and times: those columns and one column a feature."""
     from batch.scoring.features import features_at
 
     with job() as context:
         project = context.project(name)
         rows = features_at(context.spark, context.lake, project, at, out, Steps(), as_known=as_known)
-    result(
-        as_json,
-        {"project": name, "rows": rows, "features": len(project.columns), "out": str(out)},
-        f"{rows:,} rows with {len(project.columns)} features in {out}",
-    )
+    count = len(project.columns)
+    value = {"project": name, "rows": rows, "features": count, "out": str(out)}
+    result(as_json, value, f"{rows:,} rows with {count} features in {out}")
 
 
 def verify(
@@ -243,32 +231,27 @@ def verify(
     from jobs.flows.verifying import verify_settled
 
     with job() as context:
-        project = context.project(name)
-        found = verify_settled(context, project, None if every else keys, Steps())
-    per_feature = {
-        n: {"matches": c.matches, "mismatches": c.mismatches, "largest_error": c.largest_error}
-        for n, c in found.features.items()
+        verified = verify_settled(context, context.project(name), None if every else keys, Steps())
+    compared = {
+        feature: picked(each, "matches mismatches largest_error")
+        for feature, each in verified.features.items()
     }
     if not as_json:
-        rows = [[n, c.matches, c.mismatches, c.largest_error] for n, c in found.features.items()]
+        rows = [[feature, *each.values()] for feature, each in compared.items()]
         table(f"Lake against served: {name}", ["feature", "matches", "mismatches", "largest error"], rows)
     value = {
         "project": name,
-        "keys": found.keys,
-        "features": len(found.features),
-        "mismatches": found.mismatches,
-        "degraded": found.degraded,
-        "at": format_time(found.at),
-        "seconds": round(found.seconds, 2),
-        "per_feature": per_feature,
+        **picked(verified, "keys mismatches degraded"),
+        "features": len(compared),
+        "at": format_time(verified.at),
+        "seconds": round(verified.seconds, 2),
+        "per_feature": compared,
     }
-    result(
-        as_json,
-        value,
-        f"verify: {found.keys} keys, {len(found.features)} features, {found.mismatches} mismatches",
-    )
-    examples = [c.example for c in found.features.values() if c.example]
-    if found.mismatches:
+    text = f"{verified.keys} keys, {len(compared)} features, {verified.mismatches} mismatches"
+    result(as_json, value, f"verify: {text}")
+    if verified.mismatches:
+        example = next(each.example for each in verified.features.values() if each.example)
         raise AnabranchError(
-            f"{found.mismatches} values served differ from the lake, for example {examples[0]}: run 'anabranch build {name}'"
+            f"{verified.mismatches} served values differ from the lake, for example {example}: "
+            f"run 'anabranch build {name}'"
         )

@@ -27,7 +27,8 @@ from jobs.cli import (
 )
 from jobs.show import console, quiet
 
-app = typer.Typer(name="anabranch", add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+NAME = "anabranch"
+app = typer.Typer(name=NAME, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 for verbs in (
     servers,
     inspect,
@@ -46,7 +47,7 @@ for verbs in (
     verbs.register(app)
 
 
-# Typer raises click's exceptions, or, since it brings a click of its own, others of the same names.
+# Typer raises click's exceptions, or those of its own copy of click.
 _MISUSE: tuple[type[Any], ...] = (
     click.ClickException,
     getattr(typer, "TyperException", click.ClickException),
@@ -56,9 +57,7 @@ _ABORTED: tuple[type[Any], ...] = (click.exceptions.Abort, typer.Abort)
 
 @app.callback()
 def options(
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error, and more of the log.")
-    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and more of the log.")] = False,
 ) -> None:
     """Declare once; batch, speed and serving follow."""
     quiet(debug)
@@ -71,22 +70,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
-    # --debug is welcome anywhere on the line.
+    # --debug may stand anywhere on the line.
     words = ["--debug", *[word for word in words if word != "--debug"]] if debug else words
     try:
         # Without a verb the help is shown, and it is misuse.
-        code = app(words, standalone_mode=False) if words else app(["--help"], standalone_mode=False) or 2
+        code = app(words or ["--help"], prog_name=NAME, standalone_mode=False) or (0 if words else 2)
     except _MISUSE as error:
-        return _fail(f"{error.format_message().rstrip('.')}: see 'anabranch --help'", 2, debug)
+        text = error.format_message().rstrip(".")
+        return _fail(
+            f"{text}{' See' if text.endswith('?') else ': see'} '{_command(error)} --help'", 2, debug
+        )
     except _ABORTED:
         return 130
     except KeyboardInterrupt:
         return 130
     except AnabranchError as error:
         return _fail(str(error), error.exit_code, debug)
-    except Exception as error:  # noqa: BLE001 - the outermost frame: a user gets a line, a developer the traceback with --debug
+    except Exception as error:  # noqa: BLE001 - the outermost frame: one line, or the traceback with --debug
         return _fail(_one_line(error), 1, debug)
     return code if isinstance(code, int) else 0
+
+
+def _command(error: Any) -> str:
+    """The command whose help explains a usage error: the verb, or `anabranch` itself."""
+    context = getattr(error, "ctx", None)
+    return NAME if context is None else str(context.command_path)
 
 
 def _fail(text: str, code: int, debug: bool) -> int:
@@ -98,12 +106,12 @@ def _fail(text: str, code: int, debug: bool) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    """An error of ours that travelled through a Spark worker as text, or the first line of a strange one."""
+    """An error of ours that came back from a Spark worker as text, or the first line of any other."""
     ours = re.findall(r"anabranch\.errors\.\w+: (.+)", str(error))
     if ours:
         return str(ours[-1])
-    first = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {first[0] if first else 'no message'} (run again with --debug for all of it)"
+    first = (str(error).strip().splitlines() or ["no message"])[0]
+    return f"{type(error).__name__}: {first} (run again with --debug for the traceback)"
 
 
 def run() -> None:

@@ -13,7 +13,7 @@ import typer
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError, MisuseError, UnavailableError
 from jobs.cli.options import AsJson, Name, Version
-from jobs.show import Steps, result, say, table
+from jobs.show import Steps, picked, result, table
 from jobs.wiring.job import job
 from jobs.wiring.settings import ROOT, load_settings
 
@@ -29,61 +29,59 @@ def register(app: typer.Typer) -> None:
         app.command()(verb)
 
 
-def train(name: Name, finish: Annotated[bool, typer.Option("--finish", help="Register trainings that are kept because MLflow was away.")] = False,
-          as_json: AsJson = False) -> None:  # fmt: skip
+def train(
+    name: Name,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="Register trainings that were kept because MLflow was away.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Train on point-in-time features, judge on held-out rows, register; champion when the gate lets it."""
-    from batch.release.registering import finish as finish_kept
     from batch.training.train import train as run
 
     with job() as context:
-        project = context.project(name)
+        project, steps = context.project(name), Steps()
         if finish:
-            done = [
-                (one.version, one.champion, one.verdict.reason)
-                for one in finish_kept(context, project, _kept(context), Steps(), announces=True)
-            ]
-            finished = {
-                "project": name,
-                "finished": [
-                    {"model_version": version, "champion": champion, "reason": reason}
-                    for version, champion, reason in done
-                ],
-            }
-            result(
-                as_json,
-                finished,
-                "\n".join(_told(version, champion, reason) for version, champion, reason in done),
-            )
+            _finish(context, project, as_json)
             return
-        trained = run(context, training_job(context, project, Steps()))
-        begin_online(context, project, Steps())
-    value: dict[str, Any] = {
-        "project": name,
-        "model_version": trained.version,
-        "champion": trained.champion,
-        "rows": trained.rows,
-        "metrics": trained.metrics,
-    }
-    value |= {
-        "reason": trained.reason,
-        "gate": [asdict(check) for check in trained.checks],
-        "split": trained.split,
-    }
+        trained = run(context, training_job(context, project, steps))
+        begin_online(context, project, steps)
     if not as_json:
         _show(name, trained)
-    said = _told(trained.version, trained.champion, trained.reason)
-    result(as_json, value, f"{said}\nNext: anabranch score {name} --in ROWS --out FOLDER, or anabranch serve")
+    value = {
+        "project": name,
+        "model_version": trained.version,
+        **picked(trained, "champion rows metrics reason split"),
+        "gate": [asdict(check) for check in trained.checks],
+    }
+    outcome = _outcome(trained.version, trained.champion, trained.reason)
+    result(
+        as_json, value, f"{outcome}\nNext: anabranch score {name} --in ROWS --out FOLDER, or anabranch serve"
+    )
+
+
+def _finish(context: "Context", project: Project, as_json: bool) -> None:
+    from batch.release.registering import finish as finish_kept
+
+    done = finish_kept(context, project, _kept(context), Steps(), announces=True)
+    outcomes = [(each.version, each.champion, each.verdict.reason) for each in done]
+    finished = [
+        {"model_version": version, "champion": champion, "reason": reason}
+        for version, champion, reason in outcomes
+    ]
+    value = {"project": project.name, "finished": finished}
+    result(as_json, value, "\n".join(_outcome(*each) for each in outcomes))
 
 
 def begin_online(context: "Context", project: Project, steps: Steps) -> None:
-    """Begin the project's online model anew, if it declares one; a store that is away costs this part only."""
+    """Begin the project's online model anew, if it declares one; without its store it continues as it was."""
     from anabranch.stores.cassandra.online_models import OnlineModels
     from batch.training.online import reset_online
 
     try:
         reset_online(context, OnlineModels(context.views), project, steps)
     except UnavailableError as error:
-        steps.step(f"the online model goes on as it was: {error}")
+        steps.step(f"the online model continues as it was: {error}")
 
 
 def training_job(context: "Context", project: Project, steps: Steps) -> "TrainingJob":
@@ -91,15 +89,14 @@ def training_job(context: "Context", project: Project, steps: Steps) -> "Trainin
     from batch.training.job import TrainingJob
 
     about = {"commit": _commit(), "batch_version": _batch_version(context, project)}
-    known = {key: value for key, value in about.items() if value}
     return TrainingJob(
         project=project,
         progress=steps,
         folders=context.settings.projects,
         kept=_kept(context),
-        about=known,
-        local_bytes=context.settings.training.local_bytes,
+        about={key: value for key, value in about.items() if value},
         announce=True,
+        local_bytes=context.settings.training.local_bytes,
     )
 
 
@@ -109,14 +106,13 @@ def _kept(context: "Context") -> Path:
 
 def _commit() -> str:
     """The commit of the code, marked when files differ from it; empty without git."""
+    git = ["git", "-C", str(ROOT)]
     try:
-        asked = [
-            ["git", "-C", str(ROOT), *words]
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        ]
         commit, changed = (
-            subprocess.run(words, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-            for words in asked
+            subprocess.run(
+                [*git, *words], capture_output=True, text=True, check=True, timeout=10
+            ).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         )
     except (OSError, subprocess.SubprocessError):
         return ""
@@ -124,7 +120,7 @@ def _commit() -> str:
 
 
 def _batch_version(context: "Context", project: Project) -> str:
-    """The batch version that serves; empty when the views' store is away: training does not need it."""
+    """The batch version that serves; empty when Cassandra is away, which training does not need."""
     views = context.settings.views
     try:
         socket.create_connection((views.hosts[0], views.port), timeout=1).close()
@@ -134,40 +130,27 @@ def _batch_version(context: "Context", project: Project) -> str:
     return "" if manifest is None else str(manifest.batch_version)
 
 
-def _told(version: str, champion: bool, reason: str) -> str:
+def _outcome(version: str, champion: bool, reason: str) -> str:
     return f"version {version} is champion" if champion else f"version {version} stays challenger: {reason}"
 
 
 def _show(name: str, trained: "Trained") -> None:
     metrics = trained.metrics
-    plain = [
-        key
-        for key in metrics
+    rows = [
+        [key, value, metrics.get(f"{key}_low"), metrics.get(f"{key}_high"), metrics.get(f"train_{key}")]
+        for key, value in metrics.items()
         if not key.endswith(("_low", "_high")) and not key.startswith(("train_", "rows_"))
     ]
-    shown = [
-        [
-            key,
-            metrics[key],
-            metrics.get(f"{key}_low"),
-            metrics.get(f"{key}_high"),
-            metrics.get(f"train_{key}"),
-        ]
-        for key in plain
-    ]
-    title = f"Model {name} version {trained.version}, on {metrics['rows_test']:,.0f} held-out rows, split {trained.split}"
-    table(title, ["metric", "value", "95% from", "to", "on training rows"], shown)
+    held_out = f"{metrics['rows_test']:,.0f} held-out rows, split {trained.split}"
+    heads = ["metric", "value", "95% from", "to", "on training rows"]
+    table(f"Model {name} version {trained.version}, on {held_out}", heads, rows)
     if trained.slices:
+        heads = ["feature", "part", "rows", "value", "95% from", "to"]
         table(
-            "By slice",
-            ["feature", "part", "rows", "value", "95% from", "to"],
-            [[s.feature, s.part, s.rows, s.value, s.low, s.high] for s in trained.slices],
+            "By slice", heads, [[s.feature, s.part, s.rows, s.value, s.low, s.high] for s in trained.slices]
         )
-    table(
-        "The gate",
-        ["check", "passed", "found"],
-        [[check.name, "yes" if check.passed else "no", check.said] for check in trained.checks],
-    )
+    checks = [[check.name, "yes" if check.passed else "no", check.said] for check in trained.checks]
+    table("The gate", ["check", "passed", "found"], checks)
 
 
 def evaluate(
@@ -175,12 +158,11 @@ def evaluate(
     folds: Annotated[int, typer.Option(help="Folds of each repeat.", min=2)] = 10,
     repeats: Annotated[int, typer.Option(help="How often the folds are drawn.", min=1)] = 10,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", help="Folder for the page and its JSON; <data>/evaluations by default."),
+        Path | None, typer.Option(help="Folder for the page and its JSON; <data>/evaluations by default.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare every trainer with plain regression on the training set, by repeated k-fold; choices are made inside each fold."""
+    """Compare every trainer with plain regression by repeated k-fold; choices are made inside each fold."""
     from batch.trainers.registry import check_model
     from batch.training.comparison import candidates, cells, evaluate_candidates, page
     from batch.training.job import TrainingJob
@@ -192,66 +174,53 @@ def evaluate(
         project = context.project(name)
         if project.model is None:
             raise MisuseError(
-                f"project {name!r} declares no model: add label=Label(...) and model=Model(...) to evaluate one"
+                f"project {name!r} declares no model: add label=Label(...) and model=Model(...)"
             )
         check_model(project.model)
-        versions = context.lake.versions(context.spark, project)
         wanted = TrainingJob(project=project, progress=steps, local_bytes=settings.training.local_bytes)
-        rows = lake_training_set(context, wanted, versions)
+        rows = lake_training_set(context, wanted, context.lake.versions(context.spark, project))
     whole = whole_set(project, project.model, rows, settings.projects)
-    ways = candidates(project.model)
-    steps.step(f"{len(ways)} candidates on {repeats} x {folds} folds of {len(whole.target):,} labels")
-    found = evaluate_candidates(
-        whole, ways, steps, count=folds, repeats=repeats, processes=len(os.sched_getaffinity(0))
-    )
+    compared, labels = candidates(project.model), len(whole.target)
+    steps.step(f"{len(compared)} candidates on {repeats} x {folds} folds of {labels:,} labels")
+    processes = len(os.sched_getaffinity(0))
+    scores = evaluate_candidates(whole, compared, steps, count=folds, repeats=repeats, processes=processes)
+    value: dict[str, Any] = {"project": name, "folds": folds, "repeats": repeats}
+    value["candidates"] = [asdict(each) for each in scores]
     folder = out or settings.data / "evaluations"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.md").write_text(page(name, found, repeats, folds, len(whole.target)), encoding="utf-8")
-    value: dict[str, Any] = {
-        "project": name,
-        "folds": folds,
-        "repeats": repeats,
-        "candidates": [asdict(one) for one in found],
-    }
+    (folder / f"{name}.md").write_text(page(name, scores, repeats, folds, labels), encoding="utf-8")
     (folder / f"{name}.json").write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     if not as_json:
-        heads = [
-            "candidate",
-            found[0].metric,
-            "95% interval",
-            f"ahead of {found[0].name}",
-            "95% interval",
-            "s a training",
-        ]
-        table(f"How well {name} can be learnt", heads, [cells(one) for one in found])
+        metric, first = scores[0].metric, scores[0].name
+        heads = ["candidate", metric, "95% interval", f"ahead of {first}", "95% interval", "s a training"]
+        table(f"Candidates for {name}", heads, [cells(each) for each in scores])
     result(as_json, value, f"saved {folder / name}.md and .json")
 
 
 def reproduce(name: Name, version: Version, as_json: AsJson = False) -> None:
-    """Train a version again from the lake versions it recorded and compare the metrics; exit code 1 when they differ."""
+    """Train a version again from its lake versions and compare the metrics; exit code 1 when they differ."""
     from batch.training.reproduction import reproduce as run
 
     with job() as context:
-        project = context.project(name)
-        found = run(context, training_job(context, project, Steps()), version)
+        again = run(context, training_job(context, context.project(name), Steps()), version)
+    if not as_json:
+        rows = [[metric, *values] for metric, values in again.metrics.items()]
+        table(f"Version {version} of {name}", ["metric", "recorded", "again"], rows)
     value = {
         "project": name,
         "model_version": version,
-        "same": not found.different,
-        "different": list(found.different),
-        "metrics": found.metrics,
+        "same": not again.different,
+        "different": list(again.different),
+        "metrics": again.metrics,
     }
-    if as_json:
-        say(json.dumps(value))
-    else:
-        table(
-            f"Version {version} of {name}",
-            ["metric", "recorded", "again"],
-            [[key, was, now] for key, (was, now) in found.metrics.items()],
+    if as_json or not again.different:
+        result(
+            as_json,
+            value,
+            f"version {version} of {name} is reproduced: all {len(again.metrics)} metrics agree",
         )
-    if found.different:
+    if again.different:
         raise AnabranchError(
-            f"version {version} of {name!r} does not come out again: {', '.join(found.different)} differ; compare the environments in its report"
+            f"version {version} of {name!r} is not reproduced: {', '.join(again.different)} differ; "
+            "compare the environments in its report"
         )
-    if not as_json:
-        say(f"version {version} of {name} comes out again: {len(found.metrics)} metrics are the same")

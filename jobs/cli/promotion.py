@@ -1,4 +1,4 @@
-"""Verbs about which version serves, and where else it goes: models, promote, export."""
+"""Verbs about the version that serves, and where else it goes: models, promote, export."""
 
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -6,23 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
-from jobs.cli.options import AsJson, Name, Version
-from jobs.show import Steps, result, table
+from jobs.cli.options import AsJson, Champion, Name, Version
+from jobs.show import Steps, picked, result, table
 from jobs.wiring.job import job
 
 if TYPE_CHECKING:
     from jobs.wiring.context import Context
 
-Canary = Annotated[
-    str | None,
-    typer.Option(
-        "--canary",
-        metavar="SHARE",
-        help="Let it answer this share of the keys, such as 10%, instead of promoting it.",
-    ),
-]
-_DAYS = 30
+_COMPARED_DAYS = 30
 
 
 def register(app: typer.Typer) -> None:
@@ -36,98 +29,76 @@ def models(
     compare: Annotated[
         bool,
         typer.Option(
-            "--compare",
-            help="How tried versions did on live requests beside the champion, in the last 30 days.",
+            "--compare", help="How versions on trial compared with the champion, in the last 30 days."
         ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the model versions of a project, with what the gate said of each, or how tried ones did."""
+    """List the model versions of a project with the gate's verdicts, or how versions on trial compared."""
     with job() as context:
         project = context.project(name)
         if compare:
             _compare(context, name, as_json)
             return
-        found = context.models.list(project.name)
-    metric = project.model.metric if project.model else ""
+        entries = context.models.list(name)
+    declared = project.model.metric if project.model else ""
     if not as_json:
         rows = [
             [
-                m.version,
-                ", ".join(m.aliases),
-                m.created,
-                _value(m.metrics, m.parameters.get("metric", metric)),
-                m.gate,
-                m.reason,
+                each.version,
+                ", ".join(each.aliases),
+                each.created,
+                _metric(each.metrics, each.parameters.get("metric", declared)),
+                each.gate,
+                each.reason,
             ]
-            for m in found
+            for each in entries
         ]
         table(f"Models of {name}", ["version", "aliases", "trained", "metric", "gate", "reason"], rows)
-    value = {
-        "project": name,
-        "models": [
-            {
-                "version": m.version,
-                "aliases": list(m.aliases),
-                "metrics": dict(m.metrics),
-                "gate": m.gate,
-                "reason": m.reason,
-                "checks": list(m.checks),
-            }
-            for m in found
-        ],
-    }
-    result(as_json, value, f"{len(found)} versions")
+    listed = [
+        {
+            **picked(each, "version gate reason"),
+            "aliases": list(each.aliases),
+            "metrics": dict(each.metrics),
+            "checks": list(each.checks),
+        }
+        for each in entries
+    ]
+    result(as_json, {"project": name, "models": listed}, f"{len(entries)} versions")
 
 
-def _value(metrics: Any, name: str) -> str:
+def _metric(metrics: Any, name: str) -> str:
     if name not in metrics:
         return ""
     low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
-    return f"{name} {metrics[name]:.4f}" + (
-        "" if low is None or high is None else f" [{low:.4f}, {high:.4f}]"
-    )
+    interval = "" if low is None or high is None else f" [{low:.4f}, {high:.4f}]"
+    return f"{name} {metrics[name]:.4f}{interval}"
 
 
 def _compare(context: "Context", name: str, as_json: bool) -> None:
     from batch.release.trials import compared
 
-    found = compared(context.measures, name, datetime.now(tz=UTC) - timedelta(days=_DAYS))
+    since = datetime.now(tz=UTC) - timedelta(days=_COMPARED_DAYS)
+    trials = [asdict(each) for each in compared(context.measures, name, since)]
     if not as_json:
-        heads = [
-            "tried",
-            "version",
-            "champion",
-            "requests",
-            "mean difference",
-            "mean apart",
-            "p99 apart",
-            "labels flipped",
-            "p99 ms",
-            "until",
-        ]
+        shown = {
+            "kind": "tried",
+            "version": "version",
+            "champion": "champion",
+            "rows": "requests",
+            "mean_difference": "mean difference",
+            "mean_apart": "mean apart",
+            "p99_apart": "p99 apart",
+            "flips": "labels flipped",
+            "p99_ms": "p99 ms",
+        }
         rows = [
-            [
-                c.kind,
-                c.version,
-                c.champion,
-                c.rows,
-                c.mean_difference,
-                c.mean_apart,
-                c.p99_apart,
-                c.flips,
-                c.p99_ms,
-                c.last.isoformat(timespec="seconds"),
-            ]
-            for c in found
+            [*(each[key] for key in shown), each["last"].isoformat(timespec="seconds")] for each in trials
         ]
-        table(f"Versions of {name} tried on live requests", heads, rows)
+        table(f"Versions of {name} tried on live requests", [*shown.values(), "until"], rows)
     nothing = f"nothing was compared: 'anabranch promote {name} VERSION --shadow' begins a trial"
-    result(
-        as_json,
-        {"project": name, "compared": [asdict(one) for one in found]},
-        f"{len(found)} comparisons" if found else nothing,
-    )
+    value = {"project": name, "compared": trials}
+    result(as_json, value, f"{len(trials)} comparisons" if trials else nothing)
 
 
 def promote(
@@ -136,21 +107,21 @@ def promote(
     force: Annotated[
         bool, typer.Option("--force", help="Promote a version that the gate refused; needs --reason.")
     ] = False,
-    reason: Annotated[str | None, typer.Option("--reason", help="Why, kept with the version.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Why it is forced; kept with the version.")] = None,
     without_parity: Annotated[
         bool,
         typer.Option(
-            "--without-parity", help="Even when its forms contradict each other; needs --force --reason."
+            "--without-parity", help="Even if its forms contradict each other; needs --force --reason."
         ),
     ] = False,
     shadow: Annotated[
         bool,
-        typer.Option(
-            "--shadow",
-            help="Score live requests with it too, after they are answered, instead of promoting it.",
-        ),
+        typer.Option("--shadow", help="A trial: also score live requests with it, after they are answered."),
     ] = False,
-    canary: Canary = None,
+    canary: Annotated[
+        str | None,
+        typer.Option(metavar="SHARE", help="A trial: it answers this share of the keys, such as 10%."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a model version the champion, which ends a trial; or try it on live requests."""
@@ -169,51 +140,47 @@ def promote(
     trial = shadow or share is not None
     if trial and (force or (shadow and share is not None)):
         raise MisuseError(
-            "--shadow and --canary SHARE each stand alone: a trial promotes nothing, so there is nothing to force"
+            "--shadow and --canary SHARE each stand alone: a trial promotes nothing, "
+            "so there is nothing to force"
         )
     with job() as context:
-        if trial:
-            _try_out(context, name, version, share, as_json)
-            return
         project = context.project(name)
+        if trial:
+            _try_out(context, project, version, share, as_json)
+            return
         run(context.models, project, version, reason=reason, without_parity=without_parity)
-        told = announce(context.models, context.bus, project)
-    said = (
-        f"version {version} of {name} is champion"
-        + (" (forced)" if force else "")
-        + (f"; {told.why}" if told.why else "")
-    )
-    value = {"project": name, "champion": version, "reason": reason, "devices_told": not told.why}
-    result(as_json, value, f"{said}\nNext: anabranch export {name} DIR")
+        announced = announce(context.models, context.bus, project)
+    forced, why = " (forced)" if force else "", f"; {announced.why}" if announced.why else ""
+    value = {"project": name, "champion": version, "reason": reason, "devices_told": not announced.why}
+    text = f"version {version} of {name} is champion{forced}{why}"
+    result(as_json, value, f"{text}\nNext: anabranch export {name} DIR")
 
 
-def _try_out(context: "Context", name: str, version: str, share: float | None, as_json: bool) -> None:
+def _try_out(context: "Context", project: Project, version: str, share: float | None, as_json: bool) -> None:
     from anabranch.stores.models.roles import CANARY, SHADOW
     from batch.release.trials import try_out
 
-    project = context.project(name)
-    trial = try_out(
-        context.models, project, version, SHADOW if share is None else CANARY, 1.0 if share is None else share
-    )
-    champion = context.models.champion(name)
-    said = f"version {version} of {name} is tried: {trial.described}; 'anabranch promote {name} {champion}' ends it"
+    kind, part = (SHADOW, 1.0) if share is None else (CANARY, share)
+    trial = try_out(context.models, project, version, kind, part)
+    champion = context.models.champion(project.name)
     value = {
-        "project": name,
+        "project": project.name,
         "model_version": version,
         "trial": trial.kind,
-        "share": trial.share,
         "champion": champion,
-        "since": trial.since,
+        **picked(trial, "share since"),
     }
-    result(as_json, value, f"{said}\nNext: anabranch models {name} --compare")
+    text = f"version {version} of {project.name} is tried: {trial.described}"
+    ends = f"'anabranch promote {project.name} {champion}' ends it"
+    result(as_json, value, f"{text}; {ends}\nNext: anabranch models {project.name} --compare")
 
 
 def _share(text: str) -> float:
-    """``10%`` or ``0.1``."""
+    """The share that ``10%`` or ``0.1`` names."""
     try:
         return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
     except ValueError as error:
-        raise MisuseError(f"--canary {text!r} is no share: write 10% or 0.1") from error
+        raise MisuseError(f"--canary {text!r} is not a share: write 10% or 0.1") from error
 
 
 def export(
@@ -221,41 +188,34 @@ def export(
     folder: Annotated[
         str,
         typer.Argument(
-            metavar="DIR",
-            help="Folder to write, on this machine or hdfs://...; a bundle that is there is replaced.",
+            metavar="DIR", help="Folder to write, here or hdfs://...; an older bundle is replaced."
         ),
     ],
-    version: Annotated[str | None, typer.Option(help="Model version; the champion by default.")] = None,
+    version: Champion = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the edge bundle of a model version: ONNX, features, model card, and a runner that needs numpy and onnxruntime alone."""
+    """Write the edge bundle of a model version: ONNX, features, model card and a runner without Spark."""
     from anabranch.stores.files.hdfs import Hdfs
     from batch.release.announcing import announce
     from batch.release.exporting import export as run
 
     with job() as context:
-        project, files = context.project(name), Hdfs(context.settings.files)
-        found = run(context.models, project, folder, version, Steps(), files)
-        if found.place.startswith("hdfs://"):
-            told = announce(context.models, context.bus, project)
-            if told.why:
-                Steps().step(told.why)
+        project, steps, files = context.project(name), Steps(), Hdfs(context.settings.files)
+        bundle = run(context.models, project, folder, version, steps, files)
+        remote = bundle.place.startswith("hdfs://")
+        announced = announce(context.models, context.bus, project) if remote else None
+        if announced is not None and announced.why:
+            steps.step(announced.why)
+    if not as_json:
+        title = f"Edge bundle of {name} version {bundle.version}"
+        table(title, ["file", "SHA-256"], [list(each) for each in bundle.files.items()])
     value = {
         "project": name,
-        "model_version": found.version,
-        "bundle": found.place,
-        "manifest_sha256": found.sha256,
-        "files": found.files,
+        "model_version": bundle.version,
+        "bundle": bundle.place,
+        "manifest_sha256": bundle.sha256,
+        "files": bundle.files,
     }
-    if not as_json:
-        table(
-            f"Edge bundle of {name} version {found.version}",
-            ["file", "SHA-256"],
-            list(map(list, found.files.items())),
-        )
-    run_it = (
-        f"anabranch files get {found.place} LOCAL"
-        if found.place.startswith("hdfs://")
-        else f"echo '{{}}' | python {found.place}/run.py"
-    )
-    result(as_json, value, f"version {found.version} of {name} is in {found.place}\nNext: {run_it}")
+    get, run_it = f"anabranch files get {bundle.place} LOCAL", f"echo '{{}}' | python {bundle.place}/run.py"
+    text = f"version {bundle.version} of {name} is in {bundle.place}"
+    result(as_json, value, f"{text}\nNext: {get if remote else run_it}")

@@ -1,17 +1,24 @@
 """Verbs of data quality: quality (suites and reports of the gate) and quarantine (list, explain, replay)."""
 
 import json
+from dataclasses import dataclass
 from functools import reduce
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from anabranch.declare.projects import Project
+from anabranch.declare.sources import Source
 from anabranch.errors import MisuseError
 from jobs.cli.options import AsJson, Name
-from jobs.show import Steps, result, say, table
+from jobs.show import Steps, picked, result, say, table
 from jobs.wiring.job import job
 from jobs.wiring.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+    from jobs.wiring.context import Context
 
 _MOST_REASONS = 200
 
@@ -30,10 +37,10 @@ def quality(
     write: Annotated[
         bool, typer.Option("--write", help="Write the suite of the source to a file, to be edited.")
     ] = False,
-    most: Annotated[int, typer.Option(help="Reports to list, the newest.")] = 20,
+    most: Annotated[int, typer.Option(help="Reports to list, newest first.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Show what is expected of a source's events (`quality P SOURCE`), or the reports of the gate (`quality P`)."""
+    """Show the expectations of a source (`quality P SOURCE`), or the reports of the gate (`quality P`)."""
     from anabranch.declare.loading import load_project
 
     settings = load_settings()
@@ -52,18 +59,8 @@ def _suite(settings: Settings, project: Project, source: str, as_json: bool) -> 
     from batch.landing.targets import find_source
     from jobs.wiring.suites import suite_file, suites
 
-    found = find_source(project, source)
+    path = suite_file(settings.quality, project, find_source(project, source))
     suite = suites(settings.quality, project)[source]
-    value = {
-        "project": project.name,
-        "source": source,
-        "suite": suite.origin,
-        "mode": settings.quality.mode,
-        "expectations": [
-            {"type": each.type, "kwargs": dict(each.kwargs), "severity": each.severity, "notes": each.notes}
-            for each in suite.expectations
-        ],
-    }
     if not as_json:
         rows = [
             [
@@ -75,29 +72,30 @@ def _suite(settings: Settings, project: Project, source: str, as_json: bool) -> 
             ]
             for each in suite.expectations
         ]
-        table(
-            f"Expected of {project.name}.{source} ({suite.origin})",
-            ["column", "expected", "severity", "else", "notes"],
-            rows,
-        )
-    path = suite_file(settings.quality, project, found)
-    result(
-        as_json,
-        value,
-        f"edit {path}"
-        if path.exists()
-        else f"to change it: anabranch quality {project.name} {source} --write",
-    )
+        title = f"Expected of {project.name}.{source} ({suite.origin})"
+        table(title, ["column", "expected", "severity", "else", "notes"], rows)
+    value = {
+        "project": project.name,
+        "source": source,
+        "suite": suite.origin,
+        "mode": settings.quality.mode,
+        "expectations": [
+            {**picked(each, "type severity notes"), "kwargs": dict(each.kwargs)}
+            for each in suite.expectations
+        ],
+    }
+    change = f"to change it: anabranch quality {project.name} {source} --write"
+    result(as_json, value, f"edit {path}" if path.exists() else change)
 
 
-def _effect(each: Any) -> str:
-    if each.severity != "critical":
+def _effect(expectation: Any) -> str:
+    if expectation.severity != "critical":
         return "is reported"
-    if not each.about_rows:
+    if not expectation.about_rows:
         return "the load is refused"
-    return "the row goes to quarantine" + (
-        f", the load is refused below {100 * each.kwargs['mostly']:g}%" if "mostly" in each.kwargs else ""
-    )
+    mostly = expectation.kwargs.get("mostly")
+    below = "" if mostly is None else f", the load is refused below {100 * mostly:g}%"
+    return f"the row goes to quarantine{below}"
 
 
 def _write(settings: Settings, project: Project, source: str, as_json: bool) -> None:
@@ -105,62 +103,43 @@ def _write(settings: Settings, project: Project, source: str, as_json: bool) -> 
     from batch.landing.targets import find_source
     from jobs.wiring.suites import suite_file
 
-    found = find_source(project, source)
-    path = suite_file(settings.quality, project, found)
+    declared = find_source(project, source)
+    path = suite_file(settings.quality, project, declared)
     if path.exists():
         raise MisuseError(f"{path} exists already: edit it, or remove it to begin anew from the declaration")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(suite_text(f"{project.name}.{source}", project_suite(project, found)), encoding="utf-8")
-    result(
-        as_json,
-        {"project": project.name, "source": source, "suite": str(path)},
-        f"wrote {path}\nNext: anabranch quality {project.name} {source}",
-    )
+    text = suite_text(f"{project.name}.{source}", project_suite(project, declared))
+    path.write_text(text, encoding="utf-8")
+    value = {"project": project.name, "source": source, "suite": str(path)}
+    result(as_json, value, f"wrote {path}\nNext: anabranch quality {project.name} {source}")
 
 
 def _reports(settings: Settings, project: Project, most: int, as_json: bool) -> None:
     from batch.quality.gate import reports
 
     with job(settings) as context:
-        found = reports(context.spark, context.lake, project, most)
+        listed = reports(context.spark, context.lake, project, most)
     if not as_json:
-        rows = [
-            [
-                each["arrival"],
-                each["source"],
-                each["load"],
-                each["rows"],
-                each["bad"],
-                each["verdict"],
-                each["report"],
-            ]
-            for each in found
-        ]
+        heads = ["arrival", "source", "load", "rows", "bad", "verdict", "report"]
         table(
-            f"Loads of {project.name} at the gate",
-            ["arrival", "source", "load", "rows", "bad", "verdict", "report"],
-            rows,
+            f"Loads of {project.name} at the gate", heads, [[each[key] for key in heads] for each in listed]
         )
     suites = "".join(f"\n  anabranch quality {project.name} {source}" for source in project.sources)
-    result(
-        as_json,
-        {"project": project.name, "reports": found},
-        f"{len(found)} reports; what is expected of each source:{suites}",
-    )
+    text = f"{len(listed)} reports; the expectations of each source:{suites}"
+    result(as_json, {"project": project.name, "reports": listed}, text)
 
 
 def quarantine(
     name: Name,
-    source: Annotated[str | None, typer.Option("--source", help="Only rows of this source.")] = None,
+    source: Annotated[str | None, typer.Option(help="Only rows of this source.")] = None,
     reason: Annotated[
-        str, typer.Option("--reason", metavar="TEXT", help="Only rows with this text in their reason.")
+        str, typer.Option(metavar="TEXT", help="Only rows with this text in their reason.")
     ] = "",
     explain: Annotated[
-        bool, typer.Option("--explain", help="Say what each reason means and what to do, with an example.")
+        bool, typer.Option("--explain", help="Explain each reason and what to do, with an example.")
     ] = False,
     replay: Annotated[
-        bool,
-        typer.Option("--replay", help="Judge the rows again by today's rules and land those that are good."),
+        bool, typer.Option("--replay", help="Judge the rows again by today's rules, and land the good ones.")
     ] = False,
     changes: Annotated[
         list[str] | None,
@@ -170,7 +149,7 @@ def quarantine(
             help="With --replay: an SQL expression over the row's texts instead of a cell.",
         ),
     ] = None,
-    most: Annotated[int, typer.Option(help="Rows to show, the newest.")] = 20,
+    most: Annotated[int, typer.Option(help="Rows to show, newest first.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """List the rows that could not be used, explain them, or replay them."""
@@ -179,112 +158,105 @@ def quarantine(
 
     if changes and not replay:
         raise MisuseError("--set changes what is replayed: give --replay too")
-    given = dict(_change(text) for text in changes or ())
+    cells = dict(_change(text) for text in changes or ())
     settings = load_settings()
     project = load_project(name, settings.projects)
-    wanted = list(project.sources.values()) if source is None else [find_source(project, source)]
+    sources = list(project.sources.values()) if source is None else [find_source(project, source)]
     with job(settings) as context:
         if replay:
-            _replay(context, project, wanted, reason, given, as_json)
+            value, text = _replay(context, project, sources, reason, cells)
         else:
-            _list(context, project, wanted, reason, explain, most, as_json)
+            listing = _Listing(context=context, project=project, explain=explain, most=most, as_json=as_json)
+            value, text = listing.show(sources, reason)
+    result(as_json, value, text)
 
 
 def _change(text: str) -> tuple[str, str]:
     column, equals, expression = text.partition("=")
     if not equals or not expression.strip():
         raise MisuseError(
-            f"--set {text!r} is not understood: write COLUMN=EXPRESSION, for example --set \"age=replace(age, ' years', '')\""
+            f"--set {text!r} is not understood: write COLUMN=EXPRESSION, "
+            "for example --set \"age=replace(age, ' years', '')\""
         )
     return column.strip(), expression
 
 
 def _replay(
-    context: Any, project: Project, sources: list[Any], reason: str, changes: dict[str, str], as_json: bool
-) -> None:
+    context: "Context", project: Project, sources: list[Source], reason: str, changes: dict[str, str]
+) -> tuple[dict[str, Any], str]:
     from batch.quality.quarantine import replay
 
+    stores = (context.spark, context.lake)
     gate, times = context.gate(project), context.settings.times
-    found = {
-        each.name: replay(
-            context.spark,
-            context.lake,
-            project,
-            each,
-            times,
-            Steps(),
-            reason=reason,
-            changes=changes,
-            gate=gate,
-        )
+    replayed = {
+        each.name: replay(*stores, project, each, times, Steps(), reason=reason, changes=changes, gate=gate)
         for each in sources
         if set(changes) <= {column.name for column in each.columns} or len(sources) == 1
     }
-    landed = sum(each.landed for each in found.values())
-    value = {source: {"landed": each.landed, "bad": each.bad} for source, each in found.items()}
-    text = f"{landed:,} rows landed, {sum(each.bad for each in found.values()):,} are still bad"
-    result(
-        as_json,
-        {"project": project.name, "landed": landed, "sources": value},
-        text + (f"\nNext: anabranch build {project.name}" if landed else ""),
-    )
+    landed, bad = (sum(getattr(each, kind) for each in replayed.values()) for kind in ("landed", "bad"))
+    counts = {source: picked(each, "landed bad") for source, each in replayed.items()}
+    value = {"project": project.name, "landed": landed, "sources": counts}
+    further = f"\nNext: anabranch build {project.name}" if landed else ""
+    return value, f"{landed:,} rows landed, {bad:,} are still bad{further}"
 
 
-def _list(
-    context: Any, project: Project, sources: list[Any], reason: str, explained: bool, most: int, as_json: bool
-) -> None:
-    from pyspark.sql import DataFrame
-    from pyspark.sql import functions as F
+@dataclass(frozen=True, kw_only=True)
+class _Listing:
+    """Quarantine as it is listed: counts of reasons, and their explanations or the newest rows."""
 
-    from batch.quality.quarantine import pending
-    from batch.quality.reasons import explain, kind
+    context: "Context"
+    project: Project
+    explain: bool
+    most: int
+    as_json: bool
 
-    found = reduce(
-        DataFrame.unionByName, [pending(context.spark, context.lake, project, source) for source in sources]
-    )
-    rows = found.where(F.contains("reason", F.lit(reason)))
-    example = F.min_by(F.struct("reason", F.left("raw", F.lit(200)).alias("raw")), F.xxhash64("id")).alias(
-        "example"
-    )
-    grouped = rows.groupBy("source", kind(F.col("reason")).alias("kind")).agg(
-        F.count(F.lit(1)).alias("count"), example
-    )
-    counts = grouped.orderBy(F.desc("count"), "source", "kind").limit(_MOST_REASONS).collect()
-    total = rows.count() if len(counts) == _MOST_REASONS else sum(row["count"] for row in counts)
-    value: dict[str, Any] = {
-        "project": project.name,
-        "rows": total,
-        "reasons": {f"{row['source']}: {row['kind']}": row["count"] for row in counts},
-    }
-    if explained:
-        value["explained"] = [
-            {
-                "source": row["source"],
-                "reason": row["kind"],
-                "rows": row["count"],
-                **vars(explain(row["kind"])),
-                "example": row["example"].asDict(),
-            }
-            for row in counts
-        ]
-    if not as_json:
-        title = f"Quarantine of {project.name}"
-        table(
-            title,
-            ["rows", "source", "reason"],
-            [[row["count"], row["source"], row["kind"]] for row in counts],
+    def show(self, sources: list[Source], reason: str) -> tuple[dict[str, Any], str]:
+        """Print the tables; returns the JSON and the sentence of the result."""
+        from pyspark.sql import DataFrame
+        from pyspark.sql import functions as F
+
+        from batch.quality.quarantine import pending
+
+        spark, lake, name = self.context.spark, self.context.lake, self.project.name
+        waiting = [pending(spark, lake, self.project, source) for source in sources]
+        rows = reduce(DataFrame.unionByName, waiting).where(F.contains("reason", F.lit(reason)))
+        counts = self._counts(rows)
+        total = rows.count() if len(counts) == _MOST_REASONS else sum(row["count"] for row in counts)
+        reasons = {f"{row['source']}: {row['kind']}": row["count"] for row in counts}
+        value: dict[str, Any] = {"project": name, "rows": total, "reasons": reasons}
+        if self.explain:
+            value["explained"] = [_explained(row) for row in counts]
+        if not self.as_json:
+            listed = [[row["count"], row["source"], row["kind"]] for row in counts]
+            table(f"Quarantine of {name}", ["rows", "source", "reason"], listed)
+            if self.explain:
+                _explain(value["explained"])
+            else:
+                heads = ["source", "reason", "raw", "arrival"]
+                newest = rows.orderBy(F.desc("arrival")).limit(self.most).collect()
+                table(f"The newest {len(newest)}", heads, [[row[head] for head in heads] for row in newest])
+        hint = "" if self.explain or not total else f"\nNext: anabranch quarantine {name} --explain"
+        return value, f"{total:,} rows in quarantine{hint}"
+
+    @staticmethod
+    def _counts(rows: "DataFrame") -> list[Any]:
+        """Rows by source and kind of reason, with one example each."""
+        from pyspark.sql import functions as F
+
+        from batch.quality.reasons import kind
+
+        example = F.struct("reason", F.left("raw", F.lit(200)).alias("raw"))
+        grouped = rows.groupBy("source", kind(F.col("reason")).alias("kind")).agg(
+            F.count(F.lit(1)).alias("count"), F.min_by(example, F.xxhash64("id")).alias("example")
         )
-        if explained:
-            _explain(value["explained"])
-        else:
-            newest = rows.orderBy(F.desc("arrival")).limit(most).collect()
-            table(
-                f"The newest {len(newest)}",
-                ["source", "reason", "raw", "arrival"],
-                [[r["source"], r["reason"], r["raw"], r["arrival"]] for r in newest],
-            )
-    hint = "" if explained or not total else f"\nNext: anabranch quarantine {project.name} --explain"
-    result(as_json, value, f"{total:,} rows in quarantine{hint}")
+        return grouped.orderBy(F.desc("count"), "source", "kind").limit(_MOST_REASONS).collect()
+
+
+def _explained(row: Any) -> dict[str, Any]:
+    from batch.quality.reasons import explain
+
+    counted = {"source": row["source"], "reason": row["kind"], "rows": row["count"]}
+    return {**counted, **vars(explain(row["kind"])), "example": row["example"].asDict()}
 
 
 def _explain(explained: list[dict[str, Any]]) -> None:

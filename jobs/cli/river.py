@@ -9,16 +9,14 @@ import typer
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError, MisuseError
 from anabranch.values.times import SECOND, format_time, parse_duration, parse_time
-from jobs.cli.options import AsJson, Name
+from jobs.cli.options import AsJson, Name, SourceName
 from jobs.cli.stream import stream
-from jobs.servers.processes import told_to_stop
-from jobs.show import Steps, result, table
+from jobs.servers.processes import stop_event
+from jobs.show import Steps, picked, result, table
 from jobs.wiring.job import job
 
 if TYPE_CHECKING:
     from jobs.wiring.context import Context
-
-SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help="Name of a source of the project.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -37,41 +35,28 @@ def ingest(
     from batch.landing.ingest import ingest as run
 
     with job() as context:
-        project = context.project(name)
-        landed = run(
-            context.spark,
-            context.lake,
-            project,
-            source,
-            files,
-            context.settings.times,
-            Steps(),
-            context.gate(project),
-        )
+        project, times = context.project(name), context.settings.times
+        gate = context.gate(project)
+        landed = run(context.spark, context.lake, project, source, files, times, Steps(), gate)
     value = {
         "project": name,
         "source": source,
-        "rows": landed.rows,
-        "quarantined": landed.quarantined,
-        "skipped_files": landed.skipped_files,
+        **picked(landed, "rows quarantined skipped_files reports unmet"),
     }
-    value |= {"reports": landed.reports, "unmet": landed.unmet}
-    text = f"{landed.rows:,} rows landed, {landed.quarantined:,} in quarantine, {landed.skipped_files} files already there"
-    text += gated(landed.unmet, landed.reports)
-    result(
-        as_json,
-        value,
-        f"{text}\nNext: anabranch build {name}"
-        + (f" (and anabranch quarantine {name})" if landed.quarantined else ""),
+    text = (
+        f"{landed.rows:,} rows landed, {landed.quarantined:,} in quarantine, "
+        f"{landed.skipped_files} files already there{gate_lines(landed.unmet, landed.reports)}"
     )
+    look = f" (and anabranch quarantine {name})" if landed.quarantined else ""
+    result(as_json, value, f"{text}\nNext: anabranch build {name}{look}")
     if landed.quarantined and not landed.rows:
         raise AnabranchError(f"no row of {', '.join(files)} was good: see 'anabranch quarantine {name}'")
 
 
-def gated(unmet: Sequence[str], reports: Sequence[str]) -> str:
-    """What the quality gate has to say, as further lines."""
-    shown = [f"not as expected: {each}" for each in unmet] + [f"report: {path}" for path in reports[-5:]]
-    return "".join(f"\n{line}" for line in shown)
+def gate_lines(unmet: Sequence[str], reports: Sequence[str]) -> str:
+    """The quality gate's findings, as further lines."""
+    lines = [f"not as expected: {each}" for each in unmet] + [f"report: {path}" for path in reports[-5:]]
+    return "".join(f"\n{line}" for line in lines)
 
 
 def publish(
@@ -90,54 +75,34 @@ def publish(
 
 def land(
     name: Name,
-    once: Annotated[bool, typer.Option("--once", help="Land what is there and stop (the default).")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Land what waits and stop (the default).")] = False,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Go on landing what comes, until stopped by Ctrl-C or SIGTERM.")
+        bool, typer.Option("--follow", help="Keep landing what arrives, until Ctrl-C or SIGTERM.")
     ] = False,
     every: Annotated[
         str, typer.Option(help="With --follow: how often a batch becomes visible, such as 30s or 5m.")
     ] = "30s",
     as_json: AsJson = False,
 ) -> None:
-    """Land what the project's topics hold in the lake, exactly once."""
+    """Land the events of the project's topics in the lake, each exactly once."""
     from batch.landing.topics import Follow
     from batch.landing.topics import land as run
 
     if once and follow:
         raise MisuseError("--once and --follow contradict each other: give one of them")
     pause = parse_duration(every, "--every") // SECOND
-    following = Follow(every_seconds=pause, stopping=told_to_stop()) if follow else None
+    following = Follow(every_seconds=pause, stopping=stop_event()) if follow else None
     with job() as context:
-        project = context.project(name)
-        found = run(
-            context.spark,
-            context.lake,
-            context.bus,
-            project,
-            context.settings.times,
-            Steps(),
-            context.gate(project),
-            following,
-        )
-    value = {
-        source: {
-            "rows": landed.rows,
-            "quarantined": landed.quarantined,
-            "reports": landed.reports,
-            "unmet": landed.unmet,
-        }
-        for source, landed in found.items()
-    }
-    text = ", ".join(
-        f"{source} {landed.rows:,} rows ({landed.quarantined:,} in quarantine)"
-        for source, landed in found.items()
-    )
-    result(
-        as_json,
-        {"project": name, "sources": value},
-        f"landed: {text or 'no source has a topic'}"
-        + "".join(gated(each.unmet, each.reports) for each in found.values()),
-    )
+        project, times = context.project(name), context.settings.times
+        gate = context.gate(project)
+        loads = run(context.spark, context.lake, context.bus, project, times, Steps(), gate, following)
+    counts = [
+        f"{source} {each.rows:,} rows ({each.quarantined:,} in quarantine)" for source, each in loads.items()
+    ]
+    findings = "".join(gate_lines(each.unmet, each.reports) for each in loads.values())
+    value = {source: picked(each, "rows quarantined reports unmet") for source, each in loads.items()}
+    text = f"landed: {', '.join(counts) or 'no source has a topic'}{findings}"
+    result(as_json, {"project": name, "sources": value}, text)
 
 
 def build(
@@ -146,67 +111,55 @@ def build(
         str | None, typer.Option(help="Slot boundary up to which to build (ISO 8601); the latest by default.")
     ] = None,
     full: Annotated[
-        bool,
-        typer.Option(
-            "--full", help="Read every event again, instead of those that came since the last build."
-        ),
+        bool, typer.Option("--full", help="Read every event again, not only those since the last build.")
     ] = False,
     accept: Annotated[
         str | None,
-        typer.Option(
-            metavar="REASON", help="Publish even if validation fails; the reason is kept with the version."
-        ),
+        typer.Option(metavar="REASON", help="Publish even if validation fails; the reason is kept."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Land, build batch views from what is new, validate and publish them, and make them current."""
     from jobs.cli.watch import summary, watch_built
     from jobs.flows.building import build_project
-    from jobs.flows.watching import said
+    from jobs.flows.watching import sentence
 
     steps = Steps()
     with job() as context:
-        project = context.project(name)
-        built = build_project(
-            context, project, None if cut is None else parse_time(cut), steps, full=full, accept=accept
-        )
-        looked = watch_built(context, project, steps)
+        project, boundary = context.project(name), None if cut is None else parse_time(cut)
+        built = build_project(context, project, boundary, steps, full=full, accept=accept)
+        watched = watch_built(context, project, steps)
     entry = built.manifest
+    approximation = None if built.approximation is None else dict(built.approximation.values())
+    if approximation is not None and not as_json:
+        title = "Approximate scores of the stream against the batch's that replace them"
+        table(title, list(approximation), [list(approximation.values())])
     value = {
         "project": name,
-        "batch_version": entry.batch_version,
+        **picked(entry, "batch_version model_version"),
         "cut": format_time(entry.cut),
         "rows": dict(entry.rows),
         "current_rows": built.current_rows,
-        "model_version": entry.model_version,
         "seconds": round(built.seconds, 2),
-        "approximation": None if built.approximation is None else dict(built.approximation.values()),
-        "watch": summary(looked),
+        "approximation": approximation,
+        "watch": summary(watched),
     }
     rows = ", ".join(f"{view} {count:,} keys" for view, count in entry.rows.items())
-    text = f"batch version {entry.batch_version} up to {format_time(entry.cut)} is current: {rows}"
-    if built.approximation is not None and not as_json:
-        columns = list(built.approximation.values())
-        table(
-            "Approximate scores of the stream against the batch's that replace them",
-            columns,
-            [list(built.approximation.values().values())],
-        )
-    watched = "" if looked is None else f"\n{looked if isinstance(looked, str) else said(looked)}"
-    result(as_json, value, f"{text}{watched}\nNext: anabranch train {name}")
+    lines = [f"batch version {entry.batch_version} up to {format_time(entry.cut)} is current: {rows}"]
+    if watched is not None:
+        lines.append(watched if isinstance(watched, str) else sentence(watched))
+    result(as_json, value, "\n".join([*lines, f"Next: anabranch train {name}"]))
 
 
 def rollback(
     name: Name,
     model: Annotated[
         bool,
-        typer.Option(
-            "--model", help="The model alone: the champion before serves again, and the batch version stays."
-        ),
+        typer.Option("--model", help="The model alone: the previous champion serves the same batch version."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make the previous batch version, and the model it was built with, current again; or the model before alone."""
+    """Make the previous batch version and its model current again, or the previous model alone."""
     with job() as context:
         project = context.project(name)
         if model:
@@ -217,13 +170,11 @@ def rollback(
         entry = rollback_project(context, project, Steps())
     value = {
         "project": name,
-        "batch_version": entry.batch_version,
+        **picked(entry, "batch_version model_version"),
         "cut": format_time(entry.cut),
-        "model_version": entry.model_version,
     }
-    result(
-        as_json, value, f"batch version {entry.batch_version} (model {entry.model_version}) is current again"
-    )
+    text = f"batch version {entry.batch_version} (model {entry.model_version}) is current again"
+    result(as_json, value, text)
 
 
 def _roll_back_model(context: "Context", project: Project, as_json: bool) -> None:
@@ -231,8 +182,8 @@ def _roll_back_model(context: "Context", project: Project, as_json: bool) -> Non
     from batch.release.promotion import roll_back
 
     version = roll_back(context.models, project)
-    told = announce(context.models, context.bus, project)
-    said = f"version {version} of {project.name} is champion again, and the batch version stays" + (
-        f"; {told.why}" if told.why else ""
-    )
-    result(as_json, {"project": project.name, "champion": version, "devices_told": not told.why}, said)
+    announced = announce(context.models, context.bus, project)
+    why = f"; {announced.why}" if announced.why else ""
+    value = {"project": project.name, "champion": version, "devices_told": not announced.why}
+    text = f"version {version} of {project.name} is champion again, and the batch version stays{why}"
+    result(as_json, value, text)

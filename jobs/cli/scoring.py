@@ -1,4 +1,4 @@
-"""The verb about scores of data sets: score."""
+"""The verb that scores data sets: score."""
 
 from typing import Annotated
 
@@ -6,9 +6,9 @@ import typer
 
 from anabranch.errors import MisuseError
 from anabranch.values.times import SECOND, parse_duration, parse_time
-from jobs.cli.options import AsJson, Name
-from jobs.servers.processes import told_to_stop
-from jobs.show import Steps, result
+from jobs.cli.options import AsJson, Champion, Name
+from jobs.servers.processes import stop_event
+from jobs.show import Steps, picked, result
 from jobs.wiring.job import job
 
 
@@ -27,45 +27,37 @@ def score(
     ] = None,
     out: Annotated[
         str | None,
-        typer.Option(
-            "--out", help="Folder to write to (CSV when it ends in .csv, Delta when in .delta), or 'serving'."
-        ),
+        typer.Option(help="Folder to write (CSV when it ends in .csv, Delta when in .delta), or 'serving'."),
     ] = None,
-    version: Annotated[str | None, typer.Option(help="Model version; the champion by default.")] = None,
+    version: Champion = None,
     at: Annotated[
-        str | None,
-        typer.Option("--at", help="Attach missing features as of this time (ISO 8601), instead of now."),
+        str | None, typer.Option(help="Attach missing features as of this time (ISO 8601), instead of now.")
     ] = None,
     join: Annotated[
-        bool,
-        typer.Option(
-            "--join-features",
-            help="Attach missing features as of each row's own time, when the rows have one.",
-        ),
+        bool, typer.Option("--join-features", help="Attach missing features as of the time of each row.")
     ] = False,
     keep: Annotated[
-        str | None, typer.Option(help="Columns carried over, with commas between; all by default.")
+        str | None, typer.Option(help="Columns carried over, with commas in between; all by default.")
     ] = None,
     form: Annotated[
         str | None, typer.Option("--format", help="parquet, csv or delta, whatever the name of --out says.")
     ] = None,
     pyfunc: Annotated[
-        bool,
-        typer.Option("--pyfunc", help="Score with MLflow's pyfunc UDF, even where there is a faster way."),
+        bool, typer.Option("--pyfunc", help="Score with MLflow's pyfunc UDF, even if there is a faster way.")
     ] = False,
     on_write: Annotated[
         bool,
         typer.Option(
-            "--follow", help="Score what comes into --in, or into what the project declares, until stopped."
+            "--follow", help="Score what arrives in --in, or in what the project declares, until stopped."
         ),
     ] = False,
     once: Annotated[
-        bool, typer.Option("--once", help="With --follow: score what has come and stop.")
+        bool, typer.Option("--once", help="With --follow: score what has arrived and stop.")
     ] = False,
     every: Annotated[str, typer.Option(help="With --follow: how often, such as 30s or 5m.")] = "30s",
     as_json: AsJson = False,
 ) -> None:
-    """Mass-score a data set; killed and run again, it goes on where it was."""
+    """Mass-score a data set; after a kill, the same command continues where it was."""
     if on_write:
         _follow(name, rows, out, None if once else every, as_json)
         return
@@ -77,37 +69,33 @@ def score(
     from batch.scoring.work import ScoringOrder
 
     if join and at is not None:
-        raise MisuseError(
-            "--join-features and --at contradict each other: rows are joined as of their own time, or all as of one"
-        )
-    order = ScoringOrder(
-        join=join, keep=None if keep is None else tuple(keep.split(",")), form=form, pyfunc=pyfunc
-    )
+        raise MisuseError("--join-features and --at contradict each other: give one of them")
+    columns = None if keep is None else tuple(keep.split(","))
+    order = ScoringOrder(join=join, keep=columns, form=form, pyfunc=pyfunc)
     with job() as context:
         project = context.project(name)
         serves = rows in (SERVING, current_table(name)) or SERVING in (out, form)
         scored = score_path(
-            context.spark, context.lake, context.models, project, rows, out, version, Steps(), at=None if at is None else parse_time(at),
-            order=order, sizes=context.settings.scoring, serving=context.views if serves else None,
-        )  # fmt: skip
+            *(context.spark, context.lake, context.models, project, rows, out, version, Steps()),
+            at=None if at is None else parse_time(at),
+            order=order,
+            sizes=context.settings.scoring,
+            serving=context.views if serves else None,
+        )
     value = {
         "project": name,
-        "rows": scored.rows,
         "model_version": scored.version,
         "out": str(out),
-        "resumed": scored.resumed,
-        "again": scored.again,
+        **picked(scored, "rows resumed again"),
     }
-    said = (
-        f"{scored.rows:,} rows were scored into {out} before: nothing was to be done"
-        if scored.again
-        else f"{scored.rows:,} rows scored into {out}"
-    )
-    result(as_json, value, said)
+    text = f"{scored.rows:,} rows scored into {out}"
+    if scored.again:
+        text = f"{scored.rows:,} rows were scored into {out} before: nothing to do"
+    result(as_json, value, text)
 
 
 def _follow(name: str, rows: str | None, out: str | None, every: str | None, as_json: bool) -> None:
-    """Scoring on write; `every` None for what has come until now."""
+    """Scoring on write; `every` None scores what has arrived until now and stops."""
     from batch.scoring.given import SERVING
     from batch.scoring.on_write import Follower, follow, followers
 
@@ -115,7 +103,8 @@ def _follow(name: str, rows: str | None, out: str | None, every: str | None, as_
         raise MisuseError(
             "--in and --out belong together: give both, or neither for what the project declares"
         )
-    stopping = told_to_stop()
+    pause = None if every is None else parse_duration(every, "--every") // SECOND
+    stopping = stop_event()
     with job() as context:
         project = context.project(name)
         wanted = (
@@ -123,8 +112,11 @@ def _follow(name: str, rows: str | None, out: str | None, every: str | None, as_
             if rows is None or out is None
             else (Follower(source=rows, out=out, label=rows),)
         )
-        pause = None if every is None else parse_duration(every, "--every") // SECOND
-        done = follow(context.spark, context.lake, context.models, project, wanted, Steps(), every_seconds=pause, stopping=stopping,
-                      serving=context.views if any(one.out == SERVING for one in wanted) else None)  # fmt: skip
-    said = ", ".join(f"{count:,} rows of {label}" for label, count in done.rows.items())
-    result(as_json, {"project": name, "rows": done.rows}, f"scored {said}")
+        done = follow(
+            *(context.spark, context.lake, context.models, project, wanted, Steps()),
+            every_seconds=pause,
+            stopping=stopping,
+            serving=context.views if any(each.out == SERVING for each in wanted) else None,
+        )
+    counts = ", ".join(f"{count:,} rows of {label}" for label, count in done.rows.items())
+    result(as_json, {"project": name, "rows": done.rows}, f"scored {counts}")

@@ -11,7 +11,7 @@ from anabranch.declare.loading import list_projects
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError, MisuseError
 from jobs.cli.options import AsJson, Names
-from jobs.servers.processes import told_to_stop
+from jobs.servers.processes import stop_event
 from jobs.show import Steps, result
 from jobs.wiring.job import job
 
@@ -24,14 +24,14 @@ _REPORT_SECONDS = 5.0
 
 def stream(
     names: Names = None,
-    once: Annotated[bool, typer.Option("--once", help="Drain what is there and stop.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Drain the topics and stop.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Keep tiles and approximate scores current from Kafka, until stopped; without a name, of every project."""
+    """Keep tiles and approximate scores of projects current from Kafka, until stopped."""
     from speed.progress import StreamMetrics
     from speed.streams import Streams
 
-    stopping = told_to_stop()
+    stopping = stop_event()
     with job() as context:
         projects = _projects(context, names or [])
         with closing(StreamMetrics(0 if once else context.settings.speed.metrics_port)) as metrics:
@@ -54,7 +54,8 @@ def stream(
     ]
     if failed:
         raise AnabranchError(
-            f"given up: {', '.join(failed)}: mend what it says and start the stream again, which goes on from its checkpoint"
+            f"given up: {', '.join(failed)}: correct the cause and start the stream again, "
+            "which continues from its checkpoint"
         )
 
 
@@ -62,7 +63,7 @@ def _projects(context: "Context", names: list[str]) -> list[Project]:
     chosen = names or sorted(list_projects(context.settings.projects))
     projects = [context.project(name) for name in dict.fromkeys(chosen)]
     if not projects:
-        raise MisuseError("no project is declared: 'anabranch init NAME' makes one")
+        raise MisuseError("no project is declared: run 'anabranch init NAME'")
     return projects
 
 

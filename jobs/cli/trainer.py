@@ -1,4 +1,4 @@
-"""The verb `trainer`: trains when a message asks for it, until stopped."""
+"""The verb that trains on request: trainer."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -11,7 +11,7 @@ from anabranch.declare.loading import list_projects
 from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
 from jobs.cli.options import AsJson, Names
-from jobs.servers.processes import told_to_stop
+from jobs.servers.processes import stop_event
 from jobs.show import Steps, result
 from jobs.wiring.job import job
 
@@ -28,14 +28,14 @@ def register(app: typer.Typer) -> None:
 
 def trainer(
     names: Names = None,
-    once: Annotated[bool, typer.Option("--once", help="Answer what waits and stop.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Answer the waiting requests and stop.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train when a message on training-requests asks for it, and answer on training-results, until stopped."""
+    """Train on request by messages (training-requests), and answer on training-results, until stopped."""
     from anabranch.stores.kafka.training_topics import REQUESTS, TrainingTopics
     from batch.training.request_service import TrainingService
 
-    stopping, steps, chosen = told_to_stop(), Steps(), sorted(set(names or []))
+    stopping, steps, chosen = stop_event(), Steps(), sorted(set(names or []))
     with job() as context:
         trained = tuple(chosen or sorted(list_projects(context.settings.projects)))
         with closing(TrainingTopics(context.bus, "-".join(["anabranch-trainer", *chosen]))) as topics:
@@ -54,18 +54,17 @@ def trainer(
 
 @dataclass(frozen=True, kw_only=True)
 class Desk:
-    """What trains, with the real stores."""
+    """The training desk (batch/training/request_service.py) of the real stores."""
 
     context: "Context"
     names: tuple[str, ...]
     steps: Steps
 
     def project(self, name: str) -> Project:
-        """See TrainingDesk."""
         return self.context.project(name)
 
     def check(self, project: Project, rows: "Rows") -> None:
-        """See TrainingDesk: the rules of events that come by REST, which are those of landing."""
+        # The rules of landing, as for events that arrive over REST.
         from anabranch.events.faults import find_fault
         from anabranch.values.times import SECOND, now_micros
         from batch.landing.targets import find_source
@@ -75,7 +74,8 @@ class Desk:
             source = find_source(project, name)
             if source.topic is None:
                 raise MisuseError(
-                    f"source {name!r} has no topic, so its rows cannot come by message: load them with 'anabranch ingest'"
+                    f"source {name!r} has no topic, so its rows cannot come by message: "
+                    "load them with 'anabranch ingest'"
                 )
             for number, event in enumerate(events):
                 fault = find_fault(event, source, project.key_sets(source), latest)
@@ -83,7 +83,7 @@ class Desk:
                     raise MisuseError(f"row {number} of {name!r}: {fault.reason}")
 
     def land(self, project: Project, rows: Sequence["Rows"]) -> None:
-        """See TrainingDesk: rows take the way of all events, over their topic and past the quality gate."""
+        # As all events, over their topic and past the quality gate.
         from batch.landing.publishing import publish_rows
         from batch.landing.topics import land
 
@@ -91,18 +91,10 @@ class Desk:
         for each in rows:
             for name, events in each.items():
                 publish_rows(context.bus, project, project.sources[name], events)
-        land(
-            context.spark,
-            context.lake,
-            context.bus,
-            project,
-            context.settings.times,
-            self.steps,
-            context.gate(project),
-        )
+        stores = (context.spark, context.lake, context.bus)
+        land(*stores, project, context.settings.times, self.steps, context.gate(project))
 
     def train(self, project: Project, requests: Sequence[str]) -> "Trained":
-        """See TrainingDesk."""
         from batch.training.train import train
         from jobs.cli.models import begin_online, training_job
 

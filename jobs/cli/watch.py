@@ -1,4 +1,4 @@
-"""The verb that looks after a model once it is released: watch."""
+"""The verb that looks after a released model: watch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,21 +12,19 @@ from anabranch.errors import MisuseError
 from anabranch.values.times import SECOND, format_time, parse_duration, parse_time, to_micros
 from jobs.cli.options import AsJson
 from jobs.flows.rounds import rounds
-from jobs.servers.processes import told_to_stop
-from jobs.show import Steps, result, say, table
+from jobs.servers.processes import stop_event
+from jobs.show import Steps, picked, result, say, table
 from jobs.wiring.job import job
 
 if TYPE_CHECKING:
     from jobs.flows.watching import Looked
     from jobs.wiring.context import Context
 
-Names = Annotated[
+Watched = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="[PROJECT]...",
-        help="The project; with --every some, or all that are declared when none is named.",
-    ),
+    typer.Argument(metavar="[PROJECT]...", help="The project; with --every several, or every declared one."),
 ]
+_CHECK = "what which version value threshold crossed news"
 
 
 def register(app: typer.Typer) -> None:
@@ -35,11 +33,11 @@ def register(app: typer.Typer) -> None:
 
 
 def watch(
-    names: Names = None,
+    names: Watched = None,
     since: Annotated[
         str | None,
         typer.Option(
-            help="Predictions and labels from this time on (ISO 8601); the declared window by default."
+            help="Predictions and labels since this time (ISO 8601); the declared window by default."
         ),
     ] = None,
     html: Annotated[
@@ -50,39 +48,37 @@ def watch(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge predictions by labels that came later, measure drift and skew, and raise declared alerts."""
-    from jobs.flows.watching import said, watch_project
+    """Judge predictions by labels that arrived later, measure drift and skew, and raise declared alerts."""
+    from jobs.flows.watching import sentence, watch_project
 
     chosen = list(dict.fromkeys(names or []))
     if every is not None:
         _look_every(chosen, since, html, parse_duration(every, "--every") // SECOND, as_json)
         return
     if len(chosen) != 1:
-        raise MisuseError(
-            "one project is looked at by one call: name it, or give --every to go on looking at some or all"
-        )
+        raise MisuseError("without --every exactly one project is watched: name one, or give --every")
     (name,) = chosen
     with job() as context:
-        looked = watch_project(
-            context, context.project(name), Steps(), None if since is None else parse_time(since), html
-        )
+        start = None if since is None else parse_time(since)
+        looked = watch_project(context, context.project(name), Steps(), start, html)
     if not as_json:
         show(looked)
-    where = f"\nreport: {html}" if html else f"\nNext: anabranch watch {name} --html report.html"
-    result(as_json, value(looked), f"{said(looked)}{where}")
+    further = f"report: {html}" if html else f"Next: anabranch watch {name} --html report.html"
+    result(as_json, value(looked), f"{sentence(looked)}\n{further}")
 
 
 def _look_every(
     names: Sequence[str], since: str | None, html: Path | None, seconds: int, as_json: bool
 ) -> None:
-    """Looks of the named projects, or of all, until stopped. One that fails is told, and the next comes in its turn."""
+    """Look at the named projects, or at all, until stopped; a look that fails does not end the others."""
     from jobs.flows.watching import Watching
 
     if since is not None or (html is not None and len(names) != 1):
         raise MisuseError(
-            "--every looks at the declared window, and writes a page of one named project: leave out --since, and --html with several"
+            "--every looks at the declared window and writes a page of one named project: "
+            "leave out --since, and --html with several"
         )
-    stopping, steps = told_to_stop(), Steps()
+    stopping, steps = stop_event(), Steps()
     with job() as context:
         chosen = list(names) or sorted(list_projects(context.settings.projects))
         for name in chosen:
@@ -93,19 +89,19 @@ def _look_every(
             for name in chosen:
                 if not stopping.is_set():
                     watching.look(name)
-    value = {"projects": chosen, "looks": watching.looks, "failed": watching.failed}
-    result(as_json, value, f"watch stopped after {watching.looks} looks, of which {watching.failed} failed")
+    text = f"watch stopped after {watching.looks} looks, of which {watching.failed} failed"
+    result(as_json, {"projects": chosen, **picked(watching, "looks failed")}, text)
 
 
 def watch_built(context: "Context", project: Project, steps: Steps) -> "Looked | str | None":
-    """The look after a build, which succeeded whatever comes of it: None without a model, a text for what went wrong."""
+    """The look after a build: None without a model, a text when it failed, which does not fail the build."""
     from jobs.flows.watching import watch_project
 
     try:
         if project.model is None or context.models.champion(project.name) is None:
             return None
         return watch_project(context, project, steps, landed=True)
-    except Exception as error:  # noqa: BLE001 - the build is done and good; it is said, with the verb that shows all of it
+    except Exception as error:  # noqa: BLE001 - the build is done and good; the text names the verb that shows more
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return f"watching failed ({first}): anabranch watch {project.name}"
 
@@ -114,138 +110,79 @@ def summary(looked: "Looked | str | None") -> dict[str, Any] | None:
     """The look after a build in a few words of JSON."""
     if looked is None or isinstance(looked, str):
         return None if looked is None else {"error": looked}
-    crossed = [one.what + (f" {one.which}" if one.which else "") for one in looked.checks if one.crossed]
     return {
         "predictions": sum(looked.found.predictions.values()),
-        "beyond": crossed,
+        "beyond": [f"{check.what} {check.which}".strip() for check in looked.checks if check.crossed],
         "notes": list(looked.found.notes),
     }
 
 
 def show(looked: "Looked") -> None:
-    """Tables of what was found."""
+    """Print the tables of a look."""
     found = looked.found
-    whole = [one for one in found.accuracy if one.period is None]
-    if whole:
-        rows = [[one.version, one.part or "all", one.labels, one.value, one.low, one.high] for one in whole]
-        table(
-            f"On labels that came since {format_time(found.since)}",
-            ["version", "slice", "labels", found.metric, "95% from", "to"],
-            rows,
-        )
-    dated = [one for one in found.accuracy if one.period is not None]
-    if dated:
-        rows = [
-            [
-                format_time(to_micros(one.period)),
-                one.version,
-                one.part or "all",
-                one.labels,
-                one.value,
-                one.low,
-                one.high,
-            ]
-            for one in dated
-            if one.period
-        ]
-        table("Over time", ["from", "version", "slice", "labels", found.metric, "95% from", "to"], rows)
-    columns = ["feature", "PSI", "Jensen-Shannon", "rows", "moved most"]
-    for title, drifts in [
-        *[(f"Inputs of predictions, version {v}", d) for v, d in found.features.items()],
-        ("Inputs in current rows", found.current),
-    ]:
-        if drifts:
-            table(
-                f"{title}, against training data",
-                columns,
-                [[one.feature, one.psi, one.js, one.rows, one.most_moved] for one in drifts],
-            )
-    if found.scores:
-        rows = [
-            [version, one.psi, one.js, one.rows, found.means.get(version), one.most_moved]
-            for version, one in found.scores.items()
-        ]
-        table(
-            "Scores of predictions, against held-out rows",
-            ["version", "PSI", "Jensen-Shannon", "rows", "mean", "moved most"],
-            rows,
-        )
+    heads = ["version", "slice", "labels", found.metric, "95% from", "to"]
+    whole = [_accuracy(each) for each in found.accuracy if each.period is None]
+    _table(f"On labels that came since {format_time(found.since)}", heads, whole)
+    dated = [
+        [format_time(to_micros(each.period)), *_accuracy(each)] for each in found.accuracy if each.period
+    ]
+    _table("Over time", ["from", *heads], dated)
+    inputs = [
+        (f"Inputs of predictions, version {version}", drifts) for version, drifts in found.features.items()
+    ]
+    heads = ["feature", "PSI", "Jensen-Shannon", "rows", "moved most"]
+    for title, drifts in [*inputs, ("Inputs in current rows", found.current)]:
+        rows = [[each.feature, each.psi, each.js, each.rows, each.most_moved] for each in drifts]
+        _table(f"{title}, against training data", heads, rows)
+    rows = [
+        [version, each.psi, each.js, each.rows, found.means.get(version), each.most_moved]
+        for version, each in found.scores.items()
+    ]
+    heads = ["version", "PSI", "Jensen-Shannon", "rows", "mean", "moved most"]
+    _table("Scores of predictions, against held-out rows", heads, rows)
     if found.skew is not None:
         one = found.skew
-        table(
-            f"Answers of version {one.version} made again from the lake",
-            ["batch version", "answers", "left aside", "values", "differing", "an example"],
-            [[one.batch_version, one.answers, one.unsettled, one.values, one.differing, one.example]],
-        )
+        heads = ["batch version", "answers", "left aside", "values", "differing", "an example"]
+        rows = [[one.batch_version, one.answers, one.unsettled, one.values, one.differing, one.example]]
+        _table(f"Answers of version {one.version} made again from the lake", heads, rows)
     if found.approximation:
-        at = max(one.at for one in found.approximation.values())
-        values = {name: one.value for name, one in found.approximation.items()}
-        table(
-            f"Approximate scores against those of the batch of {at:%Y-%m-%d %H:%M} UTC",
-            list(values),
-            [list(values.values())],
-        )
-    if looked.checks:
-        rows = [
-            [
-                one.what,
-                one.which,
-                one.version,
-                one.value,
-                one.threshold,
-                "yes" if one.crossed else "no",
-                one.news,
-            ]
-            for one in looked.checks
-        ]
-        table("Thresholds", ["what", "which", "version", "value", "threshold", "crossed", "news"], rows)
+        at = max(each.at for each in found.approximation.values())
+        title = f"Approximate scores against those of the batch of {at:%Y-%m-%d %H:%M} UTC"
+        _table(title, list(found.approximation), [[each.value for each in found.approximation.values()]])
+    checks = [
+        [c.what, c.which, c.version, c.value, c.threshold, "yes" if c.crossed else "no", c.news]
+        for c in looked.checks
+    ]
+    _table("Thresholds", _CHECK.split(), checks)
     for note in found.notes:
         say(f"note: {note}")
 
 
+def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table, unless it is empty."""
+    if rows:
+        table(title, heads, rows)
+
+
+def _accuracy(found: Any) -> list[object]:
+    return [found.version, found.part or "all", found.labels, found.value, found.low, found.high]
+
+
 def value(looked: "Looked") -> dict[str, Any]:
-    """All of it as JSON."""
+    """A look as JSON."""
     found = looked.found
-    measures = [
-        {
-            "subject": m.subject,
-            "name": m.name,
-            "slice": m.slice,
-            "version": m.version,
-            "at": format_time(int(m.at.timestamp() * 1e6)),
-            "value": m.value,
-        }
-        for m in found.measures()
-    ]
-    checks = [
-        {
-            "what": c.what,
-            "which": c.which,
-            "version": c.version,
-            "value": c.value,
-            "threshold": c.threshold,
-            "crossed": c.crossed,
-            "news": c.news,
-        }
-        for c in looked.checks
-    ]
     answer: dict[str, Any] = {
-        "project": found.project,
+        **picked(found, "project champion"),
         "at": format_time(found.at),
         "since": format_time(found.since),
-        "champion": found.champion,
-    }
-    answer |= {
         "predictions": dict(found.predictions),
-        "checks": checks,
+        "checks": [picked(check, _CHECK) for check in looked.checks],
         "notes": list(found.notes),
-        "measures": measures,
+        "measures": [
+            {**picked(measure, "subject name slice version value"), "at": format_time(to_micros(measure.at))}
+            for measure in found.measures()
+        ],
     }
     if found.skew is not None:
-        answer["skew"] = {
-            "answers": found.skew.answers,
-            "values": found.skew.values,
-            "differing": found.skew.differing,
-            "example": found.skew.example,
-        }
+        answer["skew"] = picked(found.skew, "answers values differing example")
     return answer

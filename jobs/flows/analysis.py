@@ -1,4 +1,4 @@
-"""What analysts work with in a notebook or by `anabranch sql`: every project's tables, and answers at any time."""
+"""Tables of every project and answers at any time, for notebooks and `anabranch sql`."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -31,12 +31,12 @@ class Analysis:
         )
 
     def register(self, names: Iterable[str] | None = None) -> list[str]:
-        """Make the tables of these projects known to the session (all that are declared by default); the names of the tables."""
+        """Register the tables of these projects (of every declared one by default); returns their names."""
         wanted = list_projects(self.context.settings.projects) if names is None else names
         return [table for name in wanted for table in self.tables.register(self.context.project(name))]
 
     def sql(self, statement: str) -> DataFrame:
-        """Run SQL over the tables of the projects that it names; of all, when it names none."""
+        """Run SQL over the tables of the projects that it names, or of all when it names none."""
         declared = list(list_projects(self.context.settings.projects))
         named = [name for name in declared if f"{name}_" in statement]
         self.register(named or declared)
@@ -45,14 +45,14 @@ class Analysis:
     def answers_at(
         self, project: Project, at: str | None = None, keys: Sequence[str] | None = None
     ) -> DataFrame:
-        """Features of keys (texts; by default all with a current row) as they were at a time, or now: `key`, every feature, `as_of`.
+        """Features of keys at a time, or now: `key`, every feature, `as_of`. By default of all current rows.
 
-        Times from the batch's cut on are merged from Cassandra as serving does: then there are also scores, versions, and `degraded`, which
-        says why values may not be exact. Earlier times, which Cassandra does not keep, are folded from what has landed in the lake.
+        From the batch's cut on they are merged from Cassandra, as serving does, with scores, versions and the
+        reason why a value may not be exact (`degraded`). Earlier times are folded from events in the lake.
         """
         spark, moment = self.context.spark, None if at is None else parse_time(at)
         if moment is not None and moment > now_micros():
-            raise AnabranchError(f"{at} is in the future: ask for a time that has come")
+            raise AnabranchError(f"{at} is in the future: give a time that has passed")
         given = (
             None
             if keys is None
@@ -80,7 +80,7 @@ class Analysis:
 
 
 def _stored(project: Project, key: str) -> str:
-    """A key as people write it as it is stored."""
+    """The stored text of a key as people write it."""
     if len(project.keys) == 1:
         return key_text(project.keys, {project.keys[0]: key})
     return key_text(project.keys, dict(part.split("=", 1) for part in key.split(" ") if "=" in part))

@@ -1,4 +1,4 @@
-"""One answer for the command line: from the serving store where that is exact, else from the lake."""
+"""An answer for the command line: from the serving store where that is exact, else from the lake."""
 
 from dataclasses import replace
 from typing import Any
@@ -16,8 +16,8 @@ from jobs.wiring.context import Context
 def answer_key(context: Context, project: Project, key: dict[str, str], at: int | None) -> dict[str, Any]:
     """Features and score of a key at `at` (microseconds) or now.
 
-    The serving store keeps states for the present. A time before the cut is folded from the lake, after the
-    topics were landed. A key of which nothing is known has the features of no events, and no score.
+    The serving store keeps states for the present; a time before the cut is folded from the lake, after
+    landing. An unknown key has the features of no events, and no score.
     """
     (stored,) = context.answers.features(project, [key], at)
     layer = "serving"

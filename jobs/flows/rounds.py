@@ -1,4 +1,4 @@
-"""When work comes round that is done again and again until stopped."""
+"""Work that is repeated at an interval until stopped."""
 
 import threading
 import time
@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 def rounds(
     every_seconds: float, stopping: threading.Event, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[int]:
-    """Counts 1, 2, ... at once and then every `every_seconds`, until `stopping` is set.
+    """Count 1, 2, ... at once and then every `every_seconds`, until `stopping` is set.
 
-    Who takes longer for one round gets the next one at the next whole multiple: none is made up for.
+    A round that takes longer is followed by one at the next whole multiple: missed rounds are skipped.
     """
     begun, number = clock(), 0
     while not stopping.is_set():

@@ -1,4 +1,4 @@
-"""After release: look at a project's model, keep what was found, and tell what is beyond a declared threshold."""
+"""After release: look at a project's model, keep the findings, raise alerts beyond thresholds."""
 
 import logging
 import time
@@ -23,12 +23,12 @@ from jobs.wiring.context import Context
 
 log = logging.getLogger(__name__)
 WATCH = "watch"
-"""The subject of measures of the looks themselves."""
+"""The subject of measures about the looks themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Looked:
-    """What was found, and every declared threshold with whether it is crossed."""
+    """The findings, and every declared threshold with whether it is crossed."""
 
     found: Watched
     checks: list[ThresholdCheck]
@@ -43,19 +43,15 @@ def watch_project(
     *,
     landed: bool = False,
 ) -> Looked:
-    """Land (unless that was done), look, and keep it: measures, metrics of each version's run, alerts, and a page where `html` says."""
+    """Land (unless `landed`), look, and keep the findings.
+
+    They become measures, metrics of each version's run, alerts, and a page in the file `html`.
+    """
     if not landed:
         steps.step("landing what the topics hold")
-        land(
-            context.spark,
-            context.lake,
-            context.bus,
-            project,
-            context.settings.times,
-            steps,
-            context.gate(project),
-        )
-    measures = Measures.of(context.settings.views)
+        lake = (context.spark, context.lake, context.bus)
+        land(*lake, project, context.settings.times, steps, context.gate(project))
+    measures = context.measures
     stores = Stores(
         spark=context.spark, lake=context.lake, views=context.views, models=context.models, measures=measures
     )
@@ -71,11 +67,9 @@ def watch_project(
 
 @dataclass(kw_only=True)
 class Watching:
-    """Looks on a schedule: what goes wrong with one is logged, measured and told, and is not the end of the
-    next.
+    """Looks on a schedule. One that fails is logged and counted, and the next one comes all the same.
 
-    Kept as measures of the subject ``watch``: ``failed`` (1 or 0) and ``seconds`` of each project's last
-    look.
+    Each leaves the measures ``failed`` (1 or 0) and ``seconds`` of the subject ``watch``.
     """
 
     context: Context
@@ -85,7 +79,7 @@ class Watching:
     failed: int = 0
 
     def look(self, name: str) -> None:
-        """Look at a project, if it has a champion. Raises AnabranchError when Spark is gone: no look can come any more."""
+        """Look at a project, if it has a champion; raises AnabranchError when Spark has ended."""
         started, why = time.monotonic(), None
         self.looks += 1
         try:
@@ -94,8 +88,8 @@ class Watching:
                 self.steps.step(f"{name} has no champion to look at yet")
                 return
             looked = watch_project(self.context, project, self.steps, html=self.html)
-            self.steps.step(escape(said(looked)))
-        except Exception as error:  # whatever it was, later looks must not wait for somebody to notice
+            self.steps.step(escape(sentence(looked)))
+        except Exception as error:  # whatever it was, later looks must go on
             why = (str(error).strip().splitlines() or [type(error).__name__])[0]
             log.warning("the look at %s failed: %s", name, why, exc_info=log.isEnabledFor(logging.INFO))
             self.failed += 1
@@ -113,7 +107,7 @@ class Watching:
                 Measure(project=name, subject=WATCH, name=each, at=at, value=value)
                 for each, value in values.items()
             ]
-            Measures.of(self.context.settings.views).write(found)
+            self.context.measures.write(found)
         except AnabranchError as error:
             log.warning("how the look at %s went is not kept: %s", name, error)
 
@@ -124,34 +118,35 @@ class Watching:
         return not has_ended(self.context.spark)
 
 
-def said(looked: Looked) -> str:
-    """One sentence."""
-    found, crossed = looked.found, [one for one in looked.checks if one.crossed]
-    labels = sum(one.labels for one in found.accuracy if not one.part and one.period is None)
-    text = f"watched {found.project}: {sum(found.predictions.values()):,} predictions, {labels:,} judged by labels"
-    alerts = ", ".join(
-        f"{one.what} {one.which}".strip()
-        + f" {one.value:.4g} (threshold {one.threshold:g}{', new' if one.news else ''})"
-        for one in crossed
-    )
+def sentence(looked: Looked) -> str:
+    """A look in one sentence."""
+    found = looked.found
+    labels = sum(each.labels for each in found.accuracy if not each.part and each.period is None)
+    predictions = sum(found.predictions.values())
+    text = f"watched {found.project}: {predictions:,} predictions, {labels:,} judged by labels"
+    alerts = ", ".join(_alert(check) for check in looked.checks if check.crossed)
     return f"{text}; beyond thresholds: {alerts}" if alerts else text
 
 
+def _alert(check: ThresholdCheck) -> str:
+    news = ", new" if check.news else ""
+    return f"{check.what} {check.which}".strip() + f" {check.value:.4g} (threshold {check.threshold:g}{news})"
+
+
 def _known_periods(measures: Measures, found: Watched) -> list[Measure]:
-    """Accuracy over time as the looks before left it."""
+    """Accuracy over time as earlier looks left it."""
     starts = [one.period for one in found.accuracy if one.period is not None]
     names = (found.metric, "labels") if starts else ()
     return [one for name in names for one in measures.history(found.project, PERIODS, name, min(starts))]
 
 
 def _log(context: Context, found: Watched, known: Sequence[Measure]) -> None:
-    """Metrics of each version's run, of those that the registry still has."""
-    there = {entry.version for entry in context.models.list(found.project)}
+    """Add the findings to the run of each version that the registry still has."""
+    known_versions = {entry.version for entry in context.models.list(found.project)}
     for version, metrics in found.logged().items():
-        if version in there:
+        if version in known_versions:
             context.models.log_measures(found.project, version, metrics, found.at)
-    # At the start of the period, with the moment of the look as step: what labels that came later correct is
-    # the latest.
+    # Timed at the start of the period, with the look as step: labels that arrive later correct the value.
     for (version, start), metrics in found.news_of_periods(known).items():
-        if version in there:
+        if version in known_versions:
             context.models.log_measures(found.project, version, metrics, to_micros(start), found.at // SECOND)

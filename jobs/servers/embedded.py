@@ -1,8 +1,10 @@
-"""The embedded servers as local processes on loopback, for those who have none of their own: Kafka and Cassandra, and, when
-asked for, HDFS and a Spark cluster, which are several processes each, Ignite, and the gateway before REST servers, which may listen elsewhere.
+"""The embedded servers as local processes, for those who have none of their own.
+
+Kafka and Cassandra are started by default; HDFS and a Spark cluster (several processes each), Ignite and the
+gateway on demand. All listen on loopback alone, but for the gateway, which listens where the settings say.
 
 data/run/<name>.json   pid, start time and ports of what `up` started; `down` ends that and nothing else
-data/logs/<name>.log   what the server said
+data/logs/<name>.log   the server's output
 data/<name>/           its data and its generated configuration
 """
 
@@ -11,14 +13,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from anabranch.errors import MisuseError
 from jobs.servers.cassandra import cassandra_server
-from jobs.servers.hdfs import data_node, name_node
+from jobs.servers.hdfs import hdfs_data_node, hdfs_name_node
 from jobs.servers.ignite import ignite_server
 from jobs.servers.kafka import kafka_server
-from jobs.servers.nginx import gateway
+from jobs.servers.nginx import nginx_server
 from jobs.servers.processes import (
     ProcessRecord,
     is_alive,
@@ -29,42 +32,29 @@ from jobs.servers.processes import (
     wait_until,
     write_record,
 )
-from jobs.servers.server import Server, ServerError, check_java, is_free
-from jobs.servers.spark import master, worker
+from jobs.servers.server import Server, ServerError, is_free
+from jobs.servers.spark import spark_master, spark_worker
 from jobs.show import say
-from jobs.wiring.settings import LOOPBACK, Settings, java_program
-from serving.settings import network_place
+from jobs.wiring.settings import Settings
 
-NAMES = ("kafka", "cassandra")
-"""What `up` starts when nothing else is said."""
-MADE_OF = {
-    "kafka": ("kafka",),
-    "cassandra": ("cassandra",),
-    "hdfs": ("hdfs-namenode", "hdfs-datanode"),
-    "spark": ("spark-master", "spark-worker-1", "spark-worker-2"),
-    "ignite": ("ignite",),
-    "nginx": ("nginx",),
+SERVERS: dict[str, tuple[Callable[[Settings], Server], ...]] = {
+    "kafka": (kafka_server,),
+    "cassandra": (cassandra_server,),
+    "hdfs": (hdfs_name_node, hdfs_data_node),
+    "spark": (spark_master, partial(spark_worker, number=1), partial(spark_worker, number=2)),
+    "ignite": (ignite_server,),
+    "nginx": (nginx_server,),
 }
 """The processes of each server, in the order in which they are started."""
+NAMES = ("kafka", "cassandra")
+"""The servers that `up` starts by default."""
 STOP_SECONDS = 30.0
 Tell = Callable[[str], object]
-_MAKERS: dict[str, Callable[[Settings, str], Server]] = {
-    "kafka": kafka_server,
-    "cassandra": cassandra_server,
-    "hdfs-namenode": name_node,
-    "hdfs-datanode": data_node,
-    "spark-master": master,
-    "spark-worker-1": lambda settings, java: worker(settings, java, 1),
-    "spark-worker-2": lambda settings, java: worker(settings, java, 2),
-    "ignite": ignite_server,
-    "nginx": gateway,
-}
-_SCHEMES = {"hdfs-namenode": "hdfs://", "spark-master": "spark://"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerState:
-    """What is known of a server's process: `state` is "running", "stopped" or "yours" (not embedded)."""
+    """A server's process: `state` is "running", "stopped" or "yours" (not embedded)."""
 
     name: str
     state: str
@@ -72,156 +62,119 @@ class ServerState:
     pid: int | None = None
     since: datetime | None = None
 
+    def __str__(self) -> str:
+        if self.state == "yours":
+            return f"{self.name}: your own at {self.address}; not started or stopped here"
+        if self.since is None:
+            return f"{self.name}: stopped (would listen on {self.address})"
+        since = f"{self.since:%Y-%m-%d %H:%M:%S} UTC"
+        return f"{self.name}: running on {self.address} (pid {self.pid}, since {since})"
+
 
 def up(settings: Settings, names: Sequence[str] = NAMES, tell: Tell = say) -> list[ServerState]:
-    """Start the embedded servers of these names that do not run, together, and wait until each is ready.
+    """Start those servers that do not run, together, and wait until each is ready.
 
-    Raises ServerError when one cannot start; those that could keep running. Raises MisuseError for an unknown name.
+    Raises ServerError when one cannot start; the others keep running. Raises MisuseError for an unknown name.
     """
-    unknown = [name for name in names if name not in MADE_OF]
+    unknown = [name for name in names if name not in SERVERS]
     if unknown:
-        raise MisuseError(f"unknown server {unknown[0]!r}: servers are {', '.join(MADE_OF)}")
-    processes = [process for name in dict.fromkeys(names) for process in MADE_OF[name]]
+        raise MisuseError(f"unknown server {unknown[0]!r}: servers are {', '.join(SERVERS)}")
+    processes = [make(settings) for name in dict.fromkeys(names) for make in SERVERS[name]]
     with _locked(settings):
         started: list[tuple[Server, ProcessRecord]] = []
         try:
-            for state in _states(settings, processes):
-                if state.state != "stopped":
-                    tell(f"{state.name}: {_sentence(state)}")
-                    continue
-                started.append(_start(settings, state.name, tell))
+            for server in processes:
+                state = _state(settings, server)
+                if state.state == "stopped":
+                    started.append((server, _start(settings, server, tell)))
+                else:
+                    tell(str(state))
         finally:
             failed = _await(settings, started, tell)
         if failed:
             raise failed[0]
-    return _states(settings, processes)
+    return [_state(settings, server) for server in processes]
 
 
-def down(settings: Settings, names: Sequence[str] = tuple(MADE_OF), tell: Tell = say) -> list[ServerState]:
-    """End the servers of these names that `up` started with this data folder, and no others."""
-    known = [process for process in _known(settings) if any(process in MADE_OF[name] for name in names)]
+def down(settings: Settings, names: Sequence[str] = tuple(SERVERS), tell: Tell = say) -> list[ServerState]:
+    """End those servers that `up` started with this data folder, and no others."""
+    known = _known(settings, names)
     with _locked(settings):
-        for name in reversed(known):
-            file = _record_file(settings, name)
+        for server in reversed(known):
+            file = _record_file(settings, server)
             record = read_record(file)
             if record is not None and is_alive(record):
                 stop(record, STOP_SECONDS)
-                tell(f"{name}: stopped")
+                tell(f"{server.name}: stopped")
             else:
-                tell(f"{name}: was not running")
+                tell(f"{server.name}: was not running")
             file.unlink(missing_ok=True)
-    return _states(settings, known)
+    return [_state(settings, server) for server in known]
 
 
 def status(settings: Settings, tell: Tell = say) -> list[ServerState]:
-    """Say which servers run, where and since when; of those that are started only when asked for, what was started."""
-    states = _states(settings, _known(settings))
+    """Tell which of the default servers, and of the others that were started, run, where and since when."""
+    states = [_state(settings, server) for server in _known(settings, tuple(SERVERS))]
     for state in states:
-        tell(f"{state.name}: {_sentence(state)}")
+        tell(str(state))
     return states
 
 
-def _known(settings: Settings) -> list[str]:
-    """The processes of the usual servers, and of the others those that `up` started and nobody took down."""
+def _known(settings: Settings, names: Sequence[str]) -> list[Server]:
+    """The processes of the default servers, and those of others that `up` started and `down` did not end."""
     return [
-        process
-        for name, made_of in MADE_OF.items()
-        for process in made_of
-        if name in NAMES or _record_file(settings, process).exists()
+        server
+        for name in SERVERS
+        if name in names
+        for server in (make(settings) for make in SERVERS[name])
+        if name in NAMES or _record_file(settings, server).exists()
     ]
 
 
-def _states(settings: Settings, processes: Sequence[str]) -> list[ServerState]:
-    yours = {
-        "kafka": None if settings.kafka_embedded else settings.bus.bootstrap_servers,
-        "cassandra": None
-        if settings.cassandra_embedded
-        else ",".join(f"{host}:{settings.views.port}" for host in settings.views.hosts),
-    }
-    found = []
-    for name in processes:
-        record, own = read_record(_record_file(settings, name)), yours.get(name)
-        if own is not None:
-            found.append(ServerState(name=name, state="yours", address=own))
-        elif record is not None and is_alive(record):
-            since = datetime.fromtimestamp(record.since, UTC)
-            found.append(
-                ServerState(
-                    name=name,
-                    state="running",
-                    address=_address(settings, name, record.ports),
-                    pid=record.pid,
-                    since=since,
-                )
-            )
-        else:
-            found.append(ServerState(name=name, state="stopped", address=_address(settings, name, ())))
-    return found
+def _state(settings: Settings, server: Server) -> ServerState:
+    if server.yours is not None:
+        return ServerState(name=server.name, state="yours", address=server.yours)
+    record = read_record(_record_file(settings, server))
+    if record is None or not is_alive(record):
+        return ServerState(name=server.name, state="stopped", address=server.address())
+    since = datetime.fromtimestamp(record.since, UTC)
+    address = server.address(record.ports)
+    return ServerState(name=server.name, state="running", address=address, pid=record.pid, since=since)
 
 
-def _address(settings: Settings, name: str, ports: Sequence[int]) -> str:
-    """Where clients find a process that was started with these ports; by the settings when there are none."""
-    servers = settings.servers
-    usual = {
-        "kafka": servers.kafka_port,
-        "cassandra": servers.cassandra_port,
-        "hdfs-namenode": servers.hdfs_port,
-        "hdfs-datanode": servers.hdfs_data_port,
-        "spark-master": servers.spark_port,
-        "ignite": servers.ignite_port,
-        "nginx": servers.nginx_port,
-    }
-    if name not in usual:
-        return f"spark://{LOOPBACK}:{servers.spark_port}"  # a worker listens for its master only
-    host = servers.nginx_host if name == "nginx" else LOOPBACK
-    return f"{_SCHEMES.get(name, '')}{network_place(host, ports[0] if ports else usual[name])}"
-
-
-def _sentence(state: ServerState) -> str:
-    if state.state == "yours":
-        return f"your own at {state.address}; not started or stopped here"
-    if state.since is None:
-        return f"stopped (would listen on {state.address})"
-    return f"running on {state.address} (pid {state.pid}, since {state.since:%Y-%m-%d %H:%M:%S} UTC)"
-
-
-def _start(settings: Settings, name: str, tell: Tell) -> tuple[Server, ProcessRecord]:
-    java = java_program()
-    check_java(java)
-    server = _MAKERS[name](settings, java)
+def _start(settings: Settings, server: Server, tell: Tell) -> ProcessRecord:
     for setting, port in server.ports.items():
         if not is_free(port):
             raise ServerError(
-                f"port {port} of {name} is taken by something else: stop that, or set servers.{setting} (ANABRANCH__SERVERS__{setting.upper()})"
+                f"port {port} of {server.name} is taken by something else: stop that, "
+                f"or set servers.{setting} (ANABRANCH__SERVERS__{setting.upper()})"
             )
-    tell(f"{name}: starting on {_address(settings, name, tuple(server.ports.values()))}")
+    command, ports = server.command(), tuple(server.ports.values())
+    tell(f"{server.name}: starting on {server.address()}")
     server.home.mkdir(parents=True, exist_ok=True)
     server.prepare()
-    record = spawn(server.command, _log(settings, name), server.home, tuple(server.ports.values()))
-    write_record(_record_file(settings, name), record)
-    return server, record
+    record = spawn(command, _log(settings, server), server.home, ports)
+    write_record(_record_file(settings, server), record)
+    return record
 
 
 def _await(
     settings: Settings, started: Sequence[tuple[Server, ProcessRecord]], tell: Tell
 ) -> list[ServerError]:
-    """Wait for servers that were started together; what failed is ended and told."""
-    failed = []
+    """Wait for servers that were started together; those that fail are ended and returned as errors."""
+    failed, limit = [], settings.servers.start_limit_seconds
     for server, record in started:
-        if wait_until(
+        ended_or_ready = wait_until(
             lambda s=server, r=record: not is_alive(r) or s.ready(),  # type: ignore[misc]
-            settings.servers.start_limit_seconds,
-        ) and is_alive(record):
-            tell(f"{server.name}: ready on {_address(settings, server.name, record.ports)}")
-            continue
-        log = _log(settings, server.name)
-        why = (
-            f"was not ready within {settings.servers.start_limit_seconds} s"
-            if is_alive(record)
-            else "ended while it started"
+            limit,
         )
+        if ended_or_ready and is_alive(record):
+            tell(f"{server.name}: ready on {server.address(record.ports)}")
+            continue
+        why = f"was not ready within {limit} s" if is_alive(record) else "ended while it started"
         stop(record, STOP_SECONDS)
-        _record_file(settings, server.name).unlink(missing_ok=True)
+        _record_file(settings, server).unlink(missing_ok=True)
+        log = _log(settings, server)
         failed.append(ServerError(f"{server.name} {why}; the end of {log}:\n{tail(log) or '(empty)'}"))
     return failed
 
@@ -236,9 +189,9 @@ def _locked(settings: Settings) -> Iterator[None]:
         yield
 
 
-def _record_file(settings: Settings, name: str) -> Path:
-    return settings.data / "run" / f"{name}.json"
+def _record_file(settings: Settings, server: Server) -> Path:
+    return settings.data / "run" / f"{server.name}.json"
 
 
-def _log(settings: Settings, name: str) -> Path:
-    return settings.data / "logs" / f"{name}.log"
+def _log(settings: Settings, server: Server) -> Path:
+    return settings.data / "logs" / f"{server.name}.log"

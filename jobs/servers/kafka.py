@@ -1,65 +1,48 @@
-"""How the embedded Kafka is started: its files, its command, and when it is ready."""
+"""The embedded Kafka: one broker that is its own controller."""
 
 import base64
-import subprocess
 import uuid
 from pathlib import Path
-from string import Template
 
 from kafka import KafkaConsumer
 from kafka.errors import KafkaError
 
-from jobs.servers.server import Server, ServerError, class_path
-from jobs.wiring.settings import LOOPBACK, ROOT, Settings
-
-CONF = ROOT / "conf"
+from jobs.servers.server import CONF, Server, class_path, format_storage, java, write_configuration
+from jobs.wiring.settings import LOOPBACK, Settings
 
 
-def kafka_server(settings: Settings, java: str) -> Server:
-    """The embedded Kafka of these settings."""
-    servers = settings.servers
-    home = settings.data / "kafka"
-    options = [
-        java,
-        f"-Xmx{servers.kafka_heap}",
-        "-Xms64m",
-        "-XX:+UseSerialGC",
-        f"-Dlog4j2.configurationFile={(CONF / 'log4j2-kafka.properties').as_uri()}",
-    ]
-    command = [*options, "-cp", class_path(settings.jars / "kafka")]
+def kafka_server(settings: Settings) -> Server:
+    """Kafka's one process."""
+    servers, home = settings.servers, settings.data / "kafka"
     return Server(
         name="kafka",
+        port=servers.kafka_port,
         ports={"kafka_port": servers.kafka_port, "kafka_controller_port": servers.kafka_controller_port},
         home=home,
-        command=[*command, "kafka.Kafka", str(home / "server.properties")],
-        prepare=lambda: _prepare(settings, home, command),
+        command=lambda: [*_java(settings), "kafka.Kafka", str(home / "server.properties")],
+        prepare=lambda: _prepare(settings, home),
         ready=lambda: _answers(servers.kafka_port),
+        yours=None if settings.kafka_embedded else settings.bus.bootstrap_servers,
     )
 
 
-def _prepare(settings: Settings, home: Path, command: list[str]) -> None:
+def _java(settings: Settings) -> list[str]:
+    logging = f"-Dlog4j2.configurationFile={(CONF / 'log4j2-kafka.properties').as_uri()}"
+    jars = class_path(settings.jars / "kafka")
+    return java(settings.servers.kafka_heap, jars, "-Xms64m", "-XX:+UseSerialGC", logging)
+
+
+def _prepare(settings: Settings, home: Path) -> None:
     """Write the properties and, the first time, format the storage."""
-    ports = {"port": settings.servers.kafka_port, "controller_port": settings.servers.kafka_controller_port}
-    text = Template((CONF / "kafka.properties").read_text(encoding="utf-8")).substitute(
-        ports, data=home / "log"
-    )
-    properties = home / "server.properties"
-    properties.write_text(text, encoding="utf-8")
+    properties, servers = home / "server.properties", settings.servers
+    ports = {"port": servers.kafka_port, "controller_port": servers.kafka_controller_port}
+    write_configuration("kafka.properties", properties, data=home / "log", **ports)
     if (home / "log" / "meta.properties").exists():
         return
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    if cluster.startswith("-"):  # would be read as an option
-        cluster = f"A{cluster[1:]}"
-    done = subprocess.run(
-        [*command, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise ServerError(
-            f"Kafka cannot format its storage in {home / 'log'}: {' '.join((done.stdout + done.stderr).split())[-600:]}"
-        )
+    cluster = f"A{cluster[1:]}" if cluster.startswith("-") else cluster  # not to be read as an option
+    tool = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]
+    format_storage([*_java(settings), *tool], f"Kafka's storage in {home / 'log'}")
 
 
 def _answers(port: int) -> bool:

@@ -1,4 +1,4 @@
-"""Local processes that outlive the command that started them, and are known again by pid *and* start time."""
+"""Local processes that outlive the command that started them, recognised by pid *and* start time."""
 
 import faulthandler
 import json
@@ -18,7 +18,7 @@ POLL_SECONDS = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessRecord:
-    """A process that was started. `born` tells it from another that has its pid later."""
+    """A process that was started. `born` distinguishes it from a later process with the same pid."""
 
     pid: int
     born: str
@@ -27,7 +27,7 @@ class ProcessRecord:
 
 
 def spawn(command: Sequence[str], log: Path, folder: Path, ports: tuple[int, ...]) -> ProcessRecord:
-    """Start a command in a session of its own, so that neither Ctrl-C nor our end reaches it; output goes to `log`."""
+    """Start a command in a session of its own, out of reach of Ctrl-C; its output goes to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -38,21 +38,20 @@ def spawn(command: Sequence[str], log: Path, folder: Path, ports: tuple[int, ...
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    process.returncode = (
-        0  # it is meant to outlive us: no complaint from Popen; is_alive reaps it if it ends first
-    )
+    # It is meant to outlive us, so Popen shall not complain; is_alive reaps it if it ends first.
+    process.returncode = 0
     return ProcessRecord(pid=process.pid, born=_born(process.pid) or "", ports=ports, since=time.time())
 
 
 def is_alive(record: ProcessRecord) -> bool:
     """Whether this very process still runs."""
-    with suppress(OSError):  # not our child: somebody else reaps it
+    with suppress(OSError):  # not our child
         os.waitpid(record.pid, os.WNOHANG)
     return bool(record.born) and _born(record.pid) == record.born
 
 
 def stop(record: ProcessRecord, patience_seconds: float) -> None:
-    """SIGTERM, and SIGKILL when that was not enough; only ever to this very process."""
+    """End this very process, and never another with its pid: by SIGTERM, then by SIGKILL."""
     for sign, patience in ((signal.SIGTERM, patience_seconds), (signal.SIGKILL, 10.0)):
         if not is_alive(record):
             return
@@ -88,7 +87,7 @@ def read_record(file: Path) -> ProcessRecord | None:
 
 
 def write_record(file: Path, record: ProcessRecord) -> None:
-    """Keep a record; whole or not at all."""
+    """Write a record, whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_suffix(".new")
     draft.write_text(json.dumps(asdict(record)), encoding="utf-8")
@@ -104,12 +103,12 @@ def tail(log: Path, lines: int = 20) -> str:
 
 
 def _born(pid: int) -> str | None:
-    """When a process started, as a text that no other process of this machine has with the same pid; None: no such process."""
+    """When a process started, unique among processes with its pid; None when no such process runs."""
     stat = Path(f"/proc/{pid}/stat")
     if Path("/proc/self/stat").exists():
         try:
             state, *fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-            # A process whose first thread has ended shows as a zombie while others still run, and keep its ports.
+            # A process whose first thread has ended shows as a zombie while others run and keep its ports.
             ended = state in "ZX" and len(os.listdir(f"/proc/{pid}/task")) <= 1  # noqa: PTH208
         except OSError:
             return None
@@ -124,12 +123,14 @@ def _born(pid: int) -> str | None:
     return None if len(found) < 2 or found[0].startswith("Z") else found[1].strip()
 
 
-def told_to_stop() -> threading.Event:
-    """Set by SIGTERM and Ctrl-C from now on, which then no longer end the process by themselves; SIGUSR1 tells on stderr where each thread is."""
+def stop_event() -> threading.Event:
+    """An event that SIGTERM and Ctrl-C set from now on, instead of ending the process.
+
+    SIGUSR1 prints the stack of every thread to standard error.
+    """
     stopping = threading.Event()
-    faulthandler.register(
-        signal.SIGUSR1, file=2
-    )  # by number: sys.stderr may be replaced by a caller that keeps what is told
+    # By number: sys.stderr may have been replaced.
+    faulthandler.register(signal.SIGUSR1, file=2)
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         stopping.set()

@@ -1,7 +1,7 @@
-"""An archive of the classes that jobs load: a JVM maps it, where it would read and verify 20,000 classes anew at each start.
+"""An archive of the classes that jobs load, which a JVM maps instead of reading and verifying 20,000 classes.
 
-Java calls this application class-data sharing; docs/adr/0037 has what it saves. `make setup` makes the archive (`python -m jobs.class_archive`). A JVM of
-another version, with another class path or other jars ignores it, and jobs do without where there is none.
+Java calls this application class-data sharing; docs/adr/0037 has what it saves. `make setup` makes the
+archive (`python -m jobs.wiring.class_archive`). A JVM of another version, or with other jars, ignores it.
 """
 
 import subprocess
@@ -21,11 +21,11 @@ _LIMIT = 300  # seconds: the JVM writes the archive as it ends
 
 
 class ArchiveError(AnabranchError):
-    """The archive cannot be made here."""
+    """This Java cannot make the archive."""
 
 
 def make(settings: Settings) -> Path:
-    """The archive of these settings' jars, made anew. Raises ArchiveError, and leaves none, where this Java cannot."""
+    """Make the archive for the jars of these settings anew; raises ArchiveError if that fails."""
     archive = class_archive(settings)
     archive.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="anabranch-classes-") as folder:
@@ -43,8 +43,8 @@ def make(settings: Settings) -> Path:
 
 
 def try_out(archive: Path) -> None:
-    """Delete an archive with which Java does not start, as with one that is cut off, or that is not there at all, and raise ArchiveError."""
-    # Java dies of one that is cut off, and would leave a report where it was started.
+    """Delete an archive with which Java does not start; raises ArchiveError for it, and for a missing one."""
+    # A truncated archive crashes Java, which would leave a report in the current folder.
     command = [
         java_program(),
         f"-XX:SharedArchiveFile={archive}",
@@ -61,7 +61,7 @@ def try_out(archive: Path) -> None:
 
 
 def _work(session: SparkSession, folder: Path) -> None:
-    """A little of all that jobs do: what it loads is in the archive."""
+    """A little of everything that jobs do: the classes that it loads are in the archive."""
     table = str(folder / "table")
     rows = session.range(100).selectExpr(
         "id", "id % 7 AS key", "CAST(id AS DOUBLE) AS x", "timestamp_seconds(id) AS at"
@@ -99,8 +99,8 @@ def _work(session: SparkSession, folder: Path) -> None:
 
 if __name__ == "__main__":
     try:
-        made = make(load_settings())
-        print(f"setup: {made.stat().st_size >> 20} MiB of Spark's classes, which jobs need not load again")
+        size = make(load_settings()).stat().st_size
+        print(f"setup: {size >> 20} MiB of Spark's classes, which jobs need not load again")
     except (AnabranchError, PySparkException, subprocess.SubprocessError, OSError) as error:
-        # Jobs only start more slowly without.
+        # Without the archive jobs only start more slowly.
         print(f"setup: jobs will start without an archive of classes: {error}")

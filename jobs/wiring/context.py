@@ -4,6 +4,7 @@ import sys
 from functools import cached_property, partial
 
 from pyspark.cloudpickle import register_pickle_by_value
+from pyspark.sql import SparkSession
 
 from anabranch.answers.features import Answers
 from anabranch.declare.loading import load_project, module_name
@@ -22,7 +23,18 @@ class Context(Stores):
     settings: Settings
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(settings, lambda: spark_session(settings, "anabranch"))
+        super().__init__(settings, self._open_session)
+        self._borrowed = False
+
+    def _open_session(self) -> SparkSession:
+        self._borrowed = SparkSession.getActiveSession() is not None
+        return spark_session(self.settings, "anabranch")
+
+    def close(self) -> None:
+        """Close what was opened here; a Spark session that ran before goes on."""
+        if self._borrowed:
+            self.__dict__.pop("spark", None)
+        super().close()
 
     @property
     def stores(self) -> Stores:

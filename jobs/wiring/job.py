@@ -1,4 +1,4 @@
-"""One way to open a job: settings are loaded, each store opens on first use, and all are closed at the end."""
+"""The one way to open a job: load the settings, open each store on first use, close all at the end."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

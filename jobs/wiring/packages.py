@@ -1,4 +1,4 @@
-"""Anabranch's own packages as one archive for the Python of executors, which have no checkout of it."""
+"""Anabranch's own packages as one archive for executors, which have no checkout."""
 
 import hashlib
 import os
@@ -8,12 +8,12 @@ from pathlib import Path
 from jobs.wiring.settings import ROOT
 
 PACKAGES = ("anabranch", "batch", "speed")
-"""What runs on executors. Declarations travel as values, jobs and serving stay on the driver."""
+"""Packages that run on executors. Declarations travel as values; jobs and serving stay on the driver."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same content gives the same archive
 
 
 def packed_packages(folder: Path) -> Path:
-    """The archive, below `folder` and named by its content; made when it is not there."""
+    """The archive in `folder`, named by a hash of its content and made when it is missing."""
     files = {
         path.relative_to(ROOT).as_posix(): path.read_bytes()
         for package in PACKAGES

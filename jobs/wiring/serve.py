@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def serve(settings: Settings) -> None:
     """Run the REST server over the real stores; raises UnavailableError when its port is taken."""
     if settings.serving.auth == "on":
-        _access(settings)  # what is wrong is said before workers are started
+        _access(settings)  # so that wrong keys are reported before workers start
     if settings.serving.workers > 1:
         shared = settings.data / "run" / f"rest-{settings.serving.port}"
         shutil.rmtree(shared, ignore_errors=True)
@@ -30,7 +30,7 @@ def serve(settings: Settings) -> None:
 
 
 def build(settings: Settings) -> Application:
-    """The application over the real stores; runs in each worker, for connections do not survive a fork."""
+    """The application over the real stores; called in each worker, as connections do not survive a fork."""
     from anabranch.answers.features import Answers
     from anabranch.answers.parts import Parts
     from anabranch.stores.cassandra.measures import Measures
@@ -69,14 +69,14 @@ def build(settings: Settings) -> Application:
 
 
 def _shared(settings: Settings) -> "SharedParts | None":
-    """The Ignite node that batch parts are shared through, when it is wanted; without a cache of its own a worker shares nothing."""
+    """The Ignite node through which workers and servers share batch parts; None unless it is configured."""
     from anabranch.stores.ignite.shared_parts import SharedParts
 
     return SharedParts(settings.serving.ignite_address) if settings.serving.cache == "ignite" else None
 
 
 def _access(settings: Settings) -> Access:
-    """API keys of the data folder and the issuer's public keys; raises MisuseError for a file that is no public key."""
+    """API keys of the data folder and the issuer's public keys; raises MisuseError for a wrong key file."""
     from anabranch.stores.files.api_keys import ApiKeys
     from anabranch.values.times import now_micros
 
@@ -90,7 +90,8 @@ def _access(settings: Settings) -> Access:
             ) from error
         if "PUBLIC KEY" not in public[-1]:
             raise MisuseError(
-                f"serving.jwt_public_keys: {name} holds no public key: name PEM files that begin with -----BEGIN PUBLIC KEY-----"
+                f"serving.jwt_public_keys: {name} holds no public key: "
+                "name PEM files that begin with -----BEGIN PUBLIC KEY-----"
             )
     issuer = Issuer(
         public_keys=tuple(public), name=settings.serving.jwt_issuer, audience=settings.serving.jwt_audience
@@ -101,7 +102,7 @@ def _access(settings: Settings) -> Access:
 
 
 def _log_to_stderr() -> None:
-    """What the server itself does and meets; a store that is away is told once, in its words, not in the drivers' many."""
+    """Log to standard error. The server itself reports stores that are down, so their drivers are silent."""
     if not logging.getLogger().handlers:
         logging.basicConfig(
             level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"

@@ -1,7 +1,8 @@
 """The one Spark session of a job: conf/spark-defaults.conf plus what depends on this machine.
 
-Under spark-submit what was submitted wins, so the same script runs on a cluster unchanged. Executors on a cluster get
-Anabranch's own packages and Spark's connectors from here; the environment's Python packages they must have (docs/clusters.md).
+Under spark-submit what was submitted wins, so the same script runs on a cluster unchanged. Executors of a
+cluster get Anabranch's own packages and Spark's connectors from here; the environment's Python packages must
+be installed there (docs/clusters.md).
 """
 
 from collections.abc import Mapping
@@ -19,22 +20,22 @@ from jobs.wiring.settings import LOOPBACK, ROOT, Settings, name_worker_python, s
 DEFAULTS = ROOT / "conf" / "spark-defaults.conf"
 LOGGING = ROOT / "conf" / "log4j2.properties"
 QUIET_ARCHIVE = "-Xlog:cds=off -Xlog:cds+dynamic=off"
-"""Java says of every class why it does not archive it, and of an archive why it does not fit."""
+"""Else Java explains for every class why it is not archived, and for an archive why it does not fit."""
 _BARE = "hadoop-bare-naked-local-fs-"
 _CHECKPOINTS = "org.apache.spark.sql.execution.streaming.checkpointing"
 
 
 class JarsMissingError(AnabranchError):
-    """The jars of a server or of Spark's connectors are not there."""
+    """The jars of Spark's connectors are missing."""
 
 
 def spark_session(settings: Settings, app: str, **extra_conf: str) -> SparkSession:
     """The session of this process, started on first use.
 
-    `extra_conf` are further Spark settings, `**{"spark.sql.shuffle.partitions": "1"}`; they win over every default.
+    `extra_conf` are further properties (`**{"spark.ui.enabled": "true"}`) that win over every default.
     Raises JarsMissingError when `make setup` has not been run.
     """
-    # Before the context exists: without a name Spark's workers would be the system's python3, which has no packages.
+    # Before the context exists: else Spark's workers run the system's python3, which has no packages.
     name_worker_python()
     wanted = {**read_defaults(DEFAULTS), **_machine(settings), **settings.spark.conf, **extra_conf}
     master = wanted["spark.master"]
@@ -69,18 +70,18 @@ def spark_jars(settings: Settings) -> list[Path]:
 
 
 def class_archive(settings: Settings) -> Path:
-    """Where the archive of the classes that jobs load lies, if one was made (jobs/wiring/class_archive.py)."""
+    """The file for the archive of classes (jobs/wiring/class_archive.py), whether or not it exists."""
     return settings.jars / "spark" / "classes.jsa"
 
 
 def _machine(settings: Settings) -> dict[str, str]:
-    """What any session on this machine needs."""
+    """Properties of every session on this machine."""
     found = {
         "spark.master": settings.spark.master,
         "spark.sql.shuffle.partitions": str(settings.spark.shuffle_partitions),
         "spark.sql.warehouse.dir": str(settings.data / "warehouse"),
     }
-    # Tables are born with the memory that upkeep gives them, so that it need not change them later.
+    # Tables are created with the retention that upkeep sets, so that it need not change them later.
     for name, value in memory(settings.upkeep.history_seconds).items():
         found[f"spark.databricks.delta.properties.defaults.{name.removeprefix('delta.')}"] = value
     embedded = f"hdfs://{LOOPBACK}:{settings.servers.hdfs_port}/"
@@ -90,16 +91,17 @@ def _machine(settings: Settings) -> dict[str, str]:
 
 
 def _addresses(master: str) -> dict[str, str]:
-    """Where executors find the driver. On this machine alone that is loopback; on a network Spark finds out, or is told."""
+    """Where executors find the driver: on loopback if all run here, else where Spark or the user decides."""
     here = master.startswith(("local", f"spark://{LOOPBACK}:"))
     return {"spark.driver.host": LOOPBACK, "spark.driver.bindAddress": LOOPBACK} if here else {}
 
 
 def _new_jvm(settings: Settings, wanted: Mapping[str, str]) -> dict[str, str]:
-    """What only a JVM that is yet to start can take; what `wanted` says of it comes before ours or wins."""
+    """Properties that only a new JVM can take, beside those of `wanted`, which win."""
     logs = settings.data / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    java = f"-Dlog4j2.configurationFile={LOGGING.as_uri()} -Danabranch.logs={logs} -Dderby.system.home={settings.data}"
+    java = f"-Dlog4j2.configurationFile={LOGGING.as_uri()} -Danabranch.logs={logs}"
+    java += f" -Dderby.system.home={settings.data}"
     further = wanted.get("spark.driver.extraJavaOptions", "")
     found = {
         "spark.jars": wanted.get("spark.jars") or ",".join(map(str, spark_jars(settings))),
@@ -113,17 +115,17 @@ def _new_jvm(settings: Settings, wanted: Mapping[str, str]) -> dict[str, str]:
             filter(None, [wanted.get("spark.driver.extraClassPath", ""), *bare])
         )
         if class_archive(settings).exists():
-            # Silent where it does not fit: jobs only start more slowly then.
+            # Where it does not fit, Java silently starts more slowly.
             java = f"-XX:SharedArchiveFile={class_archive(settings)} {QUIET_ARCHIVE}"
             found["spark.driver.extraJavaOptions"] = f"{java} {found['spark.driver.extraJavaOptions']}"
     return found
 
 
 def _local_files(settings: Settings) -> dict[str, str]:
-    """How a JVM that is alone with its files does without a process of `chmod` for every one that it makes: docs/adr/0029."""
+    """Properties that spare a local JVM one process of `chmod` for each file it writes: docs/adr/0029."""
     found = {"spark.hadoop.fs.file.impl": "com.globalmentor.apache.hadoop.fs.BareLocalFileSystem"}
     if is_local(settings.checkpoints):
-        # Spark's own choice goes past that class.
+        # Spark's own choice bypasses that class.
         found["spark.sql.streaming.checkpointFileManagerClass"] = (
             f"{_CHECKPOINTS}.FileSystemBasedCheckpointFileManager"
         )

@@ -1,4 +1,4 @@
-"""Suites of expectations from their files: `<folder>/<project>/<source>.json`, or what the declaration gives without one."""
+"""Suites of expectations: from `<folder>/<project>/<source>.json`, else from the declaration."""
 
 from pathlib import Path
 
@@ -10,23 +10,24 @@ from anabranch.settings import QualitySettings
 
 
 def suite_file(settings: QualitySettings, project: Project, source: Source) -> Path:
-    """Where the source's suite stands, or would."""
+    """The file for the suite of a source, whether or not it exists."""
     return Path(settings.suites) / project.name / f"{source.name}.json"
 
 
 def suites(settings: QualitySettings, project: Project) -> dict[str, Suite]:
-    """Every source's suite by name; raises MisuseError for a file that is none, or belongs to no source."""
+    """The suite of every source by name; raises MisuseError for a malformed file and for one of no source."""
     folder = Path(settings.suites) / project.name
     strange = [path for path in sorted(folder.glob("*.json")) if path.stem not in project.sources]
     if strange:
         raise MisuseError(
-            f"{strange[0]} is the suite of no source: project {project.name!r} has {', '.join(project.sources)}; rename or remove the file"
+            f"{strange[0]} is the suite of no source: project {project.name!r} has "
+            f"{', '.join(project.sources)}; rename or remove the file"
         )
     return {name: _suite(settings, project, source) for name, source in project.sources.items()}
 
 
 def suites_in_force(settings: QualitySettings, project: Project) -> dict[str, Suite]:
-    """The suites whose rules judge rows, in landing and in the stream: none where the gate is off."""
+    """The suites that judge rows in landing and in the stream; none while the gate is off."""
     return {} if settings.mode == "off" else suites(settings, project)
 
 
@@ -37,5 +38,5 @@ def _suite(settings: QualitySettings, project: Project, source: Source) -> Suite
     except FileNotFoundError:
         return project_suite(project, source)
     except (OSError, UnicodeDecodeError) as error:
-        raise MisuseError(f"{path} cannot be read ({error}): make it UTF-8 that is yours to read") from error
+        raise MisuseError(f"{path} cannot be read ({error}): make it readable UTF-8") from error
     return read_suite(text, source, str(path))

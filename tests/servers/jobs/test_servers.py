@@ -108,10 +108,10 @@ def test_every_port_of_the_servers_is_on_loopback(
     servers: Settings, hdfs: Settings, spark_cluster: str, ignite: Settings
 ) -> None:
     servers_up = [
-        server for server in embedded.MADE_OF if server != "nginx"
+        make(servers) for name, made_of in embedded.SERVERS.items() for make in made_of if name != "nginx"
     ]  # the gateway's is in test_gateway.py
-    for process in (process for server in servers_up for process in embedded.MADE_OF[server]):
-        record = read_record(servers.data / "run" / f"{process}.json")
+    for server in servers_up:
+        record = read_record(servers.data / "run" / f"{server.name}.json")
         assert record is not None
         assert all(accepts(port) for port in record.ports)
         found = listening(record.pid)
@@ -120,7 +120,7 @@ def test_every_port_of_the_servers_is_on_loopback(
 
 
 def test_a_command_that_runs_until_stopped_says_where_it_is_when_asked() -> None:
-    script = "import os, signal; from jobs.servers.processes import told_to_stop; stopping = told_to_stop(); os.kill(os.getpid(), {}); print(stopping.is_set())"
+    script = "import os, signal; from jobs.servers.processes import stop_event; stopping = stop_event(); os.kill(os.getpid(), {}); print(stopping.is_set())"
     asked, stopped = (
         subprocess.run(
             [sys.executable, "-c", script.format(int(number))],
@@ -160,7 +160,10 @@ def test_up_when_up_says_so_and_starts_nothing(servers: Settings) -> None:
 
 
 def test_servers_outlive_the_command_that_started_them_and_down_ends_them(apart: Settings) -> None:
-    script = "import json, sys; from jobs import servers, settings; servers.up(settings.load_settings({}, json.loads(sys.argv[1])), ['kafka'])"
+    script = (
+        "import json, sys; from jobs.servers import embedded; from jobs.wiring.settings import load_settings; "
+        "embedded.up(load_settings({}, json.loads(sys.argv[1])), ['kafka'])"
+    )
     overrides = {"paths.data": str(apart.data), "paths.jars": str(apart.jars)}
     overrides |= {
         f"servers.{key}": str(getattr(apart.servers, key)) for key in ("kafka_port", "kafka_controller_port")

@@ -169,12 +169,14 @@ def test_a_file_that_is_no_declaration_is_named(told: Told) -> None:
     ("words", "said"),
     [
         (("chekc", "flights"), "No such command 'chekc'"),
+        (("--colour",), "No such option: --colour"),
         (("check",), "Missing argument 'PROJECT'"),
         (("check", "flights", "--jsno"), "No such option: --jsno"),
         (("check", "flights", "trains"), "Got unexpected extra argument"),
         (("verify", "flights", "--keys", "many"), "Invalid value for '--keys'"),
         (("features", "flights", "--out", "x"), "Missing option '--at'"),
         (("promote", "flights"), "Missing argument 'VERSION'"),
+        (("keys", "add"), "Missing argument 'PROJECT'"),
     ],
 )
 def test_a_verb_or_option_that_does_not_exist_is_misuse(
@@ -183,7 +185,15 @@ def test_a_verb_or_option_that_does_not_exist_is_misuse(
     ended = told(*words)
     assert ended.code == 2
     assert ended.line.startswith(said)
-    assert ended.line.endswith(": see 'anabranch --help'")
+    groups = {
+        "check": "check",
+        "verify": "verify",
+        "features": "features",
+        "promote": "promote",
+        "keys": "keys add",
+    }
+    command = f"anabranch {groups.get(words[0], '')}".rstrip()
+    assert re.search(rf"(: s|\? S)ee '{command} --help'$", ended.line), ended.line
 
 
 def test_without_a_verb_the_help_is_shown(told: Told) -> None:
@@ -430,7 +440,9 @@ def test_answer_says_plainly_that_nothing_is_known_of_a_key_and_gives_no_score(
         0,
         "score 0.0600, label 0 (model 3, batch None, from serving)",
     )
-    said = "nothing is known of this key, neither by batch nor by stream: these are the features of no events, and there is no score"
+    said = (
+        "neither batch nor stream knows this key: these are the features of no events, and there is no score"
+    )
     assert (unknown.code, unknown.out.splitlines()[-1], "score 0" in unknown.out) == (0, said, False)
     found = [
         json.loads(told("answer", "flights", f"plane={plane}", "origin=EWR", "--json").out)
@@ -445,8 +457,8 @@ def test_answer_says_plainly_that_nothing_is_known_of_a_key_and_gives_no_score(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "one project is looked at by one call"),
-        (["flights", "boats"], "one project is looked at by one call"),
+        ([], "without --every exactly one project is watched"),
+        (["flights", "boats"], "without --every exactly one project is watched"),
         (["boats", "--every", "1h"], "boats"),
         (["flights", "--every", "often"], "--every 'often' is not understood"),
         (["flights", "--every", "1h", "--since", "2026-01-01"], "--every looks at the declared window"),
