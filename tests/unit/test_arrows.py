@@ -33,7 +33,7 @@ SPARK_IN_PURE_LAYERS = "anabranch/folds/spark.py"
 READS_ENVIRONMENT = {
     "jobs/wiring/settings.py": "the one reader of configuration",
     "jobs/demo.py": "KEEP=1 is a switch of make demo, not a setting",
-    "anabranch/stores/models/roles.py": "sets, never reads: MLflow is configured by its environment alone",
+    "anabranch/stores/models/connection.py": "sets, never reads: MLflow is configured by its environment alone",
 }
 PRIVATE_SPARK = {
     "_jvm", "_jsc", "_jdf", "_jsq", "_jsparkSession", "_gateway", "_ensure_initialized", "_get_j_spark_session_module",
