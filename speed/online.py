@@ -25,7 +25,7 @@ from anabranch.events.judging import good_events
 from anabranch.folds.spark import key_column
 from anabranch.stores.cassandra.measures import Measure
 from anabranch.stores.cassandra.online_models import OnlineModel, OnlineModels, fresh, online_of, online_rows
-from anabranch.stores.cassandra.views import DeclaredAnewError
+from anabranch.stores.cassandra.reads import DeclaredAnewError
 from anabranch.stores.models.versions import Scorer
 from anabranch.values.keys import key_values
 from anabranch.values.times import SECOND, from_micros, now_micros

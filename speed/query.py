@@ -13,7 +13,7 @@ from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
 from anabranch.events.expectations import Suite
 from anabranch.settings import TimeSettings
-from anabranch.stores.cassandra.retirement import needed_since
+from anabranch.stores.cassandra.removal import needed_since
 from anabranch.stores.opened import Stores
 from anabranch.values.times import DAY, SECOND, floor_to, now_micros
 

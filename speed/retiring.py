@@ -5,7 +5,7 @@ import threading
 from collections.abc import Sequence
 
 from anabranch.declare.projects import Project
-from anabranch.stores.cassandra.retirement import needed_since, retire_tiles
+from anabranch.stores.cassandra.removal import needed_since, retire_tiles
 from anabranch.stores.cassandra.views import Views
 from anabranch.values.times import SECOND
 

@@ -250,4 +250,4 @@ def _is_server_away(layer: SpeedLayer, project: Project) -> bool:
     except Exception as error:  # noqa: BLE001 - whatever the driver raises
         log.info("Cassandra does not answer: %s", error)
         return True
-    return not layer.stores.bus.is_there()
+    return not layer.stores.bus.is_reachable()

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from anabranch.declare.projects import Project
 from anabranch.folds.spark import Piece
 from anabranch.settings import ViewsSettings
-from anabranch.stores.cassandra.session import prepared, session_for
-from anabranch.stores.cassandra.views import tiles_table
+from anabranch.stores.cassandra.tables import tiles_table
+from anabranch.stores.cassandra.tiles import tile_sender
 from anabranch.stores.cassandra.writer import Sender, stored
 
 CHANGED_SCHEMA = "key STRING"
@@ -43,7 +43,7 @@ def tile_writer(
                 if tables[piece] is None:
                     continue
                 if piece not in senders:
-                    senders[piece] = _sender(views, str(tables[piece]))
+                    senders[piece] = tile_sender(views, str(tables[piece]))
                 senders[piece].send(tuple(row))
         for sender in senders.values():
             sender.finish()
@@ -53,7 +53,7 @@ def tile_writer(
 
 
 def _values(batch: pa.RecordBatch) -> list[list[bytes]]:
-    """The columns of the statement in `_sender`, as Cassandra's protocol carries them."""
+    """Columns of `TILE_COLUMNS` and the write's time, as Cassandra's protocol carries them."""
     names = ("slot", "tile_start", "events")
     slot, start, events = (batch.column(name).to_numpy(zero_copy_only=False) for name in names)
     key = batch.column("key").cast(pa.binary()).to_pylist()
@@ -64,9 +64,3 @@ def _values(batch: pa.RecordBatch) -> list[list[bytes]]:
 def _longs(values: NDArray[np.int64]) -> list[bytes]:
     data = values.astype(">i8").tobytes()
     return [data[i : i + 8] for i in range(0, len(data), 8)]
-
-
-def _sender(views: ViewsSettings, table: str) -> Sender:
-    session, columns = session_for(views), "key, slot, tile_start, state, extra"
-    statement = f"INSERT INTO {table} ({columns}) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?"
-    return Sender(session, prepared(session, statement))

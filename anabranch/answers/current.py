@@ -1,9 +1,8 @@
-"""Current rows: features and score of keys as they stand now, written for analysts and devices. Shared by batch and speed."""
+"""Current rows: features and scores of keys as they stand now, refreshed by the stream and replaced by builds."""
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,12 +14,13 @@ from anabranch.answers.predict import score_all
 from anabranch.declare.projects import Project
 from anabranch.errors import UnavailableError
 from anabranch.settings import ModelsSettings, ViewsSettings
-from anabranch.stores.cassandra.online_models import OnlineModel, OnlineModels, online_of
-from anabranch.stores.cassandra.views import DeclaredAnewError, Views
+from anabranch.stores.cassandra.current_rows import ScoredKey, current_message, current_rows
+from anabranch.stores.cassandra.online_models import OnlineModel, OnlineModels
+from anabranch.stores.cassandra.reads import DeclaredAnewError
+from anabranch.stores.cassandra.views import Views
 from anabranch.stores.models.registry import Models
 from anabranch.stores.models.versions import Scorer
-from anabranch.values.keys import key_text, key_values
-from anabranch.values.times import format_time, from_micros
+from anabranch.values.keys import key_values
 
 log = logging.getLogger(__name__)
 _PARTS_BYTES = 32 * 1024 * 1024
@@ -40,63 +40,62 @@ def refresh(
 ) -> list[dict[str, Any]]:
     """Merge, score and write the current rows of `keys` (stored texts); returns the rows as written.
 
-    `unscored`: why nothing scores them though a model is in force; the rows say so as `degraded`.
+    `unscored` says why a model in force cannot score them, which the rows then show as `degraded`.
     """
     rows: list[dict[str, Any]] = []
     for start in range(0, len(keys), _AT_ONCE):
         chunk = [key_values(project.keys, key) for key in keys[start : start + _AT_ONCE]]
-        found = answers.features(project, chunk)
-        made = rows_of(project, found, scorer, layer, online)
+        features = answers.features(project, chunk)
         if unscored is not None:
-            made = [
-                {**row, "degraded": "; ".join(filter(None, (row["degraded"], f"not scored: {unscored}")))}
-                for row in made
-            ]
-        answers.views.write_current(project.name, made, found[0].as_of)
-        rows.extend(made)
+            features = [_degraded(one, f"not scored: {unscored}") for one in features]
+        written = rows_of(project, features, scorer, layer, online)
+        answers.views.write_current(project.name, written, features[0].as_of)
+        rows.extend(written)
     return rows
+
+
+def _degraded(answer: Answer, why: str) -> Answer:
+    return replace(answer, degraded="; ".join(filter(None, (answer.degraded, why))))
 
 
 def rows_of(
     project: Project,
-    found: Sequence[Answer],
+    answers: Sequence[Answer],
     scorer: Scorer | None,
     layer: str,
     online: OnlineModel | None = None,
 ) -> list[dict[str, Any]]:
-    """Answers as rows of the table of current rows, scored by `scorer` and, where one is given, by the `online` model beside it."""
-    scored: Sequence[tuple[float | None, int | None]] = [(None, None)] * len(found)
+    """Answers as current rows, scored by `scorer` and, where one is given, by the `online` model too."""
+    scores: Sequence[tuple[float | None, int | None]] = [(None, None)] * len(answers)
     if scorer is not None:
-        scored = score_all(scorer, [answer.values for answer in found])
-    beside: list[dict[str, float | None]] = [{} for _ in found]
-    if online_of(project) is not None:
-        columns = {name: [answer.values[name] for answer in found] for name in project.model_features}
-        second = [None] * len(found) if online is None else online.score(columns, project)
-        beside = [{"online_score": score} for score in second]
-    types = {column.name: column.type for column in project.columns}
-    rows = []
-    for answer, (score, label), more in zip(found, scored, beside, strict=True):
-        keys = {name: value for name, value in answer.key.items() if name not in types and name != "key"}
-        features = {name: types[name].to_cql(value) for name, value in answer.values.items()}
-        versions = {
-            "model_version": scorer.version if scorer else None,
-            "batch_version": answer.batch_version,
-        }
-        said = {
-            "score": score,
-            "label": label,
-            **versions,
-            "as_of": from_micros(answer.as_of),
-            "layer": layer,
-            "degraded": answer.degraded,
-        }
-        rows.append({"key": key_text(project.keys, answer.key), **keys, **features, **said, **more})
-    return rows
+        scores = score_all(scorer, [answer.values for answer in answers])
+    second: Sequence[float | None] = [None] * len(answers)
+    if online is not None:
+        columns = {name: [one.values[name] for one in answers] for name in project.model_features}
+        second = online.score(columns, project)
+    return current_rows(
+        project,
+        (
+            ScoredKey(
+                key=answer.key,
+                values=answer.values,
+                as_of=answer.as_of,
+                layer=layer,
+                batch_version=answer.batch_version,
+                degraded=answer.degraded,
+                model_version=scorer.version if scorer else None,
+                score=score,
+                label=label,
+                online_score=online_score,
+            )
+            for answer, (score, label), online_score in zip(answers, scores, second, strict=True)
+        ),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class InForce:
-    """The model version that scores rows, and where its files are; None without a model, or, as `why` says, because it cannot be told or fetched."""
+    """The model version that scores rows and where its files are. The version is None without a model, or for the reason in `why`."""
 
     version: str | None
     place: str = ""
@@ -106,7 +105,7 @@ class InForce:
 def refresher(
     views: ViewsSettings, models: ModelsSettings, project: Project, model: InForce
 ) -> Callable[..., Iterator[pa.RecordBatch]]:
-    """A function for `DataFrame.mapInArrow` over rows (key) that the stream changed: refreshes them and yields `SCORES_SCHEMA`, one message a scored key."""
+    """A function for `DataFrame.mapInArrow` over changed keys (key): refreshes their rows and yields `SCORES_SCHEMA`, a message a key."""
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         answers = kept_answers(views)
@@ -115,14 +114,17 @@ def refresher(
         for batch in batches:
             rows = _refreshed(answers, scorer, project, batch.column("key").to_pylist(), "speed", online, why)
             yield pa.RecordBatch.from_pydict(
-                {"key": [row["key"] for row in rows], "value": [_message(row) for row in rows]}
+                {
+                    "key": [row["key"] for row in rows],
+                    "value": [current_message(project, row) for row in rows],
+                }
             )
 
     return run
 
 
 def _scorer(models: ModelsSettings, project: Project, model: InForce) -> tuple[Scorer | None, str | None]:
-    """What scores, else why nothing does: tiles go on without a version that this worker did not load before its artifacts went away."""
+    """The scorer, or None and why: the stream goes on without a version whose artifacts cannot be fetched."""
     if model.version is None:
         return None, model.why
     try:
@@ -135,10 +137,10 @@ def _scorer(models: ModelsSettings, project: Project, model: InForce) -> tuple[S
 def replacer(
     views: ViewsSettings, models: ModelsSettings, project: Project, model_version: str | None
 ) -> Callable[..., Iterator[pa.RecordBatch]]:
-    """The same for a batch that takes over: yields `REPLACED_SCHEMA`, one row a key.
+    """A function for `DataFrame.mapInArrow` over keys (key) of a new batch version: replaces their rows and yields `REPLACED_SCHEMA`.
 
-    `difference` is how far (absolute) the score of the stream was from the one that replaces it, `flipped` whether its label was another;
-    NULL where the row was not the stream's or another model's. One read more a key, beside those of its views.
+    `difference` is the absolute difference between the stream's score and the new one, `flipped` whether the label changed;
+    both are NULL where the row was not written by the stream with this model. Costs one read more a key.
     """
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -169,7 +171,7 @@ def _streamed(project: Project) -> bool:
 
 @lru_cache(maxsize=4)
 def kept_answers(views: ViewsSettings) -> Answers:
-    """A worker process lives for many tasks: batch parts of keys that change again and again are read once."""
+    """Answers kept by a worker process from task to task, so that batch parts of keys that change often are read once."""
     return Answers(Views(views), parts=Parts(_PARTS_BYTES))
 
 
@@ -185,18 +187,7 @@ def _refreshed(
     try:
         return refresh(answers, scorer, project, keys, layer, online, unscored) if keys else []
     except DeclaredAnewError:
-        # The stream goes on without answers: its tiles are what the next build counts on.
+        # The stream goes on without current rows: the next build needs its tiles.
         if layer != "speed":
             raise
         return []
-
-
-def _message(row: dict[str, Any]) -> str:
-    moment = row["as_of"]
-    names = ("key", "score", "label", "model_version", "batch_version", "layer")
-    beside = {name: row[name] for name in ("online_score",) if name in row}
-    shown = {
-        "as_of": format_time(int(moment.timestamp() * 1_000_000)),
-        "degraded": row["degraded"] is not None,
-    }
-    return json.dumps({**{name: row[name] for name in names}, **beside, **shown})

@@ -16,8 +16,8 @@ from anabranch.declare.views import FeatureView
 from anabranch.errors import UnavailableError
 from anabranch.folds.merge import BatchPart, Known, Merged, merge_all
 from anabranch.stores.cassandra.manifest import Manifest
-from anabranch.stores.cassandra.reads import Pending
-from anabranch.stores.cassandra.views import GRACE, Views
+from anabranch.stores.cassandra.reads import GRACE, Pending
+from anabranch.stores.cassandra.views import Views
 from anabranch.stores.ignite.shared_parts import SharedParts
 from anabranch.values.keys import SEPARATOR, key_text
 from anabranch.values.times import format_time, now_micros

@@ -18,15 +18,16 @@ from anabranch.answers.current import rows_of
 from anabranch.answers.features import Answers
 from anabranch.declare.projects import Project
 from anabranch.settings import ModelsSettings, ViewsSettings
-from anabranch.stores.cassandra.views import Views, current_columns
+from anabranch.stores.cassandra.current_rows import current_columns
+from anabranch.stores.cassandra.views import Views
 from anabranch.stores.models.registry import Models
 from anabranch.values.keys import key_values
 from anabranch.values.times import to_micros
 
 
 def merged_schema(project: Project) -> str:
-    """The columns of merged rows: those of the current rows."""
-    columns = {"key": "STRING", **current_columns(project)}
+    """The columns of merged rows: those of current rows."""
+    columns = {"key": "STRING", **current_columns(project, merged=True)}
     return ", ".join(f"`{name}` {kind}" for name, kind in columns.items())
 
 

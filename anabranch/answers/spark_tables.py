@@ -21,14 +21,15 @@ from anabranch.answers.merged import merged_at, merger, register_function
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
 from anabranch.settings import ModelsSettings, ViewsSettings
+from anabranch.stores.cassandra.current_rows import own_columns
 from anabranch.stores.cassandra.pushdown import pushing
 from anabranch.stores.cassandra.source import CassandraSource, cassandra_options
-from anabranch.stores.cassandra.views import Views, current_table, history_table
+from anabranch.stores.cassandra.tables import current_table, history_table
+from anabranch.stores.cassandra.views import Views
 from anabranch.stores.lake.lake import Lake
 
 NAMESPACE = "anabranch"
 _FORMAT = "anabranch"
-_SAID = ("score", "label", "model_version", "batch_version", "as_of", "layer", "degraded")
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,11 @@ class SparkTables:
 
     def current(self, project: Project, *, narrow: bool = False) -> DataFrame:
         """The current rows; `narrow` without features."""
+        if not narrow:
+            return self._read(current_table(project.name))
         keys = [name for name in project.keys if name != "key"]
-        return self._read(current_table(project.name), ["key", *keys, *_SAID] if narrow else ())
+        own = [column.name for column in own_columns(project, merged=True)]
+        return self._read(current_table(project.name), ["key", *keys, *own])
 
     def _read(self, table: str, columns: Sequence[str] = ()) -> DataFrame:
         """A table, whole or some columns of it; queries push their filters down."""

@@ -11,8 +11,13 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
 _OF_ROWS = ("key", "score", "label", "online_score", "degraded", "slot")
 _OF_VERSIONS = ("model_version", "batch_version", "as_of", "layer")
-RESERVED = frozenset((*_OF_ROWS, *_OF_VERSIONS))
-"""Columns that serving tables have beside a project's own, so no feature and no key column may be called so."""
+RESERVED = {*_OF_ROWS, *_OF_VERSIONS}
+"""Columns that serving tables have beside a project's own: no feature and no key column may have such a name."""
+
+
+def reserve(name: str) -> None:
+    """Reserve the name of a further column of serving tables."""
+    RESERVED.add(name)
 
 
 def check_name(name: object, what: str) -> None:

@@ -3,7 +3,6 @@
 import logging
 from dataclasses import dataclass, replace
 
-from cassandra import DriverException, RequestExecutionException
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 
@@ -16,7 +15,7 @@ from anabranch.stores.opened import Stores
 from batch.views import Coverage, write_states
 
 log = logging.getLogger(__name__)
-STORE_ERRORS = (AnabranchError, DriverException, RequestExecutionException, PySparkException, Py4JError)
+STORE_ERRORS = (AnabranchError, PySparkException, Py4JError)
 """What cleaning may meet while stores stop or another build cleans as well."""
 
 

@@ -38,7 +38,7 @@ def announce(models: Models, bus: Bus, project: Project) -> Announced:
         news = models.roles(project.name).news
         if not news:
             return Announced(sent=0)
-        if not bus.is_there():
+        if not bus.is_reachable():
             raise UnavailableError(f"Kafka at {bus.settings.bootstrap_servers} does not answer")
         bus.ensure_topics([topic_of(project.name)], configs=_COMPACTED)
         sent = bus.publish(

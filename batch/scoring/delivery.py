@@ -14,7 +14,8 @@ from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
 from anabranch.folds.spark import key_column
 from anabranch.progress import Progress
-from anabranch.stores.cassandra.views import Views, current_table
+from anabranch.stores.cassandra.tables import current_table
+from anabranch.stores.cassandra.views import Views
 from anabranch.stores.cassandra.writer import write_rows
 from anabranch.stores.files.filesystems import hadoop, hadoop_child, hadoop_exists, read_text, write_text
 from batch.scoring.given import SERVING, parquet_files

@@ -12,7 +12,8 @@ from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
 from anabranch.folds.spark import point_in_time
 from anabranch.stores.cassandra.source import CassandraSource, cassandra_options
-from anabranch.stores.cassandra.views import Views, current_table
+from anabranch.stores.cassandra.tables import current_table
+from anabranch.stores.cassandra.views import Views
 from anabranch.stores.files.filesystems import files_at, hadoop, spark_path
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.lake.staging import snapshot

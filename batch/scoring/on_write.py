@@ -23,7 +23,8 @@ from anabranch.errors import AnabranchError, MisuseError
 from anabranch.events.copies import distinct
 from anabranch.events.judging import LAKE_COLUMNS
 from anabranch.progress import Progress
-from anabranch.stores.cassandra.views import Views, current_table
+from anabranch.stores.cassandra.tables import current_table
+from anabranch.stores.cassandra.views import Views
 from anabranch.stores.cassandra.writer import write_rows
 from anabranch.stores.files.filesystems import hadoop, write_text
 from anabranch.stores.lake.lake import Lake

@@ -24,7 +24,7 @@ from anabranch.errors import MisuseError
 from anabranch.events.predictions import NAME, landed_sources
 from anabranch.folds.spark import key_column
 from anabranch.progress import Progress
-from anabranch.stores.cassandra.erasure import erase_current, erase_states
+from anabranch.stores.cassandra.removal import erase_current, erase_states
 from anabranch.stores.lake.increments import states_there
 from anabranch.stores.lake.lake import READABLE_FROM
 from anabranch.stores.lake.staging import snapshot

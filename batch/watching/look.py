@@ -17,7 +17,6 @@ from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError, MisuseError
 from anabranch.progress import Progress
 from anabranch.stores.cassandra.measures import Measures
-from anabranch.stores.cassandra.samples import sample_features
 from anabranch.stores.cassandra.views import Views
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.models.inputs import check_fits
@@ -182,7 +181,7 @@ class _Look:
         profile = None if scorer is None else self.profile(self.champion)
         if scorer is None or profile is None:
             return ()
-        rows = sample_features(self.stores.views, self.project, scorer.features, MOST)
+        rows = self.stores.views.sample_features(self.project, scorer.features, MOST)
         return self._drifts(profile, scorer, rows) if rows else ()
 
     @staticmethod

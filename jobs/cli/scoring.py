@@ -63,7 +63,7 @@ def score(
         return
     if rows is None or out is None:
         raise MisuseError("rows and results are needed: give --in PATH and --out PATH, or --follow")
-    from anabranch.stores.cassandra.views import current_table
+    from anabranch.stores.cassandra.tables import current_table
     from batch.scoring.data_sets import score_path
     from batch.scoring.given import SERVING
     from batch.scoring.work import ScoringOrder

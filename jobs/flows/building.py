@@ -3,7 +3,7 @@
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
 from anabranch.stores.cassandra.manifest import Manifest
-from anabranch.stores.cassandra.retirement import needed_since
+from anabranch.stores.cassandra.removal import needed_since
 from anabranch.values.times import format_time, now_micros
 from batch.building.current_rows import reset_current_rows
 from batch.building.kept_states import sources_of_keys

@@ -4,9 +4,7 @@ import base64
 import uuid
 from pathlib import Path
 
-from kafka import KafkaConsumer
-from kafka.errors import KafkaError
-
+from anabranch.stores.kafka.bus import answers
 from jobs.servers.server import CONF, Server, class_path, format_storage, java, write_configuration
 from jobs.wiring.settings import LOOPBACK, Settings
 
@@ -21,7 +19,7 @@ def kafka_server(settings: Settings) -> Server:
         home=home,
         command=lambda: [*_java(settings), "kafka.Kafka", str(home / "server.properties")],
         prepare=lambda: _prepare(settings, home),
-        ready=lambda: _answers(servers.kafka_port),
+        ready=lambda: answers(f"{LOOPBACK}:{servers.kafka_port}"),
         yours=None if settings.kafka_embedded else settings.bus.bootstrap_servers,
     )
 
@@ -43,20 +41,3 @@ def _prepare(settings: Settings, home: Path) -> None:
     cluster = f"A{cluster[1:]}" if cluster.startswith("-") else cluster  # not to be read as an option
     tool = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]
     format_storage([*_java(settings), *tool], f"Kafka's storage in {home / 'log'}")
-
-
-def _answers(port: int) -> bool:
-    """Whether the broker answers a request for its topics."""
-    try:
-        consumer = KafkaConsumer(
-            bootstrap_servers=f"{LOOPBACK}:{port}", bootstrap_timeout_ms=1000, request_timeout_ms=5000
-        )
-    except KafkaError:
-        return False
-    try:
-        consumer.topics()
-    except KafkaError:
-        return False
-    finally:
-        consumer.close(autocommit=False)
-    return True

@@ -34,7 +34,6 @@ def build(settings: Settings) -> Application:
     from anabranch.answers.features import Answers
     from anabranch.answers.parts import Parts
     from anabranch.stores.cassandra.measures import Measures
-    from anabranch.stores.cassandra.samples import sample_current
     from anabranch.stores.cassandra.views import Views
     from anabranch.stores.files.reports import Reports
     from anabranch.stores.kafka.bus import Bus
@@ -61,7 +60,7 @@ def build(settings: Settings) -> Application:
         keep=lambda measures: Measures.of(settings.views).write(measures),
         measures=lambda project: Measures.of(settings.views).latest(project),
         measured=lambda *what: Measures.of(settings.views).history(*what),
-        sample=partial(sample_current, views),
+        sample=views.sample_current,
         reports=reports.latest,
         report=reports.page,
     )

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from anabranch.answers.features import Answers
 from anabranch.declare.projects import Project
+from anabranch.stores.cassandra.current_rows import CurrentRow
 from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.cassandra.measures import Measure
-from anabranch.stores.cassandra.samples import CurrentRow
 from anabranch.stores.models.versions import Scorer
 from serving.http.access import Access
 from serving.settings import ServingSettings

@@ -15,8 +15,8 @@ from cachetools import TTLCache
 
 from anabranch.answers.delays import STREAM
 from anabranch.errors import AnabranchError
+from anabranch.stores.cassandra.current_rows import CurrentRow
 from anabranch.stores.cassandra.measures import Measure
-from anabranch.stores.cassandra.samples import CurrentRow
 from anabranch.values.times import from_micros
 from serving.api.context import ModelEntry, ServingContext
 from serving.api.live import Served

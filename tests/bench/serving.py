@@ -24,7 +24,7 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from anabranch.folds.merge import merge
-from anabranch.stores.cassandra.views import batch_table, tiles_table
+from anabranch.stores.cassandra.tables import batch_table, tiles_table
 from anabranch.stores.models.registry import Models
 from anabranch.values.times import parse_time
 from jobs.show import Steps

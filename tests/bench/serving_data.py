@@ -15,7 +15,8 @@ from anabranch.declare.projects import Project
 from anabranch.folds.merge import BatchPart, Tiles
 from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.cassandra.session import close_sessions
-from anabranch.stores.cassandra.views import Views, tiles_table
+from anabranch.stores.cassandra.tables import tiles_table
+from anabranch.stores.cassandra.views import Views
 from anabranch.stores.models.inputs import model_inputs
 from anabranch.stores.models.registry import Models
 from anabranch.stores.models.scoring import InputCoder

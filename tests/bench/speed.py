@@ -19,7 +19,7 @@ from pyspark.sql import SparkSession
 
 from anabranch.declare.loading import load_project
 from anabranch.declare.projects import Project
-from anabranch.stores.cassandra.views import tiles_table
+from anabranch.stores.cassandra.tables import tiles_table
 from anabranch.values.times import HOUR, MINUTE, SECOND, now_micros
 from jobs.show import Steps
 from jobs.wiring.context import Context

@@ -15,7 +15,6 @@ import pytest
 from matplotlib.image import imread
 
 from anabranch.stores.cassandra.measures import Measure, Measures
-from anabranch.stores.cassandra.samples import sample_current
 from anabranch.stores.files.api_keys import ApiKeys
 from anabranch.values.times import now_micros
 from jobs.servers.processes import wait_until
@@ -77,7 +76,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
 def measured(lived: Lived) -> float:
     """The mean of the real scores, as a measure of three moments."""
     views = lived.context.views
-    mean = fmean(row.score for row in sample_current(views, lived.project, 1000) if row.score is not None)
+    mean = fmean(row.score for row in views.sample_current(lived.project, 1000) if row.score is not None)
     now = datetime.now(tz=UTC)
     versions = {"project": "heart_disease", "version": lived.trained.version}
     found = [
@@ -104,9 +103,9 @@ def ready(rest_of_heart: str, measured: float) -> str:
 
 
 def test_a_sample_of_current_rows_is_bounded(lived: Lived) -> None:
-    rows = sample_current(lived.context.views, lived.project, 50)
+    rows = lived.context.views.sample_current(lived.project, 50)
     assert len(rows) == 50
-    assert len(sample_current(lived.context.views, lived.project, 1000)) == 303
+    assert len(lived.context.views.sample_current(lived.project, 1000)) == 303
     assert all(row.score is not None and 0 < row.score < 1 and row.batch_version for row in rows)
 
 

@@ -42,6 +42,12 @@ PRIVATE_SPARK = {
 USES_PRIVATE_SPARK = "anabranch/stores/jvm.py"
 PURE_PACKAGES = {"numpy", "pyarrow", "datasketches", "sqlglot"}
 """What the pure layers and declarations may import beside the standard library: a server needs no JVM, a device little."""
+DRIVERS = {
+    "cassandra": "anabranch/stores/cassandra/",
+    "kafka": "anabranch/stores/kafka/",
+    "pyignite": "anabranch/stores/ignite/",
+}
+"""Drivers of stores, each of which one package imports: nobody else meets their types, their exceptions or their language."""
 
 
 def violations(root: Path) -> list[str]:
@@ -54,6 +60,7 @@ def violations(root: Path) -> list[str]:
             wrong = (
                 *_wrong_imports(name, folder, tree),
                 *_wrong_layers(name, tree),
+                *_wrong_drivers(name, tree),
                 *_wrong_environment(name, tree),
                 *_private_spark(name, tree),
             )
@@ -119,6 +126,13 @@ def _wrong_layers(name: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
         reached = parts[1] if len(parts) > 1 else ""
         if reached not in BENEATH and reached not in allowed:
             yield line, f"{layer or name} imports {module}: it may import {', '.join((*BENEATH, *allowed))}"
+
+
+def _wrong_drivers(name: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
+    for line, module in imports(tree):
+        home = DRIVERS.get(module.partition(".")[0])
+        if home is not None and not name.startswith(home):
+            yield line, f"imports {module}: only {home} does, and translates what it raises"
 
 
 def _layer(name: str) -> str:
@@ -287,6 +301,17 @@ def test_every_exception_is_still_needed() -> None:
         ("jobs/x.py", "from . import settings\n", "relative-import"),
         ("jobs/x.py", "import os\nport = os.environ['PORT']\n", "x.py:2: reads the environment"),
         ("batch/x.py", "from os import getenv\n", "reads the environment"),
+        (
+            "speed/x.py",
+            "from cassandra.query import BatchStatement\n",
+            "only anabranch/stores/cassandra/ does",
+        ),
+        ("anabranch/stores/kafka/x.py", "import cassandra\n", "only anabranch/stores/cassandra/ does"),
+        (
+            "jobs/x.py",
+            "def late():\n    from kafka import KafkaProducer\n",
+            "only anabranch/stores/kafka/ does",
+        ),
         ("batch/x.py", "def plan(frame):\n    return frame._jdf\n", "x.py:2: uses _jdf"),
         ("anabranch/stores/x.py", "jvm = getattr(spark, '_jvm')\n", "uses _jvm"),
         ("speed/x.py", "import tomllib\n", "only jobs/wiring/settings.py reads conf/"),
@@ -312,7 +337,7 @@ def test_a_right_tree_is_clean(tmp_path: Path) -> None:
     right = {
         "anabranch/folds/spark.py": "import math\nfrom pyspark.sql import Column\nimport numpy\n"
         "from anabranch.values.times import HOUR\n",
-        "anabranch/stores/x.py": "import cassandra\nfrom anabranch.folds.merge import merge\n"
+        "anabranch/stores/cassandra/x.py": "import cassandra\nfrom anabranch.folds.merge import merge\n"
         "from anabranch.settings import LakeSettings\n",
         "projects/x.py": "from anabranch import Project\n",
         "batch/x.py": "import pyspark\nfrom anabranch.stores.lake.lake import Lake\n",

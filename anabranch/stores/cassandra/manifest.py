@@ -8,17 +8,18 @@ from cassandra.cluster import Session
 
 from anabranch.errors import AnabranchError
 
-TABLE = """CREATE TABLE IF NOT EXISTS manifest (project text PRIMARY KEY, revision bigint, batch_version bigint, cut timestamp,
-model_version text, built_at timestamp, entry text, previous text)"""
+TABLE = """CREATE TABLE IF NOT EXISTS manifest (project text PRIMARY KEY, revision bigint, batch_version bigint,
+cut timestamp, model_version text, built_at timestamp, entry text, previous text)"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """One batch version of a project: times in microseconds; `fingerprints`, `tables` of states and `rows` by view; `lake_versions` by source.
+    """One batch version of a project; times in microseconds.
 
-    It covers what came by topic before `cut` and by file before `until`. `increments` are the builds that make up what is
-    kept of it, by the name of the state; `lake_ids` say by source which table it was read from. `accepted` is why it was
-    published though its validation failed. `replaces` is the champion that a rollback to this version has yet to replace in the registry.
+    By view: `fingerprints`, `tables` of states, `rows`. By source: `lake_versions` and `lake_ids`, the tables that were read.
+    The version covers events that arrived by topic before `cut` and by file before `until`. `increments` are, by the name of
+    a state, the builds whose grains make it up. `accepted` is why it was published although its validation failed.
+    `replaces` is the champion that a rollback to this version has yet to replace in the registry.
     """
 
     project: str
@@ -40,7 +41,7 @@ class Manifest:
     previous: "Manifest | None" = None
 
     def champion(self, registered: str | None) -> str | None:
-        """The model that answers with this version: the registry's champion, unless that is the one which a rollback is about to replace."""
+        """The model that answers with this version: the champion `registered`, unless a rollback is about to replace it."""
         return self.model_version if self.replaces is not None and registered == self.replaces else registered
 
     def entry(self) -> str:
@@ -83,12 +84,13 @@ def swap_manifest(
         VALUES (%s, 1, %s, %s, %s, %s, %s, %s) IF NOT EXISTS"""
         applied = session.execute(statement, (entry.project, *values)).was_applied
     else:
-        statement = """UPDATE manifest SET revision = %s, batch_version = %s, cut = %s, model_version = %s, built_at = %s, entry = %s, previous = %s
-        WHERE project = %s IF revision = %s"""
+        statement = """UPDATE manifest SET revision = %s, batch_version = %s, cut = %s, model_version = %s,
+        built_at = %s, entry = %s, previous = %s WHERE project = %s IF revision = %s"""
         applied = session.execute(
             statement, (expected.revision + 1, *values, entry.project, expected.revision)
         ).was_applied
     if not applied:
         raise AnabranchError(
-            f"another build or rollback of {entry.project!r} finished first, so this one was not made current: run it again if it is still wanted"
+            f"another build or rollback of {entry.project!r} finished first, so this one was not made current: "
+            "run it again if it is still wanted"
         )

@@ -1,30 +1,30 @@
-"""Measured values over time: how models, features and approximations fare, for the command line, `/metrics` and pages.
+"""Measured values over time: quality of models, features and approximations, for the command line, `/metrics` and pages.
 
-    measures          (project, subject, name)  at, slice, version -> value    all of it, newest first; TTL by setting
-    measures_latest   (project)  subject, name, slice, version -> at, value    the newest of each; gone when not renewed for 30 days
+    measures          (project, subject, name)  at, slice, version -> value    all of them, newest first; TTL by setting
+    measures_latest   (project)  subject, name, slice, version -> at, value    the newest of each; expires after 30 days
 
-So what is latest and a history are a slice of one partition each. Writing the same measures again changes nothing.
+The latest values and a history are one slice of a partition each. Writing the same measures again changes nothing.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from cassandra import InvalidRequest, OperationTimedOut, RequestExecutionException
-from cassandra.cluster import NoHostAvailable, Session
+from cassandra.cluster import Session
 from cassandra.concurrent import execute_concurrent_with_args
 
-from anabranch.errors import AnabranchError, UnavailableError
+from anabranch.errors import AnabranchError
 from anabranch.settings import ViewsSettings
-from anabranch.stores.cassandra.session import session_for
+from anabranch.stores.cassandra.session import MissingTableError, answering, session_for
 
 _LATEST_SECONDS = 30 * 86_400
-_HISTORY = """CREATE TABLE IF NOT EXISTS {}.measures (project text, subject text, name text, at timestamp, slice text, version text, value double,
+_HISTORY = """CREATE TABLE IF NOT EXISTS {}.measures
+(project text, subject text, name text, at timestamp, slice text, version text, value double,
 PRIMARY KEY ((project, subject, name), at, slice, version)) WITH CLUSTERING ORDER BY (at DESC, slice ASC, version ASC)"""
-_LATEST = """CREATE TABLE IF NOT EXISTS {}.measures_latest (project text, subject text, name text, slice text, version text, at timestamp, value double,
+_LATEST = """CREATE TABLE IF NOT EXISTS {}.measures_latest
+(project text, subject text, name text, slice text, version text, at timestamp, value double,
 PRIMARY KEY ((project), subject, name, slice, version))"""
 
 
@@ -41,7 +41,7 @@ class Measure:
     slice: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse what could not be compared later."""
+        """Refuse a time without a zone and a value that is not finite."""
         if self.at.tzinfo is None:
             raise AnabranchError(
                 f"measure {self.subject} {self.name} of {self.project!r} has a time without a zone, {self.at}: give an aware time"
@@ -53,27 +53,27 @@ class Measure:
 
 
 class Measures:
-    """The gateway. Tables are made by the first write; before it nothing is measured."""
+    """The gateway. The first write creates the tables; before it every read is empty."""
 
     def __init__(self, session: Session, keyspace: str, ttl_days: int = 400) -> None:
         self._session, self._keyspace, self._ttl = session, keyspace, ttl_days * 86_400
 
     @classmethod
     def of(cls, settings: ViewsSettings) -> "Measures":
-        """Over the process's session; raises UnavailableError when no host answers."""
+        """The gateway over the process's session; raises UnavailableError when no host answers."""
         return cls(session_for(settings), settings.keyspace, settings.measure_ttl_days)
 
     def write(self, measures: Sequence[Measure], *, history: bool = True) -> None:
-        """Keep measures, as the latest where none is newer and, unless told otherwise, in the history."""
+        """Write measures as the latest, where none is newer, and with `history` to the history too."""
         if not measures:
             return
-        with _answering():
+        with answering():
             if not self._known():
                 self._session.execute(_HISTORY.format(self._keyspace))
                 self._session.execute(_LATEST.format(self._keyspace))
             if history:
                 self._insert("measures", self._ttl, measures)
-            # An older one that comes later is not the latest: it is written with the time it was measured at.
+            # Written as of the time it was measured, so that a late older measure never replaces a newer one.
             self._insert("measures_latest", min(self._ttl, _LATEST_SECONDS), measures, timed=True)
 
     def _insert(self, table: str, ttl: int, measures: Sequence[Measure], *, timed: bool = False) -> None:
@@ -114,16 +114,12 @@ class Measures:
     def _read(self, table: str, where: str, values: tuple[Any, ...]) -> list[Measure]:
         if not self._known():
             return []
-        with _answering():
-            try:
-                rows = list(
-                    self._session.execute(
-                        f"SELECT project, subject, name, at, value, version, slice FROM {self._keyspace}.{table} WHERE {where}",
-                        values,
-                    )
-                )
-            except InvalidRequest:  # dropped since
-                return []
+        query = f"SELECT project, subject, name, at, value, version, slice FROM {self._keyspace}.{table}"
+        try:
+            with answering():
+                rows = list(self._session.execute(f"{query} WHERE {where}", values))
+        except MissingTableError:  # dropped since
+            return []
         return [_measure(*row) for row in rows]
 
     def _known(self) -> bool:
@@ -143,11 +139,3 @@ def _measure(
         version=version,
         slice=part,
     )
-
-
-@contextmanager
-def _answering() -> Iterator[None]:
-    try:
-        yield
-    except (NoHostAvailable, OperationTimedOut, RequestExecutionException) as error:
-        raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error

@@ -7,20 +7,17 @@ was read before: a replay changes nothing, and what a batch resets to an earlier
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 import numpy as np
-from cassandra import InvalidRequest, OperationTimedOut, RequestExecutionException
-from cassandra.cluster import NoHostAvailable
 
 from anabranch.declare.models import Online
 from anabranch.declare.projects import Project
-from anabranch.errors import UnavailableError
 from anabranch.folds.learner import Learner, Numbers
+from anabranch.stores.cassandra.session import MissingTableError, answering
 from anabranch.stores.cassandra.views import Views
 from anabranch.stores.models.inputs import ModelInput, model_inputs
 from anabranch.stores.models.scoring import Columns, InputCoder
@@ -114,7 +111,7 @@ class OnlineModels:
             json.dumps(dict(model.offsets)),
         ]
         values = [*said, model.learnt, model.approximate, model.left_out, model.origin, at]
-        with _answering():
+        with answering():
             session = self._views.session
             if expected:
                 marks = ", ".join(f"{name} = %s" for name in _COLUMNS.split(", "))
@@ -137,18 +134,9 @@ class OnlineModels:
         return 0 if row is None else int(row.revision)
 
     def _row(self, project: str) -> Any:
-        with _answering():
-            try:
-                return self._views.session.execute(
-                    f"SELECT {_COLUMNS} FROM online_models WHERE project = %s", (project,)
-                ).one()
-            except InvalidRequest:  # nothing was ever written
-                return None
-
-
-@contextmanager
-def _answering() -> Iterator[None]:
-    try:
-        yield
-    except (NoHostAvailable, OperationTimedOut, RequestExecutionException) as error:
-        raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
+        query = f"SELECT {_COLUMNS} FROM online_models WHERE project = %s"
+        try:
+            with answering():
+                return self._views.session.execute(query, (project,)).one()
+        except MissingTableError:  # nothing was ever written
+            return None

@@ -1,30 +1,28 @@
-"""How a Cassandra table is read by Spark: by ranges of tokens, or by keys when a filter names them. See cassandra_source.py."""
+"""Reading a Cassandra table from Spark (source.py): by ranges of tokens, or by keys when a filter names them."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from itertools import pairwise
 from typing import Any
 
 from cassandra import OperationTimedOut, ReadFailure, ReadTimeout
 from cassandra.cluster import Session
 from cassandra.concurrent import execute_concurrent_with_args
 from cassandra.metadata import TableMetadata
-from cassandra.util import Date as CassandraDate
 from pyspark.sql.datasource import DataSourceReader, Filter, InputPartition
 from pyspark.sql.types import StructType
 
 from anabranch.errors import MisuseError
 from anabranch.settings import ViewsSettings
 from anabranch.stores.cassandra.filters import Pushed, push
-from anabranch.stores.cassandra.session import session_for
+from anabranch.stores.cassandra.session import answering, session_for
+from anabranch.stores.cassandra.tables import plain_value, token_ranges
 
 _IN_FLIGHT = 64
 _KEYS_AT_ONCE = 500  # that one task looks up
 
 
 def settings_of(options: Mapping[str, str]) -> ViewsSettings:
-    """The settings that a source's options carry."""
+    """The settings in a source's options."""
     return ViewsSettings(
         hosts=tuple(options["hosts"].split(",")),
         port=int(options["port"]),
@@ -37,7 +35,7 @@ def settings_of(options: Mapping[str, str]) -> ViewsSettings:
 
 
 def table_of(session: Session, options: Mapping[str, str]) -> TableMetadata:
-    """What the server knows of the table now: another process may have made or changed it a moment ago."""
+    """The table as the server knows it now: another process may just have created or changed it."""
     keyspace, table = options["keyspace"], options["table"]
     session.cluster.refresh_table_metadata(keyspace, table)
     tables = session.cluster.metadata.keyspaces[keyspace].tables
@@ -73,11 +71,13 @@ class CassandraReader(DataSourceReader):
                 Keys(self.pushed.keys[start : start + _KEYS_AT_ONCE])
                 for start in range(0, len(self.pushed.keys), _KEYS_AT_ONCE)
             ]
-        count = int(self.options.get("partitions", "4"))
-        edges = [-(2**63) + (2**64 - 1) * i // count for i in range(count + 1)]
-        return [TokenRange(start, end) for start, end in pairwise(edges)]
+        return [TokenRange(*ends) for ends in token_ranges(int(self.options.get("partitions", "4")))]
 
     def read(self, partition: InputPartition) -> Iterator[tuple[Any, ...]]:
+        with answering(f"table {self.options['table']} or a column of it is missing"):
+            yield from self._rows(partition)
+
+    def _rows(self, partition: InputPartition) -> Iterator[tuple[Any, ...]]:
         if not isinstance(partition, Keys | TokenRange):
             raise MisuseError("this reader takes its own keys and token ranges only")
         session = session_for(settings_of(self.options))
@@ -90,7 +90,8 @@ class CassandraReader(DataSourceReader):
             )
         else:
             lower = ">=" if partition.start == -(2**63) else ">"
-            query = f"SELECT {names} FROM {self.options['table']} WHERE token({key}) {lower} {partition.start} AND token({key}) <= {partition.end}"
+            within = f"token({key}) {lower} {partition.start} AND token({key}) <= {partition.end}"
+            query = f"SELECT {names} FROM {self.options['table']} WHERE {within}"
             rows = self._of_range(session, query)
         for row in rows:
             yield tuple(_spark_value(value, kind) for value, kind in zip(row, kinds, strict=True))
@@ -108,17 +109,19 @@ class CassandraReader(DataSourceReader):
         try:
             return iter(session.execute(statement, self.pushed.values))
         except (ReadTimeout, ReadFailure, OperationTimedOut):
-            # So few rows are left that a page of them takes too long to find; Spark judges them all the same.
+            # So few rows pass that finding a page of them takes too long: read all, Spark filters them again.
             return iter(session.execute(query))
 
 
 class PushingReader(CassandraReader):
-    """Reads what filters leave over. Spark 4.2 keeps the filters of a query with the frame, and gives a later query of the same frame that
-    has none the filtered rows: pushdown.py makes frames that are safe from that.
+    """Reads what passes the pushed filters.
+
+    Spark 4.2 keeps a query's filters with its frame, and a later query of that frame would get the filtered rows: frames of
+    pushdown.py are safe from that.
     """
 
     def pushFilters(self, filters: list[Filter]) -> Iterable[Filter]:  # noqa: N802 - the API's name
-        """Take what Cassandra can answer; the rest, and all but keys, stays with Spark."""
+        """Take what Cassandra can evaluate; Spark evaluates everything but the keys again."""
         table = table_of(session_for(settings_of(self.options)), self.options)
         key = table.partition_key[0].name if len(table.partition_key) == 1 else None
         self.pushed, left = push(
@@ -128,10 +131,6 @@ class PushingReader(CassandraReader):
 
 
 def _spark_value(value: Any, kind: str) -> Any:
-    if isinstance(value, list):
-        return [_spark_value(one, "") for one in value]
-    if isinstance(value, CassandraDate):
-        return value.date()
-    if isinstance(value, datetime):
-        return value.replace(tzinfo=UTC)  # Spark would take a time without a zone for one of this machine's
-    return str(value) if kind == "string" and value is not None else value
+    # A time without a zone would be taken by Spark as one of this machine's.
+    value = plain_value(value)
+    return str(value) if kind == "string" and value is not None and not isinstance(value, list) else value

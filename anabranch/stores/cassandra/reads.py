@@ -1,4 +1,4 @@
-"""Reads under way: what the driver will bring of some keys of one view."""
+"""Reads of an answer: what batch and stream know of keys of one view, asked side by side on the hot path."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,22 +7,33 @@ from operator import itemgetter
 from typing import Any
 
 import numpy as np
-from cassandra import InvalidRequest, OperationTimedOut, RequestExecutionException
-from cassandra.cluster import NoHostAvailable, ResponseFuture
+from cassandra.cluster import ResponseFuture, Session
+from cassandra.query import PreparedStatement
 
+from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureView
-from anabranch.errors import UnavailableError, ViewUnavailableError
+from anabranch.declare.windows import edges
+from anabranch.errors import AnabranchError
 from anabranch.folds.merge import LABELS, BatchPart, Known, Tiles
 from anabranch.folds.packing import unpack_extras, unpack_rows
 from anabranch.stores.cassandra.manifest import Manifest
+from anabranch.stores.cassandra.session import READS, answering, prepared
+from anabranch.stores.cassandra.tables import Tables, tiles_table
+from anabranch.values.times import MINUTE
 
-AWAY = (NoHostAvailable, OperationTimedOut, RequestExecutionException)
-"""What the driver raises while Cassandra does not answer."""
+_KEYS_A_READ = 20
+GRACE = MINUTE
+"""An answer as of now has the time at which its reads end, which may be this much later than their start."""
+_Statements = tuple[PreparedStatement | None, PreparedStatement | None, PreparedStatement | None]
+
+
+class DeclaredAnewError(AnabranchError):
+    """A view is declared differently than at the last build."""
 
 
 @dataclass(frozen=True)
 class Pending:
-    """Reads under way for some keys of one view, of which the batch parts of some are `known` already; every row begins with its key."""
+    """Reads in flight for keys of one view, some of whose batch parts are `known` already; every row begins with its key."""
 
     view: FeatureView
     manifest: Manifest | None
@@ -33,17 +44,13 @@ class Pending:
 
     @property
     def futures(self) -> list[ResponseFuture]:
-        """The driver's reads."""
+        """The reads in flight."""
         return [read for read in (self.batch, self.tiles, self.fine) if read is not None]
 
     def result(self) -> dict[str, Known]:
-        """Wait for all of them; raises UnavailableError when the store is away."""
-        try:
+        """Wait for all of them; raises UnavailableError when the store does not answer or a table is gone."""
+        with answering(_gone(self.view.name)):
             parts, tiles = self._batch(), self._tiles()
-        except AWAY as error:
-            raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
-        except InvalidRequest as error:
-            raise gone(f"view {self.view.name!r}", error) from error
         return {key: (parts[key], tiles.get(key)) for key in self.known}
 
     def _batch(self) -> Mapping[str, BatchPart | None]:
@@ -60,13 +67,13 @@ class Pending:
         wide = self._tier(self.tiles.result().all()) if self.tiles else {}
         if not wide or self.fine is None:
             return wide
-        # Slots that the batch covers are left out here: fine tiles are found by their start, not by their slot.
+        # Fine tiles are read by their start, not by their slot, so slots that the batch covers are left out here.
         cut = self.manifest.cut if self.manifest else 0
         fine = self._tier([row for *row, slot in self.fine.result().all() if slot >= cut])
         return {key: replace(tiles, fine=fine[key]) if key in fine else tiles for key, tiles in wide.items()}
 
     def _tier(self, rows: Sequence[Sequence[Any]]) -> dict[str, Tiles]:
-        """Tiles by key from rows (key, start, state, extra): all of them are decoded at once, and each key has a slice."""
+        """Tiles by key from rows (key, start, state, extra), decoded together; each key has a slice."""
         if not rows:
             return {}
         keys, starts, states, framed = zip(*sorted(rows, key=itemgetter(0)), strict=True)
@@ -83,15 +90,8 @@ class Pending:
         return found
 
 
-def gone(what: str, error: InvalidRequest) -> ViewUnavailableError:
-    """The error for a read of a table that Cassandra does not know any more."""
-    return ViewUnavailableError(
-        f"a table of {what} is gone ({error}): another batch version is current by now, try again"
-    )
-
-
 def batch_part(view: FeatureView, manifest: Manifest, row: Any) -> BatchPart:
-    """The batch part in a row (states, extras) of the version's table; an empty one where there is none."""
+    """The batch part in a row (states, extras) of the version's table; an empty one without a row."""
     width = LABELS + view.layout.width
     if row is None:
         return BatchPart(manifest.cut, manifest.slack, np.empty((0, width)))
@@ -102,3 +102,114 @@ def batch_part(view: FeatureView, manifest: Manifest, row: Any) -> BatchPart:
         unpack_rows(states, width),
         unpack_extras(extras, len(view.layout.extras)),
     )
+
+
+class StateReads(Tables):
+    """Reads of batch parts and tiles."""
+
+    def ask(
+        self,
+        project: str,
+        view: FeatureView,
+        known: Mapping[str, BatchPart | None],
+        manifest: Manifest | None,
+        at: int,
+        timeout: float | None = None,
+    ) -> list[Pending]:
+        """Start the reads of keys; a batch part that is `known` is not read. `timeout` in seconds.
+
+        Up to 20 keys share a read, since a read costs more than its rows. Fine tiles cover answers at any time in [at, at + GRACE].
+        """
+        names = list(known)
+        chunks = [names[start : start + _KEYS_A_READ] for start in range(0, len(names), _KEYS_A_READ)]
+        return [
+            self._read(project, view, {key: known[key] for key in chunk}, manifest, at, timeout)
+            for chunk in chunks
+        ]
+
+    def known(self, project: str, view: FeatureView, key: str, manifest: Manifest | None, at: int) -> Known:
+        """What batch and stream know of one key; waits for the reads."""
+        (pending,) = self.ask(project, view, {key: None}, manifest, at)
+        return pending.result()[key]
+
+    def _read(
+        self,
+        project: str,
+        view: FeatureView,
+        known: Mapping[str, BatchPart | None],
+        manifest: Manifest | None,
+        at: int,
+        timeout: float | None,
+    ) -> Pending:
+        session, keys = self.session, list(known)
+        unknown = [key for key in keys if known[key] is None]
+        many = len(keys) > 1
+        options = {"execution_profile": READS, **({} if timeout is None else {"timeout": timeout})}
+
+        def start(statement: PreparedStatement | None, *values: object) -> ResponseFuture | None:
+            return None if statement is None else session.execute_async(statement, values, **options)
+
+        with answering(_gone(view.name)):
+            for_batch, for_tiles, for_fine = self._statements(session, project, view, manifest, many=many)
+            starts = [] if for_fine is None else _fine_starts(view, at)
+            return Pending(
+                view,
+                manifest,
+                known,
+                batch=start(for_batch, unknown if many else unknown[0]) if unknown else None,
+                tiles=start(for_tiles, keys if many else keys[0], manifest.cut if manifest else 0),
+                fine=start(for_fine, keys if many else keys[0], starts) if starts else None,
+            )
+
+    def prepare(self, project: Project, manifest: Manifest | None) -> None:
+        """Prepare the statements of `ask`, so that no answer waits for it."""
+        for view in project.views:
+            with answering(_gone(view.name)):
+                for many in (False, True):
+                    self._statements(self.session, project.name, view, manifest, many=many)
+
+    def _statements(
+        self,
+        session: Session,
+        project: str,
+        view: FeatureView,
+        manifest: Manifest | None,
+        *,
+        many: bool = False,
+    ) -> _Statements:
+        """Statements that read batch part, wide and fine tiles of one key or of `many`; None for what a view does not have."""
+        batch = tiles = fine = None
+        where = "key IN ?" if many else "key = ?"  # one key's read goes to a node that has it
+        if manifest is not None:
+            if manifest.fingerprints.get(view.name) != view.fingerprint:
+                raise DeclaredAnewError(
+                    f"view {view.name!r} of {project!r} was declared anew since the last build: run 'anabranch build {project}'"
+                )
+            batch = prepared(
+                session, f"SELECT key, states, extras FROM {manifest.tables[view.name]} WHERE {where}"
+            )
+        table = tiles_table(project, view)
+        if view.source.topic is not None and table in self._tables():
+            tiles = prepared(
+                session, f"SELECT key, tile_start, state, extra FROM {table} WHERE {where} AND slot >= ?"
+            )
+            if len(view.tiers) > 1:
+                narrow = tiles_table(project, view, fine=True)
+                fine = prepared(
+                    session,
+                    f"SELECT key, tile_start, state, extra, slot FROM {narrow} WHERE {where} AND tile_start IN ?",
+                )
+        return batch, tiles, fine
+
+
+def _gone(view: str) -> str:
+    return f"a table of view {view!r} is gone, since another batch version is current by now"
+
+
+def _fine_starts(view: FeatureView, at: int) -> list[int]:
+    """Starts of the fine tiles that answers at [at, at + GRACE] take."""
+    if len(view.tiers) == 1:
+        return []
+    wide, step = view.tiers
+    stretches = {*edges(view.spans, wide, at), *edges(view.spans, wide, at + GRACE)}
+    return sorted({start for since, until in stretches for start in range(since, until, step)})

@@ -1,23 +1,53 @@
-"""One Cassandra session a process, made from settings on first use; Spark's workers share the code and make their own."""
+"""One Cassandra session a process, opened from settings on first use, and the one edge where the driver's exceptions are translated."""
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from cassandra import ConsistencyLevel
+from cachetools import FIFOCache
+from cassandra import (
+    ConsistencyLevel,
+    DriverException,
+    InvalidRequest,
+    OperationTimedOut,
+    RequestExecutionException,
+)
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable, Session
 from cassandra.policies import ConstantReconnectionPolicy, DCAwareRoundRobinPolicy, TokenAwarePolicy
 from cassandra.query import PreparedStatement, tuple_factory
 
-from anabranch.errors import UnavailableError
+from anabranch.errors import AnabranchError, UnavailableError, ViewUnavailableError
 from anabranch.settings import ViewsSettings
 
 READS = "reads"
-"""The execution profile of the hot path: rows are plain tuples, for making named ones costs more than the read."""
+"""The execution profile of the hot path: rows are plain tuples, since building named ones costs more than the read."""
 _SESSIONS: dict[tuple[int, ViewsSettings], Session] = {}
 _LOCK = threading.Lock()
-_PREPARED: dict[tuple[Session, str, tuple[str, ...]], PreparedStatement] = {}
-_MOST_PREPARED = 4096
+_PREPARED: FIFOCache[tuple[Session, str, tuple[str, ...]], PreparedStatement] = FIFOCache(maxsize=4096)
+_PREPARING = threading.Lock()
+
+
+class MissingTableError(ViewUnavailableError):
+    """A statement names a table or a column that Cassandra does not have."""
+
+
+@contextmanager
+def answering(missing: str = "a table is missing") -> Iterator[None]:
+    """Translate what the driver raises in a block or, as a decorator, in a function.
+
+    Raises UnavailableError when the store does not answer, MissingTableError (which begins with `missing`) for a table or column
+    that does not exist, and AnabranchError for any other refusal.
+    """
+    try:
+        yield
+    except InvalidRequest as error:
+        raise MissingTableError(f"{missing} ({error}): try again") from error
+    except (NoHostAvailable, OperationTimedOut, RequestExecutionException) as error:
+        raise UnavailableError(f"Cassandra did not answer: {error}: see 'anabranch status'") from error
+    except DriverException as error:
+        raise AnabranchError(f"Cassandra refused a statement: {error}") from error
 
 
 def session_for(settings: ViewsSettings) -> Session:
@@ -30,27 +60,28 @@ def session_for(settings: ViewsSettings) -> Session:
 
 
 def is_connected(settings: ViewsSettings) -> bool:
-    """Whether the process has a session already; asking neither connects nor waits for somebody who does."""
-    found = _SESSIONS.get((os.getpid(), settings))
-    return found is not None and not found.is_shutdown
+    """Whether the process has an open session; never connects and never waits for another thread that does."""
+    session = _SESSIONS.get((os.getpid(), settings))
+    return session is not None and not session.is_shutdown
 
 
 def close_sessions() -> None:
-    """Close this process's sessions, for a clean end."""
+    """Close this process's sessions."""
     with _LOCK:
         for name in [name for name in _SESSIONS if name[0] == os.getpid()]:
             _SESSIONS.pop(name).cluster.shutdown()
 
 
 def prepared(session: Session, statement: str, types: tuple[str, ...] = ()) -> PreparedStatement:
-    """The statement, prepared once; `types` of the columns, where a table of the same name may come to have others."""
-    found = _PREPARED.get((session, statement, types))
+    """The statement, prepared once; `types` of the columns, where a table of the same name may be recreated with others."""
+    name = (session, statement, types)
+    found = _PREPARED.get(name)
     if found is None:
-        while len(_PREPARED) >= _MOST_PREPARED:
-            _PREPARED.pop(next(iter(_PREPARED)), None)
-        found = _PREPARED[session, statement, types] = session.prepare(statement)
-        # All of it is read here: no second page is fetched by whoever comes to its end.
+        found = session.prepare(statement)
+        # Results are read whole: a reader never waits for a second page.
         found.is_idempotent, found.fetch_size = statement.startswith("SELECT"), None
+        with _PREPARING:
+            _PREPARED[name] = found
     return found
 
 
@@ -81,8 +112,10 @@ def _connect(settings: ViewsSettings) -> Session:
         raise UnavailableError(
             f"Cassandra does not answer at {where}: start it with 'anabranch up', or set its address in conf/settings.toml"
         ) from error
-    session.execute(
-        f"CREATE KEYSPACE IF NOT EXISTS {settings.keyspace} WITH replication = {{'class': 'SimpleStrategy', 'replication_factor': {settings.replication}}}"
-    )
-    session.set_keyspace(settings.keyspace)
+    with answering():
+        session.execute(
+            f"CREATE KEYSPACE IF NOT EXISTS {settings.keyspace} WITH replication = "
+            f"{{'class': 'SimpleStrategy', 'replication_factor': {settings.replication}}}"
+        )
+        session.set_keyspace(settings.keyspace)
     return session

@@ -3,10 +3,12 @@
     spark.read.format("cassandra").options(**cassandra_options(settings), table="heart_disease_current").load()
     frame.write.format("cassandra").options(**cassandra_options(settings), table=...).mode("append").save()
 
-With the option `pushdown` ``true`` reading looks up keys that a filter names and has Cassandra leave out what other filters would
-(cassandra_filters.py); such a frame is good for one query, unless it goes through pushdown.py, as those of spark_tables.py do. The option
-`columns` reads those alone: Spark does not tell a Python data source which columns a query needs.
-How rows are written, cassandra_writer.py says; with the option `timestamp` (microseconds) a slow retry never beats a newer write.
+Options:
+
+    pushdown    ``true``: keys in filters are looked up and Cassandra drops rows by other filters (filters.py). Such a frame
+                serves one query only, unless it went through pushdown.py
+    columns     the columns to read; Spark does not tell a Python data source which ones a query needs
+    timestamp   microseconds: the time of the writes, so that a slow retry never replaces a newer row (writer.py)
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,10 +22,8 @@ from anabranch.errors import MisuseError
 from anabranch.settings import ViewsSettings
 from anabranch.stores.cassandra.reader import CassandraReader, PushingReader, settings_of, table_of
 from anabranch.stores.cassandra.session import session_for
+from anabranch.stores.cassandra.tables import spark_type
 from anabranch.stores.cassandra.writer import upsert
-
-_SPARK_TYPES = {"text": "STRING", "varchar": "STRING", "ascii": "STRING", "bigint": "BIGINT", "int": "INT", "smallint": "SMALLINT", "double": "DOUBLE",
-                "float": "FLOAT", "boolean": "BOOLEAN", "timestamp": "TIMESTAMP", "date": "DATE", "blob": "BINARY", "decimal": "DECIMAL(38,10)"}  # fmt: skip
 
 
 def cassandra_options(settings: ViewsSettings) -> dict[str, str]:
@@ -43,7 +43,7 @@ def cassandra_options(settings: ViewsSettings) -> dict[str, str]:
 
 
 class CassandraSource(DataSource):
-    """Registered as format ``cassandra``. `known` are options that come with the class: they travel to executors and stand in no plan."""
+    """Registered as format ``cassandra``. `known` are options in the class itself, which reach executors but appear in no plan."""
 
     known: Mapping[str, str] = {}
 
@@ -60,7 +60,7 @@ class CassandraSource(DataSource):
             raise MisuseError(
                 f"Cassandra's table {options['table']!r} has no column {missing[0]!r}: it has {', '.join(columns)}"
             )
-        return ", ".join(f"`{name}` {_spark_type(columns[name].cql_type)}" for name in wanted)
+        return ", ".join(f"`{name}` {spark_type(columns[name].cql_type)}" for name in wanted)
 
     def reader(self, schema: StructType) -> CassandraReader:
         options = self._options()
@@ -73,12 +73,6 @@ class CassandraSource(DataSource):
 
     def _options(self) -> dict[str, str]:
         return {**self.known, **self.options}
-
-
-def _spark_type(cql: str) -> str:
-    if cql.startswith("frozen<list<"):
-        return f"ARRAY<{_spark_type(cql.removeprefix('frozen<list<').removesuffix('>>'))}>"
-    return _SPARK_TYPES.get(cql, "STRING")
 
 
 @dataclass

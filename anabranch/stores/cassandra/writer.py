@@ -1,7 +1,7 @@
-"""Writing rows of Spark to Cassandra: small unlogged batches, many in flight, by the tasks that have the rows.
+"""Writing rows of Spark to Cassandra: small unlogged batches, many in flight, sent by the tasks that have the rows.
 
-A table must be there with a column of each name. ARRAY<DOUBLE> becomes a blob of float64 and arrays of BINARY become framed extras
-(states.py). Writes are upserts, so a retried task does no harm.
+The table must have a column of each name. ARRAY<DOUBLE> becomes a blob of float64, arrays of BINARY become framed extras
+(folds/packing.py). Writes are upserts, so retrying a task is harmless.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,19 +17,19 @@ from pyspark.sql import functions as F
 
 from anabranch.folds.packing import pack_extras
 from anabranch.settings import ViewsSettings
-from anabranch.stores.cassandra.session import session_for
+from anabranch.stores.cassandra.session import answering, session_for
 
 _BATCH_ROWS = 50
 _BATCH_BYTES = 36_864  # well below the 50 KiB at which Cassandra refuses a batch
 _IN_FLIGHT = 32
-_PROTOCOL = 5  # of cassandra_session.py
+_PROTOCOL = 5  # that session.py connects with
 
 
 def write_rows(frame: DataFrame, views: ViewsSettings, table: str, moment: int | None = None) -> int:
-    """Upsert the rows of a frame; how many there are. Rows stamped with a `moment` (microseconds) never beat newer ones.
+    """Upsert the rows of a frame and return their number. Rows written as of `moment` (microseconds) never replace newer ones.
 
-    Spark's data source of the same kind (cassandra_source.py) starts processes of Python to plan each write; this one is a stage
-    like any other, whose workers stay connected.
+    The data source (source.py) starts Python processes to plan each write; this is a stage like any other, whose workers
+    stay connected.
     """
     names = frame.columns
 
@@ -49,11 +49,12 @@ def upsert(
     moment: int | None,
     batches: Iterable[pa.RecordBatch],
 ) -> int:
-    """Upsert the rows of batches whose columns have these names; how many there were."""
+    """Upsert the rows of batches whose columns have these names, and return their number."""
     session = session_for(views)
     listed, marks = ", ".join(f'"{name}"' for name in names), ", ".join("?" * len(names))
     stamp = "" if moment is None else f" USING TIMESTAMP {moment}"
-    statement = session.prepare(f"INSERT INTO {table} ({listed}) VALUES ({marks}){stamp}")
+    with answering(f"table {table} or a column of it is missing"):
+        statement = session.prepare(f"INSERT INTO {table} ({listed}) VALUES ({marks}){stamp}")
     sender = Sender(session, statement)
     for batch in batches:
         columns = [
@@ -66,7 +67,7 @@ def upsert(
 
 
 class _Rows(BatchStatement):  # type: ignore[misc]
-    """An unlogged batch of rows that are serialized already: by itself the driver does so value by value."""
+    """An unlogged batch of serialized rows; the driver itself would serialize value by value."""
 
     def __init__(self, statement: PreparedStatement, rows: Sequence[tuple[bytes | None, ...]]) -> None:
         super().__init__(batch_type=BatchType.UNLOGGED)
@@ -77,7 +78,7 @@ class _Rows(BatchStatement):  # type: ignore[misc]
 
 
 class Sender:
-    """Sends rows of one statement in unlogged batches with a bounded number in flight; the first failure is raised at the end."""
+    """Sends rows of one statement in unlogged batches, a bounded number in flight; `finish` raises the first failure."""
 
     def __init__(self, session: Any, statement: PreparedStatement) -> None:
         self.session, self.statement = session, statement
@@ -113,7 +114,8 @@ class Sender:
         for _ in range(_IN_FLIGHT):
             self.free.acquire()
         if self.failures:
-            raise self.failures[0]
+            with answering():
+                raise self.failures[0]
         return self.rows
 
 

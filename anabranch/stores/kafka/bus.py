@@ -1,9 +1,9 @@
-"""The bus: Kafka topics whose messages carry the time the broker took them (`LogAppendTime`), which is their arrival."""
+"""The bus: Kafka topics whose messages carry the time at which the broker appended them (`LogAppendTime`), which is their arrival."""
 
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Self
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
@@ -24,8 +24,35 @@ _SPELLINGS = {
 }
 
 
+@contextmanager
+def answering(address: str) -> Iterator[None]:
+    """The one edge of the client: translates the errors it raises in a block to UnavailableError."""
+    try:
+        yield
+    except KafkaError as error:
+        raise UnavailableError(
+            f"Kafka at {address} does not answer ({error}): start it with 'anabranch up', or set its address in [bus]"
+        ) from error
+
+
+def answers(address: str) -> bool:
+    """Whether a broker at host:port answers a request for its topics, within seconds."""
+    try:
+        with answering(address):
+            consumer = KafkaConsumer(
+                bootstrap_servers=address, bootstrap_timeout_ms=1000, request_timeout_ms=5000
+            )
+            try:
+                consumer.topics()
+            finally:
+                consumer.close(autocommit=False)
+    except UnavailableError:
+        return False
+    return True
+
+
 class Bus:
-    """Topics of one Kafka cluster. Connects when first used; one bus may be shared by threads."""
+    """Topics of one Kafka cluster. Connects on first use and may be shared by threads."""
 
     def __init__(self, settings: BusSettings) -> None:
         self.settings = settings
@@ -35,15 +62,15 @@ class Bus:
     def ensure_topics(
         self, names: Sequence[str], partitions: int = 1, configs: Mapping[str, str] | None = None
     ) -> None:
-        """Create the topics that are not there, stamped by arrival and with further `configs`; those that are there stay as they are."""
+        """Create missing topics, stamped by arrival and with further `configs`; existing ones are left unchanged."""
         with self._admin() as admin:
-            there = set(admin.list_topics())
+            existing = set(admin.list_topics())
             for name in dict.fromkeys(names):
-                if name not in there:
+                if name not in existing:
                     _create(admin, name, partitions, {**ARRIVAL, **(configs or {})})
 
     def require_arrival(self, names: Sequence[str]) -> None:
-        """Raise AnabranchError when an existing topic is stamped by its producers and not by the broker."""
+        """Raise AnabranchError when an existing topic is stamped by its producers instead of the broker."""
         with self._admin() as admin:
             resources = [
                 ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(ARRIVAL)) for name in names
@@ -58,18 +85,18 @@ class Bus:
                     )
 
     def publish(self, topic: str, messages: Iterable[tuple[bytes | None, bytes]]) -> int:
-        """Publish (key, value) messages and wait until the cluster keeps them all; returns how many."""
+        """Publish (key, value) messages, wait until the cluster has stored them all, and return their number."""
         return self._publish(((topic, *message) for message in messages), f"topic {topic!r}")
 
     def publish_together(self, messages: Mapping[str, Sequence[tuple[bytes | None, bytes]]]) -> int:
-        """The same for messages by topic, waiting once for all topics."""
+        """Publish (key, value) messages of several topics, waiting once for all of them, and return their number."""
         spread = ((topic, *message) for topic, each in messages.items() for message in each)
         return self._publish(spread, f"topics {', '.join(messages)}")
 
     def _publish(self, messages: Iterable[tuple[str, bytes | None, bytes]], where: str) -> int:
         failures: list[BaseException] = []
         count = 0
-        with self._answering():
+        with self.answering():
             producer = self._connected_producer()
             for topic, key, value in messages:
                 producer.send(topic, key=key, value=value).add_errback(failures.append)
@@ -82,12 +109,12 @@ class Bus:
         return count
 
     def consumer(self, **options: object) -> Any:
-        """A consumer of its own for who asks, who closes it; `options` are those of the client."""
-        with self._answering():
+        """A new consumer, which the caller closes; `options` are those of the client."""
+        with self.answering():
             return self._client(KafkaConsumer, **options)
 
-    def is_there(self, seconds: float = 1.0) -> bool:
-        """Whether some broker takes connections: asked where nobody wants to wait for a Kafka that is away."""
+    def is_reachable(self, seconds: float = 1.0) -> bool:
+        """Whether a broker accepts connections; does not wait for one that is down, as a request would."""
         for address in self.settings.bootstrap_servers.split(","):
             host, _, port = address.strip().rpartition(":")
             try:
@@ -99,7 +126,7 @@ class Bus:
 
     def offsets_at(self, topic: str, micros: int) -> dict[int, int]:
         """By partition the first offset that arrived at or after `micros`; the end where nothing did."""
-        # The broker counts whole milliseconds: one is at or after the time when it is at or after the time rounded up.
+        # The broker counts whole milliseconds, so the time is rounded up to one.
         found = self._offsets(topic, -(-micros // 1000))
         ends = self.ends(topic)
         return {partition: offset if offset >= 0 else ends[partition] for partition, offset in found.items()}
@@ -109,7 +136,7 @@ class Bus:
         return self._offsets(topic, OffsetSpec.LATEST)
 
     def spark_options(self, topics: Sequence[str]) -> dict[str, str]:
-        """Options of Spark's Kafka source reading `topics`, or with none those of its sink."""
+        """Options of Spark's Kafka source for `topics`; without any, those of its sink."""
         options = {f"kafka.{key}": value for key, value in _java_security(self.settings.security).items()}
         options["kafka.bootstrap.servers"] = self.settings.bootstrap_servers
         if topics:
@@ -121,7 +148,7 @@ class Bus:
         return options
 
     def close(self) -> None:
-        """End the connection of `publish`; the bus may be used again."""
+        """Close the connection that publishes; the bus may be used again."""
         with self._lock:
             producer, self._producer = self._producer, None
         if producer is not None:
@@ -138,7 +165,8 @@ class Bus:
             described = admin.describe_topics([topic])[0]
             if described["error_code"]:
                 raise AnabranchError(
-                    f"topic {topic!r} is not on the bus at {self.settings.bootstrap_servers}: publish to it or land the project first"
+                    f"topic {topic!r} is not on the bus at {self.settings.bootstrap_servers}: "
+                    "publish to it or land the project first"
                 )
             asked = {TopicPartition(topic, each["partition_index"]): spec for each in described["partitions"]}
             return {
@@ -160,7 +188,7 @@ class Bus:
 
     @contextmanager
     def _admin(self) -> Iterator[Any]:
-        with self._answering():
+        with self.answering():
             admin = self._client(KafkaAdminClient)
             try:
                 yield admin
@@ -179,14 +207,9 @@ class Bus:
             **options,
         )
 
-    @contextmanager
-    def _answering(self) -> Iterator[None]:
-        try:
-            yield
-        except KafkaError as error:
-            raise UnavailableError(
-                f"Kafka at {self.settings.bootstrap_servers} does not answer ({error}): start it with 'anabranch up', or set its address in [bus]"
-            ) from error
+    def answering(self) -> AbstractContextManager[None]:
+        """Translate what the client raises in a block: UnavailableError names this bus."""
+        return answering(self.settings.bootstrap_servers)
 
 
 def _create(admin: Any, name: str, partitions: int, configs: Mapping[str, str]) -> None:
@@ -195,7 +218,7 @@ def _create(admin: Any, name: str, partitions: int, configs: Mapping[str, str]) 
             {name: {"num_partitions": partitions, "configs": dict(configs)}}, wait_for_metadata=True
         )
     except TopicAlreadyExistsError:
-        return  # somebody else was faster, which is as good
+        return  # created concurrently
 
 
 def _check(failures: list[BaseException], where: str) -> None:

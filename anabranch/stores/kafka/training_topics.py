@@ -1,10 +1,11 @@
-"""Requests for training and their answers on the bus: read in order, committed when they are answered, answered again when they come again.
+"""Requests for training and their answers on the bus. Requests are read in order and committed once they are answered.
 
     training-requests  {"request_id", "project", "reason"?, "rows"?: {source: [row, ...]}}
     training-results   {"request_id", "project", "status", "at", ...}, keyed by the id; status accepted, then done, failed or refused
 
-The results are the record of what was answered: nothing else is kept. Trainers of one name share the requests as one consumer group; a
-trainer of all projects and one of some each read them all, so a project is trained by who holds the place in the project's own group.
+The results are the only record of what was answered. Trainers of one name share the requests as one consumer group. A
+trainer of all projects and one of a few read every request each, so a project is trained only by the member that holds the
+partition in the project's own group.
 """
 
 import json
@@ -21,23 +22,23 @@ from anabranch.stores.kafka.bus import Bus
 
 REQUESTS, RESULTS = "training-requests", "training-results"
 FINAL = ("done", "failed", "refused")
-"""Answers after which nothing more is said of a request."""
-_LONGEST_TRAINING_MS = 86_400_000  # until then a trainer that does not ask for more is not taken for dead
-_MOST = 500  # requests looked at together
-_SHORT_MS = 100  # what comes within that belongs together
-_PATIENCE = 30.0  # seconds: to be given the topic's partitions, or to read the results
+"""Statuses that end a request."""
+_LONGEST_TRAINING_MS = 86_400_000  # for so long a trainer that does not poll counts as alive
+_MOST = 500  # requests in one batch
+_SHORT_MS = 100  # requests that arrive within this time form one batch
+_PATIENCE = 30.0  # seconds to be assigned the topic's partitions, or to read the results
 
 
 @dataclass(frozen=True)
 class Message:
-    """One request as it came; `place` names it for people."""
+    """One request as it was received; `place` (topic/partition/offset) names it for people."""
 
     place: str
     value: bytes
 
 
 class TrainingTopics:
-    """Both topics, for trainers that share the requests as one consumer group."""
+    """Both topics, read by trainers of one consumer group. Every method raises UnavailableError when Kafka does not answer."""
 
     def __init__(self, bus: Bus, group: str) -> None:
         self.bus = bus
@@ -55,78 +56,88 @@ class TrainingTopics:
         }
         consumer = self.bus.consumer(max_poll_records=_MOST, **options)
         consumer.subscribe([REQUESTS])
-        # A client that joins before it knows the topic's partitions joins twice, and loses its share for good when a poll ends during the second time.
+        # A client that joins before it knows the topic's partitions joins twice, and loses its share for good when a
+        # poll ends during the second time.
         consumer.partitions_for_topic(REQUESTS)
         return consumer
 
     def requests(self, seconds: float) -> list[Message]:
-        """Those that wait, the first after at most `seconds`; none when there is none."""
-        found, self._pending = self._pending, []
-        while len(found) < _MOST:
-            polled = _messages(self._consumer.poll(timeout_ms=_SHORT_MS if found else int(seconds * 1000)))
-            if not polled:
-                break
-            found += polled
-        return found
+        """The requests that wait, possibly none; waits at most `seconds` for the first."""
+        waiting, self._pending = self._pending, []
+        with self.bus.answering():
+            while len(waiting) < _MOST:
+                patience = _SHORT_MS if waiting else int(seconds * 1000)
+                polled = _messages(self._consumer.poll(timeout_ms=patience))
+                if not polled:
+                    break
+                waiting += polled
+        return waiting
 
     def wait_until_ready(self) -> None:
-        """Raises UnavailableError when another trainer holds the requests."""
+        """Wait for a share of the requests; raises UnavailableError when another trainer holds them all."""
         deadline = time.monotonic() + _PATIENCE
-        while not self._consumer.assignment():
-            self._pending += _messages(self._consumer.poll(timeout_ms=100))
-            if time.monotonic() > deadline:
-                raise UnavailableError(
-                    f"another trainer reads {REQUESTS}: stop it, or leave the requests to it"
-                )
+        with self.bus.answering():
+            while not self._consumer.assignment():
+                self._pending += _messages(self._consumer.poll(timeout_ms=100))
+                if time.monotonic() > deadline:
+                    raise UnavailableError(
+                        f"another trainer reads {REQUESTS}: stop it, or leave the requests to it"
+                    )
 
     def drained(self) -> bool:
-        """Has everything that was there been given out?"""
-        assigned = list(self._consumer.assignment())
-        return (
-            bool(assigned)
-            and not self._pending
-            and all(
-                self._consumer.position(part) >= end
-                for part, end in self._consumer.end_offsets(assigned).items()
-            )
-        )
+        """Whether every request on the topic has been returned by `requests`."""
+        with self.bus.answering():
+            assigned = list(self._consumer.assignment())
+            if not assigned or self._pending:
+                return False
+            ends = self._consumer.end_offsets(assigned)
+            return all(self._consumer.position(part) >= end for part, end in ends.items())
 
     @contextmanager
     def alone(self, project: str, waiting: Callable[[], None]) -> Iterator[None]:
-        """While this lasts no other trainer trains the project; `waiting` is called when one does, which is then waited for.
+        """Hold the project's training in the block; waits for another trainer that holds it, after calling `waiting` once.
 
-        One that is killed loses its place when its session ends.
+        A trainer that is killed gives up its hold when its session expires.
         """
         place = TopicPartition(REQUESTS, 0)
-        holder = self._member(f"anabranch-training-{project}")
+        with self.bus.answering():
+            holder = self._member(f"anabranch-training-{project}")
         patience = time.monotonic() + _PATIENCE / 10
         try:
-            while place not in holder.assignment():
-                holder.poll(timeout_ms=100, max_records=1)
-                if time.monotonic() > patience:
-                    waiting()
-                    patience = float("inf")
+            with self.bus.answering():
+                while place not in holder.assignment():
+                    holder.poll(timeout_ms=100, max_records=1)
+                    if time.monotonic() > patience:
+                        waiting()
+                        patience = float("inf")
             yield
         finally:
             holder.close()
 
     def answer(self, answers: Iterable[Mapping[str, Any]]) -> None:
-        """Publish answers and wait until the cluster keeps them."""
+        """Publish answers and wait until the cluster has stored them."""
         self.bus.publish(
             RESULTS, [(str(one["request_id"]).encode(), json.dumps(one).encode()) for one in answers]
         )
 
     def commit(self) -> None:
-        """What was given out so far is answered."""
-        self._consumer.commit()
+        """Commit every request that `requests` has returned: they are answered."""
+        with self.bus.answering():
+            self._consumer.commit()
 
     def answered(self) -> dict[str, dict[str, Any]]:
-        """The last final answer of every request, by its id, among those that came since this was last asked."""
+        """The last final answer of each request, by its id, among the answers since the previous call."""
         ends = self.bus.ends(RESULTS)
-        found: dict[str, dict[str, Any]] = {}
         parts = [TopicPartition(RESULTS, partition) for partition in ends]
         if all(self._read.get(part, 0) >= ends[part.partition] for part in parts):
-            return found
+            return {}
+        with self.bus.answering():
+            return self._results({part: ends[part.partition] for part in parts})
+
+    def _results(self, ends: Mapping[TopicPartition, int]) -> dict[str, dict[str, Any]]:
+        """Read the answers from where the previous call ended to `ends`."""
+        results: dict[str, dict[str, Any]] = {}
+        parts = list(ends)
         consumer = self.bus.consumer(auto_offset_reset="earliest", enable_auto_commit=False)
         deadline = time.monotonic() + _PATIENCE
         try:
@@ -134,17 +145,17 @@ class TrainingTopics:
             consumer.seek_to_beginning(*[part for part in parts if part not in self._read])
             for part, position in self._read.items():
                 consumer.seek(part, position)
-            while any(consumer.position(part) < ends[part.partition] for part in parts):
+            while any(consumer.position(part) < ends[part] for part in parts):
                 if time.monotonic() > deadline:
                     raise UnavailableError(f"the answers on {RESULTS} cannot be read: see 'anabranch status'")
                 polled = consumer.poll(timeout_ms=500)
                 for record in (record for records in polled.values() for record in records):
                     deadline = time.monotonic() + _PATIENCE
-                    _note(found, record.value)
+                    _note(results, record.value)
             self._read = {part: consumer.position(part) for part in parts}
         finally:
             consumer.close()
-        return found
+        return results
 
     def close(self) -> None:
         """Leave the group."""
@@ -159,10 +170,14 @@ def _messages(polled: Mapping[Any, Iterable[Any]]) -> list[Message]:
     ]
 
 
-def _note(found: dict[str, dict[str, Any]], value: bytes | None) -> None:
+def _note(results: dict[str, dict[str, Any]], value: bytes | None) -> None:
     try:
-        said = json.loads(value or b"")
+        answer = json.loads(value or b"")
     except ValueError:
-        return  # somebody else's
-    if isinstance(said, dict) and said.get("status") in FINAL and isinstance(said.get("request_id"), str):
-        found[said["request_id"]] = said
+        return  # not an answer of ours
+    if (
+        isinstance(answer, dict)
+        and answer.get("status") in FINAL
+        and isinstance(answer.get("request_id"), str)
+    ):
+        results[answer["request_id"]] = answer

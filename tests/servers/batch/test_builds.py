@@ -32,7 +32,7 @@ from anabranch import (
 )
 from anabranch.folds.merge import merge
 from anabranch.stores.cassandra.manifest import Manifest
-from anabranch.stores.cassandra.views import current_table, history_table
+from anabranch.stores.cassandra.tables import current_table, history_table
 from anabranch.stores.lake.increments import builds_there
 from anabranch.stores.lake.staging import commit_files, write_files
 from anabranch.values.times import DAY, HOUR, MINUTE, format_time, now_micros

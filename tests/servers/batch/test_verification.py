@@ -9,7 +9,7 @@ from pyspark.sql import SparkSession
 
 from anabranch.declare.views import FeatureView
 from anabranch.progress import Silent
-from anabranch.stores.cassandra.views import tiles_table
+from anabranch.stores.cassandra.tables import tiles_table
 from anabranch.values.times import now_micros
 from batch.building.publication import latest_cut
 from batch.building.verification import Verified, verify

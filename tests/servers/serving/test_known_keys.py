@@ -13,7 +13,8 @@ from anabranch.answers.parts import Parts
 from anabranch.errors import UnavailableError
 from anabranch.folds.packing import pack_extras
 from anabranch.stores.cassandra.manifest import Manifest
-from anabranch.stores.cassandra.views import Views, batch_table, tiles_table
+from anabranch.stores.cassandra.tables import batch_table, tiles_table
+from anabranch.stores.cassandra.views import Views
 from anabranch.stores.models.registry import Models
 from anabranch.values.keys import key_text
 from anabranch.values.times import DAY, HOUR, MINUTE

@@ -16,8 +16,8 @@ from anabranch.answers.delays import from_measures
 from anabranch.errors import AnabranchError
 from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.cassandra.measures import Measures
-from anabranch.stores.cassandra.retirement import needed_since, retire_tiles
-from anabranch.stores.cassandra.views import tiles_table
+from anabranch.stores.cassandra.removal import needed_since, retire_tiles
+from anabranch.stores.cassandra.tables import tiles_table
 from anabranch.values.times import DAY, SECOND, floor_to, format_time, now_micros
 from jobs.servers.processes import wait_until
 from jobs.wiring.context import Context

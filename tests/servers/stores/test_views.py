@@ -13,14 +13,14 @@ from anabranch import Aggregate, Count, FeatureView, Histogram, Last, LastK, Max
 from anabranch.answers.features import Answers
 from anabranch.errors import AnabranchError, ViewUnavailableError
 from anabranch.stores.cassandra.manifest import Manifest
-from anabranch.stores.cassandra.views import (
-    Views,
+from anabranch.stores.cassandra.tables import (
     batch_table,
     current_table,
     history_table,
     table_name,
     tiles_table,
 )
+from anabranch.stores.cassandra.views import Views
 from anabranch.values.times import HOUR, from_micros, to_micros
 from batch.building.versions import rollback
 from jobs.wiring.settings import Settings

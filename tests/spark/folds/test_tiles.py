@@ -9,7 +9,7 @@ from pyspark.sql import SparkSession
 from anabranch import Count, DecayedMean, DecayedSum, FeatureView
 from anabranch.folds.merge import Tiles, merge
 from anabranch.folds.spark import pieces_of, tiles
-from anabranch.stores.cassandra.views import _fine_starts
+from anabranch.stores.cassandra.reads import _fine_starts
 from anabranch.values.times import DAY, HOUR, MINUTE, SECOND, floor_to, from_micros, to_micros
 from tests.support import oracle
 from tests.support.law import START, source

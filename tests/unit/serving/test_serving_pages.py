@@ -15,8 +15,8 @@ from anabranch import ApproxDistinct, FeatureView, Freshness, Last, Mean, Projec
 from anabranch.declare.loading import load_project
 from anabranch.errors import AnabranchError, DeclarationError, UnavailableError
 from anabranch.settings import FileSettings, LakeSettings
+from anabranch.stores.cassandra.current_rows import CurrentRow
 from anabranch.stores.cassandra.measures import Measure
-from anabranch.stores.cassandra.samples import CurrentRow
 from anabranch.stores.files.api_keys import ApiKeys
 from anabranch.stores.files.reports import Reports
 from anabranch.values.times import HOUR, from_micros

@@ -13,7 +13,7 @@ from anabranch.answers.predict import shown_features
 from anabranch.declare.sources import key_columns
 from anabranch.events.faults import find_fault
 from anabranch.folds.merge import merge
-from anabranch.stores.cassandra.views import current_columns
+from anabranch.stores.cassandra.current_rows import current_columns
 from anabranch.stores.models.inputs import model_inputs
 from anabranch.values.times import HOUR, to_micros
 from anabranch.values.types import TIMESTAMP, ArrayType, parse_schema, parse_type, register_type

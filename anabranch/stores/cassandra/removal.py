@@ -1,10 +1,11 @@
-"""Retirement: tiles that a batch covers, and that no rollback can need, are removed. Their TTL is the backstop.
+"""Removal of rows from the serving store: tiles that no version needs any more, and every trace of an erased key.
 
-The bound is the earlier cut of the two versions of the manifest: answers of either read slots at or after it only.
+Tiles are retired up to the earlier cut of the manifest's two versions, for answers of either read later slots only; their
+TTL is the backstop.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import groupby
 
 from cassandra.cluster import Session
@@ -13,7 +14,9 @@ from cassandra.query import SimpleStatement
 from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureView
 from anabranch.stores.cassandra.manifest import Manifest
-from anabranch.stores.cassandra.views import Views, tiles_table
+from anabranch.stores.cassandra.session import answering
+from anabranch.stores.cassandra.tables import current_table, history_table, tiles_table
+from anabranch.stores.cassandra.views import Views
 
 _PAGE = 2000
 
@@ -25,10 +28,11 @@ def needed_since(manifest: Manifest | None) -> int | None:
     return min(entry.cut for entry in (manifest, manifest.previous) if entry is not None)
 
 
+@answering()
 def retire_tiles(views: Views, project: Project, before: int, stopping: threading.Event | None = None) -> int:
-    """Remove the tiles of slots before `before` (microseconds, a slot boundary); returns how many keys had some.
+    """Remove the tiles of slots before `before` (microseconds, a slot boundary) and return how many keys had some.
 
-    Ends after the key under way when told to by `stopping`: what is left is found again.
+    When `stopping` is set it ends after the current key; the next call finds the rest.
     """
     session, keys = views.session, 0
     for view in project.views:
@@ -62,7 +66,7 @@ def _retire(session: Session, project: str, view: FeatureView, key: str, before:
                 (before, key, first, last if first < last else before),
             )
     wide = tiles_table(project, view)
-    # The wide ones last: they are what says that a key has something to remove.
+    # Wide tiles go last: by them the next call finds keys that still have something to remove.
     session.execute(
         f"DELETE FROM {wide} USING TIMESTAMP %s WHERE key = %s AND slot < %s", (before, key, before)
     )
@@ -82,3 +86,37 @@ def _runs(tiles: list[tuple[int, int]], before: int) -> list[tuple[int, int]]:
     ]
     mixed = [(start, start) for start, found in starts if any(found) and not all(found)]
     return [*((run[0], run[-1]) for run in runs), *mixed]
+
+
+@answering()
+def erase_states(
+    views: Views, project: Project, manifest: Manifest | None, keys: Mapping[str, Iterable[str]], until: int
+) -> None:
+    """Remove the batch parts of both versions and every tile of `keys` (stored texts by view).
+
+    Tiles of slots that begin before `until` (microseconds, a slot boundary) stay removed even if a stream writes them again
+    from its memory or by a replay, since a tile's write time lies within its slot.
+    """
+    for view in project.views:
+        tables = _tables(views, project, view, manifest)
+        for key in keys.get(view.name, ()):
+            for table, tiles in tables.items():
+                using = f" USING TIMESTAMP {until - 1}" if tiles else ""
+                views.session.execute(f"DELETE FROM {table}{using} WHERE key = %s", (key,))
+
+
+@answering()
+def erase_current(views: Views, project: Project, keys: Collection[str]) -> None:
+    """Remove the current rows of `keys` (stored texts of the project's key) and their history."""
+    for table in (current_table(project.name), history_table(project.name)):
+        if views.has_table(table):
+            for key in keys:
+                views.session.execute(f"DELETE FROM {table} WHERE key = %s", (key,))
+
+
+def _tables(views: Views, project: Project, view: FeatureView, manifest: Manifest | None) -> dict[str, bool]:
+    """Tables with states of a view, and whether they are tiles."""
+    entries = [entry for entry in (manifest, manifest and manifest.previous) if entry]
+    batch = {entry.tables[view.name]: False for entry in entries if view.name in entry.tables}
+    tiles = {tiles_table(project.name, view, fine=fine): True for fine in (False, True)}
+    return {table: of_tiles for table, of_tiles in (batch | tiles).items() if views.has_table(table)}

@@ -1,0 +1,299 @@
+"""Current rows: features and score of each key as they stand, for analysts and devices, and their history.
+
+`CURRENT_COLUMNS` is the one list of what a row has beside its keys and features: the table, the message on the topic of scores, the
+schema of Spark's tables and the names that no feature may have follow from it. `register_column` adds one.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from cassandra.concurrent import execute_concurrent_with_args
+from cassandra.query import BatchStatement, BatchType, PreparedStatement
+
+from anabranch.declare.names import RESERVED, reserve
+from anabranch.declare.projects import Project
+from anabranch.stores.cassandra.session import READS, MissingTableError, answering, prepared
+from anabranch.stores.cassandra.tables import (
+    Tables,
+    current_table,
+    history_table,
+    plain_value,
+)
+from anabranch.values.keys import key_text
+from anabranch.values.times import SECOND, format_time, from_micros, to_micros
+from anabranch.values.types import BIGINT, DOUBLE, INT, STRING, TIMESTAMP, DataType
+
+log = logging.getLogger(__name__)
+_CHUNK_ROWS, _CHUNK_BYTES = 20, 16_384
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredKey:
+    """What a current row is made of: a key with its features as of `as_of` (microseconds) and what the models say of it."""
+
+    key: Mapping[str, str]
+    values: Mapping[str, object]
+    as_of: int
+    layer: str
+    batch_version: int | None = None
+    degraded: str | None = None
+    model_version: str | None = None
+    score: float | None = None
+    label: int | None = None
+    online_score: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurrentColumn:
+    """A column of current rows: its type, its value as the driver takes it, and that value in the JSON of a message.
+
+    `declared` says which projects have it; rows merged at a time other than now have it only where it is `merged`.
+    """
+
+    name: str
+    type: DataType
+    value: Callable[[ScoredKey], object]
+    message: Callable[[Any], object] = lambda value: value
+    declared: Callable[[Project], bool] = lambda _: True
+    merged: bool = True
+
+
+def _learns_online(project: Project) -> bool:
+    return project.model is not None and project.model.online is not None
+
+
+CURRENT_COLUMNS = [
+    CurrentColumn(name="score", type=DOUBLE, value=lambda row: row.score),
+    CurrentColumn(name="label", type=INT, value=lambda row: row.label),
+    CurrentColumn(name="model_version", type=STRING, value=lambda row: row.model_version),
+    CurrentColumn(name="batch_version", type=BIGINT, value=lambda row: row.batch_version),
+    CurrentColumn(
+        name="as_of",
+        type=TIMESTAMP,
+        value=lambda row: from_micros(row.as_of),
+        message=lambda moment: format_time(to_micros(moment)),
+    ),
+    CurrentColumn(name="layer", type=STRING, value=lambda row: row.layer),
+    CurrentColumn(
+        name="degraded",
+        type=STRING,
+        value=lambda row: row.degraded,
+        message=lambda reason: reason is not None,
+    ),
+    CurrentColumn(
+        name="online_score",
+        type=DOUBLE,
+        value=lambda row: row.online_score,
+        declared=_learns_online,
+        merged=False,
+    ),
+]
+"""The columns, in their order."""
+
+
+def register_column(column: CurrentColumn) -> None:
+    """Add a column to the current rows of every project that declares it; its name is then reserved.
+
+    Spark's workers need the same call: make it in a module that they import.
+    """
+    if column.name in RESERVED:
+        raise ValueError(f"column {column.name!r} exists already: give the new one a name of its own")
+    reserve(column.name)
+    CURRENT_COLUMNS.append(column)
+
+
+def own_columns(project: Project, *, merged: bool = False) -> list[CurrentColumn]:
+    """The columns of a project's rows beside its keys and features."""
+    return [
+        column for column in CURRENT_COLUMNS if column.declared(project) and (column.merged or not merged)
+    ]
+
+
+def current_columns(project: Project, *, merged: bool = False) -> dict[str, DataType]:
+    """Columns of a current row beside `key`: the project's keys, its features and `own_columns`."""
+    features = {column.name: column.type for column in project.columns}
+    keys = {name: STRING for name in project.keys if name not in features and name != "key"}
+    own = {column.name: column.type for column in own_columns(project, merged=merged)}
+    return {**keys, **features, **own}
+
+
+def current_rows(project: Project, scored: Iterable[ScoredKey]) -> list[dict[str, Any]]:
+    """Rows of the table of current rows, all with the same columns."""
+    types = {column.name: column.type for column in project.columns}
+    names = [name for name in project.keys if name not in types and name != "key"]
+    own = own_columns(project)
+    return [
+        {
+            "key": key_text(project.keys, one.key),
+            **{name: one.key[name] for name in names},
+            **{name: types[name].to_cql(value) for name, value in one.values.items()},
+            **{column.name: column.value(one) for column in own},
+        }
+        for one in scored
+    ]
+
+
+def current_message(project: Project, row: Mapping[str, Any]) -> str:
+    """The JSON of a current row on the topic of scores, without its features."""
+    own = {column.name: column.message(row[column.name]) for column in own_columns(project)}
+    return json.dumps({"key": row["key"], **own})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurrentRow:
+    """A current row without its features; `key` is the stored text, `as_of` in microseconds, `layer` the channel that wrote it."""
+
+    key: str
+    score: float | None
+    label: int | None
+    model_version: str | None
+    batch_version: int | None
+    as_of: int
+    layer: str
+
+
+class CurrentRows(Tables):
+    """The tables of current rows and of their history."""
+
+    @answering()
+    def ensure_current(self, project: Project) -> None:
+        """Create the tables or add missing columns; a table in which a column has another type is recreated."""
+        wanted = {name: kind.cql for name, kind in current_columns(project).items()}
+        columns = ", ".join(f'"{name}" {kind}' for name, kind in wanted.items())
+        self._ensure(current_table(project.name), f"(key text PRIMARY KEY, {columns})", wanted)
+        if self.settings.history_ttl_days:
+            ttl = self.settings.history_ttl_days * 86_400
+            self._ensure(
+                history_table(project.name),
+                f"(key text, slot timestamp, {columns}, PRIMARY KEY ((key), slot)) "
+                f"WITH CLUSTERING ORDER BY (slot DESC) AND default_time_to_live = {ttl}",
+                wanted,
+            )
+
+    def _ensure(self, table: str, shape: str, wanted: Mapping[str, str]) -> None:
+        create = f"CREATE TABLE IF NOT EXISTS {table} {shape}"
+        self.session.execute(create)
+        known = {name: column.cql_type for name, column in self._tables()[table].columns.items()}
+        if any(known.get(name, kind) != kind for name, kind in wanted.items()):
+            log.warning("%s is recreated: the type of a column has changed", table)
+            self.session.execute(f"DROP TABLE {table}")
+            self.session.execute(create)
+            return
+        for name in wanted.keys() - known.keys():
+            self.session.execute(f'ALTER TABLE {table} ADD "{name}" {wanted[name]}')
+
+    @answering()
+    def write_current(self, project: str, rows: Sequence[Mapping[str, Any]], as_of: int) -> None:
+        """Upsert current rows, all with the same columns, and their history; a row never overwrites one of a later `as_of`.
+
+        Both rows of a key lie on the same nodes and travel in one request.
+        """
+        if not rows:
+            return
+        session, width = self.session, self.settings.history_seconds * SECOND
+        insert = self._insertion(current_table(project), rows[0])
+        keep = (
+            self._insertion(history_table(project), ["slot", *rows[0]])
+            if self.settings.history_ttl_days
+            else None
+        )
+        slot = from_micros(as_of // width * width)
+        futures = []
+        for chunk in _chunks(rows):
+            request = BatchStatement(batch_type=BatchType.UNLOGGED)
+            for row in chunk:
+                request.add(insert, [*row.values(), as_of])
+                if keep is not None:
+                    request.add(keep, [slot, *row.values(), as_of])
+            futures.append(session.execute_async(request))
+        for future in futures:
+            future.result()
+
+    def _insertion(self, table: str, names: Iterable[str]) -> PreparedStatement:
+        found = self._tables().get(table)
+        # Values that were bound for the types of a table before it was recreated would be stored as other numbers.
+        types = tuple(f"{one.name} {one.cql_type}" for one in found.columns.values()) if found else ()
+        quoted = [f'"{name}"' for name in names]
+        marks = ", ".join("?" * len(quoted))
+        insert = f"INSERT INTO {table} ({', '.join(quoted)}) VALUES ({marks}) USING TIMESTAMP ?"
+        return prepared(self.session, insert, types)
+
+    @answering()
+    def approximate_scores(
+        self, project: str, keys: Sequence[str], model_version: str
+    ) -> dict[str, tuple[float, int | None]]:
+        """Score and label, by key, of the current rows of `keys` that the stream wrote with this model; all reads run concurrently."""
+        session, table = self.session, current_table(project)
+        statement = prepared(
+            session,
+            f"SELECT key, score, label FROM {table} "
+            "WHERE key = ? AND layer = 'speed' AND model_version = ? ALLOW FILTERING",
+        )
+        results = execute_concurrent_with_args(
+            session,
+            statement,
+            [(key, model_version) for key in keys],
+            concurrency=200,
+            execution_profile=READS,
+        )
+        rows = [one for result in results for one in result.result_or_exc]
+        return {key: (score, label) for key, score, label in rows if score is not None}
+
+    def current(self, project: Project, key: str) -> dict[str, Any] | None:
+        """The current row of a key (stored text), or None."""
+        with answering(f"the current rows of {project.name!r} are being recreated"):
+            table = current_table(project.name)
+            if not self.has_table(table):
+                return None
+            result = self.session.execute(f"SELECT * FROM {table} WHERE key = %s", (key,))
+            row = result.one()
+        if row is None:
+            return None
+        return {name: plain_value(value) for name, value in zip(result.column_names, row, strict=True)}
+
+    def sample_current(self, project: Project, most: int) -> list[CurrentRow]:
+        """Up to `most` current rows, the first by token, which is a random sample; none before the first build."""
+        names = ("key", "score", "label", "model_version", "batch_version", "as_of", "layer")
+        rows = [dict(zip(names, row, strict=True)) for row in self._first(project, names, most)]
+        return [
+            CurrentRow(**{**row, "as_of": to_micros(row["as_of"]), "layer": row["layer"] or ""})
+            for row in rows
+            if isinstance(row["as_of"], datetime)
+        ]
+
+    def sample_features(self, project: Project, names: Sequence[str], most: int) -> list[dict[str, Any]]:
+        """Features `names` of up to `most` current rows, the first by token; none where a feature is newer than the last build."""
+        return [dict(zip(names, row, strict=True)) for row in self._first(project, names, most)]
+
+    def _first(self, project: Project, names: Sequence[str], most: int) -> list[list[Any]]:
+        table, columns = current_table(project.name), ", ".join(f'"{name}"' for name in names)
+        if not self.has_table(table):
+            return []
+        try:
+            with answering():
+                rows = list(self.session.execute(f"SELECT {columns} FROM {table} LIMIT {int(most)}"))
+        except MissingTableError:  # the table is being recreated
+            return []
+        return [[plain_value(value) for value in row] for row in rows]
+
+
+def _chunks(rows: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Mapping[str, Any]]]:
+    """Rows that travel together: a request costs more than the row in it, but Cassandra refuses large ones."""
+    start = size = 0
+    for position, row in enumerate(rows):
+        bytes_ = sum(16 + _text_bytes(value) for value in row.values())
+        if position > start and (size + bytes_ > _CHUNK_BYTES or position - start >= _CHUNK_ROWS):
+            yield rows[start:position]
+            start, size = position, 0
+        size += bytes_
+    yield rows[start:]
+
+
+def _text_bytes(value: object) -> int:
+    if isinstance(value, str):
+        return 4 * len(value)
+    return 64 * len(value) if isinstance(value, list) else 0

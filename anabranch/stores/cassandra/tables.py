@@ -1,0 +1,101 @@
+"""Names and types of tables in Cassandra, and what every gateway to them shares."""
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any
+
+from cassandra.cluster import Session
+from cassandra.util import Date as CassandraDate
+
+from anabranch.declare.views import FeatureView
+from anabranch.settings import ViewsSettings
+from anabranch.stores.cassandra.session import is_connected, session_for
+from anabranch.values.types import BIGINT, BOOLEAN, DATE, DOUBLE, INT, STRING, TIMESTAMP
+
+_LONGEST = 48
+_SPARK_TYPES = {
+    **{kind.cql: str(kind) for kind in (BIGINT, BOOLEAN, DATE, DOUBLE, INT, STRING, TIMESTAMP)},
+    "blob": "BINARY",
+    "varchar": "STRING",
+    "ascii": "STRING",
+    "smallint": "SMALLINT",
+    "float": "FLOAT",
+    "decimal": "DECIMAL(38,10)",
+}
+
+
+def table_name(project: str, view: str, suffix: str) -> str:
+    """Name of a table of states, shortened by a digest when it would exceed Cassandra's 48 characters."""
+    name = f"{project}__{view}__{suffix}"
+    if len(name) <= _LONGEST:
+        return name
+    digest = hashlib.sha256(f"{project}__{view}".encode()).hexdigest()[:10]
+    return f"{project[:12]}__{digest}__{suffix}"
+
+
+def batch_table(project: str, view: str, version: int) -> str:
+    """Table of a view's batch states of one version."""
+    return table_name(project, view, f"b{version}")
+
+
+def tiles_table(project: str, view: FeatureView, *, fine: bool = False) -> str:
+    """Table of a view's tiles, wide or fine."""
+    return table_name(project, view.name, f"{'f' if fine else 'w'}{view.fingerprint}")
+
+
+def current_table(project: str) -> str:
+    """Table of a project's current rows."""
+    return f"{project}_current"
+
+
+def history_table(project: str) -> str:
+    """Table of the earlier current rows of a project."""
+    return f"{project}_history"
+
+
+def spark_type(cql: str) -> str:
+    """Spark's type of a CQL column; types that Spark does not have are read as texts."""
+    if cql.startswith("frozen<list<"):
+        return f"ARRAY<{spark_type(cql.removeprefix('frozen<list<').removesuffix('>>'))}>"
+    return _SPARK_TYPES.get(cql, "STRING")
+
+
+def plain_value(value: Any) -> Any:
+    """A value that the driver read as Python's own: dates, and times with their zone."""
+    if isinstance(value, list):
+        return [plain_value(one) for one in value]
+    if isinstance(value, CassandraDate):
+        return value.date()
+    return value.replace(tzinfo=UTC) if isinstance(value, datetime) else value
+
+
+def token_ranges(count: int) -> list[tuple[int, int]]:
+    """All tokens as `count` ranges (start, end]; the first one holds its start too."""
+    return list(pairwise(-(2**63) + (2**64 - 1) * i // count for i in range(count + 1)))
+
+
+class Tables:
+    """Tables of one keyspace; holds only settings, so it can travel to Spark's workers."""
+
+    def __init__(self, settings: ViewsSettings) -> None:
+        self.settings = settings
+
+    @property
+    def session(self) -> Session:
+        """The process's session."""
+        return session_for(self.settings)
+
+    @property
+    def connected(self) -> bool:
+        """Whether a read starts at once; otherwise it connects first, which may take seconds."""
+        return is_connected(self.settings)
+
+    def has_table(self, name: str) -> bool:
+        """Whether the table exists."""
+        return name in self._tables()
+
+    def _tables(self) -> Mapping[str, Any]:
+        tables: Mapping[str, Any] = self.session.cluster.metadata.keyspaces[self.settings.keyspace].tables
+        return tables
