@@ -1,55 +1,50 @@
-"""Batch parts that were read already, kept decoded up to a bound of memory; the least recently used ones go first."""
+"""Batch parts that were read, kept decoded up to a bound of memory; the least recently used are dropped first."""
 
 import threading
-from collections import OrderedDict
+
+from cachetools import LRUCache
 
 from anabranch.folds.merge import BatchPart
 
 Name = tuple[str, str, int, str]
-"""Project and view, when its batch version was built (versions' numbers may come again after a rollback), key."""
+"""Project, view, when its batch version was built (numbers of versions can recur after a rollback), key."""
 _OVERHEAD = 800  # bytes of Python's objects around a part, measured
 
 
 class Parts:
-    """The kept parts; safe to use from several threads. `limit` in bytes, 0 keeps nothing."""
+    """The cached parts, for several threads. `limit` in bytes; 0 keeps nothing."""
 
     def __init__(self, limit: int) -> None:
-        self.limit, self.bytes, self.hits, self.misses = limit, 0, 0, 0
-        self._kept: OrderedDict[Name, tuple[BatchPart, int]] = OrderedDict()
+        self.limit, self.hits, self.misses = limit, 0, 0
+        self._kept: LRUCache[Name, tuple[BatchPart, int]] = LRUCache(limit, getsizeof=lambda kept: kept[1])
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def __contains__(self, name: Name) -> bool:
-        """Whether the part is kept; not counted as a use."""
+        """Whether the part is cached; does not count as a use."""
         return name in self._kept
 
+    @property
+    def bytes(self) -> int:
+        """What the cached parts take."""
+        return int(self._kept.currsize)
+
     def get(self, name: Name) -> BatchPart | None:
-        """The part, if it is kept."""
+        """The part, if it is cached."""
         with self._lock:
-            found = self._kept.get(name)
-            if found is None:
+            kept = self._kept.get(name)
+            if kept is None:
                 self.misses += 1
                 return None
-            self._kept.move_to_end(name)
             self.hits += 1
-            return found[0]
+            return kept[0]
 
     def put(self, name: Name, part: BatchPart) -> None:
-        """Keep a part, and forget others for it; one that alone passes the limit is not kept."""
-        size = (
-            _OVERHEAD
-            + 2 * len(name[-1])
-            + part.rows.nbytes
-            + sum(64 + len(extra or b"") for state in part.extras for extra in state)
-        )
-        if size > self.limit:
-            return
-        with self._lock:
-            before = self._kept.pop(name, None)
-            self.bytes += size - (before[1] if before else 0)
-            self._kept[name] = (part, size)
-            while self.bytes > self.limit:
-                _, (_, freed) = self._kept.popitem(last=False)
-                self.bytes -= freed
+        """Cache a part, dropping others for it; one that exceeds the limit by itself is not cached."""
+        extras = sum(64 + len(extra or b"") for state in part.extras for extra in state)
+        size = _OVERHEAD + 2 * len(name[-1]) + part.rows.nbytes + extras
+        if size <= self.limit:
+            with self._lock:
+                self._kept[name] = (part, size)

@@ -18,17 +18,23 @@ class Breaker:
 
     @property
     def open(self) -> bool:
-        """Whether calls are refused."""
+        """Whether the last calls failed, as many as it takes to refuse further ones."""
         return self._in_a_row >= self._failures
+
+    @property
+    def refuses(self) -> bool:
+        """Whether a call would be refused now. Unlike `check` it does not make the caller the one that tests the store."""
+        return self.open and self._clock() < self._until
 
     def check(self) -> None:
         """Raise UnavailableError when the store must not be called now."""
-        if self._in_a_row < self._failures:
+        if not self.open:
             return
         now = self._clock()
         if now < self._until:
+            times = "" if self._failures == 1 else f"{self._in_a_row} times in a row "
             raise UnavailableError(
-                f"{self.what} failed {self._in_a_row} times in a row and is tried again within {self._pause:g} s: {self._why}"
+                f"{self.what} failed {times}and is tried again within {self._pause:g} s: {self._why}"
             )
         self._until = now + self._pause  # this call tests the store; others are refused until it ends
 
@@ -51,9 +57,9 @@ class Breaker:
         """Record that the store answered: the breaker closes."""
         self._in_a_row = 0
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, why: Exception | str) -> None:
         """Record that the store did not answer."""
         self._in_a_row += 1
-        self._why = str(error)
+        self._why = str(why)
         if self._in_a_row == self._failures:
             self._until = self._clock() + self._pause

@@ -7,11 +7,11 @@ keys signed it; algorithms with shared secrets, and none, are refused.
 import hashlib
 import threading
 from base64 import b64decode
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import jwt
+from cachetools import FIFOCache
 
 from anabranch.answers.problems import ProblemError
 from anabranch.stores.files.api_keys import ALL, ApiKey, parse
@@ -78,7 +78,7 @@ class Access:
     ) -> None:
         self._read, self._issuer, self._clock = keys, issuer, clock
         self._keys: Mapping[str, ApiKey] = {}
-        self._believed: OrderedDict[bytes, Caller] = OrderedDict()
+        self._believed: FIFOCache[bytes, Caller] = FIFOCache(_MOST_REMEMBERED)
         self._lock = threading.Lock()
 
     def refresh(self) -> None:
@@ -124,8 +124,6 @@ class Access:
             known = self._verified(token)
             with self._lock:
                 self._believed[name] = known
-                while len(self._believed) > _MOST_REMEMBERED:
-                    self._believed.popitem(last=False)
         return known
 
     def _verified(self, token: str) -> Caller:

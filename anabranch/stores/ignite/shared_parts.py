@@ -1,25 +1,27 @@
-"""Batch parts that REST servers and their workers share through an Ignite node: what one has read, the others need not read from Cassandra.
+"""Batch parts that REST servers and their workers share through an Ignite node, so that each is read from Cassandra once.
 
-It is never in the way: an answer waits for it some milliseconds at most, in a thread; writes go behind a bounded queue; a node that is away
-is left alone for seconds, and costs nothing but the speed that it would have given. An entry holds a part as it was read:
+The node never delays an answer: a read waits some milliseconds at most, in a thread; writes go behind a bounded queue; a
+node that is down is left alone for seconds. An entry is a batch part:
 
     key      project, view, fingerprint, when the batch version was built, key (separated by U+001F)
-    value    int64 cut, int64 slack, uint32 columns, uint32 extras a state, uint64 length of the rows; the rows; the extras (anabranch/folds/packing.py)
+    value    int64 cut, int64 slack, uint32 columns, uint32 extras a state, uint64 length of the rows;
+             the rows; the extras (folds/packing.py)
 """
 
 import asyncio
 import logging
 import struct
 import threading
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+from anabranch.errors import UnavailableError
 from anabranch.folds.merge import BatchPart
 from anabranch.folds.packing import pack_extras, unpack_extras, unpack_rows
+from anabranch.stores.breaker import Breaker
 
 log = logging.getLogger(__name__)
 CACHE = "batch_parts"
@@ -27,20 +29,20 @@ _HEAD = struct.Struct("<qqIIQ")
 _CONNECT_SECONDS = 1.0
 _MOST_WAITING = 2_000
 _AT_ONCE = 200
-_READS = 4  # that wait for the thread; more answers than these do without
+_READS = 4  # that wait for the thread; further answers go on without it
 
 
 class SharedParts:
-    """The node at `address` (host:port). An answer waits at most `patience` seconds; after a failure nobody asks for `pause` seconds."""
+    """The node at `address` (host:port). A read waits at most `patience` seconds; a failure stops all calls for `pause` seconds."""
 
     def __init__(self, address: str, *, patience: float = 0.05, pause: float = 5.0) -> None:
-        import pyignite  # only servers that share need it, and no answer is to wait for it
+        import pyignite  # needed only by servers that share, and no answer may wait for the import
 
         self._connect = partial(pyignite.Client, timeout=_CONNECT_SECONDS, handshake_timeout=_CONNECT_SECONDS)
-        logging.getLogger("pyignite").setLevel(logging.CRITICAL)  # it tells every attempt with its traceback
+        logging.getLogger("pyignite").setLevel(logging.CRITICAL)  # it logs each attempt with a traceback
         host, _, port = address.rpartition(":")
-        self._host, self._port, self._patience, self._pause = host, int(port), patience, pause
-        self._until = 0.0
+        self._host, self._port, self._patience = host, int(port), patience
+        self._breaker = Breaker(f"Ignite at {address}", failures=1, pause=pause)
         self._reading = 0
         self._clients: dict[str, Any] = {}
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="shared-parts")
@@ -50,9 +52,9 @@ class SharedParts:
         self.hits = self.misses = self.failures = self.dropped = 0
 
     async def fetch(self, names: Sequence[str]) -> Mapping[str, BatchPart]:
-        """The parts that are there, by name. Never raises: what cannot be had in time is not there."""
+        """The parts that the node has, by name. Never raises: a part that cannot be read in time is left out."""
         names = names[:_AT_ONCE]
-        if not names or time.monotonic() < self._until or self._reading >= _READS:
+        if not names or self._reading >= _READS or not self._may_call():
             return {}
         self._reading += 1
         try:
@@ -65,13 +67,14 @@ class SharedParts:
             self._reading -= 1
         if found is None:
             return {}
+        self._breaker.succeeded()
         self.hits += len(found)
         self.misses += len(names) - len(found)
         return found
 
     @property
     def done(self) -> Mapping[str, int]:
-        """What was found and kept so far."""
+        """Counts of reads and writes so far."""
         return {
             "shared_hits": self.hits,
             "shared_misses": self.misses,
@@ -80,8 +83,8 @@ class SharedParts:
         }
 
     def offer(self, name: str, part: BatchPart) -> None:
-        """Keep a part for the others, some time soon; dropped when too many wait or the node is away."""
-        if len(self._waiting) >= _MOST_WAITING or time.monotonic() < self._until:
+        """Queue a part to be shared; it is dropped when too many wait or the node is down."""
+        if len(self._waiting) >= _MOST_WAITING or self._breaker.refuses:
             self.dropped += 1
             return
         self._waiting.append((name, encoded(part)))
@@ -91,11 +94,11 @@ class SharedParts:
         self._something.set()
 
     def _read(self, names: Sequence[str]) -> dict[str, BatchPart] | None:
-        """None when the node does not do what is asked."""
+        """The parts by name, or None when the node fails."""
         try:
             entries = self._cache("read").get_all(list(names))
         except Exception as error:  # noqa: BLE001
-            # Whatever the client or the network raises: a cache that fails is a cache that has nothing.
+            # The client and the network raise anything; a cache that fails counts as empty.
             self._lost("read", error)
             return None
         return {name: part for name, value in entries.items() if (part := decoded(value)) is not None}
@@ -108,17 +111,18 @@ class SharedParts:
             self._something.clear()
             while self._waiting:
                 some = [self._waiting.popleft() for _ in range(min(len(self._waiting), _AT_ONCE))]
-                if time.monotonic() < self._until:
+                if not self._may_call():
                     self.dropped += len(some)
                     continue
                 try:
                     self._cache("write").put_all({name: (value, ByteArrayObject) for name, value in some})
+                    self._breaker.succeeded()
                 except Exception as error:  # noqa: BLE001 - as in `_read`
                     self.dropped += len(some)
                     self._lost("write", error)
 
     def _cache(self, purpose: str) -> Any:
-        """A connection for each purpose, as one serves one thread at a time."""
+        """A connection for each purpose, since one serves one thread at a time."""
         client = self._clients.get(purpose)
         if client is None:
             client = self._connect()
@@ -132,21 +136,24 @@ class SharedParts:
             client.close()
         self._failed(f"{type(error).__name__}: {error}")
 
+    def _may_call(self) -> bool:
+        try:
+            self._breaker.check()
+        except UnavailableError:
+            return False
+        return True
+
     def _failed(self, why: str) -> None:
-        if time.monotonic() >= self._until:
-            self.failures += 1
+        self.failures += 1
+        if not self._breaker.open:
             log.warning(
-                "Ignite at %s:%d is left alone for %g s, answers go on without it: %s",
-                self._host,
-                self._port,
-                self._pause,
-                why,
+                "Ignite at %s:%d does not answer, answers go on without it: %s", self._host, self._port, why
             )
-        self._until = time.monotonic() + self._pause
+        self._breaker.failed(why)
 
 
 def encoded(part: BatchPart) -> bytes:
-    """The part as an entry."""
+    """A part as the value of an entry."""
     rows = part.rows.astype("<f8").tobytes()
     extras = len(part.extras[0]) if part.extras else 0
     return (
@@ -157,7 +164,7 @@ def encoded(part: BatchPart) -> bytes:
 
 
 def decoded(value: object) -> BatchPart | None:
-    """The inverse; None for what is no entry."""
+    """The part in the value of an entry, or None when the value is not one."""
     try:
         content = bytes(value)  # type: ignore[call-overload]
         cut, slack, columns, extras, length = _HEAD.unpack_from(content)

@@ -1,0 +1,92 @@
+"""A column of current rows is one entry of a list: one that is defined here reaches the tables, messages, schemas and declarations."""
+
+import json
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from anabranch import Count, FeatureView, Project, Source
+from anabranch.answers.current import rows_of
+from anabranch.answers.features import Answer
+from anabranch.answers.merged import merged_schema
+from anabranch.declare.names import RESERVED
+from anabranch.errors import DeclarationError
+from anabranch.stores.cassandra.current_rows import (
+    CURRENT_COLUMNS,
+    CurrentColumn,
+    current_message,
+    register_column,
+)
+from anabranch.stores.cassandra.source import CassandraSource, cassandra_options
+from anabranch.stores.cassandra.tables import current_table, history_table
+from anabranch.stores.cassandra.views import Views
+from anabranch.values.times import SECOND, parse_time
+from anabranch.values.types import DOUBLE
+from jobs.wiring.settings import Settings
+
+AT = parse_time("2026-05-01T10:00:00Z")
+visits = Source(
+    name="visits", topic="visits", id="id", time="at", schema="id STRING, who STRING, at TIMESTAMP"
+)
+
+
+def declare(feature: str = "n") -> Project:
+    view = FeatureView(name="seen", source=visits, key="who", features={feature: Count()})
+    return Project(name=f"rows_{uuid.uuid4().hex[:8]}", views=(view,))
+
+
+@pytest.fixture
+def age() -> Iterator[CurrentColumn]:
+    """A column that the product does not have: seconds since 1970 of the answer, shown in messages as a whole number."""
+    column = CurrentColumn(
+        name="as_of_seconds", type=DOUBLE, value=lambda row: row.as_of / SECOND, message=round
+    )
+    register_column(column)
+    yield column
+    CURRENT_COLUMNS.remove(column)
+    RESERVED.discard(column.name)
+
+
+def test_a_column_from_outside_shows_up_in_tables_rows_messages_and_schemas(
+    servers: Settings, age: CurrentColumn
+) -> None:
+    project, views = declare(), Views(servers.views)
+    views.ensure_current(project)
+    rows = rows_of(project, [Answer({"who": "ann"}, {"n": 3}, AT + SECOND // 2)], None, "speed")
+    views.write_current(project.name, rows, AT)
+    row = views.current(project, "ann")
+    assert row is not None
+    assert (row["n"], row[age.name]) == (3, AT / SECOND + 0.5)
+    (kept,) = views.session.execute(f"SELECT {age.name} FROM {history_table(project.name)}")
+    assert kept[0] == row[age.name]
+    assert json.loads(current_message(project, rows[0]))[age.name] == round(AT / SECOND + 0.5)
+    assert f"`{age.name}` DOUBLE" in merged_schema(project)
+    options = {**cassandra_options(servers.views), "table": current_table(project.name)}
+    assert f"`{age.name}` DOUBLE" in CassandraSource(options).schema()
+
+
+def test_a_table_that_exists_gains_a_new_column(servers: Settings) -> None:
+    project, views = declare(), Views(servers.views)
+    views.ensure_current(project)
+    column = CurrentColumn(name="as_of_micros", type=DOUBLE, value=lambda row: float(row.as_of))
+    register_column(column)
+    try:
+        views.ensure_current(project)
+        rows = rows_of(project, [Answer({"who": "ann"}, {"n": 3}, AT)], None, "speed")
+        views.write_current(project.name, rows, AT)
+        assert (views.current(project, "ann") or {})[column.name] == AT
+    finally:
+        CURRENT_COLUMNS.remove(column)
+        RESERVED.discard(column.name)
+
+
+def test_no_feature_can_have_the_name_of_a_column_and_no_column_that_of_another(age: CurrentColumn) -> None:
+    with pytest.raises(DeclarationError, match=age.name):
+        declare(age.name)
+    with pytest.raises(ValueError, match=f"column '{age.name}' exists already"):
+        register_column(age)
+
+
+def test_the_names_of_all_columns_are_reserved_before_the_store_is_imported() -> None:
+    assert {column.name for column in CURRENT_COLUMNS} <= RESERVED
