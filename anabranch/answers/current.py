@@ -1,4 +1,4 @@
-"""Current rows: features and scores of keys as they stand now, refreshed by the stream and replaced by builds."""
+"""Current rows: features and scores of keys as they stand, refreshed by the stream and replaced by builds."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -95,7 +95,7 @@ def rows_of(
 
 @dataclass(frozen=True, kw_only=True)
 class InForce:
-    """The model version that scores rows and where its files are. The version is None without a model, or for the reason in `why`."""
+    """The model version that scores rows, and where its files are; None without a model, or as `why` says."""
 
     version: str | None
     place: str = ""
@@ -105,7 +105,7 @@ class InForce:
 def refresher(
     views: ViewsSettings, models: ModelsSettings, project: Project, model: InForce
 ) -> Callable[..., Iterator[pa.RecordBatch]]:
-    """A function for `DataFrame.mapInArrow` over changed keys (key): refreshes their rows and yields `SCORES_SCHEMA`, a message a key."""
+    """A function for `mapInArrow` over changed keys (key): refreshes their rows, yields `SCORES_SCHEMA`."""
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         answers = kept_answers(views)
@@ -137,10 +137,11 @@ def _scorer(models: ModelsSettings, project: Project, model: InForce) -> tuple[S
 def replacer(
     views: ViewsSettings, models: ModelsSettings, project: Project, model_version: str | None
 ) -> Callable[..., Iterator[pa.RecordBatch]]:
-    """A function for `DataFrame.mapInArrow` over keys (key) of a new batch version: replaces their rows and yields `REPLACED_SCHEMA`.
+    """A function for `mapInArrow` over keys (key): replaces their rows and yields `REPLACED_SCHEMA`.
 
-    `difference` is the absolute difference between the stream's score and the new one, `flipped` whether the label changed;
-    both are NULL where the row was not written by the stream with this model. Costs one read more a key.
+    `difference` is the absolute difference between the stream's score and the new one, `flipped` whether the
+    label changed; both are NULL where the row was not written by the stream with this model. Costs one read
+    more a key.
     """
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -171,7 +172,7 @@ def _streamed(project: Project) -> bool:
 
 @lru_cache(maxsize=4)
 def kept_answers(views: ViewsSettings) -> Answers:
-    """Answers kept by a worker process from task to task, so that batch parts of keys that change often are read once."""
+    """Answers kept by a worker process between tasks, so that parts of busy keys are read once."""
     return Answers(Views(views), parts=Parts(_PARTS_BYTES))
 
 

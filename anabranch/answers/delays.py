@@ -1,7 +1,7 @@
-"""How far a stream's current rows are behind arrival: the stream keeps it as latest measures, serving judges it by the project's promise.
+"""How far a stream's current rows lag behind arrival, kept as latest measures and judged by the promise.
 
-subject "stream"  name "delay"       slice: source    seconds, as of `at`: at that time all that arrived until `at` - value was in current rows
-subject "stream"  name "kept_since"  slice: source    seconds since 1970: from when on no delay was longer than is promised
+subject "stream"  name "delay"       slice: source    seconds behind arrival, as of `at`
+subject "stream"  name "kept_since"  slice: source    seconds since 1970: since when delays were as promised
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ _DELAY, _KEPT = "delay", "kept_since"
 
 @dataclass(frozen=True, kw_only=True)
 class Delay:
-    """What a stream said of one source. All in microseconds: when, how far it was behind, and since when its promise is kept (None: it is not)."""
+    """The delay of one source, in microseconds: when, how long, and since when the promise is kept, if so."""
 
     source: str
     at: int

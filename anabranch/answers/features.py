@@ -30,9 +30,10 @@ _SIDE_BY_SIDE = 200  # keys whose reads are under way together where nobody else
 
 @dataclass(frozen=True)
 class Answer:
-    """Features of one key at `as_of` (microseconds); `degraded` says why they may not be exact, None when they are.
+    """Features of one key at `as_of` (microseconds); `degraded` says why they may be wrong, if they may.
 
-    `known` is whether the batch version or the stream since its cut has anything of the key, in any view, whatever its time.
+    `known` is whether the batch version or the stream since its cut has anything of the key, in any view,
+    whatever its time.
     """
 
     key: Mapping[str, str]
@@ -76,8 +77,8 @@ class _Reading:
 class Answers:
     """Reads and merges; the manifest may be up to `patience` seconds old (0: read for every call).
 
-    `parts` keeps batch parts that were read, `shared` gives and takes those of other servers where an answer is awaited; a read that takes
-    longer than `timeout` seconds has failed.
+    `parts` caches batch parts; `shared` exchanges them with other servers where an answer is awaited. A read
+    that takes longer than `timeout` seconds has failed.
     """
 
     views: Views
@@ -115,7 +116,7 @@ class Answers:
     def features(
         self, project: Project, keys: Sequence[Mapping[str, object]], at: int | None = None
     ) -> list[Answer]:
-        """Answers in the order of `keys` (each ``{column: value}``), as of `at` or now; reads of 200 keys run side by side."""
+        """Answers in the order of `keys` (each ``{column: value}``), as of `at` or now; 200 at once."""
         manifest = self.manifest(project.name)
         found: list[Answer] = []
         for start in range(0, len(keys), _SIDE_BY_SIDE):
@@ -134,7 +135,7 @@ class Answers:
         manifest: Manifest | None,
         at: int | None = None,
     ) -> Sequence[Answer]:
-        """The same on an event loop, with the manifest given; what others ask of now and of the same versions meanwhile is read together.
+        """Answers on an event loop, by the given manifest; concurrent requests for now are read together.
 
         Raises UnavailableError, never waiting to connect.
         """
@@ -184,7 +185,8 @@ class Answers:
     ) -> list[Answer]:
         """Degraded answers from kept batch parts alone.
 
-        Raises UnavailableError with `why` where one is not kept, and where all of a key's are empty: whether the stream knows it cannot be told.
+        Raises UnavailableError with `why` where a part is not cached, and where all parts of a key are
+        empty, since stream may know the key.
         """
         moment = now_micros() if at is None else at
         found = []
@@ -199,7 +201,8 @@ class Answers:
             (answer,) = _answers(project, [key], [text], known, manifest, moment)
             if not answer.known:
                 raise UnavailableError(why)
-            missing = f"events that arrived since {format_time(manifest.cut) if manifest else 'ever'} are missing, for {why}"
+            since = format_time(manifest.cut) if manifest else "ever"
+            missing = f"events that arrived since {since} are missing, for {why}"
             found.append(replace(answer, degraded="; ".join(filter(None, (missing, answer.degraded)))))
         return found
 
@@ -237,7 +240,7 @@ class Answers:
     async def _take_shared(
         self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Manifest | None
     ) -> None:
-        """Put what other servers have read beside the own parts; what is not there in time is read from Cassandra."""
+        """Copy shared parts to the own cache; what does not come in time is read from Cassandra."""
         if self.shared is None or self.parts is None or not self.parts.limit or manifest is None:
             return
         wanted: dict[str, Name] = {}
@@ -290,35 +293,39 @@ async def _done(reading: _Reading) -> None:
 
 
 def _answers(
-    project: Project, keys: Sequence[Mapping[str, object]], texts: Sequence[Mapping[str, str]], known: Mapping[tuple[str, str], Known],
-    manifest: Manifest | None, at: int,
-) -> list[Answer]:  # fmt: skip
-    """What is `known`, by view and key text, merged for each of `keys`; the keys of one view together."""
+    project: Project,
+    keys: Sequence[Mapping[str, object]],
+    texts: Sequence[Mapping[str, str]],
+    known: Mapping[tuple[str, str], Known],
+    manifest: Manifest | None,
+    at: int,
+) -> list[Answer]:
+    """Merge what is `known`, by view and key text, for each of `keys`; all keys of a view together."""
     merged: dict[tuple[str, str], Merged] = {}
     for view in project.views:
         names = list(dict.fromkeys((view.name, text[view.name]) for text in texts))
         merged.update(zip(names, merge_all(view, [known[name] for name in names], at), strict=True))
     version = manifest.batch_version if manifest else None
-    found = []
+    answers = []
     for key, text in zip(keys, texts, strict=True):
         values: dict[str, object] = {}
         reasons: dict[str, None] = {}
-        there = False
+        any_known = False
         for name in text.items():
             batch, tiles = known[name]
             # A batch part without rows is a key that the version's table does not have.
-            there = there or tiles is not None or (batch is not None and len(batch.rows) > 0)
+            any_known = any_known or tiles is not None or (batch is not None and len(batch.rows) > 0)
             values.update(merged[name].values)
             if why := merged[name].degraded:
                 reasons[why] = None
-        found.append(
+        answers.append(
             Answer(
                 {name: str(key[name]) for name in project.keys},
                 values,
                 at,
                 "; ".join(reasons) or None,
                 version,
-                there,
+                any_known,
             )
         )
-    return found
+    return answers

@@ -1,4 +1,4 @@
-"""Batch and speed merged at a time, as rows of Spark: for the keys of a frame, and as a table function of SQL.
+"""Batch and speed merged at a time, as rows of Spark: for keys of a frame, and as a table function of SQL.
 
 Merged and scored by the code that serves (answers.py, current.py), in the tasks that have the keys.
 """
@@ -35,7 +35,7 @@ Merge = Callable[[Sequence[str], int | None], Iterator[dict[str, Any]]]
 
 
 def merger(views: ViewsSettings, models: ModelsSettings, project: Project) -> Merge:
-    """A function of keys (stored texts) and a time (microseconds, None: now) that gives their merged rows; it travels to workers."""
+    """A function from keys (stored texts) and a time (microseconds, None: now) to merged rows."""
 
     def merge(keys: Sequence[str], at: int | None) -> Iterator[dict[str, Any]]:
         answers, registry = Answers(Views(views), patience=60.0), Models(models)
@@ -62,7 +62,7 @@ def merged_at(keys: DataFrame, merge: Merge, project: Project, at: int | None) -
 
 
 def register_function(spark: SparkSession, name: str, merge: Merge, project: Project) -> None:
-    """The table function: ``SELECT * FROM name(TABLE(SELECT key FROM ...), TIMESTAMP '2026-11-21 12:00:00')``."""
+    """Register ``SELECT * FROM name(TABLE(SELECT key FROM ...), TIMESTAMP '2026-11-21 12:00:00')``."""
     schema = merged_schema(project)
     names = cast("StructType", StructType.fromDDL(schema)).fieldNames()
 

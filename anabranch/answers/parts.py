@@ -1,4 +1,4 @@
-"""Batch parts that were read, kept decoded up to a bound of memory; the least recently used are dropped first."""
+"""Decoded batch parts, cached up to a bound of memory; the least recently used are dropped first."""
 
 import threading
 

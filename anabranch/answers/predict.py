@@ -1,4 +1,4 @@
-"""From stored and given features to a score and its document. Pure: the service (service.py) reads and records."""
+"""From stored and given features to a score and its document. Pure: service.py reads and records."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from anabranch.values.times import format_time
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One answered request: `answer` is what the caller gets, `used` the values that the model read, `at` when (microseconds)."""
+    """One answered request: `answer` for the caller, `used` the model's input, `at` in microseconds."""
 
     answer: dict[str, Any]
     used: dict[str, Any]
@@ -45,8 +45,9 @@ def unknown_key(project: Project, key: Key, field: str = "key") -> ProblemError:
     """The problem with a key of which nothing is known."""
     named = show_key(project.keys, key_text(project.keys, key))
     detail = (
-        f"nothing is known of key {show(named)}: {project.name} has no event of it in its batch version or by its stream: check the key, "
-        f"or give features; events that were sent count when the stream has read them, those of files from the next build on"
+        f"nothing is known of key {show(named)}: {project.name} has no event of it in its batch version or by its "
+        "stream: check the key, or give features; events that were sent count when the stream has read them, "
+        "those of files from the next build on"
     )
     return ProblemError(404, "unknown-key", detail, field=field)
 
@@ -65,7 +66,7 @@ def predict(
 
 
 def score_all(scorer: Scorer, rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, int | None]]:
-    """Score and label of rows that have at least the model's features; the label is None for a model that gives numbers."""
+    """Score and label of rows that have the model's features; a model that gives numbers has no labels."""
     scores = scorer.score({name: [values[name] for values in rows] for name in scorer.features})
     return list(zip(scores.tolist(), scorer.label(scores), strict=True))
 

@@ -1,4 +1,4 @@
-"""Errors as `application/problem+json` (RFC 9457), over HTTP and in topics: what went wrong, with what, and the field to blame when there is one."""
+"""Errors as `application/problem+json` (RFC 9457), over HTTP and in topics, with the field to blame."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -11,7 +11,7 @@ CONTENT_TYPE = "application/problem+json"
 
 
 class ProblemError(AnabranchError):
-    """An error that is the answer to a request. `kind` names it for programs: ``unknown-project``, ``wrong-type``, ..."""
+    """An error that answers a request. `kind` names it for programs, such as ``unknown-project``."""
 
     def __init__(self, status: int, kind: str, detail: str, *, field: str | None = None) -> None:
         super().__init__(detail)
@@ -45,7 +45,7 @@ def unprocessable(field: str, detail: str, kind: str = "wrong-value") -> Problem
 
 
 def of_error(error: AnabranchError) -> ProblemError:
-    """The problem for an error of the layers below; what is not the caller's fault is a 503, for he may try again."""
+    """The problem for an error of the layers below; 503 where the caller may retry."""
     match error:
         case ProblemError():
             return error

@@ -1,4 +1,4 @@
-"""What requests say, over HTTP or by message: bodies, keys and feature values, checked against a project. Every fault names its field."""
+"""Bodies, keys and feature values of requests, checked against a project. Every problem names its field."""
 
 import json
 import math
@@ -28,7 +28,10 @@ _LONGEST_ID = 512
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request to predict: a key to read stored features of, features that win over them, or both; `field` is where it has its key."""
+    """A request to predict: a key whose features are read, features that win over them, or both.
+
+    `field` is where the request has its key.
+    """
 
     key: Key | None
     features: Mapping[str, object]
@@ -37,7 +40,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Requested:
-    """A request by message: its `id` as it was given, None when it cannot be read, and what is asked, or the `problem` with it."""
+    """A request by message: its `id`, None when unreadable, and what is asked, or the `problem` with it."""
 
     id: str | int | None
     asked: Asked | None = None
@@ -105,7 +108,7 @@ def read_asked(body: bytes, project: Project) -> Asked | list[Asked]:
 
 
 def read_message(value: bytes | None, project: Project) -> Requested:
-    """The predict request in a message: the body of one over HTTP, with a `request_id`. Never raises: what is wrong is the problem."""
+    """The predict request in a message: an HTTP body with a `request_id`. Never raises."""
     found = None
     try:
         document = _message(value)
@@ -183,7 +186,8 @@ def _one(document: object, project: Project, place: str, known: str = _BY_HTTP) 
     if not isinstance(document, dict):
         raise unprocessable(
             place.rstrip("."),
-            f'{place.rstrip(".")} is {show(document)}: send an object such as {{"key": ..., "features": {{...}}}}',
+            f"{place.rstrip('.')} is {show(document)}: "
+            'send an object such as {"key": ..., "features": {...}}',
         )
     for name in document:
         if name not in _ASKED:
@@ -234,7 +238,8 @@ def body_key(key: object, project: Project, place: str = "key") -> Key:
         if len(names) > 1:
             raise unprocessable(
                 place,
-                f"key {show(key)}: this project has several key columns: send an object with {' and '.join(names)}",
+                f"key {show(key)}: this project has several key columns: "
+                f"send an object with {' and '.join(names)}",
             )
         return {names[0]: _key_value(names[0], key, place, project)}
     for name in key:
@@ -248,7 +253,7 @@ def body_key(key: object, project: Project, place: str = "key") -> Key:
 
 
 def path_key(text: str, project: Project) -> Key:
-    """The key as it stands in a path: the value of one key column, or ``tailnum=N14228,origin=EWR`` for several."""
+    """The key in a path: the value of one key column, or ``tailnum=N14228,origin=EWR`` for several."""
     names = project.keys
     words = [text]
     if len(names) > 1:
@@ -285,7 +290,7 @@ def _key_value(name: str, value: object, field: str, project: Project) -> str:
 
 
 def _canonical(value: object, kind: DataType | None) -> str:
-    """``7`` for 7, 7.0 and "007" when the column holds whole numbers: what cannot be one is a key that nobody knows."""
+    """``7`` for 7, 7.0 and "007" when the column holds whole numbers; other texts are kept."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():

@@ -1,7 +1,7 @@
-"""The answer service: read the stored features, add the given ones, score, shape the answer, record the prediction.
+"""The answer service: read stored features, add given ones, score, shape the answer, record the prediction.
 
-Every way to ask is a thin caller of it: REST adds HTTP, the query of score requests its topics, current rows their table,
-tables of Spark SQL their schema, the command line its lake and its terminal.
+Every way to ask is a thin caller of it: REST adds HTTP, the query of score requests its topics, current rows
+their table, tables of Spark SQL their schema, the command line its lake and its terminal.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -37,7 +37,7 @@ def _forget(project: Project, prediction: Prediction) -> None:
 
 @dataclass(frozen=True)
 class Questions:
-    """Requests to one project that are answered together. `scorers` are the versions that answer each; the champion by default."""
+    """Requests to one project that are answered together, each by its version in `scorers`."""
 
     project: Project
     champion: Scorer
@@ -59,7 +59,7 @@ class Questions:
     def scorable(
         self, wanted: Sequence[Key | None], found: Iterable[Answer]
     ) -> list[_Scorable | ProblemError]:
-        """Each request with its scorer and stored features, or the problem of a key of which nothing is known."""
+        """Each request with its scorer and stored features, or the problem of an unknown key."""
         answers = iter(found)
         scorers = self.scorers or [self.champion] * len(self.asked)
         stored = [None if key is None else next(answers) for key in wanted]
@@ -75,7 +75,7 @@ class Questions:
 class AnswerService:
     """Answers questions to any project; `record` is called with each prediction.
 
-    The methods that end in `_async` are for an event loop: what several callers ask at the same time is read and scored together.
+    Methods that end in `_async` are for an event loop: concurrent callers are read and scored together.
     """
 
     answers: Answers
@@ -113,7 +113,7 @@ class AnswerService:
         return self._recorded(questions.project, scorable, scored)
 
     def predict(self, questions: Questions) -> list[Outcome]:
-        """The outcome of each question, in order; a request that the model cannot take is a problem of its own.
+        """The outcome of each question, in order; a request that the model cannot take becomes a problem.
 
         Raises UnavailableError without the store: the questions can be asked again.
         """
@@ -139,7 +139,7 @@ class AnswerService:
     def _score_each(
         self, project: Project, champion: Scorer, items: Sequence[_Scorable]
     ) -> Sequence[Outcome]:
-        """Score all together, and one by one when that fails, so that one request does not spoil the others."""
+        """Score all together, or one by one when that fails, so that one does not spoil the others."""
         if not items:
             return []
         try:
@@ -166,7 +166,7 @@ class AnswerService:
 def predict_by_version(
     project: Project, champion: Scorer, items: Sequence[_Scorable], now: int
 ) -> list[Prediction]:
-    """Score requests, each by its own version, one call a version. Where another version fails the champion answers."""
+    """Score requests, each by its own version, one call a version; where one fails the champion answers."""
     scorers, asked, stored = zip(*items, strict=True)
     if all(scorer is champion for scorer in scorers):
         return predict(project, champion, asked, stored, now)
@@ -191,7 +191,7 @@ def predict_by_version(
 
 
 def fitting_scorer(project: Project, scorer: Scorer | None) -> Scorer:
-    """`scorer`; raises a 503 problem when there is none, or when it reads features that are no longer declared so."""
+    """`scorer`; raises a 503 problem without one, or when its inputs are declared otherwise now."""
     if scorer is None:
         detail = f"{project.name} has no champion: run 'anabranch train {project.name}'"
         raise ProblemError(503, "no-model", detail)

@@ -1,4 +1,4 @@
-"""Tables of Spark SQL in the namespace ``anabranch``: current rows in Cassandra, the lake's history, answers at a time.
+"""Tables of Spark SQL in the namespace ``anabranch``: current rows, the lake's history, answers at a time.
 
     anabranch.<project>_current             every feature, score, versions, as_of, layer, degraded
     anabranch.<project>_scores              the same rows without their features, so that less is read
@@ -8,8 +8,9 @@
     anabranch.<project>_quarantine          rows that could not be used
     <project>_at(TABLE(keys), time)         a table function: batch and speed merged at a time
 
-They are views of one session, so that no catalogue has to be kept anywhere and no table has properties with a password in them. Delta
-must be the session's catalogue, which reads no tables of Python data sources; views of the session's own database it leaves alone.
+They are views of one session, so that no catalogue has to be kept anywhere and no table has properties with
+a password in them. Delta must be the session's catalogue, which reads no tables of Python data sources;
+views of the session's own database it leaves alone.
 """
 
 from collections.abc import Sequence
@@ -42,11 +43,12 @@ class SparkTables:
     models: ModelsSettings
 
     def register(self, project: Project) -> list[str]:
-        """Make a project's tables and its function known; the names of the tables. Raises UnavailableError when Cassandra is away."""
+        """Register a project's tables and function and return the tables' names. Raises UnavailableError."""
         database = self.spark.conf.get("spark.sql.globalTempDatabase")
         if database != NAMESPACE:
             raise AnabranchError(
-                f"this session's database of views is {database!r}: start it with spark.sql.globalTempDatabase={NAMESPACE}"
+                f"this session's database of views is {database!r}: "
+                f"start it with spark.sql.globalTempDatabase={NAMESPACE}"
             )
         frames: dict[str, DataFrame] = {}
         views = Views(self.views)
@@ -88,7 +90,7 @@ class SparkTables:
         )
 
     def merged(self, project: Project, at: int | None = None, keys: DataFrame | None = None) -> DataFrame:
-        """Batch and speed merged at a time (microseconds; None: now), for the keys in the column `key`, or all that have a current row."""
+        """Batch and speed merged at a time (microseconds; None: now), for keys in the column `key` or all."""
         wanted = self.current(project, narrow=True) if keys is None else keys
         return merged_at(wanted, merger(self.views, self.models, project), project, at)
 

@@ -1,4 +1,4 @@
-"""A circuit breaker: a store that fails repeatedly is not called for a while, so that callers fail fast and it can recover."""
+"""A circuit breaker: a store that fails repeatedly is not called for a while, so that it can recover."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from anabranch.errors import UnavailableError, ViewUnavailableError
 
 
 class Breaker:
-    """Opens after `failures` failed calls in a row; while open, one call every `pause` seconds tests whether the store is back."""
+    """Opens after `failures` failed calls in a row; then one call every `pause` seconds tests the store."""
 
     def __init__(
         self, what: str, failures: int, pause: float, clock: Callable[[], float] = time.monotonic
@@ -23,7 +23,7 @@ class Breaker:
 
     @property
     def refuses(self) -> bool:
-        """Whether a call would be refused now. Unlike `check` it does not make the caller the one that tests the store."""
+        """Whether a call would be refused now; unlike `check` it does not make the caller test the store."""
         return self.open and self._clock() < self._until
 
     def check(self) -> None:
@@ -40,7 +40,7 @@ class Breaker:
 
     @contextmanager
     def calling(self) -> Iterator[None]:
-        """Wrap one call of the store: raises UnavailableError while open, and counts the call by how it ends."""
+        """Wrap one call of the store: raises UnavailableError while open, and counts the outcome."""
         self.check()
         try:
             yield

@@ -1,4 +1,4 @@
-"""Batch versions in Cassandra: their numbers, their tables of states, and the manifest that says which one serves."""
+"""Batch versions in Cassandra: their numbers, their tables of states, and the manifest that names one."""
 
 import logging
 from collections.abc import Sequence, Set
@@ -15,7 +15,8 @@ from anabranch.stores.cassandra.tables import Tables, batch_table, token_ranges
 
 log = logging.getLogger(__name__)
 # A number expires long after every build that took one has ended.
-_NUMBERS = """CREATE TABLE IF NOT EXISTS batch_versions (project text, version bigint, PRIMARY KEY (project, version))
+_NUMBERS = """CREATE TABLE IF NOT EXISTS batch_versions
+(project text, version bigint, PRIMARY KEY (project, version))
 WITH default_time_to_live = 7776000"""
 _NUMBER = "INSERT INTO batch_versions (project, version) VALUES (%s, %s) IF NOT EXISTS"
 _ROWS_COUNTED = 5000  # by one read
@@ -38,7 +39,7 @@ class BatchTables(Tables):
         return read_manifest(self.session, project)
 
     def swap(self, entry: Manifest, expected: Manifest | None, previous: Manifest | None) -> None:
-        """Make `entry` current if the manifest still is `expected`, then drop versions that neither can need."""
+        """Make `entry` current if the manifest still is `expected`, then drop versions that neither needs."""
         try:
             with answering():
                 self.session.execute(TABLE)
@@ -101,7 +102,7 @@ class BatchTables(Tables):
 
     @answering()
     def sample(self, view: FeatureView, manifest: Manifest, most: int) -> list[BatchPart]:
-        """Batch parts of up to `most` keys, the first by token: a random sample that is the same in every version."""
+        """Batch parts of up to `most` keys, the first by token: a sample that every version shares."""
         if not most:
             return []
         rows = self.session.execute(f"SELECT states, extras FROM {manifest.tables[view.name]} LIMIT {most}")

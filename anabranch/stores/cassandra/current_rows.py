@@ -1,7 +1,8 @@
 """Current rows: features and score of each key as they stand, for analysts and devices, and their history.
 
-`CURRENT_COLUMNS` is the one list of what a row has beside its keys and features: the table, the message on the topic of scores, the
-schema of Spark's tables and the names that no feature may have follow from it. `register_column` adds one.
+`CURRENT_COLUMNS` is the one list of what a row has beside its keys and features: the table, the message on
+the topic of scores, the schema of Spark's tables and the names that no feature may have follow from it.
+`register_column` adds one.
 """
 
 import json
@@ -33,7 +34,7 @@ _CHUNK_ROWS, _CHUNK_BYTES = 20, 16_384
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredKey:
-    """What a current row is made of: a key with its features as of `as_of` (microseconds) and what the models say of it."""
+    """What a current row is made of: a key, its features as of `as_of` (microseconds), and scores."""
 
     key: Mapping[str, str]
     values: Mapping[str, object]
@@ -49,9 +50,10 @@ class ScoredKey:
 
 @dataclass(frozen=True, kw_only=True)
 class CurrentColumn:
-    """A column of current rows: its type, its value as the driver takes it, and that value in the JSON of a message.
+    """A column of current rows: its type, its value as the driver takes it, and its value in a message.
 
-    `declared` says which projects have it; rows merged at a time other than now have it only where it is `merged`.
+    `declared` says which projects have it; rows merged at a time other than now have it only where it is
+    `merged`.
     """
 
     name: str
@@ -145,7 +147,7 @@ def current_message(project: Project, row: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class CurrentRow:
-    """A current row without its features; `key` is the stored text, `as_of` in microseconds, `layer` the channel that wrote it."""
+    """A current row without its features: `key` is stored text, `as_of` is in microseconds."""
 
     key: str
     score: float | None
@@ -161,7 +163,7 @@ class CurrentRows(Tables):
 
     @answering()
     def ensure_current(self, project: Project) -> None:
-        """Create the tables or add missing columns; a table in which a column has another type is recreated."""
+        """Create the tables or add missing columns; a table where a column has another type is recreated."""
         wanted = {name: kind.cql for name, kind in current_columns(project).items()}
         columns = ", ".join(f'"{name}" {kind}' for name, kind in wanted.items())
         self._ensure(current_table(project.name), f"(key text PRIMARY KEY, {columns})", wanted)
@@ -188,7 +190,7 @@ class CurrentRows(Tables):
 
     @answering()
     def write_current(self, project: str, rows: Sequence[Mapping[str, Any]], as_of: int) -> None:
-        """Upsert current rows, all with the same columns, and their history; a row never overwrites one of a later `as_of`.
+        """Upsert current rows, all with the same columns, and their history; rows of a later `as_of` stay.
 
         Both rows of a key lie on the same nodes and travel in one request.
         """
@@ -215,7 +217,7 @@ class CurrentRows(Tables):
 
     def _insertion(self, table: str, names: Iterable[str]) -> PreparedStatement:
         found = self._tables().get(table)
-        # Values that were bound for the types of a table before it was recreated would be stored as other numbers.
+        # Values bound for the types of a table before it was recreated would be stored as other numbers.
         types = tuple(f"{one.name} {one.cql_type}" for one in found.columns.values()) if found else ()
         quoted = [f'"{name}"' for name in names]
         marks = ", ".join("?" * len(quoted))
@@ -226,7 +228,7 @@ class CurrentRows(Tables):
     def approximate_scores(
         self, project: str, keys: Sequence[str], model_version: str
     ) -> dict[str, tuple[float, int | None]]:
-        """Score and label, by key, of the current rows of `keys` that the stream wrote with this model; all reads run concurrently."""
+        """Score and label, by key, of those current rows of `keys` that the stream wrote with this model."""
         session, table = self.session, current_table(project)
         statement = prepared(
             session,
@@ -256,7 +258,7 @@ class CurrentRows(Tables):
         return {name: plain_value(value) for name, value in zip(result.column_names, row, strict=True)}
 
     def sample_current(self, project: Project, most: int) -> list[CurrentRow]:
-        """Up to `most` current rows, the first by token, which is a random sample; none before the first build."""
+        """Up to `most` current rows, the first by token (a random sample); none before the first build."""
         names = ("key", "score", "label", "model_version", "batch_version", "as_of", "layer")
         rows = [dict(zip(names, row, strict=True)) for row in self._first(project, names, most)]
         return [
@@ -266,7 +268,7 @@ class CurrentRows(Tables):
         ]
 
     def sample_features(self, project: Project, names: Sequence[str], most: int) -> list[dict[str, Any]]:
-        """Features `names` of up to `most` current rows, the first by token; none where a feature is newer than the last build."""
+        """Features `names` of up to `most` current rows; none where a feature is newer than the build."""
         return [dict(zip(names, row, strict=True)) for row in self._first(project, names, most)]
 
     def _first(self, project: Project, names: Sequence[str], most: int) -> list[list[Any]]:
@@ -282,7 +284,7 @@ class CurrentRows(Tables):
 
 
 def _chunks(rows: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Mapping[str, Any]]]:
-    """Rows that travel together: a request costs more than the row in it, but Cassandra refuses large ones."""
+    """Rows that travel together: a request costs more than its rows, but Cassandra refuses large ones."""
     start = size = 0
     for position, row in enumerate(rows):
         bytes_ = sum(16 + _text_bytes(value) for value in row.values())

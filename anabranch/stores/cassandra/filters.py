@@ -1,7 +1,8 @@
-"""What of a Spark filter Cassandra can answer itself: keys are looked up, comparisons leave rows out before they travel.
+"""The part of Spark's filters that Cassandra evaluates: lookups of keys, and comparisons that drop rows.
 
-Only keys are left to Cassandra alone. What else it is asked to leave out, Spark judges again, so a comparison that the two might see
-differently (times finer than milliseconds, the two zeros of floating point) is simply not asked.
+Only keys are left to Cassandra alone. What else it is asked to leave out, Spark judges again, so a
+comparison that the two might see differently (times finer than milliseconds, the two zeros of floating
+point) is simply not asked.
 """
 
 import math
@@ -52,7 +53,9 @@ class Pushed:
 
 
 def push(filters: Sequence[Filter], key: str | None, types: Mapping[str, str]) -> tuple[Pushed, list[Filter]]:
-    """Cassandra's part of filters that must all hold, and those that Spark judges; `key` is the only column of the partition key, if it is one.
+    """Split filters that must all hold into Cassandra's part and Spark's.
+
+    `key` is the partition key, where that is one column.
 
     `types` are the CQL types of the columns.
     """

@@ -1,4 +1,4 @@
-"""The manifest: which batch version serves a project, and the one before it. Swapped by one conditional write."""
+"""The manifest: the batch version that serves a project, and the one before. One write swaps it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,8 @@ from cassandra.cluster import Session
 
 from anabranch.errors import AnabranchError
 
-TABLE = """CREATE TABLE IF NOT EXISTS manifest (project text PRIMARY KEY, revision bigint, batch_version bigint,
+TABLE = """CREATE TABLE IF NOT EXISTS manifest
+(project text PRIMARY KEY, revision bigint, batch_version bigint,
 cut timestamp, model_version text, built_at timestamp, entry text, previous text)"""
 
 
@@ -16,10 +17,11 @@ cut timestamp, model_version text, built_at timestamp, entry text, previous text
 class Manifest:
     """One batch version of a project; times in microseconds.
 
-    By view: `fingerprints`, `tables` of states, `rows`. By source: `lake_versions` and `lake_ids`, the tables that were read.
-    The version covers events that arrived by topic before `cut` and by file before `until`. `increments` are, by the name of
-    a state, the builds whose grains make it up. `accepted` is why it was published although its validation failed.
-    `replaces` is the champion that a rollback to this version has yet to replace in the registry.
+    By view: `fingerprints`, `tables` of states, `rows`. By source: `lake_versions` and `lake_ids`, the
+    tables that were read. The version covers events that arrived by topic before `cut` and by file before
+    `until`. `increments` are, by the name of a state, the builds whose grains make it up. `accepted` is why
+    it was published although its validation failed. `replaces` is the champion that a rollback to this
+    version has yet to replace in the registry.
     """
 
     project: str
@@ -41,7 +43,7 @@ class Manifest:
     previous: "Manifest | None" = None
 
     def champion(self, registered: str | None) -> str | None:
-        """The model that answers with this version: the champion `registered`, unless a rollback is about to replace it."""
+        """The model that answers: the champion `registered`, unless a rollback is about to replace it."""
         return self.model_version if self.replaces is not None and registered == self.replaces else registered
 
     def entry(self) -> str:
@@ -69,7 +71,7 @@ def read_manifest(session: Session, project: str) -> Manifest | None:
 def swap_manifest(
     session: Session, entry: Manifest, previous: Manifest | None, expected: Manifest | None
 ) -> None:
-    """Make `entry` current if the manifest still is `expected`; raises AnabranchError when another build was faster."""
+    """Make `entry` current if the manifest still is `expected`; else raises AnabranchError."""
     kept = previous.entry() if previous else None
     values = (
         entry.batch_version,
@@ -80,7 +82,8 @@ def swap_manifest(
         kept,
     )
     if expected is None:
-        statement = """INSERT INTO manifest (project, revision, batch_version, cut, model_version, built_at, entry, previous)
+        statement = """INSERT INTO manifest
+        (project, revision, batch_version, cut, model_version, built_at, entry, previous)
         VALUES (%s, 1, %s, %s, %s, %s, %s, %s) IF NOT EXISTS"""
         applied = session.execute(statement, (entry.project, *values)).was_applied
     else:
@@ -91,6 +94,6 @@ def swap_manifest(
         ).was_applied
     if not applied:
         raise AnabranchError(
-            f"another build or rollback of {entry.project!r} finished first, so this one was not made current: "
+            f"another build or rollback of {entry.project!r} finished first, so this one is not current: "
             "run it again if it is still wanted"
         )

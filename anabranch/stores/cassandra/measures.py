@@ -1,9 +1,9 @@
-"""Measured values over time: quality of models, features and approximations, for the command line, `/metrics` and pages.
+"""Measured values over time: quality of models, features and approximations.
 
-    measures          (project, subject, name)  at, slice, version -> value    all of them, newest first; TTL by setting
-    measures_latest   (project)  subject, name, slice, version -> at, value    the newest of each; expires after 30 days
+        measures         (project, subject, name)  at, slice, version -> value  newest first; TTL by setting
+        measures_latest  (project)  subject, name, slice, version -> at, value  the newest; expires in 30 days
 
-The latest values and a history are one slice of a partition each. Writing the same measures again changes nothing.
+The latest values and a history are one slice of a partition each. Writing measures again changes nothing.
 """
 
 import math
@@ -22,7 +22,8 @@ from anabranch.stores.cassandra.session import MissingTableError, answering, ses
 _LATEST_SECONDS = 30 * 86_400
 _HISTORY = """CREATE TABLE IF NOT EXISTS {}.measures
 (project text, subject text, name text, at timestamp, slice text, version text, value double,
-PRIMARY KEY ((project, subject, name), at, slice, version)) WITH CLUSTERING ORDER BY (at DESC, slice ASC, version ASC)"""
+PRIMARY KEY ((project, subject, name), at, slice, version))
+WITH CLUSTERING ORDER BY (at DESC, slice ASC, version ASC)"""
 _LATEST = """CREATE TABLE IF NOT EXISTS {}.measures_latest
 (project text, subject text, name text, slice text, version text, at timestamp, value double,
 PRIMARY KEY ((project), subject, name, slice, version))"""
@@ -30,7 +31,7 @@ PRIMARY KEY ((project), subject, name, slice, version))"""
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """One measured value. `at` is aware and kept to the millisecond, `value` is finite; `slice` is a feature or a slice of the rows, "" for all."""
+    """One measured value: `at` is aware, to the millisecond; `slice` is a feature or a slice of rows."""
 
     project: str
     subject: str
@@ -44,11 +45,14 @@ class Measure:
         """Refuse a time without a zone and a value that is not finite."""
         if self.at.tzinfo is None:
             raise AnabranchError(
-                f"measure {self.subject} {self.name} of {self.project!r} has a time without a zone, {self.at}: give an aware time"
+                f"measure {self.subject} {self.name} of {self.project!r} has a time without a zone, "
+                f"{self.at}: "
+                "give an aware time"
             )
         if not math.isfinite(self.value):
             raise AnabranchError(
-                f"measure {self.subject} {self.name} of {self.project!r} is {self.value}: leave out what could not be measured"
+                f"measure {self.subject} {self.name} of {self.project!r} is {self.value}: "
+                "leave out what could not be measured"
             )
 
 
@@ -79,7 +83,8 @@ class Measures:
     def _insert(self, table: str, ttl: int, measures: Sequence[Measure], *, timed: bool = False) -> None:
         using = f"USING TTL {ttl}{' AND TIMESTAMP ?' if timed else ''}"
         statement = self._session.prepare(
-            f"INSERT INTO {self._keyspace}.{table} (project, subject, name, slice, version, at, value) VALUES (?, ?, ?, ?, ?, ?, ?) {using}"
+            f"INSERT INTO {self._keyspace}.{table} (project, subject, name, slice, version, at, value) "
+            f"VALUES (?, ?, ?, ?, ?, ?, ?) {using}"
         )
         statement.is_idempotent = True
         rows = [
@@ -102,7 +107,7 @@ class Measures:
     def history(
         self, project: str, subject: str, name: str, since: datetime, most: int | None = None
     ) -> list[Measure]:
-        """Measures of one name at or after `since`, oldest first, of every slice and version; the newest `most` where that is given."""
+        """Measures of one name at or after `since`, oldest first, of every slice and version."""
         bound = "" if most is None else f" LIMIT {int(most)}"
         found = self._read(
             "measures",

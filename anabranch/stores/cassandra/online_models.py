@@ -1,9 +1,10 @@
-"""Online models: what a project's incremental learner knows, one row a project, written by one conditional write.
+"""Online models: what a project's incremental learner knows, one row a project, written conditionally.
 
     online_models   project -> revision, meaning, state (JSON of plain numbers), offsets, counts, origin, at
 
-The row says how far the label source's topic is in it, by partition. So whoever learns reads the topic from there, whatever
-was read before: a replay changes nothing, and what a batch resets to an earlier place is learnt again from that place.
+The row says how far the label source's topic is in it, by partition. So whoever learns reads the topic from
+there, whatever was read before: a replay changes nothing, and what a batch resets to an earlier place is
+learnt again from that place.
 """
 
 import json
@@ -23,17 +24,19 @@ from anabranch.stores.models.inputs import ModelInput, model_inputs
 from anabranch.stores.models.scoring import Columns, InputCoder
 from anabranch.values.times import from_micros, now_micros
 
-_TABLE = """CREATE TABLE IF NOT EXISTS online_models (project text PRIMARY KEY, revision bigint, meaning text, state text, offsets text,
+_TABLE = """CREATE TABLE IF NOT EXISTS online_models
+(project text PRIMARY KEY, revision bigint, meaning text, state text, offsets text,
 learnt bigint, approximate bigint, left_out bigint, origin text, at timestamp)"""
 _COLUMNS = "revision, meaning, state, offsets, learnt, approximate, left_out, origin, at"
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineModel:
-    """A learner with its place. `offsets`: by partition of the label source's topic the first message that is not in it.
+    """A learner and its place: `offsets` are, by partition, the first message that is not learnt.
 
-    Of the labels since `origin` (``stream``: the topic's beginning; ``batch``: a training set): `learnt`; of these `approximate`, whose
-    features could not be had as of the label's time; `left_out`, which lie before the cut or have no target.
+    Of the labels since `origin` (``stream``: the topic's beginning; ``batch``: a training set): `learnt`; of
+    these `approximate`, whose features could not be had as of the label's time; `left_out`, which lie before
+    the cut or have no target.
     """
 
     learner: Learner
@@ -86,7 +89,7 @@ class OnlineModels:
         self._views = views
 
     def read(self, project: Project) -> OnlineModel | None:
-        """The model of a project that declares one; None before it is first written, or when it meant something else."""
+        """The model of a project; None without online learning, before the first write, or after a change."""
         online = online_of(project)
         row = self._row(project.name) if online is not None else None
         if row is None or online is None or row.meaning != meaning(project):
@@ -99,7 +102,7 @@ class OnlineModels:
         )
 
     def write(self, project: Project, model: OnlineModel, expected: int) -> OnlineModel | None:
-        """Write if the row still has the revision `expected` (0: there is none); None when somebody else was faster."""
+        """Write if the row still has the revision `expected` (0: no row); None if another writer won."""
         row, at = (
             replace(model, revision=expected + 1, at=from_micros(now_micros())),
             from_micros(now_micros()),

@@ -1,7 +1,8 @@
 """Filters pushed down to a Python data source, whichever way its frame is used (ADR 0032).
 
-Spark 4.2 keeps what one query pushed down with the source of a frame, and a later query of the same frame, or the other side of a join,
-reads by it: wrong rows. Here each scan that Spark plans gets a source of its own, so that nothing is left to be kept.
+Spark 4.2 keeps what one query pushed down with the source of a frame, and a later query of the same frame,
+or the other side of a join, reads by it: wrong rows. Here each scan that Spark plans gets a source of its
+own, so that nothing is left to be kept.
 """
 
 from typing import Any
@@ -13,9 +14,10 @@ from anabranch.stores.jvm import active_session, java_frame, java_packages, java
 
 
 def pushing(spark: SparkSession, frame: DataFrame, source: str) -> DataFrame:
-    """`frame`, just loaded from the registered Python data source of this name, so that each query of it may push down its own filters.
+    """A frame, just loaded from the Python data source `source`, whose queries push down their own filters.
 
-    The source's reader must take filters (`pushFilters`). Raises AnabranchError for a session without a JVM of its own (Spark Connect).
+    The source's reader must take filters (`pushFilters`). Raises AnabranchError for a session without a JVM
+    of its own (Spark Connect).
     """
     serve_callbacks(spark)  # Spark may plan in a thread that Python did not start
     read = java_frame(frame).queryExecution().analyzed()
@@ -28,7 +30,7 @@ def pushing(spark: SparkSession, frame: DataFrame, source: str) -> DataFrame:
 
 
 class _Table:
-    """A table as Spark's planner sees it: it is asked for a builder by each scan. All else the frame's own table answers."""
+    """A table as Spark's planner sees it: each scan asks for a builder. The frame's table does the rest."""
 
     def __init__(self, spark: SparkSession, read: Any, source: str) -> None:
         self._spark, self._read, self._source = spark, read, source

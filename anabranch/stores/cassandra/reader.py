@@ -1,4 +1,4 @@
-"""Reading a Cassandra table from Spark (source.py): by ranges of tokens, or by keys when a filter names them."""
+"""Reading a Cassandra table from Spark (source.py): by token ranges, or by keys when a filter names them."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -116,8 +116,8 @@ class CassandraReader(DataSourceReader):
 class PushingReader(CassandraReader):
     """Reads what passes the pushed filters.
 
-    Spark 4.2 keeps a query's filters with its frame, and a later query of that frame would get the filtered rows: frames of
-    pushdown.py are safe from that.
+    Spark 4.2 keeps a query's filters with its frame, and a later query of that frame would get the filtered
+    rows: frames of pushdown.py are safe from that.
     """
 
     def pushFilters(self, filters: list[Filter]) -> Iterable[Filter]:  # noqa: N802 - the API's name

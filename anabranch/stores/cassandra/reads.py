@@ -33,7 +33,7 @@ class DeclaredAnewError(AnabranchError):
 
 @dataclass(frozen=True)
 class Pending:
-    """Reads in flight for keys of one view, some of whose batch parts are `known` already; every row begins with its key."""
+    """Reads in flight for keys of one view, some of whose batch parts are `known`."""
 
     view: FeatureView
     manifest: Manifest | None
@@ -67,7 +67,7 @@ class Pending:
         wide = self._tier(self.tiles.result().all()) if self.tiles else {}
         if not wide or self.fine is None:
             return wide
-        # Fine tiles are read by their start, not by their slot, so slots that the batch covers are left out here.
+        # Fine tiles are read by start, not by slot, so slots that the batch covers are left out here.
         cut = self.manifest.cut if self.manifest else 0
         fine = self._tier([row for *row, slot in self.fine.result().all() if slot >= cut])
         return {key: replace(tiles, fine=fine[key]) if key in fine else tiles for key, tiles in wide.items()}
@@ -118,7 +118,8 @@ class StateReads(Tables):
     ) -> list[Pending]:
         """Start the reads of keys; a batch part that is `known` is not read. `timeout` in seconds.
 
-        Up to 20 keys share a read, since a read costs more than its rows. Fine tiles cover answers at any time in [at, at + GRACE].
+        Up to 20 keys share a read, since a read costs more than its rows. Fine tiles cover answers at any
+        time in [at, at + GRACE].
         """
         names = list(known)
         chunks = [names[start : start + _KEYS_A_READ] for start in range(0, len(names), _KEYS_A_READ)]
@@ -177,13 +178,14 @@ class StateReads(Tables):
         *,
         many: bool = False,
     ) -> _Statements:
-        """Statements that read batch part, wide and fine tiles of one key or of `many`; None for what a view does not have."""
+        """Statements for batch part, wide and fine tiles of one key or of `many`; None where there is none."""
         batch = tiles = fine = None
         where = "key IN ?" if many else "key = ?"  # one key's read goes to a node that has it
         if manifest is not None:
             if manifest.fingerprints.get(view.name) != view.fingerprint:
                 raise DeclaredAnewError(
-                    f"view {view.name!r} of {project!r} was declared anew since the last build: run 'anabranch build {project}'"
+                    f"view {view.name!r} of {project!r} was declared anew since the last build: "
+                    f"run 'anabranch build {project}'"
                 )
             batch = prepared(
                 session, f"SELECT key, states, extras FROM {manifest.tables[view.name]} WHERE {where}"
@@ -197,7 +199,8 @@ class StateReads(Tables):
                 narrow = tiles_table(project, view, fine=True)
                 fine = prepared(
                     session,
-                    f"SELECT key, tile_start, state, extra, slot FROM {narrow} WHERE {where} AND tile_start IN ?",
+                    f"SELECT key, tile_start, state, extra, slot FROM {narrow} "
+                    f"WHERE {where} AND tile_start IN ?",
                 )
         return batch, tiles, fine
 

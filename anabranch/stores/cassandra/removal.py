@@ -1,7 +1,7 @@
-"""Removal of rows from the serving store: tiles that no version needs any more, and every trace of an erased key.
+"""Removal of rows from the serving store: tiles that no version needs, and every trace of an erased key.
 
-Tiles are retired up to the earlier cut of the manifest's two versions, for answers of either read later slots only; their
-TTL is the backstop.
+Tiles are retired up to the earlier cut of the manifest's two versions, for answers of either read later
+slots only; their TTL is the backstop.
 """
 
 import threading
@@ -22,7 +22,7 @@ _PAGE = 2000
 
 
 def needed_since(manifest: Manifest | None) -> int | None:
-    """The earliest arrival (microseconds) whose tiles an answer can need, now or after a rollback; None: all of them."""
+    """The earliest arrival (microseconds) whose tiles an answer can need, also after a rollback."""
     if manifest is None:
         return None
     return min(entry.cut for entry in (manifest, manifest.previous) if entry is not None)
@@ -30,7 +30,7 @@ def needed_since(manifest: Manifest | None) -> int | None:
 
 @answering()
 def retire_tiles(views: Views, project: Project, before: int, stopping: threading.Event | None = None) -> int:
-    """Remove the tiles of slots before `before` (microseconds, a slot boundary) and return how many keys had some.
+    """Remove the tiles of slots before `before` (microseconds, a slot boundary); how many keys had some.
 
     When `stopping` is set it ends after the current key; the next call finds the rest.
     """
@@ -94,8 +94,8 @@ def erase_states(
 ) -> None:
     """Remove the batch parts of both versions and every tile of `keys` (stored texts by view).
 
-    Tiles of slots that begin before `until` (microseconds, a slot boundary) stay removed even if a stream writes them again
-    from its memory or by a replay, since a tile's write time lies within its slot.
+    Tiles of slots that begin before `until` (microseconds, a slot boundary) stay removed even if a stream
+    writes them again from its memory or by a replay, since a tile's write time lies within its slot.
     """
     for view in project.views:
         tables = _tables(views, project, view, manifest)

@@ -1,4 +1,4 @@
-"""One Cassandra session a process, opened from settings on first use, and the one edge where the driver's exceptions are translated."""
+"""One Cassandra session a process, and the one edge where the driver's exceptions are translated."""
 
 import os
 import threading
@@ -22,7 +22,7 @@ from anabranch.errors import AnabranchError, UnavailableError, ViewUnavailableEr
 from anabranch.settings import ViewsSettings
 
 READS = "reads"
-"""The execution profile of the hot path: rows are plain tuples, since building named ones costs more than the read."""
+"""The execution profile of the hot path: rows are plain tuples, since named ones cost more than the read."""
 _SESSIONS: dict[tuple[int, ViewsSettings], Session] = {}
 _LOCK = threading.Lock()
 _PREPARED: FIFOCache[tuple[Session, str, tuple[str, ...]], PreparedStatement] = FIFOCache(maxsize=4096)
@@ -37,8 +37,8 @@ class MissingTableError(ViewUnavailableError):
 def answering(missing: str = "a table is missing") -> Iterator[None]:
     """Translate what the driver raises in a block or, as a decorator, in a function.
 
-    Raises UnavailableError when the store does not answer, MissingTableError (which begins with `missing`) for a table or column
-    that does not exist, and AnabranchError for any other refusal.
+    Raises UnavailableError when the store does not answer, MissingTableError (which begins with `missing`)
+    for a table or column that does not exist, and AnabranchError for any other refusal.
     """
     try:
         yield
@@ -60,7 +60,7 @@ def session_for(settings: ViewsSettings) -> Session:
 
 
 def is_connected(settings: ViewsSettings) -> bool:
-    """Whether the process has an open session; never connects and never waits for another thread that does."""
+    """Whether the process has an open session; never connects and never waits for a thread that does."""
     session = _SESSIONS.get((os.getpid(), settings))
     return session is not None and not session.is_shutdown
 
@@ -73,7 +73,7 @@ def close_sessions() -> None:
 
 
 def prepared(session: Session, statement: str, types: tuple[str, ...] = ()) -> PreparedStatement:
-    """The statement, prepared once; `types` of the columns, where a table of the same name may be recreated with others."""
+    """The statement, prepared once; `types` of the columns, where a table may be recreated with others."""
     name = (session, statement, types)
     found = _PREPARED.get(name)
     if found is None:
@@ -110,7 +110,8 @@ def _connect(settings: ViewsSettings) -> Session:
         cluster.shutdown()
         where = ", ".join(f"{host}:{settings.port}" for host in settings.hosts)
         raise UnavailableError(
-            f"Cassandra does not answer at {where}: start it with 'anabranch up', or set its address in conf/settings.toml"
+            f"Cassandra does not answer at {where}: start it with 'anabranch up', "
+            "or set its address in conf/settings.toml"
         ) from error
     with answering():
         session.execute(

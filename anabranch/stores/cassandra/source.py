@@ -1,14 +1,15 @@
 """Cassandra as a Spark data source (Spark's Python Data Source API over the Python driver).
 
-    spark.read.format("cassandra").options(**cassandra_options(settings), table="heart_disease_current").load()
+    options = {**cassandra_options(settings), "table": "heart_disease_current"}
+        spark.read.format("cassandra").options(**options).load()
     frame.write.format("cassandra").options(**cassandra_options(settings), table=...).mode("append").save()
 
 Options:
 
-    pushdown    ``true``: keys in filters are looked up and Cassandra drops rows by other filters (filters.py). Such a frame
-                serves one query only, unless it went through pushdown.py
-    columns     the columns to read; Spark does not tell a Python data source which ones a query needs
-    timestamp   microseconds: the time of the writes, so that a slow retry never replaces a newer row (writer.py)
+    pushdown    ``true``: keys in filters are looked up and Cassandra drops rows by other filters
+    (filters.py). Such a frame serves one query only, unless it went through pushdown.py columns     the
+    columns to read; Spark does not tell a Python data source which ones a query needs timestamp
+    microseconds: time of the writes, so that a slow retry never replaces a newer row (writer.py)
 """
 
 from collections.abc import Iterator, Mapping
@@ -43,7 +44,7 @@ def cassandra_options(settings: ViewsSettings) -> dict[str, str]:
 
 
 class CassandraSource(DataSource):
-    """Registered as format ``cassandra``. `known` are options in the class itself, which reach executors but appear in no plan."""
+    """Registered as format ``cassandra``. `known` are options in the class, which appear in no plan."""
 
     known: Mapping[str, str] = {}
 
@@ -58,7 +59,8 @@ class CassandraSource(DataSource):
         missing = [name for name in wanted if name not in columns]
         if missing:
             raise MisuseError(
-                f"Cassandra's table {options['table']!r} has no column {missing[0]!r}: it has {', '.join(columns)}"
+                f"Cassandra's table {options['table']!r} has no column {missing[0]!r}: "
+                f"it has {', '.join(columns)}"
             )
         return ", ".join(f"`{name}` {spark_type(columns[name].cql_type)}" for name in wanted)
 

@@ -27,7 +27,7 @@ class TileTables(Tables):
 
 
 def tile_sender(views: ViewsSettings, table: str) -> Sender:
-    """A sender of tiles to one table: rows of `TILE_COLUMNS` and the write's time, each value as it travels (see writer.py)."""
+    """A sender of tiles to one table: rows of `TILE_COLUMNS` and the write's time, serialized."""
     session, marks = session_for(views), ", ".join("?" * len(TILE_COLUMNS))
     insert = f"INSERT INTO {table} ({', '.join(TILE_COLUMNS)}) VALUES ({marks}) USING TIMESTAMP ?"
     with answering(f"table {table} is missing"):

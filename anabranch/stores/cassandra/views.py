@@ -1,12 +1,12 @@
 """The serving store in Cassandra, as one gateway.
 
-    <project>__<view>__b<version>       key -> states, extras                          dropped when two versions old
-    <project>__<view>__w<fingerprint>   (key) slot, tile_start -> state, extra         wide tiles; TTL beyond the rollback horizon
-    <project>__<view>__f<fingerprint>   (key) tile_start, slot -> state, extra         fine tiles of views that have them
-    <project>_current                   key -> keys, features, the columns of current_rows.py
-    <project>_history                   (key) slot -> the same columns: the key's last row of each slot; TTL by setting
-    manifest                            project -> current and previous batch version
-    batch_versions                      project, version: numbers that builds took
+    <project>__<view>__b<version>      key -> states, extras                   dropped when two versions old
+    <project>__<view>__w<fingerprint>  (key) slot, tile_start -> state, extra  wide tiles; TTL
+    <project>__<view>__f<fingerprint>  (key) tile_start, slot -> state, extra  fine tiles; TTL
+    <project>_current                  key -> keys, features, the columns of current_rows.py
+    <project>_history                  (key) slot -> the same columns          last row of a slot; TTL by setting
+    manifest                           project -> current and previous batch version
+    batch_versions                     project, version: numbers that builds took
 
 A table of states belongs to one fingerprint of its view, so states of two meanings never meet.
 """
@@ -18,4 +18,4 @@ from anabranch.stores.cassandra.tiles import TileTables
 
 
 class Views(BatchTables, TileTables, StateReads, CurrentRows):
-    """Everything that a project keeps in the serving store; holds only settings, so it can travel to Spark's workers."""
+    """All that a project keeps in the serving store; holds only settings, so it can travel to workers."""

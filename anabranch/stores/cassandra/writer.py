@@ -1,7 +1,7 @@
-"""Writing rows of Spark to Cassandra: small unlogged batches, many in flight, sent by the tasks that have the rows.
+"""Writing rows of Spark to Cassandra: small unlogged batches, many in flight, sent by the tasks.
 
-The table must have a column of each name. ARRAY<DOUBLE> becomes a blob of float64, arrays of BINARY become framed extras
-(folds/packing.py). Writes are upserts, so retrying a task is harmless.
+The table must have a column of each name. ARRAY<DOUBLE> becomes a blob of float64, arrays of BINARY become
+framed extras (folds/packing.py). Writes are upserts, so retrying a task is harmless.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,10 +26,10 @@ _PROTOCOL = 5  # that session.py connects with
 
 
 def write_rows(frame: DataFrame, views: ViewsSettings, table: str, moment: int | None = None) -> int:
-    """Upsert the rows of a frame and return their number. Rows written as of `moment` (microseconds) never replace newer ones.
+    """Upsert the rows of a frame and return their number; as of `moment` they never replace newer ones.
 
-    The data source (source.py) starts Python processes to plan each write; this is a stage like any other, whose workers
-    stay connected.
+    The data source (source.py) starts Python processes to plan each write; this is a stage like any other,
+    whose workers stay connected.
     """
     names = frame.columns
 
@@ -78,7 +78,7 @@ class _Rows(BatchStatement):  # type: ignore[misc]
 
 
 class Sender:
-    """Sends rows of one statement in unlogged batches, a bounded number in flight; `finish` raises the first failure."""
+    """Sends rows of one statement in unlogged batches, many in flight; `finish` raises the first error."""
 
     def __init__(self, session: Any, statement: PreparedStatement) -> None:
         self.session, self.statement = session, statement
@@ -131,7 +131,7 @@ def _serialized(column: pa.Array, kind: Any) -> list[bytes | None]:
 
 
 def stored(column: pa.Array) -> list[Any]:
-    """A column's values as the driver takes them; arrays of numbers as float64 bytes, arrays of binary as framed extras."""
+    """A column's values as the driver takes them; arrays become bytes, of binary as framed extras."""
     kind = column.type
     if pa.types.is_list(kind) and pa.types.is_floating(kind.value_type):
         offsets = column.offsets.to_numpy()

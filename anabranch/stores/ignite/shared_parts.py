@@ -1,7 +1,7 @@
-"""Batch parts that REST servers and their workers share through an Ignite node, so that each is read from Cassandra once.
+"""Batch parts that REST servers and workers share through an Ignite node, so that each is read once.
 
-The node never delays an answer: a read waits some milliseconds at most, in a thread; writes go behind a bounded queue; a
-node that is down is left alone for seconds. An entry is a batch part:
+The node never delays an answer: a read waits some milliseconds at most, in a thread; writes go behind a
+bounded queue; a node that is down is left alone for seconds. An entry is a batch part:
 
     key      project, view, fingerprint, when the batch version was built, key (separated by U+001F)
     value    int64 cut, int64 slack, uint32 columns, uint32 extras a state, uint64 length of the rows;
@@ -33,7 +33,7 @@ _READS = 4  # that wait for the thread; further answers go on without it
 
 
 class SharedParts:
-    """The node at `address` (host:port). A read waits at most `patience` seconds; a failure stops all calls for `pause` seconds."""
+    """The node at `address` (host:port); reads wait `patience`, failures stop calls for `pause` seconds."""
 
     def __init__(self, address: str, *, patience: float = 0.05, pause: float = 5.0) -> None:
         import pyignite  # needed only by servers that share, and no answer may wait for the import
@@ -52,7 +52,7 @@ class SharedParts:
         self.hits = self.misses = self.failures = self.dropped = 0
 
     async def fetch(self, names: Sequence[str]) -> Mapping[str, BatchPart]:
-        """The parts that the node has, by name. Never raises: a part that cannot be read in time is left out."""
+        """The parts that the node has, by name. Never raises; parts that come too late are left out."""
         names = names[:_AT_ONCE]
         if not names or self._reading >= _READS or not self._may_call():
             return {}

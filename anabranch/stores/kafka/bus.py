@@ -1,4 +1,4 @@
-"""The bus: Kafka topics whose messages carry the time at which the broker appended them (`LogAppendTime`), which is their arrival."""
+"""The bus: Kafka topics whose messages carry the broker's append time, which is their arrival."""
 
 import socket
 import threading
@@ -31,7 +31,8 @@ def answering(address: str) -> Iterator[None]:
         yield
     except KafkaError as error:
         raise UnavailableError(
-            f"Kafka at {address} does not answer ({error}): start it with 'anabranch up', or set its address in [bus]"
+            f"Kafka at {address} does not answer ({error}): "
+            "start it with 'anabranch up', or set its address in [bus]"
         ) from error
 
 
@@ -62,7 +63,7 @@ class Bus:
     def ensure_topics(
         self, names: Sequence[str], partitions: int = 1, configs: Mapping[str, str] | None = None
     ) -> None:
-        """Create missing topics, stamped by arrival and with further `configs`; existing ones are left unchanged."""
+        """Create missing topics, stamped by arrival and with further `configs`; others stay unchanged."""
         with self._admin() as admin:
             existing = set(admin.list_topics())
             for name in dict.fromkeys(names):
@@ -80,16 +81,17 @@ class Bus:
             for key, wanted in ARRIVAL.items():
                 if configs[key]["value"] != wanted:
                     raise AnabranchError(
-                        f"topic {name!r} has {key}={configs[key]['value']}, but arrival must be the broker's own time: "
-                        f"set it with kafka-configs --alter --entity-type topics --entity-name {name} --add-config {key}={wanted}"
+                        f"topic {name!r} has {key}={configs[key]['value']}, but arrival must be the "
+                        "broker's own time: set it with kafka-configs --alter --entity-type topics "
+                        f"--entity-name {name} --add-config {key}={wanted}"
                     )
 
     def publish(self, topic: str, messages: Iterable[tuple[bytes | None, bytes]]) -> int:
-        """Publish (key, value) messages, wait until the cluster has stored them all, and return their number."""
+        """Publish (key, value) messages, wait until the cluster has stored them, and return their number."""
         return self._publish(((topic, *message) for message in messages), f"topic {topic!r}")
 
     def publish_together(self, messages: Mapping[str, Sequence[tuple[bytes | None, bytes]]]) -> int:
-        """Publish (key, value) messages of several topics, waiting once for all of them, and return their number."""
+        """Publish (key, value) messages of several topics, waiting once for all, and return their number."""
         spread = ((topic, *message) for topic, each in messages.items() for message in each)
         return self._publish(spread, f"topics {', '.join(messages)}")
 

@@ -1,11 +1,12 @@
-"""Requests for training and their answers on the bus. Requests are read in order and committed once they are answered.
+"""Requests for training and their answers on the bus. Requests are read in order, committed once answered.
 
-    training-requests  {"request_id", "project", "reason"?, "rows"?: {source: [row, ...]}}
-    training-results   {"request_id", "project", "status", "at", ...}, keyed by the id; status accepted, then done, failed or refused
+    training-requests  {"request_id", "project", "reason"?, "rows"?: {source: [row, ...]}} training-results
+    {"request_id", "project", "status", "at", ...}, keyed by the id; status accepted, then done, failed or
+    refused
 
-The results are the only record of what was answered. Trainers of one name share the requests as one consumer group. A
-trainer of all projects and one of a few read every request each, so a project is trained only by the member that holds the
-partition in the project's own group.
+The results are the only record of what was answered. Trainers of one name share the requests as one consumer
+group. A trainer of all projects and one of a few read every request each, so a project is trained only by
+the member that holds the partition in the project's own group.
 """
 
 import json
@@ -38,7 +39,7 @@ class Message:
 
 
 class TrainingTopics:
-    """Both topics, read by trainers of one consumer group. Every method raises UnavailableError when Kafka does not answer."""
+    """Both topics, read by trainers of one group. Raises UnavailableError when Kafka does not answer."""
 
     def __init__(self, bus: Bus, group: str) -> None:
         self.bus = bus
@@ -56,8 +57,8 @@ class TrainingTopics:
         }
         consumer = self.bus.consumer(max_poll_records=_MOST, **options)
         consumer.subscribe([REQUESTS])
-        # A client that joins before it knows the topic's partitions joins twice, and loses its share for good when a
-        # poll ends during the second time.
+        # A client that joins before it knows the topic's partitions joins twice, and loses its share for good
+        # when a poll ends during the second time.
         consumer.partitions_for_topic(REQUESTS)
         return consumer
 
@@ -95,7 +96,7 @@ class TrainingTopics:
 
     @contextmanager
     def alone(self, project: str, waiting: Callable[[], None]) -> Iterator[None]:
-        """Hold the project's training in the block; waits for another trainer that holds it, after calling `waiting` once.
+        """Hold the project's training in the block; waits for another holder, after calling `waiting`.
 
         A trainer that is killed gives up its hold when its session expires.
         """

@@ -93,7 +93,10 @@ def test_every_type_comes_back_as_it_was_written(
     name = table(
         f"id text PRIMARY KEY, {', '.join(f'{column} {kind}' for column, kind in kinds.items())}, m decimal"
     )
-    schema = "id STRING, s STRING, l BIGINT, i INT, h SMALLINT, d DOUBLE, f FLOAT, b BOOLEAN, t TIMESTAMP, y DATE, x BINARY, m DECIMAL(38,10)"
+    schema = (
+        "id STRING, s STRING, l BIGINT, i INT, h SMALLINT, d DOUBLE, f FLOAT, b BOOLEAN, t TIMESTAMP, "
+        "y DATE, x BINARY, m DECIMAL(38,10)"
+    )
     rows: list[tuple[Any, ...]] = [
         (
             "1",
@@ -288,8 +291,19 @@ def test_other_filters_leave_rows_out_in_cassandra_and_give_what_spark_gives(
     ]
     frame = spark.createDataFrame(rows, "key STRING, value DOUBLE, kind STRING, at TIMESTAMP")
     write(frame, name)
-    for condition in ("value >= 0", "value > 3", "value < 3.5", "kind = 'b' AND value > 3", "kind = ''", "kind > 'a'", "value IS NULL",
-                      "at = TIMESTAMP '2024-05-01 12:30:00.123'", "at > TIMESTAMP '2024-05-01 12:30:00.1229999'", "NOT kind = 'b'"):  # fmt: skip
+    conditions = (
+        "value >= 0",
+        "value > 3",
+        "value < 3.5",
+        "kind = 'b' AND value > 3",
+        "kind = ''",
+        "kind > 'a'",
+        "value IS NULL",
+        "at = TIMESTAMP '2024-05-01 12:30:00.123'",
+        "at > TIMESTAMP '2024-05-01 12:30:00.1229999'",
+        "NOT kind = 'b'",
+    )
+    for condition in conditions:
         expected = sorted(row["key"] for row in frame.where(condition).collect())
         assert (
             sorted(row["key"] for row in read(name, pushdown="true").where(condition).collect()) == expected

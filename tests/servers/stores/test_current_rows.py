@@ -1,4 +1,4 @@
-"""A column of current rows is one entry of a list: one that is defined here reaches the tables, messages, schemas and declarations."""
+"""A column of current rows is one list entry: one from here reaches tables, messages and schemas."""
 
 import json
 import uuid
@@ -38,7 +38,7 @@ def declare(feature: str = "n") -> Project:
 
 @pytest.fixture
 def age() -> Iterator[CurrentColumn]:
-    """A column that the product does not have: seconds since 1970 of the answer, shown in messages as a whole number."""
+    """A column that the product does not have: seconds since 1970, shown in messages as a whole number."""
     column = CurrentColumn(
         name="as_of_seconds", type=DOUBLE, value=lambda row: row.as_of / SECOND, message=round
     )

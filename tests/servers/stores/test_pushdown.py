@@ -1,4 +1,4 @@
-"""Filters pushed down to Cassandra's tables: always the rows that Spark alone would find, and no more of the table than a query needs."""
+"""Filters pushed down to Cassandra find the rows that Spark alone would find, and read less."""
 
 import threading
 import uuid
@@ -108,15 +108,20 @@ def test_both_sides_of_a_join_and_the_queries_within_a_query_get_their_own(
 ) -> None:
     truth(spark).createOrReplaceTempView("truth")
     statements = [
-        f"SELECT l.key, r.key AS other, l.value, r.value AS more FROM {{0}} l JOIN {{0}} r ON l.slot = r.slot WHERE l.{one} AND r.{other}"
+        "SELECT l.key, r.key AS other, l.value, r.value AS more FROM {0} l JOIN {0} r ON l.slot = r.slot "
+        f"WHERE l.{one} AND r.{other}"
         for one, other in product(("key = '7'", "kind = 'a'"), ("key = '8'", "value > 100"))
     ]
     statements += [
-        "WITH c AS (SELECT * FROM {0}) SELECT a.key, b.key, (SELECT max(value) FROM c) AS top FROM c a JOIN c b USING (slot) WHERE a.key = '3' AND b.key = '4'",
+        """WITH c AS (SELECT * FROM {0}) SELECT a.key, b.key, (SELECT max(value) FROM c) AS top
+        FROM c a JOIN c b USING (slot) WHERE a.key = '3' AND b.key = '4'""",
         "SELECT count(*) FROM {0} WHERE value > (SELECT avg(value) FROM {0} WHERE key = '7')",
-        "SELECT * FROM {0} WHERE key = '5' UNION ALL SELECT * FROM {0} WHERE key = '6' UNION ALL SELECT * FROM {0}",
-        "SELECT * FROM {0} o WHERE key = '7' AND EXISTS (SELECT 1 FROM {0} i WHERE i.slot = o.slot AND i.key = '8' AND i.value > 64)",
-        "SELECT key, (SELECT count(*) FROM {0} i WHERE i.key = o.key) AS n FROM {0} o WHERE o.slot = 0 AND o.kind = 'a'",
+        """SELECT * FROM {0} WHERE key = '5' UNION ALL SELECT * FROM {0} WHERE key = '6'
+        UNION ALL SELECT * FROM {0}""",
+        """SELECT * FROM {0} o WHERE key = '7' AND EXISTS
+        (SELECT 1 FROM {0} i WHERE i.slot = o.slot AND i.key = '8' AND i.value > 64)""",
+        """SELECT key, (SELECT count(*) FROM {0} i WHERE i.key = o.key) AS n FROM {0} o
+        WHERE o.slot = 0 AND o.kind = 'a'""",
     ]
     for statement in statements:
         assert rows(spark.sql(statement.format(view))) == rows(spark.sql(statement.format("truth"))), (
@@ -220,7 +225,8 @@ def test_the_tables_of_a_project_push_filters_down(
     assert [counted(frame.where("key = 'k7'")) for frame in (current, scores, history)] == [1, 1, 3]
     assert str(servers.views.port) not in current._jdf.queryExecution().toString()
     joined = spark.sql(
-        f"SELECT h.key FROM anabranch.{project.name}_history h JOIN anabranch.{project.name}_current c USING (key, as_of) WHERE h.total = c.total"
+        f"SELECT h.key FROM anabranch.{project.name}_history h "
+        f"JOIN anabranch.{project.name}_current c USING (key, as_of) WHERE h.total = c.total"
     )
     assert joined.count() == 40
     for name in ("current", "scores", "history", "quarantine", "events_visits"):

@@ -1,4 +1,4 @@
-"""Two REST workers share batch parts through a real Ignite node; answers are those of Cassandra with it and without."""
+"""Two REST workers share batch parts through a real Ignite node; answers are the same with and without it."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""The gateway to Cassandra: the conditional swap of batch versions, rollback, tiles by meaning, current rows by time."""
+"""The gateway to Cassandra: swap of batch versions, rollback, tiles by meaning, current rows by time."""
 
 import uuid
 from collections.abc import Mapping
@@ -29,7 +29,10 @@ from tests.support.opened import stores_with
 from tests.support.oracle import Event
 
 CUT = START
-SCHEMA = "id STRING, who STRING, time TIMESTAMP, x DOUBLE, n BIGINT, d DECIMAL(12,2), s STRING, b BOOLEAN, day DATE"
+SCHEMA = (
+    "id STRING, who STRING, time TIMESTAMP, x DOUBLE, n BIGINT, d DECIMAL(12,2), s STRING, b BOOLEAN, "
+    "day DATE"
+)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ HERE = ("here",)
 
 
 class Desk:
-    """Answers a number by its double; says what it was asked together, and waits for `hold` when it is asked for it."""
+    """Answers a number by its double; records what was asked together, and waits for `hold` when told to."""
 
     def __init__(self, most: int = 20, patience: float = 10.0) -> None:
         self.lots: list[list[int]] = []

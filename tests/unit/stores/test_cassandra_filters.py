@@ -42,8 +42,14 @@ def test_a_key_is_looked_up_and_spark_need_not_look_again() -> None:
 
 
 def test_comparisons_leave_rows_out_and_spark_looks_again() -> None:
-    filters: list[Filter] = [EqualTo(("s",), "a"), GreaterThan(("x",), 0.5), LessThan(("n",), 7), GreaterThanOrEqual(("t",), MOMENT), EqualTo(("b",), True),
-                             LessThan(("d",), date(2024, 5, 1))]  # fmt: skip
+    filters: list[Filter] = [
+        EqualTo(("s",), "a"),
+        GreaterThan(("x",), 0.5),
+        LessThan(("n",), 7),
+        GreaterThanOrEqual(("t",), MOMENT),
+        EqualTo(("b",), True),
+        LessThan(("d",), date(2024, 5, 1)),
+    ]
     found, left = pushed(*filters)
     assert left == filters
     assert found.conditions == ('"s" = ?', '"x" > ?', '"n" < ?', '"t" >= ?', '"b" = ?', '"d" < ?')
