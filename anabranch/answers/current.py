@@ -29,35 +29,6 @@ SCORES_SCHEMA = "key STRING, value STRING"
 REPLACED_SCHEMA = "difference DOUBLE, flipped BOOLEAN"
 
 
-def refresh(
-    answers: Answers,
-    scorer: Scorer | None,
-    project: Project,
-    keys: Sequence[str],
-    layer: str,
-    online: OnlineModel | None = None,
-    unscored: str | None = None,
-) -> list[dict[str, Any]]:
-    """Merge, score and write the current rows of `keys` (stored texts); returns the rows as written.
-
-    `unscored` says why a model in force cannot score them, which the rows then show as `degraded`.
-    """
-    rows: list[dict[str, Any]] = []
-    for start in range(0, len(keys), _AT_ONCE):
-        chunk = [key_values(project.keys, key) for key in keys[start : start + _AT_ONCE]]
-        features = answers.features(project, chunk)
-        if unscored is not None:
-            features = [_degraded(one, f"not scored: {unscored}") for one in features]
-        written = rows_of(project, features, scorer, layer, online)
-        answers.views.write_current(project.name, written, features[0].as_of)
-        rows.extend(written)
-    return rows
-
-
-def _degraded(answer: Answer, why: str) -> Answer:
-    return replace(answer, degraded="; ".join(filter(None, (answer.degraded, why))))
-
-
 def rows_of(
     project: Project,
     answers: Sequence[Answer],
@@ -94,6 +65,35 @@ def rows_of(
 
 
 @dataclass(frozen=True, kw_only=True)
+class CurrentRefresh:
+    """Refreshes a project's current rows; `unscored`, why a model in force cannot score, degrades them."""
+
+    answers: Answers
+    project: Project
+    layer: str
+    scorer: Scorer | None = None
+    online: OnlineModel | None = None
+    unscored: str | None = None
+
+    def run(self, keys: Sequence[str]) -> list[dict[str, Any]]:
+        """Merge, score and write the rows of `keys` (stored texts); returns them as written."""
+        rows: list[dict[str, Any]] = []
+        for start in range(0, len(keys), _AT_ONCE):
+            chunk = [key_values(self.project.keys, key) for key in keys[start : start + _AT_ONCE]]
+            features = self.answers.features(self.project, chunk)
+            if self.unscored is not None:
+                features = [_degraded(one, f"not scored: {self.unscored}") for one in features]
+            written = rows_of(self.project, features, self.scorer, self.layer, self.online)
+            self.answers.views.write_current(self.project.name, written, features[0].as_of)
+            rows.extend(written)
+        return rows
+
+
+def _degraded(answer: Answer, why: str) -> Answer:
+    return replace(answer, degraded="; ".join(filter(None, (answer.degraded, why))))
+
+
+@dataclass(frozen=True, kw_only=True)
 class InForce:
     """The model version that scores rows, and where its files are; None without a model, or as `why` says."""
 
@@ -110,9 +110,19 @@ def refresher(
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         answers = kept_answers(views)
         scorer, why = _scorer(models, project, model)
-        online = OnlineModels(answers.views).read(project)
+        refresh = CurrentRefresh(
+            answers=answers,
+            project=project,
+            layer="speed",
+            scorer=scorer,
+            online=OnlineModels(answers.views).read(project),
+            unscored=why,
+        )
         for batch in batches:
-            rows = _refreshed(answers, scorer, project, batch.column("key").to_pylist(), "speed", online, why)
+            try:
+                rows = refresh.run(batch.column("key").to_pylist())
+            except DeclaredAnewError:
+                rows = []  # the stream goes on without current rows: the next build needs its tiles
             yield pa.RecordBatch.from_pydict(
                 {
                     "key": [row["key"] for row in rows],
@@ -146,8 +156,13 @@ def replacer(
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         answers = kept_answers(views)
-        scorer = Models(models).scorer(project.name, model_version) if model_version else None
-        online = OnlineModels(answers.views).read(project)
+        refresh = CurrentRefresh(
+            answers=answers,
+            project=project,
+            layer="batch",
+            scorer=Models(models).scorer(project.name, model_version) if model_version else None,
+            online=OnlineModels(answers.views).read(project),
+        )
         for batch in batches:
             keys = batch.column("key").to_pylist()
             before = (
@@ -155,8 +170,7 @@ def replacer(
                 if model_version and _streamed(project)
                 else {}
             )
-            rows = _refreshed(answers, scorer, project, keys, "batch", online)
-            both = [(before.get(row["key"]), row) for row in rows]
+            both = [(before.get(row["key"]), row) for row in refresh.run(keys)]
             difference = [None if was is None else abs(was[0] - row["score"]) for was, row in both]
             flipped = [None if was is None or was[1] is None else was[1] != row["label"] for was, row in both]
             yield pa.RecordBatch.from_pydict(
@@ -174,21 +188,3 @@ def _streamed(project: Project) -> bool:
 def kept_answers(views: ViewsSettings) -> Answers:
     """Answers kept by a worker process between tasks, so that parts of busy keys are read once."""
     return Answers(Views(views), parts=Parts(_PARTS_BYTES))
-
-
-def _refreshed(
-    answers: Answers,
-    scorer: Scorer | None,
-    project: Project,
-    keys: Sequence[str],
-    layer: str,
-    online: OnlineModel | None,
-    unscored: str | None = None,
-) -> list[dict[str, Any]]:
-    try:
-        return refresh(answers, scorer, project, keys, layer, online, unscored) if keys else []
-    except DeclaredAnewError:
-        # The stream goes on without current rows: the next build needs its tiles.
-        if layer != "speed":
-            raise
-        return []

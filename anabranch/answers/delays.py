@@ -26,7 +26,7 @@ class Delay:
 
 
 def as_measures(project: str, delay: Delay) -> list[Measure]:
-    """The measures to keep."""
+    """A delay as the measures that are kept of it."""
     at = from_micros(delay.at)
     values = {
         _DELAY: delay.behind / SECOND,
@@ -39,19 +39,13 @@ def as_measures(project: str, delay: Delay) -> list[Measure]:
 
 
 def from_measures(measures: Iterable[Measure], sources: Sequence[str]) -> list[Delay]:
-    """What was said last of those `sources` that a stream ever said something of."""
-    said = {(one.name, one.slice): one for one in measures if one.subject == STREAM}
-    found = []
+    """The latest delay of each of `sources` that has one."""
+    latest = {(one.name, one.slice): one for one in measures if one.subject == STREAM}
+    delays = []
     for source in sources:
-        delay, kept = said.get((_DELAY, source)), said.get((_KEPT, source))
+        delay, kept = latest.get((_DELAY, source)), latest.get((_KEPT, source))
         if delay is not None:
             since = round(kept.value * SECOND) if kept is not None and kept.value else None
-            found.append(
-                Delay(
-                    source=source,
-                    at=to_micros(delay.at),
-                    behind=round(delay.value * SECOND),
-                    kept_since=since,
-                )
-            )
-    return found
+            behind = round(delay.value * SECOND)
+            delays.append(Delay(source=source, at=to_micros(delay.at), behind=behind, kept_since=since))
+    return delays

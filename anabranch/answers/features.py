@@ -4,10 +4,12 @@ Jobs and streams block (`features`), the server awaits (`answer`): both use the 
 """
 
 import asyncio
-import time
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+
+from cachetools import TTLCache
 
 from anabranch.answers.coalescing import Coalescer
 from anabranch.answers.parts import Name, Parts
@@ -22,10 +24,8 @@ from anabranch.stores.ignite.shared_parts import SharedParts
 from anabranch.values.keys import SEPARATOR, key_text
 from anabranch.values.times import format_time, now_micros
 
-_AT_ONCE = 20  # keys that are asked or merged before others get their turn on the event loop
-
-
-_SIDE_BY_SIDE = 200  # keys whose reads are under way together where nobody else waits for a turn
+_AT_ONCE = 20  # keys that are read or merged before other callers get their turn on the event loop
+_SIDE_BY_SIDE = 200  # keys whose reads are in flight together where no event loop waits
 
 
 @dataclass(frozen=True)
@@ -44,23 +44,17 @@ class Answer:
     known: bool = True
 
 
-@dataclass
-class _Seen:
-    manifest: Manifest | None
-    until: float
-
-
 @dataclass(frozen=True)
 class _Reading:
-    """Reads under way for some keys, whose texts are by view."""
+    """Reads in flight; `texts` are the stored texts of each key by view."""
 
     texts: Sequence[Mapping[str, str]]
     pending: Sequence[Pending]
 
     def when_done(self, done: Callable[[], object]) -> None:
-        """Call `done` when every read has an answer or an error: from whatever thread, and at least once."""
+        """Call `done` when every read has an answer or an error: from any thread, and at least once."""
         futures = [future for pending in self.pending for future in pending.futures]
-        left = [None] * len(futures)  # popping is one step, whichever thread does it
+        left = [None] * len(futures)  # popping is atomic between threads
 
         def one(_: object) -> None:
             left.pop()
@@ -86,27 +80,31 @@ class Answers:
     parts: Parts | None = None
     timeout: float | None = None
     shared: SharedParts | None = None
-    _seen: dict[str, _Seen] = field(default_factory=dict)
+    _manifests: TTLCache[str, tuple[Manifest | None]] = field(init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
     _gathering: "Coalescer[tuple[Project, Manifest | None], Mapping[str, object], Answer]" = field(init=False)
 
     def __post_init__(self) -> None:
+        self._manifests = TTLCache(maxsize=1024, ttl=self.patience)
         self._gathering = Coalescer(
             lambda versions, keys: self._awaited(versions[0], keys, versions[1]), most=_AT_ONCE
         )
 
     def manifest(self, project: str) -> Manifest | None:
-        """The manifest that answers are made with."""
-        seen = self._seen.get(project)
-        if seen is None or seen.until < time.monotonic():
-            seen = _Seen(self.views.manifest(project), time.monotonic() + self.patience)
-            self._seen[project] = seen
-        return seen.manifest
+        """The manifest that answers are made with, up to `patience` seconds old."""
+        with self._lock:
+            kept = self._manifests.get(project)
+        if kept is None:
+            kept = (self.views.manifest(project),)
+            with self._lock:
+                self._manifests[project] = kept
+        return kept[0]
 
     @property
     def kept(self) -> Mapping[str, int]:
-        """What the cache of batch parts holds and has done."""
-        found = self.parts or Parts(0)
-        kept = {"bytes": found.bytes, "entries": len(found), "hits": found.hits, "misses": found.misses}
+        """Counts of the cache of batch parts: bytes, entries, hits, misses, and those of the shared one."""
+        parts = self.parts or Parts(0)
+        kept = {"bytes": parts.bytes, "entries": len(parts), "hits": parts.hits, "misses": parts.misses}
         return kept if self.shared is None else {**kept, **self.shared.done}
 
     def prepare(self, project: Project, manifest: Manifest | None) -> None:
@@ -118,15 +116,15 @@ class Answers:
     ) -> list[Answer]:
         """Answers in the order of `keys` (each ``{column: value}``), as of `at` or now; 200 at once."""
         manifest = self.manifest(project.name)
-        found: list[Answer] = []
+        answers: list[Answer] = []
         for start in range(0, len(keys), _SIDE_BY_SIDE):
             chunk = keys[start : start + _SIDE_BY_SIDE]
             asked = now_micros() if at is None else at
             reading = self._begin(project, chunk, manifest, asked)
             known = self._collect(reading, manifest, project)
             moment = min(now_micros(), asked + GRACE) if at is None else at
-            found += _answers(project, chunk, reading.texts, known, manifest, moment)
-        return found
+            answers += _answers(project, chunk, reading.texts, known, manifest, moment)
+        return answers
 
     async def answer(
         self,
@@ -166,14 +164,14 @@ class Answers:
             await _done(reading)
             known.update(self._collect(reading, manifest, project))
         moment = min(now_micros(), asked + GRACE) if at is None else at
-        found: list[Answer] = []
+        answers: list[Answer] = []
         for reading in readings:
-            found += _answers(
-                project, keys[len(found) : len(found) + _AT_ONCE], reading.texts, known, manifest, moment
+            answers += _answers(
+                project, keys[len(answers) : len(answers) + _AT_ONCE], reading.texts, known, manifest, moment
             )
             if several:
                 await asyncio.sleep(0)
-        return found
+        return answers
 
     def last_known(
         self,
@@ -183,10 +181,10 @@ class Answers:
         why: str,
         at: int | None = None,
     ) -> list[Answer]:
-        """Degraded answers from kept batch parts alone.
+        """Degraded answers from cached batch parts alone.
 
         Raises UnavailableError with `why` where a part is not cached, and where all parts of a key are
-        empty, since stream may know the key.
+        empty, since the stream may know the key.
         """
         moment = now_micros() if at is None else at
         found = []
@@ -209,7 +207,7 @@ class Answers:
     def _begin(
         self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Manifest | None, at: int
     ) -> _Reading:
-        """Start all reads, of several keys together, which is less work."""
+        """Start all reads; keys share reads, which is less work."""
         texts = [{view.name: key_text(view.keys, key) for view in project.views} for key in keys]
         pending: list[Pending] = []
         for view in project.views:
@@ -261,7 +259,7 @@ class Answers:
     def _kept(
         self, project: Project, view: FeatureView, key: str, manifest: Manifest | None
     ) -> BatchPart | None:
-        # A view that was declared anew has no part of this manifest, whatever was kept.
+        # The manifest has no part of a view that is declared otherwise now, even if one is cached.
         if self.parts is None or manifest is None or manifest.fingerprints.get(view.name) != view.fingerprint:
             return None
         return self.parts.get(_name(project, view.name, key, manifest))
@@ -276,7 +274,7 @@ def _shared_name(project: Project, view: str, key: str, manifest: Manifest) -> s
 
 
 async def _done(reading: _Reading) -> None:
-    """Wait without a thread: the driver's last callback wakes the loop, once."""
+    """Wait without a thread: the last callback of the driver wakes the event loop."""
     loop = asyncio.get_running_loop()
     waiter: asyncio.Future[None] = loop.create_future()
 
@@ -285,7 +283,7 @@ async def _done(reading: _Reading) -> None:
             waiter.set_result(None)
 
     def from_driver() -> None:
-        with suppress(RuntimeError):  # the loop ended meanwhile
+        with suppress(RuntimeError):  # the loop may have ended
             loop.call_soon_threadsafe(wake)
 
     reading.when_done(from_driver)

@@ -1,6 +1,6 @@
 """Batch and speed merged at a time, as rows of Spark: for keys of a frame, and as a table function of SQL.
 
-Merged and scored by the code that serves (answers.py, current.py), in the tasks that have the keys.
+Spark's tasks run the code that serves (features.py, current.py).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -41,8 +41,8 @@ def merger(views: ViewsSettings, models: ModelsSettings, project: Project) -> Me
         answers, registry = Answers(Views(views), patience=60.0), Models(models)
         version = registry.usable_champion(project) if project.model is not None else None
         scorer = None if version is None else registry.scorer(project.name, version)
-        found = answers.features(project, [key_values(project.keys, key) for key in keys], at)
-        yield from rows_of(project, found, scorer, "merged")
+        features = answers.features(project, [key_values(project.keys, key) for key in keys], at)
+        yield from rows_of(project, features, scorer, "merged")
 
     return merge
 
@@ -79,7 +79,7 @@ def register_function(spark: SparkSession, name: str, merge: Merge, project: Pro
 
         def terminate(self) -> Iterator[tuple[Any, ...]]:
             if self.keys:
-                for found in merge(self.keys, None if self.at is None else to_micros(self.at)):
-                    yield tuple(found[name] for name in names)
+                for row in merge(self.keys, None if self.at is None else to_micros(self.at)):
+                    yield tuple(row[name] for name in names)
 
     spark.udtf.register(name, cast("UserDefinedTableFunction", udtf(Merged, returnType=schema)))

@@ -56,7 +56,7 @@ def check_json(content_type: str) -> None:
 
 
 def decode(body: bytes) -> object:
-    """The JSON of a body; raises a 400 problem for what is no JSON and a 422 for NaN and infinities."""
+    """The JSON of a body; raises a 400 problem when it is not JSON and a 422 for NaN and infinities."""
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -64,7 +64,7 @@ def decode(body: bytes) -> object:
 
 
 def _diagnosis(body: bytes, error: Exception) -> ProblemError:
-    """Python's own parser reads NaN, Infinity and 1e999, so it can tell where they stand."""
+    """The problem with a body; Python's own parser reads NaN, Infinity and 1e999, so it finds them."""
     try:
         fields = list(_unreal(json.loads(body), ""))
     except (ValueError, RecursionError):
@@ -109,13 +109,13 @@ def read_asked(body: bytes, project: Project) -> Asked | list[Asked]:
 
 def read_message(value: bytes | None, project: Project) -> Requested:
     """The predict request in a message: an HTTP body with a `request_id`. Never raises."""
-    found = None
+    request_id = None
     try:
         document = _message(value)
-        found = _request_id(document.pop("request_id", None))
-        return Requested(found, _one(document, project, "", _BY_MESSAGE))
+        request_id = _request_id(document.pop("request_id", None))
+        return Requested(request_id, _one(document, project, "", _BY_MESSAGE))
     except ProblemError as problem:
-        return Requested(found or _readable_id(value), problem=problem)
+        return Requested(request_id or _readable_id(value), problem=problem)
 
 
 def _message(value: bytes | None) -> dict[str, object]:
@@ -153,7 +153,7 @@ def _request_id(value: object) -> str | int:
 
 
 def _readable_id(value: bytes | None) -> str | int | None:
-    """The id in a message that Python's own parser reads, though it holds NaN or infinities."""
+    """The id of a message that only Python's own parser reads, since it holds NaN or infinities."""
     if value is None or len(value) > LONGEST_REQUEST:
         return None
     try:
@@ -193,7 +193,7 @@ def _one(document: object, project: Project, place: str, known: str = _BY_HTTP) 
         if name not in _ASKED:
             parts = "key and features" if place else known
             raise unprocessable(
-                f"{place}{name}", f"{name!r} is no part of this request: it has {parts}", "unknown-field"
+                f"{place}{name}", f"{name!r} does not belong to this request: it has {parts}", "unknown-field"
             )
     key, features = document.get("key"), document.get("features")
     if features is not None and not isinstance(features, dict):
@@ -217,7 +217,7 @@ def _checked(features: dict[str, object], project: Project, place: str) -> dict[
         if column is None:
             raise unprocessable(
                 f"{place}.{name}",
-                f"{name!r} is no feature of {project.name}: it has {', '.join(columns)}",
+                f"{name!r} is not a feature of {project.name}: it has {', '.join(columns)}",
                 "unknown-feature",
             )
         reason = None if value is None else column.type.fault(value, strict=True)
@@ -232,7 +232,7 @@ def feature_columns(project: Project) -> Mapping[str, FeatureColumn]:
 
 
 def body_key(key: object, project: Project, place: str = "key") -> Key:
-    """The key as it stands in a body: a text or number for one key column, an object for several."""
+    """The key in a body: a text or number for one key column, an object for several."""
     names = project.keys
     if not isinstance(key, dict):
         if len(names) > 1:
@@ -246,7 +246,7 @@ def body_key(key: object, project: Project, place: str = "key") -> Key:
         if name not in names:
             raise unprocessable(
                 f"{place}.{name}",
-                f"{name!r} is no key column of {project.name}: the key is {' and '.join(names)}",
+                f"{name!r} is not a key column of {project.name}: the key is {' and '.join(names)}",
                 "unknown-field",
             )
     return {name: _key_value(name, key.get(name), f"{place}.{name}", project) for name in names}
@@ -267,7 +267,7 @@ def path_key(text: str, project: Project) -> Key:
 
 
 def stored_key(key: Mapping[str, object], project: Project) -> Key:
-    """A key's values as texts that are stored; raises a 422 problem for what cannot be one."""
+    """The stored texts of a key's values; raises a 422 problem for a value that cannot be one."""
     names = project.keys
     return {
         name: _key_value(name, key[name], "key" if len(names) == 1 else f"key.{name}", project)
@@ -276,7 +276,7 @@ def stored_key(key: Mapping[str, object], project: Project) -> Key:
 
 
 def _key_value(name: str, value: object, field: str, project: Project) -> str:
-    """The stored text of a key's value, which is Spark's CAST(... AS STRING)."""
+    """The stored text of a key's value, equal to Spark's CAST(... AS STRING)."""
     if value is None or value == "":
         raise unprocessable(field, f"key {name!r} is missing: give {' and '.join(project.keys)}")
     if isinstance(value, dict | list):

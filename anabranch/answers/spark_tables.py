@@ -35,7 +35,7 @@ _FORMAT = "anabranch"
 
 @dataclass(frozen=True)
 class SparkTables:
-    """Makes the tables of projects known to a session, and reads them as frames."""
+    """Registers the tables of projects in a session, and reads them as frames."""
 
     spark: SparkSession
     lake: Lake

@@ -4,7 +4,7 @@ import statistics
 from dataclasses import replace
 from functools import partial
 
-from anabranch.answers.current import refresh
+from anabranch.answers.current import CurrentRefresh
 from anabranch.answers.features import Answers
 from anabranch.answers.parts import Parts
 from anabranch.answers.spark_tables import SparkTables
@@ -32,7 +32,12 @@ def history(found: River, project: Project, keys_there: int, steps: Steps) -> li
     for run in range(_HISTORY_RUNS + 2):  # the first two warm both up
         for kept, views in ((True, with_history), (False, without)):
             seconds = seconds_of(
-                partial(refresh, Answers(views, parts=Parts(2**25)), None, project, keys, "speed")
+                partial(
+                    CurrentRefresh(
+                        answers=Answers(views, parts=Parts(2**25)), project=project, layer="speed"
+                    ).run,
+                    keys,
+                )
             )
             if run > 1:
                 taken[kept].append(seconds)

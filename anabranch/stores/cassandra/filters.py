@@ -1,8 +1,7 @@
 """The part of Spark's filters that Cassandra evaluates: lookups of keys, and comparisons that drop rows.
 
-Only keys are left to Cassandra alone. What else it is asked to leave out, Spark judges again, so a
-comparison that the two might see differently (times finer than milliseconds, the two zeros of floating
-point) is simply not asked.
+Spark evaluates every filter but those on keys again. A comparison that the two might evaluate differently
+(times finer than milliseconds, the two zeros of floating point) is not pushed down.
 """
 
 import math
@@ -45,7 +44,7 @@ _COMPARED = {
 
 @dataclass(frozen=True)
 class Pushed:
-    """What is asked of Cassandra: `keys` to look up (None: all of them), and conditions with their values."""
+    """Cassandra's part of filters: `keys` to look up (None: all), and conditions with their values."""
 
     keys: tuple[Any, ...] | None = None
     conditions: tuple[str, ...] = ()
@@ -55,9 +54,7 @@ class Pushed:
 def push(filters: Sequence[Filter], key: str | None, types: Mapping[str, str]) -> tuple[Pushed, list[Filter]]:
     """Split filters that must all hold into Cassandra's part and Spark's.
 
-    `key` is the partition key, where that is one column.
-
-    `types` are the CQL types of the columns.
+    `key` is the partition key, where that is one column; `types` are the CQL types of the columns.
     """
     keys: list[Any] | None = None
     conditions: list[str] = []

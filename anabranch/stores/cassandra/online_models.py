@@ -2,9 +2,9 @@
 
     online_models   project -> revision, meaning, state (JSON of plain numbers), offsets, counts, origin, at
 
-The row says how far the label source's topic is in it, by partition. So whoever learns reads the topic from
-there, whatever was read before: a replay changes nothing, and what a batch resets to an earlier place is
-learnt again from that place.
+The row holds, by partition, how far the label source's topic has been learnt, and a learner reads the topic
+from there. So a replay changes nothing, and after a batch resets a row to an earlier place learning resumes
+from that place.
 """
 
 import json
@@ -34,9 +34,9 @@ _COLUMNS = "revision, meaning, state, offsets, learnt, approximate, left_out, or
 class OnlineModel:
     """A learner and its place: `offsets` are, by partition, the first message that is not learnt.
 
-    Of the labels since `origin` (``stream``: the topic's beginning; ``batch``: a training set): `learnt`; of
-    these `approximate`, whose features could not be had as of the label's time; `left_out`, which lie before
-    the cut or have no target.
+    Counts are of labels since `origin` (``stream``: the topic's beginning; ``batch``: a training set):
+    `learnt`; among them `approximate`, whose features were not exact as of the label's time; and `left_out`,
+    which are before the cut or have no target.
     """
 
     learner: Learner
@@ -55,7 +55,7 @@ class OnlineModel:
 
 
 def online_of(project: Project) -> Online | None:
-    """What the project declares of online learning, None when nothing."""
+    """The project's declaration of online learning, or None."""
     return project.model.online if project.model is not None else None
 
 
@@ -72,18 +72,18 @@ def online_rows(project: Project, columns: Columns) -> Numbers:
 
 
 def fresh(project: Project, online: Online) -> OnlineModel:
-    """One that has learnt nothing."""
+    """A model that has learnt nothing yet."""
     task = project.model.task if project.model is not None else "class"
     return OnlineModel(learner=Learner(online, task, [given.name for given in online_inputs(project)]))
 
 
 def meaning(project: Project) -> str:
-    """Changes with whatever makes a state useless: what is learnt, from which features, how."""
+    """A text that changes with the target, the features or the learner, and so with a state's meaning."""
     return f"{project.fingerprint} {online_of(project)!r}"
 
 
 class OnlineModels:
-    """The gateway."""
+    """The gateway to the table of online models."""
 
     def __init__(self, views: Views) -> None:
         self._views = views
@@ -107,13 +107,13 @@ class OnlineModels:
             replace(model, revision=expected + 1, at=from_micros(now_micros())),
             from_micros(now_micros()),
         )
-        said = [
+        state = [
             row.revision,
             meaning(project),
             json.dumps(model.learner.described()),
             json.dumps(dict(model.offsets)),
         ]
-        values = [*said, model.learnt, model.approximate, model.left_out, model.origin, at]
+        values = [*state, model.learnt, model.approximate, model.left_out, model.origin, at]
         with answering():
             session = self._views.session
             if expected:
@@ -132,7 +132,7 @@ class OnlineModels:
             return row if found.was_applied else None
 
     def revision(self, project: str) -> int:
-        """Of the row as it is, whatever it means; 0 when there is none."""
+        """The revision of the row, whatever its meaning; 0 without a row."""
         row = self._row(project)
         return 0 if row is None else int(row.revision)
 

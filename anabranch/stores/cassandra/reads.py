@@ -178,7 +178,7 @@ class StateReads(Tables):
         *,
         many: bool = False,
     ) -> _Statements:
-        """Statements for batch part, wide and fine tiles of one key or of `many`; None where there is none."""
+        """Statements for batch part, wide and fine tiles of one key or of `many`; None where missing."""
         batch = tiles = fine = None
         where = "key IN ?" if many else "key = ?"  # one key's read goes to a node that has it
         if manifest is not None:

@@ -47,13 +47,13 @@ def retire_tiles(views: Views, project: Project, before: int, stopping: threadin
 
 
 def _keys(session: Session, table: str, before: int) -> Iterator[str]:
-    """Keys whose first slot lies before the bound: one row a key is read."""
+    """Keys whose first slot is before `before`; reads one row a key."""
     statement = SimpleStatement(f"SELECT key, slot FROM {table} PER PARTITION LIMIT 1", fetch_size=_PAGE)
     return (row.key for row in session.execute(statement) if row.slot < before)
 
 
 def _retire(session: Session, project: str, view: FeatureView, key: str, before: int) -> None:
-    # A tile's write time lies within its slot, so a removal as of the bound never meets a later tile.
+    # A tile's write time lies within its slot, so a deletion as of `before` never removes a later tile.
     if len(view.tiers) > 1:
         fine = tiles_table(project, view, fine=True)
         rows = session.execute(f"SELECT tile_start, slot FROM {fine} WHERE key = %s", (key,))

@@ -4,7 +4,7 @@
     <project>__<view>__w<fingerprint>  (key) slot, tile_start -> state, extra  wide tiles; TTL
     <project>__<view>__f<fingerprint>  (key) tile_start, slot -> state, extra  fine tiles; TTL
     <project>_current                  key -> keys, features, the columns of current_rows.py
-    <project>_history                  (key) slot -> the same columns          last row of a slot; TTL by setting
+    <project>_history                  (key) slot -> the same columns          last row of a slot; TTL
     manifest                           project -> current and previous batch version
     batch_versions                     project, version: numbers that builds took
 
