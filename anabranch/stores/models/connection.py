@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable, Hashable, Iterator
@@ -11,8 +12,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cachetools import LRUCache
+
 from anabranch.errors import MisuseError, UnavailableError
 from anabranch.settings import ModelsSettings
+from anabranch.stores.breaker import Breaker
 
 _T = TypeVar("_T")
 _PAUSE = (
@@ -34,28 +38,25 @@ _MLFLOW_ENVIRONMENT = {
 
 
 class RetryPauses:
-    """What did not answer is not asked again for some seconds: callers get the last error at once instead."""
+    """A circuit breaker for each key: what did not answer is not asked again for some seconds."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._failed: dict[Hashable, tuple[float, str]] = {}
+        self._breakers: LRUCache[Hashable, Breaker] = LRUCache(1024)
+        self._lock = threading.Lock()
 
     def failed(self, key: Hashable) -> bool:
         """Whether the last attempt for `key` failed."""
-        return key in self._failed
+        return self._breaker(key).open
 
     def ask(self, key: Hashable, read: Callable[[], _T]) -> _T:
         """The result of `read`; raises UnavailableError when it does, or did within the pause."""
-        until, why = self._failed.get(key, (0.0, ""))
-        if time.monotonic() < until:
-            raise UnavailableError(why)
-        try:
-            found = read()
-        except UnavailableError as error:
-            self._failed[key] = (time.monotonic() + self._seconds, str(error))
-            raise
-        self._failed.pop(key, None)
-        return found
+        with self._breaker(key).calling():
+            return read()
+
+    def _breaker(self, key: Hashable) -> Breaker:
+        with self._lock:
+            return self._breakers.setdefault(key, Breaker("MLflow", failures=1, pause=self._seconds))
 
 
 PAUSES = RetryPauses(_PAUSE)
