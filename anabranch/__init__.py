@@ -13,6 +13,7 @@ from anabranch.declare.projects import OnWrite, Project
 from anabranch.declare.sources import Source
 from anabranch.declare.views import FeatureView
 from anabranch.declare.watch import Watch
+from anabranch.declare.wire_formats import register_format
 
 AGGREGATES: tuple[type[Aggregate], ...] = (
     Count,
@@ -91,4 +92,5 @@ __all__ = [
     "TopK",
     "Variance",
     "Watch",
+    "register_format",
 ]

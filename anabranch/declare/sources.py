@@ -4,19 +4,25 @@ import re
 from dataclasses import dataclass
 
 from anabranch.declare.names import check_name
+from anabranch.declare.wire_formats import format_names
 from anabranch.errors import DeclarationError
 from anabranch.values.types import Column, parse_schema
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where events of one kind come from. `topic` None: files only. `id` names an event: its first arrival wins."""
+    """Where events of one kind come from. `id` names an event: its first arrival wins.
+
+    Without a `topic` they come by files only. `format` is how the topic's messages are written: ``"json"`` (one object),
+    ``"csv"`` (one line, the columns in the order of the schema), or a name of `register_format`.
+    """
 
     name: str
     schema: str
     id: str
     time: str
     topic: str | None = None
+    format: str = "json"
     description: str = ""
 
     def __post_init__(self) -> None:
@@ -24,6 +30,10 @@ class Source:
         if self.topic is not None and not re.fullmatch(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}", self.topic):
             raise DeclarationError(
                 f"source {self.name!r}: topic {self.topic!r} is not a Kafka topic name: use letters, digits, '.', '_' and '-'"
+            )
+        if self.format not in format_names():
+            raise DeclarationError(
+                f"source {self.name!r}: format {self.format!r} is unknown: use {', '.join(format_names())}, or register it"
             )
         self.column(self.id, "id")
         if not self.column(self.time, "time").type.time:

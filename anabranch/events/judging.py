@@ -1,18 +1,7 @@
 """From raw text to typed events, by one rule for files and topics, batch and stream. DataFrame in, DataFrame out.
 
-Beside the columns of its source an event carries the lake's own:
-
-    _arrival TIMESTAMP   when it came: the broker's time of a message, or the moment a file was loaded
-    _date DATE           of the arrival; the lake is partitioned by it
-    _file STRING         where it came from: a file, or ...
-    _topic STRING        ... a topic
-    _partition INT       of the topic
-    _offset BIGINT       in the partition, or (rising, with gaps) in the file
-
 Nothing here knows where events are stored. An event that is bad keeps its text in `_raw` and has a `_reason`.
 """
-
-from collections.abc import Sequence
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -21,36 +10,16 @@ from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
 from anabranch.events.cells import cell, complaint, is_wrong, named
 from anabranch.events.conditions import reasons
+from anabranch.events.decoders.decoder import Decoder, decoder_of
 from anabranch.events.expectations import Suite
+from anabranch.events.rows import LAKE_COLUMNS, lake_columns, sealed
 from anabranch.settings import TimeSettings
 from anabranch.values.keys import LONGEST_KEY, SEPARATOR
 from anabranch.values.times import SECOND
-from anabranch.values.types import Column as SourceColumn
-
-LAKE_COLUMNS = {
-    "_arrival": "TIMESTAMP",
-    "_date": "DATE",
-    "_file": "STRING",
-    "_topic": "STRING",
-    "_partition": "INT",
-    "_offset": "BIGINT",
-}
-LONGEST_EVENT = 1_048_576
-"""Bytes of one event's text; what is longer goes to quarantine."""
-_STRICT = {"allowSingleQuotes": "false"}
-_BROKEN = "_broken"
-_RFC_4180 = {
-    "quote": '"',
-    "escape": '"',
-    "mode": "PERMISSIVE",
-    "columnNameOfCorruptRecord": _BROKEN,
-    "maxCharsPerColumn": "-1",
-    "maxColumns": "100000",
-}
 
 
 def from_topic(messages: DataFrame) -> DataFrame:
-    """Messages as Spark's Kafka source gives them, as raw events for `parse_json`."""
+    """Messages as Spark's Kafka source gives them, as raw events for `parse`."""
     return messages.select(
         F.col("value").cast("string").alias("value"),
         F.col("timestamp").alias("_arrival"),
@@ -65,111 +34,19 @@ def good_events(
     project: Project, source: Source, messages: DataFrame, times: TimeSettings, suite: Suite | None = None
 ) -> DataFrame:
     """The events among Kafka messages that landing would not put in quarantine, by the same rules."""
-    judged = judge(
-        source,
-        project.key_sets(source),
-        parse_json(source, from_topic(messages)),
-        times.future_skew_seconds,
-        suite,
-    )
-    return good(source, judged)
+    events = parse(source, from_topic(messages))
+    return good(source, judge(source, project.key_sets(source), events, times.future_skew_seconds, suite))
 
 
-def parse_json(source: Source, raw: DataFrame) -> DataFrame:
-    """Typed events of raw JSON texts: `raw` has `value` STRING and the lake columns (`_date` is made here).
+def parse(source: Source, raw: DataFrame, decoder: Decoder | None = None) -> DataFrame:
+    """Typed events of raw ones: `raw` has `value` STRING and the lake's columns (`_date` is made here).
 
-    One JSON object an event; fields that are not declared are ignored, those that are missing are NULL.
+    `decoder` reads the values, by default that of the source's format. The result is that of `read_cells`.
     """
-    return parse_text(source, json_texts(source, raw))
+    return read_cells(source, (decoder or decoder_of(source)).cells(source, raw))
 
 
-def json_texts(source: Source, raw: DataFrame) -> DataFrame:
-    """The cells of raw JSON texts as texts, for `parse_text`."""
-    fields = ", ".join(f"`{column.name}`: STRING" for column in source.columns)
-    short = F.when(F.octet_length("value") <= LONGEST_EVENT, F.col("value"))
-    # As an array, so that a second object or an array of events in one text is seen and not silently dropped.
-    objects = F.from_json(F.concat(F.lit("["), short, F.lit("]")), f"ARRAY<STRUCT<{fields}>>", _STRICT)
-    exact = [column for column in source.columns if column.type.decimal]
-    decimals = (
-        F.from_json(short, ", ".join(f"`{c.name}` {c.type.spark}" for c in exact), _STRICT)
-        if exact
-        else F.lit(None)
-    )
-    parsed = _sealed(raw, *map(named, raw.columns), objects.alias("_objects"), decimals.alias("_decimals"))
-    texts = [_json_text(column).alias(column.name) for column in source.columns]
-    return _sealed(parsed, *_lake(), F.col("value").alias("_raw"), _json_fault().alias("_fault"), *texts)
-
-
-def _json_text(column: SourceColumn) -> Column:
-    text = F.get("_objects", F.lit(0))[column.name]
-    if column.type.decimal:
-        # Spark hands numbers on as text by way of a double; read as DECIMAL they keep all their digits.
-        return F.coalesce(
-            F.when(text.rlike("^[-+0-9.eE]+$"), F.col("_decimals")[column.name].cast("string")), text
-        )
-    if column.type.floating:
-        return F.when(text.isin('"NaN"', '"Infinity"', '"-Infinity"'), F.trim(text, F.lit('"'))).otherwise(
-            text
-        )
-    return text
-
-
-def _json_fault() -> Column:
-    value, first = F.col("value"), F.get("_objects", F.lit(0))
-    one_object = (
-        (F.size("_objects") == 1)
-        & first.isNotNull()
-        & F.endswith(F.rtrim(value, F.lit(" \t\r\n")), F.lit("}"))
-    )
-    return (
-        F.when(value.isNull(), "no value: a message without one (a tombstone) is no event")
-        .when(F.octet_length(value) > LONGEST_EVENT, _too_large(value))
-        .when(~F.is_valid_utf8(value), "the text is not UTF-8")
-        .when(~F.coalesce(one_object, F.lit(False)), "malformed JSON: one JSON object is expected")
-    )
-
-
-def parse_csv(source: Source, lines: DataFrame, header: Sequence[str]) -> DataFrame:
-    """Typed events of lines of a CSV with these columns: `lines` has `value` STRING and the lake columns."""
-    return parse_text(source, csv_texts(lines, header))
-
-
-def csv_texts(lines: DataFrame, header: Sequence[str]) -> DataFrame:
-    """The cells of such lines as texts, for `parse_text`."""
-    value, short = F.col("value"), F.octet_length("value") <= LONGEST_EVENT
-    quoted = F.contains(value, F.lit('"'))
-    columns = ", ".join(f"`{name}` STRING" for name in header)
-    # A line without quotes needs no parser, which costs three times as much.
-    cells = F.when(short & ~quoted, F.split(value, ",", -1))
-    fields = F.when(short & quoted, F.from_csv(value, f"{columns}, {_BROKEN} STRING", _RFC_4180))
-    split = _sealed(lines, value, *map(named, LAKE_COLUMNS), cells.alias("_cells"), fields.alias("_fields"))
-    texts = [
-        F.coalesce(F.nullif(F.get("_cells", F.lit(n)), F.lit("")), F.col("_fields")[name]).alias(name)
-        for n, name in enumerate(header)
-    ]
-    return split.select(*LAKE_COLUMNS, value.alias("_raw"), _csv_fault(len(header)).alias("_fault"), *texts)
-
-
-def _csv_fault(cells: int) -> Column:
-    value, plain = F.col("value"), F.col("_cells").isNotNull()
-    quotes = F.length(value) - F.length(F.replace(value, F.lit('"'), F.lit("")))
-    count = f"the row has not {cells} cells: as many as the header are expected"
-    return (
-        F.when(~F.is_valid_utf8(value), "the text is not UTF-8")
-        .when(plain, F.when(F.size("_cells") != cells, count))
-        .when(F.octet_length(value) > LONGEST_EVENT, _too_large(value))
-        .when(quotes % 2 != 0, "a quote is not closed: a row must stand on one line, quotes in it doubled")
-        .when(F.col(f"_fields.{_BROKEN}").isNotNull(), count)
-    )
-
-
-def _too_large(value: Column) -> Column:
-    return F.concat(
-        F.lit("too large: "), F.octet_length(value), F.lit(f" bytes, an event may have {LONGEST_EVENT}")
-    )
-
-
-def parse_text(source: Source, raw: DataFrame) -> DataFrame:
+def read_cells(source: Source, raw: DataFrame) -> DataFrame:
     """Typed events of rows whose columns are text: all source columns, lake columns, `_raw` and, for rows that are
     broken as a whole, `_fault`. A column that has the declared type already is taken as it is.
 
@@ -178,7 +55,7 @@ def parse_text(source: Source, raw: DataFrame) -> DataFrame:
     types = {field.name: field.dataType.simpleString() for field in raw.schema.fields}
     texts = [column for column in source.columns if types[column.name] != column.type.spark.lower()]
     cells = {column.name: f"_cell_{position}" for position, column in enumerate(texts)}
-    read = _sealed(
+    read = sealed(
         raw,
         *map(named, raw.columns),
         *[cell(column.name, column.type).alias(cells[column.name]) for column in texts],
@@ -192,7 +69,7 @@ def parse_text(source: Source, raw: DataFrame) -> DataFrame:
     reason = F.coalesce(fault, _all_of(wrong))
     typed = [F.col(cells[c.name]).alias(c.name) if c.name in cells else named(c.name) for c in source.columns]
     # Not sealed: `judge` reads the reason once, and all the rest are columns.
-    return read.select(*typed, *_lake(), F.col("_raw"), reason.alias("_reason"))
+    return read.select(*typed, *lake_columns(), F.col("_raw"), reason.alias("_reason"))
 
 
 def judge(
@@ -202,7 +79,7 @@ def judge(
     future_skew_seconds: int,
     suite: Suite | None = None,
 ) -> DataFrame:
-    """The events of `parse_*` with a `_reason` also for those without id, time or key, from the future, or against a rule of `suite`.
+    """The events of `parse` with a `_reason` also for those without id, time or key, from the future, or against a rule of `suite`.
 
     An event needs its key for one view at least; a key of empty text is none and becomes NULL.
     """
@@ -230,7 +107,7 @@ def judge(
     ]
     reason = F.coalesce("_reason", _all_of(rules))
     kept = [name for name in events.columns if name != "_reason"]
-    return _sealed(events.withColumns(empty), *[named(name) for name in kept], reason.alias("_reason"))
+    return sealed(events.withColumns(empty), *[named(name) for name in kept], reason.alias("_reason"))
 
 
 def _all_of(reasons: list[Column]) -> Column:
@@ -261,26 +138,4 @@ def good(source: Source, judged: DataFrame) -> DataFrame:
     """The events without a reason against them: source columns and lake columns."""
     return judged.where("_reason IS NULL").select(
         *[named(column.name) for column in source.columns], *LAKE_COLUMNS
-    )
-
-
-def _lake() -> list[Column]:
-    """The lake columns of raw events; the date is always that of the arrival."""
-    return [
-        (F.to_date("_arrival") if name == "_date" else F.col(name)).cast(kind).alias(name)
-        for name, kind in LAKE_COLUMNS.items()
-    ]
-
-
-def _sealed(frame: DataFrame, *columns: Column) -> DataFrame:
-    """`frame.select(columns)`, each computed once.
-
-    Spark copies an expression into every later one that reads it; over the cells of a wide source that makes plans
-    beyond any heap. It does not look through a generator, so this is one: a row of one row. What a generator computes
-    itself is interpreted, not compiled: so the row is put together before it.
-    """
-    return (
-        frame.select(F.struct(*columns).alias("_row"))
-        .select(F.explode(F.array("_row")).alias("_row"))
-        .select("_row.*")
     )

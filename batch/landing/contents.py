@@ -16,7 +16,11 @@ from pyspark.sql import functions as F
 
 from anabranch.declare.sources import Source
 from anabranch.errors import AnabranchError
-from anabranch.events.judging import LAKE_COLUMNS, parse_csv, parse_json, parse_text
+from anabranch.events.decoders.csv_lines import CsvDecoder
+from anabranch.events.decoders.decoder import table_cells
+from anabranch.events.decoders.json_objects import JsonDecoder
+from anabranch.events.judging import parse, read_cells
+from anabranch.events.rows import LAKE_COLUMNS
 from anabranch.stores.files.filesystems import spark_path
 from anabranch.values.times import from_micros
 from batch.landing.event_files import EventFile
@@ -104,35 +108,16 @@ def _file_name(group: FileGroup) -> Column:
     return F.coalesce(*local, plain)
 
 
-def parse(raw: DataFrame, group: FileGroup, source: Source) -> DataFrame:
-    """The rows of `raw_rows` as `parse_text` and `parse_json` give them."""
+def parse_rows(raw: DataFrame, group: FileGroup, source: Source) -> DataFrame:
+    """The rows of `raw_rows` as typed events (anabranch/events/judging.py: read_cells), whichever format the files have."""
     first = group.files[0]
     if first.format == "parquet":
-        return parse_text(source, _parquet_rows(raw, source))
+        return read_cells(source, table_cells(source, raw))
     # No row can equal the header: its event time would have to be the name of a column.
     lines = raw.where((F.ascii("value") > _BLANK) | (F.trim("value", F.lit(" \t")) != ""))
-    return (
-        parse_json(source, lines)
-        if first.format == "json"
-        else parse_csv(source, lines.where(F.col("value") != first.form), first.header)
-    )
-
-
-def _parquet_rows(raw: DataFrame, source: Source) -> DataFrame:
-    found = {field.name: field.dataType.simpleString() for field in raw.schema.fields}
-    columns = []
-    for column in source.columns:
-        kind = found[column.name]
-        if kind.startswith(("struct", "array", "map")):
-            raise AnabranchError(
-                f"column {column.name!r} is {kind}, which is no single value: nothing was landed; write it as {column.type}"
-            )
-        typed = F.col(f"`{column.name}`")
-        columns.append(
-            typed if kind == column.type.spark.lower() else typed.cast("string").alias(column.name)
-        )
-    text = F.to_json(F.struct(*[F.col(f"`{column.name}`") for column in source.columns])).alias("_raw")
-    return raw.select(*columns, *LAKE_COLUMNS, text)
+    if first.format == "json":
+        return parse(source, lines, JsonDecoder())
+    return parse(source, lines.where(F.col("value") != first.form), CsvDecoder(first.header))
 
 
 def observed_content(raw: DataFrame) -> tuple[DataFrame, Observation]:

@@ -35,7 +35,7 @@ from batch.landing.contents import (
     contents,
     groups,
     observed_content,
-    parse,
+    parse_rows,
     raw_rows,
 )
 from batch.landing.event_files import EventFile, check_file, find_files
@@ -122,7 +122,9 @@ class _Loads:
             if not names
             else (raw_rows(self.spark, chosen, self.arrival), None)
         )
-        staged = self.target.staged(self.target.judged(parse(raw, chosen, self.target.source)), chosen.header)
+        staged = self.target.staged(
+            self.target.judged(parse_rows(raw, chosen, self.target.source)), chosen.header
+        )
         self._check_unchanged(chosen, staged)
         if observation is not None:
             names = {new[0].path: self._content_name(content_name(observation.get))}

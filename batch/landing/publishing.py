@@ -13,6 +13,7 @@ from pathlib import Path
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
 from anabranch.errors import EventError, MisuseError
+from anabranch.events.encoding import encode_event
 from anabranch.progress import Progress
 from anabranch.stores.kafka.bus import Bus
 from anabranch.values.keys import key_text
@@ -46,8 +47,8 @@ def publish_file(bus: Bus, project: Project, source_name: str, path: Path, progr
     progress.step(f"publishing {path.name} to {source.topic}")
     bus.ensure_topics([source.topic])
     keys = (project.key_sets(source) or ((),))[0]
-    rows = _csv_messages(file.path, source, keys) if file.format == "csv" else _json_messages(file.path, keys)
-    return bus.publish(source.topic, _counted(rows, progress))
+    read = _csv_messages if file.format == "csv" else _json_messages
+    return bus.publish(source.topic, _counted(read(file.path, source, keys), progress))
 
 
 def publish_rows(bus: Bus, project: Project, source: Source, rows: Sequence[Mapping[str, object]]) -> int:
@@ -58,7 +59,7 @@ def publish_rows(bus: Bus, project: Project, source: Source, rows: Sequence[Mapp
         )
     keys = (project.key_sets(source) or ((),))[0]
     bus.ensure_topics([source.topic])
-    return bus.publish(source.topic, [(_key(row, keys), json.dumps(row).encode()) for row in rows])
+    return bus.publish(source.topic, [_message(row, json.dumps(row).encode(), source, keys) for row in rows])
 
 
 def _csv_messages(path: str, source: Source, keys: tuple[str, ...]) -> Iterator[tuple[bytes | None, bytes]]:
@@ -69,24 +70,27 @@ def _csv_messages(path: str, source: Source, keys: tuple[str, ...]) -> Iterator[
         for cells in lines:
             if len(cells) == len(header) and not any(_LONE.search(cell) for cell in cells):
                 event = {name: _value(cell, types[name]) for name, cell in zip(header, cells, strict=True)}
-                yield _key(event, keys), json.dumps(event).encode()
+                yield _message(event, json.dumps(event).encode(), source, keys)
             elif cells:
                 yield None, ",".join(cells).encode(errors="surrogateescape")
 
 
-def _json_messages(path: str, keys: tuple[str, ...]) -> Iterator[tuple[bytes | None, bytes]]:
+def _json_messages(path: str, source: Source, keys: tuple[str, ...]) -> Iterator[tuple[bytes | None, bytes]]:
     with open_text(path) as text:
-        for line in text:
-            if line.strip():
-                yield _json_key(line, keys), line.strip().encode(errors="surrogateescape")
+        for line in filter(str.strip, text):
+            message = line.strip().encode(errors="surrogateescape")
+            try:
+                event = json.loads(line)
+            except ValueError:
+                event = None
+            yield _message(event, message, source, keys) if isinstance(event, dict) else (None, message)
 
 
-def _json_key(line: str, keys: tuple[str, ...]) -> bytes | None:
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return None
-    return _key(event, keys) if isinstance(event, dict) else None
+def _message(
+    event: Mapping[str, object], text: bytes, source: Source, keys: tuple[str, ...]
+) -> tuple[bytes | None, bytes]:
+    """Key and value of the message for an event, which `text` has as JSON."""
+    return _key(event, keys), encode_event(source, text)
 
 
 def _key(event: Mapping[str, object], keys: tuple[str, ...]) -> bytes | None:

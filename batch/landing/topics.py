@@ -16,7 +16,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
 from anabranch.errors import AnabranchError
-from anabranch.events.judging import from_topic, parse_json
+from anabranch.events.judging import from_topic, parse
 from anabranch.events.predictions import NAME, landed_sources
 from anabranch.progress import Progress
 from anabranch.settings import TimeSettings
@@ -121,7 +121,7 @@ def _start(
         .option("maxOffsetsPerTrigger", _MOST_A_BATCH)
         .load()
     )
-    judged = target.judged(parse_json(source, from_topic(messages)))
+    judged = target.judged(parse(source, from_topic(messages)))
     writer = judged.writeStream.queryName(f"land {target.project.name}.{source.name}")
     writer = (
         writer.trigger(availableNow=True)

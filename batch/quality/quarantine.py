@@ -23,7 +23,11 @@ from pyspark.sql import functions as F
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
 from anabranch.errors import AnabranchError
-from anabranch.events.judging import LAKE_COLUMNS, csv_texts, json_texts, judge, parse_text
+from anabranch.events.decoders.csv_lines import CsvDecoder
+from anabranch.events.decoders.decoder import Decoder, decoder_of
+from anabranch.events.decoders.json_objects import JsonDecoder
+from anabranch.events.judging import judge, read_cells
+from anabranch.events.rows import LAKE_COLUMNS
 from anabranch.progress import Progress
 from anabranch.settings import TimeSettings
 from anabranch.stores.lake.lake import Lake
@@ -51,7 +55,7 @@ class Replayed:
 
 
 def pending(spark: SparkSession, lake: Lake, project: Project, source: Source) -> DataFrame:
-    """The source's rows in quarantine that no replay has landed yet: the columns of `stores.lake.QUARANTINE` and their `id`."""
+    """The source's rows in quarantine that no replay has landed yet: the columns of QUARANTINE (anabranch/stores/lake/lake.py) and their `id`."""
     rows = lake.quarantine(spark, project).where(F.col("source") == source.name).withColumn("id", _identity())
     return rows.join(_landed(spark, lake, project, source), "id", "left_anti")
 
@@ -126,7 +130,7 @@ def _identity() -> Column:
 
 
 def _as_raw(rows: DataFrame, source: Source, arrival: int, changes: Mapping[str, str]) -> DataFrame:
-    """Quarantined rows as raw events: `value`, `_header` and the lake columns."""
+    """Quarantined rows as raw events: `value`, `_header`, `_is_message` and the lake's columns."""
     place = [
         F.concat(F.lit(f"{name}="), F.url_encode(F.col(name).cast("string")))
         for name in ("file", "topic", "partition", "offset")
@@ -136,30 +140,33 @@ def _as_raw(rows: DataFrame, source: Source, arrival: int, changes: Mapping[str,
     address = F.concat(F.lit(PREFIX), F.col("id"), F.lit("?"), F.concat_ws("&", *place, first, *changed))
     known = {"_arrival": F.lit(from_micros(arrival)), "_file": address, "_offset": F.col("offset")}
     lake = [known.get(name, F.lit(None)).cast(kind).alias(name) for name, kind in LAKE_COLUMNS.items()]
-    # Rows that were kept before headers were have the columns in the declared order, unless they are JSON.
+    is_message = F.col("topic").isNotNull().alias("_is_message")
+    header = F.when(~is_message, F.coalesce("header", _declared_header(source))).alias("_header")
+    return rows.select(F.col("raw").alias("value"), header, is_message, *lake)
+
+
+def _declared_header(source: Source) -> Column:
+    """The header of CSV rows that were kept before headers were; NULL for JSON."""
     declared = F.lit(",".join(f'"{column.name}"' for column in source.columns))
-    header = F.coalesce("header", F.when(~F.startswith(F.ltrim("raw"), F.lit("{")), declared))
-    return rows.select(F.col("raw").alias("value"), header.alias("_header"), *lake)
+    return F.when(~F.startswith(F.ltrim("raw"), F.lit("{")), declared)
 
 
 def _parsed(raw: DataFrame, source: Source, changes: Mapping[str, str]) -> DataFrame:
-    """Typed events, as `stores.events.parse_text` gives them, of rows of whatever kind."""
-    headers = [row["_header"] for row in raw.select("_header").distinct().limit(_MOST_HEADERS + 1).collect()]
-    if len(headers) > _MOST_HEADERS:
+    """Typed events of quarantined rows: messages by the source's format, rows of CSV files by their headers, others as JSON."""
+    kinds = raw.select("_is_message", "_header").distinct().limit(_MOST_HEADERS + 1).collect()
+    if len(kinds) > _MOST_HEADERS:
         raise AnabranchError(
             f"rows of more than {_MOST_HEADERS} different CSV headers are to be replayed: choose fewer with --reason"
         )
-    # Of rows that are not there, an empty frame of JSON is made too.
-    found = (
-        [json_texts(source, raw.where("_header IS NULL").drop("_header"))]
-        if None in headers or not headers
-        else []
-    )
-    for header in (each for each in headers if each is not None):
-        cells = csv_texts(raw.where(F.col("_header") == header).drop("_header"), next(csv.reader([header])))
-        missing = [column.name for column in source.columns if column.name not in cells.columns]
-        found.append(cells.withColumns({name: F.lit(None).cast("string") for name in missing}))
-    return reduce(DataFrame.unionByName, [parse_text(source, _changed(texts, changes)) for texts in found])
+    parsed = []
+    for is_message, header in [tuple(kind) for kind in kinds] or [(True, None)]:  # no rows are an empty frame
+        decoder: Decoder = decoder_of(source) if is_message else JsonDecoder()
+        if header is not None:
+            decoder = CsvDecoder(tuple(next(csv.reader([header]))))
+        alike = (F.col("_is_message") == F.lit(is_message)) & F.col("_header").eqNullSafe(F.lit(header))
+        cells = decoder.cells(source, raw.where(alike).drop("_is_message", "_header"))
+        parsed.append(read_cells(source, _changed(cells, changes)))
+    return reduce(DataFrame.unionByName, parsed)
 
 
 def _changed(texts: DataFrame, changes: Mapping[str, str]) -> DataFrame:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from anabranch.events.judging import LONGEST_EVENT
+from anabranch.events.rows import LONGEST_EVENT
 from anabranch.values.types import type_names
 
 _VARYING = (

@@ -21,7 +21,7 @@ from anabranch.declare.projects import OnWrite, Project
 from anabranch.declare.sources import Source
 from anabranch.errors import AnabranchError, MisuseError
 from anabranch.events.copies import distinct
-from anabranch.events.judging import LAKE_COLUMNS
+from anabranch.events.rows import LAKE_COLUMNS
 from anabranch.progress import Progress
 from anabranch.stores.cassandra.tables import current_table
 from anabranch.stores.cassandra.views import Views

@@ -13,6 +13,7 @@ from anabranch.answers.predict import Prediction, shown_features, shown_key
 from anabranch.answers.problems import ProblemError, unprocessable
 from anabranch.answers.requests import Asked, Key, path_key
 from anabranch.answers.service import Questions
+from anabranch.events.encoding import encode_event
 from anabranch.events.faults import find_fault
 from anabranch.events.json_values import encode
 from anabranch.values.keys import key_text, show_key
@@ -126,10 +127,10 @@ async def events(parts: ServerParts, call: Call) -> AcceptedBody:
             raise unprocessable(
                 f"{place}{fault.field}", f"{place}{fault.reason}: nothing was published", "wrong-event"
             )
-    # The text is published as it came: decoding could cost digits of a decimal.
     texts = msgspec.json.decode(request.body, type=list[msgspec.Raw]) if several else [request.body.strip()]
     messages: list[tuple[bytes | None, bytes]] = [
-        (str(event[source.id]).encode(), bytes(text)) for event, text in zip(sent, texts, strict=True)
+        (str(event[source.id]).encode(), encode_event(source, bytes(text)))
+        for event, text in zip(sent, texts, strict=True)
     ]
     if messages:
         topic = source.topic

@@ -6,7 +6,7 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from anabranch.events.judging import judge, parse_text
+from anabranch.events.judging import judge, read_cells
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.lake.loads import stage
 from anabranch.stores.lake.schemas import prepare_events
@@ -40,6 +40,6 @@ def fill(
             "_offset": F.monotonically_increasing_id(),
         }
     )
-    judged = judge(source, project.key_sets(source), parse_text(source, raw), 300)
+    judged = judge(source, project.key_sets(source), read_cells(source, raw), 300)
     prepare_events(spark, lake, project, source)
     stage(lake, judged, project, source).commit({f"test-{source_name}": version})

@@ -23,8 +23,8 @@ from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
 from anabranch.errors import AnabranchError
 from anabranch.events.copies import distinct, distinct_of_many
-from anabranch.events.judging import LAKE_COLUMNS, LONGEST_EVENT
 from anabranch.events.predictions import landed_sources, predictions_source
+from anabranch.events.rows import LAKE_COLUMNS, LONGEST_EVENT
 from anabranch.settings import LakeSettings
 from anabranch.stores.lake.staging import snapshot
 from anabranch.values.keys import SEPARATOR

@@ -14,7 +14,7 @@ from pyspark.sql.types import StructType
 
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
-from anabranch.events.judging import LAKE_COLUMNS, LONGEST_EVENT
+from anabranch.events.rows import LAKE_COLUMNS, LONGEST_EVENT
 from anabranch.stores.lake.lake import Lake, quarantined
 from anabranch.stores.lake.schemas import prepare_quarantine
 from anabranch.stores.lake.staging import (

@@ -16,8 +16,8 @@ from pyspark.sql.types import StructType
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
 from anabranch.errors import AnabranchError
-from anabranch.events.judging import LAKE_COLUMNS
 from anabranch.events.predictions import landed_sources
+from anabranch.events.rows import LAKE_COLUMNS
 from anabranch.stores.files.filesystems import hadoop, hadoop_exists
 from anabranch.stores.lake.lake import CHANGE_FEED, QUARANTINE, Lake
 from anabranch.stores.lake.staging import add_columns, create_table, snapshot

@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 import batch.landing.ingest
 from anabranch import Count, FeatureView, Project, Source
 from anabranch.errors import AnabranchError
-from anabranch.events.judging import LONGEST_EVENT
+from anabranch.events.rows import LONGEST_EVENT
 from anabranch.progress import Silent
 from anabranch.settings import LakeSettings, TimeSettings
 from anabranch.stores.lake.lake import Lake
@@ -116,14 +116,14 @@ def test_quarantine_keeps_the_header_of_a_bad_row(spark: SparkSession, lake: Lak
 
 def while_it_is_read(monkeypatch: pytest.MonkeyPatch, happens: Any) -> None:
     """Something happens after a file was looked at and before its rows are read."""
-    parse = batch.landing.parse  # type: ignore[attr-defined]
+    parse = batch.landing.ingest.parse_rows  # type: ignore[attr-defined]
 
     def parsed(*given: Any) -> DataFrame:
         happens()
         found: DataFrame = parse(*given)
         return found
 
-    monkeypatch.setattr("batch.landing.ingest.parse", parsed)
+    monkeypatch.setattr("batch.landing.ingest.parse_rows", parsed)
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused_and_lands_whole_next_time(

@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 
 from anabranch import Count, FeatureView, Project, Source
 from anabranch.events.expectations import LOADS, ROWS, Expectation, Suite, project_suite
-from anabranch.events.judging import judge, parse_json
+from anabranch.events.judging import judge, parse
 from anabranch.settings import LakeSettings, QualitySettings
 from anabranch.stores.lake.lake import Lake
 from batch.quality.gate import LoadVerdict, QualityGate, RefusedLoadError
@@ -66,7 +66,7 @@ def judged(
         rows, "value STRING, _arrival LONG, _file STRING, _topic STRING, _partition INT, _offset BIGINT"
     )
     raw = raw.withColumn("_arrival", raw["_arrival"].cast("timestamp"))
-    return judge(SALES, PROJECT.key_sets(SALES), parse_json(SALES, raw), 300, gate.suite(SALES))
+    return judge(SALES, PROJECT.key_sets(SALES), parse(SALES, raw), 300, gate.suite(SALES))
 
 
 def close(

@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 from anabranch import Source
 from anabranch.events.conditions import breaks, measured, measures, reasons
 from anabranch.events.expectations import Expectation, Suite
-from anabranch.events.judging import judge, parse_json
+from anabranch.events.judging import judge, parse
 
 SOURCE = Source(
     name="sales",
@@ -196,7 +196,7 @@ def test_a_row_against_a_rule_gets_the_rule_as_its_reason_and_a_warning_gives_no
     ]
     raw = spark.createDataFrame([(text, DAY[0], None, "t", 0, number) for number, text in enumerate(texts)],
                                 "value STRING, _arrival TIMESTAMP, _file STRING, _topic STRING, _partition INT, _offset BIGINT")  # fmt: skip
-    judged = judge(SOURCE, (), parse_json(SOURCE, raw), 86_400, suite).orderBy("_offset").collect()
+    judged = judge(SOURCE, (), parse(SOURCE, raw), 86_400, suite).orderBy("_offset").collect()
     assert [row["_reason"] for row in judged] == [
         None,
         "n: '11' is not between 0 and 10; s: missing, and expected to be there",

@@ -12,7 +12,8 @@ from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
 from anabranch import Count, FeatureView, Label, Last, Model, Project, Source
-from anabranch.events.judging import LAKE_COLUMNS, LONGEST_EVENT, good, judge, parse_json, parse_text
+from anabranch.events.judging import good, judge, parse, read_cells
+from anabranch.events.rows import LAKE_COLUMNS, LONGEST_EVENT
 from anabranch.values.keys import LONGEST_KEY
 
 SOURCE = Source(
@@ -37,7 +38,7 @@ def judged(
     spark: SparkSession, texts: Iterable[str | None], source: Source = SOURCE, project: Project = PROJECT
 ) -> list[Row]:
     rows = [(text, ARRIVAL, None, source.topic, 0, offset) for offset, text in enumerate(texts)]
-    parsed = parse_json(source, spark.createDataFrame(rows, RAW))
+    parsed = parse(source, spark.createDataFrame(rows, RAW))
     return judge(source, project.key_sets(source), parsed, 300).orderBy("_offset").collect()
 
 
@@ -141,7 +142,7 @@ def test_an_event_that_is_too_large_or_not_utf8_is_refused(spark: SparkSession) 
         [(bytearray(b'{"id":"\xff"}'), ARRIVAL, None, "sales", 0, 0)],
         RAW.replace("value STRING", "value BINARY"),
     )
-    parsed = parse_json(SOURCE, raw.withColumn("value", F.col("value").cast("string")))
+    parsed = parse(SOURCE, raw.withColumn("value", F.col("value").cast("string")))
     assert [row["_reason"] for row in parsed.select("_reason").collect()] == ["the text is not UTF-8"]
 
 
@@ -214,17 +215,17 @@ def test_text_columns_and_json_agree(spark: SparkSession) -> None:
         + ", _raw STRING"
     )
     texts = judge(
-        SOURCE, PROJECT.key_sets(SOURCE), parse_text(SOURCE, spark.createDataFrame(rows, schema)), 300
+        SOURCE, PROJECT.key_sets(SOURCE), read_cells(SOURCE, spark.createDataFrame(rows, schema)), 300
     ).drop("_raw")
     from_json = spark.createDataFrame(
         [(event(**{name: value}), ARRIVAL, None, "sales", 0, n) for n, (name, value) in enumerate(given)], RAW
     )
-    others = judge(SOURCE, PROJECT.key_sets(SOURCE), parse_json(SOURCE, from_json), 300).drop("_raw")
+    others = judge(SOURCE, PROJECT.key_sets(SOURCE), parse(SOURCE, from_json), 300).drop("_raw")
     assert_df_equality(texts.orderBy("_offset"), others.orderBy("_offset"), ignore_nullable=True)
 
 
 def test_good_events_have_the_declared_columns_and_the_lakes(spark: SparkSession) -> None:
-    parsed = parse_json(SOURCE, spark.createDataFrame([(event(), ARRIVAL, None, "sales", 3, 9)], RAW))
+    parsed = parse(SOURCE, spark.createDataFrame([(event(), ARRIVAL, None, "sales", 3, 9)], RAW))
     kept = good(SOURCE, judge(SOURCE, PROJECT.key_sets(SOURCE), parsed, 300))
     declared = {column.name: str(column.type) for column in SOURCE.columns} | LAKE_COLUMNS
     assert_schema_equality(

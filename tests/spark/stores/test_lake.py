@@ -11,7 +11,8 @@ from pyspark.sql import DataFrame, SparkSession
 
 from anabranch import Count, FeatureView, Project, Source
 from anabranch.errors import AnabranchError
-from anabranch.events.judging import LAKE_COLUMNS, judge, parse_json
+from anabranch.events.judging import judge, parse
+from anabranch.events.rows import LAKE_COLUMNS
 from anabranch.settings import LakeSettings
 from anabranch.stores.lake import loads
 from anabranch.stores.lake.lake import Lake
@@ -51,7 +52,7 @@ def judged(
         (json.dumps(event), arrival, file, None if file else "sales", 0, offset)
         for offset, event in enumerate(events)
     ]
-    return judge(source, project.key_sets(source), parse_json(source, spark.createDataFrame(rows, RAW)), 300)
+    return judge(source, project.key_sets(source), parse(source, spark.createDataFrame(rows, RAW)), 300)
 
 
 def append(lake: Lake, frame: DataFrame, project: Project, app_id: str, version: int) -> bool:

@@ -24,6 +24,7 @@ from anabranch import (
     Slice,
     Source,
     Sum,
+    register_format,
 )
 from anabranch.errors import DeclarationError, MisuseError
 from anabranch.values.expressions import columns_used, expression_type
@@ -523,3 +524,19 @@ def test_what_changes_the_learning_changes_the_fingerprint_and_what_only_judges_
         replace(heart, model=Model(gate=Gate(minimum=0.9), slices=("sex",))).fingerprint
         == replace(heart, model=Model()).fingerprint
     )
+
+
+def test_a_format_that_is_not_registered_is_refused_with_those_that_are() -> None:
+    with pytest.raises(DeclarationError, match="source 's': format 'xml' is unknown: use json, csv"):
+        Source(name="s", schema="id STRING, at TIMESTAMP", id="id", time="at", format="xml")
+
+
+def test_a_registered_format_may_be_declared_and_keeps_its_decoder() -> None:
+    register_format("knots", "sailing.ropes:KnotDecoder")
+    register_format("knots", "sailing.ropes:KnotDecoder")  # a module may be imported again
+    source = Source(name="s", schema="id STRING, at TIMESTAMP", id="id", time="at", format="knots")
+    assert source.format == "knots"
+    with pytest.raises(DeclarationError, match=r"has the decoder sailing\.ropes:KnotDecoder already"):
+        register_format("knots", "sailing.ropes:Other")
+    with pytest.raises(DeclarationError, match="write a lower-case name"):
+        register_format("Knots", "sailing")

@@ -1,0 +1,72 @@
+"""CSV as RFC 4180 describes it: commas, double quotes, one row a message or line."""
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from anabranch.declare.sources import Source
+from anabranch.events.decoders.decoder import Decoder, message_fault, short
+from anabranch.events.rows import lake_columns, sealed
+
+_BROKEN = "_broken"
+_RFC_4180 = {
+    "quote": '"',
+    "escape": '"',
+    "mode": "PERMISSIVE",
+    "columnNameOfCorruptRecord": _BROKEN,
+    "maxCharsPerColumn": "-1",
+    "maxColumns": "100000",
+}
+
+
+@dataclass(frozen=True)
+class CsvDecoder(Decoder):
+    """Lines of CSV, parsed by Spark's own columns. `header`: their columns in order, by default those of the source."""
+
+    header: tuple[str, ...] = ()
+
+    def cells(self, source: Source, raw: DataFrame) -> DataFrame:
+        """A cell of no text is NULL, as is a column that the header lacks."""
+        value, header = F.col("value"), self._columns(source)
+        quoted = F.contains(value, F.lit('"'))
+        schema = ", ".join(f"`{name}` STRING" for name in header)
+        # A line without quotes needs no parser, which costs three times as much.
+        cells = F.when(~quoted, F.split(short(value), ",", -1))
+        fields = F.when(quoted, F.from_csv(short(value), f"{schema}, {_BROKEN} STRING", _RFC_4180))
+        split = sealed(raw, value, *lake_columns(), cells.alias("_cells"), fields.alias("_fields"))
+        read = {
+            name: F.coalesce(F.nullif(F.get("_cells", F.lit(place)), F.lit("")), F.col("_fields")[name])
+            for place, name in enumerate(header)
+        }
+        texts = [
+            read.get(column.name, F.lit(None).cast("string")).alias(column.name) for column in source.columns
+        ]
+        fault = _fault(value, len(header))
+        return split.select(*lake_columns(), value.alias("_raw"), fault.alias("_fault"), *texts)
+
+    def encode(self, source: Source, event: Mapping[str, object]) -> bytes:
+        """The event as one line, its columns in the order of the header."""
+        line = io.StringIO()
+        values = [event.get(name) for name in self._columns(source)]
+        texts = [str(value).lower() if isinstance(value, bool) else value for value in values]
+        csv.writer(line, lineterminator="").writerow(texts)
+        return line.getvalue().encode()
+
+    def _columns(self, source: Source) -> tuple[str, ...]:
+        return self.header or tuple(column.name for column in source.columns)
+
+
+def _fault(value: Column, cells: int) -> Column:
+    quotes = F.length(value) - F.length(F.replace(value, F.lit('"'), F.lit("")))
+    count = f"the row has not {cells} cells: as many as the header are expected"
+    return (
+        F.when(~F.is_valid_utf8(value), "the text is not UTF-8")
+        .when(F.col("_cells").isNotNull(), F.when(F.size("_cells") != cells, count))
+        .when(message_fault(value).isNotNull(), message_fault(value))
+        .when(quotes % 2 != 0, "a quote is not closed: a row must stand on one line, quotes in it doubled")
+        .when(F.col(f"_fields.{_BROKEN}").isNotNull(), count)
+    )
