@@ -8,7 +8,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from anabranch import FeatureView, Label, Last, Max, Model, Project, Source
-from anabranch.events.judging import LAKE_COLUMNS, parse_json
+from anabranch.events.judging import parse
+from anabranch.events.rows import LAKE_COLUMNS
 from anabranch.folds.merge import LABELS, BatchPart, merge
 from anabranch.folds.spark import batch_rows, grains, point_in_time
 from anabranch.values.times import DAY, HOUR, from_micros, to_micros
@@ -44,7 +45,7 @@ def test_a_new_type_goes_from_text_to_answers_and_training_sets(spark: SparkSess
     frame = spark.createDataFrame(raw, "value STRING, _arrival TIMESTAMP").selectExpr(
         "*", *[f"CAST(NULL AS {part.split()[1]}) AS {part.split()[0]}" for part in lake.split(", ")]
     )
-    events = parse_json(SOURCE, frame).persist()
+    events = parse(SOURCE, frame).persist()
     assert [row["_reason"] for row in events.where("_reason IS NOT NULL").collect()] == [
         "grown: 'last year' is not YEAR (Y and four digits, such as Y2024)"
     ]
