@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from anabranch.stores.cassandra.measures import Measures
     from anabranch.stores.cassandra.views import Views
+    from anabranch.stores.files.reports import Reports
     from anabranch.stores.kafka.bus import Bus
     from anabranch.stores.lake.lake import Lake
     from anabranch.stores.models.registry import Models
@@ -68,6 +69,13 @@ class Stores:
         from anabranch.stores.models.registry import Models
 
         return Models(self.settings.models)
+
+    @cached_property
+    def reports(self) -> "Reports":
+        """The reports of the quality gate, which lie beside the lake."""
+        from anabranch.stores.files.reports import Reports
+
+        return Reports(lake=self.settings.lake, files=self.settings.files)
 
     def close(self) -> None:
         """Stop the Spark session and close the connections that were opened."""

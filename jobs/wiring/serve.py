@@ -5,7 +5,7 @@ import shutil
 import sys
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from anabranch.errors import MisuseError
 from jobs.wiring.settings import ROOT, Settings, load_settings
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def serve(settings: Settings) -> None:
     """Run the REST server over the real stores; raises UnavailableError when its port is taken."""
     if settings.serving.auth == "on":
-        _access(settings)  # so that wrong keys are reported before workers start
+        _access(settings)  # what is wrong is said before workers are started
     if settings.serving.workers > 1:
         shared = settings.data / "run" / f"rest-{settings.serving.port}"
         shutil.rmtree(shared, ignore_errors=True)
@@ -30,52 +30,44 @@ def serve(settings: Settings) -> None:
 
 
 def build(settings: Settings) -> Application:
-    """The application over the real stores; called in each worker, as connections do not survive a fork."""
+    """The application over the real stores; runs in each worker, because connections do not survive a fork."""
     from anabranch.answers.features import Answers
     from anabranch.answers.parts import Parts
-    from anabranch.stores.cassandra.measures import Measures
-    from anabranch.stores.cassandra.views import Views
-    from anabranch.stores.files.reports import Reports
-    from anabranch.stores.kafka.bus import Bus
-    from anabranch.stores.models.registry import Models
+    from anabranch.stores.opened import Stores
     from anabranch.values.times import now_micros
 
     _log_to_stderr()
-    views, reports = Views(settings.views), Reports(lake=settings.lake, files=settings.files)
+    stores = Stores(settings, _no_session)
+    answers = Answers(
+        stores.views,
+        parts=Parts(settings.serving.cache_bytes),
+        timeout=settings.serving.store_timeout_seconds,
+        shared=_shared(settings),
+    )
     context = ServingContext(
         folders=tuple(settings.projects),
-        views=views,
-        answers=Answers(
-            views,
-            parts=Parts(settings.serving.cache_bytes),
-            timeout=settings.serving.store_timeout_seconds,
-            shared=_shared(settings),
-        ),
-        models=Models(settings.models),
-        bus=Bus(settings.bus),
+        stores=stores,
+        answers=answers,
         settings=settings.serving,
-        future_skew_seconds=settings.times.future_skew_seconds,
         clock=now_micros,
         access=_access(settings) if settings.serving.auth == "on" else None,
-        keep=lambda measures: Measures.of(settings.views).write(measures),
-        measures=lambda project: Measures.of(settings.views).latest(project),
-        measured=lambda *what: Measures.of(settings.views).history(*what),
-        sample=views.sample_current,
-        reports=reports.latest,
-        report=reports.page,
     )
     return create_app(context)
 
 
+def _no_session() -> NoReturn:
+    raise MisuseError("the REST server has no Spark session: do this in a job")
+
+
 def _shared(settings: Settings) -> "SharedParts | None":
-    """The Ignite node through which workers and servers share batch parts; None unless it is configured."""
+    """The Ignite node that batch parts are shared through, when it is wanted; without a cache of its own a worker shares nothing."""
     from anabranch.stores.ignite.shared_parts import SharedParts
 
     return SharedParts(settings.serving.ignite_address) if settings.serving.cache == "ignite" else None
 
 
 def _access(settings: Settings) -> Access:
-    """API keys of the data folder and the issuer's public keys; raises MisuseError for a wrong key file."""
+    """API keys of the data folder and the issuer's public keys; raises MisuseError for a file that is no public key."""
     from anabranch.stores.files.api_keys import ApiKeys
     from anabranch.values.times import now_micros
 
@@ -89,8 +81,7 @@ def _access(settings: Settings) -> Access:
             ) from error
         if "PUBLIC KEY" not in public[-1]:
             raise MisuseError(
-                f"serving.jwt_public_keys: {name} holds no public key: "
-                "name PEM files that begin with -----BEGIN PUBLIC KEY-----"
+                f"serving.jwt_public_keys: {name} holds no public key: name PEM files that begin with -----BEGIN PUBLIC KEY-----"
             )
     issuer = Issuer(
         public_keys=tuple(public), name=settings.serving.jwt_issuer, audience=settings.serving.jwt_audience
@@ -101,7 +92,7 @@ def _access(settings: Settings) -> Access:
 
 
 def _log_to_stderr() -> None:
-    """Log to standard error. The server itself reports stores that are down, so their drivers are silent."""
+    """What the server itself does and meets; a store that is away is told once, in its words, not in the drivers' many."""
     if not logging.getLogger().handlers:
         logging.basicConfig(
             level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"

@@ -99,8 +99,8 @@ async def readiness(parts: ServerParts, caller: Caller | None) -> ReadinessBody:
     projects = list(live)
     first = projects[0].project.name if projects else "none"
     store, bus = await asyncio.gather(
-        _check("store", parts.store.pool, lambda: context.views.manifest(first), seconds),
-        _check("bus", parts.bus.pool, lambda: context.bus.ensure_topics([]), seconds),
+        _check("store", parts.store.pool, lambda: context.stores.views.manifest(first), seconds),
+        _check("bus", parts.bus.pool, lambda: context.stores.bus.ensure_topics([]), seconds),
     )
     model = _model(live, caller)
     return ReadinessBody(

@@ -11,6 +11,7 @@ from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
 from anabranch.events.predictions import predictions_topic
 from anabranch.stores.cassandra.measures import Measure
+from anabranch.stores.models.versions import ModelVersion
 from anabranch.values.times import SECOND, format_time
 from serving.api.bodies import (
     BatchLineageBody,
@@ -27,7 +28,6 @@ from serving.api.bodies import (
     SourceBody,
     TrialBody,
 )
-from serving.api.context import ModelEntry
 from serving.api.live import Served
 from serving.api.promises import ChannelFreshness, judged, kept
 from serving.api.routing import PROJECT, Route, listed
@@ -39,7 +39,7 @@ def entry(
     served: Served,
     routes: Iterable[Route],
     now: int,
-    model: ModelEntry | None = None,
+    model: ModelVersion | None = None,
     measures: Sequence[Measure] = (),
 ) -> ProjectBody:
     """One project's page at `now` (microseconds); `model` is the registry's entry of the version that serves, `measures` its latest ones."""
@@ -107,7 +107,7 @@ def aggregate_text(aggregate: Aggregate) -> str:
     return f"{type(aggregate).__name__}({', '.join(arguments)})"
 
 
-def _model(served: Served, registered: ModelEntry | None) -> ModelBody | None:
+def _model(served: Served, registered: ModelVersion | None) -> ModelBody | None:
     model, trial = served.project.model, served.trial
     if model is None:
         return None
@@ -158,7 +158,7 @@ def _seconds(micros: int | None) -> float | None:
     return None if micros is None else round(micros / SECOND, 3)
 
 
-def lineage(served: Served, model: ModelEntry | None) -> LineageBody:
+def lineage(served: Served, model: ModelVersion | None) -> LineageBody:
     """From the lake to an answer: which version was made of which."""
     manifest = served.manifest
     return LineageBody(

@@ -76,7 +76,7 @@ async def scores(parts: ServerParts, call: Call) -> CurrentRowBody:
     """The current row of a key, which the stream and the builds keep."""
     project, key = call.served.project, _key(call)
     text = key_text(project.keys, key)
-    row = await parts.store.ask(lambda: parts.context.views.current(project, text))
+    row = await parts.store.ask(lambda: parts.context.stores.views.current(project, text))
     if row is None:
         raise ProblemError(
             404,
@@ -118,7 +118,7 @@ async def events(parts: ServerParts, call: Call) -> AcceptedBody:
     document = requests.decode(request.body)
     several = isinstance(document, list)
     sent = document if isinstance(document, list) else [document]
-    latest = parts.context.clock() + parts.context.future_skew_seconds * SECOND
+    latest = parts.context.clock() + parts.context.stores.settings.times.future_skew_seconds * SECOND
     keys = project.key_sets(source)
     for position, event in enumerate(sent):
         fault = find_fault(event, source, keys, latest)
@@ -141,10 +141,11 @@ async def events(parts: ServerParts, call: Call) -> AcceptedBody:
 
 def _publish(parts: ServerParts, topic: str, messages: list[tuple[bytes | None, bytes]]) -> int:
     # A topic that the broker creates by itself would not carry arrival times.
+    bus = parts.context.stores.bus
     if topic not in parts.known_topics:
-        parts.context.bus.ensure_topics([topic])
+        bus.ensure_topics([topic])
         parts.known_topics.add(topic)
-    return parts.context.bus.publish(topic, messages)
+    return bus.publish(topic, messages)
 
 
 def _key(call: Call) -> Key:

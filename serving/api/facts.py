@@ -17,8 +17,9 @@ from anabranch.answers.delays import STREAM
 from anabranch.errors import AnabranchError
 from anabranch.stores.cassandra.current_rows import CurrentRow
 from anabranch.stores.cassandra.measures import Measure
+from anabranch.stores.models.versions import ModelVersion
 from anabranch.values.times import from_micros
-from serving.api.context import ModelEntry, ServingContext
+from serving.api.context import ServingContext
 from serving.api.live import Served
 from serving.api.promises import ChannelFreshness, judged
 from serving.api.routing import Route
@@ -46,7 +47,7 @@ class ProjectFacts:
     served: Served
     now: int
     routes: Sequence[Route] = ()
-    model: ModelEntry | Missing | None = None
+    model: ModelVersion | Missing | None = None
     rows: Sequence[CurrentRow] | Missing = ()
     reports: Sequence[dict[str, Any]] | Missing = ()
     measures: Sequence[Measure] | Missing = ()
@@ -78,7 +79,8 @@ class Facts:
         """What the list of projects shows."""
         name = served.project.name
         model, measures = await asyncio.gather(
-            self.model(served), self._read(("measures", name), lambda: self.context.measures(name))
+            self.model(served),
+            self._read(("measures", name), lambda: self.context.stores.measures.latest(name)),
         )
         return ProjectFacts(
             served=served, now=self.context.clock(), routes=self.routes, model=model, measures=measures
@@ -89,9 +91,13 @@ class Facts:
         name = served.project.name
         model, rows, reports, measures, histories = await asyncio.gather(
             self.model(served),
-            self._read(("rows", name), lambda: self.context.sample(served.project, MOST_ROWS)),
-            self._read(("reports", name), lambda: self.context.reports(served.project, MOST_REPORTS)),
-            self._read(("measures", name), lambda: self.context.measures(name)),
+            self._read(
+                ("rows", name), lambda: self.context.stores.views.sample_current(served.project, MOST_ROWS)
+            ),
+            self._read(
+                ("reports", name), lambda: self.context.stores.reports.latest(served.project, MOST_REPORTS)
+            ),
+            self._read(("measures", name), lambda: self.context.stores.measures.latest(name)),
             self._read(("histories", name), lambda: self._histories(name)),
         )
         return ProjectFacts(
@@ -110,21 +116,25 @@ class Facts:
         since = from_micros(self.context.clock()) - _PAST
         names = list(
             dict.fromkeys(
-                (one.subject, one.name) for one in self.context.measures(project) if one.subject != STREAM
+                (one.subject, one.name)
+                for one in self.context.stores.measures.latest(project)
+                if one.subject != STREAM
             )
         )[:_MOST_HISTORIES]
         return [
             one
             for subject, name in names
-            for one in self.context.measured(project, subject, name, since, _MOST_POINTS)
+            for one in self.context.stores.measures.history(project, subject, name, since, _MOST_POINTS)
         ]
 
-    async def model(self, served: Served) -> ModelEntry | Missing | None:
+    async def model(self, served: Served) -> ModelVersion | Missing | None:
         """The registry's entry of the version that serves; None when no version serves."""
         if served.scorer is None:
             return None
         name, version = served.project.name, served.scorer.version
-        return await self._read(("model", name, version), lambda: self.context.models.entry(name, version))
+        return await self._read(
+            ("model", name, version), lambda: self.context.stores.models.entry(name, version)
+        )
 
     async def card(self, served: Served) -> bytes | Missing | None:
         """The model card of the version that serves."""
@@ -133,7 +143,7 @@ class Facts:
         name, version = served.project.name, served.scorer.version
         found = await self._read(
             ("card", name, version),
-            lambda: self.context.models.files(name, version, ["report/model_card.html"]),
+            lambda: self.context.stores.models.files(name, version, ["report/model_card.html"]),
         )
         return found if isinstance(found, Missing) else found.get("report/model_card.html")
 
@@ -141,13 +151,13 @@ class Facts:
         """One report of the quality gate."""
         return await self._read(
             ("report", served.project.name, source, name),
-            lambda: self.context.report(served.project, source, name),
+            lambda: self.context.stores.reports.page(served.project, source, name),
         )
 
     async def row(self, served: Served, key: str) -> Any:
         """The current row of a key as stored text."""
         return await self._read(
-            ("row", served.project.name, key), lambda: self.context.views.current(served.project, key)
+            ("row", served.project.name, key), lambda: self.context.stores.views.current(served.project, key)
         )
 
     async def _read(self, what: tuple[str, ...], ask: Callable[[], T]) -> T | Missing:

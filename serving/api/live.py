@@ -16,8 +16,9 @@ from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
 from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.models.inputs import check_fits
+from anabranch.stores.models.roles import Roles
 from anabranch.stores.models.versions import Scorer
-from serving.api.context import Roles, ServingContext
+from serving.api.context import ServingContext
 from serving.api.trials import LoadedTrial
 
 log = logging.getLogger(__name__)
@@ -169,14 +170,16 @@ class Live:
     def _versions(self, served: Served, troubles: dict[str, str]) -> tuple[Manifest | None, Roles | None]:
         """Manifest and roles of one moment: a manifest that changed while the roles were read is older than they are, and both are read again."""
         name = served.project.name
-        manifest = self._try("store", lambda: self._context.views.manifest(name), served.manifest, troubles)
+        manifest = self._try(
+            "store", lambda: self._context.stores.views.manifest(name), served.manifest, troubles
+        )
         if served.project.model is None:
             return manifest, None
         for _ in range(_TRIES):
-            roles = self._try("model", lambda: self._context.models.roles(name), None, troubles)
+            roles = self._try("model", lambda: self._context.stores.models.roles(name), None, troubles)
             if roles is None or "store" in troubles or _in_force(served, manifest, roles):
                 return manifest, roles
-            again = self._try("store", lambda: self._context.views.manifest(name), manifest, troubles)
+            again = self._try("store", lambda: self._context.stores.views.manifest(name), manifest, troubles)
             if again == manifest:
                 return manifest, roles
             manifest = again
@@ -200,7 +203,7 @@ class Live:
         return (
             before
             if before is not None and before.version == version
-            else self._context.models.scorer(name, version)
+            else self._context.stores.models.scorer(name, version)
         )
 
     def _tried(
@@ -218,7 +221,7 @@ class Live:
             scorer = (
                 before.scorer
                 if before is not None and before.scorer.version == version
-                else self._context.models.scorer(project.name, version)
+                else self._context.stores.models.scorer(project.name, version)
             )
             trial = LoadedTrial(kind=tried.kind, share=tried.share, scorer=scorer)
         if trial is not None:

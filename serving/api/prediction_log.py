@@ -15,7 +15,7 @@ from anabranch.answers.predict import Prediction, record
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
 from anabranch.events.predictions import predictions_topic
-from serving.api.context import Bus
+from anabranch.stores.kafka.bus import Bus
 from serving.api.metrics import ServingMetrics
 
 log = logging.getLogger(__name__)

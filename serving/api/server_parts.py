@@ -1,7 +1,7 @@
 """The parts of a running REST server, which every endpoint is called with."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -9,6 +9,7 @@ from typing import TypeVar
 from anabranch.answers.service import AnswerService
 from anabranch.errors import UnavailableError
 from anabranch.stores.breaker import Breaker
+from anabranch.stores.cassandra.measures import Measure
 from serving.api.context import ServingContext
 from serving.api.facts import Facts
 from serving.api.live import Live
@@ -64,9 +65,13 @@ class ServerParts:
     def open(cls, context: ServingContext, routes: tuple[Route, ...]) -> "ServerParts":
         """The parts over `context`; no background work has begun."""
         settings = context.settings
-        measured = MeasuredValues(context.measures)
+
+        def latest(project: str) -> Sequence[Measure]:
+            return context.stores.measures.latest(project)  # opened by the first call, when Cassandra is up
+
+        measured = MeasuredValues(latest)
         metrics = ServingMetrics(measured)
-        predictions = Predictions(context.bus, metrics, settings.prediction_buffer)
+        predictions = Predictions(context.stores.bus, metrics, settings.prediction_buffer)
         pause, failures = settings.breaker_seconds, settings.breaker_failures
         store = BlockingStore(
             Breaker("Cassandra", failures, pause),

@@ -183,7 +183,7 @@ class Shadow:
         if not measures:
             return
         try:
-            self._context.keep(measures)
+            self._context.stores.measures.write(measures)
         except AnabranchError as error:
             log.warning("comparisons on live requests are kept in memory: %s", error)
             return

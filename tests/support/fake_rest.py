@@ -1,4 +1,4 @@
-"""A REST server on a real socket over stores in memory: ``python -m tests.servers.fake_rest PORT FILE [SETTINGS]``."""
+"""A REST server on a real socket over stores in memory: ``python -m tests.support.fake_rest PORT FILE [SETTINGS]``."""
 
 import json
 import sys

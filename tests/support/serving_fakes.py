@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,10 +12,17 @@ import numpy as np
 from anabranch.answers.features import Answer, Answers
 from anabranch.declare.projects import Project
 from anabranch.errors import UnavailableError, ViewUnavailableError
+from anabranch.settings import StoreSettings, TimeSettings
+from anabranch.stores.cassandra.current_rows import CurrentRow
 from anabranch.stores.cassandra.manifest import Manifest
-from anabranch.stores.cassandra.measures import Measure
+from anabranch.stores.cassandra.measures import Measure, Measures
+from anabranch.stores.cassandra.views import Views
+from anabranch.stores.files.reports import Reports
+from anabranch.stores.kafka.bus import Bus
+from anabranch.stores.models.registry import Models
 from anabranch.stores.models.roles import Roles, VersionTrial
-from anabranch.stores.models.versions import Scorer
+from anabranch.stores.models.versions import ModelVersion, Scorer
+from anabranch.stores.opened import Stores
 from anabranch.values.times import parse_time
 from serving.api.context import ServingContext
 from serving.app import Application, create_app
@@ -56,6 +63,7 @@ class Store:
     gone: set[str] = field(default_factory=set)
     """Projects whose tables are not there."""
     reads: int = 0
+    sample_current: Callable[[Project, int], Sequence[CurrentRow]] = lambda *_: ()
 
     def prepare(self, project: Project, manifest: Any) -> None:
         self.check()
@@ -131,27 +139,9 @@ class SumScorer(Scorer):
         return (scores > 0.5).astype(np.int64).tolist()
 
 
-@dataclass(frozen=True)
-class FakeEntry:
-    version: str
-    created: str = "2024-05-01T10:00:00Z"
-    metrics: Mapping[str, float] = field(
-        default_factory=lambda: {
-            "roc_auc": 0.875,
-            "roc_auc_low": 0.8,
-            "roc_auc_high": 0.93,
-            "train_roc_auc": 0.99,
-        }
-    )
-    lake_versions: Mapping[str, int] = field(default_factory=lambda: {"exams": 3})
-    run: str = "run"
-    gate: str = "passed"
-    reason: str = ""
-
-
 @dataclass
 class Registry:
-    features: Sequence[str]
+    features: Sequence[str] = ()
     version: str | None = "3"
     kept: dict[str, bytes] = field(default_factory=dict)
     trial: VersionTrial | None = None
@@ -167,8 +157,17 @@ class Registry:
             raise found
         return found
 
-    def entry(self, project: str, version: str) -> FakeEntry:
-        return FakeEntry(version)
+    def entry(self, project: str, version: str) -> ModelVersion:
+        return ModelVersion(
+            version=version,
+            aliases=(),
+            created="2024-05-01T10:00:00Z",
+            metrics={"roc_auc": 0.875, "roc_auc_low": 0.8, "roc_auc_high": 0.93, "train_roc_auc": 0.99},
+            fingerprint="",
+            lake_versions={"exams": 3},
+            run="run",
+            tags={"gate": "passed"},
+        )
 
     def files(self, project: str, version: str, names: Sequence[str]) -> Mapping[str, bytes]:
         return {name: self.kept[name] for name in names if name in self.kept}
@@ -199,14 +198,81 @@ class Topics:
 
 
 @dataclass
+class FakeMeasures:
+    """Measures that are kept in a list; what is read of them is given."""
+
+    store: Store
+    written: list[Measure] = field(default_factory=list)
+    latest: Callable[[str], Sequence[Measure]] = lambda _: ()
+    history: Callable[..., Sequence[Measure]] = lambda *_: ()
+
+    def write(self, measures: Sequence[Measure]) -> None:
+        self.store.check()
+        self.written.extend(measures)
+
+
+@dataclass
+class FakeReports:
+    """Reports of the quality gate, and their pages."""
+
+    latest: Callable[[Project, int], Sequence[dict[str, Any]]] = lambda *_: ()
+    page: Callable[[Project, str, str], bytes | None] = lambda *_: None
+
+
+class FakeStores(Stores):
+    """The stores of a server as stand-ins in memory: the one place where they take the types of the real ones."""
+
+    def __init__(self) -> None:
+        unused: Any = None
+        settings = StoreSettings(
+            lake=unused,
+            bus=unused,
+            views=unused,
+            models=unused,
+            files=unused,
+            times=TimeSettings(),
+            quality=unused,
+        )
+        super().__init__(settings, lambda: unused)
+        self.store, self.registry, self.topics = Store(), Registry(), Topics()
+        self.kept, self.gate_reports = FakeMeasures(self.store), FakeReports()
+        self.views, self.models = cast("Views", self.store), cast("Models", self.registry)
+        self.bus, self.measures = cast("Bus", self.topics), cast("Measures", self.kept)
+        self.reports = cast("Reports", self.gate_reports)
+
+
+@dataclass
 class Bench:
-    """A server over fakes, asked without a socket."""
+    """A server over stand-ins, asked without a socket."""
 
     app: Application
-    store: Store
-    registry: Registry
-    topics: Topics
-    kept: list[Measure] = field(default_factory=list)
+    stores: FakeStores
+
+    @property
+    def store(self) -> Store:
+        """What serves."""
+        return self.stores.store
+
+    @property
+    def registry(self) -> Registry:
+        """The models."""
+        return self.stores.registry
+
+    @property
+    def topics(self) -> Topics:
+        """The bus."""
+        return self.stores.topics
+
+    @property
+    def kept(self) -> list[Measure]:
+        """Measures that the server wrote."""
+        return self.stores.kept.written
+
+    def changed(self, **context: Any) -> "Bench":
+        """A new server over the same stores, with other settings or another access."""
+        app = create_app(replace(self.app.parts.context, **context))
+        app.live.refresh()
+        return Bench(app, self.stores)
 
     def ask(
         self, method: str, path: str, body: Any = None, content_type: str = "application/json"
@@ -231,24 +297,16 @@ def bench(
     access: Access | None = None,
 ) -> Bench:
     """A server over the declarations in `folder`, its projects looked at once."""
-    store, registry, topics, kept = Store(), Registry(features), Topics(), list[Measure]()
-
-    def keep(measures: Sequence[Measure]) -> None:
-        store.check()
-        kept.extend(measures)
-
+    stores = FakeStores()
+    stores.registry.features = features
     context = ServingContext(
         folders=(folder,),
-        views=store,
-        answers=cast("Answers", store),
-        models=registry,
-        bus=topics,
+        stores=stores,
+        answers=cast("Answers", stores.store),
         settings=settings or ServingSettings(store_timeout_seconds=1),
-        future_skew_seconds=300,
         clock=lambda: NOW,
-        keep=keep,
         access=access,
     )
     app = create_app(context)
     app.live.refresh()
-    return Bench(app, store, registry, topics, kept)
+    return Bench(app, stores)

@@ -57,7 +57,7 @@ def running(tmp_path: Path) -> Iterator[Running]:
 def started(folder: Path, **settings: Any) -> Iterator[Running]:
     """A server with these settings; stopped at the end."""
     port, told = settings.get("port", free_ports(1)[0]), folder / "told"
-    command = [sys.executable, "-m", "tests.servers.fake_rest", str(port), str(told), json.dumps(settings)]
+    command = [sys.executable, "-m", "tests.support.fake_rest", str(port), str(told), json.dumps(settings)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         found = Running(process, port, told)
         deadline = time.monotonic() + 30
@@ -179,7 +179,7 @@ def test_metrics_of_several_workers_add_up(tmp_path: Path) -> None:
 
 
 def test_port_that_is_taken_is_told_in_one_line(running: Running, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.servers.fake_rest", str(running.port), str(tmp_path / "second")]
+    command = [sys.executable, "-m", "tests.support.fake_rest", str(running.port), str(tmp_path / "second")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert f"cannot listen on 127.0.0.1:{running.port}" in done.stderr.splitlines()[-1]

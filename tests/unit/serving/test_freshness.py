@@ -14,7 +14,7 @@ from serving.api.metrics import only_of
 from serving.api.promises import ChannelFreshness, judged, kept
 from speed.progress import Delays
 from tests.support.serving_fakes import NOW, PROJECTS, Bench, FakeManifest, bench
-from tests.unit.serving.test_serving_pages import PAGE, changed, read
+from tests.unit.serving.test_serving_pages import PAGE, read
 
 HEART = load_project("heart_disease", (PROJECTS,))
 
@@ -126,7 +126,9 @@ def test_a_stream_that_never_gets_to_the_end_says_so() -> None:
 def heart() -> Bench:
     since = NOW - 60 * SECOND
     measures = [*told("exams", 1, kept_since=since), *told("bracelet", 12)]
-    return changed(bench(PROJECTS, HEART.model_features), measures=lambda _: measures)
+    found = bench(PROJECTS, HEART.model_features)
+    found.stores.kept.latest = lambda _: measures
+    return found
 
 
 def test_catalogue_page_and_metrics_say_that_a_promise_is_missed_and_since_when(heart: Bench) -> None:

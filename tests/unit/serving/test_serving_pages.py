@@ -20,7 +20,6 @@ from anabranch.stores.cassandra.measures import Measure
 from anabranch.stores.files.api_keys import ApiKeys
 from anabranch.stores.files.reports import Reports
 from anabranch.values.times import HOUR, from_micros
-from serving.app import create_app
 from serving.http.access import Access, Issuer
 from serving.http.messages import Request, Response
 from tests.support.serving_fakes import NOW, PROJECTS, Bench, bench
@@ -48,30 +47,25 @@ ALERTS = [
 @pytest.fixture
 def heart() -> Bench:
     found = bench(PROJECTS, load_project("heart_disease", (PROJECTS,)).model_features)
-    return changed(
-        found,
-        sample=lambda _, most: [row(EVIL, 0.2), row("p2", 0.9, "speed"), row("p3", None)][:most],
-        reports=lambda *_: [
-            {
-                "arrival": "2024-05-01T10:00:00",
-                "source": "exams",
-                "rows": 303,
-                "bad": 2,
-                "verdict": EVIL,
-                "name": "a-1",
-            }
-        ],
-        report=lambda _, source, name: b"<p>report</p>" if (source, name) == ("exams", "a-1") else None,
-        measures=lambda _: [*ALERTS, measure("psi", 0.31, "age"), measure("mean", 1.5, EVIL)],
-        measured=lambda *_: [measure("psi", 0.1, "age", 2), measure("psi", 0.31, "age")],
+    stores = found.stores
+    report = {
+        "arrival": "2024-05-01T10:00:00",
+        "source": "exams",
+        "rows": 303,
+        "bad": 2,
+        "verdict": EVIL,
+        "name": "a-1",
+    }
+    stores.store.sample_current = lambda _, most: [row(EVIL, 0.2), row("p2", 0.9, "speed"), row("p3", None)][
+        :most
+    ]
+    stores.gate_reports.latest = lambda *_: [report]
+    stores.gate_reports.page = lambda _, source, name: (
+        b"<p>report</p>" if (source, name) == ("exams", "a-1") else None
     )
-
-
-def changed(found: Bench, **stores: Any) -> Bench:
-    """The same server with other stores."""
-    app = create_app(replace(found.app.parts.context, **stores))
-    app.live.refresh()
-    return Bench(app, found.store, found.registry, found.topics)
+    stores.kept.latest = lambda _: [*ALERTS, measure("psi", 0.31, "age"), measure("mean", 1.5, EVIL)]
+    stores.kept.history = lambda *_: [measure("psi", 0.1, "age", 2), measure("psi", 0.31, "age")]
+    return found
 
 
 class Elements(HTMLParser):
@@ -211,14 +205,9 @@ def test_stores_that_are_away_cost_a_page_their_part_only(heart: Bench) -> None:
     def slow(*_: object) -> Any:
         asyncio.run(asyncio.sleep(0.4))
 
-    lame = changed(
-        heart,
-        sample=away,
-        reports=away,
-        measures=away,
-        measured=slow,
-        settings=replace(heart.app.parts.context.settings, store_timeout_seconds=0.2),
-    )
+    heart.store.sample_current = heart.stores.gate_reports.latest = heart.stores.kept.latest = away
+    heart.stores.kept.history = slow
+    lame = heart.changed(settings=replace(heart.app.parts.context.settings, store_timeout_seconds=0.2))
     page = read(lame, PAGE)
     assert page.text.count("Not available now: the store is away") == 3
     assert "bpm_mean_1h" in page.text
@@ -231,7 +220,7 @@ def test_kept_pages_are_sandboxed_and_found_by_name_only(heart: Bench) -> None:
     assert heart.raw("GET", f"{PAGE}/card").status == 404
     heart.registry.kept["report/model_card.html"] = b"<h1>card</h1><script>1</script>"
     for path, said in (("card", b"<h1>card"), ("quality/exams/a-1", b"<p>report")):
-        response = changed(heart).raw("GET", f"{PAGE}/{path}")
+        response = heart.changed().raw("GET", f"{PAGE}/{path}")
         assert response.status == 200
         assert response.body.startswith(said)
         assert (
@@ -269,7 +258,7 @@ def test_reports_are_read_from_their_folder_and_no_other(tmp_path: Path) -> None
 def secured(heart: Bench, folder: Path) -> Iterator[tuple[Bench, ApiKeys]]:
     keys = ApiKeys(folder / "keys.json")
     access = Access(keys.read, Issuer(), lambda: NOW)
-    yield changed(heart, access=access), keys
+    yield heart.changed(access=access), keys
 
 
 def asked(heart: Bench, path: str, key: str | None, method: str = "GET", body: bytes = b"") -> Response:
