@@ -12,9 +12,9 @@ from serving.api import routes as api
 from serving.api.about import own_metrics, visible
 from serving.api.context import ServingContext
 from serving.api.live import Served
+from serving.api.metrics import leave
 from serving.api.routing import Call, Route, Router, route_for
 from serving.api.server_parts import ServerParts
-from serving.http import workers
 from serving.http.access import NOBODY, Caller
 from serving.http.messages import (
     Exchange,
@@ -89,7 +89,7 @@ class Application:
     def _after_looking(self) -> None:
         self.parts.measured.look([served.project.name for served in self.live])
         if self._settings.shared is not None:
-            workers.leave(self._settings.shared, own_metrics(self.parts))
+            leave(self._settings.shared, own_metrics(self.parts))
 
     async def handle(self, request: Request) -> Response:
         """Answer a request; every error becomes a problem."""

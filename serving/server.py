@@ -1,4 +1,4 @@
-"""The server process: granian with one application a worker, in the foreground until SIGTERM or Ctrl-C."""
+"""The server process: granian in the foreground, one application a worker, until SIGTERM or Ctrl-C."""
 
 import logging
 import socket
@@ -18,15 +18,15 @@ log = logging.getLogger(__name__)
 def run(
     serving: ServingSettings, load: Callable[[], Application], tell: Callable[[str], object] = log.info
 ) -> None:
-    """Run workers that each `load` their application; `tell` gets its address.
+    """Run workers that each `load` an application; `tell` is called with the address.
 
-    Raises UnavailableError when the port is taken, MisuseError when others could reach it and nothing keeps them out.
+    Raises UnavailableError when the port is taken, and MisuseError when others can reach it without credentials.
     """
     if not is_loopback(serving.host) and serving.auth == "off":
         if not serving.open:
             raise MisuseError(
                 f'serving.host {serving.host} can be reached by others, and serving.auth is off: set serving.auth = "on" '
-                "and make keys ('anabranch keys add PROJECT'), or say serving.open = true if everybody may ask"
+                "and make keys ('anabranch keys add PROJECT'), or set serving.open = true to let everybody ask"
             )
         log.warning(
             "the REST server listens on %s, and everybody who reaches it may ask everything", serving.host
@@ -40,11 +40,11 @@ def run(
         workers=serving.workers,
         websockets=False,
         log_level=LogLevels.warning,
-        # A worker answers what was asked and publishes what it has buffered before it ends; it gets that time and a little more.
+        # A worker answers its requests and publishes its buffer before it ends.
         workers_kill_timeout=int(serving.bus_timeout_seconds + serving.drain_seconds) + 5,
     )
     server.on_startup(lambda: tell(f"REST server: {address(serving)}/docs"))
-    server.serve(target_loader=load, wrap_loader=False)  # type: ignore[arg-type] # an object with __rsgi__ will do
+    server.serve(target_loader=load, wrap_loader=False)  # type: ignore[arg-type] # any object with __rsgi__ is accepted
 
 
 def address(serving: ServingSettings) -> str:
@@ -53,7 +53,7 @@ def address(serving: ServingSettings) -> str:
 
 
 def _check_port(serving: ServingSettings) -> None:
-    """Granian shares its port between workers, so that a second server would start without a word."""
+    """Granian shares its port between workers, so a second server would start silently."""
     family = socket.AF_INET6 if ":" in serving.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -62,5 +62,6 @@ def _check_port(serving: ServingSettings) -> None:
         except OSError as error:
             where = f"{serving.host}:{serving.port}"
             raise UnavailableError(
-                f"the REST server cannot listen on {where} ({error.strerror}): stop what does, or set another port with serving.port"
+                f"the REST server cannot listen on {where} ({error.strerror}): stop the process that does, or set "
+                "another serving.port"
             ) from error

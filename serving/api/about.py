@@ -13,11 +13,10 @@ from serving.api import catalogue, openapi
 from serving.api.bodies import AliveBody, CatalogueBody, ProjectBody, ReadinessBody
 from serving.api.facts import Missing
 from serving.api.live import UNTRAINED, Live, Served
-from serving.api.metrics import only_of
+from serving.api.metrics import of_projects, together
 from serving.api.promises import judged
 from serving.api.routing import Call
 from serving.api.server_parts import ServerParts
-from serving.http import workers
 from serving.http.access import Caller, only_seen, sees
 from serving.http.messages import Response, problem_response
 
@@ -43,8 +42,8 @@ async def ready(parts: ServerParts, call: Call) -> object:
 async def metrics(parts: ServerParts, call: Call) -> Response:
     """Metrics of all workers, of the projects that the caller has the right for."""
     text, shared, caller = own_metrics(parts), parts.context.settings.shared, call.caller
-    text = text if shared is None else workers.together(shared, text)
-    text = text if caller is None else only_of(text, lambda project: caller.may(project, "metrics"))
+    text = text if shared is None else together(shared, text)
+    text = text if caller is None else of_projects(text, lambda project: caller.may(project, "metrics"))
     return Response(200, text, _PLAIN)
 
 

@@ -1,9 +1,15 @@
-"""What /metrics shows. Each application has its own registry; labels take only values that are known beforehand."""
+"""What /metrics shows: counters of this server, measures of the projects, and the metrics of all workers together.
+
+Each application has its own registry. Labels take only values that are known beforehand.
+"""
 
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -15,12 +21,12 @@ from anabranch.values.times import SECOND
 from serving.api.live import Served
 from serving.api.promises import STATES, ChannelFreshness
 
-APART = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-_PROJECT = re.compile(rb'[{,]project="([^"]+)"')
-BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-
 log = logging.getLogger(__name__)
 EVERY_SECONDS = 10.0
+_DIFFERENCES = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_PROJECT = re.compile(rb'[{,]project="([^"]+)"')
+_STALE_SECONDS = 15.0
 
 
 class MeasuredValues(Collector):
@@ -30,34 +36,33 @@ class MeasuredValues(Collector):
         self, read: Callable[[str], Sequence[Measure]], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._read, self._clock = read, clock
-        self._found: dict[str, Sequence[Measure]] = {}
+        self._latest: dict[str, Sequence[Measure]] = {}
         self._next = clock()
 
     def look(self, projects: Iterable[str]) -> None:
-        """Read the measures of `projects` again when the last read is old; what cannot be read keeps its values."""
+        """Read the measures of `projects` again when the last read is old; a project that cannot be read keeps its values."""
         if self._clock() < self._next:
             return
         self._next = self._clock() + EVERY_SECONDS
-        found: dict[str, Sequence[Measure]] = {}
+        latest: dict[str, Sequence[Measure]] = {}
         for project in projects:
             try:
-                found[project] = self._read(project)
+                latest[project] = self._read(project)
             except AnabranchError as error:
                 log.debug("measures of %s cannot be read: %s", project, error)
-                found[project] = self._found.get(project, ())
-        self._found = found
+                latest[project] = self.of(project)
+        self._latest = latest
 
     def of(self, project: str) -> Sequence[Measure]:
-        """The measures of one project as they were last read."""
-        return self._found.get(project, ())
+        """The measures of one project, as they were last read."""
+        return self._latest.get(project, ())
 
     def collect(self) -> Iterator[Metric]:
-        """One gauge for all of them."""
+        """One gauge for all measures."""
         labels = ("project", "subject", "name", "version", "slice")
-        family = GaugeMetricFamily(
-            "anabranch_measure", "Latest measured value: accuracy, drift, skew, approximation.", labels=labels
-        )
-        for measures in self._found.values():
+        about = "Latest measured value: accuracy, drift, skew, approximation."
+        family = GaugeMetricFamily("anabranch_measure", about, labels=labels)
+        for measures in self._latest.values():
             for one in measures:
                 family.add_metric([one.project, one.subject, one.name, one.version, one.slice], one.value)
         yield family
@@ -68,120 +73,70 @@ class ServingMetrics:
 
     def __init__(self, measured: MeasuredValues | None = None) -> None:
         self._versions: dict[str, str | None] = {}
+        self._answered: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         registry = self._registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         if measured is not None:
             registry.register(measured)
-        self._requests = Counter(
-            "anabranch_requests", "Requests answered.", ("route", "project", "status"), registry=registry
+
+        def counter(name: str, about: str, *labels: str) -> Counter:
+            return Counter(f"anabranch_{name}", about, labels, registry=registry)
+
+        def gauge(name: str, about: str, *labels: str) -> Gauge:
+            return Gauge(f"anabranch_{name}", about, labels, registry=registry)
+
+        def histogram(name: str, about: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"anabranch_{name}", about, labels, buckets=buckets, registry=registry)
+
+        self._requests = counter("requests", "Requests answered.", "route", "project", "status")
+        self._seconds = histogram("request_seconds", "Time to answer.", _SECONDS, "route")
+        self.degraded = counter("degraded_answers", "Degraded answers.", "project")
+        self.published = counter("predictions_published", "Predictions published.")
+        self.dropped = counter("predictions_dropped", "Predictions that were not published.", "reason")
+        self.buffered = gauge("predictions_buffered", "Predictions that wait to be published.")
+        self.events = counter("events_accepted", "Events published to topics.", "project", "source")
+        self.batch_version = gauge("batch_version", "Batch version served.", "project")
+        self.batch_cut = gauge(
+            "batch_cut_seconds", "Cut of the batch version, seconds since 1970.", "project"
         )
-        self._answered: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        self._seconds = Histogram(
-            "anabranch_request_seconds", "Time to answer.", ("route",), buckets=BUCKETS, registry=registry
+        self.cache = gauge("batch_parts", "The cache of batch parts: bytes, entries, hits, misses.", "what")
+        self.breaker = gauge("breaker_open", "1 while a store that failed is left alone.", "store")
+        self.compared = counter(
+            "trial_compared",
+            "Live requests scored by the champion and the version on trial, by whether the label flips.",
+            "project",
+            "kind",
+            "label",
         )
-        self.degraded = Counter(
-            "anabranch_degraded_answers",
-            "Answers that said they are degraded.",
-            ("project",),
-            registry=registry,
+        self.differences = histogram(
+            "trial_apart", "How far the two scores lie apart.", _DIFFERENCES, "project", "kind"
         )
-        self.published = Counter(
-            "anabranch_predictions_published", "Predictions published.", registry=registry
-        )
-        self.dropped = Counter(
-            "anabranch_predictions_dropped",
-            "Predictions that were not published.",
-            ("reason",),
-            registry=registry,
-        )
-        self.buffered = Gauge(
-            "anabranch_predictions_buffered", "Predictions that wait to be published.", registry=registry
-        )
-        self.events = Counter(
-            "anabranch_events_accepted",
-            "Events published to topics.",
-            ("project", "source"),
-            registry=registry,
-        )
-        self.batch_version = Gauge(
-            "anabranch_batch_version", "Batch version served.", ("project",), registry=registry
-        )
-        self.batch_cut = Gauge(
-            "anabranch_batch_cut_seconds",
-            "Cut of the batch version, seconds since 1970.",
-            ("project",),
-            registry=registry,
-        )
-        self.kept = Gauge(
-            "anabranch_batch_parts",
-            "The cache of batch parts: bytes, entries, hits, misses.",
-            ("what",),
-            registry=registry,
-        )
-        self.breaker = Gauge(
-            "anabranch_breaker_open",
-            "1 while a store that failed is left alone.",
-            ("store",),
-            registry=registry,
-        )
-        self.compared = Counter(
-            "anabranch_trial_compared",
-            "Live requests scored by champion and tried version, by whether the label flips.",
-            ("project", "kind", "label"),
-            registry=registry,
-        )
-        self.apart = Histogram(
-            "anabranch_trial_apart",
-            "How far their scores lie apart.",
-            ("project", "kind"),
-            buckets=APART,
-            registry=registry,
-        )
-        self.not_compared = Counter(
-            "anabranch_trial_not_compared",
-            "Live requests that were not compared.",
-            ("reason",),
-            registry=registry,
-        )
+        self.not_compared = counter("trial_not_compared", "Live requests that were not compared.", "reason")
         channel = ("project", "channel")
-        self.behind = Gauge(
-            "anabranch_freshness_seconds",
-            "Age of the batch's cut; how far the stream is behind arrival.",
-            channel,
-            registry=registry,
+        self.behind = gauge(
+            "freshness_seconds", "Age of the batch's cut; how far the stream is behind arrival.", *channel
         )
-        self.promised = Gauge(
-            "anabranch_freshness_promised_seconds",
-            "What the project promises of them.",
-            channel,
-            registry=registry,
+        self.promised = gauge(
+            "freshness_promised_seconds", "What the project promises of its freshness.", *channel
         )
-        self.fresh = Gauge(
-            "anabranch_freshness",
-            "1 for how the promise stands: kept, missed or unknown.",
-            (*channel, "state"),
-            registry=registry,
+        self.fresh = gauge(
+            "freshness", "1 for the promise's state: kept, missed or unknown.", *channel, "state"
         )
-        self.model = Gauge(
-            "anabranch_model_served",
-            "1 for the model version served.",
-            ("project", "version"),
-            registry=registry,
-        )
+        self.model = gauge("model_served", "1 for the model version served.", "project", "version")
 
     def answered(self, route: str, project: str, status: int, started: float) -> None:
         """Count a request that began at `started` (perf_counter)."""
-        found = self._answered.get((route, project, status))
-        if found is None:
-            found = self._answered[route, project, status] = (
+        counted = self._answered.get((route, project, status))
+        if counted is None:
+            counted = self._answered[route, project, status] = (
                 self._requests.labels(route, project, str(status)),
                 self._seconds.labels(route),
             )
-        found[0].inc()
-        found[1].observe(time.perf_counter() - started)
+        counted[0].inc()
+        counted[1].observe(time.perf_counter() - started)
 
     def show(self, served: Served) -> None:
-        """Set what is known of a project's versions."""
+        """Set the versions of a project."""
         name = served.project.name
         if served.manifest is not None:
             self.batch_version.labels(name).set(served.manifest.batch_version)
@@ -189,19 +144,19 @@ class ServingMetrics:
         self._model_served(name, served.scorer.version if served.scorer else None)
 
     def show_freshness(self, project: str, channels: Mapping[str, ChannelFreshness]) -> None:
-        """Set how a project's promises stand, where it has any."""
-        for name, found in channels.items():
-            if found.behind is not None:
-                self.behind.labels(project, name).set(found.behind / SECOND)
-            if found.promised is not None:
-                self.promised.labels(project, name).set(found.promised / SECOND)
+        """Set the freshness of a project, and the state of its promises where it makes any."""
+        for name, channel in channels.items():
+            if channel.behind is not None:
+                self.behind.labels(project, name).set(channel.behind / SECOND)
+            if channel.promised is not None:
+                self.promised.labels(project, name).set(channel.promised / SECOND)
                 for state in STATES:
-                    self.fresh.labels(project, name, state).set(found.state == state)
+                    self.fresh.labels(project, name, state).set(channel.state == state)
 
-    def show_stores(self, kept: Mapping[str, int], breakers: Mapping[str, bool]) -> None:
-        """Set what is known of the cache and the circuit breakers."""
-        for what, count in kept.items():
-            self.kept.labels(what).set(count)
+    def show_stores(self, cache: Mapping[str, int], breakers: Mapping[str, bool]) -> None:
+        """Set the figures of the cache and of the circuit breakers."""
+        for what, count in cache.items():
+            self.cache.labels(what).set(count)
         for store, is_open in breakers.items():
             self.breaker.labels(store).set(is_open)
 
@@ -214,15 +169,57 @@ class ServingMetrics:
         self._versions[project] = version
 
     def text(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
-def only_of(text: bytes, may: Callable[[str], bool]) -> bytes:
-    """The text without the figures of projects that a caller may not see; those of no project are everybody's."""
-    lines = text.splitlines(keepends=True)
+def of_projects(text: bytes, may: Callable[[str], bool]) -> bytes:
+    """The text without samples of projects that the caller may not see; samples without a project stay."""
     return b"".join(
         line
-        for line in lines
+        for line in text.splitlines(keepends=True)
         if line.startswith(b"#") or (found := _PROJECT.search(line)) is None or may(found[1].decode())
     )
+
+
+def leave(folder: Path, text: bytes) -> None:
+    """Write this worker's metrics where the other workers read them, as a whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / f"{os.getpid()}.new"
+    draft.write_bytes(text)
+    draft.replace(folder / f"{os.getpid()}.prom")
+
+
+def together(folder: Path, own: bytes) -> bytes:
+    """This worker's metrics and what the others left last; a worker that ended is left out after some seconds."""
+    texts = {str(os.getpid()): own.decode()}
+    for file in sorted(folder.glob("*.prom")):
+        with suppress(OSError):  # it ended just now
+            if file.stem not in texts and time.time() - file.stat().st_mtime < _STALE_SECONDS:
+                texts[file.stem] = file.read_text(encoding="utf-8")
+    return joined(texts).encode()
+
+
+def joined(texts: Mapping[str, str]) -> str:
+    """Several pages of Prometheus' text format as one: every sample has the label `worker`, families stay together."""
+    families: dict[str, tuple[list[str], list[str]]] = {}
+    for worker, text in texts.items():
+        family: tuple[list[str], list[str]] = ([], [])
+        for line in text.splitlines():
+            if line.startswith("# HELP "):
+                family = families.setdefault(line.split(" ", 3)[2], ([], []))
+            if line.startswith("#"):
+                family[0].append(line)
+            elif line:
+                family[1].append(_labelled(line, worker))
+    return "".join(
+        f"{line}\n" for heads, samples in families.values() for line in (*dict.fromkeys(heads), *samples)
+    )
+
+
+def _labelled(sample: str, worker: str) -> str:
+    name, brace, rest = sample.partition("{")
+    if brace:
+        return f'{name}{{worker="{worker}",{rest}'
+    name, _, value = sample.partition(" ")
+    return f'{name}{{worker="{worker}"}} {value}'

@@ -1,7 +1,7 @@
-"""Predictions on their way to `predictions.<project>`: a bounded buffer that never slows or fails an answer.
+"""Predictions on their way to `predictions.<project>`, in a bounded buffer that never delays or fails an answer.
 
-When the broker is down predictions wait in the buffer; when that is full new ones are dropped and counted. A batch that
-failed half-way is sent again, so a prediction may come twice: it carries its own `prediction_id`.
+While the broker is down, predictions wait in the buffer; when it is full, new ones are dropped and counted. A batch that
+failed half-way is sent again, so a prediction can be published twice: its `prediction_id` tells.
 """
 
 import itertools
@@ -29,7 +29,7 @@ class Predictions:
 
     def __init__(self, bus: Bus, metrics: ServingMetrics, limit: int) -> None:
         self._bus, self._metrics, self._limit = bus, metrics, limit
-        # Unique by process and number: a random id for each would cost a call of the system.
+        # Ids are unique by process and number: a random id for each prediction would cost a system call.
         self._origin, self._count = uuid.uuid4().hex, itertools.count(1)
         self._waiting: deque[tuple[str, str, Prediction]] = deque()
         self._known: set[str] = set()
@@ -41,7 +41,7 @@ class Predictions:
             metrics.dropped.labels(reason)
 
     def add(self, project: Project, prediction: Prediction) -> None:
-        """Take a prediction, or drop and count it when the buffer is full. Never waits."""
+        """Queue a prediction, or drop and count it when the buffer is full. Never waits."""
         if len(self._waiting) >= self._limit:
             self._metrics.dropped.labels("buffer full").inc()
             return
@@ -55,7 +55,7 @@ class Predictions:
         self._thread.start()
 
     def stop(self, seconds: float) -> None:
-        """Publish what waits, for at most `seconds`; what then remains is counted as dropped."""
+        """Publish what waits, for at most `seconds`; the rest is counted as dropped."""
         self._stopping.set()
         self._something.set()
         if self._thread is not None:
@@ -71,7 +71,7 @@ class Predictions:
             self._something.clear()
             try:
                 while self._waiting:
-                    # A short pause lets predictions gather: the client's work for one message is that for hundreds.
+                    # A short pause gathers predictions: the client works as much for one message as for hundreds.
                     self._stopping.wait(_GATHER_SECONDS)
                     self._send()
                     failures = 0
@@ -80,7 +80,7 @@ class Predictions:
                 self._failed(error, failures)
             except Exception:
                 failures += 1
-                log.exception("publishing predictions failed; they are kept and tried again")
+                log.exception("publishing predictions failed; they are kept and sent again")
                 self._failed(None, failures)
 
     def _failed(self, error: AnabranchError | None, failures: int) -> None:

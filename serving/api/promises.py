@@ -1,4 +1,4 @@
-"""Freshness judged: what a project promises of the age of its answers, what is measured, and whether the promise is kept, by channel."""
+"""Freshness judged: what a project promises of the age of its answers, what is measured, and whether the promise is kept."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,17 +11,15 @@ from serving.api.live import Served
 
 State = Literal["kept", "missed", "unknown"]
 STATES: tuple[State, ...] = ("kept", "missed", "unknown")
-CHANNELS = ("batch", "stream")
-_SILENT = (
-    30 * SECOND
-)  # a stream tells its delay every few seconds, and what it told is remembered here for some
+_SILENT = 30 * SECOND  # a stream measures its delay every few seconds, and the server reads it every few
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelFreshness:
-    """One channel's freshness in microseconds: `behind` is the age of the cut, or how far current rows are behind arrival.
+    """Freshness of one channel in microseconds.
 
-    `state` is None where nothing is promised; `since` is when the promise began to be kept, or missed. `sources`: how far each is behind.
+    `behind` is the age of the batch's cut, or how far current rows are behind arrival. `state` is None without a
+    promise; `since` is when the promise began to be kept, or missed. `sources` is how far each source is behind.
     """
 
     promised: int | None
@@ -32,7 +30,7 @@ class ChannelFreshness:
 
 
 def judged(served: Served, measures: Sequence[Measure], now: int) -> dict[str, ChannelFreshness]:
-    """Both channels; `measures` are the project's latest."""
+    """Freshness of both channels; `measures` are the project's latest."""
     return {"batch": _batch(served, now), "stream": _stream(served, measures, now)}
 
 
@@ -43,53 +41,47 @@ def kept(channels: dict[str, ChannelFreshness]) -> bool | None:
 
 
 def _batch(served: Served, now: int) -> ChannelFreshness:
-    promised, manifest = served.project.freshness, served.manifest
-    limit = promised.batch_micros if promised else None
+    declared, manifest = served.project.freshness, served.manifest
+    promised = declared.batch_micros if declared else None
     if manifest is None:
-        return ChannelFreshness(promised=limit, state=None if limit is None else "unknown")
+        return ChannelFreshness(promised=promised, state=None if promised is None else "unknown")
     behind = now - manifest.cut
-    if limit is None:
+    if promised is None:
         return ChannelFreshness(promised=None, behind=behind)
-    missed = behind > limit
-    return ChannelFreshness(
-        promised=limit,
-        behind=behind,
-        state="missed" if missed else "kept",
-        since=manifest.cut + limit if missed else manifest.built_at,
-    )
+    if behind > promised:
+        since = manifest.cut + promised
+        return ChannelFreshness(promised=promised, behind=behind, state="missed", since=since)
+    return ChannelFreshness(promised=promised, behind=behind, state="kept", since=manifest.built_at)
 
 
 def _stream(served: Served, measures: Sequence[Measure], now: int) -> ChannelFreshness:
-    promised = served.project.freshness
-    limit = promised.stream_micros if promised else None
-    fed = [
+    declared, project = served.project.freshness, served.project
+    promised = declared.stream_micros if declared else None
+    streamed = [
         source.name
-        for source in served.project.sources.values()
-        if source.topic is not None and served.project.views_of(source.name)
+        for source in project.sources.values()
+        if source.topic is not None and project.views_of(source.name)
     ]
-    told = {delay.source: delay for delay in from_measures(measures, fed)}
-    sources = {name: _behind(told[name], now) if name in told else None for name in fed}
+    delays = {delay.source: delay for delay in from_measures(measures, streamed)}
+    sources = {name: _behind(delays[name], now) if name in delays else None for name in streamed}
     known = [behind for behind in sources.values() if behind is not None]
+    state: State | None = None
+    since = None
+    if promised is not None and streamed:
+        late = [
+            delay.at - delay.behind + promised for delay in delays.values() if _behind(delay, now) > promised
+        ]
+        if late:
+            state, since = "missed", min(late)
+        elif len(known) < len(streamed):
+            state = "unknown"
+        else:
+            state, since = "kept", max(delay.kept_since or delay.at for delay in delays.values())
     behind = max(known, default=None)
-    if limit is None or not fed:
-        return ChannelFreshness(promised=limit, behind=behind, sources=sources)
-    late = [delay.at - delay.behind + limit for delay in told.values() if _behind(delay, now) > limit]
-    if late:
-        return ChannelFreshness(
-            promised=limit, behind=behind, state="missed", since=min(late), sources=sources
-        )
-    if len(known) < len(fed):
-        return ChannelFreshness(promised=limit, behind=behind, state="unknown", sources=sources)
-    return ChannelFreshness(
-        promised=limit,
-        behind=behind,
-        state="kept",
-        since=max(delay.kept_since or delay.at for delay in told.values()),
-        sources=sources,
-    )
+    return ChannelFreshness(promised=promised, behind=behind, state=state, since=since, sources=sources)
 
 
 def _behind(delay: Delay, now: int) -> int:
-    """A stream that fell silent keeps nothing current: since it last spoke, what arrived waits."""
+    """How far a source is behind; a silent stream keeps nothing current, so events wait since its last report."""
     silent = now - delay.at
     return delay.behind + silent if silent > _SILENT else delay.behind

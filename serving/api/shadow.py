@@ -1,8 +1,8 @@
-"""What champion and tried version say of the same live requests, compared after the answer has gone.
+"""Champion and version on trial compared on the same live requests, after the answer has gone.
 
-In shadow the tried version scores what the champion answered; as canary the champion scores what the canary answered. Requests wait in
-a bounded buffer, which never slows or fails an answer: when it is full they are not compared, and counted. What was found is kept as
-measures every few seconds and shown on /metrics.
+A shadow scores what the champion answered; for a canary the champion scores what the canary answered. Requests wait in
+a bounded buffer, which never delays or fails an answer: requests that find it full are counted and not compared. The
+differences are written as measures every few seconds and shown on /metrics.
 """
 
 import logging
@@ -41,7 +41,7 @@ class _Pair:
 
 @dataclass
 class Differences:
-    """Differences (tried version minus champion) of one interval."""
+    """Differences in one interval, version on trial minus champion."""
 
     rows: int = 0
     flips: int = 0
@@ -50,7 +50,7 @@ class Differences:
     seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
 
     def add(self, difference: float, flipped: bool, seconds: float | None) -> None:
-        """One request; `seconds` the tried version took for it, None where it was not timed."""
+        """Count one request; `seconds` is what the version on trial took, None where it was not timed."""
         self.rows += 1
         self.flips += flipped
         self.total += difference
@@ -59,8 +59,8 @@ class Differences:
             self.seconds.append(seconds)
 
     def measures(self, project: str, trial: LoadedTrial, champion: str, at: datetime) -> list[Measure]:
-        """As they are kept: subject is the kind of trial, version the tried one, slice the champion it was compared with."""
-        found = {
+        """Measures of the interval: subject is the kind of trial, version the one on trial, slice the champion."""
+        values = {
             "rows": float(self.rows),
             "mean_difference": self.total / self.rows,
             "mean_apart": float(np.mean(self.apart)),
@@ -68,7 +68,7 @@ class Differences:
             "flips": self.flips / self.rows,
         }
         if self.seconds:
-            found["p99_ms"] = 1000 * float(np.quantile(self.seconds, 0.99))
+            values["p99_ms"] = 1000 * float(np.quantile(self.seconds, 0.99))
         version = trial.scorer.version
         return [
             Measure(
@@ -80,7 +80,7 @@ class Differences:
                 version=version,
                 slice=champion,
             )
-            for name, value in found.items()
+            for name, value in values.items()
             if np.isfinite(value)
         ]
 
@@ -93,7 +93,6 @@ class Shadow:
         self._waiting: deque[_Pair] = deque()
         self._tallies: dict[tuple[str, str, str, str], tuple[LoadedTrial, Differences]] = {}
         self._something, self._stopping = threading.Event(), threading.Event()
-        self._thread: threading.Thread | None = None
         for reason in _REASONS:
             metrics.not_compared.labels(reason)
 
@@ -116,11 +115,10 @@ class Shadow:
 
     def start(self) -> None:
         """Begin to compare."""
-        self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._run, name="shadow", daemon=True).start()
 
     def stop(self) -> None:
-        """Stop comparing; what waits is not compared any more."""
+        """Stop comparing; requests that wait are dropped."""
         self._stopping.set()
         self._something.set()
 
@@ -136,7 +134,7 @@ class Shadow:
         self.keep()
 
     def compare(self) -> None:
-        """Compare all that waits."""
+        """Compare all requests that wait."""
         while self._waiting and not self._stopping.is_set():
             pair = self._waiting.popleft()
             try:
@@ -158,9 +156,9 @@ class Shadow:
             self._metrics.not_compared.labels("features not read").inc()
             return
         started = time.perf_counter()
-        (said,) = predict(pair.project, other, [asked], [stored], 0)
+        (second,) = predict(pair.project, other, [asked], [stored], 0)
         seconds = None if by_trial else time.perf_counter() - started
-        tried, ours = (answered, said.answer) if by_trial else (said.answer, answered)
+        tried, ours = (answered, second.answer) if by_trial else (second.answer, answered)
         self._count(pair, tried, ours, seconds)
 
     def _count(self, pair: _Pair, tried: dict[str, Any], ours: dict[str, Any], seconds: float | None) -> None:
@@ -170,10 +168,10 @@ class Shadow:
         difference = float(tried["score"] - ours["score"])
         tally.add(difference, flipped, seconds)
         self._metrics.compared.labels(name, trial.kind, "flipped" if flipped else "same").inc()
-        self._metrics.apart.labels(name, trial.kind).observe(abs(difference))
+        self._metrics.differences.labels(name, trial.kind).observe(abs(difference))
 
     def keep(self) -> None:
-        """Keep what was found as measures; while their store is away the interval goes on."""
+        """Write the differences as measures; while the store is down the interval goes on."""
         at = datetime.now(tz=UTC)
         measures = [
             one
@@ -185,6 +183,6 @@ class Shadow:
         try:
             self._context.stores.measures.write(measures)
         except AnabranchError as error:
-            log.warning("comparisons on live requests are kept in memory: %s", error)
+            log.warning("comparisons of live requests are kept in memory: %s", error)
             return
         self._tallies.clear()

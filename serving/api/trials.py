@@ -1,4 +1,4 @@
-"""A version that is tried on live requests: in shadow it answers nobody, as canary it answers a fixed share of the keys."""
+"""A version that is tried on live requests: as shadow it answers nobody, as canary it answers a fixed share of the keys."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,34 +10,33 @@ from anabranch.stores.models.versions import Scorer
 from anabranch.values.keys import key_text
 
 SHADOW, CANARY = "shadow", "canary"
-_WHOLE = 2**64
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedTrial:
-    """The version tried, and how; `share` of the keys is above 0 and at most 1."""
+    """The version on trial; `share` of the keys is above 0 and at most 1."""
 
     kind: str
     share: float
     scorer: Scorer
 
 
-def place_of(project: Project, key: str) -> float:
-    """Where a key lies in [0, 1): the same for every server and every trial, so that a share that grows keeps the keys it had."""
+def position(project: Project, key: str) -> float:
+    """A key's place in [0, 1), the same on every server and in every trial: a share that grows keeps its keys."""
     digest = hashlib.blake2b(f"{project.name}\x1f{key}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / _WHOLE
+    return int.from_bytes(digest, "big") / 2**64
 
 
 def scorers(
     project: Project, champion: Scorer, trial: LoadedTrial | None, asked: Sequence[Asked]
 ) -> list[Scorer]:
-    """Who answers each: the champion, unless the key is one of a canary's. What has no key is the champion's."""
+    """The version that answers each request: a canary for its share of the keys, else the champion."""
     if trial is None or trial.kind != CANARY:
         return [champion] * len(asked)
     share = trial.share
     return [
         trial.scorer
-        if one.key is not None and place_of(project, key_text(project.keys, one.key)) < share
+        if one.key is not None and position(project, key_text(project.keys, one.key)) < share
         else champion
         for one in asked
     ]

@@ -1,1 +1,1 @@
-"""HTTP as plain values: requests, responses, access, breakers, workers. Knows nothing of projects' features."""
+"""HTTP as plain values: requests, responses and access. It knows nothing of projects and their features."""

@@ -10,7 +10,7 @@ from anabranch.events.json_values import encode
 Headers = tuple[tuple[str, str], ...]
 JSON: Headers = (("content-type", "application/json"),)
 _DROPPED = 16 * 1024 * 1024
-"""Bytes beyond the limit that are read and dropped: who is answered while he still sends may see a broken connection instead of the reason."""
+"""Bytes beyond the limit that are read and dropped: a caller that is answered while it sends may see a broken connection."""
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class Request:
 
 @dataclass(slots=True)
 class Response:
-    """One response, complete."""
+    """A complete response."""
 
     status: int
     body: bytes
@@ -41,12 +41,12 @@ def json_response(document: object, status: int = 200) -> Response:
 
 
 def problem_response(problem: ProblemError, extra: Mapping[str, object] | None = None) -> Response:
-    """A problem as its response, with `extra` members in the body."""
+    """The response for a problem, with `extra` members in its body."""
     return Response(problem.status, problem.body(extra), (("content-type", CONTENT_TYPE), *problem.headers))
 
 
 class Scope(Protocol):
-    """What RSGI tells of a request before its body."""
+    """RSGI's scope: a request before its body."""
 
     proto: str
     method: str
@@ -82,9 +82,9 @@ class Exchange(Protocol):
 
 
 async def read_body(scope: Scope, exchange: Exchange, limit: int) -> bytes:
-    """The body, never holding more than `limit` bytes of it; raises a 413 problem for more, when the caller has sent it or `_DROPPED` bytes of it."""
-    told = scope.headers.get("content-length")
-    announced = int(told) if told is not None and told.isascii() and told.isdigit() else None
+    """The body, holding at most `limit` bytes of it; raises a 413 problem once a longer one was sent, or `_DROPPED` bytes more."""
+    length = scope.headers.get("content-length") or ""
+    announced = int(length) if length.isascii() and length.isdigit() else None
     if announced is not None and announced <= limit:
         return await exchange()
     if announced is not None and announced > limit + _DROPPED:

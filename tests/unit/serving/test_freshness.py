@@ -10,7 +10,7 @@ from anabranch.declare.loading import load_project
 from anabranch.stores.cassandra.measures import Measure
 from anabranch.values.times import DAY, SECOND, format_time, from_micros
 from serving.api.live import Served
-from serving.api.metrics import only_of
+from serving.api.metrics import of_projects
 from serving.api.promises import ChannelFreshness, judged, kept
 from speed.progress import Delays
 from tests.support.serving_fakes import NOW, PROJECTS, Bench, FakeManifest, bench
@@ -163,6 +163,6 @@ def test_catalogue_page_and_metrics_say_that_a_promise_is_missed_and_since_when(
 
 def test_figures_of_projects_that_a_caller_may_not_see_are_left_out() -> None:
     text = b'# HELP x y\nx{project="a",state="1"} 1.0\nx{state="1",project="b"} 2.0\nx{project=""} 3.0\nz 4.0\nx{slice="q,project=\\"b\\""} 5.0\n'
-    assert only_of(text, lambda project: project == "a").splitlines() == [
+    assert of_projects(text, lambda project: project == "a").splitlines() == [
         line for line in text.splitlines() if b" 2.0" not in line
     ]
