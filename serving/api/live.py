@@ -139,7 +139,10 @@ class Live:
         if roles is not None:
             version = _champion(manifest, roles)
             champion = self._try(
-                "model", lambda: self._scorer(name, version, served.scorer), served.scorer, troubles
+                "model",
+                lambda: None if version is None else self._scorer(name, version, served.scorer),
+                served.scorer,
+                troubles,
             )
         scorer = self._try("inputs", lambda: _fitting(project, champion), None, troubles)
         if "inputs" in troubles:
@@ -185,10 +188,8 @@ class Live:
             troubles[what] = f"{type(error).__name__}: {error}"
         return otherwise
 
-    def _scorer(self, name: str, version: str | None, before: Scorer | None) -> Scorer | None:
+    def _scorer(self, name: str, version: str, before: Scorer | None) -> Scorer:
         """A version, which is `before` where that is the same one."""
-        if version is None:
-            return None
         if before is not None and before.version == version:
             return before
         return self._context.stores.models.scorer(name, version)
@@ -204,7 +205,7 @@ class Live:
                 return None
             before = trial.scorer if trial is not None else None
             scorer = self._scorer(project.name, declared.version, before)
-            trial = scorer and LoadedTrial(kind=declared.kind, share=declared.share, scorer=scorer)
+            trial = LoadedTrial(kind=declared.kind, share=declared.share, scorer=scorer)
         if trial is not None:
             check_fits(project, trial.scorer.version, trial.scorer.kinds)
         return trial
