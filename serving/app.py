@@ -1,4 +1,4 @@
-"""The REST server: its life, who is admitted, and which endpoint answers. A running server shows its contract at /docs."""
+"""The REST server: its life, who is admitted, and which endpoint answers. /docs shows its contract."""
 
 import logging
 import os
@@ -142,7 +142,7 @@ class Application:
         return answer if isinstance(answer, Response) else json_response(answer, route.status)
 
     def _admit(self, request: Request, route: Route, project: str) -> Caller | None:
-        """Who asks, None where nobody is asked who they are; raises a 401 or 403 problem."""
+        """The caller, None when all may ask; raises a 401 or 403 problem."""
         if route.right is None:
             return self._anybody(request)
         caller = self._reader(request) if route.browser else self._identify(request)
@@ -159,24 +159,24 @@ class Application:
         return caller
 
     def _identify(self, request: Request) -> Caller | None:
-        """Who asks; None when everybody may. Raises a 401 problem."""
+        """The caller, None when all may ask; raises a 401 problem."""
         access = self._access
         return None if access is None else access.identify(request.authorization, request.api_key)
 
     def _reader(self, request: Request) -> Caller | None:
-        """Who reads a page: browsers send a key as the password that they ask for. None when everybody may."""
+        """The caller of a page: browsers send a key as the password they ask for. None when all may ask."""
         access = self._access
         return None if access is None else access.identify_reader(request.authorization, request.api_key)
 
     def _anybody(self, request: Request) -> Caller | None:
-        """Who asks for a page that is open to all: nobody known where credentials are missing or wrong."""
+        """The caller of a path that is open to all: `NOBODY` where credentials are missing or wrong."""
         try:
             return self._reader(request)
         except ProblemError:
             return NOBODY
 
     def _served(self, name: str, caller: Caller | None) -> Served:
-        """The project of that name; raises a problem that names those the caller may see."""
+        """The project `name`; raises a problem that names the projects the caller may see."""
         served = self.live.get(name)
         if served is not None:
             return served
@@ -188,7 +188,7 @@ class Application:
 
 
 def end_within(seconds: float) -> None:
-    """End this process in time, even when a library's thread still waits for a store that is away: nothing is left to be done."""
+    """End this process in time, even when a library's thread still waits for a store that is down."""
 
     def end() -> None:
         time.sleep(seconds)

@@ -20,13 +20,14 @@ def run(
 ) -> None:
     """Run workers that each `load` an application; `tell` is called with the address.
 
-    Raises UnavailableError when the port is taken, and MisuseError when others can reach it without credentials.
+    Raises UnavailableError when the port is taken, MisuseError when others can reach it without credentials.
     """
     if not is_loopback(serving.host) and serving.auth == "off":
         if not serving.open:
             raise MisuseError(
-                f'serving.host {serving.host} can be reached by others, and serving.auth is off: set serving.auth = "on" '
-                "and make keys ('anabranch keys add PROJECT'), or set serving.open = true to let everybody ask"
+                f"serving.host {serving.host} can be reached by others, and serving.auth is off: "
+                "set serving.auth = \"on\" and make keys ('anabranch keys add PROJECT'), "
+                "or set serving.open = true to let everybody ask"
             )
         log.warning(
             "the REST server listens on %s, and everybody who reaches it may ask everything", serving.host
@@ -62,6 +63,6 @@ def _check_port(serving: ServingSettings) -> None:
         except OSError as error:
             where = f"{serving.host}:{serving.port}"
             raise UnavailableError(
-                f"the REST server cannot listen on {where} ({error.strerror}): stop the process that does, or set "
-                "another serving.port"
+                f"the REST server cannot listen on {where} ({error.strerror}): "
+                "stop the process that does, or set another serving.port"
             ) from error

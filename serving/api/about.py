@@ -1,4 +1,4 @@
-"""Endpoints about the server itself and the projects it serves: health, readiness, metrics, catalogue, contract."""
+"""Endpoints about the server and its projects: health, readiness, metrics, catalogue, OpenAPI document."""
 
 import asyncio
 import logging

@@ -258,9 +258,7 @@ class ChannelBody(Struct, kw_only=True):
     promised_seconds: Annotated[float | None, Meta(description="Null where nothing is promised")]
     seconds: Annotated[
         float | None,
-        Meta(
-            description="Measured: the age of the batch's cut, or how long what arrives waits for its current row"
-        ),
+        Meta(description="Measured: the age of the batch's cut, or how far the stream is behind arrival"),
     ]
     state: Annotated[State | None, Meta(description="How the promise stands; null without one")]
     since: Annotated[Moment | None, Meta(description="When the promise began to stand so")]
@@ -270,7 +268,7 @@ class ChannelBody(Struct, kw_only=True):
 
 
 class FreshnessBody(Struct, kw_only=True):
-    """What is promised, what is measured, and whether the promises are kept; null where there is none or nothing is known."""
+    """Promised and measured freshness; null without a promise or a measurement."""
 
     cut: Annotated[Moment | None, Meta(description="All that arrived before is in the batch")]
     built_at: Moment | None

@@ -42,7 +42,10 @@ def entry(
     model: ModelVersion | None = None,
     measures: Sequence[Measure] = (),
 ) -> ProjectBody:
-    """One project's page at `now` (microseconds); `model` is the registry's entry of the version that serves, `measures` its latest ones."""
+    """The entry of a project at `now` (microseconds).
+
+    `model` is the registry's entry of the version that serves; `measures` are the project's latest.
+    """
     project = served.project
     return ProjectBody(
         name=project.name,
@@ -128,7 +131,7 @@ def _model(served: Served, registered: ModelVersion | None) -> ModelBody | None:
 
 
 def freshness(served: Served, channels: dict[str, ChannelFreshness]) -> FreshnessBody:
-    """What is promised, what is measured, and whether the promises are kept; None where there is none or nothing is known."""
+    """Promised and measured freshness, and whether the promises are kept."""
     manifest, promised = served.manifest, served.project.freshness
     return FreshnessBody(
         cut=format_time(manifest.cut) if manifest else None,
@@ -176,7 +179,7 @@ def lineage(served: Served, model: ModelVersion | None) -> LineageBody:
 
 
 def addresses(served: Served, routes: Iterable[Route]) -> dict[str, Any]:
-    """Where a project can be asked and read: each of its routes, topics, tables of Cassandra, tables of Spark SQL."""
+    """Where a project can be asked and read: its routes, topics, and tables in Cassandra and Spark SQL."""
     project, manifest, name = served.project, served.manifest, served.project.name
     sources = {source.name: source.topic for source in project.sources.values() if source.topic}
     key = "{key}" if len(project.keys) == 1 else ",".join(f"{part}={{{part}}}" for part in project.keys)

@@ -1,7 +1,7 @@
 """What a project answers: predictions, features, current rows, and events that are published.
 
-Reads of an answer are awaited on the event loop; every other call of a store waits in a thread. Models score on the
-loop, because that takes microseconds.
+Reads of an answer are awaited on the event loop; every other call of a store waits in a thread. Models
+score on the loop, because that takes microseconds.
 """
 
 from typing import Any
@@ -28,7 +28,10 @@ from serving.http.messages import Response
 
 
 async def predict(parts: ServerParts, call: Call) -> Response:
-    """Score a key, given features, or both. An unknown key is a problem; among several requests only in its own place."""
+    """Score a key, given features, or both.
+
+    An unknown key is a problem; among several requests, only in its own place.
+    """
     request, served = call.request, call.served
     project, scorer = served.project, served.scorer
     requests.check_json(request.content_type)
@@ -55,7 +58,7 @@ async def predict(parts: ServerParts, call: Call) -> Response:
 
 
 async def features(parts: ServerParts, call: Call) -> FeaturesBody:
-    """Stored features of a key, merged as of now; those of an unknown key are empty, and the answer says so."""
+    """Stored features of a key, merged as of now; an unknown key has empty ones and `known` is false."""
     served, key = call.served, _key(call)
     _require_manifest(served)
     (stored,) = await parts.service.features_async(served.project, [key], served.manifest)
@@ -81,8 +84,8 @@ async def scores(parts: ServerParts, call: Call) -> CurrentRowBody:
         raise ProblemError(
             404,
             "unknown-key",
-            f"there is no current row of key {show_key(project.keys, text)[:60]!r}: check the key; builds and "
-            f"the stream of {project.name} keep one row a key",
+            f"there is no current row of key {show_key(project.keys, text)[:60]!r}: check the key; builds "
+            f"and the stream of {project.name} keep one row a key",
             field="key",
         )
     columns: dict[str, Any] = {
@@ -112,7 +115,8 @@ async def events(parts: ServerParts, call: Call) -> AcceptedBody:
         raise ProblemError(
             409,
             "files-only",
-            f"source {name!r} has no topic and takes files only: use 'anabranch ingest {project.name} {name} FILE'",
+            f"source {name!r} has no topic and takes files only: "
+            f"use 'anabranch ingest {project.name} {name} FILE'",
         )
     requests.check_json(request.content_type)
     document = requests.decode(request.body)

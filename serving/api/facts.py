@@ -66,7 +66,7 @@ class ProjectFacts:
 
 @dataclass
 class Facts:
-    """Reads for pages, in threads of `pool`; a read that takes longer than `serving.store_timeout_seconds` is `Missing`."""
+    """Reads in threads of `pool`; one that takes longer than `serving.store_timeout_seconds` is `Missing`."""
 
     context: ServingContext
     pool: Executor

@@ -1,7 +1,8 @@
-"""The projects as they are served now: declarations, champions and manifests, read again and again in the background.
+"""The projects as they are served now: declarations, champions and manifests, read in the background.
 
-A project's declaration, model and manifest stand in one frozen value that is replaced as a whole, so that a request that
-takes it once never mixes versions. What cannot be read leaves the last good value in force and is named in `troubles`.
+A project's declaration, model and manifest stand in one frozen value that is replaced as a whole: a request
+takes it once and never mixes versions. What cannot be read leaves the last good value in force and is named
+in `troubles`.
 """
 
 import logging
@@ -39,7 +40,10 @@ class Served:
     """A version that is tried beside the champion."""
     manifest: Manifest | None = None
     troubles: Mapping[str, str] = field(default_factory=dict)
-    """What was wrong at the last look (``model``, ``inputs``, ``trial``, ``store``, ``views``, ``declaration``), and why."""
+    """What was wrong at the last look, and why, by its part.
+
+    The parts are ``declaration``, ``store``, ``model``, ``inputs``, ``trial`` and ``views``.
+    """
     looked: bool = False
     """Whether model and manifest have been read at all; until then, None means nothing."""
 
@@ -161,7 +165,7 @@ class Live:
         return replace(served, manifest=manifest, scorer=scorer, trial=trial, troubles=troubles, looked=True)
 
     def _versions(self, served: Served, troubles: dict[str, str]) -> tuple[Manifest | None, Roles | None]:
-        """Manifest and roles of one moment: both are read again when the manifest changed while the roles were read."""
+        """Manifest and roles of one moment; both are read again when the manifest changed between."""
         name, stores = served.project.name, self._context.stores
         manifest = self._try("store", lambda: stores.views.manifest(name), served.manifest, troubles)
         if served.project.model is None:
@@ -178,7 +182,7 @@ class Live:
 
     @staticmethod
     def _try(what: str, read: Callable[[], T], otherwise: T, troubles: dict[str, str]) -> T:
-        """The result of `read`, or `otherwise` and a trouble: one project's trouble does not stop the others."""
+        """The result of `read`, or `otherwise` and a trouble, which does not stop other projects."""
         try:
             return read()
         except AnabranchError as error:
@@ -195,7 +199,7 @@ class Live:
         return self._context.stores.models.scorer(name, version)
 
     def _trial(self, served: Served, roles: Roles | None, champion: Scorer | None) -> LoadedTrial | None:
-        """The version on trial (the served one when the roles could not be read); None once it is the champion."""
+        """The version on trial (as before when the roles could not be read); None once it is the champion."""
         if champion is None:
             return None
         project, trial = served.project, served.trial
@@ -222,7 +226,10 @@ class Live:
 
 
 def _fitting(project: Project, scorer: Scorer | None) -> Scorer | None:
-    """`scorer`; raises MisuseError when it reads features that are not declared, or not so: they would count as missing."""
+    """`scorer`; raises MisuseError when it reads features that are not declared, or of another type.
+
+    They would silently count as missing.
+    """
     if scorer is not None:
         check_fits(project, scorer.version, scorer.kinds)
     return scorer
@@ -240,7 +247,7 @@ def _in_force(served: Served, manifest: Manifest | None, roles: Roles) -> bool:
 
 
 def _waits_for_its_model(served: Served, manifest: Manifest | None) -> bool:
-    """Whether a manifest names a model that cannot be served yet, while the batch version before can still be read."""
+    """Whether a manifest's model cannot be served yet, while the batch version before can still be read."""
     before, scorer = served.manifest, served.scorer
     if before is None or scorer is None or manifest is None or manifest.previous is None:
         return False

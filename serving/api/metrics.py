@@ -1,4 +1,4 @@
-"""What /metrics shows: counters of this server, measures of the projects, and the metrics of all workers together.
+"""The content of /metrics: counters of the server, measures of its projects, metrics of all its workers.
 
 Each application has its own registry. Labels take only values that are known beforehand.
 """
@@ -40,7 +40,7 @@ class MeasuredValues(Collector):
         self._next = clock()
 
     def look(self, projects: Iterable[str]) -> None:
-        """Read the measures of `projects` again when the last read is old; a project that cannot be read keeps its values."""
+        """Read the measures again when the last read is old; a project that fails keeps its values."""
         if self._clock() < self._next:
             return
         self._next = self._clock() + EVERY_SECONDS
@@ -191,7 +191,7 @@ def leave(folder: Path, text: bytes) -> None:
 
 
 def together(folder: Path, own: bytes) -> bytes:
-    """This worker's metrics and what the others left last; a worker that ended is left out after some seconds."""
+    """This worker's metrics and those the others left; a worker that ended disappears after some seconds."""
     texts = {str(os.getpid()): own.decode()}
     for file in sorted(folder.glob("*.prom")):
         with suppress(OSError):  # it ended just now
@@ -201,7 +201,7 @@ def together(folder: Path, own: bytes) -> bytes:
 
 
 def joined(texts: Mapping[str, str]) -> str:
-    """Several pages of Prometheus' text format as one: every sample has the label `worker`, families stay together."""
+    """Texts in Prometheus' format as one: each sample has the label `worker`, families stay together."""
     families: dict[str, tuple[list[str], list[str]]] = {}
     for worker, text in texts.items():
         family: tuple[list[str], list[str]] = ([], [])

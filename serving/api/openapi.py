@@ -1,4 +1,7 @@
-"""The OpenAPI 3.1 document of a route table, typed for each project from its declaration, with examples that can be sent as they are."""
+"""The OpenAPI 3.1 document of a route table, typed for each project from its declaration.
+
+Its examples can be sent as they are.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -146,7 +149,7 @@ def _event(source: Source, project: Project) -> Schema:
 
 
 def _event_value(kind: DataType, needed: bool) -> Schema:
-    """A value in an event: it may also come as a text that reads as its type, and any single value is a text."""
+    """A value in an event: also a text that reads as its type; a text may be any single value."""
     found = {**kind.event_schema, **({"minLength": 1 if needed else 0} if kind.text else {})}
     return found if needed else nullable(found)
 
@@ -178,7 +181,7 @@ def document(projects: Iterable[Project], routes: Iterable[Route], *, secured: b
 
 
 def schema(body: Any, parts: Parts) -> Schema:
-    """The JSON schema of a type (of one of several, where it is a tuple), whose marked parts are those of `parts`."""
+    """The JSON schema of a type, or of one of several in a tuple, with its marked parts taken from `parts`."""
     if isinstance(body, tuple):
         return schema(body[0], parts) if len(body) == 1 else {"oneOf": [schema(one, parts) for one in body]}
     (found,), components = msgspec.json.schema_components((body,), ref_template="{name}")
@@ -187,7 +190,7 @@ def schema(body: Any, parts: Parts) -> Schema:
 
 
 def _inlined(node: Any, components: Schema, parts: Parts) -> Any:
-    """A schema without references; a value that may be null has null among its types, instead of among its choices."""
+    """A schema without references; null is one of a value's types instead of one of its choices."""
     if isinstance(node, list):
         return [_inlined(one, components, parts) for one in node]
     if not isinstance(node, dict):

@@ -1,7 +1,7 @@
-"""Predictions on their way to `predictions.<project>`, in a bounded buffer that never delays or fails an answer.
+"""Predictions on their way to `predictions.<project>`, in a bounded buffer that never delays an answer.
 
-While the broker is down, predictions wait in the buffer; when it is full, new ones are dropped and counted. A batch that
-failed half-way is sent again, so a prediction can be published twice: its `prediction_id` tells.
+While the broker is down, predictions wait in the buffer; when it is full, new ones are dropped and counted.
+A batch that failed half-way is sent again, so a prediction can be published twice, with one `prediction_id`.
 """
 
 import itertools
@@ -71,7 +71,7 @@ class Predictions:
             self._something.clear()
             try:
                 while self._waiting:
-                    # A short pause gathers predictions: the client works as much for one message as for hundreds.
+                    # A short pause gathers predictions: one message costs as much as hundreds.
                     self._stopping.wait(_GATHER_SECONDS)
                     self._send()
                     failures = 0

@@ -1,4 +1,4 @@
-"""Freshness judged: what a project promises of the age of its answers, what is measured, and whether the promise is kept."""
+"""Freshness judged: the promised age of answers, the measured one, and whether the promise is kept."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,8 +18,9 @@ _SILENT = 30 * SECOND  # a stream measures its delay every few seconds, and the 
 class ChannelFreshness:
     """Freshness of one channel in microseconds.
 
-    `behind` is the age of the batch's cut, or how far current rows are behind arrival. `state` is None without a
-    promise; `since` is when the promise began to be kept, or missed. `sources` is how far each source is behind.
+    `behind` is the age of the batch's cut, or how far current rows are behind arrival. `state` is None
+    without a promise; `since` is when the promise began to be kept, or missed. `sources` is how far each
+    source is behind.
     """
 
     promised: int | None
@@ -82,6 +83,6 @@ def _stream(served: Served, measures: Sequence[Measure], now: int) -> ChannelFre
 
 
 def _behind(delay: Delay, now: int) -> int:
-    """How far a source is behind; a silent stream keeps nothing current, so events wait since its last report."""
+    """How far a source is behind; in a silent stream, events wait since its last report."""
     silent = now - delay.at
     return delay.behind + silent if silent > _SILENT else delay.behind

@@ -27,7 +27,7 @@ _PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request to an endpoint: who asks (None where nobody is asked who they are), of which project, and the path's parameters."""
+    """One request to an endpoint. `caller` is None where nobody needs credentials."""
 
     request: Request
     caller: Caller | None
@@ -74,7 +74,7 @@ class Route:
     handler: Handler
     summary: str
     right: str | None = "catalogue"
-    """What a caller needs for the project, or for any project where the path has none; None is open to all."""
+    """The right a caller needs for the project (for any, where the path names none); None: open to all."""
     browser: bool = False
     """Whether people open it in a browser, which signs in with a key as the password."""
     model: bool = False

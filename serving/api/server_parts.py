@@ -24,14 +24,14 @@ _PAGE_THREADS = 2
 
 @dataclass(frozen=True)
 class BlockingStore:
-    """A store whose calls block: they wait in threads of their own, behind a circuit breaker, for at most `seconds`."""
+    """A store whose calls block: they wait in threads, behind a circuit breaker, for at most `seconds`."""
 
     breaker: Breaker
     pool: Executor
     seconds: float
 
     async def ask(self, call: Callable[[], T]) -> T:
-        """Call the store; raises UnavailableError when that takes too long, or at once while the breaker is open."""
+        """Call the store; raises UnavailableError after `seconds`, or at once while the breaker is open."""
         with self.breaker.calling():
             try:
                 async with asyncio.timeout(self.seconds):

@@ -1,8 +1,8 @@
 """Champion and version on trial compared on the same live requests, after the answer has gone.
 
-A shadow scores what the champion answered; for a canary the champion scores what the canary answered. Requests wait in
-a bounded buffer, which never delays or fails an answer: requests that find it full are counted and not compared. The
-differences are written as measures every few seconds and shown on /metrics.
+A shadow scores what the champion answered; for a canary the champion scores what the canary answered.
+Requests wait in a bounded buffer, which never delays or fails an answer: requests that find it full are
+counted and not compared. The differences are written as measures every few seconds and shown on /metrics.
 """
 
 import logging
@@ -59,7 +59,7 @@ class Differences:
             self.seconds.append(seconds)
 
     def measures(self, project: str, trial: LoadedTrial, champion: str, at: datetime) -> list[Measure]:
-        """Measures of the interval: subject is the kind of trial, version the one on trial, slice the champion."""
+        """The interval's measures: subject is the trial's kind, version its version, slice the champion."""
         values = {
             "rows": float(self.rows),
             "mean_difference": self.total / self.rows,

@@ -1,4 +1,4 @@
-"""A version that is tried on live requests: as shadow it answers nobody, as canary it answers a fixed share of the keys."""
+"""A version on trial: as shadow it answers nobody, as canary it answers a fixed share of the keys."""
 
 import hashlib
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class LoadedTrial:
 
 
 def position(project: Project, key: str) -> float:
-    """A key's place in [0, 1), the same on every server and in every trial: a share that grows keeps its keys."""
+    """A key's place in [0, 1), the same on every server and in every trial: growing shares keep keys."""
     digest = hashlib.blake2b(f"{project.name}\x1f{key}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 

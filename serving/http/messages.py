@@ -10,7 +10,8 @@ from anabranch.events.json_values import encode
 Headers = tuple[tuple[str, str], ...]
 JSON: Headers = (("content-type", "application/json"),)
 _DROPPED = 16 * 1024 * 1024
-"""Bytes beyond the limit that are read and dropped: a caller that is answered while it sends may see a broken connection."""
+"""Bytes beyond the limit that are read and dropped: a caller that is refused while it sends may see a broken
+connection instead of the reason."""
 
 
 @dataclass(slots=True)
@@ -82,7 +83,7 @@ class Exchange(Protocol):
 
 
 async def read_body(scope: Scope, exchange: Exchange, limit: int) -> bytes:
-    """The body, holding at most `limit` bytes of it; raises a 413 problem once a longer one was sent, or `_DROPPED` bytes more."""
+    """The body; raises a 413 problem for more than `limit` bytes, once all or `_DROPPED` more were sent."""
     length = scope.headers.get("content-length") or ""
     announced = int(length) if length.isascii() and length.isdigit() else None
     if announced is not None and announced <= limit:

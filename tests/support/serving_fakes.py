@@ -220,7 +220,7 @@ class FakeReports:
 
 
 class FakeStores(Stores):
-    """The stores of a server as stand-ins in memory: the one place where they take the types of the real ones."""
+    """The stores of a server as stand-ins in memory; here they take the types of the real stores."""
 
     def __init__(self) -> None:
         unused: Any = None

@@ -1,4 +1,4 @@
-"""Who may ask what, over a socket: `anabranch serve` with authentication, keys of the command line and tokens of an issuer; its stores are real."""
+"""Rights over a socket: `anabranch serve` with real stores, keys of the command line and an issuer's tokens."""
 
 import http.client
 import json
@@ -24,9 +24,11 @@ DECLARATION = '''
 """Readings of a ward."""
 from anabranch import Count, FeatureView, Label, Model, Project, Source
 
-readings = Source(name="readings", topic="{name}", id="id", time="at", schema="id STRING, bed STRING, at TIMESTAMP, bad BOOLEAN")
+readings = Source(name="readings", topic="{name}", id="id", time="at",
+                  schema="id STRING, bed STRING, at TIMESTAMP, bad BOOLEAN")
 seen = FeatureView(name="seen", source=readings, key="bed", features={{"n": Count()}})
-project = Project(name="{name}", views=(seen,), label=Label(source=readings, key="bed", target="bad"), model=Model())
+project = Project(name="{name}", views=(seen,), model=Model(),
+                  label=Label(source=readings, key="bed", target="bad"))
 '''
 ISSUER = {"iss": "https://issuer", "aud": "wards"}
 EVENT = {"id": "e1", "bed": "b1", "at": "2024-05-01T12:00:00Z"}
@@ -36,7 +38,7 @@ SECONDS = 5.0
 
 @dataclass
 class Guarded:
-    """A server that asks for credentials, two projects of it, and the environment that `anabranch` finds them by."""
+    """A server that asks for credentials, its two projects, and the environment that finds them."""
 
     port: int
     names: tuple[str, str]
@@ -63,7 +65,7 @@ class Guarded:
             connection.close()
 
     def statuses(self, credentials: str) -> dict[str, int]:
-        """What becomes of each verb of both projects; who may ask learns that there is no model yet, and no row of the key."""
+        """The status of each endpoint of both projects: a 403, or a problem for want of a model or a row."""
         asked: dict[str, Any] = {
             "/features/b1": None,
             "/scores/b1": None,

@@ -1,4 +1,4 @@
-"""Which keys an answer knows: those that the batch version or the stream since its cut has anything of, in any view, by the reads of the answer itself."""
+"""Known keys: those of which the batch version or the stream since its cut has events, in any view."""
 
 import asyncio
 import uuid
@@ -52,7 +52,8 @@ class Hangar:
                     view, [Event(id="1", key=key, time=cut - ago, arrival=cut - ago, x=1.0, n=n)], cut
                 )
                 assert len(part.rows)
-                statement = f"INSERT INTO {batch_table(self.project.name, view.name, version)} (key, states, extras) VALUES (%s, %s, %s)"
+                table = batch_table(self.project.name, view.name, version)
+                statement = f"INSERT INTO {table} (key, states, extras) VALUES (%s, %s, %s)"
                 self.views.session.execute(
                     statement, (key, part.rows.astype("<f8").tobytes(), pack_extras(part.extras))
                 )
@@ -87,7 +88,7 @@ class Hangar:
         )
 
     def known(self, *keys: tuple[str, str]) -> list[bool]:
-        """Whether each plane at an airport is known: waited for and awaited, alone, together, and with batch parts that are kept, which all agree."""
+        """Whether each plane at an airport is known: five ways to ask, which must agree."""
         manifest, asked = self.views.manifest(self.project.name), [named(*key) for key in keys]
         answers = Answers(self.views, parts=Parts(1_000_000))
 
@@ -150,7 +151,7 @@ def test_events_that_a_filter_leaves_out_or_no_window_reaches_any_more_make_a_ke
 
 
 def test_tiles_of_slots_that_the_batch_covers_make_no_key_known(hangar: Hangar) -> None:
-    """Such a tile is of events which the batch has: where it has none of the key, no window needs them any more."""
+    """The batch has the events of such a tile; if it has none of the key, no window needs them."""
     hangar.stream("N1", CUT - HOUR)
     assert hangar.known(("N1", "XXX")) == [True]
     hangar.build(CUT)

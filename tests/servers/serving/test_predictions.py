@@ -1,4 +1,4 @@
-"""Predictions on their way from answers to the lake: every one lands once, and what waits while the broker is down is told."""
+"""Predictions from answers to the lake: each lands once; those that wait for the broker are counted."""
 
 import json
 import uuid
@@ -134,7 +134,7 @@ def test_a_project_without_a_model_has_no_predictions_to_land(
         bus.ends(f"predictions.{project.name}")
 
 
-def test_while_the_broker_is_down_predictions_wait_those_beyond_the_buffer_are_counted_and_all_others_are_sent(
+def test_predictions_wait_for_the_broker_and_those_beyond_the_buffer_are_counted(
     settings: Settings, bus: Bus
 ) -> None:
     project, metrics = declare("shop"), ServingMetrics()

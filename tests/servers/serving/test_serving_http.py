@@ -169,7 +169,8 @@ def test_metrics_of_several_workers_add_up(tmp_path: Path) -> None:
             assert time.monotonic() < deadline, counts
             text = running.ask("GET", "/metrics")[2].decode()
             found = re.findall(
-                r'anabranch_requests_total\{worker="(\d+)",project="heart_disease",route="predict",status="200"\} (\S+)',
+                r'anabranch_requests_total\{worker="(\d+)",project="heart_disease",'
+                r'route="predict",status="200"\} (\S+)',
                 text,
             )
             workers = set(re.findall(r'worker="(\d+)"', text))
@@ -186,7 +187,7 @@ def test_port_that_is_taken_is_told_in_one_line(running: Running, tmp_path: Path
 
 
 def test_whatever_the_openapi_page_allows_or_forbids_is_answered_as_it_says(tmp_path: Path) -> None:
-    """Schemathesis sends what the page's schemas allow and what they forbid, with a key, without one and with a wrong one.
+    """Schemathesis sends what the schemas allow and forbid, with a key, without one and with a wrong one.
 
     No 5xx, answers as typed, what is forbidden is a 4xx, and whatever is refused changes nothing.
     """
@@ -197,7 +198,7 @@ def test_whatever_the_openapi_page_allows_or_forbids_is_answered_as_it_says(tmp_
             "run",
             f"http://127.0.0.1:{running.port}/openapi.json",
         ]
-        # Not all rules of events fit a schema (a time in the future): there a request that fits may be refused.
+        # Some rules of events fit no schema (a time in the future): a fitting request may be refused.
         command += [
             "--phases",
             "examples,coverage,fuzzing",

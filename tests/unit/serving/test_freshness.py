@@ -162,7 +162,10 @@ def test_catalogue_page_and_metrics_say_that_a_promise_is_missed_and_since_when(
 
 
 def test_figures_of_projects_that_a_caller_may_not_see_are_left_out() -> None:
-    text = b'# HELP x y\nx{project="a",state="1"} 1.0\nx{state="1",project="b"} 2.0\nx{project=""} 3.0\nz 4.0\nx{slice="q,project=\\"b\\""} 5.0\n'
+    text = (
+        b'# HELP x y\nx{project="a",state="1"} 1.0\nx{state="1",project="b"} 2.0\n'
+        b'x{project=""} 3.0\nz 4.0\nx{slice="q,project=\\"b\\""} 5.0\n'
+    )
     assert of_projects(text, lambda project: project == "a").splitlines() == [
         line for line in text.splitlines() if b" 2.0" not in line
     ]

@@ -28,9 +28,11 @@ BROWSERS = 'Basic realm="anabranch: an API key as the password", charset="UTF-8"
 SHOP = """
 from anabranch import Count, FeatureView, Label, Model, Project, Source
 
-visits = Source(name="visits", topic="visits", id="visit_id", time="at", schema="visit_id STRING, person STRING, at TIMESTAMP, paid INT")
+visits = Source(name="visits", topic="visits", id="visit_id", time="at",
+                schema="visit_id STRING, person STRING, at TIMESTAMP, paid INT")
 seen = FeatureView(name="seen", source=visits, key="person", features={"visits": Count()})
-project = Project(name="shop", views=(seen,), label=Label(source=visits, key="person", target="paid > 0"), model=Model())
+project = Project(name="shop", views=(seen,), model=Model(),
+                  label=Label(source=visits, key="person", target="paid > 0"))
 """
 ISSUER = Issuer(name="https://issuer", audience="anabranch")
 PRIVATE, PUBLIC = pair()
@@ -91,9 +93,9 @@ def token(key: str = PRIVATE, algorithm: str = "ES256", **claims: Any) -> str:
 
 
 def test_nothing_is_answered_without_credentials_but_the_probes(secured: Secured) -> None:
-    for method, path in (("POST", f"{HEART}/predict"), ("GET", f"{HEART}/features/p1"), ("GET", HEART), ("GET", "/v1/projects/nobody"),
-                         ("GET", "/v1/projects"), ("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/metrics"), ("GET", "/nothing")):  # fmt: skip
-        status, problem, headers = secured.ask(method, path)
+    read = (f"{HEART}/features/p1", HEART, "/v1/projects/nobody", "/v1/projects", "/docs", "/openapi.json")
+    for path in (f"{HEART}/predict", *read, "/metrics", "/nothing"):
+        status, problem, headers = secured.ask("POST" if path.endswith("predict") else "GET", path)
         # A browser must be told how to sign in to the pages that people read.
         how = BROWSERS if path in ("/docs", "/openapi.json") else 'Bearer realm="anabranch"'
         assert (status, headers.get("www-authenticate")) == (401, how), (path, problem)
@@ -165,7 +167,7 @@ def test_token_of_the_issuer_is_believed_until_it_expires(secured: Secured) -> N
     assert secured.predict(token(scope="*:predict"))[0] == 200
     assert secured.predict(token(scope="heart_disease:features shop:predict"))[0] == 403
     assert secured.predict(token(scope=None))[0] == 403
-    # The issuer is trusted no more: a token that was believed is looked at again when it expires, and not before.
+    # The issuer is trusted no more: a believed token is checked again when it expires, not before.
     secured.access._issuer = replace(ISSUER, public_keys=(pair()[1],))
     assert secured.predict(token(sub="somebody else"))[0] == 401
     secured.now[0] = 4_000_000_000 * SECOND - 1
@@ -220,7 +222,8 @@ def test_names_of_projects_are_told_to_those_who_may_see_them(secured: Secured, 
         status, problem, _ = secured.ask("GET", f"/v1/projects/{name}", heart)
         assert (status, problem["detail"]) == (
             403,
-            f"key {heart.split('_')[1]} has no right to catalogue for {name}: ask for a key or token that has",
+            f"key {heart.split('_')[1]} has no right to catalogue for {name}: "
+            "ask for a key or token that has",
         )
         page = asyncio.run(app.handle(Request("GET", f"/projects/{name}", api_key=heart)))
         assert (page.status, b"has no right to catalogue" in page.body) == (403, True)

@@ -17,19 +17,23 @@ from serving.settings import ServingSettings
 from tests.support.serving_fakes import PROJECTS, Bench, bench
 
 HEART = "/v1/projects/heart_disease"
-EXAM = {"age": 45, "sex": 1, "cp": 3, "trestbps": 112, "chol": 230, "fbs": 0, "restecg": 2, "thalach": 165, "exang": 0, "oldpeak": 2.5,
-        "slope": 2, "ca": 1, "thal": 7}  # fmt: skip
+EXAM = {"age": 45, "sex": 1, "cp": 3, "trestbps": 112, "chol": 230, "fbs": 0, "restecg": 2, "thalach": 165,
+        "exang": 0, "oldpeak": 2.5, "slope": 2, "ca": 1, "thal": 7}  # fmt: skip
 READING = {"reading_id": "r1", "patient_id": "p1", "measured_at": "2024-05-01T11:59:00Z", "heart_rate": 81.5}
 FLIGHTS = """
 from anabranch import Count, FeatureView, Last, LastK, Label, Model, Project, Source
 
 flights = Source(name="flights", topic="flights", id="flight_id", time="at",
-                 schema="flight_id BIGINT, tailnum STRING, origin STRING, at TIMESTAMP, delay DECIMAL(9,2), day DATE")
+                 schema="flight_id BIGINT, tailnum STRING, origin STRING, at TIMESTAMP, "
+                        "delay DECIMAL(9,2), day DATE")
 plane = FeatureView(name="plane", source=flights, key="tailnum",
-                    features={"flown": Count(), "last_delay": Last("delay"), "last_day": Last("day"), "recent": LastK("day", k=3)})
+                    features={"flown": Count(), "last_delay": Last("delay"), "last_day": Last("day"),
+                              "recent": LastK("day", k=3)})
 airport = FeatureView(name="airport", source=flights, key="origin", features={"departures": Count()})
-landed = Source(name="landed", id="flight_id", time="at", schema="flight_id BIGINT, tailnum STRING, origin STRING, at TIMESTAMP, late BOOLEAN")
-project = Project(name="delays", views=(plane, airport), label=Label(source=landed, key=("tailnum", "origin"), target="late"), model=Model())
+landed = Source(name="landed", id="flight_id", time="at",
+                schema="flight_id BIGINT, tailnum STRING, origin STRING, at TIMESTAMP, late BOOLEAN")
+project = Project(name="delays", views=(plane, airport), model=Model(),
+                  label=Label(source=landed, key=("tailnum", "origin"), target="late"))
 """
 
 

@@ -14,9 +14,11 @@ from tests.support.serving_fakes import Bench, FakeManifest, SumScorer, bench
 DECLARATION = """
 from anabranch import Count, FeatureView, Label, Model, Project, Source
 
-visits = Source(name="visits", topic="visits", id="visit_id", time="at", schema="visit_id STRING, person STRING, at TIMESTAMP, paid INT")
+visits = Source(name="visits", topic="visits", id="visit_id", time="at",
+                schema="visit_id STRING, person STRING, at TIMESTAMP, paid INT")
 seen = FeatureView(name="seen", source=visits, key="person", features={{"{feature}": Count()}})
-project = Project(name="shop", views=(seen,), label=Label(source=visits, key="person", target="paid > 0"), model=Model())
+project = Project(name="shop", views=(seen,), model=Model(),
+                  label=Label(source=visits, key="person", target="paid > 0"))
 """
 
 

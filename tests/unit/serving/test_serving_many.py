@@ -18,9 +18,11 @@ PREDICT = "/v1/projects/heart_disease/predict"
 DECLARATION = """
 from anabranch import Count, FeatureView, Label, Model, Project, Source
 
-visits = Source(name="visits", topic="visits", id="visit_id", time="at", schema="visit_id STRING, person STRING, at TIMESTAMP, paid INT")
+visits = Source(name="visits", topic="visits", id="visit_id", time="at",
+                schema="visit_id STRING, person STRING, at TIMESTAMP, paid INT")
 view = FeatureView(name="view", source=visits, key="person", features={{"seen": Count()}})
-project = Project(name="{name}", views=(view,), label=Label(source=visits, key="person", target="paid > 0"), model=Model())
+project = Project(name="{name}", views=(view,), model=Model(),
+                  label=Label(source=visits, key="person", target="paid > 0"))
 """
 
 

@@ -19,7 +19,8 @@ BARE = """
 from anabranch import Count, FeatureView, Project, Source
 
 visits = Source(name="visits", id="id", time="at", schema="id STRING, who STRING, at TIMESTAMP")
-project = Project(name="bare", views=(FeatureView(name="seen", source=visits, key="who", features={"n": Count()}),))
+seen = FeatureView(name="seen", source=visits, key="who", features={"n": Count()})
+project = Project(name="bare", views=(seen,))
 """
 
 
