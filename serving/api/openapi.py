@@ -181,7 +181,7 @@ def document(projects: Iterable[Project], routes: Iterable[Route], *, secured: b
 
 
 def schema(body: Any, parts: Parts) -> Schema:
-    """The JSON schema of a type, or of one of several in a tuple, with its marked parts taken from `parts`."""
+    """The JSON schema of a type, or of one of several in a tuple; marked parts are taken from `parts`."""
     if isinstance(body, tuple):
         return schema(body[0], parts) if len(body) == 1 else {"oneOf": [schema(one, parts) for one in body]}
     (found,), components = msgspec.json.schema_components((body,), ref_template="{name}")

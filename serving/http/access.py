@@ -1,7 +1,8 @@
-"""Who asks, and what they may do: API keys and JSON Web Tokens. Wrong ones are told why with a 401, rights that lack with a 403.
+"""Callers and their rights, by API keys and JSON Web Tokens.
 
-A token's rights are its `scope`: ``heart_disease:predict *:catalogue``. It is believed when one of the issuer's public
-keys signed it; algorithms with shared secrets, and none, are refused.
+A wrong credential is a 401 that says why, a missing right a 403. The rights of a token are its `scope`:
+``heart_disease:predict *:catalogue``. A token is accepted when one of the issuer's public keys signed it;
+algorithms with shared secrets, and none, are refused.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ _MOST_REMEMBERED = 4096
 
 @dataclass(frozen=True)
 class Caller:
-    """Somebody who proved who they are; rights by project, ``*`` for all."""
+    """An identified caller; rights by project, ``*`` for all."""
 
     name: str
     rights: Mapping[str, frozenset[str]]
@@ -48,22 +49,22 @@ class Caller:
 
 
 NOBODY = Caller("nobody known", {})
-"""Who asks for an open page without good credentials."""
+"""The caller of an open path without good credentials."""
 
 
 def sees(caller: Caller | None, project: str) -> bool:
-    """Whether a caller is told of a project; None is everybody, where nobody is asked who they are."""
+    """Whether a caller may see a project; every caller may where none needs credentials (None)."""
     return caller is None or caller.may(project, "catalogue")
 
 
-def only_seen(caller: Caller | None, said: Mapping[str, str]) -> dict[str, str]:
-    """What is said of projects, of those that a caller is told of."""
-    return {name: text for name, text in said.items() if sees(caller, name)}
+def only_seen(caller: Caller | None, by_project: Mapping[str, str]) -> dict[str, str]:
+    """The entries of the projects that a caller may see."""
+    return {name: text for name, text in by_project.items() if sees(caller, name)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Issuer:
-    """Who signs tokens: public keys in PEM, and what `iss` and `aud` must be where given."""
+    """The signer of tokens: its public keys in PEM, and the `iss` and `aud` that tokens must have, if any."""
 
     public_keys: tuple[str, ...] = field(default=(), repr=False)
     name: str = ""
@@ -71,7 +72,7 @@ class Issuer:
 
 
 class Access:
-    """Tells callers by what they send. `keys` reads the API keys by id, and is asked again by `refresh`."""
+    """Identifies callers by their credentials. `keys` reads the API keys by id; `refresh` rereads them."""
 
     def __init__(
         self, keys: Callable[[], Mapping[str, ApiKey]], issuer: Issuer, clock: Callable[[], int]
@@ -82,11 +83,11 @@ class Access:
         self._lock = threading.Lock()
 
     def refresh(self) -> None:
-        """Look at the keys again: new ones count, revoked ones no more."""
+        """Read the keys again: new ones are accepted, revoked ones no more."""
         self._keys = self._read()
 
     def identify(self, authorization: str, api_key: str) -> Caller:
-        """The caller, by ``Authorization: Bearer ...`` or ``X-API-Key``; raises a 401 problem that says why not."""
+        """The caller, by ``Authorization: Bearer ...`` or ``X-API-Key``; raises a 401 problem."""
         scheme, _, token = authorization.partition(" ")
         token = token.strip() if scheme.lower() == "bearer" else ""
         sent = api_key or token
@@ -96,7 +97,7 @@ class Access:
         return self._by_token(sent) if parts is None else self._by_key(*parts)
 
     def identify_reader(self, authorization: str, api_key: str) -> Caller:
-        """As `identify`, for pages: browsers send what their user typed as the password of ``Basic``, whatever the name."""
+        """The caller of a page: a browser sends the credential as the password of ``Basic``."""
         scheme, _, sent = authorization.partition(" ")
         if scheme.lower() == "basic":
             authorization = f"Bearer {_password(sent)}"
@@ -129,7 +130,8 @@ class Access:
     def _verified(self, token: str) -> Caller:
         if not self._issuer.public_keys:
             raise _unauthorized(
-                "what was sent is no API key, and this server takes no tokens: send 'Authorization: Bearer anb_...'"
+                "the credential is no API key, and this server accepts no tokens: "
+                "send 'Authorization: Bearer anb_...'"
             )
         error: Exception = ValueError("no key was tried")
         for public in self._issuer.public_keys:
@@ -160,7 +162,7 @@ _REASONS: dict[type[Exception], str] = {
     jwt.InvalidAlgorithmError: "the token was not signed with a public-key algorithm of a trusted issuer",
     jwt.InvalidIssuerError: "the token is of another issuer",
     jwt.InvalidAudienceError: "the token is for another audience",
-    jwt.MissingRequiredClaimError: "the token lacks a claim that is needed (exp, and iss and aud where this server asks for them)",
+    jwt.MissingRequiredClaimError: "the token lacks a claim: exp, or iss or aud where the server needs it",
 }
 
 

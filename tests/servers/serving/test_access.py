@@ -1,4 +1,4 @@
-"""Rights over a socket: `anabranch serve` with real stores, keys of the command line and an issuer's tokens."""
+"""Rights over a socket: `anabranch serve` with real stores, its own keys and an issuer's tokens."""
 
 import http.client
 import json
