@@ -25,7 +25,7 @@ PROJECT = f"{PROJECTS}/{{project}}"
 _PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """One request to an endpoint. `caller` is None where nobody needs credentials."""
 

@@ -59,7 +59,7 @@ def test_a_stream_that_is_silent_misses_its_promise_since_it_last_spoke() -> Non
     assert stream(told("exams", 1, ago=29), told("bracelet", 1)).state == "kept"
 
 
-def test_what_no_stream_ever_said_is_unknown_and_what_is_not_promised_is_not_judged() -> None:
+def test_an_unmeasured_delay_is_unknown_and_a_channel_without_a_promise_has_no_state() -> None:
     assert stream() == ChannelFreshness(
         promised=10 * SECOND, state="unknown", sources={"exams": None, "bracelet": None}
     )
@@ -114,7 +114,7 @@ def test_a_stream_finds_its_delay_by_where_the_topic_ended_and_when_it_got_there
     )
 
 
-def test_a_stream_that_never_gets_to_the_end_says_so() -> None:
+def test_a_stream_that_never_reaches_the_end_reports_its_delay() -> None:
     found = Delays("readings", promised=10 * SECOND)
     found.topic_ended(0, {0: 1})
     found.query_reached(5 * SECOND, {})

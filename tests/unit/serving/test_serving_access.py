@@ -103,7 +103,7 @@ def test_nothing_is_answered_without_credentials_but_the_probes(secured: Secured
     assert secured.bench.store.reads == 0
 
 
-def test_key_is_good_for_its_project_and_its_rights_alone(secured: Secured) -> None:
+def test_key_is_valid_for_its_project_and_its_rights_alone(secured: Secured) -> None:
     key = secured.key()
     assert secured.predict(key)[0] == 200
     assert secured.predict(api_key=key)[0] == 200
@@ -199,7 +199,7 @@ def test_expired_and_forged_tokens_are_401_with_a_reason(secured: Secured, forge
     assert forged not in problem["detail"]
 
 
-def test_names_of_projects_are_told_to_those_who_may_see_them(secured: Secured, tmp_path: Path) -> None:
+def test_project_names_are_shown_only_to_callers_that_may_see_them(secured: Secured, tmp_path: Path) -> None:
     declared = tmp_path / "declared"
     declared.mkdir()
     (declared / "shop.py").write_text(SHOP)
@@ -220,11 +220,8 @@ def test_names_of_projects_are_told_to_those_who_may_see_them(secured: Secured, 
         "nobody",
     ):  # there is one, or one that is broken, or none: all the same to who has no right
         status, problem, _ = secured.ask("GET", f"/v1/projects/{name}", heart)
-        assert (status, problem["detail"]) == (
-            403,
-            f"key {heart.split('_')[1]} has no right to catalogue for {name}: "
-            "ask for a key or token that has",
-        )
+        refused = f"key {heart.split('_')[1]} has no right to catalogue for {name}"
+        assert (status, problem["detail"]) == (403, f"{refused}: ask for a key or token that has")
         page = asyncio.run(app.handle(Request("GET", f"/projects/{name}", api_key=heart)))
         assert (page.status, b"has no right to catalogue" in page.body) == (403, True)
     assert told("/v1/projects/nobody", everywhere) == (404, {"heart_disease", "shop"})
@@ -249,7 +246,7 @@ def test_names_of_projects_are_told_to_those_who_may_see_them(secured: Secured, 
     assert told("/readyz", heart) == (503, {"heart_disease"})
 
 
-def test_who_may_see_nothing_is_not_told_which_project_cannot_be_read(secured: Secured) -> None:
+def test_callers_without_rights_do_not_learn_which_project_cannot_be_read(secured: Secured) -> None:
     def away(project: str) -> None:
         raise AnabranchError(f"MLflow has no {project}")
 
@@ -274,7 +271,7 @@ def test_page_says_how_to_send_credentials(secured: Secured) -> None:
     assert "security" not in document["paths"]["/healthz"]["get"]
 
 
-def test_server_that_others_can_reach_starts_only_with_authentication_or_when_told_so() -> None:
+def test_server_beyond_loopback_starts_only_with_authentication_or_when_opened() -> None:
     with pytest.raises(MisuseError, match=r"serving\.auth is off"):
         run(ServingSettings(host="203.0.113.1", port=1), lambda: pytest.fail("it started"))
     with pytest.raises(AnabranchError, match="cannot listen"):

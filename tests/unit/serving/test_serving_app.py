@@ -214,7 +214,7 @@ def test_key_never_seen_has_empty_features_and_no_score(heart: Bench) -> None:
     assert "no current row of key 'never'" in problem["detail"]
 
 
-def test_key_of_which_nothing_is_known_is_a_404_that_says_what_to_do(heart: Bench) -> None:
+def test_unknown_key_is_a_404_that_says_what_to_do(heart: Bench) -> None:
     for sent in ("k'; DROP TABLE x", {"patient_id": "k'; DROP TABLE x"}):
         response = heart.raw("POST", f"{HEART}/predict", {"key": sent})
         problem = json.loads(response.body)
@@ -486,7 +486,7 @@ JSON = st.recursive(
 
 @given(document=JSON, path=st.sampled_from(["predict", "events/bracelet", "events/exams"]))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_json_whatsoever_is_a_500(heart: Bench, document: Any, path: str) -> None:
+def test_no_json_body_causes_a_500(heart: Bench, document: Any, path: str) -> None:
     status, answer = heart.ask("POST", f"{HEART}/{path}", json.dumps(document).encode())
     assert status in (200, 202, 400, 404, 422), answer
     assert status != 404 or answer["type"] == UNKNOWN
@@ -494,7 +494,7 @@ def test_no_json_whatsoever_is_a_500(heart: Bench, document: Any, path: str) -> 
 
 @given(key=st.text(min_size=1))
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_key_whatsoever_is_a_500(heart: Bench, key: str) -> None:
+def test_no_key_causes_a_500(heart: Bench, key: str) -> None:
     for route, known in (("features", 200), ("scores", 404)):
         status, answer = heart.ask("GET", f"{HEART}/{route}/{key}")
         assert status == (422 if "\x1f" in key else known), answer

@@ -76,7 +76,7 @@ def test_unknown_keys_among_others_are_errors_in_their_own_places(heart: Bench) 
     )
 
 
-def test_nothing_but_unknown_keys_are_nothing_but_errors(heart: Bench) -> None:
+def test_a_request_for_unknown_keys_alone_has_only_errors(heart: Bench) -> None:
     status, answer = heart.ask("POST", PREDICT, {"keys": ["a", "b"]})
     assert status == 200
     assert [list(each) for each in answer["predictions"]] == [["key", "error"]] * 2
@@ -118,7 +118,7 @@ def test_without_the_store_the_last_known_batch_part_answers_and_says_so(heart: 
     )
 
 
-def test_store_that_fails_again_and_again_is_left_alone() -> None:
+def test_store_that_keeps_failing_is_left_alone() -> None:
     found = bench(PROJECTS, ("age",), ServingSettings(breaker_failures=3, breaker_seconds=60))
     found.store.away = True
     for _ in range(3):

@@ -177,14 +177,14 @@ def test_a_key_is_shown_by_window_and_over_time(heart: Bench) -> None:
     assert heart.store.reads == 6
 
 
-def test_the_page_of_a_key_of_which_nothing_is_known_says_so(heart: Bench) -> None:
+def test_the_page_of_an_unknown_key_says_so(heart: Bench) -> None:
     said = "No event of this key has arrived"
     assert said in read(heart, f"{PAGE}/keys/never").text
     heart.store.stored[("p1",)] = {}
     assert said not in read(heart, f"{PAGE}/keys/p1").text
 
 
-def test_what_the_store_cannot_tell_exactly_of_the_past_is_not_shown(heart: Bench) -> None:
+def test_past_values_that_are_not_exact_are_not_shown(heart: Bench) -> None:
     heart.store.degraded = "the batch is too old"
     page = read(heart, f"{PAGE}/keys/p1")
     assert "degraded the batch is too old" in page.text
@@ -198,7 +198,7 @@ def test_form_leads_to_the_page_of_the_key(heart: Bench) -> None:
     assert asyncio.run(heart.app.handle(Request("GET", f"{PAGE}/keys", query=""))).status == 422
 
 
-def test_stores_that_are_away_cost_a_page_their_part_only(heart: Bench) -> None:
+def test_a_page_lacks_only_the_parts_of_stores_that_are_down(heart: Bench) -> None:
     def away(*_: object) -> Any:
         raise UnavailableError("the store is away")
 

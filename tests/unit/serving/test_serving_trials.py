@@ -130,7 +130,7 @@ def test_a_tried_version_that_fails_costs_no_answer(shop: Bench) -> None:
     assert shop.ask("GET", "/v1/projects/shop")[1]["troubles"] == {"trial": "version 6 cannot be loaded"}
 
 
-def test_what_finds_no_room_is_answered_and_counted(shop: Bench) -> None:
+def test_requests_beyond_the_buffer_are_answered_and_counted(shop: Bench) -> None:
     tried(shop, "shadow")
     for _ in range(3):
         assert shop.ask("POST", PREDICT, {"keys": KEYS})[0] == 200
@@ -138,7 +138,7 @@ def test_what_finds_no_room_is_answered_and_counted(shop: Bench) -> None:
     assert kept(shop)["rows"] == 2_000
 
 
-def test_a_shadow_that_would_read_more_than_was_read_is_not_compared(shop: Bench) -> None:
+def test_a_shadow_that_needs_features_that_were_not_read_is_not_compared(shop: Bench) -> None:
     shop.registry.others["4"] = Higher("4", ("visits", "paid"))
     tried(shop, "shadow")
     assert shop.ask("POST", PREDICT, {"key": "p1", "features": {"visits": 3}})[0] == 200
