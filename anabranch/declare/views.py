@@ -8,7 +8,7 @@ from anabranch.aggregates.base import Aggregate
 from anabranch.aggregates.layout import Alike, Layout
 from anabranch.declare.names import RESERVED, check_name, check_unique, digest
 from anabranch.declare.sources import Source, key_columns
-from anabranch.declare.windows import Window, make_window
+from anabranch.declare.windows import LIFETIME, Window, make_window
 from anabranch.errors import DeclarationError
 from anabranch.values.expressions import columns_used
 from anabranch.values.times import HOUR, format_duration
@@ -57,7 +57,7 @@ class FeatureView:
 
     def _check_windows(self, name: str, aggregate: Aggregate) -> None:
         place = f"view {self.name!r}: feature {name!r}: {type(aggregate).__name__}"
-        finite = [span for span in self.spans if span.width is not None]
+        finite = [span for span in self.spans if span.bounded]
         if aggregate.windows == "none" and finite:
             raise DeclarationError(
                 f"{place} has no window (it forgets by its half-life), but the view has {finite[0].name!r}: give it a view without windows="
@@ -105,7 +105,7 @@ class FeatureView:
     def spans(self) -> tuple[Window, ...]:
         """The windows with their hops; one lifetime when none are declared."""
         return tuple(
-            make_window(text, self.hop, f"view {self.name!r}") for text in self.windows or ("lifetime",)
+            make_window(text, self.hop, f"view {self.name!r}") for text in self.windows or (LIFETIME,)
         )
 
     @cached_property
@@ -126,11 +126,7 @@ class FeatureView:
             if longest
             else self.tile * max(1, HOUR // self.tile)
         )
-        return (
-            (wide, self.tile)
-            if any(span.width is not None and span.hop % wide for span in self.spans)
-            else (wide,)
-        )
+        return (wide, self.tile) if any(span.needs_fine(wide) for span in self.spans) else (wide,)
 
     @cached_property
     def columns(self) -> tuple[FeatureColumn, ...]:
@@ -190,6 +186,6 @@ class FeatureView:
             source.id,
             source.time,
             repr(self.keys),
-            repr([(s.width, s.hop) for s in self.spans]),
+            repr([span.meaning for span in self.spans]),
             *types,
         ]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from anabranch.aggregates.layout import States
 from anabranch.declare.views import FeatureView
-from anabranch.folds.merge import LABELS, collapsed_from
+from anabranch.folds.merge import LABELS
 from anabranch.states.blocks import Rows
 from anabranch.values.times import floor_to
 
@@ -52,7 +52,7 @@ def steps(view: FeatureView, cut: int) -> list[tuple[int, int]]:
 
 def is_lifelong(view: FeatureView) -> bool:
     """Whether one of the windows never ends."""
-    return any(span.width is None for span in view.spans)
+    return any(not span.bounded for span in view.spans)
 
 
 def start_sql(view: FeatureView, cut: int, time: str) -> str:
@@ -109,8 +109,9 @@ def _collapsed(view: FeatureView, grains: Grains, cut: int, slack: int) -> list[
     out = []
     for position, span in enumerate(view.spans):
         inside = grains.start < cut
-        if span.width is not None:
-            inside &= grains.start >= collapsed_from(span, cut, slack)
+        since = span.collapsed_from(cut, slack)
+        if since is not None:
+            inside &= grains.start >= since
         out.append(_piece(view, grains, inside, -1 - position, none))
     return out
 
@@ -118,9 +119,9 @@ def _collapsed(view: FeatureView, grains: Grains, cut: int, slack: int) -> list[
 def _hops(view: FeatureView, grains: Grains, cut: int, slack: int) -> list[Grains]:
     stretches: dict[int, NDArray[np.bool_]] = {}
     for span in view.spans:
-        tail = span.tail(cut)
-        if tail is not None:
-            inside = (grains.start >= tail) & (grains.start < min(collapsed_from(span, cut, slack), cut))
+        tail, until = span.tail(cut), span.collapsed_from(cut, slack)
+        if tail is not None and until is not None:
+            inside = (grains.start >= tail) & (grains.start < min(until, cut))
             stretches[span.hop] = stretches.get(span.hop, False) | inside
     return [_piece(view, grains, inside, hop, grains.start // hop * hop) for hop, inside in stretches.items()]
 

@@ -18,7 +18,7 @@ from anabranch.aggregates.layout import States
 from anabranch.declare.views import FeatureView
 from anabranch.declare.windows import Window, edges
 from anabranch.states.blocks import Rows
-from anabranch.values.times import floor_to, format_time
+from anabranch.values.times import format_time
 
 LABELS = 2  # columns before the state in a stored batch row
 _NEVER = -(2**63)
@@ -57,11 +57,6 @@ class Merged:
 
 Known = tuple[BatchPart | None, Tiles | None]
 """What batch and stream know of one key."""
-
-
-def collapsed_from(window: Window, cut: int, slack: int) -> int:
-    """Where the collapsed state of a window of finite width begins."""
-    return floor_to(cut + slack - (window.width or 0), window.hop)
 
 
 def merge(view: FeatureView, batch: BatchPart | None, tiles: Tiles | None, at: int) -> Merged:
@@ -187,15 +182,12 @@ def _of_batch(view: FeatureView, rows: Rows, part: BatchPart, at: int, inside: N
     segments, starts = rows[:, 0], rows[:, 1]
     early, before = segments == 0, starts < at
     for position, span in enumerate(view.spans):
-        tail = span.tail(at)
-        if tail is None:
+        tail, collapsed = span.tail(at), span.collapsed_from(part.cut, part.slack)
+        if tail is None or collapsed is None:
             taken = early & before
         else:
-            taken = (
-                (early | ((segments == span.hop) & (starts < collapsed_from(span, part.cut, part.slack))))
-                & (starts >= tail)
-                & before
-            )
+            hops = (segments == span.hop) & (starts < collapsed)
+            taken = (early | hops) & (starts >= tail) & before
         np.logical_or(taken, segments == -1 - position, out=inside[position])
 
 
@@ -218,14 +210,7 @@ def _reasons(
     count = len(known)
     early = view.layout.latest(folded) >= at
     late = part is not None and at < part.cut
-    spans = () if part is None else view.spans
-    old = [
-        span.name
-        for span in spans
-        if part
-        and span.width is not None
-        and (span.tail(at) or 0) > collapsed_from(span, part.cut, part.slack)
-    ]
+    old = [] if part is None else [span.name for span in view.spans if _too_old(span, part, at)]
     if not (late or old or early.any()):
         return [None] * count
     found = []
@@ -240,6 +225,11 @@ def _reasons(
             reasons = {f"{format_time(at)} lies before the batch's cut {format_time(part.cut)}": None}
         found.append("; ".join(reasons) or None)
     return found
+
+
+def _too_old(span: Window, part: BatchPart, at: int) -> bool:
+    tail, collapsed = span.tail(at), span.collapsed_from(part.cut, part.slack)
+    return tail is not None and collapsed is not None and tail > collapsed
 
 
 def _values(

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anabranch.declare.views import FeatureView
-from anabranch.declare.windows import Window
 from anabranch.states.blocks import Element, Values
 from anabranch.states.extras import Bytes, Extra
 from anabranch.states.ranges import prepare
@@ -56,12 +55,9 @@ def features_before(view: FeatureView, run: SortedRun) -> dict[str, Values]:
     folders = {block: prepare(block, run.lifted) for block in layout.blocks}
     unknown = None if run.arrival is None else _unknown(run, run.arrival)
     for span in view.spans:
-        since = (
-            np.zeros(len(end), dtype=np.int64)
-            if span.width is None
-            else (run.query_time - span.width) // span.hop * span.hop
-        )
-        first = _first(run, span, since)
+        tails = span.tails(run.query_time)
+        first = _first(run, tails)
+        since = np.zeros(len(end), dtype=np.int64) if tails is None else tails
         pieces = _Pieces(first, end, np.arange(len(end))) if unknown is None else _cut(first, end, *unknown)
         rows = np.empty((len(end), layout.width))
         for block, over in folders.items():
@@ -82,11 +78,11 @@ def features_before(view: FeatureView, run: SortedRun) -> dict[str, Values]:
     return {column.name: out[column.name] for column in view.columns}
 
 
-def _first(run: SortedRun, span: Window, since: Whole) -> Whole:
-    if span.width is None:
+def _first(run: SortedRun, tails: Whole | None) -> Whole:
+    if tails is None:
         found: Whole = np.searchsorted(run.key, run.query_key, side="left").astype(np.int64)
         return found
-    return _positions(run.key, run.time, run.query_key, since)
+    return _positions(run.key, run.time, run.query_key, tails)
 
 
 def _positions(key: Whole, time: Whole, asked_key: Whole, asked_time: Whole) -> Whole:

@@ -123,7 +123,7 @@ def features(project: Project, entry: ModelVersion, described: Mapping[str, Any]
     listed = []
     for given in described["inputs"]:
         column = columns[given["name"]]
-        window = {} if column.window.width is None else {"window": column.window.name}
+        window = {"window": column.window.name} if column.window.bounded else {}
         unit = {"unit": _UNITS[given["kind"]]} if given["kind"] in _UNITS else {}
         listed.append(
             {**given, "type": str(column.type), "given_as": _ENCODING[given["kind"]], **unit, **window}

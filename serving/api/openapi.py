@@ -123,7 +123,7 @@ class Declared:
         found: Schema = {}
         for view in self.project.views:
             for column in view.columns:
-                span = "" if column.window.width is None else f" over {column.window.name}"
+                span = f" over {column.window.name}" if column.window.bounded else ""
                 meaning = f"{aggregate_text(view.features[column.feature])} of {view.source.name}{span}"
                 found[column.name] = {**nullable(column.type.json_schema), "description": meaning}
         return found

@@ -77,7 +77,7 @@ def _by_window(view: FeatureView, values: Mapping[str, Any]) -> dict[str, Any]:
         rows.append((feature, [column.type.to_json(values.get(column.name)) for column in own]))
     return {
         "name": view.name,
-        "windows": [span.name if span.width is not None else "ever" for span in view.spans],
+        "windows": [span.label for span in view.spans],
         "caption": view.description or f"From source {view.source.name}",
         "rows": rows,
     }

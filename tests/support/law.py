@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from anabranch import AGGREGATES, Aggregate, Covariance, FeatureView, Source
 from anabranch.aggregates.layout import States
-from anabranch.folds.merge import BatchPart, Tiles, collapsed_from
+from anabranch.folds.merge import BatchPart, Tiles
 from anabranch.states.blocks import Lifted, Rows, Values
 from anabranch.states.extras import Extra, LeadingTexts
 from anabranch.states.sketches import DistinctSketch, QuantileSketch, ValueSet
@@ -187,7 +187,7 @@ def batch_part(view: FeatureView, events: Sequence[Event], cut: int, slack: int 
             continue
         hops = set()
         for position, span in enumerate(view.spans):
-            since = None if span.width is None else collapsed_from(span, cut, slack)
+            since = span.collapsed_from(cut, slack)
             if since is None or event.time >= since:
                 pieces.setdefault((-1 - position, 0), []).append(event)
             tail = span.tail(cut)

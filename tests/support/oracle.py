@@ -190,6 +190,12 @@ FOLDS: dict[str, Callable[[Found], Any]] = {
     "ApproxPercentile": percentile,
 }
 
+BEGINNINGS: dict[str, Callable[[Any, int], int | None]] = {
+    "SlidingWindow": lambda window, at: floor_to(at - window.width, window.hop),
+    "LifetimeWindow": lambda _window, _at: None,
+}
+"""Where a window of each kind begins; None for no beginning."""
+
 CONDITIONS: dict[str | None, Callable[[Event], bool]] = {
     None: lambda _: True,
     "n > 0": lambda event: event.n is not None and event.n > 0,
@@ -230,10 +236,9 @@ def answer(view: FeatureView, events: Sequence[Event], key: str, at: int) -> dic
     mine = [event for event in distinct(events) if event.key == key and event.time < at]
     out = {}
     for column in view.columns:
-        width, hop = column.window.width, column.window.hop
-        since = 0 if width is None else floor_to(at - width, hop)
-        inside = [event for event in mine if width is None or event.time >= since]
-        out[column.name] = fold(view.features[column.feature], inside, at, since)
+        since = BEGINNINGS[type(column.window).__name__](column.window, at)
+        inside = [event for event in mine if since is None or event.time >= since]
+        out[column.name] = fold(view.features[column.feature], inside, at, since or 0)
     return out
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from anabranch import Aggregate, Count, Distinct, FeatureView, First, Last, LastK, Mean, Sum, Variance
 from anabranch.declare.windows import make_window
-from anabranch.folds.merge import BatchPart, Merged, Tiles, collapsed_from, merge, merge_all
+from anabranch.folds.merge import BatchPart, Merged, Tiles, merge, merge_all
 from anabranch.values.times import DAY, HOUR, MINUTE, floor_to, format_time
 from tests.support.law import SLACK, START, batch_part, source, tiles
 from tests.support.oracle import Event
@@ -161,8 +161,10 @@ def test_times_before_1970_have_windows_too() -> None:
 )
 def test_collapsed_states_begin_on_a_hop_so_that_hops_fill_the_rest(text: str, hop: str | None) -> None:
     window = make_window(text, hop, "here")
-    assert collapsed_from(window, CUT, SLACK) % window.hop == 0
-    assert collapsed_from(window, CUT, SLACK) >= (window.tail(CUT + SLACK) or 0)
+    collapsed = window.collapsed_from(CUT, SLACK)
+    assert collapsed is not None
+    assert collapsed % window.hop == 0
+    assert collapsed >= (window.tail(CUT + SLACK) or 0)
 
 
 def test_keys_that_are_merged_together_have_their_own_reasons_and_extras() -> None:
