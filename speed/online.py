@@ -27,9 +27,10 @@ from anabranch.stores.cassandra.measures import Measure
 from anabranch.stores.cassandra.online_models import OnlineModel, OnlineModels, fresh, online_of, online_rows
 from anabranch.stores.cassandra.reads import DeclaredAnewError
 from anabranch.stores.models.versions import Scorer
+from anabranch.stores.queries import triggered
 from anabranch.values.keys import key_values
 from anabranch.values.times import SECOND, from_micros, now_micros
-from speed.query import SpeedLayer, triggered
+from speed.query import SpeedLayer
 
 log = logging.getLogger(__name__)
 NAME = "online"
@@ -94,7 +95,7 @@ def start_online(layer: SpeedLayer, project: Project) -> StreamingQuery:
         .option("checkpointLocation", layer.checkpoint(project, NAME))
         .foreachBatch(_micro_batch(layer, project))
     )
-    return triggered(layer, writer).start()
+    return triggered(writer, layer.trigger).start()
 
 
 def _micro_batch(layer: SpeedLayer, project: Project) -> Callable[[DataFrame, int], None]:

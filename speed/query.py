@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pyspark.sql import DataFrame
-from pyspark.sql.streaming.readwriter import DataStreamWriter
 
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
@@ -76,13 +75,6 @@ def messages(layer: SpeedLayer, topic: str, **options: str) -> DataFrame:
     if layer.most_offsets is not None:
         options["maxOffsetsPerTrigger"] = str(layer.most_offsets)
     return layer.stores.spark.readStream.format("kafka").options(**options).load()
-
-
-def triggered(layer: SpeedLayer, writer: DataStreamWriter) -> DataStreamWriter:
-    """The query with the layer's trigger."""
-    if layer.trigger is None:
-        return writer.trigger(availableNow=True)
-    return writer.trigger(processingTime=layer.trigger)
 
 
 @contextmanager

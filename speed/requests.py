@@ -28,7 +28,8 @@ from anabranch.settings import ModelsSettings, ViewsSettings
 from anabranch.stores.models.registry import Models
 from anabranch.stores.models.versions import Scorer
 from anabranch.stores.opened import Stores
-from speed.query import SpeedLayer, messages, scores_topic, triggered
+from anabranch.stores.queries import triggered
+from speed.query import SpeedLayer, messages, scores_topic
 
 log = logging.getLogger(__name__)
 NAME = "score-requests"
@@ -57,7 +58,7 @@ def start_requests(layer: SpeedLayer, project: Project) -> StreamingQuery:
         .option("checkpointLocation", layer.checkpoint(project, NAME))
         .foreachBatch(_micro_batch(layer.stores, project))
     )
-    return triggered(layer, writer).start()
+    return triggered(writer, layer.trigger).start()
 
 
 def _micro_batch(stores: Stores, project: Project) -> Callable[[DataFrame, int], None]:

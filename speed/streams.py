@@ -13,11 +13,11 @@ from pyspark.sql.streaming.query import StreamingQuery
 from anabranch.answers.delays import as_measures
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
-from anabranch.stores.queries import OnFailure, SupervisedQuery, Supervisor
+from anabranch.stores.queries import OnFailure, SupervisedQuery, Supervisor, triggered
 from anabranch.values.times import now_micros
 from speed import online, requests
 from speed.progress import Delays, Meter, Snapshot
-from speed.query import SpeedLayer, checkpoint, query_settings, scores_topic, triggered
+from speed.query import SpeedLayer, checkpoint, query_settings, scores_topic
 from speed.retiring import Retirement
 from speed.views import events_of, refresh_current, sources_of, states_of, write_states
 
@@ -42,7 +42,7 @@ def start_source(layer: SpeedLayer, project: Project, source: Source) -> Streami
         .foreachBatch(_micro_batch(layer, project, source))
     )
     with query_settings(layer):
-        return triggered(layer, writer).start()
+        return triggered(writer, layer.trigger).start()
 
 
 def prepare(layer: SpeedLayer, project: Project) -> None:

@@ -15,6 +15,7 @@ from enum import Enum, auto
 
 from pyspark.errors import StreamingQueryException
 from pyspark.sql.streaming.query import StreamingQuery
+from pyspark.sql.streaming.readwriter import DataStreamWriter
 
 from anabranch.errors import UnavailableError
 
@@ -175,6 +176,13 @@ class Supervisor:
         if self._on_failure is not OnFailure.STOP_ALL:
             trace = error if log.isEnabledFor(logging.INFO) else None
             log.error("query %s failed and is given up: %s", each.name, reason, exc_info=trace)
+
+
+def triggered(writer: DataStreamWriter, interval: str | None) -> DataStreamWriter:
+    """The query with a micro-batch every `interval`, such as ``30 seconds``; None drains and ends."""
+    if interval is None:
+        return writer.trigger(availableNow=True)
+    return writer.trigger(processingTime=interval)
 
 
 def run_queries(

@@ -23,7 +23,7 @@ from anabranch.settings import TimeSettings
 from anabranch.stores.kafka.bus import Bus
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.lake.schemas import check_tables, prepare_events
-from anabranch.stores.queries import SupervisedQuery, run_queries
+from anabranch.stores.queries import SupervisedQuery, run_queries, triggered
 from batch.landing.explained import explained
 from batch.landing.offsets import committed_offsets
 from batch.landing.targets import Counts, Landed, Target
@@ -123,13 +123,10 @@ def _start(
     )
     judged = target.judged(parse(source, from_topic(messages)))
     writer = judged.writeStream.queryName(f"land {target.project.name}.{source.name}")
-    writer = (
-        writer.trigger(availableNow=True)
-        if follow is None
-        else writer.trigger(processingTime=f"{follow.every_seconds} seconds")
-    )
+    interval = None if follow is None else f"{follow.every_seconds} seconds"
     return (
-        writer.option("checkpointLocation", target.lake.checkpoint(target.project, source))
+        triggered(writer, interval)
+        .option("checkpointLocation", target.lake.checkpoint(target.project, source))
         .foreachBatch(_micro_batch(target, counts))
         .start()
     )

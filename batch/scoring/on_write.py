@@ -31,7 +31,7 @@ from anabranch.stores.lake.lake import Lake
 from anabranch.stores.lake.schemas import prepare_events
 from anabranch.stores.lake.staging import snapshot
 from anabranch.stores.models.registry import Models
-from anabranch.stores.queries import SupervisedQuery, run_queries
+from anabranch.stores.queries import SupervisedQuery, run_queries, triggered
 from batch.scoring.delivery import serving_rows
 from batch.scoring.frames import RESULTS, check_names, score
 from batch.scoring.given import SERVING, with_features
@@ -131,11 +131,7 @@ def _start(
     writer = rows.writeStream.queryName(f"score {project.name} {one.label}").option(
         "checkpointLocation", checkpoint
     )
-    writer = (
-        writer.trigger(availableNow=True)
-        if every_seconds is None
-        else writer.trigger(processingTime=f"{every_seconds} seconds")
-    )
+    writer = triggered(writer, None if every_seconds is None else f"{every_seconds} seconds")
     return writer.foreachBatch(_micro_batch(lake, models, project, one, done, serving)).start()
 
 
