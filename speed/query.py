@@ -1,21 +1,25 @@
-"""How the streaming queries of the speed layer run: their settings, checkpoints, offsets and trigger."""
+"""How the streaming queries of the speed layer run: settings, checkpoints, offsets, and the model in force."""
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pyspark.sql import DataFrame
 
+from anabranch.answers.current import InForce
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
+from anabranch.errors import UnavailableError
 from anabranch.events.expectations import Suite
 from anabranch.settings import TimeSettings
 from anabranch.stores.cassandra.removal import needed_since
 from anabranch.stores.opened import Stores
 from anabranch.values.times import DAY, SECOND, floor_to, now_micros
 
+log = logging.getLogger(__name__)
 _STATE_FORMAT = 2
 """Raise it when the contents of a checkpoint change while the declaration stays the same."""
 
@@ -118,6 +122,20 @@ def remembered_days(layer: SpeedLayer, project: Project) -> int | None:
     if first is None:
         return None
     return -(-(now_micros() - first + layer.times.dedup_horizon_seconds * SECOND) // DAY)
+
+
+def model_in_force(layer: SpeedLayer, project: Project) -> InForce:
+    """The version that scores; none while the registry is away and no version was known: rows say why."""
+    if project.model is None:
+        return InForce(version=None)
+    models = layer.stores.models
+    try:
+        version = models.usable_champion(project, for_stream=True)
+        place = "" if version is None else models.address(project.name, version)
+        return InForce(version=version, place=place)
+    except UnavailableError as error:
+        log.info("rows of %s are not scored: %s", project.name, error)
+        return InForce(version=None, why=str(error))
 
 
 def _first_needed(layer: SpeedLayer, project: Project) -> int | None:

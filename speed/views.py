@@ -5,22 +5,16 @@ events up to a cut, here of those that have just arrived. One query a source kee
 micro-batch writes whole tiles again, so a replay changes nothing (see streams.py for the queries).
 """
 
-import logging
-
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from anabranch.answers.current import SCORES_SCHEMA, InForce, refresher
+from anabranch.answers.current import SCORES_SCHEMA, refresher
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
-from anabranch.errors import UnavailableError
 from anabranch.events.judging import good_events
 from anabranch.folds.spark import pieces_of, tiles
-from anabranch.stores.models.registry import Models
-from speed.query import SpeedLayer, messages, remembered_days, starting_offsets
+from speed.query import SpeedLayer, messages, model_in_force, remembered_days, starting_offsets
 from speed.tiles import CHANGED_SCHEMA, tile_writer
-
-log = logging.getLogger(__name__)
 
 
 def sources_of(project: Project) -> list[Source]:
@@ -63,20 +57,6 @@ def write_states(layer: SpeedLayer, project: Project, source: Source, states: Da
 
 def refresh_current(layer: SpeedLayer, project: Project, keys: DataFrame) -> DataFrame:
     """Messages (`key`, `value`) of the keys' scores. Computing the frame writes their current rows."""
-    views, models = layer.stores.views.settings, layer.stores.models
-    run = refresher(views, models.settings, project, _model_in_force(models, project))
+    views, models = layer.stores.views.settings, layer.stores.models.settings
+    run = refresher(views, models, project, model_in_force(layer, project))
     return keys.mapInArrow(run, SCORES_SCHEMA)
-
-
-def _model_in_force(models: Models, project: Project) -> InForce:
-    """The version that scores; none while the registry is away and no version was known: rows say why."""
-    if project.model is None:
-        return InForce(version=None)
-    try:
-        version = models.usable_champion(project, for_stream=True)
-        return InForce(
-            version=version, place="" if version is None else models.address(project.name, version)
-        )
-    except UnavailableError as error:
-        log.info("rows of %s are not scored: %s", project.name, error)
-        return InForce(version=None, why=str(error))
