@@ -119,10 +119,7 @@ def record(project: str, prediction_id: str, prediction: Prediction) -> bytes:
             "prediction_id": prediction_id,
             "project": project,
             "at": format_time(prediction.at),
-            "asked": {
-                "key": None if key is None else shown_key(key),
-                "features": prediction.asked.features,
-            },
+            "asked": {"key": None if key is None else shown_key(key), "features": prediction.asked.features},
             "used": prediction.used,
             "answered": answer,
             "versions": {"model": answer["model_version"], "batch": answer["batch_version"]},

@@ -18,12 +18,7 @@ from cassandra.query import BatchStatement, BatchType, PreparedStatement
 from anabranch.declare.names import RESERVED, reserve
 from anabranch.declare.projects import Project
 from anabranch.stores.cassandra.session import READS, MissingTableError, answering, prepared
-from anabranch.stores.cassandra.tables import (
-    Tables,
-    current_table,
-    history_table,
-    plain_value,
-)
+from anabranch.stores.cassandra.tables import Tables, current_table, history_table, plain_value
 from anabranch.values.keys import key_text
 from anabranch.values.times import SECOND, format_time, from_micros, to_micros
 from anabranch.values.types import BIGINT, DOUBLE, INT, STRING, TIMESTAMP, DataType

@@ -77,10 +77,7 @@ def test_a_folder_comes_back_as_it_was_put(files: Hdfs, tmp_path: Path) -> None:
     assert {
         each.relative_to(tmp_path / "back").as_posix(): each.read_text()
         for each in (tmp_path / "back").rglob("*.csv")
-    } == {
-        "day=1/a.csv": "a",
-        "b.csv": "",
-    }
+    } == {"day=1/a.csv": "a", "b.csv": ""}
 
 
 def test_what_is_there_is_replaced_only_when_asked_for_and_a_folder_never(

@@ -3,14 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from anabranch.answers.parts import Parts
 from anabranch.declare.loading import load_project
-from anabranch.errors import UnavailableError
-from anabranch.folds.merge import BatchPart
-from anabranch.stores.breaker import Breaker
 from serving.settings import ServingSettings
 from tests.support.serving_fakes import PROJECTS, Bench, bench
 
@@ -147,36 +142,3 @@ def test_a_table_of_one_project_that_is_gone_leaves_the_others_their_answers(tmp
         True,
         True,
     )
-
-
-def test_breaker_lets_one_call_try_after_each_pause() -> None:
-    now = [0.0]
-    breaker = Breaker("Cassandra", 2, 1.0, lambda: now[0])
-    breaker.failed(UnavailableError("gone"))
-    breaker.check()
-    breaker.failed(UnavailableError("gone"))
-    assert breaker.open
-    with pytest.raises(UnavailableError, match="Cassandra failed 2 times in a row"):
-        breaker.check()
-    now[0] = 1.5
-    breaker.check()
-    with pytest.raises(UnavailableError):
-        breaker.check()
-    breaker.succeeded()
-    breaker.check()
-    assert not breaker.open
-
-
-def test_kept_parts_stay_within_their_bound_and_the_oldest_go_first() -> None:
-    parts = Parts(10_000)
-    part = BatchPart(0, 0, np.zeros((10, 10)))
-    for number in range(20):
-        parts.put(("p", "v", 1, f"k{number}"), part)
-        parts.get(("p", "v", 1, "k0"))
-    assert parts.bytes <= 10_000
-    assert parts.get(("p", "v", 1, "k0")) is part
-    assert parts.get(("p", "v", 1, "k1")) is None
-    assert parts.get(("p", "v", 2, "k0")) is None
-    parts.put(("p", "v", 1, "big"), BatchPart(0, 0, np.zeros((100, 100))))
-    assert parts.get(("p", "v", 1, "big")) is None
-    Parts(0).put(("p", "v", 1, "k"), part)
