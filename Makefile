@@ -19,40 +19,48 @@ export PYTHONUTF8 := 1
 
 ##@ Start here
 .PHONY: help
-help: ## Show this
+help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z][a-z-]*:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: .venv/.stamp $(MADE)/jars/.stamp $(MADE)/jars/.classes-stamp ## Environment from uv.lock, jars of the servers from Maven; instant when nothing changed
+setup: .venv/.stamp $(MADE)/jars/.stamp $(MADE)/jars/.classes-stamp ## Install the environment from uv.lock and the jars from Maven; instant when nothing changed
 
 .PHONY: demo
-demo: setup ## The whole river on real data; KEEP=1 leaves the servers running
+demo: setup ## Run the whole system on real data; KEEP=1 leaves the servers running
 	@KEEP=$(KEEP) $(PY) -m jobs.demo
 
 ##@ Quality
 .PHONY: check
-check: setup ## Format, lint, types, and the arrows between the folders
+check: setup ## Check format, lint, types and the imports between folders
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 	$(PY) -m pytest -q tests/unit/test_arrows.py
 
 .PHONY: test
-test: setup gateway-programs browser-programs ## Every test, the ones against real Kafka and Cassandra included: what CI runs
+test: setup gateway-programs browser-programs ## Run every test, with real Kafka and Cassandra, as CI does
 	$(PY) -m pytest tests
 
+.PHONY: docs
+docs: setup ## Build the documentation into .anabranch/site; a broken link or reference fails
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict --site-dir $(CURDIR)/$(MADE)/site
+
+.PHONY: settings-page
+settings-page: setup ## Write the tables of docs/settings.md anew from the declared settings
+	$(PY) -m jobs.wiring.settings_page
+
 .PHONY: notebook
-notebook: setup .venv/.notebooks-stamp ## Open the notebooks in JupyterLab, on this machine alone
+notebook: setup .venv/.notebooks-stamp ## Open the notebooks in JupyterLab, on loopback
 	.venv/bin/jupyter lab --ip 127.0.0.1 notebooks
 
 .PHONY: pictures
-pictures: setup browser-programs ## Make the README's pictures of the pages anew, from the river on real data
+pictures: setup browser-programs ## Take the documentation's pictures of the pages anew
 	$(PY) -m pytest -q tests/e2e/test_pages.py --pictures docs/pictures
 
 ##@ Speed
 BENCHES := features serving batch quality speed ways scoring start
 .PHONY: bench
-bench: $(BENCHES:%=bench-%) ## Every benchmark; each prints a table and saves docs/benchmarks/<name>.{md,json}
+bench: $(BENCHES:%=bench-%) ## Run every benchmark; each prints a table and saves docs/benchmarks/<name>.{md,json}
 
 .PHONY: $(BENCHES:%=bench-%)
 bench-features: ## Training sets against DuckDB and Spark's window functions
@@ -61,17 +69,17 @@ bench-batch: ## Landing, builds and publishing against bare Spark, full builds a
 bench-quality: ## The default trainer on the heart data, 10 x 10-fold, beside plain logistic regression
 bench-scoring: ## Mass scoring against the model library alone and mlflow's UDF, XGBoost on Spark; QUICK=1 for a minute
 bench-speed: ## The stream: published to readable from outside, Cassandra against a no-op sink, rows an answer reads
-bench-ways: ## Ways to run the stream beside the present one: triggers, checkpoints, partitions, asynchronous progress, Real-Time Mode
-bench-start: ## How soon a job works, with the archive of classes that setup makes and without; QUICK=1 for a turn
+bench-ways: ## Other ways to run the stream: triggers, checkpoints, partitions, asynchronous progress, Real-Time Mode
+bench-start: ## How soon a job works, with and without the archive of classes that setup makes; QUICK=1 for one round
 $(BENCHES:%=bench-%): bench-%: setup .venv/.bench-stamp
 	$(PY) -m tests.bench.$* $(if $(QUICK),--quick)
 
 .PHONY: soak
-soak: setup .venv/.bench-stamp ## The stream for MINUTES=20: its memory and its answers
+soak: setup .venv/.bench-stamp ## Run the stream for MINUTES=20 and check its memory and its answers
 	$(PY) -m tests.bench.soak $(MINUTES)
 
 .PHONY: drill
-drill: setup ## Faults in their long form: ten kills of the stream, a minute without Cassandra, loads and builds killed at every point; saves docs/benchmarks/drill.md
+drill: setup ## Run the faults in their long form: kills of streams, loads and builds, Cassandra away; saves docs/benchmarks/drill.md
 	@rm -f $(MADE)/drill.jsonl
 	KILLS=10 DRILL=$(MADE)/drill.jsonl $(PY) -m pytest -q tests/servers/speed/test_stream_faults.py tests/servers/batch/test_landing_kills.py tests/servers/batch/test_build_kills.py
 	DRILL=$(MADE)/drill.jsonl $(PY) -m tests.support.drill
@@ -89,7 +97,7 @@ status: ## Show which servers run
 .PHONY: clean
 clean: ## Stop the servers and delete their data, the lake, models and logs; the environment and jars stay
 	@if [ -x .venv/bin/anabranch ]; then .venv/bin/anabranch down; fi
-	rm -rf $(addprefix $(MADE)/,kafka cassandra hdfs spark ignite lake checkpoints mlflow warehouse logs run)
+	rm -rf $(addprefix $(MADE)/,site kafka cassandra hdfs spark ignite lake checkpoints mlflow warehouse logs run)
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .PHONY: lock
@@ -105,7 +113,7 @@ gateway-programs:
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nginx-light openssl >/dev/null; \
 	  else echo "nginx or openssl is not found: the gateway's tests need both (Debian: nginx-light, openssl)" >&2; exit 1; fi; fi
 
-# The pages are looked at by a real browser; nothing else needs one.
+# The tests of the pages run a real browser; nothing else needs one.
 .PHONY: browser-programs
 browser-programs:
 	@if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null && ! command -v google-chrome >/dev/null; then \
@@ -114,14 +122,14 @@ browser-programs:
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; \
 	  else echo "chromium is not found: the tests of the pages need it (Debian: chromium)" >&2; exit 1; fi; fi
 
-# --- what setup is made of -------------------------------------------------------------------------------------------
+# --- parts of setup --------------------------------------------------------------------------------------------------
 
-# One line for what is missing, before anything is downloaded.
+# Reports what is missing in one line, before anything is downloaded.
 define check_machine
 	@if [ -z "$$($(FIND_PYTHON))" ]; then echo "Python 3.11 or 3.12 is not found: install one and put it on the PATH" >&2; exit 1; fi
 	@version=$$({ "$(JAVA)" -version 2>&1 || true; } | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -1); \
 	if [ "$${version:-0}" -lt 17 ]; then echo "a JDK 17 or later is not found ($(JAVA) is version $${version:-unknown or missing}): install one, or set JAVA_HOME to it" >&2; exit 1; fi
-	@if ! command -v mvn >/dev/null; then echo "mvn is not found: install Apache Maven 3.8 or later; it brings the jars of Kafka, Cassandra and Delta" >&2; exit 1; fi
+	@if ! command -v mvn >/dev/null; then echo "mvn is not found: install Apache Maven 3.8 or later; it fetches the jars of Kafka, Cassandra and Delta" >&2; exit 1; fi
 endef
 
 $(UV):

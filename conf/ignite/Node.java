@@ -16,7 +16,7 @@ import org.apache.ignite.spi.discovery.tcp.TcpDiscoverySpi;
 import org.apache.ignite.spi.discovery.tcp.ipfinder.vm.TcpDiscoveryVmIpFinder;
 
 /**
- * One Ignite node on loopback, in memory alone. Java runs this file as it is; written here because Ignite's own way, XML, would bring Spring.
+ * One Ignite node on loopback, in memory alone. Java runs this file as it is; Ignite's XML would need Spring.
  *
  * Arguments: folder, client port, discovery port, communication port, megabytes for entries, hours an entry is kept.
  */
@@ -28,7 +28,7 @@ class Node {
         long bytes = Long.parseLong(arguments[4]) * 1024 * 1024;
         long hours = Long.parseLong(arguments[5]);
 
-        // When memory is full, pages that were not used lately go: a cache that is full is no error.
+        // When memory is full, the least recently used pages are evicted: a full cache is not an error.
         DataRegionConfiguration region = new DataRegionConfiguration()
             .setName("default").setInitialSize(Math.min(bytes, 32L * 1024 * 1024)).setMaxSize(bytes)
             .setPageEvictionMode(DataPageEvictionMode.RANDOM_2_LRU);
@@ -36,7 +36,7 @@ class Node {
             .setCacheMode(CacheMode.PARTITIONED).setBackups(0)
             .setExpiryPolicyFactory(CreatedExpiryPolicy.factoryOf(new Duration(TimeUnit.HOURS, hours)));
 
-        // A node of its own: it looks for no others, and listens on loopback only.
+        // A single node: it looks for no others, and listens on loopback only.
         TcpDiscoverySpi discovery = new TcpDiscoverySpi();
         discovery.setLocalAddress("127.0.0.1").setLocalPort(discoveryPort).setLocalPortRange(0);
         discovery.setIpFinder(new TcpDiscoveryVmIpFinder().setAddresses(List.of("127.0.0.1:" + discoveryPort)));
