@@ -1,4 +1,4 @@
-"""Serve: answers over REST in the foreground, until SIGTERM or Ctrl-C. Needs no JVM."""
+"""The REST server over the real stores, in the foreground until SIGTERM or Ctrl-C. Needs no JVM."""
 
 import logging
 import shutil
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def serve(settings: Settings) -> None:
     """Run the REST server over the real stores; raises UnavailableError when its port is taken."""
     if settings.serving.auth == "on":
-        _access(settings)  # what is wrong is said before workers are started
+        _access(settings)  # raises before any worker is started
     if settings.serving.workers > 1:
         shared = settings.data / "run" / f"rest-{settings.serving.port}"
         shutil.rmtree(shared, ignore_errors=True)
@@ -30,7 +30,7 @@ def serve(settings: Settings) -> None:
 
 
 def build(settings: Settings) -> Application:
-    """The application over the real stores; runs in each worker, because connections do not survive a fork."""
+    """The application over the real stores; each worker calls it: connections do not survive a fork."""
     from anabranch.answers.features import Answers
     from anabranch.answers.parts import Parts
     from anabranch.stores.opened import Stores
@@ -60,14 +60,14 @@ def _no_session() -> NoReturn:
 
 
 def _shared(settings: Settings) -> "SharedParts | None":
-    """The Ignite node that batch parts are shared through, when it is wanted; without a cache of its own a worker shares nothing."""
+    """The Ignite node through which workers share batch parts; None when the setting is another cache."""
     from anabranch.stores.ignite.shared_parts import SharedParts
 
     return SharedParts(settings.serving.ignite_address) if settings.serving.cache == "ignite" else None
 
 
 def _access(settings: Settings) -> Access:
-    """API keys of the data folder and the issuer's public keys; raises MisuseError for a file that is no public key."""
+    """API keys of the data folder and the issuer's public keys; raises MisuseError for another file."""
     from anabranch.stores.files.api_keys import ApiKeys
     from anabranch.values.times import now_micros
 
@@ -81,7 +81,8 @@ def _access(settings: Settings) -> Access:
             ) from error
         if "PUBLIC KEY" not in public[-1]:
             raise MisuseError(
-                f"serving.jwt_public_keys: {name} holds no public key: name PEM files that begin with -----BEGIN PUBLIC KEY-----"
+                f"serving.jwt_public_keys: {name} holds no public key: "
+                "name PEM files that begin with -----BEGIN PUBLIC KEY-----"
             )
     issuer = Issuer(
         public_keys=tuple(public), name=settings.serving.jwt_issuer, audience=settings.serving.jwt_audience
@@ -92,7 +93,7 @@ def _access(settings: Settings) -> Access:
 
 
 def _log_to_stderr() -> None:
-    """What the server itself does and meets; a store that is away is told once, in its words, not in the drivers' many."""
+    """Log to stderr; a store that is down is logged once by the server, not often by its driver."""
     if not logging.getLogger().handlers:
         logging.basicConfig(
             level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"

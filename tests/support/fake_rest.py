@@ -1,4 +1,7 @@
-"""A REST server on a real socket over stores in memory: ``python -m tests.support.fake_rest PORT FILE [SETTINGS]``."""
+"""A REST server on a real socket over stores in memory.
+
+python -m tests.support.fake_rest PORT FILE [SETTINGS]
+"""
 
 import json
 import sys
@@ -19,7 +22,7 @@ from tests.support.serving_fakes import NOW, PROJECTS, Bench, bench
 
 
 def load() -> Application:
-    """The application; what it published, and what calls that were refused changed, is written beside it when it stops."""
+    """The application; when it stops, FILE gets what it published and what refused calls changed."""
     serving = _settings()
     access = (
         Access(ApiKeys(Path(sys.argv[2]).parent / "keys.json").read, Issuer(), lambda: NOW)
@@ -44,7 +47,7 @@ def load() -> Application:
 
 @dataclass
 class Refused:
-    """Calls that were answered by an error: how many, and which of them took a prediction, published a message or kept a measure all the same."""
+    """Refused calls: how many, and those that recorded a prediction, published a message or wrote a measure."""
 
     refused: int = 0
     changing: list[str] = field(default_factory=list)
