@@ -96,9 +96,9 @@ class Application:
         started = time.perf_counter()
         label, project = "unknown", ""
         try:
-            found = self._router.find(request.path)
-            if found is not None:
-                routes, parameters = found
+            match = self._router.find(request.path)
+            if match is not None:
+                routes, parameters = match
                 first = next(iter(routes.values()))
                 label, name = first.label, parameters.get("project", "")
                 project = name if self.live.get(name) is not None else ""

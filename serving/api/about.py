@@ -31,12 +31,12 @@ async def health(_: ServerParts, __: Call) -> AliveBody:
 
 async def ready(parts: ServerParts, call: Call) -> object:
     """Whether every store that answers need can be reached."""
-    found = await readiness(parts, call.caller)
-    if found.status == "ready":
-        return found
-    checks = {"store": found.store, "bus": found.bus, "model": found.model}
+    checked = await readiness(parts, call.caller)
+    if checked.status == "ready":
+        return checked
+    checks = {"store": checked.store, "bus": checked.bus, "model": checked.model}
     down = "; ".join(f"{name}: {check}" for name, check in checks.items() if check != "ok")
-    return problem_response(ProblemError(503, "not-ready", down), msgspec.structs.asdict(found))
+    return problem_response(ProblemError(503, "not-ready", down), msgspec.structs.asdict(checked))
 
 
 async def metrics(parts: ServerParts, call: Call) -> Response:

@@ -229,7 +229,7 @@ class ModelBody(Struct, kw_only=True):
     metrics: Annotated[
         dict[str, float], Meta(description="On held-out rows; those of training rows: train_...")
     ]
-    gate: Annotated[str | None, Meta(description="What the gate of promotion said")]
+    gate: Annotated[str | None, Meta(description="Verdict of the promotion gate")]
     intended_use: str
     limits: str
     card: Annotated[str, Meta(description="Address of its model card")]

@@ -141,11 +141,11 @@ class Facts:
         if served.scorer is None:
             return None
         name, version = served.project.name, served.scorer.version
-        found = await self._read(
+        files = await self._read(
             ("card", name, version),
             lambda: self.context.stores.models.files(name, version, ["report/model_card.html"]),
         )
-        return found if isinstance(found, Missing) else found.get("report/model_card.html")
+        return files if isinstance(files, Missing) else files.get("report/model_card.html")
 
     async def report(self, served: Served, source: str, name: str) -> bytes | Missing | None:
         """One report of the quality gate."""

@@ -120,13 +120,13 @@ class Declared:
         return {"type": "object", "properties": {name: {"type": "string"} for name in self.project.keys}}
 
     def _features(self) -> Schema:
-        found: Schema = {}
+        features: Schema = {}
         for view in self.project.views:
             for column in view.columns:
                 span = f" over {column.window.name}" if column.window.bounded else ""
                 meaning = f"{aggregate_text(view.features[column.feature])} of {view.source.name}{span}"
-                found[column.name] = {**nullable(column.type.json_schema), "description": meaning}
-        return found
+                features[column.name] = {**nullable(column.type.json_schema), "description": meaning}
+        return features
 
 
 def _parameter(name: str, description: str, shown: str) -> Schema:
@@ -150,8 +150,8 @@ def _event(source: Source, project: Project) -> Schema:
 
 def _event_value(kind: DataType, needed: bool) -> Schema:
     """A value in an event: also a text that reads as its type; a text may be any single value."""
-    found = {**kind.event_schema, **({"minLength": 1 if needed else 0} if kind.text else {})}
-    return found if needed else nullable(found)
+    value = {**kind.event_schema, **({"minLength": 1 if needed else 0} if kind.text else {})}
+    return value if needed else nullable(value)
 
 
 def document(projects: Iterable[Project], routes: Iterable[Route], *, secured: bool = False) -> Schema:
@@ -184,8 +184,8 @@ def schema(body: Any, parts: Parts) -> Schema:
     """The JSON schema of a type, or of one of several in a tuple; marked parts are taken from `parts`."""
     if isinstance(body, tuple):
         return schema(body[0], parts) if len(body) == 1 else {"oneOf": [schema(one, parts) for one in body]}
-    (found,), components = msgspec.json.schema_components((body,), ref_template="{name}")
-    inlined: Schema = _inlined(found, components, parts)
+    (reference,), components = msgspec.json.schema_components((body,), ref_template="{name}")
+    inlined: Schema = _inlined(reference, components, parts)
     return inlined
 
 
@@ -197,15 +197,16 @@ def _inlined(node: Any, components: Schema, parts: Parts) -> Any:
         return node
     if isinstance(node.get("$ref"), str):
         node = {**components[node["$ref"]], **{name: one for name, one in node.items() if name != "$ref"}}
-    if isinstance(node.get("enum"), list):
+    values = node.get("enum")
+    if isinstance(values, list) and all(isinstance(value, str) for value in values):
         node = {"type": "string", **node}
     choices = node.get("anyOf", ())
     rest = {name: one for name, one in node.items() if not (name == "default" and one is None)}
     if DECLARED in node:
         part = parts[node[DECLARED]]
         about = {"description": node["description"]} if "description" in node else {}
-        found = {**(schema(part, parts) if isinstance(part, tuple) else part), **about}
-        return nullable(found) if _NULL in choices else found
+        whole = {**(schema(part, parts) if isinstance(part, tuple) else part), **about}
+        return nullable(whole) if _NULL in choices else whole
     if _NULL in choices and len(choices) == 2:
         (only,) = (choice for choice in choices if choice != _NULL)
         del rest["anyOf"]
@@ -256,14 +257,14 @@ def _operation(
 
 def _components(secured: bool) -> Schema:
     reference = {"schema": {"$ref": "#/components/schemas/Problem"}}
-    found: Schema = {
+    components: Schema = {
         "schemas": {"Problem": schema(ProblemBody, {})},
         "responses": {"Problem": {"description": "What went wrong", "content": {CONTENT_TYPE: reference}}},
     }
     if secured:
         about = "An API key (anb_...) or a token of the issuer"
-        found["securitySchemes"] = {
+        components["securitySchemes"] = {
             "bearer": {"type": "http", "scheme": "bearer", "description": about},
             "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
         }
-    return found
+    return components

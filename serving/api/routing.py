@@ -62,9 +62,9 @@ class Route:
     """One endpoint.
 
     `path` is a template: ``{name}`` is one segment, ``{name:path}`` is all that follows. A route below
-    `PROJECT` is listed for each project, and one with ``{source}`` for each of its topics.
-    `request` and `response` are `msgspec.Struct` types (several: one of them), or the media type of a text;
-    a route without `response` is a page, which the OpenAPI document does not list.
+    `PROJECT` is listed for each project, and one with ``{source}`` for each source with a topic. `request`
+    and `response` are `msgspec.Struct` types that do not contain themselves (a tuple: one of them), or the
+    media type of a text. A route without `response` is a page: the OpenAPI document does not list it.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Route:
 
     def address(self, **known: str) -> str:
         """The path with the parameters that are known; others stay as ``{name}``."""
-        return _PARAMETER.sub(lambda found: known.get(found[1], f"{{{found[1]}}}"), self.path)
+        return _PARAMETER.sub(lambda match: known.get(match[1], f"{{{match[1]}}}"), self.path)
 
 
 def listed(routes: Iterable[Route], project: Project) -> list[Route]:
@@ -147,9 +147,9 @@ class Router:
         if branch is not None:
             return branch.routes, {}
         for branch in self._templates.values():
-            found = branch.pattern.fullmatch(path)
-            if found is not None:
-                return branch.routes, found.groupdict()
+            match = branch.pattern.fullmatch(path)
+            if match is not None:
+                return branch.routes, match.groupdict()
         return None
 
 
@@ -168,8 +168,8 @@ def route_for(routes: Mapping[str, Route], method: str) -> Route:
 
 def _pattern(template: str) -> re.Pattern[str]:
     parts, end, rest = [], 0, False
-    for found in _PARAMETER.finditer(template):
-        rest = found[2] is not None
-        parts += [re.escape(template[end : found.start()]), f"(?P<{found[1]}>{'.+' if rest else '[^/]+'})"]
-        end = found.end()
+    for match in _PARAMETER.finditer(template):
+        rest = match[2] is not None
+        parts += [re.escape(template[end : match.start()]), f"(?P<{match[1]}>{'.+' if rest else '[^/]+'})"]
+        end = match.end()
     return re.compile("".join((*parts, re.escape(template[end:]), "" if rest else "/?")), re.DOTALL)

@@ -47,14 +47,14 @@ def load() -> Application:
 
 @dataclass
 class Refused:
-    """Refused calls: how many, and those that recorded a prediction, published a message or wrote a measure."""
+    """Refused calls: how many, and which of them recorded, published or measured something."""
 
     refused: int = 0
     changing: list[str] = field(default_factory=list)
 
 
 def watch(found: Bench) -> Refused:
-    """Compare what there is before and after each call that is refused; calls must come one by one."""
+    """Compare the stores before and after each refused call; calls must come one by one."""
     refused, handle, record = Refused(), found.app.handle, found.app.parts.service.record
     taken: list[str] = []
 
