@@ -1,7 +1,8 @@
-"""How well the ways to learn do on a project's training set: repeated k-fold by key, every choice made inside each fold.
+"""The comparison of trainers on a project's training set: repeated k-fold by key, the same folds for all candidates.
 
-The candidates meet the same folds. A candidate that chooses or searches (`auto`) does so on the fold's training part alone, so the
-number is what a user can expect who lets it choose.
+A candidate that chooses or searches, such as `auto`, does so on each fold's training part alone (nested validation),
+so its figure is what to expect on new keys. Parameters that were fixed beforehand with a look at the same labels are
+not nested: their figures are optimistic, and the page says so.
 """
 
 import time
@@ -40,10 +41,11 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """A candidate's metric on folds it did not learn from: the mean, its 95% interval, seconds a training.
+    """A candidate's metric on folds that it did not learn from: the mean, its 95% interval, seconds a training.
 
-    The interval is by Nadeau and Bengio's corrected resampled t-test: folds of repeats share rows, so the plain standard error would
-    be too small. `ahead` is the mean difference to the plain candidate on the same folds, turned so that larger is better.
+    The interval is by Nadeau and Bengio's corrected resampled t-test: folds of repeats share rows, so the plain
+    standard error would be too small. `ahead` is the mean difference to the plain candidate on the same folds, turned
+    so that larger is better.
     """
 
     name: str
@@ -59,7 +61,7 @@ class Quality:
 
 
 def candidates(model: Model) -> list[Candidate]:
-    """The plain model, then every trainer of the task with its defaults, and the declared one when it is not among them."""
+    """The plain model, the usual trainers of the task with their defaults, and the declared one if not among them."""
     simple = "logistic" if model.task == "class" else "linear"
     weak = (("C", 1.0),) if model.task == "class" else (("alpha", 1e-3),)
     found = [
@@ -72,7 +74,7 @@ def candidates(model: Model) -> list[Candidate]:
         for name in (simple, "forest", "xgboost", "auto")
         if model.task in TRAINERS[name].tasks
     ]
-    # What learns on Spark's workers is not for thousands of small fits.
+    # Trainers on Spark's workers are too slow for hundreds of small fits.
     on_driver = ":" in model.trainer or TRAINERS[model.trainer].spread != "always"
     if on_driver and (model.trainer not in {one.trainer for one in found} or model.params or model.search):
         declared = tuple(model.params.items())
@@ -94,10 +96,7 @@ def evaluate_candidates(
     processes: int = 1,
 ) -> list[Quality]:
     """Every candidate on `repeats` times `count` folds. Raises AnabranchError when there are fewer keys than folds."""
-    parts = []
-    for repeat in range(repeats):
-        fold = folds(rows.target, rows.groups, rows.task, count, rows.seed + 101 * repeat)
-        parts += [fold == number for number in range(count)]
+    parts = fold_masks(rows, count, repeats)
     found = np.empty((len(ways), len(parts)))
     seconds = np.zeros(len(ways))
     # Processes are spawned, not forked: libraries that run threads do not survive a fork.
@@ -113,9 +112,18 @@ def evaluate_candidates(
             seconds[way] += took
             progress.advance(done, found.size)
     return [
-        _quality(rows, way.name, found[i], found[0], float(seconds[i]) / len(parts), count)
+        quality(rows, way.name, found[i], found[0], float(seconds[i]) / len(parts), count)
         for i, way in enumerate(ways)
     ]
+
+
+def fold_masks(rows: TrainingRows, count: int, repeats: int) -> list[NDArray[np.bool_]]:
+    """The masks of the held-out rows of every fold of every repeat."""
+    parts = []
+    for repeat in range(repeats):
+        fold = folds(rows.target, rows.groups, rows.task, count, rows.seed + 101 * repeat)
+        parts += [fold == number for number in range(count)]
+    return parts
 
 
 def page(project: str, found: Sequence[Quality], repeats: int, count: int, rows: int) -> str:
@@ -131,7 +139,10 @@ def page(project: str, found: Sequence[Quality], repeats: int, count: int, rows:
     lines = [
         f"# How well {project} can be learnt",
         "",
-        f"{repeats} x {count} folds by key over {rows:,} labels; every choice is made inside each fold.",
+        f"{repeats} x {count} folds by key over {rows:,} labels.",
+        "",
+        "`auto` and a search choose on each fold's training part alone. Parameters that you declared after a look at",
+        "these labels were not chosen inside the folds: the figure of such a candidate is optimistic.",
         "",
     ]
     lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
@@ -140,19 +151,18 @@ def page(project: str, found: Sequence[Quality], repeats: int, count: int, rows:
 
 
 def cells(one: Quality) -> list[str]:
-    """A row of the table."""
+    """The cells of a candidate's row in the table."""
     interval, ahead = f"[{one.low:.4f}, {one.high:.4f}]", f"[{one.ahead_low:+.4f}, {one.ahead_high:+.4f}]"
     return [one.name, f"{one.mean:.4f}", interval, f"{one.ahead:+.4f}", ahead, f"{one.seconds:.2f}"]
 
 
-_work: dict[
-    str, tuple[TrainingRows, tuple[Candidate, ...], list[NDArray[np.bool_]]]
-] = {}  # of a worker process
+_Work = tuple[TrainingRows, tuple[Candidate, ...], list[NDArray[np.bool_]]]
+_work: dict[str, _Work] = {}  # in each process of the pool
 
 
 def _remember(rows: TrainingRows, ways: tuple[Candidate, ...], parts: list[NDArray[np.bool_]]) -> None:
     warnings.simplefilter("ignore")
-    threadpool_limits(1)  # a process a core is enough; more threads would wait for each other
+    threadpool_limits(1)  # a process a core is enough
     _work["all"] = (rows, ways, parts)
 
 
@@ -170,7 +180,7 @@ def _one(way: int, part: int) -> tuple[float, float]:
     return measure(rows.judged_by, rows.target[mask], learnt.scores(rows.matrix[mask])), took
 
 
-def _quality(
+def quality(
     rows: TrainingRows,
     name: str,
     found: NDArray[np.float64],
@@ -178,6 +188,7 @@ def _quality(
     seconds: float,
     count: int,
 ) -> Quality:
+    """The summary of a candidate's metric by fold (`found`) beside that of the plain candidate."""
     turned = -1.0 if rows.judged_by in SMALLER_IS_BETTER else 1.0
     low, high = _interval(found, count)
     ahead = turned * (found - plain)
@@ -197,7 +208,10 @@ def _quality(
 
 
 def _interval(found: NDArray[np.float64], count: int) -> tuple[float, float]:
-    """95%, by Student's t with the variance of Nadeau and Bengio (2003): (1 / n + test / train) times the folds' variance."""
+    """The 95% interval by Student's t with the variance of Nadeau and Bengio (2003).
+
+    That is (1 / n + test / train) times the variance of the folds.
+    """
     if len(found) < 2:
         return float(found.mean()), float(found.mean())
     error = float(np.sqrt((1 / len(found) + 1 / (count - 1)) * found.var(ddof=1)))

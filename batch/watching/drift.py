@@ -1,6 +1,6 @@
 """How far distributions lie apart: the population stability index and the Jensen-Shannon divergence of counts in the same bins."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,15 +59,6 @@ def drifts(profile: Profile, features: Sequence[str], matrix: Matrix) -> list[Dr
 def score_drift(profile: Profile, scores: Scores) -> Drift:
     """The scores against those of held-out rows."""
     return _drift(SCORE, profile.scores, scores)
-
-
-def drift_metrics(found: Sequence[Drift]) -> Mapping[str, float]:
-    """As they are logged: ``psi/age``."""
-    return {
-        f"{name}/{one.feature or 'scores'}": value
-        for one in found
-        for name, value in (("psi", one.psi), ("js", one.js))
-    }
 
 
 def _drift(feature: str, bins: Bins, column: Matrix | Scores) -> Drift:

@@ -14,9 +14,17 @@ from sklearn.preprocessing import StandardScaler
 from anabranch.declare.models import Model
 from anabranch.progress import Silent
 from batch.evaluation.splits import folds
-from batch.training.comparison import PLAIN, Quality, candidates, evaluate_candidates, page
+from batch.training.comparison import (
+    PLAIN,
+    PLAIN_NUMBERS,
+    Candidate,
+    Quality,
+    candidates,
+    evaluate_candidates,
+    page,
+)
 from projects.heart_disease import project
-from tests.bench.quality import ALONE, alone, rows
+from tests.bench.quality import ALONE, RAW, alone, cancer, diabetes, elsewhere, rows, table
 
 FOLDS = 5
 
@@ -32,6 +40,12 @@ def found() -> list[Quality]:
         if one.name in (PLAIN, Model().trainer)
     ]
     return evaluate_candidates(rows(), ways, Silent(), count=FOLDS, repeats=1, processes=2)
+
+
+@pytest.fixture(scope="module")
+def beside() -> list[Quality]:
+    """The libraries alone."""
+    return alone(rows(), count=FOLDS, repeats=1, processes=2)
 
 
 def plain_by_hand() -> list[float]:
@@ -70,16 +84,40 @@ def test_the_plain_candidate_and_its_interval_are_what_scikit_learn_and_the_form
     assert (plain.mean - plain.low, plain.high - plain.mean) == pytest.approx((half, half), rel=0.1)
 
 
-def test_the_libraries_alone_are_measured_on_the_same_folds(found: list[Quality]) -> None:
-    beside = {one.name: one for one in alone(rows(), count=FOLDS, repeats=1, processes=2)}
-    assert list(beside) == list(ALONE)
-    assert beside["logistic regression, raw columns"].mean == pytest.approx(
-        np.mean(plain_by_hand()), abs=1e-12
+def test_the_libraries_alone_are_measured_on_the_same_folds(
+    found: list[Quality], beside: list[Quality]
+) -> None:
+    by_name = {one.name: one for one in beside}
+    assert list(by_name) == list(ALONE)
+    assert by_name[RAW].mean == pytest.approx(np.mean(plain_by_hand()), abs=1e-12)
+    assert all(0.8 < one.low < one.mean < one.high < 1 and one.folds == FOLDS for one in beside)
+    assert by_name["XGBoost, untuned"].mean < min(
+        found[1].mean, by_name["logistic regression, one-hot categories"].mean
     )
-    assert all(0.8 < one.low < one.mean < one.high < 1 and one.folds == FOLDS for one in beside.values())
-    assert beside["XGBoost, untuned"].mean < min(
-        found[1].mean, beside["logistic regression, one-hot categories"].mean
-    )
+
+
+def test_the_benchmark_says_equal_for_the_same_model_and_finds_a_planted_difference(
+    found: list[Quality], beside: list[Quality]
+) -> None:
+    sound = next(row for row in table(found, beside) if row.peer.startswith(RAW))
+    assert sound.equal is True
+    weak = Candidate(name=PLAIN, trainer="logistic", params=(("C", 1e-4),), plain=True)
+    (other,) = evaluate_candidates(rows(), [weak], Silent(), count=FOLDS, repeats=1)
+    planted = next(row for row in table([other, found[1]], beside) if row.peer.startswith(RAW))
+    assert planted.equal is False
+    assert planted.reached is False
+
+
+def test_data_that_no_default_was_chosen_on_is_judged_by_the_same_folds() -> None:
+    given = diabetes()
+    ways = [one for one in candidates(Model(metric="rmse")) if one.name in (PLAIN_NUMBERS, "linear")]
+    found = evaluate_candidates(given, ways, Silent(), count=FOLDS, repeats=1)
+    (row,) = elsewhere("diabetes", found)
+    assert row.unit == "rmse"
+    assert row.ratio == pytest.approx(found[0].mean / found[1].mean, abs=1e-4)
+    assert row.ratio is not None
+    assert 0.95 < row.ratio < 1.1
+    assert set(np.unique(cancer().target)) == {0.0, 1.0}
 
 
 def test_the_page_has_a_row_a_candidate(found: list[Quality]) -> None:
