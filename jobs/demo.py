@@ -26,7 +26,7 @@ from anabranch.values.times import format_time, now_micros
 from batch.building.current_rows import reset_current_rows
 from batch.building.verification import Verified
 from batch.landing.ingest import ingest
-from batch.landing.targets import Landed
+from batch.landing.loader import LoadSummary
 from batch.scoring.data_sets import Scored, score_path
 from batch.training.train import Trained, train
 from jobs.cli.models import training_job
@@ -55,7 +55,7 @@ _SERVE = "import pickle, sys; from jobs.wiring.serve import serve; serve(pickle.
 class Demonstrated:
     """What each step of the demo came to; `answer` is the REST server's to the example request."""
 
-    landed: Mapping[str, Landed]
+    landed: Mapping[str, LoadSummary]
     trained: Trained
     before: Mapping[str, Any]
     after: Mapping[str, Any]
@@ -130,11 +130,11 @@ def _heading(text: str) -> None:
     console.print(f"[bold]{text}[/bold]", soft_wrap=True)
 
 
-def _land(context: Context, project: Project, steps: Steps) -> dict[str, Landed]:
+def _land(context: Context, project: Project, steps: Steps) -> dict[str, LoadSummary]:
     _heading("1. files into the lake, past the quality gate: 303 real exams (Cleveland) and their diagnoses")
-    spark, lake, times, gate = context.spark, context.lake, context.settings.times, context.gate(project)
+    gate = context.gate(project)
     landed = {
-        source: ingest(spark, lake, project, source, [str(DATA / f"{source}.csv")], times, steps, gate)
+        source: ingest(context, project, source, [str(DATA / f"{source}.csv")], steps, gate)
         for source in ("exams", "diagnoses")
     }
     for source, each in landed.items():

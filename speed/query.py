@@ -1,4 +1,4 @@
-"""How the streaming queries of the speed layer run: settings, checkpoints, offsets, and the model in force."""
+"""How the streaming queries of the speed layer run: settings, checkpoints, offsets, the model in force."""
 
 import hashlib
 import json

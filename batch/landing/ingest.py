@@ -1,6 +1,6 @@
 """Landing of files: every row of every file in the lake exactly once, bad rows in quarantine.
 
-A file is known by its content (see landing_rows.py), so that it lands once under whatever name and however often a load
+A file is known by its content (see contents.py), so that it lands once under whatever name and however often a load
 is cut off and repeated. Files go in groups; a group is one commit, which carries three names of each file:
 
     ingest/<project>/<source>/content/<hash>               decides
@@ -24,11 +24,11 @@ from pyspark.sql import SparkSession
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
 from anabranch.progress import Progress
-from anabranch.settings import TimeSettings
 from anabranch.stores.files.filesystems import files_at
-from anabranch.stores.lake.lake import Lake
+from anabranch.stores.lake.loads import StagedLoad
 from anabranch.stores.lake.schemas import check_tables, prepare_events
 from anabranch.stores.lake.staging import transactions
+from anabranch.stores.opened import Stores
 from batch.landing.contents import (
     FileGroup,
     content_name,
@@ -40,8 +40,8 @@ from batch.landing.contents import (
 )
 from batch.landing.event_files import EventFile, check_file, find_files
 from batch.landing.explained import explained
+from batch.landing.loader import LoadSummary, SourceLoader, find_source
 from batch.landing.reading import Reading
-from batch.landing.targets import Counts, Landed, Staged, Target, find_source
 from batch.quality.gate import QualityGate
 
 log = logging.getLogger(__name__)
@@ -49,53 +49,44 @@ _SETTLED = 2_000  # milliseconds: a file younger than that may change again with
 
 
 def ingest(
-    spark: SparkSession,
-    lake: Lake,
+    stores: Stores,
     project: Project,
     source_name: str,
     files: Sequence[str],
-    times: TimeSettings,
     progress: Progress,
     gate: QualityGate | None = None,
-) -> Landed:
-    """Land files, folders and patterns of files, of this machine or at URLs; every file is checked before the first is
-    landed, and passes `gate` before it is visible.
+) -> LoadSummary:
+    """Land files, folders and patterns of files, of this machine or at URLs.
 
-    Spark's workers must see the files under the same paths.
-    """  # fmt: skip
-    source = find_source(project, source_name)
-    check_tables(spark, lake, project)
+    Every file is checked before the first is landed, and passes `gate` before it is visible. Spark's workers must see
+    the files under the same paths.
+    """
+    spark, source = stores.spark, find_source(project, source_name)
+    check_tables(spark, stores.lake, project)
     checked = [check_file(found, source, spark) for found in find_files(files, spark)]
-    loads = _Loads(
-        spark=spark,
-        target=Target(lake=lake, project=project, source=source, times=times, gate=gate),
-        arrival=time.time_ns() // 1000,
-    )
-    counts = Counts()
+    loader = SourceLoader(stores=stores, project=project, source=source, gate=gate)
+    loads = _FileLoads(spark=spark, loader=loader, arrival=time.time_ns() // 1000)
     new = loads.not_landed(checked)
-    counts.skipped = len(checked) - len(new)
-    progress.step(
-        f"{len(new)} files into {project.name}.{source.name}"
-        + (f", {counts.skipped} are there already" if counts.skipped else "")
-    )
+    summary = LoadSummary(skipped_files=len(checked) - len(new))
+    known = f", {summary.skipped_files} are there already" if summary.skipped_files else ""
+    progress.step(f"{len(new)} files into {project.name}.{source.name}{known}")
     if new:
-        prepare_events(spark, lake, project, source)
+        prepare_events(spark, stores.lake, project, source)
     with Reading(spark, progress, len(new), sum(file.found.size for file in new)) as reading:
         for group in groups(new, spark.sparkContext.defaultParallelism):
-            before = counts.rows + counts.quarantined
-            loads.land(group, counts)
-            reading.done(len(group.files), group.bytes, counts.rows + counts.quarantined - before)
-    landed = counts.landed()
-    log.info("ingested project=%s source=%s files=%d %s", project.name, source.name, len(checked), landed)
-    return landed
+            landed = loads.land(group)
+            reading.done(len(group.files), group.bytes, landed.rows + landed.quarantined)
+            summary += landed
+    log.info("ingested project=%s source=%s files=%d %s", project.name, source.name, len(checked), summary)
+    return summary
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Loads:
+class _FileLoads:
     """Groups of files on their way, all with one arrival (microseconds)."""
 
     spark: SparkSession
-    target: Target
+    loader: SourceLoader
     arrival: int
 
     def not_landed(self, files: Sequence[EventFile]) -> list[EventFile]:
@@ -103,42 +94,37 @@ class _Loads:
         known = self._known()
         return [file for file in files if known is None or not known.contains(self._file_name(file))]
 
-    def land(self, group: FileGroup, counts: Counts) -> None:
+    def land(self, group: FileGroup) -> LoadSummary:
         """Land what is new of a group, in one commit."""
         try:
-            self._land(group, counts)
+            return self._land(group)
         except (PySparkException, Py4JError) as error:
             raise explained(error, str(group)) from error
 
-    def _land(self, group: FileGroup, counts: Counts) -> None:
+    def _land(self, group: FileGroup) -> LoadSummary:
         names = self._contents(group)
         new = self._new(group, names)
-        counts.skipped += len(group.files) - len(new)
+        skipped = LoadSummary(skipped_files=len(group.files) - len(new))
         if not new:
-            return
+            return skipped
         chosen = replace(group, files=tuple(new))
-        raw, observation = (
-            observed_content(raw_rows(self.spark, chosen, self.arrival))
-            if not names
-            else (raw_rows(self.spark, chosen, self.arrival), None)
-        )
-        staged = self.target.staged(
-            self.target.judged(parse_rows(raw, chosen, self.target.source)), chosen.header
-        )
-        self._check_unchanged(chosen, staged)
+        raw, observation = raw_rows(self.spark, chosen, self.arrival), None
+        if not names:
+            raw, observation = observed_content(raw)
+        events = parse_rows(raw, chosen, self.loader.source)
+        load, measures = self.loader.stage(self.loader.judge(events), chosen.header)
+        self._check_unchanged(chosen, load)
         if observation is not None:
             names = {new[0].path: self._content_name(content_name(observation.get))}
             if not self._new(chosen, names):
-                staged.load.drop()
-                counts.skipped += 1
-                return
-        staged.pass_gate(counts)
+                load.drop()
+                return LoadSummary(skipped_files=len(group.files))
+        summary = self.loader.pass_gate(load, measures)
         names = {file.path: names[file.path] for file in new}
-        if staged.load.commit(dict.fromkeys(names.values(), 0), names, self._notes(new)):
-            counts.add(staged.load)
-            return
+        if load.commit(dict.fromkeys(names.values(), 0), names, self._notes(new)):
+            return skipped + summary
         raise AnabranchError(
-            f"{chosen} was landed by somebody else at the same time: run it again for the files that are left"
+            f"{chosen} was landed by another process at the same time: run it again for the files that are left"
         )
 
     def _contents(self, group: FileGroup) -> dict[str, str]:
@@ -158,16 +144,16 @@ class _Loads:
             taken |= {name} if name is not None else set()
         return new
 
-    def _check_unchanged(self, group: FileGroup, staged: Staged) -> None:
+    def _check_unchanged(self, group: FileGroup, load: StagedLoad) -> None:
         for file in group.files:
             if files_at(file.path, self.spark).look(file.path) != file.found:
-                staged.load.drop()
+                load.drop()
                 raise AnabranchError(
                     f"{file.path} changed while it was read: nothing of {group} was landed; run it again when the file is complete"
                 )
 
     def _known(self) -> Any:
-        return transactions(self.spark, self.target.lake.path(self.target.project, self.target.source))
+        return transactions(self.spark, self.loader.table)
 
     def _notes(self, files: Sequence[EventFile]) -> list[str]:
         settled = [file for file in files if self.arrival // 1000 - file.found.modified > _SETTLED]
@@ -184,4 +170,4 @@ class _Loads:
 
     @property
     def _prefix(self) -> str:
-        return f"ingest/{self.target.project.name}/{self.target.source.name}"
+        return f"ingest/{self.loader.project.name}/{self.loader.source.name}"

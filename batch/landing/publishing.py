@@ -19,7 +19,7 @@ from anabranch.stores.kafka.bus import Bus
 from anabranch.values.keys import key_text
 from anabranch.values.types import BOOLEAN, DataType
 from batch.landing.event_files import check_file, find_files, open_text
-from batch.landing.targets import find_source
+from batch.landing.loader import find_source
 
 _TOLD_EVERY = 10_000
 _LONE = re.compile("[\ud800-\udfff]")  # bytes that are not UTF-8 (see open_text)

@@ -14,7 +14,7 @@ import csv
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -29,10 +29,10 @@ from anabranch.events.decoders.json_objects import JsonDecoder
 from anabranch.events.judging import judge, read_cells
 from anabranch.events.rows import LAKE_COLUMNS
 from anabranch.progress import Progress
-from anabranch.settings import TimeSettings
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.lake.loads import stage
 from anabranch.stores.lake.schemas import prepare_events
+from anabranch.stores.opened import Stores
 from anabranch.values.expressions import expression_type
 from anabranch.values.times import from_micros
 from anabranch.values.types import STRING
@@ -48,52 +48,64 @@ _MOST_HEADERS = 100  # of CSV files, in one replay
 
 @dataclass(frozen=True, kw_only=True)
 class Replayed:
-    """Of one source's rows that were replayed: how many landed, how many are as bad as before."""
+    """How many of a source's replayed rows landed, and how many are as bad as before."""
 
     landed: int = 0
     bad: int = 0
 
 
-def pending(spark: SparkSession, lake: Lake, project: Project, source: Source) -> DataFrame:
-    """The source's rows in quarantine that no replay has landed yet: the columns of QUARANTINE (anabranch/stores/lake/lake.py) and their `id`."""
-    rows = lake.quarantine(spark, project).where(F.col("source") == source.name).withColumn("id", _identity())
-    return rows.join(_landed(spark, lake, project, source), "id", "left_anti")
+@dataclass(frozen=True, kw_only=True)
+class ReplayChoice:
+    """Which rows are replayed, and with what changes.
+
+    `reason`: only rows with this text in their reason. `changes`: SQL expressions by column, over the row's cells as
+    texts, that replace what the row says.
+    """
+
+    reason: str = ""
+    changes: Mapping[str, str] = field(default_factory=dict)
+
+
+def pending(stores: Stores, project: Project, source: Source) -> DataFrame:
+    """The source's rows in quarantine that no replay has landed yet.
+
+    The columns are those of QUARANTINE (anabranch/stores/lake/lake.py) and `id`.
+    """
+    rows = stores.lake.quarantine(stores.spark, project).where(F.col("source") == source.name)
+    landed = _landed(stores.spark, stores.lake, project, source)
+    return rows.withColumn("id", _identity()).join(landed, "id", "left_anti")
 
 
 def replay(
-    spark: SparkSession,
-    lake: Lake,
+    stores: Stores,
     project: Project,
     source: Source,
-    times: TimeSettings,
     progress: Progress,
-    *,
-    reason: str = "",
-    changes: Mapping[str, str] | None = None,
     gate: QualityGate | None = None,
+    choice: ReplayChoice | None = None,
 ) -> Replayed:
     """Judge the source's quarantined rows again by today's rules, land each that is good now, once; the others stay.
 
-    `reason`: only rows with this text in their reason. `changes`: SQL expressions by column, over the row's cells as
-    texts, that stand in for what the row says. Stopped at any moment and run again it goes on with what is left.
+    A replay that was stopped at any moment goes on with what is left when it is run again.
     """
-    changes = changes or {}
+    choice = choice or ReplayChoice()
     texts = tuple(SourceColumn(column.name, STRING) for column in source.columns)
-    for name, expression in changes.items():
+    for name, expression in choice.changes.items():
         source.column(name, "--set")
         expression_type(expression, texts, f"--set {name}")
+    spark, lake = stores.spark, stores.lake
     app_id, arrival = f"replay/{project.name}/{source.name}", time.time_ns() // 1000
     number = lake.last(spark, project, source, app_id) + 1
     progress.step(f"replaying {project.name}.{source.name}")
     prepare_events(spark, lake, project, source)
-    chosen = (
-        pending(spark, lake, project, source).where(F.contains("reason", F.lit(reason))).persist()
-    )  # is read a few times
+    matching = pending(stores, project, source).where(F.contains("reason", F.lit(choice.reason)))
+    chosen = matching.persist()  # is read a few times
     try:
         fit = chosen.where(replayable(F.col("reason"), F.col("raw")) & ~_lost_bytes(source))
-        parsed = _parsed(_as_raw(fit, source, arrival, changes), source, changes)
+        parsed = _parsed(_as_raw(fit, source, arrival, choice.changes), source, choice.changes)
         suite = None if gate is None else gate.suite(source)
-        judged = judge(source, project.key_sets(source), parsed, times.future_skew_seconds, suite)
+        skew = stores.settings.times.future_skew_seconds
+        judged = judge(source, project.key_sets(source), parsed, skew, suite)
         load, total = stage(lake, judged.where("_reason IS NULL"), project, source), chosen.count()
     finally:
         chosen.unpersist()
@@ -103,14 +115,9 @@ def replay(
         raise AnabranchError(
             f"another replay of {project.name}.{source.name} ran at the same time, and this one landed nothing: run it again"
         )
-    log.info(
-        "replayed project=%s source=%s landed=%d bad=%d",
-        project.name,
-        source.name,
-        load.rows,
-        total - load.rows,
-    )
-    return Replayed(landed=load.rows, bad=total - load.rows)
+    bad = total - load.rows
+    log.info("replayed project=%s source=%s landed=%d bad=%d", project.name, source.name, load.rows, bad)
+    return Replayed(landed=load.rows, bad=bad)
 
 
 def _landed(spark: SparkSession, lake: Lake, project: Project, source: Source) -> DataFrame:

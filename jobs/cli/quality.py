@@ -56,7 +56,7 @@ def quality(
 
 
 def _suite(settings: Settings, project: Project, source: str, as_json: bool) -> None:
-    from batch.landing.targets import find_source
+    from batch.landing.loader import find_source
     from jobs.wiring.suites import suite_file, suites
 
     path = suite_file(settings.quality, project, find_source(project, source))
@@ -100,7 +100,7 @@ def _effect(expectation: Any) -> str:
 
 def _write(settings: Settings, project: Project, source: str, as_json: bool) -> None:
     from anabranch.events.expectations import project_suite, suite_text
-    from batch.landing.targets import find_source
+    from batch.landing.loader import find_source
     from jobs.wiring.suites import suite_file
 
     declared = find_source(project, source)
@@ -154,7 +154,7 @@ def quarantine(
 ) -> None:
     """List the rows that could not be used, explain them, or replay them."""
     from anabranch.declare.loading import load_project
-    from batch.landing.targets import find_source
+    from batch.landing.loader import find_source
 
     if changes and not replay:
         raise MisuseError("--set changes what is replayed: give --replay too")
@@ -184,12 +184,11 @@ def _change(text: str) -> tuple[str, str]:
 def _replay(
     context: "Context", project: Project, sources: list[Source], reason: str, changes: dict[str, str]
 ) -> tuple[dict[str, Any], str]:
-    from batch.quality.quarantine import replay
+    from batch.quality.quarantine import ReplayChoice, replay
 
-    stores = (context.spark, context.lake)
-    gate, times = context.gate(project), context.settings.times
+    gate, choice = context.gate(project), ReplayChoice(reason=reason, changes=changes)
     replayed = {
-        each.name: replay(*stores, project, each, times, Steps(), reason=reason, changes=changes, gate=gate)
+        each.name: replay(context, project, each, Steps(), gate, choice)
         for each in sources
         if set(changes) <= {column.name for column in each.columns} or len(sources) == 1
     }
@@ -217,8 +216,8 @@ class _Listing:
 
         from batch.quality.quarantine import pending
 
-        spark, lake, name = self.context.spark, self.context.lake, self.project.name
-        waiting = [pending(spark, lake, self.project, source) for source in sources]
+        name = self.project.name
+        waiting = [pending(self.context, self.project, source) for source in sources]
         rows = reduce(DataFrame.unionByName, waiting).where(F.contains("reason", F.lit(reason)))
         counts = self._counts(rows)
         total = rows.count() if len(counts) == _MOST_REASONS else sum(row["count"] for row in counts)

@@ -35,9 +35,8 @@ def ingest(
     from batch.landing.ingest import ingest as run
 
     with job() as context:
-        project, times = context.project(name), context.settings.times
-        gate = context.gate(project)
-        landed = run(context.spark, context.lake, project, source, files, times, Steps(), gate)
+        project = context.project(name)
+        landed = run(context, project, source, files, Steps(), context.gate(project))
     value = {
         "project": name,
         "source": source,
@@ -93,9 +92,8 @@ def land(
     pause = parse_duration(every, "--every") // SECOND
     following = Follow(every_seconds=pause, stopping=stop_event()) if follow else None
     with job() as context:
-        project, times = context.project(name), context.settings.times
-        gate = context.gate(project)
-        loads = run(context.spark, context.lake, context.bus, project, times, Steps(), gate, following)
+        project = context.project(name)
+        loads = run(context, project, Steps(), context.gate(project), following)
     counts = [
         f"{source} {each.rows:,} rows ({each.quarantined:,} in quarantine)" for source, each in loads.items()
     ]

@@ -67,7 +67,7 @@ class Desk:
         # The rules of landing, as for events that arrive over REST.
         from anabranch.events.faults import find_fault
         from anabranch.values.times import SECOND, now_micros
-        from batch.landing.targets import find_source
+        from batch.landing.loader import find_source
 
         latest = now_micros() + self.context.settings.times.future_skew_seconds * SECOND
         for name, events in rows.items():
@@ -91,8 +91,7 @@ class Desk:
         for each in rows:
             for name, events in each.items():
                 publish_rows(context.bus, project, project.sources[name], events)
-        stores = (context.spark, context.lake, context.bus)
-        land(*stores, project, context.settings.times, self.steps, context.gate(project))
+        land(context, project, self.steps, context.gate(project))
 
     def train(self, project: Project, requests: Sequence[str]) -> "Trained":
         from batch.training.train import train

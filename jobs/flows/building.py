@@ -42,7 +42,7 @@ def build_project(
     # Before landing: any topic's event that arrived before a file's of this time is landed below.
     until = now_micros()
     steps.step("landing what the topics hold")
-    land(context.spark, context.lake, context.bus, project, times, steps, context.gate(project))
+    land(context, project, steps, context.gate(project))
     check_complete(context, project, boundary)
     options = BuildOptions(cut=boundary, until=until, full=full, accept=accept)
     return build_views(context, project, options, context.settings.build, steps)

@@ -28,15 +28,7 @@ class FinishedErasure:
 def erase_key(context: Context, project: Project, key: dict[str, str], steps: Steps) -> FinishedErasure:
     """Erase a key of a project; raises AnabranchError with nothing deleted when a server is away."""
     steps.step("landing what the topics hold, so that it can be deleted")
-    land(
-        context.spark,
-        context.lake,
-        context.bus,
-        project,
-        context.settings.times,
-        steps,
-        context.gate(project),
-    )
+    land(context, project, steps, context.gate(project))
     times = context.settings.times
     until = latest_cut(times, now_micros()) + times.slot_seconds * SECOND
     erasure = Erasure(context, project, key, steps)

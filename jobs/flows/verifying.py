@@ -16,15 +16,7 @@ def verify_settled(context: Context, project: Project, sample: int | None, steps
     deadline = time.monotonic() + _PATIENCE
     while True:
         steps.step("landing what the topics hold")
-        land(
-            context.spark,
-            context.lake,
-            context.bus,
-            project,
-            context.settings.times,
-            steps,
-            context.gate(project),
-        )
+        land(context, project, steps, context.gate(project))
         found = verify(context, context.answers, project, sample, steps)
         if not found.mismatches or time.monotonic() > deadline:
             return found

@@ -49,8 +49,7 @@ def watch_project(
     """
     if not landed:
         steps.step("landing what the topics hold")
-        lake = (context.spark, context.lake, context.bus)
-        land(*lake, project, context.settings.times, steps, context.gate(project))
+        land(context, project, steps, context.gate(project))
     measures = context.measures
     stores = Stores(
         spark=context.spark, lake=context.lake, views=context.views, models=context.models, measures=measures

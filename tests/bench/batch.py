@@ -212,7 +212,7 @@ def landing_rows(bench: Bench) -> list[Row]:
         ours.append(
             seconds_of(
                 lambda context=context: ingest(  # type: ignore[misc]
-                    spark, context.lake, project, "events", [str(file)], bench.settings.times, Silent()
+                    context, project, "events", [str(file)], Silent()
                 )
             )
         )

@@ -129,7 +129,7 @@ def styles(servers: Settings, spark: SparkSession, tmp_path_factory: pytest.Temp
     context = Context(ours)
     project, lake, models = context.project(name), context.lake, context.models
     for source in ("visits", "outcomes"):
-        ingest(spark, lake, project, source, [str(folder / f"{source}.csv")], ours.times, Silent())
+        ingest(context, project, source, [str(folder / f"{source}.csv")], Silent())
     outcome, now = parse_time("2024-04-01T00:00:00Z"), now_micros()
     clicks(
         context.bus,
@@ -144,7 +144,7 @@ def styles(servers: Settings, spark: SparkSession, tmp_path_factory: pytest.Temp
     clicks(context.bus, project, "since", lambda number: now - DAY if number % 3 else None)
     for query in start(context.speed_layer(once=True), project):
         assert query.awaitTermination(300), "the clicks are not taken in"
-    land(spark, lake, context.bus, project, ours.times, Silent())
+    land(context, project, Silent())
     scorer = models.scorer(name)
     assert scorer.both({feature: [None] for feature in scorer.features})[1] is not None, (
         "single answers are to come from ONNX"

@@ -14,7 +14,7 @@ from batch.building.current_rows import reset_current_rows
 from batch.building.publication import Built
 from batch.building.verification import Verified
 from batch.landing.ingest import ingest
-from batch.landing.targets import Landed
+from batch.landing.loader import LoadSummary
 from batch.scoring.data_sets import Scored, score_path
 from batch.training.job import TrainingJob
 from batch.training.train import Trained, train
@@ -39,7 +39,7 @@ class Lived:
 
     context: Context
     project: Project
-    landed: dict[str, Landed]
+    landed: dict[str, LoadSummary]
     built: Built
     trained: Trained
     before: dict[str, Any]
@@ -53,14 +53,9 @@ class Lived:
 def live(servers: Settings, spark: SparkSession, folder: Path) -> Lived:
     """The river on the real data, once."""
     context = Context(servers)
-    project, lake, models, times = (
-        context.project("heart_disease"),
-        context.lake,
-        context.models,
-        servers.times,
-    )
+    project, lake, models = context.project("heart_disease"), context.lake, context.models
     landed = {
-        name: ingest(spark, lake, project, name, [str(DATA / f"{name}.csv")], times, Silent())
+        name: ingest(context, project, name, [str(DATA / f"{name}.csv")], Silent())
         for name in ("exams", "diagnoses")
     }
     built = build_project(context, project, None, Steps())

@@ -28,7 +28,7 @@ from anabranch.stores.lake.staging import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Load:
+class StagedLoad:
     """Rows of one source that were written and are not visible yet. `header`: the first line of the CSV files they came from."""
 
     spark: SparkSession = field(repr=False)
@@ -93,7 +93,9 @@ class Load:
                 drop_files(self.spark, written)
 
 
-def stage(lake: Lake, judged: DataFrame, project: Project, source: Source, header: str | None = None) -> Load:
+def stage(
+    lake: Lake, judged: DataFrame, project: Project, source: Source, header: str | None = None
+) -> StagedLoad:
     """Write the rows of `judge` beside the source's table (see anabranch/stores/lake/schemas.py, which must have prepared it)."""
     bad = F.col("_reason").isNotNull()
     kept = [
@@ -102,7 +104,7 @@ def stage(lake: Lake, judged: DataFrame, project: Project, source: Source, heade
     text = F.when(bad, F.left(F.make_valid_utf8("_raw"), F.lit(LONGEST_EVENT))).alias("_raw")
     rows = judged.select(*[F.col(f"`{column.name}`") for column in source.columns], *kept, text, "_reason")
     files = write_files(rows, lake.path(project, source))
-    return Load(
+    return StagedLoad(
         spark=judged.sparkSession,
         lake=lake,
         project=project,

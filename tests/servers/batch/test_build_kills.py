@@ -79,15 +79,7 @@ class River:
     def load(self, count: int, things: int, x: float = 1.0) -> None:
         path = self.folder / f"{uuid.uuid4().hex}.jsonl"
         path.write_text("\n".join(map(json.dumps, self._events(count, things, x))), encoding="utf-8")
-        ingest(
-            self.context.spark,
-            self.context.lake,
-            self.project,
-            "things",
-            [str(path)],
-            self.context.settings.times,
-            Steps(),
-        )
+        ingest(self.context, self.project, "things", [str(path)], Steps())
 
     def _events(self, count: int, things: int, x: float) -> Sequence[Mapping[str, object]]:
         first, self.published = self.published, self.published + count

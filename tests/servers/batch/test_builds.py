@@ -87,15 +87,7 @@ class River:
     def load(self, events: Sequence[Mapping[str, object]]) -> None:
         path = self.folder / f"{uuid.uuid4().hex}.jsonl"
         path.write_text("\n".join(json.dumps(event) for event in events), encoding="utf-8")
-        ingest(
-            self.context.spark,
-            self.context.lake,
-            self.project,
-            "things",
-            [str(path)],
-            self.context.settings.times,
-            Steps(),
-        )
+        ingest(self.context, self.project, "things", [str(path)], Steps())
 
     def build(self, name: str, *, cut: int | None = None, full: bool = False) -> Manifest:
         self.told[name] = Told()

@@ -80,15 +80,7 @@ class Trips:
     def load(self, events: Sequence[object]) -> None:
         path = self.folder / f"{uuid.uuid4().hex}.jsonl"
         path.write_text("\n".join(json.dumps(event) for event in events), encoding="utf-8")
-        ingest(
-            self.context.spark,
-            self.context.lake,
-            self.project,
-            "seen",
-            [str(path)],
-            self.context.settings.times,
-            STEPS,
-        )
+        ingest(self.context, self.project, "seen", [str(path)], STEPS)
 
     def publish(self, topic: str, events: Sequence[object]) -> None:
         self.context.bus.ensure_topics([topic])

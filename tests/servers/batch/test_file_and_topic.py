@@ -65,7 +65,7 @@ def test_an_event_by_file_and_by_topic_counts_once(
     def load(name: str, events: list[dict[str, object]]) -> None:
         path = tmp_path / name
         path.write_text("\n".join(json.dumps(event) for event in events), encoding="utf-8")
-        ingest(context.spark, context.lake, PROJECT, "readings", [str(path)], context.settings.times, steps)
+        ingest(context, PROJECT, "readings", [str(path)], steps)
 
     def answered() -> tuple[object, object]:
         values = context.answers.features(PROJECT, [{"thing": "a"}])[0].values

@@ -15,13 +15,14 @@ from pyspark.sql import SparkSession
 from anabranch import Count, FeatureView, Project, Source
 from anabranch.errors import AnabranchError, MisuseError
 from anabranch.progress import Silent
-from anabranch.settings import LakeSettings, TimeSettings
+from anabranch.settings import LakeSettings
 from anabranch.stores.kafka.bus import Bus
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.lake.staging import commit_files
+from batch.landing.loader import LoadSummary
 from batch.landing.publishing import publish_file
-from batch.landing.targets import Landed
 from batch.landing.topics import land, landed_offsets
+from tests.support.stores import stores
 
 pytestmark = pytest.mark.usefixtures("servers")
 AT = "2024-05-01T10:00:00Z"
@@ -55,8 +56,8 @@ def topic_of(project: Project) -> str:
     return str(source_of(project).topic)
 
 
-def run(spark: SparkSession, lake: Lake, bus: Bus, project: Project) -> Landed:
-    return land(spark, lake, bus, project, TimeSettings(), Silent())["sales"]
+def run(spark: SparkSession, lake: Lake, bus: Bus, project: Project) -> LoadSummary:
+    return land(stores(spark=spark, lake=lake, bus=bus), project, Silent())["sales"]
 
 
 def sale(number: int, **more: object) -> bytes:

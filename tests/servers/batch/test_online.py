@@ -195,7 +195,7 @@ def test_learning_goes_on_from_the_state_in_the_store_and_is_measured_against_th
 
 def test_a_batch_begins_it_anew_and_labels_that_arrived_since_are_learnt_on_top(school: School) -> None:
     context, project = school.context, school.project
-    land(context.spark, context.lake, context.bus, project, context.settings.times, Silent(), None)
+    land(context, project, Silent())
     school.label(["t1", "t2", "t3"])
     school.drain()
     assert school.model.learnt == 63

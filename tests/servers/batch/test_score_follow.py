@@ -66,14 +66,7 @@ class Door:
         ]
         self.context.bus.ensure_topics([self.rig.name])
         self.context.bus.publish(self.rig.name, [(None, json.dumps(event).encode()) for event in events])
-        land(
-            self.spark,
-            self.context.lake,
-            self.context.bus,
-            self.project,
-            self.context.settings.times,
-            Silent(),
-        )
+        land(self.context, self.project, Silent())
 
     def start(self) -> None:
         self.rig.process = self.rig.command("score", self.rig.name, "--follow", "--every", "1s", "--json")

@@ -15,9 +15,10 @@ from anabranch.progress import Silent
 from anabranch.settings import LakeSettings, QualitySettings, TimeSettings
 from anabranch.stores.kafka.bus import Bus
 from anabranch.stores.lake.lake import Lake
-from batch.landing.targets import Landed
+from batch.landing.loader import LoadSummary
 from batch.landing.topics import land, landed_offsets
 from batch.quality.gate import QualityGate, RefusedLoadError
+from tests.support.stores import stores
 
 pytestmark = pytest.mark.usefixtures("servers")
 RULE = Expectation(
@@ -39,12 +40,12 @@ def project() -> Project:
     )
 
 
-def run(spark: SparkSession, lake: Lake, bus: Bus, project: Project, **settings: Any) -> Landed:
+def run(spark: SparkSession, lake: Lake, bus: Bus, project: Project, **settings: Any) -> LoadSummary:
     suite = Suite(source=project.sources["sales"], expectations=(RULE,))
     gate = QualityGate(
         project=project, settings=QualitySettings(suites="", **settings), suites={"sales": suite}
     )
-    return land(spark, lake, bus, project, TimeSettings(), Silent(), gate)["sales"]
+    return land(stores(spark=spark, lake=lake, bus=bus), project, Silent(), gate)["sales"]
 
 
 def test_a_refused_topic_waits_and_lands_once_by_the_rules_of_the_stream(

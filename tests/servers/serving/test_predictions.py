@@ -14,7 +14,7 @@ from anabranch.answers.predict import Prediction
 from anabranch.answers.requests import Asked
 from anabranch.events.predictions import NAME, predictions_source
 from anabranch.progress import Silent
-from anabranch.settings import LakeSettings, TimeSettings
+from anabranch.settings import LakeSettings
 from anabranch.stores.kafka.bus import Bus
 from anabranch.stores.lake.lake import Lake
 from anabranch.values.times import from_micros, now_micros, parse_time
@@ -24,6 +24,7 @@ from jobs.servers.processes import wait_until
 from jobs.wiring.settings import Settings
 from serving.api.metrics import ServingMetrics
 from serving.api.prediction_log import Predictions
+from tests.support.stores import stores
 
 pytestmark = pytest.mark.usefixtures("servers")
 AT = parse_time("2026-05-01T10:00:00Z")
@@ -88,9 +89,9 @@ def test_predictions_land_once_with_their_key_beside_the_sources(
     }
     bus.publish(f"predictions.{project.name}", [(b"again", json.dumps(twice).encode())] * 2)
     bus.publish(f"predictions.{project.name}", [(None, b"{")])
-    landed = land(spark, lake, bus, project, TimeSettings(), Silent())
+    landed = land(stores(spark=spark, lake=lake, bus=bus), project, Silent())
     assert (landed[NAME].rows, landed[NAME].quarantined, landed["sales"].rows) == (5, 1, 0)
-    assert NAME not in land(spark, lake, bus, project, TimeSettings(), Silent())
+    assert NAME not in land(stores(spark=spark, lake=lake, bus=bus), project, Silent())
     rows = {row["score"]: row for row in lake.predictions(spark, project).collect()}
     assert {score: row["key"] for score, row in rows.items()} == {
         0.0: "a\x1fx",
@@ -128,7 +129,7 @@ def test_a_project_without_a_model_has_no_predictions_to_land(
 ) -> None:
     project = declare("shop")
     plain = Project(name=project.name, views=project.views)
-    assert set(land(spark, lake, bus, plain, TimeSettings(), Silent())) == {"sales"}
+    assert set(land(stores(spark=spark, lake=lake, bus=bus), plain, Silent())) == {"sales"}
     bus.ensure_topics([])
     with pytest.raises(Exception, match="is not on the bus"):
         bus.ends(f"predictions.{project.name}")

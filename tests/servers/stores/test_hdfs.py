@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 from anabranch import Count, FeatureView, Project, Source
 from anabranch.errors import AnabranchError, MisuseError, UnavailableError
 from anabranch.progress import Silent
-from anabranch.settings import LakeSettings, TimeSettings
+from anabranch.settings import LakeSettings
 from anabranch.stores.files.hdfs import Hdfs
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.models.artifacts import WebHdfsArtifacts
@@ -26,6 +26,7 @@ from jobs.servers import embedded
 from jobs.servers.server import accepts
 from jobs.wiring.settings import Settings
 from tests.conftest import free_ports
+from tests.support.stores import stores
 
 
 @pytest.fixture
@@ -152,7 +153,7 @@ def test_a_folder_of_hdfs_lands_once(
     for name in ("a.csv", "b.jsonl.gz", "c.parquet"):
         files.put(tmp_path / name, f"/t/in/more/{name}", Silent())
     first, again = (
-        ingest(spark, lake, project, "sales", [folder], TimeSettings(), Silent()) for _ in range(2)
+        ingest(stores(spark=spark, lake=lake), project, "sales", [folder], Silent()) for _ in range(2)
     )
     assert (first.rows, first.quarantined, first.skipped_files) == (3, 1, 0)
     assert (again.rows, again.quarantined, again.skipped_files) == (0, 0, 3)
@@ -168,7 +169,7 @@ def test_a_folder_of_hdfs_lands_once(
     (tmp_path / "d.csv").write_text("id;shop;at;n\n")
     files.put(tmp_path / "d.csv", "/t/in/d.csv", Silent())
     with pytest.raises(AnabranchError, match=r"hdfs://.*/t/in/d.csv .*it has semicolons between its columns"):
-        ingest(spark, lake, project, "sales", [folder], TimeSettings(), Silent())
+        ingest(stores(spark=spark, lake=lake), project, "sales", [folder], Silent())
 
 
 def test_two_who_put_the_same_name_at_once_do_not_mix(files: Hdfs, tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from anabranch.progress import Silent
 from anabranch.settings import LakeSettings, TimeSettings
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.lake.schemas import prepare_events
-from batch.landing.targets import Target
-from batch.quality.quarantine import Replayed, pending, replay
+from batch.landing.loader import SourceLoader
+from batch.quality.quarantine import ReplayChoice, Replayed, pending, replay
+from tests.support.stores import stores
 
 ARRIVAL = datetime(2024, 5, 1, 12, tzinfo=UTC)
 AT = "2024-05-01T10:00:00Z"
@@ -79,9 +80,11 @@ def test_a_registered_format_is_landed_and_replayed(spark: SparkSession, lake: L
     project = project_of(source)
     good, wrong, broken = (f"id=1;shop=a;at={AT};n=7;price=1.50", f"id=2;shop=a;at={AT};n=many", "nonsense")
     prepare_events(spark, lake, project, source)
-    target = Target(lake=lake, project=project, source=source, times=TimeSettings(), gate=None)
+    opened = stores(spark=spark, lake=lake)
+    loader = SourceLoader(stores=opened, project=project, source=source, gate=None)
     messages = kafka(spark, good.encode(), wrong.encode(), broken.encode(), None)
-    assert target.staged(target.judged(parse(source, from_topic(messages)))).load.commit({"first": 0})
+    load, _ = loader.stage(loader.judge(parse(source, from_topic(messages))))
+    assert load.commit({"first": 0})
 
     (event,) = lake.events(spark, project, source).collect()
     assert (event["id"], event["n"], event["price"]) == ("1", 7, Decimal("1.5000"))
@@ -92,12 +95,11 @@ def test_a_registered_format_is_landed_and_replayed(spark: SparkSession, lake: L
         None: NO_VALUE,
     }
 
-    again = replay(
-        spark, lake, project, source, TimeSettings(), Silent(), changes={"n": "replace(n, 'many', '9')"}
-    )
+    choice = ReplayChoice(changes={"n": "replace(n, 'many', '9')"})
+    again = replay(opened, project, source, Silent(), choice=choice)
     assert again == Replayed(landed=1, bad=2)
     assert {row["id"]: row["n"] for row in lake.events(spark, project, source).collect()} == {"1": 7, "2": 9}
-    assert {row["raw"] for row in pending(spark, lake, project, source).collect()} == {broken, None}
+    assert {row["raw"] for row in pending(opened, project, source).collect()} == {broken, None}
 
 
 def test_a_registered_format_is_read_by_the_stream(spark: SparkSession, tmp_path: Path) -> None:

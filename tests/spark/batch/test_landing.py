@@ -13,11 +13,12 @@ from pyspark.sql import SparkSession
 from anabranch import Count, FeatureView, Project, Source
 from anabranch.errors import AnabranchError, MisuseError
 from anabranch.progress import Silent
-from anabranch.settings import LakeSettings, TimeSettings
+from anabranch.settings import LakeSettings
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.lake.staging import commit_files
 from batch.landing.ingest import ingest
-from batch.landing.targets import Landed
+from batch.landing.loader import LoadSummary
+from tests.support.stores import stores
 
 SALES = Source(
     name="sales", id="id", time="at", schema="id STRING, shop STRING, at TIMESTAMP, n INT, note STRING"
@@ -34,8 +35,8 @@ def lake(tmp_path: Path) -> Lake:
     return Lake(LakeSettings(root=str(tmp_path / "lake")))
 
 
-def load(spark: SparkSession, lake: Lake, *files: Path | str) -> Landed:
-    return ingest(spark, lake, PROJECT, "sales", [str(file) for file in files], TimeSettings(), Silent())
+def load(spark: SparkSession, lake: Lake, *files: Path | str) -> LoadSummary:
+    return ingest(stores(spark=spark, lake=lake), PROJECT, "sales", [str(file) for file in files], Silent())
 
 
 def rows(spark: SparkSession, lake: Lake) -> dict[str, tuple[str | None, int | None, str | None]]:
@@ -187,7 +188,7 @@ def test_a_file_that_cannot_be_read_is_refused(spark: SparkSession, lake: Lake, 
         with pytest.raises(AnabranchError, match=message):
             load(spark, lake, tmp_path / name)
     with pytest.raises(MisuseError, match="has no source 'sale': it has sales"):
-        ingest(spark, lake, PROJECT, "sale", [], TimeSettings(), Silent())
+        ingest(stores(spark=spark, lake=lake), PROJECT, "sale", [], Silent())
 
 
 def test_a_row_that_is_not_utf8_goes_to_quarantine_and_its_neighbours_land(

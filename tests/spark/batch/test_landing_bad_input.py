@@ -15,11 +15,12 @@ from anabranch import Count, FeatureView, Project, Source
 from anabranch.errors import AnabranchError
 from anabranch.events.rows import LONGEST_EVENT
 from anabranch.progress import Silent
-from anabranch.settings import LakeSettings, TimeSettings
+from anabranch.settings import LakeSettings
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.lake.schemas import check_tables
 from batch.landing.ingest import ingest
-from batch.landing.targets import Landed
+from batch.landing.loader import LoadSummary
+from tests.support.stores import stores
 
 HEADER = "id,shop,at,n,note\n"
 AT = "2024-05-01T10:00:00Z"
@@ -40,8 +41,8 @@ def lake(tmp_path: Path) -> Lake:
     return Lake(LakeSettings(root=str(tmp_path / "lake")))
 
 
-def load(spark: SparkSession, lake: Lake, *files: Path, project: Project = PROJECT) -> Landed:
-    return ingest(spark, lake, project, "sales", [str(file) for file in files], TimeSettings(), Silent())
+def load(spark: SparkSession, lake: Lake, *files: Path, project: Project = PROJECT) -> LoadSummary:
+    return ingest(stores(spark=spark, lake=lake), project, "sales", [str(file) for file in files], Silent())
 
 
 def ids(spark: SparkSession, lake: Lake, project: Project = PROJECT) -> list[str]:

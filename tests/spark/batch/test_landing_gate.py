@@ -10,13 +10,14 @@ from anabranch import Count, FeatureView, Project, Source
 from anabranch.declare.loading import load_project
 from anabranch.events.expectations import Expectation, Suite
 from anabranch.progress import Silent
-from anabranch.settings import LakeSettings, QualitySettings, TimeSettings
+from anabranch.settings import LakeSettings, QualitySettings
 from anabranch.stores.lake.lake import Lake
 from batch.landing.ingest import ingest
-from batch.landing.targets import Landed
+from batch.landing.loader import LoadSummary
 from batch.quality.gate import QualityGate, RefusedLoadError
 from jobs.wiring.settings import ROOT
 from jobs.wiring.suites import suites
+from tests.support.stores import stores
 
 SALES = Source(name="sales", id="id", time="at", schema="id STRING, shop STRING, at TIMESTAMP, n INT")
 PROJECT = Project(
@@ -33,13 +34,13 @@ def lake(tmp_path: Path) -> Lake:
     return Lake(LakeSettings(root=str(tmp_path / "lake")))
 
 
-def load(spark: SparkSession, lake: Lake, file: Path, **settings: Any) -> Landed:
+def load(spark: SparkSession, lake: Lake, file: Path, **settings: Any) -> LoadSummary:
     gate = QualityGate(
         project=PROJECT,
         settings=QualitySettings(suites="", **settings),
         suites={"sales": Suite(source=SALES, expectations=(RULE,))},
     )
-    return ingest(spark, lake, PROJECT, "sales", [str(file)], TimeSettings(), Silent(), gate)
+    return ingest(stores(spark=spark, lake=lake), PROJECT, "sales", [str(file)], Silent(), gate)
 
 
 def test_a_refused_load_changes_nothing_and_lands_when_it_is_corrected(
@@ -74,12 +75,10 @@ def test_the_real_exams_and_diagnoses_are_as_their_suites_expect(spark: SparkSes
     gate = QualityGate(project=project, settings=settings, suites=found)
     for name in ("exams", "diagnoses"):
         landed = ingest(
-            spark,
-            lake,
+            stores(spark=spark, lake=lake),
             project,
             name,
             [str(ROOT / "projects" / "data" / f"{name}.csv")],
-            TimeSettings(),
             Silent(),
             gate,
         )

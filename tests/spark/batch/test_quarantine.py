@@ -1,6 +1,7 @@
 """Replays from quarantine: what is good by today's rules lands exactly once, as of now; the rest stays."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from anabranch.settings import LakeSettings, QualitySettings, TimeSettings
 from anabranch.stores.lake.lake import Lake
 from batch.landing.ingest import ingest
 from batch.quality.gate import QualityGate
-from batch.quality.quarantine import Replayed, pending, replay
+from batch.quality.quarantine import ReplayChoice, Replayed, pending, replay
 from batch.quality.reasons import explain, kind
+from tests.support.stores import stores
 
 SALES = Source(
     name="sales", id="id", time="at", schema="id STRING, shop STRING, at TIMESTAMP, n INT, note STRING"
@@ -61,7 +63,9 @@ def lake(tmp_path: Path) -> Lake:
 
 def load(spark: SparkSession, lake: Lake, file: Path, text: str) -> None:
     file.write_text(text)
-    ingest(spark, lake, project_of(SALES), "sales", [str(file)], TimeSettings(), Silent(), gate_of(SALES, 10))
+    ingest(
+        stores(spark=spark, lake=lake), project_of(SALES), "sales", [str(file)], Silent(), gate_of(SALES, 10)
+    )
 
 
 def again(
@@ -73,15 +77,16 @@ def again(
     skew: int = 300,
     **options: Any,
 ) -> Replayed:
-    times = TimeSettings(future_skew_seconds=skew)
-    return replay(
-        spark, lake, project_of(source), source, times, Silent(), gate=gate_of(source, most), **options
-    )
+    opened = stores(spark=spark, lake=lake)
+    opened.settings = replace(opened.settings, times=TimeSettings(future_skew_seconds=skew))
+    gate, choice = gate_of(source, most), ReplayChoice(**options)
+    return replay(opened, project_of(source), source, Silent(), gate, choice)
 
 
 def left(spark: SparkSession, lake: Lake) -> list[str]:
     return sorted(
-        row["raw"].partition(",")[0] for row in pending(spark, lake, project_of(SALES), SALES).collect()
+        row["raw"].partition(",")[0]
+        for row in pending(stores(spark=spark, lake=lake), project_of(SALES), SALES).collect()
     )
 
 
@@ -120,7 +125,8 @@ def test_a_replay_stopped_before_its_commit_lands_once_when_it_is_repeated(
     )
     with monkeypatch.context() as patched:
         patched.setattr(
-            "anabranch.stores.lake.loads.Load.commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+            "anabranch.stores.lake.loads.StagedLoad.commit",
+            lambda *_: (_ for _ in ()).throw(KeyboardInterrupt),
         )
         with pytest.raises(KeyboardInterrupt):
             again(spark, lake, most=100)

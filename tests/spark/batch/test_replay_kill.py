@@ -12,11 +12,12 @@ from pyspark.sql import SparkSession
 
 from anabranch.declare.loading import load_project
 from anabranch.progress import Silent
-from anabranch.settings import LakeSettings, TimeSettings
+from anabranch.settings import LakeSettings
 from anabranch.stores.lake.lake import Lake
 from batch.landing.ingest import ingest
-from batch.quality.quarantine import pending, replay
+from batch.quality.quarantine import ReplayChoice, pending, replay
 from jobs.wiring.settings import ROOT
+from tests.support.stores import stores
 
 DECLARATION = """
 from anabranch import Count, FeatureView, Project, Source
@@ -33,14 +34,14 @@ def test_a_replay_killed_while_it_writes_lands_every_row_once_when_it_is_repeate
     (tmp_path / "killed.py").write_text(DECLARATION)
     project = load_project("killed", (tmp_path,))
     source, lake = project.sources["sales"], Lake(LakeSettings(root=str(tmp_path / "data" / "lake")))
-    file = tmp_path / "a.jsonl"
+    opened, file = stores(spark=spark, lake=lake), tmp_path / "a.jsonl"
     file.write_text(
         "".join(
             json.dumps({"id": str(i), "shop": "a", "at": "2024-05-01", "n": f"{i} pieces"}) + "\n"
             for i in range(ROWS)
         )
     )
-    assert ingest(spark, lake, project, "sales", [str(file)], TimeSettings(), Silent()).quarantined == ROWS
+    assert ingest(opened, project, "sales", [str(file)], Silent()).quarantined == ROWS
     events = Path(lake.path(project, source))
     before = set(events.rglob("*.parquet"))
     change = "n=replace(n, ' pieces', '')"
@@ -68,6 +69,7 @@ def test_a_replay_killed_while_it_writes_lands_every_row_once_when_it_is_repeate
         running.wait()
     assert set(events.rglob("*.parquet")) != before, (tmp_path / "log").read_text()
 
-    replay(spark, lake, project, source, TimeSettings(), Silent(), changes={"n": change.partition("=")[2]})
+    choice = ReplayChoice(changes={"n": change.partition("=")[2]})
+    replay(opened, project, source, Silent(), choice=choice)
     assert sorted(row["n"] for row in lake.events(spark, project, source).collect()) == list(range(ROWS))
-    assert pending(spark, lake, project, source).count() == 0
+    assert pending(opened, project, source).count() == 0
