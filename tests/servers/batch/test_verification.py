@@ -105,7 +105,7 @@ def test_a_value_changed_in_a_tile_is_found_with_its_key_and_feature(rig: Rig, t
 
 def test_the_command_names_a_changed_value_and_exits_with_1(rig: Rig, batch_table: str) -> None:
     assert rig.command("verify", rig.name, "--all").wait(PATIENCE) == 1
-    assert "1 values served differ from the lake, for example total of t1: lake " in rig.said()
+    assert "1 served values differ from the lake, for example total of t1: lake " in rig.said()
 
 
 def test_values_that_nobody_changed_are_right(rig: Rig) -> None:
