@@ -105,4 +105,4 @@ def _log_to_stderr() -> None:
 
 
 if __name__ == "__main__":
-    serve(load_settings(None, None))
+    serve(load_settings())

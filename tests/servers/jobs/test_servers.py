@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from cassandra.cluster import Cluster
@@ -19,7 +20,7 @@ from pyspark.sql import SparkSession
 from anabranch.errors import MisuseError
 from jobs.servers import embedded
 from jobs.servers.processes import ProcessRecord, is_alive, read_record, spawn, stop, wait_until, write_record
-from jobs.servers.server import ServerError, accepts, check_java
+from jobs.servers.server import Server, ServerError, accepts, check_java
 from jobs.wiring.settings import ROOT, Settings, load_settings
 from tests.conftest import free_ports
 from tests.support.sockets import listening
@@ -62,7 +63,7 @@ def test_kafka_takes_records_and_stamps_them_with_its_own_time(servers: Settings
     assert record.timestamp > 1_600_000_000_000  # the time of arrival, not the 1000 that was sent
 
 
-def test_kafka_makes_no_topic_of_a_mistyped_name(servers: Settings) -> None:
+def test_a_mistyped_topic_is_not_created(servers: Settings) -> None:
     consumer = KafkaConsumer(bootstrap_servers=servers.bus.bootstrap_servers)
     assert consumer.partitions_for_topic("mistyped") in (None, set())
     assert "mistyped" not in consumer.topics()
@@ -73,7 +74,8 @@ def test_cassandra_keeps_rows(servers: Settings) -> None:
     cluster = Cluster(list(servers.views.hosts), port=servers.views.port, protocol_version=5)
     session = cluster.connect()
     session.execute(
-        "CREATE KEYSPACE IF NOT EXISTS servers_test WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}"
+        "CREATE KEYSPACE IF NOT EXISTS servers_test "
+        "WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}"
     )
     session.execute("CREATE TABLE IF NOT EXISTS servers_test.kept (key text PRIMARY KEY, value int)")
     session.execute("INSERT INTO servers_test.kept (key, value) VALUES (%s, %s)", ("a", 7))
@@ -119,8 +121,11 @@ def test_every_port_of_the_servers_is_on_loopback(
         assert set(found) <= {"127.0.0.1", "::ffff:127.0.0.1"}
 
 
-def test_a_command_that_runs_until_stopped_says_where_it_is_when_asked() -> None:
-    script = "import os, signal; from jobs.servers.processes import stop_event; stopping = stop_event(); os.kill(os.getpid(), {}); print(stopping.is_set())"
+def test_a_running_command_prints_its_stacks_on_a_signal_and_stops_on_another() -> None:
+    script = (
+        "import os, signal; from jobs.servers.processes import stop_event; stopping = stop_event(); "
+        "os.kill(os.getpid(), {}); print(stopping.is_set())"
+    )
     asked, stopped = (
         subprocess.run(
             [sys.executable, "-c", script.format(int(number))],
@@ -150,7 +155,7 @@ def test_a_process_is_alive_until_its_last_thread_has_ended(tmp_path: Path) -> N
     assert not is_alive(record)
 
 
-def test_up_when_up_says_so_and_starts_nothing(servers: Settings) -> None:
+def test_up_starts_nothing_that_already_runs(servers: Settings) -> None:
     told: list[str] = []
     before = [state.pid for state in embedded.status(servers, told.append)]
     after = [state.pid for state in embedded.up(servers, tell=told.append)]
@@ -161,7 +166,8 @@ def test_up_when_up_says_so_and_starts_nothing(servers: Settings) -> None:
 
 def test_servers_outlive_the_command_that_started_them_and_down_ends_them(apart: Settings) -> None:
     script = (
-        "import json, sys; from jobs.servers import embedded; from jobs.wiring.settings import load_settings; "
+        "import json, sys; from jobs.servers import embedded; "
+        "from jobs.wiring.settings import load_settings; "
         "embedded.up(load_settings({}, json.loads(sys.argv[1])), ['kafka'])"
     )
     overrides = {"paths.data": str(apart.data), "paths.jars": str(apart.jars)}
@@ -197,7 +203,7 @@ def test_a_server_that_ends_while_it_starts_shows_the_end_of_its_log(apart: Sett
     assert not (apart.data / "run" / "cassandra.json").exists()
 
 
-def test_ones_own_servers_are_neither_started_nor_ended(tmp_path: Path) -> None:
+def test_servers_of_your_own_are_neither_started_nor_ended(tmp_path: Path) -> None:
     overrides = {
         "paths.data": str(tmp_path),
         "bus.bootstrap_servers": "kafka.example:9092",
@@ -226,7 +232,10 @@ def test_a_recycled_pid_is_never_ended(apart: Settings) -> None:
 
 
 def test_a_process_that_ignores_the_first_signal_gets_the_second(tmp_path: Path) -> None:
-    script = "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+    script = (
+        "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "print('deaf', flush=True); time.sleep(600)"
+    )
     deaf = spawn([sys.executable, "-c", script], tmp_path / "deaf.log", tmp_path, ())
     assert wait_until(lambda: "deaf" in (tmp_path / "deaf.log").read_text(encoding="utf-8"), 30)
     stop(deaf, 0.2)
@@ -246,13 +255,13 @@ def test_an_unknown_server_is_misuse(apart: Settings) -> None:
         embedded.up(apart, ["zookeeper"])
 
 
-def test_missing_jars_say_make_setup(apart: Settings, tmp_path: Path) -> None:
+def test_missing_jars_are_reported_with_make_setup(apart: Settings, tmp_path: Path) -> None:
     for name in ("kafka", "cassandra", "hdfs"):
         with pytest.raises(ServerError, match="run 'make setup'"):
             embedded.up(replace(apart, jars=tmp_path / "none"), [name])
 
 
-def test_missing_and_old_java_are_told_apart(tmp_path: Path) -> None:
+def test_missing_and_old_java_are_distinguished(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match="java is not found"):
         check_java(str(tmp_path / "java"))
     old = tmp_path / "java"
@@ -260,3 +269,33 @@ def test_missing_and_old_java_are_told_apart(tmp_path: Path) -> None:
     old.chmod(0o755)
     with pytest.raises(ServerError, match=r"not Java 17 or later.*11\.0\.2"):
         check_java(str(old))
+
+
+def toy_server(settings: Settings) -> Server:
+    """A server from outside: Python's own, over HTTP."""
+    (port,) = free_ports(1)
+    home = settings.data / "toy"
+    return Server(
+        name="toy",
+        port=port,
+        ports={"toy_port": port},
+        home=home,
+        command=lambda: [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"],
+        prepare=lambda: write_record(home / "toy.json", ProcessRecord(pid=1, born="", ports=(), since=0)),
+        ready=lambda: accepts(port),
+        scheme="http://",
+    )
+
+
+def test_a_further_server_is_one_function_in_one_table(apart: Settings) -> None:
+    embedded.SERVERS["toy"] = (toy_server,)
+    try:
+        (state,) = embedded.up(apart, ["toy"])
+        assert state.state == "running"
+        with urlopen(f"{state.address}/toy.json", timeout=5) as page:
+            assert json.load(page)["pid"] == 1
+        assert [each.name for each in embedded.status(apart)] == ["kafka", "cassandra", "toy"]
+        (ended,) = embedded.down(apart, ["toy"])
+        assert ended.state == "stopped"
+    finally:
+        del embedded.SERVERS["toy"]

@@ -7,13 +7,14 @@ from pyspark.sql import SparkSession
 
 from anabranch.stores.files.filesystems import hadoop, hadoop_child, hadoop_exists
 from jobs.wiring.class_archive import ArchiveError, try_out
+from jobs.wiring.job import job
 from jobs.wiring.settings import Settings
 from jobs.wiring.spark_session import class_archive
 
 FILES = 50
 
 
-def test_a_local_file_is_made_without_a_process_of_its_own(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_local_file_is_written_without_a_process_of_its_own(spark: SparkSession, tmp_path: Path) -> None:
     jvm = spark._jvm  # py4j's objects have no types
     assert jvm is not None
     place = jvm.org.apache.hadoop.fs.Path(str(tmp_path / "made"))
@@ -34,12 +35,20 @@ def test_classes_come_from_the_archive_that_setup_made(spark: SparkSession, sett
     assert str(class_archive(settings)) in mapped
 
 
-def test_what_is_no_archive_of_classes_is_not_put_in_place(settings: Settings, tmp_path: Path) -> None:
+def test_a_truncated_archive_of_classes_is_deleted(settings: Settings, tmp_path: Path) -> None:
     cut_off = tmp_path / "classes.jsa"
     cut_off.write_bytes(class_archive(settings).read_bytes()[:100_000])
     with pytest.raises(ArchiveError, match="no archive that it can read"):
         try_out(cut_off)
     assert not cut_off.exists()
+
+
+def test_a_job_leaves_a_session_running_that_it_did_not_start(
+    spark: SparkSession, settings: Settings
+) -> None:
+    with job(settings) as context:
+        assert context.spark.range(3).count() == 3
+    assert spark.range(3).count() == 3
 
 
 def _time_of_children(jvm: object) -> int:
@@ -49,7 +58,7 @@ def _time_of_children(jvm: object) -> int:
     return int(fields[13]) + int(fields[14])
 
 
-def test_below_a_file_there_is_nothing(spark: SparkSession, tmp_path: Path) -> None:
+def test_nothing_exists_below_a_file(spark: SparkSession, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
     system, place = hadoop(spark, str(tmp_path / "file"))
     assert hadoop_exists(system, place)

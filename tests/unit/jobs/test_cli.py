@@ -1,4 +1,4 @@
-"""The command line told something wrong: one line that begins with "error: ", an exit code of 1 or 2, a traceback only with --debug."""
+"""Errors of the command line: one line, exit code 1 or 2, a traceback only with --debug."""
 
 import json
 import re
@@ -18,20 +18,24 @@ from tests.support.serving_fakes import NOW, SumScorer
 GOOD = """
 from anabranch import Count, FeatureView, Label, Model, Project, Source
 
-flights = Source(name="flights", topic="flights", id="id", time="at", schema="id STRING, plane STRING, origin STRING, at TIMESTAMP, delay DOUBLE")
+columns = "id STRING, plane STRING, origin STRING, at TIMESTAMP, delay DOUBLE"
+flights = Source(name="flights", topic="flights", id="id", time="at", schema=columns)
+departures = {"departures": Count()}
 views = (
     FeatureView(name="by_plane", source=flights, key="plane", features={"flights": Count()}),
-    FeatureView(name="by_origin", source=flights, key="origin", windows=("1d",), features={"departures": Count()}),
+    FeatureView(name="by_origin", source=flights, key="origin", windows=("1d",), features=departures),
 )
 project = Project(
-    name="flights", views=views, label=Label(source=flights, key=("plane", "origin"), target="delay > 15"), model=Model(trainer="logistic")
+    name="flights", views=views,
+    label=Label(source=flights, key=("plane", "origin"), target="delay > 15"),
+    model=Model(trainer="logistic"),
 )
 """
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -39,7 +43,7 @@ class Ended:
 
     @property
     def line(self) -> str:
-        """The one line it said, without its "error: "; fails when there is another."""
+        """The one line of standard error, without "error: "; fails when there is another."""
         found = [
             line for line in self.err.splitlines() if not re.match(r"\s+\d+\.\d s  ", line)
         ]  # steps are no errors
@@ -49,8 +53,8 @@ class Ended:
         return found[0].removeprefix("error: ")
 
 
-class Told:
-    """The command line in a folder of declarations, with servers' addresses where nothing listens."""
+class CommandLine:
+    """The command line over a folder of declarations, with addresses of servers where nothing listens."""
 
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder, self.capsys = folder, capsys
@@ -67,9 +71,9 @@ class Told:
 
 
 @pytest.fixture
-def told(
+def anabranch(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Told]:
+) -> Iterator[CommandLine]:
     folder = tmp_path / "declared"
     folder.mkdir()
     monkeypatch.setenv("ANABRANCH_PROJECTS", str(folder))
@@ -81,16 +85,18 @@ def told(
         held.bind(("127.0.0.1", 0))
         for name in ("KAFKA_PORT", "CASSANDRA_PORT"):
             monkeypatch.setenv(f"ANABRANCH__SERVERS__{name}", str(held.getsockname()[1]))
-        found = Told(folder, capsys)
-        found.declare("flights", GOOD)
-        yield found
+        line = CommandLine(folder, capsys)
+        line.declare("flights", GOOD)
+        yield line
 
 
-def test_an_unknown_project_is_told_with_those_there_are_and_where_was_searched(told: Told) -> None:
-    ended = told("check", "trains")
+def test_an_unknown_project_is_reported_with_the_known_ones_and_the_folders_searched(
+    anabranch: CommandLine,
+) -> None:
+    ended = anabranch("check", "trains")
     assert ended.code == 2
     assert ended.line.startswith("no project 'trains': there is heart_disease, flights (searched ")
-    assert ended.line.endswith(f"{told.folder}): declare it in a file trains.py there")
+    assert ended.line.endswith(f"{anabranch.folder}): declare it in a file trains.py there")
 
 
 BROKEN = {
@@ -138,19 +144,19 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"), [pytest.param(*case, id=what) for what, case in BROKEN.items()]
+    ("old", "new", "message"), [pytest.param(*case, id=what) for what, case in BROKEN.items()]
 )
-def test_a_declaration_that_cannot_be_meant_is_told_in_one_line(
-    told: Told, old: str, new: str, said: str
+def test_a_wrong_declaration_is_refused_in_one_line(
+    anabranch: CommandLine, old: str, new: str, message: str
 ) -> None:
-    told.declare("flights", GOOD.replace(old, new))
-    ended = told("check", "flights", "--json")
+    anabranch.declare("flights", GOOD.replace(old, new))
+    ended = anabranch("check", "flights", "--json")
     assert (ended.code, ended.out) == (2, "")
-    assert said in ended.line
+    assert message in ended.line
 
 
-def test_a_file_that_is_no_declaration_is_named(told: Told) -> None:
-    for text, said in (
+def test_a_file_that_is_not_a_declaration_is_named(anabranch: CommandLine) -> None:
+    for text, message in (
         ("x = 1", "has no value 'project': end it with project = Project(...)"),
         ("import nowhere", "does not load: ModuleNotFoundError: No module named 'nowhere'"),
         ("def broken(:", "does not load: SyntaxError"),
@@ -159,14 +165,14 @@ def test_a_file_that_is_no_declaration_is_named(told: Told) -> None:
             "declares project 'trains': its name must be that of the file, 'flights'",
         ),
     ):
-        path = told.declare("flights", text)
-        ended = told("check", "flights")
+        path = anabranch.declare("flights", text)
+        ended = anabranch("check", "flights")
         assert ended.code == 2
-        assert ended.line.startswith(f"{path} {said}")
+        assert ended.line.startswith(f"{path} {message}")
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("chekc", "flights"), "No such command 'chekc'"),
         (("--colour",), "No such option: --colour"),
@@ -180,11 +186,11 @@ def test_a_file_that_is_no_declaration_is_named(told: Told) -> None:
     ],
 )
 def test_a_verb_or_option_that_does_not_exist_is_misuse(
-    told: Told, words: tuple[str, ...], said: str
+    anabranch: CommandLine, words: tuple[str, ...], message: str
 ) -> None:
-    ended = told(*words)
+    ended = anabranch(*words)
     assert ended.code == 2
-    assert ended.line.startswith(said)
+    assert ended.line.startswith(message)
     groups = {
         "check": "check",
         "verify": "verify",
@@ -196,26 +202,26 @@ def test_a_verb_or_option_that_does_not_exist_is_misuse(
     assert re.search(rf"(: s|\? S)ee '{command} --help'$", ended.line), ended.line
 
 
-def test_without_a_verb_the_help_is_shown(told: Told) -> None:
-    ended = told()
+def test_without_a_verb_the_help_is_shown(anabranch: CommandLine) -> None:
+    ended = anabranch()
     assert (ended.code, ended.err) == (2, "")
     assert "Usage" in ended.out
 
 
-def test_help_is_no_error(told: Told) -> None:
-    assert told("--help").code == 0
-    ended = told("answer", "--help")
+def test_help_is_not_an_error(anabranch: CommandLine) -> None:
+    assert anabranch("--help").code == 0
+    ended = anabranch("answer", "--help")
     assert (ended.code, ended.err) == (0, "")
     assert "--at" in ended.out
 
 
 @pytest.mark.parametrize("time", ["yesterday", "2024-13-01", "12:00", "1714564800"])
-def test_a_time_that_is_none_is_misuse(told: Told, time: str) -> None:
+def test_a_malformed_time_is_misuse(anabranch: CommandLine, time: str) -> None:
     for words in (
         ("answer", "flights", "plane=N1", "origin=EWR", "--at", time),
         ("build", "flights", "--cut", time),
     ):
-        ended = told(*words)
+        ended = anabranch(*words)
         assert ended.code == 2
         assert ended.line == f"time '{time}' is not ISO 8601: write for example 2024-05-01T12:00:00Z"
 
@@ -230,32 +236,34 @@ def test_a_time_that_is_none_is_misuse(told: Told, time: str) -> None:
         ("plane=N1", "plane=N2"),
     ],
 )
-def test_a_key_that_does_not_fit_is_told_how_to_write_it(told: Told, key: tuple[str, ...]) -> None:
-    ended = told("answer", "flights", *key)
+def test_a_key_that_does_not_fit_is_refused_with_the_way_to_write_it(
+    anabranch: CommandLine, key: tuple[str, ...]
+) -> None:
+    ended = anabranch("answer", "flights", *key)
     assert ended.code in (1, 2)
     assert ended.line == f"key '{' '.join(key)}' does not fit: write plane=VALUE origin=VALUE"
 
 
-def test_an_empty_key_is_told(told: Told) -> None:
-    ended = told("answer", "flights", "plane=", "origin=EWR")
+def test_an_empty_key_is_refused(anabranch: CommandLine) -> None:
+    ended = anabranch("answer", "flights", "plane=", "origin=EWR")
     assert ended.code in (1, 2)
     assert ended.line == "key 'plane' is missing: give plane and origin"
 
 
-def test_a_store_that_is_down_is_told_with_its_address(told: Told) -> None:
+def test_a_store_that_is_down_is_reported_with_its_address(anabranch: CommandLine) -> None:
     for words in (("answer", "flights", "plane=N1", "origin=EWR"), ("rollback", "flights")):
-        ended = told(*words)
+        ended = anabranch(*words)
         assert ended.code == 1
         assert re.match(
-            r"Cassandra does not answer at 127\.0\.0\.1:\d+: start it with 'anabranch up', or set its address",
+            r"Cassandra does not answer at 127\.0\.0\.1:\d+: start it with 'anabranch up', or set its",
             ended.line,
         )
 
 
-def test_a_bus_that_is_down_is_told_with_its_address(told: Told) -> None:
-    rows = told.folder / "rows.csv"
+def test_a_bus_that_is_down_is_reported_with_its_address(anabranch: CommandLine) -> None:
+    rows = anabranch.folder / "rows.csv"
     rows.write_text("id,plane,origin,at,delay\n1,N1,EWR,2013-01-01,5\n")
-    ended = told("publish", "flights", "flights", rows)
+    ended = anabranch("publish", "flights", "flights", rows)
     assert ended.code == 1
     assert re.match(
         r"Kafka at 127\.0\.0\.1:\d+ does not answer \(.*\): start it with 'anabranch up', or set its address",
@@ -263,105 +271,105 @@ def test_a_bus_that_is_down_is_told_with_its_address(told: Told) -> None:
     )
 
 
-def test_a_file_that_is_missing_is_named(told: Told) -> None:
-    ended = told("publish", "flights", "flights", told.folder / "none.csv")
+def test_a_missing_file_is_named(anabranch: CommandLine) -> None:
+    ended = anabranch("publish", "flights", "flights", anabranch.folder / "none.csv")
     assert ended.code in (1, 2)
-    assert str(told.folder / "none.csv") in ended.line
+    assert str(anabranch.folder / "none.csv") in ended.line
 
 
-def test_a_file_that_is_not_the_sources_is_told_with_what_it_lacks(told: Told) -> None:
-    rows = told.folder / "rows.csv"
+def test_a_file_of_another_source_is_refused_with_the_columns_it_lacks(anabranch: CommandLine) -> None:
+    rows = anabranch.folder / "rows.csv"
     rows.write_text("id,plane,origin,time,delay\n1,N1,EWR,2013-01-01,5\n")
-    ended = told("publish", "flights", "flights", rows)
+    ended = anabranch("publish", "flights", "flights", rows)
     assert ended.code == 1
     assert "lacks 'at' and has unknown 'time'" in ended.line
 
 
-def test_an_unknown_source_is_told_with_those_there_are(told: Told) -> None:
-    ended = told("publish", "flights", "planes", told.folder / "rows.csv")
+def test_an_unknown_source_is_reported_with_the_known_ones(anabranch: CommandLine) -> None:
+    ended = anabranch("publish", "flights", "planes", anabranch.folder / "rows.csv")
     assert ended.code == 2
     assert ended.line == "project 'flights' has no source 'planes': it has flights"
 
 
-def test_a_setting_that_does_not_exist_or_is_wrong_is_told_with_its_place(
-    told: Told, monkeypatch: pytest.MonkeyPatch
+def test_a_wrong_setting_is_reported_with_its_place(
+    anabranch: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANABRANCH__TIME__SLOT", "often")
-    ended = told("projects")
+    ended = anabranch("projects")
     assert ended.code == 2
     assert ended.line.startswith(
         "setting time.slot (environment ANABRANCH__TIME__SLOT) is 'often': expected "
     )
 
 
-def test_debug_shows_the_traceback_and_the_line_wherever_it_stands(told: Told) -> None:
+def test_debug_shows_the_traceback_and_the_line_wherever_it_stands(anabranch: CommandLine) -> None:
     for words in (("--debug", "check", "trains"), ("check", "trains", "--debug")):
-        ended = told(*words)
+        ended = anabranch(*words)
         assert ended.code == 2
         assert "Traceback" in ended.err
         assert ended.err.splitlines()[-1].startswith("error: no project 'trains'")
 
 
-def test_a_sound_declaration_is_checked_without_any_server(told: Told) -> None:
-    ended = told("check", "flights", "--json")
+def test_a_sound_declaration_is_checked_without_any_server(anabranch: CommandLine) -> None:
+    ended = anabranch("check", "flights", "--json")
     assert (ended.code, ended.err) == (0, "")
     found = json.loads(ended.out)
     assert (found["project"], found["ok"], found["keys"]) == ("flights", True, ["plane", "origin"])
     assert [feature["name"] for feature in found["features"]] == ["flights", "departures_1d"]
 
 
-def test_projects_of_every_folder_are_listed(told: Told) -> None:
-    ended = told("projects", "--json")
+def test_projects_of_every_folder_are_listed(anabranch: CommandLine) -> None:
+    ended = anabranch("projects", "--json")
     assert [each["name"] for each in json.loads(ended.out)["projects"]] == ["heart_disease", "flights"]
 
 
-def test_a_declaration_to_begin_with_is_sound_and_never_written_over(told: Told) -> None:
-    assert told("init", "my_things").code == 0
-    assert json.loads(told("check", "my_things", "--json").out)["ok"] is True
-    ended = told("init", "my_things")
+def test_the_template_of_a_declaration_is_sound_and_never_overwritten(anabranch: CommandLine) -> None:
+    assert anabranch("init", "my_things").code == 0
+    assert json.loads(anabranch("check", "my_things", "--json").out)["ok"] is True
+    ended = anabranch("init", "my_things")
     assert ended.code == 2
     assert "my_things.py exists already: choose another name, or edit it" in ended.line
     for name in ("Bad", "my-things", "2things", "my__things", "a" * 41):
-        assert told("init", name).code == 2
+        assert anabranch("init", name).code == 2
 
 
-def test_a_promotion_past_the_gate_needs_both_the_word_and_the_reason(told: Told) -> None:
-    told.declare("flights", GOOD)
+def test_a_forced_promotion_needs_a_reason(anabranch: CommandLine) -> None:
+    anabranch.declare("flights", GOOD)
     for words in (["--force"], ["--reason", "because"], ["--force", "--reason", " "]):
-        ended = told("promote", "flights", "1", *words)
+        ended = anabranch("promote", "flights", "1", *words)
         assert (ended.code, ended.out) == (2, "")
         assert "--force and --reason TEXT belong together" in ended.line
 
 
-def test_a_suite_is_shown_written_to_be_edited_and_never_written_over(
-    told: Told, monkeypatch: pytest.MonkeyPatch
+def test_a_suite_is_shown_and_written_but_never_overwritten(
+    anabranch: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = told.folder.parent / "quality"
+    folder = anabranch.folder.parent / "quality"
     monkeypatch.setenv("ANABRANCH__QUALITY__SUITES", str(folder))
-    shown = json.loads(told("quality", "flights", "flights", "--json").out)
+    shown = json.loads(anabranch("quality", "flights", "flights", "--json").out)
     assert (shown["suite"], shown["mode"]) == ("derived from the declaration", "refuse")
-    assert told("quality", "flights", "flights", "--write").code == 0
+    assert anabranch("quality", "flights", "flights", "--write").code == 0
     path = folder / "flights" / "flights.json"
-    assert json.loads(told("check", "flights", "--json").out)["suites"] == {"flights": str(path)}
+    assert json.loads(anabranch("check", "flights", "--json").out)["suites"] == {"flights": str(path)}
     assert (
-        json.loads(told("quality", "flights", "flights", "--json").out)["expectations"]
+        json.loads(anabranch("quality", "flights", "flights", "--json").out)["expectations"]
         == shown["expectations"]
     )
-    ended = told("quality", "flights", "flights", "--write")
+    ended = anabranch("quality", "flights", "flights", "--write")
     assert (ended.code, ended.line) == (
         2,
         f"{path} exists already: edit it, or remove it to begin anew from the declaration",
     )
     path.write_text(
-        '{"expectations": [{"type": "expect_column_values_to_be_between", "kwargs": {"column": "late", "min_value": 0}}]}'
+        '{"expectations": [{"type": "expect_column_values_to_be_between", '
+        '"kwargs": {"column": "late", "min_value": 0}}]}'
     )
-    ended = told("check", "flights")
-    assert (ended.code, ended.line) == (
-        2,
-        f"{path}: expectation 1: column 'late' is no column: source 'flights' has id, plane, origin, at, delay",
-    )
+    ended = anabranch("check", "flights")
+    columns = "source 'flights' has id, plane, origin, at, delay"
+    assert ended.code == 2
+    assert ended.line == f"{path}: expectation 1: column 'late' is no column: {columns}"
     path.rename(folder / "flights" / "planes.json")
-    ended = told("check", "flights")
+    ended = anabranch("check", "flights")
     assert (
         ended.code,
         "planes.json is the suite of no source: project 'flights' has flights" in ended.line,
@@ -369,7 +377,7 @@ def test_a_suite_is_shown_written_to_be_edited_and_never_written_over(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("quality", "flights", "planes"), "project 'flights' has no source 'planes'"),
         (("quality", "flights", "--write"), "--write needs a source: give one of flights"),
@@ -381,27 +389,27 @@ def test_a_suite_is_shown_written_to_be_edited_and_never_written_over(
         ),
     ],
 )
-def test_quality_and_quarantine_told_something_wrong_start_nothing(
-    told: Told, words: tuple[str, ...], said: str
+def test_quality_and_quarantine_refuse_wrong_arguments_without_starting_anything(
+    anabranch: CommandLine, words: tuple[str, ...], message: str
 ) -> None:
-    ended = told(*words)
+    ended = anabranch(*words)
     assert ended.code == 2
-    assert ended.line.startswith(said)
+    assert ended.line.startswith(message)
 
 
-def test_a_setting_of_the_gate_is_checked(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_of_the_gate_is_checked(anabranch: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value, expected in (
         ("MODE", "maybe", "one of off, warn, refuse"),
         ("REFUSE_ABOVE", "1.5", "a share, 0 to 1"),
     ):
         with monkeypatch.context() as patched:
             patched.setenv(f"ANABRANCH__QUALITY__{name}", value)
-            ended = told("projects")
+            ended = anabranch("projects")
         assert (ended.code, ended.line.endswith(f"expected {expected}")) == (2, True), ended.line
 
 
-def test_a_model_cannot_go_back_where_there_is_no_champion_before(told: Told) -> None:
-    ended = told("rollback", "flights", "--model")
+def test_a_model_cannot_be_rolled_back_without_an_earlier_champion(anabranch: CommandLine) -> None:
+    ended = anabranch("rollback", "flights", "--model")
     assert (ended.code, ended.line) == (
         2,
         "project 'flights' has no earlier champion to go back to: promote a version instead",
@@ -427,25 +435,25 @@ class Store:
         return SumScorer(version, ("flights",))
 
 
-def test_answer_says_plainly_that_nothing_is_known_of_a_key_and_gives_no_score(
-    told: Told, monkeypatch: pytest.MonkeyPatch
+def test_an_unknown_key_is_answered_as_unknown_and_without_a_score(
+    anabranch: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("answers", "models"):
         monkeypatch.setattr(Context, name, Store())
     known, unknown = (
-        told("answer", "flights", "plane=N1", "origin=EWR"),
-        told("answer", "flights", "plane=N9", "origin=EWR"),
+        anabranch("answer", "flights", "plane=N1", "origin=EWR"),
+        anabranch("answer", "flights", "plane=N9", "origin=EWR"),
     )
     assert (known.code, known.out.splitlines()[-1]) == (
         0,
         "score 0.0600, label 0 (model 3, batch None, from serving)",
     )
-    said = (
+    message = (
         "neither batch nor stream knows this key: these are the features of no events, and there is no score"
     )
-    assert (unknown.code, unknown.out.splitlines()[-1], "score 0" in unknown.out) == (0, said, False)
+    assert (unknown.code, unknown.out.splitlines()[-1], "score 0" in unknown.out) == (0, message, False)
     found = [
-        json.loads(told("answer", "flights", f"plane={plane}", "origin=EWR", "--json").out)
+        json.loads(anabranch("answer", "flights", f"plane={plane}", "origin=EWR", "--json").out)
         for plane in ("N1", "N9")
     ]
     assert [(one["known"], one["score"], one["features"]) for one in found] == [
@@ -455,7 +463,7 @@ def test_answer_says_plainly_that_nothing_is_known_of_a_key_and_gives_no_score(
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         ([], "without --every exactly one project is watched"),
         (["flights", "boats"], "without --every exactly one project is watched"),
@@ -465,7 +473,9 @@ def test_answer_says_plainly_that_nothing_is_known_of_a_key_and_gives_no_score(
         (["--every", "1h", "--html", "page.html"], "writes a page of one named project"),
     ],
 )
-def test_a_schedule_of_looks_that_makes_no_sense_is_refused(told: Told, words: list[str], says: str) -> None:
-    ended = told("watch", *words)
+def test_a_schedule_of_looks_that_contradicts_itself_is_refused(
+    anabranch: CommandLine, words: list[str], message: str
+) -> None:
+    ended = anabranch("watch", *words)
     assert ended.code == 2
-    assert says in ended.line
+    assert message in ended.line

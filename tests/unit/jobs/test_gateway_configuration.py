@@ -1,4 +1,4 @@
-"""What nginx is told: where it listens, whom it lets in how often, and what is refused before it starts."""
+"""The configuration of nginx: where it listens, its limits, and what is refused before it starts."""
 
 import re
 
@@ -13,13 +13,14 @@ TLS = {
     "servers.nginx_tls_key": "/etc/ssl/gateway.key",
 }
 AUTH = {"serving.auth": "on"}
+OPEN = ["0.0.0.0", "::", "203.0.113.1", "gateway.example", "127.0.0.1.example"]  # noqa: S104
 
 
 def made(**changes: object) -> str:
     return configuration(load_settings({}, {**changes}))
 
 
-def test_the_gateway_listens_on_loopback_unless_told_otherwise() -> None:
+def test_the_gateway_listens_on_loopback_by_default() -> None:
     text = made()
     assert "listen 127.0.0.1:8080;" in text
     assert not re.search(r"@\{|ssl", text)
@@ -51,19 +52,19 @@ def test_limits_of_a_caller_and_of_an_address_are_those_of_the_settings() -> Non
         ({**AUTH, "serving.open": True}, "no TLS"),
     ],
 )
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "203.0.113.1", "gateway.example", "127.0.0.1.example"])  # noqa: S104
+@pytest.mark.parametrize("host", OPEN)
 def test_a_gateway_that_others_can_reach_needs_tls_and_authentication(
     host: str, given: dict[str, object], lacking: str
 ) -> None:
     with pytest.raises(
         MisuseError,
-        match=rf"servers\.nginx_host {re.escape(host)} can be reached by others, and the gateway has {lacking}: set ",
+        match=rf"nginx_host {re.escape(host)} can be reached by others, and the gateway has {lacking}: set ",
     ):
         made(**{"servers.nginx_host": host, **given})
 
 
 @pytest.mark.parametrize(("host", "place"), [("203.0.113.1", "203.0.113.1"), ("::", "[::]")])
-def test_with_both_it_listens_where_it_is_told_and_speaks_tls_alone(host: str, place: str) -> None:
+def test_with_tls_and_authentication_it_listens_beyond_loopback_by_tls_alone(host: str, place: str) -> None:
     text = made(**{"servers.nginx_host": host, **TLS, **AUTH})
     assert re.findall(r"^ *listen (.*);", text, re.MULTILINE) == [f"{place}:8080 ssl"]
     assert "ssl_certificate /etc/ssl/gateway.pem;" in text

@@ -24,7 +24,7 @@ class Time(threading.Event):
 
 
 def begun(durations: list[float]) -> tuple[list[float], Time]:
-    """When each round begins that takes so long; stopped in the last one."""
+    """When rounds of these durations begin; the last one stops them."""
     time, starts = Time(), []
     for number in rounds(10.0, time, lambda: time.now):
         starts.append(time.now - 100)
@@ -39,7 +39,7 @@ def test_rounds_begin_at_whole_multiples_however_long_each_takes() -> None:
     assert starts == [0.0, 10.0, 20.0, 30.0]
 
 
-def test_a_round_that_takes_too_long_puts_the_next_off_and_none_is_made_up_for() -> None:
+def test_a_round_that_takes_too_long_delays_the_next_and_skips_the_missed_ones() -> None:
     starts, _ = begun([25.0, 1.0, 10.0, 1.0])
     assert starts == [0.0, 30.0, 40.0, 60.0]
 
