@@ -125,22 +125,8 @@ class Measures:
                 rows = list(self._session.execute(f"{query} WHERE {where}", values))
         except MissingTableError:  # dropped since
             return []
-        return [_measure(*row) for row in rows]
+        return [Measure(**{**row._asdict(), "at": row.at.replace(tzinfo=UTC)}) for row in rows]
 
     def _known(self) -> bool:
         keyspace = self._session.cluster.metadata.keyspaces.get(self._keyspace)
         return keyspace is not None and {"measures", "measures_latest"} <= set(keyspace.tables)
-
-
-def _measure(
-    project: str, subject: str, name: str, at: datetime, value: float, version: str, part: str
-) -> Measure:
-    return Measure(
-        project=project,
-        subject=subject,
-        name=name,
-        at=at.replace(tzinfo=UTC),
-        value=value,
-        version=version,
-        slice=part,
-    )
