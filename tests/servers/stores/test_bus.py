@@ -54,7 +54,7 @@ def test_messages_are_published_in_order_and_stamped_by_the_broker(bus: Bus, top
     bus.require_arrival([topic])
 
 
-def test_topics_that_are_there_stay_as_they_are(bus: Bus, topic: str) -> None:
+def test_existing_topics_are_left_unchanged(bus: Bus, topic: str) -> None:
     bus.ensure_topics([topic, topic], partitions=3)
     bus.ensure_topics([topic], partitions=1)
     assert bus.ends(topic) == {0: 0, 1: 0, 2: 0}
@@ -106,7 +106,7 @@ def test_a_topic_stamped_by_its_producers_is_refused_with_what_to_do(bus: Bus, t
         bus.require_arrival([topic])
 
 
-def test_a_topic_that_is_not_there_is_named(bus: Bus, topic: str) -> None:
+def test_an_error_names_the_missing_topic(bus: Bus, topic: str) -> None:
     with pytest.raises(AnabranchError, match=f"topic '{topic}' is not on the bus"):
         bus.ends(topic)
 
@@ -123,7 +123,7 @@ def test_a_broker_that_is_down_is_one_clear_error(monkeypatch: pytest.MonkeyPatc
             ask()
 
 
-def test_spark_is_told_of_the_cluster_and_its_security_in_javas_words() -> None:
+def test_sparks_options_spell_security_as_java_does() -> None:
     security = {
         "security.protocol": "SASL_SSL",
         "sasl.mechanism": "PLAIN",

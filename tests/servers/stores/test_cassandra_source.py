@@ -75,7 +75,7 @@ Write = Callable[..., None]
 Read = Callable[..., DataFrame]
 
 
-def test_every_type_comes_back_as_it_was_written(
+def test_every_type_is_read_as_it_was_written(
     spark: SparkSession, table: Make, write: Write, read: Read
 ) -> None:
     kinds = {
@@ -203,7 +203,7 @@ def test_reading_by_token_ranges_gives_every_row_once(
     assert sorted(found.collect()) == sorted(frame.collect())
 
 
-def test_a_slow_retry_never_beats_a_newer_write(
+def test_a_slow_retry_never_replaces_a_newer_write(
     spark: SparkSession, session: Session, table: Make, write: Write
 ) -> None:
     name = table("key text PRIMARY KEY, value double")
@@ -226,12 +226,12 @@ def test_rows_larger_than_a_batch_are_written(
     assert sizes == {80_000}
 
 
-def test_an_unknown_table_is_named_with_those_there_are(read: Read) -> None:
+def test_an_error_for_an_unknown_table_lists_the_existing_ones(read: Read) -> None:
     with pytest.raises(PySparkException, match="Cassandra has no table 'nowhere': there are "):
         read("nowhere")
 
 
-def test_a_table_is_seen_as_soon_as_it_is_made(table: Make, read: Read) -> None:
+def test_a_table_is_seen_as_soon_as_it_is_created(table: Make, read: Read) -> None:
     for _ in range(3):
         assert read(table("key text PRIMARY KEY, value double")).count() == 0
 
@@ -279,7 +279,7 @@ def test_a_filter_on_the_key_reads_that_partition_and_no_other(
     assert sorted(reader.read(only)) == [("7", 7, 3.5), ("7", 1007, 503.5), ("7", 2007, 1003.5)]
 
 
-def test_other_filters_leave_rows_out_in_cassandra_and_give_what_spark_gives(
+def test_other_filters_drop_rows_in_cassandra_and_give_sparks_result(
     servers: Settings, spark: SparkSession, table: Make, write: Write, read: Read
 ) -> None:
     name = table("key text PRIMARY KEY, value double, kind text, at timestamp")
@@ -332,7 +332,7 @@ def test_a_frame_gives_all_its_rows_after_a_query_that_had_a_filter(
     ] == ["7", "7"]
 
 
-def test_the_option_columns_reads_those_alone(
+def test_the_option_columns_reads_only_those_columns(
     spark: SparkSession, table: Make, write: Write, read: Read
 ) -> None:
     name = table("key text PRIMARY KEY, value double, more text")

@@ -32,13 +32,13 @@ def psi() -> Measure:
     )
 
 
-def test_a_measure_comes_back_as_it_was_written(measures: Measures, psi: Measure) -> None:
+def test_a_measure_is_read_as_it_was_written(measures: Measures, psi: Measure) -> None:
     assert measures.latest(psi.project) == [] == measures.history(psi.project, "features", "psi", NOON)
     measures.write([psi])
     assert measures.latest(psi.project) == [psi] == measures.history(psi.project, "features", "psi", NOON)
 
 
-def test_latest_is_the_newest_of_each_slice_and_version_whatever_came_last(
+def test_latest_is_the_newest_of_each_slice_and_version_not_the_last_written(
     measures: Measures, psi: Measure
 ) -> None:
     later = replace(psi, at=NOON + timedelta(hours=1), value=0.5)
@@ -64,7 +64,7 @@ def test_writing_again_changes_nothing(measures: Measures, psi: Measure) -> None
     assert measures.history(psi.project, "features", "psi", NOON) == [psi]
 
 
-def test_old_measures_go_by_themselves(servers: Settings, psi: Measure) -> None:
+def test_old_measures_expire(servers: Settings, psi: Measure) -> None:
     session = Views(servers.views).session
     Measures(session, servers.views.keyspace, ttl_days=2).write([psi])
     for table, where in (
@@ -86,6 +86,8 @@ def test_old_measures_go_by_themselves(servers: Settings, psi: Measure) -> None:
     ("field", "value", "says"),
     [("value", float("nan"), "leave out"), ("at", NOON.replace(tzinfo=None), "aware")],
 )
-def test_what_cannot_be_compared_is_refused(psi: Measure, field: str, value: object, says: str) -> None:
+def test_a_measure_that_cannot_be_compared_is_refused(
+    psi: Measure, field: str, value: object, says: str
+) -> None:
     with pytest.raises(AnabranchError, match=says):
         replace(psi, **{field: value})  # type: ignore[arg-type]

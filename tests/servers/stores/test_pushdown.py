@@ -85,7 +85,7 @@ def counted(frame: DataFrame) -> int:
     return sum(int(leaves.apply(i).metrics().apply("numOutputRows").value()) for i in range(leaves.size()))
 
 
-def test_whatever_was_asked_before_each_query_gets_its_own_rows(spark: SparkSession, view: str) -> None:
+def test_each_query_of_a_frame_gets_its_own_rows_whatever_came_before(spark: SparkSession, view: str) -> None:
     whole = truth(spark).cache()
     expected = {condition: rows(whole.where(condition)) for condition in CONDITIONS}
     assert [len(expected[condition]) for condition in CONDITIONS[:3]] == [KEYS * SLOTS, SLOTS, 2 * SLOTS]
@@ -103,9 +103,7 @@ def test_whatever_was_asked_before_each_query_gets_its_own_rows(spark: SparkSess
     whole.unpersist()
 
 
-def test_both_sides_of_a_join_and_the_queries_within_a_query_get_their_own(
-    spark: SparkSession, view: str
-) -> None:
+def test_both_sides_of_a_join_and_subqueries_get_their_own_rows(spark: SparkSession, view: str) -> None:
     truth(spark).createOrReplaceTempView("truth")
     statements = [
         "SELECT l.key, r.key AS other, l.value, r.value AS more FROM {0} l JOIN {0} r ON l.slot = r.slot "
@@ -134,7 +132,7 @@ def test_both_sides_of_a_join_and_the_queries_within_a_query_get_their_own(
     spark.catalog.dropTempView("truth")
 
 
-def test_kept_frames_other_sessions_and_threads_get_their_own(spark: SparkSession, view: str) -> None:
+def test_cached_frames_other_sessions_and_threads_get_their_own_rows(spark: SparkSession, view: str) -> None:
     frame = spark.table(view)
     assert len(rows(frame.where("key = '7'"))) == SLOTS
     kept = frame.where("kind = 'a'").cache()

@@ -47,7 +47,7 @@ class Worker:
         return dict(self.answers.kept)
 
 
-def test_what_one_worker_read_the_others_take_and_a_node_that_is_away_costs_nothing_but_speed(
+def test_workers_share_parts_and_a_node_that_is_down_costs_only_speed(
     views: Views, ignite: Settings, tmp_path: Path
 ) -> None:
     name = f"shared_{uuid.uuid4().hex[:8]}"

@@ -84,7 +84,7 @@ def tables(views: Views, project: Project) -> set[str]:
     return {row.table_name for row in found if row.table_name.startswith(project.name)}
 
 
-def test_a_manifest_comes_back_as_it_was_written(views: Views) -> None:
+def test_a_manifest_is_read_as_it_was_written(views: Views) -> None:
     project = declare({"total": Sum("x")})
     assert views.manifest(project.name) is None
     first = entry(views, project, 1)
@@ -92,7 +92,7 @@ def test_a_manifest_comes_back_as_it_was_written(views: Views) -> None:
     assert views.manifest(project.name) == replace(first, revision=1)
 
 
-def test_of_two_builds_at_once_one_wins_and_the_other_is_told(views: Views) -> None:
+def test_of_two_concurrent_builds_one_wins_and_the_other_raises(views: Views) -> None:
     project = declare({"total": Sum("x")})
     first, second = entry(views, project, 1), entry(views, project, 1)
     assert first.batch_version != second.batch_version
@@ -131,7 +131,7 @@ def test_a_table_that_a_later_version_still_uses_is_kept(views: Views) -> None:
     assert tables(views, project) == {batch_table(project.name, "seen", 1)}
 
 
-def test_versions_of_another_project_whose_name_begins_alike_are_left_alone(views: Views) -> None:
+def test_versions_of_a_project_with_a_common_prefix_are_left_alone(views: Views) -> None:
     project = declare({"total": Sum("x")})
     other = declare({"total": Sum("x")}, f"{project.name}_more")
     views.swap(entry(views, other, 1), None, None)
@@ -150,7 +150,7 @@ def test_a_version_that_failed_leaves_no_tables(views: Views) -> None:
     assert not tables(views, project)
 
 
-def test_rollback_changes_the_two_versions_over_and_back(views: Views, settings: Settings) -> None:
+def test_rollback_exchanges_the_two_versions_and_can_be_undone(views: Views, settings: Settings) -> None:
     stores = stores_with(settings, views=views)
     project = declare({"total": Sum("x")})
     with pytest.raises(AnabranchError, match="has no previous batch version"):
@@ -173,7 +173,7 @@ def test_rollback_changes_the_two_versions_over_and_back(views: Views, settings:
     assert answers.features(project, [{"who": "k"}], at)[0].values == {"total": 2.0}
 
 
-def test_a_view_declared_anew_since_the_build_is_refused(views: Views) -> None:
+def test_a_view_whose_declaration_changed_since_the_build_is_refused(views: Views) -> None:
     project = declare({"total": Sum("x")})
     views.swap(entry(views, project, 1), None, None)
     other = declare({"total": Max("x")}, project.name)
@@ -183,7 +183,7 @@ def test_a_view_declared_anew_since_the_build_is_refused(views: Views) -> None:
         Answers(views).features(other, [{"who": "k"}], CUT)
 
 
-def test_a_table_that_is_gone_is_told_apart_from_a_store_that_is_away(views: Views) -> None:
+def test_a_missing_table_is_a_different_error_than_a_store_that_is_down(views: Views) -> None:
     project = declare({"total": Sum("x")})
     views.swap(entry(views, project, 1), None, None)
     answers = Answers(views, patience=60)
@@ -193,7 +193,7 @@ def test_a_table_that_is_gone_is_told_apart_from_a_store_that_is_away(views: Vie
         answers.features(project, [{"who": "k"}], CUT)
 
 
-def test_another_name_or_another_use_of_the_same_states_needs_no_build(views: Views) -> None:
+def test_a_renamed_feature_and_another_use_of_the_same_states_need_no_build(views: Views) -> None:
     project = declare({"total": Sum("x")})
     views.swap(entry(views, project, 1), None, None)
     put(views, project, 1, "k", 4.0)
@@ -204,7 +204,7 @@ def test_another_name_or_another_use_of_the_same_states_needs_no_build(views: Vi
     }
 
 
-def test_tiles_of_another_meaning_lie_in_another_table(views: Views) -> None:
+def test_tiles_of_another_fingerprint_are_in_another_table(views: Views) -> None:
     project = declare({"total": Sum("x")})
     other = declare({"total": Sum("x", where="n > 0")}, project.name)
     for declared in (project, other, project):
@@ -221,14 +221,14 @@ def test_tiles_of_another_meaning_lie_in_another_table(views: Views) -> None:
     assert views.known(other.name, other.views[0], "k", None, CUT)[1] is None
 
 
-def test_long_names_of_tables_are_shortened_and_stay_apart() -> None:
+def test_long_table_names_are_shortened_and_stay_distinct() -> None:
     project = "a_project_whose_name_is_as_long_as_it_may"
     found = {table_name(project, f"a_view_whose_name_is_long_{i}", "b1700000000") for i in range(3)}
     assert len(found) == 3
     assert all(len(name) <= 48 for name in found)
 
 
-def test_tiles_before_the_cut_are_the_batchs_and_not_read(views: Views) -> None:
+def test_tiles_before_the_cut_are_not_read(views: Views) -> None:
     project = declare({"seen_count": Count()})
     (view,) = project.views
     views.swap(entry(views, project, 1), None, None)
@@ -258,7 +258,7 @@ def current(score: float, **more: object) -> dict[str, object]:
     }
 
 
-def test_of_two_current_rows_that_of_the_later_time_stays_whichever_is_written_last(views: Views) -> None:
+def test_the_current_row_of_the_later_time_stays_whichever_is_written_last(views: Views) -> None:
     project = declare({"total": Sum("x")})
     assert views.current(project, "k") is None
     views.ensure_current(project)
@@ -298,7 +298,7 @@ def test_history_has_the_last_current_row_of_each_slot_newest_first(views: Views
     assert 89 * 86_400 < left <= 90 * 86_400
 
 
-def test_no_history_is_written_where_none_is_wanted(views: Views) -> None:
+def test_no_history_is_written_when_it_is_switched_off(views: Views) -> None:
     project, quiet = declare({"total": Sum("x")}), Views(replace(views.settings, history_ttl_days=0))
     quiet.ensure_current(project)
     quiet.write_current(project.name, [current(0.5, total=1.0)], CUT)

@@ -41,7 +41,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(asyncio.wait_for(work, 5))
 
 
-def test_who_comes_in_the_same_moment_is_asked_for_together() -> None:
+def test_callers_of_the_same_moment_share_a_call() -> None:
     async def work() -> None:
         desk = Desk()
         assert await desk.ask(1) == [2]
@@ -56,7 +56,7 @@ def test_who_comes_in_the_same_moment_is_asked_for_together() -> None:
     run(work())
 
 
-def test_who_comes_while_others_are_served_is_the_next_lot() -> None:
+def test_callers_during_a_call_share_the_next_one() -> None:
     async def work() -> None:
         desk = Desk()
         first = asyncio.create_task(desk.ask(0))
@@ -71,7 +71,7 @@ def test_who_comes_while_others_are_served_is_the_next_lot() -> None:
     run(work())
 
 
-def test_nobody_waits_longer_than_the_patience_for_a_slow_lot() -> None:
+def test_a_slow_call_delays_later_callers_by_the_patience_at_most() -> None:
     async def work() -> None:
         desk = Desk(patience=0.01)
         slow = asyncio.create_task(desk.ask(0))
@@ -84,7 +84,7 @@ def test_nobody_waits_longer_than_the_patience_for_a_slow_lot() -> None:
     run(work())
 
 
-def test_a_lot_is_never_larger_than_most_unless_one_caller_asks_for_more() -> None:
+def test_a_call_is_not_larger_than_most_unless_one_caller_asks_for_more() -> None:
     async def work() -> None:
         desk = Desk(most=3)
         asked = [desk.ask(1, 2), desk.ask(3), desk.ask(4), desk.ask(5, 6, 7, 8), desk.ask(9)]
@@ -94,7 +94,7 @@ def test_a_lot_is_never_larger_than_most_unless_one_caller_asks_for_more() -> No
     run(work())
 
 
-def test_groups_are_told_apart_by_their_very_objects() -> None:
+def test_groups_are_identified_by_their_objects_not_by_equality() -> None:
     async def work() -> None:
         desk = Desk()
         one, other = ["equal"], ["equal"]
@@ -111,7 +111,7 @@ def test_groups_are_told_apart_by_their_very_objects() -> None:
     run(work())
 
 
-def test_a_store_that_is_away_is_everybodys_error_and_a_fault_is_one_callers() -> None:
+def test_a_store_that_is_down_fails_every_caller_and_a_fault_only_its_own() -> None:
     async def work() -> None:
         desk = Desk()
         away = await asyncio.gather(desk.ask(1), desk.ask(-1), return_exceptions=True)
@@ -126,7 +126,7 @@ def test_a_store_that_is_away_is_everybodys_error_and_a_fault_is_one_callers() -
     run(work())
 
 
-def test_callers_that_are_gone_are_not_asked_for_and_hold_nobody_up() -> None:
+def test_cancelled_callers_are_left_out_and_delay_nobody() -> None:
     async def work() -> None:
         desk = Desk()
         first = asyncio.create_task(desk.ask(0))

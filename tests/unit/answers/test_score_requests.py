@@ -45,14 +45,14 @@ shop = Project(
         ),
     ],
 )
-def test_a_good_request_is_read_as_the_body_of_one_over_http(
+def test_a_valid_message_is_read_like_the_body_of_an_http_request(
     document: dict[str, object], asked: Asked
 ) -> None:
     found = read_message(json.dumps(document).encode(), shop)
     assert (found.id, found.asked, found.problem) == ("r", asked, None)
 
 
-def test_a_whole_number_is_an_id_and_stays_one() -> None:
+def test_a_whole_number_can_be_an_id_and_stays_a_number() -> None:
     assert read_message(b'{"request_id": 12, "key": "ann"}', shop).id == 12
 
 
@@ -88,7 +88,7 @@ def test_a_whole_number_is_an_id_and_stays_one() -> None:
         (b'{"request_id": "r", "features": {"pages": 1e999}}', "r", "wrong-value", "features.pages"),
     ],
 )
-def test_a_bad_request_is_a_problem_and_keeps_its_id_where_it_has_one(
+def test_an_invalid_message_is_a_problem_that_keeps_its_id(
     value: bytes | None, identity: str | None, kind: str, field: str | None
 ) -> None:
     found = read_message(value, shop)

@@ -73,7 +73,7 @@ def scores(outcomes: Sequence[Outcome]) -> list[float | str]:
     return [one.answer["score"] if isinstance(one, Prediction) else one.kind for one in outcomes]
 
 
-def test_waiting_and_awaiting_give_the_same_outcomes_by_one_read(
+def test_blocking_and_awaiting_callers_get_the_same_outcomes_by_one_read(
     store: Known, service: AnswerService
 ) -> None:
     questions = Questions(shop, CHAMPION, ASKED)
@@ -99,7 +99,7 @@ def test_each_prediction_is_recorded_once_and_problems_are_not(service: AnswerSe
     assert [one.used for _, one in recorded][1] == {"pages": 10.0, "n": 2.0}
 
 
-def test_without_the_store_an_awaited_answer_is_the_last_known_and_a_waiting_caller_is_told(
+def test_without_the_store_awaited_answers_are_the_last_known_and_blocking_calls_raise(
     store: Known, service: AnswerService
 ) -> None:
     store.away = True

@@ -34,14 +34,14 @@ def pushed(*filters: Filter) -> tuple[Pushed, list[Filter]]:
     return push(filters, "key", TYPES)
 
 
-def test_a_key_is_looked_up_and_spark_need_not_look_again() -> None:
+def test_a_filter_on_the_key_is_left_to_cassandra_alone() -> None:
     assert pushed(IsNotNull(("key",)), EqualTo(("key",), "a")) == (Pushed(keys=("a",)), [])
     assert pushed(In(("key",), ("a", "b", "a", None))) == (Pushed(keys=("a", "b")), [])
     assert pushed(In(("key",), ("a", "b")), EqualTo(("key",), "b"))[0].keys == ("b",)
     assert pushed(EqualTo(("key",), "a"), EqualTo(("key",), "b"))[0].keys == ()
 
 
-def test_comparisons_leave_rows_out_and_spark_looks_again() -> None:
+def test_comparisons_drop_rows_and_spark_evaluates_them_again() -> None:
     filters: list[Filter] = [
         EqualTo(("s",), "a"),
         GreaterThan(("x",), 0.5),
@@ -71,7 +71,9 @@ def test_comparisons_leave_rows_out_and_spark_looks_again() -> None:
         ("unknown", 1),
     ],
 )
-def test_what_the_two_might_see_differently_is_left_to_spark_alone(column: str, value: Any) -> None:
+def test_comparisons_that_cassandra_may_evaluate_differently_are_left_to_spark(
+    column: str, value: Any
+) -> None:
     asked = GreaterThanOrEqual((column,), value)
     assert pushed(asked) == (Pushed(), [asked])
 

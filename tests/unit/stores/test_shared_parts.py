@@ -10,7 +10,7 @@ from anabranch.stores.ignite.shared_parts import SharedParts, decoded, encoded
 from tests.conftest import free_ports
 
 
-def test_a_part_comes_back_as_it_was() -> None:
+def test_a_part_survives_encoding_and_decoding() -> None:
     for extras in ([], [[b"sketch", None, b""], [None, None, b"\x00"]]):
         part = BatchPart(
             1_700_000_000_000_000, 3_600, np.array([[1.0, np.nan, -np.inf], [2.0, 0.0, 5e-324]]), extras
@@ -24,12 +24,12 @@ def test_a_part_comes_back_as_it_was() -> None:
     assert empty.rows.shape == (0, 7)
 
 
-def test_what_is_no_entry_is_no_part() -> None:
+def test_a_value_that_is_not_an_entry_decodes_to_none() -> None:
     for value in (None, b"", b"short", "text", encoded(BatchPart(1, 2, np.ones((2, 3))))[:-5]):
         assert decoded(value) is None
 
 
-def test_a_node_that_is_away_is_asked_once_and_then_left_alone() -> None:
+def test_a_node_that_is_down_is_called_once_and_then_left_alone() -> None:
     shared = SharedParts(f"127.0.0.1:{free_ports(1)[0]}")
     started = time.monotonic()
     for _ in range(1_000):
