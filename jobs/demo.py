@@ -27,7 +27,8 @@ from batch.building.current_rows import reset_current_rows
 from batch.building.verification import Verified
 from batch.landing.ingest import ingest
 from batch.landing.loader import LoadSummary
-from batch.scoring.data_sets import Scored, score_path
+from batch.scoring.data_sets import Scored, score_data_set
+from batch.scoring.parts import ScoringOrder
 from batch.training.train import Trained, train
 from jobs.cli.models import training_job
 from jobs.flows.building import build_project
@@ -93,7 +94,7 @@ def run(settings: Settings, keep: bool = False) -> Demonstrated:
         _heading("5. REST answers the example request")
         with _rest(settings, keep):
             answer = _ask(settings)
-        _heading("6. mass scoring of all patients")
+        _heading("6. mass scoring of all patients by the MLflow pyfunc UDF")
         scored = _score(context, project, steps)
         _heading("7. verification: every feature of every patient, lake against served")
         verified = verify_settled(context, project, None, steps)
@@ -162,9 +163,8 @@ def _train(context: Context, project: Project, steps: Steps) -> Trained:
 
 def _score(context: Context, project: Project, steps: Steps) -> Scored:
     out = context.settings.data / "demo" / "scores"
-    scored = score_path(
-        context.spark, context.lake, context.models, project, DATA / "exams.csv", out, None, steps
-    )
+    order = ScoringOrder(source=str(DATA / "exams.csv"), out=str(out), pyfunc=True)
+    scored = score_data_set(context, project, order, steps)
     say(f"{scored.rows} patients scored by version {scored.version} into {out}")
     return scored
 

@@ -1,37 +1,34 @@
-"""Mass scoring: a data set with the score of a model version, part by part, so that whoever is killed goes on where he was.
+"""Mass scoring: the scores of a data set, made in parts, so that a killed run resumes where it stopped.
 
-What is done of a run is known from its folder (scoring_runs.py); the result appears whole, at the end.
+The folder of a run (ledger.py) records what is finished; the result appears as a whole, at the end.
 """
 
 import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-
-from pyspark.sql import SparkSession
 
 from anabranch.declare.projects import Project
-from anabranch.errors import MisuseError
 from anabranch.progress import Progress
-from anabranch.stores.cassandra.views import Views
-from anabranch.stores.lake.lake import Lake
 from anabranch.stores.models.foreign import ForeignVersion, scoring_version
-from anabranch.stores.models.registry import Models
-from batch.scoring.delivery import deliver, into_serving, marked, out_form
+from anabranch.stores.opened import Stores
+from batch.scoring.delivery import deliver, noted_in, out_form, upsert_serving
 from batch.scoring.features import time_column
 from batch.scoring.frames import check_names, version_inputs
-from batch.scoring.given import SERVING, given_rows
+from batch.scoring.input_rows import SERVING, input_rows
 from batch.scoring.ledger import ScoringRun, folder_beside
-from batch.scoring.work import ScoringOrder, ScoringWork, Wanted, run_scoring
-from batch.settings import ScoringSettings
+from batch.scoring.parts import ScoringJob, ScoringOrder, run_scoring
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """A finished mass scoring: what was written where. `resumed` parts were there from an earlier run; `again`: all of it was."""
+    """A finished mass scoring.
+
+    `attached` names the features that were taken from the lake. `resumed` parts were finished by an earlier
+    run; `again` is true when an earlier run had finished all of them.
+    """
 
     rows: int
     version: str
@@ -42,122 +39,104 @@ class Scored:
     again: bool = False
 
 
-def score_path(
-    spark: SparkSession,
-    lake: Lake,
-    models: Models,
-    project: Project,
-    source: str | Path,
-    out: str | Path,
-    version: str | None,
-    progress: Progress,
-    *,
-    at: int | None = None,
-    order: ScoringOrder | None = None,
-    sizes: ScoringSettings | None = None,
-    serving: Views | None = None,
-) -> Scored:
-    """Score the data set `source` into `out` with `version` (the champion when None); both may be ``serving``.
+def score_data_set(stores: Stores, project: Project, order: ScoringOrder, progress: Progress) -> Scored:
+    """Score the rows of `order.source` into `order.out`.
 
-    Feature columns that the rows lack are taken from the lake, when the rows have the project's key columns. ScoringRun again after it
-    was cut off, it scores only what is not finished; run again after it was done, nothing, if that can be told.
+    Features that the rows lack are taken from the lake by the rows' key columns. A repeated call scores
+    only what an interrupted run left unfinished, and nothing when the run was finished and its input is
+    known to be unchanged. Raises MisuseError when rows do not fit the model, or the output must not be
+    replaced.
     """
     started = time.monotonic()
-    order = replace(order or ScoringOrder(), version=version, at=at)
-    form = out_form(spark, str(out), order.form)
-    scorer = scoring_version(models, project, version)
+    job, form = _job(stores, project, order, progress)
+    identity = _identity(job, form)
+    finished = {} if form == SERVING else noted_in(stores.spark, order.out)
+    if not job.moving and finished.get("identity") == identity:
+        rows, resumed, again = int(str(finished["rows"])), 0, True
+    else:
+        (rows, resumed), again = _run(job, form, identity, finished), False
+    seconds = time.monotonic() - started
+    log.info(
+        "scored project=%s version=%s rows=%d resumed=%d again=%s seconds=%.1f",
+        *(project.name, job.scorer.version, rows, resumed, again, seconds),
+    )
+    return Scored(
+        rows=rows,
+        version=job.scorer.version,
+        out=order.out,
+        attached=job.missing,
+        seconds=seconds,
+        resumed=resumed,
+        again=again,
+    )
+
+
+def _job(stores: Stores, project: Project, order: ScoringOrder, progress: Progress) -> tuple[ScoringJob, str]:
+    """The checked job, and the form of its result."""
+    form = out_form(stores.spark, order.out, order.form)
+    scorer = scoring_version(stores.models, project, order.version)
     version_inputs(project, scorer)
     order = replace(order, pyfunc=order.pyfunc or isinstance(scorer, ForeignVersion))
-    work = ScoringWork(
-        spark=spark,
-        lake=lake,
-        models=models,
+    rows = input_rows(stores, project, order.source)
+    check_names(project, rows.frame.columns)
+    missing = tuple(name for name in scorer.features if name not in rows.frame.columns)
+    own_times = (
+        bool(missing) and order.join and order.at is None and time_column(project) in rows.frame.columns
+    )
+    job = ScoringJob(
+        stores=stores,
         project=project,
         scorer=scorer,
         order=order,
-        sizes=sizes or ScoringSettings(),
+        rows=rows,
+        missing=missing,
+        own_times=own_times,
         progress=progress,
     )
-    given = given_rows(spark, project, str(source), serving)
-    check_names(project, given.rows.columns)
-    missing = tuple(name for name in scorer.features if name not in given.rows.columns)
-    own_times = bool(missing) and order.join and at is None and time_column(project) in given.rows.columns
-    wanted = Wanted(given=given, source=str(source), missing=missing, own_times=own_times)
-    identity = _identity(work, wanted, form)
-    moving = given.digest is None or (bool(missing) and at is None and not own_times)
-    folder = (
-        f"{lake.settings.root.rstrip('/')}/{project.name}/scoring/serving"
-        if form == SERVING
-        else folder_beside(spark, str(out))
-    )
-    done = {} if form == SERVING else marked(spark, str(out))
-    if not moving and done.get("identity") == identity:
-        return Scored(
-            rows=int(str(done["rows"])),
-            version=scorer.version,
-            out=str(out),
-            attached=missing,
-            seconds=time.monotonic() - started,
-            again=True,
-        )
-    run = ScoringRun(spark, folder, identity, moving=moving)
-    if done.get("run") == run.id:  # delivered, and cut off before it was forgotten
+    return job, form
+
+
+def _run(
+    job: ScoringJob, form: str, identity: Mapping[str, object], finished: Mapping[str, object]
+) -> tuple[int, int]:
+    """Score and deliver; the number of rows, and of parts that an earlier run had finished."""
+    spark, project, out = job.stores.spark, job.project, job.order.out
+    root = job.stores.lake.settings.root.rstrip("/")
+    folder = f"{root}/{project.name}/scoring/serving" if form == SERVING else folder_beside(spark, out)
+    run = ScoringRun(spark, folder, identity, moving=job.moving)
+    if finished.get("run") == run.id:  # killed after the result was delivered and before the run was dropped
         run.drop()
-        run = ScoringRun(spark, folder, identity, moving=moving)
-    rows, resumed = run_scoring(work, run, wanted)
+        run = ScoringRun(spark, folder, identity, moving=job.moving)
+    rows, resumed = run_scoring(job, run)
     if form == SERVING:
-        if serving is None:
-            raise MisuseError(
-                "scores cannot go into the serving table without its address: give the views' settings"
-            )
-        rows = into_serving(spark, run, serving, project, progress)
+        rows = upsert_serving(job.stores, run, project, job.progress)
     else:
         about = {
             "written_by": "anabranch score",
             "project": project.name,
-            "model_version": scorer.version,
+            "model_version": job.scorer.version,
             "rows": rows,
+            "identity": identity,
+            "run": run.id,
         }
-        deliver(spark, run, str(out), form, {**about, "identity": identity, "run": run.id})
+        deliver(spark, run, out, form, about)
     run.drop()
-    seconds = time.monotonic() - started
-    log.info(
-        "scored project=%s version=%s rows=%d resumed=%d seconds=%.1f",
-        project.name,
-        scorer.version,
-        rows,
-        resumed,
-        seconds,
-    )
-    return Scored(
-        rows=rows, version=scorer.version, out=str(out), attached=missing, seconds=seconds, resumed=resumed
-    )
+    return rows, resumed
 
 
-def _identity(work: ScoringWork, wanted: Wanted, form: str) -> Mapping[str, object]:
-    """What makes two runs the same one."""
-    order, project = work.order, work.project
-    lake = (
-        work.lake.versions(work.spark, project)
-        if wanted.missing and (order.at is not None or wanted.own_times)
-        else None
-    )
-    at = None if not wanted.missing else "own" if wanted.own_times else order.at
-    rows = {
-        "source": wanted.source,
-        "digest": wanted.given.digest,
-        "attached": list(wanted.missing),
-        "at": at,
-        "lake": lake,
-    }
-    model = {
-        "declaration": project.fingerprint,
-        "version": work.scorer.version,
-        "model": work.models.uri(project.name, work.scorer.version),
-    }
+def _identity(job: ScoringJob, form: str) -> Mapping[str, object]:
+    """What must be equal for one run to continue another."""
+    order, project, stores = job.order, job.project, job.stores
+    fixed = bool(job.missing) and (order.at is not None or job.own_times)
     return {
-        **rows,
-        **model,
+        "source": order.source,
+        "digest": job.rows.digest,
+        "attached": list(job.missing),
+        "at": None if not job.missing else "own" if job.own_times else order.at,
+        "lake": stores.lake.versions(stores.spark, project) if fixed else None,
+        "declaration": project.fingerprint,
+        "version": job.scorer.version,
+        "model": stores.models.uri(project.name, job.scorer.version),
         "keep": None if order.keep is None else list(order.keep),
         "form": form,
         "pyfunc": order.pyfunc,

@@ -1,7 +1,7 @@
-"""Where scores go: a folder of Parquet or CSV, a Delta table, or back into the serving table; whole, or not at all where that can be.
+"""Delivery of scores: into a folder of Parquet or CSV, a Delta table, or the serving table.
 
-A folder or table is replaced at the very end. Rows of the serving table are upserted with the time at which the scoring
-began, so a row that the stream or a build writes meanwhile wins.
+A folder or table is replaced as a whole, at the end. Rows of the serving table are upserted with the time at
+which the scoring began, so a row that the stream or a build writes meanwhile wins.
 """
 
 import json
@@ -15,21 +15,21 @@ from anabranch.errors import MisuseError
 from anabranch.folds.spark import key_column
 from anabranch.progress import Progress
 from anabranch.stores.cassandra.tables import current_table
-from anabranch.stores.cassandra.views import Views
 from anabranch.stores.cassandra.writer import write_rows
 from anabranch.stores.files.filesystems import hadoop, hadoop_child, hadoop_exists, read_text, write_text
-from batch.scoring.given import SERVING, parquet_files
+from anabranch.stores.opened import Stores
+from batch.scoring.input_rows import SERVING, parquet_files
 from batch.scoring.ledger import ScoringRun
 from batch.scoring.row_files import MARKER, check_replaceable
 
 FORMS = ("parquet", "csv", "delta", SERVING)
-_LONGEST_LIST = 16  # files written into Cassandra as one step
+_MOST_FILES = 16  # files written into Cassandra as one step
 
 
 def out_form(spark: SparkSession, out: str, wanted: str | None) -> str:
-    """The form of the result: as `wanted`, or what `out` says."""
+    """The form of the result: `wanted`, or the one that the name of `out` or the table at `out` implies."""
     if wanted is not None and wanted not in FORMS:
-        raise MisuseError(f"there is no form {wanted!r} of results: use {', '.join(FORMS)}")
+        raise MisuseError(f"unknown form of results {wanted!r}: use {', '.join(FORMS)}")
     if SERVING in (out, wanted):
         return SERVING
     check_replaceable(spark, out)
@@ -39,17 +39,14 @@ def out_form(spark: SparkSession, out: str, wanted: str | None) -> str:
     if name.endswith(".csv"):
         return "csv"
     system, place = hadoop(spark, out)
-    return (
-        "delta"
-        if name.endswith(".delta") or hadoop_exists(system, hadoop_child(spark, place, "_delta_log"))
-        else "parquet"
-    )
+    is_table = name.endswith(".delta") or hadoop_exists(system, hadoop_child(spark, place, "_delta_log"))
+    return "delta" if is_table else "parquet"
 
 
-def marked(spark: SparkSession, out: str) -> dict[str, object]:
-    """What was noted in `out` when it was made; nothing where it was not made here."""
+def noted_in(spark: SparkSession, out: str) -> dict[str, object]:
+    """The notes about the run that wrote `out`; empty when Anabranch did not write it."""
     system, place = hadoop(spark, out)
-    # The marker's name begins as those of files that listings leave out.
+    # Asked for by name: listings hide files that begin with an underscore.
     if not hadoop_exists(system, place) or not hadoop_exists(system, hadoop_child(spark, place, MARKER)):
         return {}
     found: dict[str, object] = json.loads(read_text(spark, f"{out.rstrip('/')}/{MARKER}"))
@@ -57,21 +54,20 @@ def marked(spark: SparkSession, out: str) -> dict[str, object]:
 
 
 def deliver(spark: SparkSession, run: ScoringRun, out: str, form: str, about: Mapping[str, object]) -> None:
-    """Put the finished rows of `run` at `out`, in place of what stood there."""
+    """Replace `out` with the finished rows of `run`."""
     if form == "delta":
         _into_table(spark, run, out, about)
         return
-    made = run.scored
+    folder = run.scored
     if form == "csv":
-        made = run.path("scored.csv")
-        scored_rows(spark, run).write.mode("overwrite").option("header", "true").option("escape", '"').csv(
-            made
-        )
-    write_text(spark, f"{made}/{MARKER}", json.dumps(dict(about)))
+        folder = run.path("scored.csv")
+        writer = scored_rows(spark, run).write.mode("overwrite")
+        writer.option("header", "true").option("escape", '"').csv(folder)
+    write_text(spark, f"{folder}/{MARKER}", json.dumps(dict(about)))
     system, place = hadoop(spark, out)
     system.delete(place, True)
     system.mkdirs(place.getParent())
-    system.rename(hadoop(spark, made)[1], place)
+    system.rename(hadoop(spark, folder)[1], place)
 
 
 def _into_table(spark: SparkSession, run: ScoringRun, out: str, about: Mapping[str, object]) -> None:
@@ -79,31 +75,30 @@ def _into_table(spark: SparkSession, run: ScoringRun, out: str, about: Mapping[s
     if not hadoop_exists(system, hadoop_child(spark, place, "_delta_log")):
         system.delete(place, True)
         system.mkdirs(place)
-    # First, so that a table of ours is known as such whenever this is cut off.
+    # Written first, so that the table is known as ours even when the process is killed here.
     write_text(spark, f"{out.rstrip('/')}/{MARKER}", json.dumps({**about, "run": None}))
     writer = scored_rows(spark, run).write.format("delta").mode("overwrite").option("overwriteSchema", "true")
     writer.option("txnAppId", f"score/{run.id}").option("txnVersion", "0").save(out)
     write_text(spark, f"{out.rstrip('/')}/{MARKER}", json.dumps(dict(about)))
 
 
-def into_serving(
-    spark: SparkSession, run: ScoringRun, views: Views, project: Project, progress: Progress
-) -> int:
-    """Upsert the finished rows' scores, a few files at a time, each once; returns how many rows have a key."""
+def upsert_serving(stores: Stores, run: ScoringRun, project: Project, progress: Progress) -> int:
+    """Upsert the finished scores, a few files at a time, each once; returns how many rows have a key."""
+    spark, views = stores.spark, stores.views
     views.ensure_current(project)
     files = [path for path, _ in parquet_files(spark, run.scored)]
-    there = run.noted("sent")
-    for start in range(0, len(files), _LONGEST_LIST):
-        if f"{start}" not in there:
-            rows = serving_rows(project, spark.read.parquet(*files[start : start + _LONGEST_LIST]))
+    sent = run.noted("sent")
+    for start in range(0, len(files), _MOST_FILES):
+        if f"{start}" not in sent:
+            rows = serving_rows(project, spark.read.parquet(*files[start : start + _MOST_FILES]))
             write_rows(rows, views.settings, current_table(project.name), run.moment)
             run.note(f"sent/{start}", "")
-        progress.advance(min(start + _LONGEST_LIST, len(files)), len(files), "files in the serving table")
+        progress.advance(min(start + _MOST_FILES, len(files)), len(files), "files in the serving table")
     return serving_rows(project, scored_rows(spark, run)).count()
 
 
 def serving_rows(project: Project, scored: DataFrame) -> DataFrame:
-    """What of scored rows goes into the serving table: key, its columns, score, label and version, of rows that have a key."""
+    """Key, key columns, score, label and version of the scored rows that have a key."""
     absent = [name for name in project.keys if name not in scored.columns]
     if absent:
         raise MisuseError(

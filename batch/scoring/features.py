@@ -1,61 +1,82 @@
-"""Point-in-time features for rows of a user's own: keys and times in, those and the features out."""
+"""Features of a user's own rows from the lake: as of each row's time, or all as of one moment."""
 
 import logging
 import time
+from collections.abc import Sequence
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
 from anabranch.folds.spark import point_in_time
 from anabranch.progress import Progress
-from anabranch.stores.lake.lake import Lake
+from anabranch.stores.opened import Stores
+from anabranch.values.times import from_micros
 from batch.scoring.row_files import read_rows, write_rows
 
 log = logging.getLogger(__name__)
+_AT, _ASIDE = "_at", "_given_"
 
 
 def time_column(project: Project) -> str:
-    """The name of the column that says when: the label source's time, or the first view's source's without a label."""
+    """The column of a row's time, named as in the label's source, or without a label in the first view's."""
     return project.label.source.time if project.label else project.views[0].source.time
 
 
 def features_at(
-    spark: SparkSession,
-    lake: Lake,
-    project: Project,
-    source: str,
-    out: str,
-    progress: Progress,
-    *,
-    as_known: bool = False,
+    stores: Stores, project: Project, source: str, out: str, progress: Progress, *, as_known: bool = False
 ) -> int:
-    """Write the rows of `source` with one column a feature, strictly before each row's time; returns how many rows.
+    """Write the rows of `source` with a column for each feature; returns their number.
 
-    `as_known`: only from events that had arrived by then. Keys never seen, and rows without key or time, get the features' empty values.
+    Features are strictly before each row's time; with `as_known`, only of events that had arrived by then.
+    Unknown keys, and rows without a key or time, get the features of no events.
     """
     started = time.monotonic()
-    rows = with_time(project, read_rows(spark, source), source)
-    events = lake.distinct_events(spark, project)
+    rows = with_time(project, read_rows(stores.spark, source), source)
+    events = stores.lake.distinct_events(stores.spark, project)
     progress.step(f"features of {source} into {out}")
-    count = write_rows(
-        point_in_time(project, events, rows, time_column(project), as_known=as_known),
-        out,
-        {"project": project.name, "features": project.fingerprint},
-    )
+    features = point_in_time(project, events, rows, time_column(project), as_known=as_known)
+    count = write_rows(features, out, {"project": project.name, "features": project.fingerprint})
     log.info("features project=%s rows=%d seconds=%.1f", project.name, count, time.monotonic() - started)
     return count
 
 
 def with_time(project: Project, rows: DataFrame, place: str) -> DataFrame:
-    """`rows` with their time as TIMESTAMP; raises MisuseError when a key column or the time is missing, or a name is taken."""
-    wanted = [*project.keys, time_column(project)]
-    missing = [name for name in wanted if name not in rows.columns]
+    """`rows` with their time as TIMESTAMP. Raises MisuseError when a column is missing or a feature."""
+    needed = [*project.keys, time_column(project)]
+    missing = [name for name in needed if name not in rows.columns]
     if missing:
-        raise MisuseError(f"{place} has no column {missing[0]!r}: rows need {', '.join(wanted)}")
+        raise MisuseError(f"{place} has no column {missing[0]!r}: rows need {', '.join(needed)}")
     taken = [column.name for column in project.columns if column.name in rows.columns]
     if taken:
         raise MisuseError(f"{place} has a column {taken[0]!r} already, which is a feature: rename or drop it")
     name = time_column(project)
     return rows.withColumn(name, F.expr(f"try_cast(`{name}` AS TIMESTAMP)"))
+
+
+def attach_features(
+    stores: Stores, project: Project, rows: DataFrame, names: Sequence[str], at: int | None
+) -> DataFrame:
+    """`rows` with the feature columns `names` of their keys, from the lake's events strictly before `at`.
+
+    `at` is in microseconds; None means each row's own time, in the column that `time_column` names.
+    """
+    absent = [name for name in project.keys if name not in rows.columns]
+    if absent:
+        raise MisuseError(
+            f"the rows lack the features {', '.join(names)} "
+            f"and the key column {absent[0]!r} to look them up with: "
+            f"give all features, or all of {', '.join(project.keys)}"
+        )
+    views = tuple(view for view in project.views if {column.name for column in view.columns} & set(names))
+    needed = Project(name=project.name, views=views)
+    events = stores.lake.distinct_events(stores.spark, needed)
+    # A column of the rows may be a feature of the same views: it is renamed while the others are attached.
+    features = {column.name for column in needed.columns}
+    aside = {name: f"{_ASIDE}{name}" for name in rows.columns if name in features}
+    own_time = F.expr(f"try_cast(`{time_column(project)}` AS TIMESTAMP)")
+    moment = own_time if at is None else F.lit(from_micros(at))
+    known = point_in_time(needed, events, rows.withColumn(_AT, moment).withColumnsRenamed(aside), _AT)
+    kept = [F.col(f"`{aside.get(name, name)}`").alias(name) for name in rows.columns]
+    return known.select(*kept, *[F.col(f"`{name}`") for name in names])

@@ -1,7 +1,7 @@
-"""Rows in, rows with scores out, as Spark frames: one expression for data sets, tables and streams.
+"""Scores of rows as Spark columns: one expression for data sets, tables and streams.
 
-A version's own files are opened once a worker process and fed Arrow columns; with `pyfunc` MLflow's UDF does it. Both say the same.
-A version that others registered is loaded by MLflow, once a worker process too.
+A worker process opens a version's own files once and scores Arrow columns; with `pyfunc` MLflow's pyfunc UDF
+scores. Both give the same scores. MLflow loads a version that was registered outside Anabranch.
 """
 
 from collections.abc import Callable
@@ -19,13 +19,13 @@ from anabranch.errors import MisuseError
 from anabranch.events.cells import cell, complaint, is_wrong
 from anabranch.stores.models.foreign import ForeignVersion, scoring_version
 from anabranch.stores.models.inputs import ModelInput, check_fits, column_inputs
-from anabranch.stores.models.registry import Models
 from anabranch.stores.models.shipping import ShippedModel, ShippedPyfunc, input_column, ship, ship_pyfunc
 from anabranch.stores.models.versions import Scorer
+from anabranch.stores.opened import Stores
 
 RESULTS = ("score", "label", "model_version")
 WRONG_CELL = "a cell cannot be read: "
-"""How the message of a job that met one begins; what follows says which."""
+"""Begins the message of a job that met a cell of the wrong type; the rest names the cell."""
 _TARGETS = {
     "boolean": "BOOLEAN",
     "date": "DATE",
@@ -36,8 +36,7 @@ _TARGETS = {
 
 
 def score(
-    spark: SparkSession,
-    models: Models,
+    stores: Stores,
     project: Project,
     rows: DataFrame,
     version: str | Scorer | ForeignVersion | None = None,
@@ -46,33 +45,32 @@ def score(
 ) -> DataFrame:
     """`rows` with `score` DOUBLE, `label` INT (NULL for models of numbers) and `model_version` STRING.
 
-    `rows` has at least the model's feature columns, typed or as text; text that is no such value fails the job that
-    reads the result, naming the cell. NULL is a missing value. `version` is the champion by default, and may be loaded already.
+    `rows` has at least the model's feature columns, typed or as text; NULL is a missing value. Text that
+    does not parse fails the job that reads the result; the message names the cell. `version` may be loaded
+    already; None is the champion.
     """
-    scorer = (
-        scoring_version(models, project, version) if version is None or isinstance(version, str) else version
-    )
+    spark, models = stores.spark, stores.models
+    if version is None or isinstance(version, str):
+        version = scoring_version(models, project, version)
+    scorer: Scorer | ForeignVersion = version
     check_names(project, rows.columns)
     missing = [name for name in scorer.features if name not in rows.columns]
     if missing:
         raise MisuseError(
-            f"the rows lack the model's features {', '.join(missing)}: give them, or the key columns {', '.join(project.keys)}"
+            f"the rows lack the model's features {', '.join(missing)}: "
+            f"give them, or the key columns {', '.join(project.keys)}"
         )
-    # Plain columns: a struct would cost twice as much to hand over.
     if isinstance(scorer, ForeignVersion):
-        predict = _registered(ship_pyfunc(spark, models, project.name, scorer.version), scorer)
+        predict = _foreign(ship_pyfunc(spark, models, project.name, scorer.version), scorer)
+    elif pyfunc:
+        predict = _mlflow_udf(spark, models.uri(project.name, scorer.version))
     else:
-        predict = (
-            _pyfunc(spark, models, project, scorer)
-            if pyfunc
-            else _arrow(ship(spark, models, project.name, scorer.version))
-        )
+        predict = _arrow(ship(spark, models, project.name, scorer.version))
+    # Plain columns: to hand over a struct costs twice as much.
     scored = rows.withColumn("score", predict(*_inputs(project, rows, scorer)))
-    label = (
-        F.when(F.col("score") >= scorer.threshold, 1).otherwise(0)
-        if scorer.task == "class"
-        else F.lit(None).cast("int")
-    )
+    label = F.lit(None).cast("int")
+    if scorer.task == "class":
+        label = F.when(F.col("score") >= scorer.threshold, 1).otherwise(0)
     return scored.withColumns({"label": label, "model_version": F.lit(scorer.version)})
 
 
@@ -84,17 +82,17 @@ def _arrow(shipped: ShippedModel) -> Callable[..., Column]:
     return found
 
 
-def _pyfunc(spark: SparkSession, models: Models, project: Project, scorer: Scorer) -> Callable[..., Column]:
+def _mlflow_udf(spark: SparkSession, uri: str) -> Callable[..., Column]:
     import mlflow.pyfunc
 
     found: Callable[..., Column] = mlflow.pyfunc.spark_udf(
-        spark, models.uri(project.name, scorer.version), result_type="double", env_manager="local"
+        spark, uri, result_type="double", env_manager="local"
     )
     return found
 
 
-def _registered(shipped: ShippedPyfunc, scorer: ForeignVersion) -> Callable[..., Column]:
-    """MLflow's own UDF would load the version with every task."""
+def _foreign(shipped: ShippedPyfunc, scorer: ForeignVersion) -> Callable[..., Column]:
+    """The version is loaded once a worker process, where MLflow's own UDF would load it with every task."""
     names, types = scorer.features, scorer.types
 
     def scores(*columns: pa.Array) -> pa.Array:
@@ -107,26 +105,29 @@ def _registered(shipped: ShippedPyfunc, scorer: ForeignVersion) -> Callable[...,
 
 
 def version_inputs(project: Project, scorer: Scorer | ForeignVersion) -> dict[str, ModelInput]:
-    """What the version reads, as the project declares it now; raises MisuseError for what is declared no more, or as another kind."""
+    """The inputs of the version as the project declares them now.
+
+    Raises MisuseError when a feature is no longer declared, or declared with another kind of type.
+    """
     check_fits(project, scorer.version, scorer.kinds)
-    return {given.name: given for given in column_inputs(project, scorer.features)}
+    return {one.name: one for one in column_inputs(project, scorer.features)}
 
 
 def check_names(project: Project, names: list[str]) -> None:
-    """Raises MisuseError for columns that would be taken for others."""
+    """Raises MisuseError for columns that would be confused with results, keys or features."""
     taken = [name for name in names if name.lower() in RESULTS]
     if taken:
         raise MisuseError(
-            f"the rows have a column {taken[0]!r} already, where the result is to stand: rename or drop it"
+            f"the rows already have a column {taken[0]!r}, the name of a result: rename or drop it"
         )
     known = {*project.keys, *project.model_features}
-    # Spark would take both for one column.
-    near = [
-        name for name in names if name not in known and name.lower() in {other.lower() for other in known}
-    ]
+    folded = {name.lower() for name in known}
+    # Spark ignores case: it would take both for one column.
+    near = [name for name in names if name not in known and name.lower() in folded]
     if near:
         raise MisuseError(
-            f"the rows have a column {near[0]!r}, which differs from {near[0].lower()!r} in case alone: rename it"
+            f"the rows have a column {near[0]!r}, "
+            f"which differs from {near[0].lower()!r} in case only: rename it"
         )
 
 
@@ -134,8 +135,8 @@ def _inputs(project: Project, rows: DataFrame, scorer: Scorer | ForeignVersion) 
     declared = project.column_of
     read = version_inputs(project, scorer)
     return [
-        input_column(given, _typed(declared[name], _TARGETS[given.kind], rows.schema[name].dataType))
-        for name, given in read.items()
+        input_column(one, _typed(declared[name], _TARGETS[one.kind], rows.schema[name].dataType))
+        for name, one in read.items()
     ]
 
 
@@ -143,10 +144,11 @@ def _typed(declared: FeatureColumn, target: str, found: SparkType) -> Column:
     given = F.col(f"`{declared.name}`")
     if isinstance(found, StringType) and target != "STRING":
         value = cell(declared.name, declared.type)
-        said = F.concat(F.lit(WRONG_CELL), complaint(declared.name, given, declared.type))
-        return F.when(is_wrong(given, value), F.raise_error(said)).otherwise(value)
+        message = F.concat(F.lit(WRONG_CELL), complaint(declared.name, given, declared.type))
+        return F.when(is_wrong(given, value), F.raise_error(message)).otherwise(value)
     if found.typeName() in ("array", "map", "struct", "binary", "variant"):
         raise MisuseError(
-            f"feature {declared.name!r} is {found.simpleString().upper()} in the rows: it must be {declared.type}"
+            f"feature {declared.name!r} is {found.simpleString().upper()} in the rows: "
+            f"it must be {declared.type}"
         )
     return given.cast(target)

@@ -1,9 +1,9 @@
-"""What a mass scoring has done so far, in a folder beside its result, so that whoever is killed goes on from there.
+"""The ledger of a mass scoring: a folder beside the result from which a killed run resumes.
 
 .<out>-scoring/
-  run.json              what is scored with what: another order begins anew
-  rows/                 the rows with their features, when these had to be attached first; whole or not there
-  plan.json             the parts, as they were planned first
+  run.json              the identity of the run: another order starts anew
+  rows/                 the rows with their features, where these had to be attached first; complete or absent
+  plan.json             the parts, as they were first planned
   scored/part-*.parquet finished rows
   done/<part>           a part of several files is finished, with the number of its rows
   sent/<part>           a part has been written into the serving table
@@ -31,19 +31,22 @@ from batch.scoring.parquet import Part
 
 _NOTES, _PLAN = "run.json", "plan.json"
 _LONGEST_NOW = 86_400
-"""Seconds for which an interrupted run that asked for features as of now may be gone on with."""
+"""Seconds within which an interrupted run with features as of now may be resumed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The parts. `by_groups`: they are row groups, which workers read themselves; else whole files."""
+    """The parts of a run: row groups, which workers read themselves (`by_groups`), or whole files."""
 
     by_groups: bool
     parts: tuple[Part, ...]
 
 
 class ScoringRun:
-    """One scoring's folder; `moment` (microseconds) is when it began, `resumed` whether that was an earlier process."""
+    """The folder of one scoring, which began at `moment` (microseconds).
+
+    A folder of the same `identity` is resumed; of a `moving` one, whose input may change, for a day at most.
+    """
 
     def __init__(
         self, spark: SparkSession, folder: str, identity: Mapping[str, object], *, moving: bool
@@ -66,28 +69,28 @@ class ScoringRun:
 
     @property
     def scored(self) -> str:
-        """The folder of finished rows; a path without a scheme on this machine."""
+        """The folder of finished rows; without a scheme when it is local."""
         return self.path("scored")
 
     @property
     def has_staged(self) -> bool:
-        """Were the rows written by `staged`?"""
+        """Whether `staged` has written the rows."""
         system, place = hadoop(self.spark, self.path("rows"))
         return hadoop_exists(system, place)
 
     def staged(self, rows: DataFrame) -> str:
         """The folder with `rows` written as Parquet, once."""
-        there, unfinished = self.path("rows"), self.path("rows.unfinished")
+        folder, unfinished = self.path("rows"), self.path("rows.unfinished")
         if not self.has_staged:
             rows.write.mode("overwrite").parquet(unfinished)
-            system, place = hadoop(self.spark, there)
+            system, place = hadoop(self.spark, folder)
             system.rename(hadoop(self.spark, unfinished)[1], place)
-        return there
+        return folder
 
-    def plan(self, made: Callable[[], Plan]) -> Plan:
-        """The plan that was made first."""
+    def plan(self, make: Callable[[], Plan]) -> Plan:
+        """The stored plan; `make` makes it in the first process of the run."""
         if _PLAN not in file_names(self.spark, self.folder):
-            write_text(self.spark, self.path(_PLAN), json.dumps(asdict(made())))
+            write_text(self.spark, self.path(_PLAN), json.dumps(asdict(make())))
         found = json.loads(read_text(self.spark, self.path(_PLAN)))
         parts = tuple(
             Part(
@@ -103,31 +106,30 @@ class ScoringRun:
 
     def missing(self, plan: Plan) -> list[Part]:
         """Parts that are not finished."""
-        # Row groups are scored on this machine, and a look at their folder by way of Hadoop takes as long as some thousand rows.
-        there = (
-            {path.name for path in Path(self.scored).iterdir()}
-            if plan.by_groups
-            else set(file_names(self.spark, self.path("done")))
-        )
-        return [part for part in plan.parts if part.name not in there]
+        if plan.by_groups:
+            # Row groups are local. To list them through Hadoop takes as long as to score some thousand rows.
+            finished = {path.name for path in Path(self.scored).iterdir()}
+        else:
+            finished = set(file_names(self.spark, self.path("done")))
+        return [part for part in plan.parts if part.name not in finished]
 
     def rows(self, plan: Plan) -> int:
         """Rows of the finished parts."""
         if plan.by_groups:
-            gone = {part.number for part in self.missing(plan)}
-            return sum(part.rows for part in plan.parts if part.number not in gone)
+            missing = {part.number for part in self.missing(plan)}
+            return sum(part.rows for part in plan.parts if part.number not in missing)
         return sum(
             int(read_text(self.spark, self.path(f"done/{name}")))
             for name in file_names(self.spark, self.path("done"))
         )
 
     def keep(self, part: Part, write: Callable[[str], int]) -> int:
-        """Finish a part of several files: `write` puts them into the folder it is given and says how many rows they have, as this does."""
+        """Finish a part of several files: `write` writes into a folder and returns the number of rows."""
         system, unfinished = hadoop(self.spark, self.path(f"{part.name}.unfinished"))
         system.delete(unfinished, True)
         rows = write(unfinished.toString())
         stem = part.name.removesuffix(".parquet")
-        # What an earlier attempt had put there was not finished.
+        # Files of an earlier attempt at this part.
         for name in file_names(self.spark, self.scored):
             if name.startswith(f"{stem}-"):
                 system.delete(hadoop(self.spark, f"{self.scored}/{name}")[1], False)
@@ -147,11 +149,11 @@ class ScoringRun:
         write_text(self.spark, self.path(name), text)
 
     def noted(self, folder: str) -> set[str]:
-        """Names of the notes in a folder of the run's."""
+        """Names of the notes in a folder of the run."""
         return set(file_names(self.spark, self.path(folder)))
 
     def drop(self) -> None:
-        """Forget all of it."""
+        """Delete the folder."""
         system, place = hadoop(self.spark, self.folder)
         system.delete(place, True)
 
@@ -161,18 +163,18 @@ class ScoringRun:
 
 
 def folder_beside(spark: SparkSession, out: str) -> str:
-    """Where the run that makes `out` is kept: beside it, so that the last step is a rename and not a copy."""
+    """The folder of the run that writes `out`: beside it, so that the last step is a rename, not a copy."""
     _, place = hadoop(spark, out)
     return plain(hadoop_child(spark, place.getParent() or place, f".{place.getName()}-scoring").toString())
 
 
 def plain(path: str) -> str:
-    """A path of this machine without its scheme, as programs other than Spark take it; a URL as it is."""
+    """A local path without its scheme, as programs other than Spark expect it; other URLs unchanged."""
     return "/" + path.removeprefix("file:").lstrip("/") if path.startswith("file:") else path
 
 
-def whole_files(files: Sequence[tuple[str, int]], megabytes: int) -> Plan:
-    """Files (path, bytes) in order, put together up to a size."""
+def plan_files(files: Sequence[tuple[str, int]], megabytes: int) -> Plan:
+    """Parts of whole files (path, bytes) in order, each up to a size unless a single file is larger."""
     parts: list[Part] = []
     pieces: list[str] = []
     size = 0

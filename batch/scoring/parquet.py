@@ -1,7 +1,7 @@
-"""Parquet scored by Spark's workers themselves: row groups in, a Parquet file out, without a row ever passing through the JVM.
+"""Parquet scored by Spark's workers directly: row groups in, a file out; no row passes through the JVM.
 
-Spark only says who scores which part. A part is there when its file has its name: whoever is killed before leaves a name
-that nobody looks at.
+Spark only assigns parts to workers. A part is finished when its file has its final name; a killed worker
+leaves a temporary name, which is ignored.
 """
 
 import uuid
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from anabranch.stores.models.shipping import BulkScorer, ShippedModel
 
 SCORED_SCHEMA = "part LONG"
-_AT_ONCE = 65_536  # rows: a matrix of them stays in the processor's cache
+_AT_ONCE = 65_536  # rows: a matrix of that many fits the processor's cache
 _WIDTHS = {"INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8}
 _FITTING: Mapping[str, Callable[[pa.DataType], bool]] = {
     "number": lambda kind: (
@@ -30,7 +30,7 @@ _FITTING: Mapping[str, Callable[[pa.DataType], bool]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What is scored and kept as one: row groups by file, `rows` in all."""
+    """Row groups by file that are scored and finished together, with `rows` rows in all."""
 
     number: int
     rows: int
@@ -38,13 +38,16 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Of its file."""
+        """The name of the file of its scored rows."""
         return f"part-{self.number:06d}.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileScoring:
-    """How parts are scored: `inputs` are name and kind of the features in the model's order, `kept` the columns carried over."""
+    """Scores parts of local Parquet files.
+
+    `inputs` are name and kind of the features in the model's order, `kept` the columns carried over.
+    """
 
     model: ShippedModel
     inputs: tuple[tuple[str, str], ...]
@@ -56,7 +59,7 @@ class FileScoring:
     def __call__(
         self, parts: Sequence[Part]
     ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-        """A function for `DataFrame.mapInArrow` over places in `parts`: scores each and gives it back."""
+        """A function for `DataFrame.mapInArrow` over places in `parts`: scores each, returns its place."""
 
         def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for batch in batches:
@@ -67,10 +70,8 @@ class FileScoring:
         return run
 
     def _score(self, model: BulkScorer, part: Part) -> None:
-        target, wanted = (
-            Path(self.folder) / part.name,
-            list(dict.fromkeys([*self.kept, *(name for name, _ in self.inputs)])),
-        )
+        target = Path(self.folder) / part.name
+        columns = list(dict.fromkeys([*self.kept, *(name for name, _ in self.inputs)]))
         unfinished = target.with_name(f".{part.name}.{uuid.uuid4().hex[:8]}")
         schema = scored_schema(rows_schema(part.pieces[0][0]), self.kept)
         named = [*repetitive(part.pieces[0], self.kept), "label", "model_version"]
@@ -79,7 +80,7 @@ class FileScoring:
                 for path, groups in part.pieces:
                     with pq.ParquetFile(path, coerce_int96_timestamp_unit="us") as file:
                         for batch in file.iter_batches(
-                            _AT_ONCE, row_groups=list(groups), columns=wanted, use_threads=False
+                            _AT_ONCE, row_groups=list(groups), columns=columns, use_threads=False
                         ):
                             writer.write_batch(self._scored(model, batch, schema))
             unfinished.replace(target)
@@ -101,7 +102,7 @@ class FileScoring:
 
 
 def scored_schema(rows: pa.Schema, kept: Sequence[str]) -> pa.Schema:
-    """Of a scored part; without what Spark notes of its own files, which knows nothing of the new columns."""
+    """The schema of a scored part, without the metadata of Spark, which does not describe the new columns."""
     results = [
         pa.field("score", pa.float64()),
         pa.field("label", pa.int32()),
@@ -111,7 +112,7 @@ def scored_schema(rows: pa.Schema, kept: Sequence[str]) -> pa.Schema:
 
 
 def rows_schema(path: str) -> pa.Schema:
-    """Of a Parquet file; times in the old form of 96 bits, which Spark writes, are moments in UTC."""
+    """The schema of a Parquet file; INT96 times, which Spark writes, become timestamps in UTC."""
     with pq.ParquetFile(path, coerce_int96_timestamp_unit="us") as file:
         schema: pa.Schema = file.schema_arrow.remove_metadata()
         old = {
@@ -124,9 +125,9 @@ def rows_schema(path: str) -> pa.Schema:
 
 
 def repetitive(piece: tuple[str, tuple[int, ...]], names: Sequence[str]) -> list[str]:
-    """Columns worth a dictionary: all but plain numbers that take their full width where they come from.
+    """Columns to write with a dictionary: all but numbers that take their full width in the input.
 
-    To look for repeated values where there are hardly any takes as long as a fast model.
+    To look for repeated values in a column without repetition takes as long as to score it with a fast model.
     """
     path, groups = piece
     if not groups:
@@ -142,7 +143,7 @@ def repetitive(piece: tuple[str, tuple[int, ...]], names: Sequence[str]) -> list
 
 
 def coded(column: pa.Array, kind: str) -> pa.Array:
-    """A feature's column as a model takes it: DOUBLE as model_columns.py codes it, or STRING."""
+    """A feature's column as models read it: text as STRING, the rest as DOUBLE, as `input_column` does."""
     if kind == "text":
         return column
     if kind == "date":
@@ -153,7 +154,7 @@ def coded(column: pa.Array, kind: str) -> pa.Array:
 
 
 def plan_parts(paths: Sequence[str], part_rows: int) -> tuple[Part, ...]:
-    """Whole row groups, in order, put together up to about `part_rows` rows; one part at least."""
+    """Parts of whole row groups in order, of about `part_rows` rows; at least one part."""
     parts: list[Part] = []
     pieces: dict[str, list[int]] = {}
     rows = 0
@@ -186,7 +187,7 @@ def plan_parts(paths: Sequence[str], part_rows: int) -> tuple[Part, ...]:
 
 
 def fits(paths: Sequence[str], inputs: Sequence[tuple[str, str]]) -> bool:
-    """Can the workers read these files themselves? Not when their schemas differ, or hold types that Spark reads in its own way."""
+    """Whether workers can read the files: schemas agree, and hold no type that Spark reads differently."""
     schemas = [rows_schema(path) for path in paths]
     if not schemas or any(not schema.equals(schemas[0]) for schema in schemas[1:]):
         return False

@@ -1,6 +1,6 @@
-"""Data sets of any form: reading rows to score, and writing a folder that is replaced whole or not at all.
+"""Data sets of any form: rows are read, and a folder is replaced as a whole or not at all.
 
-Paths are what Spark takes: local or a URL such as ``hdfs://``. Hadoop's file system is asked, so all of them work.
+Paths are those that Spark accepts: local, or URLs such as ``hdfs://``.
 """
 
 import json
@@ -15,30 +15,30 @@ from anabranch.errors import MisuseError
 from anabranch.stores.files.filesystems import hadoop, hadoop_child, hadoop_exists
 
 MARKER = "_anabranch.json"
-"""A file in every folder written here; a folder without it is somebody else's and never replaced."""
+"""A file in every folder that Anabranch writes; no folder without it is replaced."""
 CSV = {"header": "true", "escape": '"', "enforceSchema": "false"}
-"""How Spark is to read CSV: all columns as texts, and files whose headers differ are an error."""
+"""Options of Spark for CSV: all columns as text, and different headers are an error."""
 _FORMATS = {"csv": "csv", "json": "json", "jsonl": "json", "ndjson": "json", "parquet": "parquet"}
 
 
 def read_rows(spark: SparkSession, path: str) -> DataFrame:
-    """Rows of a CSV with header (all columns STRING), JSON lines or Parquet file or folder, or of a Delta folder."""
+    """Rows of CSV with a header (all columns STRING), JSON lines, Parquet or a Delta table."""
     return read_form(spark, path, form_of(spark, path))
 
 
 def read_form(spark: SparkSession, path: str, form: str) -> DataFrame:
-    """The same where `form_of` has been asked."""
+    """Rows of a data set of the form that `form_of` returned."""
     return spark.read.format(form).options(**(CSV if form == "csv" else {})).load(path)
 
 
 def form_of(spark: SparkSession, path: str) -> str:
-    """``csv``, ``json``, ``parquet`` or ``delta``; raises MisuseError when there is nothing of these."""
+    """``csv``, ``json``, ``parquet`` or ``delta``; raises MisuseError when the path holds none of them."""
     files, place = hadoop(spark, path)
     if not hadoop_exists(files, place):
         raise MisuseError(
-            f"there is no file or folder {path}: give a CSV, JSON lines, Parquet or Delta data set"
+            f"no file or folder {path} exists: give a CSV, JSON lines, Parquet or Delta data set"
         )
-    # A path below a file is an error of Java's, which takes longer to be told than all the rest.
+    # A path below a file is an error in Java, which takes longer to raise than all the rest.
     if not files.getFileStatus(place).isFile() and hadoop_exists(
         files, hadoop_child(spark, place, "_delta_log")
     ):
@@ -46,13 +46,14 @@ def form_of(spark: SparkSession, path: str) -> str:
     kind = _kind(files, place)
     if kind is None:
         raise MisuseError(
-            f"{path} is of no known form: files are to end in .csv, .jsonl, .json or .parquet, or the folder to be a Delta table"
+            f"the form of {path} is not known: files must end in .csv, .jsonl, .json or .parquet, "
+            "or the folder must be a Delta table"
         )
     return kind
 
 
 def _kind(files: Any, place: Any) -> str | None:
-    """The form that the first data file's name tells."""
+    """The form that the name of the first data file implies."""
     if files.getFileStatus(place).isFile():
         return _of_name(str(place.getName()))
     for status in sorted(files.listStatus(place), key=lambda status: str(status.getPath())):
@@ -71,22 +72,25 @@ def _of_name(name: str) -> str | None:
 
 
 def check_replaceable(spark: SparkSession, path: str) -> None:
-    """Raises MisuseError unless `path` does not exist, is an empty folder, or is a folder written here."""
+    """Raises MisuseError when `path` is a file, or a folder with files that Anabranch did not write."""
     files, place = hadoop(spark, path)
     if not hadoop_exists(files, place):
         return
     if files.getFileStatus(place).isFile():
-        raise MisuseError(f"{path} is a file: results are a folder, so give the name of a new or empty one")
+        raise MisuseError(
+            f"{path} is a file: results are a folder, so give the name of a new or empty folder"
+        )
     if len(files.listStatus(place)) > 0 and not hadoop_exists(files, hadoop_child(spark, place, MARKER)):
         raise MisuseError(
-            f"{path} holds files that were not written by Anabranch and would be lost: give a new or empty folder"
+            f"{path} holds files that Anabranch did not write and that would be lost: "
+            "give a new or empty folder"
         )
 
 
 def write_rows(rows: DataFrame, path: str, about: Mapping[str, object]) -> int:
-    """Write `rows` to the folder `path`, CSV when it ends in .csv, else Parquet; returns how many.
+    """Write `rows` to the folder `path`, as CSV when it ends in .csv, else as Parquet; returns their number.
 
-    What stood there is replaced at the very end, so a run that fails leaves it as it was and a repeated one is harmless.
+    The folder is replaced at the end: a run that fails leaves it unchanged, and repeating a run is harmless.
     """
     spark = rows.sparkSession
     check_replaceable(spark, path)

@@ -1,6 +1,7 @@
-"""Thresholds of a declaration against what was found: an alert is told when it begins and when it ends, and not in between.
+"""Alerts: declared thresholds are checked; a message is published when an alert begins and when it ends.
 
-Whether one stands is itself a measure (subject ``alerts``: 1 while it stands), so it outlives the process that raised it.
+Whether an alert stands is itself a measure (subject ``alerts``: 1 while it stands), so it outlives the
+process that raised it.
 """
 
 import json
@@ -9,24 +10,35 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from anabranch.declare.projects import Project
-from anabranch.stores.cassandra.measures import Measure, Measures
-from anabranch.stores.kafka.bus import Bus
+from anabranch.stores.cassandra.measures import Measure
+from anabranch.stores.opened import Stores
 from anabranch.values.times import format_time, from_micros
-from batch.watching.findings import Watched
+from batch.watching.findings import Findings
 
 REQUESTS = "training-requests"
+_MOVED = (
+    "anabranch watch {project} --html report.html shows how the values moved; "
+    "anabranch train {project} learns from the new ones"
+)
 _NEXT = {
-    "psi": "anabranch watch {project} --html report.html shows how its values moved; if the world changed, anabranch train {project}",
-    "js": "anabranch watch {project} --html report.html shows how its values moved; if the world changed, anabranch train {project}",
+    "psi": _MOVED,
+    "js": _MOVED,
     "score_psi": "anabranch watch {project} --html report.html shows which features moved the scores",
-    "skew": "anabranch verify {project} compares what is served with the lake now",
-    "flips": "anabranch status and the stream's lag: approximate scores are far from the batch's; builds may be too seldom",
+    "skew": "anabranch verify {project} compares the values that are served now with the lake",
+    "flips": (
+        "approximate scores are far from those of the batch: look at the stream's delay in anabranch status, "
+        "or build more often"
+    ),
 }
+_NEXT_OF_METRIC = (
+    "anabranch watch {project} shows the metric by slice and over time; "
+    "anabranch train {project} learns from the new labels"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ThresholdCheck:
-    """One threshold: `crossed` says whether `value` is beyond it. `which` is a feature, "" the model as a whole."""
+    """A declared threshold and the measured value; `which` is a feature, or "" for the model as a whole."""
 
     what: str
     which: str
@@ -35,7 +47,7 @@ class ThresholdCheck:
     threshold: float
     crossed: bool
     news: str = ""
-    """``raised`` or ``cleared`` when that was not so at the look before."""
+    """``raised`` or ``cleared`` when the alert began or ended with this look."""
 
 
 def alerts_topic(project: str) -> str:
@@ -43,12 +55,12 @@ def alerts_topic(project: str) -> str:
     return f"alerts.{project}"
 
 
-def checks(project: Project, found: Watched) -> list[ThresholdCheck]:
-    """Every declared threshold that enough rows were there for, of the champion."""
+def checks(project: Project, found: Findings) -> list[ThresholdCheck]:
+    """The champion against every declared threshold for which there are enough rows."""
     return list(_checks(project, found))
 
 
-def _checks(project: Project, found: Watched) -> Iterator[ThresholdCheck]:
+def _checks(project: Project, found: Findings) -> Iterator[ThresholdCheck]:
     watch, version = project.watch, found.champion
     drifts = [one for one in found.features.get(version, ()) if one.rows >= watch.rows]
     for what, bound in (("psi", watch.psi_above), ("js", watch.js_above)):
@@ -57,30 +69,22 @@ def _checks(project: Project, found: Watched) -> Iterator[ThresholdCheck]:
     scores = found.scores.get(version)
     if scores is not None and scores.rows >= watch.rows:
         yield from _optional("score_psi", version, scores.psi, watch.score_psi_above)
-    for whole in found.accuracy:
-        if (
-            whole.version == version
-            and not whole.part
-            and whole.period is None
-            and whole.labels >= watch.rows
-            and whole.value is not None
-        ):
-            yield from _optional(found.metric, version, whole.value, watch.metric_above)
-            if watch.metric_below is not None:
-                low = watch.metric_below
-                yield ThresholdCheck(
-                    what=found.metric,
-                    which="",
-                    version=version,
-                    value=whole.value,
-                    threshold=low,
-                    crossed=whole.value < low,
-                )
+    for value in _whole_metric(found, watch.rows):
+        yield from _optional(found.metric, version, value, watch.metric_above)
+        if watch.metric_below is not None:
+            bound = watch.metric_below
+            yield replace(_check(found.metric, "", version, value, bound), crossed=value < bound)
     if found.skew is not None and found.skew.values:
         yield from _optional("skew", version, found.skew.share, watch.skew_above)
     flips, count = found.approximation.get("flips"), found.approximation.get("count")
     if flips is not None and count is not None and count.value >= watch.rows:
         yield from _optional("flips", version, flips.value, watch.flips_above)
+
+
+def _whole_metric(found: Findings, rows: int) -> list[float]:
+    """The champion's metric over all labels, if there are enough labels."""
+    whole = [one for one in found.accuracy if not one.part and one.period is None and one.labels >= rows]
+    return [one.value for one in whole if one.version == found.champion and one.value is not None]
 
 
 def _optional(what: str, version: str, value: float, bound: float | None) -> Iterator[ThresholdCheck]:
@@ -95,41 +99,35 @@ def _check(what: str, which: str, version: str, value: float, bound: float | Non
     )
 
 
-def tell(
-    bus: Bus, measures: Measures, project: Project, at: int, found: Sequence[ThresholdCheck]
+def raise_alerts(
+    stores: Stores, project: Project, at: int, found: Sequence[ThresholdCheck]
 ) -> list[ThresholdCheck]:
-    """Publish what began and what ended on `alerts.<project>`, ask for a training if the declaration says so; the checks with their news.
+    """Publish alerts that began or ended on `alerts.<project>`; returns the checks with their news.
 
-    Messages go out before the state is kept: a look that was cut off in between tells again rather than never.
+    When the declaration says so, alerts that began ask for a training. Messages are published before the
+    state is stored: a look that is killed in between publishes them again rather than never.
     """
     standing = {
         (one.name, one.slice, one.version)
-        for one in measures.latest(project.name)
+        for one in stores.measures.latest(project.name)
         if one.subject == "alerts" and one.value
     }
-    told = []
-    for one in found:
-        stands = (one.what, one.which, one.version) in standing
-        told.append(
-            one if one.crossed == stands else replace(one, news="raised" if one.crossed else "cleared")
-        )
-    news = [one for one in told if one.news]
+    judged = [_with_news(one, (one.what, one.which, one.version) in standing) for one in found]
+    news = [one for one in judged if one.news]
     if news:
-        bus.ensure_topics([alerts_topic(project.name)])
-        bus.publish(
-            alerts_topic(project.name),
-            [(_name(one).encode(), _message(project.name, at, one)) for one in news],
-        )
+        topic = alerts_topic(project.name)
+        stores.bus.ensure_topics([topic])
+        stores.bus.publish(topic, [(_name(one).encode(), _message(project.name, at, one)) for one in news])
     raised = [one for one in news if one.news == "raised"]
     if raised and project.watch.retrain:
-        bus.ensure_topics([REQUESTS])
-        bus.publish(REQUESTS, [(project.name.encode(), _request(project.name, raised))])
-    kept = {(one.what, one.which, one.version): float(one.crossed) for one in told}
+        stores.bus.ensure_topics([REQUESTS])
+        stores.bus.publish(REQUESTS, [(project.name.encode(), _request(project.name, raised))])
+    states = {(one.what, one.which, one.version): float(one.crossed) for one in judged}
     versions = {one.version for one in found}
-    # Of a version that no longer serves nothing stands any more.
-    kept |= {key: 0.0 for key in standing - kept.keys() if versions and key[2] not in versions}
+    # Alerts of a version that no longer serves end.
+    states |= {key: 0.0 for key in standing - states.keys() if versions and key[2] not in versions}
     moment = from_micros(at)
-    measures.write(
+    stores.measures.write(
         [
             Measure(
                 project=project.name,
@@ -140,10 +138,14 @@ def tell(
                 at=moment,
                 value=value,
             )
-            for (what, which, version), value in kept.items()
+            for (what, which, version), value in states.items()
         ]
     )
-    return told
+    return judged
+
+
+def _with_news(one: ThresholdCheck, stands: bool) -> ThresholdCheck:
+    return one if one.crossed == stands else replace(one, news="raised" if one.crossed else "cleared")
 
 
 def _name(one: ThresholdCheck) -> str:
@@ -160,10 +162,7 @@ def _message(project: str, at: int, one: ThresholdCheck) -> bytes:
         "value": one.value,
         "threshold": one.threshold,
         "at": format_time(at),
-        "next": _NEXT.get(
-            one.what,
-            "anabranch watch {project} shows it by slice and over time; anabranch train {project} learns from the new labels",
-        ).format(project=project),
+        "next": _NEXT.get(one.what, _NEXT_OF_METRIC).format(project=project),
     }
     return json.dumps(document).encode()
 

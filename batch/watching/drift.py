@@ -1,4 +1,4 @@
-"""How far distributions lie apart: the population stability index and the Jensen-Shannon divergence of counts in the same bins."""
+"""Distances of distributions: population stability index and Jensen-Shannon divergence of binned counts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from anabranch.stores.models.scoring import Matrix, Scores
 from batch.training.profile import Bins, Profile
 
 FLOOR = 1e-4
-"""The least share of a bin in the index: an empty bin would be infinitely far from any other."""
+"""The smallest share of a bin in the index, in which an empty bin would be infinitely far away."""
 SCORE = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """One feature, or the scores (`feature` is ""), of `rows` rows against the training data."""
+    """Drift of a feature, or of the scores (`feature` is ""), of `rows` rows against the training data."""
 
     feature: str
     psi: float
@@ -28,26 +28,29 @@ class Drift:
 
     @property
     def most_moved(self) -> str:
-        """The bin whose share changed most, and how."""
+        """The bin whose share changed most, with both shares."""
         place = int(np.argmax(np.abs(np.subtract(self.found, self.expected))))
         return f"{self.names[place]}: {self.expected[place]:.0%} to {self.found[place]:.0%}"
 
 
 def psi(expected: ArrayLike, found: ArrayLike) -> float:
-    """Sum of (q - p) ln(q / p) over the shares p of `expected` and q of `found` counts: 0 for the same, above 0.25 is usually called a shift."""
+    """Sum of (q - p) ln(q / p) over the shares p of `expected` and q of `found` counts.
+
+    Equal shares give 0; above 0.25 is usually called a shift.
+    """
     p, q = (np.maximum(_shares(counts), FLOOR) for counts in (expected, found))
     return float(np.sum((q - p) * np.log(q / p)))
 
 
 def jensen_shannon(expected: ArrayLike, found: ArrayLike) -> float:
-    """Jensen-Shannon divergence in bits: 0 for the same shares, 1 for shares that have no bin in common (Lin, 1991)."""
+    """Jensen-Shannon divergence in bits: 0 for equal shares, 1 without a common bin (Lin, 1991)."""
     p, q = _shares(expected), _shares(found)
     middle = (p + q) / 2
     return float(max(0.0, (_kullback(p, middle) + _kullback(q, middle)) / 2))
 
 
 def drifts(profile: Profile, features: Sequence[str], matrix: Matrix) -> list[Drift]:
-    """Each column of `matrix` (coded, in the order of `features`) that the profile has, the furthest first."""
+    """Drift of the columns of `matrix` (coded, in the order of `features`), the largest first."""
     found = [
         _drift(name, profile.features[name], matrix[:, place])
         for place, name in enumerate(features)
@@ -57,7 +60,7 @@ def drifts(profile: Profile, features: Sequence[str], matrix: Matrix) -> list[Dr
 
 
 def score_drift(profile: Profile, scores: Scores) -> Drift:
-    """The scores against those of held-out rows."""
+    """Drift of the scores against those of held-out rows."""
     return _drift(SCORE, profile.scores, scores)
 
 
@@ -81,5 +84,5 @@ def _shares(counts: ArrayLike) -> NDArray[np.float64]:
 
 
 def _kullback(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
-    there = p > 0
-    return float(np.sum(p[there] * np.log2(p[there] / q[there])))
+    present = p > 0
+    return float(np.sum(p[present] * np.log2(p[present] / q[present])))

@@ -1,4 +1,4 @@
-"""What a look at a model after its release found, as values; and the same as measures and as metrics of the registry."""
+"""The findings of a look at a model after its release, also as measures and as metrics of the registry."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +15,13 @@ PERIODS = "periods"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watched:
-    """Looked at `at` over what happened since `since` (microseconds). By model version: `predictions` counts, `features` the drift of
-    what predictions used, `scores` theirs. `current`: drift of the current rows of every key, for the champion.
-    """  # fmt: skip
+class Findings:
+    """The findings of a look at `at` over the time since `since` (microseconds).
+
+    By model version: `predictions` counts them, `features` and `scores` are the drift of what they used and
+    of their scores, `means` the mean scores. `current` is the drift of the current rows of every key, for
+    the champion.
+    """
 
     project: str
     metric: str
@@ -36,7 +39,7 @@ class Watched:
     notes: tuple[str, ...] = ()
 
     def measures(self) -> list[Measure]:
-        """All of it; accuracy by period is kept with the period's start, so that labels which come later correct it."""
+        """The findings as measures; accuracy by period is dated at its start, so later labels correct it."""
         return list(self._measures())
 
     def _measures(self) -> Iterator[Measure]:
@@ -70,23 +73,23 @@ class Watched:
             ):
                 yield self._one("skew", name, now, value, self.skew.version)
 
-    def logged(self) -> Mapping[str, Mapping[str, float]]:
-        """Metrics of the registry by version as they are now, such as ``features/psi/age``; those by period are in `news_of_periods`."""
+    def registry_metrics(self) -> Mapping[str, Mapping[str, float]]:
+        """Metrics by version, such as ``features/psi/age``, without those by period."""
         found: dict[str, dict[str, float]] = {}
         for one in self._measures():
             if one.subject != PERIODS:
                 found.setdefault(one.version, {})[metric_name(one)] = one.value
         return found
 
-    def news_of_periods(self, known: Sequence[Measure]) -> Mapping[tuple[str, datetime], Mapping[str, float]]:
-        """Accuracy by version and start of its period, such as ``periods/roc_auc/sex 1``, where `known` has it not, or other than it is now."""
+    def changed_periods(self, known: Sequence[Measure]) -> Mapping[tuple[str, datetime], Mapping[str, float]]:
+        """Metrics by version and period, such as ``periods/roc_auc/sex 1``, that differ from `known`."""
         before = {
             (one.name, one.at, one.version, one.slice): one.value for one in known if one.subject == PERIODS
         }
         found: dict[tuple[str, datetime], dict[str, float]] = {}
         for one in self._measures():
-            told = one.subject == PERIODS and one.name in (self.metric, "labels")
-            if told and before.get((one.name, one.at, one.version, one.slice)) != one.value:
+            logged = one.subject == PERIODS and one.name in (self.metric, "labels")
+            if logged and before.get((one.name, one.at, one.version, one.slice)) != one.value:
                 found.setdefault((one.version, one.at), {})[metric_name(one)] = one.value
         return found
 
@@ -105,5 +108,5 @@ class Watched:
 
 
 def metric_name(one: Measure) -> str:
-    """A measure as the registry names it."""
+    """The name of a measure in the registry."""
     return "/".join(filter(None, (one.subject, one.name, one.slice)))

@@ -1,14 +1,13 @@
-"""A look at a model after its release: labels that came later, drift of inputs and scores, skew between lake and serving."""
+"""A look at a model after its release: labels that arrived later, drift, training/serving skew."""
 
 import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from anabranch.declare.labels import Label
@@ -16,41 +15,27 @@ from anabranch.declare.models import Model
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError, MisuseError
 from anabranch.progress import Progress
-from anabranch.stores.cassandra.measures import Measures
-from anabranch.stores.cassandra.views import Views
-from anabranch.stores.lake.lake import Lake
 from anabranch.stores.models.inputs import check_fits
-from anabranch.stores.models.registry import Models
 from anabranch.stores.models.versions import Scorer
+from anabranch.stores.opened import Stores
 from anabranch.values.times import from_micros, now_micros
 from batch.building.current_rows import SUBJECT
 from batch.training.profile import FILE, Profile, read_profile
 from batch.watching.drift import Drift, drifts, score_drift
-from batch.watching.findings import Watched
+from batch.watching.findings import Findings
 from batch.watching.outcomes import Accuracy, accuracies, judged
 from batch.watching.skew import Skew, skew
 
 log = logging.getLogger(__name__)
 MOST = 20_000
-"""Predictions of a version, and current rows, whose distribution is compared: a share is then known to less than a hundredth."""
+"""Predictions of a version, or current rows, that are compared: enough for shares to a hundredth."""
 _PLACES = 1_000_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stores:
-    """What a look reads."""
+def watch(stores: Stores, project: Project, progress: Progress, since: int | None = None) -> Findings:
+    """Look at predictions and labels since `since` (microseconds; by default the declared window).
 
-    spark: SparkSession
-    lake: Lake
-    views: Views
-    models: Models
-    measures: Measures
-
-
-def watch(stores: Stores, project: Project, progress: Progress, since: int | None = None) -> Watched:
-    """Look at the project's predictions and labels since `since` (microseconds; the declared window by default).
-
-    Nothing is written. Raises MisuseError when there is no model to look at.
+    Nothing is written. Raises MisuseError when the project has no model, or the model no champion.
     """
     started = time.monotonic()
     label, model = _watchable(project)
@@ -62,26 +47,26 @@ def watch(stores: Stores, project: Project, progress: Progress, since: int | Non
     horizon, window, period = project.watch.spans
     at = now_micros()
     first = at - window if since is None else since
-    progress.step("predictions that were made")
-    made = (
+    progress.step("predictions and their drift")
+    predictions = (
         stores.lake.predictions(stores.spark, project, from_micros(first))
         .where("score IS NOT NULL AND model_version IS NOT NULL")
         .persist()
     )
     try:
-        counts = {
-            row["model_version"]: int(row["count"]) for row in made.groupBy("model_version").count().collect()
-        }
+        by_version = predictions.groupBy("model_version").count().collect()
+        counts = {row["model_version"]: int(row["count"]) for row in by_version}
         look = _Look(stores, project, champion, counts)
-        found, means = look.distributions(made) if counts else ({}, {})
-        progress.step("labels that came later")
+        distributions, means = look.distributions(predictions) if counts else ({}, {})
+        progress.step("labels that arrived later")
         accuracy = look.accuracy(label, model, first, horizon, period) if counts else ()
-        progress.step("answers made again from the lake")
-        apart = look.skew(made) if counts else None
+        progress.step("answers recomputed from the lake")
+        skew = look.skew(predictions) if counts else None
     finally:
-        made.unpersist()
+        predictions.unpersist()
     progress.step("current rows")
-    watched = Watched(
+    latest = stores.measures.latest(project.name)
+    findings = Findings(
         project=project.name,
         metric=model.metric,
         at=at,
@@ -89,40 +74,31 @@ def watch(stores: Stores, project: Project, progress: Progress, since: int | Non
         champion=champion,
         predictions=counts,
         accuracy=accuracy,
-        features={version: features for version, (features, _) in found.items()},
-        scores={version: scores for version, (_, scores) in found.items()},
+        features={version: features for version, (features, _) in distributions.items()},
+        scores={version: scores for version, (_, scores) in distributions.items()},
         means=means,
         current=look.current(),
-        skew=apart,
-        approximation={
-            one.name: one
-            for one in stores.measures.latest(project.name)
-            if one.subject == SUBJECT and one.version == champion
-        },
+        skew=skew,
+        approximation={one.name: one for one in latest if one.subject == SUBJECT and one.version == champion},
         notes=tuple(look.notes),
     )
-    log.info(
-        "watched project=%s predictions=%s seconds=%.1f",
-        project.name,
-        sum(counts.values()),
-        time.monotonic() - started,
-    )
-    return watched
+    seconds = time.monotonic() - started
+    log.info("watched project=%s predictions=%s seconds=%.1f", project.name, sum(counts.values()), seconds)
+    return findings
 
 
 class _Look:
-    """One look: versions and their profiles are loaded once, and what could not be looked at is noted."""
+    """One look: versions and their profiles are loaded once; notes say what was left out and why."""
 
     def __init__(self, stores: Stores, project: Project, champion: str, counts: Mapping[str, int]) -> None:
         self.stores, self.project, self.champion, self.counts = stores, project, champion, counts
-        self.notes: list[str] = (
-            [] if counts else ["no predictions have landed: serve some, or run 'anabranch land'"]
-        )
+        none = "no predictions have landed: serve some, or run 'anabranch land'"
+        self.notes: list[str] = [] if counts else [none]
         self._scorers: dict[str, Scorer | None] = {}
         self._profiles: dict[str, Profile | None] = {}
 
     def scorer(self, version: str) -> Scorer | None:
-        """The version; None when it is in the registry no more."""
+        """The version; None when the registry does not have it any more."""
         if version not in self._scorers:
             try:
                 self._scorers[version] = self.stores.models.scorer(self.project.name, version)
@@ -132,20 +108,20 @@ class _Look:
         return self._scorers[version]
 
     def profile(self, version: str) -> Profile | None:
-        """What its training data looked like; None when that was not recorded."""
+        """The profile of the version's training data; None when it was not recorded."""
         if version not in self._profiles:
-            content = self.stores.models.files(self.project.name, version, [f"report/{FILE}"]).get(
-                f"report/{FILE}"
-            )
+            path = f"report/{FILE}"
+            content = self.stores.models.files(self.project.name, version, [path]).get(path)
             self._profiles[version] = None if content is None else read_profile(content)
             if content is None:
                 self.notes.append(
-                    f"version {version} has no profile of its training data, so its drift is not known: train again to have one"
+                    f"version {version} has no profile of its training data, so its drift is unknown: "
+                    "train again to record one"
                 )
         return self._profiles[version]
 
     def distributions(
-        self, made: DataFrame
+        self, predictions: DataFrame
     ) -> tuple[dict[str, tuple[tuple[Drift, ...], Drift]], dict[str, float]]:
         """Drift of features and scores by version, and the mean score."""
         share = {version: int(min(1.0, MOST / count) * _PLACES) for version, count in self.counts.items()}
@@ -153,7 +129,7 @@ class _Look:
             F.col("model_version")
         ]
         table = (
-            made.where(F.pmod(F.xxhash64("prediction_id"), F.lit(_PLACES)) < limit)
+            predictions.where(F.pmod(F.xxhash64("prediction_id"), F.lit(_PLACES)) < limit)
             .select("model_version", "score", "used")
             .toArrow()
         )
@@ -197,10 +173,10 @@ class _Look:
     def accuracy(
         self, label: Label, model: Model, since: int, horizon: int, period: int
     ) -> tuple[Accuracy, ...]:
-        """Of every version that labels judge."""
-        found = judged(self.stores.spark, self.stores.lake, self.project, label, since, horizon)
+        """Accuracy of every version that labels judge."""
+        found = judged(self.stores, self.project, label, since, horizon)
         if not len(found.score):
-            self.notes.append("no label has come for a prediction yet")
+            self.notes.append("no label has arrived for a prediction yet")
         thresholds = {
             version: scorer.threshold
             for version in self.counts
@@ -208,21 +184,21 @@ class _Look:
         }
         return tuple(accuracies(model, found, thresholds, period))
 
-    def skew(self, made: DataFrame) -> Skew | None:
-        """Of the champion, with the batch version that serves or the one before."""
+    def skew(self, predictions: DataFrame) -> Skew | None:
+        """Skew of the champion, with the batch version that serves or the one before."""
         scorer, manifest = self.scorer(self.champion), self.stores.views.manifest(self.project.name)
         if scorer is None or manifest is None:
             return None
         try:
             check_fits(self.project, scorer.version, scorer.kinds)
         except MisuseError as error:
-            self.notes.append(f"answers cannot be made again: {error}")
+            self.notes.append(f"answers cannot be recomputed: {error}")
             return None
         for entry in filter(None, (manifest, manifest.previous)):
-            found = skew(self.stores.spark, self.stores.lake, self.project, scorer, entry, made)
+            found = skew(self.stores, self.project, scorer, entry, predictions)
             if found is not None and found.answers:
                 return found
-        self.notes.append("no answer of a known batch version could be made again")
+        self.notes.append("no answer of a known batch version could be recomputed")
         return None
 
 

@@ -1,7 +1,7 @@
-"""Labels that came later, joined to the predictions that were made, and how good those were.
+"""Labels that arrived later, joined to the predictions that they judge, and the accuracy of these.
 
-A label judges, of every model version, the last prediction for its key that was made before the label's event time and at most the
-declared horizon before: what was believed when the outcome came. Earlier ones of the same key are not counted again.
+A label judges, for every model version, the last prediction for its key before the label's event time and at
+most the declared horizon before it. Earlier predictions for the key are not judged by this label.
 """
 
 import json
@@ -12,7 +12,7 @@ from datetime import datetime
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from anabranch.declare.labels import Label
@@ -20,20 +20,20 @@ from anabranch.declare.models import Model, Slice
 from anabranch.declare.projects import Project
 from anabranch.events.copies import distinct
 from anabranch.folds.spark import key_column
-from anabranch.stores.lake.lake import Lake
+from anabranch.stores.opened import Stores
 from anabranch.values.times import from_micros
 from batch.evaluation.assessment import JudgedRows, intervals, slice_parts
 from batch.training.preparing import TARGET, TIME
 from batch.training.training_sets import label_rows
 
 MOST = 200_000
-"""JudgedPredictions predictions that come to the driver; of more a sample by a hash of the key."""
+"""Judged predictions that are collected on the driver; of more, a sample by a hash of the key."""
 _SEED = 7
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedPredictions:
-    """Predictions with what came out: keys as numbers, label times in microseconds; `used` by feature, as the model was given it."""
+    """Predictions with targets; keys are numbers, times microseconds, `used` holds values by feature."""
 
     version: NDArray[np.object_]
     key: NDArray[np.int64]
@@ -42,13 +42,20 @@ class JudgedPredictions:
     target: NDArray[np.float64]
     used: Sequence[Mapping[str, object]]
 
+    def rows(self, mask: NDArray[np.bool_], threshold: float) -> JudgedRows:
+        """The chosen predictions, as metrics are computed of them."""
+        return JudgedRows(
+            target=self.target[mask], scores=self.score[mask], groups=self.key[mask], threshold=threshold
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """The declared metric of one version, on `labels` labels of a slice ("" all) and, with `period`, of the period from that time on.
+    """The declared metric of one version on `labels` labels of a slice ("" for all).
 
-    `value` is None where the metric says nothing, as with labels of one class alone; `low` and `high` bound 95%, but not for a slice
-    of one period: these are many, of few labels each.
+    `period` is the start of a period, None for the whole time. `value` is None where the metric is not
+    defined, as with labels of one class only. `low` and `high` bound 95%; slices of a period have no
+    bounds, being many and of few labels.
     """
 
     version: str
@@ -60,17 +67,16 @@ class Accuracy:
     period: datetime | None = None
 
 
-def judged(
-    spark: SparkSession, lake: Lake, project: Project, label: Label, since: int, horizon: int
-) -> JudgedPredictions:
-    """Labels with an event time at or after `since`, each with the predictions that it judges (microseconds both).
+def judged(stores: Stores, project: Project, label: Label, since: int, horizon: int) -> JudgedPredictions:
+    """Labels with an event time at or after `since` (microseconds), with the predictions that they judge.
 
     Of copies of a label the first with such a time counts.
     """
-    made = lake.predictions(spark, project, from_micros(since - horizon)).where(
+    spark, lake = stores.spark, stores.lake
+    predictions = lake.predictions(spark, project, from_micros(since - horizon)).where(
         "key IS NOT NULL AND score IS NOT NULL AND model_version IS NOT NULL"
     )
-    # Files of the lake tell bounds of times, so what is older than the window is not even read, let alone sorted.
+    # The lake knows the bounds of times in each file, so files older than the window are not read.
     recent = lake.events(spark, project, label.source).where(
         F.col(f"`{label.source.time}`") >= F.lit(from_micros(since))
     )
@@ -81,16 +87,16 @@ def judged(
     usable = keyed.where(
         (F.col("time") >= since) & F.col("key").isNotNull() & (F.abs("target") < float("inf"))
     )
-    joined = join_labels(made, usable, horizon)
+    joined = join_labels(predictions, usable, horizon)
     return _collected(joined.orderBy(F.xxhash64("key"), "key", "time").limit(MOST).toArrow())
 
 
-def join_labels(made: DataFrame, labels: DataFrame, horizon: int) -> DataFrame:
-    """`labels` (key, time in microseconds, target) with `model_version`, `score` and `used` of the prediction that each judges.
+def join_labels(predictions: DataFrame, labels: DataFrame, horizon: int) -> DataFrame:
+    """`labels` (key, time in microseconds, target) with version, score and `used` of what they judge.
 
     One pass over each key's predictions and labels in the order of time, however many of them there are.
     """
-    versions = [row["model_version"] for row in made.select("model_version").distinct().collect()]
+    versions = [row["model_version"] for row in predictions.select("model_version").distinct().collect()]
     if not versions:
         return labels.select(
             "*", *[F.lit(None).cast(kind).alias(name) for name, kind in _PREDICTED.items()]
@@ -98,7 +104,7 @@ def join_labels(made: DataFrame, labels: DataFrame, horizon: int) -> DataFrame:
     prediction = F.struct(F.unix_micros("at").alias("made"), "prediction_id", "score", "used").alias(
         "prediction"
     )
-    predicted = made.select(
+    predicted = predictions.select(
         "key",
         "model_version",
         F.unix_micros("at").alias("time"),
@@ -113,7 +119,7 @@ def join_labels(made: DataFrame, labels: DataFrame, horizon: int) -> DataFrame:
         "target",
         F.lit(None).cast(predicted.schema["prediction"].dataType).alias("prediction"),
     )
-    # Strictly before the label, so that nobody is judged by what they might have known. At one time the larger id is the last.
+    # Strictly before the label, which later predictions may know. Of one time the larger id is the last.
     before = (
         Window.partitionBy("key", "model_version").orderBy("time").rangeBetween(Window.unboundedPreceding, -1)
     )
@@ -144,22 +150,22 @@ def _collected(table: pa.Table) -> JudgedPredictions:
 def accuracies(
     model: Model, found: JudgedPredictions, thresholds: Mapping[str, float], period: int
 ) -> list[Accuracy]:
-    """Of every version: over all and by declared slice of a feature that the model reads; then by period, again over all and by slice."""
-    made: list[Accuracy] = []
+    """Accuracy of every version, over all and by declared slice: over the whole time, then by period."""
+    accuracy: list[Accuracy] = []
     starts = found.time // period * period
     for version in sorted(set(found.version.tolist()), key=_numbered):
         mine: NDArray[np.bool_] = np.asarray(found.version == version)
-        threshold = thresholds.get(version, 0.5)
         parts = [("", mine), *_parts(model.declared_slices, found, mine)]
-        made += [_accuracy(model, found, mask, threshold, version, part) for part, mask in parts]
+        masks: list[tuple[str, datetime | None, NDArray[np.bool_]]] = [
+            (part, None, mask) for part, mask in parts
+        ]
         for start in np.unique(starts[mine]).tolist():
-            of_period = [(part, mask & (starts == start)) for part, mask in parts]
-            made += [
-                _accuracy(model, found, mask, threshold, version, part, from_micros(start))
-                for part, mask in of_period
-                if mask.any()
-            ]
-    return made
+            masks += [(part, from_micros(start), mask & (starts == start)) for part, mask in parts]
+        for part, moment, mask in masks:
+            if mask.any() or moment is None:
+                rows = found.rows(mask, thresholds.get(version, 0.5))
+                accuracy.append(_accuracy(model.metric, rows, version, part, moment))
+    return accuracy
 
 
 def _parts(
@@ -170,35 +176,24 @@ def _parts(
     used = [found.used[place] for place in places.tolist()]
     for one in slices:
         if not all(one.feature in given for given in used):
-            continue  # not among what the version reads, so predictions do not tell it
+            continue  # the version does not read it, so predictions do not hold it
         values = np.empty(len(used), dtype=object)
         values[:] = [given[one.feature] for given in used]
-        for part, there in slice_parts(one, values):
+        for part, inside in slice_parts(one, values):
             mask = np.zeros_like(mine)
-            mask[places[there]] = True
+            mask[places[inside]] = True
             yield f"{one.feature} {part}", mask
 
 
-def _accuracy(
-    model: Model,
-    found: JudgedPredictions,
-    mask: NDArray[np.bool_],
-    threshold: float,
-    version: str,
-    part: str = "",
-    period: datetime | None = None,
-) -> Accuracy:
-    rows = JudgedRows(
-        target=found.target[mask], scores=found.score[mask], groups=found.key[mask], threshold=threshold
-    )
+def _accuracy(metric: str, rows: JudgedRows, version: str, part: str, period: datetime | None) -> Accuracy:
     labels = len(rows.target)
     if len(np.unique(rows.target)) < 2:
         return Accuracy(version=version, part=part, labels=labels, value=None, period=period)
     low: float | None = None
     high: float | None = None
     if not part or period is None:
-        low, high = intervals([model.metric], rows, _SEED).get(model.metric, (None, None))
-    value = rows.measure(model.metric)
+        low, high = intervals([metric], rows, _SEED).get(metric, (None, None))
+    value = rows.measure(metric)
     return Accuracy(version=version, part=part, labels=labels, value=value, low=low, high=high, period=period)
 
 

@@ -10,7 +10,7 @@ from anabranch.values.times import format_time, to_micros
 from batch.training.pictures import figure, png
 from batch.watching.alerts import ThresholdCheck
 from batch.watching.drift import Drift
-from batch.watching.findings import Watched
+from batch.watching.findings import Findings
 from batch.watching.outcomes import Accuracy
 
 _DRAWN = 6  # features whose distribution is drawn: those that moved most
@@ -37,7 +37,7 @@ class TableSection:
         ]
 
 
-def page(found: Watched, checks: Sequence[ThresholdCheck]) -> str:
+def page(found: Findings, checks: Sequence[ThresholdCheck]) -> str:
     """The page; `checks` are the declared thresholds, judged."""
     return render(
         "watch.html",
@@ -53,7 +53,7 @@ def page(found: Watched, checks: Sequence[ThresholdCheck]) -> str:
     )
 
 
-def _sections(found: Watched, checks: Sequence[ThresholdCheck]) -> Iterator[TableSection]:
+def _sections(found: Findings, checks: Sequence[ThresholdCheck]) -> Iterator[TableSection]:
     yield TableSection(
         title="Thresholds",
         heads=("measure", "feature or slice", "version", "value", "threshold", "crossed"),
@@ -110,7 +110,7 @@ def _sections(found: Watched, checks: Sequence[ThresholdCheck]) -> Iterator[Tabl
     )
 
 
-def _accuracy(found: Watched) -> TableSection:
+def _accuracy(found: Findings) -> TableSection:
     """Over the whole time by version and slice; the picture shows it by period."""
     drawn = over_time(found.metric, [one for one in found.accuracy if not one.part])
     return TableSection(
@@ -125,7 +125,7 @@ def _accuracy(found: Watched) -> TableSection:
     )
 
 
-def _slices_over_time(found: Watched) -> TableSection:
+def _slices_over_time(found: Findings) -> TableSection:
     """A row for each slice and period, a picture for each version."""
     dated = [one for one in found.accuracy if one.period is not None and one.part]
     pictures = {

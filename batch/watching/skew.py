@@ -1,13 +1,14 @@
-"""Training/serving skew: answers that were given, with their features made again from the lake as of the time they were given.
+"""Training/serving skew: features of served answers, recomputed from the lake as of the time of the answer.
 
-Training reads the lake, serving reads what batch and stream left in tables; both are to give the model the same values. Only events
-that had arrived by then count. Left aside are answers that said they are degraded, answers of batch versions that are no longer
-known, and those of keys that an event reached at that very moment, when nobody can say whether the stream had it yet.
+Training reads the lake, serving reads the tables of batch and stream; both must give the model the same
+values. Only events that had arrived by the time of the answer count. Left out are degraded answers, answers
+of batch versions that are no longer known, and answers for a key whose event arrived at about the same
+time, because the stream may or may not have folded it.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import numpy as np
@@ -19,8 +20,8 @@ from anabranch.declare.views import FeatureView
 from anabranch.events.copies import distinct_among
 from anabranch.folds.spark import key_column, point_in_time
 from anabranch.stores.cassandra.manifest import Manifest
-from anabranch.stores.lake.lake import Lake
 from anabranch.stores.models.versions import Scorer
+from anabranch.stores.opened import Stores
 from anabranch.values.keys import key_values, show_key
 from anabranch.values.times import SECOND, from_micros
 
@@ -31,9 +32,10 @@ _CLOSE = 1e-5  # of float32, which models read
 
 @dataclass(frozen=True, kw_only=True)
 class Skew:
-    """`answers` of one model version and batch version were made again, `unsettled` were left aside.
+    """The skew of one model version with one batch version.
 
-    Of `values` features that came from the store `differing` were other ones, counted by feature in `features`.
+    `answers` were recomputed; `unsettled` were left out because an event arrived at about the same time. Of
+    `values` features that came from the store, `differing` differ; `features` counts these by feature.
     """
 
     version: str
@@ -47,24 +49,22 @@ class Skew:
 
     @property
     def share(self) -> float:
-        """Of values that differ."""
+        """The share of values that differ."""
         return self.differing / self.values if self.values else 0.0
 
 
 def skew(
-    spark: SparkSession, lake: Lake, project: Project, scorer: Scorer, manifest: Manifest, made: DataFrame
+    stores: Stores, project: Project, scorer: Scorer, manifest: Manifest, predictions: DataFrame
 ) -> Skew | None:
-    """Compare a sample of the predictions `made` by the scorer's version with the batch version of `manifest`; None when there is none."""
-    views = [
-        view for view in project.views if all(bound.exactly is None for bound in view.layout.bounds.values())
-    ]
+    """Skew in a sample of the predictions of one model version with one batch version; None without any."""
+    views = _recomputable(project)
     known = [column.name for view in views for column in view.columns]
-    sample = _sample(made, scorer.version, manifest.batch_version)
+    sample = _sample(predictions, scorer.version, manifest.batch_version)
     if not sample or not set(known) & set(scorer.features):
         return None
-    asked = _rows(spark, project, sample)
+    asked = _rows(stores.spark, project, sample)
     events = {
-        name: _events(spark, lake, project, name, sample, manifest.until)
+        name: _events(stores, project, name, sample, manifest.until)
         for name in {view.source.name for view in views}
     }
     try:
@@ -78,13 +78,17 @@ def skew(
         for frame in events.values():
             frame.unpersist()
     settled = [row for row in sample if row["prediction_id"] not in unsettled]
-    return _compared(
-        project, scorer, manifest, settled, {row["_id"]: row for row in again}, known, len(unsettled)
-    )
+    recomputed = {row["_id"]: row for row in again}
+    return replace(_compared(project, scorer, manifest, settled, recomputed), unsettled=len(unsettled))
 
 
-def _sample(made: DataFrame, version: str, batch_version: int) -> list[Row]:
-    mine = made.where((F.col("model_version") == version) & (F.col("batch_version") == batch_version))
+def _recomputable(project: Project) -> list[FeatureView]:
+    """Views whose features the lake gives exactly."""
+    return [view for view in project.views if all(one.exactly is None for one in view.layout.bounds.values())]
+
+
+def _sample(predictions: DataFrame, version: str, batch_version: int) -> list[Row]:
+    mine = predictions.where((F.col("model_version") == version) & (F.col("batch_version") == batch_version))
     chosen = mine.where("key IS NOT NULL AND NOT degraded").select(
         "prediction_id", "key", F.unix_micros("as_of").alias("as_of"), "asked", "used"
     )
@@ -100,10 +104,9 @@ def _rows(spark: SparkSession, project: Project, sample: Sequence[Row]) -> DataF
     return spark.createDataFrame(rows, f"{names}, _at TIMESTAMP, _id STRING")
 
 
-def _events(
-    spark: SparkSession, lake: Lake, project: Project, source: str, sample: Sequence[Row], until: int
-) -> DataFrame:
-    """The distinct events of the sample's keys: of files those that the batch version has."""
+def _events(stores: Stores, project: Project, source: str, sample: Sequence[Row], until: int) -> DataFrame:
+    """The distinct events of the sample's keys; of files only those that the batch version covers."""
+    spark, lake = stores.spark, stores.lake
     keys = [key_values(project.keys, row["key"]) for row in sample]
     asked = [
         F.col(f"`{name}`").cast("string").isin(list({key[name] for key in keys}))
@@ -119,7 +122,7 @@ def _events(
 
 
 def _in_flight(views: Sequence[FeatureView], events: Mapping[str, DataFrame], asked: DataFrame) -> set[str]:
-    """Predictions that were made while an event of their key arrived."""
+    """Ids of the predictions that were made at about the time an event of their key arrived."""
     found: set[str] = set()
     for view in views:
         came = (
@@ -141,13 +144,12 @@ def _compared(
     manifest: Manifest,
     sample: Sequence[Row],
     again: Mapping[str, Mapping[str, object]],
-    known: Sequence[str],
-    unsettled: int,
 ) -> Skew:
+    known = {column.name for view in _recomputable(project) for column in view.columns}
     types = {column.name: column.type for column in project.columns}
     used = [json.loads(row["used"]) for row in sample]
     given = [json.loads(row["asked"]).get("features") or {} for row in sample]
-    # Both as the model sees them: times as numbers, texts as their codes.
+    # Both in the model's coding: times as numbers, texts as codes.
     expected = scorer.matrix(
         {
             name: [types[name].value(again[row["prediction_id"]].get(name)) for row in sample]
@@ -164,12 +166,13 @@ def _compared(
     if wrong.any():
         row, column = (int(place[0]) for place in np.nonzero(wrong))
         name, key = scorer.features[column], show_key(project.keys, sample[row]["key"])
-        example = f"{name} of {key}: {again[sample[row]['prediction_id']].get(name)!r} by the lake, {used[row].get(name)!r} when served"
+        expected_value = again[sample[row]["prediction_id"]].get(name)
+        example = f"{name} of {key}: {expected_value!r} in the lake, {used[row].get(name)!r} when served"
     return Skew(
         version=scorer.version,
         batch_version=manifest.batch_version,
         answers=len(sample),
-        unsettled=unsettled,
+        unsettled=0,
         values=int(compared.sum()),
         differing=int(wrong.sum()),
         features={

@@ -215,7 +215,7 @@ def features(
 
     with job() as context:
         project = context.project(name)
-        rows = features_at(context.spark, context.lake, project, at, out, Steps(), as_known=as_known)
+        rows = features_at(context, project, at, out, Steps(), as_known=as_known)
     count = len(project.columns)
     value = {"project": name, "rows": rows, "features": count, "out": str(out)}
     result(as_json, value, f"{rows:,} rows with {count} features in {out}")

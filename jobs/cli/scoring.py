@@ -63,25 +63,24 @@ def score(
         return
     if rows is None or out is None:
         raise MisuseError("rows and results are needed: give --in PATH and --out PATH, or --follow")
-    from anabranch.stores.cassandra.tables import current_table
-    from batch.scoring.data_sets import score_path
-    from batch.scoring.given import SERVING
-    from batch.scoring.work import ScoringOrder
+    from batch.scoring.data_sets import score_data_set
+    from batch.scoring.parts import ScoringOrder
 
     if join and at is not None:
         raise MisuseError("--join-features and --at contradict each other: give one of them")
-    columns = None if keep is None else tuple(keep.split(","))
-    order = ScoringOrder(join=join, keep=columns, form=form, pyfunc=pyfunc)
     with job() as context:
-        project = context.project(name)
-        serves = rows in (SERVING, current_table(name)) or SERVING in (out, form)
-        scored = score_path(
-            *(context.spark, context.lake, context.models, project, rows, out, version, Steps()),
+        order = ScoringOrder(
+            source=rows,
+            out=out,
+            version=version,
             at=None if at is None else parse_time(at),
-            order=order,
+            join=join,
+            keep=None if keep is None else tuple(keep.split(",")),
+            form=form,
+            pyfunc=pyfunc,
             sizes=context.settings.scoring,
-            serving=context.views if serves else None,
         )
+        scored = score_data_set(context, context.project(name), order, Steps())
     value = {
         "project": name,
         "model_version": scored.version,
@@ -96,7 +95,6 @@ def score(
 
 def _follow(name: str, rows: str | None, out: str | None, every: str | None, as_json: bool) -> None:
     """Scoring on write; `every` None scores what has arrived until now and stops."""
-    from batch.scoring.given import SERVING
     from batch.scoring.on_write import Follower, follow, followers
 
     if (rows is None) != (out is None):
@@ -108,15 +106,10 @@ def _follow(name: str, rows: str | None, out: str | None, every: str | None, as_
     with job() as context:
         project = context.project(name)
         wanted = (
-            followers(context.lake, project)
+            followers(context, project)
             if rows is None or out is None
             else (Follower(source=rows, out=out, label=rows),)
         )
-        done = follow(
-            *(context.spark, context.lake, context.models, project, wanted, Steps()),
-            every_seconds=pause,
-            stopping=stopping,
-            serving=context.views if any(each.out == SERVING for each in wanted) else None,
-        )
-    counts = ", ".join(f"{count:,} rows of {label}" for label, count in done.rows.items())
-    result(as_json, {"project": name, "rows": done.rows}, f"scored {counts}")
+        scored = follow(context, project, wanted, Steps(), every_seconds=pause, stopping=stopping)
+    counts = ", ".join(f"{count:,} rows of {label}" for label, count in scored.items())
+    result(as_json, {"project": name, "rows": scored}, f"scored {counts}")

@@ -14,9 +14,9 @@ from anabranch.stores.cassandra.measures import Measure, Measures
 from anabranch.stores.jvm import has_ended
 from anabranch.values.times import SECOND, from_micros, now_micros, to_micros
 from batch.landing.topics import land
-from batch.watching.alerts import ThresholdCheck, checks, tell
-from batch.watching.findings import PERIODS, Watched
-from batch.watching.look import Stores, watch
+from batch.watching.alerts import ThresholdCheck, checks, raise_alerts
+from batch.watching.findings import PERIODS, Findings
+from batch.watching.look import watch
 from batch.watching.page import page
 from jobs.show import Steps
 from jobs.wiring.context import Context
@@ -30,7 +30,7 @@ WATCH = "watch"
 class Looked:
     """The findings, and every declared threshold with whether it is crossed."""
 
-    found: Watched
+    found: Findings
     checks: list[ThresholdCheck]
 
 
@@ -50,14 +50,10 @@ def watch_project(
     if not landed:
         steps.step("landing what the topics hold")
         land(context, project, steps, context.gate(project))
-    measures = context.measures
-    stores = Stores(
-        spark=context.spark, lake=context.lake, views=context.views, models=context.models, measures=measures
-    )
-    found = watch(stores, project, steps, since)
-    _log(context, found, _known_periods(measures, found))
-    measures.write(found.measures())
-    judged = tell(context.bus, measures, project, found.at, checks(project, found))
+    found = watch(context, project, steps, since)
+    _log(context, found, _known_periods(context.measures, found))
+    context.measures.write(found.measures())
+    judged = raise_alerts(context, project, found.at, checks(project, found))
     if html is not None:
         html.parent.mkdir(parents=True, exist_ok=True)
         html.write_text(page(found, judged), encoding="utf-8")
@@ -132,20 +128,20 @@ def _alert(check: ThresholdCheck) -> str:
     return f"{check.what} {check.which}".strip() + f" {check.value:.4g} (threshold {check.threshold:g}{news})"
 
 
-def _known_periods(measures: Measures, found: Watched) -> list[Measure]:
+def _known_periods(measures: Measures, found: Findings) -> list[Measure]:
     """Accuracy over time as earlier looks left it."""
     starts = [one.period for one in found.accuracy if one.period is not None]
     names = (found.metric, "labels") if starts else ()
     return [one for name in names for one in measures.history(found.project, PERIODS, name, min(starts))]
 
 
-def _log(context: Context, found: Watched, known: Sequence[Measure]) -> None:
+def _log(context: Context, found: Findings, known: Sequence[Measure]) -> None:
     """Add the findings to the run of each version that the registry still has."""
     known_versions = {entry.version for entry in context.models.list(found.project)}
-    for version, metrics in found.logged().items():
+    for version, metrics in found.registry_metrics().items():
         if version in known_versions:
             context.models.log_measures(found.project, version, metrics, found.at)
     # Timed at the start of the period, with the look as step: labels that arrive later correct the value.
-    for (version, start), metrics in found.news_of_periods(known).items():
+    for (version, start), metrics in found.changed_periods(known).items():
         if version in known_versions:
             context.models.log_measures(found.project, version, metrics, to_micros(start), found.at // SECOND)

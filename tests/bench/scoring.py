@@ -34,8 +34,8 @@ from anabranch.stores.models.inputs import Fitted, ModelInput, model_inputs
 from anabranch.stores.models.registry import Models
 from anabranch.stores.models.scoring import SkopsModel
 from anabranch.stores.models.versions import TrainingRecord
-from batch.scoring.data_sets import score_path
-from batch.scoring.work import ScoringOrder
+from batch.scoring.data_sets import score_data_set
+from batch.scoring.parts import ScoringOrder
 from batch.settings import ScoringSettings
 from batch.trainers.boosted import XGBOOST, LearntBooster, xgboost_params
 from batch.trainers.frames import TrainingFrame
@@ -45,6 +45,7 @@ from jobs.show import Steps
 from jobs.wiring.settings import load_settings
 from jobs.wiring.spark_session import spark_session
 from tests.bench.report import Row, save
+from tests.support.stores import stores
 
 FEATURES = tuple(f"f{i}" for i in range(13))
 SOURCE = Source(
@@ -255,22 +256,13 @@ def _compare(
     size: Size,
     steps: Steps,
 ) -> list[Row]:
-    lake, order = Lake(LakeSettings(root=str(out / "lake"))), ScoringOrder(keep=("row_id",))
+    opened = stores(spark=spark, lake=Lake(LakeSettings(root=str(out / "lake"))), models=models)
+    sizes = ScoringSettings(part_rows=250_000)
     out.mkdir()
 
     def ours(path: Path, name: str) -> None:
-        score_path(
-            spark,
-            lake,
-            models,
-            PROJECT,
-            path,
-            out / name,
-            None,
-            Silent(),
-            order=order,
-            sizes=ScoringSettings(part_rows=250_000),
-        )
+        order = ScoringOrder(source=str(path), out=str(out / name), keep=("row_id",), sizes=sizes)
+        score_data_set(opened, PROJECT, order, Silent())
 
     with multiprocessing.get_context("spawn").Pool(CORES, _open, (str(native),)) as pool:
         ways: dict[str, Callable[[Path, int | str], object]] = {

@@ -21,8 +21,9 @@ from anabranch.values.times import DAY, HOUR, format_time, now_micros, parse_tim
 from batch.landing.ingest import ingest
 from batch.landing.topics import land
 from batch.release.exporting import export
-from batch.scoring.data_sets import score_path
-from batch.scoring.given import with_features
+from batch.scoring.data_sets import score_data_set
+from batch.scoring.features import attach_features
+from batch.scoring.parts import ScoringOrder
 from batch.training.job import TrainingJob
 from batch.training.train import train
 from jobs.flows.building import build_project
@@ -149,11 +150,12 @@ def styles(servers: Settings, spark: SparkSession, tmp_path_factory: pytest.Temp
     assert scorer.both({feature: [None] for feature in scorer.features})[1] is not None, (
         "single answers are to come from ONNX"
     )
-    score_path(spark, lake, models, project, folder / "keys.csv", folder / "scores", None, Silent())
+    order = ScoringOrder(source=str(folder / "keys.csv"), out=str(folder / "scores"))
+    score_data_set(context, project, order, Silent())
     mass = {row["who"]: row.asDict() for row in spark.read.parquet(str(folder / "scores")).collect()}
     export(models, project, str(folder / "bundle"), None, Silent(), Hdfs(ours.files))
     keys = spark.createDataFrame([(key,) for key in KEYS], "who STRING")
-    found = with_features(spark, lake, project, keys, models.scorer(name).features, now_micros()).collect()
+    found = attach_features(context, project, keys, models.scorer(name).features, now_micros()).collect()
     rows = [json.loads(json.dumps(row.asDict(), default=str)) for row in found]
     answers = scored(folder / "bundle", device(folder / "device"), rows)
     edge = {row["who"]: answer for row, answer in zip(rows, answers, strict=True)}

@@ -92,7 +92,7 @@ def asked(address: str, body: dict[str, Any]) -> float:
     return score
 
 
-def test_labels_that_come_later_judge_the_predictions_that_were_made(released: Released) -> None:
+def test_labels_that_arrive_later_judge_the_predictions(released: Released) -> None:
     version = released.lived.trained.version
     assert released.first.found.predictions == {version: 80}
     whole = next(one for one in released.first.found.accuracy if not one.part and one.period is None)
@@ -104,7 +104,7 @@ def test_labels_that_come_later_judge_the_predictions_that_were_made(released: R
     assert {one.part.split()[0] for one in released.first.found.accuracy if one.part} == {"sex", "age"}
 
 
-def test_what_predictions_used_is_compared_with_the_training_data(released: Released) -> None:
+def test_features_of_predictions_are_compared_with_the_training_data(released: Released) -> None:
     drifts = {one.feature: one for one in released.first.found.features[released.lived.trained.version]}
     assert drifts["age"].psi > 1
     current = {one.feature: one for one in released.first.found.current}
@@ -112,7 +112,7 @@ def test_what_predictions_used_is_compared_with_the_training_data(released: Rele
     assert current["age"].rows == 303
 
 
-def test_answers_made_again_from_the_lake_are_the_same(released: Released) -> None:
+def test_answers_recomputed_from_the_lake_are_the_same(released: Released) -> None:
     skew = released.first.found.skew
     assert skew is not None
     assert (skew.answers, skew.differing, skew.example) == (40, 0, "")
@@ -150,7 +150,7 @@ def test_alerts_are_raised_once_and_everything_is_kept(released: Released) -> No
     assert released.page.count("data:image/png") > 5
 
 
-def test_an_answer_that_was_given_other_values_than_the_lake_has_is_found_and_told(
+def test_a_served_value_changed_by_hand_is_found_as_skew_and_raises_an_alert(
     released: Released,
 ) -> None:
     context, topic, name = released.lived.context, "predictions.heart_disease", "chol"
@@ -172,7 +172,7 @@ def test_an_answer_that_was_given_other_values_than_the_lake_has_is_found_and_to
     features = len(context.models.scorer("heart_disease").features)
     assert skew.values == before.values + 2 * features - 1
     lake, served = skew.example.removeprefix(f"{name} of {one['asked']['key']}: ").split(", ")
-    assert (float(lake.removesuffix(" by the lake")), float(served.removesuffix(" when served"))) == (
+    assert (float(lake.removesuffix(" in the lake")), float(served.removesuffix(" when served"))) == (
         right,
         wrong,
     )

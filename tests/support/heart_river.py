@@ -15,7 +15,8 @@ from batch.building.publication import Built
 from batch.building.verification import Verified
 from batch.landing.ingest import ingest
 from batch.landing.loader import LoadSummary
-from batch.scoring.data_sets import Scored, score_path
+from batch.scoring.data_sets import Scored, score_data_set
+from batch.scoring.parts import ScoringOrder
 from batch.training.job import TrainingJob
 from batch.training.train import Trained, train
 from jobs.demo import WEARERS, simulated_exams, simulated_readings
@@ -53,7 +54,7 @@ class Lived:
 def live(servers: Settings, spark: SparkSession, folder: Path) -> Lived:
     """The river on the real data, once."""
     context = Context(servers)
-    project, lake, models = context.project("heart_disease"), context.lake, context.models
+    project = context.project("heart_disease")
     landed = {
         name: ingest(context, project, name, [str(DATA / f"{name}.csv")], Silent())
         for name in ("exams", "diagnoses")
@@ -75,7 +76,8 @@ def live(servers: Settings, spark: SparkSession, folder: Path) -> Lived:
             query.stop()
     after = answer_key(context, project, {"patient_id": PATIENT}, None)
     scores = folder / "scores"
-    scored = score_path(spark, lake, models, project, DATA / "exams.csv", scores, None, Silent())
+    order = ScoringOrder(source=str(DATA / "exams.csv"), out=str(scores))
+    scored = score_data_set(context, project, order, Silent())
     verified = verify_settled(context, project, None, Steps())
     return Lived(context, project, landed, built, trained, before, current, after, scored, scores, verified)
 

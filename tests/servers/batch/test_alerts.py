@@ -1,4 +1,4 @@
-"""Alerts on a real topic: told when they begin and when they end, and a training asked for once."""
+"""Alerts on a real topic: published when they begin and end, with one request for training."""
 
 import json
 import uuid
@@ -8,11 +8,11 @@ from typing import Any
 from kafka import KafkaConsumer
 
 from anabranch import Count, FeatureView, Label, Model, Project, Source, Watch
-from anabranch.stores.cassandra.measures import Measures
 from anabranch.stores.kafka.bus import Bus
 from anabranch.values.times import SECOND, now_micros
-from batch.watching.alerts import REQUESTS, ThresholdCheck, alerts_topic, tell
+from batch.watching.alerts import REQUESTS, ThresholdCheck, alerts_topic, raise_alerts
 from jobs.wiring.settings import Settings
+from tests.support.opened import stores_with
 
 DRIFT = ThresholdCheck(what="psi", which="age", version="3", value=0.5, threshold=0.2, crossed=True)
 
@@ -45,10 +45,11 @@ def messages(settings: Settings, topic: str) -> list[Any]:
         consumer.close()
 
 
-def test_an_alert_is_told_when_it_begins_and_when_it_ends_and_asks_once_for_a_training(
+def test_an_alert_is_published_when_it_begins_and_ends_and_asks_for_one_training(
     servers: Settings, bus: Bus
 ) -> None:
-    project, measures = declare(Watch(psi_above=0.2, retrain=True)), Measures.of(servers.views)
+    project = declare(Watch(psi_above=0.2, retrain=True))
+    stores = stores_with(servers, bus=bus)
     fine = replace(DRIFT, which="chol", value=0.1, crossed=False)
     at = now_micros()
     looks = [
@@ -58,7 +59,7 @@ def test_an_alert_is_told_when_it_begins_and_when_it_ends_and_asks_once_for_a_tr
         [DRIFT, fine],
     ]
     news = [
-        [one.news for one in tell(bus, measures, project, at + number * SECOND, found)]
+        [one.news for one in raise_alerts(stores, project, at + number * SECOND, found)]
         for number, found in enumerate(looks)
     ]
     assert news == [["raised", ""], ["", ""], ["cleared", ""], ["raised", ""]]
@@ -77,23 +78,28 @@ def test_an_alert_is_told_when_it_begins_and_when_it_ends_and_asks_once_for_a_tr
     assert "psi/age/3 is 0.5, beyond 0.2" in asked[0]["reason"]
 
 
-def test_what_stood_of_a_version_that_serves_no_more_stands_no_longer(servers: Settings, bus: Bus) -> None:
-    project, measures = declare(Watch(psi_above=0.2)), Measures.of(servers.views)
+def test_alerts_of_a_version_that_no_longer_serves_end(servers: Settings, bus: Bus) -> None:
+    project = declare(Watch(psi_above=0.2))
+    stores = stores_with(servers, bus=bus)
     at = now_micros()
-    tell(bus, measures, project, at, [DRIFT])
-    tell(bus, measures, project, at + SECOND, [replace(DRIFT, version="4", crossed=False)])
-    assert {(one.version, one.value) for one in measures.latest(project.name)} == {("3", 0.0), ("4", 0.0)}
+    raise_alerts(stores, project, at, [DRIFT])
+    raise_alerts(stores, project, at + SECOND, [replace(DRIFT, version="4", crossed=False)])
+    assert {(one.version, one.value) for one in stores.measures.latest(project.name)} == {
+        ("3", 0.0),
+        ("4", 0.0),
+    }
 
 
-def test_every_kind_of_alert_says_what_it_is_and_all_of_a_look_ask_for_one_training(
+def test_every_kind_of_alert_is_named_and_all_alerts_of_a_look_ask_for_one_training(
     servers: Settings, bus: Bus
 ) -> None:
-    project, measures = declare(Watch(psi_above=0.2, retrain=True)), Measures.of(servers.views)
+    project = declare(Watch(psi_above=0.2, retrain=True))
+    stores = stores_with(servers, bus=bus)
     kinds = {"js": "age", "score_psi": "", "skew": "", "flips": "", "log_loss": ""}
     found = [replace(DRIFT, what=what, which=which) for what, which in kinds.items()]
     at = now_micros()
     for number, value in enumerate((0.5, 0.6, 0.7)):
-        tell(bus, measures, project, at + number * SECOND, [replace(one, value=value) for one in found])
+        raise_alerts(stores, project, at + number * SECOND, [replace(one, value=value) for one in found])
     told = {one["what"]: one for one in messages(servers, alerts_topic(project.name))}
     assert len(messages(servers, alerts_topic(project.name))) == len(kinds)
     assert {what: one["which"] for what, one in told.items()} == {
@@ -103,8 +109,7 @@ def test_every_kind_of_alert_says_what_it_is_and_all_of_a_look_ask_for_one_train
         (one["status"], one["value"], one["threshold"], one["model_version"]) for one in told.values()
     } == {("raised", 0.5, 0.2, "3")}
     assert all(
-        f" {project.name}" in one["next"] or "builds may be too seldom" in one["next"]
-        for one in told.values()
+        f" {project.name}" in one["next"] or "build more often" in one["next"] for one in told.values()
     )
     (asked,) = [one for one in messages(servers, REQUESTS) if one["project"] == project.name]
     assert asked["reason"].count("is 0.5, beyond 0.2") == len(kinds)

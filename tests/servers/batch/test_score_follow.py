@@ -119,10 +119,7 @@ def test_events_that_arrive_by_topic_are_scored_once_through_copies_a_kill_and_a
     door.arrive([40])
     for place in Path(door.context.lake.settings.root).glob(f"{door.rig.name}/checkpoints/scoring/*"):
         place.rename(place.with_name(f"{place.name}-lost"))
-    wanted = followers(door.context.lake, door.project)
-    done = follow(
-        door.spark, door.context.lake, door.context.models, door.project, wanted, Silent(),
-        every_seconds=None, stopping=threading.Event(), serving=door.context.views,
-    )  # fmt: skip
-    assert done.rows == {"source visits": 1, str(door.asked): 1}
+    wanted, end = followers(door.context, door.project), threading.Event()
+    done = follow(door.context, door.project, wanted, Silent(), every_seconds=None, stopping=end)
+    assert done == {"source visits": 1, str(door.asked): 1}
     assert sorted(row["id"] for row in door.rows()) == sorted(f"v{number}" for number in range(41))

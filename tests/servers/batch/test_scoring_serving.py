@@ -17,9 +17,11 @@ from anabranch.stores.cassandra.views import Views
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.models.registry import Models
 from anabranch.values.times import now_micros
-from batch.scoring.data_sets import score_path
+from batch.scoring.data_sets import score_data_set
+from batch.scoring.parts import ScoringOrder
 from jobs.wiring.settings import Settings
 from tests.spark.batch.test_mass_scoring import DECLARATION, learn
+from tests.support.opened import stores_with
 
 pytestmark = pytest.mark.usefixtures("servers")
 EMPTY: dict[str, Any] = {
@@ -45,9 +47,10 @@ def test_scores_go_into_the_serving_table_and_come_from_it(
         )
     )
     version = learn(models, project)
+    opened = stores_with(settings, spark=spark, lake=lake, models=models, views=views)
 
     def run(source: str, out: str) -> int:
-        return score_path(spark, lake, models, project, source, out, None, Silent(), serving=views).rows
+        return score_data_set(opened, project, ScoringOrder(source=source, out=out), Silent()).rows
 
     with pytest.raises(MisuseError, match=f"no serving table {name}_current: run 'anabranch build {name}'"):
         run("serving", str(tmp_path / "out"))

@@ -38,18 +38,19 @@ from anabranch.stores.models.registry import Models
 from anabranch.stores.models.scoring import InputCoder
 from anabranch.stores.models.shipping import _opened, ship
 from anabranch.stores.models.versions import TrainingRecord
-from batch.scoring import work as scoring_work
-from batch.scoring.data_sets import Scored, score_path
+from batch.scoring import parts as scoring_parts
+from batch.scoring.data_sets import Scored, score_data_set
 from batch.scoring.frames import score
-from batch.scoring.ledger import ScoringRun, whole_files
+from batch.scoring.ledger import ScoringRun, plan_files
 from batch.scoring.on_write import Follower, follow, followers
 from batch.scoring.parquet import Part
+from batch.scoring.parts import ScoringOrder
 from batch.scoring.row_files import MARKER
-from batch.scoring.work import ScoringOrder
 from batch.settings import ScoringSettings
 from batch.trainers.registry import fit
 from batch.trainers.rows import TrainingRows
 from jobs.wiring.settings import ROOT
+from tests.support.stores import stores
 
 DECLARATION = '''
 """Visitors of a shop."""
@@ -124,13 +125,14 @@ class Shop:
         )
         self.lake = Lake(LakeSettings(root=str(folder / "lake")))
         self.version = learn(self.models, self.project)
+        self.stores = stores(spark=spark, lake=self.lake, models=self.models)
         pq.write_table(made_rows(ROWS), folder / "rows.parquet", row_group_size=100)
         pq.write_table(made_rows(1_000, seed=2), folder / "few.parquet", row_group_size=300)
 
     def score(self, source: Path, out: Path, **more: Any) -> Scored:
-        order = ScoringOrder(**more.pop("order", {}))
-        return score_path(
-            self.spark, self.lake, self.models, self.project, source, out, None, Silent(), order=order, **more
+        more |= more.pop("order", {})
+        return score_data_set(
+            self.stores, self.project, ScoringOrder(source=str(source), out=str(out), **more), Silent()
         )
 
     def rows(self, path: Path, form: str = "parquet") -> list[Any]:
@@ -238,18 +240,17 @@ class Told:
 def test_progress_says_how_far_it_is_how_fast_and_how_long_it_will_take(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring_work, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(scoring_parts, "_LOOK_SECONDS", 0.01)
     told = Told()
-    score_path(
-        shop.spark,
-        shop.lake,
-        shop.models,
+    score_data_set(
+        shop.stores,
         shop.project,
-        shop.folder / "rows.parquet",
-        tmp_path / "out",
-        None,
+        ScoringOrder(
+            source=str(shop.folder / "rows.parquet"),
+            out=str(tmp_path / "out"),
+            sizes=ScoringSettings(part_rows=3_000),
+        ),
         told,
-        sizes=ScoringSettings(part_rows=3_000),
     )
     done = [line[0] for line in told.lines]
     assert done == sorted(done)
@@ -268,32 +269,27 @@ def test_progress_says_how_far_it_is_how_fast_and_how_long_it_will_take(
     # What an earlier run had finished counts as done, and not as speed.
     pq.write_table(made_rows(300), tmp_path / "few.parquet", row_group_size=100)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(scoring_work, "_score_groups", scored_one)
+        patched.setattr(scoring_parts, "_score_groups", scored_one)
         with pytest.raises(KeyboardInterrupt):
             shop.score(tmp_path / "few.parquet", tmp_path / "rest", sizes=PARTS)
     again = Told()
-    score_path(
-        shop.spark,
-        shop.lake,
-        shop.models,
+    score_data_set(
+        shop.stores,
         shop.project,
-        tmp_path / "few.parquet",
-        tmp_path / "rest",
-        None,
+        ScoringOrder(source=str(tmp_path / "few.parquet"), out=str(tmp_path / "rest"), sizes=PARTS),
         again,
-        sizes=PARTS,
     )
     assert again.steps == [f"scoring with version {shop.version}, 1 of 3 parts are finished already"]
     assert {line[0] for line in again.lines} <= {100, 200, 300}
     assert again.lines[-1][:2] == (300, 300)
 
 
-_SCORE_GROUPS = scoring_work._score_groups
+_SCORE_GROUPS = scoring_parts._score_groups
 
 
-def scored_one(work: Any, run: Any, plan: Any, todo: Any, kept: Any) -> None:
+def scored_one(job: Any, run: Any, plan: Any, todo: Any, kept: Any) -> None:
     """The first part alone, and then the end."""
-    _SCORE_GROUPS(work, run, plan, todo[:1], kept)
+    _SCORE_GROUPS(job, run, plan, todo[:1], kept)
     raise KeyboardInterrupt
 
 
@@ -319,9 +315,7 @@ def test_a_worker_process_loads_a_version_once_however_many_parts_and_runs_it_sc
     source = shop.folder / "few.parquet"
     for number in range(3):
         assert shop.score(source, tmp_path / f"parts-{number}", sizes=PARTS).rows == 1_000
-        scored = score(
-            shop.spark, shop.models, shop.project, shop.spark.read.parquet(str(source)).repartition(5)
-        )
+        scored = score(shop.stores, shop.project, shop.spark.read.parquet(str(source)).repartition(5))
         assert scored.where("score IS NOT NULL").count() == 1_000
     after = loads()
     lasting = before.keys() & after.keys()
@@ -390,8 +384,11 @@ def test_any_version_that_others_registered_is_scored_by_mlflow_and_loaded_once_
     estimator = make_pipeline(SimpleImputer(), LogisticRegression()).fit(frame, frame["spent"].fillna(0) > 20)
 
     def scored(version: str, rows: Path, out: str) -> Scored:
-        return score_path(
-            shop.spark, shop.lake, shop.models, shop.project, rows, tmp_path / out, version, Silent()
+        return score_data_set(
+            shop.stores,
+            shop.project,
+            ScoringOrder(source=str(rows), out=str(tmp_path / out), version=version),
+            Silent(),
         )
 
     named = infer_signature(frame, np.zeros((1, 2)))
@@ -442,14 +439,12 @@ def test_a_version_that_would_be_unpickled_is_refused_and_says_how_to_log_it(
 
     def refused(version: str, says: str) -> None:
         with pytest.raises(MisuseError, match=f"version {version} of 'masses' {says}"):
-            score_path(
-                shop.spark,
-                shop.lake,
-                shop.models,
+            score_data_set(
+                shop.stores,
                 shop.project,
-                shop.folder / "few.parquet",
-                tmp_path / "out",
-                version,
+                ScoringOrder(
+                    source=str(shop.folder / "few.parquet"), out=str(tmp_path / "out"), version=version
+                ),
                 Silent(),
             )
 
@@ -512,7 +507,7 @@ def test_files_of_other_forms_are_scored_file_by_file_and_go_on_too(shop: Shop, 
 
         patched.setattr(ScoringRun, "keep", keep)
         patched.setattr(
-            scoring_work, "whole_files", lambda files, _: whole_files([(path, 2**20) for path, _ in files], 1)
+            scoring_parts, "plan_files", lambda files, _: plan_files([(path, 2**20) for path, _ in files], 1)
         )
         with pytest.raises(KeyboardInterrupt):
             shop.score(tmp_path / "rows.csv", tmp_path / "parts")
@@ -553,7 +548,9 @@ def test_a_version_whose_inputs_are_declared_otherwise_now_is_refused(shop: Shop
         AnabranchError,
         match="version 1 of 'masses' reads 'member' as a boolean, but it is declared as a text: train again",
     ):
-        score_path(shop.spark, shop.lake, shop.models, changed, rows, tmp_path / "out", None, Silent())
+        score_data_set(
+            shop.stores, changed, ScoringOrder(source=str(rows), out=str(tmp_path / "out")), Silent()
+        )
     assert not (tmp_path / ".out-scoring").exists()
 
 
@@ -574,17 +571,8 @@ def test_rows_that_arrive_in_a_table_are_scored_once_by_the_champion_of_the_mome
         shop.spark.createDataFrame(rows).write.format("delta").mode("append").save(str(table))
 
     def scored() -> int:
-        done = follow(
-            shop.spark,
-            shop.lake,
-            shop.models,
-            shop.project,
-            wanted,
-            Silent(),
-            every_seconds=None,
-            stopping=threading.Event(),
-        )
-        return done.rows["asked"]
+        end = threading.Event()
+        return follow(shop.stores, shop.project, wanted, Silent(), every_seconds=None, stopping=end)["asked"]
 
     add(0, 30)
     assert (scored(), scored()) == (30, 0)
@@ -611,13 +599,13 @@ def test_what_is_scored_on_write_is_declared(shop: Shop) -> None:
         shop.project,
         score_on_write=(OnWrite(source="visits", to="/scores"), OnWrite(table="/rows", to="/other")),
     )
-    found = followers(shop.lake, declared)
+    found = followers(shop.stores, declared)
     assert [(one.source, one.out) for one in found] == [
         (shop.lake.path(declared, declared.sources["visits"]), "/scores"),
         ("/rows", "/other"),
     ]
     with pytest.raises(MisuseError, match="declares no score_on_write"):
-        followers(shop.lake, shop.project)
+        followers(shop.stores, shop.project)
     with pytest.raises(DeclarationError, match="source 'sales' is none of visits"):
         replace(shop.project, score_on_write=(OnWrite(source="sales", to="/scores"),))
     with pytest.raises(DeclarationError, match="give to= and one of source= and table="):

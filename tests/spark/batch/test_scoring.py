@@ -15,11 +15,11 @@ from anabranch.settings import LakeSettings, ModelsSettings
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.models.registry import Models
 from anabranch.values.times import parse_time
-from batch.scoring.data_sets import score_path
+from batch.scoring.data_sets import score_data_set
 from batch.scoring.features import features_at
 from batch.scoring.frames import score
+from batch.scoring.parts import ScoringOrder
 from batch.scoring.row_files import MARKER, read_rows, write_rows
-from batch.scoring.work import ScoringOrder
 from batch.training.job import TrainingJob
 from batch.training.train import train
 from projects.heart_disease import ATTRIBUTES, project
@@ -94,8 +94,11 @@ def test_rows_with_keys_alone_get_their_features_from_the_lake(
         "patient_id,note\n" + "".join(f'p{i:03d},"a, ""b"""\n' for i in range(1, 304)) + "nobody,\n"
     )
     out = tmp_path / "out"
-    scored = score_path(
-        spark, lake, models, project, rows, out, None, Silent(), at=parse_time("2024-03-01T00:00:00Z")
+    scored = score_data_set(
+        stores(spark=spark, lake=lake, models=models),
+        project,
+        ScoringOrder(source=str(rows), out=str(out), at=parse_time("2024-03-01T00:00:00Z")),
+        Silent(),
     )
     assert (scored.rows, scored.version, len(scored.attached)) == (304, "1", 31)
     result = spark.read.parquet(str(out))
@@ -116,21 +119,23 @@ def test_features_are_those_of_the_asked_time_and_given_ones_win(
     (tmp_path / "rows.jsonl").write_text(
         '{"patient_id": "p001", "age": 45}\n{"patient_id": "p002", "age": 45}\n{"patient_id": "p003", "age": "46"}\n'
     )
-    score_path(
-        spark,
-        lake,
-        models,
+    score_data_set(
+        stores(spark=spark, lake=lake, models=models),
         project,
-        tmp_path / "rows.jsonl",
-        tmp_path / "early",
-        None,
+        ScoringOrder(
+            source=str(tmp_path / "rows.jsonl"),
+            out=str(tmp_path / "early"),
+            at=parse_time("2023-01-01T00:00:00Z"),
+        ),
         Silent(),
-        at=parse_time("2023-01-01T00:00:00Z"),
     )
     early = found(spark.read.parquet(str(tmp_path / "early")))
     assert early["p001"]["score"] == early["p002"]["score"]
-    score_path(
-        spark, lake, models, project, tmp_path / "rows.jsonl", tmp_path / "late", None, Silent(), at=LATE
+    score_data_set(
+        stores(spark=spark, lake=lake, models=models),
+        project,
+        ScoringOrder(source=str(tmp_path / "rows.jsonl"), out=str(tmp_path / "late"), at=LATE),
+        Silent(),
     )
     late = found(spark.read.parquet(str(tmp_path / "late")))
     assert late["p001"]["score"] != late["p002"]["score"]
@@ -186,13 +191,16 @@ def test_joined_features_are_those_before_each_rows_own_time(
         "patient_id,note,diagnosed_at\n"
         + "".join(f"p1,{note},{moment}\n" for note, moment in moments.items())
     )
-    scored = score_path(
-        spark, lake, models, project, asked, tmp_path / "out", None, Silent(), order=ScoringOrder(join=True)
+    scored = score_data_set(
+        stores(spark=spark, lake=lake, models=models),
+        project,
+        ScoringOrder(source=str(asked), out=str(tmp_path / "out"), join=True),
+        Silent(),
     )
     assert scored.attached == scorer.features
     scores = {row["note"]: row["score"] for row in spark.read.parquet(str(tmp_path / "out")).collect()}
     # What `features --at` answers for the same rows, and what the events say by hand.
-    features_at(spark, lake, project, str(asked), str(tmp_path / "known"), Silent())
+    features_at(stores(spark=spark, lake=lake), project, str(asked), str(tmp_path / "known"), Silent())
     known = {row["note"]: row for row in spark.read.parquet(str(tmp_path / "known")).collect()}
     wanted = {
         "before": (None, 0),
@@ -208,17 +216,11 @@ def test_joined_features_are_those_before_each_rows_own_time(
     # Each moment by itself, as `--at` takes all rows.
     for note in ("between", "after"):
         at = parse_time(moments[note])
-        score_path(
-            spark,
-            lake,
-            models,
+        score_data_set(
+            stores(spark=spark, lake=lake, models=models),
             project,
-            asked,
-            tmp_path / note,
-            None,
+            ScoringOrder(source=str(asked), out=str(tmp_path / note), at=at, keep=("note",)),
             Silent(),
-            at=at,
-            order=ScoringOrder(keep=("note",)),
         )
         found_then = [row["score"] for row in spark.read.parquet(str(tmp_path / note)).collect()]
         assert found_then == pytest.approx([scores[note]] * len(moments), abs=1e-6)
@@ -242,8 +244,13 @@ def test_complete_rows_need_no_lake_and_every_form_scores_alike(
     nowhere = Lake(LakeSettings(root=str(tmp_path / "nowhere")))
     results = []
     for form, name in forms.items():
-        scored = score_path(
-            spark, nowhere, models, project, tmp_path / name, tmp_path / f"out-{form}", "1", Silent(), at=LATE
+        scored = score_data_set(
+            stores(spark=spark, lake=nowhere, models=models),
+            project,
+            ScoringOrder(
+                source=str(tmp_path / name), out=str(tmp_path / f"out-{form}"), version="1", at=LATE
+            ),
+            Silent(),
         )
         # JSON leaves columns out that are null in every row, so those are looked up (and, in an empty lake, null again).
         assert scored.attached == () or form == "json"
@@ -260,12 +267,17 @@ def test_complete_rows_need_no_lake_and_every_form_scores_alike(
 def test_a_data_frame_is_scored_without_any_file(spark: SparkSession, models: Models) -> None:
     scorer = models.scorer("heart_disease")
     rows = spark.range(3).select("id", *[F.lit(1).alias(name) for name in scorer.features])
-    scored = score(spark, models, project, rows).collect()
+    scored = score(stores(spark=spark, models=models), project, rows).collect()
     assert len({row["score"] for row in scored}) == 1
-    plan = score(spark, models, project, rows)._jdf.queryExecution().executedPlan().toString()
+    plan = (
+        score(stores(spark=spark, models=models), project, rows)
+        ._jdf.queryExecution()
+        .executedPlan()
+        .toString()
+    )
     assert plan.count("ArrowEvalPython") == 1  # scored once, though label reads the score too
     with pytest.raises(MisuseError, match=r"lack the model's features age.*the key columns patient_id"):
-        score(spark, models, project, spark.range(1))
+        score(stores(spark=spark, models=models), project, spark.range(1))
 
 
 def test_results_go_to_csv_and_a_repeated_run_replaces_them(
@@ -274,7 +286,15 @@ def test_results_go_to_csv_and_a_repeated_run_replaces_them(
     rows, out = tmp_path / "rows.csv", tmp_path / "scores.csv"
     for count in (5, 3):
         rows.write_text("patient_id\n" + "".join(f"p{i:03d}\n" for i in range(1, count + 1)))
-        assert score_path(spark, lake, models, project, rows, out, None, Silent(), at=LATE).rows == count
+        assert (
+            score_data_set(
+                stores(spark=spark, lake=lake, models=models),
+                project,
+                ScoringOrder(source=str(rows), out=str(out), at=LATE),
+                Silent(),
+            ).rows
+            == count
+        )
     assert read_rows(spark, str(out)).columns == ["patient_id", "score", "label", "model_version"]
     assert read_rows(spark, str(out)).count() == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.csv", "scores.csv"]
@@ -285,12 +305,20 @@ def test_a_folder_of_somebody_else_is_never_replaced(
 ) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(MisuseError, match="not written by Anabranch"):
-        score_path(spark, lake, models, project, DATA / "exams.csv", tmp_path / "mine", None, Silent())
+    with pytest.raises(MisuseError, match="Anabranch did not write"):
+        score_data_set(
+            stores(spark=spark, lake=lake, models=models),
+            project,
+            ScoringOrder(source=str(DATA / "exams.csv"), out=str(tmp_path / "mine")),
+            Silent(),
+        )
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
     with pytest.raises(MisuseError, match="is a file"):
-        score_path(
-            spark, lake, models, project, DATA / "exams.csv", tmp_path / "mine" / "thesis.txt", None, Silent()
+        score_data_set(
+            stores(spark=spark, lake=lake, models=models),
+            project,
+            ScoringOrder(source=str(DATA / "exams.csv"), out=str(tmp_path / "mine" / "thesis.txt")),
+            Silent(),
         )
 
 
@@ -299,10 +327,23 @@ def test_a_cell_of_the_wrong_type_is_named_and_the_last_results_stay(
 ) -> None:
     rows, out = tmp_path / "rows.csv", tmp_path / "out"
     rows.write_text("patient_id,age\np001,63.0\np002, \n")
-    assert score_path(spark, lake, models, project, rows, out, None, Silent(), at=LATE).rows == 2
+    assert (
+        score_data_set(
+            stores(spark=spark, lake=lake, models=models),
+            project,
+            ScoringOrder(source=str(rows), out=str(out), at=LATE),
+            Silent(),
+        ).rows
+        == 2
+    )
     rows.write_text("patient_id,age\np001,63\np002,sixty\n")
     with pytest.raises(MisuseError, match="age: 'sixty' is not BIGINT: correct the cell"):
-        score_path(spark, lake, models, project, rows, out, None, Silent(), at=LATE)
+        score_data_set(
+            stores(spark=spark, lake=lake, models=models),
+            project,
+            ScoringOrder(source=str(rows), out=str(out), at=LATE),
+            Silent(),
+        )
     assert spark.read.parquet(str(out)).count() == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "rows.csv"]
 
@@ -312,9 +353,9 @@ def test_a_cell_of_the_wrong_type_is_named_and_the_last_results_stay(
     [
         ("rows.csv", "who\np001\n", "the key column 'patient_id'"),
         ("rows.csv", "patient_id,label\np001,1\n", "a column 'label' already"),
-        ("rows.csv", "patient_id,Age\np001,1\n", "a column 'Age', which differs from 'age' in case alone"),
-        ("rows.xlsx", "PK", "of no known form"),
-        (None, "", "there is no file or folder"),
+        ("rows.csv", "patient_id,Age\np001,1\n", "a column 'Age', which differs from 'age' in case only"),
+        ("rows.xlsx", "PK", "the form of .* is not known"),
+        (None, "", "no file or folder .* exists"),
     ],
 )
 def test_rows_that_cannot_be_scored_are_explained(
@@ -324,7 +365,12 @@ def test_rows_that_cannot_be_scored_are_explained(
     if name:
         path.write_text(text)
     with pytest.raises(MisuseError, match=message):
-        score_path(spark, lake, models, project, path, tmp_path / "out", None, Silent())
+        score_data_set(
+            stores(spark=spark, lake=lake, models=models),
+            project,
+            ScoringOrder(source=str(path), out=str(tmp_path / "out")),
+            Silent(),
+        )
 
 
 def test_an_empty_data_set_gives_an_empty_result(
@@ -332,7 +378,12 @@ def test_an_empty_data_set_gives_an_empty_result(
 ) -> None:
     (tmp_path / "rows.csv").write_text("patient_id\n")
     assert (
-        score_path(spark, lake, models, project, tmp_path / "rows.csv", tmp_path / "out", None, Silent()).rows
+        score_data_set(
+            stores(spark=spark, lake=lake, models=models),
+            project,
+            ScoringOrder(source=str(tmp_path / "rows.csv"), out=str(tmp_path / "out")),
+            Silent(),
+        ).rows
         == 0
     )
 

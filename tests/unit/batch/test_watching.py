@@ -19,7 +19,7 @@ from anabranch.values.times import DAY, from_micros, parse_time
 from batch.training.profile import Bins, profile, read_profile
 from batch.watching.alerts import checks
 from batch.watching.drift import drifts, jensen_shannon, psi, score_drift
-from batch.watching.findings import Watched
+from batch.watching.findings import Findings
 from batch.watching.outcomes import Accuracy, JudgedPredictions, accuracies
 from batch.watching.page import page
 from batch.watching.skew import Skew
@@ -134,7 +134,7 @@ def outcomes() -> JudgedPredictions:
     )
 
 
-def test_accuracy_is_told_by_version_slice_and_day() -> None:
+def test_accuracy_is_measured_by_version_slice_and_day() -> None:
     project = declare(Watch(), slices=(Slice(feature="n"), Slice(feature="m")))
     assert project.model is not None
     found = accuracies(project.model, outcomes(), {}, DAY)
@@ -199,21 +199,21 @@ def test_slices_over_time_are_kept_logged_once_and_shown() -> None:
         if (one.name, one.version, one.slice, one.at) == ("roc_auc", "2", "n 1", today)
     ]
     assert value == 0.0
-    assert found.news_of_periods([])["2", today]["periods/roc_auc/n 1"] == 0.0
+    assert found.changed_periods([])["2", today]["periods/roc_auc/n 1"] == 0.0
     # What the look before has kept is no news, unless later labels have corrected it.
-    assert found.news_of_periods(kept) == {}
+    assert found.changed_periods(kept) == {}
     corrected = [
         replace(one, value=0.25) if one.name == "roc_auc" and one.slice == "n 1" and one.at == today else one
         for one in kept
     ]
-    assert found.news_of_periods(corrected) == {("2", today): {"periods/roc_auc/n 1": 0.0}}
+    assert found.changed_periods(corrected) == {("2", today): {"periods/roc_auc/n 1": 0.0}}
     text = page(found, [])
     assert "<h2>Slices over time</h2>" in text
     assert "<td>n 1</td>" in text.split("<h2>Slices over time</h2>")[1]
     assert text.count("data:image/png;base64,") == page(watched(), []).count("data:image/png;base64,") + 1
 
 
-def watched(**more: Any) -> Watched:
+def watched(**more: Any) -> Findings:
     matrix = np.arange(200, dtype=np.float32).reshape(-1, 1)
     made = profile([ModelInput(name="n", kind="number")], (), matrix, matrix[:, 0].astype(np.float64))
     plain: dict[str, Any] = {
@@ -224,7 +224,7 @@ def watched(**more: Any) -> Watched:
         "skew": Skew(version="2", batch_version=7, answers=10, unsettled=1, values=100, differing=3, features={"n": 3}, example="n of <p>: 1, 2"),
         "approximation": {}, "notes": ("a note",),
     }  # fmt: skip
-    return Watched(**plain | more)
+    return Findings(**plain | more)
 
 
 def test_thresholds_judge_the_champion_and_only_with_enough_rows() -> None:
@@ -311,8 +311,8 @@ def test_measures_and_metrics_tell_the_same() -> None:
     assert {one.at for one in found.measures() if one.subject == "periods"} == {
         from_micros(day * DAY) for day in (NOW // DAY, NOW // DAY - 1)
     }
-    assert found.logged()["2"]["features/psi/n"] == found.features["2"][0].psi
-    assert not any("periods" in name for name in found.logged()["2"])
+    assert found.registry_metrics()["2"]["features/psi/n"] == found.features["2"][0].psi
+    assert not any("periods" in name for name in found.registry_metrics()["2"])
 
 
 def test_the_page_tells_what_is_beyond_and_escapes_what_data_say() -> None:
