@@ -128,7 +128,7 @@ def styles(servers: Settings, spark: SparkSession, tmp_path_factory: pytest.Temp
     )
     ours = replace(servers, projects=(folder,), models=registry)
     context = Context(ours)
-    project, lake, models = context.project(name), context.lake, context.models
+    project, models = context.project(name), context.models
     for source in ("visits", "outcomes"):
         ingest(context, project, source, [str(folder / f"{source}.csv")], Silent())
     outcome, now = parse_time("2024-04-01T00:00:00Z"), now_micros()
