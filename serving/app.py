@@ -111,7 +111,7 @@ class Application:
             else:
                 self._identify(request)
                 response = problem_response(
-                    ProblemError(404, "unknown-path", f"there is nothing at {request.path[:200]}: see /docs")
+                    ProblemError(404, "unknown-path", f"no endpoint at {request.path[:200]}: see /docs")
                 )
         except AnabranchError as error:
             response = problem_response(of_error(error))
@@ -184,7 +184,7 @@ class Application:
         if broken is not None:
             raise ProblemError(503, "broken-declaration", broken)
         known = ", ".join(other.project.name for other in visible(self.parts, caller)) or "none"
-        raise ProblemError(404, "unknown-project", f"no project {name[:100]!r}: there is {known}")
+        raise ProblemError(404, "unknown-project", f"no project {name[:100]!r}: known are {known}")
 
 
 def end_within(seconds: float) -> None:

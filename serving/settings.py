@@ -25,9 +25,9 @@ class ServingSettings:
     jwt_public_keys: NamesOrNone = ()
     """PEM files of the issuer's public keys; several while it changes them."""
     jwt_issuer: str = ""
-    """What the `iss` of a token must be."""
+    """The `iss` that a token must have."""
     jwt_audience: str = ""
-    """What the `aud` of a token must be."""
+    """The `aud` that a token must have."""
     store_threads: Positive = 2
     """Threads that wait for the stores outside the answer path: current rows and readiness."""
     store_timeout_seconds: Seconds = 2.0

@@ -1,1 +1,1 @@
-"""What the REST API answers, and what it keeps in memory to do so."""
+"""The REST API: its routes, its endpoints, and the state that they answer from."""

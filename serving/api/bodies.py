@@ -1,4 +1,4 @@
-"""What requests and responses of the endpoints hold, as types; their JSON schemas are generated from these.
+"""Types of the bodies of requests and responses, from which their JSON schemas are generated.
 
 Parts that a project's declaration types (its key, its features, its events) are marked by `declared`:
 serving/api/openapi.py has their schemas.
@@ -37,7 +37,7 @@ LakeVersions = Annotated[dict[str, int], Meta(description="Version of the lake's
 
 
 class ProblemBody(Struct, kw_only=True, rename={"kind": "type"}):
-    """What went wrong, by RFC 9457."""
+    """A problem by RFC 9457."""
 
     kind: Annotated[
         str,
@@ -62,7 +62,7 @@ class InstanceBody(Struct, forbid_unknown_fields=True):
     features: Annotated[dict[str, Any] | None, declared("given_features")] = None
 
 
-# Null is as good as left out, but one of both must be given.
+# A null counts as left out; one of the two must remain.
 Instance = Annotated[
     InstanceBody,
     Meta(
@@ -92,7 +92,7 @@ class InstancesBody(Struct, forbid_unknown_fields=True):
 
 
 class PredictionBody(Struct, kw_only=True):
-    """A score and what it was made of."""
+    """A score, with the versions and the time behind it."""
 
     score: Score
     label: Annotated[Any, Meta(description="The class that the score means; null for a model of numbers")]
@@ -237,7 +237,7 @@ class ModelBody(Struct, kw_only=True):
 
 
 class LabelBody(Struct, kw_only=True):
-    """What the model predicts."""
+    """The label that the model predicts."""
 
     source: str
     key: list[str]
@@ -290,7 +290,7 @@ class BatchLineageBody(Struct, kw_only=True):
 
 
 class ModelLineageBody(Struct, kw_only=True):
-    """What the model version that serves was trained on."""
+    """The training of the model version that serves."""
 
     version: str
     lake: LakeVersions
@@ -298,7 +298,7 @@ class ModelLineageBody(Struct, kw_only=True):
 
 
 class LineageBody(Struct, kw_only=True):
-    """From the lake to an answer: which version was made of which."""
+    """The versions behind an answer, from the lake on."""
 
     lake: LakeVersions
     batch: BatchLineageBody | None

@@ -162,7 +162,7 @@ def _seconds(micros: int | None) -> float | None:
 
 
 def lineage(served: Served, model: ModelVersion | None) -> LineageBody:
-    """From the lake to an answer: which version was made of which."""
+    """The versions behind an answer, from the lake on."""
     manifest = served.manifest
     return LineageBody(
         lake=dict(manifest.lake_versions) if manifest else {},

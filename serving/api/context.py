@@ -1,4 +1,4 @@
-"""What the REST server is given: its stores, the merged features, its settings."""
+"""The context of the REST server: its stores, the merged features, its settings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,4 +20,4 @@ class ServingContext:
     settings: ServingSettings
     clock: Callable[[], int]
     access: Access | None = None
-    """Who may ask what; None lets everybody ask everything."""
+    """Callers and their rights; None lets everybody ask everything."""

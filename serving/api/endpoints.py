@@ -1,4 +1,4 @@
-"""What a project answers: predictions, features, current rows, and events that are published.
+"""The endpoints of a project: predictions, features, current rows, and events to publish.
 
 Reads of an answer are awaited on the event loop; every other call of a store waits in a thread. Models
 score on the loop, because that takes microseconds.

@@ -76,7 +76,7 @@ class Facts:
     )
 
     async def brief(self, served: Served) -> ProjectFacts:
-        """What the list of projects shows."""
+        """The facts in the list of projects."""
         name = served.project.name
         model, measures = await asyncio.gather(
             self.model(served),
@@ -87,7 +87,7 @@ class Facts:
         )
 
     async def whole(self, served: Served) -> ProjectFacts:
-        """What the page of a project shows."""
+        """The facts on the page of a project."""
         name = served.project.name
         model, rows, reports, measures, histories = await asyncio.gather(
             self.model(served),

@@ -40,7 +40,7 @@ class Served:
     """A version that is tried beside the champion."""
     manifest: Manifest | None = None
     troubles: Mapping[str, str] = field(default_factory=dict)
-    """What was wrong at the last look, and why, by its part.
+    """Troubles at the last look: the reason, by the part that is wrong.
 
     The parts are ``declaration``, ``store``, ``model``, ``inputs``, ``trial`` and ``views``.
     """

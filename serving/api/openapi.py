@@ -21,7 +21,7 @@ from serving.api.routing import Route, listed
 Schema = dict[str, Any]
 _SINGLE_VALUE = {"type": ["string", "number", "boolean"], "minLength": 1}
 Parts = Mapping[str, Any]
-"""What stands for the parts that serving/api/bodies.py marks: schemas, or tuples of types."""
+"""Schemas, or tuples of types, of the parts that serving/api/bodies.py marks."""
 _NULL = {"type": "null"}
 _PROBLEM = {"$ref": "#/components/responses/Problem"}
 _ABOUT = (
@@ -31,7 +31,7 @@ _ABOUT = (
 
 
 class Declared:
-    """What a project types in requests and responses; `source` is the one whose events are meant."""
+    """The parts of bodies that a declaration types; `source` is that of the published events."""
 
     def __init__(self, project: Project, source: Source | None = None) -> None:
         self.project, self.source = project, source

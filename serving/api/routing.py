@@ -87,9 +87,9 @@ class Route:
     problems: tuple[int, ...] = ()
     """Statuses of its problems, besides 401 and 403."""
     example: Any = None
-    """Of the response."""
+    """An example of the response."""
     examples: "Callable[[Declared], Mapping[str, Any]] | None" = None
-    """Of the request, as OpenAPI writes `examples`."""
+    """Examples of the request, as OpenAPI writes them."""
     unknown_key: bool = False
     """Whether a key of which nothing is known is a 404."""
 
@@ -142,7 +142,7 @@ class Router:
             branch.routes[route.method] = route
 
     def find(self, path: str) -> tuple[Mapping[str, Route], dict[str, str]] | None:
-        """The routes of a path by method, and its parameters; None where there is no such path."""
+        """The routes of a path by method, and its parameters; None for an unknown path."""
         branch = self._fixed.get(path)
         if branch is not None:
             return branch.routes, {}

@@ -44,7 +44,7 @@ class BlockingStore:
 
 @dataclass(kw_only=True)
 class ServerParts:
-    """What one server process is made of; `open` makes it, `close` ends its threads."""
+    """The parts of one server process; `open` builds them, `close` ends their threads."""
 
     context: ServingContext
     routes: tuple[Route, ...]
@@ -59,7 +59,7 @@ class ServerParts:
     """In a pool of its own, so that a bus that is down does not delay reads."""
     facts: Facts
     known_topics: set[str] = field(default_factory=set)
-    """Topics that exist because this server made sure of it."""
+    """Topics that this server has created or checked."""
 
     @classmethod
     def open(cls, context: ServingContext, routes: tuple[Route, ...]) -> "ServerParts":

@@ -250,7 +250,7 @@ class Bench:
 
     @property
     def store(self) -> Store:
-        """What serves."""
+        """The serving store."""
         return self.stores.store
 
     @property

@@ -43,7 +43,7 @@ class Running:
             connection.close()
 
     def said(self) -> Any:
-        """What the server wrote when it stopped."""
+        """The record that the server wrote when it stopped."""
         return json.loads(self.told.read_text())
 
 

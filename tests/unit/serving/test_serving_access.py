@@ -1,4 +1,4 @@
-"""Who may ask what: keys, tokens, rights, and nothing open beyond loopback."""
+"""Callers and their rights: keys, tokens, and nothing open beyond loopback."""
 
 import asyncio
 import json

@@ -86,7 +86,7 @@ def _shown(content: dict[str, Any]) -> list[Any]:
 def test_examples_can_be_sent_and_their_answers_fit_the_schema(
     document: dict[str, Any], heart: Bench, known: bool
 ) -> None:
-    """Those of a key that is known are answered; of any other the answer is what the page says that it is."""
+    """A known key is answered; an unknown one gets the problem that the document describes."""
     key = document["paths"][f"{HEART}/scores/{{key}}"]["get"]["parameters"][0]["example"]
     heart.store.stored, heart.store.rows = (
         ({(key,): {"age": 60}}, {key: {"score": 0.5}}) if known else ({}, {})
