@@ -1,4 +1,42 @@
-"""What a declaration is written with. Pure: importing it needs no JVM."""
+"""Anabranch: one declaration of features and a model for batch, stream and serving.
+
+A project is a Python file `projects/<name>.py` (or in a folder of ANABRANCH_PROJECTS) with a value
+`project`. This one, `card_fraud.py`, declares two sources, features over windows, a label and a model:
+
+    from anabranch import Count, FeatureView, Label, Max, Model, Project, Source, Sum
+
+    payments = Source(
+        name="payments",
+        topic="payments",
+        id="payment_id",
+        time="paid_at",
+        schema="payment_id STRING, card STRING, amount DOUBLE, paid_at TIMESTAMP",
+    )
+    chargebacks = Source(
+        name="chargebacks",
+        topic="chargebacks",
+        id="chargeback_id",
+        time="claimed_at",
+        schema="chargeback_id STRING, card STRING, fraud BOOLEAN, claimed_at TIMESTAMP",
+    )
+    spending = FeatureView(
+        name="spending",
+        source=payments,
+        key="card",
+        windows=("1h", "7d"),
+        features={"spent": Sum("amount"), "largest": Max("amount"), "payments": Count(where="amount > 0")},
+    )
+    project = Project(
+        name="card_fraud",
+        views=(spending,),
+        label=Label(source=chargebacks, key="card", target="fraud"),
+        model=Model(metric="average_precision"),
+    )
+
+Its feature columns are `spent_1h`, `spent_7d`, `largest_1h` and so on. `anabranch build card_fraud` builds
+their batch states, `anabranch train card_fraud` trains the model, `anabranch stream` keeps both current,
+and `anabranch serve` answers over REST. Importing this package needs no JVM.
+"""
 
 from anabranch.aggregates.base import Aggregate
 from anabranch.aggregates.counting import All, Any, Count, Histogram, Mean, Rate, Sum
@@ -16,81 +54,17 @@ from anabranch.declare.watch import Watch
 from anabranch.declare.wire_formats import register_format
 
 AGGREGATES: tuple[type[Aggregate], ...] = (
-    Count,
-    Sum,
-    Mean,
-    Rate,
-    Histogram,
-    Any,
-    All,
-    Min,
-    Max,
-    First,
-    Last,
-    FirstK,
-    LastK,
-    TopK,
-    BottomK,
-    Variance,
-    StdDev,
-    Skewness,
-    Kurtosis,
-    Covariance,
-    Correlation,
-    Slope,
-    TimeSince,
-    DecayedSum,
-    DecayedMean,
-    MostFrequent,
-    Distinct,
-    ApproxDistinct,
-    ApproxPercentile,
-)
+    Count, Sum, Mean, Rate, Histogram, Any, All, Min, Max, First, Last, FirstK, LastK, TopK, BottomK,
+    Variance, StdDev, Skewness, Kurtosis, Covariance, Correlation, Slope, TimeSince, DecayedSum,
+    DecayedMean, MostFrequent, Distinct, ApproxDistinct, ApproxPercentile,
+)  # fmt: skip
+"""All aggregates that Anabranch comes with."""
 
 __all__ = [
-    "AGGREGATES",
-    "Aggregate",
-    "All",
-    "Any",
-    "ApproxDistinct",
-    "ApproxPercentile",
-    "BottomK",
-    "Correlation",
-    "Count",
-    "Covariance",
-    "DecayedMean",
-    "DecayedSum",
-    "Distinct",
-    "FeatureView",
-    "First",
-    "FirstK",
-    "Freshness",
-    "Gate",
-    "Histogram",
-    "Kurtosis",
-    "Label",
-    "Last",
-    "LastK",
-    "Max",
-    "Mean",
-    "Member",
-    "Min",
-    "Model",
-    "MostFrequent",
-    "OnWrite",
-    "Online",
-    "Project",
-    "Rate",
-    "Search",
-    "Skewness",
-    "Slice",
-    "Slope",
-    "Source",
-    "StdDev",
-    "Sum",
-    "TimeSince",
-    "TopK",
-    "Variance",
-    "Watch",
+    "AGGREGATES", "Aggregate", "All", "Any", "ApproxDistinct", "ApproxPercentile", "BottomK",
+    "Correlation", "Count", "Covariance", "DecayedMean", "DecayedSum", "Distinct", "FeatureView",
+    "First", "FirstK", "Freshness", "Gate", "Histogram", "Kurtosis", "Label", "Last", "LastK", "Max",
+    "Mean", "Member", "Min", "Model", "MostFrequent", "OnWrite", "Online", "Project", "Rate", "Search",
+    "Skewness", "Slice", "Slope", "Source", "StdDev", "Sum", "TimeSince", "TopK", "Variance", "Watch",
     "register_format",
-]
+]  # fmt: skip

@@ -1,14 +1,14 @@
-"""The one family of errors a user may meet: one sentence saying what and which, what was expected, what to do."""
+"""Errors that users may meet. Each text says what is wrong and where, what was expected, and what to do."""
 
 
 class AnabranchError(Exception):
-    """Root of every error Anabranch raises on purpose; its text is fit for a user to read."""
+    """Root of every error that Anabranch raises on purpose; its text is written for users."""
 
     exit_code = 1
 
 
 class MisuseError(AnabranchError):
-    """The request itself is wrong (an unknown name, a bad option): nothing was started."""
+    """The request itself is wrong, such as an unknown name or a bad option: nothing was started."""
 
     exit_code = 2
 
@@ -22,12 +22,12 @@ class UnknownProjectError(MisuseError):
 
 
 class EventError(AnabranchError):
-    """A single event is unusable: no key, no time, or a value of the wrong type."""
+    """One event cannot be used: it has no key, no time, or a value of the wrong type."""
 
 
 class UnavailableError(AnabranchError):
-    """A server that is needed does not answer."""
+    """A server does not answer."""
 
 
 class ViewUnavailableError(UnavailableError):
-    """What a view keeps is not there; the server that says so is well, and so are other views."""
+    """The data of one view is missing, while the server and other views work."""

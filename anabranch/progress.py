@@ -1,25 +1,25 @@
-"""How long work says where it is; the command line gives an implementation that draws."""
+"""Progress of long work; the command line implements it with progress bars."""
 
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """Told by long work what it does and how far it has come."""
+    """Receives the progress of long work."""
 
     def step(self, text: str) -> None:
-        """A new step begins; `text` says which, for people."""
+        """Begin a step; `text` describes it to people."""
         ...
 
     def advance(self, done: int, total: int | None, note: str = "") -> None:
-        """The step has done `done` of `total` units; None when the total is not known. `note`: what else there is to say."""
+        """Report `done` of `total` units of the step (None: unknown), with a `note` for people."""
         ...
 
 
 class Silent:
-    """Progress that nobody watches."""
+    """Progress that is not shown."""
 
     def step(self, text: str) -> None:
-        """Say nothing."""
+        """Ignore it."""
 
     def advance(self, done: int, total: int | None, note: str = "") -> None:
-        """Say nothing."""
+        """Ignore it."""

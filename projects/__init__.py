@@ -1,1 +1,1 @@
-"""Users' declarations, one module (or folder) a project. They import `features` alone; their data lies in `data/`."""
+"""Users' declarations, one module or folder per project. They import `anabranch` alone."""

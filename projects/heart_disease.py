@@ -1,7 +1,7 @@
-"""Does a patient have coronary heart disease? UCI's Cleveland exams with (simulated) heart rates of a bracelet.
+"""Does a patient have coronary heart disease? UCI's Cleveland exams and simulated heart rates of a bracelet.
 
-The exams are real (see data/README.md for the credit). Features are declared over events, so a second exam or a new
-reading changes the score of its patient without anything being trained again.
+The exams are real (see data/README.md for the credit). Features are declared over events, so a second exam
+or a new reading changes the score of its patient without anything being trained again.
 """
 
 from anabranch import (

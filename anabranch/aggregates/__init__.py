@@ -1,1 +1,1 @@
-"""The aggregates a declaration may use; each class owns all of itself: types it takes, blocks of its state, its finish."""
+"""Aggregates. Each class defines the types it takes, the blocks of its state, and the value of a state."""

@@ -1,7 +1,7 @@
-"""What all aggregates share.
+"""The base of aggregates.
 
-Events where the argument is NULL do not count; NaN and infinities count as NULL; `where=` leaves events out; what no
-events give stands in each class. The argument is a column or a row-by-row SQL expression.
+The argument is a column or a row-by-row SQL expression. Events whose argument is NULL, NaN or infinite do
+not count, nor do events that the filter `where` excludes. Each class states its value for no events.
 """
 
 from abc import ABC, abstractmethod
@@ -29,7 +29,7 @@ EXACT, ROUNDED = "exact", "to rounding"
 
 @dataclass(frozen=True)
 class Folded:
-    """Folded states of q windows: rows (q, width) a block, bytes (q,) an extra, and the windows' ends and tails (microseconds)."""
+    """Folded states of q windows [since, at) (microseconds): rows (q, width) and bytes (q,) of each part."""
 
     rows: list[Rows]
     extras: list[Bytes]
@@ -42,11 +42,11 @@ Exactly = Callable[[Lifted, NDArray[np.int64], NDArray[np.int64]], Values]
 
 @dataclass(frozen=True)
 class Bound:
-    """An aggregate over a known schema: what its state is made of, and how folded states become values of `type`.
+    """An aggregate over a known schema: blocks and extras of its state, and the way from states to values.
 
-    Features of one view whose `finish` is equal are finished together, so it treats each state by itself. `exactly`, where
-    there is one, gives the values of training sets straight from sorted events and ranges of them. `exactness` says for people
-    how far a served value may lie from the true one.
+    Features of one view with equal `finish` are finished by one call, so `finish` treats states
+    independently. `exactly` computes the values of training sets from sorted events and ranges of them,
+    without states. `exactness` states for people how far a served value may be from the true one.
     """
 
     type: DataType
@@ -59,16 +59,14 @@ class Bound:
 
 @dataclass(frozen=True)
 class Aggregate(ABC):
-    """A summary of events that merges: state(A and B) = merge(state(A), state(B)) for disjoint A and B."""
+    """A summary of events that merges: state(A + B) = merge(state(A), state(B)) for disjoint A and B."""
 
     argument: str | None = None
     where: str | None = None
 
     takes: ClassVar[str] = NUMBERS
-    windows: ClassVar[str] = (
-        "any"  # "any", "none" (it forgets by itself) or "finite" (a lifetime means nothing)
-    )
-    invertible: ClassVar[bool] = False  # can the state of a part be taken out of the state of the whole?
+    windows: ClassVar[str] = "any"
+    """Windows it allows: "any", "none" (it forgets by itself) or "finite" (a lifetime has no meaning)."""
 
     def __init__(self, argument: str, *, where: str | None = None) -> None:
         object.__setattr__(self, "argument", argument)
@@ -94,7 +92,8 @@ class Aggregate(ABC):
         kind = expression_type(argument, schema, place) or (BOOLEAN if self.takes == CONDITION else DOUBLE)
         if not self._accepts(kind):
             raise DeclarationError(
-                f"{place}: {type(self).__name__} cannot take {argument!r} of type {kind}: it takes {self.takes}"
+                f"{place}: {type(self).__name__} cannot take {argument!r} of type {kind}: "
+                f"it takes {self.takes}"
             )
         return kind
 
@@ -110,14 +109,14 @@ class Aggregate(ABC):
         """The bound aggregate for an argument of type `kind`."""
 
     def meaning(self) -> str:
-        """Canonical text of all that decides the value."""
+        """Canonical text of everything that determines the value."""
         return (
             f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in fields(self))})"
         )
 
     @property
     def longest_tile(self) -> int | None:
-        """The widest tile (microseconds) that keeps its state without loss; None for any."""
+        """The widest tile (microseconds) that holds its state without loss; None for no limit."""
         return None
 
     @property
@@ -126,11 +125,11 @@ class Aggregate(ABC):
         return tuple(text for text in (self.argument, self.where) if text is not None)
 
     def witnesses(self) -> "Mapping[str, Aggregate]":
-        """Exact aggregates that `agrees` needs to judge an approximate value; none for exact ones."""
+        """Exact aggregates that `agrees` needs to judge an approximate value."""
         return {}
 
     def agrees(self, exact: object, served: object, witnessed: Mapping[str, object]) -> bool:
-        """Is a served value as near to the exact one as this class states? Floats to 1e-9, all else equal."""
+        """Whether a served value is as close to the exact one as stated: floats to 1e-9, others equal."""
         if isinstance(exact, float) and isinstance(served, float):
             return abs(exact - served) <= TOLERANCE * max(1.0, abs(exact))
         return exact == served
@@ -141,7 +140,7 @@ class Aggregate(ABC):
         return self.argument or ""
 
     def present(self, kind: DataType, value: str = "1D", element_kind: str = "double") -> Element:
-        """`value` for each event that counts: its argument is there, finite, and passes the filter."""
+        """`value` for each event that counts: the argument is finite and not NULL, and the filter holds."""
         if kind.floating:
             found = f"{double(self.text, self.where).sql} IS NOT NULL"
         else:
@@ -150,7 +149,7 @@ class Aggregate(ABC):
 
 
 def decoded(found: Folded, decode: Formula, sign: int = 1, first: int = 0) -> Values:
-    """Coded values that stand from column `first` on of the only block, times `sign`."""
+    """Values coded in the only block's columns from `first` on, times `sign`."""
     return decode(sign * found.rows[0][:, first:])
 
 

@@ -1,4 +1,4 @@
-"""Counts, sums and what is made of them: every state adds, so every state can also be taken away."""
+"""Counts, sums, and values derived from them. All states add."""
 
 import math
 from dataclasses import dataclass
@@ -9,8 +9,10 @@ import numpy as np
 
 from anabranch.aggregates.base import ANYTHING, CONDITION, ROUNDED, Aggregate, Bound, Folded, decoded, ratio
 from anabranch.errors import DeclarationError
-from anabranch.states.blocks import Block, Element, ExactTotal, Least, Tally, Total, Values
+from anabranch.states.blocks import Block, Element, Values
 from anabranch.states.formulas import Formula, coded, double, wholes
+from anabranch.states.leading import Least
+from anabranch.states.sums import ExactTotal, Tally, Total
 from anabranch.values.numbers import ExactType, joined
 from anabranch.values.times import parse_duration
 from anabranch.values.types import BIGINT, BOOLEAN, DOUBLE, ArrayType, DataType
@@ -21,13 +23,12 @@ class Count(Aggregate):
     """Number of events (with a non-null argument, when one is given). No events: 0."""
 
     takes = ANYTHING
-    invertible = True
 
     def __init__(self, argument: str | None = None, *, where: str | None = None) -> None:
         super().__init__(argument or "1", where=where)
 
     def over(self, kind: DataType) -> Bound:
-        # For floats the very element of Sum and Mean, so that their counts are stored and sent once.
+        # The element of Sum and Mean of floats, so that their count is stored once.
         counted = double(self.text, self.where) if kind.floating else self.present(kind)
         return Bound(BIGINT, Formula(_tallied), (Tally(counted),))
 
@@ -38,9 +39,7 @@ def _tallied(found: Folded) -> Values:
 
 @dataclass(frozen=True, init=False)
 class Sum(Aggregate):
-    """Sum; exact for whole numbers and DECIMAL, to rounding (1e-9 of the sum of sizes) for floats. No events: null."""
-
-    invertible = True
+    """Sum: exact for whole numbers and DECIMAL, for floats to 1e-9 of the sum of sizes. No events: null."""
 
     def over(self, kind: DataType) -> Bound:
         if kind.floating:
@@ -69,8 +68,6 @@ def _summed_exactly(found: Folded, result: ExactType) -> Values:
 class Mean(Aggregate):
     """Arithmetic mean, from (sum, n). No events: null."""
 
-    invertible = True
-
     def over(self, kind: DataType) -> Bound:
         number = double(self.text, self.where)
         return Bound(DOUBLE, Formula(_mean), (Total(number), Tally(number)), exactness="to 1e-9 of the sizes")
@@ -82,11 +79,13 @@ def _mean(found: Folded) -> Values:
 
 @dataclass(frozen=True, init=False)
 class Rate(Aggregate):
-    """Events per unit of time (`per`, one hour by default), or the sum of the argument per unit; over the window's true length. No events: 0."""
+    """Events, or the sum of the argument, per unit of time over the window's actual length. No events: 0.
+
+    `per` is the unit, one hour by default.
+    """
 
     per: str = "1h"
     windows: ClassVar[str] = "finite"
-    invertible = True
 
     def __init__(self, argument: str | None = None, *, per: str = "1h", where: str | None = None) -> None:
         super().__init__(argument or "1", where=where)
@@ -107,10 +106,9 @@ def _per_unit(found: Folded, unit: int) -> Values:
 
 @dataclass(frozen=True, init=False)
 class Histogram(Aggregate):
-    """Counts below the first edge, between neighbouring edges [low, high), and from the last edge up. No events: zeros."""
+    """Counts below the first edge, in each [low, high), and from the last edge up. No events: zeros."""
 
     edges: tuple[float, ...] = ()
-    invertible = True
 
     def __init__(self, argument: str, *, edges: tuple[float, ...], where: str | None = None) -> None:
         super().__init__(argument, where=where)

@@ -27,7 +27,7 @@ from anabranch.values.types import BIGINT, DOUBLE, STRING, DataType
 
 @dataclass(frozen=True, init=False)
 class Distinct(Aggregate):
-    """Number of different values, exact up to `most` (1,000 by default); where there are more, `most`. No events: 0."""
+    """Number of different values, exact up to `most` (1,000 by default), at most `most`. No events: 0."""
 
     most: int = 1000
     takes = ANYTHING
@@ -57,7 +57,10 @@ class Distinct(Aggregate):
 
 @dataclass(frozen=True, init=False)
 class ApproxDistinct(Aggregate):
-    """Number of different values by HyperLogLog; relative standard error 1.04 / sqrt(2 ** log_size), 1.6% by default. No events: 0."""
+    """Number of different values by HyperLogLog. No events: 0.
+
+    The relative standard error is 1.04 / sqrt(2 ** log_size), 1.6% by default.
+    """
 
     log_size: int = 12
     takes = ANYTHING
@@ -102,9 +105,10 @@ class ApproxDistinct(Aggregate):
 
 @dataclass(frozen=True, init=False)
 class ApproxPercentile(Aggregate):
-    """The value at `percentage` (0 to 1) by a KLL sketch: the smallest value whose rank is at least that share.
+    """The smallest value whose rank is at least the share `percentage` (0 to 1), by KLL. No events: null.
 
-    Its true rank is within 1.33% of `percentage` with the default size (200), in 99 of 100 cases; exact up to `size` values. No events: null.
+    Exact up to `size` values. Beyond, its true rank is within 1.33% of `percentage` in 99 of 100 cases for
+    the default size of 200.
     """
 
     percentage: float = 0.5
@@ -177,10 +181,10 @@ class ApproxPercentile(Aggregate):
 
 @dataclass(frozen=True, init=False)
 class MostFrequent(Aggregate):
-    """The most frequent value (the smallest text of equals), tracking up to `tracked` values in bounded memory.
+    """The most frequent value (among equals the smallest text), tracking `tracked` values in bounded memory.
 
-    Exact while there are no more than `tracked` different values; beyond that its count may fall short of the largest
-    count by up to 3.5 / 1.33 / `tracked` of all events (2.6% by default). No events: null.
+    Exact while there are no more than `tracked` different values; beyond that its count may fall short of
+    the largest count by up to 3.5 / 1.33 / `tracked` of all events (2.6% by default). No events: null.
     """
 
     tracked: int = 100
@@ -230,12 +234,13 @@ class MostFrequent(Aggregate):
                     texts[place] = distinct[code].decode()
             return decoded(texts)
 
+        error = 3.5 / 1.33 / self.tracked
         return Bound(
             BIGINT if kind.integral else STRING,
             Formula(finish),
             extras=(extra,),
             exactly=exactly,
-            exactness=f"exact up to {self.tracked:,} values, then within {3.5 / 1.33 / self.tracked:.1%} of all events",
+            exactness=f"exact up to {self.tracked:,} values, then within {error:.1%} of all events",
         )
 
 

@@ -1,9 +1,9 @@
-"""The layout of a view's states: which column of the float64 row belongs to which block, and how rows merge at once.
+"""The layout of a view's states: the columns of each block in the float64 row, and the merge of whole rows.
 
-    | sums: every Tally, Total, ExactTotal | minima: every Least | other blocks, neighbours of one kind together |
+    | sums: Tally, Total, ExactTotal | minima: Least | other blocks, those of one family adjacent |
 
-Blocks with the same meaning are stored once however many features use them. Every layout carries the time of the
-latest event, negated, among its minima.
+A block that several features share is stored once. Every layout holds the time of the latest event,
+negated, among its minima.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anabranch.aggregates.base import Bound, Folded
-from anabranch.states.blocks import TIME_ELEMENT, Block, Element, Least, Rows, Values
+from anabranch.states.blocks import TIME_ELEMENT, Block, Element, Rows, Values
 from anabranch.states.extras import Bytes, Extra
 from anabranch.states.formulas import Formula
+from anabranch.states.leading import Least
 from anabranch.values.types import DataType
 
 States = Sequence[bytes | None] | Bytes
@@ -27,7 +28,11 @@ LATEST = Least(TIME_ELEMENT, -1)
 
 @dataclass(frozen=True, eq=False)
 class Alike:
-    """Features of one type that one formula finishes: where each of them (f) has its blocks, columns (f, width) a block, and its extras."""
+    """Features of one type that one formula finishes.
+
+    `columns` has an array (features, width) per block: the columns of each feature. `extras` has the
+    position of each feature's extra.
+    """
 
     names: tuple[str, ...]
     type: DataType
@@ -37,7 +42,7 @@ class Alike:
 
 
 class Layout:
-    """Columns of the state of one view; see the module for the order."""
+    """The columns of one view's states, in the order that the module describes."""
 
     def __init__(self, bounds: Mapping[str, Bound]) -> None:
         self.bounds = dict(bounds)
@@ -79,16 +84,16 @@ class Layout:
 
     @property
     def elements(self) -> tuple[Element, ...]:
-        """What all blocks and extras read of an event."""
+        """Every element that blocks and extras read."""
         parts: list[Block | Extra] = [*self.blocks, *self.extras]
         return tuple(dict.fromkeys(element for part in parts for element in part.elements))
 
     def sql(self) -> list[str]:
-        """Spark aggregate expressions, one a column."""
+        """Spark aggregate expressions, one per column."""
         return [text for block in self.blocks for text in block.sql()]
 
     def reduce(self, rows: Rows) -> Rows:
-        """Merge states (k, width) of disjoint events into one (width,); none give the empty state."""
+        """Merge states (k, width) of disjoint events into one (width,): the empty state for k = 0."""
         if len(rows) <= 1:
             return rows[0] if len(rows) else self.empty
         out = np.empty(self.width)
@@ -99,7 +104,7 @@ class Layout:
         return out
 
     def reduce_groups(self, rows: Rows, first: Whole) -> Rows:
-        """Merge neighbours of states (n, width): group i is the rows from first[i] up to first[i + 1]; gives (groups, width)."""
+        """Merge adjacent states (n, width) to (groups, width); group i is rows[first[i]:first[i + 1]]."""
         if len(first) == len(rows):
             return rows
         out = np.empty((len(first), self.width))
@@ -115,7 +120,7 @@ class Layout:
         return out
 
     def reduce_extras_groups(self, states: Sequence[States], first: Whole) -> Sequence[States]:
-        """Merge the extras of neighbours likewise; nothing when there are none."""
+        """Merge the extras of adjacent states; `first` as for `reduce_groups`."""
         if len(first) == len(states):
             return states
         ends = [*first[1:].tolist(), len(states)]
@@ -129,7 +134,7 @@ class Layout:
         )
 
     def reduce_extras(self, states: Sequence[States]) -> list[bytes | None]:
-        """Merge extras of k states, each a sequence with one entry an extra."""
+        """Merge the extras of k states, each a sequence with one entry per extra."""
         merged: list[bytes | None] = []
         for position, extra in enumerate(self.extras):
             present = [found for state in states if (found := state[position]) is not None]
@@ -137,7 +142,7 @@ class Layout:
         return merged
 
     def latest(self, rows: Rows) -> Rows:
-        """Time in microseconds of the latest event of each state (n, width); -inf for no events."""
+        """Time in microseconds of the latest event in each state (n, width); -inf for no events."""
         return -rows[:, self._latest]
 
     def finish(self, name: str, rows: Rows, extras: Sequence[States], at: Times, since: Times) -> Values:
@@ -152,7 +157,7 @@ class Layout:
 
     @cached_property
     def alike(self) -> tuple[Alike, ...]:
-        """The features, grouped by how they are finished."""
+        """The features, grouped by their formula."""
         groups: dict[tuple[object, ...], list[str]] = {}
         for name, bound in self.bounds.items():
             form = (
@@ -176,7 +181,7 @@ class Layout:
 
     @staticmethod
     def finish_alike(group: Alike, rows: Rows, extras: Sequence[States], at: Times, since: Times) -> Values:
-        """Values of every feature of a group for states (q, width), by one call: those of the first feature, then of the second, ..."""
+        """Values of a group's features for states (q, width): q of the first feature, q of the second, ..."""
         count = len(group.names)
         folded = [rows[:, columns].swapaxes(0, 1).reshape(count * len(rows), -1) for columns in group.columns]
         found: list[np.ndarray] = []

@@ -6,9 +6,10 @@ from typing import ClassVar
 import numpy as np
 
 from anabranch.aggregates.base import ANYTHING, ORDERED, Aggregate, Bound, Folded, bounded, decoded
-from anabranch.states.blocks import TIME_ELEMENT, Block, Leading, LeadingFew, Least, Values
+from anabranch.states.blocks import TIME_ELEMENT, Block, Values
 from anabranch.states.extras import LeadingTexts
 from anabranch.states.formulas import Formula, binary, coded
+from anabranch.states.leading import Leading, LeadingFew, Least
 from anabranch.values.types import ArrayType, DataType
 
 
@@ -60,7 +61,7 @@ class First(Last):
 
 @dataclass(frozen=True, init=False)
 class LastK(Aggregate):
-    """The values of the `k` latest events that have one, the latest first (ties: the larger first). No events: an empty list."""
+    """The values of the `k` latest events, latest first, of ties the larger. No events: empty list."""
 
     k: int = 1
     takes = ANYTHING
@@ -87,7 +88,7 @@ class LastK(Aggregate):
 
 @dataclass(frozen=True, init=False)
 class FirstK(LastK):
-    """The values of the `k` earliest events that have one, the earliest first (ties: the smaller first). No events: an empty list."""
+    """The values of the `k` earliest events, earliest first, of ties the smaller. No events: empty list."""
 
     sign = -1
 

@@ -1,4 +1,4 @@
-"""Aggregates that know the time they are asked at: recency, and sums that fade with a half-life."""
+"""Aggregates that depend on the time of the answer: recency, and sums that fade with a half-life."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,15 +6,17 @@ from typing import ClassVar
 import numpy as np
 
 from anabranch.aggregates.base import ANYTHING, Aggregate, Bound, Folded, ratio
-from anabranch.states.blocks import TIME, Faded, Least, Values
+from anabranch.states.blocks import TIME, Values
 from anabranch.states.formulas import Formula, double
+from anabranch.states.leading import Least
+from anabranch.states.sums import Faded
 from anabranch.values.times import SECOND, parse_duration
 from anabranch.values.types import DOUBLE, DataType
 
 
 @dataclass(frozen=True, init=False)
 class TimeSince(Aggregate):
-    """Seconds from the latest event (with a non-null argument, when one is given) to the time of the answer. No events: null."""
+    """Seconds since the latest event (with a non-null argument, if one is given). No events: null."""
 
     takes = ANYTHING
 
@@ -33,11 +35,10 @@ def _since(found: Folded) -> Values:
 
 @dataclass(frozen=True, init=False)
 class DecayedSum(Aggregate):
-    """Sum in which an event counts half after each `half_life` that has passed at the time of the answer. No events: null."""
+    """Sum in which the weight of an event halves with each `half_life` until the answer. No events: null."""
 
     half_life: str = "1d"
     windows: ClassVar[str] = "none"
-    invertible = True
 
     def __init__(self, argument: str, *, half_life: str, where: str | None = None) -> None:
         super().__init__(argument, where=where)
@@ -46,7 +47,7 @@ class DecayedSum(Aggregate):
 
     @property
     def longest_tile(self) -> int | None:
-        # Weights within a tile go down to 2 ** -500; twice that would pass the smallest double.
+        # Weights within a tile go down to 2 ** -500; their product must not pass the smallest double.
         return 500 * parse_duration(self.half_life)
 
     def over(self, kind: DataType) -> Bound:
@@ -65,7 +66,7 @@ class DecayedSum(Aggregate):
 
 @dataclass(frozen=True, init=False)
 class DecayedMean(DecayedSum):
-    """Mean in which an event weighs half after each `half_life`. No events: null."""
+    """Mean in which the weight of an event halves with each `half_life`. No events: null."""
 
     @staticmethod
     def faded(found: Folded, half_life: int) -> Values:  # noqa: ARG004 - as the sum it overrides

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anabranch.aggregates.base import ROUNDED, Aggregate, Bound, Folded, ratio
-from anabranch.states.blocks import TIME, CoMoments, Element, Moments, Rows, Values
+from anabranch.states.blocks import TIME, Element, Rows, Values
 from anabranch.states.formulas import Formula, double
+from anabranch.states.moments import CoMoments, Moments
 from anabranch.values.times import parse_duration
 from anabranch.values.types import DOUBLE, Column, DataType
 
@@ -48,7 +49,7 @@ class StdDev(Variance):
 
 @dataclass(frozen=True, init=False)
 class Skewness(Variance):
-    """Skewness of the population, as Spark's and pandas' with bias: M3 / n over the cube of the deviation. No spread: null."""
+    """Population skewness, as Spark computes it: M3 / n over the cube of the deviation. No spread: null."""
 
     order = 3
 
@@ -122,7 +123,7 @@ class Correlation(Covariance):
 
 @dataclass(frozen=True, init=False)
 class Slope(Aggregate):
-    """Least-squares trend over event time, in units of the argument `per` a time (a day by default). Fewer than two times: null.
+    """Least-squares trend over event time, in units of the argument per `per` (a day by default).
 
     Agrees to 1e-6 relative for events that lie a millisecond apart or more.
     """

@@ -1,4 +1,4 @@
-"""What a project promises of the age of its answers; measured by the server, shown in the catalogue."""
+"""The age of answers that a project promises. The server measures it, and the catalogue shows it."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,10 @@ from anabranch.values.times import parse_duration
 
 @dataclass(frozen=True, kw_only=True)
 class Freshness:
-    """Durations such as ``"1d"``; what is left out is not promised.
+    """Promised durations such as ``"1d"``; None promises nothing.
 
-    `batch`: how long ago the cut of the batch that serves may be. `stream`: how long after an event arrived its key's current row has it.
+    `batch` limits the age of the serving batch's cut. `stream` limits the time from the arrival of an event
+    until its key's current row includes it.
     """
 
     batch: str | None = None

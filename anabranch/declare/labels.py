@@ -1,4 +1,4 @@
-"""Labels: what a model is to learn."""
+"""Labels: the target that a model learns."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from anabranch.values.types import BOOLEAN
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """What is to be learnt: `target` over events of `source`; features are taken strictly before the event's time."""
+    """The target of a model: SQL over events of `source`, with features from strictly before the event."""
 
     source: Source
     key: str | tuple[str, ...]
@@ -22,7 +22,8 @@ class Label:
         kind = expression_type(self.target, self.source.columns, "label, target")
         if kind is not None and kind != BOOLEAN and not kind.numeric:
             raise DeclarationError(
-                f"label, target: {self.target!r} gives {kind}: it must give a number or a condition such as 'num > 0'"
+                f"label, target: {self.target!r} gives {kind}: "
+                "it must give a number or a condition such as 'num > 0'"
             )
 
     @property

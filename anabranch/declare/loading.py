@@ -1,4 +1,4 @@
-"""Finding declarations: `<folder>/<name>.py` or `<folder>/<name>/__init__.py`, whose value `project` is what counts."""
+"""Finding declarations: the value `project` of `<folder>/<name>.py` or `<folder>/<name>/__init__.py`."""
 
 import importlib.util
 import re
@@ -13,7 +13,7 @@ from anabranch.errors import AnabranchError, DeclarationError, UnknownProjectErr
 
 
 def list_projects(folders: Sequence[Path]) -> dict[str, Path]:
-    """Name and file of every declaration, the first folder winning."""
+    """Name and file of every declaration; of equal names the one in the first folder."""
     found: dict[str, Path] = {}
     for folder in folders:
         files = [path for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"]
@@ -30,7 +30,8 @@ def load_project(name: str, folders: Sequence[Path]) -> Project:
     if name not in found:
         searched = ", ".join(str(folder) for folder in folders)
         raise UnknownProjectError(
-            f"no project {name!r}: there is {', '.join(found) or 'none'} (searched {searched}): declare it in a file {name}.py there"
+            f"no project {name!r}: there is {', '.join(found) or 'none'} (searched {searched}): "
+            f"declare it in a file {name}.py there"
         )
     project = getattr(_module(name, found[name]), "project", None)
     if not isinstance(project, Project):
@@ -43,13 +44,17 @@ def load_project(name: str, folders: Sequence[Path]) -> Project:
 
 
 def load_function(name: str, folders: Sequence[Path]) -> Callable[..., Any]:
-    """The function ``module:function`` of a file `<folder>/<module>.py`; raises DeclarationError, naming every folder searched."""
+    """The function ``module:function`` of a file `<folder>/<module>.py`.
+
+    Raises DeclarationError, naming every folder searched, when it does not exist.
+    """
     module, _, function = name.partition(":")
     path = list_projects(folders).get(module)
     if path is None:
         searched = ", ".join(str(folder) for folder in folders) or "no folder"
         raise DeclarationError(
-            f"there is no module {module!r} for the function {name!r} (searched {searched}): write it in a file {module}.py there"
+            f"there is no module {module!r} for the function {name!r} (searched {searched}): "
+            f"write it in a file {module}.py there"
         )
     found = getattr(_module(module, path), function, None)
     if not callable(found):
@@ -58,7 +63,7 @@ def load_function(name: str, folders: Sequence[Path]) -> Callable[..., Any]:
 
 
 def module_name(name: str) -> str:
-    """What the module of a project is called in this process; it can be imported under that name nowhere else."""
+    """The name of a project's module in this process; no other process can import it by that name."""
     return f"anabranch_project_{name}"
 
 

@@ -1,4 +1,4 @@
-"""What a data scientist declares about a model: trainer, categories, split, weights, search, slices and the gate to the champion's place."""
+"""Declarations of models: trainer, split, weights, search, slices, and the gate to becoming champion."""
 
 import re
 from collections.abc import Mapping
@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 
 from anabranch.errors import DeclarationError
 
-METRICS = {"roc_auc": "class", "average_precision": "class", "log_loss": "class", "accuracy": "class", "f1": "class",
-           "rmse": "number", "mae": "number", "r2": "number"}  # fmt: skip
+METRICS = {
+    **dict.fromkeys(("roc_auc", "average_precision", "log_loss", "accuracy", "f1"), "class"),
+    **dict.fromkeys(("rmse", "mae", "r2"), "number"),
+}
+"""The task that each metric is for."""
 SMALLER_IS_BETTER = frozenset({"log_loss", "rmse", "mae"})
 SPLITS = ("time", "key")
 BALANCED = "balanced"
@@ -18,7 +21,7 @@ _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """Rows told apart by a feature: by its values, or by the bands that `bands` cut (each band from a bound, below the next)."""
+    """Rows grouped by a feature: by its values, or by bands, from one bound of `bands` to below the next."""
 
     feature: str
     bands: tuple[float, ...] = ()
@@ -27,20 +30,22 @@ class Slice:
         object.__setattr__(self, "bands", tuple(float(bound) for bound in self.bands))
         if list(self.bands) != sorted(set(self.bands)):
             raise DeclarationError(
-                f"model: slice {self.feature!r} has bands {self.bands}: give bounds that grow, such as (40, 55, 65)"
+                f"model: slice {self.feature!r} has bands {self.bands}: "
+                "give bounds that grow, such as (40, 55, 65)"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """What a version must pass to become champion by training.
+    """The conditions under which training makes a version champion.
 
-    `minimum`: the metric on held-out rows at least so good (at most so large, for metrics where smaller is better).
-    `champion`: compared with the champion by paired resamples of the same held-out rows, of which a share `confidence` proves something.
-    `proof`: ``worse``, the default, refuses what is proven to be worse by more than `tolerance`, so what is a little worse may pass;
-    ``not worse`` refuses what is not proven to be at most `tolerance` worse (non-inferiority), so what is as good may be refused for want of rows.
-    `slices`: the metric at least so good on every declared slice of `slice_rows` rows or more. `parity`: how far the model itself, its
-    ONNX form and the registered pyfunc may lie apart.
+    `minimum` is the worst metric on held-out rows that passes. `champion` compares the version with the
+    champion by paired resamples of the same held-out rows; a difference is proven when a share `confidence`
+    of them has it. With `proof` ``worse``, the default, a version is refused when it is proven worse by
+    more than `tolerance`; with ``not worse`` it is refused unless it is proven to be at most `tolerance`
+    worse (non-inferiority), which takes more rows. `slices` is the worst metric that passes on a declared
+    slice of `slice_rows` rows or more. `parity` is the largest difference that passes between the model,
+    its ONNX form and the registered pyfunc.
     """
 
     minimum: float | None = None
@@ -67,16 +72,18 @@ class Gate:
             )
         if self.proof == "not worse" and self.tolerance == 0:
             raise DeclarationError(
-                "model: gate's proof is 'not worse' and its tolerance 0: say how much worse is as good, such as tolerance=0.01"
+                "model: gate's proof is 'not worse' and its tolerance 0: "
+                "say how much worse is as good, such as tolerance=0.01"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """A search over parameters by validation inside the training rows, where Optuna says what to try next. Seeded: the same rows, the same trials.
+    """A search over parameters by Optuna, validated inside the training rows. Equal rows give equal trials.
 
-    `space`: a parameter's choices as a list, or its range as (low, high), both whole or both decimal, with "log" as a third for
-    an even spread of magnitudes; empty for the trainer's own space. The first trial is always the trainer's defaults.
+    `space` maps a parameter to a list of choices or a range (low, high), both whole or both decimal, with
+    "log" as a third member for a logarithmic scale; empty for the trainer's own space. The first trial is
+    the trainer's defaults.
     """
 
     trials: int = 20
@@ -88,7 +95,8 @@ class Search:
         for name, choices in self.space.items():
             if not (_is_range(choices) or (isinstance(choices, list) and choices)):
                 raise DeclarationError(
-                    f'model: search space {name!r} is {choices!r}: give a list of choices or a range (low, high) or (low, high, "log")'
+                    f"model: search space {name!r} is {choices!r}: "
+                    'give a list of choices or a range (low, high) or (low, high, "log")'
                 )
 
 
@@ -106,7 +114,7 @@ def _is_range(choices: object) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One model of a composition."""
+    """One model of an ensemble or a cascade."""
 
     trainer: str
     params: Mapping[str, object] = field(default_factory=dict, hash=False)
@@ -116,8 +124,9 @@ class Member:
 class Online:
     """A second model that learns from each label as it arrives, between one batch and the next.
 
-    `learner`: ``sgd``, a linear model by stochastic gradient descent over the model's numbers. `rate`: length of the first step; the
-    n-th is shorter by n^(1/4). `penalty`: how strongly weights are drawn to nothing. `passes`: over a batch's training set.
+    `learner` is ``sgd``: a linear model over the model's numbers, by stochastic gradient descent. `rate` is
+    the length of the first step; the n-th is shorter by n^(1/4). `penalty` is the strength of
+    regularisation. `passes` is the number of passes over a batch's training set.
     """
 
     learner: str = "sgd"
@@ -132,17 +141,20 @@ class Online:
             )
         if not 0 < self.rate <= 10 or not 0 <= self.penalty < 1 or self.passes < 1:
             raise DeclarationError(
-                f"model: {self}: rate must be above 0 and at most 10, penalty from 0 to below 1, passes 1 or more"
+                f"model: {self}: "
+                "rate must be above 0 and at most 10, penalty from 0 to below 1, passes 1 or more"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """How to learn it. `trainer`: a registered name, or ``module:function`` in a folder of projects; `features`: those used, empty for all.
+    """How a project's model is trained.
 
-    `categories` are features whose numbers are names of kinds. `split`: ``time`` trains on the earlier and tests on the later labels,
-    ``key`` on different keys; either way no key is on both sides. `class_weight`: ``balanced`` or a weight by class. `members` belong to
-    the trainers ``ensemble`` and ``cascade``. `online` is learnt beside it and changes nothing of what it is.
+    `trainer` is a registered name, or ``module:function`` in a folder of projects. `features` are the
+    columns it reads, empty for all. `categories` are features whose numbers are codes. `split` ``time``
+    trains on earlier labels and tests on later ones, ``key`` on different keys; with either, no key is on
+    both sides. `class_weight` is ``balanced`` or a weight by class. `members` are for the trainers
+    ``ensemble`` and ``cascade``. `online` is a second model and does not change this one.
     """
 
     trainer: str = "auto"
@@ -189,7 +201,8 @@ class Model:
         )
         if (self.trainer in ("ensemble", "cascade")) != bool(self.members):
             raise DeclarationError(
-                f"model: trainer {self.trainer!r} has members {self.members!r}: 'ensemble' and 'cascade' need them, others have none"
+                f"model: trainer {self.trainer!r} has members {self.members!r}: "
+                "'ensemble' and 'cascade' need them, others have none"
             )
 
     def _check_weight(self) -> None:
@@ -199,16 +212,18 @@ class Model:
             good = set(weight) == {0, 1} and all(value > 0 for value in weight.values())
         if not good:
             raise DeclarationError(
-                f"model: class_weight is {weight!r}: use 'balanced' or a weight above 0 for each class, such as {{0: 1, 1: 5}}"
+                f"model: class_weight is {weight!r}: "
+                "use 'balanced' or a weight above 0 for each class, such as {0: 1, 1: 5}"
             )
         if weight is not None and self.task == "number":
             raise DeclarationError(
-                f"model: class_weight is for classes, but the metric {self.metric!r} is for numbers: leave it out"
+                f"model: class_weight is for classes, but the metric {self.metric!r} is for numbers: "
+                "leave it out"
             )
 
     @property
     def task(self) -> str:
-        """``class`` or ``number``: what the metric is for."""
+        """``class`` or ``number``, by the metric."""
         return METRICS[self.metric]
 
     @property
@@ -223,13 +238,13 @@ class Model:
 
     @property
     def named(self) -> dict[str, str]:
-        """Features that are named, each with what for."""
+        """The features that the declaration names, each with its role."""
         found = dict.fromkeys(self.features, "feature")
         found |= dict.fromkeys(self.categories, "category")
         return found | {part.feature: "slice" for part in self.declared_slices}
 
     def meaning(self) -> list[str]:
-        """Texts that change with anything that changes what is learnt."""
+        """Texts that change when the trained model would."""
         plain = [self.trainer, self.metric, repr(self.features), repr(sorted(self.params.items()))]
         more = [repr(self.categories), self.split, repr(self.class_weight), repr(self.members)]
         search = f"{self.search.trials} {sorted(self.search.space.items())!r}" if self.search else ""

@@ -1,4 +1,4 @@
-"""Names that a declaration may give, words that are kept, and the digest that tells declarations apart."""
+"""Names in declarations: their form, reserved words, and digests of declarations."""
 
 import hashlib
 import re
@@ -12,7 +12,7 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _OF_ROWS = ("key", "score", "label", "online_score", "degraded", "slot")
 _OF_VERSIONS = ("model_version", "batch_version", "as_of", "layer")
 RESERVED = {*_OF_ROWS, *_OF_VERSIONS}
-"""Columns that serving tables have beside a project's own: no feature and no key column may have such a name."""
+"""Columns of serving tables beside a project's own: no name for a feature or a key column."""
 
 
 def reserve(name: str) -> None:
@@ -24,7 +24,8 @@ def check_name(name: object, what: str) -> None:
     """Raise DeclarationError, beginning with `what`, unless `name` can be part of a table's name."""
     if not isinstance(name, str) or len(name) > 40 or not _NAME.fullmatch(name):
         raise DeclarationError(
-            f"{what} {name!r} is not a good name: use up to 40 small letters, digits and single underscores, a letter first"
+            f"{what} {name!r} is not a good name: "
+            "use up to 40 small letters, digits and single underscores, a letter first"
         )
 
 
@@ -34,7 +35,7 @@ def digest(parts: Iterable[str]) -> str:
 
 
 def check_unique(names: list[str], what: str) -> None:
-    """Raise DeclarationError, beginning with `what`, when a name is given twice."""
+    """Raise DeclarationError, beginning with `what`, for a duplicate name."""
     for name in names:
         if names.count(name) > 1:
             raise DeclarationError(f"{what} {name!r} is used twice: give each its own name")

@@ -1,4 +1,4 @@
-"""What a data scientist declares: sources, feature views, a label, a model, a project. Frozen, checked when constructed."""
+"""Projects: views, a label and a model. Declarations are frozen, and checked when constructed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,8 +17,9 @@ from anabranch.values.types import DataType
 
 @dataclass(frozen=True, kw_only=True)
 class OnWrite:
-    """Rows that are scored as they arrive: the events of a `source`, by its name, or what is appended to `table`, a path; into the Delta table `to`,
-    or with ``to="serving"`` into the serving table.
+    """Rows that are scored as they arrive: events of `source` (a name), or rows appended to `table` (a path).
+
+    Scores go to the Delta table `to`, or with ``to="serving"`` to the serving table.
     """
 
     to: str
@@ -32,7 +33,7 @@ class OnWrite:
 
 @dataclass(frozen=True, kw_only=True)
 class Project:
-    """Everything declared for one purpose. A project may have no model (features only)."""
+    """Views, and a label and a model unless the project has features only."""
 
     name: str
     views: tuple[FeatureView, ...]
@@ -68,7 +69,8 @@ class Project:
         ]
         if taken:
             raise DeclarationError(
-                f"{place}: key column {taken[0]!r} is a word kept for serving tables: rename it in the source"
+                f"{place}: key column {taken[0]!r} is a reserved word of serving tables: "
+                "rename it in the source"
             )
         for view in self.views:
             self._check_keys(view, place)
@@ -84,7 +86,8 @@ class Project:
         given: object = self.score_on_write
         if not isinstance(given, tuple) or not all(isinstance(one, OnWrite) for one in given):
             raise DeclarationError(
-                f"{place}: score_on_write is {self.score_on_write!r}: write (OnWrite(source=..., to=...),) with its comma"
+                f"{place}: score_on_write is {self.score_on_write!r}: "
+                "write (OnWrite(source=..., to=...),) with its comma"
             )
         if self.score_on_write and self.model is None:
             raise DeclarationError(
@@ -107,8 +110,9 @@ class Project:
         named = self.model.named if self.model else {}
         unknown = [name for name in named if name not in {c.name for c in self.columns}]
         if unknown:
+            known = ", ".join(column.name for column in self.columns)
             raise DeclarationError(
-                f"{place}: model {named[unknown[0]]} {unknown[0]!r} is in no view: there are {', '.join(c.name for c in self.columns)}"
+                f"{place}: model {named[unknown[0]]} {unknown[0]!r} is in no view: there are {known}"
             )
         types = {column.name: column.type for column in self.columns}
         unfit = [name for name in self.model_features if not types[name].trainable]
@@ -139,11 +143,13 @@ class Project:
     def _check_online(self, place: str) -> None:
         if self.label is not None and self.label.source.topic is None:
             raise DeclarationError(
-                f"{place}: online learning reads labels from a topic, and source {self.label.source.name!r} has none: give it one"
+                f"{place}: online learning reads labels from a topic, "
+                f"and source {self.label.source.name!r} has none: give it one"
             )
         if all(self.column_of[name].type.text for name in self.model_features):
             raise DeclarationError(
-                f"{place}: online learning needs a feature that is a number, and the model's are all texts: leave Model(online=...) out"
+                f"{place}: online learning needs a feature that is a number, and the model's are all texts: "
+                "leave Model(online=...) out"
             )
 
     def _check_keys(self, view: FeatureView, place: str) -> None:
@@ -151,12 +157,13 @@ class Project:
         if missing:
             known = ", ".join(self.keys)
             raise DeclarationError(
-                f"{place}: key {missing[0]!r} of view {view.name!r} is not among the label's keys {known}: add it to Label(key=...)"
+                f"{place}: key {missing[0]!r} of view {view.name!r} is not among the label's keys {known}: "
+                "add it to Label(key=...)"
             )
 
     @cached_property
     def sources(self) -> dict[str, Source]:
-        """Every source by name; two different ones of one name are an error."""
+        """Every source by name; raises DeclarationError when different sources have one name."""
         found: dict[str, Source] = {}
         for source in [*(view.source for view in self.views), *([self.label.source] if self.label else [])]:
             if found.setdefault(source.name, source) != source:
@@ -167,7 +174,7 @@ class Project:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Columns that name one thing to be scored: the label's, or all the views' when there is no label."""
+        """Columns of the key that is scored: the label's, or those of all views when there is no label."""
         return (
             self.label.keys
             if self.label
@@ -209,7 +216,7 @@ class Project:
         return tuple(view for view in self.views if view.source.name == source)
 
     def key_sets(self, source: Source) -> tuple[tuple[str, ...], ...]:
-        """The keys that events of the source are used with: its views' and, for the label's source, the label's."""
+        """The keys for which events of the source are used, by its views and by the label."""
         found = [view.keys for view in self.views_of(source.name)]
         if self.label is not None and self.label.source == source:
             found.append(self.label.keys)
@@ -217,7 +224,7 @@ class Project:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with anything that changes what the model is fed or told to learn."""
+        """Changes when the model's input or target would."""
         label, model = self.label, self.model
         parts = [f"{view.name}:{view.fingerprint}" for view in self.views] + [c.name for c in self.columns]
         parts += [aggregate.meaning() for view in self.views for aggregate in view.features.values()]

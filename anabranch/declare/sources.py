@@ -11,10 +11,11 @@ from anabranch.values.types import Column, parse_schema
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where events of one kind come from. `id` names an event: its first arrival wins.
+    """A source of events of one schema. `id` is the column that identifies an event: its first arrival wins.
 
-    Without a `topic` they come by files only. `format` is how the topic's messages are written: ``"json"`` (one object),
-    ``"csv"`` (one line, the columns in the order of the schema), or a name of `register_format`.
+    A source without a `topic` is read from files alone. `format` is the format of the topic's messages:
+    ``"json"`` (one object), ``"csv"`` (one line, the columns in the order of the schema), or a name given
+    to `register_format`.
     """
 
     name: str
@@ -29,16 +30,19 @@ class Source:
         check_name(self.name, "source")
         if self.topic is not None and not re.fullmatch(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}", self.topic):
             raise DeclarationError(
-                f"source {self.name!r}: topic {self.topic!r} is not a Kafka topic name: use letters, digits, '.', '_' and '-'"
+                f"source {self.name!r}: topic {self.topic!r} is not a Kafka topic name: "
+                "use letters, digits, '.', '_' and '-'"
             )
         if self.format not in format_names():
             raise DeclarationError(
-                f"source {self.name!r}: format {self.format!r} is unknown: use {', '.join(format_names())}, or register it"
+                f"source {self.name!r}: format {self.format!r} is unknown: "
+                f"use {', '.join(format_names())}, or register it"
             )
         self.column(self.id, "id")
-        if not self.column(self.time, "time").type.time:
+        kind = self.column(self.time, "time").type
+        if not kind.time:
             raise DeclarationError(
-                f"source {self.name!r}: time {self.time!r} is {self.column(self.time, 'time').type}: it must be TIMESTAMP or DATE"
+                f"source {self.name!r}: time {self.time!r} is {kind}: it must be TIMESTAMP or DATE"
             )
 
     @property
@@ -47,23 +51,23 @@ class Source:
         return parse_schema(self.schema)
 
     def column(self, name: str, role: str) -> Column:
-        """The column `name`; raises DeclarationError naming the `role` it was wanted for."""
+        """The column `name`; raises DeclarationError, naming its `role`, when it does not exist."""
         for column in self.columns:
             if column.name == name:
                 return column
-        raise DeclarationError(
-            f"source {self.name!r}: {role} {name!r} is no column: it has {', '.join(c.name for c in self.columns)}"
-        )
+        known = ", ".join(column.name for column in self.columns)
+        raise DeclarationError(f"source {self.name!r}: {role} {name!r} is no column: it has {known}")
 
 
 def key_columns(key: str | tuple[str, ...], source: Source, place: str) -> tuple[str, ...]:
-    """The key\'s columns; raises DeclarationError, beginning with `place`, when one cannot be part of a key."""
+    """The key's columns; raises DeclarationError, beginning with `place`, when one cannot be in a key."""
     names = (key,) if isinstance(key, str) else tuple(key)
     if not names or len(set(names)) != len(names):
         raise DeclarationError(f"{place}: key {key!r} must name one column or several different ones")
     for name in names:
-        if not source.column(name, f"key of {place}").type.in_keys:
+        kind = source.column(name, f"key of {place}").type
+        if not kind.in_keys:
             raise DeclarationError(
-                f"{place}: key {name!r} cannot be {source.column(name, 'key').type}: use STRING, a whole number, DATE or BOOLEAN"
+                f"{place}: key {name!r} cannot be {kind}: use STRING, a whole number, DATE or BOOLEAN"
             )
     return names

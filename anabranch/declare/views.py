@@ -17,7 +17,7 @@ from anabranch.values.types import DataType
 
 @dataclass(frozen=True)
 class FeatureColumn:
-    """One column that answers and training sets have: a feature over one window."""
+    """One column of answers and training sets: a feature over one window."""
 
     name: str
     feature: str
@@ -27,7 +27,7 @@ class FeatureColumn:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureView:
-    """Features of one key over one source; `windows` empty means the key's whole life."""
+    """Features of one key over one source; without `windows` over all events of the key."""
 
     name: str
     source: Source
@@ -50,7 +50,8 @@ class FeatureView:
             check_name(name, f"view {self.name!r}: feature")
             if not isinstance(aggregate, Aggregate):
                 raise DeclarationError(
-                    f"view {self.name!r}: feature {name!r} is {aggregate!r}: it must be an aggregate such as Count() or Mean('price')"
+                    f"view {self.name!r}: feature {name!r} is {aggregate!r}: "
+                    "it must be an aggregate such as Count() or Mean('price')"
                 )
             self._check_windows(name, aggregate)
         self._check_columns()
@@ -60,7 +61,8 @@ class FeatureView:
         finite = [span for span in self.spans if span.bounded]
         if aggregate.windows == "none" and finite:
             raise DeclarationError(
-                f"{place} has no window (it forgets by its half-life), but the view has {finite[0].name!r}: give it a view without windows="
+                f"{place} has no window (it forgets by its half-life), but the view has {finite[0].name!r}: "
+                "give it a view without windows="
             )
         if aggregate.longest_tile is not None and self.tile > aggregate.longest_tile:
             longest, tile = format_duration(aggregate.longest_tile), format_duration(self.tile)
@@ -81,7 +83,8 @@ class FeatureView:
                 )
             if column.name in RESERVED:
                 raise DeclarationError(
-                    f"view {self.name!r}: feature {column.name!r} is a word kept for serving tables: rename it"
+                    f"view {self.name!r}: feature {column.name!r} is a reserved word of serving tables: "
+                    "rename it"
                 )
             seen.add(column.name)
 
@@ -92,7 +95,7 @@ class FeatureView:
 
     @cached_property
     def layout(self) -> Layout:
-        """How this view's states are stored."""
+        """The layout of this view's states."""
         place = f"view {self.name!r}"
         return Layout(
             {
@@ -115,7 +118,11 @@ class FeatureView:
 
     @cached_property
     def tiers(self) -> tuple[int, ...]:
-        """Widths of the stream's tiles in microseconds: wide ones, an hour or a hop, and, where a window's tail may lie within one, fine ones of a hop."""
+        """Widths of the stream's tiles in microseconds.
+
+        Wide tiles hold an hour, or a hop where that is longer. Where a window's tail may lie within a wide
+        tile, there are fine ones of a hop as well.
+        """
         longest = [
             aggregate.longest_tile
             for aggregate in self.features.values()
@@ -145,7 +152,7 @@ class FeatureView:
 
     @cached_property
     def finished(self) -> tuple[tuple[Alike, tuple[str, ...]], ...]:
-        """Groups of features that are finished together, each with the names of its columns: windows within features."""
+        """Groups of features that one formula finishes, with their columns: windows within features."""
         names: dict[str, list[str]] = {}
         for column in self.columns:
             names.setdefault(column.feature, []).append(column.name)
@@ -156,7 +163,7 @@ class FeatureView:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with anything that changes the meaning or layout of stored states; names of features do not."""
+        """Changes when the meaning or the layout of stored states would; not with the names of features."""
         return digest(
             [
                 *self._ground(self.features.values()),
@@ -166,11 +173,11 @@ class FeatureView:
         )
 
     def feature_fingerprint(self, name: str) -> str:
-        """Changes with anything that changes the values of one feature; its name does not."""
+        """Changes when the values of one feature would; not with its name."""
         return digest([*self._ground([self.features[name]]), self.features[name].meaning()])
 
     def _ground(self, aggregates: Iterable[Aggregate]) -> list[str]:
-        """What every state depends on: the source, the key, the windows, and the types of the columns that are read."""
+        """The source, the key, the windows and the types of the columns that are read."""
         source = self.source
         used = {name.lower() for name in (*self.keys, source.time, source.id)}
         used.update(

@@ -1,4 +1,4 @@
-"""What a data scientist declares about the time after release: how long labels take, what is looked at, and when to raise an alert."""
+"""Declarations of monitoring: the delay of labels, the window that is examined, thresholds for alerts."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,15 @@ from anabranch.values.times import parse_duration
 
 @dataclass(frozen=True, kw_only=True)
 class Watch:
-    """A label judges the last prediction of each version made before its event time, and at most `horizon` before.
+    """How a released model is monitored.
 
-    Looked at are predictions and labels of the last `window`, accuracy also by `period`. Each threshold, where it is given, raises
-    an alert: `psi_above` and `js_above` for a feature of the model, `score_psi_above` for its scores, `metric_below` (or
-    `metric_above`, for metrics where smaller is better) for its metric on labels, `skew_above` for the share of recomputed features
-    that are not what the model was given, `flips_above` for the share of approximate labels that a batch turned over. Fewer than
-    `rows` predictions, labels or scores raise none. `retrain`: an alert that was raised asks for a training.
+    A label judges each version's last prediction before its event time, at most `horizon` before.
+    Predictions and labels of the last `window` are examined, accuracy also by `period`. Each threshold that
+    is given raises an alert: `psi_above` and `js_above` on a feature of the model, `score_psi_above` on its
+    scores, `metric_below` (or `metric_above` where smaller is better) on its metric, `skew_above` on the
+    share of recomputed features that differ from the model's input, `flips_above` on the share of
+    approximate labels that a batch reversed. Fewer than `rows` predictions, labels or scores raise no
+    alert. With `retrain`, an alert requests a training.
     """
 
     horizon: str = "30d"
@@ -41,7 +43,7 @@ class Watch:
                 raise DeclarationError(f"watch: {name} is {bound!r}: it must be 0 or more")
 
     def check(self, smaller_is_better: bool, metric: str) -> None:
-        """Raise DeclarationError when the threshold of the metric lies on its good side."""
+        """Raise DeclarationError when the metric's threshold would alert on good values."""
         wrong, right = (
             ("metric_below", "metric_above") if smaller_is_better else ("metric_above", "metric_below")
         )

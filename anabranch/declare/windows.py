@@ -1,25 +1,29 @@
 """Windows over event time: half-open, the tail rounded down to a hop, so that stored hops fill them exactly.
 
-A window of width W at time t holds the events in [floor(t - W, hop), t): it is never shorter than W and at most one
-hop longer (a sawtooth). Batch state of one key, for a cut C and a slack S (the longest a batch may be late):
+A sliding window of width W at time t holds the events in [floor(t - W, hop), t): at least W and at most one
+hop more. The batch state of one key, for a cut C and a slack S (the time for which a batch can answer after
+its cut):
 
-    event time ->   floor(C - W, hop)        floor(C + S - W, hop)                      C           t
-                    |  tail hop | tail hop |...|  collapsed: one state ................. |           |
-                                                                                        early: event time >= C, exact
-                    any tail in this stretch is on a hop                                | tiles of the stream (arrival >= C)
+    event time ->  floor(C - W, hop)       floor(C + S - W, hop)       C           t
+                   |  tail hop | tail hop |...|  collapsed: one state  |           |
+                                                                       early: event time >= C, each kept
+                   every tail is in this stretch, on a hop             tiles of the stream: arrival >= C
 
-An answer at t in [C, C + S] is collapsed + the tail hops at or after floor(t - W, hop) + early + tiles, all before t.
+An answer at t in [C, C + S] merges the collapsed state, the tail hops at or after floor(t - W, hop), and
+the early events and tiles before t.
 
-Nothing else is assumed of a window than that its tail lies on a hop and never moves back. So a further kind is one
-subclass of `Window` and `register_window`; the collapsed state begins at the tail of the latest answer, C + S.
+All that this assumes of a window is a tail that lies on a hop and never moves back; the collapsed state
+begins at the tail of the latest answer, at C + S. To add a kind of window, write a subclass of `Window` and
+call `register_window`.
 
-Tiles come in two tiers. Wide ones hold an hour (or a hop, where hops are longer), and every event is in one of them. Where
-a tail may lie within an hour, fine ones of a hop hold the same events again; an answer reads them of that one hour only:
+Tiles have two tiers. Every event is in a wide tile of an hour (or a hop, where that is longer). Where a
+tail may lie within an hour, fine tiles of a hop hold the same events again, and an answer reads those of
+that one hour:
 
     event time ->   |....:....:tail:fine:fine:fine| wide         | wide         | wide ... t
                       the tail's hour: fine tiles   all later: wide tiles
 
-An event ahead of its arrival has a tile of its own instant among the wide ones, and no fine one.
+An event ahead of its arrival has a wide tile of its own instant, and no fine one.
 """
 
 from abc import ABC, abstractmethod
@@ -38,7 +42,7 @@ LIFETIME = "lifetime"
 
 @dataclass(frozen=True)
 class Window(ABC):
-    """A kind of window: the events from its tail up to the time of the answer. `hop` in microseconds."""
+    """The events from a tail up to the time of the answer. `hop` is in microseconds."""
 
     name: str
     hop: int
@@ -46,11 +50,14 @@ class Window(ABC):
     @classmethod
     @abstractmethod
     def read(cls, text: str, hop: str | None, place: str) -> Self | None:
-        """The window written as `text`, None when that is another kind; raises DeclarationError, beginning with `place`."""
+        """The window written as `text`, None for a text of another kind.
+
+        Raises DeclarationError, beginning with `place`, for a window that cannot be.
+        """
 
     @abstractmethod
     def tail(self, at: int) -> int | None:
-        """Where the window begins at time `at`: a multiple of the hop that never moves back; None for no beginning."""
+        """The beginning of the window at `at`, a multiple of the hop that never moves back; None for none."""
 
     def tails(self, at: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """The tails at many times."""
@@ -68,7 +75,7 @@ class Window(ABC):
 
     @property
     def meaning(self) -> tuple[object, ...]:
-        """What stored states depend on."""
+        """The parameters that stored states depend on."""
         return (self.name, self.hop)
 
     def needs_fine(self, wide: int) -> bool:
@@ -76,7 +83,7 @@ class Window(ABC):
         return self.hop % wide != 0
 
     def collapsed_from(self, cut: int, slack: int) -> int | None:
-        """Where the collapsed state of a batch begins: at the tail of the latest answer that the batch can give."""
+        """The beginning of a batch's collapsed state: the tail of the batch's latest possible answer."""
         return self.tail(cut + slack)
 
 
@@ -149,13 +156,13 @@ _KINDS: list[type[Window]] = [LifetimeWindow]
 
 
 def register_window(kind: type[Window]) -> None:
-    """Make `kind` known to declarations; every registered kind is asked to read a text before it is taken for a duration."""
+    """Make `kind` known to declarations. Registered kinds read a text before it is read as a duration."""
     if kind not in _KINDS:
         _KINDS.append(kind)
 
 
 def make_window(text: str, hop: str | None, place: str) -> Window:
-    """The window written as `text`; raises DeclarationError, beginning with `place`, when no kind reads it."""
+    """The window written as `text`; raises DeclarationError, beginning with `place`, for any other text."""
     found = (kind.read(text, hop, place) for kind in _KINDS)
     return next((window for window in found if window is not None), None) or SlidingWindow.read(
         text, hop, place
@@ -163,9 +170,9 @@ def make_window(text: str, hop: str | None, place: str) -> Window:
 
 
 def edges(spans: Iterable[Window], wide: int, at: int) -> list[tuple[int, int]]:
-    """Stretches [tail, end of the tail's wide tile) of event time that an answer at `at` takes from fine tiles.
+    """Stretches of event time that an answer at `at` takes from fine tiles.
 
-    There is one for each tail that lies within a wide tile.
+    For each tail that lies within a wide tile, the stretch is from the tail to the end of that tile.
     """
     tails = {tail for span in spans if (tail := span.tail(at)) is not None and tail % wide}
     return [(tail, floor_to(tail, wide) + wide) for tail in sorted(tails)]

@@ -1,7 +1,8 @@
 """Wire formats by name: how the messages of a topic are written.
 
-A format is one class, a decoder (anabranch/events/decoders/decoder.py), registered here by its name. The class is named
-as text, so that a declaration can be checked in a process that has neither Spark nor the decoder's libraries.
+A format is one class, a decoder (anabranch/events/decoders/decoder.py), registered here by its name. The
+class is named as text, so that a declaration can be checked in a process that has neither Spark nor the
+decoder's libraries.
 """
 
 import re
@@ -17,8 +18,8 @@ _DECODERS = {
 def register_format(name: str, decoder: str) -> None:
     """Let sources declare ``format="<name>"``, read by the class `decoder`, written ``package.module:Class``.
 
-    The module must be importable wherever Spark's workers run. Raises DeclarationError for a name that has another
-    decoder already.
+    The module must be importable wherever Spark's workers run. Raises DeclarationError for a name that has
+    another decoder already.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or not re.fullmatch(r"[\w.]+:\w+", decoder):
         raise DeclarationError(

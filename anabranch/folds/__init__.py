@@ -1,1 +1,1 @@
-"""What is done with states: merged at a time, kept as grains, folded into training sets. Only spark.py imports pyspark."""
+"""Folds of states: the merge at a time, grains, training sets. Only spark.py imports pyspark."""

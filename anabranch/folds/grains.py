@@ -1,14 +1,16 @@
-"""Grains: the states a batch keeps. One grain is the state of one key over one span of event time; builds add grains, never change them.
+"""Grains: the states that batches keep in the lake. A grain is the state of a key over a span of event time.
 
-A batch with cut C keeps an event of time x as finely as any later cut can ask, and no finer (`steps`):
+Builds add grains and never change them. A batch with cut C keeps an event of time x only as finely as a
+later cut can need it (`steps`):
 
     event time ->        tail(7d)               tail(1h)                                  C
     x is dropped, or     |  hops of the 7d       |  hops that both windows are made of     |  early: x itself
     one grain for all    |  window               |  (their greatest common divisor)        |
     of it (a lifetime)
 
-Tails and the beginnings of collapsed states lie on hops and only move forward, so at every later cut a grain lies wholly
-inside or outside of each of them: what merge.py draws is folded from grains alone (`fold`), whichever builds made them.
+Tails and the beginnings of collapsed states lie on hops and only move forward, so at every later cut a
+grain lies wholly inside or wholly outside of a window. `fold` makes batch parts (merge.py) from the grains
+of any number of builds.
 """
 
 from collections.abc import Sequence
@@ -22,17 +24,16 @@ from anabranch.aggregates.layout import States
 from anabranch.declare.views import FeatureView
 from anabranch.folds.merge import LABELS
 from anabranch.states.blocks import Rows
-from anabranch.values.times import floor_to
 
 LIFELONG = -(2**62)
-"""Start of the grain of everything older than every window."""
+"""Start of the grain of all events that are older than every bounded window."""
 
 Whole = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Grains:
-    """Sorted by (key, start): `key` numbers whole keys from 0, `start` in microseconds, states (n, width), an extra's states a grain."""
+    """Grains sorted by (key, start): key numbers from 0, microseconds, states (n, width), and extras."""
 
     key: Whole
     start: Whole
@@ -41,7 +42,7 @@ class Grains:
 
 
 def steps(view: FeatureView, cut: int) -> list[tuple[int, int]]:
-    """(since, span) of grains before the cut, the latest stretch first: events at or after `since` are kept by `span`."""
+    """Pairs (since, span), latest first: events at or after `since` are in grains of `span` microseconds."""
     finite = sorted((span.tail(cut), span.hop) for span in view.spans if span.tail(cut) is not None)
     found, hop = [], 0
     for tail, step in finite:
@@ -51,12 +52,12 @@ def steps(view: FeatureView, cut: int) -> list[tuple[int, int]]:
 
 
 def is_lifelong(view: FeatureView) -> bool:
-    """Whether one of the windows never ends."""
+    """Whether a window has no beginning."""
     return any(not span.bounded for span in view.spans)
 
 
 def start_sql(view: FeatureView, cut: int, time: str) -> str:
-    """SQL of the start of the grain that an event, or an older grain, of `time` (BIGINT) belongs to; NULL when no window needs it."""
+    """SQL of the start of the grain of an event, or a finer grain, at `time`; NULL if no window needs it."""
     cases = [f"WHEN {time} >= {cut} THEN {time}"]
     cases += [
         f"WHEN {time} >= {since} THEN {time} - pmod({time}, {step}L)" for since, step in steps(view, cut)
@@ -66,18 +67,8 @@ def start_sql(view: FeatureView, cut: int, time: str) -> str:
     )
 
 
-def start_of(view: FeatureView, cut: int, time: int) -> int | None:
-    """The same for one time."""
-    if time >= cut:
-        return time
-    for since, step in steps(view, cut):
-        if time >= since:
-            return floor_to(time, step)
-    return LIFELONG if is_lifelong(view) else None
-
-
 def merged(view: FeatureView, grains: Grains) -> Grains:
-    """One grain for each (key, start)."""
+    """Merge grains of equal (key, start)."""
     first = _beginnings(grains.key, grains.start)
     extras = view.layout.reduce_extras_groups(grains.extras, first)
     return Grains(
@@ -86,7 +77,7 @@ def merged(view: FeatureView, grains: Grains) -> Grains:
 
 
 def fold(view: FeatureView, grains: Grains, cut: int, slack: int) -> Grains:
-    """The batch parts of all keys, see merge.py: `rows` are [segment, start, state...], sorted by key; `start` means nothing."""
+    """The batch parts of all keys (merge.py): rows [segment, start, state...] by key; `start` is unused."""
     pieces = [
         *_collapsed(view, grains, cut, slack),
         *_hops(view, grains, cut, slack),
@@ -129,7 +120,7 @@ def _hops(view: FeatureView, grains: Grains, cut: int, slack: int) -> list[Grain
 def _piece(
     view: FeatureView, grains: Grains, inside: NDArray[np.bool_], segment: int, start: Whole
 ) -> Grains:
-    """One row of the segment for each key and start among the grains inside."""
+    """One row of the segment for each (key, start) of the grains inside."""
     chosen = np.flatnonzero(inside)
     key, start = grains.key[chosen], start[chosen]
     first = _beginnings(key, start)
@@ -141,7 +132,7 @@ def _piece(
 
 
 def _beginnings(key: Whole, start: Whole) -> Whole:
-    """Positions where a new (key, start) begins."""
+    """The first position of each (key, start)."""
     changed = np.ones(len(key), dtype=bool)
     changed[1:] = (key[1:] != key[:-1]) | (start[1:] != start[:-1])
     return np.flatnonzero(changed)

@@ -1,8 +1,9 @@
-"""Online learning: a linear model that takes one example after another. Pure numpy; its state is plain numbers.
+"""Online learning: a linear model that learns from one example after another. Its state is plain numbers.
 
-Stochastic gradient descent as scikit-learn's SGDClassifier(loss="log_loss") and SGDRegressor do it in `partial_fit`, with
-learning_rate="invscaling", power_t=0.25, eta0=`rate`, alpha=`penalty`: a test holds the weights together. Features are
-standardised as they come (Welford), and mean and spread are part of the state; a value that is missing counts as the mean.
+Stochastic gradient descent as in `partial_fit` of scikit-learn's SGDClassifier(loss="log_loss") and
+SGDRegressor, with learning_rate="invscaling", power_t=0.25, eta0=`rate`, alpha=`penalty`; a test compares
+the weights. Features are standardised as they arrive (Welford): mean and spread are part of the state. A
+missing value counts as the mean.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,15 +16,15 @@ from anabranch.declare.models import Online
 from anabranch.errors import AnabranchError
 
 Numbers = NDArray[np.float64]
-_FAR = 10.0  # spreads: what lies further out is drawn in, or one wild value would undo what was learnt
-_SURE = 30  # values of a feature, from which on its mean and spread draw wild ones in too
+_FAR = 10.0  # spreads: values further out are clipped, or one outlier would undo what was learnt
+_SURE = 30  # values of a feature, after which outliers are clipped in its mean and spread too
 _STEEP = 30.0
 _POWER = 0.25
 _ARRAYS = ("count", "mean", "squares", "weights")
 
 
 class Learner:
-    """Learns a class (0 or 1) or a number from features `names`; `seen` counts the examples it has learnt from."""
+    """Learns a class (0 or 1) or a number from features `names`; `seen` counts its examples."""
 
     def __init__(self, online: Online, task: str, names: Sequence[str]) -> None:
         self._online, self.task, self.names = online, task, tuple(names)
@@ -31,10 +32,10 @@ class Learner:
         self.count, self.mean, self.squares, self.weights = (np.zeros(len(self.names)) for _ in _ARRAYS)
         self.bias = 0.0
         self.target = np.zeros(3)
-        """Of numbers: how many, their mean, the sum of squared deviations."""
+        """Of a number's targets: count, mean, sum of squared deviations."""
 
     def score(self, rows: Numbers) -> Numbers:
-        """Probability of class 1, or the number, for rows (n, features) with NaN for what is missing; float64 (n,)."""
+        """Probabilities of class 1, or numbers, (n,) of rows (n, features); NaN is a missing value."""
         margins = self._standard(np.asarray(rows, dtype=np.float64)) @ self.weights + self.bias
         if self.task == "class":
             return _probability(margins)
@@ -42,7 +43,7 @@ class Learner:
         return found
 
     def learn(self, row: Numbers, target: float) -> None:
-        """Take one example, a row (features,); raises AnabranchError for a target that is no finite number."""
+        """Learn from one row (features,); raises AnabranchError for a target that is not finite."""
         if not np.isfinite(target):
             raise AnabranchError(f"target {target} cannot be learnt from: give a finite number")
         row = np.asarray(row, dtype=np.float64)
@@ -61,7 +62,7 @@ class Learner:
         self.bias -= step * slope
 
     def described(self) -> dict[str, Any]:
-        """The whole state as JSON takes it."""
+        """The whole state as a JSON document."""
         arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
         return {
             "task": self.task,
@@ -74,7 +75,7 @@ class Learner:
 
     @classmethod
     def read(cls, online: Online, state: Mapping[str, Any]) -> Self:
-        """The learner of a state that `described` gave."""
+        """The learner of a state that `described` returned."""
         found = cls(online, str(state["task"]), state["names"])
         found.seen, found.bias, found.target = (
             int(state["seen"]),
@@ -108,7 +109,7 @@ class Learner:
 
 
 def _spread(count: Any, squares: Any) -> Numbers:
-    """The standard deviation, 1 where nothing varies yet."""
+    """The standard deviation, 1 where nothing has varied yet."""
     found = np.sqrt(np.asarray(squares, dtype=np.float64) / np.maximum(count, 1))
     return np.where(found > 0, found, 1.0)
 

@@ -1,8 +1,8 @@
-"""The merge: one key's batch part and tiles become the values of a view at time t. Pure numpy; see windows.py for the picture.
+"""The merge of a key's batch part and tiles to values at a time. Pure numpy; windows.py has the picture.
 
-A batch part is stored as rows of float64 `[segment, start, state...]`; `segment` says what a row is:
+A batch part is stored as rows of float64 `[segment, start, state...]`. The segment is the kind of a row:
 
-    -1 - i    collapsed: events of window i from floor(cut + slack - width, hop) up to the cut   (start unused)
+    -1 - i    collapsed: events of window i from its tail at cut + slack up to the cut (start unused)
     hop > 0   a tail hop: events of [start, start + hop)
     0         early: events at exactly `start`, at or after the cut
 """
@@ -26,7 +26,7 @@ _NEVER = -(2**63)
 
 @dataclass(frozen=True)
 class BatchPart:
-    """What a batch with `cut` and `slack` knows of one key: rows (k, 2 + width) and the extras of each row."""
+    """One key's states in a batch with `cut` and `slack`: rows (k, 2 + width) and the extras of each row."""
 
     cut: int
     slack: int
@@ -36,9 +36,9 @@ class BatchPart:
 
 @dataclass(frozen=True)
 class Tiles:
-    """What the stream knows of one key since the cut: start of each wide tile (m,), states (m, width), extras.
+    """One key's states by the stream since the cut: starts of wide tiles (m,), states (m, width), extras.
 
-    `fine` are those of the other tier, at least in the hours that tails lie within (see windows.py).
+    `fine` are the tiles of the other tier, at least those of hours in which a tail lies (windows.py).
     """
 
     starts: NDArray[np.int64]
@@ -49,23 +49,23 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Merged:
-    """Values by feature column; `degraded` says why they may not be exact, None when they are."""
+    """Values by feature column; `degraded` is the reason why they may not be exact, None when they are."""
 
     values: Mapping[str, object]
     degraded: str | None = None
 
 
 Known = tuple[BatchPart | None, Tiles | None]
-"""What batch and stream know of one key."""
+"""One key's states by batch and stream."""
 
 
 def merge(view: FeatureView, batch: BatchPart | None, tiles: Tiles | None, at: int) -> Merged:
-    """Features of one key at time `at`: exactly the fold over its events in each window, or marked as degraded."""
+    """Features of one key at time `at`: the fold over its events in each window, or marked as degraded."""
     return merge_all(view, [(batch, tiles)], at)[0]
 
 
 def merge_all(view: FeatureView, known: Sequence[Known], at: int) -> list[Merged]:
-    """The same for several keys, whose batch parts are of one batch: hardly more work than for one, for numpy is called as often."""
+    """Features of several keys, all of one batch, with as many calls of numpy as for one key."""
     if not known:
         return []
     layout, count, groups = view.layout, len(known), len(view.spans) * len(known)
@@ -94,7 +94,7 @@ def merge_all(view: FeatureView, known: Sequence[Known], at: int) -> list[Merged
 
 @dataclass(frozen=True)
 class _Portion:
-    """What one place has of several keys: rows (n, ...), the number of the key that each is of, their extras, and where tiles start."""
+    """Rows (n, ...) of several keys from one place: number of the key, extras, and starts of tiles."""
 
     owner: NDArray[np.intp]
     rows: Rows
@@ -103,7 +103,7 @@ class _Portion:
 
     @classmethod
     def of(cls, view: FeatureView, parts: Sequence[BatchPart | Tiles | None]) -> "_Portion | None":
-        """The rows of all parts, or None."""
+        """The rows of all parts; None when there are none."""
         there = [(number, part) for number, part in enumerate(parts) if part is not None and len(part.rows)]
         if not there:
             return None
@@ -124,7 +124,7 @@ class _Portion:
 
 @dataclass(frozen=True)
 class _Stack:
-    """All that is known of several keys: batch rows, wide tiles, fine tiles. `order` sorts them by `owner`, their key's number; None for one key."""
+    """Batch rows, wide and fine tiles of several keys. `order` sorts them by `owner`, the key's number."""
 
     batch: _Portion | None
     tiles: _Portion | None
@@ -136,7 +136,7 @@ class _Stack:
 
     @classmethod
     def of(cls, view: FeatureView, known: Sequence[Known]) -> "_Stack | None":
-        """The stack, or None where nothing is known."""
+        """The stack; None when nothing is known of any key."""
         batch = _Portion.of(view, [part for part, _ in known])
         tiles = _Portion.of(view, [found for _, found in known])
         fine = _Portion.of(view, [None if found is None else found.fine for _, found in known])
@@ -153,7 +153,7 @@ class _Stack:
         )
 
     def inside(self, view: FeatureView, part: BatchPart | None, at: int) -> NDArray[np.bool_]:
-        """Which rows (in the order of keys) an answer at `at` takes, shape (windows, rows)."""
+        """Whether an answer at `at` takes a row, in the order of keys, shape (windows, rows)."""
         inside = np.empty((len(view.spans), len(self.owner)), dtype=np.bool_)
         end = 0
         if self.batch is not None and part is not None:
@@ -178,7 +178,7 @@ def _joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
 
 
 def _of_batch(view: FeatureView, rows: Rows, part: BatchPart, at: int, inside: NDArray[np.bool_]) -> None:
-    """Which of the stored rows of a batch belong to each window, into `inside` (windows, rows)."""
+    """Write into `inside` (windows, rows) whether each stored row of a batch belongs to each window."""
     segments, starts = rows[:, 0], rows[:, 1]
     early, before = segments == 0, starts < at
     for position, span in enumerate(view.spans):
@@ -192,7 +192,7 @@ def _of_batch(view: FeatureView, rows: Rows, part: BatchPart, at: int, inside: N
 
 
 def _edge(view: FeatureView, span: Window, at: int) -> int:
-    """Where the fine tiles of a window end: with the wide tile that its tail lies within, if it does."""
+    """The end of a window's fine tiles: that of the wide tile in which its tail lies."""
     found = edges([span], view.tiers[0], at)
     return min(found[0][1], at) if found else _NEVER
 
@@ -200,12 +200,12 @@ def _edge(view: FeatureView, span: Window, at: int) -> int:
 def _reasons(
     view: FeatureView, known: Sequence[Known], part: BatchPart | None, folded: Rows, at: int
 ) -> list[str | None]:
-    """Why the values of each key may not be exact."""
+    """The reason why the values of each key may not be exact."""
     if part is not None and any(
         batch is not None and (batch.cut, batch.slack) != (part.cut, part.slack) for batch, _ in known
     ):
         raise ValueError(
-            "batch parts of several batches were to be merged: merge the keys of each by themselves"
+            "batch parts of several batches cannot be merged together: merge each batch's keys separately"
         )
     count = len(known)
     early = view.layout.latest(folded) >= at
@@ -235,7 +235,7 @@ def _too_old(span: Window, part: BatchPart, at: int) -> bool:
 def _values(
     view: FeatureView, folded: Rows, extras: Sequence[States], count: int, at: int
 ) -> list[dict[str, object]]:
-    """Values of each key from states by (window, key)."""
+    """Values of each key from states (windows * keys, width)."""
     ends = np.full(len(folded), at, dtype=np.int64)
     tails = np.repeat(np.array([span.tail(at) or 0 for span in view.spans], dtype=np.int64), count)
     out: list[dict[str, object]] = [dict.fromkeys(view.column_names) for _ in range(count)]

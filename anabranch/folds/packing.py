@@ -1,6 +1,6 @@
-"""How states look as bytes in Cassandra: little-endian float64 rows, read back without any per-value work, and framed extras.
+"""States as bytes in Cassandra: rows of little-endian float64, read without per-value work, and extras.
 
-states   float64[k, 2 + width]           one row a segment (anabranch/folds/merge.py), as it lies in memory
+states   float64[k, 2 + width]           rows as in memory (anabranch/folds/merge.py)
 extras   per state, per extra:           uint32 length + 1, then the bytes; length 0 means no events
 """
 
@@ -14,7 +14,7 @@ from anabranch.states.blocks import Rows
 
 
 def pack_extras(states: Sequence[States]) -> bytes | None:
-    """Extras of k states as one blob; None when there are none at all."""
+    """Extras of k states as one blob; None when there are none."""
     pieces: list[bytes] = []
     for state in states:
         for value in state:
@@ -25,7 +25,7 @@ def pack_extras(states: Sequence[States]) -> bytes | None:
 
 
 def unpack_extras(blob: bytes | None, per_state: int) -> list[States]:
-    """The inverse of `pack_extras` for states of `per_state` extras each."""
+    """Extras of states, `per_state` each, from the blob that `pack_extras` returned."""
     if not blob or not per_state:
         return []
     values: list[bytes | None] = []

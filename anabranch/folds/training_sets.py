@@ -1,10 +1,11 @@
-"""Point-in-time features in numpy: for many keys at once, the state of each window strictly before each query's time.
+"""Point-in-time features in numpy: each window's state strictly before each query's time, many keys at once.
 
-Input is one sorted run of whole keys, events and queries apart. There is no loop over keys: a key becomes a whole number,
-positions of window edges come from binary searches over (key, time), and blocks fold ranges of positions (ranges.py).
+The input is a sorted run of whole keys, events and queries separate. There is no loop over keys: keys are
+numbered, binary searches over (key, time) find the edges of windows, and blocks fold ranges of positions
+(ranges.py).
 
-With arrivals given, a query knows only the events that had arrived before its time: each of its ranges is cut at the
-events that had not, and the pieces' states are merged.
+With arrivals, a query sees only events that had arrived before its time: its ranges are cut at the other
+events, and the states of the pieces are merged.
 """
 
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ Whole = NDArray[np.int64]
 class SortedRun:
     """Events and queries, each sorted by (key, time): `key` numbers the keys of both, times are microseconds.
 
-    `arrival` of the events, where queries may know only what had arrived.
+    With `arrival`, the arrival times of the events, queries see only events that had arrived.
     """
 
     key: Whole
@@ -38,7 +39,7 @@ class SortedRun:
 
 @dataclass(frozen=True)
 class _Pieces:
-    """Ranges [first, end) of event positions; the states of those with one `owner` (sorted) make the state of a query."""
+    """Ranges [first, end) of event positions. The ranges of one `owner` (sorted), a query, are merged."""
 
     first: Whole
     end: Whole
@@ -46,9 +47,9 @@ class _Pieces:
 
 
 def features_before(view: FeatureView, run: SortedRun) -> dict[str, Values]:
-    """Values of every feature column of `view`, one a query, from events strictly before the query's time.
+    """Values of every feature column of `view` for each query, from events strictly before its time.
 
-    Features that are computed straight from ranges (sketches) take no arrivals: the caller refuses the combination.
+    Features that are computed from whole ranges (sketches) cannot honour arrivals; callers check that.
     """
     layout, out = view.layout, {}
     end = _positions(run.key, run.time, run.query_key, run.query_time)
@@ -86,7 +87,7 @@ def _first(run: SortedRun, tails: Whole | None) -> Whole:
 
 
 def _positions(key: Whole, time: Whole, asked_key: Whole, asked_time: Whole) -> Whole:
-    """For each asked key, the position in (key, time) of its first entry at or after the asked time."""
+    """The position in (key, time) of the first entry of each key at or after the time asked for."""
     low = np.searchsorted(key, asked_key, side="left").astype(np.int64)
     high = np.searchsorted(key, asked_key, side="right").astype(np.int64)
     # A binary search within [low, high) of all at once: as many steps as the largest key needs.
@@ -102,7 +103,7 @@ def _positions(key: Whole, time: Whole, asked_key: Whole, asked_time: Whole) -> 
 
 
 def _unknown(run: SortedRun, arrival: Whole) -> tuple[Whole, Whole]:
-    """Pairs (query, event position), sorted, of events before a query's time that had not arrived before it."""
+    """Sorted pairs (query, event position) of events that lie before a query's time and arrived later."""
     after = _positions(
         run.query_key, run.query_time, run.key, run.time + 1
     )  # queries the event's time lies before ...

@@ -1,1 +1,1 @@
-"""Partial results that merge: blocks of float64 columns, extras of bytes, sketches. Pure numpy and SQL text."""
+"""Mergeable partial results: blocks of float64 columns, extras of bytes, sketches."""

@@ -1,7 +1,7 @@
-"""Extras: mergeable states of no fixed length (text, sketches), kept as bytes beside the row of float64.
+"""Extras: mergeable states of variable length (texts, sketches), kept as bytes beside the row of float64.
 
-Like a block, an extra says how Spark builds it (`sql`), how states merge, and what it is over windows of a sorted array
-(`over`). No events are None.
+Like a block, an extra defines how Spark builds it (`sql`), how states merge (`merge`), and its states over
+ranges of a sorted array (`over`). The state of no events is None.
 """
 
 import math
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from anabranch.states.blocks import TIME, TIME_ELEMENT, Element, LeadingFew, Lifted, Values
+from anabranch.states.blocks import TIME, TIME_ELEMENT, Element, Lifted, Values
+from anabranch.states.leading import LeadingFew
 from anabranch.states.ranges import prepare
 
 Bytes = NDArray[np.object_]
@@ -24,26 +25,26 @@ class Extra(ABC):
     @property
     @abstractmethod
     def elements(self) -> tuple[Element, ...]:
-        """What is read of each event."""
+        """The values that are read from each event."""
 
     @abstractmethod
     def sql(self) -> str:
-        """A Spark aggregate expression that gives BINARY, NULL for no events."""
+        """A Spark aggregate expression of type BINARY, NULL for no events."""
 
     @abstractmethod
     def merge(self, states: Sequence[bytes]) -> bytes:
-        """One state of at least one."""
+        """Merge at least one state into one."""
 
     @abstractmethod
     def over(self, lifted: Lifted, first: NDArray[np.int64], end: NDArray[np.int64]) -> Bytes:
-        """States of the events in [first, end), one a range."""
+        """States of the events in each range [first, end)."""
 
 
 @dataclass(frozen=True)
 class LeadingTexts(Extra):
     """The bytes of the `count` last values (`sign` 1) or first values (-1), the leading one first.
 
-    Each is uint32 length (big-endian), then 8 bytes of time whose order as bytes is that of time, then the value.
+    Each is a uint32 length (big-endian), 8 bytes that sort as the event time does, and the value.
     """
 
     element: Element
@@ -63,7 +64,8 @@ class LeadingTexts(Extra):
         if self.count == 1:
             return framed.format(f"{'max' if self.sign > 0 else 'min'}({stamped})")
         few = f"slice(sort_array(collect_list({stamped}), {str(self.sign < 0).lower()}), 1, {self.count})"
-        return f"CASE WHEN count({self.element.sql}) > 0 THEN aggregate({few}, X'', (done, one) -> concat(done, {framed.format('one')})) END"
+        joined = f"aggregate({few}, X'', (done, one) -> concat(done, {framed.format('one')}))"
+        return f"CASE WHEN count({self.element.sql}) > 0 THEN {joined} END"
 
     def merge(self, states: Sequence[bytes]) -> bytes:
         stamped = sorted((one for state in states for one in frames(state)), reverse=self.sign > 0)[
@@ -78,7 +80,7 @@ class LeadingTexts(Extra):
 
     def over(self, lifted: Lifted, first: NDArray[np.int64], end: NDArray[np.int64]) -> Bytes:
         found = lifted[self.element]
-        # Text is replaced by its rank, so that the search is one of numbers.
+        # Ranks stand for the texts, so that numbers are searched.
         distinct = sorted(set(found.values[found.valid].tolist()))
         rank = {value: position for position, value in enumerate(distinct)}
         codes = np.fromiter(
@@ -101,7 +103,7 @@ class LeadingTexts(Extra):
 
 
 def frames(state: bytes) -> list[bytes]:
-    """Values that stand one after another, each behind its uint32 length (big-endian)."""
+    """The values of concatenated frames: each is a uint32 length (big-endian) and so many bytes."""
     out, place = [], 0
     while place < len(state):
         size = int.from_bytes(state[place : place + 4], "big")

@@ -12,7 +12,7 @@ from anabranch.values.numbers import ExactType, finite
 
 @dataclass(frozen=True)
 class Formula:
-    """A function over arrays of states, and its constants. Features with equal formulas are finished by one call."""
+    """A function over arrays of states, and its constants. One call finishes features of equal formulas."""
 
     function: Callable[..., Values]
     constants: tuple[Hashable, ...] = ()

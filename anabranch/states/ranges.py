@@ -1,8 +1,8 @@
-"""States over ranges of a sorted array: any block, many ranges at once, in log2(n) vectorised steps.
+"""States of ranges of a sorted array: any block, many ranges at once, in log2(n) vectorised steps.
 
-A segment tree of states answers every range from at most 2 log2(n) merges, and uses nothing but the block's own
-`combine`: so a training set is folded by the very code that merges tiles. Blocks of whole numbers use prefix sums
-instead (a difference of integers is exact; one of floats would cancel). What is prepared serves all windows.
+A segment tree of states answers a range by at most 2 log2(n) merges with the block's own `combine`, so the
+code that merges tiles also folds training sets. Blocks of whole numbers use prefix sums: a difference of
+integers is exact, one of floats would cancel. One preparation serves all windows.
 """
 
 from collections.abc import Callable
@@ -10,14 +10,15 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from anabranch.states.blocks import Block, ExactTotal, Lifted, Rows, Tally
+from anabranch.states.blocks import Block, Lifted, Rows
+from anabranch.states.sums import ExactTotal, Tally
 
 Positions = NDArray[np.int64]
 OverRanges = Callable[[Positions, Positions], Rows]
 
 
 def prepare(block: Block, lifted: Lifted) -> OverRanges:
-    """A function from ranges [first, end) of positions to their states (q, width); empty ranges give the empty state."""
+    """A function from ranges [first, end) of positions to their states (q, width)."""
     if isinstance(block, Tally):
         return _differences(lifted[block.element].valid[:, None])
     if isinstance(block, ExactTotal):

@@ -1,7 +1,7 @@
 """Extras that are sets and sketches. Sketches are Apache DataSketches bytes, made by Spark and merged here.
 
-Training sets do not build a sketch a row: they compute over sorted events the very number that the sketch estimates
-(wavelet.py), which lies within the sketch's published error of what serving gives.
+Training sets do not build a sketch a row: they compute over sorted events the very number that the sketch
+estimates (wavelet.py), which lies within the sketch's published error of what serving gives.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from anabranch.states.wavelet import WaveletMatrix, Whole
 
 
 class Summary(Extra):
-    """An extra of one element whose training values come straight from the sorted events (`exactly`), not from states."""
+    """An extra of one element, whose values in training sets come from sorted events (`exactly`)."""
 
     element: Element
 
@@ -39,7 +39,7 @@ class Summary(Extra):
 
 @dataclass(frozen=True)
 class ValueSet(Summary):
-    """The smallest `most` distinct values, each uint32 length (big-endian) and its bytes, in order of the bytes."""
+    """The smallest `most` distinct values in the order of their bytes, as frames (see extras.frames)."""
 
     element: Element
     most: int
@@ -64,7 +64,8 @@ class DistinctSketch(Summary):
     log_size: int
 
     def sql(self) -> str:
-        return f"CASE WHEN count({self.element.sql}) > 0 THEN hll_sketch_agg({self.element.sql}, {self.log_size}) END"
+        sketch = f"hll_sketch_agg({self.element.sql}, {self.log_size})"
+        return f"CASE WHEN count({self.element.sql}) > 0 THEN {sketch} END"
 
     def merge(self, states: Sequence[bytes]) -> bytes:
         union = datasketches.hll_union(self.log_size)
@@ -81,7 +82,8 @@ class QuantileSketch(Summary):
     size: int
 
     def sql(self) -> str:
-        return f"CASE WHEN count({self.element.sql}) > 0 THEN kll_sketch_agg_double({self.element.sql}, {self.size}) END"
+        sketch = f"kll_sketch_agg_double({self.element.sql}, {self.size})"
+        return f"CASE WHEN count({self.element.sql}) > 0 THEN {sketch} END"
 
     def merge(self, states: Sequence[bytes]) -> bytes:
         merged = datasketches.kll_doubles_sketch(self.size)
@@ -99,7 +101,8 @@ class FrequencySketch(Summary):
 
     def sql(self) -> str:
         text = f"CAST({self.element.sql} AS STRING)"
-        return f"CASE WHEN count({self.element.sql}) > 0 THEN approx_top_k_accumulate({text}, {self.tracked}).sketch END"
+        sketch = f"approx_top_k_accumulate({text}, {self.tracked}).sketch"
+        return f"CASE WHEN count({self.element.sql}) > 0 THEN {sketch} END"
 
     def merge(self, states: Sequence[bytes]) -> bytes:
         sketches = [datasketches.frequent_strings_sketch.deserialize(state) for state in states]
@@ -122,7 +125,7 @@ def coded_values(counted: Values) -> tuple[Whole, list[bytes]]:
 
 
 def distinct_counts(codes: Whole, first: Whole, end: Whole) -> Whole:
-    """How many different codes each range holds: positions whose code did not occur before within the range."""
+    """Number of different codes in each range: positions whose code does not occur earlier in the range."""
     order = np.argsort(codes, kind="stable")
     previous = np.zeros(len(codes), dtype=np.int64)  # 1 + the last position of the same code, 0 for none
     same = codes[order][1:] == codes[order][:-1]

@@ -1,7 +1,8 @@
-"""A wavelet matrix: order statistics of any ranges of an array, many ranges at once, in log2(largest code) steps.
+"""A wavelet matrix: order statistics of many ranges of an array at once, in log2(largest code) steps.
 
-Claude, Navarro, Ordonez, "The wavelet matrix" (2015). Built over whole codes; every query is a few vectorised look-ups a
-bit, so a training set needs no sketch and no loop over keys to know a range's quantile, distinct count or mode.
+Source: Claude, Navarro, Ordonez, "The wavelet matrix" (2015). It is built over whole codes. A query takes a
+few vectorised look-ups per bit, so training sets get quantiles, distinct counts and modes without sketches
+or a loop over keys.
 """
 
 import numpy as np
@@ -50,8 +51,9 @@ class WaveletMatrix:
     def mode(self, first: Whole, end: Whole, share: int) -> Whole:
         """The most frequent code of each non-empty range, the smallest of equals.
 
-        Codes that make up less than 1 / `share` of their range are not searched for beyond the first guess, which
-        bounds the work at `share` candidates a range and bit; a range of fewer distinct codes is answered exactly.
+        Codes that make up less than 1 / `share` of their range are not searched beyond the first guess,
+        which limits the work to `share` candidates per range and bit. Ranges of fewer distinct codes are
+        answered exactly.
         """
         code, most = self._guess(first, end)
         least = np.maximum(np.maximum(most, 2), (end - first) // share)

@@ -1,1 +1,1 @@
-"""What values are: types, SQL expressions over them, times, keys. Knows nothing of features."""
+"""Types, SQL expressions, times and keys."""

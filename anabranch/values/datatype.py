@@ -1,10 +1,10 @@
-"""The base class of types: what every layer asks of the type of a column or feature.
+"""The base class of types.
 
-One class a type says how a value is read from text and JSON, shown as JSON, stored in Cassandra and Arrow, coded in a
-state and taken by a model. A further type is one more class and `types.register_type`; no other module changes.
+A type defines how its values are read from text and JSON, written as JSON, stored in Cassandra and Arrow,
+coded in states and fed to models. To add a type, write one class and call `types.register_type`.
 
-Values pass between layers as plain Python: TIMESTAMP as whole microseconds since 1970 UTC, DATE as days since 1970,
-DECIMAL without a fraction as int. Only `to_json` writes ISO 8601 and only `value` reads it.
+Layers exchange values as plain Python: a TIMESTAMP as microseconds since 1970 UTC, a DATE as days since
+1970, a DECIMAL without a fraction as int. `to_json` alone writes ISO 8601, and `value` alone reads it.
 """
 
 from abc import ABC, abstractmethod
@@ -44,7 +44,7 @@ class DataType(ABC):
     cql: ClassVar[str]
     """The type in CQL."""
     model_kind: ClassVar[str] = "number"
-    """How a model takes it: ``number``, ``boolean``, ``date``, ``timestamp`` or ``text``; ``binary`` and ``list`` fit no model."""
+    """How models take it: ``number``, ``boolean``, ``date``, ``timestamp``, ``text``; they refuse others."""
     hint: ClassVar[str] = ""
     """How a value is written, for complaints."""
     example: ClassVar[Any]
@@ -101,14 +101,17 @@ class DataType(ABC):
     # JSON
 
     json_types: ClassVar[tuple[type, ...]] = (str,)
-    """JSON values that a request may send; an event may also send text that reads as the type."""
+    """Python types of the JSON values that a request may send; an event may also send text."""
 
     @abstractmethod
     def reads(self, value: object) -> bool:
         """Whether a JSON value, no list or object, is of this type or is text that reads as it."""
 
     def fault(self, value: object, *, strict: bool = False) -> str | None:
-        """Why a JSON value, not null, is not of this type; None when it is. `strict` refuses numbers that are sent as text."""
+        """Why a JSON value other than null is not of this type; None when it is.
+
+        `strict` refuses numbers that are sent as text.
+        """
         if strict and type(value) not in self.json_types:
             return f"{show(value)} is not {self.expected}"
         if isinstance(value, dict | list) or not self.reads(value):
@@ -157,7 +160,7 @@ class DataType(ABC):
         return self
 
     def state_sql(self, argument: str, where: str | None) -> tuple[str, ...]:
-        """SQL of DOUBLE columns that sort, one after the other, as the values of `argument` do; NULL where `where` fails."""
+        """SQL of DOUBLE columns that sort as the values do, NULL where `where` does not hold."""
         return (counted(f"CAST({self.number_sql(f'({argument})')} AS DOUBLE)", where),)
 
     def number_sql(self, argument: str) -> str:

@@ -1,7 +1,7 @@
 """SQL expressions of a declaration, parsed and typed without a JVM.
 
-sqlglot parses and types them (Spark dialect). Spark types the same expressions again when they are compiled, and a
-difference is an error there, so a guess here can never change a result.
+sqlglot parses and types them (Spark dialect). Spark types the same expressions again when it compiles them,
+and a difference is an error, so a wrong guess here cannot change a result.
 """
 
 import re
@@ -26,7 +26,7 @@ def _parse(text: str, where: str) -> exp.Expr:
         raise DeclarationError(
             f"{where}: {text!r} is not a SQL expression: {str(error).splitlines()[0]}"
         ) from error
-    # The text becomes part of a longer one, where a comment would swallow the rest.
+    # The text becomes part of a longer one, which a comment would cut short.
     loose = any(
         token.comments or token.token_type == sqlglot.TokenType.SEMICOLON
         for token in sqlglot.tokenize(text, dialect="spark")
@@ -40,34 +40,34 @@ def _parse(text: str, where: str) -> exp.Expr:
 
 @lru_cache(maxsize=4096)
 def columns_used(text: str) -> tuple[str, ...]:
-    """Names of the columns that an expression reads, each once."""
+    """Names of the columns that an expression reads, without duplicates."""
     found = (column.name for column in _parse(text, "expression").find_all(exp.Column))
     return tuple(dict.fromkeys(found))
 
 
 @lru_cache(maxsize=4096)
 def expression_type(text: str, schema: tuple[Column, ...], where: str) -> DataType | None:
-    """The type of SQL expression `text` over `schema`; None when it cannot be told without Spark.
+    """The type of SQL expression `text` over `schema`; None when only Spark can tell.
 
-    Raises DeclarationError, beginning with `where`, for bad syntax, an unknown column, or an expression that is not
-    row by row (aggregates, window functions, subqueries).
+    Raises DeclarationError, beginning with `where`, for bad syntax, an unknown column, or an expression
+    that is not evaluated row by row (aggregates, window functions, subqueries).
     """
     parsed = _parse(text, where)
     wrong = parsed.find(exp.AggFunc, exp.Window, exp.Query)
     unsteady = parsed.find(exp.Rand, exp.Randn, exp.CurrentTimestamp, exp.CurrentDate, exp.Uuid)
     if unsteady is not None:
-        raise DeclarationError(
-            f"{where}: {text!r} changes from run to run: a feature may read only the event's own columns"
-        )
+        raise DeclarationError(f"{where}: {text!r} changes from run to run: use only the event's own columns")
     if wrong is not None or isinstance(parsed, exp.Command):
         raise DeclarationError(
-            f"{where}: {text!r} is not a row expression: use columns, literals, operators and functions of one row"
+            f"{where}: {text!r} is not a row expression: "
+            "use columns, literals, operators and functions of one row"
         )
     known = {column.name.lower(): column for column in schema}
     for column in parsed.find_all(exp.Column):
         if column.name.lower() not in known or column.table:
             raise DeclarationError(
-                f"{where}: no column {column.sql(dialect='spark')!r}: the source has {', '.join(c.name for c in schema)}"
+                f"{where}: no column {column.sql(dialect='spark')!r}: "
+                f"the source has {', '.join(c.name for c in schema)}"
             )
     if isinstance(parsed, exp.Column):
         return known[parsed.name.lower()].type
@@ -86,7 +86,7 @@ def expression_type(text: str, schema: tuple[Column, ...], where: str) -> DataTy
         found = parse_type(kind.sql(dialect="spark"))
     except DeclarationError:
         return None
-    # Other decimal arithmetic (division, functions) has rules of Spark's own, and is taken as DOUBLE.
+    # Other decimal arithmetic (division, functions) follows rules of Spark's own and is taken as DOUBLE.
     return None if found.decimal and not isinstance(parsed, exp.Cast) else found
 
 
@@ -103,7 +103,7 @@ _WHOLE = {8: 3, 16: 5, 32: 10, 64: 20}
 
 
 def _decimal(node: exp.Expr, types: Mapping[str, DataType]) -> DataType | None:
-    """The type of exact arithmetic; None where _digits has none."""
+    """The type of an expression of exact numbers; None for any other expression."""
     found = _digits(node, types)
     if found is None:
         return None
@@ -111,9 +111,10 @@ def _decimal(node: exp.Expr, types: Mapping[str, DataType]) -> DataType | None:
 
 
 def _digits(node: exp.Expr, types: Mapping[str, DataType]) -> _Digits | None:
-    """Digits of sums, differences and products of whole numbers and DECIMALs by Spark's rules; None for anything else.
+    """Digits of sums, differences and products of exact numbers; None for any other expression.
 
-    Source: Spark's DecimalPrecision. What would pass 38 digits loses scale there, so it has no exact type here.
+    Source: Spark's DecimalPrecision. A result of more than 38 digits loses scale in Spark, so it has no
+    exact type.
     """
     if isinstance(node, (exp.Paren, exp.Neg)):
         return _digits(node.this, types)

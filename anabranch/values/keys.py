@@ -1,4 +1,4 @@
-"""Keys as one text: the values of the key's columns, joined by the unit separator (U+001F), which no key may hold."""
+"""Keys as one text: the values of the key's columns, joined by the unit separator (U+001F)."""
 
 from collections.abc import Mapping
 
@@ -6,11 +6,11 @@ from anabranch.errors import EventError
 
 SEPARATOR = "\x1f"
 LONGEST_KEY = 8192
-"""Bytes of one key column: a key is a partition key in the serving store, where 64 KiB is the end."""
+"""Bytes of one key column. Cassandra limits a whole partition key to 64 KiB."""
 
 
 def key_text(names: tuple[str, ...], values: Mapping[str, object]) -> str:
-    """The stored text of a key given as ``{column: value}``; raises EventError when a column is missing or empty."""
+    """The stored text of a key ``{column: value}``; raises EventError when a column is missing or empty."""
     parts = []
     for name in names:
         value = values.get(name)
@@ -19,19 +19,19 @@ def key_text(names: tuple[str, ...], values: Mapping[str, object]) -> str:
         text = str(value).lower() if isinstance(value, bool) else str(value)
         if SEPARATOR in text:
             raise EventError(
-                f"key {name!r} holds the control character U+001F, which keys may not: remove it"
+                f"key {name!r} holds the control character U+001F, which keys must not contain: remove it"
             )
         parts.append(text)
     return SEPARATOR.join(parts)
 
 
 def key_values(names: tuple[str, ...], text: str) -> dict[str, str]:
-    """The inverse of `key_text`."""
+    """The columns of a key from its stored text."""
     return dict(zip(names, text.split(SEPARATOR), strict=True))
 
 
 def show_key(names: tuple[str, ...], text: str) -> str:
-    """A key for people: the value itself, or ``tailnum=N14228 origin=EWR`` when there are several columns."""
+    """A key for people: the bare value of a single column, or ``tailnum=N14228 origin=EWR`` for several."""
     values = key_values(names, text)
     return text if len(names) == 1 else " ".join(f"{name}={value}" for name, value in values.items())
 
@@ -44,5 +44,5 @@ def read_key(names: tuple[str, ...], words: list[str]) -> dict[str, str]:
         raise EventError(
             f"key {' '.join(words)!r} does not fit: write {' '.join(f'{name}=VALUE' for name in names)}"
         )
-    key_text(names, given)  # which says what is empty
+    key_text(names, given)  # raises for an empty value
     return given

@@ -29,11 +29,11 @@ class ExactType(DataType):
 
     @abstractmethod
     def wholes_sql(self, argument: str) -> tuple[str, ...]:
-        """SQL of a BIGINT that is the value, or of two, of which the first counts 10 ** 18 times as much."""
+        """SQL of one BIGINT, or of two (high, low) for the value high * 10 ** 18 + low."""
 
     @abstractmethod
     def from_wholes(self, numbers: list[int]) -> NDArray[Any]:
-        """Values of whole numbers."""
+        """Values from whole numbers without a decimal point."""
 
     def state_sql(self, argument: str, where: str | None) -> tuple[str, ...]:
         return tuple(
@@ -48,7 +48,7 @@ class ExactType(DataType):
 
 
 def joined(parts: Sequence[int]) -> int:
-    """The one whole number of the one or two that `wholes_sql` gives."""
+    """The whole number of the one or two parts that `wholes_sql` gives."""
     return parts[0] if len(parts) == 1 else parts[0] * 10**18 + parts[1]
 
 
@@ -73,7 +73,8 @@ class WholeType(ExactType):
         # Spark alone does not read a whole number that is written with a point or an exponent: 45.0, 4.5e1.
         exact = f"try_cast({text} AS DECIMAL(38,18))"
         no_fraction = f"{exact} = floor({exact}) AND CAST({exact} AS DOUBLE) = try_cast({text} AS DOUBLE)"
-        return f"coalesce(try_cast({text} AS {self}), try_cast(CASE WHEN {no_fraction} THEN {exact} END AS {self}))"
+        whole = f"CASE WHEN {no_fraction} THEN {exact} END"
+        return f"coalesce(try_cast({text} AS {self}), try_cast({whole} AS {self}))"
 
     def reads(self, value: object) -> bool:
         if isinstance(value, float):
@@ -157,7 +158,7 @@ class BigIntType(WholeType):
 
 
 class FloatingType(DataType):
-    """Numbers with a rounding; in states NaN and infinities count as NULL."""
+    """Floating-point numbers. States take NaN and infinities as NULL."""
 
     floating = True
     in_keys = False
@@ -172,7 +173,7 @@ class FloatingType(DataType):
         return "a number"
 
     def cell_sql(self, text: str) -> str:
-        # Java's own ways to write a double are refused: 12d, 1f, 0x1p3. Nearly every number has none of their letters.
+        # Java's own notations are refused: 12d, 1f, 0x1p3. Nearly no number has one of their letters.
         letters = " OR ".join(f"contains({text}, '{letter}')" for letter in "dDfFxX")
         endless = f"lower(trim({text})) IN ('inf', '+inf', '-inf')"
         suffix = f"upper(right(rtrim({text}), 1)) IN ('D', 'F') AND NOT ({endless})"

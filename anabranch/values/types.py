@@ -1,4 +1,4 @@
-"""Types by name and schemas: all types of this library, BOOLEAN, STRING, BINARY and lists among them."""
+"""All types by name, and schemas."""
 
 import re
 from functools import lru_cache
@@ -9,11 +9,13 @@ import pyarrow as pa
 
 from anabranch.errors import DeclarationError
 from anabranch.values.datatype import Column, DataType, JsonSchema, counted, show
-from anabranch.values.moments import DATE, TIMESTAMP
+from anabranch.values.dates import DATE, TIMESTAMP, DateType, TimestampType
 from anabranch.values.numbers import (
     BIGINT,
     DOUBLE,
+    BigIntType,
     DecimalType,
+    DoubleType,
     FloatType,
     IntType,
     SmallIntType,
@@ -231,7 +233,7 @@ def type_names() -> tuple[str, ...]:
 
 
 def parse_type(text: str) -> DataType:
-    """The type written as `text`, for example ``DECIMAL(10,2)``; raises DeclarationError for nested or unknown types."""
+    """The type written as `text`, such as ``DECIMAL(10,2)``; raises DeclarationError for other texts."""
     match = re.fullmatch(r"\s*([A-Za-z_]+)\s*(?:\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\))?\s*", text)
     kind = _TYPES.get(match[1].upper()) if match else None
     arguments = tuple(int(part) for part in match.groups()[1:] if part) if match else ()
@@ -255,7 +257,7 @@ def parse_schema(ddl: str) -> tuple[Column, ...]:
         if match is None:
             raise DeclarationError(
                 f"schema part {part.strip()!r} is not understood: "
-                "write columns as 'name TYPE' with commas between them"
+                "write columns as 'name TYPE', separated by commas"
             )
         columns.append(Column(match[1].strip("`"), parse_type(match[2])))
     names = [column.name.lower() for column in columns]
@@ -264,11 +266,11 @@ def parse_schema(ddl: str) -> tuple[Column, ...]:
             raise DeclarationError(f"duplicate column {name!r} in the schema: give each column its own name")
         if name.startswith("_"):
             raise DeclarationError(
-                f"column {name!r} begins with an underscore, which is reserved for the lake's own columns: rename it"
+                f"column {name!r} begins with an underscore, as the lake's own columns do: rename it"
             )
     return tuple(columns)
 
 
-for _kind in (TinyIntType, SmallIntType, IntType, type(BIGINT), FloatType, type(DOUBLE), StringType, BooleanType,
-              type(DATE), type(TIMESTAMP), BinaryType, DecimalType):  # fmt: skip
+_NUMBERS = (TinyIntType, SmallIntType, IntType, BigIntType, FloatType, DoubleType)
+for _kind in (*_NUMBERS, StringType, BooleanType, DateType, TimestampType, BinaryType, DecimalType):
     register_type(_kind)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from anabranch import AGGREGATES, Aggregate, Covariance, FeatureView, Source
 from anabranch.aggregates.layout import States
+from anabranch.folds.grains import LIFELONG, is_lifelong, steps
 from anabranch.folds.merge import BatchPart, Tiles
 from anabranch.states.blocks import Lifted, Rows, Values
 from anabranch.states.extras import Extra, LeadingTexts
@@ -217,3 +218,13 @@ def _tier(view: FeatureView, events: Sequence[Event], width: int) -> Tiles:
         pieces.setdefault((floor_to(event.arrival, SLOT), start), []).append(event)
     rows, extras = states(view, list(pieces.values()))
     return Tiles(np.array([start for _, start in pieces], dtype=np.int64), rows, extras)
+
+
+def start_of(view: FeatureView, cut: int, time: int) -> int | None:
+    """The start of the grain that `grains.start_sql` computes, for one time."""
+    if time >= cut:
+        return time
+    for since, step in steps(view, cut):
+        if time >= since:
+            return floor_to(time, step)
+    return LIFELONG if is_lifelong(view) else None

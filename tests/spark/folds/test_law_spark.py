@@ -1,4 +1,4 @@
-"""The law through Spark: native aggregates build the same states as numpy, and training sets equal the fold."""
+"""The law through Spark: native aggregates build the states of numpy, and training sets equal the fold."""
 
 import random
 from dataclasses import replace
@@ -11,12 +11,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from anabranch import Count, FeatureView, Label, Model, Project
-from anabranch.folds.grains import start_of, start_sql
+from anabranch.folds.grains import start_sql
 from anabranch.folds.merge import LABELS, BatchPart, Tiles, merge
 from anabranch.folds.spark import batch_rows, coarsened, grains, pieces_of, point_in_time, tiles
 from anabranch.values.times import DAY, HOUR, MINUTE, SECOND, from_micros, to_micros
 from tests.support import oracle
-from tests.support.law import SCHEMA, SLACK, SLOT, START, events_strategy, source
+from tests.support.law import SCHEMA, SLACK, SLOT, START, events_strategy, source, start_of
 from tests.support.oracle import Event
 from tests.unit.folds.test_law import LIFELONG, VIEW, assert_lawful
 

@@ -40,9 +40,10 @@ def test_an_event_ahead_of_its_arrival_on_the_edge_of_a_tile_weighs_as_those_tha
 
 
 def rows_read(spark: SparkSession, a_minute: int, late: str = "0", ahead: str = "FALSE") -> tuple[int, int]:
-    """How many wide and fine tiles an answer reads of a key with so many events a minute, 26 hours after the cut.
+    """The numbers of wide and fine tiles that an answer reads 26 hours after the cut.
 
-    `late` is SQL giving the seconds by which event number `id` comes late, `ahead` SQL saying whether its time lies a minute ahead of its arrival.
+    The key has `a_minute` events per minute. `late` is SQL of the seconds by which event number `id` is late,
+    `ahead` SQL of whether its time is a minute ahead of its arrival.
     """
     view = FeatureView(
         name="busy", source=source, key="key", windows=("1h", "1d", "7d"), features={"n": Count()}

@@ -9,10 +9,9 @@ from tests.support.oracle import Event
 
 
 def test_features_of_one_formula_are_finished_together() -> None:
-    view = FeatureView(
-        name="v", source=source, key="key", windows=("1h", "1d"),
-        features={"a": Mean("x"), "n": Count(), "b": Mean("x + 1"), "exact": Sum("n"), "least": Min("x"), "c": Mean("n"), "m": Count(where="n > 0")},
-    )  # fmt: skip
+    features = {"a": Mean("x"), "n": Count(), "b": Mean("x + 1"), "exact": Sum("n"), "least": Min("x")}
+    features |= {"c": Mean("n"), "m": Count(where="n > 0")}
+    view = FeatureView(name="v", source=source, key="key", windows=("1h", "1d"), features=features)
     assert [group.names for group in view.layout.alike] == [
         ("a", "b", "c"),
         ("n", "m"),

@@ -1,4 +1,4 @@
-"""Sketches are held to their published error, merged from many parts as tiles are; wavelet matrices to a plain recount."""
+"""Sketches merged from many parts keep their published error; wavelet matrices equal a plain recount."""
 
 import datasketches
 import numpy as np

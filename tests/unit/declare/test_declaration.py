@@ -1,4 +1,4 @@
-"""Declarations that contradict themselves are refused when constructed: one sentence, what and which, and what to do."""
+"""Declarations that contradict themselves raise errors when constructed."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -32,7 +32,10 @@ from anabranch.values.times import DAY, HOUR, MINUTE, SECOND
 from anabranch.values.types import parse_schema, parse_type
 from projects.heart_disease import project as heart
 
-SCHEMA = "id STRING, who STRING, time TIMESTAMP, x DOUBLE, n BIGINT, d DECIMAL(12,2), big DECIMAL(38,2), s STRING, b BOOLEAN, raw BINARY, day DATE, score INT"
+SCHEMA = (
+    "id STRING, who STRING, time TIMESTAMP, x DOUBLE, n BIGINT, d DECIMAL(12,2), big DECIMAL(38,2), "
+    "s STRING, b BOOLEAN, raw BINARY, day DATE, score INT"
+)
 SOURCE: dict[str, Any] = {"name": "things", "topic": "things", "id": "id", "time": "time", "schema": SCHEMA}
 things = Source(**SOURCE)
 
@@ -139,7 +142,7 @@ VIEWS: Mapping[str, Case] = {
     "hop of a lifetime": (lambda: view(hop="daily"), "view 'seen': hop 'daily' is not understood"),
     "kept word": (
         lambda: view(features={"as_of": Count()}),
-        "view 'seen': feature 'as_of' is a word kept for serving tables: rename it",
+        "view 'seen': feature 'as_of' is a reserved word of serving tables: rename it",
     ),
 }
 AGGREGATES: Mapping[str, Case] = {
@@ -159,7 +162,7 @@ AGGREGATES: Mapping[str, Case] = {
     "subquery": (lambda: view(Sum("(SELECT 1)")), "is not a row expression"),
     "unsteady": (
         lambda: view(Sum("x * rand()")),
-        "changes from run to run: a feature may read only the event's own columns",
+        "changes from run to run: use only the event's own columns",
     ),
     "clock": (lambda: view(Sum("datediff(current_date(), day)")), "changes from run to run"),
     "text": (lambda: view(Sum("s")), "feature 'a': Sum cannot take 's' of type STRING: it takes numbers"),
@@ -258,7 +261,7 @@ PROJECTS: Mapping[str, Case] = {
     ),
     "kept key": (
         lambda: project(view(), label=Label(source=things, key=("who", "score"), target="n")),
-        "key column 'score' is a word kept for serving tables: rename it in the source",
+        "key column 'score' is a reserved word of serving tables: rename it in the source",
     ),
     "feature named as the key": (
         lambda: project(view(features={"who": Count()})),
@@ -303,7 +306,7 @@ PROJECTS: Mapping[str, Case] = {
         for what, case in cases.items()
     ],
 )
-def test_a_declaration_that_cannot_be_meant_is_refused_with_one_sentence(
+def test_a_contradictory_declaration_raises_an_error_of_one_sentence(
     declare: Callable[[], object], said: str
 ) -> None:
     with pytest.raises(DeclarationError, match=said) as caught:
@@ -335,7 +338,7 @@ def test_a_declaration_cannot_be_changed() -> None:
             setattr(frozen, name, None)
 
 
-def test_without_a_label_the_key_is_made_of_all_views_keys() -> None:
+def test_without_a_label_the_key_consists_of_all_views_keys() -> None:
     found = Project(
         name="free", views=(view(), view(name="other", key=("n", "who"), features={"b": Count()}))
     )
@@ -387,7 +390,7 @@ FINGERPRINT_CHANGES: Mapping[str, FeatureView] = {
 
 
 @pytest.mark.parametrize("changed", FINGERPRINT_CHANGES.values(), ids=FINGERPRINT_CHANGES)
-def test_whatever_changes_the_states_changes_the_fingerprint(changed: FeatureView) -> None:
+def test_the_fingerprint_changes_with_the_states(changed: FeatureView) -> None:
     assert changed.fingerprint != view(Sum("x")).fingerprint
 
 
@@ -473,12 +476,12 @@ def test_a_declaration_error_is_misuse() -> None:
         ({"members": ("logistic",)}, "need them, others have none"),
     ],
 )
-def test_a_model_that_cannot_be_meant_is_refused(given: dict[str, Any], said: str) -> None:
+def test_a_contradictory_model_is_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(DeclarationError, match=said):
         Model(**given)
 
 
-def test_gates_searches_and_slices_that_cannot_be_meant_are_refused() -> None:
+def test_contradictory_gates_searches_and_slices_are_refused() -> None:
     with pytest.raises(DeclarationError, match=r"confidence is 0\.2"):
         Gate(confidence=0.2)
     with pytest.raises(DeclarationError, match=r"proof is 'better': use 'worse' or 'not worse'"):

@@ -1,9 +1,11 @@
 """Declarations found in folders and loaded by name."""
 
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
+import anabranch
 from anabranch.declare.loading import list_projects, load_project
 from anabranch.errors import DeclarationError, UnknownProjectError
 
@@ -11,7 +13,8 @@ TEXT = """
 from anabranch import Count, FeatureView, Project, Source
 
 events = Source(name="events", id="id", time="at", schema="id STRING, who STRING, at TIMESTAMP")
-project = Project(name="{name}", views=(FeatureView(name="seen", source=events, key="who", features={{"n": Count()}}),), owner="{owner}")
+seen = FeatureView(name="seen", source=events, key="who", features={{"n": Count()}})
+project = Project(name="{name}", views=(seen,), owner="{owner}")
 """
 
 
@@ -42,13 +45,13 @@ def test_a_folder_that_is_missing_or_empty_holds_none(tmp_path: Path) -> None:
         load_project("one", [tmp_path])
 
 
-def test_an_unknown_name_is_told_with_every_folder_searched(tmp_path: Path) -> None:
+def test_the_error_of_an_unknown_name_lists_every_folder_searched(tmp_path: Path) -> None:
     declare(tmp_path / "a" / "one.py", "one")
     with pytest.raises(UnknownProjectError) as caught:
         load_project("two", [tmp_path / "a", tmp_path / "b"])
     assert (
-        str(caught.value)
-        == f"no project 'two': there is one (searched {tmp_path / 'a'}, {tmp_path / 'b'}): declare it in a file two.py there"
+        str(caught.value) == f"no project 'two': there is one (searched {tmp_path / 'a'}, {tmp_path / 'b'}): "
+        "declare it in a file two.py there"
     )
 
 
@@ -89,3 +92,10 @@ def test_a_file_that_is_no_declaration_is_named(tmp_path: Path, text: str, said:
     with pytest.raises(DeclarationError, match=said) as caught:
         load_project("one", [tmp_path])
     assert str(path) in str(caught.value)
+
+
+def test_the_first_declaration_of_the_package_is_one(tmp_path: Path) -> None:
+    example = str(anabranch.__doc__).split("a model:\n\n")[1].split("\n\nIts feature columns")[0]
+    (tmp_path / "card_fraud.py").write_text(dedent(example), encoding="utf-8")
+    project = load_project("card_fraud", [tmp_path])
+    assert [column.name for column in project.columns][:3] == ["spent_1h", "spent_7d", "largest_1h"]

@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from anabranch import Count, DecayedSum, FeatureView, Sum
-from anabranch.folds.grains import LIFELONG, Grains, fold, merged, start_of, steps
+from anabranch.folds.grains import LIFELONG, Grains, fold, merged, steps
 from anabranch.folds.merge import BatchPart, merge
-from anabranch.states.blocks import ExactTotal
+from anabranch.states.sums import ExactTotal
 from anabranch.values.times import DAY, HOUR, MINUTE, floor_to
 from tests.support import oracle
-from tests.support.law import SLACK, SLOT, START, events_strategy, make_view, source, states, tiles
+from tests.support.law import SLACK, SLOT, START, events_strategy, make_view, source, start_of, states, tiles
 from tests.support.oracle import Event
 from tests.unit.folds.test_law import LIFELONG as LIFELONG_VIEW
 from tests.unit.folds.test_law import VIEW, assert_lawful

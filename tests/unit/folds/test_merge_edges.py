@@ -36,7 +36,7 @@ def answer(shown: FeatureView, events: Sequence[Event], at: int, cut: int | None
     return merge(shown, None if cut is None else batch_part(shown, before, cut), tiles(shown, after), at)
 
 
-def test_an_event_at_the_very_time_of_the_answer_is_not_in_it() -> None:
+def test_an_event_at_the_time_of_the_answer_is_not_in_it() -> None:
     for moment in (CUT, CUT + HOUR):
         events = [event(moment - 1), event(moment)]
         assert answer(view("1d"), [events[0]], moment).values == {"n_1d": 1}
@@ -112,7 +112,7 @@ def test_an_event_of_the_batch_ahead_of_the_cut_waits_for_its_time() -> None:
     assert answer(view("1h"), [ahead], CUT + 2 * MINUTE + 1).values == {"n_1h": 1}
 
 
-def test_nothing_at_all_gives_empty_values() -> None:
+def test_a_key_without_states_has_empty_values() -> None:
     expected: dict[str, object] = {"n": 0, "x": None, "mean": None, "var": None, "s": None, "few": [], "d": 0}
     shown = view(
         n=Count(),

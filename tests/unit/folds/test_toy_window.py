@@ -1,4 +1,4 @@
-"""A window kind that is added from outside obeys the law: in answers, grains of many builds, and training sets."""
+"""A window kind that is added from outside obeys the law in answers, grains and training sets."""
 
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ from anabranch.values.times import DAY, HOUR, MINUTE
 from tests.support import oracle
 from tests.support.law import SLACK, SLOT, START, events_strategy, make_view, source, tiles
 from tests.support.oracle import Event
-from tests.support.toy_window import TodayWindow, midnight
+from tests.support.toys import TodayWindow, midnight
 from tests.unit.folds.test_grains import as_grains, coarsened, grains_of
 from tests.unit.folds.test_law import as_run, assert_lawful, at_position, known
 

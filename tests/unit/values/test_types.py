@@ -20,7 +20,7 @@ from anabranch.values.types import TIMESTAMP, ArrayType, parse_schema, parse_typ
 from serving.api.openapi import Declared
 from tests.support.law import SLOT, START, batch_part, tiles
 from tests.support.oracle import Event
-from tests.support.toy_type import YearType
+from tests.support.toys import YearType
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 register_type(YearType)
@@ -76,7 +76,7 @@ def test_values_are_stored_and_fed_to_models(kind: str, value: object, stored: o
     assert parse_type(kind).to_cql(None) is parse_type(kind).to_model(None) is None
 
 
-# A type from outside: tests/spark/folds/test_toy_type.py reads it from text and builds with it.
+# A type from outside: tests/spark/folds/test_toys.py reads it from text and builds with it.
 
 SOURCE = Source(
     name="wines",

@@ -1,4 +1,4 @@
-"""A type that is added from outside goes from text through builds and training sets: see tests/unit/values/test_types.py."""
+"""Additions from outside (tests/support/toys.py) go from text through builds and training sets of Spark."""
 
 import json
 from datetime import UTC, datetime
@@ -8,16 +8,24 @@ import pytest
 from pyspark.sql import SparkSession
 
 from anabranch import FeatureView, Label, Last, Max, Model, Project, Source
+from anabranch.declare.windows import register_window
 from anabranch.events.judging import parse
 from anabranch.events.rows import LAKE_COLUMNS
 from anabranch.folds.merge import LABELS, BatchPart, merge
 from anabranch.folds.spark import batch_rows, grains, point_in_time
-from anabranch.values.times import DAY, HOUR, from_micros, to_micros
+from anabranch.values.times import DAY, HOUR, MINUTE, from_micros, to_micros
 from anabranch.values.types import register_type
-from tests.support.toy_type import YearType
+from tests.support import oracle
+from tests.support.law import START
+from tests.support.law import source as things
+from tests.support.oracle import Event
+from tests.support.toys import GeometricMean, TodayWindow, YearType, geometric_mean, midnight
 
 pytestmark = pytest.mark.usefixtures("compiled")
 register_type(YearType)
+register_window(TodayWindow)
+oracle.BEGINNINGS["TodayWindow"] = midnight
+oracle.FOLDS["GeometricMean"] = geometric_mean
 NOON = to_micros(datetime(2024, 5, 1, 12, tzinfo=UTC))
 SCHEMA = "id STRING, key STRING, time TIMESTAMP, grown YEAR"
 SOURCE = Source(name="wines", topic="wines", id="id", time="time", schema=SCHEMA)
@@ -60,3 +68,32 @@ def test_a_new_type_goes_from_text_to_answers_and_training_sets(spark: SparkSess
     asked = spark.createDataFrame([("a", from_micros(cut))], "key STRING, time TIMESTAMP")
     (trained,) = point_in_time(project, {"wines": good}, asked, "time").collect()
     assert {column.name: column.type.value(trained[column.name]) for column in VIEW.columns} == expected
+
+
+def test_a_new_aggregate_and_a_new_window_are_built_by_spark(spark: SparkSession) -> None:
+    view = FeatureView(
+        name="growth",
+        source=things,
+        key="key",
+        windows=("1h", "today"),
+        features={"growth": GeometricMean("x")},
+    )
+    events = [
+        Event(id=f"{i}", key="a", time=START + i * MINUTE, arrival=START + i * MINUTE, x=float(i % 7 - 1))
+        for i in range(0, 1500, 31)
+    ]
+    frame = spark.createDataFrame(
+        [(one.id, one.key, from_micros(one.time), one.x, from_micros(one.arrival)) for one in events],
+        "id STRING, key STRING, time TIMESTAMP, x DOUBLE, _arrival TIMESTAMP",
+    )
+    cut = START + DAY + HOUR
+    (row,) = batch_rows(view, grains(view, frame, cut), cut, HOUR).collect()
+    part = BatchPart(cut, HOUR, np.array(row["states"]).reshape(-1, LABELS + view.layout.width))
+    expected = oracle.answer(view, events, "a", cut)
+    assert expected["growth_today"] is not None
+    assert dict(merge(view, part, None, cut).values) == pytest.approx(expected, rel=1e-9)
+    label = Label(source=things, key="key", target="x > 0")
+    project = Project(name="growing", views=(view,), label=label, model=Model())
+    asked = spark.createDataFrame([("a", from_micros(cut))], "key STRING, time TIMESTAMP")
+    (trained,) = point_in_time(project, {"things": frame}, asked, "time").collect()
+    assert {name: trained[name] for name in expected} == pytest.approx(expected, rel=1e-9)

@@ -1,0 +1,60 @@
+"""An aggregate with a block of its own, added from outside, obeys the law."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from anabranch import FeatureView, Mean, Sum
+from anabranch.errors import DeclarationError
+from anabranch.folds.merge import merge
+from anabranch.folds.training_sets import features_before
+from anabranch.values.times import MINUTE
+from tests.support import oracle
+from tests.support.law import SLACK, SLOT, START, events_strategy, source
+from tests.support.oracle import Event
+from tests.support.toys import GeometricMean, LogTotal, geometric_mean
+from tests.unit.folds.test_law import as_run, assert_lawful, at_position, known
+
+oracle.FOLDS["GeometricMean"] = geometric_mean
+FEATURES = {
+    "growth": GeometricMean("n"),
+    "growth_some": GeometricMean("x", where="n > 0"),
+    "total": Sum("x"),
+    "mean": Mean("n"),
+}
+VIEW = FeatureView(name="toys", source=source, key="key", windows=("1h", "7d"), features=FEATURES)
+
+
+def test_a_new_aggregate_is_bound_and_laid_out_with_the_others() -> None:
+    bound = VIEW.layout.bounds["growth"]
+    assert (str(bound.type), [type(block).__name__ for block in bound.blocks]) == (
+        "DOUBLE",
+        ["LogTotal", "Tally"],
+    )
+    assert sum(isinstance(block, LogTotal) for block in VIEW.layout.blocks) == 2
+    assert any("ln(" in text for text in VIEW.layout.sql())
+    with pytest.raises(
+        DeclarationError, match="GeometricMean cannot take 's' of type STRING: it takes numbers"
+    ):
+        FeatureView(name="wrong", source=source, key="key", features={"x": GeometricMean("s")})
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(events=events_strategy(), cut_slots=st.integers(0, 12 * 24), late=st.integers(0, SLACK // MINUTE))
+def test_answers_of_a_new_aggregate_equal_the_fold(events: list[Event], cut_slots: int, late: int) -> None:
+    cut = START + cut_slots * SLOT
+    at = cut + late * MINUTE + 1
+    arrived = [event for event in events if event.arrival < at]
+    merged = merge(VIEW, *known(VIEW, arrived, "a", cut), at)
+    assert merged.degraded is None
+    assert_lawful(VIEW, arrived, oracle.answer(VIEW, arrived, "a", at), dict(merged.values))
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(events=events_strategy(), minutes=st.lists(st.integers(0, 10 * 24 * 60), min_size=1, max_size=10))
+def test_training_rows_of_a_new_aggregate_equal_the_fold(events: list[Event], minutes: list[int]) -> None:
+    ordered = sorted(oracle.distinct(events), key=lambda event: (event.key, event.time))
+    queries = [("a", START + minute * MINUTE) for minute in minutes]
+    columns = features_before(VIEW, as_run(VIEW, ordered, queries))
+    for position, (key, time) in enumerate(queries):
+        assert_lawful(VIEW, events, oracle.answer(VIEW, events, key, time), at_position(columns, position))
