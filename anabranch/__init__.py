@@ -44,13 +44,11 @@ from anabranch.aggregates.distributions import ApproxDistinct, ApproxPercentile,
 from anabranch.aggregates.order import BottomK, First, FirstK, Last, LastK, Max, Min, TopK
 from anabranch.aggregates.recency import DecayedMean, DecayedSum, TimeSince
 from anabranch.aggregates.spread import Correlation, Covariance, Kurtosis, Skewness, Slope, StdDev, Variance
-from anabranch.declare.freshness import Freshness
-from anabranch.declare.labels import Label
 from anabranch.declare.models import Gate, Member, Model, Online, Search, Slice
 from anabranch.declare.projects import OnWrite, Project
-from anabranch.declare.sources import Source
+from anabranch.declare.sources import Label, Source
 from anabranch.declare.views import FeatureView
-from anabranch.declare.watch import Watch
+from anabranch.declare.watch import Freshness, Watch
 from anabranch.declare.wire_formats import register_format
 
 AGGREGATES: tuple[type[Aggregate], ...] = (

@@ -18,8 +18,8 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from anabranch.answers.features import Answer, Answers
 from anabranch.answers.parts import Parts
-from anabranch.declare.labels import Label
 from anabranch.declare.projects import Project
+from anabranch.declare.sources import Label
 from anabranch.errors import AnabranchError
 from anabranch.events.judging import good_events
 from anabranch.folds.spark import key_column

@@ -4,13 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from anabranch.declare.freshness import Freshness
-from anabranch.declare.labels import Label
 from anabranch.declare.models import SMALLER_IS_BETTER, Model
 from anabranch.declare.names import RESERVED, check_name, check_unique, digest
-from anabranch.declare.sources import Source
+from anabranch.declare.sources import Label, Source
 from anabranch.declare.views import FeatureColumn, FeatureView
-from anabranch.declare.watch import Watch
+from anabranch.declare.watch import Freshness, Watch
 from anabranch.errors import DeclarationError
 from anabranch.values.types import DataType
 

@@ -1,4 +1,4 @@
-"""Sources: where events of one kind come from."""
+"""Sources of events, and labels over them."""
 
 import re
 from dataclasses import dataclass
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from anabranch.declare.names import check_name
 from anabranch.declare.wire_formats import format_names
 from anabranch.errors import DeclarationError
-from anabranch.values.types import Column, parse_schema
+from anabranch.values.expressions import expression_type
+from anabranch.values.types import BOOLEAN, Column, parse_schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,3 +72,27 @@ def key_columns(key: str | tuple[str, ...], source: Source, place: str) -> tuple
                 f"{place}: key {name!r} cannot be {kind}: use STRING, a whole number, DATE or BOOLEAN"
             )
     return names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """The target of a model: SQL over events of `source`, with features from strictly before the event."""
+
+    source: Source
+    key: str | tuple[str, ...]
+    target: str
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        key_columns(self.key, self.source, "label")
+        kind = expression_type(self.target, self.source.columns, "label, target")
+        if kind is not None and kind != BOOLEAN and not kind.numeric:
+            raise DeclarationError(
+                f"label, target: {self.target!r} gives {kind}: "
+                "it must give a number or a condition such as 'num > 0'"
+            )
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names of the key's columns."""
+        return (self.key,) if isinstance(self.key, str) else tuple(self.key)

@@ -49,6 +49,12 @@ class Values:
 Lifted = Mapping[Element, Values]
 
 
+def own_elements(part: object) -> tuple[Element, ...]:
+    """The elements among the fields of a block or an extra, each a field or a member of a tuple."""
+    fields = [value if isinstance(value, tuple) else (value,) for value in vars(part).values()]
+    return tuple(element for field in fields for element in field if isinstance(element, Element))
+
+
 class Block(ABC):
     """Columns of a state that merge together."""
 
@@ -56,9 +62,9 @@ class Block(ABC):
     """Columns of "sum" and "min" blocks are merged for all blocks at once (layout.py)."""
 
     @property
-    @abstractmethod
     def elements(self) -> tuple[Element, ...]:
-        """The values that are read from each event."""
+        """The values that are read from each event: the block's fields, unless it overrides this."""
+        return own_elements(self)
 
     @property
     @abstractmethod

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from anabranch.states.blocks import TIME, TIME_ELEMENT, Element, Lifted, Values
+from anabranch.states.blocks import TIME, TIME_ELEMENT, Element, Lifted, Values, own_elements
 from anabranch.states.leading import LeadingFew
 from anabranch.states.ranges import prepare
 
@@ -23,9 +23,9 @@ class Extra(ABC):
     """A state of bytes."""
 
     @property
-    @abstractmethod
     def elements(self) -> tuple[Element, ...]:
-        """The values that are read from each event."""
+        """The values that are read from each event: the extra's fields, unless it overrides this."""
+        return own_elements(self)
 
     @abstractmethod
     def sql(self) -> str:

@@ -16,10 +16,6 @@ class Least(Block):
     merge = "min"
     empty = (float("inf"),)
 
-    @property
-    def elements(self) -> tuple[Element, ...]:
-        return (self.element,)
-
     def sql(self) -> tuple[str, ...]:
         found = f"min({self.element.sql})" if self.sign > 0 else f"-max({self.element.sql})"
         return (f"coalesce(CAST({found} AS DOUBLE), double('Infinity'))",)
@@ -47,10 +43,6 @@ class Leading(Block):
 
     parts: tuple[Element, ...]
     sign: int = 1
-
-    @property
-    def elements(self) -> tuple[Element, ...]:
-        return self.parts
 
     @property
     def empty(self) -> tuple[float, ...]:
@@ -88,10 +80,6 @@ class LeadingFew(Block):
     parts: tuple[Element, ...]
     count: int
     sign: int = 1
-
-    @property
-    def elements(self) -> tuple[Element, ...]:
-        return self.parts
 
     @property
     def empty(self) -> tuple[float, ...]:

@@ -19,10 +19,6 @@ class Moments(Block):
     order: int = 2
 
     @property
-    def elements(self) -> tuple[Element, ...]:
-        return (self.element,)
-
-    @property
     def empty(self) -> tuple[float, ...]:
         return (0.0,) * (1 + self.order)
 
@@ -87,10 +83,6 @@ class CoMoments(Block):
     x: Element
     y: Element
     empty = (0.0,) * 6
-
-    @property
-    def elements(self) -> tuple[Element, ...]:
-        return (self.x, self.y)
 
     def sql(self) -> tuple[str, ...]:
         x, y = self.x.sql, self.y.sql

@@ -21,10 +21,6 @@ class Summary(Extra):
 
     element: Element
 
-    @property
-    def elements(self) -> tuple[Element, ...]:
-        return (self.element,)
-
     def over(self, lifted: Lifted, first: Whole, end: Whole) -> Bytes:
         return np.full(len(first), None, dtype=object)
 

@@ -14,10 +14,6 @@ class Tally(Sums):
     element: Element
     empty = (0.0,)
 
-    @property
-    def elements(self) -> tuple[Element, ...]:
-        return (self.element,)
-
     def sql(self) -> tuple[str, ...]:
         return (f"CAST(count({self.element.sql}) AS DOUBLE)",)
 
@@ -31,10 +27,6 @@ class Total(Sums):
 
     element: Element
     empty = (0.0,)
-
-    @property
-    def elements(self) -> tuple[Element, ...]:
-        return (self.element,)
 
     def sql(self) -> tuple[str, ...]:
         return (f"coalesce(sum({self.element.sql}), 0D)",)
@@ -53,10 +45,6 @@ class ExactTotal(Sums):
 
     element: Element
     empty = (0.0, 0.0, 0.0)
-
-    @property
-    def elements(self) -> tuple[Element, ...]:
-        return (self.element,)
 
     def sql(self) -> tuple[str, ...]:
         low = f"coalesce(sum(({self.element.sql}) & 4294967295L), 0L)"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from anabranch.declare.labels import Label
 from anabranch.declare.models import Model
 from anabranch.declare.projects import Project
+from anabranch.declare.sources import Label
 from anabranch.errors import MisuseError
 from anabranch.progress import Progress, Silent
 from batch.settings import TrainingSettings

@@ -6,8 +6,8 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from anabranch.declare.labels import Label
 from anabranch.declare.projects import Project
+from anabranch.declare.sources import Label
 from anabranch.errors import AnabranchError, DeclarationError
 from anabranch.folds.spark import key_column, point_in_time
 from anabranch.progress import Progress

@@ -10,9 +10,9 @@ import numpy as np
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from anabranch.declare.labels import Label
 from anabranch.declare.models import Model
 from anabranch.declare.projects import Project
+from anabranch.declare.sources import Label
 from anabranch.errors import AnabranchError, MisuseError
 from anabranch.progress import Progress
 from anabranch.stores.models.inputs import check_fits

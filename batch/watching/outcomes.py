@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from anabranch.declare.labels import Label
 from anabranch.declare.models import Model, Slice
 from anabranch.declare.projects import Project
+from anabranch.declare.sources import Label
 from anabranch.events.copies import distinct
 from anabranch.folds.spark import key_column
 from anabranch.stores.opened import Stores

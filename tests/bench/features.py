@@ -22,8 +22,8 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from anabranch import Aggregate, Count, FeatureView, Max, Mean, Min, Project, Source, Sum
-from anabranch.declare.labels import Label
 from anabranch.declare.models import Model
+from anabranch.declare.sources import Label
 from anabranch.folds.merge import BatchPart, Tiles, merge
 from anabranch.folds.spark import point_in_time
 from anabranch.values.times import DAY, HOUR, MINUTE

@@ -88,10 +88,6 @@ class LogTotal(Sums):
     element: Element
     empty = (0.0,)
 
-    @property
-    def elements(self) -> tuple[Element, ...]:
-        return (self.element,)
-
     def sql(self) -> tuple[str, ...]:
         return (f"coalesce(sum(ln({self.element.sql})), 0D)",)
 

@@ -6,14 +6,12 @@ from hypothesis import strategies as st
 
 from anabranch import FeatureView, Mean, Sum
 from anabranch.errors import DeclarationError
-from anabranch.folds.merge import merge
-from anabranch.folds.training_sets import features_before
 from anabranch.values.times import MINUTE
 from tests.support import oracle
 from tests.support.law import SLACK, SLOT, START, events_strategy, source
 from tests.support.oracle import Event
 from tests.support.toys import GeometricMean, LogTotal, geometric_mean
-from tests.unit.folds.test_law import as_run, assert_lawful, at_position, known
+from tests.unit.folds.test_law import QUERIES, assert_answers, assert_training_rows
 
 oracle.FOLDS["GeometricMean"] = geometric_mean
 FEATURES = {
@@ -42,19 +40,12 @@ def test_a_new_aggregate_is_bound_and_laid_out_with_the_others() -> None:
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(events=events_strategy(), cut_slots=st.integers(0, 12 * 24), late=st.integers(0, SLACK // MINUTE))
 def test_answers_of_a_new_aggregate_equal_the_fold(events: list[Event], cut_slots: int, late: int) -> None:
-    cut = START + cut_slots * SLOT
-    at = cut + late * MINUTE + 1
-    arrived = [event for event in events if event.arrival < at]
-    merged = merge(VIEW, *known(VIEW, arrived, "a", cut), at)
-    assert merged.degraded is None
-    assert_lawful(VIEW, arrived, oracle.answer(VIEW, arrived, "a", at), dict(merged.values))
+    assert_answers([VIEW], events, START + cut_slots * SLOT, late)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
-@given(events=events_strategy(), minutes=st.lists(st.integers(0, 10 * 24 * 60), min_size=1, max_size=10))
-def test_training_rows_of_a_new_aggregate_equal_the_fold(events: list[Event], minutes: list[int]) -> None:
-    ordered = sorted(oracle.distinct(events), key=lambda event: (event.key, event.time))
-    queries = [("a", START + minute * MINUTE) for minute in minutes]
-    columns = features_before(VIEW, as_run(VIEW, ordered, queries))
-    for position, (key, time) in enumerate(queries):
-        assert_lawful(VIEW, events, oracle.answer(VIEW, events, key, time), at_position(columns, position))
+@given(events=events_strategy(), minutes=QUERIES)
+def test_training_rows_of_a_new_aggregate_equal_the_fold(
+    events: list[Event], minutes: list[tuple[str, int]]
+) -> None:
+    assert_training_rows([VIEW], events, minutes)

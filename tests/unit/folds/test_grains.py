@@ -67,22 +67,16 @@ def coarsened(view: FeatureView, grains: Grains, cut: int) -> Grains:
     )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    events=events_strategy(),
-    cuts=st.lists(st.integers(0, 12 * 24), min_size=1, max_size=4, unique=True).map(sorted),
-    late=st.integers(0, SLACK // MINUTE),
-    compacting=st.booleans(),
-)
-def test_grains_of_several_builds_answer_as_the_fold(
-    events: list[Event], cuts: list[int], late: int, compacting: bool
+def assert_grains(
+    views: Sequence[FeatureView], events: Sequence[Event], cuts: Sequence[int], late: int, compacting: bool
 ) -> None:
+    """Grains of builds at `cuts` (slots) answer as the fold, `late` minutes after the last."""
     edges = [0, *[START + cut * SLOT for cut in cuts]]
     cut = edges[-1]
     at = cut + late * MINUTE + 1
     arrived = [event for event in events if event.arrival < at]
     mine = [event for event in oracle.distinct(arrived) if event.key == "a"]
-    for view in VIEWS:
+    for view in views:
         kept: list[tuple[int, list[Event]]] = []
         for since, until in pairwise(edges):
             kept += grains_of(view, [event for event in mine if since <= event.arrival < until], until)
@@ -96,6 +90,22 @@ def test_grains_of_several_builds_answer_as_the_fold(
         )
         assert answer.degraded is None
         assert_lawful(view, arrived, oracle.answer(view, arrived, "a", at), dict(answer.values))
+
+
+CUTS = st.lists(st.integers(0, 12 * 24), min_size=1, max_size=4, unique=True).map(sorted)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    events=events_strategy(),
+    cuts=CUTS,
+    late=st.integers(0, SLACK // MINUTE),
+    compacting=st.booleans(),
+)
+def test_grains_of_several_builds_answer_as_the_fold(
+    events: list[Event], cuts: list[int], late: int, compacting: bool
+) -> None:
+    assert_grains(VIEWS, events, cuts, late, compacting)
 
 
 @settings(max_examples=200, deadline=None)

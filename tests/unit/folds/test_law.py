@@ -51,6 +51,36 @@ def served(
     return dict(merged.values)
 
 
+def assert_answers(
+    views: Sequence[FeatureView], events: Sequence[Event], cut: int, late: int, keys: str = "ba"
+) -> None:
+    """Answers of keys that are merged together, `late` minutes after the cut, equal the fold."""
+    at = cut + late * MINUTE + 1
+    arrived = [event for event in events if event.arrival < at]
+    for view in views:
+        together = merge_all(view, [known(view, arrived, key, cut) for key in keys], at)
+        for key, merged in zip(keys, together, strict=True):
+            assert merged.degraded is None
+            assert_lawful(view, arrived, oracle.answer(view, arrived, key, at), dict(merged.values))
+
+
+def assert_training_rows(
+    views: Sequence[FeatureView], events: Sequence[Event], minutes: Sequence[tuple[str, int]]
+) -> None:
+    """Training rows of keys at minutes equal the fold strictly before their time."""
+    ordered = sorted(oracle.distinct(events), key=lambda event: (event.key, event.time))
+    queries = [(key, START + minute * MINUTE) for key, minute in minutes]
+    for view in views:
+        columns = features_before(view, as_run(view, ordered, queries))
+        for position, (key, time) in enumerate(queries):
+            found = at_position(columns, position)
+            assert_lawful(view, events, oracle.answer(view, events, key, time), found)
+
+
+QUERIES = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 10 * 24 * 60)), min_size=1, max_size=10)
+"""Keys and minutes at which training rows are asked for."""
+
+
 def test_every_exported_aggregate_has_an_oracle() -> None:
     oracle.check_complete()
 
@@ -65,16 +95,9 @@ def test_every_exported_aggregate_has_an_oracle() -> None:
 def test_answer_equals_the_fold_for_any_events_cut_and_order(
     events: list[Event], cut_slots: int, late: int, order: object
 ) -> None:
-    cut = START + cut_slots * SLOT
-    at = cut + late * MINUTE + 1
-    arrived = [event for event in events if event.arrival < at]
-    order.shuffle(arrived)  # type: ignore[attr-defined]
-    for view in VIEWS:
-        # Keys that are merged together, of which nothing is known of one, each have their own answer.
-        together = merge_all(view, [known(view, arrived, key, cut) for key in "bzca"], at)
-        for key, merged in zip("bzca", together, strict=True):
-            assert merged.degraded is None
-            assert_lawful(view, arrived, oracle.answer(view, arrived, key, at), dict(merged.values))
+    shuffled = list(events)
+    order.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert_answers(VIEWS, shuffled, START + cut_slots * SLOT, late, keys="bzca")
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
@@ -86,32 +109,15 @@ def test_tiles_alone_answer_before_the_first_batch(events: list[Event]) -> None:
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    events=events_strategy(),
-    minutes=st.lists(
-        st.tuples(st.sampled_from("abc"), st.integers(0, 10 * 24 * 60)), min_size=1, max_size=10
-    ),
-)
+@given(events=events_strategy(), minutes=QUERIES)
 def test_training_rows_equal_the_fold_strictly_before_their_time(
     events: list[Event], minutes: list[tuple[str, int]]
 ) -> None:
-    ordered = sorted(oracle.distinct(events), key=lambda event: (event.key, event.time))
-    queries = [(key, START + minute * MINUTE) for key, minute in minutes]
-    for view in VIEWS:
-        columns = features_before(view, as_run(view, ordered, queries))
-        for position, (key, time) in enumerate(queries):
-            assert_lawful(
-                view, events, oracle.answer(view, events, key, time), at_position(columns, position)
-            )
+    assert_training_rows(VIEWS, events, minutes)
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    events=events_strategy(),
-    minutes=st.lists(
-        st.tuples(st.sampled_from("abc"), st.integers(0, 10 * 24 * 60)), min_size=1, max_size=10
-    ),
-)
+@given(events=events_strategy(), minutes=QUERIES)
 def test_training_rows_as_known_see_only_what_had_arrived(
     events: list[Event], minutes: list[tuple[str, int]]
 ) -> None:
