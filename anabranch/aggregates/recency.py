@@ -47,7 +47,7 @@ class DecayedSum(Aggregate):
 
     @property
     def longest_tile(self) -> int | None:
-        # Weights within a tile go down to 2 ** -500; their product must not pass the smallest double.
+        # Weights within a tile go down to 2 ** -500. In a tile twice as wide they would underflow.
         return 500 * parse_duration(self.half_life)
 
     def over(self, kind: DataType) -> Bound:

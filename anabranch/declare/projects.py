@@ -47,9 +47,9 @@ class Project:
         check_name(self.name, "project")
         object.__setattr__(self, "views", tuple(self.views))
         place = f"project {self.name!r}"
-        for said, text in (("owner", self.owner), ("description", self.description)):
+        for name, text in (("owner", self.owner), ("description", self.description)):
             if not isinstance(text, str):
-                raise DeclarationError(f"{place}: {said} is {text!r}: it must be text")
+                raise DeclarationError(f"{place}: {name} is {text!r}: it must be text")
         if not isinstance(self.freshness, Freshness | None):
             raise DeclarationError(
                 f'{place}: freshness is {self.freshness!r}: it must be Freshness(batch="1d", stream="10s")'

@@ -32,7 +32,7 @@ class Learner:
         self.count, self.mean, self.squares, self.weights = (np.zeros(len(self.names)) for _ in _ARRAYS)
         self.bias = 0.0
         self.target = np.zeros(3)
-        """Of a number's targets: count, mean, sum of squared deviations."""
+        """Count, mean and sum of squared deviations of a number's targets."""
 
     def score(self, rows: Numbers) -> Numbers:
         """Probabilities of class 1, or numbers, (n,) of rows (n, features); NaN is a missing value."""

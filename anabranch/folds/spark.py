@@ -122,7 +122,7 @@ def batch_rows(view: FeatureView, kept: DataFrame, cut: int, slack: int) -> Data
 
 
 def _by_key(kept: DataFrame) -> DataFrame:
-    extra = F.coalesce("extra", no_extras())  # NULL in what earlier versions kept
+    extra = F.coalesce("extra", no_extras())  # NULL in grains of earlier versions
     named = kept.select(F.col("key").alias("_key"), "start", "state", extra.alias("extra"))
     return named.repartition(shuffle_partitions(kept), "_key").sortWithinPartitions("_key", "start")
 

@@ -90,7 +90,7 @@ def _positions(key: Whole, time: Whole, asked_key: Whole, asked_time: Whole) -> 
     """The position in (key, time) of the first entry of each key at or after the time asked for."""
     low = np.searchsorted(key, asked_key, side="left").astype(np.int64)
     high = np.searchsorted(key, asked_key, side="right").astype(np.int64)
-    # A binary search within [low, high) of all at once: as many steps as the largest key needs.
+    # A binary search within [low, high) for all keys at once takes as many steps as the largest key needs.
     steps = int(np.max(high - low, initial=0)).bit_length()
     last = max(len(time) - 1, 0)
     for _ in range(steps):
@@ -104,10 +104,9 @@ def _positions(key: Whole, time: Whole, asked_key: Whole, asked_time: Whole) -> 
 
 def _unknown(run: SortedRun, arrival: Whole) -> tuple[Whole, Whole]:
     """Sorted pairs (query, event position) of events that lie before a query's time and arrived later."""
-    after = _positions(
-        run.query_key, run.query_time, run.key, run.time + 1
-    )  # queries the event's time lies before ...
-    until = _positions(run.query_key, run.query_time, run.key, arrival + 1)  # ... and its arrival does not
+    # Of an event these are the queries after its time and up to its arrival.
+    after = _positions(run.query_key, run.query_time, run.key, run.time + 1)
+    until = _positions(run.query_key, run.query_time, run.key, arrival + 1)
     count = np.maximum(until - after, 0)
     event = np.repeat(np.arange(len(count)), count)
     query = np.arange(len(event)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(after, count)
@@ -122,7 +121,7 @@ def _cut(first: Whole, end: Whole, query: Whole, event: Whole) -> _Pieces:
     owner = np.concatenate([np.arange(len(first)), query])
     start, stop = np.concatenate([first, event + 1]), np.concatenate([end, event])
     order = np.lexsort((start, owner))
-    # Each piece ends where the next missing event stands: the ends, sorted likewise.
+    # Each piece ends at the next missing event, so the ends are sorted as the starts are.
     return _Pieces(start[order], stop[np.lexsort((stop, owner))], owner[order])
 
 

@@ -65,8 +65,8 @@ class Leading(Block):
         return np.stack(columns, axis=1)
 
     def combine(self, left: Rows, right: Rows) -> Rows:
-        behind = np.zeros(left.shape[:-1], dtype=bool)  # is left smaller than right?
-        level = np.ones(left.shape[:-1], dtype=bool)  # equal so far?
+        behind = np.zeros(left.shape[:-1], dtype=bool)  # whether left is smaller than right
+        level = np.ones(left.shape[:-1], dtype=bool)  # whether both are equal so far
         for part in range(left.shape[-1]):
             behind |= level & (left[..., part] < right[..., part])
             level &= left[..., part] == right[..., part]

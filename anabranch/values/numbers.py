@@ -173,7 +173,7 @@ class FloatingType(DataType):
         return "a number"
 
     def cell_sql(self, text: str) -> str:
-        # Java's own notations are refused: 12d, 1f, 0x1p3. Nearly no number has one of their letters.
+        # Java's own notations are refused: 12d, 1f, 0x1p3. Most cells have none of their letters.
         letters = " OR ".join(f"contains({text}, '{letter}')" for letter in "dDfFxX")
         endless = f"lower(trim({text})) IN ('inf', '+inf', '-inf')"
         suffix = f"upper(right(rtrim({text}), 1)) IN ('D', 'F') AND NOT ({endless})"
@@ -186,7 +186,7 @@ class FloatingType(DataType):
 
     def fault(self, value: object, *, strict: bool = False) -> str | None:
         if strict and type(value) is float:
-            return None  # decoded JSON holds no NaN, and this is the way of most values
+            return None  # decoded JSON holds no NaN, and most values take this path
         return super().fault(value, strict=strict)
 
     @property
@@ -201,7 +201,7 @@ class FloatingType(DataType):
         return (finite(argument, where),)
 
     def identity_sql(self, argument: str, where: str | None) -> str:
-        # Adding zero makes one value of 0.0 and -0.0, as every comparison has it.
+        # Adding zero makes -0.0 the same value as 0.0, as in every comparison.
         return f"CAST(CAST(({finite(argument, where)} + 0D) AS STRING) AS BINARY)"
 
 

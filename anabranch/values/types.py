@@ -1,4 +1,4 @@
-"""All types by name, and schemas."""
+"""Types by name, and schemas."""
 
 import re
 from functools import lru_cache
