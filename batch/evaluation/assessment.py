@@ -1,4 +1,7 @@
-"""The assessment of a trained model: metrics with intervals, slices, importance of features. Arrays in, values out."""
+"""The assessment of a trained model: metrics with intervals, slices, importance of features.
+
+Arrays in, values out.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +36,8 @@ class SliceResult:
 class JudgedRows:
     """Rows with their true targets (n,) and a model's scores (n,).
 
-    `groups` (n,) number the keys: rows of one key are drawn together. A score of `threshold` or more means class 1.
+    `groups` (n,) number the keys: rows of one key are drawn together. A score of `threshold` or more means
+    class 1.
     """
 
     target: Floats
@@ -75,7 +79,7 @@ def intervals(names: Sequence[str], rows: JudgedRows, seed: int) -> dict[str, tu
 
 
 def measured(metric: str, task: str, rows: JudgedRows, seed: int) -> dict[str, float]:
-    """The task's metrics, the declared one first, each followed by its ``_low`` and ``_high`` where it has an interval."""
+    """The task's metrics, the declared one first, each followed by the bounds ``_low`` and ``_high``."""
     values = evaluate(metric, task, rows.target, rows.scores, rows.threshold)
     bounds = intervals(list(values), rows, seed)
     found: dict[str, float] = {}
@@ -110,8 +114,9 @@ def slice_results(
 
 
 def slice_parts(one: Slice, values: NDArray[np.object_] | Floats) -> list[tuple[str, NDArray[np.bool_]]]:
-    """Name and mask of each part that has rows: bands, or the most frequent values, then all others; missing last."""
-    gone = np.array([value is None or value != value for value in values.tolist()], dtype=bool)  # noqa: PLR0124 - NaN alone differs from itself
+    """Name and mask of each part that has rows: bands, or the most frequent values; missing last."""
+    # NaN alone differs from itself.
+    gone = np.array([value is None or value != value for value in values.tolist()], dtype=bool)  # noqa: PLR0124
     parts: list[tuple[str, NDArray[np.bool_]]] = []
     if one.bands:
         numbers = np.array(
@@ -149,7 +154,7 @@ def importance(
     metric: str,
     seed: int,
 ) -> dict[str, float]:
-    """How much worse the metric gets when one feature's values are shuffled among the rows: the mean of five shuffles.
+    """How much worse the metric gets, in the mean of five shuffles of one feature's values among the rows.
 
     `matrix` has the coded inputs of `rows`, one column for each of `names`.
     """

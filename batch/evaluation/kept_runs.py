@@ -1,4 +1,4 @@
-"""The outcome of a training as a folder, kept until it is registered: it outlives a crash and a registry that is away.
+"""The outcome of a training as a folder, which outlives a crash and a registry that is away.
 
 <folder>/run.json        what is recorded: metrics, parameters, tags, slices, trials
 <folder>/model/          the model's files
@@ -23,7 +23,8 @@ from batch.evaluation.assessment import SliceResult
 
 _DONE = "run.json"
 _PLAIN = (
-    "project", "fingerprint", "metrics", "parameters", "lake_versions", "example", "tags", "trials", "rows", "left_out"
+    "project", "fingerprint", "metrics", "parameters", "lake_versions", "example", "tags", "trials",
+    "rows", "left_out",
 )  # fmt: skip
 
 

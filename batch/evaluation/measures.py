@@ -21,8 +21,8 @@ def measure(metric: str, target: Floats, scores: Floats, threshold: float = 0.5)
     return _MEASURES[metric](target, scores, threshold)
 
 
-# Plain NumPy, equal to scikit-learn's to rounding: intervals measure thousands of resamples, and scikit-learn's
-# checks of arguments cost more than the sums.
+# Plain NumPy, equal to scikit-learn's to rounding: intervals measure thousands of resamples, and
+# scikit-learn's checks of arguments cost more than the sums.
 def _roc_auc(target: Floats, scores: Floats, _threshold: float) -> float:
     """By ranks (Mann and Whitney); ties count half."""
     _, position, counts = np.unique(scores, return_inverse=True, return_counts=True)

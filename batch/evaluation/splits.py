@@ -1,4 +1,4 @@
-"""Which labels train and which test: by time, by key, or in folds; the labels of one key always stay together."""
+"""Which labels train and which test: by time, by key, or in folds. Labels of one key stay together."""
 
 import hashlib
 from dataclasses import dataclass
@@ -32,9 +32,10 @@ def split(
 ) -> Split:
     """Train on the labels before a moment and test on those from then on.
 
-    By key when `wanted` is ``key``, or when one side in time would be too small or of one class. A key with labels
-    on both sides of the moment tests when its hash says so (see `held_out`) and trains otherwise; its labels on the
-    wrong side of the moment are left out. Raises AnabranchError when there are too few labels for two sides.
+    By key when `wanted` is ``key``, or when one side in time would be too small or of one class. A key with
+    labels on both sides of the moment tests when its hash says so (see `held_out`) and trains otherwise; its
+    labels on the wrong side of the moment are left out. Raises AnabranchError when there are too few labels
+    for two sides.
     """
     if task == "class":
         _check_classes(target)
@@ -53,9 +54,9 @@ def split(
 def held_out(keys: NDArray[np.object_], target: Floats, task: str) -> Mask:
     """True for the labels held out: about a quarter of the keys, each key with all its labels on one side.
 
-    A key's side is a hash of its text, so it stays there when data grows. Where that leaves a side without one of
-    the classes (tiny data), a quarter of the keys of each class is taken in the order of their hashes instead. Raises
-    AnabranchError when neither gives two usable sides.
+    A key's side is a hash of its text, so it stays there when data grows. Where that leaves a side without
+    one of the classes (tiny data), a quarter of the keys of each class is taken in the order of their hashes
+    instead. Raises AnabranchError when neither gives two usable sides.
     """
     unique, position = np.unique(keys, return_inverse=True)
     hashes = _hashes(keys)
@@ -171,6 +172,7 @@ def _too_few(position: NDArray[np.intp], target: Floats, task: str) -> str:
         )
     counts = [len(np.unique(position[target == value])) for value in (0.0, 1.0)]
     return (
-        f"labels are too few to train and to test on: {counts[0]} keys have class 0 and {counts[1]} have class 1, "
+        f"labels are too few to train and to test on: {counts[0]} keys have class 0 and {counts[1]} have "
+        "class 1, "
         "where at least 2 of each are needed: bring in more labels"
     )

@@ -1,8 +1,8 @@
-"""What devices are told: a message on ``models.<project>`` for each change of champion or challenger.
+"""News for devices: a message on ``models.<project>`` for each change of champion or challenger.
 
-The registry keeps what they have not been told yet (anabranch/stores/models/roles.py), so a broker that is away costs no promotion, and the next
-one sends what waits. A message whose sending was cut off may come twice. The topic is compacted by alias: a device that was off for a
-month still finds the champion.
+The registry queues the news (anabranch/stores/models/roles.py), so a broker that is away costs no promotion:
+the next one sends what waits. A message may come twice when its sending was cut off. The topic is compacted
+by alias: a device that was off for a month still finds the champion.
 """
 
 import json
@@ -20,19 +20,22 @@ _COMPACTED = {"cleanup.policy": "compact"}
 
 @dataclass(frozen=True, kw_only=True)
 class Announced:
-    """How many messages were sent; `why` is empty, or why the others still wait."""
+    """The number of messages that were sent; `why` says why the others still wait, and is empty otherwise."""
 
     sent: int
     why: str = ""
 
 
 def topic_of(project: str) -> str:
-    """The topic that devices listen to."""
+    """The topic of the project's news for devices."""
     return f"models.{project}"
 
 
 def announce(models: Models, bus: Bus, project: Project) -> Announced:
-    """Send what devices are still to be told, the oldest first, keyed by alias. Never raises: what cannot be sent waits, and is said."""
+    """Send the queued news to devices, the oldest first, keyed by alias.
+
+    Never raises: news that cannot be sent stay queued, and the result says why.
+    """
     sent = 0
     try:
         news = models.roles(project.name).news

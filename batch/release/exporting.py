@@ -1,8 +1,8 @@
-"""The edge bundle: a model version as a folder that a device scores with, without Anabranch, MLflow or a network.
+"""The edge bundle: a model version as a folder with which a device scores without Anabranch or a network.
 
     <folder>/model.onnx         the model
     <folder>/features.json      what it reads, in order, how values are coded, what a score means
-    <folder>/run.py             scores rows with numpy and onnxruntime (anabranch/stores/models/edge_runner.py)
+    <folder>/run.py             scores rows with numpy and onnxruntime (edge_runner.py)
     <folder>/model_card.html    what it is for, how good it is, its limits
     <folder>/README.md          how a device uses all this
     <folder>/MANIFEST.json      project, version, declaration, and the SHA-256 of every other file
@@ -37,7 +37,7 @@ KIND = "anabranch edge bundle"
 _MODEL, _FEATURES, _CARD = "model.onnx", "features.json", "report/model_card.html"
 _RUNNER = Path(model_files.__file__).with_name(
     "edge_runner.py"
-)  # as a file: it opens a bundle when it is imported
+)  # a file, not a module: importing it opens a bundle
 _ENCODING = {
     "number": "a number",
     "boolean": "true or false",
@@ -51,7 +51,7 @@ _UNITS = {"date": DAY, "timestamp": 1}
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """A bundle that was written: where, of which version, its files by name with their SHA-256, and that of the manifest."""
+    """A bundle that was written: place, version, the SHA-256 of each file by name and of the manifest."""
 
     place: str
     version: str
@@ -62,10 +62,11 @@ class Exported:
 def export(
     models: Models, project: Project, place: str, version: str | None, progress: Progress, hdfs: Hdfs
 ) -> Exported:
-    """Write the bundle of `version` (the champion when None) to the folder `place`, of this machine or an ``hdfs://`` address.
+    """Write the bundle of `version` (the champion when None) to a folder of this machine or of HDFS.
 
-    A bundle on this machine is replaced; of one in HDFS, where every device finds it, devices are told. Raises MisuseError for any other
-    folder that has something in it, for a version that has no ONNX form, and for one whose ONNX form says something else than the model.
+    A bundle on this machine is replaced. Devices are informed of one in HDFS, where all of them find it.
+    Raises MisuseError for a folder with anything else in it, for a version without an ONNX form, and for a
+    version whose ONNX form disagrees with the model.
     """
     scorer = models.scorer(project.name, version)
     check_fits(project, scorer.version, scorer.kinds)
@@ -146,7 +147,10 @@ def features(project: Project, entry: ModelVersion, described: Mapping[str, Any]
         "score": "the probability of label 1" if label else f"{target}, as a number",
         "label": label,
         "output": described["output"],
-        "missing": "null, NaN, an infinity, or left out: the model was trained with missing values and takes them as NaN",
+        "missing": (
+            "null, NaN, an infinity, or left out: "
+            "the model was trained with missing values and takes them as NaN"
+        ),
         "matrix": "float32, one column a feature in this order; a text is its position among its categories",
         "keys": list(project.keys),
         "accepted": [*project.keys, *(given["name"] for given in listed)],
@@ -155,7 +159,7 @@ def features(project: Project, entry: ModelVersion, described: Mapping[str, Any]
 
 
 def write_bundle(files: Mapping[str, bytes], place: Path) -> None:
-    """Write the files as the folder `place`, whole or not at all; a bundle that is there is replaced."""
+    """Write the files as the folder `place`, completely or not at all; an existing bundle is replaced."""
     _check_replaceable(place)
     draft = place.absolute().with_name(f".{place.absolute().name}-{uuid.uuid4().hex[:12]}")
     try:
@@ -187,14 +191,15 @@ def _check_replaceable(place: Path) -> None:
         ours = False
     if not ours:
         raise MisuseError(
-            f"{place} is there and is no edge bundle: give a new folder, an empty one, or one that 'anabranch export' wrote"
+            f"{place} exists and is no edge bundle: give a new folder, an empty one, "
+            "or one that 'anabranch export' wrote"
         )
 
 
 def _to_hdfs(files: Mapping[str, bytes], place: str, hdfs: Hdfs, progress: Progress) -> None:
     if hdfs.entry(place) is not None:
         raise MisuseError(
-            f"{place} is there already: a bundle in HDFS is not replaced, give each version a folder of its own"
+            f"{place} exists already: a bundle in HDFS is not replaced, give each version a folder of its own"
         )
     with TemporaryDirectory(prefix="anabranch-bundle-") as folder:
         write_bundle(files, Path(folder) / "bundle")
@@ -205,12 +210,14 @@ def _check(project: Project, entry: ModelVersion, found: Mapping[str, bytes], na
     name = f"version {entry.version} of {project.name!r}"
     if _MODEL not in found:
         raise MisuseError(
-            f"{name} has no ONNX form: its model ({native}) has none that says the same; train with another trainer to take it to a device"
+            f"{name} has no ONNX form: its model ({native}) has none that says the same; "
+            "train with another trainer to take it to a device"
         )
     for check in entry.checks:
         if check.get("name") == "parity" and not check.get("passed"):
             raise MisuseError(
-                f"{name} did not pass the check of parity ({check.get('said')}): a device would score otherwise; train again"
+                f"{name} did not pass the check of parity ({check.get('said')}): "
+                "a device would score otherwise; train again"
             )
     if _CARD not in found:
         raise AnabranchError(
@@ -227,13 +234,14 @@ def _readme(project: Project, entry: ModelVersion) -> str:
     echo '{{}}' | python run.py                   # a row in which everything is missing
     python run.py rows.jsonl                    # one JSON object a line, or all in one array
 
-Each answer is a line `{{"score": ..., "label": ..., "model_version": "{entry.version}"}}`. A row names features of `features.json`; what it leaves
-out is missing, and what is no feature is refused. {", ".join(f"`{key}`" for key in project.keys)} may stand in a row and is not used.
-`features.json` also says how to code a row for `model.onnx` without Python. `model_card.html` says what the model is for, how good it is
-and what it must not be used for.
+Each answer is a line `{{"score": ..., "label": ..., "model_version": "{entry.version}"}}`.
+A row names features of `features.json`; a feature that it leaves out is missing, and an unknown name is refused.
+It may also have {", ".join(f"`{key}`" for key in project.keys)}, which is ignored.
+`features.json` also describes how to code a row for `model.onnx` without Python.
+`model_card.html` says what the model is for, how good it is and what it must not be used for.
 
-`MANIFEST.json` has the SHA-256 of every file: compare them before a bundle is put in force. The Kafka topic `models.{project.name}` tells
-when another version is; its key `champion` holds the one to use.
+`MANIFEST.json` has the SHA-256 of every file: compare them before you use a bundle. The Kafka topic
+`models.{project.name}` announces new versions; its key `champion` holds the one to use.
 """
 
 

@@ -1,7 +1,8 @@
-"""Parity: whether the model itself, its ONNX form and the registered pyfunc give the same scores for the same rows.
+"""Parity: whether a model, its ONNX form and its registered pyfunc give the same scores for the same rows.
 
-REST scores few rows by the ONNX form and many by the model itself; devices use the ONNX form, mass scoring the pyfunc.
-The rows are real ones, and copies of them with missing values, with no value at all and with categories never seen.
+REST scores few rows by the ONNX form and many by the model itself; devices use the ONNX form, mass scoring
+the pyfunc. The rows are real ones, and copies of them with missing values, with no value at all and with
+categories never seen.
 """
 
 from collections.abc import Collection, Mapping
@@ -36,7 +37,8 @@ class Parity:
         found = ", ".join(
             f"{name} differs from the model by {value:.2g}" for name, value in self.worst.items()
         )
-        return f"{found}{'' if 'ONNX' in self.worst else ' (it has no ONNX form)'} on {self.rows} rows, {allowed:g} is allowed"
+        without = "" if "ONNX" in self.worst else " (it has no ONNX form)"
+        return f"{found}{without} on {self.rows} rows, {allowed:g} is allowed"
 
 
 def compare(
@@ -55,7 +57,7 @@ def compare(
 
 
 def harder(columns: Columns, kinds: Mapping[str, str], categories: Collection[str] = ()) -> Columns:
-    """The rows, and some of them again with each feature missing in turn, with unseen categories, with no value at all."""
+    """The rows, and some again: with each feature missing in turn, with unseen categories, with no value."""
     some = {name: values[:_CHANGED] for name, values in columns.items()}
     blocks = [
         dict(columns),

@@ -96,11 +96,8 @@ def test_columns(table: pa.Table) -> dict[str, NDArray[np.object_]]:
 def _minimum(metric: str, value: float, bound: float) -> GateCheck:
     smaller = metric in SMALLER_IS_BETTER
     good = value <= bound if smaller else value >= bound
-    return GateCheck(
-        name="minimum",
-        passed=good,
-        said=f"{metric} {value:.4f} on held-out rows, {'at most' if smaller else 'at least'} {bound:g} is wanted",
-    )
+    wanted = f"{'at most' if smaller else 'at least'} {bound:g} is wanted"
+    return GateCheck(name="minimum", passed=good, said=f"{metric} {value:.4f} on held-out rows, {wanted}")
 
 
 def _slices(metric: str, slices: Sequence[SliceResult], bound: float, least: int) -> GateCheck:
@@ -117,7 +114,7 @@ def _slices(metric: str, slices: Sequence[SliceResult], bound: float, least: int
 
 
 def _parity(models: Models, project: Project, scorer: Scorer, columns: Columns) -> GateCheck:
-    """Compare the model itself, its ONNX form and the registered pyfunc on a sample of `columns` and on harder rows."""
+    """Compare the model, its ONNX form and the registered pyfunc on a sample of `columns` and harder rows."""
     model = project.model or Model()
     found, allowed = compare(models, project.name, scorer, columns, model.categories), model.gate.parity
     return GateCheck(name="parity", passed=found.within(allowed), said=found.described(allowed))
@@ -170,8 +167,8 @@ def promote(
     """Make `version` champion by hand.
 
     A version that the gate refused needs a `reason`, which is kept with it; one whose forms disagree needs
-    `without_parity` too. Raises MisuseError for a refused version without these, or one whose inputs do not fit the
-    declaration. Raises AnabranchError for one that cannot be loaded; forcing does not help there.
+    `without_parity` too. Raises MisuseError for a refused version without these, or one whose inputs do not
+    fit the declaration. Raises AnabranchError for one that cannot be loaded; forcing does not help there.
     """
     entry = models.entry(project.name, version)
     if entry.gate == "refused" and reason is None:
@@ -184,8 +181,10 @@ def promote(
     parity = check_parity(models, project, scorer, entry)
     if not parity.passed and not (without_parity and reason is not None):
         raise MisuseError(
-            f"version {version} of {project.name!r} does not say the same everywhere ({parity.said}), so REST, devices "
-            "and mass scoring would contradict each other: train again, or use --force --without-parity --reason TEXT"
+            f"version {version} of {project.name!r} does not say the same everywhere ({parity.said}), "
+            "so REST, devices "
+            "and mass scoring would contradict each other: train again, "
+            "or use --force --without-parity --reason TEXT"
         )
     if reason is not None:
         log.warning(
@@ -200,7 +199,7 @@ def promote(
 
 
 def check_parity(models: Models, project: Project, scorer: Scorer, entry: ModelVersion) -> GateCheck:
-    """The gate's check of parity: the recorded one, or for a version without one a new one on made-up rows."""
+    """The gate's recorded check of parity; for a version without one, a new check on made-up rows."""
     known = next((GateCheck(**check) for check in entry.checks if check["name"] == "parity"), None)
     return known or _parity(models, project, scorer, made_up(scorer))
 

@@ -1,4 +1,7 @@
-"""Registration of a kept training: log it, let the gate judge it, promote it. It resumes where it was cut off."""
+"""Registration of a kept training: log it, let the gate judge it, promote it.
+
+It resumes where it was cut off.
+"""
 
 import logging
 import re
@@ -48,7 +51,8 @@ def register(
         version = registered(folder)
         if version is None:
             progress.step(
-                f"registering: {metric} {run.metrics[metric]:.4f} on {run.metrics['rows_test']:,.0f} held-out rows"
+                f"registering: {metric} {run.metrics[metric]:.4f} on {run.metrics['rows_test']:,.0f} "
+                "held-out rows"
             )
             version = models.log(project, _record(run), run.fitted)
             note_registered(folder, version)
@@ -89,7 +93,8 @@ def finish(
     folders = unfinished(root, project.name)
     if project.model is None or not folders:
         raise MisuseError(
-            f"project {project.name!r} has no unfinished training in {root}: run 'anabranch train {project.name}'"
+            f"project {project.name!r} has no unfinished training in {root}: "
+            f"run 'anabranch train {project.name}'"
         )
     found = []
     for folder in folders:

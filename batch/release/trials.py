@@ -1,4 +1,4 @@
-"""Versions tried on live requests: what may be tried, and what the servers found (serving/api/shadow.py measures it)."""
+"""Trials of versions on live requests: which may be tried, and what the servers measured."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -18,10 +18,11 @@ _NAMES = ("rows", "mean_difference", "mean_apart", "p99_apart", "flips", "p99_ms
 
 @dataclass(frozen=True, kw_only=True)
 class TrialComparison:
-    """What live requests said of a tried version beside the champion of then, from `first` to `last`.
+    """A tried version beside the champion on live requests, from `first` to `last`.
 
-    `mean_difference`: tried minus champion; `mean_apart` and `p99_apart`: of its absolute value, the latter of the worst interval;
-    `flips`: the share of requests whose label changes; `p99_ms`: of the tried version's own scoring, None for a canary.
+    `mean_difference` is tried minus champion; `mean_apart` and `p99_apart` are of its absolute value, the
+    latter of the worst interval. `flips` is the share of requests whose label changes. `p99_ms` is of the
+    tried version's own scoring, None for a canary.
     """
 
     kind: str
@@ -38,10 +39,11 @@ class TrialComparison:
 
 
 def try_out(models: Models, project: Project, version: str, kind: str, share: float = 1.0) -> VersionTrial:
-    """Have servers try `version` on live requests; what was tried before is tried no more.
+    """Let servers try `version` on live requests; this ends any earlier trial.
 
-    The gate may have refused it: to find out more is what a trial is for. Raises MisuseError for the champion, without one, for a
-    version whose inputs do not fit the declaration, that gives something else than the champion, or that contradicts itself.
+    The gate may have refused the version. Raises MisuseError for the champion, when there is no champion, and
+    for a version whose inputs do not fit the declaration, that gives another kind of score than the champion,
+    or whose forms disagree.
     """
     champion = models.champion(project.name)
     if champion is None or champion == version:
@@ -49,18 +51,20 @@ def try_out(models: Models, project: Project, version: str, kind: str, share: fl
         raise MisuseError(f"version {version} of {project.name!r} cannot be tried on live requests: {why}")
     if not 0 < share <= 1:
         raise MisuseError(
-            f"a canary of {100 * share:g}% of the keys is none: give a share above 0% and up to 100%"
+            f"a canary cannot have {100 * share:g}% of the keys: give a share above 0% and up to 100%"
         )
     entry, scorer = models.entry(project.name, version), models.scorer(project.name, version)
     check_fits(project, scorer.version, scorer.kinds)
     if scorer.task != models.scorer(project.name, champion).task:
         raise MisuseError(
-            f"version {version} of {project.name!r} gives a {scorer.task}, and the champion does not: they cannot be compared"
+            f"version {version} of {project.name!r} gives a {scorer.task}, and the champion does not: "
+            "they cannot be compared"
         )
     parity = check_parity(models, project, scorer, entry)
     if not parity.passed:
         raise MisuseError(
-            f"version {version} of {project.name!r} does not say the same everywhere ({parity.said}): train again"
+            f"version {version} of {project.name!r} does not say the same everywhere ({parity.said}): "
+            "train again"
         )
     trial = VersionTrial(
         kind=kind,
@@ -73,7 +77,7 @@ def try_out(models: Models, project: Project, version: str, kind: str, share: fl
 
 
 def compared(measures: Measures, project: str, since: datetime) -> list[TrialComparison]:
-    """What was found since then, by kind, tried version and champion; the newest last."""
+    """The comparisons since then, by kind, tried version and champion; the newest last."""
     found: dict[tuple[str, str, str], dict[datetime, dict[str, float]]] = defaultdict(
         lambda: defaultdict(dict)
     )

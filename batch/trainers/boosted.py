@@ -52,7 +52,7 @@ class LearntBooster:
         )  # fmt: skip
 
     def _onnx(self) -> tuple[bytes | None, str]:
-        """The ONNX form and its output; none for a booster that the converter does not know, which serves natively."""
+        """The ONNX form and its output; none for a booster that cannot be converted and serves natively."""
         from onnxmltools import convert_xgboost
         from onnxmltools.convert.common.data_types import FloatTensorType
 
@@ -72,7 +72,8 @@ def xgboost_params(rows: TrainingRows) -> dict[str, Any]:
     """Parameters of `xgboost.train` for rows with complete `params`, beside `rounds` and `categories`."""
     if rows.params.get("booster") == "gblinear":
         raise DeclarationError(
-            "model: xgboost's booster 'gblinear' is no ensemble of trees: use the trainer 'logistic' or 'linear'"
+            "model: xgboost's booster 'gblinear' is no ensemble of trees: "
+            "use the trainer 'logistic' or 'linear'"
         )
     objective = "binary:logistic" if rows.task == "class" else "reg:squarederror"
     # One thread: sums over rows are then added in one order, so the same rows give the same trees to the bit.
@@ -91,7 +92,7 @@ def _defaults(_task: str, count: int) -> Mapping[str, object]:
 
 
 def _centre(rows: TrainingRows) -> float:
-    """A number that is subtracted from numeric targets: sums of float32 leaves are the more exact, the nearer to zero."""
+    """What numeric targets are reduced by: sums of float32 leaves are the more exact, the nearer to zero."""
     centred = rows.task == "number" and "base_score" not in rows.params
     return float(np.float32(rows.target.mean())) if centred else 0.0
 

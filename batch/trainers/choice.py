@@ -1,7 +1,7 @@
 """Choices made by validation inside the training rows: `auto`, and the search over parameters.
 
-`auto` chooses the trainer and its strength of regularisation. A sample of many rows decides, and the chosen trainer
-learns from all rows; when these are on Spark's workers, its form for Spark does.
+`auto` chooses the trainer and its strength of regularisation. A sample of many rows decides, and the chosen
+trainer learns from all rows; when these are on Spark's workers, its form for Spark does.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +37,7 @@ _LARGE_SHARE = 5  # one part in so many validates when there is plenty
 
 @dataclass(frozen=True, kw_only=True)
 class TriedParameters:
-    """Parameters that were tried, with the metric on each validation part, turned so that larger is better."""
+    """Parameters that were tried, with the metric by validation part, turned so that larger is better."""
 
     trainer: Trainer
     params: Mapping[str, object]
@@ -74,7 +74,7 @@ class Chosen:
 
 
 def tried(learnt: Learnt) -> list[Mapping[str, object]]:
-    """What a choice or a search tried, with the metric's mean in validation; empty when nothing was chosen."""
+    """What a choice or a search tried, with the metric in validation; empty when nothing was chosen."""
     return list(learnt.trials) if isinstance(learnt, Chosen) else []
 
 
@@ -136,7 +136,8 @@ def weighed(rows: TrainingRows) -> list[TriedParameters]:
 def _simplest_near_best(trials: Sequence[TriedParameters]) -> int:
     """The position of the best strength of the simplest trainer within a standard error of the best of all.
 
-    The error is that of the paired differences by fold: folds differ much more among themselves than candidates do.
+    The error is that of the paired differences by fold: folds differ much more among themselves than
+    candidates do.
     """
     best = max(range(len(trials)), key=lambda i: trials[i].mean)
     for one in trials:
@@ -158,7 +159,8 @@ def search(trainer: Trainer, wanted: Search, rows: TrainingRows) -> Chosen:
     space = wanted.space or trainer.space
     if not space:
         raise AnabranchError(
-            f"model: trainer {trainer.name!r} has no parameters to search by itself: give Search(space={{...}})"
+            f"model: trainer {trainer.name!r} has no parameters to search by itself: "
+            f"give Search(space={{...}})"
         )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=rows.seed))
@@ -185,7 +187,7 @@ def _suggested(trial: "optuna.Trial", name: str, choices: object) -> object:
 def _validated(
     candidates: Sequence[tuple[Trainer, Mapping[str, object]]], rows: TrainingRows
 ) -> list[TriedParameters]:
-    """Every candidate on the same parts of `rows`: repeated cross-validation for few rows, one split for many."""
+    """Every candidate on the same parts of `rows`: repeated folds for few rows, one split for many."""
     found: list[list[float]] = [[] for _ in candidates]
     sign = -1.0 if rows.judged_by in SMALLER_IS_BETTER else 1.0
     # Many small fits: threads of linear algebra would cost more in waiting than they give.

@@ -1,4 +1,4 @@
-"""Compositions: `ensemble` (the mean, or the vote, of its members) and `cascade` (a cheap member first, a second for the unsure).
+"""Compositions: `ensemble`, the mean or vote of its members, and `cascade`, a second member for the unsure.
 
 A composition is one ONNX graph, so it scores wherever ONNX Runtime does; each member must have an ONNX form.
 """
@@ -85,7 +85,8 @@ def _learn_cascade(learn: _Learn, rows: TrainingRows) -> LearntComposition:
         0 <= unsure[0] < unsure[1] <= 1
     ):
         raise DeclarationError(
-            f"model: params 'unsure' is {unsure!r}: give the two scores between which the second member decides, "
+            f"model: params 'unsure' is {unsure!r}: give the two scores between which the second member "
+            "decides, "
             "such as (0.3, 0.7)"
         )
     if len(rows.members) != 2:
@@ -129,7 +130,7 @@ def _vote(parts: Sequence[Fitted], rows: TrainingRows) -> bytes:
 
 
 def _cascade(low: float, high: float, parts: Sequence[Fitted], rows: TrainingRows) -> bytes:
-    """The first member's score unless it is in [low, high); the second member runs only when some row needs it."""
+    """The first member's score unless it is in [low, high); the second runs only when some row needs it."""
     graph = Graph()
     first = add_part(graph, parts[0].onnx or b"", parts[0].output, "m0_", "features", "score0")
     above = graph.node(

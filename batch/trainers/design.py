@@ -1,10 +1,10 @@
-"""The columns a trainer learns from: numbers as they are or filled and scaled, and one column a value for categories.
+"""The columns a trainer learns from: numbers, as they are or scaled, and one column a value for categories.
 
     inputs (n, k) float32, NaN = missing  ->  [ plain numbers | 1 where an input equals a value, else 0 ]
 
-A missing category has a column of its own when training rows had one. Linear models cannot take NaN: a missing
-number becomes the median, and a column of its own marks it as missing. The columns are computed in numpy to learn
-from, described in features.json for XGBoost, and written into ONNX graphs.
+A missing category has a column of its own when training rows had one. Linear models cannot take NaN: a
+missing number becomes the median, and a column of its own marks it as missing. The columns are computed in
+numpy to learn from, described in features.json for XGBoost, and written into ONNX graphs.
 """
 
 from collections import Counter
@@ -25,7 +25,7 @@ _OFTEN_MISSING = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """`plain` are positions of inputs taken as numbers; `equal` pairs a position with a value (NaN: missing)."""
+    """`plain` are positions of numeric inputs; `equal` pairs a position with a value (NaN: missing)."""
 
     plain: tuple[int, ...]
     equal: tuple[tuple[int, float], ...]

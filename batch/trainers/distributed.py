@@ -1,8 +1,8 @@
 """Trainers of Spark's own library: `spark-logistic`, `spark-linear`, `spark-forest` and `spark-gbt`.
 
 The trained model becomes an ONNX graph and scores without a JVM. Columns are designed on a sample: medians,
-scales, and which values of a category get a column. Spark's trees take no missing values, so to them missing is
-below every number.
+scales, and which values of a category get a column. Spark's trees take no missing values, so to them missing
+is below every number.
 """
 
 import re
@@ -19,6 +19,7 @@ from batch.trainers.linear import LearntLinear
 from batch.trainers.trainer import Learnt, LearntGraph, Trainer
 
 _MISSING = -3.0e38
+_BOTH = ("class", "number")
 _NAMED: dict[str, Any] = {"featuresCol": COLUMNS, "labelCol": TARGET, "weightCol": WEIGHT}
 
 
@@ -36,8 +37,8 @@ def _learn_logistic(given: TrainingFrame) -> LearntLinear:
 def _learn_linear(given: TrainingFrame) -> LearntLinear:
     from pyspark.ml.regression import LinearRegression
 
-    # Spark takes the mean of the squares where scikit-learn's alpha is weighed against their sum, and weighs by
-    # the target's deviation.
+    # Spark takes the mean of the squares where scikit-learn's alpha is weighed against their sum, and weighs
+    # by the target's deviation.
     alpha: Any = given.rows.params["alpha"]
     strength = float(alpha) / given.count * float(given.rows.target.std())
     return _linear(given, LinearRegression(**_NAMED, regParam=strength, standardization=False))
@@ -53,7 +54,8 @@ def _linear(given: TrainingFrame, learner: Any) -> LearntLinear:
 def _learn_forest(given: TrainingFrame) -> LearntGraph:
     from pyspark.ml.regression import RandomForestRegressor
 
-    # A regression of 0 and 1: its leaves are the share of class 1, and its splits are those of the Gini impurity.
+    # A regression of 0 and 1: its leaves are the share of class 1, and its splits are those of the Gini
+    # impurity.
     rows = given.rows
     learner = RandomForestRegressor(
         **_NAMED, numTrees=rows.whole("trees"), maxDepth=rows.whole("max_depth"),
@@ -69,8 +71,9 @@ def _learn_gbt(given: TrainingFrame) -> LearntGraph:
 
     rows, classes, params = given.rows, given.rows.task == "class", dict[str, Any](given.rows.params)
     learner = (GBTClassifier if classes else GBTRegressor)(
-        **_NAMED, maxIter=rows.whole("rounds"), maxDepth=rows.whole("max_depth"), maxBins=rows.whole("max_bins"),
-        stepSize=float(params["eta"]), subsamplingRate=float(params["subsample"]), seed=rows.seed,
+        **_NAMED, maxIter=rows.whole("rounds"), maxDepth=rows.whole("max_depth"), seed=rows.seed,
+        maxBins=rows.whole("max_bins"), stepSize=float(params["eta"]),
+        subsamplingRate=float(params["subsample"]),
     )  # fmt: skip
     factor = 2.0 if classes else 1.0  # Spark's margin is half the log odds
     return _trees(given, learner, lambda weights: [factor * one for one in weights], probability=classes)
@@ -79,7 +82,7 @@ def _learn_gbt(given: TrainingFrame) -> LearntGraph:
 def _trees(
     given: TrainingFrame, learner: Any, weigh: Callable[[list[float]], list[float]], *, probability: bool
 ) -> LearntGraph:
-    """What `learner` learns of the frame as a graph; `weigh` makes the graph's weights of trees from Spark's."""
+    """The trees that `learner` learns, as a graph; `weigh` makes the graph's weights from Spark's."""
     design = tree_design(given.rows)
     trees, weights = parse_trees(learner.fit(designed(given, design, missing=_MISSING)).toDebugString)
     width = len(given.rows.inputs)
@@ -152,6 +155,6 @@ def _trainer(
 SPARK_TRAINERS = (
     _trainer("spark-logistic", ("class",), _learn_logistic, C=0.3),
     _trainer("spark-linear", ("number",), _learn_linear, alpha=1.0),
-    _trainer("spark-forest", ("class", "number"), _learn_forest, trees=100, max_depth=8, min_samples_leaf=5, max_bins=64),
-    _trainer("spark-gbt", ("class", "number"), _learn_gbt, rounds=50, max_depth=3, eta=0.1, subsample=0.8, max_bins=64),
-)  # fmt: skip
+    _trainer("spark-forest", _BOTH, _learn_forest, trees=100, max_depth=8, min_samples_leaf=5, max_bins=64),
+    _trainer("spark-gbt", _BOTH, _learn_gbt, rounds=50, max_depth=3, eta=0.1, subsample=0.8, max_bins=64),
+)

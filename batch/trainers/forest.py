@@ -34,7 +34,8 @@ def _learn_forest(rows: TrainingRows) -> LearntGraph:
         forest.fit(design.columns(rows.matrix), rows.target, sample_weight=rows.weights)
 
     def graph() -> bytes:
-        # Scikit-learn's own prediction refuses missing values in columns that had none in training; the graph takes them.
+        # Scikit-learn's own prediction refuses missing values in columns that had none in training; the graph
+        # takes them.
         trees = [_tree(found.tree_) for found in forest.estimators_]
         return tree_model(design, trees, [1 / len(trees)] * len(trees), len(rows.inputs))
 

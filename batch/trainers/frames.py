@@ -20,7 +20,9 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingFrame:
-    """`frame` has `_target` DOUBLE and the inputs by name (DOUBLE or STRING, NULL = missing); `rows` are a sample.
+    """A training set on the workers; `rows` are a sample of it.
+
+    `frame` has `_target` DOUBLE and the inputs by name (DOUBLE or STRING, NULL = missing).
 
     `count` is its number of rows. With `parts` it has `_key` and `_time` too and is laid out in so many
     partitions by them; with 0 it is used as it lies.

@@ -1,6 +1,9 @@
-"""ONNX graphs: a design's columns, linear models, trees, and models put together. Input ``features``, output ``score``.
+"""ONNX graphs: a design's columns, linear models, trees, and models put together.
 
-Splits of trees are exact: a float32 is at most a float64 threshold when it is at most the largest float32 that is.
+Input ``features``, output ``score``.
+
+Splits of trees are exact: a float32 is at most a float64 threshold when it is at most the largest float32
+that is.
 """
 
 from collections.abc import Sequence
@@ -25,7 +28,10 @@ _OPSET, _ML_OPSET = 15, 1
 
 @dataclass(frozen=True, kw_only=True)
 class Tree:
-    """Nodes by position, 0 the root. A row goes left when its feature is at most `threshold`; a leaf has `feature` < 0 and a `value`."""
+    """Nodes by position, 0 the root.
+
+    A row goes left when its feature is at most `threshold`; a leaf has `feature` < 0 and a `value`.
+    """
 
     feature: NDArray[np.int64]
     threshold: NDArray[np.float64]
@@ -188,7 +194,10 @@ def at_most(threshold: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def behind_design(model: bytes, output: str, design: Design, width: int, shift: float = 0.0) -> bytes:
-    """`model`, which takes the design's columns, as a model of the inputs; its output plus `shift` becomes ``score`` (n, 1)."""
+    """`model`, which takes the design's columns, as a model of the inputs.
+
+    Its output plus `shift` becomes ``score`` (n, 1).
+    """
     graph = Graph()
     found = add_part(graph, model, output, "model_", add_design(graph, design), _RAW if shift else OUTPUT)
     if shift:
@@ -197,7 +206,7 @@ def behind_design(model: bytes, output: str, design: Design, width: int, shift: 
 
 
 def add_part(graph: Graph, model: bytes, output: str, prefix: str, given: str, score: str) -> str:
-    """Put `model` into the graph, fed with `given`; the last column of its `output` becomes `score` (n, 1)."""
+    """Put `model` into the graph, fed with `given`; its last output column becomes `score` (n, 1)."""
     part = onnx.load_model_from_string(model)
     names = {part.graph.input[0].name: given}
     for i, node in enumerate(part.graph.node):

@@ -11,13 +11,10 @@ from batch.trainers.graphs import Tree, tree_model
 from batch.trainers.rows import SMALL, TrainingRows
 from batch.trainers.trainer import LearntGraph, Trainer, training_with
 
-_FEW = {
-    "rounds": 150, "num_leaves": 4, "colsample_bytree": 0.3, "subsample": 0.6, "reg_lambda": 10.0, "min_child_samples": 10
-}  # fmt: skip
-_MANY = {
-    "rounds": 300, "num_leaves": 63, "colsample_bytree": 0.8, "subsample": 0.8, "reg_lambda": 2.0, "min_child_samples": 20
-}  # fmt: skip
-
+_FEW: dict[str, object] = {"rounds": 150, "num_leaves": 4, "min_child_samples": 10}
+_FEW |= {"colsample_bytree": 0.3, "subsample": 0.6, "reg_lambda": 10.0}
+_MANY: dict[str, object] = {"rounds": 300, "num_leaves": 63, "min_child_samples": 20}
+_MANY |= {"colsample_bytree": 0.8, "subsample": 0.8, "reg_lambda": 2.0}
 _OPTIONAL = frozenset(
     {"categories", "max_depth", "min_child_weight", "reg_alpha", "max_bin", "min_split_gain", "extra_trees"}
 )
@@ -32,7 +29,8 @@ def _learn_lightgbm(rows: TrainingRows) -> LearntGraph:
             "install both, or use 'xgboost'"
         ) from error
     classes, design = rows.task == "class", tree_design(rows)
-    # One thread and rows by rows: sums are added in one order, so the same rows give the same trees to the bit.
+    # One thread and rows by rows: sums are added in one order, so the same rows give the same trees to the
+    # bit.
     fixed: dict[str, object] = {
         "num_threads": 1,
         "deterministic": True,
@@ -65,7 +63,8 @@ def _tree(root: Mapping[str, Any]) -> Tree:
             return place
         if node["decision_type"] != "<=":
             raise AnabranchError(
-                f"LightGBM describes a split as {node['decision_type']!r}, and only '<=' can be written as a graph: "
+                f"LightGBM describes a split as {node['decision_type']!r}, "
+                "and only '<=' can be written as a graph: "
                 "use the trainer 'xgboost'"
             )
         nodes.append((0, 0.0, 0, 0, True, 0.0))

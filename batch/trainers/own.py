@@ -1,10 +1,10 @@
 """The user's own trainer: ``module:function``, from a file in a folder of projects.
 
 The function is called as ``function(matrix, target, inputs)``: `matrix` (n, k) float32 with NaN for missing,
-`target` (n,) float64, `inputs` the k ModelInputs (name, kind, categories) in order. It returns one of three things
-that have an exact description: a fitted estimator of scikit-learn over the matrix, an xgboost.Booster over the
-matrix, or an ONNX model (ModelProto or bytes) whose input is (n, k) float32 and whose last output has the score (the
-probability of class 1, or the number) in its last column.
+`target` (n,) float64, `inputs` the k ModelInputs (name, kind, categories) in order. It returns one of three
+things that have an exact description: a fitted estimator of scikit-learn over the matrix, an xgboost.Booster
+over the matrix, or an ONNX model (ModelProto or bytes) whose input is (n, k) float32 and whose last output
+has the score (the probability of class 1, or the number) in its last column.
 """
 
 from typing import Any

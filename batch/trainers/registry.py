@@ -1,4 +1,6 @@
-"""Trainers by name. To add one, write a module with a `Trainer` and `register` it below; nothing else names it.
+"""Trainers by name.
+
+To add one, write a module with a `Trainer` and `register` it below; nothing else names it.
 
 A name with a colon, ``module:function``, is the user's own function and needs no registration.
 """
@@ -23,7 +25,10 @@ TRAINERS: dict[str, Trainer] = {}
 
 
 def register(trainer: Trainer) -> None:
-    """Make `trainer` available to declarations by its name. Raises DeclarationError for a name that is taken."""
+    """Make `trainer` available to declarations by its name.
+
+    Raises DeclarationError for a name that is taken.
+    """
     if trainer.name in TRAINERS or ":" in trainer.name:
         raise DeclarationError(
             f"trainer {trainer.name!r} cannot be registered: choose a name that is not taken and has no colon"
@@ -65,7 +70,7 @@ def check_trainer(name: str, task: str | None = None) -> None:
 
 
 def check_model(model: Model) -> None:
-    """Raises DeclarationError unless the model's trainer, and its members', exist and can do what is declared."""
+    """Raises DeclarationError unless the trainers of the model and its members can do what is declared."""
     for name in (model.trainer, *[member.trainer for member in model.declared_members]):
         check_trainer(name, model.task)
         if ":" in name and model.class_weight is not None:
@@ -76,12 +81,14 @@ def check_model(model: Model) -> None:
     found = trainer(model.trainer)
     if model.search is not None and found.spread == "always":
         raise DeclarationError(
-            f"model: a search makes many small trainings, which {model.trainer!r} on Spark's workers is not for: "
+            f"model: a search makes many small trainings, which {model.trainer!r} on Spark's workers is not "
+            "for: "
             "use a trainer of the driver"
         )
     if model.search is not None and not (model.search.space or found.space):
         raise DeclarationError(
-            f"model: trainer {model.trainer!r} has no parameters to search by itself: give Search(space={{...}})"
+            f"model: trainer {model.trainer!r} has no parameters to search by itself: "
+            f"give Search(space={{...}})"
         )
 
 

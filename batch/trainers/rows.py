@@ -73,7 +73,8 @@ class TrainingRows:
         chosen: Any = self.params.get("categories", ())
         if not isinstance(chosen, (list, tuple)) or not set(chosen) <= set(self.names):
             raise DeclarationError(
-                f"model: params 'categories' is {chosen!r}: it must list features among {', '.join(self.names)}"
+                f"model: params 'categories' is {chosen!r}: it must list features among "
+                f"{', '.join(self.names)}"
             )
         named: Sequence[str] = (*chosen, *self.categories)
         return tuple(i for i, one in enumerate(self.inputs) if one.kind == "text" or one.name in named)

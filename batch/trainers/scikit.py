@@ -1,4 +1,7 @@
-"""`sklearn`: any estimator by its import path. Estimators are stored by skops, an exact description, never a pickle."""
+"""`sklearn`: any estimator by its import path.
+
+Estimators are stored by skops, an exact description, never a pickle.
+"""
 
 import importlib
 import inspect
@@ -55,13 +58,13 @@ class LearntEstimator:
                 options={id(self.estimator): options} if options else None,
                 target_opset=_OPSET,
             )
-        except Exception:  # noqa: BLE001 - converters fail in many ways; the version records that it has no ONNX form
+        except Exception:  # noqa: BLE001 - converters fail in many ways; the version records it
             return None, ""
         return model.SerializeToString(), model.graph.output[-1].name
 
 
 def trusted_bytes(estimator: Any) -> bytes:
-    """The estimator as skops writes it; raises AnabranchError when loading it would need a type that is not trusted."""
+    """The estimator as skops writes it; raises AnabranchError when loading it needs an untrusted type."""
     from skops.io import dumps, get_untrusted_types
 
     try:
@@ -70,7 +73,8 @@ def trusted_bytes(estimator: Any) -> bytes:
     except Exception as error:
         # skops raises what the object's own reduction raises.
         raise AnabranchError(
-            f"{type(estimator).__name__} cannot be kept without pickle: {error}: use an estimator of scikit-learn"
+            f"{type(estimator).__name__} cannot be kept without pickle: {error}: "
+            "use an estimator of scikit-learn"
         ) from error
     if strange:
         raise AnabranchError(
@@ -125,8 +129,8 @@ def _estimator(path: object) -> Any:
 def _pipeline(estimator: Any, rows: TrainingRows) -> Any:
     """`estimator` behind the coding of its inputs.
 
-    Missing numbers stay NaN for an estimator that accepts NaN, and become the median otherwise; categories become
-    one column a value.
+    Missing numbers stay NaN for an estimator that accepts NaN, and become the median otherwise; categories
+    become one column a value.
     """
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer

@@ -1,7 +1,8 @@
-"""What a trainer is, and what every trained model can do: score rows, and be stored with an ONNX form that agrees.
+"""Trainers, and what every trained model can do: score rows, and be stored with an ONNX form that agrees.
 
-To add a trainer, write one module with one `Trainer` and register it in batch/trainers/registry.py. `Trainer.train`
-checks the declared parameters and adds the defaults; `LearntGraph` stores any model that can be written as an ONNX graph.
+To add a trainer, write one module with one `Trainer` and register it in batch/trainers/registry.py.
+`Trainer.train` checks the declared parameters and adds the defaults; `LearntGraph` stores any model that can
+be written as an ONNX graph.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -37,7 +38,7 @@ class Learnt(Protocol):
 
 
 def stored(rows: TrainingRows, parameters: Mapping[str, object], *packages: str, **files: Any) -> Fitted:
-    """A Fitted of a model trained on `rows`; loading it needs `packages` beside those that every version needs."""
+    """The Fitted of a model trained on `rows`; loading it needs `packages` beside those of every version."""
     pinned = (*packages, "mlflow", "numpy", "pandas", "onnxruntime")
     requirements = tuple(f"{package}=={version(package)}" for package in pinned)
     return Fitted(
@@ -46,7 +47,7 @@ def stored(rows: TrainingRows, parameters: Mapping[str, object], *packages: str,
 
 
 class LearntGraph:
-    """A trained model that is stored as an ONNX graph over the inputs, so that scoring needs no other library.
+    """A trained model that is stored as an ONNX graph over the inputs; scoring needs no other library.
 
     `graph` builds it. `library` gives the scores of the library that trained the model; before the model is
     stored, the graph must agree with it on the training rows. None when the graph is all there is.
@@ -86,12 +87,12 @@ def _no_defaults(_task: str, _count: int) -> Mapping[str, object]:
 class Trainer:
     """A way to learn.
 
-    `learn` gets rows whose `params` are checked and complete: the defaults for the task and the number of rows,
-    then the declared ones. `parameters` names the parameters without a default; None lets any pass, for a
-    trainer that checks them itself. `space` is what a search tries when the declaration gives no space.
+    `learn` gets rows whose `params` are checked and complete: the defaults for the task and the number of
+    rows, then the declared ones. `parameters` names the parameters without a default; None lets any pass, for
+    a trainer that checks them itself. `space` is what a search tries when the declaration gives no space.
 
-    `learn_frame` learns from a TrainingFrame on Spark's workers; `spread` says when: ``always``, or for ``many``
-    rows. `larger` names the trainer to use instead when the rows do not fit this process's memory.
+    `learn_frame` learns from a TrainingFrame on Spark's workers; `spread` says when: ``always``, or for
+    ``many`` rows. `larger` names the trainer to use instead when the rows do not fit this process's memory.
     """
 
     name: str
@@ -142,7 +143,7 @@ class Trainer:
 
 @contextmanager
 def training_with(library: str, *errors: type[Exception]) -> Iterator[None]:
-    """Translate ValueError and `errors` of a library that refuses its parameters or rows to AnabranchError."""
+    """Translate ValueError and `errors`, by which a library refuses parameters or rows, to AnabranchError."""
     refusals: tuple[type[Exception], ...] = (ValueError, *errors)
     try:
         yield

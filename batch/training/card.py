@@ -15,8 +15,8 @@ class CardContents:
     """What a model card shows beside the declaration.
 
     `metrics` has each metric and its bounds (``_low``, ``_high``) on held-out rows, on training rows with the
-    prefix ``train_``, and the numbers of rows (``rows_test``, ``rows_train``). `about` says where the data came from;
-    `pictures` are PNG by name.
+    prefix ``train_``, and the numbers of rows (``rows_test``, ``rows_train``). `about` says where the data
+    came from; `pictures` are PNG by name.
     """
 
     metrics: Mapping[str, float]

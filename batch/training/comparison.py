@@ -1,8 +1,8 @@
-"""The comparison of trainers on a project's training set: repeated k-fold by key, the same folds for all candidates.
+"""The comparison of trainers on a project's training set by repeated k-fold, with the same folds for all.
 
-A candidate that chooses or searches, such as `auto`, does so on each fold's training part alone (nested validation),
-so its figure is what to expect on new keys. Parameters that were fixed beforehand with a look at the same labels are
-not nested: their figures are optimistic, and the page says so.
+A candidate that chooses or searches, such as `auto`, does so on each fold's training part alone (nested
+validation), so its figure is what to expect on new keys. Parameters that were fixed beforehand with a look at
+the same labels are not nested: their figures are optimistic, and the page says so.
 """
 
 import time
@@ -41,11 +41,11 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """A candidate's metric on folds that it did not learn from: the mean, its 95% interval, seconds a training.
+    """A candidate's metric on held-out folds: the mean, its 95% interval, seconds a training.
 
-    The interval is by Nadeau and Bengio's corrected resampled t-test: folds of repeats share rows, so the plain
-    standard error would be too small. `ahead` is the mean difference to the plain candidate on the same folds, turned
-    so that larger is better.
+    The interval is by Nadeau and Bengio's corrected resampled t-test: folds of repeats share rows, so the
+    plain standard error would be too small. `ahead` is the mean difference to the plain candidate on the same
+    folds, turned so that larger is better.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Quality:
 
 
 def candidates(model: Model) -> list[Candidate]:
-    """The plain model, the usual trainers of the task with their defaults, and the declared one if not among them."""
+    """The plain model, the usual trainers of the task with their defaults, and the declared one."""
     simple = "logistic" if model.task == "class" else "linear"
     weak = (("C", 1.0),) if model.task == "class" else (("alpha", 1e-3),)
     found = [
@@ -95,7 +95,10 @@ def evaluate_candidates(
     repeats: int = 10,
     processes: int = 1,
 ) -> list[Quality]:
-    """Every candidate on `repeats` times `count` folds. Raises AnabranchError when there are fewer keys than folds."""
+    """Every candidate on `repeats` times `count` folds.
+
+    Raises AnabranchError when there are fewer keys than folds.
+    """
     parts = fold_masks(rows, count, repeats)
     found = np.empty((len(ways), len(parts)))
     seconds = np.zeros(len(ways))
@@ -141,7 +144,7 @@ def page(project: str, found: Sequence[Quality], repeats: int, count: int, rows:
         "",
         f"{repeats} x {count} folds by key over {rows:,} labels.",
         "",
-        "`auto` and a search choose on each fold's training part alone. Parameters that you declared after a look at",
+        "`auto` and a search choose on each fold's training part alone. Parameters declared after a look at",
         "these labels were not chosen inside the folds: the figure of such a candidate is optimistic.",
         "",
     ]

@@ -1,7 +1,7 @@
-"""The online model's start: it learns the batch's training set, where features are exact, in the order of the labels.
+"""The online model's start: it learns the batch's training set, with exact features, in the order of labels.
 
-The stream continues from there. The state records how far the label's topic has been learnt, so that labels which
-arrive later are learnt on top.
+The stream continues from there. The state records how far the label's topic has been learnt, so that labels
+which arrive later are learnt on top.
 """
 
 import logging
@@ -28,7 +28,8 @@ def reset_online(
 ) -> OnlineModel | None:
     """Begin the online model anew from the lake's labels; None for a project that declares none.
 
-    Raises UnavailableError when the store does not answer, AnabranchError when a stream keeps writing meanwhile.
+    Raises UnavailableError when the store does not answer, AnabranchError when a stream keeps writing
+    meanwhile.
     """
     online = online_of(project)
     if online is None or project.label is None:
@@ -65,5 +66,6 @@ def reset_online(
             log.info("online model of %s begins anew: labels=%d", project.name, len(rows))
             return written
     raise AnabranchError(
-        f"the online model of {project.name!r} is being written by a stream: train again, or stop the stream first"
+        f"the online model of {project.name!r} is being written by a stream: train again, "
+        "or stop the stream first"
     )

@@ -1,4 +1,4 @@
-"""From a training set in memory to what a trainer takes and what it is judged on."""
+"""From a training set in memory to rows for a trainer and held-out rows to judge the model on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,11 @@ KEY, TIME, TARGET, GROUP = "_key", "_time", "_target", "_group"
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """`rows` train; `test` are the held-out rows as a table with `_target`, `_group` and every feature column, `matrix` their inputs."""
+    """A training set that is split and coded.
+
+    `rows` train. `test` has the held-out rows with `_target`, `_group` and every feature column, `matrix`
+    their coded inputs. `empty` names the features without any value.
+    """
 
     rows: TrainingRows
     test: pa.Table
@@ -32,16 +36,16 @@ class Prepared:
 
     @property
     def target(self) -> NDArray[np.float64]:
-        """Of the held-out rows."""
+        """The targets of the held-out rows."""
         return np.asarray(self.test.column(TARGET).to_numpy(), dtype=np.float64)
 
     @property
     def groups(self) -> NDArray[np.int64]:
-        """Of the held-out rows: one number a key."""
+        """The groups of the held-out rows: one number a key."""
         return np.asarray(self.test.column(GROUP).to_numpy(), dtype=np.int64)
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """Feature columns of the held-out rows."""
+        """The feature columns of the held-out rows."""
         return {
             name: values(self.test.column(name))
             for name in self.test.column_names
@@ -49,15 +53,18 @@ class Prepared:
         }
 
     def example(self) -> dict[str, list[Any]]:
-        """One made-up row for MLflow's input example: no row of anybody's data is copied into it."""
+        """One made-up row for MLflow's input example: no row of real data is copied into a version."""
         return {
             given.name: _example(given, self.rows.matrix[:, i]) for i, given in enumerate(self.rows.inputs)
         }
 
 
 def prepare(project: Project, model: Model, table: pa.Table, folders: tuple[Path, ...] = ()) -> Prepared:
-    """Split and code a training set (as `training_set` makes it). Raises AnabranchError for labels or features that nothing can be learnt from."""
-    # Spark gives rows in any order; the same rows in the same order give the same model.
+    """Split and code a training set (as `training_set` makes it).
+
+    Raises AnabranchError for labels or features that nothing can be learnt from.
+    """
+    # Spark returns rows in any order; the same rows in the same order give the same model.
     table = table.sort_by([(KEY, "ascending"), (TIME, "ascending"), (TARGET, "ascending")])
     target = table.column(TARGET).to_numpy().astype(np.float64)
     keys = np.array(table.column(KEY).to_pylist(), dtype=object)
@@ -86,7 +93,7 @@ def training_rows(
     groups: NDArray[np.int64] | None,
     folders: tuple[Path, ...] = (),
 ) -> TrainingRows:
-    """Coded rows with what the declaration says of how to learn from them."""
+    """Coded rows with the declaration's parameters of learning."""
     return TrainingRows(
         matrix=matrix,
         target=target,
@@ -105,7 +112,7 @@ def training_rows(
 def whole_set(
     project: Project, model: Model, table: pa.Table, folders: tuple[Path, ...] = ()
 ) -> TrainingRows:
-    """Every row of a training set, for validation that makes folds of its own."""
+    """Every row of a training set, for a validation with its own folds."""
     table = table.sort_by([(KEY, "ascending"), (TIME, "ascending"), (TARGET, "ascending")])
     columns: Mapping[str, NDArray[Any]] = {
         name: values(table.column(name)) for name in project.model_features
@@ -132,12 +139,14 @@ def values(column: pa.ChunkedArray) -> NDArray[Any]:
 
 
 def check_empty(project: Project, inputs: tuple[ModelInput, ...], matrix: Matrix) -> tuple[str, ...]:
-    """Features without any value; raises AnabranchError when that is all of them."""
+    """The features without any value; raises AnabranchError when all features are."""
     gone: NDArray[np.bool_] = np.asarray(np.isnan(matrix).all(axis=0))
     if gone.all():
         raise AnabranchError(
-            f"no feature of project {project.name!r} has a value in any of {len(matrix)} training rows: check that events of "
-            f"{', '.join(sorted({view.source.name for view in project.views}))} are in the lake, of the labels' keys and from before the labels' times"
+            f"no feature of project {project.name!r} has a value in any of {len(matrix)} training rows: "
+            "check that events of "
+            f"{', '.join(sorted({view.source.name for view in project.views}))} are in the lake, "
+            "of the labels' keys and from before the labels' times"
         )
     return tuple(given.name for given, none in zip(inputs, gone, strict=True) if none)
 

@@ -1,6 +1,7 @@
-"""What a model's training data looked like, kept with its version: counts of every input's values and of the scores.
+"""The profile of a model's training data, kept with its version: counts of inputs' values and of scores.
 
-Values are taken as the model sees them (coded, see anabranch/stores/models/scoring.py), so what is missing and what is an unknown text is one.
+Values are taken as the model sees them (coded, see anabranch/stores/models/scoring.py), so what is missing
+and what is an unknown text is one.
 """
 
 import json
@@ -25,9 +26,11 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Bins:
-    """Where values are counted, and how many there were. Of numbers with `edges`: below the first, from each up to the next, from
-    the last on. Of kinds with `values`: each, then all others. The last count is of what is missing. `names` are for people.
-    """  # fmt: skip
+    """Bins of values and the number of values in each.
+
+    Numbers have `edges`: below the first, from each up to the next, from the last on. Kinds have `values`:
+    each, then all others. The last count is of missing values. `names` are for people.
+    """
 
     edges: tuple[float, ...] = ()
     values: tuple[float, ...] = ()
@@ -35,7 +38,7 @@ class Bins:
     counts: tuple[int, ...] = ()
 
     def count(self, column: NDArray[Any]) -> Counts:
-        """Values in each bin."""
+        """The number of values of `column` in each bin."""
         known = column[np.isfinite(column)].astype(np.float64)
         if self.values:
             place = np.searchsorted(self.values, known)
@@ -57,12 +60,12 @@ class Profile:
     scores: Bins
 
     def text(self) -> bytes:
-        """As it is kept."""
+        """The profile as JSON, as it is kept."""
         return (json.dumps({"format": 1, **asdict(self)}, indent=1) + "\n").encode()
 
 
 def read_profile(content: bytes) -> Profile:
-    """What `Profile.text` gave; raises AnabranchError for anything else."""
+    """The profile that `Profile.text` wrote; raises AnabranchError for anything else."""
     try:
         found = json.loads(content)
         features = {name: _read(bins) for name, bins in found["features"].items()}

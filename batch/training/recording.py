@@ -1,4 +1,4 @@
-"""Everything that is recorded of a training: metrics, slices, importance, curves, the environment, the model card."""
+"""The record of a training: metrics, slices, importance, curves, the environment, the model card."""
 
 import json
 import platform
@@ -20,8 +20,8 @@ from batch.training.preparing import Prepared
 from batch.training.profile import FILE, profile
 
 _PACKAGES = (
-    "numpy", "pandas", "pyarrow", "pyspark", "delta-spark", "mlflow", "scikit-learn", "xgboost-cpu", "lightgbm",
-    "optuna", "onnx", "onnxruntime", "skl2onnx", "skops",
+    "numpy", "pandas", "pyarrow", "pyspark", "delta-spark", "mlflow", "scikit-learn", "xgboost-cpu",
+    "lightgbm", "optuna", "onnx", "onnxruntime", "skl2onnx", "skops",
 )  # fmt: skip
 
 

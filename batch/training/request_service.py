@@ -1,7 +1,8 @@
-"""Training that is asked for by messages: validated, put together, trained, answered.
+"""Training on request: messages are validated, put together, trained and answered.
 
-Whatever asks for one project at about the same time is one training, whichever trainer is asked. Nothing that a message says ends the service: it is answered.
-A request whose id was answered before gets the same answer and no second training.
+Requests for one project that wait at the same time become one training, whichever trainer reads them. No
+message ends the service: each is answered. A request whose id was answered before gets the same answer and no
+second training.
 """
 
 import json
@@ -25,7 +26,7 @@ Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 class RefusedRequestError(AnabranchError):
-    """A message that is no request for training; what it says of itself, as far as it does."""
+    """A message that is no valid request, with its request id and project where it has them."""
 
     def __init__(self, text: str, request_id: str | None = None, project: str | None = None) -> None:
         super().__init__(text)
@@ -34,7 +35,7 @@ class RefusedRequestError(AnabranchError):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRequest:
-    """A training that somebody asks for; `rows` by source become events before it."""
+    """A request for a training; its `rows` by source become events first."""
 
     request_id: str
     project: str
@@ -44,7 +45,7 @@ class TrainingRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Waiting:
-    """Requests of one project that become one training, by their id; `places` are those of their messages."""
+    """Requests for one project that become one training, by id; `places` are the places of their messages."""
 
     project: Project
     requests: dict[str, TrainingRequest] = field(default_factory=dict)
@@ -52,39 +53,39 @@ class Waiting:
 
 
 class TrainingDesk(Protocol):
-    """What trains; the wiring of jobs/ behind one name."""
+    """The trainer behind the service; jobs/ provides it."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the projects that are trained here."""
+        """The names of the projects that are trained here."""
         ...
 
     def project(self, name: str) -> Project:
-        """One of them, as it is declared now."""
+        """The project `name` as it is declared now."""
         ...
 
     def check(self, project: Project, rows: Rows) -> None:
-        """Raises AnabranchError saying which row is no event of its source."""
+        """Raises AnabranchError for a row that is no event of its source."""
         ...
 
     def land(self, project: Project, rows: Sequence[Rows]) -> None:
-        """Bring rows, and whatever waits in the project's topics, into the lake."""
+        """Bring rows, and all that waits in the project's topics, into the lake."""
         ...
 
     def train(self, project: Project, requests: Sequence[str]) -> Trained:
-        """Train on the lake, for the requests of these ids."""
+        """Train on the lake for the requests with these ids."""
         ...
 
 
 def read_request(value: bytes) -> TrainingRequest:
     """The request in a message; raises RefusedRequestError."""
     try:
-        said = json.loads(value)
+        content = json.loads(value)
     except ValueError as error:
         raise RefusedRequestError(f"a request is a JSON object, this is no JSON: {value[:60]!r}") from error
-    if not isinstance(said, dict):
-        raise RefusedRequestError(f"a request is a JSON object, not {json.dumps(said)[:60]}")
-    known = {name: said.get(name) for name in _FIELDS}
+    if not isinstance(content, dict):
+        raise RefusedRequestError(f"a request is a JSON object, not {json.dumps(content)[:60]}")
+    known = {name: content.get(name) for name in _FIELDS}
     found = {
         name: text for name in ("request_id", "project") if isinstance(text := known[name], str) and text
     }
@@ -95,7 +96,7 @@ def read_request(value: bytes) -> TrainingRequest:
         )
     if project is None:
         raise RefusedRequestError("project is missing: give the name of a declared project", request_id)
-    unknown = [name for name in said if name not in _FIELDS]
+    unknown = [name for name in content if name not in _FIELDS]
     if unknown:
         raise RefusedRequestError(
             f"a request has no field {unknown[0]!r}: it has {', '.join(_FIELDS)}", request_id, project
@@ -113,18 +114,18 @@ def read_request(value: bytes) -> TrainingRequest:
 
 
 class TrainingService:
-    """Answers requests, as many together as wait; `answered` are the final answers so far, by id."""
+    """Answers requests, all that wait together; `answered` has the final answers so far, by id."""
 
     def __init__(
         self, topics: TrainingTopics, desk: TrainingDesk, progress: Progress, *, others: bool
     ) -> None:
-        """`others`: is it for somebody else to answer what is asked of projects that are not trained here?"""
+        """With `others`, requests for projects that are not trained here are left to other trainers."""
         self.topics, self.desk, self.progress, self.others = topics, desk, progress, others
         self.answered = topics.answered()
         self.trainings = self.requests = 0
 
     def serve(self, seconds: float) -> bool:
-        """Answer what waits, the first after at most `seconds`; False when there was nothing."""
+        """Answer the requests that wait; False when none arrives within `seconds`."""
         messages = self.topics.requests(seconds)
         if not messages:
             return False
@@ -133,12 +134,12 @@ class TrainingService:
             self._sort(message, waiting)
         for each in waiting.values():
             self._train(each)
-        # Only now: whoever is killed before is asked again.
+        # Committed last: a service that is killed before reads the requests again.
         self.topics.commit()
         return True
 
     def _sort(self, message: Message, waiting: dict[str, Waiting]) -> None:
-        """Put a request to those that wait for a training of their project, or answer it at once."""
+        """Add a request to those that wait for a training of their project, or answer it at once."""
         try:
             request = read_request(message.value)
             if self._answer_again(request.request_id, [message.place]):
@@ -163,7 +164,10 @@ class TrainingService:
         found.places.setdefault(request.request_id, []).append(message.place)
 
     def _answer_again(self, request_id: str, places: Sequence[str]) -> bool:
-        """Was the id answered before? Whoever asks once more is told again; what another trainer answered meanwhile is left at that."""
+        """Whether the id was answered before; a repeated request gets the same answer again.
+
+        Nothing is sent for messages that another trainer has answered meanwhile.
+        """
         before = self.answered.get(request_id)
         if before is None:
             return False
@@ -173,7 +177,7 @@ class TrainingService:
         return True
 
     def _project(self, request: TrainingRequest) -> Project:
-        """The project to train; raises RefusedRequestError when that, or the rows, will not do."""
+        """The project to train; raises RefusedRequestError when it or the rows are not valid."""
         try:
             return self._fitting(request)
         except AnabranchError as error:
@@ -210,14 +214,20 @@ class TrainingService:
                 for one in ids
             ]
         )
-        said = self._result(waiting)
+        outcome = self._result(waiting)
         for one in ids:
             self._answer(
-                {"request_id": one, "project": name, "together": ids, "messages": waiting.places[one], **said}
+                {
+                    "request_id": one,
+                    "project": name,
+                    "together": ids,
+                    "messages": waiting.places[one],
+                    **outcome,
+                }
             )
 
     def _result(self, waiting: Waiting) -> dict[str, Any]:
-        """What came of it, for the answers."""
+        """The outcome of the training, for the answers."""
         project = waiting.project
         try:
             self.desk.land(project, [request.rows for request in waiting.requests.values() if request.rows])
@@ -225,7 +235,7 @@ class TrainingService:
         except AnabranchError as error:
             return {"status": "failed", "error": str(error)}
         except Exception as error:
-            # Whatever goes wrong in a training of one project, the next request is to find a service.
+            # Any error of one training is answered; the service goes on.
             log.exception("training of %s failed", project.name)
             return {
                 "status": "failed",
@@ -237,7 +247,7 @@ class TrainingService:
             for name, value in trained.metrics.items()
             if not name.startswith("train_") and value == value  # noqa: PLR0124 - no NaN in JSON
         }
-        told = {
+        outcome = {
             "model_version": trained.version,
             "champion": trained.champion,
             "reason": trained.reason,
@@ -245,12 +255,13 @@ class TrainingService:
             "metrics": metrics,
         }
         self.progress.step(
-            f"version {trained.version} of {project.name}: {'champion' if trained.champion else trained.reason}"
+            f"version {trained.version} of {project.name}: "
+            f"{'champion' if trained.champion else trained.reason}"
         )
-        return {"status": "done", **told}
+        return {"status": "done", **outcome}
 
-    def _answer(self, said: Mapping[str, Any]) -> None:
-        final = {**said, "at": _now()}
+    def _answer(self, answer: Mapping[str, Any]) -> None:
+        final = {**answer, "at": _now()}
         self.topics.answer([final])
         self.requests += 1
         if final["request_id"] is not None:

@@ -1,4 +1,4 @@
-"""Training sets that stay on Spark's workers: split there, judged on a sample of held-out rows that fits the driver.
+"""Training sets that stay on Spark's workers: split there, judged on a sample that fits the driver.
 
 How large a set is, is told before anything is collected: rows are counted, columns are declared.
 """
@@ -41,17 +41,17 @@ class TrainingSize:
 
     @property
     def bytes(self) -> int:
-        """Of all rows."""
+        """The size of all rows."""
         return self.rows * self.row_bytes
 
     @property
-    def said(self) -> str:
-        """For people."""
+    def described(self) -> str:
+        """The size for people."""
         return f"{self.rows:,} rows of {self.columns} columns, {self.bytes / 2**20:,.0f} MB"
 
 
 def training_size(project: Project, rows: int) -> TrainingSize:
-    """Of `rows` rows with the columns that the project's model and its slices read."""
+    """The size of `rows` rows with the columns that the project's model and its slices read."""
     given = (*model_inputs(project), *slice_inputs(project))
     texts = sum(one.kind == "text" for one in given) + 1  # the key is one too
     columns = len(given) + _KNOWN
@@ -59,7 +59,7 @@ def training_size(project: Project, rows: int) -> TrainingSize:
 
 
 def check_fits(project: Project, model: Model, size: TrainingSize, most: int) -> None:
-    """Raises AnabranchError, with what to do, for a training set of more than `most` bytes: its trainer would need all of it in memory."""
+    """Raises AnabranchError, with what to do, for a training set of more than `most` bytes."""
     if size.bytes <= most:
         return
     found = trainer(model.trainer)
@@ -70,14 +70,16 @@ def check_fits(project: Project, model: Model, size: TrainingSize, most: int) ->
     else:
         instead = f"use trainer={found.larger!r}, which learns on Spark's workers"
     raise AnabranchError(
-        f"the training set of {project.name!r} is {size.said}, and what was asked for learns in this process's memory, which is to take at most "
-        f"{most / 2**20:,.0f} MB of it: {instead}, read fewer features, or raise training.local_megabytes if this machine can hold several times as much"
+        f"the training set of {project.name!r} is {size.described}, "
+        "and what was asked for learns in this process's memory, which is to take at most "
+        f"{most / 2**20:,.0f} MB of it: {instead}, read fewer features, "
+        "or raise training.local_megabytes if this machine can hold several times as much"
     )
 
 
 @contextmanager
 def kept_frame(frame: DataFrame) -> Iterator[DataFrame]:
-    """The frame, made once and kept on the workers' disks for as long as this lasts: training reads it several times, and it is dear to make."""
+    """The frame, kept on the workers' disks while the block runs: training reads it several times."""
     stays = frame.persist(StorageLevel.DISK_ONLY)
     try:
         yield stays
@@ -88,7 +90,10 @@ def kept_frame(frame: DataFrame) -> Iterator[DataFrame]:
 def prepare_frame(
     project: Project, model: Model, frame: DataFrame, size: TrainingSize, most: int
 ) -> tuple[Prepared, TrainingFrame]:
-    """As `prepare`, for a training set of any size: rows for training stay where they are, and samples of at most `most` bytes come here."""
+    """Split and sample a training set of any size.
+
+    Training rows stay on the workers; samples of at most `most` bytes come to this process.
+    """
     sided, how, counts = _split(model, frame)
     fitting = max(1, most // size.row_bytes // 2)
     bounds = {"train": min(MOST_TRAIN, fitting), "test": min(MOST_TEST, fitting)}
@@ -136,12 +141,16 @@ def prepare_frame(
 
 
 def _split(model: Model, frame: DataFrame) -> tuple[DataFrame, str, dict[str, int]]:
-    """`_side` train, test or NULL, what it went by, and the rows of each; see batch/training/splits.py, whose rules these are."""
+    """The frame with `_side` (train, test or NULL), a description of the split, and the rows of each side.
+
+    The rules are those of batch/evaluation/splits.py.
+    """
     draws = F.pmod(F.xxhash64(KEY), F.lit(_PLACES)) < int(SHARE * _PLACES)
     by_key = frame.withColumn(_SIDE, F.when(draws, "test").otherwise("train"))
     why = ""
     if model.split == "time":
-        moment = int(frame.agg(F.percentile_approx(TIME, 1 - SHARE, 10_000)).first()[0])  # type: ignore[index] # one row
+        (row,) = frame.agg(F.percentile_approx(TIME, 1 - SHARE, 10_000)).collect()
+        moment = int(row[0])
         spans = frame.groupBy(KEY).agg(
             (F.max(TIME) >= moment).alias("_later"), (F.min(TIME) < moment).alias("_earlier")
         )
@@ -166,7 +175,7 @@ def _split(model: Model, frame: DataFrame) -> tuple[DataFrame, str, dict[str, in
 
 
 def _counts(sided: DataFrame, task: str) -> dict[str, int]:
-    """Rows of both sides; empty when one of them is of no use."""
+    """The rows of both sides; empty when one side cannot be learnt from or judged on."""
     kind = (F.col(TARGET) if task == "class" else F.lit(0.0)).alias("_kind")
     found = {
         (row[_SIDE], row["_kind"]): int(row["count"])
@@ -175,7 +184,8 @@ def _counts(sided: DataFrame, task: str) -> dict[str, int]:
     strange = [value for _, value in found if task == "class" and value not in (0.0, 1.0)]
     if strange:
         raise AnabranchError(
-            f"the label's target gives {strange[0]:g}, not 0 or 1: write a condition such as 'num > 0', or use a metric for numbers"
+            f"the label's target gives {strange[0]:g}, not 0 or 1: write a condition such as 'num > 0', "
+            "or use a metric for numbers"
         )
     wanted = [
         (side, value) for side in ("train", "test") for value in ((0.0, 1.0) if task == "class" else (0.0,))

@@ -1,7 +1,7 @@
 """Training: a training set, a split, a trainer, judgement on held-out rows, a version in the registry.
 
-Spark makes the training set. A small one trains on the driver, which is many times faster than a cluster is; a
-large one trains on Spark's workers.
+Spark makes the training set. A small one trains on the driver, which is many times faster than a cluster is;
+a large one trains on Spark's workers.
 """
 
 import logging
@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 class Trained:
     """A registered version. `metrics` are on held-out rows, the declared one first.
 
-    `rows` labels were usable, `left_out` were not. `checks` are the gate's and `reason` why the version is not
-    champion; `split` says which rows were held out.
+    `rows` labels were usable, `left_out` were not. `checks` are the gate's and `reason` why the version is
+    not champion; `split` says which rows were held out.
     """
 
     version: str
@@ -62,7 +62,7 @@ def train(stores: Stores, job: TrainingJob) -> Trained:
 
 
 def fit_and_log(stores: Stores, job: TrainingJob, given: TrainingSet) -> Trained:
-    """Train on a training set in memory, judge the model on held-out rows, register it and let the gate decide."""
+    """Train on a training set in memory, judge on held-out rows, register, and let the gate decide."""
     started = time.monotonic()
     return _registered(stores, job, train_run(job, given), started)
 

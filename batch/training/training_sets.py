@@ -77,7 +77,8 @@ def label_rows(label: Label, events: DataFrame) -> DataFrame:
 def training_set(project: Project, events: Mapping[str, DataFrame], labels: DataFrame) -> DataFrame:
     """One row a label that has a key, a time and a target.
 
-    Columns: `_key` STRING, `_time` micros, `_target` DOUBLE, the model's inputs and the slices' (DOUBLE or STRING).
+    Columns: `_key` STRING, `_time` micros, `_target` DOUBLE, the model's inputs and the slices' (DOUBLE or
+    STRING).
     """
     keys = key_column(project.keys)
     usable = labels.where(keys.isNotNull() & F.col(TIME).isNotNull() & (F.abs(TARGET) < float("inf")))

@@ -1,7 +1,7 @@
-"""`make bench-quality`: the default trainer, 10 times 10-fold, beside what the libraries alone make of the same rows.
+"""`make bench-quality`: the default trainer, 10 times 10-fold, beside the libraries alone on the same rows.
 
-Three data sets: the Cleveland patients, on whom the trainers' defaults were chosen, and two of scikit-learn's own that
-no default was chosen on.
+Three data sets: the Cleveland patients, on whom the trainers' defaults were chosen, and two of scikit-learn's
+own that no default was chosen on.
 """
 
 import os
@@ -68,7 +68,7 @@ def cancer() -> TrainingRows:
 
 
 def diabetes() -> TrainingRows:
-    """The diabetes data of Efron and others: 442 patients, 10 attributes, the disease a year later as a number."""
+    """The diabetes data of Efron and others: 442 patients, 10 attributes, the disease a year later."""
     found = load_diabetes()
     return _unseen(found.data, found.target, "number", "rmse")
 
@@ -131,7 +131,7 @@ ALONE: dict[str, Callable[[], Any]] = {
 
 
 def alone(given: TrainingRows, *, count: int = 10, repeats: int = 10, processes: int = 1) -> list[Quality]:
-    """Each of ALONE on the folds that `evaluate_candidates` makes, ahead or behind the plain one on raw columns."""
+    """Each of ALONE on the folds of `evaluate_candidates`, beside the plain one on raw columns."""
     parts = fold_masks(given, count, repeats)
     found = {}
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
@@ -154,7 +154,7 @@ def agree(ours: Quality, theirs: Quality) -> bool:
 
 
 def table(found: Sequence[Quality], beside: Sequence[Quality]) -> list[Row]:
-    """The Cleveland patients: the default against its floor and each library, then each candidate against plain."""
+    """Cleveland: the default against its floor and each library, then each candidate against plain."""
     plain, default = found[0], next(one for one in found if one.name == "auto")
     work = "Cleveland, 10 x 10-fold ROC AUC:"
     lines = [single(f"{work} {named(default)}", round(default.mean, 4), "ROC AUC", f">= {GOAL}")]
@@ -191,9 +191,12 @@ def named(one: Quality) -> str:
 
 CHOSEN_WHERE = [
     (
-        "What was chosen on which data: the defaults for few rows (C=0.3 of `logistic`; depth, rounds, shares and penalties of `xgboost`; leaves of "
-        "`forest`) and the candidates that `auto` weighs were chosen on these same Cleveland patients, as was the peer 'XGBoost, shallow, tuned by hand'. "
-        "Their figures on Cleveland are optimistic. What `auto` picks among its candidates is picked inside each fold's training part."
+        "What was chosen on which data: the defaults for few rows (C=0.3 of `logistic`; depth, rounds, "
+        "shares and penalties of `xgboost`; leaves of "
+        "`forest`) and the candidates that `auto` weighs were chosen on these same Cleveland patients, "
+        "as was the peer 'XGBoost, shallow, tuned by hand'. "
+        "Their figures on Cleveland are optimistic. What `auto` picks among its candidates is picked inside "
+        "each fold's training part."
     ),
     "No default was chosen on the breast cancer and diabetes data: those rows are what to expect elsewhere.",
     "Plain regression, and the libraries' own defaults, were chosen on none of the three.",
@@ -214,20 +217,31 @@ def main() -> None:
     notes = [
         *CHOSEN_WHERE,
         (
-            "303 patients of Cleveland with 13 attributes, 569 tumours with 30, 442 diabetes patients with 10; folds by patient, the same for every "
-            "candidate; intervals are 95%, corrected for rows that folds share. A ratio above 1 is better, also where a smaller metric is."
+            "303 patients of Cleveland with 13 attributes, 569 tumours with 30, "
+            "442 diabetes patients with 10; folds by patient, the same for every "
+            "candidate; intervals are 95%, corrected for rows that folds share. A ratio above 1 is better, "
+            "also where a smaller metric is."
         ),
-        "`auto` chooses among regularised linear regression, shallow XGBoost and a forest by cross-validation.",
         (
-            "The peers are scikit-learn and XGBoost alone: logistic regression with C=1, 300 trees of a forest, XGBoost's defaults, 150 shallow trees of "
-            f"depth 2. `equal`: our plain logistic regression and scikit-learn's have the same mean to {_AGREE:g}."
+            "`auto` chooses among regularised linear regression, "
+            "shallow XGBoost and a forest by cross-validation."
+        ),
+        (
+            "The peers are scikit-learn and XGBoost alone: logistic regression with C=1, "
+            "300 trees of a forest, XGBoost's defaults, 150 shallow trees of "
+            "depth 2. `equal`: our plain logistic regression and scikit-learn's have the same mean to "
+            f"{_AGREE:g}."
         ),
         *[
-            f"{one.name} on Cleveland: {one.mean:.4f}, ahead of plain by {one.ahead:+.4f} [{one.ahead_low:+.4f}, {one.ahead_high:+.4f}], "
+            f"{one.name} on Cleveland: {one.mean:.4f}, ahead of plain by {one.ahead:+.4f} "
+            f"[{one.ahead_low:+.4f}, {one.ahead_high:+.4f}], "
             f"{one.seconds:.2f} s a training."
             for one in found
         ],
-        f"Declared categories: {', '.join(model.categories)}; plain logistic regression takes every attribute as a number, scaled, with C=1.",
+        (
+            f"Declared categories: {', '.join(model.categories)}; "
+            "plain logistic regression takes every attribute as a number, scaled, with C=1."
+        ),
     ]
     save("quality", "How well the default learns", lines, ["scikit-learn", "xgboost-cpu"], notes)
 

@@ -25,7 +25,7 @@ def stores(
     models: Models | None = None,
     bus: Bus | None = None,
 ) -> Stores:
-    """Stores with the settings of the parts given; the others have their defaults and are never to be asked."""
+    """Stores with the settings of the parts given; the others have defaults and must not be used."""
 
     def session() -> SparkSession:
         assert spark is not None, "this test has given no Spark session"

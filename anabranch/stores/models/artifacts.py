@@ -1,7 +1,9 @@
-"""MLflow's artifacts in HDFS by WebHDFS: addresses `webhdfs://[user@]host:port/path`, or `swebhdfs://` over TLS.
+"""MLflow's artifacts in HDFS by WebHDFS.
 
-MLflow itself reaches `hdfs://` through Hadoop's native library, which is part of no Python package and needs a JVM in every
-process. This needs HTTP only, so a server of answers loads its models without either.
+Addresses are `webhdfs://[user@]host:port/path`, or `swebhdfs://` over TLS.
+
+MLflow itself reaches `hdfs://` through Hadoop's native library, which is part of no Python package and needs
+a JVM in every process. This needs HTTP only, so a server of answers loads its models without either.
 """
 
 import posixpath

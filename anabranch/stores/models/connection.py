@@ -25,7 +25,8 @@ _PAUSE = (
 _SETTLED = (
     1_000_000_000  # nanoseconds; a further change of a file written less long ago may not show in its times
 )
-# MLflow is configured by its environment alone. A registry that is away must be noticed in seconds, not minutes.
+# MLflow is configured by its environment alone. A registry that is away must be noticed in seconds, not
+# minutes.
 _MLFLOW_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",  # its advice is for those who write model code
@@ -100,7 +101,8 @@ class RegistryConnection:
                 if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                     raise
                 raise MisuseError(
-                    f"project {project!r} has no model version {version!r}: 'anabranch models {project}' lists them"
+                    f"project {project!r} has no model version {version!r}: "
+                    f"'anabranch models {project}' lists them"
                 ) from error
 
 
@@ -132,7 +134,7 @@ def mlflow_module() -> Any:
 
 
 def registry_stamp(tracking_uri: str) -> tuple[tuple[int, int] | None, ...] | None:
-    """A value that changes when a registry in an SQLite file is written; None when a change could go unnoticed."""
+    """A value that changes when a registry in an SQLite file is written; None when it might not."""
     if not tracking_uri.startswith("sqlite:///"):
         return None
     file = tracking_uri.removeprefix("sqlite:///").partition("?")[0]

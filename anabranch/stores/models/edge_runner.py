@@ -1,4 +1,6 @@
-"""Score rows on a device: python run.py [ROWS], or rows on standard input. Needs numpy and onnxruntime, nothing else.
+"""Score rows on a device: python run.py [ROWS], or rows on standard input.
+
+Needs numpy and onnxruntime, nothing else.
 
 A row is a JSON object of features, one a line or all in one array. What is null or left out is missing.
 """
@@ -23,7 +25,10 @@ def coded(
     unit: int | None = None,
     **_: object,
 ) -> float:
-    """A feature's value as the number that the model takes; NaN is missing. What it is, features.json says: a time counts units of microseconds."""
+    """A feature's value as the number that the model takes; NaN is missing.
+
+    What it is, features.json says: a time counts units of microseconds.
+    """
     if kind == "text":
         value = categories.index(value) if value in categories else None
     elif unit is not None and isinstance(value, str):
@@ -33,7 +38,7 @@ def coded(
 
 
 def score(rows: list[dict[str, str | float | None]]) -> list[dict[str, str | float | None]]:
-    """A score, a label and the model's version for each of one or more rows, in their order; raises ValueError for a feature that there is not."""
+    """Score, label and model version of each row, in order; raises ValueError for an unknown feature."""
     if unknown := [
         (number, name) for number, row in enumerate(rows, 1) for name in row if name not in BUNDLE["accepted"]
     ]:

@@ -1,9 +1,9 @@
-"""Model versions that were registered outside Anabranch: any MLflow pyfunc that loads without unpickling anything.
+"""Model versions registered outside Anabranch: any MLflow pyfunc that loads without unpickling anything.
 
-Such a version can only mass-score: it has no features.json and no ONNX form, and the gate has not judged it. Mass
-scoring loads it by MLflow. Its inputs are those of its signature, by name: numbers, texts and booleans, DATE as days
-and TIMESTAMP as microseconds since 1970. Its score is the last number of each row that it returns, so a classifier is
-logged with ``pyfunc_predict_fn="predict_proba"``.
+Such a version can only mass-score: it has no features.json and no ONNX form, and the gate has not judged it.
+Mass scoring loads it by MLflow. Its inputs are those of its signature, by name: numbers, texts and booleans,
+DATE as days and TIMESTAMP as microseconds since 1970. Its score is the last number of each row that it
+returns, so a classifier is logged with ``pyfunc_predict_fn="predict_proba"``.
 """
 
 from collections.abc import Mapping
@@ -51,7 +51,8 @@ _SPARK_TYPES = {
 def scoring_version(models: Models, project: Project, version: str | None = None) -> Scorer | ForeignVersion:
     """The version (the champion when None) to score rows with.
 
-    Raises MisuseError for a version registered outside Anabranch that is unsafe to load or does not fit the project.
+    Raises MisuseError for a version registered outside Anabranch that is unsafe to load or does not fit the
+    project.
     """
     if version is not None:
         with models.version_folder(project.name, version) as folder:
@@ -97,15 +98,16 @@ def _registered(project: Project, version: str, folder: Path) -> ForeignVersion:
 def _check_safe(place: str, folder: Path, flavors: Mapping[str, Mapping[str, Any]]) -> None:
     """Raises MisuseError unless the version is stored as data, or as code that can be read."""
     mend = (
-        'log it again as data (mlflow.sklearn with serialization_format="skops", mlflow.xgboost, mlflow.onnx) '
-        'or from code (python_model="model.py")'
+        'log it again as data (mlflow.sklearn with serialization_format="skops", mlflow.xgboost, '
+        'mlflow.onnx) or from code (python_model="model.py")'
     )
     pickles = sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix in _PICKLES
     )
     if pickles:
         raise MisuseError(
-            f"{place} is kept as a pickle ({pickles[0]}), which runs whatever is in it: it is not loaded; {mend}"
+            f"{place} is kept as a pickle ({pickles[0]}), which runs whatever is in it: it is not loaded; "
+            f"{mend}"
         )
     loader = str(flavors.get("python_function", {}).get("loader_module", ""))
     if loader == _CODE:

@@ -38,7 +38,10 @@ class ModelInput:
 
 
 def model_inputs(project: Project) -> tuple[ModelInput, ...]:
-    """Inputs of the project's model, in order; texts have no categories yet. Raises DeclarationError for BINARY."""
+    """Inputs of the project's model, in order; texts have no categories yet.
+
+    Raises DeclarationError for BINARY.
+    """
     return column_inputs(project, project.model_features)
 
 
@@ -62,7 +65,8 @@ def check_fits(project: Project, version: str, kinds: Mapping[str, str]) -> None
     for name, kind in kinds.items():
         if name not in declared:
             raise MisuseError(
-                f"version {version} of {project.name!r} reads {name!r}, which is declared no more: train again"
+                f"version {version} of {project.name!r} reads {name!r}, which is declared no more: "
+                "train again"
             )
         if declared[name] != kind:
             raise MisuseError(
@@ -74,7 +78,8 @@ def check_fits(project: Project, version: str, kinds: Mapping[str, str]) -> None
 def _kind(name: str, kind: DataType) -> str:
     if not kind.trainable:
         raise DeclarationError(
-            f"model: feature {name!r} is {kind}, which no trainer takes: leave it out with Model(features=...)"
+            f"model: feature {name!r} is {kind}, which no trainer takes: "
+            "leave it out with Model(features=...)"
         )
     return kind.model_kind
 
@@ -83,8 +88,8 @@ def _kind(name: str, kind: DataType) -> str:
 class Fitted:
     """A trained model as bytes. `native` is ``xgboost``, ``skops`` or ``onnx``; `onnx` is its ONNX form.
 
-    `output` names the ONNX output with the scores. XGBoost reads `columns`, None for the inputs as they are, and
-    `shift` is added to its predictions. `parameters` are those that the trainer used.
+    `output` names the ONNX output with the scores. XGBoost reads `columns`, None for the inputs as they are,
+    and `shift` is added to its predictions. `parameters` are those that the trainer used.
     """
 
     native: str

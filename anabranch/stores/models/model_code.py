@@ -1,4 +1,4 @@
-"""The MLflow pyfunc: MLflow copies this file into every model version and runs it from there ("models from code").
+"""The MLflow pyfunc, which MLflow copies into every model version and runs from there ("models from code").
 
 It imports nothing of Anabranch; what codes the inputs and runs the model lies among the version's own files.
 """

@@ -1,4 +1,4 @@
-"""Version records in MLflow: a training is logged and registered, versions are listed with all that is known of them."""
+"""Version records in MLflow: trainings are logged and registered, versions are listed with their metrics."""
 
 import json
 import re

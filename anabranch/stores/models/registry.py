@@ -1,7 +1,7 @@
 """The model registry: MLflow's tracking and registry behind the few questions that Anabranch asks.
 
-A version is an MLflow pyfunc (model_code.py) whose files are no pickles. `Models` adds loading and scoring to the
-records (records.py) and roles (roles.py) of versions.
+A version is an MLflow pyfunc (model_code.py) whose files are no pickles. `Models` adds loading and scoring to
+the records (records.py) and roles (roles.py) of versions.
 """
 
 import json
@@ -41,7 +41,7 @@ class Models(VersionRecords):
     """Versions of every project's model; see the module."""
 
     def uri(self, project: str, version: str) -> str:
-        """Where the version's files are: a URI that any MLflow `load_model` reads without asking the registry."""
+        """The URI of the version's files, which any MLflow `load_model` reads without asking the registry."""
         self.version_tags(project, version)
         with self.asking():
             return str(self.client.get_model_version_download_uri(project, version))
@@ -54,7 +54,7 @@ class Models(VersionRecords):
         return _addresses[key]
 
     def scorer(self, project: str, version: str | None = None) -> Scorer:
-        """The version (the champion when None), loaded once a process while it is in use or was asked for lately."""
+        """The version (the champion when None), loaded once a process while in use or used lately."""
         version = version or self.champion(project)
         if version is None:
             raise MisuseError(f"project {project!r} has no champion: run 'anabranch train {project}' first")
@@ -67,7 +67,8 @@ class Models(VersionRecords):
     def stream_scorer(self, project: str, version: str, address: str) -> Scorer:
         """`scorer` for a stream, which knows the `address` of the files and does not ask the registry.
 
-        Files that could not be fetched are asked for again ten seconds later; until then UnavailableError is raised.
+        Files that could not be fetched are asked for again ten seconds later; until then UnavailableError is
+        raised.
         """
         key = self._key(project, version)
         _addresses.setdefault(key, address)
@@ -76,8 +77,8 @@ class Models(VersionRecords):
     def usable_champion(self, project: Project, *, for_stream: bool = False) -> str | None:
         """The champion when its inputs fit the declaration; else None, with a warning the first time.
 
-        The version itself is not loaded. With `for_stream` the registry may be away; see `last_known_champion` and
-        `stream_scorer`.
+        The version itself is not loaded. With `for_stream` the registry may be away; see
+        `last_known_champion` and `stream_scorer`.
         """
         version = self.last_known_champion(project.name) if for_stream else self.champion(project.name)
         if version is None:
@@ -140,7 +141,8 @@ class Models(VersionRecords):
                 text = (str(error).splitlines() or [""])[0]
                 uri = self.uri(project, version)
                 raise AnabranchError(
-                    f"version {version} of project {project!r} cannot be loaded from {uri}: {text}: train again or promote another"
+                    f"version {version} of project {project!r} cannot be loaded from {uri}: {text}: "
+                    "train again or promote another"
                 ) from error
 
     def files(self, project: str, version: str, names: Sequence[str]) -> dict[str, bytes]:

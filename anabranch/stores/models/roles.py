@@ -1,11 +1,12 @@
 """Which version of a model has which role: aliases and tags of MLflow's registered model, read in one call.
 
-An alias names the version in a role: ``champion`` serves, ``previous`` served before it, ``challenger`` did not pass
-the gate. Two tags of the registered model hold the rest:
+An alias names the version in a role: ``champion`` serves, ``previous`` served before it, ``challenger`` did
+not pass the gate. Two tags of the registered model hold the rest:
 
-    trial           {"kind": "shadow" or "canary", "version", "share", "since"}: a version tried on live requests
-    news_waiting    [{"project", "model_version", "alias", "previous", "at", "fingerprint"}, ...]: news that devices
-                    have not received yet
+    trial          {"kind": "shadow" or "canary", "version", "share", "since"}
+                   a version tried on live requests
+    news_waiting   [{"project", "model_version", "alias", "previous", "at", "fingerprint"}, ...]
+                   news that devices have not received yet
 
 A change of an alias is queued in ``news_waiting`` at once, so that news outlive a broker that is away.
 """
@@ -32,8 +33,8 @@ _TRIAL, _NEWS, _BUNDLE = "trial", "news_waiting", "bundle"
 class VersionTrial:
     """A version that is tried on live requests.
 
-    As ``shadow`` it scores every request and answers none; as ``canary`` it answers the `share` of keys (above 0, at
-    most 1).
+    As ``shadow`` it scores every request and answers none; as ``canary`` it answers the `share` of keys
+    (above 0, at most 1).
     """
 
     kind: str
@@ -62,7 +63,7 @@ class Roles:
 
 
 _READ: dict[tuple[str, str], tuple[object, Roles]] = {}
-"""The roles last read, by registry and project, with the stamp of the registry's file then: a read costs 20 ms."""
+"""The roles last read (20 ms each), by registry and project, with the registry file's stamp of then."""
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,16 @@
-"""Coding of inputs and running of models: copied as it stands into each model version's folder (see model_code.py).
+"""Coding of inputs and running of models; this file is copied into each model version (see model_code.py).
 
-So it imports nothing of Anabranch, and a version stays as it was when this file changes later. It imports no MLflow
-either: a server scores with it directly. Beside it in a version's folder lie
+So it imports nothing of Anabranch, and a version stays as it was when this file changes later. It imports no
+MLflow either: a server scores with it directly. Beside it in a version's folder lie
 
     features.json   names, kinds and categories of the inputs, task, threshold, which file is the model
     model.ubj       XGBoost's own format, or
     model.skops     a scikit-learn estimator, read without running anything from it, or
     model.onnx      the model itself, or the twin of one of the others for small requests and the edge
 
-Inputs are coded as float32: numbers and booleans as they are, DATE as days and TIMESTAMP as microseconds since 1970 UTC,
-texts as their position among the categories seen in training (an unknown text is missing). None, NaN and infinities
-are missing.
+Inputs are coded as float32: numbers and booleans as they are, DATE as days and TIMESTAMP as microseconds
+since 1970 UTC, texts as their position among the categories seen in training (an unknown text is missing).
+None, NaN and infinities are missing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ class InputCoder:
         self._plain = all(kind in _PLAIN for kind in self._kinds)
 
     def matrix(self, columns: Columns) -> Matrix:
-        """Shape (rows, inputs); raises ValueError naming a column that is missing or a value that cannot be coded."""
+        """Shape (rows, inputs); raises ValueError for a missing column or a value that cannot be coded."""
         missing = [name for name in self.names if name not in columns]
         if missing:
             raise ValueError(
@@ -53,7 +53,10 @@ class InputCoder:
         return coded
 
     def _arrays(self, columns: Columns) -> Matrix | None:
-        """Arrays of numbers, each copied once: this is the path of many rows. None when some column is no such array."""
+        """Arrays of numbers, each copied once: this is the path of many rows.
+
+        None when some column is no such array.
+        """
         given = [columns[name] for name in self.names]
         if not self._plain or not all(
             isinstance(column, np.ndarray) and column.dtype.kind in "biuf" for column in given
@@ -113,7 +116,10 @@ def _time(kind: str, value: date) -> float:
 
 
 def expanded(matrix: Matrix, columns: Mapping[str, Any]) -> Matrix:
-    """The inputs at `plain`, then for each pair of `equal` 1 where the input equals the value (null: is missing), else 0."""
+    """The inputs at `plain`, then a column a pair of `equal`: 1 where the input equals the value, else 0.
+
+    A value of null stands for missing.
+    """
     plain, equal = columns["plain"], columns["equal"]
     found = np.empty((len(matrix), len(plain) + len(equal)), dtype=np.float32)
     found[:, : len(plain)] = matrix[:, plain]
@@ -139,11 +145,14 @@ TRUSTED = (
     "sklearn._loss._loss.CyHalfBinomialLoss",
     "sklearn._loss._loss.CyHalfSquaredError",
 )
-"""Parts of scikit-learn's own estimators that skops does not trust unasked: compiled classes that hold arrays."""
+"""Parts of scikit-learn's own estimators that skops trusts only by name: compiled classes with arrays."""
 
 
 class SkopsModel:
-    """A scikit-learn estimator. The file is data: types outside scikit-learn, NumPy, SciPy and `TRUSTED` are refused."""
+    """A scikit-learn estimator.
+
+    The file is data: types outside scikit-learn, NumPy, SciPy and `TRUSTED` are refused.
+    """
 
     def __init__(self, path: Path, task: str) -> None:
         from skops.io import load
@@ -161,7 +170,10 @@ class SkopsModel:
 
 
 class NativeModel:
-    """XGBoost itself: fastest for many rows. It was trained on `columns`, None for the inputs; `shift` is added."""
+    """XGBoost itself: fastest for many rows.
+
+    It was trained on `columns`, None for the inputs; `shift` is added.
+    """
 
     def __init__(self, path: Path, columns: Mapping[str, Any] | None = None, shift: float = 0.0) -> None:
         import xgboost  # only versions that need it
@@ -181,7 +193,10 @@ class NativeModel:
 
 
 class OnnxModel:
-    """A model under ONNX Runtime: fastest for few rows. `output` names the graph's output that holds the scores."""
+    """A model under ONNX Runtime: fastest for few rows.
+
+    `output` names the graph's output that holds the scores.
+    """
 
     def __init__(self, path: Path, output: str) -> None:
         import onnxruntime

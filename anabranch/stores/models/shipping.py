@@ -1,4 +1,4 @@
-"""A model version on Spark's workers: its files travel to each machine once and are opened once a worker process.
+"""A model version on Spark's workers: files travel to a machine once and are opened once a worker process.
 
 The features of a frame become columns as a model takes them: DOUBLE or STRING, coded as scoring.py describes.
 """
@@ -40,7 +40,7 @@ def input_column(given: ModelInput, value: Column | None = None) -> Column:
 
 
 class BulkScorer:
-    """A version for many rows, by its own library in one thread; its scores equal those of the MLflow pyfunc."""
+    """A version for many rows, by its own library in one thread; it scores as the MLflow pyfunc does."""
 
     def __init__(self, folder: Path) -> None:
         described = json.loads((folder / "features.json").read_text(encoding="utf-8"))
@@ -49,7 +49,7 @@ class BulkScorer:
         self.features = self._coder.names
 
     def scores(self, columns: list[pa.Array]) -> Scores:
-        """Scores, float64 (n,), of the features' columns in order, each DOUBLE or STRING as `input_column` codes it."""
+        """Scores, float64 (n,), of the features' columns in order, coded as by `input_column`."""
         if not columns or len(columns[0]) == 0:
             return np.empty(0)
         return self._model.predict(

@@ -1,4 +1,4 @@
-"""Model versions as values: the record of a training, a listed version, and a version loaded to score with."""
+"""Model versions as values: the record of a training, a listed version, and a version loaded to score."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -39,8 +39,8 @@ class TrainingRecord:
 class ModelVersion:
     """One version in a list; `created` is ISO 8601 UTC.
 
-    `gate` is ``passed``, ``refused`` or empty, and `reason` why. A trial on live requests is listed among `aliases`,
-    such as ``canary 10%``.
+    `gate` is ``passed``, ``refused`` or empty, and `reason` why. A trial on live requests is listed among
+    `aliases`, such as ``canary 10%``.
     """
 
     version: str
@@ -93,7 +93,9 @@ class Scorer:
         self._many, self._few = open_models(folder, described)
 
     def score(self, columns: Columns) -> Scores:
-        """Probabilities of class 1, or numbers, float64 (n,). `columns` holds at least `features`, all n long.
+        """Probabilities of class 1, or numbers, float64 (n,).
+
+        `columns` holds at least `features`, all n long.
 
         Values are as declared, or coded (see scoring.py); None and NaN are missing. Raises MisuseError for a
         missing column or a value of the wrong type.

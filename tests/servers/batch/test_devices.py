@@ -138,7 +138,7 @@ def test_a_champions_bundle_in_hdfs_is_told_and_is_what_a_device_fetches(
     assert announce(models, bus, shop).sent == 1
     message = told(bus, shop)[-1]
     assert message["bundle"] == {"address": address, "manifest_sha256": exported.sha256}
-    with pytest.raises(MisuseError, match="is there already: a bundle in HDFS is not replaced"):
+    with pytest.raises(MisuseError, match="exists already: a bundle in HDFS is not replaced"):
         export(models, shop, address, None, Silent(), files)
     files.get(message["bundle"]["address"], tmp_path / "bundle", Silent())
     assert (

@@ -1,4 +1,4 @@
-"""A real MLflow server that is away while a model is trained, and comes back: the verbs `train`, `train --finish` and `reproduce`."""
+"""A real MLflow server that is away during a training and returns: `train`, `train --finish`, `reproduce`."""
 
 import csv
 import json
@@ -123,7 +123,7 @@ def test_a_training_is_kept_while_mlflow_is_away_and_finished_and_made_again_whe
     assert (kept / "run.json").exists()
 
     with mlflow_server(port, tmp_path) as address:
-        (done,) = list(told("train", name, "--finish")["finished"])  # type: ignore[call-overload] # a list, which JSON does not tell
+        (done,) = list(told("train", name, "--finish")["finished"])  # type: ignore[call-overload]
         assert (done["model_version"], done["champion"]) == ("1", True)
         assert not kept.exists()
         assert main(["train", name, "--finish"]) == 2

@@ -1,4 +1,4 @@
-"""Online learning with the real bus, store and registry: learnt from labels as they come, once, and begun anew by a batch."""
+"""Online learning with the real bus, store and registry: each label is learnt once, a batch begins anew."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Training by messages, with the real broker: every request is answered, together where that is possible, and once."""
+"""Training by messages with the real broker: every request is answered once, several by one training."""
 
 import json
 import os

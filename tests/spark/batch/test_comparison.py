@@ -1,4 +1,4 @@
-"""How well the default learns: the comparison behind `anabranch evaluate` and `make bench-quality`, on few folds of the heart data."""
+"""The comparison behind `anabranch evaluate` and `make bench-quality`, on few folds of the heart data."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Training sets that the training process is not to hold: the default trainer learns on Spark's workers, what cannot is refused with advice."""
+"""Training sets too large for the process: they train on Spark's workers, or are refused with advice."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The gate, promotion by hand, and trainings that outlive an absent registry: on MLflow with sqlite in a temporary folder."""
+"""The gate, promotion by hand, trainings that outlive an absent registry; MLflow is an SQLite file here."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def shop(name: str, **model: object) -> Project:
 
 
 def table(count: int = 240) -> pa.Table:
-    """Shoppers of two towns: pages tell what is bought, better in Oslo than in Bergen; `weak` tells a little."""
+    """Shoppers of two towns: pages predict what is bought, better in Oslo than in Bergen; `weak` a little."""
     random = np.random.default_rng(5)
     pages, oslo = random.integers(0, 20, count).astype(float), np.arange(count) % 2 == 0
     bought = (pages + np.where(oslo, 1.0, 9.0) * random.normal(0, 1, count) > 9.5).astype(float)
@@ -192,7 +192,7 @@ def stump(name: str, error: float = 0.0) -> Trainer:
 
 @pytest.fixture
 def stumps() -> Iterator[None]:
-    """Two trainers that Anabranch does not know: one is sound, the graph of the other differs from the model."""
+    """Two trainers from outside: one is sound, the graph of the other differs from its model."""
     before = set(TRAINERS)
     register_trainer(stump("stump"))
     register_trainer(stump("torn_stump", error=1e-3))
@@ -240,9 +240,11 @@ def test_a_gate_for_metrics_where_smaller_is_better_and_for_rows_that_say_nothin
     model = Model(metric="rmse", gate=Gate(proof="not worse", tolerance=0.2))
     assert paired(model, "1", judged(target, near), far).passed
     refused = paired(model, "1", judged(target, far), near)
-    assert (refused.passed, refused.said) == (
-        False, "rmse 0.4000 against 0.1000 of version 1 on the same rows, worse by more than 0.2 in 100% of resamples, at most 5% is wanted"
-    )  # fmt: skip
+    assert not refused.passed
+    assert refused.said == (
+        "rmse 0.4000 against 0.1000 of version 1 on the same rows, "
+        "worse by more than 0.2 in 100% of resamples, at most 5% is wanted"
+    )
     for proof, passed in (("worse", True), ("not worse", False)):
         model = Model(gate=Gate(proof=proof, tolerance=0.1))
         nothing = paired(model, "1", judged(np.ones(9), near[:9]), far[:9])
@@ -345,7 +347,7 @@ def test_a_pickle_in_the_place_of_a_model_is_refused_and_never_run(
     folder = Path(models.uri(project.name, version).removeprefix("file://"))
     (place,) = folder.rglob(file)
     place.write_bytes(pickle.dumps(_Trap(trap)))
-    assert pickle.loads(place.read_bytes()) is None  # noqa: S301 - it is a trap: whoever unpickles it makes the file
+    assert pickle.loads(place.read_bytes()) is None  # noqa: S301 - our own trap
     assert trap.exists()
     trap.rmdir()
     other = Models(
@@ -395,7 +397,7 @@ def test_a_version_that_contradicts_itself_is_promoted_only_when_that_very_thing
     for forced in ({}, {"reason": "it is quick"}, {"without_parity": True}):
         with pytest.raises(
             MisuseError,
-            match=r"did not pass the gate|does not say the same everywhere \(.*--force --without-parity --reason TEXT",
+            match=r"did not pass the gate|not say the same everywhere \(.*--without-parity --reason TEXT",
         ):
             promote(models, project, found.version, **forced)
     assert models.champion("torn") == good.version
@@ -421,8 +423,8 @@ def test_a_version_that_contradicts_itself_is_promoted_only_when_that_very_thing
 
 
 def test_everything_of_a_training_is_recorded(models: Models) -> None:
-    declared = shop("told", slices=("town",), search=Search(trials=3), description="Who buys", intended_use="Sending <letters>",
-                    limits="Not for <minors>")  # fmt: skip
+    purpose = {"intended_use": "Sending <letters>", "limits": "Not for <minors>"}
+    declared = shop("told", slices=("town",), search=Search(trials=3), description="Who buys", **purpose)
     trained = run(models, declared, about={"batch_version": "12", "commit": "abc"})
     client = models.client
     entry = models.entry("told", trained.version)
@@ -431,7 +433,8 @@ def test_everything_of_a_training_is_recorded(models: Models) -> None:
         item.path.removeprefix("report/"): item for item in client.list_artifacts(entry.run, "report")
     }
     assert set(reported) == {
-        "model_card.html", "roc.png", "calibration.png", "slices.json", "importance.json", "environment.json", "trials.json", "profile.json"
+        "model_card.html", "roc.png", "calibration.png", "slices.json", "importance.json", "environment.json",
+        "trials.json", "profile.json",
     }  # fmt: skip
     folder = Path(client.download_artifacts(entry.run, "report"))
     page = (folder / "model_card.html").read_text(encoding="utf-8")

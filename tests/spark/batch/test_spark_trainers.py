@@ -1,4 +1,4 @@
-"""Trainers on Spark's workers: what they learn is turned into a graph that says what Spark says, and a frame trains as rows do."""
+"""Trainers on Spark's workers: their graphs score as Spark does, and a frame trains as rows in memory do."""
 
 from collections.abc import Iterator
 from dataclasses import replace

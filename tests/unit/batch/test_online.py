@@ -1,4 +1,4 @@
-"""The online learner: scikit-learn's steps, the same however often it is put down and taken up, and standardisation as part of it."""
+"""The online learner: scikit-learn's steps, the same however often it is restored."""
 
 import json
 
@@ -33,7 +33,8 @@ def learnt(task: str, x: np.ndarray, y: np.ndarray, online: Online | None = None
 @pytest.mark.parametrize("task", ["class", "number"])
 def test_each_step_is_that_of_scikit_learn_over_features_standardised_as_they_come(task: str) -> None:
     x, y = rows(200)
-    # Of numbers only the size of the target is learnt as well: with one that is standardised already both see the same.
+    # Of numbers only the size of the target is learnt as well: with one that is standardised already both see
+    # the same.
     if task == "number":
         y = np.tile([-1.0, 1.0], 100)
     scaler = StandardScaler()

@@ -60,6 +60,7 @@ def test_forms_that_differ_only_where_something_is_missing_or_unseen_are_found_o
 
 def test_a_score_that_is_no_number_is_not_parity() -> None:
     twins = Twins(lambda _: False)
-    twins.pyfunc_scores = lambda *_: np.full(30, np.nan)[: len(harder(ROWS, KINDS, ())["pages"])]  # type: ignore[method-assign]
+    count = len(harder(ROWS, KINDS, ())["pages"])
+    twins.pyfunc_scores = lambda *_: np.full(count, np.nan)  # type: ignore[method-assign]
     found = compare(cast("Models", twins), "shop", cast("Scorer", twins), ROWS)
     assert not found.within(1e-6)

@@ -55,8 +55,8 @@ def scores(
     return many.predict(matrix), few.predict(matrix)
 
 
-BOTH = [("xgboost", "class"), ("xgboost", "number"), ("logistic", "class"), ("linear", "number"), ("forest", "class"), ("forest", "number"),
-        ("lightgbm", "class"), ("lightgbm", "number")]  # fmt: skip
+BOTH = [(name, task) for name in ("xgboost", "forest", "lightgbm") for task in ("class", "number")]
+BOTH += [("logistic", "class"), ("linear", "number")]
 
 
 @pytest.mark.parametrize("categories", [(), ("cp", "thal")])
@@ -297,13 +297,15 @@ def estimator(matrix, target, inputs, strength=1.0):
 
 
 def booster(matrix, target, inputs):
-    return xgboost.train({"objective": "binary:logistic", "max_depth": 2, "seed": 1}, xgboost.DMatrix(matrix, target), 20)
+    params = {"objective": "binary:logistic", "max_depth": 2, "seed": 1}
+    return xgboost.train(params, xgboost.DMatrix(matrix, target), 20)
 
 
 def graph(matrix, target, inputs):
     from onnx import TensorProto, helper, numpy_helper
     weights = numpy_helper.from_array(np.full((matrix.shape[1], 1), 1e-3, dtype=np.float32), "w")
-    nodes = [helper.make_node("IsNaN", ["x"], ["gone"]), helper.make_node("Where", ["gone", "zero", "x"], ["full"]),
+    nodes = [helper.make_node("IsNaN", ["x"], ["gone"]),
+             helper.make_node("Where", ["gone", "zero", "x"], ["full"]),
              helper.make_node("MatMul", ["full", "w"], ["sum"]), helper.make_node("Sigmoid", ["sum"], ["p"])]
     zero = numpy_helper.from_array(np.array(0, dtype=np.float32), "zero")
     shape = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, matrix.shape[1]])]

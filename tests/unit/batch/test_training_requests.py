@@ -1,4 +1,4 @@
-"""What training requests may say, and what is answered: the topics are lists here, and no model is trained."""
+"""Training requests and their answers: the topics are lists here, and no model is trained."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
