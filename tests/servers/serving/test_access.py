@@ -59,8 +59,12 @@ class Guarded:
             )
             response = connection.getresponse()
             text = response.read()
-            told = dict(response.getheaders())
-            return response.status, json.loads(text) if "json" in told.get("content-type", "") else text, told
+            headers = dict(response.getheaders())
+            return (
+                response.status,
+                json.loads(text) if "json" in headers.get("content-type", "") else text,
+                headers,
+            )
         finally:
             connection.close()
 
@@ -134,7 +138,7 @@ def _answers(found: Guarded, reader: str) -> bool:
 
 @pytest.fixture
 def keys(guarded: Guarded, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """`anabranch keys` with the server's settings: what it said, as JSON."""
+    """`anabranch keys` with the server's settings: its JSON output."""
     for name, value in guarded.environment.items():
         monkeypatch.setenv(name, value)
 

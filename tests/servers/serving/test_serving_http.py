@@ -29,7 +29,7 @@ JSON = {"content-type": "application/json"}
 class Running:
     process: subprocess.Popen[str]
     port: int
-    told: Path
+    record: Path
 
     def ask(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
@@ -42,9 +42,9 @@ class Running:
         finally:
             connection.close()
 
-    def said(self) -> Any:
+    def left_record(self) -> Any:
         """The record that the server wrote when it stopped."""
-        return json.loads(self.told.read_text())
+        return json.loads(self.record.read_text())
 
 
 @pytest.fixture
@@ -56,10 +56,10 @@ def running(tmp_path: Path) -> Iterator[Running]:
 @contextmanager
 def started(folder: Path, **settings: Any) -> Iterator[Running]:
     """A server with these settings; stopped at the end."""
-    port, told = settings.get("port", free_ports(1)[0]), folder / "told"
-    command = [sys.executable, "-m", "tests.support.fake_rest", str(port), str(told), json.dumps(settings)]
+    port, record = settings.get("port", free_ports(1)[0]), folder / "record"
+    command = [sys.executable, "-m", "tests.support.fake_rest", str(port), str(record), json.dumps(settings)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        found = Running(process, port, told)
+        found = Running(process, port, record)
         deadline = time.monotonic() + 30
         while not _answers(found):
             assert process.poll() is None, process.communicate()[0]
@@ -147,16 +147,16 @@ def test_stopping_publishes_what_is_buffered_and_loses_no_answer(running: Runnin
         caller.join()
     assert running.process.wait(20) == 0
     assert set(answered) == {200}
-    assert running.said()["messages"]["predictions.heart_disease"] >= len(answered)
+    assert running.left_record()["messages"]["predictions.heart_disease"] >= len(answered)
 
 
 def test_server_stops_in_time_although_a_store_never_answers(tmp_path: Path) -> None:
     with started(tmp_path, stuck=True, store_timeout_seconds=0.2) as running:
         assert running.ask("GET", "/v1/projects/heart_disease/scores/p1")[0] == 503
         running.process.send_signal(signal.SIGTERM)
-        said, _ = running.process.communicate(timeout=20)
+        output, _ = running.process.communicate(timeout=20)
     assert running.process.returncode == 0
-    assert "refused" not in said
+    assert "refused" not in output
 
 
 def test_metrics_of_several_workers_add_up(tmp_path: Path) -> None:
@@ -211,10 +211,10 @@ def test_whatever_the_openapi_page_allows_or_forbids_is_answered_as_it_says(tmp_
         command += ["--seed", "7", "--no-color", "--generation-database", "none"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-6000:]
-    said = running.said()
-    assert said["changing"] == []
-    assert said["refused"] > 100
-    assert set(said["messages"]) == {
+    record = running.left_record()
+    assert record["changing"] == []
+    assert record["refused"] > 100
+    assert set(record["messages"]) == {
         "predictions.heart_disease",
         "exams",
         "diagnoses",

@@ -1,4 +1,4 @@
-"""Promises of freshness: what a stream finds of its own delay, and how the server judges both channels."""
+"""Promises of freshness: the delay that a stream measures, and how the server judges both channels."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ from tests.unit.serving.test_serving_pages import PAGE, read
 HEART = load_project("heart_disease", (PROJECTS,))
 
 
-def told(source: str, behind: float, ago: float = 0, kept_since: int | None = None) -> list[Measure]:
+def delayed(source: str, behind: float, ago: float = 0, kept_since: int | None = None) -> list[Measure]:
     delay = Delay(
         source=source, at=NOW - int(ago * SECOND), behind=int(behind * SECOND), kept_since=kept_since
     )
@@ -44,32 +44,32 @@ def test_the_batch_keeps_its_promise_until_its_cut_is_too_old_and_has_missed_it_
 def test_the_stream_keeps_its_promise_when_every_source_does() -> None:
     since = NOW - 100 * SECOND
     found = stream(
-        told("exams", 0.5, kept_since=since), told("bracelet", 2, ago=6, kept_since=since + SECOND)
+        delayed("exams", 0.5, kept_since=since), delayed("bracelet", 2, ago=6, kept_since=since + SECOND)
     )
     assert (found.state, found.behind, found.since) == ("kept", 2 * SECOND, since + SECOND)
-    late = stream(told("exams", 0.5, kept_since=since), told("bracelet", 14, ago=6))
+    late = stream(delayed("exams", 0.5, kept_since=since), delayed("bracelet", 14, ago=6))
     # What arrived 20 s ago was not there 6 s ago: since 10 s ago that is longer than promised.
     assert (late.state, late.behind, late.since) == ("missed", 14 * SECOND, NOW - 10 * SECOND)
     assert late.sources == {"exams": SECOND // 2, "bracelet": 14 * SECOND}
 
 
 def test_a_stream_that_is_silent_misses_its_promise_since_it_last_spoke() -> None:
-    found = stream(told("exams", 1, ago=31, kept_since=NOW - DAY), told("bracelet", 1))
+    found = stream(delayed("exams", 1, ago=31, kept_since=NOW - DAY), delayed("bracelet", 1))
     assert (found.state, found.behind, found.since) == ("missed", 32 * SECOND, NOW - 22 * SECOND)
-    assert stream(told("exams", 1, ago=29), told("bracelet", 1)).state == "kept"
+    assert stream(delayed("exams", 1, ago=29), delayed("bracelet", 1)).state == "kept"
 
 
 def test_an_unmeasured_delay_is_unknown_and_a_channel_without_a_promise_has_no_state() -> None:
     assert stream() == ChannelFreshness(
         promised=10 * SECOND, state="unknown", sources={"exams": None, "bracelet": None}
     )
-    assert stream(told("exams", 1)).state == "unknown"
-    free = judged(Served(project=replace(HEART, freshness=Freshness(batch="1d"))), told("exams", 1), NOW)[
+    assert stream(delayed("exams", 1)).state == "unknown"
+    free = judged(Served(project=replace(HEART, freshness=Freshness(batch="1d"))), delayed("exams", 1), NOW)[
         "stream"
     ]
     assert (free.state, free.behind) == (None, SECOND)
     assert kept({"batch": batch(NOW), "stream": stream()}) is True
-    assert kept({"batch": batch(NOW), "stream": stream(told("exams", 11))}) is False
+    assert kept({"batch": batch(NOW), "stream": stream(delayed("exams", 11))}) is False
     assert kept({"stream": stream()}) is None
 
 
@@ -125,7 +125,7 @@ def test_a_stream_that_never_reaches_the_end_reports_its_delay() -> None:
 @pytest.fixture
 def heart() -> Bench:
     since = NOW - 60 * SECOND
-    measures = [*told("exams", 1, kept_since=since), *told("bracelet", 12)]
+    measures = [*delayed("exams", 1, kept_since=since), *delayed("bracelet", 12)]
     found = bench(PROJECTS, HEART.model_features)
     found.stores.kept.latest = lambda _: measures
     return found

@@ -96,7 +96,7 @@ def test_nothing_is_answered_without_credentials_but_the_probes(secured: Secured
     read = (f"{HEART}/features/p1", HEART, "/v1/projects/nobody", "/v1/projects", "/docs", "/openapi.json")
     for path in (f"{HEART}/predict", *read, "/metrics", "/nothing"):
         status, problem, headers = secured.ask("POST" if path.endswith("predict") else "GET", path)
-        # A browser must be told how to sign in to the pages that people read.
+        # A browser must learn how to sign in to the pages that people read.
         how = BROWSERS if path in ("/docs", "/openapi.json") else 'Bearer realm="anabranch"'
         assert (status, headers.get("www-authenticate")) == (401, how), (path, problem)
     assert secured.ask("GET", "/healthz")[0] == secured.ask("GET", "/readyz")[0] == 200
@@ -210,9 +210,9 @@ def test_project_names_are_shown_only_to_callers_that_may_see_them(secured: Secu
     app.live.refresh()
     heart, everywhere, blind = secured.key(), secured.key("*"), secured.key("*", rights=["predict"])
 
-    def told(path: str, credentials: str = "", method: str = "GET") -> tuple[int, set[str]]:
-        status, said, _ = secured.ask(method, path, credentials, PREDICT)
-        return status, {name for name in ("heart_disease", "shop", "torn") if name in json.dumps(said)}
+    def visible(path: str, credentials: str = "", method: str = "GET") -> tuple[int, set[str]]:
+        status, answer, _ = secured.ask(method, path, credentials, PREDICT)
+        return status, {name for name in ("heart_disease", "shop", "torn") if name in json.dumps(answer)}
 
     for name in (
         "shop",
@@ -224,9 +224,9 @@ def test_project_names_are_shown_only_to_callers_that_may_see_them(secured: Secu
         assert (status, problem["detail"]) == (403, f"{refused}: ask for a key or token that has")
         page = asyncio.run(app.handle(Request("GET", f"/projects/{name}", api_key=heart)))
         assert (page.status, b"has no right to catalogue" in page.body) == (403, True)
-    assert told("/v1/projects/nobody", everywhere) == (404, {"heart_disease", "shop"})
-    assert told("/v1/projects/torn", everywhere) == (503, {"torn"})
-    assert told("/v1/projects/nobody/predict", blind, "POST") == (404, set())
+    assert visible("/v1/projects/nobody", everywhere) == (404, {"heart_disease", "shop"})
+    assert visible("/v1/projects/torn", everywhere) == (503, {"torn"})
+    assert visible("/v1/projects/nobody/predict", blind, "POST") == (404, set())
 
     seen: list[tuple[str, set[str]]] = [
         ("", set()),
@@ -237,13 +237,13 @@ def test_project_names_are_shown_only_to_callers_that_may_see_them(secured: Secu
     for sent, names in [*seen, (everywhere, {"heart_disease", "shop", "torn"})]:
         status, document, _ = secured.ask("GET", "/readyz", api_key=sent)
         assert (status, {*document["projects"], *document["broken"]}) == (200, names)
-    assert told("/v1/projects", everywhere)[1] == {"heart_disease", "shop", "torn"}
-    assert told("/v1/projects", heart)[1] == {"heart_disease"}
+    assert visible("/v1/projects", everywhere)[1] == {"heart_disease", "shop", "torn"}
+    assert visible("/v1/projects", heart)[1] == {"heart_disease"}
 
     secured.bench.registry.version = None
     app.live.refresh()
-    assert told("/readyz") == (503, set())
-    assert told("/readyz", heart) == (503, {"heart_disease"})
+    assert visible("/readyz") == (503, set())
+    assert visible("/readyz", heart) == (503, {"heart_disease"})
 
 
 def test_callers_without_rights_do_not_learn_which_project_cannot_be_read(secured: Secured) -> None:

@@ -104,7 +104,7 @@ def predicted(found: Bench, visits: str = "visits") -> tuple[int, Any]:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "reason"),
     [
         (
             DECLARATION.format(feature="times_seen"),
@@ -119,18 +119,18 @@ def predicted(found: Bench, visits: str = "visits") -> tuple[int, Any]:
     ],
 )
 def test_a_champion_that_the_declaration_left_behind_answers_nothing_and_says_why(
-    shop: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture, changed: str, said: str
+    shop: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture, changed: str, reason: str
 ) -> None:
     assert predicted(shop)[0] == 200
     declare(tmp_path, changed, 2_000)
     shop.app.live.refresh()
     shop.app.live.refresh()
     status, problem = shop.ask("POST", "/v1/projects/shop/predict", {"key": "p1"})
-    assert (status, problem["type"], problem["detail"]) == (503, "urn:anabranch:problem:no-model", said)
+    assert (status, problem["type"], problem["detail"]) == (503, "urn:anabranch:problem:no-model", reason)
     status, ready = shop.ask("GET", "/readyz")
-    assert (status, ready["model"], ready["projects"]["shop"]) == (503, said, f"inputs: {said}")
+    assert (status, ready["model"], ready["projects"]["shop"]) == (503, reason, f"inputs: {reason}")
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        f"project shop: inputs: {said}"
+        f"project shop: inputs: {reason}"
     ]
     assert shop.ask("GET", "/v1/projects/shop/features/p1")[0] == 200
     declare(tmp_path, DECLARATION.format(feature="visits"), 3_000)

@@ -106,7 +106,7 @@ def test_without_the_store_the_last_known_batch_part_answers_and_says_so(heart: 
     assert (answer["score"], answer["degraded"]) == (0.06, True)
     assert "Cassandra" in answer["degraded_reason"]
     assert heart.ask("POST", PREDICT, {"key": "p2"})[0] == 503
-    assert heart.ask("POST", PREDICT, {"key": "never"})[0] == 503  # whether anybody knows it cannot be told
+    assert heart.ask("POST", PREDICT, {"key": "never"})[0] == 503  # the stream may know the key
     assert (
         'anabranch_degraded_answers_total{project="heart_disease"} 1.0'
         in heart.raw("GET", "/metrics").body.decode()

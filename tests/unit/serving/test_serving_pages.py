@@ -104,7 +104,7 @@ def read(heart: Bench, path: str, status: int = 200) -> Elements:
 
 def test_first_page_lists_projects_with_freshness_versions_metric_and_drift(heart: Bench) -> None:
     page = read(heart, "/")
-    for said in (
+    for text in (
         "heart_disease",
         "cardiology",
         "fresh",
@@ -115,7 +115,7 @@ def test_first_page_lists_projects_with_freshness_versions_metric_and_drift(hear
         "psi of age",
         "Alerts",
     ):
-        assert said in page.text, said
+        assert text in page.text, text
     assert ("a", {"href": PAGE}) in page.found
     assert ("psi of age" in page.text, "psi of chol" in page.text) == (True, False)
     sheet = next(
@@ -172,16 +172,16 @@ def test_a_key_is_shown_by_window_and_over_time(heart: Bench) -> None:
         "as_of": NOW,
     }
     page = read(heart, f"{PAGE}/keys/p1")
-    for said in ("p1", "0.25", "label 1", "speed", "71.5", "72.25", "1h", "7d", "Over time", "11:12:00"):
-        assert said in page.text, said
+    for text in ("p1", "0.25", "label 1", "speed", "71.5", "72.25", "1h", "7d", "Over time", "11:12:00"):
+        assert text in page.text, text
     assert heart.store.reads == 6
 
 
 def test_the_page_of_an_unknown_key_says_so(heart: Bench) -> None:
-    said = "No event of this key has arrived"
-    assert said in read(heart, f"{PAGE}/keys/never").text
+    text = "No event of this key has arrived"
+    assert text in read(heart, f"{PAGE}/keys/never").text
     heart.store.stored[("p1",)] = {}
-    assert said not in read(heart, f"{PAGE}/keys/p1").text
+    assert text not in read(heart, f"{PAGE}/keys/p1").text
 
 
 def test_past_values_that_are_not_exact_are_not_shown(heart: Bench) -> None:
@@ -219,10 +219,10 @@ def test_a_page_lacks_only_the_parts_of_stores_that_are_down(heart: Bench) -> No
 def test_kept_pages_are_sandboxed_and_found_by_name_only(heart: Bench) -> None:
     assert heart.raw("GET", f"{PAGE}/card").status == 404
     heart.registry.kept["report/model_card.html"] = b"<h1>card</h1><script>1</script>"
-    for path, said in (("card", b"<h1>card"), ("quality/exams/a-1", b"<p>report")):
+    for path, text in (("card", b"<h1>card"), ("quality/exams/a-1", b"<p>report")):
         response = heart.changed().raw("GET", f"{PAGE}/{path}")
         assert response.status == 200
-        assert response.body.startswith(said)
+        assert response.body.startswith(text)
         assert (
             "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
             in dict(response.headers)["content-security-policy"]

@@ -49,9 +49,9 @@ def tried(shop: Bench, kind: str, share: float = 1.0, version: str = "4") -> Non
 
 
 def versions(shop: Bench, keys: list[str]) -> dict[str, str]:
-    status, said = shop.ask("POST", PREDICT, {"keys": keys})
+    status, answer = shop.ask("POST", PREDICT, {"keys": keys})
     assert status == 200
-    return {one["key"]: one["model_version"] for one in said["predictions"]}
+    return {one["key"]: one["model_version"] for one in answer["predictions"]}
 
 
 def kept(shop: Bench) -> dict[str, float]:
@@ -107,12 +107,12 @@ def test_a_canary_answers_the_same_share_of_keys_each_time_and_a_larger_share_ke
 
 def test_a_canarys_answers_are_its_own_and_are_compared_with_what_the_champion_would_say(shop: Bench) -> None:
     tried(shop, "canary", 0.5)
-    said = shop.ask("POST", PREDICT, {"keys": KEYS})[1]["predictions"]
-    for number, one in enumerate(said):
+    answer = shop.ask("POST", PREDICT, {"keys": KEYS})[1]["predictions"]
+    for number, one in enumerate(answer):
         expected = (100 + number % 300) / 1000 + (0.1 if one["model_version"] == "4" else 0.0)
         assert one["score"] == pytest.approx(expected)
     found = kept(shop)
-    assert found["rows"] == sum(one["model_version"] == "4" for one in said)
+    assert found["rows"] == sum(one["model_version"] == "4" for one in answer)
     assert found["mean_difference"] == pytest.approx(0.1)
     assert {one.subject for one in shop.kept} == {"canary"}
 
