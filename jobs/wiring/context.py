@@ -36,11 +36,6 @@ class Context(Stores):
             self.__dict__.pop("spark", None)
         super().close()
 
-    @property
-    def stores(self) -> Stores:
-        """The stores alone, for layers that know nothing of jobs."""
-        return self
-
     def project(self, name: str) -> Project:
         """The declared project `name`."""
         project = load_project(name, self.settings.projects)

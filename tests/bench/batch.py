@@ -139,7 +139,7 @@ class Bench:
     def context(self, lake: str) -> Context:
         """Stores with a lake of their own."""
         made = Context(replace(self.settings, lake=LakeSettings(root=str(self.folder / lake))))
-        made.stores.spark = self.spark
+        made.spark = self.spark
         return made
 
 

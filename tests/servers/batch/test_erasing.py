@@ -141,7 +141,7 @@ class Trips:
 @pytest.fixture
 def trips(settings: Settings, servers: object, spark: SparkSession, tmp_path: Path) -> Trips:
     context = Context(settings)
-    context.stores.spark = spark
+    context.spark = spark
     return Trips(context, tmp_path)
 
 

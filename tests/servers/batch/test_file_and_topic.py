@@ -33,7 +33,7 @@ PROJECT = Project(name="both_ways", views=(VIEW,))
 @pytest.fixture
 def context(settings: Settings, servers: object, spark: SparkSession) -> Context:
     made = Context(settings)
-    made.stores.spark = spark
+    made.spark = spark
     return made
 
 

@@ -24,7 +24,7 @@ def desk(servers: Settings, spark: SparkSession, tmp_path_factory: pytest.TempPa
     file, text = folder / f"{name}.py", DECLARATION.format(name=name)
     file.write_text(text, encoding="utf-8")
     context = Context(replace(servers, projects=(folder,)))
-    context.stores.spark = spark
+    context.spark = spark
     found = Desk(context, context.project(name))
     context.models.promote(name, found.learn("logistic"))
     file.write_text(text.replace('"town": Last("town"), ', ""), encoding="utf-8")

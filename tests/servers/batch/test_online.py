@@ -127,7 +127,7 @@ def school(servers: Settings, spark: SparkSession) -> School:
         model=Model(online=Online()),
     )
     context = Context(servers)
-    context.stores.spark = spark
+    context.spark = spark
     found = School(context, project, {}, [])
     inputs = model_inputs(project)
     columns: dict[str, list[Any]] = {"x": [1.0, 90.0, None, 70.0] * 25, "measured": [1.0, 1.0, 1.0, 2.0] * 25}

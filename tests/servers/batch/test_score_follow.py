@@ -46,7 +46,7 @@ class Door:
         self.context = Context(
             replace(servers, projects=(folder,), models=replace(servers.models, tracking_uri=registry))
         )
-        self.context.stores.spark = spark
+        self.context.spark = spark
         self.project: Project = self.context.project(self.rig.name)
         desk = Desk(self.context, self.project)
         self.version = desk.learn("logistic")

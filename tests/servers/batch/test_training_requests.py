@@ -220,7 +220,7 @@ def test_rows_of_a_request_land_as_events_before_the_real_training(
         models=models,
     )
     context = Context(own)
-    context.stores.spark = spark
+    context.spark = spark
     things = [
         {"id": f"t{i}", "thing": f"k{i}", "at": f"2024-05-01T00:{i:02d}:00Z", "x": i + (i * 7) % 5}
         for i in range(40)

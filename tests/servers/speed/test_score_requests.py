@@ -169,7 +169,7 @@ def desk(servers: Settings, spark: SparkSession, tmp_path_factory: pytest.TempPa
     folder, name = tmp_path_factory.mktemp("projects"), f"asked_{uuid.uuid4().hex[:8]}"
     (folder / f"{name}.py").write_text(DECLARATION.format(name=name), encoding="utf-8")
     context = Context(replace(servers, projects=(folder,)))
-    context.stores.spark = spark
+    context.spark = spark
     return Desk(context, context.project(name))
 
 

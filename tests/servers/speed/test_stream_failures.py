@@ -37,7 +37,7 @@ def rig(servers: Settings, spark: SparkSession, tmp_path_factory: pytest.TempPat
     folder, broken, (port,) = tmp_path_factory.mktemp("rig"), f"broken_{uuid.uuid4().hex[:8]}", free_ports(1)
     (folder / f"{broken}.py").write_text(BROKEN.format(name=broken), encoding="utf-8")
     found = Rig(servers, folder, also=(broken,), environment={"ANABRANCH__SPEED__METRICS_PORT": str(port)})
-    found.context.stores.spark = spark
+    found.context.spark = spark
     yield found
     if found.process is not None and found.process.poll() is None:
         found.kill()

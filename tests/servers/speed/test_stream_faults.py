@@ -30,7 +30,7 @@ AWAY_SECONDS = 60.0 if LONG else 0.0
 @pytest.fixture(scope="module")
 def lived(servers: Settings, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     found = Rig(servers, tmp_path_factory.mktemp("rig"))
-    found.context.stores.spark = spark
+    found.context.spark = spark
     # The stream starts before its topic is there.
     found.start()
     yield found

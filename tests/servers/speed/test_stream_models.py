@@ -36,7 +36,7 @@ def desk(servers: Settings, spark: SparkSession, tmp_path: Path) -> Iterator[Des
     (tmp_path / f"{name}.py").write_text(DECLARATION.format(name=name), encoding="utf-8")
     models = replace(servers.models, tracking_uri=f"sqlite:///{tmp_path / 'registry.db'}")
     context = Context(replace(servers, projects=(tmp_path,), models=models))
-    context.stores.spark = spark
+    context.spark = spark
     found = Desk(context, context.project(name))
     found.stream = Streams(context.speed_layer(once=False), [found.project])
     yield found

@@ -35,7 +35,7 @@ Rows = set[tuple[Any, ...]]
 @pytest.fixture
 def context(servers: Settings, spark: SparkSession) -> Context:
     made = Context(servers)
-    made.stores.spark = spark
+    made.spark = spark
     return made
 
 

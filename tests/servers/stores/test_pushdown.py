@@ -191,7 +191,7 @@ def test_the_tables_of_a_project_push_filters_down(
         views=(FeatureView(name="seen", source=visits, key="who", features={"total": Sum("x")}),),
     )
     context = Context(servers)
-    context.stores.spark = spark
+    context.spark = spark
     context.views.ensure_current(project)
     for hour in range(3):
         at = START + hour * HOUR
