@@ -109,7 +109,7 @@ def test_a_sample_of_current_rows_is_bounded(lived: Lived) -> None:
     assert all(row.score is not None and 0 < row.score < 1 and row.batch_version for row in rows)
 
 
-def test_the_catalogue_tells_what_the_real_stores_know(ready: str, lived: Lived) -> None:
+def test_the_catalogue_shows_the_contents_of_the_real_stores(ready: str, lived: Lived) -> None:
     with urlopen(f"{ready}/v1/projects/heart_disease") as response:
         found = json.load(response)
     assert found["lineage"]["lake"].keys() >= {"exams", "diagnoses"}

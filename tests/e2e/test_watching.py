@@ -1,4 +1,4 @@
-"""After the release of the river's model: answers over REST, labels that come later, and two looks at what happened."""
+"""The river's model after its release: answers over REST, labels that arrive later, and two looks."""
 
 import csv
 import json
@@ -41,7 +41,7 @@ class Released:
 
 @pytest.fixture(scope="module")
 def released(lived: Lived, rest_of_heart: str, tmp_path_factory: pytest.TempPathFactory) -> Released:
-    """Patients are scored by key, strangers by features alone, all of them old; then some patients are diagnosed."""
+    """Patients are scored by key, strangers by features, all old; some patients are diagnosed later."""
     context, since, topic = lived.context, now_micros(), "predictions.heart_disease"
     context.bus.ensure_topics([topic])
     before = sum(context.bus.ends(topic).values())
@@ -185,7 +185,7 @@ def test_a_served_value_changed_by_hand_is_found_as_skew_and_raises_an_alert(
     assert (alert["status"], alert["value"]) == ("raised", pytest.approx(1 / skew.values))
 
 
-def test_a_batch_replaces_approximate_scores_and_tells_how_far_they_were_off(released: Released) -> None:
+def test_a_batch_replaces_approximate_scores_and_measures_their_error(released: Released) -> None:
     context, project, version = released.lived.context, released.lived.project, released.lived.trained.version
     patients = list(released.scores)[:12]
     off = [(released.scores[patient] + 0.02 * (number - 4)) % 1.0 for number, patient in enumerate(patients)]

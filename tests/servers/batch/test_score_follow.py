@@ -1,4 +1,4 @@
-"""Scoring on write from a topic: events arrive, a real `anabranch score --follow` scores each once, is killed, goes on; and back into serving."""
+"""Scoring on write: a real `anabranch score --follow` scores each event of a topic once, through a kill."""
 
 import json
 import threading
@@ -26,10 +26,16 @@ DECLARATION = '''
 """Visits that are scored as they arrive."""
 from anabranch import Count, FeatureView, Label, Last, Model, OnWrite, Project, Source, Sum
 
-visits = Source(name="visits", topic="{name}", id="id", time="at", schema="id STRING, who STRING, at TIMESTAMP, seen INT, place STRING")
-seen = FeatureView(name="seen", source=visits, key="who", features={{"pages": Sum("seen"), "town": Last("place"), "visits": Count()}})
-project = Project(name="{name}", views=(seen,), label=Label(source=visits, key="who", target="seen > 2"), model=Model(),
-                  score_on_write=(OnWrite(source="visits", to="{out}"), OnWrite(table="{asked}", to="serving")))
+schema = "id STRING, who STRING, at TIMESTAMP, seen INT, place STRING"
+visits = Source(name="visits", topic="{name}", id="id", time="at", schema=schema)
+features = {{"pages": Sum("seen"), "town": Last("place"), "visits": Count()}}
+project = Project(
+    name="{name}",
+    views=(FeatureView(name="seen", source=visits, key="who", features=features),),
+    label=Label(source=visits, key="who", target="seen > 2"),
+    model=Model(),
+    score_on_write=(OnWrite(source="visits", to="{out}"), OnWrite(table="{asked}", to="serving")),
+)
 '''
 
 

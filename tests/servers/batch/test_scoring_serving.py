@@ -1,4 +1,4 @@
-"""The serving table scored where it lies: scores go back to the rows they are of, and never over what was written later."""
+"""The serving table as input and output of scoring: scores never replace what was written later."""
 
 import uuid
 from pathlib import Path
@@ -69,7 +69,7 @@ def test_scores_go_into_the_serving_table_and_come_from_it(
     found = {row["who"]: row for row in spark.read.parquet(str(tmp_path / "out")).collect()}
     assert {row["model_version"] for row in found.values()} == {version}
 
-    # Somebody writes w7 anew, with a later time than the scoring's.
+    # w7 is written again, with a later time than the scoring has.
     views.write_current(name, [{**rows[7], "score": 0.125}], now_micros() + 10**9)
     assert run(f"{name}_current", "serving") == 50
     for key in ("w3", "w49"):

@@ -1,4 +1,4 @@
-"""A real `anabranch watch --every` as an outside process: looks go on through one that fails, and it ends when it is told to."""
+"""A real `anabranch watch --every`: looks continue after one that fails, and SIGTERM ends it."""
 
 import json
 from dataclasses import replace
@@ -12,7 +12,7 @@ from tests.servers.speed.test_score_requests import DECLARATION, Desk
 from tests.support.stream_rig import PATIENCE, Rig
 
 
-def test_looks_go_on_through_one_that_fails_and_end_when_told_to(servers: Settings, tmp_path: Path) -> None:
+def test_looks_continue_after_one_that_fails_and_end_on_sigterm(servers: Settings, tmp_path: Path) -> None:
     rig = Rig(servers, tmp_path)
     (tmp_path / f"{rig.name}.py").write_text(DECLARATION.format(name=rig.name), encoding="utf-8")
     registry = tmp_path / "registry.db"

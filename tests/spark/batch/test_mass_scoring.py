@@ -1,4 +1,4 @@
-"""Mass scoring by parts: workers read and write Parquet themselves, killed runs go on, and every way says the same."""
+"""Mass scoring in parts: workers read and write Parquet, killed runs resume, every way scores the same."""
 
 import os
 import re
@@ -58,11 +58,13 @@ from anabranch import FeatureView, Label, Last, Model, Project, Source
 
 visits = Source(
     name="visits", id="id", time="at",
-    schema="id STRING, who STRING, at TIMESTAMP, pages INT, spent DOUBLE, member BOOLEAN, town STRING, joined DATE, seen TIMESTAMP, bought INT",
+    schema="id STRING, who STRING, at TIMESTAMP, pages INT, spent DOUBLE, member BOOLEAN, town STRING, "
+    "joined DATE, seen TIMESTAMP, bought INT",
 )
 features = {name: Last(name) for name in ("pages", "spent", "member", "town", "joined", "seen")}
 view = FeatureView(name="last", source=visits, key="who", features=features)
-project = Project(name="masses", views=(view,), label=Label(source=visits, key="who", target="bought > 0"), model=Model(trainer="xgboost"))
+label = Label(source=visits, key="who", target="bought > 0")
+project = Project(name="masses", views=(view,), label=label, model=Model(trainer="xgboost"))
 '''
 ROWS = 60_000
 PARTS = ScoringSettings(part_rows=100)
@@ -146,9 +148,7 @@ def shop(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     return Shop(spark, tmp_path_factory.mktemp("shop"))
 
 
-def test_workers_that_read_parquet_themselves_say_what_mlflows_pyfunc_says(
-    shop: Shop, tmp_path: Path
-) -> None:
+def test_workers_that_read_parquet_score_as_mlflows_pyfunc_udf(shop: Shop, tmp_path: Path) -> None:
     source = shop.folder / "few.parquet"
     assert shop.score(source, tmp_path / "fast", sizes=PARTS).rows == 1_000
     assert sorted(path.name for path in (tmp_path / "fast").iterdir() if path.name[0] != ".") == [
@@ -156,7 +156,7 @@ def test_workers_that_read_parquet_themselves_say_what_mlflows_pyfunc_says(
         *(f"part-{i:06d}.parquet" for i in range(4)),
     ]
     assert shop.score(source, tmp_path / "pyfunc", order={"pyfunc": True}).rows == 1_000
-    # Spark notes its own schema in its files, and keeps times in the old form: both are read as Spark reads them.
+    # Files of Spark have its schema as metadata and INT96 times: both are read as Spark reads them.
     shop.spark.read.parquet(str(source)).repartition(3).write.parquet(str(tmp_path / "by-spark"))
     assert shop.score(tmp_path / "by-spark", tmp_path / "again").rows == 1_000
     # Lists are nothing the workers read themselves: Spark does, and hands over columns.
@@ -178,7 +178,7 @@ def test_workers_that_read_parquet_themselves_say_what_mlflows_pyfunc_says(
     assert pq.read_table(tmp_path / "fast").column_names[-3:] == ["score", "label", "model_version"]
 
 
-def test_a_run_that_is_killed_goes_on_where_it_was(shop: Shop, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_where_it_stopped(shop: Shop, tmp_path: Path) -> None:
     source, out = shop.folder / "rows.parquet", tmp_path / "out"
     environment = os.environ | {
         "ANABRANCH_PROJECTS": str(shop.folder),
@@ -237,7 +237,7 @@ class Told:
         self.lines.append((done, total, note))
 
 
-def test_progress_says_how_far_it_is_how_fast_and_how_long_it_will_take(
+def test_progress_shows_finished_rows_speed_and_time_left(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scoring_parts, "_LOOK_SECONDS", 0.01)
@@ -373,7 +373,7 @@ def two_features(rows: pa.Table) -> pd.DataFrame:
     return found
 
 
-def test_any_version_that_others_registered_is_scored_by_mlflow_and_loaded_once_a_worker(
+def test_a_version_registered_outside_anabranch_is_scored_by_mlflow_and_loaded_once_a_worker(
     shop: Shop, tmp_path: Path
 ) -> None:
     registry, source, frame = (
@@ -427,9 +427,7 @@ def test_any_version_that_others_registered_is_scored_by_mlflow_and_loaded_once_
     )
 
 
-def test_a_version_that_would_be_unpickled_is_refused_and_says_how_to_log_it(
-    shop: Shop, tmp_path: Path
-) -> None:
+def test_a_pickled_version_is_refused_with_how_to_log_it(shop: Shop, tmp_path: Path) -> None:
     registry, frame = Registry(shop), two_features(made_rows(50, seed=1))
     estimator = make_pipeline(SimpleImputer(), LogisticRegression()).fit(frame, np.arange(50) > 20)
     named, other = (
@@ -451,7 +449,8 @@ def test_a_version_that_would_be_unpickled_is_refused_and_says_how_to_log_it(
     pickled = registry.log("sklearn", sk_model=estimator, serialization_format="cloudpickle", signature=named)
     refused(
         pickled,
-        r"is kept as a pickle \(model.pkl\), which runs whatever is in it: it is not loaded; log it again as data",
+        r"is kept as a pickle \(model.pkl\), which runs whatever is in it: it is not loaded; "
+        "log it again as data",
     )
     refused(
         registry.log("sklearn", sk_model=estimator, serialization_format="skops", signature=other),
@@ -473,7 +472,7 @@ def test_a_version_that_would_be_unpickled_is_refused_and_says_how_to_log_it(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_finished_run_is_not_done_again_unless_something_changed(shop: Shop, tmp_path: Path) -> None:
+def test_a_finished_run_is_not_repeated_unless_something_changed(shop: Shop, tmp_path: Path) -> None:
     source = tmp_path / "rows.parquet"
     pq.write_table(made_rows(50), source)
     assert not shop.score(source, tmp_path / "out").again
@@ -486,7 +485,7 @@ def test_a_finished_run_is_not_done_again_unless_something_changed(shop: Shop, t
         shop.score(source, tmp_path / "other", order={"keep": ("whom",)})
 
 
-def test_files_of_other_forms_are_scored_file_by_file_and_go_on_too(shop: Shop, tmp_path: Path) -> None:
+def test_files_of_other_forms_are_scored_file_by_file_and_resume_too(shop: Shop, tmp_path: Path) -> None:
     shop.spark.createDataFrame(made_rows(300)).repartition(3).write.option("header", "true").csv(
         str(tmp_path / "rows.csv")
     )
@@ -516,7 +515,7 @@ def test_files_of_other_forms_are_scored_file_by_file_and_go_on_too(shop: Shop, 
     assert shop.rows(tmp_path / "parts") == shop.rows(tmp_path / "one")
 
 
-def test_scores_go_to_delta_and_come_from_it_in_any_of_its_forms(shop: Shop, tmp_path: Path) -> None:
+def test_delta_tables_of_any_form_are_read_and_written(shop: Shop, tmp_path: Path) -> None:
     source = shop.folder / "few.parquet"
     rows = shop.spark.read.parquet(str(source))
     rows.write.format("delta").save(str(tmp_path / "plain"))
@@ -540,7 +539,7 @@ def test_scores_go_to_delta_and_come_from_it_in_any_of_its_forms(shop: Shop, tmp
         shop.score(source, tmp_path / "theirs")
 
 
-def test_a_version_whose_inputs_are_declared_otherwise_now_is_refused(shop: Shop, tmp_path: Path) -> None:
+def test_a_version_whose_inputs_are_now_declared_differently_is_refused(shop: Shop, tmp_path: Path) -> None:
     (tmp_path / "masses.py").write_text(DECLARATION.replace("member BOOLEAN", "member STRING"))
     changed = load_project("masses", (tmp_path,))
     rows = shop.folder / "few.parquet"
@@ -582,7 +581,7 @@ def test_rows_that_arrive_in_a_table_are_scored_once_by_the_champion_of_the_mome
     assert scored() == 10
     rows = shop.rows(out, "delta")
     assert [row["model_version"] for row in rows] == [shop.version] * 30 + [version] * 10
-    # Cut off after the append and before the query noted it: the batch comes again, and its rows are there once.
+    # Killed after the append and before the commit of the query: the repeated batch appends nothing.
     newest = max((checkpoint / "commits").glob("[0-9]*"), key=lambda path: int(path.name))
     newest.unlink()
     (newest.parent / f".{newest.name}.crc").unlink(missing_ok=True)
@@ -594,7 +593,7 @@ def test_rows_that_arrive_in_a_table_are_scored_once_by_the_champion_of_the_mome
     shop.models.promote("masses", shop.version)
 
 
-def test_what_is_scored_on_write_is_declared(shop: Shop) -> None:
+def test_followers_are_those_that_the_project_declares(shop: Shop) -> None:
     declared = replace(
         shop.project,
         score_on_write=(OnWrite(source="visits", to="/scores"), OnWrite(table="/rows", to="/other")),

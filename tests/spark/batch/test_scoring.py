@@ -112,12 +112,13 @@ def test_rows_with_keys_alone_get_their_features_from_the_lake(
     assert json.loads((out / MARKER).read_text())["rows"] == 304
 
 
-def test_features_are_those_of_the_asked_time_and_given_ones_win(
+def test_features_are_as_of_the_given_time_and_columns_of_the_rows_win(
     spark: SparkSession, lake: Lake, models: Models, tmp_path: Path
 ) -> None:
     # Before any exam everything is unknown, so patients differ only where the rows say so.
     (tmp_path / "rows.jsonl").write_text(
-        '{"patient_id": "p001", "age": 45}\n{"patient_id": "p002", "age": 45}\n{"patient_id": "p003", "age": "46"}\n'
+        '{"patient_id": "p001", "age": 45}\n{"patient_id": "p002", "age": 45}\n'
+        '{"patient_id": "p003", "age": "46"}\n'
     )
     score_data_set(
         stores(spark=spark, lake=lake, models=models),
@@ -252,7 +253,7 @@ def test_complete_rows_need_no_lake_and_every_form_scores_alike(
             ),
             Silent(),
         )
-        # JSON leaves columns out that are null in every row, so those are looked up (and, in an empty lake, null again).
+        # JSON lacks columns that are null in every row: they are looked up, and null again in an empty lake.
         assert scored.attached == () or form == "json"
         results.append(
             {
@@ -300,7 +301,7 @@ def test_results_go_to_csv_and_a_repeated_run_replaces_them(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.csv", "scores.csv"]
 
 
-def test_a_folder_of_somebody_else_is_never_replaced(
+def test_a_folder_that_anabranch_did_not_write_is_never_replaced(
     spark: SparkSession, lake: Lake, models: Models, tmp_path: Path
 ) -> None:
     (tmp_path / "mine").mkdir()
@@ -322,7 +323,7 @@ def test_a_folder_of_somebody_else_is_never_replaced(
         )
 
 
-def test_a_cell_of_the_wrong_type_is_named_and_the_last_results_stay(
+def test_a_cell_of_the_wrong_type_is_named_and_earlier_results_stay(
     spark: SparkSession, lake: Lake, models: Models, tmp_path: Path
 ) -> None:
     rows, out = tmp_path / "rows.csv", tmp_path / "out"

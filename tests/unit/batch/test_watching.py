@@ -1,4 +1,4 @@
-"""After release, on small arrays: drift by its formulas, profiles of training data, accuracy by label, thresholds and the page."""
+"""Watching on small arrays: drift by its formulas, profiles, accuracy by label, thresholds and the page."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -42,7 +42,7 @@ def declare(watch: Watch, metric: str = "roc_auc", slices: tuple[Any, ...] = ())
     )
 
 
-def test_the_index_is_the_textbooks() -> None:
+def test_the_stability_index_follows_its_formula() -> None:
     assert psi([50, 50], [50, 50]) == 0
     assert psi([50, 50], [75, 25]) == pytest.approx(0.25 * np.log(1.5) - 0.25 * np.log(0.5))
     # An empty bin counts as one in ten thousand.
@@ -116,7 +116,7 @@ def test_the_feature_that_moved_furthest_comes_first() -> None:
 
 
 def outcomes() -> JudgedPredictions:
-    """Version 2 is perfect on the first day and wrong on the second, version 1 has labels of one class alone."""
+    """Version 2 is perfect on day one and wrong on day two; version 1 has labels of one class only."""
     days = np.repeat([NOW - DAY, NOW], 20)
     score = np.concatenate([np.linspace(0, 1, 20), np.linspace(1, 0, 20), [0.5, 0.6]])
     target = np.concatenate([np.linspace(0, 1, 20) > 0.5, np.linspace(0, 1, 20) > 0.5, [1, 1]]).astype(
@@ -163,9 +163,13 @@ def test_slices_over_time_are_what_a_loop_over_the_labels_finds() -> None:
         for n, m, v in zip(draw.integers(0, 10, rows), draw.choice(["a", "b"], rows), version, strict=True)
     ]
     judged = JudgedPredictions(
-        version=version, key=np.arange(rows), time=NOW - draw.integers(0, 4 * DAY, rows), score=draw.random(rows),
-        target=draw.integers(0, 2, rows).astype(np.float64), used=used,
-    )  # fmt: skip
+        version=version,
+        key=np.arange(rows),
+        time=NOW - draw.integers(0, 4 * DAY, rows),
+        score=draw.random(rows),
+        target=draw.integers(0, 2, rows).astype(np.float64),
+        used=used,
+    )
     found = {(one.version, one.part, one.period): one for one in accuracies(project.model, judged, {}, DAY)}
 
     def bands(given: dict[str, Any]) -> list[str]:
@@ -216,14 +220,36 @@ def test_slices_over_time_are_kept_logged_once_and_shown() -> None:
 def watched(**more: Any) -> Findings:
     matrix = np.arange(200, dtype=np.float32).reshape(-1, 1)
     made = profile([ModelInput(name="n", kind="number")], (), matrix, matrix[:, 0].astype(np.float64))
+    model = declare(Watch()).model or Model()
+    skew = Skew(
+        version="2",
+        batch_version=7,
+        answers=10,
+        unsettled=1,
+        values=100,
+        differing=3,
+        features={"n": 3},
+        example="n of <p>: 1, 2",
+    )
     plain: dict[str, Any] = {
-        "project": "people", "metric": "roc_auc", "at": NOW, "since": NOW - 30 * DAY, "champion": "2", "predictions": {"2": 200},
-        "accuracy": tuple(accuracies(declare(Watch()).model or Model(), outcomes(), {}, DAY)),
-        "features": {"2": tuple(drifts(made, ("n",), matrix + 100)), "1": tuple(drifts(made, ("n",), matrix + 500))},
-        "scores": {"2": score_drift(made, matrix[:, 0].astype(np.float64))}, "means": {"2": 0.5}, "current": (),
-        "skew": Skew(version="2", batch_version=7, answers=10, unsettled=1, values=100, differing=3, features={"n": 3}, example="n of <p>: 1, 2"),
-        "approximation": {}, "notes": ("a note",),
-    }  # fmt: skip
+        "project": "people",
+        "metric": "roc_auc",
+        "at": NOW,
+        "since": NOW - 30 * DAY,
+        "champion": "2",
+        "predictions": {"2": 200},
+        "accuracy": tuple(accuracies(model, outcomes(), {}, DAY)),
+        "features": {
+            version: tuple(drifts(made, ("n",), matrix + moved))
+            for version, moved in (("2", 100), ("1", 500))
+        },
+        "scores": {"2": score_drift(made, matrix[:, 0].astype(np.float64))},
+        "means": {"2": 0.5},
+        "current": (),
+        "skew": skew,
+        "approximation": {},
+        "notes": ("a note",),
+    }
     return Findings(**plain | more)
 
 
@@ -302,7 +328,7 @@ def test_a_metric_that_is_larger_when_better_fires_below_its_bound() -> None:
     assert fired == [False, False, True]
 
 
-def test_measures_and_metrics_tell_the_same() -> None:
+def test_measures_and_metrics_have_the_same_values() -> None:
     found = watched()
     measures = {(one.subject, one.name, one.version, one.slice): one for one in found.measures()}
     assert measures["features", "psi", "2", "n"].value == found.features["2"][0].psi
@@ -315,7 +341,7 @@ def test_measures_and_metrics_tell_the_same() -> None:
     assert not any("periods" in name for name in found.registry_metrics()["2"])
 
 
-def test_the_page_tells_what_is_beyond_and_escapes_what_data_say() -> None:
+def test_the_page_shows_crossed_thresholds_and_escapes_data() -> None:
     found = watched()
     text = page(found, checks(declare(Watch(rows=1, psi_above=0.2)), found))
     assert "1 of 1 thresholds crossed" in text
@@ -342,7 +368,7 @@ def test_a_wrong_declaration_says_what_to_do(given: Any, says: str) -> None:
         given()
 
 
-def test_what_is_watched_changes_nothing_that_is_learnt() -> None:
+def test_watch_settings_do_not_change_the_fingerprint() -> None:
     assert declare(Watch(psi_above=0.1, retrain=True)).fingerprint == declare(Watch()).fingerprint
 
 

@@ -125,7 +125,7 @@ def test_first_page_lists_projects_with_freshness_versions_metric_and_drift(hear
     assert (response.status, dict(response.headers)["content-type"]) == (200, "text/css; charset=utf-8")
 
 
-def test_page_of_a_project_says_what_a_user_of_it_must_know(heart: Bench) -> None:
+def test_the_page_of_a_project_shows_all_that_its_users_need(heart: Bench) -> None:
     page = read(heart, PAGE)
     for text in (
         *(
@@ -216,7 +216,7 @@ def test_a_page_lacks_only_the_parts_of_stores_that_are_down(heart: Bench) -> No
     assert page.text.count("Not available now: Cassandra does not answer") == 2
 
 
-def test_kept_pages_are_sandboxed_and_found_by_name_only(heart: Bench) -> None:
+def test_stored_pages_are_sandboxed_and_found_by_name_only(heart: Bench) -> None:
     assert heart.raw("GET", f"{PAGE}/card").status == 404
     heart.registry.kept["report/model_card.html"] = b"<h1>card</h1><script>1</script>"
     for path, text in (("card", b"<h1>card"), ("quality/exams/a-1", b"<p>report")):
