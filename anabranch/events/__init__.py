@@ -1,1 +1,4 @@
-"""From bytes to judged events: decoders, cells, expectations, copies. One set of rules for files, topics and REST."""
+"""From bytes to judged events: decoders, cells, expectations, copies.
+
+One set of rules holds for files, topics and REST.
+"""

@@ -1,8 +1,9 @@
-"""One cell of text as a value of its declared type, or NULL when it is not one: the same for files and topics.
+"""One cell of text as a value of its declared type, or NULL when it is not one: for files and topics alike.
 
-Native columns that never raise. Surrounding spaces are ignored; a cell of nothing but spaces is unknown, not wrong.
-Spark alone would read more than is meant ('12d' as a double, '12:00' as today at noon, 2024 as New Year's Day): what a
-type reads (`DataType.cell_sql`) depends on the cell only and is what ISO 8601 and plain numbers say.
+Native columns that never raise. Surrounding spaces are ignored; a cell of nothing but spaces is unknown, not
+wrong. Spark alone would read more than is meant ('12d' as a double, '12:00' as today at noon, 2024 as New
+Year's Day): what a type reads (`DataType.cell_sql`) depends on the cell only and follows ISO 8601 and plain
+numbers.
 """
 
 from pyspark.sql import Column
@@ -22,7 +23,7 @@ def cell(name: str, kind: DataType) -> Column:
 
 
 def is_wrong(text: Column, value: Column) -> Column:
-    """Is there text that did not become a value?"""
+    """Whether there is text that did not become a value."""
     return value.isNull() & (F.trim(text) != "")
 
 

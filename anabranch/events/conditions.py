@@ -1,8 +1,8 @@
-"""What an expectation means in SQL: which rows break it, the reason they get, and what is measured of a load.
+"""Expectations in SQL: which rows break one, the reason these rows get, and what is measured of a load.
 
-DataFrame columns in, columns out, all of them native and deterministic, so that any number of expectations costs one
-pass over a load, and the stream judges a row by the very columns the batch does. A missing value breaks nothing but an
-expectation that it be there.
+Columns in, columns out, all native and deterministic, so that any number of expectations costs one pass over
+a load, and the stream judges a row by the same columns as the batch. A missing value breaks only an
+expectation that the value be present.
 """
 
 import operator
@@ -23,25 +23,25 @@ _DISTINCT_ERROR = 0.02
 
 
 def reasons(suite: Suite) -> list[Column]:
-    """For every rule of the suite the reason for which a row goes to quarantine, NULL for one that keeps it."""
+    """For every rule of the suite the reason for which a row goes to quarantine, NULL where it need not."""
     return [reason(suite.source, each) for each in suite.rules]
 
 
 def reason(source: Source, each: Expectation) -> Column:
-    """Such as ``age: '150' is not between 0 and 120``, NULL for a row that is as expected."""
+    """A text such as ``age: '150' is not between 0 and 120``, NULL for a row that is as expected."""
     if not each.type.endswith("to_not_be_null"):
-        told = F.concat(
+        text = F.concat(
             F.lit(f"{each.columns[0]}: '"),
             F.left(named(each.columns[0]).cast("string"), F.lit(_SHOWN)),
             F.lit(f"' is not {each.words}"),
         )
     else:
-        told = F.lit(f"{each.columns[0]}: missing, and expected to be there")
-    return F.when(breaks(source, each), told)
+        text = F.lit(f"{each.columns[0]}: missing, and expected to be there")
+    return F.when(breaks(source, each), text)
 
 
 def breaks(source: Source, each: Expectation) -> Column:
-    """Does a row break an expectation about rows? NULL and false alike mean that it does not."""
+    """Whether a row breaks an expectation about rows; NULL and false alike mean that it does not."""
     value, kwargs = named(each.columns[0]), each.kwargs
     kind = source.column(each.columns[0], "column").type.name
     match each.type.removeprefix("expect_column_"):
@@ -71,10 +71,10 @@ def breaks(source: Source, each: Expectation) -> Column:
 
 
 def measures(suite: Suite) -> list[Column]:
-    """Aggregates of a load as it was judged, good rows and bad: `rows`, `bad`, and per expectation what `measured` reads.
+    """Aggregates over the judged rows of a load: `rows`, `bad`, and what `measured` reads by expectation.
 
-    Every row pays for each of them, so what is asked of several expectations is counted once, and the rows that break
-    a rule are looked for among the bad ones only: they are nowhere else.
+    Every row pays for each aggregate, so what several expectations need is counted once, and rows that break
+    a rule are counted among the bad ones only.
     """
     found = [F.count(F.lit(1)).alias("rows"), F.count("_reason").alias("bad")]
     read = dict.fromkeys(each.columns for each in suite.expectations if each.columns)
@@ -86,7 +86,7 @@ def measures(suite: Suite) -> list[Column]:
 
 
 def measured(suite: Suite, row: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """What `measures` found of expectation `number`: `missing`, `unexpected`, `low`, `high`, `other`, `value`."""
+    """The measures of expectation `number`: `missing`, `unexpected`, `low`, `high`, `other`, `value`."""
     start, columns = f"{number}_", suite.expectations[number].columns
     found = {name.removeprefix(start): value for name, value in row.items() if name.startswith(start)}
     return found | ({"missing": row["missing_" + "_".join(columns)]} if columns else {})

@@ -1,8 +1,8 @@
-"""Copies of one event: the first arrival of an id wins, over any number of events. DataFrame in, DataFrame out.
+"""Copies of one event: the first arrival of an id wins, among any number of events. DataFrame in and out.
 
-Ids that are there more than once are few. They are found by what is cheapest to look through, 64-bit hashes of ids alone, packed so that
-Spark moves blocks and not rows; a row of any other hash has no copy. Only rows of the hashes that were found are compared by id and
-order, so two ids of one hash cost two rows more and change nothing.
+Few ids occur more than once. They are found by the cheapest means, 64-bit hashes of the ids alone, packed so
+that Spark moves blocks and not rows; a row of any other hash has no copy. Only rows whose hashes were found
+are compared by id and order, so two ids that share a hash cost two more rows and change nothing.
 """
 
 from collections.abc import Iterator
@@ -29,9 +29,11 @@ Hashes = NDArray[np.int64]
 
 
 def distinct(source: Source, events: DataFrame) -> DataFrame:
-    """One row an event id: the first arrival. At one arrival files come before topics, then file or topic, partition
-    and offset decide, so the choice is the same whenever it is made. Sorts all of the events: see `distinct_of_many`.
-    """  # fmt: skip
+    """One row an event id: the first arrival.
+
+    At equal arrivals files come before topics, then file or topic, partition and offset decide, so the choice
+    is the same whenever it is made. Sorts all events; `distinct_of_many` avoids that where copies are few.
+    """
     ranked = events.withColumn(
         "_rank", F.row_number().over(Window.partitionBy(named(source.id)).orderBy(*_ORDER))
     )
@@ -39,7 +41,7 @@ def distinct(source: Source, events: DataFrame) -> DataFrame:
 
 
 def distinct_of_many(source: Source, events: DataFrame) -> DataFrame:
-    """The same for events of which few are copies: looks through all ids at once, then sorts copies alone."""
+    """One row an event id where copies are few: scans all ids immediately, then sorts only the copies."""
     found = _held(repeated(source, events))
     if found is None:
         return distinct(source, events)
@@ -53,10 +55,10 @@ def distinct_of_many(source: Source, events: DataFrame) -> DataFrame:
 def distinct_among(
     source: Source, chosen: DataFrame, events: DataFrame, counted: Column | None = None, *, few: bool = False
 ) -> DataFrame:
-    """The rows of `chosen`, which are some of `events`, that `distinct` would leave of all of them.
+    """The rows of `chosen`, a part of `events`, that `distinct` would keep of all events.
 
-    Looks for copies at once; `few` says that no more than FEW are chosen, which is cheaper. `_again` says whether `counted`, a condition,
-    holds for a row of the same id that was not chosen.
+    Scans for copies immediately; `few` promises that at most FEW rows are chosen, which is cheaper. The
+    column `_again` tells whether the condition `counted` holds for a row of the same id that was not chosen.
     """
     condition = F.lit(False) if counted is None else counted
     asked = chosen.groupBy(_hash(source)).agg(F.count(F.lit(1)).alias("_copies"))
@@ -94,7 +96,7 @@ def distinct_among(
 
 
 def repeated(source: Source, events: DataFrame) -> DataFrame:
-    """`_hash` BIGINT of every id that is there more than once, and of ids that share one."""
+    """`_hash` BIGINT of every id that occurs more than once, and of ids that share a hash."""
     packed = events.select(_hash(source)).mapInArrow(_packed, "bucket INT, hashes BINARY")
     return (
         packed.repartition(shuffle_partitions(events), "bucket")
@@ -108,13 +110,13 @@ def _hash(source: Source) -> Column:
 
 
 def _held(hashes: DataFrame) -> DataFrame | None:
-    """The hashes as every worker can hold them; None when they are too many."""
+    """The hashes as a frame small enough for every worker; None when there are too many."""
     found = hashes.limit(FEW + 1).toArrow()
     return None if len(found) > FEW else hashes.sparkSession.createDataFrame(found)
 
 
 def _of(source: Source, rows: DataFrame, hashes: DataFrame | None, how: str = "left_semi") -> DataFrame:
-    """The rows whose ids have one of the hashes (`left_anti`: none of them); all of them when the hashes are too many."""
+    """The rows whose id has one of the hashes (`left_anti`: none of them); all rows without `hashes`."""
     return rows if hashes is None else rows.join(F.broadcast(hashes), _hash(source) == hashes["_hash"], how)
 
 

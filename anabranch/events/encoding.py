@@ -12,8 +12,8 @@ _EXACT = msgspec.json.Decoder(float_hook=Decimal)
 def encode_event(source: Source, text: bytes) -> bytes:
     """The message for an event given as a JSON object that was checked.
 
-    JSON is published as it came, since decoding could cost digits of a decimal; any other format is encoded by its
-    decoder, which raises MisuseError when the format has no writer.
+    JSON is published as it came, since decoding could cost digits of a decimal. Any other format is encoded
+    by its decoder, which raises MisuseError when the format has no writer.
     """
     if source.format == "json":
         return text

@@ -1,9 +1,10 @@
-"""What is expected of a source's events: a suite in Great Expectations' own JSON, read and checked without it.
+"""Expectations of a source's events: a suite in Great Expectations' own JSON, read and checked without it.
 
-Two kinds of expectations. One about *rows* (a value lies between bounds, is one of a set, matches a pattern) is a rule
-like those of anabranch/events/judging.py: a row that breaks a critical one goes to quarantine, in batch and stream alike. One about
-a *load* (its number of rows, a column's mean, how many ids are different) is for the gate of batch/quality/gate.py. Severity
-`warning` or `info` is only reported. What a rule means in SQL stands in anabranch/events/conditions.py.
+There are two kinds. An expectation about *rows* (a value lies between bounds, is one of a set, matches a
+pattern) is a rule like those of anabranch/events/judging.py: a row that breaks a critical one goes to
+quarantine, in batch and stream alike. An expectation about a *load* (its number of rows, a column's mean, the
+number of distinct ids) is for the gate (batch/quality/gate.py). Severities `warning` and `info` are only
+reported. anabranch/events/conditions.py translates expectations to SQL.
 """
 
 import json
@@ -38,7 +39,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "expect_column_pair_values_a_to_be_greater_than_b": ("or_equal",),
     "expect_column_pair_values_to_be_equal": (),
 }
-"""Expectations about rows, and the arguments each may have beside its column (or columns) and `mostly`."""
+"""Expectations about rows, and the arguments of each beside its column (or columns) and `mostly`."""
 LOADS: dict[str, tuple[str, ...]] = {
     "expect_table_row_count_to_be_between": _BOUNDS,
     "expect_table_row_count_to_equal": ("value",),
@@ -58,7 +59,7 @@ _OF_NUMBERS = ("mean", "sum", "stdev")
 
 @dataclass(frozen=True, kw_only=True)
 class Expectation:
-    """One expectation: `type` as Great Expectations names it, `columns` those it reads, `kwargs` its arguments."""
+    """One expectation: `type` is its name in Great Expectations, `kwargs` are its arguments."""
 
     type: str
     kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -67,28 +68,28 @@ class Expectation:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns it reads; none for one about the number of rows."""
+        """The columns it reads; empty for the number of rows."""
         return tuple(self.kwargs[name] for name in ("column", *_PAIR) if name in self.kwargs)
 
     @property
     def about_rows(self) -> bool:
-        """Does it judge row by row?"""
+        """Whether it judges row by row."""
         return self.type in ROWS
 
     @property
     def quarantines(self) -> bool:
-        """Does a row that breaks it go to quarantine?"""
+        """Whether a row that breaks it goes to quarantine."""
         return self.about_rows and self.severity == "critical"
 
     @property
     def words(self) -> str:
-        """What is expected, for people, to follow the name of the column: ``between 0 and 120``."""
+        """The expectation for people, to follow the name of the column: ``between 0 and 120``."""
         return _words(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """The expectations of one source; `origin`: the file they stand in, or that they were derived."""
+    """The expectations of one source; `origin` is their file, or tells that they were derived."""
 
     source: Source
     expectations: tuple[Expectation, ...]
@@ -96,15 +97,15 @@ class Suite:
 
     @property
     def rules(self) -> tuple[Expectation, ...]:
-        """Those that send rows to quarantine."""
+        """The expectations that send rows to quarantine."""
         return tuple(each for each in self.expectations if each.quarantines)
 
 
 def derived_suite(source: Source, keys: Sequence[str]) -> Suite:
-    """What any load of `source` should be, by its declaration: `keys` are the columns it is used with.
+    """What any load of `source` should be like, by its declaration; `keys` are its key columns.
 
-    Rows without id, event time or key and cells of a wrong type go to quarantine anyway (anabranch/events/judging.py), so these
-    are warnings: they tell of a load that is odd as a whole.
+    Rows without id, event time or key and cells of a wrong type go to quarantine anyway
+    (anabranch/events/judging.py), so these are warnings about a load that is odd as a whole.
     """
     found = [
         _warning("expect_table_row_count_to_be_between", "a load has rows", min_value=1),
@@ -147,7 +148,7 @@ def _warning(kind: str, notes: str, **kwargs: object) -> Expectation:
 
 
 def project_suite(project: Project, source: Source) -> Suite:
-    """The derived suite of a source as its project uses it: the key columns that no view of it can do without."""
+    """The derived suite of a source with the key columns that every view of it in the project needs."""
     sets = [set(view.keys) for view in project.views_of(source.name)]
     if project.label is not None and project.label.source == source:
         sets.append(set(project.label.keys))
@@ -156,7 +157,7 @@ def project_suite(project: Project, source: Source) -> Suite:
 
 
 def suite_text(name: str, suite: Suite) -> str:
-    """A suite as a file, an expectation a line: Great Expectations' JSON, to be read back by `read_suite`."""
+    """A suite as Great Expectations' JSON, an expectation a line; `read_suite` reads it."""
     lines = []
     for each in suite.expectations:
         more = {"meta": {"notes": each.notes}} if each.notes else {}
@@ -172,7 +173,7 @@ def suite_text(name: str, suite: Suite) -> str:
 
 
 def read_suite(text: str, source: Source, place: str) -> Suite:
-    """The suite that stands in `text`; raises MisuseError, beginning with `place`, for anything it cannot mean."""
+    """The suite in `text`. Raises MisuseError, beginning with `place`, for anything that is no suite."""
     try:
         found = json.loads(text)
     except ValueError as error:
@@ -197,7 +198,8 @@ def _read(given: object, source: Source, place: str) -> Expectation:
     allowed = ROWS.get(kind, LOADS.get(kind))
     if allowed is None:
         raise MisuseError(
-            f"{place}: {kind} is not one that a load is measured for in its one pass: use {', '.join((*ROWS, *LOADS))}"
+            f"{place}: {kind} is not one that a load is measured for in its one pass: "
+            f"use {', '.join((*ROWS, *LOADS))}"
         )
     if severity not in SEVERITIES:
         raise MisuseError(f"{place}: severity {severity!r} is unknown: use {', '.join(SEVERITIES)}")
@@ -221,21 +223,19 @@ def _column(name: object, argument: str, source: Source, place: str) -> Column:
     for column in source.columns:
         if column.name == name:
             return column
-    raise MisuseError(
-        f"{place}: {argument} {name!r} is no column: source {source.name!r} has {', '.join(c.name for c in source.columns)}"
-    )
+    known = ", ".join(column.name for column in source.columns)
+    raise MisuseError(f"{place}: {argument} {name!r} is no column: source {source.name!r} has {known}")
 
 
 def _check(kind: str, kwargs: Mapping[str, Any], columns: Sequence[Column], place: str) -> None:
-    """Are the arguments of the kind that the column needs?"""
+    """Raise MisuseError for an argument that is not of the kind that the column needs."""
     allowed = ROWS.get(kind, LOADS.get(kind, ()))
     for name, wanted in _NEEDED.items():
         if name in allowed and (
             not isinstance(kwargs.get(name), wanted) or isinstance(kwargs.get(name), bool)
         ):
-            raise MisuseError(
-                f"{place}: {name} is {kwargs.get(name)!r}: expected {'text' if wanted is str else 'a ' + wanted.__name__}"
-            )
+            expected = "text" if wanted is str else f"a {wanted.__name__}"
+            raise MisuseError(f"{place}: {name} is {kwargs.get(name)!r}: expected {expected}")
     mostly = kwargs.get("mostly", 1)
     if not isinstance(mostly, int | float) or isinstance(mostly, bool) or not 0 <= mostly <= 1:
         raise MisuseError(f"{place}: mostly is {mostly!r}: expected a share from 0 to 1")
@@ -307,13 +307,15 @@ def _words(each: Expectation) -> str:
         return f"equal to {kwargs['column_B']}"
     if each.type.endswith("_null"):
         return "there" if "not_be" in each.type else "missing"
-    what = next((said for word, said in _MEASURES.items() if word in each.type), "")
+    what = next((text for word, text in _MEASURES.items() if word in each.type), "")
     return f"{what}{kwargs['value']}" if "value" in kwargs else f"{what}{_range(kwargs)}"
 
 
 _MEASURES = {
-    "row_count": "", "lengths": "of a length ", "_min_": "a minimum ", "_max_": "a maximum ", "_mean_": "a mean ", "_sum_": "a sum ", "_stdev_": "a deviation ",
-    "unique_value_count": "a number of values ", "proportion_of_unique": "a share of different values ", "proportion_of_non_null": "a share of known values ",
+    "row_count": "", "lengths": "of a length ", "_min_": "a minimum ", "_max_": "a maximum ",
+    "_mean_": "a mean ", "_sum_": "a sum ", "_stdev_": "a deviation ",
+    "unique_value_count": "a number of values ", "proportion_of_unique": "a share of different values ",
+    "proportion_of_non_null": "a share of known values ",
 }  # fmt: skip
 
 

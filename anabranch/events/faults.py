@@ -1,8 +1,9 @@
 """Events that come by HTTP, checked against the declared schema before anything is published. Pure Python.
 
-The rules are those of the landing and the stream, so that what is accepted here is not quarantined there: a value may
-also come as text that reads as its type (``"45"``), unknown fields are ignored, an event needs its id, its time and all
-columns of at least one key it is used with. Only NaN and infinities are refused here, for JSON cannot say them.
+The rules are those of landing and the stream, so that no event accepted here is quarantined there: a value
+may also be text that reads as its type (``"45"``), unknown fields are ignored, an event needs its id, its
+time and all columns of at least one of its keys. NaN and infinities are refused only here, since JSON has no
+such values.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from anabranch.values.times import format_time, parse_time
 
 @dataclass(frozen=True)
 class Fault:
-    """Why an event is refused: the field and the reason, which begins with it."""
+    """Why an event is refused: the field and the reason, which begins with the field."""
 
     field: str
     reason: str
@@ -25,7 +26,10 @@ class Fault:
 def find_fault(
     event: object, source: Source, keys: tuple[tuple[str, ...], ...], latest: int | None = None
 ) -> Fault | None:
-    """The first fault of a decoded event, or None; `latest` (microseconds) is the last event time not in the future."""
+    """The first fault of a decoded event, or None.
+
+    `latest` (microseconds) is the last event time that is not in the future.
+    """
     if not isinstance(event, dict):
         return Fault(source.id, f"an event is a JSON object, not {show(event)}")
     for column in source.columns:

@@ -1,6 +1,7 @@
-"""From raw text to typed events, by one rule for files and topics, batch and stream. DataFrame in, DataFrame out.
+"""From raw events to judged ones, by one rule for files and topics, batch and stream.
 
-Nothing here knows where events are stored. An event that is bad keeps its text in `_raw` and has a `_reason`.
+DataFrame in, DataFrame out; nothing here knows where events are stored. A bad event keeps its text in `_raw`
+and has a `_reason`.
 """
 
 from pyspark.sql import Column, DataFrame
@@ -19,7 +20,7 @@ from anabranch.values.times import SECOND
 
 
 def from_topic(messages: DataFrame) -> DataFrame:
-    """Messages as Spark's Kafka source gives them, as raw events for `parse`."""
+    """Raw events, for `parse`, of messages as Spark's Kafka source gives them."""
     return messages.select(
         F.col("value").cast("string").alias("value"),
         F.col("timestamp").alias("_arrival"),
@@ -47,11 +48,11 @@ def parse(source: Source, raw: DataFrame, decoder: Decoder | None = None) -> Dat
 
 
 def read_cells(source: Source, raw: DataFrame) -> DataFrame:
-    """Typed events of rows whose columns are text: all source columns, lake columns, `_raw` and, for rows that are
-    broken as a whole, `_fault`. A column that has the declared type already is taken as it is.
+    """Typed events of cells, as a decoder gives them; `_fault` may be absent.
 
-    Gives source columns typed, lake columns, `_raw`, and `_reason`: NULL where every cell could be read.
-    """  # fmt: skip
+    A column that has its declared type already is taken as it is. The result has the source's columns typed,
+    the lake's columns, `_raw`, and `_reason`, which is NULL where every cell could be read.
+    """
     types = {field.name: field.dataType.simpleString() for field in raw.schema.fields}
     texts = [column for column in source.columns if types[column.name] != column.type.spark.lower()]
     cells = {column.name: f"_cell_{position}" for position, column in enumerate(texts)}
@@ -79,9 +80,9 @@ def judge(
     future_skew_seconds: int,
     suite: Suite | None = None,
 ) -> DataFrame:
-    """The events of `parse` with a `_reason` also for those without id, time or key, from the future, or against a rule of `suite`.
+    """Add a `_reason` to typed events without id, time or key, from the future, or against `suite`.
 
-    An event needs its key for one view at least; a key of empty text is none and becomes NULL.
+    An event needs the key of at least one view; a key of empty text is none and becomes NULL.
     """
     names = dict.fromkeys(name for keys in key_sets for name in keys)
     empty = {
@@ -111,7 +112,7 @@ def judge(
 
 
 def _all_of(reasons: list[Column]) -> Column:
-    """Those reasons that a row has, NULL without any: nothing is put together for a good row."""
+    """The reasons that a row has, joined; NULL without any. Nothing is joined for a good row."""
     return (
         F.when(F.coalesce(*reasons).isNotNull(), F.concat_ws("; ", *reasons))
         if reasons

@@ -1,6 +1,6 @@
-"""Predictions that were made, as a source of the system's own: they land like events, beside the sources that are declared.
+"""Predictions as a source of the system's own: they land like events, beside the declared sources.
 
-It is in no declaration and its name is one that no declaration can have, so no feature is made of predictions by accident.
+No declaration contains it and none can have its name, so that no feature is made of predictions by accident.
 """
 
 from anabranch.declare.projects import Project
@@ -13,7 +13,7 @@ class _Own(Source):
     """A source whose name nobody can declare."""
 
     def __post_init__(self) -> None:
-        """Checked by being written here."""
+        """Skip the checks of a declaration, which its name would fail."""
 
 
 def predictions_topic(project: str) -> str:
@@ -22,18 +22,22 @@ def predictions_topic(project: str) -> str:
 
 
 def predictions_source(project: str) -> Source:
-    """What serving publishes (serving/api/prediction_log.py): `asked`, `used`, `answered` and `versions` are JSON texts."""
+    """The source of the predictions that serving publishes (serving/api/prediction_log.py).
+
+    `asked`, `used`, `answered` and `versions` are JSON texts.
+    """
     return _Own(
         name=NAME,
         topic=predictions_topic(project),
         id="prediction_id",
         time="at",
-        schema="prediction_id STRING, at TIMESTAMP, asked STRING, used STRING, answered STRING, versions STRING",
-        description="Predictions that were answered, with what was asked and what the model was given",
+        schema="prediction_id STRING, at TIMESTAMP, asked STRING, used STRING, answered STRING, "
+        "versions STRING",
+        description="Predictions, with the request and the values that the model used",
     )
 
 
 def landed_sources(project: Project) -> dict[str, Source]:
-    """Every source that the lake has tables of, by name: the declared ones and, with a model, the predictions."""
+    """Every source with tables in the lake, by name: the declared ones and, with a model, the predictions."""
     own = {NAME: predictions_source(project.name)} if project.model is not None else {}
     return {**project.sources, **own}

@@ -34,9 +34,9 @@ def lake_columns() -> list[Column]:
 def sealed(frame: DataFrame, *columns: Column) -> DataFrame:
     """`frame.select(columns)`, each computed once.
 
-    Spark copies an expression into every later one that reads it; over the cells of a wide source that makes plans
-    beyond any heap. It does not look through a generator, so this is one: a row of one row. What a generator computes
-    itself is interpreted, not compiled: so the row is put together before it.
+    Spark copies an expression into every later one that reads it, which makes plans beyond any heap over the
+    cells of a wide source. It does not look through a generator, so this is one, of one row. A generator's
+    own expressions are interpreted, not compiled, so the row is put together before it.
     """
     row = frame.select(F.struct(*columns).alias("_row"))
     return row.select(F.explode(F.array("_row")).alias("_row")).select("_row.*")

@@ -1,8 +1,8 @@
 """Spark's Java side: the one module that uses private names of PySpark (`_jvm`, `_jsc`, `_jdf`, ...).
 
-Delta's transactions, Hadoop's file systems and the status of running stages have no Python name. Each function
-here has a test (tests/spark/stores/test_jvm.py), so a new release of Spark that renames something fails there.
-Java objects are typed Any: py4j has no types.
+Delta's transactions, Hadoop's file systems and the status of running stages have no Python name. Each
+function here has a test (tests/spark/stores/test_jvm.py), so a new release of Spark that renames something
+fails there. Java objects are typed Any: py4j has no types.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

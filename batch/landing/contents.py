@@ -1,8 +1,8 @@
-"""Rows of files that are to be landed: which files go together, their rows parsed, and what each file's content is.
+"""Rows of files to be landed: which files go together, their rows parsed, and a name for each file's content.
 
-The content of a file is told by its lines (of Parquet: its rows), each hashed twice, the hashes added up. Sums need no
-order and no second pass: Spark computes them wherever the file is read, in as many pieces as it likes. The same lines
-under another name, packed or not, are the same content.
+The content of a file is told by its lines (of Parquet: its rows), each hashed twice, the hashes added up.
+Sums need no order and no second pass: Spark computes them wherever the file is read, in as many pieces as it
+likes. The same lines under another name, packed or not, are the same content.
 """
 
 import hashlib
@@ -28,9 +28,8 @@ from batch.landing.event_files import EventFile
 _TASK_BYTES = 128 * 1024 * 1024
 _GROUP_TASKS = 8  # of a core: bounds what is done again after a crash, and still keeps every core busy
 _GROUP_FILES = 2_000
-_BLANK = ord(
-    " "
-)  # a line that begins with a character beyond it is not blank, which is seen ten times faster than by trimming
+# A line that begins with a character beyond it is not blank, which is seen ten times faster than by trimming.
+_BLANK = ord(" ")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +73,10 @@ def groups(files: Sequence[EventFile], cores: int) -> Iterator[FileGroup]:
 
 
 def raw_rows(spark: SparkSession, group: FileGroup, arrival: int) -> DataFrame:
-    """Undigested rows: `value` of text files, all columns of Parquet, and the lake columns, all with one `arrival` (microseconds)."""
+    """Raw rows: `value` of text files or all columns of Parquet, and the lake's columns.
+
+    All have one `arrival` (microseconds).
+    """
     paths = [spark_path(file.path) for file in group.files]
     table = spark.read.parquet(*paths) if group.files[0].format == "parquet" else spark.read.text(paths)
     origin = {
@@ -109,7 +111,7 @@ def _file_name(group: FileGroup) -> Column:
 
 
 def parse_rows(raw: DataFrame, group: FileGroup, source: Source) -> DataFrame:
-    """The rows of `raw_rows` as typed events (anabranch/events/judging.py: read_cells), whichever format the files have."""
+    """Typed events of raw rows, in the format of the group's files."""
     first = group.files[0]
     if first.format == "parquet":
         return read_cells(source, table_cells(source, raw))
@@ -136,7 +138,8 @@ def contents(spark: SparkSession, group: FileGroup) -> dict[str, str]:
     strange = found.keys() - {file.path for file in group.files}
     if strange:
         raise AnabranchError(
-            f"rows of {min(strange)} came up, which was not to be read: rename the files so that their names are plain"
+            f"rows of {min(strange)} came up, which was not to be read: "
+            "rename the files so that their names are plain"
         )
     return {file.path: found.get(file.path, content_name({"lines": 0})) for file in group.files}
 

@@ -1,4 +1,4 @@
-"""Files to be landed: found, and checked before anything is read for good. CSV, JSON lines, Parquet, wherever they lie."""
+"""Files to be landed (CSV, JSON lines, Parquet): found, and checked before the first is loaded."""
 
 import csv
 import gzip
@@ -26,9 +26,11 @@ _OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 @dataclass(frozen=True, kw_only=True)
 class EventFile:
-    """A file that fits its source. `header`: a CSV's columns in its own order; `form`: what files have in common that may be
-    read together, of a CSV the text of its header, of Parquet its schema.
-    """  # fmt: skip
+    """A file that fits its source.
+
+    `header`: a CSV's columns in its own order. Files of one `form` may be read together: the text of a CSV's
+    header, the schema of Parquet.
+    """
 
     found: FoundFile
     format: str
@@ -42,9 +44,10 @@ class EventFile:
 
 
 def find_files(patterns: Sequence[str], spark: SparkSession | None) -> list[FoundFile]:
-    """Files named by paths, folders (every events file below) and globs, in order; raises AnabranchError when one names none.
+    """Files named by paths, folders (every events file below) and globs, in order.
 
-    What comes into a folder later is left to the next load.
+    Files that are added to a folder later are left to the next load. Raises AnabranchError for a name that
+    has none.
     """
     found: dict[str, FoundFile] = {}
     for pattern in patterns:
@@ -60,7 +63,7 @@ def find_files(patterns: Sequence[str], spark: SparkSession | None) -> list[Foun
 
 
 def check_file(found: FoundFile, source: Source, spark: SparkSession | None) -> EventFile:
-    """The file as one of `source`'s; raises AnabranchError saying why it cannot be."""
+    """The file as one of `source`'s. Raises AnabranchError with the reason when it does not fit."""
     kind = _format(found.name)
     if kind is None:
         raise AnabranchError(
@@ -71,7 +74,8 @@ def check_file(found: FoundFile, source: Source, spark: SparkSession | None) -> 
         or ":" in found.path.partition("://")[2 if "://" in found.path else 0].partition("/")[2]
     ):
         raise AnabranchError(
-            f"{found.path} cannot be read by Spark: a name may not begin with '.' or '_' nor hold ':'; rename the file"
+            f"{found.path} cannot be read by Spark: "
+            "a name may not begin with '.' or '_' nor hold ':'; rename the file"
         )
     if found.size == 0:
         raise AnabranchError(f"{found.path} is empty: give a file with events")
@@ -82,9 +86,10 @@ def check_file(found: FoundFile, source: Source, spark: SparkSession | None) -> 
             return EventFile(found=found, format=kind, form=schema)
         first_line = _first_line(found, kind, spark)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, ArrowException, PySparkException) as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise AnabranchError(
-            f"{found.path} cannot be read as {kind.upper()} ({said}): check that it is whole, UTF-8 and yours to read"
+            f"{found.path} cannot be read as {kind.upper()} ({why}): "
+            "check that it is whole, UTF-8 and yours to read"
         ) from error
     if kind == "json":
         return EventFile(found=found, format=kind)
@@ -93,14 +98,14 @@ def check_file(found: FoundFile, source: Source, spark: SparkSession | None) -> 
 
 
 def open_text(path: str) -> IO[str]:
-    """A file of this machine as text, also when it is packed by gzip; what is not UTF-8 becomes lone surrogates, and encodes back."""
+    """A local file as text, gzip unpacked; bytes that are not UTF-8 become surrogates that encode back."""
     if path.endswith(".gz"):
         return gzip.open(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
     return Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 def _first_line(found: FoundFile, kind: str, spark: SparkSession | None) -> str:
-    """The first line of a CSV; a broken archive and another encoding say so here."""
+    """The first line of a CSV. Raises an error for a broken archive or another encoding."""
     start = files_at(found.path, spark).start(found.path, _LONGEST_HEADER)
     if found.name.endswith(".gz"):
         start = zlib.decompressobj(wbits=31).decompress(start, _LONGEST_HEADER)
@@ -118,7 +123,7 @@ def _parquet_schema(found: FoundFile, spark: SparkSession | None) -> tuple[list[
 
 
 def _read_header(path: str, first_line: str, source: Source) -> tuple[str, ...]:
-    """Columns of a CSV by its first line; raises AnabranchError when they are not the source's."""
+    """Columns of a CSV by its first line. Raises AnabranchError when they are not the source's."""
     header = next(csv.reader([first_line]), [])
     if not any(cell.strip() for cell in header):
         raise AnabranchError(f"{path} has no header: its first line must name the columns {_names(source)}")
@@ -133,10 +138,10 @@ def _check_columns(path: str, names: Sequence[str], source: Source, first_line: 
         "has unknown": [name for name in dict.fromkeys(names) if name not in declared],
         "has twice": [name for name in dict.fromkeys(names) if list(names).count(name) > 1],
     }
-    said = " and ".join(
+    listed = " and ".join(
         f"{what} {', '.join(repr(name[:200]) for name in found)}" for what, found in faults.items() if found
     )
-    if said:
+    if listed:
         other = [
             word
             for sign, word in _OTHER_DELIMITERS.items()
@@ -148,7 +153,8 @@ def _check_columns(path: str, names: Sequence[str], source: Source, first_line: 
             else "with commas between them"
         )
         raise AnabranchError(
-            f"{path} {said}: nothing was landed; source {source.name!r} has the columns {_names(source)}, {way}"
+            f"{path} {listed}: nothing was landed; "
+            f"source {source.name!r} has the columns {_names(source)}, {way}"
         )
 
 

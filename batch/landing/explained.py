@@ -1,4 +1,4 @@
-"""What went wrong while a load was read or written, as one sentence. Nothing of such a load is visible."""
+"""Errors of Spark while a load is read or written, as one sentence. Nothing of such a load is visible."""
 
 import re
 import urllib.parse
@@ -11,8 +11,11 @@ _FULL = (
     "File too large",
     "could only be written to 0 of the",
 )
-_TORN = ("Unexpected end of input stream", "EOFException", "ZipException", "incorrect header check", "incorrect data check", "invalid block type",
-         "invalid distance", "invalid stored block", "is not a Parquet file", "Could not read footer")  # fmt: skip
+_TORN = (
+    "Unexpected end of input stream", "EOFException", "ZipException", "incorrect header check",
+    "incorrect data check", "invalid block type", "invalid distance", "invalid stored block",
+    "is not a Parquet file", "Could not read footer",
+)  # fmt: skip
 _FILE = re.compile(r"(?:reading file|file[: ]path:?|File) +((?:file:|[a-z0-9]+://)[^\s,]+?)\.?(?:\s|$)")
 
 
@@ -27,19 +30,21 @@ def explained(error: Exception, load: str) -> AnabranchError:
         )
     if any(sign in text for sign in _TORN):
         return AnabranchError(
-            f"{file} is torn, it ends too early or is damaged: nothing of {load} was landed; get the whole file and run it again"
+            f"{file} is torn, it ends too early or is damaged: nothing of {load} was landed; "
+            "get the whole file and run it again"
         )
     if "FileNotFoundException" in text or "FILE_NOT_EXIST" in text:
         return AnabranchError(
             f"{file} went away while it was read: nothing of {load} was landed; run it again"
         )
     return AnabranchError(
-        f"{load} could not be landed: {cause(text)}; nothing of it is visible, run it again when that is put right"
+        f"{load} could not be landed: {cause(text)}; "
+        "nothing of it is visible, run it again when that is put right"
     )
 
 
 def cause(text: str) -> str:
-    """The line of a long text that tells most."""
+    """The most telling line of a long error text."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return next((line for line in reversed(lines) if line.startswith("Caused by:")), None) or next(
         (line for line in lines if "Error" in line or "Exception" in line),

@@ -1,13 +1,15 @@
 """Landing of files: every row of every file in the lake exactly once, bad rows in quarantine.
 
-A file is known by its content (see contents.py), so that it lands once under whatever name and however often a load
-is cut off and repeated. Files go in groups; a group is one commit, which carries three names of each file:
+A file is known by its content (see contents.py), so that it lands once under whatever name and however often
+a load is cut off and repeated. Files go in groups; a group is one commit, which carries three names of each
+file:
 
     ingest/<project>/<source>/content/<hash>               decides
     ingest/<project>/<source>/file/<path>/<size>/<time>    spares reading it again
     ingest/<project>/<source>/size/<bytes>                 no file of this size: its content must be new
 
-A large file is read once: its content is known when it has been written, and only then does it become visible or not.
+A large file is read once: its content is known when it has been written, and only then does it become visible
+or not.
 """
 
 import hashlib
@@ -58,8 +60,8 @@ def ingest(
 ) -> LoadSummary:
     """Land files, folders and patterns of files, of this machine or at URLs.
 
-    Every file is checked before the first is landed, and passes `gate` before it is visible. Spark's workers must see
-    the files under the same paths.
+    Every file is checked before the first is landed, and passes `gate` before it is visible. Spark's workers
+    must see the files under the same paths.
     """
     spark, source = stores.spark, find_source(project, source_name)
     check_tables(spark, stores.lake, project)
@@ -124,11 +126,12 @@ class _FileLoads:
         if load.commit(dict.fromkeys(names.values(), 0), names, self._notes(new)):
             return skipped + summary
         raise AnabranchError(
-            f"{chosen} was landed by another process at the same time: run it again for the files that are left"
+            f"{chosen} was landed by another process at the same time: "
+            "run it again for the files that are left"
         )
 
     def _contents(self, group: FileGroup) -> dict[str, str]:
-        """The content of each file where it must be known before; nothing for one that will tell when it is read."""
+        """The content of each file that must be known beforehand; empty for one whose load reveals it."""
         known = self._known()
         only = group.files[0]
         if len(group.files) == 1 and (known is None or not known.contains(self._size_name(only))):
@@ -149,7 +152,8 @@ class _FileLoads:
             if files_at(file.path, self.spark).look(file.path) != file.found:
                 load.drop()
                 raise AnabranchError(
-                    f"{file.path} changed while it was read: nothing of {group} was landed; run it again when the file is complete"
+                    f"{file.path} changed while it was read: nothing of {group} was landed; "
+                    "run it again when the file is complete"
                 )
 
     def _known(self) -> Any:
@@ -166,7 +170,8 @@ class _FileLoads:
         return f"{self._prefix}/size/{file.found.size}"
 
     def _file_name(self, file: EventFile) -> str:
-        return f"{self._prefix}/file/{hashlib.sha256(file.path.encode()).hexdigest()[:32]}/{file.found.size}/{file.found.modified}"
+        path = hashlib.sha256(file.path.encode()).hexdigest()[:32]
+        return f"{self._prefix}/file/{path}/{file.found.size}/{file.found.modified}"
 
     @property
     def _prefix(self) -> str:

@@ -1,4 +1,4 @@
-"""How a source is loaded, by files and by topics: rows are judged, written in one pass, pass the gate, become visible."""
+"""Loading of a source, by files or topics: judge rows, write them, pass the gate, make them visible."""
 
 from dataclasses import dataclass, replace
 
@@ -64,7 +64,7 @@ class SourceLoader:
         return stage(self.stores.lake, judged, self.project, self.source, header), measures
 
     def pass_gate(self, load: StagedLoad, measures: Observation | None) -> LoadSummary:
-        """The summary of a load that passes the gate. Raises RefusedLoadError, after dropping the load, otherwise."""
+        """The summary of a load that passes the gate; otherwise drops it and raises RefusedLoadError."""
         summary = LoadSummary(rows=load.rows, quarantined=load.bad_rows)
         if self.gate is None or measures is None or not load.rows + load.bad_rows:
             return summary

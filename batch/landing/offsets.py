@@ -1,4 +1,4 @@
-"""How far a topic has been landed, as the checkpoint of a drained query tells it.
+"""How far a topic has been landed, read from the checkpoint of a drained query.
 
 Below the checkpoint:
 

@@ -1,7 +1,7 @@
-"""Publishing: rows of a file as events on a topic, for tests, demos and sources that have no producer of their own.
+"""Publishing of a file's rows to a topic, for tests, demos and sources without a producer of their own.
 
-Nothing is judged here: what cannot be converted is sent as it is, so that landing and the stream treat it as they treat
-everybody's events.
+Nothing is judged here: what cannot be converted is sent as it is, so that landing and the stream treat it as
+they treat everybody's events.
 """
 
 import csv
@@ -34,7 +34,8 @@ def publish_file(bus: Bus, project: Project, source_name: str, path: Path, progr
     source = find_source(project, source_name)
     if source.topic is None:
         raise MisuseError(
-            f"source {source.name!r} has no topic: give it one in the declaration, or load the file with 'anabranch ingest'"
+            f"source {source.name!r} has no topic: "
+            "give it one in the declaration, or load the file with 'anabranch ingest'"
         )
     found = find_files([str(path)], None)
     if len(found) != 1:
@@ -42,7 +43,8 @@ def publish_file(bus: Bus, project: Project, source_name: str, path: Path, progr
     file = check_file(found[0], source, None)
     if file.format == "parquet":
         raise MisuseError(
-            f"{path} is Parquet, which cannot be published row by row: give CSV or JSON lines, or load it with 'anabranch ingest'"
+            f"{path} is Parquet, which cannot be published row by row: "
+            "give CSV or JSON lines, or load it with 'anabranch ingest'"
         )
     progress.step(f"publishing {path.name} to {source.topic}")
     bus.ensure_topics([source.topic])
@@ -55,7 +57,8 @@ def publish_rows(bus: Bus, project: Project, source: Source, rows: Sequence[Mapp
     """Publish rows as events of the source's topic, keyed as those of a file; returns how many."""
     if source.topic is None:
         raise MisuseError(
-            f"source {source.name!r} has no topic: give it one in the declaration, or load its rows with 'anabranch ingest'"
+            f"source {source.name!r} has no topic: "
+            "give it one in the declaration, or load its rows with 'anabranch ingest'"
         )
     keys = (project.key_sets(source) or ((),))[0]
     bus.ensure_topics([source.topic])
@@ -101,7 +104,7 @@ def _key(event: Mapping[str, object], keys: tuple[str, ...]) -> bytes | None:
 
 
 def _value(cell: str, kind: DataType) -> object:
-    """A cell as JSON: numbers and booleans where the type is one and the cell says one, else its text; empty is null.
+    """A cell as a JSON value: number or boolean where type and cell are one, else text; empty is null.
 
     DECIMAL stays text, which keeps all its digits.
     """

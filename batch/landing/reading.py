@@ -1,4 +1,4 @@
-"""How far a load has come, told while Spark reads: files, rows, rows a second and the time left."""
+"""Progress of a load while Spark reads: files, rows, rows a second and the time left."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ _EVERY = 2.0
 
 
 class Reading:
-    """Watches the tasks that read files while it is entered; `done` after each group tells what is certain."""
+    """Shows progress of running tasks inside a `with`; call `done` after each group of files."""
 
     def __init__(self, spark: SparkSession, progress: Progress, files: int, size: int) -> None:
         self.spark = spark
@@ -37,7 +37,7 @@ class Reading:
         self._thread.join()
 
     def done(self, files: int, size: int, rows: int) -> None:
-        """So much more is finished."""
+        """Count finished files, bytes and rows."""
         self.files_done, self.bytes_done, self.rows_done = (
             self.files_done + files,
             self.bytes_done + size,

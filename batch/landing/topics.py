@@ -1,7 +1,8 @@
 """Landing of topics: every message in the lake exactly once, with its partition, offset and arrival.
 
-One query a source reads its topic in batches of a bounded size, until the topic is drained or landing is stopped. Its
-appends are named by the query's checkpoint and the number of the batch, so a batch that was cut off is repeated whole.
+One query a source reads its topic in batches of a bounded size, until the topic is drained or landing is
+stopped. Its appends are named by the query's checkpoint and the number of the batch, so a batch that was cut
+off is repeated whole.
 """
 
 import logging
@@ -48,7 +49,7 @@ def land(
     gate: QualityGate | None = None,
     follow: Follow | None = None,
 ) -> dict[str, LoadSummary]:
-    """Land what the topics of the project hold now, its predictions included; returns the summaries by source.
+    """Land what the project's topics hold now, predictions included; returns the summaries by source.
 
     A topic that does not exist is created. With `follow`, landing continues until it is stopped.
     """
@@ -83,7 +84,7 @@ def land(
 
 
 def landed_offsets(lake: Lake, project: Project, source: Source) -> dict[int, int]:
-    """By partition the first offset of the source's topic that is not in the lake yet; empty when nothing was landed.
+    """The first offset of each partition that is not landed yet; empty before the first load.
 
     Reads the checkpoint through the active Spark session.
     """
@@ -91,7 +92,7 @@ def landed_offsets(lake: Lake, project: Project, source: Source) -> dict[int, in
 
 
 def _is_landed(stores: Stores, project: Project, source: Source) -> bool:
-    """Whether there is nothing new. A landed offset beyond the end is new: the query reports that messages are lost."""
+    """Whether nothing is new. A landed offset beyond the end counts as new: the query reports the loss."""
     landed = landed_offsets(stores.lake, project, source)
     ends = stores.bus.ends(str(source.topic))
     return all(landed.get(partition, 0) == end for partition, end in ends.items())
@@ -141,7 +142,8 @@ def _raise_failure(error: Exception | None, lake: Lake, project: Project, source
         raise RefusedLoadError(text.rpartition("RefusedLoadError: ")[2].splitlines()[0]) from error
     if "Some data may have been lost" in text:
         raise AnabranchError(
-            f"{place} no longer holds messages that were never landed: its retention is too short, or it was made anew; "
+            f"{place} no longer holds messages that were never landed: "
+            "its retention is too short, or it was made anew; "
             f"to go on with what it holds now remove {lake.checkpoint(project, source)}"
         ) from error
     raise explained(error, place) from error

@@ -1,8 +1,9 @@
 """The quality gate: a load is measured in the pass that reads it and judged before any of it becomes visible.
 
-Landing asks for a `LoadCheck`, lets Spark compute its measures over the judged rows while it writes them where nobody reads,
-and hands the numbers back. Great Expectations then judges numbers, not rows: it takes milliseconds for a load of any
-size. It is imported here and nowhere else, without a data context: so it writes no file, asks no server, sends nothing.
+Landing asks for a `LoadCheck`, lets Spark compute its measures over the judged rows while it writes them
+where nobody reads, and hands the numbers back. Great Expectations then judges numbers, not rows: it takes
+milliseconds for a load of any size. It is imported here and nowhere else, without a data context: so it
+writes no file, asks no server, sends nothing.
 """
 
 import hashlib
@@ -37,12 +38,12 @@ _FORMAT = {"result_format": "BASIC", "partial_unexpected_count": 3}
 
 
 class RefusedLoadError(AnabranchError):
-    """A load that is not good enough to land: nothing of it did."""
+    """A load that is not good enough to land; nothing of it was landed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadVerdict:
-    """What the gate said of a load that may land: its report, and what of the suite was not met."""
+    """The gate's verdict on a load that may land: its report, and the expectations that were not met."""
 
     report: str
     rows: int
@@ -52,14 +53,14 @@ class LoadVerdict:
 
 @dataclass(frozen=True, kw_only=True)
 class QualityGate:
-    """The gate of a project; `suites` by source. Where `settings.mode` is ``off`` there is none."""
+    """The gate of a project; `suites` by source. With `settings.mode` ``off`` a project has no gate."""
 
     project: Project
     settings: QualitySettings
     suites: Mapping[str, Suite]
 
     def suite(self, source: Source) -> Suite:
-        """What is expected of the source's events; its rules judge rows (anabranch/events/judging.py)."""
+        """The suite of a source; its rules judge rows (anabranch/events/judging.py)."""
         return self.suites[source.name]
 
     def check(self, source: Source) -> "LoadCheck":
@@ -76,9 +77,11 @@ class LoadCheck:
 
     @property
     def measures(self) -> tuple[Column, ...]:
-        """Aggregates over the judged rows, good and bad; fit for `DataFrame.observe`. Their values go to `close`."""
-        place = {"first": F.min("_file"), "last": F.max("_file"), "topic": F.max("_topic"), "arrival": F.max("_arrival"), "begin": F.min("_offset"),
-                 "end": F.max("_offset")}  # fmt: skip
+        """Aggregates over the judged rows, for `DataFrame.observe`; `close` takes their values."""
+        place = {
+            "first": F.min("_file"), "last": F.max("_file"), "topic": F.max("_topic"),
+            "arrival": F.max("_arrival"), "begin": F.min("_offset"), "end": F.max("_offset"),
+        }  # fmt: skip
         return (
             *measures(self.gate.suite(self.source)),
             *(column.alias(f"load_{name}") for name, column in place.items()),
@@ -127,14 +130,15 @@ class LoadCheck:
         )
         if report.verdict == "refused":
             raise RefusedLoadError(
-                f"{report.load} is refused: {'; '.join(faults)}; nothing of it was landed (see {path}.html): correct it, or the suite "
-                f"('anabranch quality {report.project} {self.source.name}'), or land it all the same with ANABRANCH__QUALITY__MODE=warn"
+                f"{report.load} is refused: {'; '.join(faults)}; nothing of it was landed (see {path}.html): "
+                f"correct it, or the suite ('anabranch quality {report.project} {self.source.name}'), "
+                "or land it all the same with ANABRANCH__QUALITY__MODE=warn"
             )
         return LoadVerdict(report=f"{path}.html", rows=report.rows, bad=report.bad, unmet=(*faults, *unmet))
 
 
 def reports(spark: SparkSession, lake: Lake, project: Project, most: int) -> list[dict[str, Any]]:
-    """The gate's newest reports, newest first, of every source: what `Report` has, and where its page is as `report`."""
+    """The newest reports of every source, newest first: the fields of `Report`, and its page as `report`."""
     found = []
     for source in project.sources.values():
         folder = lake.reports(project, source)
@@ -148,7 +152,7 @@ def reports(spark: SparkSession, lake: Lake, project: Project, most: int) -> lis
 
 
 def _faults(outcomes: Sequence[Outcome], rows: int, bad: int, most: float) -> list[str]:
-    """Why a load should not land."""
+    """The reasons for which a load should not land."""
     found = []
     if rows and bad / rows > most:
         found.append(
@@ -163,7 +167,10 @@ def _faults(outcomes: Sequence[Outcome], rows: int, bad: int, most: float) -> li
 
 @contextmanager
 def _without_connect() -> Iterator[None]:
-    """Spark's client for remote servers ends a process that runs `python -c` when its own packages are missing; nobody needs it here."""
+    """Hide Spark's client for remote servers from imports.
+
+    It ends a process that runs `python -c` when its own packages are missing, and is not needed here.
+    """
     name = "pyspark.sql.connect"
     if name in sys.modules:
         yield
@@ -176,7 +183,7 @@ def _without_connect() -> Iterator[None]:
 
 
 def judge_measures(suite: Suite, found: Mapping[str, Any]) -> list[Outcome]:
-    """Great Expectations' verdict on what was measured of a load (`stores.conditions.measures`), by expectation."""
+    """Great Expectations' verdict on the measures of a load (events/conditions.py), by expectation."""
     with _without_connect():
         from great_expectations.expectations import core
 
@@ -297,7 +304,10 @@ def _load_name(found: Mapping[str, Any]) -> str:
 
 
 def _file_name(found: Mapping[str, Any], report: Report) -> str:
-    """The same for a load that is repeated as it was. Micro-batches without a fault share one a day: a topic never ends."""
+    """The name of a report's file, which a load that is repeated overwrites.
+
+    Micro-batches without a fault share one file a day, since a topic never ends.
+    """
     day = _arrival(found).strftime("%Y%m%d")
     if found["load_topic"] and report.verdict == "accepted":
         return f"{day}T-accepted"

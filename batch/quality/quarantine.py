@@ -1,13 +1,14 @@
-"""Quarantine: the rows that could not be used, and their replay once the declaration, the suite or the time allows it.
+"""Quarantine: rows that could not be used, and their replay once declaration, suite or time allow it.
 
-A replayed row becomes an event like that of a file that arrives at the moment of the replay, since whoever owed it by its
-first arrival has run already: the batch takes it with its next build. Where it came from first stays in its `_file`:
+A replayed row becomes an event like that of a file that arrives at the moment of the replay, since whoever
+owed it by its first arrival has run already: the batch takes it with its next build. Where it came from first
+stays in its `_file`:
 
     quarantine:<identity of the row>?topic=exams&partition=0&offset=17&first=<arrival in microseconds>
     quarantine:<identity of the row>?file=%2Fdata%2Fa.csv&offset=3&first=<arrival in microseconds>&set=age
 
-That event is also the record that the row is resolved: both are one commit, so there is no state between them, and the
-quarantine itself is never changed.
+That event is also the record that the row is resolved: both are one commit, so there is no state between
+them, and the quarantine itself is never changed.
 """
 
 import csv
@@ -58,8 +59,8 @@ class Replayed:
 class ReplayChoice:
     """Which rows are replayed, and with what changes.
 
-    `reason`: only rows with this text in their reason. `changes`: SQL expressions by column, over the row's cells as
-    texts, that replace what the row says.
+    `reason`: only rows with this text in their reason. `changes`: SQL expressions by column, over the row's
+    cells as texts, that replace what the row says.
     """
 
     reason: str = ""
@@ -84,7 +85,7 @@ def replay(
     gate: QualityGate | None = None,
     choice: ReplayChoice | None = None,
 ) -> Replayed:
-    """Judge the source's quarantined rows again by today's rules, land each that is good now, once; the others stay.
+    """Judge quarantined rows again by today's rules and land each good one once; the others stay.
 
     A replay that was stopped at any moment goes on with what is left when it is run again.
     """
@@ -113,7 +114,8 @@ def replay(
         load.drop()
     elif not load.commit({app_id: number}):
         raise AnabranchError(
-            f"another replay of {project.name}.{source.name} ran at the same time, and this one landed nothing: run it again"
+            f"another replay of {project.name}.{source.name} ran at the same time, "
+            "and this one landed nothing: run it again"
         )
     bad = total - load.rows
     log.info("replayed project=%s source=%s landed=%d bad=%d", project.name, source.name, load.rows, bad)
@@ -121,7 +123,7 @@ def replay(
 
 
 def _landed(spark: SparkSession, lake: Lake, project: Project, source: Source) -> DataFrame:
-    """Identities of the rows that replays have landed. Delta's statistics of `_file` spare reading any other file."""
+    """Identities of the rows that replays have landed. Delta's statistics of `_file` skip all other files."""
     events = lake.events(spark, project, source).where(F.col("_file").startswith(PREFIX))
     return events.select(F.substring("_file", len(PREFIX) + 1, _IDENTITY).alias("id"))
 
@@ -159,11 +161,15 @@ def _declared_header(source: Source) -> Column:
 
 
 def _parsed(raw: DataFrame, source: Source, changes: Mapping[str, str]) -> DataFrame:
-    """Typed events of quarantined rows: messages by the source's format, rows of CSV files by their headers, others as JSON."""
+    """Typed events of quarantined rows.
+
+    Messages are read in the source's format, rows of CSV files by their headers, other rows as JSON.
+    """
     kinds = raw.select("_is_message", "_header").distinct().limit(_MOST_HEADERS + 1).collect()
     if len(kinds) > _MOST_HEADERS:
         raise AnabranchError(
-            f"rows of more than {_MOST_HEADERS} different CSV headers are to be replayed: choose fewer with --reason"
+            f"rows of more than {_MOST_HEADERS} different CSV headers are to be replayed: "
+            "choose fewer with --reason"
         )
     parsed = []
     for is_message, header in [tuple(kind) for kind in kinds] or [(True, None)]:  # no rows are an empty frame

@@ -1,4 +1,4 @@
-"""The reasons for which rows are in quarantine: their kinds, what each means and what to do about it."""
+"""The reasons for which rows are in quarantine: their kinds, meanings and remedies."""
 
 import re
 from dataclasses import dataclass
@@ -19,14 +19,17 @@ _VARYING = (
 
 @dataclass(frozen=True, kw_only=True)
 class Explained:
-    """A kind of reason: what it means and what to do; `replays`: can a replay ever take such a row as it is?"""
+    """A kind of reason: its meaning and remedy; `replays`: a replay may take such a row unchanged."""
 
     means: str
     do: str
     replays: bool = True
 
 
-_AGAIN = "correct it where it comes from and send it again under its id: what was kept here is not the row as it was"
+_AGAIN = (
+    "correct it where it comes from and send it again under its id: "
+    "what was kept here is not the row as it was"
+)
 _SET = "or replay with --set COLUMN=EXPRESSION"
 _TYPES = "|".join(type_names())
 # By pattern: what it means, what to do. The first that is found counts.
@@ -83,20 +86,20 @@ _OTHER = Explained(means="a rule of another version", do="replay it: it is judge
 
 
 def kind(reason: Column) -> Column:
-    """A reason without what differs from row to row, to count by."""
+    """A reason without its parts that differ from row to row, for counting."""
     for pattern, instead in _VARYING:
         reason = F.regexp_replace(reason, pattern, instead)
     return reason
 
 
 def replayable(reason: Column, raw: Column) -> Column:
-    """Can the row be judged again, its text being what it was?"""
+    """Whether the row can be judged again, because its text was kept unchanged."""
     lost = reason.rlike("|".join(pattern for pattern, _, _ in _LOST))
     return raw.isNotNull() & ~lost & (F.octet_length(raw) < LONGEST_EVENT)
 
 
 def explain(reason: str) -> Explained:
-    """What a reason, or a kind of reason, means; of several at once, one of them."""
+    """The explanation of a reason or a kind of reason; of several reasons, one is explained."""
     for patterns, replays in ((_LOST, False), (_KEPT, True)):
         for pattern, means, do in patterns:
             if re.search(pattern, reason):

@@ -25,7 +25,7 @@ _RFC_4180 = {
 
 @dataclass(frozen=True)
 class CsvDecoder(Decoder):
-    """Lines of CSV, parsed by Spark's own columns. `header`: their columns in order, by default those of the source."""
+    """Lines of CSV, parsed by Spark's own columns. `header` names the columns, by default the source's."""
 
     header: tuple[str, ...] = ()
 

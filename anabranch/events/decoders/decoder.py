@@ -1,7 +1,7 @@
 """The seam of wire formats: what a decoder is, and which one reads a source.
 
-A new format is one class, registered by `register_format` (anabranch/declare/wire_formats.py). It extends `Decoder`
-when Spark has columns that parse it, or `MessageDecoder` when Python reads one message at a time.
+A new format is one class, registered by `register_format` (anabranch/declare/wire_formats.py). It extends
+`Decoder` when Spark has columns that parse it, or `MessageDecoder` when Python reads one message at a time.
 """
 
 import datetime
@@ -31,19 +31,20 @@ class Decoder(ABC):
     def cells(self, source: Source, raw: DataFrame) -> DataFrame:
         """The cells of raw events, for `read_cells` (anabranch/events/judging.py).
 
-        `raw` has `value` STRING, the bytes of a message unchanged, and the lake's columns. The result has every column of
-        the source, as text or of its declared type, the lake's columns, `_raw` STRING (what quarantine keeps and a replay
-        reads again) and `_fault` STRING, the reason for which a whole event is broken, else NULL.
+        `raw` has `value` STRING, the bytes of a message unchanged, and the lake's columns. The result has
+        every column of the source, as text or of its declared type, the lake's columns, `_raw` STRING (what
+        quarantine keeps and a replay reads again) and `_fault` STRING, the reason for which a whole event is
+        broken, or NULL.
         """
 
     def encode(self, source: Source, event: Mapping[str, object]) -> bytes:
-        """An event that came as JSON, as one message; JSON itself is published as it came, see events/encoding.py.
+        """One message for an event that came as JSON. Raises MisuseError unless the format overrides this.
 
-        Raises MisuseError unless the format says how.
+        A source of JSON never needs it: its events are published as they came (anabranch/events/encoding.py).
         """
         raise MisuseError(
-            f"source {source.name!r} has the format {source.format!r}, which Anabranch only reads: publish its events "
-            f"to the topic {source.topic!r} with a producer of your own"
+            f"source {source.name!r} has the format {source.format!r}, which Anabranch only reads: "
+            f"publish its events to the topic {source.topic!r} with a producer of your own"
         )
 
 
@@ -52,10 +53,10 @@ class MessageDecoder(Decoder):
 
     @abstractmethod
     def decode(self, value: bytes) -> Mapping[str, object]:
-        """The values of one message by field; a field that is missing is NULL. Raises EventError with the reason.
+        """The values of one message by field; a missing field is NULL. Raises EventError with the reason.
 
-        Other errors are reported as a message that does not decode. Values may be texts, numbers, booleans, dates,
-        times, bytes, or lists and mappings of them.
+        Any other error is reported as a malformed message. Values may be texts, numbers, booleans, dates,
+        times, bytes, or lists and mappings.
         """
 
     def cells(self, source: Source, raw: DataFrame) -> DataFrame:
@@ -126,7 +127,7 @@ def short(value: Column) -> Column:
 
 
 def table_cells(source: Source, rows: DataFrame) -> DataFrame:
-    """The cells of rows that have columns already, those of Parquet files or of a table: no decoder is needed.
+    """The cells of rows that have columns already, as Parquet files and tables do.
 
     Raises EventError when a column of the source is nested.
     """
@@ -136,7 +137,8 @@ def table_cells(source: Source, rows: DataFrame) -> DataFrame:
         kind = found[column.name]
         if kind.startswith(("struct", "array", "map")):
             raise EventError(
-                f"column {column.name!r} is {kind}, which is no single value: nothing was landed; write it as {column.type}"
+                f"column {column.name!r} is {kind}, which is no single value: "
+                f"nothing was landed; write it as {column.type}"
             )
         typed = named(column.name)
         cells.append(typed if kind == column.type.spark.lower() else typed.cast("string").alias(column.name))

@@ -1,4 +1,4 @@
-"""JSON: one object a message or line. Fields that are not declared are ignored, those that are missing are NULL."""
+"""JSON: one object a message or line. Undeclared fields are ignored, missing ones are NULL."""
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -16,10 +16,10 @@ class JsonDecoder(Decoder):
     """JSON objects, parsed by Spark's own columns."""
 
     def cells(self, source: Source, raw: DataFrame) -> DataFrame:
-        """Numbers, objects and arrays become their JSON text; numbers of DECIMAL columns keep all their digits."""
+        """Numbers, objects and arrays become JSON text; numbers of DECIMAL columns keep all their digits."""
         value = F.col("value")
         fields = ", ".join(f"`{column.name}`: STRING" for column in source.columns)
-        # As an array, so that a second object or an array of events in one text is seen and not silently dropped.
+        # Parsed as an array, so that a second object or an array of events is not silently dropped.
         array = F.concat(F.lit("["), short(value), F.lit("]"))
         objects = F.from_json(array, f"ARRAY<STRUCT<{fields}>>", _STRICT)
         exact = [column for column in source.columns if column.type.decimal]

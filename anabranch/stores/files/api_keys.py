@@ -1,8 +1,11 @@
-"""API keys in one file: who may do what with which project. Only hashes of secrets are kept; a key is shown once, when it is made.
+"""API keys in one file: which caller has which rights to which project.
+
+Only hashes of secrets are kept; a key is shown once, when it is made.
 
     anb_<id>_<secret>      what a caller sends; the id names the entry, the secret (256 random bits) proves it
 
-The file is replaced whole, readable by its owner only. Several servers may share it; each looks at it again and again.
+The file is replaced whole, readable by its owner only. Several servers may share it; each looks at it again
+and again.
 """
 
 import fcntl
@@ -19,9 +22,9 @@ from anabranch.errors import AnabranchError, MisuseError
 
 ALL = "*"
 RIGHTS = ("predict", "features", "scores", "events", "catalogue", "metrics")
-"""What a key can be good for."""
+"""The rights that a key can have."""
 READING = ("predict", "features", "scores", "catalogue")
-"""What it is good for when nothing is said."""
+"""The rights of a key by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +40,7 @@ class ApiKey:
     hash: str = field(repr=False)
 
     def proves(self, secret: str) -> bool:
-        """Whether `secret` is this key's, compared in a time that tells nothing."""
+        """Whether `secret` is this key's, compared in constant time."""
         return hmac.compare_digest(self.hash, _hash(secret))
 
 
@@ -58,7 +61,8 @@ class ApiKeys:
             return {}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise AnabranchError(
-                f"the file of API keys {self.file} cannot be read ({type(error).__name__}): restore it, or remove it and make keys anew"
+                f"the file of API keys {self.file} cannot be read ({type(error).__name__}): "
+                "restore it, or remove it and make keys anew"
             ) from error
 
     def add(
@@ -70,7 +74,7 @@ class ApiKeys:
         name: str = "",
         expires: int | None = None,
     ) -> tuple[ApiKey, str]:
-        """Make a key; returns its entry and the text to send, which is nowhere kept."""
+        """Make a key; returns its entry and the text to send, which is not kept anywhere."""
         unknown = [right for right in rights if right not in RIGHTS]
         if unknown or not rights:
             raise MisuseError(
@@ -91,7 +95,7 @@ class ApiKeys:
         return entry, f"anb_{ident}_{secret}"
 
     def revoke(self, project: str, ident: str) -> None:
-        """Forget a key of the project."""
+        """Revoke a key of the project. Raises MisuseError when the project has no such key."""
         with self._changing():
             known = self.read()
             if ident not in known or known[ident].project != project:
@@ -102,7 +106,7 @@ class ApiKeys:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """One change at a time: two at once would lose one of them, and a revoked key must not come back."""
+        """One change at a time: of two at once, one would be lost and a revoked key could come back."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with self.file.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -118,7 +122,7 @@ class ApiKeys:
 
 
 def parse(text: str) -> tuple[str, str] | None:
-    """Id and secret of what a caller sent; None when it has not the form of a key."""
+    """The id and the secret of a key as a caller sends it; None for a text of another form."""
     parts = text.split("_", 2)
     return (parts[1], parts[2]) if len(parts) == 3 and parts[0] == "anb" else None
 

@@ -1,6 +1,7 @@
-"""Files wherever they lie: below a path of this machine, or at a URL of any file system that Hadoop knows (hdfs://, s3a://).
+"""Files on this machine, and at URLs of every file system that Hadoop knows (hdfs://, s3a://).
 
-This machine's files are read without a JVM; all others through the session's own Hadoop, with its configuration.
+This machine's files are read without a JVM; all others through the session's own Hadoop, with its
+configuration.
 """
 
 import glob
@@ -21,7 +22,7 @@ _GLOB = re.compile(r"([\[\]{}*?\\])")
 
 @dataclass(frozen=True, kw_only=True)
 class FoundFile:
-    """A file that was found: `path` is absolute and without a scheme, or a URL; `modified` in milliseconds."""
+    """A file: `path` is absolute and without a scheme, or a URL; `modified` is in milliseconds since 1970."""
 
     path: str
     size: int
@@ -37,45 +38,44 @@ class Files(Protocol):
     """One kind of file system."""
 
     def find(self, pattern: str) -> tuple[list[FoundFile], bool]:
-        """The files that a path, a folder (all below it) or a glob names, in order; and whether it named a folder or glob."""
+        """The files of a path, folder (all below it) or glob, in order; whether it is a folder or glob."""
         ...
 
     def look(self, path: str) -> FoundFile | None:
-        """The file as it is now; None when it is gone."""
+        """The file as it is now; None when it does not exist."""
         ...
 
     def start(self, path: str, most: int) -> bytes:
-        """The first bytes of a file, at most so many; raises OSError when it cannot be read."""
+        """The first bytes of a file, at most `most`. Raises OSError when it cannot be read."""
         ...
 
     def remove(self, paths: Sequence[str]) -> None:
-        """Remove files, or folders with all below them; one that is not there is as good."""
+        """Remove files, and folders with all below them; a missing one is no error."""
         ...
 
 
 def files_at(path: str, spark: SparkSession | None) -> Files:
-    """What reads `path`; a URL needs a session."""
+    """The file system of `path`; a URL needs a session."""
     if is_local(path) or spark is None:
-        return LocalFiles()
-    return HadoopFiles(spark)
+        return _LocalFiles()
+    return _HadoopFiles(spark)
 
 
 def is_local(path: str) -> bool:
-    """Does the path lie on this machine?"""
+    """Whether the path lies on this machine."""
     return "://" not in path or path.startswith("file://")
 
 
 def spark_path(path: str) -> str:
-    """The path for Spark's readers: glob signs in it are only signs, and a cluster's default file system stays out of it."""
+    """The path for Spark's readers: glob characters escaped, the local file system named explicitly."""
     escaped = _GLOB.sub(r"\\\1", path)
     return escaped if "://" in path else f"file://{escaped}"
 
 
-class LocalFiles:
+class _LocalFiles:
     """This machine's files."""
 
     def find(self, pattern: str) -> tuple[list[FoundFile], bool]:
-        """See Files."""
         path = Path(_plain(pattern))
         if path.is_dir():
             below = sorted(
@@ -90,16 +90,13 @@ class LocalFiles:
         return [_found(each) for each in matches if each.is_file()], True
 
     def look(self, path: str) -> FoundFile | None:
-        """See Files."""
         return _found(Path(path)) if Path(path).is_file() else None
 
     def start(self, path: str, most: int) -> bytes:
-        """See Files."""
         with Path(path).open("rb") as content:
             return content.read(most)
 
     def remove(self, paths: Sequence[str]) -> None:
-        """See Files."""
         for path in map(Path, map(_plain, paths)):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -107,14 +104,13 @@ class LocalFiles:
                 path.unlink(missing_ok=True)
 
 
-class HadoopFiles:
+class _HadoopFiles:
     """Files at URLs."""
 
     def __init__(self, spark: SparkSession) -> None:
         self.spark = spark
 
     def find(self, pattern: str) -> tuple[list[FoundFile], bool]:
-        """See Files."""
         system, place = hadoop(self.spark, pattern)
         named = (
             [system.getFileStatus(place)]
@@ -134,12 +130,10 @@ class HadoopFiles:
         return [found[path] for path in sorted(found)], not (len(named) == 1 and named[0].isFile())
 
     def look(self, path: str) -> FoundFile | None:
-        """See Files."""
         system, place = hadoop(self.spark, path)
         return _status(system.getFileStatus(place)) if hadoop_exists(system, place) else None
 
     def start(self, path: str, most: int) -> bytes:
-        """See Files."""
         system, place = hadoop(self.spark, path)
         stream = system.open(place)
         try:
@@ -148,7 +142,6 @@ class HadoopFiles:
             stream.close()
 
     def remove(self, paths: Sequence[str]) -> None:
-        """See Files."""
         for path in paths:
             system, place = hadoop(self.spark, path)
             system.delete(place, True)
@@ -162,7 +155,10 @@ def hadoop(spark: SparkSession, path: str) -> tuple[Any, Any]:
 
 
 def hadoop_exists(system: Any, place: Any) -> bool:
-    """Is there a file or folder at a path? Below a file there is none, which local files and HDFS call different errors."""
+    """Whether a file or folder exists at a path.
+
+    Below a file nothing exists, for which local files and HDFS raise different errors.
+    """
     try:
         return bool(system.exists(place))
     except Py4JJavaError as error:

@@ -1,6 +1,7 @@
-"""Files in HDFS from any machine, by WebHDFS: no JVM, no Hadoop installation. What is put or got appears whole or not at all.
+"""Files in HDFS from any machine, by WebHDFS, without a JVM or a Hadoop installation.
 
-A transfer goes to a hidden name beside its target, is measured, and takes the target's name by one rename.
+A transfer appears whole or not at all: it goes to a hidden name beside its target, is measured, and takes the
+target's name by one rename.
 """
 
 import getpass
@@ -43,7 +44,7 @@ class Hdfs:
     settings: FileSettings
 
     def path(self, text: str) -> str:
-        """The path that `text` names; raises MisuseError for one that is relative, of another HDFS, or not plain."""
+        """The path that `text` names. Raises MisuseError for a relative path and for another HDFS."""
         path = text
         if "://" in text:
             url = urlparse(text)
@@ -54,12 +55,14 @@ class Hdfs:
                     else "none (set files.namenode)"
                 )
                 raise MisuseError(
-                    f"{text} is not in the HDFS of the settings ({ours}): give one of its addresses, or a path such as /data/events.csv"
+                    f"{text} is not in the HDFS of the settings ({ours}): "
+                    "give one of its addresses, or a path such as /data/events.csv"
                 )
             path = text.split("://", 1)[1].removeprefix(url.netloc) or "/"
         if not path.startswith("/"):
             raise MisuseError(
-                f"{text!r} does not begin with '/': name files in HDFS from the root, such as /data/events.csv"
+                f"{text!r} does not begin with '/': "
+                "name files in HDFS from the root, such as /data/events.csv"
             )
         # '#LATEST' means something else to the client; ':' is refused by HDFS itself.
         if any(part in ("..", ".") for part in path.split("/")) or re.search(r"[\x00-\x1f:]|#LATEST", path):
@@ -76,7 +79,7 @@ class Hdfs:
         return None if found is None else _entry(path, found)
 
     def entries(self, path: str) -> list[Entry]:
-        """A folder's entries by name, or the file itself; raises AnabranchError when there is nothing."""
+        """A folder's entries by name, or the file itself. Raises AnabranchError without one."""
         found = self._existing(path)
         if not found.folder:
             return [found]
@@ -88,9 +91,9 @@ class Hdfs:
         )
 
     def put(self, local: Path, path: str, progress: Progress, *, replace: bool = False) -> list[Entry]:
-        """Put a local file or folder; into `path` when that is a folder, else under this name. Returns the files.
+        """Put a local file or folder into the folder `path`, or under this name. Returns the files.
 
-        A file that is there is replaced only when asked for; a folder never is.
+        An existing file is replaced only with `replace`; a folder never is.
         """
         if not local.exists():
             raise MisuseError(f"there is no file or folder {local} on this machine: check the path")
@@ -117,9 +120,9 @@ class Hdfs:
         return self._files_below(self._existing(target))
 
     def get(self, path: str, local: Path, progress: Progress, *, replace: bool = False) -> list[Path]:
-        """Get a file or folder; into `local` when that is a folder, else under this name. Returns the files.
+        """Get a file or folder into the folder `local`, or under this name. Returns the files.
 
-        A file that is there is replaced only when asked for; a folder never is.
+        An existing file is replaced only with `replace`; a folder never is.
         """
         found = self._existing(path)
         target = local / posixpath.basename(found.path) if local.is_dir() else local
@@ -152,7 +155,7 @@ class Hdfs:
         return [target / name for name in names]
 
     def remove(self, path: str, *, recursive: bool = False) -> None:
-        """Remove a file, an empty folder, or, when asked for, a folder with all that is in it."""
+        """Remove a file or an empty folder; with `recursive` a folder and everything in it."""
         found = self._existing(path)
         if found.path == "/":
             raise MisuseError("the root of HDFS is not removed: name what lies below it")
@@ -162,14 +165,14 @@ class Hdfs:
             self._client.delete(found.path, recursive=recursive)
 
     def make_folder(self, path: str) -> None:
-        """Make a folder and those above it; nothing happens when it is there."""
+        """Make a folder and its parents, unless it exists."""
         self._make_folder(self.path(path))
 
     def _existing(self, path: str) -> Entry:
         found = self.entry(path)
         if found is None:
             raise AnabranchError(
-                f"there is nothing at {self.path(path)} in HDFS: 'anabranch files ls' shows what there is"
+                f"{self.path(path)} does not exist in HDFS: 'anabranch files ls' lists its files"
             )
         return found
 
@@ -203,8 +206,9 @@ class Hdfs:
             raise
         there = self.entry(path)
         if there is None or there.size != size:
+            arrived = 0 if there is None else there.size
             raise UnavailableError(
-                f"{source} did not arrive whole in HDFS ({0 if there is None else there.size:,} of {size:,} bytes): try again"
+                f"{source} did not arrive whole in HDFS ({arrived:,} of {size:,} bytes): try again"
             )
         return done + size
 
@@ -236,7 +240,10 @@ class Hdfs:
             self._client._rename(source, destination=target, renameoptions="OVERWRITE" if replace else "NONE")  # noqa: SLF001
 
     def _await(self, path: str) -> None:
-        """Wait for the file of a transfer that was cut off: HDFS makes it a moment after it was asked to, and only then can it be removed."""
+        """Wait until HDFS has created the file of a transfer that was cut off.
+
+        HDFS creates it a moment after the request, and only then can it be removed.
+        """
         deadline = time.monotonic() + _PATIENCE_SECONDS
         try:
             while self.entry(path) is None and time.monotonic() < deadline:
@@ -245,7 +252,7 @@ class Hdfs:
             return
 
     def _forget(self, draft: str) -> None:
-        """Remove what a failed transfer left; that it failed is the error to tell, not this."""
+        """Remove what a failed transfer left; an error here must not hide that of the transfer."""
         try:
             with self._asking(draft):
                 self._client.delete(draft, recursive=True)
@@ -268,8 +275,9 @@ class Hdfs:
             yield
         except HdfsError as error:
             text = (str(error.message or error).splitlines() or [""])[0]
+            user = self.settings.user or getpass.getuser()
             raise AnabranchError(
-                f"HDFS refuses {path} ({text}): check the path and the rights of user {self.settings.user or getpass.getuser()!r}"
+                f"HDFS refuses {path} ({text}): check the path and the rights of user {user!r}"
             ) from error
         except RequestException as error:
             why = (
@@ -278,12 +286,13 @@ class Hdfs:
                 else f"broke off ({type(error).__name__})"
             )
             raise UnavailableError(
-                f"HDFS at {self.settings.webhdfs} {why}: check files.webhdfs and that it runs (anabranch up --with hdfs)"
+                f"HDFS at {self.settings.webhdfs} {why}: "
+                "check files.webhdfs and that it runs (anabranch up --with hdfs)"
             ) from error
 
 
 def file_settings(url: str) -> tuple[FileSettings, str]:
-    """The HDFS and the path that a `webhdfs://[user@]host:port/path` address names; `swebhdfs://` is over TLS."""
+    """The HDFS and the path of an address `webhdfs://[user@]host:port/path`; `swebhdfs://` is over TLS."""
     parsed = urlparse(url)
     scheme = "https" if parsed.scheme == "swebhdfs" else "http"
     return FileSettings(

@@ -1,4 +1,4 @@
-"""Reports of the quality gate as the server reads them, without a JVM: from a folder of this machine, or over WebHDFS."""
+"""Reports of the quality gate, read without a JVM: from a folder of this machine, or over WebHDFS."""
 
 import json
 import re
@@ -19,13 +19,13 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 @dataclass(frozen=True, kw_only=True)
 class Reports:
-    """The reports below a lake's root; `names` never leave their folder."""
+    """The reports below a lake's root; a name never leads out of its folder."""
 
     lake: LakeSettings
     files: FileSettings
 
     def latest(self, project: Project, most: int) -> list[dict[str, Any]]:
-        """The newest reports of all sources, newest first: what the gate found, and `name`, by which `page` finds the page."""
+        """The newest reports of all sources, newest first; `name` is what `page` takes."""
         found = []
         for source in project.sources:
             names = [
@@ -77,6 +77,7 @@ def _local(path: str) -> Path:
     url = urlparse(path)
     if url.scheme not in ("", "file"):
         raise UnavailableError(
-            f"reports at {url.scheme}:// addresses are not read by the REST server: 'anabranch quality' lists them"
+            f"reports at {url.scheme}:// addresses are not read by the REST server: "
+            "'anabranch quality' lists them"
         )
     return Path(url.path if url.scheme else path)

@@ -1,9 +1,11 @@
 """Increments: what each build added to the state that a batch keeps, in Delta tables below the lake's root.
 
-    <root>/<project>/states/<name>     one table a state, partitioned by `build`, the batch version that wrote the rows
+    <root>/<project>/states/<name>     one table a state, partitioned by `build`, the batch version that wrote
+    the rows
 
-A manifest lists the builds that make up a state. Rows of other builds are never read: they belong to a build that was
-cut off or is still under way, so nothing needs to be taken back, and cleaning can wait until the next build is current.
+A manifest lists the builds that make up a state. Rows of other builds are never read: they belong to a build
+that was cut off or is still under way, so nothing needs to be taken back, and cleaning can wait until the
+next build is current.
 """
 
 from collections.abc import Iterable
@@ -17,7 +19,7 @@ from anabranch.stores.lake.staging import snapshot
 
 
 def write_increment(lake: Lake, project: str, name: str, frame: DataFrame, build: int) -> int:
-    """Append the rows of a build; returns how many. A build's number is its own, so nothing is ever written twice."""
+    """Append the rows of a build; returns how many. A build's number is unique: nothing is written twice."""
     counted = Observation()
     rows = frame.withColumn("build", F.lit(build).cast("bigint")).observe(
         counted, F.count(F.lit(1)).alias("rows")
@@ -39,7 +41,7 @@ def read_increments(
 
 
 def builds_there(spark: SparkSession, lake: Lake, project: str, name: str) -> set[int]:
-    """Builds that have rows in the table, by its log alone."""
+    """Builds that have rows in the table, read from its log alone."""
     found = snapshot(spark, lake.state_path(project, name))
     if found is None:
         return set()
@@ -55,9 +57,8 @@ def drop_increments(spark: SparkSession, lake: Lake, project: str, name: str, bu
     asked = set(builds)
     gone = sorted(asked & builds_there(spark, lake, project, name)) if asked else []
     if gone:
-        spark.sql(
-            f"DELETE FROM delta.`{lake.state_path(project, name)}` WHERE build IN ({', '.join(map(str, gone))})"
-        ).collect()
+        table, listed = lake.state_path(project, name), ", ".join(map(str, gone))
+        spark.sql(f"DELETE FROM delta.`{table}` WHERE build IN ({listed})").collect()
 
 
 def states_there(spark: SparkSession, lake: Lake, project: str) -> list[str]:

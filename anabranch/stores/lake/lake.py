@@ -1,14 +1,15 @@
 """The lake: every event as it came, append-only, in Delta tables below one root.
 
-    <root>/<project>/events/<source>                good events: source columns and lake columns, partitioned by `_date`
-    <root>/<project>/quarantine/<source>            bad rows: their text and the reason
+    <root>/<project>/events/<source>                good events: source columns and lake columns, partitioned
+    by `_date` <root>/<project>/quarantine/<source>            bad rows: their text and the reason
     <root>/<project>/checkpoints/<source>/<topic>   how far the source's topic has been landed
     <root>/<project>/quality/<source>/              reports of the quality gate, a page a load
     <root>/<project>/states/<name>                  what builds keep, see increments.py
 
 Predictions that serving published are events of a source of their own, see predictions.py.
 
-An append is named by (app id, version): the same name again changes nothing, so whoever was cut off just repeats.
+An append is named by (app id, version): the same name again changes nothing, so whoever was cut off just
+repeats.
 """
 
 from collections.abc import Mapping
@@ -39,11 +40,11 @@ LARGE = 2**26
 """Bytes of a table from which on finding copies first is faster than sorting everything."""
 CHANGE_FEED = "delta.enableChangeDataFeed"
 READABLE_FROM = "anabranch.readableFrom"
-"""Property of a table of events: its first version that can be read, after an erasure removed the files of those before."""
+"""Property of a table of events: its first version whose files an erasure has not removed."""
 
 
 class FeedError(AnabranchError):
-    """What was appended to a table since a version cannot be told."""
+    """The rows appended to a table since a version are not known."""
 
 
 class Lake:
@@ -53,31 +54,32 @@ class Lake:
         self.settings = settings
 
     def path(self, project: Project, source: Source) -> str:
-        """Where the source's events are."""
+        """The path of the source's events."""
         return self._below(project, "events", source)
 
     def checkpoint(self, project: Project, source: Source) -> str:
-        """Where landing notes how far the source's topic has been read."""
+        """The path of the checkpoint that says how far the source's topic was landed."""
         return f"{self._below(project, 'checkpoints', source)}/{source.topic}"
 
     def reports(self, project: Project, source: Source) -> str:
-        """Where the quality gate keeps its reports."""
+        """The folder of the quality gate's reports."""
         return self._below(project, "quality", source)
 
     def quarantine_path(self, project: Project, source: Source) -> str:
-        """Where the source's bad rows are."""
+        """The path of the source's bad rows."""
         return self._below(project, "quarantine", source)
 
     def state_path(self, project: str, name: str) -> str:
-        """Where a state that builds keep is."""
+        """The path of a state that builds keep."""
         return f"{self.settings.root.rstrip('/')}/{project}/states/{name}"
 
     def events(
         self, spark: SparkSession, project: Project, source: Source, *, version: int | None = None
     ) -> DataFrame:
-        """All landed events, duplicates included, typed as declared: what was not declared yet when a row came is NULL.
+        """All landed events, duplicates included, typed as declared.
 
-        Without a table there are none; `version` reads the table as it was.
+        A column that was not declared when a row landed is NULL in it. Without a table there are no events;
+        `version` reads the table as it was.
         """
         table = _load(spark, self.path(project, source), version)
         return _nothing(spark, _declared(source)) if table is None else _as_declared(table, source)
@@ -87,7 +89,8 @@ class Lake:
     ) -> DataFrame:
         """The events appended after one version of the table up to another, typed as declared.
 
-        Raises FeedError, with the reason alone as its text, when that cannot be told or when rows went or changed.
+        Raises FeedError, with the reason alone as its text, when that cannot be told or when rows went or
+        changed.
         """
         if after == version:
             return _nothing(spark, _declared(source))
@@ -101,13 +104,12 @@ class Lake:
             raise FeedError(f"what was appended to {source.name!r} is no longer known") from error
 
     def ensure_feeds(self, spark: SparkSession, project: Project) -> None:
-        """Make every table tell what is appended from now on: those made before this version of Anabranch do not."""
+        """Turn on the change feed of tables that earlier versions of Anabranch made without one."""
         for source in project.sources.values():
             found = snapshot(spark, self.path(project, source))
             if found is not None and not found.metadata().configuration().contains(CHANGE_FEED):
-                spark.sql(
-                    f"ALTER TABLE delta.`{self.path(project, source)}` SET TBLPROPERTIES ({CHANGE_FEED} = true)"
-                )
+                table = self.path(project, source)
+                spark.sql(f"ALTER TABLE delta.`{table}` SET TBLPROPERTIES ({CHANGE_FEED} = true)")
 
     def distinct_events(
         self, spark: SparkSession, project: Project, versions: Mapping[str, int] | None = None
@@ -135,9 +137,11 @@ class Lake:
         )
 
     def predictions(self, spark: SparkSession, project: Project, since: datetime | None = None) -> DataFrame:
-        """The landed predictions of the project, each once, made at or after `since`: `prediction_id`, `at`, `key` (stored text; NULL
-        without one), `score` DOUBLE, `label`, `model_version`, `batch_version`, `as_of`, `degraded`, and `asked` and `used` as JSON.
-        """  # fmt: skip
+        """The landed predictions of the project, each once, made at or after `since`.
+
+        Columns: `prediction_id`, `at`, `key` (stored text; NULL without one), `score` DOUBLE, `label`,
+        `model_version`, `batch_version`, `as_of`, `degraded`, and `asked` and `used` as JSON.
+        """
         source = predictions_source(project.name)
         events = self.events(spark, project, source)
         if since is not None:
@@ -147,18 +151,22 @@ class Lake:
             )
         answered = F.from_json(
             "answered",
-            "score DOUBLE, label DOUBLE, model_version STRING, batch_version BIGINT, as_of TIMESTAMP, degraded BOOLEAN",
+            "score DOUBLE, label DOUBLE, model_version STRING, batch_version BIGINT, as_of TIMESTAMP, "
+            "degraded BOOLEAN",
         )
-        return distinct(source, events).select("prediction_id", "at", _asked_key(project.keys).alias("key"), answered.alias("_a"), "asked", "used").select(
-            "prediction_id", "at", "key", "_a.*", "asked", "used"
-        )  # fmt: skip
+        key = _asked_key(project.keys).alias("key")
+        read = distinct(source, events).select(
+            "prediction_id", "at", key, answered.alias("_a"), "asked", "used"
+        )
+        return read.select("prediction_id", "at", "key", "_a.*", "asked", "used")
 
     def file_ids(
         self, spark: SparkSession, project: Project, source: Source, days: int | None = None
     ) -> DataFrame | None:
         """`_file_id` and `_file_arrival` of the events that were loaded from files; None when there are none.
 
-        Of a large table those of the last `days` alone, counted whenever the frame is read: a stream reads it with every micro-batch.
+        Of a large table those of the last `days` alone, counted whenever the frame is read: a stream reads it
+        with every micro-batch.
         """
         loaded = self.events(spark, project, source).where("_file IS NOT NULL")
         if loaded.isEmpty():
@@ -170,7 +178,7 @@ class Lake:
         )
 
     def quarantine(self, spark: SparkSession, project: Project) -> DataFrame:
-        """All bad rows: source, reason, raw, arrival, file or topic, partition, offset, and header: the first line of the CSV."""
+        """All bad rows, with the columns of QUARANTINE; `header` is the first line of a row's CSV file."""
         tables = [
             _load(spark, self.quarantine_path(project, source), None)
             for source in landed_sources(project).values()
@@ -184,20 +192,20 @@ class Lake:
         )
 
     def last(self, spark: SparkSession, project: Project, source: Source, app_id: str) -> int:
-        """The version of the last append of that name; -1 when there was none."""
+        """The version of the last append under that name; -1 without one."""
         table = snapshot(spark, self.path(project, source))
         found = None if table is None else table.transactions().get(app_id)
         return int(found.get()) if found is not None and found.isDefined() else -1
 
     def versions(self, spark: SparkSession, project: Project) -> dict[str, int]:
-        """Delta version by source; a source that has no table yet is left out."""
+        """Delta's version by source; a source without a table is left out."""
         found = {
             name: snapshot(spark, self.path(project, source)) for name, source in project.sources.items()
         }
         return {name: int(table.version()) for name, table in found.items() if table is not None}
 
     def identities(self, spark: SparkSession, project: Project) -> dict[str, str]:
-        """Delta's identity of each source's table: another one when the table was made anew."""
+        """Delta's identity of each source's table, which changes when the table is created anew."""
         found = {
             name: snapshot(spark, self.path(project, source)) for name, source in project.sources.items()
         }
@@ -208,7 +216,7 @@ class Lake:
 
 
 def _asked_key(names: tuple[str, ...]) -> Column:
-    """The key of a request as stored text: a value where it has one column, an object where it has several."""
+    """The key of a request as stored text; in the request it is a value, or an object of several columns."""
     if len(names) == 1:
         return F.from_json("asked", "key STRING")["key"]
     key = F.from_json("asked", f"key STRUCT<{', '.join(f'`{name}`: STRING' for name in names)}>")["key"]
@@ -236,7 +244,8 @@ def _load(spark: SparkSession, path: str, version: int | None) -> DataFrame | No
         kept = table.metadata().configuration()
         if kept.contains(READABLE_FROM) and version < int(kept.apply(READABLE_FROM)):
             raise AnabranchError(
-                f"version {version} of {path} ended when a key was erased: what was made of it cannot be made again, train or build anew"
+                f"version {version} of {path} ended when a key was erased: "
+                "what was made of it cannot be made again, train or build anew"
             )
     try:
         return spark.read.format("delta").options(**options).load(path)
@@ -253,7 +262,8 @@ def _load(spark: SparkSession, path: str, version: int | None) -> DataFrame | No
             ) from error
         if error.getCondition() == "DELTA_UNSUPPORTED_TIME_TRAVEL_BEYOND_DELETED_FILE_RETENTION_DURATION":
             raise AnabranchError(
-                f"version {version} of {path} is older than upkeep keeps ([upkeep] history): ask for a later one"
+                f"version {version} of {path} is older than upkeep keeps ([upkeep] history): "
+                "ask for a later one"
             ) from error
         raise AnabranchError(f"the lake at {path} cannot be read: {_first_line(error)}") from error
 

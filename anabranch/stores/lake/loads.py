@@ -1,8 +1,9 @@
-"""A load on its way into the lake: written in one pass where nobody sees it, looked at, then committed or dropped.
+"""A load on its way into the lake: written in one pass where no reader sees it, then committed or dropped.
 
-Good and bad rows are written by one job as data files of the events' table: bad ones below the partition NULL, which is
-never committed. From there, few as they are, they go to quarantine, first; then the good files become visible at once.
-Both commits carry the names of the load, so whoever was cut off between them repeats the whole and changes nothing twice.
+Good and bad rows are written by one job as data files of the events' table: bad ones below the partition
+NULL, which is never committed. From there, few as they are, they go to quarantine, first; then the good files
+become visible at once. Both commits carry the names of the load, so whoever was cut off between them repeats
+the whole and changes nothing twice.
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,7 +30,10 @@ from anabranch.stores.lake.staging import (
 
 @dataclass(frozen=True, kw_only=True)
 class StagedLoad:
-    """Rows of one source that were written and are not visible yet. `header`: the first line of the CSV files they came from."""
+    """Rows of one source that were written and are not visible yet.
+
+    `header` is the first line of the CSV files they came from.
+    """
 
     spark: SparkSession = field(repr=False)
     lake: Lake
@@ -41,12 +45,12 @@ class StagedLoad:
 
     @property
     def rows(self) -> int:
-        """How many good rows."""
+        """The number of good rows."""
         return sum(file.rows for file in self.files if not file.null_partition)
 
     @property
     def bad_rows(self) -> int:
-        """How many rows for quarantine."""
+        """The number of rows for quarantine."""
         return sum(file.rows for file in self.files if file.null_partition)
 
     def bad(self) -> DataFrame | None:
@@ -62,8 +66,8 @@ class StagedLoad:
     ) -> bool:
         """Make the load visible under its names; False when one of them is taken, and then nothing changes.
 
-        `files`: by `_file` the name of what came from it, where a load is of several: rows of those that are in quarantine
-        already, from a load that was cut off, are not put there again. `notes`: see staging.py.
+        `files`: by `_file` the name of what came from it, where a load is of several: rows of those that are
+        in quarantine already, from a load that was cut off, are not put there again. `notes`: see staging.py.
         """
         self._commit_bad(names, files)
         path = self.lake.path(self.project, self.source)
@@ -96,7 +100,7 @@ class StagedLoad:
 def stage(
     lake: Lake, judged: DataFrame, project: Project, source: Source, header: str | None = None
 ) -> StagedLoad:
-    """Write the rows of `judge` beside the source's table (see anabranch/stores/lake/schemas.py, which must have prepared it)."""
+    """Write judged rows beside the source's table, which `prepare_events` has made (schemas.py)."""
     bad = F.col("_reason").isNotNull()
     kept = [
         F.when(~bad, F.col(name)).alias(name) if name == "_date" else F.col(name) for name in LAKE_COLUMNS

@@ -1,7 +1,8 @@
-"""The tables of a source and its declaration: made, extended by new columns, or refused before anything is written.
+"""Tables made as their source is declared, extended by new columns, or refused before anything is written.
 
-A column may be added to a declaration: older rows have NULL in it and are not rewritten. One that was taken away or
-got another type is refused, because the lake would go on holding events that the declaration no longer describes.
+A column may be added to a declaration: older rows have NULL in it and are not rewritten. One that was taken
+away or got another type is refused, because the lake would go on holding events that the declaration no
+longer describes.
 """
 
 import json
@@ -27,7 +28,7 @@ _ATTEMPTS = 3
 
 
 def check_tables(spark: SparkSession, lake: Lake, project: Project) -> None:
-    """Raise AnabranchError when a source's table is none of Delta's, or holds a column that is declared otherwise or no more."""
+    """Raise AnabranchError for a table that is not Delta's, or has a column that is no longer declared so."""
     for source in landed_sources(project).values():
         _check_place(spark, lake.quarantine_path(project, source))
         _check_place(spark, lake.path(project, source))
@@ -48,7 +49,7 @@ def prepare_events(spark: SparkSession, lake: Lake, project: Project, source: So
 
 
 def prepare_quarantine(spark: SparkSession, lake: Lake, project: Project, source: Source) -> None:
-    """The same for its bad rows."""
+    """Make the source's quarantine, or the columns that an earlier version made it without."""
     _prepare(spark, lake.quarantine_path(project, source), QUARANTINE, None, {})
 
 
@@ -70,12 +71,11 @@ def _prepare(
         except (PySparkException, Py4JError) as error:
             # Somebody else may have made the same change at the same moment, which the next look tells.
             if attempt == _ATTEMPTS - 1:
-                said = next(
-                    (line.strip() for line in str(error).splitlines() if "Exception" in line or "[" in line),
-                    str(error)[:200],
-                )
+                lines = (line.strip() for line in str(error).splitlines())
+                why = next((line for line in lines if "Exception" in line or "[" in line), str(error)[:200])
                 raise AnabranchError(
-                    f"the table at {path} can be neither made nor extended ({said}): nothing was landed; look at that place"
+                    f"the table at {path} can be neither made nor extended ({why}): "
+                    "nothing was landed; look at that place"
                 ) from error
 
 
@@ -88,7 +88,8 @@ def _check_place(spark: SparkSession, path: str) -> None:
         status.getPath().getName() != "_delta_log" for status in system.listStatus(place)
     ):
         raise AnabranchError(
-            f"{path} is no Delta table: nothing was landed; move what is there away, or give the lake another place ([paths] lake)"
+            f"{path} is no Delta table: nothing was landed; "
+            "move what is there away, or give the lake another place ([paths] lake)"
         )
 
 
@@ -100,13 +101,15 @@ def _check_columns(source: Source, found: dict[str, str]) -> None:
             continue
         if name not in declared:
             raise AnabranchError(
-                f"source {source.name!r}: column {name!r} ({kind.upper()}) is in the lake and no longer declared: nothing was landed; "
-                "declare it again (no feature has to use it), or give the source a new name to begin a new table"
+                f"source {source.name!r}: column {name!r} ({kind.upper()}) is in the lake "
+                "and no longer declared: nothing was landed; declare it again (no feature has to use it), "
+                "or give the source a new name to begin a new table"
             )
         if declared[name].lower() != kind:
             raise AnabranchError(
-                f"source {source.name!r}: column {name!r} has another type in the lake ({kind.upper()}) than in the declaration ({declared[name]}): "
-                "nothing was landed; declare the old type, or a new column or a new source name for the new one"
+                f"source {source.name!r}: column {name!r} has another type in the lake ({kind.upper()}) "
+                f"than in the declaration ({declared[name]}): nothing was landed; "
+                "declare the old type, or a new column or a new source name for the new one"
             )
 
 

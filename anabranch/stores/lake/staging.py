@@ -1,8 +1,8 @@
-"""Appending to a Delta table in two steps: write the data files, which nobody sees, then commit them or drop them.
+"""Appending to a Delta table in two steps: write data files that no reader sees, then commit or drop them.
 
-Delta's own transaction does both (its writer keeps the statistics of every file), so data is written once, however long
-one has to look at it before it may become visible. Python reaches it through the session's JVM only. What a process
-that was killed had written is in no version of the table; VACUUM clears it away.
+Delta's own transaction does both (its writer keeps the statistics of every file), so data is written once,
+however long one has to look at it before it may become visible. Python reaches it through the session's JVM
+only. What a process that was killed had written is in no version of the table; VACUUM clears it away.
 """
 
 import urllib.parse
@@ -31,7 +31,7 @@ _FURTHER_ARGUMENTS = 8  # of Delta's operation WRITE; all are optional
 
 @dataclass(frozen=True, kw_only=True)
 class DataFile:
-    """One data file that was written: `action` is Delta's own note of it, `null_partition` whether its partition is NULL."""
+    """A data file; `action` is Delta's own record of it, `null_partition` whether its partition is NULL."""
 
     action: Any
     path: str
@@ -68,7 +68,7 @@ def write_files(rows: DataFrame, path: str) -> list[DataFile]:
     """
     spark = rows.sparkSession
     transaction = _log(spark, path).startTransaction(scala_none(spark), scala_none(spark))
-    # Delta writes no column that the table lacks; this transaction, which is never committed, makes it believe otherwise.
+    # Delta writes no column that the table lacks: in this transaction, never committed, it has all.
     transaction.updateMetadata(_with_schema(spark, transaction.metadata(), rows), False)
     actions = transaction.writeFiles(java_frame(rows))
     return [_data_file(path, action) for action in scala_items(spark, actions)]
@@ -86,7 +86,7 @@ def commit_files(
     names: Mapping[str, int],
     notes: Iterable[str] = (),
 ) -> bool:
-    """Make data files visible at once, under names (app id: version); False, changing nothing, when a name is taken.
+    """Make data files visible at once, under names (app id: version); False, unchanged, if one is taken.
 
     `notes` become names too (of version 0), whether they are taken or not.
     """
@@ -114,13 +114,13 @@ def drop_files(spark: SparkSession, files: Iterable[DataFile]) -> None:
 
 
 def transactions(spark: SparkSession, path: str) -> Any:
-    """By name the version of the appends done, as Delta's own map; None without a table."""
+    """The version of the last append by name, as Delta's own map; None without a table."""
     found = snapshot(spark, path)
     return None if found is None else found.transactions()
 
 
 def snapshot(spark: SparkSession, path: str) -> Any:
-    """Delta's latest snapshot of a table, None without one. Which appends are done is known to Delta's JVM side only."""
+    """Delta's latest snapshot of a table, a Java object; None without a table."""
     if not DeltaTable.isDeltaTable(spark, path):
         return None
     return _log(spark, path).update(False, scala_none(spark), scala_none(spark))

@@ -1,6 +1,6 @@
-"""Delta tables as files: how many they are made of, what may be made one, what nobody needs any more, and what was done to them.
+"""Delta tables as files: number and sizes, compaction, removal of old files, and the history of changes.
 
-Knows nothing of projects; which versions must stay readable is told by who asks.
+Knows nothing of projects; the caller decides which versions must stay readable.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,12 @@ from anabranch.stores.files.filesystems import hadoop, hadoop_child
 from anabranch.stores.lake.staging import snapshot
 
 REMOVED_FILES, LOG = "delta.deletedFileRetentionDuration", "delta.logRetentionDuration"
-"""How long Delta remembers files that a version no longer has, and versions: what is forgotten, VACUUM takes for nobody's."""
+"""How long Delta keeps removed files and old versions; VACUUM deletes files that no kept version has."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What a table is made of now (`files`, `bytes`), and what lies in its folder, older versions and log included."""
+    """The files of a table now, and all files in its folder, those of older versions and the log included."""
 
     files: int
     bytes: int
@@ -31,7 +31,7 @@ class Figures:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One version of a table: `job` is the name under which it was appended, `rows`, `files` and `bytes` what it added."""
+    """One version of a table: `job` names the append; `rows`, `files` and `bytes` are what it added."""
 
     version: int
     at: datetime
@@ -53,13 +53,13 @@ class SmallFiles:
 
 @dataclass(frozen=True)
 class Table:
-    """The Delta table at a path, which is there."""
+    """An existing Delta table."""
 
     spark: SparkSession = field(repr=False)
     path: str
 
     def figures(self) -> Figures:
-        """How large it is; of its log and one look at the folder."""
+        """Its size, from the log and one listing of the folder."""
         row = (
             self._files()
             .agg(F.count(F.lit(1)).alias("files"), F.coalesce(F.sum("size"), F.lit(0)).alias("bytes"))
@@ -85,27 +85,30 @@ class Table:
         return [SmallFiles(partition=row["value"], files=row["files"], bytes=row["bytes"]) for row in rows]
 
     def compact(self, condition: str | None, size: int) -> None:
-        """Write small files together as files of up to `size` bytes: the same rows, for whoever reads or appends meanwhile too."""
+        """Rewrite small files as files of up to `size` bytes, without disturbing readers or appends."""
         for name in ("minFileSize", "maxFileSize"):
             self.spark.conf.set(f"spark.databricks.delta.optimize.{name}", str(size))
         table = DeltaTable.forPath(self.spark, self.path).optimize()
         (table.where(condition) if condition else table).executeCompaction()
 
     def remembers(self) -> dict[str, str]:
-        """The properties that say how long it remembers."""
+        """The properties that say how long it keeps removed files and versions."""
         found = snapshot(self.spark, self.path).metadata().configuration()
         return {name: str(found.apply(name)) for name in (REMOVED_FILES, LOG) if found.contains(name)}
 
     def remember(self, seconds: int) -> None:
-        """Make it remember removed files and versions for so long; changes nothing when it does."""
+        """Make it keep removed files and versions for so long; no change when it does already."""
         wanted = memory(seconds)
         if self.remembers() != wanted:
             pairs = ", ".join(f"'{name}' = '{value}'" for name, value in wanted.items())
             self.spark.sql(f"ALTER TABLE delta.`{self.path}` SET TBLPROPERTIES ({pairs})")
 
     def vacuum(self, seconds: int, *, dry_run: bool = False) -> int:
-        """Remove files that no version of the last `seconds` has; returns how many, of a dry run how many there would be (at most 1,000)."""
-        # The check holds the time against the table's own memory, which for tables that nobody reads back may be longer.
+        """Remove files that no version of the last `seconds` has; returns how many.
+
+        A dry run removes nothing and returns how many files would go, at most 1,000.
+        """
+        # The check compares with the table's own retention, which may be longer for tables nobody reads back.
         self.spark.conf.set("spark.databricks.delta.retentionDurationCheck.enabled", "false")
         before = 0 if dry_run else self._data_files()
         found = self.spark.sql(
@@ -123,11 +126,14 @@ class Table:
         self.spark.sql(f"ALTER TABLE delta.`{self.path}` SET TBLPROPERTIES ('{name}' = '{value}')")
 
     def count(self, condition: str) -> int:
-        """Rows of a kind."""
+        """The number of rows that meet the condition."""
         return int(self.spark.read.format("delta").load(self.path).where(condition).count())
 
     def replaced_at(self, versions: Sequence[int]) -> Mapping[int, datetime | None]:
-        """When each version was followed by the next; None while it is the latest. One whose successor is forgotten is left out."""
+        """When each version was followed by the next; None for the latest.
+
+        A version whose successor is no longer known is left out.
+        """
         rows = DeltaTable.forPath(self.spark, self.path).history().select("version", "timestamp").collect()
         times = {int(row["version"]): row["timestamp"] for row in rows}
         latest = max(times)
@@ -177,7 +183,7 @@ class Table:
 
 
 def memory(seconds: int) -> dict[str, str]:
-    """Delta's table properties for a memory of so long."""
+    """Delta's table properties for a retention of so many seconds."""
     return dict.fromkeys((REMOVED_FILES, LOG), f"interval {seconds} seconds")
 
 

@@ -203,7 +203,7 @@ def test_a_folder_with_files_is_removed_only_when_asked_for(files: Hdfs, tmp_pat
         files.remove("/t/f")
     files.remove("/t/f", recursive=True)
     assert names(files, "/t") == []
-    with pytest.raises(AnabranchError, match="there is nothing at /t/f in HDFS"):
+    with pytest.raises(AnabranchError, match="/t/f does not exist in HDFS"):
         files.remove("/t/f")
     with pytest.raises(MisuseError, match="root of HDFS"):
         files.remove("/", recursive=True)
