@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from jobs.servers.server import is_free
-from jobs.wiring.settings import LOOPBACK, ROOT, Settings, load_settings
+from jobs.wiring.sections import LOOPBACK
+from jobs.wiring.settings import ROOT, Settings, load_settings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession  # heavy: tests/unit neither needs nor imports it through here

@@ -6,7 +6,8 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from jobs.servers.server import CONF, Server, class_path, format_storage, java, write_configuration
-from jobs.wiring.settings import LOOPBACK, Settings
+from jobs.wiring.sections import LOOPBACK
+from jobs.wiring.settings import Settings
 
 _CLASSES = "org.apache.hadoop.hdfs.server"
 

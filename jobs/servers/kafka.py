@@ -6,7 +6,8 @@ from pathlib import Path
 
 from anabranch.stores.kafka.bus import answers
 from jobs.servers.server import CONF, Server, class_path, format_storage, java, write_configuration
-from jobs.wiring.settings import LOOPBACK, Settings
+from jobs.wiring.sections import LOOPBACK
+from jobs.wiring.settings import Settings
 
 
 def kafka_server(settings: Settings) -> Server:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from anabranch.errors import MisuseError
 from jobs.servers.server import CONF, Server, ServerError, accepts
-from jobs.wiring.settings import ROOT, ServerSettings, Settings
+from jobs.wiring.sections import ServerSettings
+from jobs.wiring.settings import ROOT, Settings
 from serving.settings import is_loopback, network_place
 
 

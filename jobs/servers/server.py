@@ -10,7 +10,8 @@ from pathlib import Path
 from string import Template
 
 from anabranch.errors import AnabranchError
-from jobs.wiring.settings import LOOPBACK, ROOT, java_program
+from jobs.wiring.sections import LOOPBACK
+from jobs.wiring.settings import ROOT, java_program
 from serving.settings import network_place
 
 CONF = ROOT / "conf"

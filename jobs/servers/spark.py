@@ -7,7 +7,8 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from jobs.servers.server import CONF, Server, ServerError, class_path, java
-from jobs.wiring.settings import LOOPBACK, Settings
+from jobs.wiring.sections import LOOPBACK
+from jobs.wiring.settings import Settings
 
 _CLASSES = "org.apache.spark.deploy"
 _SCHEME = "spark://"

@@ -8,216 +8,41 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tomllib import TOMLDecodeError
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
-from pydantic import Field, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
     PydanticBaseSettingsSource,
-    SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
 from anabranch.errors import MisuseError
-from anabranch.settings import (
-    BusSettings,
-    Duration,
-    Expected,
-    FileSettings,
-    LakeSettings,
-    Memory,
-    ModelsSettings,
-    Names,
-    NotConfigurable,
-    Pairs,
-    Port,
-    PortOrNone,
-    Positive,
-    QualitySettings,
-    StoreSettings,
-    TimeSettings,
-    ViewsSettings,
-    Whole,
-)
+from anabranch.settings import FileSettings, LakeSettings, ModelsSettings, StoreSettings
 from batch.settings import BuildSettings, ScoringSettings, TrainingSettings, UpkeepSettings
+from jobs.wiring.sections import (
+    EMBEDDED,
+    LOOPBACK,
+    PREFIX,
+    SETTINGS,
+    DeclaredSettings,
+    ServerSettings,
+    Setting,
+    SparkSettings,
+    SpeedSettings,
+)
 from serving.settings import ServingSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "conf" / "settings.toml"
-PREFIX = "ANABRANCH__"
-LOOPBACK = "127.0.0.1"
-EMBEDDED = "embedded"
-_EXPECTED = {str: "text", bool: "true or false"}
 
 
 class SettingsError(MisuseError):
     """A setting is unknown, or its value is not one that it accepts."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PathSettings:
-    """Where files lie. Relative paths start at the checkout."""
-
-    data: str = ".anabranch"
-    """The one folder that everything made lies in."""
-    lake: str = ""
-    """The Delta lake: a folder, or a URL that Spark can write (`hdfs://...`); empty: below `paths.data`."""
-    checkpoints: str = ""
-    """Checkpoints of the stream: a folder or a URL; empty: below `paths.data`."""
-    jars: str = ""
-    """The jars that `make setup` fetches; empty: below `paths.data`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SparkSettings:
-    """How a Spark session is started; under spark-submit what was submitted wins."""
-
-    master: str = "local[2]"
-    """Spark's master: this process, or a cluster such as `spark://...`."""
-    driver_memory: Memory = "1g"
-    """Heap of the driver."""
-    shuffle_partitions: Positive = 4
-    """Partitions of a shuffle in batch jobs."""
-    conf: Pairs = field(default_factory=dict, hash=False)
-    """Further properties of Spark (`spark.executor.memory=4g`); they win over conf/spark-defaults.conf."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpeedSettings:
-    """How the stream runs."""
-
-    trigger: str = "0 seconds"
-    """The pause between micro-batches; 0: the next begins as soon as one is done."""
-    max_offsets_per_trigger: Whole = 100_000
-    """The most messages that a micro-batch reads; 0: no limit."""
-    partitions: Positive = 1
-    """Partitions of the stream's state, fixed for the life of a checkpoint; more where one is too slow."""
-    metrics_port: PortOrNone = 0
-    """Port of the stream's own `/metrics` on 127.0.0.1; 0: none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServerSettings:
-    """The embedded servers. All listen on 127.0.0.1 alone, but for the gateway."""
-
-    kafka_port: Port = 19_092
-    """Kafka, for clients."""
-    kafka_controller_port: Port = 19_093
-    """Kafka's controller."""
-    kafka_heap: Memory = "256m"
-    """Heap of Kafka."""
-    cassandra_port: Port = 19_042
-    """Cassandra, for clients."""
-    cassandra_storage_port: Port = 17_000
-    """Cassandra, between nodes."""
-    cassandra_heap: Memory = "768m"
-    """Heap of Cassandra."""
-    hdfs_port: Port = 19_000
-    """The NameNode's `hdfs://` address."""
-    hdfs_http_port: Port = 19_870
-    """WebHDFS."""
-    hdfs_data_port: Port = 19_866
-    """The DataNode, for blocks."""
-    hdfs_data_http_port: Port = 19_864
-    """The DataNode, for WebHDFS."""
-    hdfs_data_ipc_port: Port = 19_867
-    """The DataNode, for the NameNode."""
-    hdfs_heap: Memory = "128m"
-    """Heap of the NameNode, and of the DataNode."""
-    spark_port: Port = 17_077
-    """The Spark cluster's master; its workers take free ports."""
-    spark_http_port: Port = 18_080
-    """The master's page."""
-    spark_worker_memory: Memory = "1g"
-    """Memory for executors, of each of the two workers."""
-    ignite_port: Port = 18_800
-    """Ignite, for clients."""
-    ignite_discovery_port: Port = 18_801
-    """Ignite's discovery."""
-    ignite_peer_port: Port = 18_802
-    """Ignite, between nodes."""
-    ignite_heap: Memory = "192m"
-    """Heap of Ignite."""
-    ignite_megabytes: Positive = 128
-    """Memory for Ignite's entries, outside the heap; when it is full, the least recently used are evicted."""
-    nginx_host: str = LOOPBACK
-    """Address of the gateway; beyond loopback it starts only with TLS and with `serving.auth = "on"`."""
-    nginx_port: Port = 8080
-    """Port of the gateway."""
-    nginx_upstreams: Names = ("127.0.0.1:8100", "127.0.0.1:8101")
-    """The REST servers behind the gateway; one that is down is left out."""
-    nginx_rate: Positive = 1000
-    """Requests a second, and at once, of one caller: an API key, a token, or an address without them."""
-    nginx_address_rate: Positive = 5000
-    """Requests a second of one address, whatever keys it sends: wide enough for several callers behind it."""
-    nginx_tls_certificate: str = ""
-    """PEM file of the gateway's certificate; empty: no TLS."""
-    nginx_tls_key: str = ""
-    """PEM file of the certificate's key."""
-    start_limit_seconds: Annotated[Duration, Field(validation_alias="start_limit")] = 120
-    """A server that is not ready by then has failed."""
-
-
-class DeclaredSettings(BaseSettings):
-    """The sections of the settings."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_nested_delimiter="__",
-        enable_decoding=False,  # text of the environment is no JSON; each type reads its own
-        frozen=True,
-        hide_input_in_errors=True,
-        validate_default=False,
-    )
-    paths: PathSettings = PathSettings()
-    time: TimeSettings = TimeSettings()
-    bus: BusSettings = BusSettings()
-    views: ViewsSettings = ViewsSettings()
-    models: ModelsSettings = ModelsSettings()
-    files: FileSettings = FileSettings()
-    quality: QualitySettings = QualitySettings()
-    build: BuildSettings = BuildSettings()
-    training: TrainingSettings = TrainingSettings()
-    scoring: ScoringSettings = ScoringSettings()
-    upkeep: UpkeepSettings = UpkeepSettings()
-    spark: SparkSettings = SparkSettings()
-    speed: SpeedSettings = SpeedSettings()
-    serving: ServingSettings = ServingSettings()
-    servers: ServerSettings = ServerSettings()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """One setting: where it is written, what it accepts and what it is by default."""
-
-    section: str
-    key: str
-    kind: Any
-    default: Any
-    secret: bool
-
-    @property
-    def name(self) -> str:
-        """Its name on the command line and in messages."""
-        return f"{self.section}.{self.key}"
-
-    @property
-    def variable(self) -> str:
-        """Its environment variable."""
-        return f"{PREFIX}{self.section}__{self.key}".upper()
-
-    @property
-    def expected(self) -> str:
-        """What it accepts, in words."""
-        if get_origin(self.kind) is Literal:
-            return f"one of {', '.join(get_args(self.kind))}"
-        words = [each for each in getattr(self.kind, "__metadata__", ()) if isinstance(each, Expected)]
-        return words[0] if words else _EXPECTED[self.kind]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,33 +71,6 @@ class Settings(StoreSettings):
     def cassandra_embedded(self) -> bool:
         """Whether Cassandra is ours; one of your own is never started, stopped or looked at."""
         return (self.views.hosts, self.views.port) == ((LOOPBACK,), self.servers.cassandra_port)
-
-
-def declared_settings() -> dict[str, dict[str, Setting]]:
-    """Every setting by section and key, in the order of their declaration."""
-    return {
-        section: {each.key: each for each in _settings(section, info.annotation)}
-        for section, info in DeclaredSettings.model_fields.items()
-    }
-
-
-def _settings(section: str, declared: Any) -> list[Setting]:
-    hints = get_type_hints(declared, include_extras=True)
-    found = []
-    for each in fields(declared):
-        metadata = getattr(hints[each.name], "__metadata__", ())
-        if any(isinstance(one, NotConfigurable) for one in metadata):
-            continue
-        aliases = [one.validation_alias for one in metadata if isinstance(one, FieldInfo)]
-        key = next((alias for alias in aliases if isinstance(alias, str)), each.name)
-        default = each.default if each.default_factory is MISSING else each.default_factory()
-        found.append(
-            Setting(section=section, key=key, kind=hints[each.name], default=default, secret=not each.repr)
-        )
-    return found
-
-
-SETTINGS = declared_settings()
 
 
 def load_settings(

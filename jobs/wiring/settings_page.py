@@ -10,7 +10,8 @@ from typing import Any
 from pydantic_settings import SettingsConfigDict
 
 from anabranch.settings import Duration, show_duration
-from jobs.wiring.settings import ROOT, SETTINGS, DeclaredSettings, Setting
+from jobs.wiring.sections import SETTINGS, DeclaredSettings, Setting
+from jobs.wiring.settings import ROOT
 
 PAGE = ROOT / "docs" / "settings.md"
 BEGIN, END = "<!-- settings: begin -->", "<!-- settings: end -->"

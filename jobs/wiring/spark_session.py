@@ -15,7 +15,8 @@ from anabranch.stores.files.filesystems import is_local
 from anabranch.stores.jvm import add_to_class_path, submitted_conf
 from anabranch.stores.lake.table_files import memory
 from jobs.wiring.packages import packed_packages
-from jobs.wiring.settings import LOOPBACK, ROOT, Settings, name_worker_python, spark_submitted
+from jobs.wiring.sections import LOOPBACK
+from jobs.wiring.settings import ROOT, Settings, name_worker_python, spark_submitted
 
 DEFAULTS = ROOT / "conf" / "spark-defaults.conf"
 LOGGING = ROOT / "conf" / "log4j2.properties"

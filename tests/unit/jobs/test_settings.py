@@ -8,7 +8,8 @@ import pytest
 
 from anabranch.errors import MisuseError
 from anabranch.settings import read_duration, show_duration
-from jobs.wiring.settings import ROOT, SETTINGS, Setting, SettingsError, load_settings
+from jobs.wiring.sections import SETTINGS, Setting
+from jobs.wiring.settings import ROOT, SettingsError, load_settings
 from jobs.wiring.settings_page import PAGE, page_with_tables
 
 
