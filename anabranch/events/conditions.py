@@ -16,7 +16,8 @@ from pyspark.sql import functions as F
 from anabranch.declare.sources import Source
 from anabranch.events.cells import named
 from anabranch.events.expectations import Expectation, Suite
-from anabranch.values.times import from_micros, parse_time
+from anabranch.values.times import from_micros
+from anabranch.values.types import INT, TIMESTAMP, DataType
 
 _SHOWN = 40
 _DISTINCT_ERROR = 0.02
@@ -43,7 +44,7 @@ def reason(source: Source, each: Expectation) -> Column:
 def breaks(source: Source, each: Expectation) -> Column:
     """Whether a row breaks an expectation about rows; NULL and false alike mean that it does not."""
     value, kwargs = named(each.columns[0]), each.kwargs
-    kind = source.column(each.columns[0], "column").type.name
+    kind = source.column(each.columns[0], "column").type
     match each.type.removeprefix("expect_column_"):
         case "values_to_not_be_null":
             return value.isNull()
@@ -52,7 +53,7 @@ def breaks(source: Source, each: Expectation) -> Column:
         case "values_to_be_between":
             return _outside(value, kwargs, kind)
         case "value_lengths_to_be_between":
-            return _outside(F.length(value), kwargs, "INT")
+            return _outside(F.length(value), kwargs, INT)
         case "value_lengths_to_equal":
             return F.length(value) != F.lit(kwargs["value"])
         case "values_to_be_in_set":
@@ -133,7 +134,7 @@ _AGGREGATES: dict[str, Callable[[Column], Column]] = {
 }
 
 
-def _outside(value: Column, kwargs: Mapping[str, Any], kind: str) -> Column:
+def _outside(value: Column, kwargs: Mapping[str, Any], kind: DataType) -> Column:
     low, high = kwargs.get("min_value"), kwargs.get("max_value")
     broken = F.lit(False)
     if low is not None:
@@ -146,8 +147,8 @@ def _outside(value: Column, kwargs: Mapping[str, Any], kind: str) -> Column:
     return broken
 
 
-def _literal(value: Any, kind: str) -> Column:
+def _literal(value: Any, kind: DataType) -> Column:
     """A value of a suite as a literal that compares exactly with a column of the type."""
-    if kind in ("TIMESTAMP", "DATE"):
-        return F.lit(from_micros(parse_time(value))).cast(kind)
-    return F.lit(value)
+    if kind.time:
+        return F.lit(from_micros(TIMESTAMP.value(value))).cast(kind.spark)
+    return F.lit(kind.value(value))

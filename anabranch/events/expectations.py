@@ -17,8 +17,7 @@ from typing import Any
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
 from anabranch.errors import MisuseError
-from anabranch.values.times import parse_time
-from anabranch.values.types import Column
+from anabranch.values.types import DOUBLE, STRING, Column
 
 SEVERITIES = ("critical", "warning", "info")
 DERIVED = "derived from the declaration"
@@ -241,7 +240,7 @@ def _check(kind: str, kwargs: Mapping[str, Any], columns: Sequence[Column], plac
         raise MisuseError(f"{place}: mostly is {mostly!r}: expected a share from 0 to 1")
     if columns and any(word in kind for word in _OF_NUMBERS) and not columns[0].type.numeric:
         raise MisuseError(f"{place}: column {columns[0].name!r} is {columns[0].type}: expected a number")
-    if "lengths" in kind and columns[0].type.name != "STRING":
+    if "lengths" in kind and columns[0].type != STRING:
         raise MisuseError(
             f"{place}: column {columns[0].name!r} is {columns[0].type}: only STRING has a length"
         )
@@ -258,16 +257,12 @@ def _check(kind: str, kwargs: Mapping[str, Any], columns: Sequence[Column], plac
 
 
 def _check_values(values: Sequence[object], column: Column | None, place: str) -> None:
-    name = "DOUBLE" if column is None else column.type.name
+    kind = DOUBLE if column is None else column.type
     for value in values:
-        if name in ("TIMESTAMP", "DATE"):
-            right = isinstance(value, str) and _is_time(value)
-        elif name == "BOOLEAN":
-            right = isinstance(value, bool)
-        elif name == "STRING":
-            right = isinstance(value, str)
-        else:
+        if float in kind.json_types:
             right = isinstance(value, int | float) and not isinstance(value, bool)
+        else:
+            right = kind.fault(value, strict=True) is None
         if not right:
             what = (
                 "a number" if column is None else f"a value of {column.type}, which column {column.name!r} is"
@@ -275,16 +270,8 @@ def _check_values(values: Sequence[object], column: Column | None, place: str) -
             raise MisuseError(f"{place}: {value!r} is not {what}")
 
 
-def _is_time(text: str) -> bool:
-    try:
-        parse_time(text)
-    except MisuseError:
-        return False
-    return True
-
-
 def _check_regex(regex: str, column: Column, place: str) -> None:
-    if column.type.name != "STRING":
+    if column.type != STRING:
         raise MisuseError(
             f"{place}: column {column.name!r} is {column.type}: only STRING can match a pattern"
         )

@@ -17,6 +17,7 @@ from anabranch.events.rows import LAKE_COLUMNS, lake_columns, sealed
 from anabranch.settings import TimeSettings
 from anabranch.values.keys import LONGEST_KEY, SEPARATOR
 from anabranch.values.times import SECOND
+from anabranch.values.types import STRING
 
 
 def from_topic(messages: DataFrame) -> DataFrame:
@@ -64,7 +65,7 @@ def read_cells(source: Source, raw: DataFrame) -> DataFrame:
     wrong = [
         F.when(is_wrong(named(c.name), F.col(cells[c.name])), complaint(c.name, named(c.name), c.type))
         for c in texts
-        if c.type.name != "STRING"
+        if c.type != STRING
     ]
     fault = F.col("_fault") if "_fault" in types else F.lit(None).cast("string")
     reason = F.coalesce(fault, _all_of(wrong))

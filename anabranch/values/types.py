@@ -24,6 +24,7 @@ from anabranch.values.numbers import (
 
 __all__ = [
     "BIGINT",
+    "BINARY",
     "BOOLEAN",
     "DATE",
     "DOUBLE",
@@ -216,7 +217,7 @@ def nullable(schema: JsonSchema) -> JsonSchema:
     return {**schema, **values, "type": [*kinds, "null"]}
 
 
-INT, BOOLEAN, STRING = IntType(), BooleanType(), StringType()
+INT, BOOLEAN, STRING, BINARY = IntType(), BooleanType(), StringType(), BinaryType()
 _TYPES: dict[str, type[DataType]] = {}
 
 

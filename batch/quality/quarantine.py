@@ -36,7 +36,7 @@ from anabranch.stores.lake.schemas import prepare_events
 from anabranch.stores.opened import Stores
 from anabranch.values.expressions import expression_type
 from anabranch.values.times import from_micros
-from anabranch.values.types import STRING
+from anabranch.values.types import BINARY, STRING
 from anabranch.values.types import Column as SourceColumn
 from batch.quality.gate import QualityGate
 from batch.quality.reasons import replayable
@@ -190,5 +190,5 @@ def _changed(texts: DataFrame, changes: Mapping[str, str]) -> DataFrame:
 
 def _lost_bytes(source: Source) -> Column:
     """Rows of Parquet files are kept as JSON, where the bytes of a BINARY column stand in another form."""
-    binary = any(column.type.name == "BINARY" for column in source.columns)
+    binary = any(column.type == BINARY for column in source.columns)
     return F.coalesce(F.endswith("file", F.lit(".parquet")), F.lit(False)) if binary else F.lit(False)
