@@ -2,7 +2,7 @@
 
 import re
 from datetime import date, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -37,10 +37,8 @@ class TimestampType(DataType):
     model_kind = "timestamp"
     hint = "ISO 8601, such as 2024-05-01T12:00:00Z"
     example = "2024-05-01T12:00:00Z"
-
-    @property
-    def arrow(self) -> pa.DataType:
-        return pa.timestamp("us", tz="UTC")
+    arrow = pa.timestamp("us", tz="UTC")
+    json_schema: ClassVar[JsonSchema] = {"type": "string", "format": "date-time"}
 
     def cell_sql(self, text: str) -> str:
         # Spark alone reads '12:00' as today at noon and 2024 as New Year's Day.
@@ -66,10 +64,6 @@ class TimestampType(DataType):
         return None if value is None else format_time(self.value(value))
 
     @property
-    def json_schema(self) -> JsonSchema:
-        return {"type": "string", "format": "date-time"}
-
-    @property
     def event_schema(self) -> JsonSchema:
         return self.json_schema
 
@@ -90,10 +84,8 @@ class DateType(DataType):
     hint = "ISO 8601, such as 2024-05-01"
     example = "2024-05-01"
     state_array = np.int32
-
-    @property
-    def arrow(self) -> pa.DataType:
-        return pa.date32()
+    arrow = pa.date32()
+    json_schema: ClassVar[JsonSchema] = {"type": "string", "format": "date"}
 
     def cell_sql(self, text: str) -> str:
         readable = f"{text} RLIKE r'{_CELL}' AND {_timestamp_sql(text)} IS NOT NULL"
@@ -119,10 +111,6 @@ class DateType(DataType):
 
     def to_json(self, value: Any) -> Any:
         return None if value is None else format_time(self.value(value) * DAY)[:10]
-
-    @property
-    def json_schema(self) -> JsonSchema:
-        return {"type": "string", "format": "date"}
 
     @property
     def event_schema(self) -> JsonSchema:

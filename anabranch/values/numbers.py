@@ -64,10 +64,11 @@ class WholeType(ExactType):
     bits: ClassVar[int]
     cql = "int"
     example = 1
+    expected = "a whole number"
 
     @property
-    def expected(self) -> str:
-        return "a whole number"
+    def state_type(self) -> DataType:
+        return BIGINT
 
     def cell_sql(self, text: str) -> str:
         # Spark alone does not read a whole number that is written with a point or an exponent: 45.0, 4.5e1.
@@ -91,10 +92,6 @@ class WholeType(ExactType):
         return {"type": "integer", "minimum": -edge, "maximum": edge - 1}
 
     @property
-    def state_type(self) -> DataType:
-        return BIGINT
-
-    @property
     def sum_type(self) -> ExactType:
         return BIGINT
 
@@ -113,30 +110,21 @@ class TinyIntType(WholeType):
     """Whole numbers from -128 to 127."""
 
     name, aliases, bits = "TINYINT", ("BYTE",), 8
-
-    @property
-    def arrow(self) -> pa.DataType:
-        return pa.int8()
+    arrow = pa.int8()
 
 
 class SmallIntType(WholeType):
     """Whole numbers from -32,768 to 32,767."""
 
     name, aliases, bits = "SMALLINT", ("SHORT",), 16
-
-    @property
-    def arrow(self) -> pa.DataType:
-        return pa.int16()
+    arrow = pa.int16()
 
 
 class IntType(WholeType):
     """Whole numbers of 32 bits."""
 
     name, aliases, bits = "INT", ("INTEGER",), 32
-
-    @property
-    def arrow(self) -> pa.DataType:
-        return pa.int32()
+    arrow = pa.int32()
 
 
 class BigIntType(WholeType):
@@ -146,10 +134,7 @@ class BigIntType(WholeType):
     cql = "bigint"
     state_sql = ExactType.state_sql
     from_state = ExactType.from_state
-
-    @property
-    def arrow(self) -> pa.DataType:
-        return pa.int64()
+    arrow = pa.int64()
 
     @property
     def sum_type(self) -> ExactType:
@@ -167,10 +152,12 @@ class FloatingType(DataType):
     example = 1.5
     json_types = (int, float)
     state_array = np.float64
+    expected = "a number"
+    json_schema: ClassVar[JsonSchema] = {"type": "number"}
 
     @property
-    def expected(self) -> str:
-        return "a number"
+    def state_type(self) -> DataType:
+        return DOUBLE
 
     def cell_sql(self, text: str) -> str:
         # Java's own notations are refused: 12d, 1f, 0x1p3. Most cells have none of their letters.
@@ -188,14 +175,6 @@ class FloatingType(DataType):
         if strict and type(value) is float:
             return None  # decoded JSON holds no NaN, and most values take this path
         return super().fault(value, strict=strict)
-
-    @property
-    def json_schema(self) -> JsonSchema:
-        return {"type": "number"}
-
-    @property
-    def state_type(self) -> DataType:
-        return DOUBLE
 
     def state_sql(self, argument: str, where: str | None) -> tuple[str, ...]:
         return (finite(argument, where),)
@@ -216,20 +195,14 @@ class FloatType(FloatingType):
     """Floats of 32 bits."""
 
     name, aliases = "FLOAT", ("REAL",)
-
-    @property
-    def arrow(self) -> pa.DataType:
-        return pa.float32()
+    arrow = pa.float32()
 
 
 class DoubleType(FloatingType):
     """Floats of 64 bits."""
 
     name = "DOUBLE"
-
-    @property
-    def arrow(self) -> pa.DataType:
-        return pa.float64()
+    arrow = pa.float64()
 
 
 class DecimalType(ExactType):
@@ -242,6 +215,7 @@ class DecimalType(ExactType):
     cql = "decimal"
     example = "1.50"
     json_types = (int, float, str)
+    expected = "a number"
 
     def __init__(self, precision: int = 10, scale: int = 0) -> None:
         self.precision, self.scale = precision, scale
@@ -266,10 +240,6 @@ class DecimalType(ExactType):
     @property
     def arrow(self) -> pa.DataType:
         return pa.decimal128(self.precision, self.scale)
-
-    @property
-    def expected(self) -> str:
-        return "a number"
 
     def reads(self, value: object) -> bool:
         text = number_text(value)

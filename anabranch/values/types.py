@@ -49,21 +49,12 @@ class BooleanType(DataType):
     example = True
     json_types = (bool,)
     state_array = np.bool_
-
-    @property
-    def expected(self) -> str:
-        return "true or false"
-
-    @property
-    def arrow(self) -> pa.DataType:
-        return pa.bool_()
+    expected = "true or false"
+    arrow = pa.bool_()
+    json_schema: ClassVar[JsonSchema] = {"type": "boolean"}
 
     def reads(self, value: object) -> bool:
         return str(value).strip().lower() in _BOOLEANS
-
-    @property
-    def json_schema(self) -> JsonSchema:
-        return {"type": "boolean"}
 
     @property
     def event_schema(self) -> JsonSchema:
@@ -82,18 +73,14 @@ class StringType(DataType):
     cql = "text"
     model_kind = "text"
     example = "text"
+    expected = "a text"
+    arrow = pa.string()
+    json_schema: ClassVar[JsonSchema] = {"type": "string"}
+    event_schema: ClassVar[JsonSchema] = {"type": ["string", "number", "boolean"]}
 
     @classmethod
     def declared(cls, arguments: tuple[int, ...]) -> Self | None:  # noqa: ARG003 - VARCHAR(10) is a STRING
         return cls()
-
-    @property
-    def expected(self) -> str:
-        return "a text"
-
-    @property
-    def arrow(self) -> pa.DataType:
-        return pa.string()
 
     def cell_sql(self, text: str) -> str:
         return text
@@ -104,14 +91,6 @@ class StringType(DataType):
     def fault(self, value: object, *, strict: bool = False) -> str | None:
         found = super().fault(value, strict=strict)
         return found and ("the text is not Unicode" if isinstance(value, str) else found)
-
-    @property
-    def json_schema(self) -> JsonSchema:
-        return {"type": "string"}
-
-    @property
-    def event_schema(self) -> JsonSchema:
-        return {"type": ["string", "number", "boolean"]}
 
     def to_model(self, value: Any) -> Any:
         return value
@@ -129,18 +108,12 @@ class BinaryType(StringType):
     categorical = False
     cql = "blob"
     model_kind = "binary"
+    expected = "a text with a BINARY"
+    arrow = pa.binary()
 
     @classmethod
     def declared(cls, arguments: tuple[int, ...]) -> Self | None:
         return None if arguments else cls()
-
-    @property
-    def expected(self) -> str:
-        return "a text with a BINARY"
-
-    @property
-    def arrow(self) -> pa.DataType:
-        return pa.binary()
 
     def cell_sql(self, text: str) -> str:
         return f"CAST({text} AS BINARY)"

@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
@@ -33,14 +33,9 @@ class YearType(DataType):
     example = "Y2024"
     hint = "Y and four digits, such as Y2024"
     state_array = np.int32
-
-    @property
-    def spark(self) -> str:
-        return "INT"
-
-    @property
-    def arrow(self) -> pa.DataType:
-        return pa.int32()
+    spark = "INT"
+    arrow = pa.int32()
+    json_schema: ClassVar[JsonSchema] = {"type": "string", "pattern": r"^Y\d{4}$"}
 
     def cell_sql(self, text: str) -> str:
         return rf"try_cast(regexp_extract({text}, r'^\s*Y(\d\d\d\d)\s*$', 1) AS INT)"
@@ -53,10 +48,6 @@ class YearType(DataType):
 
     def to_json(self, value: Any) -> Any:
         return None if value is None else f"Y{self.value(value)}"
-
-    @property
-    def json_schema(self) -> JsonSchema:
-        return {"type": "string", "pattern": r"^Y\d{4}$"}
 
 
 @dataclass(frozen=True)
