@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from anabranch import AGGREGATES
+from jobs.wiring.settings import ROOT
 
 PAGE = Path(__file__).parents[2] / "docs" / "aggregates.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -56,3 +57,48 @@ def test_the_declaration_on_the_page_of_watching_can_be_made() -> None:
     text = (PAGE.parent / "watching.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     exec(compile(example, "watching.md", "exec"), {})  # noqa: S102 - the page's own example
+
+
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "notebooks" / "README.md",
+    ROOT / "docker" / "README.md",
+]
+FOLDERS = (
+    "anabranch",
+    "batch",
+    "speed",
+    "serving",
+    "jobs",
+    "projects",
+    "tests",
+    "docs",
+    "conf",
+    "docker",
+    "notebooks",
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_and_every_path_on_a_page_leads_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    gone = [link for link in links if link and not (page.parent / link).exists()]
+    paths = re.findall(rf"`((?:{'|'.join(FOLDERS)})/[\w/.-]*\w)(?:::\w+)?`", text)
+    assert gone + [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_readme_is_one_page_and_its_project_is_sound() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    (example,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(example, "README.md", "exec"), names)  # noqa: S102 - the page's own example
+    assert [column.name for column in names["project"].columns][:2] == ["readings_1h", "readings_1d"]
+
+
+def test_every_decision_record_is_in_the_index_once() -> None:
+    folder = ROOT / "docs" / "adr"
+    listed = re.findall(r"\]\((\d{4}-[\w-]+\.md)\)", (folder / "README.md").read_text(encoding="utf-8"))
+    assert listed == sorted(path.name for path in folder.glob("0*.md"))
