@@ -24,6 +24,7 @@ from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
 from anabranch.values.times import format_time, now_micros
 from batch.building.current_rows import reset_current_rows
+from batch.building.publication import Built
 from batch.building.verification import Verified
 from batch.landing.ingest import ingest
 from batch.landing.loader import LoadSummary
@@ -57,6 +58,7 @@ class Demonstrated:
     """What each step of the demo came to; `answer` is the REST server's to the example request."""
 
     landed: Mapping[str, LoadSummary]
+    built: Built
     trained: Trained
     before: Mapping[str, Any]
     after: Mapping[str, Any]
@@ -84,34 +86,35 @@ def run(settings: Settings, keep: bool = False) -> Demonstrated:
     Raises AnabranchError when a step fails, and when a served value differs from the lake.
     """
     with _servers(settings, keep), job(settings) as context:
-        project, steps = context.project(NAME), Steps()
-        landed = _land(context, project, steps)
-        _heading("2. batch views of the whole lake into Cassandra")
-        build_project(context, project, None, steps)
-        trained = _train(context, project, steps)
-        _heading("4. the stream, fed with simulated bracelet readings and new exams")
-        before, after = _stream(context, project, steps)
-        _heading("5. REST answers the example request")
-        with _rest(settings, keep):
-            answer = _ask(settings)
-        _heading("6. mass scoring of all patients by the MLflow pyfunc UDF")
-        scored = _score(context, project, steps)
-        _heading("7. verification: every feature of every patient, lake against served")
-        verified = verify_settled(context, project, None, steps)
+        done = demonstrate(context, keep)
+    _next(settings, keep)
+    return done
+
+
+def demonstrate(context: Context, keep: bool = False) -> Demonstrated:
+    """Go through every step over servers that run. Raises what `run` raises."""
+    project, steps = context.project(NAME), Steps()
+    landed = _land(context, project, steps)
+    _heading("2. batch views of the whole lake into Cassandra")
+    built = build_project(context, project, None, steps)
+    trained = _train(context, project, steps)
+    _heading("4. the stream, fed with simulated bracelet readings and new exams")
+    before, after = _stream(context, project, steps)
+    _heading("5. REST answers the example request")
+    with _rest(context.settings, keep):
+        answer = _ask(context.settings)
+    _heading("6. mass scoring of all patients by the MLflow pyfunc UDF")
+    scored = _score(context, project, steps)
+    _heading("7. verification: every feature of every patient, lake against served")
+    verified = verify_settled(context, project, None, steps)
     if verified.mismatches:
         raise AnabranchError(
             f"{verified.mismatches} served values differ from the lake: run 'anabranch verify {NAME}'"
         )
-    _next(settings, keep)
     return Demonstrated(
-        landed=landed,
-        trained=trained,
-        before=before,
-        after=after,
-        answer=answer,
-        scored=scored,
-        verified=verified,
-    )
+        landed=landed, built=built, trained=trained, before=before, after=after, answer=answer,
+        scored=scored, verified=verified,
+    )  # fmt: skip
 
 
 @contextmanager

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def lived(servers: Settings, spark: "SparkSession", tmp_path_factory: pytest.TempPathFactory) -> "Lived":
+def lived(servers: Settings, spark: "SparkSession") -> "Lived":
     """The river of heart_disease, run once."""
     from tests.support.heart_river import live
 
-    return live(servers, spark, tmp_path_factory.mktemp("heart"))
+    return live(servers, spark)
 
 
 @pytest.fixture(scope="session")

@@ -120,7 +120,7 @@ def test_batch_and_speed_are_merged_at_a_time_as_serving_merges_them(
         assert row["score"] == pytest.approx(score, abs=1e-6)
         assert (row["as_of"].timestamp(), row["degraded"], row["layer"]) == (at / 1e6, None, "merged")
     patient = next(row for row in found if row["key"] == PATIENT)
-    assert patient["readings_7d"] == lived.after["features"]["readings_7d"]
+    assert patient["readings_7d"] == lived.answer["features"]["readings_7d"]
     by_frame = {
         row["key"]: values(lived, row)
         for row in analysis.answers_at(lived.project, format_time(at), [PATIENT, "nobody"]).collect()
@@ -131,11 +131,11 @@ def test_batch_and_speed_are_merged_at_a_time_as_serving_merges_them(
 
 
 def test_before_the_cut_the_lake_answers(analysis: Analysis, lived: Lived) -> None:
-    at = lived.built.manifest.cut - 3600 * 1_000_000
+    at = lived.demo.built.manifest.cut - 3600 * 1_000_000
     (row,) = analysis.answers_at(lived.project, format_time(at), [PATIENT]).collect()
     expected = from_lake(lived.context, lived.project, {"patient_id": PATIENT}, at)
     assert values(lived, row) == pytest.approx(expected)
-    assert row["readings_7d"] < lived.after["features"]["readings_7d"]
+    assert row["readings_7d"] < lived.answer["features"]["readings_7d"]
     with pytest.raises(AnabranchError, match="is in the future"):
         analysis.answers_at(lived.project, "2999-01-01T00:00:00Z")
 

@@ -63,7 +63,7 @@ def test_analyst_queries_runs_over_the_real_data(client: NotebookClient, lived: 
     told = run(client, "analyst_queries.ipynb")
     for expected in ("anabranch.heart_disease_current", "at risk", "[picture]", PATIENT, "score=", "layer='"):
         assert expected in told, told
-    assert f"{lived.after['features']['readings_7d']}" in told
+    assert f"{lived.answer['features']['readings_7d']}" in told
 
 
 def test_ad_hoc_training_registers_a_version_that_does_not_serve(
@@ -74,6 +74,6 @@ def test_ad_hoc_training_registers_a_version_that_does_not_serve(
     assert "[picture]" in told
     models = lived.context.models
     newest = models.list("heart_disease")[0]
-    assert newest.version != lived.trained.version == models.champion("heart_disease")
+    assert newest.version != lived.demo.trained.version == models.champion("heart_disease")
     assert newest.metrics["roc_auc"] > 0.7
     assert f"version {newest.version}" in told

@@ -78,13 +78,13 @@ def measured(lived: Lived) -> float:
     views = lived.context.views
     mean = fmean(row.score for row in views.sample_current(lived.project, 1000) if row.score is not None)
     now = datetime.now(tz=UTC)
-    versions = {"project": "heart_disease", "version": lived.trained.version}
+    versions = {"project": "heart_disease", "version": lived.demo.trained.version}
     found = [
         Measure(subject="scores", name="mean", at=now - timedelta(hours=hours), value=mean, **versions)
         for hours in (2, 1, 0)
     ]
     found += [
-        Measure(subject="model", name=name, at=now, value=lived.trained.metrics[name], **versions)
+        Measure(subject="model", name=name, at=now, value=lived.demo.trained.metrics[name], **versions)
         for name in ("roc_auc", "log_loss")
     ]
     Measures.of(views.settings).write(found)
@@ -114,8 +114,8 @@ def test_the_catalogue_shows_the_contents_of_the_real_stores(ready: str, lived: 
         found = json.load(response)
     assert found["lineage"]["lake"].keys() >= {"exams", "diagnoses"}
     assert found["lineage"]["batch"]["keys"]["latest_exam"] == 303
-    assert found["lineage"]["model"]["version"] == lived.trained.version
-    assert found["model"]["metrics"]["roc_auc"] == pytest.approx(lived.trained.metrics["roc_auc"])
+    assert found["lineage"]["model"]["version"] == lived.demo.trained.version
+    assert found["model"]["metrics"]["roc_auc"] == pytest.approx(lived.demo.trained.metrics["roc_auc"])
     assert found["freshness"]["kept"] is True
 
 
@@ -123,8 +123,8 @@ def test_a_browser_shows_the_projects_and_one_as_a_data_product(
     ready: str, lived: Lived, browser: Browser, measured: float
 ) -> None:
     home = Read(browser.document(f"{ready}/"))
-    metric = f"{lived.trained.metrics['roc_auc']:.4f}"
-    for said in ("heart_disease", "cardiology", metric, str(lived.built.manifest.batch_version)):
+    metric = f"{lived.demo.trained.metrics['roc_auc']:.4f}"
+    for said in ("heart_disease", "cardiology", metric, str(lived.demo.built.manifest.batch_version)):
         assert said in home.text, said
     product = Read(browser.document(f"{ready}/projects/heart_disease"))
     for said in (
@@ -148,8 +148,8 @@ def test_a_browser_shows_a_key_with_its_score_and_its_windows(
     page = Read(browser.document(f"{ready}/projects/heart_disease/keys/{PATIENT}"))
     for said in (
         PATIENT,
-        f"{lived.after['score']:,.4g}",
-        f"{lived.after['features']['readings_7d']:,}",
+        f"{lived.answer['score']:,.4g}",
+        f"{lived.answer['features']['readings_7d']:,}",
         "155",
         "speed",
     ):
@@ -186,7 +186,7 @@ def test_a_reader_signs_in_to_the_docs_and_tries_a_call_with_a_key_typed_there(
         page.run(f"document.querySelector('#credentials').value = '{key}'")
         answered = tried()
         assert answered.startswith("200")
-        assert f'"model_version": "{lived.trained.version}"' in answered
+        assert f'"model_version": "{lived.demo.trained.version}"' in answered
         chosen = f"{FORM}.querySelector('select')"
         page.run(
             f"{chosen}.selectedIndex = 2; {chosen}.dispatchEvent(new Event('change', {{bubbles: true}}))"

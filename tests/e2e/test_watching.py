@@ -93,7 +93,7 @@ def asked(address: str, body: dict[str, Any]) -> float:
 
 
 def test_labels_that_arrive_later_judge_the_predictions(released: Released) -> None:
-    version = released.lived.trained.version
+    version = released.lived.demo.trained.version
     assert released.first.found.predictions == {version: 80}
     whole = next(one for one in released.first.found.accuracy if not one.part and one.period is None)
     expected = roc_auc_score(
@@ -105,7 +105,7 @@ def test_labels_that_arrive_later_judge_the_predictions(released: Released) -> N
 
 
 def test_features_of_predictions_are_compared_with_the_training_data(released: Released) -> None:
-    drifts = {one.feature: one for one in released.first.found.features[released.lived.trained.version]}
+    drifts = {one.feature: one for one in released.first.found.features[released.lived.demo.trained.version]}
     assert drifts["age"].psi > 1
     current = {one.feature: one for one in released.first.found.current}
     assert current["age"].psi < 0.05  # the very patients it was trained on
@@ -123,7 +123,7 @@ def test_alerts_are_raised_once_and_everything_is_kept(released: Released) -> No
     crossed = {(one.what, one.which): one.news for one in released.first.checks if one.crossed}
     assert (crossed["psi", "age"], crossed["roc_auc", ""]) == ("raised", "raised")
     assert {one.news for one in released.second.checks} == {""}
-    context, version = released.lived.context, released.lived.trained.version
+    context, version = released.lived.context, released.lived.demo.trained.version
     latest = {
         (one.subject, one.name, one.slice): one.value
         for one in Measures.of(context.settings.views).latest("heart_disease")
@@ -186,7 +186,11 @@ def test_a_served_value_changed_by_hand_is_found_as_skew_and_raises_an_alert(
 
 
 def test_a_batch_replaces_approximate_scores_and_measures_their_error(released: Released) -> None:
-    context, project, version = released.lived.context, released.lived.project, released.lived.trained.version
+    context, project, version = (
+        released.lived.context,
+        released.lived.project,
+        released.lived.demo.trained.version,
+    )
     patients = list(released.scores)[:12]
     off = [(released.scores[patient] + 0.02 * (number - 4)) % 1.0 for number, patient in enumerate(patients)]
     said = {"layer": "speed", "batch_version": 1}
