@@ -28,7 +28,7 @@ class Lived:
 def live(servers: Settings, spark: SparkSession) -> Lived:
     """The demo over the servers and the session of the tests."""
     context = Context(servers)
-    context.stores.spark = spark
+    context.spark = spark
     done = demonstrate(context)
     project = context.project(NAME)
     current = context.views.current(project, PATIENT)
