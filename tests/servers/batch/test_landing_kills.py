@@ -1,4 +1,4 @@
-"""The real commands, killed with their JVM at several points and run again: every row is in the lake exactly once."""
+"""The real commands, killed with their JVM at several points and repeated: each row is in the lake once."""
 
 import json
 import os
@@ -23,8 +23,10 @@ DECLARATION = '''
 """Things that are counted."""
 from anabranch import Count, FeatureView, Project, Source
 
-things = Source(name="things", topic="{name}", id="id", time="at", schema="id STRING, thing STRING, at TIMESTAMP, x DOUBLE")
-project = Project(name="{name}", views=(FeatureView(name="ever", source=things, key="thing", features={{"all": Count()}}),))
+schema = "id STRING, thing STRING, at TIMESTAMP, x DOUBLE"
+things = Source(name="things", topic="{name}", id="id", time="at", schema=schema)
+ever = FeatureView(name="ever", source=things, key="thing", features={{"all": Count()}})
+project = Project(name="{name}", views=(ever,))
 '''
 AT = "2024-05-01T10:00:00Z"
 PATIENCE = 240  # seconds: several people may share the machine
@@ -150,10 +152,8 @@ def test_ingest_killed_at_any_moment_lands_every_row_once_when_repeated(
     landing.killed_when(
         lambda: landing.commits(landing.events) > 1 and landing.data_files() - written, *command
     )  # the first group is there
-    with recovery(
-        "ingest is killed",
-        f"{'as it writes, ' if LONG else ''}between quarantine and lake, between two commits; the command repeated",
-    ) as found:
+    points = f"{'as it writes, ' if LONG else ''}between quarantine and lake, between two commits"
+    with recovery("ingest is killed", f"{points}; the command repeated") as found:
         last = landing.run(*command)
         assert last["skipped_files"] in (2, 3)
         found.compared = landing.assert_once(spark, good, bad)
@@ -179,8 +179,9 @@ def test_land_killed_at_any_moment_and_followed_lands_every_message_once(
     if LONG:
         landing.killed_when(landing.data_files, "land", landing.name)
     landing.killed_when(lambda: landing.commits(landing.quarantine) > 1, "land", landing.name)
-    killed = f"{'as it writes, ' if LONG else ''}between quarantine and lake; followed while more comes, stopped, repeated"
-    with recovery("landing is killed", killed) as found:
+    points = f"{'as it writes, ' if LONG else ''}between quarantine and lake"
+    after = "followed while more comes, stopped, repeated"
+    with recovery("landing is killed", f"{points}; {after}") as found:
         found.compared = _landed_after_all(landing, spark, publish)
 
 

@@ -1,4 +1,4 @@
-"""Topics into the lake: exactly once, with the broker's time as arrival and every bad message in quarantine."""
+"""Topics land exactly once, with the broker's time as arrival and every bad message in quarantine."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Topics at the quality gate: a refused drain stays in its topic and lands once when it may; the stream keeps to the same rules."""
+"""Topics at the quality gate: a refused drain lands once when it may; the stream keeps to the same rules."""
 
 import json
 import uuid
@@ -61,7 +61,8 @@ def test_a_refused_topic_waits_and_lands_once_by_the_rules_of_the_stream(
     bus.publish(topic, [(None, json.dumps(sale).encode()) for sale in sales])
     with pytest.raises(
         RefusedLoadError,
-        match=rf"^topic {topic}, offsets 0 to 5 is refused: 3 of 6 rows \(50.0%\) are bad, at most 25% may be",
+        match=rf"^topic {topic}, offsets 0 to 5 is refused: "
+        r"3 of 6 rows \(50.0%\) are bad, at most 25% may be",
     ):
         run(spark, lake, bus, project, topic_mode="refuse", refuse_above=0.25)
     # Version 0 is the empty table, made before anything is written beside it.

@@ -1,4 +1,4 @@
-"""Wire formats: a source's messages land, stream and are replayed by its decoder, one that a user registered included."""
+"""Wire formats: messages are landed, streamed and replayed by their source's decoder, registered ones too."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -131,7 +131,10 @@ def test_every_format_refuses_what_no_format_can_read(spark: SparkSession, form:
 def test_an_event_that_comes_as_json_is_published_in_the_format_of_its_source(
     spark: SparkSession, form: str
 ) -> None:
-    text = f'{{"id": 5, "shop": "a,b", "at": "{AT}", "price": 1234567890123456.7891, "note": "x\\"y", "other": 1}}'
+    values = (
+        f'"id": 5, "shop": "a,b", "at": "{AT}", "price": 1234567890123456.7891, "note": "x\\"y", "other": 1'
+    )
+    text = f"{{{values}}}"
     source = source_of(form)
     (row,) = judged(spark, source, encode_event(source, text.encode()))
     assert row["_reason"] is None

@@ -1,4 +1,4 @@
-"""Files into the lake: refused whole when they do not fit, else every row exactly once, good or in quarantine."""
+"""Files are refused whole when they do not fit; else each row lands exactly once, good or in quarantine."""
 
 import gzip
 import json
@@ -183,7 +183,8 @@ def test_a_file_that_cannot_be_read_is_refused(spark: SparkSession, lake: Lake, 
     torn = write(tmp_path / "torn.parquet", "PAR1 but no more")
     for name, message in (
         ("none.csv", "names no file"), (latin, "cannot be read as CSV"), (torn, "cannot be read as PARQUET"),
-        (write(tmp_path / "_hidden.csv", HEADER), "may not begin with"), (write(tmp_path / "a.xlsx", "x"), "no known format"),
+        (write(tmp_path / "_hidden.csv", HEADER), "may not begin with"),
+        (write(tmp_path / "a.xlsx", "x"), "no known format"),
     ):  # fmt: skip
         with pytest.raises(AnabranchError, match=message):
             load(spark, lake, tmp_path / name)

@@ -1,4 +1,4 @@
-"""Input that is broken, grows, changes or does not fit: a sentence says what, nothing is lost, nothing is half visible."""
+"""Input that is broken, grows, changes or does not fit: one sentence says so, and nothing is lost or torn."""
 
 import gzip
 import json

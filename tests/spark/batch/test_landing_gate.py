@@ -1,4 +1,4 @@
-"""Files at the quality gate: a refused load changes nothing, and lands once the data or the threshold is corrected."""
+"""Files at the quality gate: a refused load changes nothing, and lands when data or threshold are right."""
 
 from pathlib import Path
 from typing import Any

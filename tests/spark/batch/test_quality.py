@@ -165,8 +165,10 @@ REFUSING = [
     ("expect_table_row_count_to_be_between", {"min_value": 10}, "the number of rows is not at least 10: 4"),
     ("expect_table_row_count_to_equal", {"value": 5}, "the number of rows is not 5: 4"),
     ("expect_column_mean_to_be_between", {"column": "n", "max_value": 2}, "n is not a mean at most 2: 2.5"),
-    ("expect_column_min_to_be_between", {"column": "at", "min_value": "2024-06-01"}, "at is not a minimum at least 2024-06-01: 2024-05-01T10:00:00+00:00"),
-    ("expect_column_unique_value_count_to_be_between", {"column": "shop", "min_value": 2}, "shop is not a number of values at least 2: 1"),
+    ("expect_column_min_to_be_between", {"column": "at", "min_value": "2024-06-01"},
+     "at is not a minimum at least 2024-06-01: 2024-05-01T10:00:00+00:00"),
+    ("expect_column_unique_value_count_to_be_between", {"column": "shop", "min_value": 2},
+     "shop is not a number of values at least 2: 1"),
     ("expect_column_proportion_of_unique_values_to_be_between", {"column": "shop", "min_value": 0.9},
      "shop is not a share of different values at least 0.9: 0.25"),
 ]  # fmt: skip
@@ -189,7 +191,8 @@ def test_more_bad_rows_than_the_share_refuse_a_file_and_only_warn_of_a_topic(
     with pytest.raises(RefusedLoadError) as refused:
         close(spark, lake, made(refuse_above=0.25), [1, 2, "x", "y"])
     assert str(refused.value).startswith(
-        "/in/a <b>.json is refused: 2 of 4 rows (50.0%) are bad, at most 25% may be; nothing of it was landed (see /"
+        "/in/a <b>.json is refused: 2 of 4 rows (50.0%) are bad, at most 25% may be; "
+        "nothing of it was landed (see /"
     )
     assert close(spark, lake, made(refuse_above=0.5), [1, 2, "x", "y"]).unmet == ()
     assert close(spark, lake, made(refuse_above=0.25, mode="warn"), [1, 2, "x", "y"]).unmet == (

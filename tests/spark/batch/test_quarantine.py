@@ -159,8 +159,10 @@ KINDS = {
     "age: 'it's 5' is not INT": ("age: '…' is not INT", True),
     "n: '99' is not between 0 and 10; m: 'x' is not DATE (ISO 8601, such as 2024-05-01)": (
         "n: '…' is not between 0 and 10; m: '…' is not DATE (ISO 8601, such as 2024-05-01)", True),
-    "from the future: at 2999-01-01 00:00:00.5 is after its arrival": ("from the future: at … is after its arrival", True),
-    "too large: 2000000 bytes, an event may have 1048576": ("too large: … bytes, an event may have 1048576", False),
+    "from the future: at 2999-01-01 00:00:00.5 is after its arrival": (
+        "from the future: at … is after its arrival", True),
+    "too large: 2000000 bytes, an event may have 1048576": (
+        "too large: … bytes, an event may have 1048576", False),
     "the text is not UTF-8": ("the text is not UTF-8", False),
     "no id: id is missing": ("no id: id is missing", True),
     "malformed JSON: one JSON object is expected": ("malformed JSON: one JSON object is expected", True),

@@ -23,7 +23,8 @@ DECLARATION = """
 from anabranch import Count, FeatureView, Project, Source
 
 sales = Source(name="sales", id="id", time="at", schema="id STRING, shop STRING, at TIMESTAMP, n INT")
-project = Project(name="killed", views=(FeatureView(name="by_shop", source=sales, key="shop", features={"n": Count()}),))
+by_shop = FeatureView(name="by_shop", source=sales, key="shop", features={"n": Count()})
+project = Project(name="killed", views=(by_shop,))
 """
 ROWS = 50
 

@@ -1,4 +1,4 @@
-"""Expectations in SQL: a row breaks one exactly when plain Python says so, and a load is measured in one pass."""
+"""Expectations in SQL: rows break them as plain Python says, and a load is measured in one pass."""
 
 import math
 import operator
@@ -194,8 +194,9 @@ def test_a_row_against_a_rule_gets_the_rule_as_its_reason_and_a_warning_gives_no
         '{"id": "2", "at": "2024-05-01", "n": 11}',
         '{"id": "3", "at": "2024-05-01", "n": "x", "s": "b"}',
     ]
-    raw = spark.createDataFrame([(text, DAY[0], None, "t", 0, number) for number, text in enumerate(texts)],
-                                "value STRING, _arrival TIMESTAMP, _file STRING, _topic STRING, _partition INT, _offset BIGINT")  # fmt: skip
+    schema = "value STRING, _arrival TIMESTAMP, _file STRING, _topic STRING, _partition INT, _offset BIGINT"
+    rows = [(text, DAY[0], None, "t", 0, number) for number, text in enumerate(texts)]
+    raw = spark.createDataFrame(rows, schema)
     judged = judge(SOURCE, (), parse(SOURCE, raw), 86_400, suite).orderBy("_offset").collect()
     assert [row["_reason"] for row in judged] == [
         None,

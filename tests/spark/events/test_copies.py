@@ -59,9 +59,10 @@ def test_the_first_arrival_of_an_id_wins_then_files_then_position(
     later = ARRIVAL + timedelta(microseconds=1)
     rows: Rows = [
         ("a", 1, later, "a.csv", None, None, 0), ("a", 2, ARRIVAL, None, "t", 1, 7),
-        ("b", 3, ARRIVAL, None, "t", 0, 0), ("b", 4, ARRIVAL, "b.csv", None, None, 5), ("b", 5, ARRIVAL, "b.csv", None, None, 4),
-        ("b", 6, ARRIVAL, "c.csv", None, None, 0),
-        ("c", 7, ARRIVAL, None, "t", 1, 0), ("c", 8, ARRIVAL, None, "t", 0, 3), ("c", 9, ARRIVAL, None, "t", 0, 2),
+        ("b", 3, ARRIVAL, None, "t", 0, 0), ("b", 4, ARRIVAL, "b.csv", None, None, 5),
+        ("b", 5, ARRIVAL, "b.csv", None, None, 4), ("b", 6, ARRIVAL, "c.csv", None, None, 0),
+        ("c", 7, ARRIVAL, None, "t", 1, 0), ("c", 8, ARRIVAL, None, "t", 0, 3),
+        ("c", 9, ARRIVAL, None, "t", 0, 2),
     ]  # fmt: skip
     for given in (rows, rows[::-1]):
         assert {row["id"]: row["n"] for row in choose(SOURCE, landed(spark, given)).collect()} == {
@@ -98,7 +99,7 @@ def test_what_is_left_of_many_events_is_what_sorting_leaves(spark: SparkSession,
 
 
 def test_ids_are_found_to_be_there_more_than_once_across_blocks_and_partitions(spark: SparkSession) -> None:
-    # Several blocks of each of two partitions; one id in a hundred is there twice, one of them in the same block.
+    # Several blocks in each of two partitions; one id in a hundred occurs twice, one of them in one block.
     ids = spark.range(0, 4_800_000, 1, 2).selectExpr("id % 2400000 AS number", "id >= 2400000 AS again")
     events = (
         ids.where("NOT again OR number % 100 = 7")

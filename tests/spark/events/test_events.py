@@ -21,7 +21,8 @@ SOURCE = Source(
     topic="sales",
     id="id",
     time="at",
-    schema="id STRING, shop STRING, at TIMESTAMP, n INT, big BIGINT, price DECIMAL(20,4), weight DOUBLE, open BOOLEAN, day DATE, note BINARY",
+    schema="id STRING, shop STRING, at TIMESTAMP, n INT, big BIGINT, price DECIMAL(20,4), weight DOUBLE, "
+    "open BOOLEAN, day DATE, note BINARY",
 )
 PROJECT = Project(
     name="shops",
@@ -58,13 +59,17 @@ VALUES: list[tuple[str, object, object]] = [
     ("n", "45", 45), ("n", 45, 45), ("n", 45.0, 45), ("n", "45.0", 45), ("n", " 45 ", 45), ("n", "4.5e1", 45),
     ("n", "", None), ("n", None, None), ("n", " ", None),
     ("big", "9223372036854775807", 9223372036854775807), ("big", 9223372036854775807, 9223372036854775807),
-    ("price", "1234567890123456.7891", Decimal("1234567890123456.7891")), ("price", "0.10", Decimal("0.1000")),
-    ("weight", "-1.5e-3", -0.0015), ("weight", 2, 2.0), ("weight", "Infinity", float("inf")), ("weight", float("-inf"), float("-inf")),
+    ("price", "1234567890123456.7891", Decimal("1234567890123456.7891")),
+    ("price", "0.10", Decimal("0.1000")),
+    ("weight", "-1.5e-3", -0.0015), ("weight", 2, 2.0),
+    ("weight", "Infinity", float("inf")), ("weight", float("-inf"), float("-inf")),
     ("open", True, True), ("open", "false", False), ("open", 1, True),
     ("day", "2024-02-29", date(2024, 2, 29)), ("day", "2024-05-01T10:00:00Z", date(2024, 5, 1)),
     ("at", "2024-05-01", moment(2024, 5, 1)), ("at", "2024-05-01 10:30", moment(2024, 5, 1, 10, 30)),
-    ("at", "2024-05-01T10:30Z", moment(2024, 5, 1, 10, 30)), ("at", "2024-05-01T10:30+02:00", moment(2024, 5, 1, 8, 30)),
-    ("at", "2024-05-01T10:30:00.123456789z", moment(2024, 5, 1, 10, 30, 0, 123456)), ("at", "2024-05-01T10:30:00-0130", moment(2024, 5, 1, 12)),
+    ("at", "2024-05-01T10:30Z", moment(2024, 5, 1, 10, 30)),
+    ("at", "2024-05-01T10:30+02:00", moment(2024, 5, 1, 8, 30)),
+    ("at", "2024-05-01T10:30:00.123456789z", moment(2024, 5, 1, 10, 30, 0, 123456)),
+    ("at", "2024-05-01T10:30:00-0130", moment(2024, 5, 1, 12)),
     ("note", "é", bytearray("é".encode())), ("shop", 7, "7"), ("shop", {"a": 1}, '{"a":1}'),
 ]  # fmt: skip
 
@@ -88,14 +93,18 @@ def test_decimals_in_json_numbers_keep_all_their_digits_and_nan_is_kept(spark: S
 
 
 WRONG = [
-    ("n", "abc", "n: 'abc' is not INT"), ("n", 45.5, "n: '45.5' is not INT"), ("n", "1e-30", "n: '1e-30' is not INT"),
+    ("n", "abc", "n: 'abc' is not INT"), ("n", 45.5, "n: '45.5' is not INT"),
+    ("n", "1e-30", "n: '1e-30' is not INT"),
     ("n", 2147483648, "n: '2147483648' is not INT"),
-    ("n", [1], "n: '[1]' is not INT"), ("price", "1e30", "price: '1e30' is not DECIMAL(20,4)"), ("price", "1,5", "price: '1,5' is not DECIMAL(20,4)"),
-    ("weight", "12d", "weight: '12d' is not DOUBLE"), ("weight", "0x1p3", "weight: '0x1p3' is not DOUBLE"), ("open", "maybe", "open: 'maybe' is not BOOLEAN"),
+    ("n", [1], "n: '[1]' is not INT"), ("price", "1e30", "price: '1e30' is not DECIMAL(20,4)"),
+    ("price", "1,5", "price: '1,5' is not DECIMAL(20,4)"),
+    ("weight", "12d", "weight: '12d' is not DOUBLE"), ("weight", "0x1p3", "weight: '0x1p3' is not DOUBLE"),
+    ("open", "maybe", "open: 'maybe' is not BOOLEAN"),
     ("day", "2024", "day: '2024' is not DATE (ISO 8601, such as 2024-05-01)"),
     ("day", "2024-02-30", "day: '2024-02-30' is not DATE (ISO 8601, such as 2024-05-01)"),
     *[("at", bad, f"at: '{bad}' is not TIMESTAMP (ISO 8601, such as 2024-05-01T12:00:00Z)")
-      for bad in ("yesterday", "12:00", "2024", "1714560000", "2024-05-01T25:00:00Z", "01/05/2024", "0000-01-01")],
+      for bad in ("yesterday", "12:00", "2024", "1714560000", "2024-05-01T25:00:00Z", "01/05/2024",
+                  "0000-01-01")],
 ]  # fmt: skip
 
 

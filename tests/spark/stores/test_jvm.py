@@ -1,4 +1,4 @@
-"""What stores/jvm.py takes from PySpark's private names, by the real JVM: a release that renames one fails here."""
+"""Private names of PySpark, used by stores/jvm.py on the real JVM: a release that renames one fails here."""
 
 import subprocess
 import sys

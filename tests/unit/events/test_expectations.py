@@ -1,4 +1,4 @@
-"""Suites of expectations: what a file may say, what is told when it cannot be meant, and what a declaration gives without one."""
+"""Suites of expectations: what a file may contain, its errors, and the suite derived from a declaration."""
 
 import json
 from typing import Any
