@@ -235,7 +235,7 @@ def _readme(project: Project, entry: ModelVersion) -> str:
     python run.py rows.jsonl                    # one JSON object a line, or all in one array
 
 Each answer is a line `{{"score": ..., "label": ..., "model_version": "{entry.version}"}}`.
-A row names features of `features.json`; a feature that it leaves out is missing, and an unknown name is refused.
+A row names features of `features.json`; one that it leaves out is missing, and an unknown name is refused.
 It may also have {", ".join(f"`{key}`" for key in project.keys)}, which is ignored.
 `features.json` also describes how to code a row for `model.onnx` without Python.
 `model_card.html` says what the model is for, how good it is and what it must not be used for.
