@@ -49,6 +49,8 @@ def announce(models: Models, bus: Bus, project: Project) -> Announced:
         )
         models.remove_news(project.name, news)
     except AnabranchError as error:
-        log.warning("devices are not told of the models of project %s yet: %s", project.name, error)
-        return Announced(sent=sent, why=f"devices are not told yet ({error}): the next promotion tells them")
+        log.warning("news of the models of project %s wait for Kafka: %s", project.name, error)
+        return Announced(
+            sent=sent, why=f"devices are not informed yet ({error}): the next promotion informs them"
+        )
     return Announced(sent=sent)

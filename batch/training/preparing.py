@@ -1,6 +1,5 @@
 """From a training set in memory to rows for a trainer and held-out rows to judge the model on."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ class Prepared:
     @property
     def target(self) -> NDArray[np.float64]:
         """The targets of the held-out rows."""
-        return np.asarray(self.test.column(TARGET).to_numpy(), dtype=np.float64)
+        return targets(self.test)
 
     @property
     def groups(self) -> NDArray[np.int64]:
@@ -64,25 +63,52 @@ def prepare(project: Project, model: Model, table: pa.Table, folders: tuple[Path
 
     Raises AnabranchError for labels or features that nothing can be learnt from.
     """
-    # Spark returns rows in any order; the same rows in the same order give the same model.
-    table = table.sort_by([(KEY, "ascending"), (TIME, "ascending"), (TARGET, "ascending")])
-    target = table.column(TARGET).to_numpy().astype(np.float64)
-    keys = np.array(table.column(KEY).to_pylist(), dtype=object)
+    table = in_order(table)
+    target, keys, groups = (
+        targets(table),
+        np.array(table.column(KEY).to_pylist(), dtype=object),
+        key_groups(table),
+    )
     parts = split(model.split, keys, table.column(TIME).to_numpy(), target, model.task)
-    _, groups = np.unique(keys, return_inverse=True)
-    columns = {name: values(table.column(name)) for name in project.model_features}
+    columns = feature_columns(project, table)
     inputs = tuple(given.learnt(columns[given.name][parts.train]) for given in model_inputs(project))
     matrix = InputCoder([given.described() for given in inputs]).matrix(columns)
     empty = check_empty(project, inputs, matrix[parts.train])
-    test = (
-        table.filter(pa.array(parts.test))
-        .append_column(GROUP, pa.array(groups[parts.test].astype(np.int64)))
-        .drop_columns([KEY, TIME])
-    )
+    test = table.filter(pa.array(parts.test)).append_column(GROUP, pa.array(groups[parts.test]))
     rows = training_rows(
-        model, matrix[parts.train], target[parts.train], inputs, groups[parts.train].astype(np.int64), folders
+        model, matrix[parts.train], target[parts.train], inputs, groups[parts.train], folders
     )
-    return Prepared(rows=rows, test=test, matrix=matrix[parts.test], split=parts, empty=empty)
+    return Prepared(
+        rows=rows,
+        test=test.drop_columns([KEY, TIME]),
+        matrix=matrix[parts.test],
+        split=parts,
+        empty=empty,
+    )
+
+
+def in_order(table: pa.Table) -> pa.Table:
+    """A training set sorted by key, time and target.
+
+    Spark returns rows in any order; the same rows in the same order give the same model.
+    """
+    return table.sort_by([(KEY, "ascending"), (TIME, "ascending"), (TARGET, "ascending")])
+
+
+def targets(table: pa.Table) -> NDArray[np.float64]:
+    """The targets of a training set."""
+    return np.asarray(table.column(TARGET).to_numpy(), dtype=np.float64)
+
+
+def key_groups(table: pa.Table) -> NDArray[np.int64]:
+    """A number a row of a training set, the same for rows of one key."""
+    keys = np.array(table.column(KEY).to_pylist(), dtype=object)
+    return np.unique(keys, return_inverse=True)[1].astype(np.int64)
+
+
+def feature_columns(project: Project, table: pa.Table) -> dict[str, NDArray[Any]]:
+    """The columns of a training set that the model reads."""
+    return {name: values(table.column(name)) for name in project.model_features}
 
 
 def training_rows(
@@ -113,22 +139,12 @@ def whole_set(
     project: Project, model: Model, table: pa.Table, folders: tuple[Path, ...] = ()
 ) -> TrainingRows:
     """Every row of a training set, for a validation with its own folds."""
-    table = table.sort_by([(KEY, "ascending"), (TIME, "ascending"), (TARGET, "ascending")])
-    columns: Mapping[str, NDArray[Any]] = {
-        name: values(table.column(name)) for name in project.model_features
-    }
+    table = in_order(table)
+    columns = feature_columns(project, table)
     inputs = tuple(given.learnt(columns[given.name]) for given in model_inputs(project))
     matrix = InputCoder([given.described() for given in inputs]).matrix(columns)
     check_empty(project, inputs, matrix)
-    _, groups = np.unique(np.array(table.column(KEY).to_pylist(), dtype=object), return_inverse=True)
-    return training_rows(
-        model,
-        matrix,
-        table.column(TARGET).to_numpy().astype(np.float64),
-        inputs,
-        groups.astype(np.int64),
-        folders,
-    )
+    return training_rows(model, matrix, targets(table), inputs, key_groups(table), folders)
 
 
 def values(column: pa.ChunkedArray) -> NDArray[Any]:

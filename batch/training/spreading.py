@@ -1,6 +1,6 @@
 """Training sets that stay on Spark's workers: split there, judged on a sample that fits the driver.
 
-How large a set is, is told before anything is collected: rows are counted, columns are declared.
+The size of a set is known before anything is collected: rows are counted, columns are declared.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,19 @@ from anabranch.stores.models.scoring import InputCoder
 from batch.evaluation.splits import SHARE, Split
 from batch.trainers.frames import TrainingFrame
 from batch.trainers.registry import trainer
-from batch.training.preparing import GROUP, KEY, TARGET, TIME, Prepared, check_empty, training_rows, values
+from batch.training.preparing import (
+    GROUP,
+    KEY,
+    TARGET,
+    TIME,
+    Prepared,
+    check_empty,
+    feature_columns,
+    in_order,
+    key_groups,
+    targets,
+    training_rows,
+)
 
 MOST_TRAIN, MOST_TEST = 50_000, 200_000
 """Rows that come to the driver: to design the columns on, and to judge on; fewer where they are wide."""
@@ -101,32 +113,17 @@ def prepare_frame(
         side: _sample(sided.where(F.col(_SIDE) == side), counts[side], bound)
         for side, bound in bounds.items()
     }
-    columns = {
-        side: {name: values(table.column(name)) for name in project.model_features}
-        for side, table in samples.items()
-    }
+    columns = {side: feature_columns(project, table) for side, table in samples.items()}
     inputs = tuple(given.learnt(columns["train"][given.name]) for given in model_inputs(project))
     coder = InputCoder([given.described() for given in inputs])
     matrix = {side: coder.matrix(found) for side, found in columns.items()}
     empty = check_empty(project, inputs, matrix["train"])
-    groups = {
-        side: np.unique(np.array(table.column(KEY).to_pylist(), dtype=object), return_inverse=True)[1].astype(
-            np.int64
-        )
-        for side, table in samples.items()
-    }
-    rows = training_rows(
-        model,
-        matrix["train"],
-        samples["train"].column(TARGET).to_numpy().astype(np.float64),
-        inputs,
-        groups["train"],
-    )
-    test = samples["test"].append_column(GROUP, pa.array(groups["test"])).drop_columns([KEY, TIME])
+    train, test = samples["train"], samples["test"]
+    rows = training_rows(model, matrix["train"], targets(train), inputs, key_groups(train))
     nothing = np.zeros(0, dtype=bool)
     prepared = Prepared(
         rows=rows,
-        test=test,
+        test=test.append_column(GROUP, pa.array(key_groups(test))).drop_columns([KEY, TIME]),
         matrix=matrix["test"],
         split=Split(train=nothing, test=nothing, kind=how.split()[1].strip(":"), how=how),
         empty=empty,
@@ -201,6 +198,4 @@ def _sample(side: DataFrame, count: int, most: int) -> pa.Table:
     """About `most` rows at most, the same ones every time: chosen by a hash of key and time."""
     if count > most:
         side = side.where(F.pmod(F.xxhash64(TIME, KEY), F.lit(_FINE)) < int(most / count * _FINE))
-    return (
-        side.drop(_SIDE).toArrow().sort_by([(KEY, "ascending"), (TIME, "ascending"), (TARGET, "ascending")])
-    )
+    return in_order(side.drop(_SIDE).toArrow())

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pyspark.sql import DataFrame
 
+from anabranch.errors import MisuseError
 from anabranch.stores.opened import Stores
 from batch.evaluation.assessment import SliceResult
 from batch.evaluation.kept_runs import TrainingRun, keep
@@ -26,6 +27,7 @@ from batch.training.spreading import kept_frame, prepare_frame, training_size
 from batch.training.training_sets import collected, lake_frame, no_labels
 
 log = logging.getLogger(__name__)
+_CLOSE = 1e-9  # relative above 1; metrics closer than that are the same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,23 @@ class Trained:
     checks: tuple[GateCheck, ...] = ()
     slices: tuple[SliceResult, ...] = ()
     split: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """Each metric as it was recorded and as it is now; None where one training has no such metric."""
+
+    version: str
+    metrics: Mapping[str, tuple[float | None, float | None]]
+
+    @property
+    def different(self) -> tuple[str, ...]:
+        """Metrics that differ."""
+        return tuple(
+            name
+            for name, (was, now) in self.metrics.items()
+            if was is None or now is None or abs(was - now) > _CLOSE * max(1.0, abs(was))
+        )
 
 
 def train(stores: Stores, job: TrainingJob) -> Trained:
@@ -78,6 +97,27 @@ def lake_run(stores: Stores, job: TrainingJob, versions: Mapping[str, int]) -> T
         return _spread_run(job, frame, total, versions)
     table = collected(job, frame, total)
     return train_run(job, TrainingSet(table=table, lake_versions=versions, left_out=total - table.num_rows))
+
+
+def reproduce(stores: Stores, job: TrainingJob, version: str) -> Reproduction:
+    """Train again as `version` was trained; nothing is registered.
+
+    Raises MisuseError when the declaration has changed since, or the version was not trained from a lake.
+    """
+    project, entry = job.project, stores.models.entry(job.project.name, version)
+    place = f"version {version} of {project.name!r}"
+    if entry.fingerprint != project.fingerprint:
+        raise MisuseError(
+            f"{place} was trained from the declaration {entry.fingerprint or 'of nobody knows when'}, "
+            f"which is {project.fingerprint} now: check out the declaration it was trained from"
+        )
+    if not entry.lake_versions:
+        raise MisuseError(f"{place} recorded no lake versions: it was not trained from a lake")
+    run = lake_run(stores, job, entry.lake_versions)
+    names = dict.fromkeys([*entry.metrics, *run.metrics])
+    return Reproduction(
+        version=version, metrics={name: (entry.metrics.get(name), run.metrics.get(name)) for name in names}
+    )
 
 
 def _spread_run(job: TrainingJob, frame: DataFrame, total: int, versions: Mapping[str, int]) -> TrainingRun:

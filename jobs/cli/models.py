@@ -199,7 +199,7 @@ def evaluate(
 
 def reproduce(name: Name, version: Version, as_json: AsJson = False) -> None:
     """Train a version again from its lake versions and compare the metrics; exit code 1 when they differ."""
-    from batch.training.reproduction import reproduce as run
+    from batch.training.train import reproduce as run
 
     with job() as context:
         again = run(context, training_job(context, context.project(name), Steps()), version)

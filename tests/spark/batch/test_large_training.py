@@ -13,9 +13,8 @@ from anabranch.settings import LakeSettings, ModelsSettings
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.models.registry import Models
 from batch.training.job import TrainingJob
-from batch.training.reproduction import reproduce
 from batch.training.spreading import training_size
-from batch.training.train import lake_run, train
+from batch.training.train import lake_run, reproduce, train
 from batch.training.training_sets import lake_training_set
 from projects.heart_disease import ATTRIBUTES, diagnoses, project
 from tests.support.heart import fill, read

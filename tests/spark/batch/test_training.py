@@ -16,8 +16,7 @@ from anabranch.stores.lake.lake import Lake
 from anabranch.stores.models.registry import Models
 from anabranch.values.times import parse_time
 from batch.training.job import TrainingJob, TrainingSet
-from batch.training.reproduction import reproduce
-from batch.training.train import Trained, fit_and_log, train
+from batch.training.train import Trained, fit_and_log, reproduce, train
 from batch.training.training_sets import label_rows, training_set
 from projects.heart_disease import ATTRIBUTES, project
 from tests.support.heart import fill, read
