@@ -41,16 +41,18 @@ def stream(
             reported = time.monotonic()
             while streams.active and not stopping.is_set():
                 stopping.wait(0.2 if once else 1.0)
-                found = streams.look()
-                metrics.show(found)
+                snapshots = streams.look()
+                metrics.show(snapshots)
                 if time.monotonic() - reported >= _REPORT_SECONDS:
                     reported = time.monotonic()
-                    steps.report([escape(snapshot.line()) for snapshot in found])
+                    steps.report([escape(snapshot.line()) for snapshot in snapshots])
             streams.stop()
-            found = streams.look()
-    _report(as_json, projects, found)
+            snapshots = streams.look()
+    _report(as_json, projects, snapshots)
     failed = [
-        f"{snapshot.project}.{snapshot.source} ({snapshot.failure})" for snapshot in found if snapshot.failed
+        f"{snapshot.project}.{snapshot.source} ({snapshot.failure})"
+        for snapshot in snapshots
+        if snapshot.failed
     ]
     if failed:
         raise AnabranchError(
@@ -71,9 +73,10 @@ def _names(projects: list[Project]) -> str:
     return ", ".join(project.name for project in projects)
 
 
-def _report(as_json: bool, projects: list[Project], found: list["Snapshot"]) -> None:
+def _report(as_json: bool, projects: list[Project], snapshots: list["Snapshot"]) -> None:
     events, asked = (
-        sum(snapshot.events for snapshot in found if snapshot.unit == unit) for unit in ("events", "requests")
+        sum(snapshot.events for snapshot in snapshots if snapshot.unit == unit)
+        for unit in ("events", "requests")
     )
     views = sum(len(project.views) for project in projects)
     value: dict[str, object] = {
@@ -83,7 +86,7 @@ def _report(as_json: bool, projects: list[Project], found: list["Snapshot"]) -> 
         "requests": asked,
     }
     failed = {
-        f"{snapshot.project}.{snapshot.source}": snapshot.failure for snapshot in found if snapshot.failed
+        f"{snapshot.project}.{snapshot.source}": snapshot.failure for snapshot in snapshots if snapshot.failed
     }
     if failed:
         value["failed"] = failed

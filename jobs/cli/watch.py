@@ -111,50 +111,52 @@ def summary(looked: "Looked | str | None") -> dict[str, Any] | None:
     if looked is None or isinstance(looked, str):
         return None if looked is None else {"error": looked}
     return {
-        "predictions": sum(looked.found.predictions.values()),
+        "predictions": sum(looked.findings.predictions.values()),
         "beyond": [f"{check.what} {check.which}".strip() for check in looked.checks if check.crossed],
-        "notes": list(looked.found.notes),
+        "notes": list(looked.findings.notes),
     }
 
 
 def show(looked: "Looked") -> None:
     """Print the tables of a look."""
-    found = looked.found
-    heads = ["version", "slice", "labels", found.metric, "95% from", "to"]
-    whole = [_accuracy(each) for each in found.accuracy if each.period is None]
-    _table(f"On labels that came since {format_time(found.since)}", heads, whole)
+    findings = looked.findings
+    heads = ["version", "slice", "labels", findings.metric, "95% from", "to"]
+    whole = [_accuracy(each) for each in findings.accuracy if each.period is None]
+    _table(f"On labels that came since {format_time(findings.since)}", heads, whole)
     dated = [
-        [format_time(to_micros(each.period)), *_accuracy(each)] for each in found.accuracy if each.period
+        [format_time(to_micros(each.period)), *_accuracy(each)] for each in findings.accuracy if each.period
     ]
     _table("Over time", ["from", *heads], dated)
     inputs = [
-        (f"Inputs of predictions, version {version}", drifts) for version, drifts in found.features.items()
+        (f"Inputs of predictions, version {version}", drifts) for version, drifts in findings.features.items()
     ]
     heads = ["feature", "PSI", "Jensen-Shannon", "rows", "moved most"]
-    for title, drifts in [*inputs, ("Inputs in current rows", found.current)]:
+    for title, drifts in [*inputs, ("Inputs in current rows", findings.current)]:
         rows = [[each.feature, each.psi, each.js, each.rows, each.most_moved] for each in drifts]
         _table(f"{title}, against training data", heads, rows)
     rows = [
-        [version, each.psi, each.js, each.rows, found.means.get(version), each.most_moved]
-        for version, each in found.scores.items()
+        [version, each.psi, each.js, each.rows, findings.means.get(version), each.most_moved]
+        for version, each in findings.scores.items()
     ]
     heads = ["version", "PSI", "Jensen-Shannon", "rows", "mean", "moved most"]
     _table("Scores of predictions, against held-out rows", heads, rows)
-    if found.skew is not None:
-        one = found.skew
+    if findings.skew is not None:
+        one = findings.skew
         heads = ["batch version", "answers", "left aside", "values", "differing", "an example"]
         rows = [[one.batch_version, one.answers, one.unsettled, one.values, one.differing, one.example]]
         _table(f"Answers of version {one.version} made again from the lake", heads, rows)
-    if found.approximation:
-        at = max(each.at for each in found.approximation.values())
+    if findings.approximation:
+        at = max(each.at for each in findings.approximation.values())
         title = f"Approximate scores against those of the batch of {at:%Y-%m-%d %H:%M} UTC"
-        _table(title, list(found.approximation), [[each.value for each in found.approximation.values()]])
+        _table(
+            title, list(findings.approximation), [[each.value for each in findings.approximation.values()]]
+        )
     checks = [
         [c.what, c.which, c.version, c.value, c.threshold, "yes" if c.crossed else "no", c.news]
         for c in looked.checks
     ]
     _table("Thresholds", _CHECK.split(), checks)
-    for note in found.notes:
+    for note in findings.notes:
         say(f"note: {note}")
 
 
@@ -164,25 +166,25 @@ def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[object]]) -
         table(title, heads, rows)
 
 
-def _accuracy(found: Any) -> list[object]:
-    return [found.version, found.part or "all", found.labels, found.value, found.low, found.high]
+def _accuracy(each: Any) -> list[object]:
+    return [each.version, each.part or "all", each.labels, each.value, each.low, each.high]
 
 
 def value(looked: "Looked") -> dict[str, Any]:
     """A look as JSON."""
-    found = looked.found
+    findings = looked.findings
     answer: dict[str, Any] = {
-        **picked(found, "project champion"),
-        "at": format_time(found.at),
-        "since": format_time(found.since),
-        "predictions": dict(found.predictions),
+        **picked(findings, "project champion"),
+        "at": format_time(findings.at),
+        "since": format_time(findings.since),
+        "predictions": dict(findings.predictions),
         "checks": [picked(check, _CHECK) for check in looked.checks],
-        "notes": list(found.notes),
+        "notes": list(findings.notes),
         "measures": [
             {**picked(measure, "subject name slice version value"), "at": format_time(to_micros(measure.at))}
-            for measure in found.measures()
+            for measure in findings.measures()
         ],
     }
-    if found.skew is not None:
-        answer["skew"] = picked(found.skew, "answers values differing example")
+    if findings.skew is not None:
+        answer["skew"] = picked(findings.skew, "answers values differing example")
     return answer

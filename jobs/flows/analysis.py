@@ -71,11 +71,11 @@ class Analysis:
             *[parts[number].alias(name) for number, name in enumerate(project.keys)],
             F.lit(from_micros(at)).alias("as_of"),
         )
-        found = point_in_time(project, self.context.lake.distinct_events(spark, project), rows, "as_of")
+        frame = point_in_time(project, self.context.lake.distinct_events(spark, project), rows, "as_of")
         return (
-            found.select(key_column(project.keys).alias("key"), *found.columns)
+            frame.select(key_column(project.keys).alias("key"), *frame.columns)
             if project.keys != ("key",)
-            else found
+            else frame
         )
 
 

@@ -30,7 +30,7 @@ WATCH = "watch"
 class Looked:
     """The findings, and every declared threshold with whether it is crossed."""
 
-    found: Findings
+    findings: Findings
     checks: list[ThresholdCheck]
 
 
@@ -50,14 +50,14 @@ def watch_project(
     if not landed:
         steps.step("landing what the topics hold")
         land(context, project, steps, context.gate(project))
-    found = watch(context, project, steps, since)
-    _log(context, found, _known_periods(context.measures, found))
-    context.measures.write(found.measures())
-    judged = raise_alerts(context, project, found.at, checks(project, found))
+    findings = watch(context, project, steps, since)
+    _log(context, findings, _known_periods(context.measures, findings))
+    context.measures.write(findings.measures())
+    judged = raise_alerts(context, project, findings.at, checks(project, findings))
     if html is not None:
         html.parent.mkdir(parents=True, exist_ok=True)
-        html.write_text(page(found, judged), encoding="utf-8")
-    return Looked(found=found, checks=judged)
+        html.write_text(page(findings, judged), encoding="utf-8")
+    return Looked(findings=findings, checks=judged)
 
 
 @dataclass(kw_only=True)
@@ -98,11 +98,11 @@ class Watching:
         at = from_micros(now_micros())
         values = {"failed": float(failed), "seconds": seconds}
         try:
-            found = [
+            measures = [
                 Measure(project=name, subject=WATCH, name=each, at=at, value=value)
                 for each, value in values.items()
             ]
-            self.context.measures.write(found)
+            self.context.measures.write(measures)
         except AnabranchError as error:
             log.warning("how the look at %s went is not kept: %s", name, error)
 
@@ -115,10 +115,10 @@ class Watching:
 
 def sentence(looked: Looked) -> str:
     """A look in one sentence."""
-    found = looked.found
-    labels = sum(each.labels for each in found.accuracy if not each.part and each.period is None)
-    predictions = sum(found.predictions.values())
-    text = f"watched {found.project}: {predictions:,} predictions, {labels:,} judged by labels"
+    findings = looked.findings
+    labels = sum(each.labels for each in findings.accuracy if not each.part and each.period is None)
+    predictions = sum(findings.predictions.values())
+    text = f"watched {findings.project}: {predictions:,} predictions, {labels:,} judged by labels"
     alerts = ", ".join(_alert(check) for check in looked.checks if check.crossed)
     return f"{text}; beyond thresholds: {alerts}" if alerts else text
 
@@ -128,20 +128,22 @@ def _alert(check: ThresholdCheck) -> str:
     return f"{check.what} {check.which}".strip() + f" {check.value:.4g} (threshold {check.threshold:g}{news})"
 
 
-def _known_periods(measures: Measures, found: Findings) -> list[Measure]:
+def _known_periods(measures: Measures, findings: Findings) -> list[Measure]:
     """Accuracy over time as earlier looks left it."""
-    starts = [one.period for one in found.accuracy if one.period is not None]
-    names = (found.metric, "labels") if starts else ()
-    return [one for name in names for one in measures.history(found.project, PERIODS, name, min(starts))]
+    starts = [one.period for one in findings.accuracy if one.period is not None]
+    names = (findings.metric, "labels") if starts else ()
+    return [one for name in names for one in measures.history(findings.project, PERIODS, name, min(starts))]
 
 
-def _log(context: Context, found: Findings, known: Sequence[Measure]) -> None:
+def _log(context: Context, findings: Findings, known: Sequence[Measure]) -> None:
     """Add the findings to the run of each version that the registry still has."""
-    known_versions = {entry.version for entry in context.models.list(found.project)}
-    for version, metrics in found.registry_metrics().items():
+    known_versions = {entry.version for entry in context.models.list(findings.project)}
+    for version, metrics in findings.registry_metrics().items():
         if version in known_versions:
-            context.models.log_measures(found.project, version, metrics, found.at)
+            context.models.log_measures(findings.project, version, metrics, findings.at)
     # Timed at the start of the period, with the look as step: labels that arrive later correct the value.
-    for (version, start), metrics in found.changed_periods(known).items():
+    for (version, start), metrics in findings.changed_periods(known).items():
         if version in known_versions:
-            context.models.log_measures(found.project, version, metrics, to_micros(start), found.at // SECOND)
+            context.models.log_measures(
+                findings.project, version, metrics, to_micros(start), findings.at // SECOND
+            )

@@ -75,12 +75,12 @@ def wait_until(condition: Callable[[], bool], limit_seconds: float) -> bool:
 def read_record(file: Path) -> ProcessRecord | None:
     """The record in a file; None when there is none or it is damaged."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        record = json.loads(file.read_text(encoding="utf-8"))
         return ProcessRecord(
-            pid=int(found["pid"]),
-            born=str(found["born"]),
-            ports=tuple(found["ports"]),
-            since=float(found["since"]),
+            pid=int(record["pid"]),
+            born=str(record["born"]),
+            ports=tuple(record["ports"]),
+            since=float(record["since"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -114,13 +114,13 @@ def _born(pid: int) -> str | None:
             return None
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return None if ended else f"{boot}/{fields[18]}"
-    found = subprocess.run(
+    columns = subprocess.run(
         ["ps", "-o", "stat=,lstart=", "-p", str(pid)],  # noqa: S607
         capture_output=True,
         text=True,
         check=False,
     ).stdout.split(None, 1)
-    return None if len(found) < 2 or found[0].startswith("Z") else found[1].strip()
+    return None if len(columns) < 2 or columns[0].startswith("Z") else columns[1].strip()
 
 
 def stop_event() -> threading.Event:

@@ -208,7 +208,7 @@ def declared_settings() -> dict[str, dict[str, Setting]]:
 
 def _settings(section: str, declared: Any) -> list[Setting]:
     hints = get_type_hints(declared, include_extras=True)
-    found = []
+    settings = []
     for each in fields(declared):
         metadata = getattr(hints[each.name], "__metadata__", ())
         if any(isinstance(one, NotConfigurable) for one in metadata):
@@ -216,10 +216,10 @@ def _settings(section: str, declared: Any) -> list[Setting]:
         aliases = [one.validation_alias for one in metadata if isinstance(one, FieldInfo)]
         key = next((alias for alias in aliases if isinstance(alias, str)), each.name)
         default = each.default if each.default_factory is MISSING else each.default_factory()
-        found.append(
+        settings.append(
             Setting(section=section, key=key, kind=hints[each.name], default=default, secret=not each.repr)
         )
-    return found
+    return settings
 
 
 SETTINGS = declared_settings()

@@ -77,18 +77,18 @@ def class_archive(settings: Settings) -> Path:
 
 def _machine(settings: Settings) -> dict[str, str]:
     """Properties of every session on this machine."""
-    found = {
+    properties = {
         "spark.master": settings.spark.master,
         "spark.sql.shuffle.partitions": str(settings.spark.shuffle_partitions),
         "spark.sql.warehouse.dir": str(settings.data / "warehouse"),
     }
     # Tables are created with the retention that upkeep sets, so that it need not change them later.
     for name, value in memory(settings.upkeep.history_seconds).items():
-        found[f"spark.databricks.delta.properties.defaults.{name.removeprefix('delta.')}"] = value
+        properties[f"spark.databricks.delta.properties.defaults.{name.removeprefix('delta.')}"] = value
     embedded = f"hdfs://{LOOPBACK}:{settings.servers.hdfs_port}/"
     if settings.lake.root.startswith(embedded) or settings.checkpoints.startswith(embedded):
-        found["spark.hadoop.dfs.replication"] = "1"  # the embedded HDFS has one node
-    return found
+        properties["spark.hadoop.dfs.replication"] = "1"  # the embedded HDFS has one node
+    return properties
 
 
 def _addresses(master: str) -> dict[str, str]:
@@ -104,33 +104,35 @@ def _new_jvm(settings: Settings, wanted: Mapping[str, str]) -> dict[str, str]:
     java = f"-Dlog4j2.configurationFile={LOGGING.as_uri()} -Danabranch.logs={logs}"
     java += f" -Dderby.system.home={settings.data}"
     further = wanted.get("spark.driver.extraJavaOptions", "")
-    found = {
+    properties = {
         "spark.jars": wanted.get("spark.jars") or ",".join(map(str, spark_jars(settings))),
         "spark.driver.memory": wanted.get("spark.driver.memory") or settings.spark.driver_memory,
         "spark.driver.extraJavaOptions": f"{java} {further}".strip(),
     }
     bare = [str(jar) for jar in spark_jars(settings) if jar.name.startswith(_BARE)]
     if bare and wanted["spark.master"].startswith("local"):
-        found |= {name: value for name, value in _local_files(settings).items() if name not in wanted}
-        found["spark.driver.extraClassPath"] = ":".join(
+        properties |= {name: value for name, value in _local_files(settings).items() if name not in wanted}
+        properties["spark.driver.extraClassPath"] = ":".join(
             filter(None, [wanted.get("spark.driver.extraClassPath", ""), *bare])
         )
         if class_archive(settings).exists():
             # Where it does not fit, Java silently starts more slowly.
             java = f"-XX:SharedArchiveFile={class_archive(settings)} {QUIET_ARCHIVE}"
-            found["spark.driver.extraJavaOptions"] = f"{java} {found['spark.driver.extraJavaOptions']}"
-    return found
+            properties["spark.driver.extraJavaOptions"] = (
+                f"{java} {properties['spark.driver.extraJavaOptions']}"
+            )
+    return properties
 
 
 def _local_files(settings: Settings) -> dict[str, str]:
     """Properties that spare a local JVM one process of `chmod` for each file it writes: docs/adr/0029."""
-    found = {"spark.hadoop.fs.file.impl": "com.globalmentor.apache.hadoop.fs.BareLocalFileSystem"}
+    properties = {"spark.hadoop.fs.file.impl": "com.globalmentor.apache.hadoop.fs.BareLocalFileSystem"}
     if is_local(settings.checkpoints):
         # Spark's own choice bypasses that class.
-        found["spark.sql.streaming.checkpointFileManagerClass"] = (
+        properties["spark.sql.streaming.checkpointFileManagerClass"] = (
             f"{_CHECKPOINTS}.FileSystemBasedCheckpointFileManager"
         )
-    return found
+    return properties
 
 
 def _after_submit(settings: Settings, wanted: dict[str, str], submitted: Mapping[str, str]) -> dict[str, str]:

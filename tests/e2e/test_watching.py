@@ -94,26 +94,28 @@ def asked(address: str, body: dict[str, Any]) -> float:
 
 def test_labels_that_arrive_later_judge_the_predictions(released: Released) -> None:
     version = released.lived.demo.trained.version
-    assert released.first.found.predictions == {version: 80}
-    whole = next(one for one in released.first.found.accuracy if not one.part and one.period is None)
+    assert released.first.findings.predictions == {version: 80}
+    whole = next(one for one in released.first.findings.accuracy if not one.part and one.period is None)
     expected = roc_auc_score(
         list(released.sick.values()), [released.scores[patient] for patient in released.sick]
     )
     assert (whole.version, whole.labels) == (version, 30)
     assert whole.value == pytest.approx(expected)
-    assert {one.part.split()[0] for one in released.first.found.accuracy if one.part} == {"sex", "age"}
+    assert {one.part.split()[0] for one in released.first.findings.accuracy if one.part} == {"sex", "age"}
 
 
 def test_features_of_predictions_are_compared_with_the_training_data(released: Released) -> None:
-    drifts = {one.feature: one for one in released.first.found.features[released.lived.demo.trained.version]}
+    drifts = {
+        one.feature: one for one in released.first.findings.features[released.lived.demo.trained.version]
+    }
     assert drifts["age"].psi > 1
-    current = {one.feature: one for one in released.first.found.current}
+    current = {one.feature: one for one in released.first.findings.current}
     assert current["age"].psi < 0.05  # the very patients it was trained on
     assert current["age"].rows == 303
 
 
 def test_answers_recomputed_from_the_lake_are_the_same(released: Released) -> None:
-    skew = released.first.found.skew
+    skew = released.first.findings.skew
     assert skew is not None
     assert (skew.answers, skew.differing, skew.example) == (40, 0, "")
     assert skew.values == 40 * len(released.lived.context.models.scorer("heart_disease").features)
@@ -130,7 +132,7 @@ def test_alerts_are_raised_once_and_everything_is_kept(released: Released) -> No
         if one.version == version
     }
     assert latest["features", "psi", "age"] == pytest.approx(
-        next(d.psi for d in released.second.found.features[version] if d.feature == "age")
+        next(d.psi for d in released.second.findings.features[version] if d.feature == "age")
     )
     assert (latest["skew", "share", ""], latest["alerts", "psi", "age"]) == (0, 1)
     logged = context.models.entry("heart_disease", version).watched
@@ -165,7 +167,7 @@ def test_a_served_value_changed_by_hand_is_found_as_skew_and_raises_an_alert(
     }  # what the caller says is no skew
     context.bus.publish(topic, [(None, json.dumps(each).encode()) for each in (planted, given)])
     looked = watch_project(context, released.project, Steps(), released.since)
-    before, skew = released.first.found.skew, looked.found.skew
+    before, skew = released.first.findings.skew, looked.findings.skew
     assert before is not None
     assert skew is not None
     assert (skew.answers, skew.differing, skew.features) == (before.answers + 2, 1, {name: 1})
