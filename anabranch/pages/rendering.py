@@ -13,11 +13,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from anabranch.pages import charts, formats
 
 _FOLDER = Path(__file__).parent
-STYLE = (_FOLDER / "style.css").read_text(encoding="utf-8")
-"""The style sheet."""
 STYLE_PATH = "/style.css"
-STYLE_ADDRESS = f"{STYLE_PATH}?v={hashlib.sha256(STYLE.encode()).hexdigest()[:10]}"
-"""Where the REST server serves the style sheet; the query changes with its content."""
+"""Where the REST server serves the style sheet."""
+
+
+@cache
+def style() -> str:
+    """The style sheet. It is read on first use: Spark's workers import this module without its files."""
+    return (_FOLDER / "style.css").read_text(encoding="utf-8")
 
 
 def render(template: str, **context: object) -> str:
@@ -51,7 +54,8 @@ def environment() -> Environment:
         address=formats.address,
         histogram=charts.histogram,
         sparkline=charts.sparkline,
-        style=STYLE,
-        style_address=STYLE_ADDRESS,
+        style=style(),
+        # The query changes with the content, so that browsers may cache the sheet.
+        style_address=f"{STYLE_PATH}?v={hashlib.sha256(style().encode()).hexdigest()[:10]}",
     )
     return found

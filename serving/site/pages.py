@@ -13,7 +13,7 @@ from anabranch.answers.predict import shown_key
 from anabranch.answers.problems import ProblemError, of_error
 from anabranch.errors import AnabranchError
 from anabranch.pages.formats import address
-from anabranch.pages.rendering import STYLE, STYLE_PATH, render
+from anabranch.pages.rendering import STYLE_PATH, render, style
 from anabranch.values.keys import key_text
 from serving.api.context import ServingContext
 from serving.api.facts import Facts, Missing
@@ -71,7 +71,7 @@ class Site:
                     405, "wrong-method", f"{request.method} is not allowed: pages are read with GET or HEAD"
                 )
             if request.path == STYLE_PATH:
-                return Response(200, STYLE.encode(), _SHEETS)
+                return Response(200, style().encode(), _SHEETS)
             return await self._page(request, identify(request))
         except AnabranchError as error:
             return failure(of_error(error))

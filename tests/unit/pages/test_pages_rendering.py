@@ -7,7 +7,7 @@ from jinja2 import UndefinedError
 
 from anabranch.pages import formats, rendering
 from anabranch.pages.charts import bins, histogram, sparkline
-from anabranch.pages.rendering import STYLE, environment, render
+from anabranch.pages.rendering import environment, render, style
 from anabranch.values.times import DAY, HOUR, MINUTE, SECOND
 
 TEMPLATES = sorted((Path(rendering.__file__).parent / "templates").glob("*.html"))
@@ -31,7 +31,7 @@ def test_a_template_from_outside_becomes_a_page_with_the_style_sheet() -> None:
     )
     page = environment().from_string(source).render(name="a < b", rows=[("k", 12345), ("<i>", None)])
     assert page.count("<!doctype html>") == 1
-    assert STYLE in page
+    assert style() in page
     assert "<title>a &lt; b</title>" in page
     assert '<th scope="row">k</th><td class="number">12,345</td>' in page
     assert "<i>" not in page
