@@ -69,14 +69,14 @@ def train(models: Models, shop: Project, bus: Bus) -> str:
     return fit_and_log(stores(models=models, bus=bus), job, given).version
 
 
-def told(bus: Bus, shop: Project) -> list[dict[str, Any]]:
+def news(bus: Bus, shop: Project) -> list[dict[str, Any]]:
     return [
         {"key": (key or b"").decode(), **json.loads(value or b"")}
         for _, _, key, value, _, _ in read(bus, f"models.{shop.name}")
     ]
 
 
-def test_training_promotion_and_rollback_are_told_in_order_and_a_broker_that_is_away_fails_none_of_them(
+def test_training_promotion_and_rollback_are_announced_in_order_and_an_absent_broker_fails_none_of_them(
     models: Models, bus: Bus, shop: Project
 ) -> None:
     assert train(models, shop, bus) == "1"
@@ -88,10 +88,10 @@ def test_training_promotion_and_rollback_are_told_in_order_and_a_broker_that_is_
     found = announce(models, nobody, shop)
     assert (found.sent, "the next promotion tells them" in found.why) == (0, True)
     assert time.monotonic() - started < 30
-    assert [one["model_version"] for one in told(bus, shop)] == ["1"]
+    assert [one["model_version"] for one in news(bus, shop)] == ["1"]
     assert models.rollback(shop.name) == "2"
     assert (announce(models, bus, shop).sent, announce(models, bus, shop).sent) == (3, 0)
-    messages = told(bus, shop)
+    messages = news(bus, shop)
     assert [(one["key"], one["alias"], one["model_version"], one["previous"]) for one in messages] == [
         ("champion", "champion", "1", None),
         ("champion", "champion", "2", "1"),
@@ -114,7 +114,7 @@ def test_the_topic_keeps_the_last_word_about_each_alias(models: Models, bus: Bus
     assert found["topic"][f"models.{shop.name}"]["cleanup.policy"]["value"] == "compact"
 
 
-def test_news_that_nobody_could_be_told_for_long_stay_few_and_keep_the_newest(
+def test_news_that_could_not_be_sent_for_long_stay_few_and_keep_the_newest(
     models: Models, shop: Project
 ) -> None:
     nobody = Bus(BusSettings(bootstrap_servers=f"127.0.0.1:{free_ports(1)[0]}"))
@@ -128,7 +128,7 @@ def test_news_that_nobody_could_be_told_for_long_stay_few_and_keep_the_newest(
     assert (waiting[-1]["model_version"], waiting[-1]["previous"]) == ("2", "1")
 
 
-def test_a_champions_bundle_in_hdfs_is_told_and_is_what_a_device_fetches(
+def test_a_champions_bundle_in_hdfs_is_announced_and_fetched_by_a_device(
     models: Models, bus: Bus, shop: Project, hdfs: Settings, tmp_path: Path
 ) -> None:
     files = Hdfs(hdfs.files)
@@ -136,7 +136,7 @@ def test_a_champions_bundle_in_hdfs_is_told_and_is_what_a_device_fetches(
     address = f"hdfs://{hdfs.files.namenode}/bundles/{shop.name}/{version}"
     exported = export(models, shop, address, None, Silent(), files)
     assert announce(models, bus, shop).sent == 1
-    message = told(bus, shop)[-1]
+    message = news(bus, shop)[-1]
     assert message["bundle"] == {"address": address, "manifest_sha256": exported.sha256}
     with pytest.raises(MisuseError, match="exists already: a bundle in HDFS is not replaced"):
         export(models, shop, address, None, Silent(), files)

@@ -93,19 +93,19 @@ def run(models: Models, project: Project, **circumstances: Any) -> Trained:
     return fit_and_log(stores(models=models), TrainingJob(project=project, **circumstances), visited())
 
 
-def said(trained: Trained) -> Mapping[str, tuple[bool, str]]:
+def checks(trained: Trained) -> Mapping[str, tuple[bool, str]]:
     return {check.name: (check.passed, check.said) for check in trained.checks}
 
 
 def test_the_first_passes_a_worse_one_stays_challenger_and_forcing_needs_a_reason(models: Models) -> None:
     first = run(models, shop("gated"))
     assert (first.champion, first.reason) == (True, "every check passed")
-    assert said(first)["champion"] == (True, "there is no champion yet")
-    assert said(first)["parity"][0]
+    assert checks(first)["champion"] == (True, "there is no champion yet")
+    assert checks(first)["parity"][0]
     worse = shop("gated", features=("weak",))
     second = run(models, worse)
     assert not second.champion
-    assert said(second)["parity"][0]
+    assert checks(second)["parity"][0]
     assert "against" in second.reason
     assert f"of version {first.version} on the same rows, worse in 100% of resamples" in second.reason
     assert models.champion("gated") == first.version
@@ -218,7 +218,7 @@ def test_a_trainer_registered_from_outside_is_declared_trained_checked_registere
         run(models, shop("stumps", trainer="stump", features=("pages",), params={"depth": 2}))
     trained = run(models, project)
     assert trained.champion
-    assert said(trained)["parity"][0]
+    assert checks(trained)["parity"][0]
     assert models.entry("stumps", trained.version).parameters["bound"] == "9.5"
     low, high, missing = models.scorer("stumps").score({"pages": [3.0, 15.0, None]})
     assert missing == low < 0.3
@@ -280,7 +280,7 @@ def test_a_champion_that_reads_what_is_declared_no_more_is_no_reason_to_keep_it(
     assert new.champion
     assert (
         "it cannot be compared: version 1 of 'moved' reads 'town', which is declared no more"
-        in said(new)["champion"][1]
+        in checks(new)["champion"][1]
     )
     with pytest.raises(MisuseError, match="reads 'town', which is declared no more: train again"):
         promote(models, changed, old.version)

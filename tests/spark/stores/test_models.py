@@ -180,7 +180,7 @@ def test_a_damaged_version_is_named_and_says_what_to_do(models: Models) -> None:
         models.scorer("shop", version)
 
 
-def test_a_registry_that_is_away_is_said_to_be_away(tmp_path: Path) -> None:
+def test_a_registry_that_does_not_answer_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     away = Models(
         ModelsSettings(tracking_uri=f"sqlite:///{tmp_path}/file/mlflow.db", artifact_root=str(tmp_path))

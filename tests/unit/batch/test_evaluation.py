@@ -127,7 +127,7 @@ def test_the_later_labels_test_and_no_key_is_on_both_sides() -> None:
     assert "labels of keys on the other side are left out" in both.how
 
 
-def test_labels_that_time_cannot_split_are_split_by_key_and_it_is_told() -> None:
+def test_labels_that_time_cannot_split_are_split_by_key_and_the_split_says_so() -> None:
     one = split("time", keys(40), np.zeros(40, dtype=np.int64), classes(40), "class")
     assert (one.kind, one.how) == (
         "key",
@@ -191,7 +191,7 @@ def test_slices_are_values_or_bands_and_one_class_alone_says_so() -> None:
     assert (alone.value, alone.low) == (None, None)
 
 
-def test_the_feature_that_tells_the_target_is_the_important_one() -> None:
+def test_the_feature_that_decides_the_target_is_the_important_one() -> None:
     random = np.random.default_rng(4)
     matrix = random.random((300, 3)).astype(np.float32)
     target = (matrix[:, 1] > 0.5).astype(float)

@@ -179,7 +179,7 @@ def test_a_missing_column_and_a_wrong_value_are_named() -> None:
         coder.matrix({"age": [45], "chol": ["high"]})
 
 
-def test_an_unknown_trainer_is_refused_with_the_ones_there_are() -> None:
+def test_an_unknown_trainer_is_refused_and_the_known_ones_are_listed() -> None:
     with pytest.raises(DeclarationError, match="'magic' is unknown: use auto, xgboost, logistic, linear"):
         check_trainer("magic")
     with pytest.raises(DeclarationError, match=r"'linear' cannot learn a class.*auto, xgboost, logistic"):
@@ -217,7 +217,7 @@ def test_weights_of_classes_move_the_scores_towards_the_rare_class() -> None:
         assert plain < balanced
 
 
-def test_a_missing_value_stays_missing_and_says_something_of_its_own() -> None:
+def test_a_missing_value_carries_information_of_its_own() -> None:
     rows = heart()
     matrix = rows.matrix.copy()
     matrix[:, 0] = np.where(rows.target == 1, np.nan, 50.0)  # only being missing tells the class
@@ -228,7 +228,7 @@ def test_a_missing_value_stays_missing_and_says_something_of_its_own() -> None:
         assert known < 0.2, trainer
 
 
-def test_a_split_of_trees_is_told_exactly_in_float32() -> None:
+def test_a_split_of_trees_is_exact_in_float32() -> None:
     found = at_most(np.array([0.1, 0.5, 1e-50, -0.1]))
     assert found.dtype == np.float32
     assert (found.astype(np.float64) <= [0.1, 0.5, 1e-50, -0.1]).all()
@@ -256,7 +256,7 @@ def test_any_estimator_of_scikit_learn_is_kept_without_pickle(
         np.testing.assert_allclose(few.predict(rows.matrix), many.predict(rows.matrix), atol=1e-6)
 
 
-def test_an_estimator_that_is_none_and_parameters_it_has_not_are_refused() -> None:
+def test_a_wrong_estimator_and_unknown_parameters_are_refused() -> None:
     with pytest.raises(DeclarationError, match="'estimator' is None: give an import path"):
         fit("sklearn", heart())
     with pytest.raises(DeclarationError, match="Such' cannot be imported"):
@@ -333,7 +333,7 @@ def beyond(matrix, target, inputs):
 
 
 @pytest.mark.parametrize("task", ["class", "number"])
-def test_the_graph_of_lightgbm_says_what_lightgbm_says_of_values_that_were_never_missing_before(
+def test_lightgbms_graph_agrees_with_it_on_values_that_were_never_missing_in_training(
     task: str,
 ) -> None:
     whole = heart(task)
@@ -359,7 +359,7 @@ def test_the_users_own_function_is_a_trainer(function: str, tmp_path: Path) -> N
     np.testing.assert_allclose(few, many, atol=1e-6)
 
 
-def test_an_own_function_that_is_not_there_or_does_not_keep_to_the_contract_is_explained(
+def test_a_missing_own_function_and_one_that_breaks_the_contract_are_explained(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "mine.py").write_text(OWN)
@@ -409,7 +409,7 @@ def test_a_cascade_asks_its_second_member_about_the_unsure_alone() -> None:
     np.testing.assert_allclose(fitted.scores(sure), cheap[~unsure][:3], atol=1e-6)
 
 
-def test_compositions_that_cannot_be_are_refused() -> None:
+def test_impossible_compositions_are_refused() -> None:
     two = (
         Member(trainer="logistic"),
         Member(
@@ -427,7 +427,7 @@ def test_compositions_that_cannot_be_are_refused() -> None:
         fit("cascade", replace(heart(), members=(*two, Member(trainer="forest"))))
 
 
-def test_auto_chooses_by_validation_and_tells_what_it_weighed() -> None:
+def test_auto_chooses_by_validation_and_lists_what_it_weighed() -> None:
     rows = replace(heart(), categories=("cp", "thal", "slope", "restecg"), metric="roc_auc")
     learnt = learn("auto", rows)
     weighed = tried(learnt)
