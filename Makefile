@@ -35,11 +35,10 @@ check: setup ## Check format, lint, types and the imports between folders
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(PY) -m pytest -q tests/unit/test_arrows.py
 
 .PHONY: test
-test: setup gateway-programs browser-programs ## Run every test, with real Kafka and Cassandra, as CI does
-	$(PY) -m pytest tests
+test: check docs gateway-programs browser-programs ## Check, build the documentation, and run every test with real servers, as CI does
+	$(PY) -m pytest tests -n 2 --dist loadgroup
 
 .PHONY: docs
 docs: setup ## Build the documentation into .anabranch/site; a broken link or reference fails

@@ -1,4 +1,5 @@
-"""What tests share: settings in a folder of this run, real servers started once, one Spark session started once.
+"""What tests share: settings in a folder of this run, real servers started once, one Spark session started
+once.
 
 The folder a test lies in is its marker: tests/unit, tests/spark, tests/servers, tests/e2e.
 """
@@ -44,7 +45,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(TESTS).parts[0]
         if folder not in MARKERS:
             raise pytest.UsageError(
-                f"{item.path} lies in none of tests/{', tests/'.join(MARKERS)}: move it, the folder decides its marker"
+                f"{item.path} lies in none of tests/{', tests/'.join(MARKERS)}: move it, the folder "
+                "decides its marker"
             )
         item.add_marker(getattr(pytest.mark, folder))
         item.add_marker(pytest.mark.xdist_group(SHARE_A_RIVER if item.path in shares else item.path.stem))
@@ -53,7 +55,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Settings of this run alone: its own folder and ports, so that it disturbs nothing and may run beside a demo."""
+    """Settings of this run alone: its own folder and ports, so that it disturbs nothing and may run
+    beside a demo.
+    """
     ports = free_ports(15)
     return load_settings(
         {},
@@ -94,7 +98,9 @@ def pictures(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="session")
 def servers(settings: Settings) -> Iterator[Settings]:
-    """Real Kafka and Cassandra, up once for the whole run. One that does not start fails the test: it never skips."""
+    """Real Kafka and Cassandra, up once for the whole run. One that does not start fails the test: it
+    never skips.
+    """
     yield from _running(settings, "kafka", "cassandra")
 
 
@@ -129,8 +135,10 @@ def _running(settings: Settings, *names: str) -> Iterator[Settings]:
 
 @pytest.fixture(scope="session")
 def spark(settings: Settings) -> Iterator[SparkSession]:
-    """The session of jobs/wiring/spark_session.py, as jobs have it, but that queries are interpreted: over tables as small as those of tests,
-    to generate and compile code for each of them costs more than it saves. `compiled` is for tests of what is computed."""
+    """The session of jobs/wiring/spark_session.py, as jobs have it, but that queries are interpreted:
+    over tables as small as those of tests,
+    to generate and compile code for each of them costs more than it saves. `compiled` is for tests of what is
+    computed."""
     from jobs.wiring.spark_session import spark_session
 
     session = spark_session(settings, "tests")
@@ -153,7 +161,9 @@ def _compile(session: SparkSession, *, on: bool) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Random free ports, below those that the system gives to clients; each process of a run has a range of its own."""
+    """Random free ports, below those that the system gives to clients; each process of a run has a range
+    of its own.
+    """
     process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2
     chosen: list[int] = []
     while len(chosen) < count:

@@ -1,4 +1,5 @@
-"""Bare reads of cassandra-driver as a process of its own: pairs of one batch row and one slice of tiles, as many as it does.
+"""Bare reads of cassandra-driver as a process of its own: pairs of one batch row and one slice of tiles, as
+many as it does.
 
 ``python -m tests.bench.bare_reads PLAN.json`` prints pairs a second. Rows come as plain tuples,
 the driver's fastest. Nothing is decoded and nothing answered.

@@ -1,8 +1,11 @@
-"""The batch layer, measured: landing, builds of all events and of a day's, publishing. Run by `make bench-batch`; `--quick` for a try.
+"""The batch layer, measured: landing, builds of all events and of a day's, publishing. Run by `make bench-
+batch`; `--quick` for a try.
 
-    python -m tests.bench.batch [--quick] [EVENTS ...]       sizes of full builds; 1e6 1e7 by default, 1e8 takes half an hour more
+    python -m tests.bench.batch [--quick] [EVENTS ...]       sizes of full builds; 1e6 1e7 by default,
+    1e8 takes half an hour more
 
-Events are generated: a reading about every 13 minutes of each key over 90 days, in the lake as landing leaves them. New days come
+Events are generated: a reading about every 13 minutes of each key over 90 days, in the lake as landing leaves
+them. New days come
 to the largest of these lakes. Servers of its own, on free ports, in a folder that is removed afterwards.
 """
 
@@ -71,7 +74,8 @@ class Sizes:
 
 
 QUICK = Sizes(landed=50_000, builds=(50_000, 200_000), published=5_000, runs=1)
-SLOW = 20_000_000  # events from which on a new day is built once, and compared with the full build of the 90 days before it
+SLOW = 20_000_000
+"""From so many events on a new day is built once, and compared with the full build of the 90 days before."""
 
 
 class Clock(Steps):
@@ -97,7 +101,9 @@ class Clock(Steps):
 
 
 class Peak:
-    """The largest resident memory in MiB while a block runs: of this process and the JVM, and of Spark's Python workers."""
+    """The largest resident memory in MiB while a block runs: of this process and the JVM, and of Spark's
+    Python workers.
+    """
 
     def __enter__(self) -> "Peak":
         self.driver = self.workers = 0.0
@@ -263,12 +269,15 @@ def build_rows(bench: Bench) -> list[Row]:
             done = built(context, project, BASE + DAYS * DAY, clock)
         each[count] = done.seconds / count * 1e6
         bench.steps.step(
-            f"full build of {count:,} events: {done.seconds:.1f} s ({clock.told()}), driver {peak.driver:,.0f} MiB, workers {peak.workers:,.0f} MiB"
+            f"full build of {count:,} events: {done.seconds:.1f} s ({clock.told()}), driver "
+            f"{peak.driver:,.0f} MiB, workers {peak.workers:,.0f} MiB"
         )
         base = min(each)
         rows.append(
-            Row(work=f"full build, {count:,} events of {max(count // A_KEY, 1):,} keys", peer=f"itself at {base:,}", ours=each[count], theirs=each[base],
-                unit="us an event", ratio=each[base] / each[count], goal=">= 0.8", equal=exact(context, project, done.manifest))
+            Row(work=f"full build, {count:,} events of {max(count // A_KEY, 1):,} keys",
+            peer=f"itself at {base:,}", ours=each[count], theirs=each[base],
+                unit="us an event", ratio=each[base] / each[count], goal=">= 0.8",
+                equal=exact(context, project, done.manifest))
         )  # fmt: skip
         memory = {f"driver and JVM, heap {HEAP}": peak.driver, "Python workers": peak.workers}
         rows += [alone(f"peak memory of {who}, {count:,} events", mib, "MiB", goal="")
@@ -367,7 +376,9 @@ def alike(left: dict[str, object], right: dict[str, object]) -> bool:
 
 
 def publishing_rows(bench: Bench) -> list[Row]:
-    """Batch rows into Cassandra: our writer against the fastest of several plain loads with the driver, each into a new table."""
+    """Batch rows into Cassandra: our writer against the fastest of several plain loads with the driver,
+    each into a new table.
+    """
     spark, count = bench.spark, bench.sizes.published
     session = session_for(bench.settings.views)
     file = str(bench.folder / "rows")
@@ -510,21 +521,30 @@ def main(arguments: Sequence[str]) -> None:
     with benchmark(sizes) as bench:
         rows = landing_rows(bench) + publishing_rows(bench) + build_rows(bench)
     notes = [
-        f"Spark runs on local[2] with a heap of {HEAP}, Cassandra beside it on the same cores, one node, one copy.",
-        f"A key has {A_KEY:,} events in 90 days; the view has 4 windows (1h, 1d, 7d, 30d) and 4 features (count, sum, maximum, mean).",
-        "Landing, publishing and the build of a day are medians of runs that take turns with their peer; full builds ran once each.",
-        f"From {SLOW:,} events on the build of a day ran once, against the full build of the 90 days before it.",
-        "A build is everything from reading the lake to the swap and the current rows: de-duplication, grains, publishing, validation.",
-        "The build of a day and the full build beside it are timed until they serve; their current rows, which are every key's in both, stand apart.",
-        f"The plain loads: {', '.join(VARIANTS)}; rows are made beforehand, starting and connecting are not counted.",
-        "Results: landed rows by count, distinct ids and sums; published rows byte by byte; builds against Spark's own sums, and against each other.",
+        f"Spark runs on local[2] with a heap of {HEAP}, Cassandra beside it on the same cores, one node, "
+        "one copy.",
+        f"A key has {A_KEY:,} events in 90 days; the view has 4 windows (1h, 1d, 7d, 30d) and 4 features "
+        "(count, sum, maximum, mean).",
+        "Landing, publishing and the build of a day are medians of runs that take turns with their peer; "
+        "full builds ran once each.",
+        f"From {SLOW:,} events on the build of a day ran once, against the full build of the 90 days "
+        "before it.",
+        "A build is everything from reading the lake to the swap and the current rows: de-duplication, "
+        "grains, publishing, validation.",
+        "The build of a day and the full build beside it are timed until they serve; their current rows, "
+        "which are every key's in both, stand apart.",
+        f"The plain loads: {', '.join(VARIANTS)}; rows are made beforehand, starting and connecting are "
+        "not counted.",
+        "Results: landed rows by count, distinct ids and sums; published rows byte by byte; builds "
+        "against Spark's own sums, and against each other.",
         f"Increments are rewritten as one after {BuildSettings().increments}.",
     ]
     if quick:
         say(page(measured(rows, sizes)))
         for row in rows:
             bench.steps.step(
-                f"{row.work}: ours {row.ours:,.2f}, theirs {row.theirs or 0:,.2f} {row.unit}, ratio {row.ratio or 0:.2f} ({row.goal}), equal {row.equal}"
+                f"{row.work}: ours {row.ours:,.2f}, theirs {row.theirs or 0:,.2f} {row.unit}, ratio "
+                f"{row.ratio or 0:.2f} ({row.goal}), equal {row.equal}"
             )
         return
     save_sizing(measured(rows, sizes))

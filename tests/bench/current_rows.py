@@ -1,4 +1,6 @@
-"""Current rows, measured: what keeping their history costs the stream, and what Spark SQL reads for one of them."""
+"""Current rows, measured: what keeping their history costs the stream, and what Spark SQL reads for one of
+them.
+"""
 
 import statistics
 from dataclasses import replace
@@ -22,7 +24,9 @@ _HISTORY_RUNS = 30
 
 
 def history(found: River, project: Project, keys_there: int, steps: Steps) -> list[Row]:
-    """The last step of a micro-batch, current rows merged and written, with the history of these rows and without it, in turn."""
+    """The last step of a micro-batch, current rows merged and written, with the history of these rows and
+    without it, in turn.
+    """
     context = Context(found.settings)
     with_history, without = context.views, Views(replace(context.settings.views, history_ttl_days=0))
     with_history.ensure_tiles(project)
@@ -61,7 +65,9 @@ def history(found: River, project: Project, keys_there: int, steps: Steps) -> li
 
 
 def lookup(found: River, project: Project, most: int, runs: int, steps: Steps) -> list[Row]:
-    """The current row of a key by Spark SQL: its partition is read, against the whole table that Spark filters."""
+    """The current row of a key by Spark SQL: its partition is read, against the whole table that Spark
+    filters.
+    """
     context, name = Context(found.settings), current_table(project.name)
     context.views.ensure_current(project)
     spark, views = context.spark, found.settings.views

@@ -1,6 +1,8 @@
-"""Training sets against DuckDB's RANGE windows and Spark's window functions, and the time of one answer's merge.
+"""Training sets against DuckDB's RANGE windows and Spark's window functions, and the time of one answer's
+merge.
 
-Skewed events (Zipf 1.3), a tenth as many queries, 4 windows of (count, sum, max). Queries lie on hops, where our windows
+Skewed events (Zipf 1.3), a tenth as many queries, 4 windows of (count, sum, max). Queries lie on hops,
+where our windows
 and exact RANGE windows hold the same events, so that results can be compared value by value.
 """
 
@@ -91,7 +93,8 @@ def _windows(query_time: str, before: Callable[[int], str]) -> tuple[str, str]:
         for column, function in (("n", "count(x)"), ("s", "sum(x)"), ("m", "max(x)"))
     ]
     frames = [
-        f"w{name} AS (PARTITION BY k ORDER BY {query_time} RANGE BETWEEN {before(width)} PRECEDING AND 1 PRECEDING)"
+        f"w{name} AS (PARTITION BY k ORDER BY {query_time} RANGE BETWEEN {before(width)} PRECEDING AND 1 "
+        "PRECEDING)"
         for name, width in WINDOWS.items()
     ]
     return ", ".join(columns), ", ".join(frames)
@@ -100,9 +103,11 @@ def _windows(query_time: str, before: Callable[[int], str]) -> tuple[str, str]:
 def with_duckdb(data: Data, out: Path) -> None:
     """The same by DuckDB's RANGE windows on as many threads as we have cores."""
     columns, frames = _windows("t", str)
-    both = f"""SELECT k, epoch_us("at") AS t, x, NULL AS i FROM '{data.events}' UNION ALL SELECT k, epoch_us("at"), NULL, i FROM '{data.queries}'"""
+    both = f"""SELECT k, epoch_us("at") AS t, x, NULL AS i FROM '{data.events}'
+        UNION ALL SELECT k, epoch_us("at"), NULL, i FROM '{data.queries}'"""
     duckdb.connect(config={"threads": 2}).execute(
-        f"COPY (SELECT * FROM (SELECT i, {columns} FROM ({both}) WINDOW {frames}) WHERE i IS NOT NULL) TO '{out}' (FORMAT parquet)"
+        f"COPY (SELECT * FROM (SELECT i, {columns} FROM ({both}) WINDOW {frames}) WHERE i IS NOT NULL) TO "
+        f"'{out}' (FORMAT parquet)"
     )
 
 
@@ -111,7 +116,8 @@ def with_spark(spark: SparkSession, data: Data, out: Path) -> None:
     columns, frames = _windows("t", str)
     spark.read.parquet(str(data.events)).createOrReplaceTempView("e")
     spark.read.parquet(str(data.queries)).createOrReplaceTempView("q")
-    both = "SELECT k, unix_micros(at) AS t, x, NULL AS i FROM e UNION ALL SELECT k, unix_micros(at), NULL, i FROM q"
+    events = "SELECT k, unix_micros(at) AS t, x, NULL AS i FROM e"
+    both = f"{events} UNION ALL SELECT k, unix_micros(at), NULL, i FROM q"
     spark.sql(
         f"SELECT * FROM (SELECT i, {columns} FROM ({both}) WINDOW {frames}) WHERE i IS NOT NULL"
     ).write.mode("overwrite").parquet(str(out))
@@ -194,7 +200,8 @@ def training_rows(spark: SparkSession, folder: Path, sizes: list[int], steps: St
             )
     first, last = min(per_event), max(per_event)
     rows.append(
-        Row(work=f"seconds an event, {first:,} to {last:,} events", peer="itself", ours=per_event[last], theirs=per_event[first], unit="s",
+        Row(work=f"seconds an event, {first:,} to {last:,} events", peer="itself", ours=per_event[last],
+        theirs=per_event[first], unit="s",
             ratio=per_event[first] / per_event[last], goal=">= 0.9", equal=None)
     )  # fmt: skip
     seconds = timed(lambda: ours(spark, small, folder / "ours"), 3)
@@ -272,10 +279,12 @@ def main(arguments: list[str]) -> None:
         rows = answer_rows() + training_rows(spark, Path(folder), sizes, steps)
     spark.stop()
     notes = [
-        "Ours is a Spark job on local[2], Parquet to Parquet: one shuffle by key, then folds over sorted Arrow batches in numpy (anabranch/folds/training_sets.py).",
+        "Ours is a Spark job on local[2], Parquet to Parquet: one shuffle by key, then folds over sorted "
+        "Arrow batches in numpy (anabranch/folds/training_sets.py).",
         "The most frequent key holds a quarter of all events (Zipf 1.3).",
         "Results are compared value by value: counts and maxima equal, sums to 1e-9.",
-        "Medians of three runs for ours; DuckDB and Spark's window functions ran once, being long. Memory is that of all processes, the JVM included.",
+        "Medians of three runs for ours; DuckDB and Spark's window functions ran once, being long. Memory "
+        "is that of all processes, the JVM included.",
     ]
     save("features", "Training sets and answers", rows, ["pyspark", "duckdb", "numpy", "pyarrow"], notes)
 

@@ -1,4 +1,6 @@
-"""Freshness, measured from outside: a publisher of its own, and here a reader who asks for each probe until it is there."""
+"""Freshness, measured from outside: a publisher of its own, and here a reader who asks for each probe until
+it is there.
+"""
 
 import subprocess
 import sys
@@ -25,12 +27,16 @@ SURE = 2_000
 
 
 class NotMeasuredError(AnabranchError):
-    """What was to be measured did not happen: a probe was lost, or the publisher was too slow. Nothing is saved."""
+    """What was to be measured did not happen: a probe was lost, or the publisher was too slow. Nothing is
+    saved.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Freshness:
-    """Of one run: the rate that was reached (events a second), how many events that were, and the lags of probes that count, in seconds."""
+    """Of one run: the rate that was reached (events a second), how many events that were, and the lags of
+    probes that count, in seconds.
+    """
 
     rate: int
     reached: float
@@ -64,7 +70,9 @@ def published(
 
 
 def outcome(publisher: "subprocess.Popen[bytes]", rate: int) -> tuple[float, int]:
-    """The rate that was reached and how many events that were; raises NotMeasuredError when that is too few."""
+    """The rate that was reached and how many events that were; raises NotMeasuredError when that is too
+    few.
+    """
     said = publisher.communicate()[0].split()
     if publisher.returncode != 0:
         raise NotMeasuredError(
@@ -73,7 +81,8 @@ def outcome(publisher: "subprocess.Popen[bytes]", rate: int) -> tuple[float, int
     reached, events = float(said[0]), int(said[1])
     if rate <= SURE and reached < ENOUGH * rate:
         raise NotMeasuredError(
-            f"the publisher reached {reached:,.0f} of {rate:,} events/s: measure on a machine that does nothing else"
+            f"the publisher reached {reached:,.0f} of {rate:,} events/s: measure on a machine that does "
+            "nothing else"
         )
     return reached, events
 
@@ -88,7 +97,9 @@ def freshness(
     keys: int,
     run: str,
 ) -> Freshness:
-    """Publish for `warm` and then `seconds` seconds, of which the latter count, and read each probe until it is there."""
+    """Publish for `warm` and then `seconds` seconds, of which the latter count, and read each probe until
+    it is there.
+    """
     publisher = published(found, topic, rate, warm + seconds, keys, run)
     try:
         lags = read_probes(sent, run, int(PROBES * (warm + seconds)))
@@ -115,7 +126,8 @@ def read_probes(sent: Callable[[str], object], run: str, count: int) -> list[int
             deadline = time.monotonic() + PATIENCE
         elif time.monotonic() > deadline:
             raise NotMeasuredError(
-                f"probe {len(lags)} of {count} of {run!r} is not readable after {PATIENCE:.0f} s: look into the stream's log"
+                f"probe {len(lags)} of {count} of {run!r} is not readable after {PATIENCE:.0f} s: look "
+                "into the stream's log"
             )
         else:
             time.sleep(0.02)  # the reader shares the cores with what it measures

@@ -1,7 +1,9 @@
 """A load generator as a process of its own: ``python -m tests.bench.load PLAN.json`` prints one JSON object.
 
-With a rate the load is open: calls are due at constant intervals whether or not earlier ones are answered, and latency
-counts from the time a call was due, so that a server that stalls cannot hide it. Without a rate every connection sends
+With a rate the load is open: calls are due at constant intervals whether or not earlier ones are answered,
+and latency
+counts from the time a call was due, so that a server that stalls cannot hide it. Without a rate every
+connection sends
 its next call when it has its answer, which finds the most that a server does.
 """
 
@@ -20,7 +22,9 @@ TICK_SECONDS = 0.001
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to send: `calls` are (path, JSON body) taken in turn; `rate` calls a second, 0 for as many as are answered."""
+    """What to send: `calls` are (path, JSON body) taken in turn; `rate` calls a second, 0 for as many as
+    are answered.
+    """
 
     port: int
     calls: list[tuple[str, str]]
@@ -32,7 +36,9 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of it; latencies in milliseconds. `late`: the longest that the generator itself was behind its plan."""
+    """What came of it; latencies in milliseconds. `late`: the longest that the generator itself was
+    behind its plan.
+    """
 
     sent: int
     answered: int
@@ -139,8 +145,10 @@ async def run(plan: Plan) -> Outcome:
     p50, p99, p999 = (float(np.percentile(found, part)) for part in (50, 99, 99.9))
     lost = totals.sent + len(totals.due) - len(totals.latencies)
     return Outcome(
-        sent=totals.sent, answered=len(totals.latencies), errors=totals.errors + lost, degraded=totals.degraded,
-        rate=len(totals.latencies) / elapsed, p50=p50, p99=p99, p999=p999, longest=float(found.max()), late=late * 1000,
+        sent=totals.sent, answered=len(totals.latencies), errors=totals.errors + lost,
+        degraded=totals.degraded,
+        rate=len(totals.latencies) / elapsed, p50=p50, p99=p99, p999=p999, longest=float(found.max()),
+        late=late * 1000,
     )  # fmt: skip
 
 
@@ -161,7 +169,8 @@ async def _keep_rate(plan: Plan, totals: Totals, started: float) -> float:
 
 def _request(plan: Plan, path: str, body: str) -> bytes:
     token = f"authorization: Bearer {plan.token}\r\n" if plan.token else ""
-    head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n{token}content-length: {len(body.encode())}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n{token}"
+    head += f"content-length: {len(body.encode())}\r\n\r\n"
     return (head + body).encode()
 
 

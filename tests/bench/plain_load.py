@@ -1,4 +1,5 @@
-"""A plain load of rows (key, states) from Parquet into Cassandra with the driver alone, several ways: the peer of our writer.
+"""A plain load of rows (key, states) from Parquet into Cassandra with the driver alone, several ways: the
+peer of our writer.
 
     python -m tests.bench.plain_load HOST PORT KEYSPACE TABLE VARIANT FILE...
 

@@ -1,8 +1,10 @@
-"""An outside publisher: events at a steady rate, each with the publisher's clock in it, and among them probes.
+"""An outside publisher: events at a steady rate, each with the publisher's clock in it, and among them
+probes.
 
     python -m tests.bench.publisher SERVERS TOPIC RATE SECONDS KEYS RUN
 
-Events have the keys `RUN-kN`. A probe has a key of its own, `RUN-probe-N`, so that whoever reads that key knows when this very event became
+Events have the keys `RUN-kN`. A probe has a key of its own, `RUN-probe-N`, so that whoever reads that key
+knows when this very event became
 readable. In the end it says the rate that was reached and how many events that were, probes aside.
 """
 

@@ -22,8 +22,10 @@ FOLDER = ROOT / "docs" / "benchmarks"
 class Row:
     """One comparison.
 
-    `ratio` above 1 is better than the peer. `goal` is ``>= 0.9`` or ``<= 50``, for the ratio where there is a peer, else for our figure; empty
-    where there is none. `equal` says whether the results were compared and agree; None: there was nothing to compare.
+    `ratio` above 1 is better than the peer. `goal` is ``>= 0.9`` or ``<= 50``,
+    for the ratio where there is a peer, else for our figure; empty
+    where there is none. `equal` says whether the results were compared and agree; None: there was nothing to
+    compare.
     """
 
     work: str
@@ -66,7 +68,9 @@ def save(
     dry: bool = False,
     command: str = "",
 ) -> Path:
-    """Print the table and write both files (not when `dry`); returns the page's path. `command` is what to run, if not `make bench-<name>`."""
+    """Print the table and write both files (not when `dry`); returns the page's path. `command` is what
+    to run, if not `make bench-<name>`.
+    """
     columns = ["work", "peer", "ours", "theirs", "unit", "ratio", "goal", "equal"]
     cells = [[_cell(asdict(row)[column]) for column in columns] for row in rows]
     table(title, columns, cells)
@@ -74,7 +78,8 @@ def save(
     if dry:
         return page
     FOLDER.mkdir(parents=True, exist_ok=True)
-    machine = f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores, {_memory():.0f} GiB, Python {platform.python_version()}"
+    machine = f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+    machine += f", {_memory():.0f} GiB, Python {platform.python_version()}"
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
     lines = [
         f"# {title}",

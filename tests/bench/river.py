@@ -1,4 +1,6 @@
-"""What benchmarks of the river share: real servers in a folder of their own, and `anabranch` verbs as outside processes."""
+"""What benchmarks of the river share: real servers in a folder of their own, and `anabranch` verbs as outside
+processes.
+"""
 
 import os
 import signal
@@ -38,7 +40,9 @@ class River:
 
     @contextmanager
     def streaming(self, project: str) -> "Iterator[subprocess.Popen[bytes]]":
-        """`anabranch stream` of a project, stopped at the end as an operator stops it; the end of what it said is told."""
+        """`anabranch stream` of a project, stopped at the end as an operator stops it; the end of
+        what it said is told.
+        """
         log = Path(self.settings.data) / "stream.log"
         stream = self.verb("--debug", "stream", project, log=log)
         try:

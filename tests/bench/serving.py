@@ -1,6 +1,8 @@
-"""Answers over REST: against bare reads of cassandra-driver, against ``mlflow models serve``, and under a constant load.
+"""Answers over REST: against bare reads of cassandra-driver, against ``mlflow models serve``, and under a
+constant load.
 
-Everything runs on this machine, the servers and the load generator too: `--quick` is seconds where the full size is minutes.
+Everything runs on this machine, the servers and the load generator too: `--quick` is seconds where the full
+size is minutes.
 """
 
 import http.client
@@ -172,8 +174,10 @@ def bare(found: River, seconds: float) -> float:
     """Pairs of reads a second by the driver alone."""
     project = found.projects[0]
     (view,) = project.views
-    plan = {"views": asdict(found.settings.views), "batch": batch_table(project.name, view.name, 1), "tiles": tiles_table(project.name, view),
-            "keys": list(found.keys), "cut": found.cut, "seconds": seconds, "connections": CALLERS}  # fmt: skip
+    plan = {"views": asdict(found.settings.views), "batch": batch_table(project.name, view.name, 1),
+    "tiles": tiles_table(project.name, view),
+            "keys": list(found.keys), "cut": found.cut, "seconds": seconds,
+            "connections": CALLERS}  # fmt: skip
     return float(_run("tests.bench.bare_reads", plan)["rate"])
 
 
@@ -201,7 +205,9 @@ def _near(left: Any, right_: Any) -> bool:
 
 
 def ratio_rows(found: River, size: Size, steps: Steps) -> list[Row]:
-    """One worker, as many answers as it gives, between bare reads: rounds are interleaved, so that a busy machine hits all alike."""
+    """One worker, as many answers as it gives, between bare reads: rounds are interleaved, so that a busy
+    machine hits all alike.
+    """
     rates: dict[str, list[float]] = {"bare": [], "cold": [], "cached": []}
     calls = by_key(found, 1)
     with serving(found.settings, cache_bytes=0) as cold, serving(found.settings) as cached:
@@ -217,8 +223,10 @@ def ratio_rows(found: River, size: Size, steps: Steps) -> list[Row]:
             ours / theirs for ours, theirs in zip(rates[name], rates["bare"], strict=True)
         )
         rows.append(
-            Row(work=f"answers of one worker, batch part {name}", peer="bare cassandra-driver, pairs of reads", ours=statistics.median(rates[name]),
-                theirs=statistics.median(rates["bare"]), unit="a second", ratio=ratio, goal=f">= {goal}", equal=equal)
+            Row(work=f"answers of one worker, batch part {name}",
+            peer="bare cassandra-driver, pairs of reads", ours=statistics.median(rates[name]),
+                theirs=statistics.median(rates["bare"]), unit="a second", ratio=ratio, goal=f">= {goal}",
+                equal=equal)
         )  # fmt: skip
     return rows
 
@@ -249,7 +257,8 @@ def mlflow_row(found: River, size: Size, steps: Steps) -> Row:
         )
     ours, their = (statistics.median(rate[side] for rate in rates) for side in (0, 1))
     steps.step(f"features given: {ours:,.0f}/s, mlflow models serve {their:,.0f}/s")
-    return Row(work="scores of given features, one worker", peer="mlflow models serve", ours=ours, theirs=their, unit="a second", ratio=ours / their,
+    return Row(work="scores of given features, one worker", peer="mlflow models serve", ours=ours,
+    theirs=their, unit="a second", ratio=ours / their,
                goal=">= 1", equal=equal)  # fmt: skip
 
 
@@ -282,7 +291,8 @@ def sustained_rows(found: River, size: Size, steps: Steps) -> list[Row]:
         quarter = max(1, len(sizes) // 4)
         early, late = (statistics.median(part) for part in (sizes[quarter : 2 * quarter], sizes[-quarter:]))
         steps.step(
-            f"{rate:,.0f}/s for {size.sustained:g} s: p50 {outcome.p50:.1f}, p99 {outcome.p99:.1f}, p99.9 {outcome.p999:.1f} ms, {outcome.errors} errors"
+            f"{rate:,.0f}/s for {size.sustained:g} s: p50 {outcome.p50:.1f}, p99 {outcome.p99:.1f}, p99.9 "
+            f"{outcome.p999:.1f} ms, {outcome.errors} errors"
         )
         work = f"{size.projects} projects x {size.calls_each} calls/s for {size.sustained:g} s, 2 workers"
         for name, value, goal in (
@@ -317,7 +327,9 @@ def sustained_rows(found: River, size: Size, steps: Steps) -> list[Row]:
 
 
 def spent(port: int) -> tuple[float, float]:
-    """Seconds that the running server has spent on answers of predict, waiting for stores included, and how many these were; all workers together."""
+    """Seconds that the running server has spent on answers of predict, waiting for stores included, and
+    how many these were; all workers together.
+    """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     connection.request("GET", "/metrics")
     families = text_string_to_metric_families(connection.getresponse().read().decode())
@@ -354,7 +366,9 @@ def sampled(processes: Sequence[psutil.Process], every: float) -> Iterator[list[
 def highest(
     port: int, calls: list[tuple[str, str]], start: float, seconds: float, steps: Steps
 ) -> tuple[float, Outcome | None]:
-    """The highest of rates at which nothing fails and p99 is in time, and what it came to: halved until one is held, then a fifth more each."""
+    """The highest of rates at which nothing fails and p99 is in time, and what it came to: halved until
+    one is held, then a fifth more each.
+    """
     found: tuple[float, Outcome | None] = (0.0, None)
     rate = start
     while rate >= _LOWEST:
@@ -395,14 +409,20 @@ def main(arguments: list[str]) -> None:
             rows += page_rows(found, port)
         rows += sustained_rows(found, size, steps)
     notes = [
-        "One machine holds all of it: Cassandra, Kafka, the REST server, and the load generator in a process of its own.",
-        f"A key has {len(found.parts[0].rows)} batch states and {found.tiles} tiles; an answer is 18 features over 3 windows and a score.",
+        "One machine holds all of it: Cassandra, Kafka, the REST server, and the load generator in a "
+        "process of its own.",
+        f"A key has {len(found.parts[0].rows)} batch states and {found.tiles} tiles; an answer is 18 "
+        "features over 3 windows and a score.",
         "Bare reads keep 32 pairs under way and decode nothing; answers are asked over 32 connections.",
         "Rounds are interleaved, and a ratio is the median of theirs.",
-        "Under a constant rate latency counts from the time a call was due (open loop), so a stall is not hidden.",
-        "Predictions are published to Kafka meanwhile. Memory: of both workers, sampled; medians of the second and the last quarter.",
-        "Pages: medians; what a page reads of stores is remembered for five seconds, so most of these are made from memory.",
-        "Served features were compared with the merge of the states that were written; scores with mlflow's to 1e-5.",
+        "Under a constant rate latency counts from the time a call was due (open loop), so a stall is not "
+        "hidden.",
+        "Predictions are published to Kafka meanwhile. Memory: of both workers, sampled; medians of the "
+        "second and the last quarter.",
+        "Pages: medians; what a page reads of stores is remembered for five seconds, so most of these are "
+        "made from memory.",
+        "Served features were compared with the merge of the states that were written; scores with "
+        "mlflow's to 1e-5.",
     ]
     if size is QUICK:
         notes.append("This was a quick run: seconds where the full size takes minutes.")

@@ -1,4 +1,6 @@
-"""What serving is measured on: ten projects with models, batch views and tiles in real servers, put there without Spark."""
+"""What serving is measured on: ten projects with models, batch views and tiles in real servers, put there
+without Spark.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,8 +39,10 @@ from anabranch import Count, FeatureView, Label, Max, Mean, Min, Model, Project,
 
 things = Source(name="things", topic="{name}-things", id="id", time="time", schema="{schema}")
 view = FeatureView(name="recent", source=things, key="key", windows=("1h", "1d", "7d"), features={{
-    "n": Count("x"), "x_mean": Mean("x"), "x_sum": Sum("x"), "x_min": Min("x"), "x_max": Max("x"), "high": Count(where="x > 50")}})
-project = Project(name="{name}", views=(view,), label=Label(source=things, key="key", target="n > 0"), model=Model())
+    "n": Count("x"), "x_mean": Mean("x"), "x_sum": Sum("x"), "x_min": Min("x"), "x_max": Max("x"),
+    "high": Count(where="x > 50")}})
+project = Project(name="{name}", views=(view,), label=Label(source=things, key="key", target="n > 0"),
+    model=Model())
 """
 
 
@@ -105,7 +109,8 @@ def _fill(settings: Settings, count: int, keys: Sequence[str], tell: Any) -> Riv
         train(models, project, "x_mean_1h")
         _publish(views, project, found)
     tell(
-        f"{count} projects of {len(keys):,} keys, {len(parts[0].rows)} batch states and {found.tiles} tiles a key, {len(view.columns)} features"
+        f"{count} projects of {len(keys):,} keys, {len(parts[0].rows)} batch states and {found.tiles} "
+        f"tiles a key, {len(view.columns)} features"
     )
     return found
 
@@ -153,7 +158,8 @@ def _publish(views: Views, project: Project, found: River) -> None:
     for fine in (False, True)[: len(view.tiers)]:
         _publish_tiles(session, tiles_table(project.name, view, fine=fine), found, fine)
     entry = Manifest(
-        project=project.name, batch_version=version, cut=found.cut, slack=SLACK, built_at=now_micros(), fingerprints={view.name: view.fingerprint},
+        project=project.name, batch_version=version, cut=found.cut, slack=SLACK, built_at=now_micros(),
+        fingerprints={view.name: view.fingerprint},
         tables={view.name: batch}, rows={view.name: len(found.keys)},
     )  # fmt: skip
     views.swap(entry, None, None)

@@ -14,8 +14,10 @@ CLUSTERS = (2, 16, 64, 256)
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What the benchmark measured on `cores`: bytes of a row of CSV, rows landed and keys published a second, microseconds of a
-    full build an event, seconds of a day's build over a lake of so many events, peaks in MiB at the largest build.
+    """What the benchmark measured on `cores`: bytes of a row of CSV, rows landed and keys published a
+    second, microseconds of a
+    full build an event,
+    seconds of a day's build over a lake of so many events, peaks in MiB at the largest build.
     """  # fmt: skip
 
     bytes_a_row: float
@@ -49,8 +51,10 @@ def page(found: Measured) -> str:
     lines = [
         "# Sizing: what 1 TB needs",
         "",
-        f"Computed by `make bench-batch` from [its figures](benchmarks/batch.md), which were measured on {found.cores} cores with Cassandra beside Spark.",
-        f"A row of it has {found.bytes_a_row:.0f} bytes: 1 TB holds {events / 1e9:.1f} billion events, {events / found.events_a_key / 1e6:.1f} million keys.",
+        "Computed by `make bench-batch` from [its figures](benchmarks/batch.md), which were measured on "
+        f"{found.cores} cores with Cassandra beside Spark.",
+        f"A row of it has {found.bytes_a_row:.0f} bytes: 1 TB holds {events / 1e9:.1f} billion events, "
+        f"{events / found.events_a_key / 1e6:.1f} million keys.",
         "",
         "| for 1 TB of CSV | core-hours | "
         + " | ".join(f"hours on {cores} cores" for cores in CLUSTERS)
@@ -65,25 +69,34 @@ def page(found: Measured) -> str:
         "",
         "**Measured**",
         "",
-        f"- rows landed a second: {found.landed:,.0f}; a full build: {found.build:.2f} microseconds an event at {found.build_events:,} events;",
-        f"- a build of one new day: {found.day:.1f} s over {found.day_events:,} events; rows of keys published a second: {found.published:,.0f};",
+        f"- rows landed a second: {found.landed:,.0f}; a full build: {found.build:.2f} microseconds an "
+        f"event at {found.build_events:,} events;",
+        f"- a build of one new day: {found.day:.1f} s over {found.day_events:,} events; rows of keys "
+        f"published a second: {found.published:,.0f};",
         (
-            f"- peak memory of the largest build: {found.driver:,.0f} MiB for driver and JVM together, {found.workers:,.0f} MiB for all Python workers. "
-            "A worker holds 100,000 grains, or those of its largest key, at a time, whatever the size of the lake."
+            f"- peak memory of the largest build: {found.driver:,.0f} MiB for driver and JVM together, "
+            f"{found.workers:,.0f} MiB for all Python workers. "
+            "A worker holds 100,000 grains, or those of its largest key, at a time, whatever the size of "
+            "the lake."
         ),
         "",
         "**Extrapolated**",
         "",
-        "- from those events to 1 TB: linearly. The benchmark shows how flat the cost of an event is between its sizes; sorting adds a little beyond them.",
-        "- from these cores to more: linearly, half of each hour being Spark's and half Cassandra's here. No cluster of that size was measured.",
+        "- from those events to 1 TB: linearly. The benchmark shows how flat the cost of an event is "
+        "between its sizes; sorting adds a little beyond them.",
+        "- from these cores to more: linearly, half of each hour being Spark's and half Cassandra's here. "
+        "No cluster of that size was measured.",
         (
-            "- the build of a day: all of it in proportion, also the seconds that any build takes, so less is to be expected. "
+            "- the build of a day: all of it in proportion, also the seconds that any build takes, so "
+            "less is to be expected. "
             "What grows with the lake is the scan of ids; what grows with keys is publishing."
         ),
         "",
         (
-            "**Room on disk**: the lake about a third of the CSV (Parquet, snappy; estimated); while a full build looks for copies Spark "
-            "writes 8 bytes an event to its local disks; grains are at most one row of states for each key and hop."
+            "**Room on disk**: the lake about a third of the CSV (Parquet, snappy; estimated); while a "
+            "full build looks for copies Spark "
+            "writes 8 bytes an event to its local disks; grains are at most one row of states for each "
+            "key and hop."
         ),
         "",
     ]

@@ -97,7 +97,8 @@ def main(arguments: list[str]) -> None:
         rows = soak(minutes, Steps())
     except NotMeasuredError as error:
         raise SystemExit(f"error: {error}") from error
-    notes = ["The driver's JVM, its Python and the Python workers together, every five seconds; medians of quarters, that of the last beside earlier ones.",
+    notes = ["The driver's JVM, its Python and the Python workers together, every five seconds.",
+             "Medians of quarters: the last beside the second and the third.",
              "In the end the answer of every key is compared with a plain fold over the topic.",
              "Current rows are scored by a champion."]  # fmt: skip
     save(

@@ -1,7 +1,10 @@
-"""The stream, measured from outside: how soon a published event is in an answer, and what writing to Cassandra costs.
+"""The stream, measured from outside: how soon a published event is in an answer, and what writing to
+Cassandra costs.
 
-Freshness: an outside process publishes events with its clock in them, another runs `anabranch stream`, and this one reads
-answers until each probe is in its key's. Throughput: the same query drains one topic into Cassandra and into nothing.
+Freshness: an outside process publishes events with its clock in them, another runs `anabranch stream`, and
+this one reads
+answers until each probe is in its key's. Throughput: the same query drains
+one topic into Cassandra and into nothing.
 """
 
 import json
@@ -76,7 +79,8 @@ def freshness_rows(found: River, project: Project, sizes: Sizes, steps: Steps, n
                 rows.append(alone(work, value, "s", goal=goal, equal=same))
         scored(context, project, f"r{sizes.rates[0]}-probe-0")
     notes.append(
-        f"The publisher reached {', '.join(reached)} events/s. equal: the answers of all keys count every event, and each once."
+        f"The publisher reached {', '.join(reached)} events/s. equal: the answers of all keys count every "
+        "event, and each once."
     )
     return rows
 
@@ -86,7 +90,8 @@ def scored(context: Context, project: Project, key: str) -> None:
     row = context.views.current(project, key) or {}
     if row.get("score") is None or not sum(context.bus.ends(scores_topic(project.name)).values()):
         raise NotMeasuredError(
-            f"the current row of {key!r} was not scored and published ({row}): what was measured is not the whole stream"
+            f"the current row of {key!r} was not scored and published ({row}): what was measured is not "
+            "the whole stream"
         )
 
 
@@ -118,7 +123,8 @@ def throughput(found: River, project: Project, sizes: Sizes, steps: Steps) -> li
     scored(context, project, f"d{keys[0]}")
     context.close()
     steps.step(
-        f"drained: Cassandra {count / ours:,.0f}, nothing {count / theirs:,.0f} events/s, answers equal: {same}"
+        f"drained: Cassandra {count / ours:,.0f}, nothing {count / theirs:,.0f} events/s, answers equal: "
+        f"{same}"
     )
     work = f"drain {count:,} events, two views, {KEYS} keys"
     peer = "the same query into a no-op sink"
@@ -137,7 +143,9 @@ def throughput(found: River, project: Project, sizes: Sizes, steps: Steps) -> li
 
 
 def drain(spark: SparkSession, context: Context, project: Project, run: int) -> None:
-    """The stream until it has read everything, from the beginning: what was there is written again as it was."""
+    """The stream until it has read everything, from the beginning: what was there is written again as it
+    was.
+    """
     checkpoints = str(context.settings.data / f"drain-{run}")
     for query in start(replace(context.speed_layer(once=True), checkpoints=checkpoints), project):
         query.awaitTermination()
@@ -193,7 +201,9 @@ def check(context: Context, project: Project, start_at: int) -> bool:
 
 
 def amplification(found: River, project: Project, steps: Steps) -> list[Row]:
-    """Rows that one answer reads of a key with steady events, 26 hours after the cut, against tiles of one tier."""
+    """Rows that one answer reads of a key with steady events, 26 hours after the cut, against tiles of
+    one tier.
+    """
     context, (view, _) = Context(found.settings), project.views
     views, now = context.views, now_micros()
     views.ensure_tiles(project)
@@ -203,7 +213,8 @@ def amplification(found: River, project: Project, steps: Steps) -> list[Row]:
         tiers = [{(time // HOUR * HOUR, time // width * width) for time in times} for width in view.tiers]
         for fine, tier in enumerate(tiers):
             insert = views.session.prepare(
-                f"INSERT INTO {tiles_table(project.name, view, fine=bool(fine))} (key, slot, tile_start, state) VALUES (?, ?, ?, ?)"
+                f"INSERT INTO {tiles_table(project.name, view, fine=bool(fine))} (key, slot, tile_start, "
+                "state) VALUES (?, ?, ?, ?)"
             )
             execute_concurrent_with_args(
                 views.session, insert, [(f"a{rate}", *place, empty) for place in sorted(tier)]
@@ -242,10 +253,14 @@ def main(arguments: list[str]) -> None:
     project = load_project(NAME, (PROJECTS,))
     rows: list[Row] = []
     notes = [
-        "Publisher, stream, Kafka, Cassandra and the reader all run on the same cores and by one clock; the publisher's time is in each event.",
-        f"{PROBES} probes a second have keys of their own among {KEYS} other keys; a probe is readable when an answer for its key has it.",
-        "Freshness: of 40 seconds after a minute of the same rate; the stream began shortly before the first.",
-        "Throughput: the stream's own query with checkpoints of its own, with its sink and with Spark's no-op sink in turn; medians of three after one.",
+        "Publisher, stream, Kafka, Cassandra and the reader all run on the same cores and by one clock; "
+        "the publisher's time is in each event.",
+        f"{PROBES} probes a second have keys of their own among {KEYS} other keys; a probe is readable "
+        "when an answer for its key has it.",
+        "Freshness: of 40 seconds after a minute of the same rate; the stream began shortly before the "
+        "first.",
+        "Throughput: the stream's own query with checkpoints of its own, with its sink and with Spark's "
+        "no-op sink in turn; medians of three after one.",
         "Current rows are scored by a champion and published.",
     ]
     try:

@@ -1,4 +1,4 @@
-"""`make bench-start`: how soon a job works, with the archive of classes that `make setup` made and without."""
+"""`make bench-start`: how soon a job works, with the archive of classes from `make setup` and without."""
 
 import argparse
 import statistics
@@ -26,7 +26,9 @@ def without(settings: Settings, folder: Path) -> Path:
 
 
 def job(data: Path, jars: Path, table: Path) -> None:
-    """What a short job is: a session, a load into a Delta table, a question to it. Prints the seconds of the session, of the rest, and the answer."""
+    """What a short job is: a session, a load into a Delta table, a question to it. Prints the seconds of
+    the session, of the rest, and the answer.
+    """
     found: list[int] = []
     settings = load_settings({}, {"paths.data": str(data), "paths.jars": str(jars)})
 
@@ -97,7 +99,8 @@ def main() -> None:
         )
     size = class_archive(settings).stat().st_size >> 20
     notes = [
-        f"Processes of their own in turn; medians of {TURNS}. The archive has {size} MiB and is made by `make setup`."
+        f"Processes of their own in turn; medians of {TURNS}. The archive has {size} MiB and is made by "
+        "`make setup`."
     ]
     save("start", "How soon a job works", rows, ["pyspark", "delta-spark"], notes, dry=quick)
 

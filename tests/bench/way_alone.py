@@ -1,4 +1,5 @@
-"""Ways that Spark has for queries without state only: events alone, parsed as the stream parses them, into a table or a topic.
+"""Ways that Spark has for queries without state only: events alone, parsed as the stream parses them, into a
+table or a topic.
 
 And what it says to the stream's own query when that is to run in such a way.
 """
@@ -35,13 +36,18 @@ TABLE, OUT = "events_alone", "events-alone"
 HOUR_OF_ONE_KEY = RATE * 3_600 // KEYS
 ASYNC = "asyncProgressTrackingEnabled"
 BATCH = "5 seconds"
-"""How long a batch of Real-Time Mode is, and so the most that is done again after a failure; Spark takes no less."""
+"""How long a batch of Real-Time Mode is, and so the most that is done again after a failure; Spark takes no
+less.
+"""
 
 
 def tables(bench: Bench) -> tuple[list[Measured], list[str]]:
-    """Into Cassandra: what was measured, the way to compare with first, and what Spark said where it would not."""
+    """Into Cassandra: what was measured, the way to compare with first, and what Spark said where it
+    would not.
+    """
     bench.context.views.session.execute(
-        f"CREATE TABLE {TABLE} (thing text, at bigint, id text, x double, sent bigint, PRIMARY KEY (thing, at, id))"
+        f"CREATE TABLE {TABLE} (thing text, at bigint, id text, x double, sent bigint, PRIMARY KEY (thing, "
+        "at, id))"
     )
     ways = {"micro-batches": into_table, "Real-Time Mode": lambda bench: real_time(into_table(bench))}
     return _tried(
@@ -92,7 +98,9 @@ def alone(bench: Bench) -> DataFrame:
 
 
 class IntoTable:
-    """The foreach writer: a row an event, of which the first arrival of an id need not win; none is lost or doubled."""
+    """The foreach writer: a row an event, of which the first arrival of an id need not win; none is lost
+    or doubled.
+    """
 
     def __init__(self, views: ViewsSettings) -> None:
         self._views = views
@@ -181,7 +189,9 @@ def topic_lag(bench: Bench, name: str, writer: DataStreamWriter) -> Measured:
 
 
 def _appended(bench: Bench, since: int) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
-    """Ids of what a query appended to its topic, when each was sent, and when it was appended, in microseconds."""
+    """Ids of what a query appended to its topic, when each was sent, and when it was appended, in
+    microseconds.
+    """
     consumer, place = bench.context.bus.consumer(), TopicPartition(OUT, 0)
     with closing(consumer):
         consumer.assign([place])
@@ -264,7 +274,9 @@ def _said(bench: Bench, writer: DataStreamWriter) -> str:
 
 
 def hour_of_one_key(bench: Bench, key: str) -> tuple[float, float, int]:
-    """Milliseconds to read one key's events of an hour, to answer for a key from its tiles, and how many rows the former are."""
+    """Milliseconds to read one key's events of an hour, to answer for a key from its tiles, and how many
+    rows the former are.
+    """
     session, answers, now = bench.context.views.session, bench.context.answers, now_micros()
     insert = session.prepare(f"INSERT INTO {TABLE} (thing, at, id, x, sent) VALUES (?, ?, ?, ?, ?)")
     waiting = []

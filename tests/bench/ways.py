@@ -1,7 +1,9 @@
 """Ways to run the stream, each beside the present one, in one run of one warm process: docs/adr/0017.
 
-Each way starts the queries anew, with a checkpoint of its own, at the end of the topic. The present way runs at the beginning, in
-the middle and at the end: how far these three lie apart is noise. way_alone.py has the ways that are for queries without state only.
+Each way starts the queries anew, with a checkpoint of its own, at the end of the topic. The present way runs
+at the beginning, in
+the middle and at the end: how far these three lie apart is noise. way_alone.py has the ways that are for
+queries without state only.
 """
 
 import sys
@@ -165,12 +167,16 @@ def main(arguments: list[str]) -> None:
         steps.step(text)
     speed = found.settings.speed
     notes = [
-        f"Published to readable in an answer at {RATE:,} events/s and {KEYS} keys, of {sizes.seconds:g} s after {sizes.warm:g} s, in one warm process.",
+        f"Published to readable in an answer at {RATE:,} events/s and {KEYS} keys, of {sizes.seconds:g} s "
+        f"after {sizes.warm:g} s, in one warm process.",
         f"As it is: trigger {speed.trigger!r}, changelog checkpoints, state partitions {speed.partitions}.",
-        "Ways in the order in which they were run. The present one ran three times: how far its runs lie from their mean is noise.",
+        "Ways in the order in which they were run. The present one ran three times: how far its runs lie "
+        "from their mean is noise.",
         "equal: every event was counted (or is there), and none twice.",
-        f"Events alone: published to there, of {sizes.alone:g} s. Into Cassandra by a foreach writer in Python, one row an event; nothing is folded.",
-        f"busy: cores of Spark's JVM, its Python workers and Cassandra. Real-Time Mode with batches of {BATCH}.",
+        f"Events alone: published to there, of {sizes.alone:g} s. Into Cassandra by a foreach writer in "
+        "Python, one row an event; nothing is folded.",
+        "busy: cores of Spark's JVM, its Python workers and Cassandra. Real-Time Mode with batches of "
+        f"{BATCH}.",
         *(f"Tried too: {text}" for text in refused),
     ]
     save(

@@ -77,7 +77,8 @@ def test_the_last_row_of_a_keys_history_is_its_current_row(analysis: Analysis, l
 def test_history_of_the_lake_joins_with_current_rows(analysis: Analysis, lived: Lived) -> None:
     found = lived.context.spark.sql(
         """SELECT c.key, count(*) AS exams, max_by(e.chol, e.examined_at) AS chol, any_value(c.chol) AS now
-           FROM anabranch.heart_disease_events_exams e JOIN anabranch.heart_disease_current c ON e.patient_id = c.key GROUP BY c.key"""
+           FROM anabranch.heart_disease_events_exams e JOIN anabranch.heart_disease_current c ON e.patient_id
+           = c.key GROUP BY c.key"""
     ).collect()
     assert len(found) == 303
     assert all(row["chol"] == row["now"] for row in found)
@@ -108,7 +109,8 @@ def test_batch_and_speed_are_merged_at_a_time_as_serving_merges_them(
     at = now_micros() // 1_000_000 * 1_000_000
     moment = f"{from_micros(at):%Y-%m-%d %H:%M:%S}"
     found = lived.context.spark.sql(
-        f"SELECT * FROM heart_disease_at(TABLE(SELECT key FROM anabranch.heart_disease_scores), TIMESTAMP '{moment}')"
+        "SELECT * FROM heart_disease_at(TABLE(SELECT key FROM anabranch.heart_disease_scores), TIMESTAMP "
+        f"'{moment}')"
     ).collect()
     assert len(found) == 303
     keys = [{"patient_id": row["key"]} for row in found]

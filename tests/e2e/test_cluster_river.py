@@ -1,6 +1,8 @@
-"""The whole river on a real cluster: a standalone master, two workers with executors of their own, the lake in HDFS.
+"""The whole river on a real cluster: a standalone master, two workers with executors of their own, the lake
+in HDFS.
 
-The driver is a process of spark-submit that runs the commands one after the other; nothing of what they do happens in one process.
+The driver is a process of spark-submit that runs the commands one after the other; nothing of what they do
+happens in one process.
 """
 
 import csv
@@ -33,15 +35,19 @@ class Visits(Count):
     """How often."""
 
 
-visits = Source(name="visits", topic="{name}", id="visit", time="at", schema="visit STRING, guest STRING, at TIMESTAMP, spent DOUBLE")
+visits = Source(name="visits", topic="{name}", id="visit", time="at",
+    schema="visit STRING, guest STRING, at TIMESTAMP, spent DOUBLE")
 view = FeatureView(
-    name="guest", source=visits, key="guest", windows=("1d", "lifetime"), features={{"visits": Visits(), "mean": Mean("spent"), "most": Max("spent")}}
+    name="guest", source=visits, key="guest", windows=("1d", "lifetime"),
+    features={{"visits": Visits(), "mean": Mean("spent"), "most": Max("spent")}}
 )
 project = Project(
-    name="{name}", views=(view,), label=Label(source=visits, key="guest", target="spent > 50"), model=Model(trainer="logistic", metric="roc_auc")
+    name="{name}", views=(view,), label=Label(source=visits, key="guest", target="spent > 50"),
+    model=Model(trainer="logistic", metric="roc_auc")
 )
 '''
-# Runs the commands of a file, one JSON list a line, and says in another what came of each; spark-submit hands no standard input on.
+# Runs the commands of a file, one JSON list a line, and says in another what came of each; spark-submit
+# hands no standard input on.
 RUNNER = f"""
 import contextlib, io, json, sys
 sys.path[0] = {str(ROOT)!r}
@@ -162,7 +168,8 @@ def river(
     )
     done = subprocess.run(
         [*submit(spark_cluster), str(folder / "runner.py"), str(folder / "commands"), str(folder / "told")],
-        cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=900,
+        cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        timeout=900,
     )  # fmt: skip
     assert (folder / "told").exists(), f"{done.stdout[-4000:]}\n{done.stderr[-2000:]}"
     told = [json.loads(line) for line in (folder / "told").read_text().splitlines()]
@@ -225,7 +232,8 @@ def test_every_worker_ran_executors_of_its_own(river: River) -> None:
 def test_a_job_script_on_the_cluster_verifies_what_is_served(river: River, spark_cluster: str) -> None:
     done = subprocess.run(
         [*submit(spark_cluster), str(ROOT / "jobs" / "verify.py"), river.name, "--all", "--json"],
-        cwd=river.folder, env=dict(river.environment), capture_output=True, text=True, check=False, timeout=300,
+        cwd=river.folder, env=dict(river.environment), capture_output=True, text=True, check=False,
+        timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.strip().splitlines()[-1])

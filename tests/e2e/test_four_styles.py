@@ -1,4 +1,6 @@
-"""One truth in every style: the same 1,000 keys over REST, on a device, by mass scoring and by messages, from one declaration and one model."""
+"""One truth in every style: the same 1,000 keys over REST, on a device, by mass scoring and by messages, from
+one declaration and one model.
+"""
 
 import asyncio
 import json
@@ -45,20 +47,28 @@ DECLARATION = """
 from anabranch import Count, FeatureView, Label, Last, Max, Mean, Model, Project, Source, Sum
 
 visits = Source(name="visits", id="id", time="at",
-                schema="id STRING, who STRING, at TIMESTAMP, pages INT, town STRING, paid DOUBLE, member BOOLEAN, joined DATE")
-outcomes = Source(name="outcomes", id="id", time="at", schema="id STRING, who STRING, at TIMESTAMP, bought INT")
+                schema="id STRING, who STRING, at TIMESTAMP, pages INT, town STRING, paid DOUBLE, "
+                        "member BOOLEAN, joined DATE")
+outcomes = Source(name="outcomes", id="id", time="at",
+    schema="id STRING, who STRING, at TIMESTAMP, bought INT")
 view = FeatureView(name="seen", source=visits, key="who", features={{
-    "pages": Last("pages"), "town": Last("town"), "paid_mean": Mean("paid"), "paid_max": Max("paid"), "visits": Count(),
+    "pages": Last("pages"), "town": Last("town"), "paid_mean": Mean("paid"), "paid_max": Max("paid"),
+    "visits": Count(),
     "many": Count(where="pages > 10"), "member": Last("member"), "joined": Last("joined")}})
-clicks = Source(name="clicks", topic="{name}-clicks", id="id", time="at", schema="id STRING, who STRING, at TIMESTAMP, spent DOUBLE")
-lately = FeatureView(name="lately", source=clicks, key="who", windows=("7d",), features={{"spent": Sum("spent"), "clicks": Count()}})
-project = Project(name="{name}", views=(view, lately), label=Label(source=outcomes, key="who", target="bought > 0"), model=Model(trainer="xgboost"))
+clicks = Source(name="clicks", topic="{name}-clicks", id="id", time="at",
+    schema="id STRING, who STRING, at TIMESTAMP, spent DOUBLE")
+lately = FeatureView(name="lately", source=clicks, key="who", windows=("7d",),
+    features={{"spent": Sum("spent"), "clicks": Count()}})
+project = Project(name="{name}", views=(view, lately),
+    label=Label(source=outcomes, key="who", target="bought > 0"), model=Model(trainer="xgboost"))
 """
 
 
 @dataclass(frozen=True)
 class Styles:
-    """What each style said, by key: `rest` of all keys in one request, `single` of some in one each. `features` are those that REST has of these."""
+    """What each style said, by key: `rest` of all keys in one request, `single` of some in one each.
+    `features` are those that REST has of these.
+    """
 
     mass: Mapping[str, Mapping[str, Any]]
     rest: Mapping[str, Mapping[str, Any]]
@@ -69,7 +79,9 @@ class Styles:
 
 
 def write_events(folder: Path) -> None:
-    """Three visits a key, one in six values missing; keys without an outcome know a town that training never sees."""
+    """Three visits a key, one in six values missing; keys without an outcome know a town that training
+    never sees.
+    """
     random = np.random.default_rng(8)
     visits, outcomes = ["id,who,at,pages,town,paid,member,joined"], ["id,who,at,bought"]
     for number, key in enumerate(KEYS):
@@ -88,9 +100,8 @@ def write_events(folder: Path) -> None:
                 ",".join([f"v{number}-{visit}", key, f"2024-03-0{1 + visit}T0{number % 10}:00:00Z", *shown])
             )
         if number < 600:
-            outcomes.append(
-                f"o{number},{key},2024-04-{1 + number % 28:02d}T00:00:00Z,{int(pages.sum() + spent_before(number) + random.normal(0, 8) > 44)}"
-            )
+            bought = int(pages.sum() + spent_before(number) + random.normal(0, 8) > 44)
+            outcomes.append(f"o{number},{key},2024-04-{1 + number % 28:02d}T00:00:00Z,{bought}")
     (folder / "visits.csv").write_text("\n".join(visits) + "\n")
     (folder / "outcomes.csv").write_text("\n".join(outcomes) + "\n")
     (folder / "keys.csv").write_text("\n".join(["who", *KEYS]) + "\n")
@@ -171,7 +182,9 @@ def styles(servers: Settings, spark: SparkSession, tmp_path_factory: pytest.Temp
 
 
 def over_rest(settings: Settings, name: str) -> list[dict[str, Any]]:
-    """The server over the real stores: one request with all keys, then one each for some keys, and the features of these."""
+    """The server over the real stores: one request with all keys, then one each for some keys, and the
+    features of these.
+    """
     app = build(settings)
     app.live.refresh()
 
@@ -193,7 +206,9 @@ def over_rest(settings: Settings, name: str) -> list[dict[str, Any]]:
 
 
 def by_message(context: Context, project: Project) -> dict[str, Mapping[str, Any]]:
-    """A request a key on the topic of score requests, all of them answered by one run of the stream's query."""
+    """A request a key on the topic of score requests, all of them answered by one run of the stream's
+    query.
+    """
     layer = context.speed_layer(once=True)
     prepare_requests(layer, project)
     context.bus.publish(

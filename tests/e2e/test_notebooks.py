@@ -15,7 +15,9 @@ NOTEBOOKS = ROOT / "notebooks"
 
 @pytest.fixture(scope="module")
 def client(lived: Lived, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NotebookClient]:
-    """One kernel for both notebooks, as the settings of this run are its environment: a JVM is started once."""
+    """One kernel for both notebooks, as the settings of this run are its environment: a JVM is started
+    once.
+    """
     settings, folder = lived.context.settings, tmp_path_factory.mktemp("jupyter")
     environment = {
         "ANABRANCH__PATHS__DATA": str(settings.data),

@@ -1,4 +1,6 @@
-"""The REST server as a process over the real Cassandra, Kafka and MLflow; what a build and a training would publish is put there by hand."""
+"""The REST server as a process over the real Cassandra, Kafka and MLflow; what a build and a training would
+publish is put there by hand.
+"""
 
 import http.client
 import json
@@ -44,8 +46,10 @@ DECLARATION = """
 from anabranch import Count, FeatureView, Label, Model, Project, Source, Sum
 
 things = Source(name="things", topic="{name}-things", id="id", time="time", schema="{schema}")
-view = FeatureView(name="seen", source=things, key="who", features={{"x_sum": Sum("x"), "x_count": Count("x")}})
-project = Project(name="{name}", views=(view,), label=Label(source=things, key="who", target="n > 0"), model=Model())
+view = FeatureView(name="seen", source=things, key="who",
+    features={{"x_sum": Sum("x"), "x_count": Count("x")}})
+project = Project(name="{name}", views=(view,), label=Label(source=things, key="who", target="n > 0"),
+    model=Model())
 """
 
 
@@ -326,7 +330,9 @@ def test_bad_input_is_a_4xx_with_a_reason_and_changes_nothing(rest: Rest) -> Non
 
 
 def _state(rest: Rest, number: int) -> dict[str, Any]:
-    """All that requests could change, once a last prediction of now has come to its topic: they come in their order."""
+    """All that requests could change, once a last prediction of now has come to its topic: they come in
+    their order.
+    """
     mark = {"x_count": 1_000_000 + number}
     until(30, lambda: _good(rest.ask("POST", "{p}/predict", {"features": mark})), "the model")
     topic = f"predictions.{rest.project.name}"
@@ -355,8 +361,10 @@ def verb(
     """A command of the command line over the same stores; what it says as JSON."""
     views = rest.settings.views
     told = {
-        "ANABRANCH_PROJECTS": str(rest.settings.projects[0]), "ANABRANCH__MODELS__TRACKING_URI": rest.models.settings.tracking_uri,
-        "ANABRANCH__VIEWS__HOSTS": views.hosts[0], "ANABRANCH__VIEWS__PORT": str(views.port), "ANABRANCH__VIEWS__KEYSPACE": views.keyspace,
+        "ANABRANCH_PROJECTS": str(rest.settings.projects[0]),
+        "ANABRANCH__MODELS__TRACKING_URI": rest.models.settings.tracking_uri,
+        "ANABRANCH__VIEWS__HOSTS": views.hosts[0], "ANABRANCH__VIEWS__PORT": str(views.port),
+        "ANABRANCH__VIEWS__KEYSPACE": views.keyspace,
         "ANABRANCH__BUS__BOOTSTRAP_SERVERS": rest.settings.bus.bootstrap_servers,
     }  # fmt: skip
     for variable, value in told.items():

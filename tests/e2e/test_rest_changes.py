@@ -1,4 +1,6 @@
-"""What callers see of a REST server while things change below it: versions that come and go, and a broker that is away."""
+"""What callers see of a REST server while things change below it: versions that come and go, and a broker
+that is away.
+"""
 
 import http.client
 import json

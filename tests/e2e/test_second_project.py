@@ -1,4 +1,5 @@
-"""Projects of a user's own, declared outside the repository, through every verb of the command line and no change to the code.
+"""Projects of a user's own, declared outside the repository, through every verb of the command line and no
+change to the code.
 
 One process runs the commands one after the other, as a user would; each test looks at what one of them said.
 """
@@ -34,13 +35,15 @@ flights = Source(
     topic="{name}",
     id="flight_id",
     time="departed_at",
-    schema="flight_id STRING, tailnum STRING, origin STRING, departed_at TIMESTAMP, dest STRING, distance INT, dep_delay DOUBLE",
+    schema="flight_id STRING, tailnum STRING, origin STRING, departed_at TIMESTAMP, dest STRING, "
+    "distance INT, dep_delay DOUBLE",
 )
 by_plane = FeatureView(
     name="by_plane",
     source=flights,
     key="tailnum",
-    features={{"flights": Count(), "delay_mean": Mean("dep_delay"), "distance_total": Sum("distance"), "last_dest": Last("dest")}},
+    features={{"flights": Count(), "delay_mean": Mean("dep_delay"), "distance_total": Sum("distance"),
+    "last_dest": Last("dest")}},
 )
 by_airport = FeatureView(
     name="by_airport",
@@ -60,14 +63,18 @@ HOUSES = '''"""What is a house worth? A number, from files alone."""
 
 from anabranch import FeatureView, Label, Last, Model, Project, Source
 
-offers = Source(name="offers", id="offer", time="at", schema="offer BIGINT, house INT, at DATE, area DOUBLE, kind STRING")
+offers = Source(name="offers", id="offer", time="at",
+    schema="offer BIGINT, house INT, at DATE, area DOUBLE, kind STRING")
 sales = Source(name="sales", id="sale", time="at", schema="sale BIGINT, house INT, at DATE, price DOUBLE")
-view = FeatureView(name="house", source=offers, key="house", features={{"area": Last("area"), "kind": Last("kind")}})
+view = FeatureView(name="house", source=offers, key="house",
+    features={{"area": Last("area"), "kind": Last("kind")}})
 project = Project(
-    name="{name}", views=(view,), label=Label(source=sales, key="house", target="price"), model=Model(trainer="linear", metric="rmse")
+    name="{name}", views=(view,), label=Label(source=sales, key="house", target="price"),
+    model=Model(trainer="linear", metric="rmse")
 )
 '''
-# Runs the commands it reads, one JSON list a line, and says what came of each: a JVM is started once for all of them.
+# Runs the commands it reads, one JSON list a line, and says what came of each: a JVM is started once for
+# all of them.
 RUNNER = """
 import contextlib, io, json, sys
 from jobs.cli.main import main

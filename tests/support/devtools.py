@@ -14,7 +14,9 @@ PATIENCE = 60.0
 
 
 class Tab:
-    """One page. Commands, answers and events are JSON, each ended by a zero byte; `password` is what its user types when asked to sign in."""
+    """One page. Commands, answers and events are JSON, each ended by a zero byte; `password` is what its
+    user types when asked to sign in.
+    """
 
     def __init__(self, to_browser: int, from_browser: int, password: str) -> None:
         self._to, self._from, self._password = to_browser, from_browser, password

@@ -1,4 +1,5 @@
-"""How thorough tests of faults are: short in CI, long in `make drill`, for which they note what was done and what came of it.
+"""How thorough tests of faults are: short in CI, long in `make drill`, for which they note what was done and
+what came of it.
 
 DRILL=notes.jsonl python -m tests.drill     makes docs/benchmarks/drill.md of these notes
 """
@@ -18,14 +19,18 @@ LONG = "KILLS" in os.environ
 KILLS = int(os.environ.get("KILLS", "1"))
 """How often the stream's driver is killed at random."""
 SEED = int(os.environ.get("SEED", random.randrange(10**9)))
-"""Of what is random in it; it stands in the names of such tests, and the same one given again makes the same choices."""
+"""Of what is random in it; it stands in the names of such tests, and the same one given again makes the same
+choices.
+"""
 NOTES = os.environ.get("DRILL")
 """The file of notes, one JSON object a line; none are taken without it."""
 
 
 @dataclass
 class Recovery:
-    """What came of one fault: seconds from its end until everything was right again, and how many keys (or rows) were compared to know that."""
+    """What came of one fault: seconds from its end until everything was right again, and how many keys
+    (or rows) were compared to know that.
+    """
 
     fault: str
     moment: str
@@ -36,7 +41,9 @@ class Recovery:
 
 @contextmanager
 def recovery(fault: str, moment: str) -> Iterator[Recovery]:
-    """Note what the block, which begins when `fault` is over, finds; one that raises leaves a mismatch in the notes."""
+    """Note what the block, which begins when `fault` is over, finds; one that raises leaves a mismatch in
+    the notes.
+    """
     found, began = Recovery(fault, moment), time.monotonic()
     try:
         yield found
@@ -68,7 +75,8 @@ def page(lines: Sequence[Mapping[str, Any]]) -> None:
     wrong = [f"{found.fault}, {found.moment}" for found in faults if found.mismatches or not found.compared]
     if wrong or not faults:
         raise SystemExit(
-            f"error: not all is well, nothing is saved: {'; '.join(wrong) or 'no fault was noted'}: look at what the tests said"
+            f"error: not all is well, nothing is saved: {'; '.join(wrong) or 'no fault was noted'}: look "
+            "at what the tests said"
         )
     rows = [
         Row(
@@ -87,13 +95,17 @@ def page(lines: Sequence[Mapping[str, Any]]) -> None:
     verified = [line["verified"] for line in lines if "verified" in line]
     compared = sum(found.compared for found in faults)
     notes = [
-        f"{len(faults)} faults, all recovered from, 0 mismatches in {compared:,} answers and rows, compared with a plain fold of what was published.",
-        "ours: seconds from the end of a fault (a server is back, a command is started again, the events are published) until all of that is right.",
-        f"After each fault of the stream `verify` also recomputed the answers from the lake: {len(verified)} times, {sum(verified):,} keys, 0 mismatches.",
+        f"{len(faults)} faults, all recovered from, 0 mismatches in {compared:,} answers and rows, "
+        "compared with a plain fold of what was published.",
+        "ours: seconds from the end of a fault (a server is back, a command is started again, the events "
+        "are published) until all of that is right.",
+        "After each fault of the stream `verify` also recomputed the answers from the lake: "
+        f"{len(verified)} times, {sum(verified):,} keys, 0 mismatches.",
     ]
     if kills:
         notes.append(
-            f"The stream's driver, its JVM and its workers were killed {len(kills)} times, at moments drawn with SEED={kills[0]['seed']}:"
+            f"The stream's driver, its JVM and its workers were killed {len(kills)} times, at moments "
+            f"drawn with SEED={kills[0]['seed']}:"
         )
         notes += [f"kill {line['kill']}: {line['moment']}" for line in kills]
     save(

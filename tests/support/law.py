@@ -1,4 +1,6 @@
-"""What the law is tested with: a view of every aggregate, random events, and states folded in numpy as Spark folds them."""
+"""What the law is tested with: a view of every aggregate, random events, and states folded in numpy as Spark
+folds them.
+"""
 
 import math
 from collections.abc import Sequence
@@ -48,7 +50,9 @@ COLUMNS = {
 
 
 def features_of(windows: str) -> dict[str, Aggregate]:
-    """Every aggregate that such windows ("finite" or "none") allow, over every column it takes, with and without a filter."""
+    """Every aggregate that such windows ("finite" or "none") allow, over every column it takes, with and
+    without a filter.
+    """
     out: dict[str, Aggregate] = {}
     for kind in AGGREGATES:
         if kind.windows not in ("any", windows):
@@ -85,7 +89,9 @@ finite = st.one_of(
 
 @st.composite
 def events_strategy(draw: st.DrawFn, days: int = 9) -> list[Event]:
-    """Events of two keys over some days: any order, late ones, early ones by up to 5 minutes, null values, repeated ids."""
+    """Events of two keys over some days: any order, late ones, early ones by up to 5 minutes, null
+    values, repeated ids.
+    """
     count = draw(st.integers(0, 40))
     out = []
     for position in range(count):

@@ -1,4 +1,6 @@
-"""The obvious oracle: every aggregate as a plain loop over plain Python values. Slow and right; nothing here is shared with features."""
+"""The obvious oracle: every aggregate as a plain loop over plain Python values. Slow and right; nothing here
+is shared with features.
+"""
 
 import math
 from collections import Counter
@@ -30,7 +32,9 @@ class Event:
 
 @dataclass(frozen=True)
 class Found:
-    """What an oracle folds: (event time, argument) of counted events in time order, both arguments of pairs, and the window."""
+    """What an oracle folds: (event time, argument) of counted events in time order, both arguments of
+    pairs, and the window.
+    """
 
     items: list[tuple[int, Any]]
     pairs: list[tuple[Any, Any]]
@@ -250,7 +254,9 @@ def close(expected: Any, found: Any, scale: float = 0.0) -> bool:
 
 
 def scale_of(aggregate: Any, events: Sequence[Event]) -> float:
-    """How large a rounding of a fold may be, in units of 1e-12: sums of sizes, squares of sizes for second moments."""
+    """How large a rounding of a fold may be, in units of 1e-12: sums of sizes, squares of sizes for
+    second moments.
+    """
     columns = [aggregate.argument, getattr(aggregate, "other", None) or aggregate.argument]
     found = [[getattr(event, column, None) for event in events] for column in columns]
     sizes = [
@@ -260,7 +266,8 @@ def scale_of(aggregate: Any, events: Sequence[Event]) -> float:
     largest = [max(size, default=0.0) for size in sizes]
     power = {"Variance": 2, "Covariance": 2, "StdDev": 1}.get(type(aggregate).__name__)
     if isinstance(aggregate, Slope):
-        # The mean of times is right to 0.03 microseconds, which the steepest slope there may be makes an error of.
+        # The mean of times is right to 0.03 microseconds, which the steepest slope there may be
+        # makes an error of.
         times = sorted({event.time for event in events})
         gap = min((b - a for a, b in pairwise(times)), default=1)
         return 1e12 * (0.1 / gap + 1e-9) * largest[0] * parse_duration(aggregate.per) / gap

@@ -1,4 +1,6 @@
-"""Just enough of Spark's SQL, a row at a time in plain Python, to evaluate the elements that declarations compile to."""
+"""Just enough of Spark's SQL, a row at a time in plain Python, to evaluate the elements that declarations
+compile to.
+"""
 
 import math
 from collections.abc import Callable, Mapping

@@ -1,4 +1,6 @@
-"""What Anabranch does not have, written as a user would add it: a type, a kind of window, an aggregate with its own block."""
+"""What Anabranch does not have, written as a user would add it: a type, a kind of window, an aggregate with
+its own block.
+"""
 
 import math
 import re
@@ -52,7 +54,9 @@ class YearType(DataType):
 
 @dataclass(frozen=True)
 class TodayWindow(Window):
-    """The events since midnight, ``today`` by UTC and ``today_delhi`` by the time of Delhi, 5 hours and 30 minutes ahead."""
+    """The events since midnight, ``today`` by UTC and ``today_delhi`` by the time of Delhi, 5 hours and
+    30 minutes ahead.
+    """
 
     offset: int = 0
 

@@ -13,11 +13,14 @@ DECLARATION = '''
 """Things that are counted."""
 from anabranch import Count, FeatureView, Label, Last, Model, Project, Source
 
-things = Source(name="things", topic="{name}-things", id="id", time="at", schema="id STRING, thing STRING, at TIMESTAMP, x DOUBLE")
-marks = Source(name="marks", topic="{name}-marks", id="id", time="at", schema="id STRING, thing STRING, at TIMESTAMP, good BOOLEAN")
+things = Source(name="things", topic="{name}-things", id="id", time="at",
+    schema="id STRING, thing STRING, at TIMESTAMP, x DOUBLE")
+marks = Source(name="marks", topic="{name}-marks", id="id", time="at",
+    schema="id STRING, thing STRING, at TIMESTAMP, good BOOLEAN")
 view = FeatureView(name="ever", source=things, key="thing", features={{"n": Count(), "last": Last("x")}})
 project = Project(
-    name="{name}", views=(view,), label=Label(source=marks, key="thing", target="good"), model=Model(trainer="logistic", split="key")
+    name="{name}", views=(view,), label=Label(source=marks, key="thing", target="good"),
+    model=Model(trainer="logistic", split="key")
 )
 '''
 

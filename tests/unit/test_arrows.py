@@ -23,7 +23,9 @@ ARROWS = {
 """Which of our folders each may import, besides itself."""
 
 LAYERS = ("values", "states", "aggregates", "declare", "folds", "events", "pages", "stores", "answers")
-"""Packages of the library, each of which may import those before it; `errors`, `progress` and `settings` lie beneath all."""
+"""Packages of the library, each of which may import those before it; `errors`, `progress` and `settings` lie
+beneath all.
+"""
 BENEATH = ("errors", "progress", "settings")
 PURE_LAYERS = ("values", "states", "aggregates", "declare", "folds")
 MOST_MODULES = 16
@@ -33,21 +35,26 @@ SPARK_IN_PURE_LAYERS = "anabranch/folds/spark.py"
 READS_ENVIRONMENT = {
     "jobs/wiring/settings.py": "the one reader of configuration",
     "jobs/demo.py": "KEEP=1 is a switch of make demo, not a setting",
-    "anabranch/stores/models/connection.py": "sets, never reads: MLflow is configured by its environment alone",
+    "anabranch/stores/models/connection.py": "sets, never reads: MLflow has no other configuration",
 }
 PRIVATE_SPARK = {
-    "_jvm", "_jsc", "_jdf", "_jsq", "_jsparkSession", "_gateway", "_ensure_initialized", "_get_j_spark_session_module",
+    "_jvm", "_jsc", "_jdf", "_jsq", "_jsparkSession", "_gateway", "_ensure_initialized",
+    "_get_j_spark_session_module",
 }  # fmt: skip
 """Names that PySpark keeps for itself: a release may rename them."""
 USES_PRIVATE_SPARK = "anabranch/stores/jvm.py"
 PURE_PACKAGES = {"numpy", "pyarrow", "datasketches", "sqlglot"}
-"""What the pure layers and declarations may import beside the standard library: a server needs no JVM, a device little."""
+"""What the pure layers and declarations may import beside the standard library: a server needs no JVM, a
+device little.
+"""
 DRIVERS = {
     "cassandra": "anabranch/stores/cassandra/",
     "kafka": "anabranch/stores/kafka/",
     "pyignite": "anabranch/stores/ignite/",
 }
-"""Drivers of stores, each of which one package imports: nobody else meets their types, their exceptions or their language."""
+"""Drivers of stores, each of which one package imports: nobody else meets their types, their exceptions or
+their language.
+"""
 
 
 def violations(root: Path) -> list[str]:
@@ -87,7 +94,9 @@ def circles(root: Path) -> list[str]:
 
 
 def _package(module: str, root: Path) -> str:
-    """The package that a module lies in; a module beside packages, or of a top-level folder, stands for itself."""
+    """The package that a module lies in; a module beside packages, or of a top-level folder, stands for
+    itself.
+    """
     parts = module.removesuffix(".__init__").split(".")
     while len(parts) > 1 and not (root / Path(*parts)).is_dir():
         parts.pop()
@@ -110,7 +119,8 @@ def _wrong_imports(name: str, folder: str, tree: ast.Module) -> Iterator[tuple[i
             further = ", ".join(sorted(PURE_PACKAGES))
             yield (
                 line,
-                f"{name} imports {module}: only {SPARK_IN_PURE_LAYERS} imports pyspark, others only {further}",
+                f"{name} imports {module}: only {SPARK_IN_PURE_LAYERS} imports pyspark, others only "
+                f"{further}",
             )
 
 
@@ -147,7 +157,8 @@ def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            # A relative import would hide which folder it reaches: `from . import x` is reported as our own rule's break.
+            # A relative import would hide which folder it reaches: `from . import x` is
+            # reported as our own rule's break.
             yield node.lineno, f"tests.relative-import-of-{node.module}" if node.level else str(node.module)
         elif isinstance(node, ast.Call) and _called(node) in ("__import__", "import_module") and node.args:
             argument = node.args[0]

@@ -5,7 +5,8 @@ import pytest
 from tests.bench.sizing import Measured, core_hours, figure, page
 
 FOUND = Measured(
-    bytes_a_row=100.0, landed=50_000.0, build=10.0, build_events=10_000_000, day=7.0, day_events=10_000_000, published=20_000.0, events_a_key=10_000,
+    bytes_a_row=100.0, landed=50_000.0, build=10.0, build_events=10_000_000, day=7.0, day_events=10_000_000,
+    published=20_000.0, events_a_key=10_000,
     driver=2000.0, workers=800.0, cores=2,
 )  # fmt: skip
 

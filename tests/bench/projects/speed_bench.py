@@ -1,4 +1,6 @@
-"""What the benchmark of the stream declares: one topic, two views with windows and for life, a model; `sent` carries the publisher's clock."""
+"""What the benchmark of the stream declares: one topic, two views with windows and for life, a model; `sent`
+carries the publisher's clock.
+"""
 
 from anabranch import Count, FeatureView, Label, Last, Max, Mean, Model, Project, Source, Sum
 

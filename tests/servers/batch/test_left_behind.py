@@ -1,4 +1,6 @@
-"""A champion that the declaration left behind, with real servers: tiles and features go on, scores stay empty, and everybody says why."""
+"""A champion that the declaration left behind, with real servers: tiles and features go on, scores stay
+empty, and everybody says why.
+"""
 
 import uuid
 from dataclasses import replace
