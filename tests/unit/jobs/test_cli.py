@@ -11,8 +11,11 @@ import pytest
 
 from anabranch.answers.features import Answer
 from anabranch.declare.projects import Project
-from jobs.cli.main import main
+from jobs.cli.main import app, main
+from jobs.cli.options import AsJson, Name
+from jobs.show import result
 from jobs.wiring.context import Context
+from jobs.wiring.job import job
 from tests.support.serving_fakes import NOW, SumScorer
 
 GOOD = """
@@ -479,3 +482,19 @@ def test_a_schedule_of_looks_that_contradicts_itself_is_refused(
     ended = anabranch("watch", *words)
     assert ended.code == 2
     assert message in ended.line
+
+
+def test_a_further_verb_is_one_function(anabranch: CommandLine) -> None:
+    def toy(name: Name, as_json: AsJson = False) -> None:
+        """Answer with the name of a project."""
+        with job() as context:
+            result(as_json, {"project": context.project(name).name}, "done")
+
+    app.command()(toy)
+    try:
+        assert json.loads(anabranch("toy", "flights", "--json").out) == {"project": "flights"}
+        assert anabranch("toy", "flights").out == "done\n"
+        assert anabranch("toy", "trains").line.startswith("no project 'trains'")
+        assert anabranch("toy").line == "Missing argument 'PROJECT': see 'anabranch toy --help'"
+    finally:
+        app.registered_commands.pop()

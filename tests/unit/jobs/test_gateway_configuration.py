@@ -1,11 +1,14 @@
 """The configuration of nginx: where it listens, its limits, and what is refused before it starts."""
 
 import re
+from pathlib import Path
+from string import Template
 
 import pytest
 
 from anabranch.errors import MisuseError
 from jobs.servers.nginx import configuration
+from jobs.servers.server import CONF, write_configuration
 from jobs.wiring.settings import load_settings
 
 TLS = {
@@ -74,3 +77,21 @@ def test_with_tls_and_authentication_it_listens_beyond_loopback_by_tls_alone(hos
 def test_a_certificate_without_its_key_is_refused() -> None:
     with pytest.raises(MisuseError, match="belong together"):
         made(**{"servers.nginx_tls_key": "/etc/ssl/gateway.key"})
+
+
+@pytest.mark.parametrize(
+    ("template", "names"),
+    [
+        ("kafka.properties", {"port", "controller_port", "data"}),
+        ("cassandra.yaml", {"port", "storage_port", "data"}),
+        ("hdfs-embedded.xml", {"port", "http_port", "data_port", "data_http_port", "data_ipc_port", "data"}),
+    ],
+)
+def test_a_template_asks_for_the_names_that_its_server_gives(
+    template: str, names: set[str], tmp_path: Path
+) -> None:
+    write_configuration(template, tmp_path / "written", **dict.fromkeys(names, "filled-in"))
+    text = (tmp_path / "written").read_text(encoding="utf-8")
+    assert set(Template((CONF / template).read_text(encoding="utf-8")).get_identifiers()) == names
+    assert "$" not in text
+    assert "filled-in" in text
