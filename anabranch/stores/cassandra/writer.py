@@ -7,17 +7,18 @@ framed extras (folds/packing.py). Writes are upserts, so retrying a task is harm
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from threading import Semaphore
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from cassandra.query import BatchStatement, BatchType, PreparedStatement
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from anabranch.folds.packing import pack_extras
 from anabranch.settings import ViewsSettings
 from anabranch.stores.cassandra.session import answering, session_for
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
 
 _BATCH_ROWS = 50
 _BATCH_BYTES = 36_864  # well below the 50 KiB at which Cassandra refuses a batch
@@ -25,12 +26,14 @@ _IN_FLIGHT = 32
 _PROTOCOL = 5  # that session.py connects with
 
 
-def write_rows(frame: DataFrame, views: ViewsSettings, table: str, moment: int | None = None) -> int:
+def write_rows(frame: "DataFrame", views: ViewsSettings, table: str, moment: int | None = None) -> int:
     """Upsert the rows of a frame and return their number; as of `moment` they never replace newer ones.
 
     The data source (source.py) starts Python processes to plan each write; this is a stage like any other,
     whose workers stay connected.
     """
+    from pyspark.sql import functions as F  # the REST server loads this module without Spark
+
     names = frame.columns
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -508,3 +510,17 @@ def _waiting(found: Bench) -> float:
             line for line in text.splitlines() if line.startswith("anabranch_predictions_buffered ")
         ).split()[1]
     )
+
+
+def test_the_server_is_built_without_spark_and_mlflow() -> None:
+    """They would cost each worker memory and the server seconds to start."""
+    build = "import sys; from jobs.wiring.serve import build; from jobs.wiring.settings import load_settings"
+    check = "build(load_settings(None, None)).parts.close(); print(sorted({'pyspark', 'mlflow'} & set(sys.modules)))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", f"{build}; {check}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=PROJECTS.parent,
+    )
+    assert loaded.stdout == "[]\n"
