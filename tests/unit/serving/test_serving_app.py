@@ -514,10 +514,15 @@ def _waiting(found: Bench) -> float:
 
 def test_the_server_is_built_without_spark_and_mlflow() -> None:
     """They would cost each worker memory and the server seconds to start."""
-    build = "import sys; from jobs.wiring.serve import build; from jobs.wiring.settings import load_settings"
-    check = "build(load_settings(None, None)).parts.close(); print(sorted({'pyspark', 'mlflow'} & set(sys.modules)))"
+    code = """
+import sys
+from jobs.wiring.serve import build
+from jobs.wiring.settings import load_settings
+build(load_settings(None, None)).parts.close()
+print(sorted({"pyspark", "mlflow"} & set(sys.modules)))
+"""
     loaded = subprocess.run(
-        [sys.executable, "-c", f"{build}; {check}"],
+        [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         check=True,
