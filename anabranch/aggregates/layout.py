@@ -137,7 +137,7 @@ class Layout:
         """Merge the extras of k states, each a sequence with one entry per extra."""
         merged: list[bytes | None] = []
         for position, extra in enumerate(self.extras):
-            present = [found for state in states if (found := state[position]) is not None]
+            present = [own for state in states if (own := state[position]) is not None]
             merged.append(extra.merge(present) if present else None)
         return merged
 
@@ -148,12 +148,14 @@ class Layout:
     def finish(self, name: str, rows: Rows, extras: Sequence[States], at: Times, since: Times) -> Values:
         """Values of feature `name` for states (q, width) with their extras, of windows [since, at)."""
         bound = self.bounds[name]
-        found: list[np.ndarray] = []
+        columns: list[np.ndarray] = []
         for extra in bound.extras:
             column = np.empty(len(rows), dtype=object)
             column[:] = [state[self.extras.index(extra)] for state in extras]
-            found.append(column)
-        return bound.finish(Folded([rows[:, self.slices[block]] for block in bound.blocks], found, at, since))
+            columns.append(column)
+        return bound.finish(
+            Folded([rows[:, self.slices[block]] for block in bound.blocks], columns, at, since)
+        )
 
     @cached_property
     def alike(self) -> tuple[Alike, ...]:
@@ -184,11 +186,11 @@ class Layout:
         """Values of a group's features for states (q, width): q of the first feature, q of the second, ..."""
         count = len(group.names)
         folded = [rows[:, columns].swapaxes(0, 1).reshape(count * len(rows), -1) for columns in group.columns]
-        found: list[np.ndarray] = []
+        blobs: list[np.ndarray] = []
         for positions in group.extras:
             column = np.empty(count * len(rows), dtype=object)
             column[:] = [state[position] for position in positions for state in extras]
-            found.append(column)
+            blobs.append(column)
         return group.finish(
-            Folded(folded, found, np.concatenate([at] * count), np.concatenate([since] * count))
+            Folded(folded, blobs, np.concatenate([at] * count), np.concatenate([since] * count))
         )

@@ -14,31 +14,31 @@ from anabranch.errors import AnabranchError, DeclarationError, UnknownProjectErr
 
 def list_projects(folders: Sequence[Path]) -> dict[str, Path]:
     """Name and file of every declaration; of equal names the one in the first folder."""
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for folder in folders:
         files = [path for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"]
         for path in files + sorted(folder.glob("*/__init__.py")):
             name = path.stem if path.name != "__init__.py" else path.parent.name
             if re.fullmatch(r"[a-z][a-z0-9_]*", name):
-                found.setdefault(name, path)
-    return found
+                paths.setdefault(name, path)
+    return paths
 
 
 def load_project(name: str, folders: Sequence[Path]) -> Project:
     """The project `name`; raises UnknownProjectError, naming every folder searched, or DeclarationError."""
-    found = list_projects(folders)
-    if name not in found:
+    paths = list_projects(folders)
+    if name not in paths:
         searched = ", ".join(str(folder) for folder in folders)
         raise UnknownProjectError(
-            f"no project {name!r}: there is {', '.join(found) or 'none'} (searched {searched}): "
+            f"no project {name!r}: there is {', '.join(paths) or 'none'} (searched {searched}): "
             f"declare it in a file {name}.py there"
         )
-    project = getattr(_module(name, found[name]), "project", None)
+    project = getattr(_module(name, paths[name]), "project", None)
     if not isinstance(project, Project):
-        raise DeclarationError(f"{found[name]} has no value 'project': end it with project = Project(...)")
+        raise DeclarationError(f"{paths[name]} has no value 'project': end it with project = Project(...)")
     if project.name != name:
         raise DeclarationError(
-            f"{found[name]} declares project {project.name!r}: its name must be that of the file, {name!r}"
+            f"{paths[name]} declares project {project.name!r}: its name must be that of the file, {name!r}"
         )
     return project
 
@@ -56,10 +56,10 @@ def load_function(name: str, folders: Sequence[Path]) -> Callable[..., Any]:
             f"there is no module {module!r} for the function {name!r} (searched {searched}): "
             f"write it in a file {module}.py there"
         )
-    found = getattr(_module(module, path), function, None)
-    if not callable(found):
+    value = getattr(_module(module, path), function, None)
+    if not callable(value):
         raise DeclarationError(f"{path} has no function {function!r}: define it there, or correct {name!r}")
-    return cast("Callable[..., Any]", found)
+    return cast("Callable[..., Any]", value)
 
 
 def module_name(name: str) -> str:

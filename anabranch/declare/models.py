@@ -178,8 +178,8 @@ class Model:
             raise DeclarationError(f"model: metric {self.metric!r} is unknown: use {', '.join(METRICS)}")
         if self.split not in SPLITS:
             raise DeclarationError(f"model: split {self.split!r} is unknown: use {' or '.join(SPLITS)}")
-        given: tuple[object, ...] = (self.categories, self.slices, self.members)
-        if any(isinstance(value, str) for value in given):
+        tuples: tuple[object, ...] = (self.categories, self.slices, self.members)
+        if any(isinstance(value, str) for value in tuples):
             raise DeclarationError(
                 "model: categories, slices and members are tuples: write categories=('sex',) with its comma"
             )
@@ -192,12 +192,12 @@ class Model:
         object.__setattr__(
             self,
             "slices",
-            tuple(Slice(feature=found) if isinstance(found, str) else found for found in self.slices),
+            tuple(Slice(feature=part) if isinstance(part, str) else part for part in self.slices),
         )
         object.__setattr__(
             self,
             "members",
-            tuple(Member(trainer=found) if isinstance(found, str) else found for found in self.members),
+            tuple(Member(trainer=part) if isinstance(part, str) else part for part in self.members),
         )
         if (self.trainer in ("ensemble", "cascade")) != bool(self.members):
             raise DeclarationError(
@@ -229,19 +229,18 @@ class Model:
     @property
     def declared_slices(self) -> tuple[Slice, ...]:
         """`slices`, each as a Slice."""
-        return tuple(found for found in self.slices if isinstance(found, Slice))
+        return tuple(part for part in self.slices if isinstance(part, Slice))
 
     @property
     def declared_members(self) -> tuple[Member, ...]:
         """`members`, each as a Member."""
-        return tuple(found for found in self.members if isinstance(found, Member))
+        return tuple(part for part in self.members if isinstance(part, Member))
 
     @property
     def named(self) -> dict[str, str]:
         """The features that the declaration names, each with its role."""
-        found = dict.fromkeys(self.features, "feature")
-        found |= dict.fromkeys(self.categories, "category")
-        return found | {part.feature: "slice" for part in self.declared_slices}
+        roles = dict.fromkeys(self.features, "feature") | dict.fromkeys(self.categories, "category")
+        return roles | {part.feature: "slice" for part in self.declared_slices}
 
     def meaning(self) -> list[str]:
         """Texts that change when the trained model would."""

@@ -81,8 +81,8 @@ class Project:
         self._check_on_write(place)
 
     def _check_on_write(self, place: str) -> None:
-        given: object = self.score_on_write
-        if not isinstance(given, tuple) or not all(isinstance(one, OnWrite) for one in given):
+        declared: object = self.score_on_write
+        if not isinstance(declared, tuple) or not all(isinstance(one, OnWrite) for one in declared):
             raise DeclarationError(
                 f"{place}: score_on_write is {self.score_on_write!r}: "
                 "write (OnWrite(source=..., to=...),) with its comma"
@@ -162,13 +162,13 @@ class Project:
     @cached_property
     def sources(self) -> dict[str, Source]:
         """Every source by name; raises DeclarationError when different sources have one name."""
-        found: dict[str, Source] = {}
+        sources: dict[str, Source] = {}
         for source in [*(view.source for view in self.views), *([self.label.source] if self.label else [])]:
-            if found.setdefault(source.name, source) != source:
+            if sources.setdefault(source.name, source) != source:
                 raise DeclarationError(
                     f"project {self.name!r}: two different sources are named {source.name!r}: rename one"
                 )
-        return found
+        return sources
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -192,12 +192,12 @@ class Project:
     @cached_property
     def key_types(self) -> Mapping[str, DataType]:
         """Types of the key's columns, as the first source that has each declares it."""
-        found: dict[str, DataType] = {}
+        types: dict[str, DataType] = {}
         for source in self.sources.values():
             for column in source.columns:
                 if column.name in self.keys:
-                    found.setdefault(column.name, column.type)
-        return found
+                    types.setdefault(column.name, column.type)
+        return types
 
     @property
     def model_features(self) -> tuple[str, ...]:
@@ -215,10 +215,10 @@ class Project:
 
     def key_sets(self, source: Source) -> tuple[tuple[str, ...], ...]:
         """The keys for which events of the source are used, by its views and by the label."""
-        found = [view.keys for view in self.views_of(source.name)]
+        keys = [view.keys for view in self.views_of(source.name)]
         if self.label is not None and self.label.source == source:
-            found.append(self.label.keys)
-        return tuple(dict.fromkeys(found))
+            keys.append(self.label.keys)
+        return tuple(dict.fromkeys(keys))
 
     @cached_property
     def fingerprint(self) -> str:

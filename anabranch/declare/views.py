@@ -99,8 +99,8 @@ class FeatureView:
         place = f"view {self.name!r}"
         return Layout(
             {
-                name: found.bind(self.source.columns, f"{place}, feature {name!r}")
-                for name, found in self.features.items()
+                name: aggregate.bind(self.source.columns, f"{place}, feature {name!r}")
+                for name, aggregate in self.features.items()
             }
         )
 

@@ -163,8 +163,8 @@ def register_window(kind: type[Window]) -> None:
 
 def make_window(text: str, hop: str | None, place: str) -> Window:
     """The window written as `text`; raises DeclarationError, beginning with `place`, for any other text."""
-    found = (kind.read(text, hop, place) for kind in _KINDS)
-    return next((window for window in found if window is not None), None) or SlidingWindow.read(
+    windows = (kind.read(text, hop, place) for kind in _KINDS)
+    return next((window for window in windows if window is not None), None) or SlidingWindow.read(
         text, hop, place
     )
 

@@ -44,11 +44,11 @@ class Grains:
 def steps(view: FeatureView, cut: int) -> list[tuple[int, int]]:
     """Pairs (since, span), latest first: events at or after `since` are in grains of `span` microseconds."""
     finite = sorted((span.tail(cut), span.hop) for span in view.spans if span.tail(cut) is not None)
-    found, hop = [], 0
+    pairs, hop = [], 0
     for tail, step in finite:
         hop = gcd(hop, step)
-        found.append((int(tail or 0), hop))
-    return found[::-1]
+        pairs.append((int(tail or 0), hop))
+    return pairs[::-1]
 
 
 def is_lifelong(view: FeatureView) -> bool:

@@ -79,12 +79,12 @@ def merge_all(view: FeatureView, known: Sequence[Known], at: int) -> list[Merged
         row = row if stack.order is None else stack.order[row]
         group = window * count + stack.owner[row]
         first = np.concatenate([[0], np.flatnonzero(group[1:] != group[:-1]) + 1])[: len(group)]
-        there = group[first]
-        folded[there] = layout.reduce_groups(stack.rows[row], first)
+        present = group[first]
+        folded[present] = layout.reduce_groups(stack.rows[row], first)
         if layout.extras:
             merged = layout.reduce_extras_groups([stack.extras[i] for i in row.tolist()], first)
-            for position, found in zip(there.tolist(), merged, strict=True):
-                extras[position] = found
+            for position, state in zip(present.tolist(), merged, strict=True):
+                extras[position] = state
     reasons = _reasons(view, known, part, folded, at)
     return [
         Merged(values, why)
@@ -104,22 +104,24 @@ class _Portion:
     @classmethod
     def of(cls, view: FeatureView, parts: Sequence[BatchPart | Tiles | None]) -> "_Portion | None":
         """The rows of all parts; None when there are none."""
-        there = [(number, part) for number, part in enumerate(parts) if part is not None and len(part.rows)]
-        if not there:
+        numbered = [
+            (number, part) for number, part in enumerate(parts) if part is not None and len(part.rows)
+        ]
+        if not numbered:
             return None
-        found = [part for _, part in there]
-        owner = np.repeat([number for number, _ in there], [len(part.rows) for part in found])
+        present = [part for _, part in numbered]
+        owner = np.repeat([number for number, _ in numbered], [len(part.rows) for part in present])
         extras: list[States] = []
         if view.layout.extras:
             nothing = view.layout.reduce_extras(())
-            for part in found:
+            for part in present:
                 extras += part.extras or [nothing] * len(part.rows)
         starts = (
-            _joined([part.starts for part in found if isinstance(part, Tiles)])
-            if isinstance(found[0], Tiles)
+            _joined([part.starts for part in present if isinstance(part, Tiles)])
+            if isinstance(present[0], Tiles)
             else None
         )
-        return cls(owner, _joined([part.rows for part in found]), extras, starts)
+        return cls(owner, _joined([part.rows for part in present]), extras, starts)
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,8 @@ class _Stack:
     def of(cls, view: FeatureView, known: Sequence[Known]) -> "_Stack | None":
         """The stack; None when nothing is known of any key."""
         batch = _Portion.of(view, [part for part, _ in known])
-        tiles = _Portion.of(view, [found for _, found in known])
-        fine = _Portion.of(view, [None if found is None else found.fine for _, found in known])
+        tiles = _Portion.of(view, [tiles for _, tiles in known])
+        fine = _Portion.of(view, [None if tiles is None else tiles.fine for _, tiles in known])
         present = [portion for portion in (batch, tiles, fine) if portion is not None]
         if not present:
             return None
@@ -193,8 +195,8 @@ def _of_batch(view: FeatureView, rows: Rows, part: BatchPart, at: int, inside: N
 
 def _edge(view: FeatureView, span: Window, at: int) -> int:
     """The end of a window's fine tiles: that of the wide tile in which its tail lies."""
-    found = edges([span], view.tiers[0], at)
-    return min(found[0][1], at) if found else _NEVER
+    stretches = edges([span], view.tiers[0], at)
+    return min(stretches[0][1], at) if stretches else _NEVER
 
 
 def _reasons(
@@ -213,7 +215,7 @@ def _reasons(
     old = [] if part is None else [span.name for span in view.spans if _too_old(span, part, at)]
     if not (late or old or early.any()):
         return [None] * count
-    found = []
+    texts = []
     for number, (batch, _) in enumerate(known):
         reasons: dict[str, None] = {}
         for position, span in enumerate(view.spans):
@@ -223,8 +225,8 @@ def _reasons(
                 reasons[f"the batch of {format_time(part.cut)} is too old for window {span.name}"] = None
         if part is not None and batch is not None and late:
             reasons = {f"{format_time(at)} lies before the batch's cut {format_time(part.cut)}": None}
-        found.append("; ".join(reasons) or None)
-    return found
+        texts.append("; ".join(reasons) or None)
+    return texts
 
 
 def _too_old(span: Window, part: BatchPart, at: int) -> bool:
@@ -240,8 +242,8 @@ def _values(
     tails = np.repeat(np.array([span.tail(at) or 0 for span in view.spans], dtype=np.int64), count)
     out: list[dict[str, object]] = [dict.fromkeys(view.column_names) for _ in range(count)]
     for group, names in view.finished:
-        found = view.layout.finish_alike(group, folded, extras, ends, tails)
-        values, valid = found.values.tolist(), found.valid.tolist()
+        finished = view.layout.finish_alike(group, folded, extras, ends, tails)
+        values, valid = finished.values.tolist(), finished.valid.tolist()
         shown = [value if good else None for value, good in zip(values, valid, strict=True)]
         for number, into in enumerate(out):
             into.update(zip(names, shown[number::count], strict=True))

@@ -84,13 +84,13 @@ def coarsened(view: FeatureView, kept: DataFrame, cut: int) -> DataFrame:
     started = kept.withColumn("start", F.expr(start_sql(view, cut, "start"))).where("start IS NOT NULL")
 
     def merge_grains(table: pa.Table) -> pa.Table:
-        found = merged(view, read_grains(view, table))
-        names = key_names(table, found.key)
+        coarse = merged(view, read_grains(view, table))
+        names = key_names(table, coarse.key)
         columns = {
             "key": names,
-            "start": found.start,
-            "state": as_lists(found.rows, np.arange(len(found.key) + 1)),
-            "extra": as_blobs(found.extras, len(names)),
+            "start": coarse.start,
+            "state": as_lists(coarse.rows, np.arange(len(coarse.key) + 1)),
+            "extra": as_blobs(coarse.extras, len(names)),
         }
         return pa.table(columns)
 
@@ -104,14 +104,14 @@ def batch_rows(view: FeatureView, kept: DataFrame, cut: int, slack: int) -> Data
 
     def fold_grains(table: pa.Table) -> pa.Table:
         known = read_grains(view, table)
-        found = fold(view, known, cut, slack)
-        keys, counts = np.unique(found.key, return_counts=True)
+        parts = fold(view, known, cut, slack)
+        keys, counts = np.unique(parts.key, return_counts=True)
         edges = np.concatenate([[0], np.cumsum(counts)])
-        extras = pa.ListArray.from_arrays(pa.array(edges, pa.int32()), as_blobs(found.extras, len(found.key)))
+        extras = pa.ListArray.from_arrays(pa.array(edges, pa.int32()), as_blobs(parts.extras, len(parts.key)))
         return pa.table(
             {
                 "key": key_names(table, keys, known.key),
-                "states": as_lists(found.rows, edges),
+                "states": as_lists(parts.rows, edges),
                 "extras": extras,
             }
         )
@@ -155,9 +155,9 @@ def pieces_of(views: Sequence[FeatureView], entity: tuple[str, ...] = ()) -> tup
 
     The key of columns `entity` is a last piece where the source has these columns and no view has that key.
     """
-    found = [Piece(view.keys, view, width) for view in views for width in view.tiers]
+    pieces = [Piece(view.keys, view, width) for view in views for width in view.tiers]
     named = bool(entity) and {column.name for column in views[0].source.columns} >= set(entity)
-    return (*found, Piece(entity)) if named and all(view.keys != entity for view in views) else tuple(found)
+    return (*pieces, Piece(entity)) if named and all(view.keys != entity for view in views) else tuple(pieces)
 
 
 def tiles(

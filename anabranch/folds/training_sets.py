@@ -81,8 +81,8 @@ def features_before(view: FeatureView, run: SortedRun) -> dict[str, Values]:
 
 def _first(run: SortedRun, tails: Whole | None) -> Whole:
     if tails is None:
-        found: Whole = np.searchsorted(run.key, run.query_key, side="left").astype(np.int64)
-        return found
+        first: Whole = np.searchsorted(run.key, run.query_key, side="left").astype(np.int64)
+        return first
     return _positions(run.key, run.time, run.query_key, tails)
 
 
@@ -128,10 +128,10 @@ def _cut(first: Whole, end: Whole, query: Whole, event: Whole) -> _Pieces:
 def _gather_extras(extra: Extra, states: Bytes, owner: Whole, count: int) -> Bytes:
     if len(states) == count:
         return states
-    found: list[list[bytes]] = [[] for _ in range(count)]
+    states_of: list[list[bytes]] = [[] for _ in range(count)]
     for who, state in zip(owner.tolist(), states.tolist(), strict=True):
         if state is not None:
-            found[who].append(state)
+            states_of[who].append(state)
     out = np.empty(count, dtype=object)
-    out[:] = [extra.merge(parts) if parts else None for parts in found]
+    out[:] = [extra.merge(parts) if parts else None for parts in states_of]
     return out

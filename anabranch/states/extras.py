@@ -79,16 +79,16 @@ class LeadingTexts(Extra):
         return [one[8:] for one in frames(state)]
 
     def over(self, lifted: Lifted, first: NDArray[np.int64], end: NDArray[np.int64]) -> Bytes:
-        found = lifted[self.element]
+        element = lifted[self.element]
         # Ranks stand for the texts, so that numbers are searched.
-        distinct = sorted(set(found.values[found.valid].tolist()))
+        distinct = sorted(set(element.values[element.valid].tolist()))
         rank = {value: position for position, value in enumerate(distinct)}
         codes = np.fromiter(
-            (rank.get(value, 0) for value in found.values), dtype=np.float64, count=len(found.values)
+            (rank.get(value, 0) for value in element.values), dtype=np.float64, count=len(element.values)
         )
         ranked = Element(sql=f"rank of {self.element.sql}")
         block = LeadingFew((TIME_ELEMENT, ranked), self.count, self.sign)
-        rows = prepare(block, {TIME_ELEMENT: lifted[TIME_ELEMENT], ranked: Values(codes, found.valid)})(
+        rows = prepare(block, {TIME_ELEMENT: lifted[TIME_ELEMENT], ranked: Values(codes, element.valid)})(
             first, end
         )
         out = np.empty(len(rows), dtype=object)

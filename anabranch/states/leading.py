@@ -17,12 +17,12 @@ class Least(Block):
     empty = (float("inf"),)
 
     def sql(self) -> tuple[str, ...]:
-        found = f"min({self.element.sql})" if self.sign > 0 else f"-max({self.element.sql})"
-        return (f"coalesce(CAST({found} AS DOUBLE), double('Infinity'))",)
+        least = f"min({self.element.sql})" if self.sign > 0 else f"-max({self.element.sql})"
+        return (f"coalesce(CAST({least} AS DOUBLE), double('Infinity'))",)
 
     def lift(self, lifted: Lifted) -> Rows:
-        found = lifted[self.element]
-        return np.where(found.valid, self.sign * found.values, np.inf).astype(np.float64)[:, None]
+        element = lifted[self.element]
+        return np.where(element.valid, self.sign * element.values, np.inf).astype(np.float64)[:, None]
 
     def combine(self, left: Rows, right: Rows) -> Rows:
         return np.minimum(left, right)

@@ -33,10 +33,10 @@ class Moments(Block):
         return tuple(columns)
 
     def lift(self, lifted: Lifted) -> Rows:
-        found = lifted[self.element]
-        rows = np.zeros((len(found.values), self.width))
-        rows[:, 0] = found.valid
-        rows[:, 1] = np.where(found.valid, found.values, 0.0)
+        element = lifted[self.element]
+        rows = np.zeros((len(element.values), self.width))
+        rows[:, 0] = element.valid
+        rows[:, 1] = np.where(element.valid, element.values, 0.0)
         return rows
 
     def combine(self, left: Rows, right: Rows) -> Rows:

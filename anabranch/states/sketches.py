@@ -26,10 +26,10 @@ class Summary(Extra):
 
     def within(self, lifted: Lifted, first: Whole, end: Whole) -> tuple[Values, Whole, Whole]:
         """The counted events alone, and the ranges among them."""
-        found = lifted[self.element]
-        place = np.zeros(len(found.valid) + 1, dtype=np.int64)
-        np.cumsum(found.valid, out=place[1:])
-        counted = Values(found.values[found.valid], np.ones(int(place[-1]), dtype=bool))
+        element = lifted[self.element]
+        place = np.zeros(len(element.valid) + 1, dtype=np.int64)
+        np.cumsum(element.valid, out=place[1:])
+        counted = Values(element.values[element.valid], np.ones(int(place[-1]), dtype=bool))
         return counted, place[first], place[np.maximum(end, first)]
 
 

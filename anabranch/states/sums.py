@@ -32,8 +32,8 @@ class Total(Sums):
         return (f"coalesce(sum({self.element.sql}), 0D)",)
 
     def lift(self, lifted: Lifted) -> Rows:
-        found = lifted[self.element]
-        return np.where(found.valid, found.values, 0.0).astype(np.float64)[:, None]
+        element = lifted[self.element]
+        return np.where(element.valid, element.values, 0.0).astype(np.float64)[:, None]
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class ExactTotal(Sums):
         )
 
     def lift(self, lifted: Lifted) -> Rows:
-        found = lifted[self.element]
-        whole = np.where(found.valid, found.values, 0).astype(np.int64)
+        element = lifted[self.element]
+        whole = np.where(element.valid, element.values, 0).astype(np.int64)
         high = whole >> 32
         return np.stack([np.where(high < 0, -1, 0), high & 0xFFFFFFFF, whole & 0xFFFFFFFF], axis=1).astype(
             np.float64
@@ -110,9 +110,13 @@ class Faded(Block):
         return (*super().family, self.half_life)
 
     def lift(self, lifted: Lifted) -> Rows:
-        found, times = lifted[self.element], lifted[TIME_ELEMENT].values
+        element, times = lifted[self.element], lifted[TIME_ELEMENT].values
         return np.stack(
-            [np.where(found.valid, times, -np.inf), np.where(found.valid, found.values, 0.0), found.valid],
+            [
+                np.where(element.valid, times, -np.inf),
+                np.where(element.valid, element.values, 0.0),
+                element.valid,
+            ],
             axis=1,
         ).astype(np.float64)
 

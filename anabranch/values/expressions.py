@@ -41,8 +41,8 @@ def _parse(text: str, where: str) -> exp.Expr:
 @lru_cache(maxsize=4096)
 def columns_used(text: str) -> tuple[str, ...]:
     """Names of the columns that an expression reads, without duplicates."""
-    found = (column.name for column in _parse(text, "expression").find_all(exp.Column))
-    return tuple(dict.fromkeys(found))
+    names = (column.name for column in _parse(text, "expression").find_all(exp.Column))
+    return tuple(dict.fromkeys(names))
 
 
 @lru_cache(maxsize=4096)
@@ -83,11 +83,11 @@ def expression_type(text: str, schema: tuple[Column, ...], where: str) -> DataTy
     if kind is None or kind.this in (exp.DataType.Type.UNKNOWN, exp.DataType.Type.NULL):
         return None
     try:
-        found = parse_type(kind.sql(dialect="spark"))
+        inferred = parse_type(kind.sql(dialect="spark"))
     except DeclarationError:
         return None
     # Other decimal arithmetic (division, functions) follows rules of Spark's own and is taken as DOUBLE.
-    return None if found.decimal and not isinstance(parsed, exp.Cast) else found
+    return None if inferred.decimal and not isinstance(parsed, exp.Cast) else inferred
 
 
 class _Digits(NamedTuple):
@@ -104,10 +104,10 @@ _WHOLE = {8: 3, 16: 5, 32: 10, 64: 20}
 
 def _decimal(node: exp.Expr, types: Mapping[str, DataType]) -> DataType | None:
     """The type of an expression of exact numbers; None for any other expression."""
-    found = _digits(node, types)
-    if found is None:
+    digits = _digits(node, types)
+    if digits is None:
         return None
-    return BIGINT if found.integral else DecimalType(found.precision, found.scale)
+    return BIGINT if digits.integral else DecimalType(digits.precision, digits.scale)
 
 
 def _digits(node: exp.Expr, types: Mapping[str, DataType]) -> _Digits | None:

@@ -39,10 +39,10 @@ def show_key(names: tuple[str, ...], text: str) -> str:
 def read_key(names: tuple[str, ...], words: list[str]) -> dict[str, str]:
     """A key from the command line: one bare value, or ``name=value`` for each column."""
     bare = len(names) == 1 and len(words) == 1 and not words[0].startswith(f"{names[0]}=")
-    given = {names[0]: words[0]} if bare else dict(word.split("=", 1) for word in words if "=" in word)
-    if set(given) != set(names) or len(words) != len(names):
+    values = {names[0]: words[0]} if bare else dict(word.split("=", 1) for word in words if "=" in word)
+    if set(values) != set(names) or len(words) != len(names):
         raise EventError(
             f"key {' '.join(words)!r} does not fit: write {' '.join(f'{name}=VALUE' for name in names)}"
         )
-    key_text(names, given)  # raises for an empty value
-    return given
+    key_text(names, values)  # raises for an empty value
+    return values

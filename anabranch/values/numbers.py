@@ -250,12 +250,12 @@ class DecimalType(ExactType):
         return number is not None and (number == 0 or number.adjusted() < self.precision - self.scale)
 
     def value(self, raw: Any) -> Any:
-        found = raw.item() if isinstance(raw, np.generic) else raw
-        return int(found) if isinstance(found, Decimal) and self.scale == 0 else found
+        number = raw.item() if isinstance(raw, np.generic) else raw
+        return int(number) if isinstance(number, Decimal) and self.scale == 0 else number
 
     def to_json(self, value: Any) -> Any:
-        found = self.value(value)
-        return f"{found:f}" if isinstance(found, Decimal) else found  # as text, so that no digit is lost
+        number = self.value(value)
+        return f"{number:f}" if isinstance(number, Decimal) else number  # as text, so that no digit is lost
 
     @property
     def json_schema(self) -> JsonSchema:

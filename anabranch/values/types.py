@@ -89,8 +89,8 @@ class StringType(DataType):
         return not any("\ud800" <= letter <= "\udfff" for letter in str(value))
 
     def fault(self, value: object, *, strict: bool = False) -> str | None:
-        found = super().fault(value, strict=strict)
-        return found and ("the text is not Unicode" if isinstance(value, str) else found)
+        fault = super().fault(value, strict=strict)
+        return fault and ("the text is not Unicode" if isinstance(value, str) else fault)
 
     def to_model(self, value: Any) -> Any:
         return value
@@ -211,11 +211,11 @@ def parse_type(text: str) -> DataType:
     match = re.fullmatch(r"\s*([A-Za-z_]+)\s*(?:\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\))?\s*", text)
     kind = _TYPES.get(match[1].upper()) if match else None
     arguments = tuple(int(part) for part in match.groups()[1:] if part) if match else ()
-    found = None if kind is None else kind.declared(arguments)
-    if found is None:
+    parsed = None if kind is None else kind.declared(arguments)
+    if parsed is None:
         names = ", ".join(name for name in type_names() if name != "DECIMAL")
         raise DeclarationError(f"type {text.strip()!r} is not supported: use {names} or DECIMAL(p,s)")
-    return found
+    return parsed
 
 
 @lru_cache(maxsize=256)

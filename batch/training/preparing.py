@@ -79,11 +79,7 @@ def prepare(project: Project, model: Model, table: pa.Table, folders: tuple[Path
         model, matrix[parts.train], target[parts.train], inputs, groups[parts.train], folders
     )
     return Prepared(
-        rows=rows,
-        test=test.drop_columns([KEY, TIME]),
-        matrix=matrix[parts.test],
-        split=parts,
-        empty=empty,
+        rows=rows, test=test.drop_columns([KEY, TIME]), matrix=matrix[parts.test], split=parts, empty=empty
     )
 
 

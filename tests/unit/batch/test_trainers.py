@@ -333,9 +333,7 @@ def beyond(matrix, target, inputs):
 
 
 @pytest.mark.parametrize("task", ["class", "number"])
-def test_lightgbms_graph_agrees_with_it_on_values_that_were_never_missing_in_training(
-    task: str,
-) -> None:
+def test_lightgbms_graph_agrees_with_it_on_values_that_were_never_missing_in_training(task: str) -> None:
     whole = heart(task)
     rows = whole.part(np.asarray(np.isfinite(whole.matrix).all(axis=1)))
     learnt = learn("lightgbm", rows)
@@ -359,9 +357,7 @@ def test_the_users_own_function_is_a_trainer(function: str, tmp_path: Path) -> N
     np.testing.assert_allclose(few, many, atol=1e-6)
 
 
-def test_a_missing_own_function_and_one_that_breaks_the_contract_are_explained(
-    tmp_path: Path,
-) -> None:
+def test_a_missing_own_function_and_one_that_breaks_the_contract_are_explained(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(OWN)
     rows = replace(heart(), folders=(tmp_path,))
     for name, said in {
