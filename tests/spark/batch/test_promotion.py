@@ -501,6 +501,9 @@ def test_a_training_outlives_a_registry_that_is_away(models: Models, tmp_path: P
     ):
         run(away, project, kept=kept)
     (folder,) = unfinished(tmp_path / "unfinished", "patient")
+    kept_run = json.loads((folder / "run.json").read_text())
+    assert (kept_run.pop("rows"), kept_run.pop("left_out")) == (240, 0)
+    (folder / "run.json").write_text(json.dumps(kept_run))  # as an earlier release kept it
     with pytest.raises(AnabranchError, match="is of another declaration"):
         finish(stores(models=models), shop("patient", features=("pages",)), tmp_path / "unfinished", Silent())
     (done,) = finish(stores(models=models), project, tmp_path / "unfinished", Silent())
