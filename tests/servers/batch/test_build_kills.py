@@ -132,9 +132,7 @@ class River:
             assert builds_there(self.context.spark, self.context.lake, self.project.name, name) == listed
 
     def assert_exact(self) -> int:
-        """All served values, also the stream's, are those of the lake; returns how many keys were
-        compared.
-        """
+        """All served values, also the stream's, are those of the lake; returns the number of keys."""
         for query in start(self.context.speed_layer(once=True), self.project):
             query.awaitTermination()
         found = verify_settled(self.context, self.project, None, Steps())
