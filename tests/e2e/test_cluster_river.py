@@ -148,9 +148,8 @@ def river(
     commands = {
         "ingest": ["ingest", name, "visits", write(folder / "first.csv", rows[:150])],
         "publish": ["publish", name, "visits", write(folder / "more.csv", rows[150:])],
-        "land": ["land", name],
-        "train": ["train", name],
         "build": ["build", name],
+        "train": ["train", name],
         "stream": ["stream", name, "--once"],
         "features": [
             "features",
@@ -184,7 +183,6 @@ def river(
 
 def test_files_and_topics_land_in_hdfs(river: River) -> None:
     assert (river.said["ingest"]["rows"], river.said["publish"]["published"]) == (150, 50)
-    assert river.said["land"]["sources"]["visits"]["rows"] == 50
     paths = {
         entry.path
         for entry in Hdfs(river.settings.files).entries(f"/cluster/lake/{river.name}/events/visits")
@@ -241,19 +239,19 @@ def test_a_job_script_on_the_cluster_verifies_what_is_served(river: River, spark
     assert " INFO " not in done.stderr + done.stdout
 
 
-@pytest.mark.parametrize(
-    ("verb", "server", "port"), [("land", "Kafka", "KAFKA_PORT"), ("build", "Cassandra", "CASSANDRA_PORT")]
-)
-def test_a_job_whose_server_is_down_fails_with_one_sentence(
-    river: River, verb: str, server: str, port: str
-) -> None:
-    away = {**river.environment, f"ANABRANCH__SERVERS__{port}": str(free_ports(1)[0])}
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "jobs" / f"{verb}.py"), river.name],
-        cwd=river.folder, env=away, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 1, done.stderr[-3000:]
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert len(errors) == 1
-    assert server in errors[0]
-    assert "Traceback" not in done.stderr
+def test_jobs_whose_server_is_down_fail_with_one_sentence(river: River) -> None:
+    down = {"land": ("Kafka", "KAFKA_PORT"), "build": ("Cassandra", "CASSANDRA_PORT")}
+    jobs = {
+        verb: subprocess.Popen(
+            [sys.executable, str(ROOT / "jobs" / f"{verb}.py"), river.name],
+            cwd=river.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            env={**river.environment, f"ANABRANCH__SERVERS__{port}": str(free_ports(1)[0])},
+        )
+        for verb, (_, port) in down.items()
+    }  # fmt: skip
+    for verb, job in jobs.items():
+        told = job.communicate(timeout=300)[1]
+        assert job.returncode == 1, told[-3000:]
+        (error,) = [line for line in told.splitlines() if line.startswith("error:")]
+        assert down[verb][0] in error
+        assert "Traceback" not in told
