@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from anabranch.declare.sources import Source
 from anabranch.values.datatype import show
-from anabranch.values.keys import LONGEST_KEY, SEPARATOR
+from anabranch.values.keys import KEY_RULE, LONGEST_KEY, SEPARATOR
 from anabranch.values.times import format_time, parse_time
 
 
@@ -50,9 +50,7 @@ def _key_fault(event: Mapping[str, object], keys: tuple[tuple[str, ...], ...]) -
     for name in dict.fromkeys(name for names in keys for name in names):
         text = str(event.get(name) or "")
         if SEPARATOR in text or len(text.encode("utf-8", "replace")) > LONGEST_KEY:
-            return Fault(
-                name, f"{name}: a key may have {LONGEST_KEY} bytes and not the control character U+001F"
-            )
+            return Fault(name, f"{name}: {KEY_RULE}")
     return None
 
 

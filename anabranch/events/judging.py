@@ -15,7 +15,7 @@ from anabranch.events.decoders.decoder import Decoder, decoder_of
 from anabranch.events.expectations import Suite
 from anabranch.events.rows import LAKE_COLUMNS, lake_columns, sealed
 from anabranch.settings import TimeSettings
-from anabranch.values.keys import LONGEST_KEY, SEPARATOR
+from anabranch.values.keys import KEY_RULE, LONGEST_KEY, SEPARATOR
 from anabranch.values.times import SECOND
 from anabranch.values.types import STRING
 
@@ -130,9 +130,7 @@ def _key_rules(key_sets: tuple[tuple[str, ...], ...], names: tuple[str, ...]) ->
     for name in names:
         text = named(name).cast("string")
         wrong = F.contains(text, F.lit(SEPARATOR)) | (F.octet_length(text) > LONGEST_KEY)
-        rules.append(
-            F.when(wrong, f"{name}: a key may have {LONGEST_KEY} bytes and not the control character U+001F")
-        )
+        rules.append(F.when(wrong, f"{name}: {KEY_RULE}"))
     return rules
 
 

@@ -7,6 +7,7 @@ from anabranch.errors import EventError
 SEPARATOR = "\x1f"
 LONGEST_KEY = 8192
 """Bytes of one key column. Cassandra limits a whole partition key to 64 KiB."""
+KEY_RULE = f"a key may have {LONGEST_KEY} bytes and not the control character U+001F"
 
 
 def key_text(names: tuple[str, ...], values: Mapping[str, object]) -> str:

@@ -45,7 +45,7 @@ class FileGroup:
 
     @property
     def bytes(self) -> int:
-        """Of all files."""
+        """The size of all files."""
         return sum(file.found.size for file in self.files)
 
     def __str__(self) -> str:

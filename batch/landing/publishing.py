@@ -13,7 +13,7 @@ from pathlib import Path
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
 from anabranch.errors import EventError, MisuseError
-from anabranch.events.encoding import encode_event
+from anabranch.events.json_values import encode_event
 from anabranch.progress import Progress
 from anabranch.stores.kafka.bus import Bus
 from anabranch.values.keys import key_text

@@ -3,8 +3,14 @@
 One query a source reads its topic in batches of a bounded size, until the topic is drained or landing is
 stopped. Its appends are named by the query's checkpoint and the number of the batch, so a batch that was cut
 off is repeated whole.
+
+Below the checkpoint Spark keeps how far the topic has been landed:
+
+    offsets/<n>   planned: a line v1, a line of metadata, then a line a source: {"topic": {"0": 42}}
+    commits/<n>   batch n is in the lake
 """
 
+import json
 import logging
 import threading
 import time
@@ -21,13 +27,13 @@ from anabranch.errors import AnabranchError
 from anabranch.events.judging import from_topic, parse
 from anabranch.events.predictions import NAME, landed_sources
 from anabranch.progress import Progress
+from anabranch.stores.files.filesystems import file_names, read_text
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.lake.schemas import check_tables, prepare_events
 from anabranch.stores.opened import Stores
 from anabranch.stores.queries import SupervisedQuery, run_queries, triggered
 from batch.landing.explained import explained
 from batch.landing.loader import LoadSummary, SourceLoader
-from batch.landing.offsets import committed_offsets
 from batch.quality.gate import QualityGate, RefusedLoadError
 
 log = logging.getLogger(__name__)
@@ -88,7 +94,13 @@ def landed_offsets(lake: Lake, project: Project, source: Source) -> dict[int, in
 
     Reads the checkpoint through the active Spark session.
     """
-    return committed_offsets(SparkSession.active(), lake.checkpoint(project, source), str(source.topic))
+    spark, checkpoint = SparkSession.active(), lake.checkpoint(project, source)
+    done = [int(name) for name in file_names(spark, f"{checkpoint}/commits") if name.isdigit()]
+    if not done:
+        return {}
+    lines = read_text(spark, f"{checkpoint}/offsets/{max(done)}").splitlines()
+    found: dict[str, int] = json.loads(lines[-1]).get(str(source.topic), {})
+    return {int(partition): offset for partition, offset in found.items()}
 
 
 def _is_landed(stores: Stores, project: Project, source: Source) -> bool:

@@ -13,9 +13,8 @@ from anabranch.answers.predict import Prediction, shown_features, shown_key
 from anabranch.answers.problems import ProblemError, unprocessable
 from anabranch.answers.requests import Asked, Key, path_key
 from anabranch.answers.service import Questions
-from anabranch.events.encoding import encode_event
 from anabranch.events.faults import find_fault
-from anabranch.events.json_values import encode
+from anabranch.events.json_values import encode, encode_event
 from anabranch.values.keys import key_text, show_key
 from anabranch.values.times import SECOND, format_time
 from anabranch.values.types import TIMESTAMP

@@ -40,7 +40,7 @@ class Decoder(ABC):
     def encode(self, source: Source, event: Mapping[str, object]) -> bytes:
         """One message for an event that came as JSON. Raises MisuseError unless the format overrides this.
 
-        A source of JSON never needs it: its events are published as they came (anabranch/events/encoding.py).
+        A source of JSON never needs it: its events are published as they came (json_values.py).
         """
         raise MisuseError(
             f"source {source.name!r} has the format {source.format!r}, which Anabranch only reads: "

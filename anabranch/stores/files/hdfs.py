@@ -99,9 +99,10 @@ class Hdfs:
             raise MisuseError(f"there is no file or folder {local} on this machine: check the path")
         target = self._target(path, local.resolve().name)
         there = self.entry(target)
-        if there is not None and (there.folder or local.is_dir() or not replace):
-            what = "remove it first" if there.folder or local.is_dir() else "use --replace, or another name"
-            raise AnabranchError(f"{target} exists already in HDFS: {what}")
+        folder = local.is_dir() or (there is not None and there.folder)
+        if there is not None and (folder or not replace):
+            remedy = "remove it first" if folder else "use --replace, or another name"
+            raise AnabranchError(f"{target} exists already in HDFS: {remedy}")
         sources = [local] if local.is_file() else sorted(each for each in local.rglob("*") if each.is_file())
         below = ["" if local.is_file() else each.relative_to(local).as_posix() for each in sources]
         total = sum(each.stat().st_size for each in sources)
@@ -126,15 +127,14 @@ class Hdfs:
         """
         found = self._existing(path)
         target = local / posixpath.basename(found.path) if local.is_dir() else local
-        if target.exists() and (found.folder or target.is_dir() or not replace):
-            what = (
-                "give another name" if found.folder or target.is_dir() else "use --replace, or another name"
-            )
-            raise AnabranchError(f"{target} exists already on this machine: {what}")
+        folder = found.folder or target.is_dir()
+        if target.exists() and (folder or not replace):
+            remedy = "give another name" if folder else "use --replace, or another name"
+            raise AnabranchError(f"{target} exists already on this machine: {remedy}")
         files = self._files_below(found)
         total = sum(file.size for file in files)
         progress.step(f"{len(files)} files, {total:,} bytes, to {target}")
-        draft = target.with_name(f".{target.name}-{uuid.uuid4().hex[:12]}.part")
+        draft = target.with_name(_draft(target.name))
         names = [Path(posixpath.relpath(file.path, found.path)) if found.folder else Path() for file in files]
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -181,11 +181,9 @@ class Hdfs:
         return posixpath.join(there.path, name) if there is not None and there.folder else self.path(path)
 
     def _files_below(self, entry: Entry) -> list[Entry]:
-        return (
-            [entry]
-            if not entry.folder
-            else [file for below in self.entries(entry.path) for file in self._files_below(below)]
-        )
+        if not entry.folder:
+            return [entry]
+        return [file for below in self.entries(entry.path) for file in self._files_below(below)]
 
     def _send(self, source: Path, path: str, progress: Progress, done: int, total: int) -> int:
         size = 0
@@ -259,12 +257,15 @@ class Hdfs:
         except AnabranchError:
             return
 
+    @property
+    def _user(self) -> str:
+        return self.settings.user or getpass.getuser()
+
     @cached_property
     def _client(self) -> Any:
         from hdfs import InsecureClient
 
-        user = self.settings.user or getpass.getuser()
-        return InsecureClient(self.settings.webhdfs, user=user, timeout=self.settings.timeout_seconds)
+        return InsecureClient(self.settings.webhdfs, user=self._user, timeout=self.settings.timeout_seconds)
 
     @contextmanager
     def _asking(self, path: str) -> Iterator[None]:
@@ -275,16 +276,12 @@ class Hdfs:
             yield
         except HdfsError as error:
             text = (str(error.message or error).splitlines() or [""])[0]
-            user = self.settings.user or getpass.getuser()
             raise AnabranchError(
-                f"HDFS refuses {path} ({text}): check the path and the rights of user {user!r}"
+                f"HDFS refuses {path} ({text}): check the path and the rights of user {self._user!r}"
             ) from error
         except RequestException as error:
-            why = (
-                "does not answer"
-                if "timed out" in str(error) or "refused" in str(error)
-                else f"broke off ({type(error).__name__})"
-            )
+            away = "timed out" in str(error) or "refused" in str(error)
+            why = "does not answer" if away else f"broke off ({type(error).__name__})"
             raise UnavailableError(
                 f"HDFS at {self.settings.webhdfs} {why}: "
                 "check files.webhdfs and that it runs (anabranch up --with hdfs)"
@@ -295,22 +292,19 @@ def file_settings(url: str) -> tuple[FileSettings, str]:
     """The HDFS and the path of an address `webhdfs://[user@]host:port/path`; `swebhdfs://` is over TLS."""
     parsed = urlparse(url)
     scheme = "https" if parsed.scheme == "swebhdfs" else "http"
-    return FileSettings(
-        webhdfs=f"{scheme}://{parsed.netloc.rpartition('@')[2]}", user=parsed.username or ""
-    ), parsed.path or "/"
+    address = f"{scheme}://{parsed.netloc.rpartition('@')[2]}"
+    return FileSettings(webhdfs=address, user=parsed.username or ""), parsed.path or "/"
 
 
 def _draft(target: str) -> str:
-    return posixpath.join(
-        posixpath.dirname(target), f".{posixpath.basename(target)}-{uuid.uuid4().hex[:12]}.part"
-    )
+    folder, name = posixpath.split(target)
+    return posixpath.join(folder, f".{name}-{uuid.uuid4().hex[:12]}.part")
 
 
 def _entry(path: str, status: dict[str, Any]) -> Entry:
-    folder = status["type"] == "DIRECTORY"
     return Entry(
         path=path,
-        folder=folder,
+        folder=status["type"] == "DIRECTORY",
         size=int(status["length"]),
         changed=int(status["modificationTime"]),
         owner=str(status["owner"]),

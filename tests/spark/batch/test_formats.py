@@ -12,7 +12,7 @@ from anabranch import Count, FeatureView, Project, Source, register_format
 from anabranch.errors import EventError, MisuseError
 from anabranch.events.decoders.csv_lines import CsvDecoder
 from anabranch.events.decoders.decoder import MessageDecoder, decoder_of
-from anabranch.events.encoding import encode_event
+from anabranch.events.json_values import encode_event
 from anabranch.events.judging import from_topic, good_events, judge, parse
 from anabranch.events.rows import LONGEST_EVENT
 from anabranch.progress import Silent

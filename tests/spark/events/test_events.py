@@ -12,9 +12,11 @@ from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
 from anabranch import Count, FeatureView, Label, Last, Model, Project, Source
+from anabranch.events.faults import find_fault
 from anabranch.events.judging import good, judge, parse, read_cells
 from anabranch.events.rows import LAKE_COLUMNS, LONGEST_EVENT
 from anabranch.values.keys import LONGEST_KEY
+from anabranch.values.times import to_micros
 
 SOURCE = Source(
     name="sales",
@@ -197,6 +199,19 @@ def test_an_event_from_the_future_is_refused_by_its_own_arrival(spark: SparkSess
         None,
         "from the future: at 2024-05-01 12:05:01 is after its arrival",
     ]
+
+
+def test_an_event_that_the_server_accepts_is_not_quarantined(spark: SparkSession) -> None:
+    changes = [{name: value} for name, value, _ in [*VALUES, *WRONG]]
+    changes += [{"id": None}, {"id": ""}, {"at": None}, {"shop": None}, {"shop": ""}, {"shop": "a\x1fb"}]
+    changes += [{"shop": "x" * (LONGEST_KEY + 1)}, {"at": (ARRIVAL + timedelta(seconds=301)).isoformat()}]
+    latest = to_micros(ARRIVAL + timedelta(seconds=300))
+    faults = [find_fault(GOOD | change, SOURCE, PROJECT.key_sets(SOURCE), latest) for change in changes]
+    found = reasons(spark, [event(**change) for change in changes])
+    assert [(change, reason) for change, fault, reason in zip(changes, faults, found, strict=True)
+            if fault is None and reason is not None] == []  # fmt: skip
+    refused = [change for change, fault in zip(changes, faults, strict=True) if fault is not None]
+    assert refused[-8:] == changes[-8:]
 
 
 def test_text_columns_and_json_agree(spark: SparkSession) -> None:
