@@ -535,7 +535,7 @@ def test_delta_tables_of_any_form_are_read_and_written(shop: Shop, tmp_path: Pat
     assert shop.score(source, tmp_path / "named", order={"form": "delta"}).rows == 1_000
     assert shop.rows(tmp_path / "named", "delta") == shop.rows(tmp_path / "wanted")
     rows.limit(1).write.format("delta").save(str(tmp_path / "theirs"))
-    with pytest.raises(MisuseError, match="not written by Anabranch"):
+    with pytest.raises(MisuseError, match="Anabranch did not write"):
         shop.score(source, tmp_path / "theirs")
 
 

@@ -353,7 +353,7 @@ def test_a_cell_of_the_wrong_type_is_named_and_earlier_results_stay(
     ("name", "text", "message"),
     [
         ("rows.csv", "who\np001\n", "the key column 'patient_id'"),
-        ("rows.csv", "patient_id,label\np001,1\n", "a column 'label' already"),
+        ("rows.csv", "patient_id,label\np001,1\n", "already have a column 'label'"),
         ("rows.csv", "patient_id,Age\np001,1\n", "a column 'Age', which differs from 'age' in case only"),
         ("rows.xlsx", "PK", "the form of .* is not known"),
         (None, "", "no file or folder .* exists"),
