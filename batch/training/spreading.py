@@ -70,7 +70,7 @@ def training_size(project: Project, rows: int) -> TrainingSize:
     return TrainingSize(rows=rows, columns=columns, row_bytes=texts * _TEXT + (columns - texts) * _NUMBER)
 
 
-def check_fits(project: Project, model: Model, size: TrainingSize, most: int) -> None:
+def check_memory(project: Project, model: Model, size: TrainingSize, most: int) -> None:
     """Raises AnabranchError, with what to do, for a training set of more than `most` bytes."""
     if size.bytes <= most:
         return

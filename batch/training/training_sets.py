@@ -16,7 +16,7 @@ from anabranch.stores.models.shipping import input_column
 from anabranch.stores.opened import Stores
 from batch.training.job import TrainingJob, learnable
 from batch.training.preparing import KEY, TARGET, TIME
-from batch.training.spreading import check_fits, training_size
+from batch.training.spreading import check_memory, training_size
 
 
 def lake_frame(
@@ -42,7 +42,7 @@ def lake_training_set(stores: Stores, job: TrainingJob, versions: Mapping[str, i
 
 def collected(job: TrainingJob, frame: DataFrame, total: int) -> pa.Table:
     """The training set `frame`, made of `total` labels, in memory; raises as `lake_training_set` does."""
-    check_fits(job.project, job.model, training_size(job.project, total), job.local_bytes)
+    check_memory(job.project, job.model, training_size(job.project, total), job.local_bytes)
     table = frame.toArrow()
     if table.num_rows == 0:
         raise no_labels(job.project, total)

@@ -41,8 +41,8 @@ _MLFLOW_ENVIRONMENT = {
 class RetryPauses:
     """A circuit breaker for each key: what did not answer is not asked again for some seconds."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._clock = seconds, clock
         self._breakers: LRUCache[Hashable, Breaker] = LRUCache(1024)
         self._lock = threading.Lock()
 

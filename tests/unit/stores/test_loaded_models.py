@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from anabranch.errors import UnavailableError
 from anabranch.settings import ModelsSettings
+from anabranch.stores.models.connection import RetryPauses
 from anabranch.stores.models.registry import Models
 from anabranch.stores.models.versions import Scorer
 
@@ -53,3 +55,23 @@ def test_of_versions_nobody_uses_the_one_asked_for_again_and_again_stays(registr
         registry.scorer("shop", "again")
         registry.scorer("shop", str(number))
     assert registry.loads.count("again") == 1
+
+
+def test_what_did_not_answer_is_asked_again_only_after_a_pause() -> None:
+    now, asked = [0.0], []
+
+    def away() -> str:
+        asked.append(now[0])
+        raise UnavailableError("the store is away")
+
+    pauses = RetryPauses(10.0, lambda: now[0])
+    for moment in (0.0, 9.0, 10.0, 19.0):
+        now[0] = moment
+        with pytest.raises(UnavailableError, match="the store is away"):
+            pauses.ask("shop", away)
+    assert asked == [0.0, 10.0]
+    assert pauses.failed("shop")
+    assert pauses.ask("other", lambda: "answer") == "answer"
+    now[0] = 20.0
+    assert pauses.ask("shop", lambda: "answer") == "answer"
+    assert not pauses.failed("shop")
