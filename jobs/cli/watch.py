@@ -142,9 +142,9 @@ def show(looked: "Looked") -> None:
     _table("Scores of predictions, against held-out rows", heads, rows)
     if findings.skew is not None:
         one = findings.skew
-        heads = ["batch version", "answers", "left aside", "values", "differing", "an example"]
+        heads = ["batch version", "answers", "left out", "values", "different", "example"]
         rows = [[one.batch_version, one.answers, one.unsettled, one.values, one.differing, one.example]]
-        _table(f"Answers of version {one.version} made again from the lake", heads, rows)
+        _table(f"Answers of version {one.version} recomputed from the lake", heads, rows)
     if findings.approximation:
         at = max(each.at for each in findings.approximation.values())
         title = f"Approximate scores against those of the batch of {at:%Y-%m-%d %H:%M} UTC"
