@@ -3,6 +3,8 @@
 import json
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from jobs.cli.options import AsJson, Name
 from jobs.show import result
 from jobs.wiring.context import Context
 from jobs.wiring.job import job
+from jobs.wiring.settings import ROOT
 from tests.support.serving_fakes import NOW, SumScorer
 
 GOOD = """
@@ -498,3 +501,14 @@ def test_a_further_verb_is_one_function(anabranch: CommandLine) -> None:
         assert anabranch("toy").line == "Missing argument 'PROJECT': see 'anabranch toy --help'"
     finally:
         app.registered_commands.pop()
+
+
+def test_a_script_for_spark_submit_is_its_verb(tmp_path: Path) -> None:
+    scripts = [path for path in (ROOT / "jobs").glob("*.py") if "import submitted" in path.read_text()]
+    assert len(scripts) == 12
+    verbs = {each.callback.__name__ for each in app.registered_commands if each.callback}
+    assert {path.stem for path in scripts} <= verbs
+    command = [sys.executable, str(ROOT / "jobs" / "verify.py")]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr == "error: Missing argument 'PROJECT': see 'anabranch verify --help'\n"
