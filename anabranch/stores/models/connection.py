@@ -57,7 +57,7 @@ class RetryPauses:
 
     def _breaker(self, key: Hashable) -> Breaker:
         with self._lock:
-            return self._breakers.setdefault(key, Breaker("MLflow", failures=1, pause=self._seconds))
+            return self._breakers.setdefault(key, Breaker("MLflow", 1, self._seconds, self._clock))
 
 
 PAUSES = RetryPauses(_PAUSE)
