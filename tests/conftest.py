@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,10 @@ MARKERS = ("unit", "e2e", "servers", "spark")
 TESTS = Path(__file__).parent
 SHARE_A_RIVER = "heart"
 """The group of the files that look at the one river of the demo: they run in the process that has it."""
+
+if "PYTEST_XDIST_WORKER" in os.environ and sys.modules["__main__"].__spec__ is None:
+    # The main module of pytest-xdist has no file: PySpark takes that for its doctests, and exits.
+    sys.modules["__main__"].__spec__ = ModuleSpec("__main__", None)
 
 # JVMs of tests live for minutes: the second compiler takes a fifth of the processor and pays back in hours.
 os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
