@@ -33,6 +33,9 @@ if "PYTEST_XDIST_WORKER" in os.environ and sys.modules["__main__"].__spec__ is N
     # The main module of pytest-xdist has no file: PySpark takes that for its doctests, and exits.
     sys.modules["__main__"].__spec__ = ModuleSpec("__main__", None)
 
+# Every process of a run draws by one seed, so that all of them collect tests of the same names.
+os.environ.setdefault("SEED", str(random.randrange(10**9)))
+
 # JVMs of tests live for minutes: the second compiler takes a fifth of the processor and pays back in hours.
 os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
 

@@ -1,7 +1,7 @@
 """How thorough tests of faults are: short in CI, long in `make drill`, for which they note what was done and
 what came of it.
 
-DRILL=notes.jsonl python -m tests.drill     makes docs/benchmarks/drill.md of these notes
+DRILL=notes.jsonl python -m tests.support.drill     makes docs/benchmarks/drill.md of these notes
 """
 
 import json
@@ -18,7 +18,7 @@ from typing import Any
 LONG = "KILLS" in os.environ
 KILLS = int(os.environ.get("KILLS", "1"))
 """How often the stream's driver is killed at random."""
-SEED = int(os.environ.get("SEED", random.randrange(10**9)))
+SEED = int(os.environ["SEED"]) if "SEED" in os.environ else random.randrange(10**9)
 """Of what is random in it; it stands in the names of such tests, and the same one given again makes the same
 choices.
 """
