@@ -101,7 +101,9 @@ class Rate(Aggregate):
 
 
 def _per_unit(found: Folded, unit: int) -> Values:
-    return Values(found.rows[0][:, 0] / ((found.at - found.since) / unit), np.ones(len(found.at), dtype=bool))
+    # A window may have no length, such as today's at midnight; it has no events then.
+    length = np.maximum(found.at - found.since, 1)
+    return Values(found.rows[0][:, 0] / (length / unit), np.ones(len(found.at), dtype=bool))
 
 
 @dataclass(frozen=True, init=False)

@@ -162,6 +162,8 @@ FOLDS: dict[str, Callable[[Found], Any]] = {
     "Mean": lambda found: float(sum(exact(found.values)) / len(found.items)) if found.items else None,
     "Rate": lambda found: (
         float(total(found.values) or 0) / ((found.at - found.since) / parse_duration(found.aggregate.per))
+        if found.at > found.since
+        else 0.0
     ),
     "Histogram": histogram,
     "Any": lambda found: any(found.values) if found.items else None,

@@ -66,3 +66,9 @@ def test_an_old_batch_is_too_old_from_the_midnight_after_its_slack(hours: int) -
     cut = START // DAY * DAY - 1 * HOUR
     part = BatchPart(cut, SLACK, np.empty((0, 2 + shown.layout.width)))
     assert (merge(shown, part, None, at).degraded is None) == (hours < 24)
+
+
+def test_a_rate_over_a_window_of_no_length_is_zero() -> None:
+    midnight_of_start = START // DAY * DAY
+    assert merge(view("today"), None, None, midnight_of_start).values["rate_today"] == 0.0
+    assert_training_rows([view("today")], [], [("a", (midnight_of_start + DAY - START) // MINUTE)])
