@@ -1,4 +1,4 @@
-"""What 1 TB needs, as the benchmark's figures say."""
+"""The sizing page: core-hours for 1 TB, computed from the figures of the benchmark."""
 
 import pytest
 
@@ -11,15 +11,15 @@ FOUND = Measured(
 )  # fmt: skip
 
 
-def test_core_hours_of_a_terabyte_are_in_proportion_to_what_was_measured() -> None:
+def test_core_hours_of_a_terabyte_are_proportional_to_the_measured_figures() -> None:
     hours = core_hours(FOUND)
-    assert hours["landing all of it"] == pytest.approx(1e10 / 50_000 * 2 / 3600)
+    assert hours["landing all rows"] == pytest.approx(1e10 / 50_000 * 2 / 3600)
     assert hours["a full build"] == pytest.approx(1e10 * 10e-6 * 2 / 3600)
-    assert hours["a build of one new day over 90"] == pytest.approx(7000 * 2 / 3600)
-    assert hours["of these, publishing every key"] == pytest.approx(1e6 / 20_000 * 2 / 3600)
+    assert hours["a build of one new day over 90 days"] == pytest.approx(7000 * 2 / 3600)
+    assert hours["publishing every key (part of each build)"] == pytest.approx(1e6 / 20_000 * 2 / 3600)
 
 
-def test_the_page_says_what_is_measured_and_what_is_not() -> None:
+def test_the_page_tells_measured_figures_from_extrapolated_ones() -> None:
     text = page(FOUND)
     assert "10.0 billion events, 1.0 million keys" in text
     assert text.index("**Measured**") < text.index("**Extrapolated**")
