@@ -47,6 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark by folder, and let a process of `pytest -n 2 --dist loadgroup` have whole files."""
     shares = {item.path for item in items if "lived" in getattr(item, "fixturenames", ())}
