@@ -4,7 +4,7 @@ import base64
 import uuid
 from pathlib import Path
 
-from anabranch.stores.kafka.bus import answers
+from anabranch.stores.kafka.bus import is_answering
 from jobs.servers.server import CONF, Server, class_path, format_storage, java, write_configuration
 from jobs.wiring.sections import LOOPBACK
 from jobs.wiring.settings import Settings
@@ -20,7 +20,7 @@ def kafka_server(settings: Settings) -> Server:
         home=home,
         command=lambda: [*_java(settings), "kafka.Kafka", str(home / "server.properties")],
         prepare=lambda: _prepare(settings, home),
-        ready=lambda: answers(f"{LOOPBACK}:{servers.kafka_port}"),
+        ready=lambda: is_answering(f"{LOOPBACK}:{servers.kafka_port}"),
         yours=None if settings.kafka_embedded else settings.bus.bootstrap_servers,
     )
 

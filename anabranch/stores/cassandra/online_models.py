@@ -103,33 +103,26 @@ class OnlineModels:
 
     def write(self, project: Project, model: OnlineModel, expected: int) -> OnlineModel | None:
         """Write if the row still has the revision `expected` (0: no row); None if another writer won."""
-        row, at = (
-            replace(model, revision=expected + 1, at=from_micros(now_micros())),
-            from_micros(now_micros()),
-        )
-        state = [
-            row.revision,
-            meaning(project),
-            json.dumps(model.learner.described()),
-            json.dumps(dict(model.offsets)),
-        ]
-        values = [*state, model.learnt, model.approximate, model.left_out, model.origin, at]
+        row = replace(model, revision=expected + 1, at=from_micros(now_micros()))
+        state, offsets = json.dumps(model.learner.described()), json.dumps(dict(model.offsets))
+        counts = (model.learnt, model.approximate, model.left_out)
+        values = [row.revision, meaning(project), state, offsets, *counts, model.origin, row.at]
         with answering():
             session = self._views.session
             if expected:
                 marks = ", ".join(f"{name} = %s" for name in _COLUMNS.split(", "))
-                found = session.execute(
+                result = session.execute(
                     f"UPDATE online_models SET {marks} WHERE project = %s IF revision = %s",
                     [*values, project.name, expected],
                 )
             else:
                 session.execute(_TABLE)
                 marks = ", ".join(["%s"] * (len(values) + 1))
-                found = session.execute(
+                result = session.execute(
                     f"INSERT INTO online_models (project, {_COLUMNS}) VALUES ({marks}) IF NOT EXISTS",
                     [project.name, *values],
                 )
-            return row if found.was_applied else None
+            return row if result.was_applied else None
 
     def revision(self, project: str) -> int:
         """The revision of the row, whatever its meaning; 0 without a row."""

@@ -36,7 +36,7 @@ def answering(address: str) -> Iterator[None]:
         ) from error
 
 
-def answers(address: str) -> bool:
+def is_answering(address: str) -> bool:
     """Whether a broker at host:port answers a request for its topics, within seconds."""
     try:
         with answering(address):
