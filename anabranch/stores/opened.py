@@ -61,7 +61,7 @@ class Stores:
         """Measured values over time, in Cassandra."""
         from anabranch.stores.cassandra.measures import Measures
 
-        return Measures.of(self.settings.views)
+        return Measures(self.settings.views)
 
     @cached_property
     def models(self) -> "Models":

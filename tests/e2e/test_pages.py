@@ -87,7 +87,7 @@ def measured(lived: Lived) -> float:
         Measure(subject="model", name=name, at=now, value=lived.demo.trained.metrics[name], **versions)
         for name in ("roc_auc", "log_loss")
     ]
-    Measures.of(views.settings).write(found)
+    Measures(views.settings).write(found)
     return mean
 
 

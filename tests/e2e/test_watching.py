@@ -128,7 +128,7 @@ def test_alerts_are_raised_once_and_everything_is_kept(released: Released) -> No
     context, version = released.lived.context, released.lived.demo.trained.version
     latest = {
         (one.subject, one.name, one.slice): one.value
-        for one in Measures.of(context.settings.views).latest("heart_disease")
+        for one in Measures(context.settings.views).latest("heart_disease")
         if one.version == version
     }
     assert latest["features", "psi", "age"] == pytest.approx(
@@ -226,7 +226,7 @@ def test_a_batch_replaces_approximate_scores_and_measures_their_error(released: 
     assert built.approximation.mean > 0.01
     kept = {
         one.name: one.value
-        for one in Measures.of(context.settings.views).latest(project.name)
+        for one in Measures(context.settings.views).latest(project.name)
         if one.subject == "approximation"
     }
     assert kept == pytest.approx(expected)

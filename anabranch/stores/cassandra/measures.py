@@ -12,19 +12,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from cassandra.cluster import Session
 from cassandra.concurrent import execute_concurrent_with_args
 
 from anabranch.errors import AnabranchError
-from anabranch.settings import ViewsSettings
-from anabranch.stores.cassandra.session import MissingTableError, answering, session_for
+from anabranch.stores.cassandra.session import MissingTableError, answering
+from anabranch.stores.cassandra.tables import Tables
 
 _LATEST_SECONDS = 30 * 86_400
-_HISTORY = """CREATE TABLE IF NOT EXISTS {}.measures
+_HISTORY = """CREATE TABLE IF NOT EXISTS measures
 (project text, subject text, name text, at timestamp, slice text, version text, value double,
 PRIMARY KEY ((project, subject, name), at, slice, version))
 WITH CLUSTERING ORDER BY (at DESC, slice ASC, version ASC)"""
-_LATEST = """CREATE TABLE IF NOT EXISTS {}.measures_latest
+_LATEST = """CREATE TABLE IF NOT EXISTS measures_latest
 (project text, subject text, name text, slice text, version text, at timestamp, value double,
 PRIMARY KEY ((project), subject, name, slice, version))"""
 
@@ -56,16 +55,8 @@ class Measure:
             )
 
 
-class Measures:
+class Measures(Tables):
     """The gateway. The first write creates the tables; before it every read is empty."""
-
-    def __init__(self, session: Session, keyspace: str, ttl_days: int = 400) -> None:
-        self._session, self._keyspace, self._ttl = session, keyspace, ttl_days * 86_400
-
-    @classmethod
-    def of(cls, settings: ViewsSettings) -> "Measures":
-        """The gateway over the process's session; raises UnavailableError when no host answers."""
-        return cls(session_for(settings), settings.keyspace, settings.measure_ttl_days)
 
     def write(self, measures: Sequence[Measure], *, history: bool = True) -> None:
         """Write measures as the latest, where none is newer, and with `history` to the history too."""
@@ -73,17 +64,18 @@ class Measures:
             return
         with answering():
             if not self._known():
-                self._session.execute(_HISTORY.format(self._keyspace))
-                self._session.execute(_LATEST.format(self._keyspace))
+                self.session.execute(_HISTORY)
+                self.session.execute(_LATEST)
+            ttl = self.settings.measure_ttl_days * 86_400
             if history:
-                self._insert("measures", self._ttl, measures)
+                self._insert("measures", ttl, measures)
             # Written as of the time it was measured, so that a late older measure never replaces a newer one.
-            self._insert("measures_latest", min(self._ttl, _LATEST_SECONDS), measures, timed=True)
+            self._insert("measures_latest", min(ttl, _LATEST_SECONDS), measures, timed=True)
 
     def _insert(self, table: str, ttl: int, measures: Sequence[Measure], *, timed: bool = False) -> None:
         using = f"USING TTL {ttl}{' AND TIMESTAMP ?' if timed else ''}"
-        statement = self._session.prepare(
-            f"INSERT INTO {self._keyspace}.{table} (project, subject, name, slice, version, at, value) "
+        statement = self.session.prepare(
+            f"INSERT INTO {table} (project, subject, name, slice, version, at, value) "
             f"VALUES (?, ?, ?, ?, ?, ?, ?) {using}"
         )
         statement.is_idempotent = True
@@ -96,9 +88,7 @@ class Measures:
                 (*row, int(one.at.timestamp() * 1_000_000))  # type: ignore[misc]
                 for row, one in zip(rows, measures, strict=True)
             ]
-        execute_concurrent_with_args(
-            self._session, statement, rows, concurrency=32, raise_on_first_error=True
-        )
+        execute_concurrent_with_args(self.session, statement, rows, concurrency=32, raise_on_first_error=True)
 
     def latest(self, project: str) -> list[Measure]:
         """The newest measure of each subject, name, slice and version, in that order."""
@@ -119,14 +109,13 @@ class Measures:
     def _read(self, table: str, where: str, values: tuple[Any, ...]) -> list[Measure]:
         if not self._known():
             return []
-        query = f"SELECT project, subject, name, at, value, version, slice FROM {self._keyspace}.{table}"
+        query = f"SELECT project, subject, name, at, value, version, slice FROM {table}"
         try:
             with answering():
-                rows = list(self._session.execute(f"{query} WHERE {where}", values))
+                rows = list(self.session.execute(f"{query} WHERE {where}", values))
         except MissingTableError:  # dropped since
             return []
         return [Measure(**{**row._asdict(), "at": row.at.replace(tzinfo=UTC)}) for row in rows]
 
     def _known(self) -> bool:
-        keyspace = self._session.cluster.metadata.keyspaces.get(self._keyspace)
-        return keyspace is not None and {"measures", "measures_latest"} <= set(keyspace.tables)
+        return self.has_table("measures") and self.has_table("measures_latest")

@@ -183,7 +183,7 @@ def test_learning_goes_on_from_the_state_in_the_store_and_is_measured_against_th
     school.drain()
     assert school.model.learner.described() == school.taught(school.targets[40:], before.learner)
     assert (school.model.learnt, school.model.offsets) == (60, {0: 64})
-    measures = Measures.of(school.context.settings.views)
+    measures = Measures(school.context.settings.views)
     found = {one.name: one.value for one in measures.latest(school.project.name) if one.subject == "online"}
     assert set(found) == {"difference", "flips", "squared_error", "champion_squared_error", "labels"}
     assert found["labels"] == 20

@@ -22,7 +22,7 @@ def test_looks_continue_after_one_that_fails_and_end_on_sigterm(servers: Setting
     rig.environment = {"ANABRANCH__MODELS__TRACKING_URI": f"sqlite:///{registry}"}
     desk = Desk(rig.context, load_project(rig.name, (tmp_path,)))
     rig.context.models.promote(rig.name, desk.learn("logistic"))
-    there, measures = registry.read_bytes(), Measures.of(servers.views)
+    there, measures = registry.read_bytes(), Measures(servers.views)
 
     def latest(name: str) -> Measure | None:
         return next(

@@ -275,7 +275,7 @@ def test_freshness_is_kept_while_the_stream_runs_and_missed_when_it_has_stopped(
     project = replace(declare(), freshness=Freshness(stream="8s"))
     for topic in (project.name, f"{project.name}-marks"):
         publish(context, topic, range(12))
-    measures = Measures.of(context.settings.views)
+    measures = Measures(context.settings.views)
 
     def stood(later: int = 0) -> Judged:
         return judged(Served(project=project), measures.latest(project.name), now_micros() + later)["stream"]

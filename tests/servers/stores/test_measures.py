@@ -16,7 +16,7 @@ NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 @pytest.fixture(scope="module")
 def measures(servers: Settings) -> Measures:
-    return Measures(Views(servers.views).session, servers.views.keyspace)
+    return Measures(servers.views)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_writing_again_changes_nothing(measures: Measures, psi: Measure) -> None
 
 def test_old_measures_expire(servers: Settings, psi: Measure) -> None:
     session = Views(servers.views).session
-    Measures(session, servers.views.keyspace, ttl_days=2).write([psi])
+    Measures(replace(servers.views, measure_ttl_days=2)).write([psi])
     for table, where in (
         ("measures", "project = %s AND subject = 'features' AND name = 'psi'"),
         ("measures_latest", "project = %s"),
