@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 @dataclass(slots=True)
 class _Call(Generic[Item, Result]):
-    """What one caller asks for, and the future on which it waits."""
+    """The items of one caller, and the future on which it waits."""
 
     items: Sequence[Item]
     results: "asyncio.Future[Sequence[Result]]"

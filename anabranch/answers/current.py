@@ -11,6 +11,7 @@ import pyarrow as pa
 from anabranch.answers.features import Answer, Answers
 from anabranch.answers.parts import Parts
 from anabranch.answers.predict import score_all
+from anabranch.answers.service import AnswerService
 from anabranch.declare.projects import Project
 from anabranch.errors import UnavailableError
 from anabranch.settings import ModelsSettings, ViewsSettings
@@ -68,7 +69,7 @@ def rows_of(
 class CurrentRefresh:
     """Refreshes a project's current rows; `unscored`, why a model in force cannot score, degrades them."""
 
-    answers: Answers
+    service: AnswerService
     project: Project
     layer: str
     scorer: Scorer | None = None
@@ -80,11 +81,11 @@ class CurrentRefresh:
         rows: list[dict[str, Any]] = []
         for start in range(0, len(keys), _AT_ONCE):
             chunk = [key_values(self.project.keys, key) for key in keys[start : start + _AT_ONCE]]
-            features = self.answers.features(self.project, chunk)
+            features = self.service.features(self.project, chunk)
             if self.unscored is not None:
                 features = [_degraded(one, f"not scored: {self.unscored}") for one in features]
             written = rows_of(self.project, features, self.scorer, self.layer, self.online)
-            self.answers.views.write_current(self.project.name, written, features[0].as_of)
+            self.service.answers.views.write_current(self.project.name, written, features[0].as_of)
             rows.extend(written)
         return rows
 
@@ -111,7 +112,7 @@ def refresher(
         answers = kept_answers(views)
         scorer, why = _scorer(models, project, model)
         refresh = CurrentRefresh(
-            answers=answers,
+            service=AnswerService(answers),
             project=project,
             layer="speed",
             scorer=scorer,
@@ -157,7 +158,7 @@ def replacer(
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         answers = kept_answers(views)
         refresh = CurrentRefresh(
-            answers=answers,
+            service=AnswerService(answers),
             project=project,
             layer="batch",
             scorer=Models(models).scorer(project.name, model_version) if model_version else None,

@@ -16,6 +16,7 @@ from pyspark.sql.udtf import UserDefinedTableFunction
 
 from anabranch.answers.current import rows_of
 from anabranch.answers.features import Answers
+from anabranch.answers.service import AnswerService
 from anabranch.declare.projects import Project
 from anabranch.settings import ModelsSettings, ViewsSettings
 from anabranch.stores.cassandra.current_rows import current_columns
@@ -38,10 +39,10 @@ def merger(views: ViewsSettings, models: ModelsSettings, project: Project) -> Me
     """A function from keys (stored texts) and a time (microseconds, None: now) to merged rows."""
 
     def merge(keys: Sequence[str], at: int | None) -> Iterator[dict[str, Any]]:
-        answers, registry = Answers(Views(views), patience=60.0), Models(models)
+        service, registry = AnswerService(Answers(Views(views), patience=60.0)), Models(models)
         version = registry.usable_champion(project) if project.model is not None else None
         scorer = None if version is None else registry.scorer(project.name, version)
-        features = answers.features(project, [key_values(project.keys, key) for key in keys], at)
+        features = service.features(project, [key_values(project.keys, key) for key in keys], at)
         yield from rows_of(project, features, scorer, "merged")
 
     return merge

@@ -28,7 +28,7 @@ class Parts:
 
     @property
     def bytes(self) -> int:
-        """What the cached parts take."""
+        """Memory of the cached parts."""
         return int(self._kept.currsize)
 
     def get(self, name: Name) -> BatchPart | None:

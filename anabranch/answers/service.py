@@ -1,17 +1,26 @@
 """The answer service: read stored features, add given ones, score, shape the answer, record the prediction.
 
-Every way to ask is a thin caller of it: REST adds HTTP, the query of score requests its topics, current rows
-their table, tables of Spark SQL their schema, the command line its lake and its terminal.
+Every way to ask calls it and adds what is its own: REST adds HTTP, score requests their topics, current rows
+their table, tables of Spark SQL their schema, the command line the lake and the terminal.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from logging import getLogger
+from typing import Any
 
 from anabranch.answers.coalescing import Coalescer
 from anabranch.answers.features import Answer, Answers
-from anabranch.answers.predict import Prediction, has_nothing_to_score, needs_store, predict, unknown_key
+from anabranch.answers.predict import (
+    Prediction,
+    document,
+    has_nothing_to_score,
+    needs_store,
+    predict,
+    score_all,
+    unknown_key,
+)
 from anabranch.answers.problems import ProblemError, of_error
 from anabranch.answers.requests import Asked, Key
 from anabranch.declare.projects import Project
@@ -25,7 +34,7 @@ from anabranch.values.times import now_micros
 log = getLogger(__name__)
 _MOST_SCORED = 100  # requests scored together; those of one caller are never split
 _FAULTS = (AnabranchError, ValueError, ArithmeticError)
-"""What a model raises for values that it cannot take."""
+"""Errors of a model for values that it cannot take."""
 
 Outcome = Prediction | ProblemError
 _Scorable = tuple[Scorer, Asked, Answer | None]
@@ -87,6 +96,20 @@ class AnswerService:
     def __post_init__(self) -> None:
         self._scoring = Coalescer(self._score, most=_MOST_SCORED)
 
+    def features(
+        self, project: Project, keys: Sequence[Mapping[str, object]], at: int | None = None
+    ) -> list[Answer]:
+        """Merged features of keys, as of `at` or now. Raises UnavailableError without the store."""
+        return self.answers.features(project, keys, at)
+
+    def describe(self, stored: Answer, scorer: Scorer | None) -> dict[str, Any]:
+        """The document of a key's features with its score; a key of which nothing is known has no score."""
+        score: float | None = None
+        label: int | None = None
+        if scorer is not None and stored.known:
+            ((score, label),) = score_all(scorer, [stored.values])
+        return document(scorer.version if scorer else None, score, label, stored, self.clock())
+
     async def features_async(
         self, project: Project, keys: Sequence[Key], manifest: Manifest | None
     ) -> Sequence[Answer]:
@@ -119,7 +142,7 @@ class AnswerService:
         """
         project, wanted = questions.project, questions.wanted
         try:
-            found = self.answers.features(project, [key for key in wanted if key is not None])
+            found = self.features(project, [key for key in wanted if key is not None])
             scorable = questions.scorable(wanted, found)
         except UnavailableError:
             raise

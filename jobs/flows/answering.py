@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from anabranch.answers.predict import document, score_all
+from anabranch.answers.service import AnswerService
 from anabranch.declare.projects import Project
 from anabranch.values.keys import key_text
 from anabranch.values.times import format_time, now_micros
@@ -19,23 +19,21 @@ def answer_key(context: Context, project: Project, key: dict[str, str], at: int 
     The serving store keeps states for the present; a time before the cut is folded from the lake, after
     landing. An unknown key has the features of no events, and no score.
     """
-    (stored,) = context.answers.features(project, [key], at)
+    service = AnswerService(context.answers)
+    (stored,) = service.features(project, [key], at)
     layer = "serving"
     if at is not None and at < now_micros() and stored.degraded is not None:
         values, layer = from_lake(context, project, key, at), "lake"
         known = stored.known or values != stored.values
         stored = replace(stored, values=values, degraded=None, known=known)
     version = context.models.usable_champion(project)
-    score: float | None = None
-    label: int | None = None
-    if version is not None and stored.known:
-        ((score, label),) = score_all(context.models.scorer(project.name, version), [stored.values])
+    scorer = None if version is None else context.models.scorer(project.name, version)
     types = {column.name: column.type for column in project.columns}
     return {
         "key": key,
         "features": {name: types[name].to_json(value) for name, value in stored.values.items()},
         "known": stored.known,
-        **document(version, score, label, stored, stored.as_of),
+        **service.describe(stored, scorer),
         "degraded_reason": stored.degraded,
         "layer": layer,
     }

@@ -9,6 +9,7 @@ from functools import partial
 from anabranch.answers.current import CurrentRefresh
 from anabranch.answers.features import Answers
 from anabranch.answers.parts import Parts
+from anabranch.answers.service import AnswerService
 from anabranch.answers.spark_tables import SparkTables
 from anabranch.declare.projects import Project
 from anabranch.stores.cassandra.source import CassandraSource, cassandra_options
@@ -38,7 +39,9 @@ def history(found: River, project: Project, keys_there: int, steps: Steps) -> li
             seconds = seconds_of(
                 partial(
                     CurrentRefresh(
-                        answers=Answers(views, parts=Parts(2**25)), project=project, layer="speed"
+                        service=AnswerService(Answers(views, parts=Parts(2**25))),
+                        project=project,
+                        layer="speed",
                     ).run,
                     keys,
                 )

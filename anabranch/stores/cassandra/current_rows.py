@@ -29,7 +29,7 @@ _CHUNK_ROWS, _CHUNK_BYTES = 20, 16_384
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredKey:
-    """What a current row is made of: a key, its features as of `as_of` (microseconds), and scores."""
+    """The content of a current row: a key, its features as of `as_of` (microseconds), and scores."""
 
     key: Mapping[str, str]
     values: Mapping[str, object]

@@ -129,7 +129,7 @@ class StateReads(Tables):
         ]
 
     def known(self, project: str, view: FeatureView, key: str, manifest: Manifest | None, at: int) -> Known:
-        """What batch and stream know of one key; waits for the reads."""
+        """Batch part and tiles of one key; waits for the reads."""
         (pending,) = self.ask(project, view, {key: None}, manifest, at)
         return pending.result()[key]
 

@@ -134,7 +134,7 @@ def _serialized(column: pa.Array, kind: Any) -> list[bytes | None]:
 
 
 def stored(column: pa.Array) -> list[Any]:
-    """A column's values as the driver takes them; arrays become bytes, of binary as framed extras."""
+    """A column's values as the driver takes them; arrays become bytes: float64 or framed extras."""
     kind = column.type
     if pa.types.is_list(kind) and pa.types.is_floating(kind.value_type):
         offsets = column.offsets.to_numpy()

@@ -160,7 +160,7 @@ def test_a_key_costs_a_read_of_its_partition_and_a_table_its_ranges(
     spark: SparkSession, session: Session, view: str
 ) -> None:
     def asked() -> dict[str, int]:
-        """What Cassandra itself has counted: reads of a partition, and of a range of tokens."""
+        """Cassandra's own counts of reads: of a partition, and of a range of tokens."""
         where = f"WHERE keyspace_name = '{session.keyspace}' AND table_name = '{view}'"
         kinds = ("local_read_latency", "local_scan_latency")
         return {

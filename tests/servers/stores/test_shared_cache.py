@@ -32,7 +32,7 @@ def views(servers: Settings) -> Views:
 
 
 class Worker:
-    """What a worker of the server has: its own memory, the shared node, and the store."""
+    """The stores of one worker: its own memory, the shared node, and Cassandra."""
 
     def __init__(self, views: Views, address: str | None) -> None:
         self.shared = None if address is None else SharedParts(address, patience=0.5, pause=0.5)

@@ -32,7 +32,7 @@ class Desk:
         return [2 * item for item in items]
 
     async def ask(self, *items: int) -> Sequence[int]:
-        """As a caller does."""
+        """Ask through the coalescer."""
         return await self.gathering.ask(HERE, items)
 
 

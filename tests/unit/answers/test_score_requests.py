@@ -1,4 +1,4 @@
-"""What a message with a score request says: the checks of REST's predict, an id, and nothing that raises."""
+"""Reading score requests from messages: the checks of REST's predict, an id, and no exceptions."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -102,7 +102,9 @@ class Known:
 
     reads = 0
 
-    def features(self, project: Project, keys: Sequence[Mapping[str, object]]) -> list[Answer]:
+    def features(
+        self, project: Project, keys: Sequence[Mapping[str, object]], at: int | None = None
+    ) -> list[Answer]:
         self.reads += 1
         empty: dict[str, object] = {"pages": None, "town": None, "visits": 0}
         return [

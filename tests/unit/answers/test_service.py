@@ -39,7 +39,9 @@ class Known:
         self.reads: list[int] = []
         self.away = False
 
-    def features(self, project: Project, keys: Sequence[Mapping[str, object]]) -> list[Answer]:
+    def features(
+        self, project: Project, keys: Sequence[Mapping[str, object]], at: int | None = None
+    ) -> list[Answer]:
         if self.away:
             raise UnavailableError("Cassandra is away")
         self.reads.append(len(keys))
@@ -137,6 +139,22 @@ def test_a_request_that_the_model_cannot_take_does_not_spoil_the_others(service:
         0.003,
         0.03,
     ]
+
+
+def test_stored_features_are_described_with_their_score_and_unknown_keys_without(
+    service: AnswerService,
+) -> None:
+    ann, bob = service.features(shop, [{"who": "ann"}, {"who": "bob"}])
+    assert service.describe(ann, CHAMPION) == {
+        "score": 0.062,
+        "label": 0,
+        "model_version": "3",
+        "batch_version": 7,
+        "as_of": "2024-05-01T12:00:00Z",
+        "degraded": False,
+    }
+    assert service.describe(bob, CHAMPION)["score"] is None
+    assert service.describe(ann, None)["model_version"] is None
 
 
 def test_without_a_version_that_fits_the_declaration_there_is_a_problem_that_says_what_to_do() -> None:
