@@ -34,6 +34,7 @@ def settings_of(options: Mapping[str, str]) -> ViewsSettings:
     )
 
 
+@answering()
 def table_of(session: Session, options: Mapping[str, str]) -> TableMetadata:
     """The table as the server knows it now: another process may just have created or changed it."""
     keyspace, table = options["keyspace"], options["table"]

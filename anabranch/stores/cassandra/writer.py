@@ -91,12 +91,14 @@ class Sender:
         self.waiting: list[tuple[bytes | None, ...]] = []
 
     def send(self, row: tuple[bytes | None, ...]) -> None:
+        """Send a row of serialized values, sooner or later; waits while too many batches are in flight."""
         self.waiting.append(row)
         self.rows += 1
         self.size += sum(map(len, filter(None, row)))
         if len(self.waiting) >= _BATCH_ROWS or self.size >= _BATCH_BYTES:
             self._flush()
 
+    @answering()
     def _flush(self) -> None:
         if not self.waiting or self.failures:
             return
@@ -112,13 +114,14 @@ class Sender:
         self.failures.append(error)
         self.free.release()
 
+    @answering()
     def finish(self) -> int:
+        """Send the rest, wait for everything in flight, and return the number of rows."""
         self._flush()
         for _ in range(_IN_FLIGHT):
             self.free.acquire()
         if self.failures:
-            with answering():
-                raise self.failures[0]
+            raise self.failures[0]
         return self.rows
 
 
