@@ -215,7 +215,7 @@ def _parts(rows: TrainingRows) -> list[NDArray[np.bool_]]:
 
 
 def _most_folds(rows: TrainingRows) -> int:
-    """As many folds as the rarer class has keys for, at most _FOLDS; raises AnabranchError below 2."""
+    """Return as many folds as the rarer class has keys for, at most _FOLDS; raises AnabranchError below 2."""
     for count in range(_FOLDS, 2, -1):
         try:
             folds(rows.target, rows.groups, rows.task, count, rows.seed)

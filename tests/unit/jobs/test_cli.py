@@ -414,14 +414,6 @@ def test_a_setting_of_the_gate_is_checked(anabranch: CommandLine, monkeypatch: p
         assert (ended.code, ended.line.endswith(f"expected {expected}")) == (2, True), ended.line
 
 
-def test_a_model_cannot_be_rolled_back_without_an_earlier_champion(anabranch: CommandLine) -> None:
-    ended = anabranch("rollback", "flights", "--model")
-    assert (ended.code, ended.line) == (
-        2,
-        "project 'flights' has no earlier champion to go back to: promote a version instead",
-    )
-
-
 class Store:
     """Answers and models: one plane is known, one version scores the number of its flights."""
 
