@@ -38,7 +38,7 @@ check: setup ## Check format, lint, types and the imports between folders
 
 .PHONY: test
 test: check docs gateway-programs browser-programs ## Check, build the documentation, and run every test with real servers, as CI does
-	$(PY) -m pytest tests -n 2 --dist loadgroup
+	$(PY) -m pytest tests -n 2 --no-loadscope-reorder
 
 .PHONY: docs
 docs: setup ## Build the documentation into .anabranch/site; a broken link or reference fails

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from jobs.servers.server import is_free
 from jobs.wiring.sections import LOOPBACK
@@ -26,8 +28,10 @@ if TYPE_CHECKING:
 MARKERS = ("unit", "e2e", "servers", "spark")
 """In this order: long files first, so that the two processes of `make test` end at about the same time."""
 TESTS = Path(__file__).parent
-SHARE_A_RIVER = "heart"
-"""The group of the files that look at the one river of the demo: they run in the process that has it."""
+SHARE_A_RIVER = {
+    f"tests/e2e/test_{name}.py" for name in ("demo", "analysis", "pages", "watching", "notebooks")
+}
+"""Files that look at the one river of the demo: one process has all of them."""
 
 if "PYTEST_XDIST_WORKER" in os.environ and sys.modules["__main__"].__spec__ is None:
     # The main module of pytest-xdist has no file: PySpark takes that for its doctests, and exits.
@@ -47,10 +51,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
+class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives each process of `pytest -n 2` whole files, whose tests share rivers and servers."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "the demo" if file in SHARE_A_RIVER else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    """Divide the tests of a run with several processes by file."""
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark by folder, and let a process of `pytest -n 2 --dist loadgroup` have whole files."""
-    shares = {item.path for item in items if "lived" in getattr(item, "fixturenames", ())}
+    """Mark by folder, and run the folders in the order of MARKERS."""
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0]
         if folder not in MARKERS:
@@ -59,7 +75,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 "decides its marker"
             )
         item.add_marker(getattr(pytest.mark, folder))
-        item.add_marker(pytest.mark.xdist_group(SHARE_A_RIVER if item.path in shares else item.path.stem))
     items.sort(key=lambda item: MARKERS.index(item.path.relative_to(TESTS).parts[0]))
 
 
