@@ -45,7 +45,7 @@ def run(
         workers_kill_timeout=int(serving.bus_timeout_seconds + serving.drain_seconds) + 5,
     )
     server.on_startup(lambda: tell(f"REST server: {address(serving)}/docs"))
-    server.serve(target_loader=load, wrap_loader=False)  # type: ignore[arg-type] # any object with __rsgi__ is accepted
+    server.serve(target_loader=load, wrap_loader=False)  # type: ignore[arg-type] # it has __rsgi__
 
 
 def address(serving: ServingSettings) -> str:

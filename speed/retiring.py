@@ -46,5 +46,5 @@ class Retirement:
                 keys = retire_tiles(self._views, project, since, self._stopping)
                 self._retired[project.name] = since
                 log.info("retired tiles project=%s before=%s keys=%s", project.name, since // SECOND, keys)
-        except Exception as error:  # noqa: BLE001 - whatever it is, streams go on, and tiles have a time to live
+        except Exception as error:  # noqa: BLE001 - streams go on, and tiles have a time to live
             log.warning("tiles of %s are retired later: %s", project.name, error)

@@ -167,7 +167,7 @@ class Streams:
             asked = now_micros()
             try:
                 ends = self._layer.stores.bus.ends(each.topic)
-            except Exception as error:  # noqa: BLE001 - whatever the client raises: a figure must not end a stream
+            except Exception as error:  # noqa: BLE001 - a figure must not end a stream
                 log.info("lag of %s is unknown: %s", each.topic, error)
                 each.lag = {}
                 continue

@@ -121,7 +121,7 @@ class Supervisor:
         active = next((each.query for each in self._queries if each.query and each.query.isActive), None)
         try:
             if active is not None:
-                active.awaitTermination(_LOOK_SECONDS)  # type: ignore[arg-type]  # seconds may have a fraction
+                active.awaitTermination(_LOOK_SECONDS)  # type: ignore[arg-type] # a float
         except StreamingQueryException:
             return  # the next look finds it
 
@@ -157,7 +157,7 @@ class Supervisor:
             return
         try:
             each.query = each.begin()
-        except Exception as error:  # noqa: BLE001 - whatever a client raises: `_failed` tells an outage from a fault
+        except Exception as error:  # noqa: BLE001 - `_failed` tells an outage from a fault
             self._failed(each, error)
 
     def _failed(self, each: SupervisedQuery, error: Exception) -> None:

@@ -116,7 +116,8 @@ def slice_results(
 def slice_parts(one: Slice, values: NDArray[np.object_] | Floats) -> list[tuple[str, NDArray[np.bool_]]]:
     """Name and mask of each part that has rows: bands, or the most frequent values; missing last."""
     # NaN alone differs from itself.
-    gone = np.array([value is None or value != value for value in values.tolist()], dtype=bool)  # noqa: PLR0124
+    missing = [value is None or value != value for value in values.tolist()]  # noqa: PLR0124 - NaN
+    gone = np.array(missing, dtype=bool)
     parts: list[tuple[str, NDArray[np.bool_]]] = []
     if one.bands:
         numbers = np.array(

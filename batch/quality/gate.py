@@ -175,7 +175,7 @@ def _without_connect() -> Iterator[None]:
     if name in sys.modules:
         yield
         return
-    sys.modules[name] = None  # type: ignore[assignment]  # the interpreter's own way to say that an import fails
+    sys.modules[name] = None  # type: ignore[assignment] # so that its import fails
     try:
         yield
     finally:

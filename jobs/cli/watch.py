@@ -101,7 +101,7 @@ def watch_built(context: "Context", project: Project, steps: Steps) -> "Looked |
         if project.model is None or context.models.champion(project.name) is None:
             return None
         return watch_project(context, project, steps, landed=True)
-    except Exception as error:  # noqa: BLE001 - the build is done and good; the text names the verb that shows more
+    except Exception as error:  # noqa: BLE001 - the build is done and good
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return f"watching failed ({first}): anabranch watch {project.name}"
 

@@ -28,7 +28,8 @@ def settings_tables() -> str:
     schema = _Documented.model_json_schema()
     parts = []
     for section, settings in SETTINGS.items():
-        declared = schema["$defs"][DeclaredSettings.model_fields[section].annotation.__name__]  # type: ignore[union-attr]
+        kind = DeclaredSettings.model_fields[section].annotation
+        declared = schema["$defs"][getattr(kind, "__name__", section)]
         rows = [_row(each, declared["properties"][key]["description"]) for key, each in settings.items()]
         head = "| key | default | accepts | |\n|---|---|---|---|"
         parts.append("\n".join([f"## {section}\n\n{declared['description']}\n\n{head}", *rows]))
@@ -51,9 +52,9 @@ def _default(setting: Setting) -> str:
     value = setting.default
     if value in (None, "", ()) or isinstance(value, Mapping):
         return "empty"
-    return (
-        f"`{_text(value, duration=Duration.__metadata__[-1] in getattr(setting.kind, '__metadata__', ()))}`"  # type: ignore[attr-defined]
-    )
+    marks = getattr(setting.kind, "__metadata__", ())
+    duration = Duration.__metadata__[-1] in marks  # type: ignore[attr-defined]
+    return f"`{_text(value, duration=duration)}`"
 
 
 def _text(value: Any, *, duration: bool) -> str:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -223,7 +224,7 @@ def landing_rows(bench: Bench) -> list[Row]:
             )
         )
         plain = spark.read.schema(SOURCE_SCHEMA).option("header", "true").csv(str(file))
-        theirs.append(seconds_of(lambda plain=plain, copy=copy: plain.write.format("delta").save(copy)))  # type: ignore[misc]
+        theirs.append(seconds_of(partial(plain.write.format("delta").save, copy)))
     whole = [
         F.count("id"),
         F.count_distinct("id"),

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -182,7 +183,7 @@ def training_rows(spark: SparkSession, folder: Path, sizes: list[int], steps: St
         steps.step(f"{count:,} events: ours {seconds:.1f} s, peak memory {peak.most:,.0f} MiB")
         rows.append(alone(f"peak memory, {count:,} events", peak.most, "MiB", goal=""))
         if count <= DUCKDB_LARGEST:
-            theirs = timed(lambda data=data: with_duckdb(data, folder / "duckdb.parquet"), 3)  # type: ignore[misc]
+            theirs = timed(partial(with_duckdb, data, folder / "duckdb.parquet"), 3)
             steps.step(f"{count:,} events: DuckDB {theirs:.1f} s")
             same = equal(folder / "ours", folder / "duckdb.parquet")
             work = f"training set, {count:,} events x {count // 10:,} queries x 4 windows x 3"

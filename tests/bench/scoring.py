@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def _open(folder: str) -> None:
     found = Path(folder)
     if (found / "model.ubj").exists():
         booster = xgboost.Booster({"nthread": 1}, model_file=str(found / "model.ubj"))
-        _library = lambda matrix: booster.inplace_predict(matrix, missing=np.nan, validate_features=False)  # noqa: E731
+        _library = partial(booster.inplace_predict, missing=np.nan, validate_features=False)
     elif (found / "model.skops").exists():
         estimator = SkopsModel(found / "model.skops", "class")._estimator
         _library = lambda matrix: estimator.predict_proba(matrix)[:, 1]  # noqa: E731
@@ -155,7 +156,12 @@ def _open(folder: str) -> None:
             json.loads((found / "features.json").read_text(encoding="utf-8"))["output"],
             session.get_inputs()[0].name,
         )
-        _library = lambda matrix: session.run([output], {name: matrix})[0].reshape(len(matrix), -1)[:, -1]  # noqa: E731
+
+        def by_onnx(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+            scores: NDArray[np.float32] = session.run([output], {name: matrix})[0]
+            return scores.reshape(len(matrix), -1)[:, -1]
+
+        _library = by_onnx
 
 
 def _score(job: tuple[str, int, str]) -> int:
@@ -279,7 +285,7 @@ def _compare(
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for turn in range(size.rounds):
             for name, way in ways.items():
-                seconds[name].append(timed(lambda way=way, turn=turn: way(paths[0], turn)))  # type: ignore[misc]
+                seconds[name].append(timed(partial(way, paths[0], turn)))
             steps.step(
                 f"{kind}: " + ", ".join(f"{name} {found[-1]:.1f} s" for name, found in seconds.items())
             )

@@ -31,7 +31,9 @@ class FakeDesk:
     names = ("wheat", "rye", "stone")
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.trained, self.landed = folder, [], []  # type: tuple[Path, list[tuple[str, list[str]]], list[Rows]]
+        self.folder = folder
+        self.trained: list[tuple[str, list[str]]] = []
+        self.landed: list[Rows] = []
 
     def project(self, name: str) -> Project:
         (self.folder / f"{name}.py").write_text(DECLARATION.format(name=name))

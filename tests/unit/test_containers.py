@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -89,7 +90,7 @@ def test_images_have_versions_and_servers_those_that_are_embedded() -> None:
     assert images["kafka"][2] == version_of("kafka_2.13")
     assert images["cassandra"][2] == version_of("cassandra-all")
     assert {images[name][2] for name in OURS} == {
-        re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)[1]  # type: ignore[index]
+        tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     }
 
 

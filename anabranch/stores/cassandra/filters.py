@@ -61,7 +61,8 @@ def push(filters: Sequence[Filter], key: str | None, types: Mapping[str, str]) -
     values: list[Any] = []
     left: list[Filter] = []
     for one in filters:
-        column = one.attribute[0] if len(getattr(one, "attribute", ())) == 1 else ""  # type: ignore[attr-defined]
+        path: tuple[str, ...] = getattr(one, "attribute", ())
+        column = path[0] if len(path) == 1 else ""
         wanted = _keys(one) if key is not None and column == key else None
         if wanted is not None:
             keys = wanted if keys is None else [value for value in keys if value in wanted]

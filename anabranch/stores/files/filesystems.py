@@ -86,7 +86,8 @@ class _LocalFiles:
             return [_found(each) for each in below], True
         if path.exists():
             return [_found(path)], False
-        matches = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 - may be absolute
+        names = glob.glob(str(path), recursive=True)  # noqa: PTH207 - the pattern may be absolute
+        matches = [Path(name) for name in sorted(names)]
         return [_found(each) for each in matches if each.is_file()], True
 
     def look(self, path: str) -> FoundFile | None:

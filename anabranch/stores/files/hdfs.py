@@ -235,7 +235,8 @@ class Hdfs:
     def _rename(self, source: str, target: str, *, replace: bool) -> None:
         with self._asking(target):
             # The client's own rename would move into a folder that has appeared meanwhile.
-            self._client._rename(source, destination=target, renameoptions="OVERWRITE" if replace else "NONE")  # noqa: SLF001
+            options = "OVERWRITE" if replace else "NONE"
+            self._client._rename(source, destination=target, renameoptions=options)  # noqa: SLF001
 
     def _await(self, path: str) -> None:
         """Wait until HDFS has created the file of a transfer that was cut off.

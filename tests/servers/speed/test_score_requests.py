@@ -96,7 +96,8 @@ class Desk:
             json.dumps(request).encode() if isinstance(request, dict) else request for request in requests
         ]
         self.context.bus.ensure_topics([requests_topic(self.project.name)])
-        self.context.bus.publish(requests_topic(self.project.name), [(b"k", value) for value in values])  # type: ignore[misc]
+        messages: Any = [(b"k", value) for value in values]  # a message may also have no value
+        self.context.bus.publish(requests_topic(self.project.name), messages)
 
     def messages(self, topic: str) -> list[dict[str, Any]]:
         """All that a topic holds."""

@@ -5,6 +5,7 @@ import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.sql import DataFrame, SparkSession
@@ -53,7 +54,8 @@ def lake(loaded: Path, tmp_path: Path) -> Lake:
 def manifest(**more: object) -> Manifest:
     """A batch version of the lake at version 3, which has three loads: version 0 is the empty table."""
     plain: dict[str, object] = {"fingerprints": {}, "tables": {}, "rows": {}, "lake_versions": {"sales": 3}}
-    return Manifest(project="shops", batch_version=1, cut=0, slack=0, built_at=0, **{**plain, **more})  # type: ignore[arg-type]
+    given: Any = {**plain, **more}
+    return Manifest(project="shops", batch_version=1, cut=0, slack=0, built_at=0, **given)
 
 
 def model(version: str, lake_version: int, *aliases: str) -> ModelVersion:
