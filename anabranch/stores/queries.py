@@ -22,9 +22,8 @@ from anabranch.errors import UnavailableError
 log = logging.getLogger(__name__)
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.5, 10.0  # seconds before a restart, doubled with each failure
 _MOST_FAILURES = 3  # in a row without a finished micro-batch, outages not counted
-_LAST_BATCH = (
-    10.0  # seconds; Spark answers the interruption of a micro-batch with a thousand lines of stack trace
-)
+_LAST_BATCH = 10.0
+"""Seconds; Spark answers the interruption of a micro-batch with a thousand lines of stack trace."""
 _LOOK_SECONDS = 1.0
 _OUTAGE = re.compile(
     r"UnavailableError|NoHostAvailable|OperationTimedOut|(Read|Write|Coordination)(Timeout|Failure)"

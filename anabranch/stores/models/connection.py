@@ -19,12 +19,10 @@ from anabranch.settings import ModelsSettings
 from anabranch.stores.breaker import Breaker
 
 _T = TypeVar("_T")
-_PAUSE = (
-    10.0  # seconds; asking a store that is away takes some, and a stream would ask with every micro-batch
-)
-_SETTLED = (
-    1_000_000_000  # nanoseconds; a further change of a file written less long ago may not show in its times
-)
+_PAUSE = 10.0
+"""Seconds; asking a store that is away takes some, and a stream would ask with every micro-batch."""
+_SETTLED = 1_000_000_000
+"""Nanoseconds; a further change of a file written less long ago may not show in its times."""
 # MLflow is configured by its environment alone. A registry that is away must be noticed in seconds, not
 # minutes.
 _MLFLOW_ENVIRONMENT = {
