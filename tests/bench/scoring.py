@@ -47,6 +47,7 @@ from batch.trainers.rows import TrainingRows
 from jobs.show import Steps
 from jobs.wiring.settings import load_settings
 from jobs.wiring.spark_session import spark_session
+from tests.bench.native import save_native
 from tests.bench.report import Row, save
 from tests.support.stores import stores
 
@@ -196,20 +197,20 @@ def with_library(pool: Any, path: Path, out: Path) -> None:
 # --------------------------------------------------------------------------------------------------------
 
 
-def with_mlflow(spark: SparkSession, models: Models, path: Path, out: Path) -> None:
-    """As MLflow's documentation of `spark_udf` shows it: a struct of the columns."""
+def with_mlflow(spark: SparkSession, uri: str, several: bool, path: Path, out: Path) -> None:
+    """As MLflow documents `spark_udf`: a struct of columns. `several`: the model gives a value a class."""
     import mlflow.pyfunc
 
     predict = mlflow.pyfunc.spark_udf(
         spark,
-        models.uri(PROJECT.name, str(models.champion(PROJECT.name))),
-        result_type="double",
+        uri,
+        result_type="array<double>" if several else "double",
         env_manager="local",
     )
-    rows = spark.read.parquet(str(path))
-    rows.withColumn("score", predict(F.struct(*map(F.col, FEATURES)))).select("row_id", "score").write.mode(
-        "overwrite"
-    ).parquet(str(out))
+    given = predict(F.struct(*map(F.col, FEATURES)))
+    score = F.element_at(given, -1) if several else given
+    rows = spark.read.parquet(str(path)).select("row_id", score.alias("score"))
+    rows.write.mode("overwrite").parquet(str(out))
 
 
 def same(one: Path, other: Path) -> bool:
@@ -269,6 +270,7 @@ def _compare(
     opened = stores(spark=spark, lake=Lake(LakeSettings(root=str(out / "lake"))), models=models)
     sizes = ScoringSettings(part_rows=250_000)
     out.mkdir()
+    uri, several = save_native(native, out / "mlflow", FEATURES), (native / "model.skops").exists()
 
     def ours(path: Path, name: str) -> None:
         order = ScoringOrder(source=str(path), out=str(out / name), keep=("row_id",), sizes=sizes)
@@ -278,7 +280,7 @@ def _compare(
         ways: dict[str, Callable[[Path, int | str], object]] = {
             "ours": lambda path, turn: ours(path, f"ours-{turn}"),
             "library": lambda path, turn: with_library(pool, path, out / f"library-{turn}"),
-            "mlflow": lambda path, turn: with_mlflow(spark, models, path, out / f"mlflow-{turn}"),
+            "mlflow": lambda path, turn: with_mlflow(spark, uri, several, path, out / f"mlflow-{turn}"),
         }
         for way in ways.values():
             way(paths[1], "warm")
@@ -290,7 +292,10 @@ def _compare(
                 f"{kind}: " + ", ".join(f"{name} {found[-1]:.1f} s" for name, found in seconds.items())
             )
     took = {name: statistics.median(found) for name, found in seconds.items()}
-    goals = {"library": "the library alone, a process a core", "mlflow": "mlflow spark_udf on a struct"}
+    goals = {
+        "library": "the library alone, a process a core",
+        "mlflow": "mlflow spark_udf of its own flavour, on a struct",
+    }
     return [
         Row(work=f"score {size.rows:,} rows x {len(FEATURES)}: {kind}", peer=peer, ours=took["ours"],
         theirs=took[name], unit="s",

@@ -33,6 +33,7 @@ from jobs.show import Steps
 from jobs.wiring.serve import serve
 from jobs.wiring.settings import Settings
 from tests.bench.load import Outcome, Plan
+from tests.bench.native import probability, save_native
 from tests.bench.page_times import page_rows
 from tests.bench.report import Row, alone, save
 from tests.bench.serving_data import River, river
@@ -76,27 +77,11 @@ def serving(settings: Settings, **changes: Any) -> Iterator[int]:
 
 
 @contextmanager
-def mlflow_serving(settings: Settings, project: str) -> Iterator[int]:
-    """``mlflow models serve`` of the project's model; gives its port."""
+def mlflow_serving(settings: Settings, uri: str) -> Iterator[int]:
+    """``mlflow models serve`` of a model, with one worker; gives its port."""
     (port,) = free_ports(1)
-    uri = Models(settings.models).uri(project, "1")
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "models",
-        "serve",
-        "-m",
-        uri,
-        "-p",
-        str(port),
-        "-h",
-        "127.0.0.1",
-        "--env-manager",
-        "local",
-        "-w",
-        "1",
-    ]
+    served = ["-m", uri, "-p", str(port), "-h", "127.0.0.1", "--env-manager", "local", "-w", "1"]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", *served]
     environment = {
         **os.environ,
         "MLFLOW_TRACKING_URI": settings.models.tracking_uri,
@@ -244,7 +229,14 @@ def mlflow_row(found: River, size: Size, steps: Steps) -> Row:
             "data": [[float(value) for value in features.values()]],
         }
     }
-    with serving(found.settings) as port, mlflow_serving(found.settings, project.name) as theirs:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Models(found.settings.models).model_folder(project.name, "1") as version,
+        serving(found.settings) as port,
+        mlflow_serving(
+            found.settings, save_native(version, Path(folder) / "native", project.model_features)
+        ) as theirs,
+    ):
         rates = [
             (
                 load(port, given, size.seconds).rate,
@@ -252,28 +244,24 @@ def mlflow_row(found: River, size: Size, steps: Steps) -> Row:
             )
             for _ in range(size.rounds)
         ]
-        equal = math.isclose(
-            _score(port, given[0]), _score(theirs, ("/invocations", json.dumps(frame))), rel_tol=1e-5
-        )
+        ours_said = float(_answer(port, given[0])["score"])
+        theirs_said = probability(_answer(theirs, ("/invocations", json.dumps(frame))), version)
+        equal = math.isclose(ours_said, theirs_said, rel_tol=1e-5)
     ours, their = (statistics.median(rate[side] for rate in rates) for side in (0, 1))
     steps.step(f"features given: {ours:,.0f}/s, mlflow models serve {their:,.0f}/s")
-    return Row(work="scores of given features, one worker", peer="mlflow models serve", ours=ours,
-    theirs=their, unit="a second", ratio=ours / their,
-               goal=">= 1", equal=equal)  # fmt: skip
+    work, peer = "scores of given features, one worker", "mlflow models serve, its own flavour"
+    ratio = ours / their
+    return Row(
+        work=work, peer=peer, ours=ours, theirs=their, unit="a second", ratio=ratio, goal=">= 1", equal=equal
+    )
 
 
-def _score(port: int, call: tuple[str, str]) -> float:
+def _answer(port: int, call: tuple[str, str]) -> Any:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     connection.request("POST", call[0], call[1], {"content-type": "application/json"})
     found = json.loads(connection.getresponse().read())
     connection.close()
-    return float(
-        found["score"]
-        if "score" in found
-        else found["predictions"][0]["score"]
-        if isinstance(found["predictions"][0], dict)
-        else found["predictions"][0]
-    )
+    return found
 
 
 def sustained_rows(found: River, size: Size, steps: Steps) -> list[Row]:
