@@ -86,7 +86,7 @@ def test_training_promotion_and_rollback_are_announced_in_order_and_an_absent_br
     assert models.champion(shop.name) == "2"
     models.promote(shop.name, "1")
     found = announce(models, nobody, shop)
-    assert (found.sent, "the next promotion tells them" in found.why) == (0, True)
+    assert (found.sent, "the next promotion informs them" in found.why) == (0, True)
     assert time.monotonic() - started < 30
     assert [one["model_version"] for one in news(bus, shop)] == ["1"]
     assert models.rollback(shop.name) == "2"

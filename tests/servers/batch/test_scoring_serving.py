@@ -52,7 +52,9 @@ def test_scores_go_into_the_serving_table_and_come_from_it(
     def run(source: str, out: str) -> int:
         return score_data_set(opened, project, ScoringOrder(source=source, out=out), Silent()).rows
 
-    with pytest.raises(MisuseError, match=f"no serving table {name}_current: run 'anabranch build {name}'"):
+    with pytest.raises(
+        MisuseError, match=f"the serving table {name}_current does not exist: run 'anabranch build {name}'"
+    ):
         run("serving", str(tmp_path / "out"))
     views.ensure_current(project)
     versions = {
