@@ -106,7 +106,9 @@ def test_a_query_that_fails_for_good_is_given_up_and_the_others_stay_exact(rig: 
     assert found[rig.name, "seconds"] > 0
     assert rig.stop() == 1
     assert re.search(
-        rf"^error: given up: {broken}\.readings \(.*DIVIDE_BY_ZERO.*\): correct the cause", rig.said(), re.MULTILINE
+        rf"^error: given up: {broken}\.readings \(.*DIVIDE_BY_ZERO.*\): correct the cause",
+        rig.said(),
+        re.MULTILINE,
     ), rig.said()
 
 

@@ -126,7 +126,7 @@ def some_events(count: int) -> list[Event]:
     shift = floor_to(now_micros(), 5 * MINUTE) - START - 9 * DAY
 
     @examples(
-        max_examples=40,
+        max_examples=18,
         deadline=None,
         database=None,
         derandomize=True,
