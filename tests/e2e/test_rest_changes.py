@@ -21,7 +21,7 @@ from batch.building.versions import rollback
 from jobs.servers import embedded
 from jobs.wiring.settings import Settings
 from tests.e2e.test_rest import Rest, build, running, train, until
-from tests.support.opened import stores_with
+from tests.support.stores import stores_with
 
 SEEN_WITHIN = 5.0  # seconds; two looks take 2, and this machine may be busy
 BUFFER = 20

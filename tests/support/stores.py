@@ -1,4 +1,4 @@
-"""Stores made of parts that a test has opened already."""
+"""Stores of which a test gives some parts opened, or has none of a Spark session."""
 
 from pyspark.sql import SparkSession
 
@@ -26,11 +26,6 @@ def stores(
     bus: Bus | None = None,
 ) -> Stores:
     """Stores with the settings of the parts given; the others have defaults and must not be used."""
-
-    def session() -> SparkSession:
-        assert spark is not None, "this test has given no Spark session"
-        return spark
-
     settings = StoreSettings(
         lake=LakeSettings(root="nowhere") if lake is None else lake.settings,
         bus=BusSettings() if bus is None else bus.settings,
@@ -40,4 +35,15 @@ def stores(
         times=TimeSettings(),
         quality=QualitySettings(),
     )
-    return Stores(settings, session)
+    return stores_with(settings, **({} if spark is None else {"spark": spark}))
+
+
+def stores_with(settings: StoreSettings | None, **opened: object) -> Stores:
+    """Stores of which those named are already open; without `spark`, asking for the session fails."""
+    stores = Stores(settings, _no_session)  # type: ignore[arg-type]  # None where nothing else is opened
+    vars(stores).update(opened)
+    return stores
+
+
+def _no_session() -> SparkSession:
+    raise AssertionError("this test has no Spark session: pass spark=...")

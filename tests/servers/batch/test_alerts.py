@@ -12,7 +12,7 @@ from anabranch.stores.kafka.bus import Bus
 from anabranch.values.times import SECOND, now_micros
 from batch.watching.alerts import REQUESTS, ThresholdCheck, alerts_topic, raise_alerts
 from jobs.wiring.settings import Settings
-from tests.support.opened import stores_with
+from tests.support.stores import stores_with
 
 DRIFT = ThresholdCheck(what="psi", which="age", version="3", value=0.5, threshold=0.2, crossed=True)
 

@@ -31,7 +31,7 @@ from jobs.wiring.context import Context
 from jobs.wiring.settings import Settings
 from speed.online import Learning, label_topic
 from speed.streams import Streams
-from tests.support.opened import stores_with
+from tests.support.stores import stores_with
 
 PATIENCE = 120.0
 

@@ -21,7 +21,7 @@ from batch.scoring.data_sets import score_data_set
 from batch.scoring.parts import ScoringOrder
 from jobs.wiring.settings import Settings
 from tests.spark.batch.test_mass_scoring import DECLARATION, learn
-from tests.support.opened import stores_with
+from tests.support.stores import stores_with
 
 pytestmark = pytest.mark.usefixtures("servers")
 EMPTY: dict[str, Any] = {

@@ -21,8 +21,8 @@ from anabranch.values.times import DAY, HOUR, MINUTE
 from batch.building.versions import rollback
 from jobs.wiring.settings import Settings
 from tests.support.law import SLACK, START, batch_part, states
-from tests.support.opened import stores_with
 from tests.support.oracle import Event
+from tests.support.stores import stores_with
 
 CUT = START
 SCHEMA = "id STRING, plane STRING, airport STRING, time TIMESTAMP, x DOUBLE, n BIGINT"

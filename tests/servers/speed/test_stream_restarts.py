@@ -27,7 +27,7 @@ from serving.api.promises import ChannelFreshness as Judged
 from serving.api.promises import judged
 from speed.query import SpeedLayer, checkpoint, scores_topic, starting_offsets
 from speed.streams import Streams, start
-from tests.support.opened import stores_with
+from tests.support.stores import stores_with
 
 Rows = set[tuple[Any, ...]]
 

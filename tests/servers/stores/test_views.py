@@ -25,8 +25,8 @@ from anabranch.values.times import HOUR, from_micros, to_micros
 from batch.building.versions import rollback
 from jobs.wiring.settings import Settings
 from tests.support.law import SLACK, START, batch_part
-from tests.support.opened import stores_with
 from tests.support.oracle import Event
+from tests.support.stores import stores_with
 
 CUT = START
 SCHEMA = (

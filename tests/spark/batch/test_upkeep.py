@@ -22,7 +22,7 @@ from batch.settings import UpkeepSettings
 from batch.upkeep.tables import TendedTable, Upkeep, named_versions, retention_for
 from jobs.servers.processes import wait_until
 from tests.spark.stores.test_lake import OLD, SALES, append, judged, sale
-from tests.support.opened import stores_with
+from tests.support.stores import stores_with
 
 SETTINGS = UpkeepSettings(small_files=4, quarantine_seconds=315_360_000)
 BRIEF = replace(SETTINGS, history_seconds=1, leftovers_seconds=1)
