@@ -6,7 +6,7 @@ not count, nor do events that the filter `where` excludes. Each class states its
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import numpy as np
@@ -24,7 +24,7 @@ ORDERED = "numbers, BOOLEAN, DATE and TIMESTAMP"
 ANYTHING = "every type"
 CONDITION = "BOOLEAN"
 TOLERANCE = 1e-9  # of floats, relative
-EXACT, ROUNDED = "exact", "to rounding"
+EXACT, ROUNDED, OF_SIZES = "exact", "to rounding", "to 1e-9 of the sizes"
 
 
 @dataclass(frozen=True)
@@ -129,10 +129,14 @@ class Aggregate(ABC):
         return {}
 
     def agrees(self, exact: object, served: object, witnessed: Mapping[str, object]) -> bool:
-        """Whether a served value is as close to the exact one as stated: floats to 1e-9, others equal."""
+        """Whether a served value is as close to the exact one as stated: floats within `rounding`."""
         if isinstance(exact, float) and isinstance(served, float):
-            return abs(exact - served) <= TOLERANCE * max(1.0, abs(exact))
+            return exact == served or abs(exact - served) <= self.rounding(exact, witnessed)
         return exact == served
+
+    def rounding(self, exact: float, witnessed: Mapping[str, object]) -> float:
+        """How far the value may be from `exact` when events are folded in another order."""
+        return TOLERANCE * max(1.0, abs(exact))
 
     @property
     def text(self) -> str:
@@ -146,6 +150,27 @@ class Aggregate(ABC):
         else:
             found = f"({self.text}) IS NOT NULL" + (f" AND ({self.where})" if self.where else "")
         return Element(sql=f"(CASE WHEN {found} THEN {value} END)", kind=element_kind)
+
+
+@dataclass(frozen=True, init=False)
+class Additive(Aggregate, ABC):
+    """A sum of floats in some form: right to 1e-9 of the same sum of sizes, as values may cancel."""
+
+    def witnesses(self) -> "Mapping[str, Aggregate]":
+        return {"size": replace(self, argument=size(self.text))}
+
+    def rounding(self, exact: float, witnessed: Mapping[str, object]) -> float:
+        return TOLERANCE * max(1.0, abs(exact), number(witnessed["size"]))
+
+
+def size(argument: str) -> str:
+    """SQL of a number's absolute value, as DOUBLE: the smallest BIGINT has one."""
+    return f"abs(CAST(({argument}) AS DOUBLE))"
+
+
+def number(value: object) -> float:
+    """The value of a witness, 0 for NULL."""
+    return float(value) if isinstance(value, (int, float)) else 0.0
 
 
 def decoded(found: Folded, decode: Formula, sign: int = 1, first: int = 0) -> Values:

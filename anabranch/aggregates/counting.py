@@ -7,7 +7,18 @@ from typing import ClassVar
 
 import numpy as np
 
-from anabranch.aggregates.base import ANYTHING, CONDITION, ROUNDED, Aggregate, Bound, Folded, decoded, ratio
+from anabranch.aggregates.base import (
+    ANYTHING,
+    CONDITION,
+    OF_SIZES,
+    ROUNDED,
+    Additive,
+    Aggregate,
+    Bound,
+    Folded,
+    decoded,
+    ratio,
+)
 from anabranch.errors import DeclarationError
 from anabranch.states.blocks import Block, Element, Values
 from anabranch.states.formulas import Formula, coded, double, wholes
@@ -38,15 +49,13 @@ def _tallied(found: Folded) -> Values:
 
 
 @dataclass(frozen=True, init=False)
-class Sum(Aggregate):
+class Sum(Additive):
     """Sum: exact for whole numbers and DECIMAL, for floats to 1e-9 of the sum of sizes. No events: null."""
 
     def over(self, kind: DataType) -> Bound:
         if kind.floating:
             number = double(self.text, self.where)
-            return Bound(
-                DOUBLE, Formula(_summed), (Total(number), Tally(number)), exactness="to 1e-9 of the sizes"
-            )
+            return Bound(DOUBLE, Formula(_summed), (Total(number), Tally(number)), exactness=OF_SIZES)
         if not isinstance(kind, ExactType):
             raise TypeError(f"type {kind} is numeric: expected a FloatingType or an ExactType")
         parts, result = wholes(self.text, kind, self.where), kind.sum_type
@@ -65,12 +74,12 @@ def _summed_exactly(found: Folded, result: ExactType) -> Values:
 
 
 @dataclass(frozen=True, init=False)
-class Mean(Aggregate):
+class Mean(Additive):
     """Arithmetic mean, from (sum, n). No events: null."""
 
     def over(self, kind: DataType) -> Bound:
         number = double(self.text, self.where)
-        return Bound(DOUBLE, Formula(_mean), (Total(number), Tally(number)), exactness="to 1e-9 of the sizes")
+        return Bound(DOUBLE, Formula(_mean), (Total(number), Tally(number)), exactness=OF_SIZES)
 
 
 def _mean(found: Folded) -> Values:
@@ -78,7 +87,7 @@ def _mean(found: Folded) -> Values:
 
 
 @dataclass(frozen=True, init=False)
-class Rate(Aggregate):
+class Rate(Additive):
     """Events, or the sum of the argument, per unit of time over the window's actual length. No events: 0.
 
     `per` is the unit, one hour by default.
@@ -96,7 +105,7 @@ class Rate(Aggregate):
         block: Block = (
             Tally(self.present(kind)) if self.argument == "1" else Total(double(self.text, self.where))
         )
-        exactness = ROUNDED if self.argument == "1" else "to 1e-9 of the sizes"
+        exactness = ROUNDED if self.argument == "1" else OF_SIZES
         return Bound(DOUBLE, Formula(_per_unit, (parse_duration(self.per),)), (block,), exactness=exactness)
 
 

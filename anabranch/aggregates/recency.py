@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from anabranch.aggregates.base import ANYTHING, Aggregate, Bound, Folded, ratio
+from anabranch.aggregates.base import ANYTHING, OF_SIZES, Additive, Aggregate, Bound, Folded, ratio
 from anabranch.states.blocks import TIME, Values
 from anabranch.states.formulas import Formula, double
 from anabranch.states.leading import Least
@@ -34,7 +34,7 @@ def _since(found: Folded) -> Values:
 
 
 @dataclass(frozen=True, init=False)
-class DecayedSum(Aggregate):
+class DecayedSum(Additive):
     """Sum in which the weight of an event halves with each `half_life` until the answer. No events: null."""
 
     half_life: str = "1d"
@@ -52,9 +52,7 @@ class DecayedSum(Aggregate):
 
     def over(self, kind: DataType) -> Bound:
         block = Faded(double(self.text, self.where), parse_duration(self.half_life))
-        return Bound(
-            DOUBLE, Formula(self.faded, (block.half_life,)), (block,), exactness="to 1e-9 of the sizes"
-        )
+        return Bound(DOUBLE, Formula(self.faded, (block.half_life,)), (block,), exactness=OF_SIZES)
 
     @staticmethod
     def faded(found: Folded, half_life: int) -> Values:

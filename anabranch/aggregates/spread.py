@@ -1,20 +1,39 @@
 """Moments of one or two columns, merged by deltas."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anabranch.aggregates.base import ROUNDED, Aggregate, Bound, Folded, ratio
+from anabranch.aggregates.base import ROUNDED, Aggregate, Bound, Folded, number, ratio, size
+from anabranch.aggregates.counting import Mean
 from anabranch.states.blocks import TIME, Element, Rows, Values
 from anabranch.states.formulas import Formula, double
 from anabranch.states.moments import CoMoments, Moments
-from anabranch.values.times import parse_duration
+from anabranch.values.times import DAY, parse_duration
 from anabranch.values.types import DOUBLE, Column, DataType
 
 _ROUNDING = 1e-14  # a spread below this share of the mean is rounding, not spread
+_STEP = 2.0**-46  # of a mean's size: how far merged means, and so deviations from them, may differ
+
+
+def _scales(x: str, where: str | None) -> dict[str, Aggregate]:
+    """Witnesses of how far values lie from zero and from each other."""
+    return {"size": Mean(size(x), where=where), "deviation": StdDev(x, where=where)}
+
+
+def _step(witnessed: Mapping[str, object], prefix: str = "") -> tuple[float, float]:
+    """The deviation of a column, and the rounding of one value's deviation from its mean."""
+    deviation = number(witnessed[f"{prefix}deviation"])
+    return deviation, _STEP * (number(witnessed[f"{prefix}size"]) + deviation)
+
+
+def _is_rounding(witnessed: Mapping[str, object], prefix: str = "") -> bool:
+    """Whether several values lie so close together that what is computed of their shape is rounding."""
+    deviation, step = _step(witnessed, prefix)
+    return witnessed[f"{prefix}deviation"] is not None and deviation <= 8 * step
 
 
 def _of_rows(found: Folded, measure: Callable[[Rows], Values]) -> Values:
@@ -31,6 +50,13 @@ class Variance(Aggregate):
         block = Moments(double(self.text, self.where), self.order)
         return Bound(DOUBLE, Formula(_of_rows, (self.measure,)), (block,), exactness=ROUNDED)
 
+    def witnesses(self) -> Mapping[str, Aggregate]:
+        return _scales(self.text, self.where)
+
+    def rounding(self, exact: float, witnessed: Mapping[str, object]) -> float:
+        deviation, step = _step(witnessed)
+        return super().rounding(exact, witnessed) + step * (2 * deviation + step)
+
     @staticmethod
     def measure(rows: Rows) -> Values:
         """The value of moment states (q, 1 + order)."""
@@ -40,6 +66,9 @@ class Variance(Aggregate):
 @dataclass(frozen=True, init=False)
 class StdDev(Variance):
     """Sample standard deviation, the root of Variance. Fewer than two events: null."""
+
+    def rounding(self, exact: float, witnessed: Mapping[str, object]) -> float:
+        return Aggregate.rounding(self, exact, witnessed) + _step(witnessed)[1]
 
     @staticmethod
     def measure(rows: Rows) -> Values:
@@ -53,6 +82,15 @@ class Skewness(Variance):
 
     order = 3
 
+    def rounding(self, exact: float, witnessed: Mapping[str, object]) -> float:
+        deviation, step = _step(witnessed)
+        return (
+            Aggregate.rounding(self, exact, witnessed) + 8 * self.order * (1 + abs(exact)) * step / deviation
+        )
+
+    def agrees(self, exact: object, served: object, witnessed: Mapping[str, object]) -> bool:
+        return _is_rounding(witnessed) or super().agrees(exact, served, witnessed)
+
     @staticmethod
     def measure(rows: Rows) -> Values:
         spread = _spread(rows[:, 0], rows[:, 1], rows[:, 2])
@@ -60,7 +98,7 @@ class Skewness(Variance):
 
 
 @dataclass(frozen=True, init=False)
-class Kurtosis(Variance):
+class Kurtosis(Skewness):
     """Excess kurtosis of the population, as Spark's: n M4 / M2^2 - 3. No spread: null."""
 
     order = 4
@@ -104,6 +142,23 @@ class Covariance(Aggregate):
     def texts(self) -> tuple[str, ...]:
         return (*super().texts, self.other)
 
+    def witnesses(self) -> Mapping[str, Aggregate]:
+        x, y = self.text, self.other
+        pairs = {
+            "x": f"CASE WHEN ({y}) IS NOT NULL THEN {x} END",
+            "y": f"CASE WHEN ({x}) IS NOT NULL THEN {y} END",
+        }
+        return {
+            f"{prefix}_{role}": witness
+            for prefix, text in pairs.items()
+            for role, witness in _scales(text, self.where).items()
+        }
+
+    def rounding(self, exact: float, witnessed: Mapping[str, object]) -> float:
+        (x, x_step), (y, y_step) = _step(witnessed, "x_"), _step(witnessed, "y_")
+        # Products that cancel leave the rounding of products.
+        return super().rounding(exact, witnessed) + x * y_step + y * x_step + x_step * y_step
+
     @staticmethod
     def relation(rows: Rows) -> Values:
         """The value of states [n, mean x, mean y, Mxx, Myy, Mxy]."""
@@ -113,6 +168,14 @@ class Covariance(Aggregate):
 @dataclass(frozen=True, init=False)
 class Correlation(Covariance):
     """Pearson's correlation of two columns, over events that have both. No spread in either: null."""
+
+    def agrees(self, exact: object, served: object, witnessed: Mapping[str, object]) -> bool:
+        without = any(_is_rounding(witnessed, prefix) for prefix in ("x_", "y_"))
+        return without or super().agrees(exact, served, witnessed)
+
+    def rounding(self, exact: float, witnessed: Mapping[str, object]) -> float:
+        (x, x_step), (y, y_step) = _step(witnessed, "x_"), _step(witnessed, "y_")
+        return Aggregate.rounding(self, exact, witnessed) + 4 * (x_step / x + y_step / y)
 
     @staticmethod
     def relation(rows: Rows) -> Values:
@@ -147,6 +210,14 @@ class Slope(Aggregate):
             (CoMoments(moment, y),),
             exactness="to 1e-6 of itself",
         )
+
+    def witnesses(self) -> Mapping[str, Aggregate]:
+        return {"size": Mean(size(self.text), where=self.where)}
+
+    def rounding(self, exact: float, witnessed: Mapping[str, object]) -> float:
+        # Values that cancel, over events a millisecond apart, leave this much of their size.
+        steepest = number(witnessed["size"]) * parse_duration(self.per) / DAY
+        return 1e-6 * max(1.0, abs(exact), steepest)
 
 
 def _trend(found: Folded, unit: int) -> Values:
