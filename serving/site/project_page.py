@@ -12,7 +12,7 @@ from anabranch.values.times import parse_time, to_micros
 from serving.api import catalogue
 from serving.api.facts import MOST_ROWS, Missing, ProjectFacts
 from serving.site.key_page import key_address
-from serving.site.summaries import ALERTS, drift_kind, summary
+from serving.site.summaries import ALERTS, DRIFT, drift_kind, summary
 
 _SHOWN_KEYS, _SHOWN_MEASURES = 12, 100
 _TOPICS = (
@@ -114,10 +114,13 @@ def _interval(metrics: Any, name: str) -> str | None:
 
 
 def _measures(facts: ProjectFacts) -> dict[str, Any]:
-    """The latest measures, each with its values of the last days."""
+    """The latest measures, each with its values of the last days: of the whole first, then the most drift."""
     if isinstance(facts.measures, Missing):
         return {"missing": facts.measures.why}
-    shown = [one for one in facts.measures if one.subject not in (ALERTS, STREAM)]
+    shown = sorted(
+        (one for one in facts.measures if one.subject not in (ALERTS, STREAM)),
+        key=lambda one: (bool(one.slice), -one.value if one.name == DRIFT else 0.0),
+    )
     lines: dict[tuple[str, str, str], list[tuple[float, float]]] = defaultdict(list)
     for one in () if isinstance(facts.histories, Missing) else facts.histories:
         lines[_line(one)].append((one.at.timestamp(), one.value))

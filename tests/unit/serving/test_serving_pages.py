@@ -151,6 +151,15 @@ def test_the_page_of_a_project_shows_all_that_its_users_need(heart: Bench) -> No
     assert all(given.get("aria-label") for name, given in page.found if name == "svg")
 
 
+def test_measures_of_the_whole_and_the_most_drift_come_first_of_many(heart: Bench) -> None:
+    parts = [measure("psi", value / 1000, f"f{value}") for value in range(200)]
+    heart.stores.kept.latest = lambda _: [*parts, measure("mean", 0.4)]
+    text = " ".join(read(heart, PAGE).text.split())
+    assert text.index("features: mean") < text.index("f199") < text.index("f101")
+    assert "f99 " not in text
+    assert "101 more are in /metrics" in text
+
+
 def test_nothing_stored_or_asked_becomes_part_of_a_page(heart: Bench) -> None:
     heart.store.stored[(EVIL,)] = {"age": 60}
     heart.store.rows[EVIL] = {"score": 0.5, "layer": EVIL, "model_version": EVIL}
