@@ -76,9 +76,15 @@ def check_complete(context: Context, project: Project, cut: int) -> None:
     for source in project.sources.values():
         if source.topic is None:
             continue
-        landed = landed_offsets(context.lake, project, source)
+        landed, readable = landed_offsets(context.lake, project, source), context.bus.ends(source.topic)
         for partition, wanted in context.bus.offsets_at(source.topic, cut).items():
             offset = landed.get(partition, 0)
+            if readable[partition] <= offset < wanted:
+                raise AnabranchError(
+                    f"a transaction is open on {source.topic}/{partition} at offset {offset}, and messages "
+                    f"from before the cut {format_time(cut)} wait for its end: build again after it, give an "
+                    "earlier --cut, or abort it with kafka-transactions.sh abort"
+                )
             if offset < wanted:
                 raise AnabranchError(
                     f"the lake has {source.topic}/{partition} up to offset {offset}, but the cut "

@@ -14,6 +14,7 @@ from anabranch.errors import AnabranchError, UnavailableError
 from anabranch.settings import BusSettings
 
 ARRIVAL = {"message.timestamp.type": "LogAppendTime"}
+_COMMITTED = "read_committed"  # what a transaction took back never happened
 _PATIENCE_MS = 10_000
 _FLUSH_EVERY = 20_000  # messages: the client's buffer has no bound of its own
 _LARGEST_REQUEST = 8 * 1024 * 1024
@@ -111,9 +112,9 @@ class Bus:
         return count
 
     def consumer(self, **options: object) -> Any:
-        """A new consumer, which the caller closes; `options` are those of the client."""
+        """A new consumer of committed messages, which the caller closes; `options` are the client's."""
         with self.answering():
-            return self._client(KafkaConsumer, **options)
+            return self._client(KafkaConsumer, isolation_level=_COMMITTED, **options)
 
     def is_reachable(self, seconds: float = 1.0) -> bool:
         """Whether a broker accepts connections; does not wait for one that is down, as a request would."""
@@ -127,20 +128,27 @@ class Bus:
         return False
 
     def offsets_at(self, topic: str, micros: int) -> dict[int, int]:
-        """By partition the first offset that arrived at or after `micros`; the end where nothing did."""
+        """By partition the first offset that arrived at or after `micros`; the end where nothing did.
+
+        Messages of open transactions count: they have arrived, and a commit makes them visible later.
+        """
         # The broker counts whole milliseconds, so the time is rounded up to one.
         found = self._offsets(topic, -(-micros // 1000))
-        ends = self.ends(topic)
+        ends = self._offsets(topic, OffsetSpec.LATEST)
         return {partition: offset if offset >= 0 else ends[partition] for partition, offset in found.items()}
 
     def ends(self, topic: str) -> dict[int, int]:
-        """By partition the offset that the next message will get."""
-        return self._offsets(topic, OffsetSpec.LATEST)
+        """By partition the offset up to which messages can be read: that of the first open transaction, if any.
+
+        Commits and aborts take an offset each, so offsets do not count messages.
+        """
+        return self._offsets(topic, OffsetSpec.LATEST, _COMMITTED)
 
     def spark_options(self, topics: Sequence[str]) -> dict[str, str]:
         """Options of Spark's Kafka source for `topics`; without any, those of its sink."""
         options = {f"kafka.{key}": value for key, value in _java_security(self.settings.security).items()}
         options["kafka.bootstrap.servers"] = self.settings.bootstrap_servers
+        options["kafka.isolation.level"] = _COMMITTED  # a sink's client ignores it
         if topics:
             options |= {
                 "subscribe": ",".join(topics),
@@ -162,7 +170,7 @@ class Bus:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _offsets(self, topic: str, spec: object) -> dict[int, int]:
+    def _offsets(self, topic: str, spec: object, isolation: str = "read_uncommitted") -> dict[int, int]:
         with self._admin() as admin:
             described = admin.describe_topics([topic])[0]
             if described["error_code"]:
@@ -173,7 +181,7 @@ class Bus:
             asked = {TopicPartition(topic, each["partition_index"]): spec for each in described["partitions"]}
             return {
                 part.partition: found.offset
-                for part, found in sorted(admin.list_partition_offsets(asked).items())
+                for part, found in sorted(admin.list_partition_offsets(asked, isolation).items())
             }
 
     def _connected_producer(self) -> Any:

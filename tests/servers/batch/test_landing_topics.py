@@ -7,6 +7,7 @@ import time
 import uuid
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 from kafka import KafkaAdminClient
@@ -19,10 +20,14 @@ from anabranch.settings import LakeSettings
 from anabranch.stores.kafka.bus import Bus
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.lake.staging import commit_files
+from anabranch.values.times import SECOND, now_micros
 from batch.landing.loader import LoadSummary
 from batch.landing.publishing import publish_file
 from batch.landing.topics import land, landed_offsets
+from jobs.flows.building import check_complete
+from jobs.wiring.context import Context
 from tests.support.stores import stores
+from tests.support.transactions import transaction
 
 pytestmark = pytest.mark.usefixtures("servers")
 AT = "2024-05-01T10:00:00Z"
@@ -130,6 +135,30 @@ def test_a_crash_between_quarantine_and_lake_lands_every_message_once(
     result = run(spark, lake, bus, project)
     assert (result.rows, result.quarantined) == (2, 1)
     assert (ids(spark, lake, project), lake.quarantine(spark, project).count()) == (["1", "2"], 1)
+
+
+def test_only_committed_messages_land_and_a_cut_waits_for_an_open_transaction(
+    spark: SparkSession, lake: Lake, bus: Bus, project: Project
+) -> None:
+    topic, built = topic_of(project), cast(Context, stores(spark=spark, lake=lake, bus=bus))
+    bus.ensure_topics([topic])
+    with transaction(bus, topic, [sale(1), sale(2)], commit=True):
+        pass
+    with transaction(bus, topic, [sale(3), sale(4)], commit=False):
+        pass
+    assert run(spark, lake, bus, project).rows == 2
+    with transaction(bus, topic, [sale(5)], commit=True):
+        bus.publish(topic, [(None, sale(6))])
+        cut = now_micros() + SECOND
+        # Nothing can be read behind the open transaction: nobody waits for it, and no cut lies above it.
+        assert run(spark, lake, bus, project).rows == 0
+        assert landed_offsets(lake, project, source_of(project)) == bus.ends(topic) == {0: 6}
+        with pytest.raises(AnabranchError, match=f"a transaction is open on {topic}/0 at offset 6"):
+            check_complete(built, project, cut)
+    assert run(spark, lake, bus, project).rows == 2
+    check_complete(built, project, cut)
+    assert ids(spark, lake, project) == ["1", "2", "5", "6"]
+    assert landed_offsets(lake, project, source_of(project)) == bus.ends(topic) == {0: 9}
 
 
 def test_a_topic_made_anew_is_an_error_that_names_the_way_out(

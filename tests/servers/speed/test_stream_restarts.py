@@ -28,6 +28,7 @@ from serving.api.promises import judged
 from speed.query import SpeedLayer, checkpoint, scores_topic, starting_offsets
 from speed.streams import Streams, start
 from tests.support.stores import stores_with
+from tests.support.transactions import transaction
 
 Rows = set[tuple[Any, ...]]
 
@@ -177,6 +178,18 @@ def test_a_lost_checkpoint_is_replayed_from_a_slot_boundary_and_gives_the_same_t
     read = drain(context, project)
     assert 0 < read["readings"] < 100
     assert (stored(context, project, since), values(context, project)) == (kept, answered)
+
+
+def test_messages_of_aborted_transactions_do_not_count(context: Context) -> None:
+    project = declare()
+    context.bus.ensure_topics([project.name])
+    for numbers, commit in (((0, 3, 6), True), ((9, 1), False), ((2,), True)):
+        events = [{"id": f"e{i}", "thing": f"t{i % 3}", "at": format_time(now_micros()), "x": i} for i in numbers]
+        texts = [json.dumps(event).encode() for event in events]
+        with transaction(context.bus, project.name, texts, commit=commit):
+            pass
+    assert drain(context, project)["readings"] == 4
+    assert [found["total"] for found in values(context, project)] == [9, None, 2]
 
 
 def test_a_changed_declaration_starts_again_only_the_source_that_it_concerns(context: Context) -> None:
