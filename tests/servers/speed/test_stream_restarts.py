@@ -184,7 +184,9 @@ def test_messages_of_aborted_transactions_do_not_count(context: Context) -> None
     project = declare()
     context.bus.ensure_topics([project.name])
     for numbers, commit in (((0, 3, 6), True), ((9, 1), False), ((2,), True)):
-        events = [{"id": f"e{i}", "thing": f"t{i % 3}", "at": format_time(now_micros()), "x": i} for i in numbers]
+        events = [
+            {"id": f"e{i}", "thing": f"t{i % 3}", "at": format_time(now_micros()), "x": i} for i in numbers
+        ]
         texts = [json.dumps(event).encode() for event in events]
         with transaction(context.bus, project.name, texts, commit=commit):
             pass
