@@ -138,7 +138,7 @@ class Bus:
         return {partition: offset if offset >= 0 else ends[partition] for partition, offset in found.items()}
 
     def ends(self, topic: str) -> dict[int, int]:
-        """By partition the offset up to which messages can be read: that of the first open transaction, if any.
+        """By partition the offset up to which messages can be read: at most the first open transaction.
 
         Commits and aborts take an offset each, so offsets do not count messages.
         """

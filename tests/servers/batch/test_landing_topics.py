@@ -140,7 +140,7 @@ def test_a_crash_between_quarantine_and_lake_lands_every_message_once(
 def test_only_committed_messages_land_and_a_cut_waits_for_an_open_transaction(
     spark: SparkSession, lake: Lake, bus: Bus, project: Project
 ) -> None:
-    topic, built = topic_of(project), cast(Context, stores(spark=spark, lake=lake, bus=bus))
+    topic, built = topic_of(project), cast("Context", stores(spark=spark, lake=lake, bus=bus))
     bus.ensure_topics([topic])
     with transaction(bus, topic, [sale(1), sale(2)], commit=True):
         pass
