@@ -41,7 +41,8 @@ if "PYTEST_XDIST_WORKER" in os.environ and sys.modules["__main__"].__spec__ is N
 os.environ.setdefault("SEED", str(random.randrange(10**9)))
 
 # JVMs of tests live for minutes: the second compiler takes a fifth of the processor and pays back in hours.
-os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
+# Alone, the first has 48 MB for its code by default; when they are full, everything is interpreted.
+os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
