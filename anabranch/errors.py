@@ -25,6 +25,10 @@ class EventError(AnabranchError):
     """One event cannot be used: it has no key, no time, or a value of the wrong type."""
 
 
+class TooLargeError(EventError):
+    """One event is larger than its topic takes."""
+
+
 class UnavailableError(AnabranchError):
     """A server does not answer."""
 

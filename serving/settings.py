@@ -52,6 +52,8 @@ class ServingSettings:
     """The largest request body; 1,000 instances need about 40 bytes a feature."""
     prediction_buffer: Positive = 10_000
     """Predictions that wait to be published; more than these are dropped and counted, never waited for."""
+    prediction_buffer_bytes: Positive = 67_108_864
+    """Bytes of the predictions that wait to be published; more are dropped as well."""
     shadow_buffer: Positive = 1_000
     """Answers that wait to be compared with a version on trial; more than these are counted, not compared."""
     shared: Annotated[Path | None, NotConfigurable()] = None

@@ -5,7 +5,7 @@ from http import HTTPStatus
 
 import msgspec
 
-from anabranch.errors import AnabranchError, EventError, UnavailableError, UnknownProjectError
+from anabranch.errors import AnabranchError, EventError, TooLargeError, UnavailableError, UnknownProjectError
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -51,6 +51,8 @@ def of_error(error: AnabranchError) -> ProblemError:
             return error
         case UnknownProjectError():
             return ProblemError(404, "unknown-project", str(error))
+        case TooLargeError():
+            return ProblemError(413, "too-large", str(error))
         case EventError():
             return ProblemError(422, "wrong-value", str(error))
         case UnavailableError():

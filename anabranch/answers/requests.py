@@ -24,6 +24,8 @@ _BY_HTTP, _BY_MESSAGE = "key and features, or keys, or instances", "request_id, 
 LONGEST_REQUEST = 1_048_576
 """Bytes of one request by message."""
 _LONGEST_ID = 512
+MOST_TEXT = 65_536
+"""Characters of the texts among the features of one request: its record must fit a message of its topic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +213,7 @@ def _one(document: object, project: Project, place: str, known: str = _BY_HTTP) 
 
 
 def _checked(features: dict[str, object], project: Project, place: str) -> dict[str, object]:
-    columns = feature_columns(project)
+    columns, length = feature_columns(project), 0
     for name, value in features.items():
         column = columns.get(name)
         if column is None:
@@ -223,6 +225,14 @@ def _checked(features: dict[str, object], project: Project, place: str) -> dict[
         reason = None if value is None else column.type.fault(value, strict=True)
         if reason is not None:
             raise unprocessable(f"{place}.{name}", f"{name}: {reason}", "wrong-type")
+        length += len(value) if type(value) is str else 0
+        if length > MOST_TEXT:
+            raise ProblemError(
+                413,
+                "too-large",
+                f"the texts of the features have more than {MOST_TEXT} characters: shorten {name}",
+                field=f"{place}.{name}",
+            )
     return features
 
 

@@ -101,6 +101,8 @@ async def readiness(parts: ServerParts, caller: Caller | None) -> ReadinessBody:
         _check("store", parts.store.pool, lambda: context.stores.views.manifest(first), seconds),
         _check("bus", parts.bus.pool, lambda: context.stores.bus.ensure_topics([]), seconds),
     )
+    trouble = context.stores.bus.trouble if bus == "ok" else None
+    bus = bus if trouble is None else f"Kafka answers, but did not take the last messages ({trouble})"
     model = _model(live, caller)
     return ReadinessBody(
         status="ready" if store == bus == model == "ok" else "down",

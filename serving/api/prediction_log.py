@@ -1,6 +1,7 @@
 """Predictions on their way to `predictions.<project>`, in a bounded buffer that never delays an answer.
 
-While the broker is down, predictions wait in the buffer; when it is full, new ones are dropped and counted.
+While the broker is down, predictions wait in the buffer, which has a number and bytes; when it is full, new
+ones are dropped and counted, as are those that their topic does not take: one never holds up the others.
 A batch that failed half-way is sent again, so a prediction can be published twice, with one `prediction_id`.
 """
 
@@ -13,9 +14,10 @@ from collections import deque
 
 from anabranch.answers.predict import Prediction, record
 from anabranch.declare.projects import Project
-from anabranch.errors import AnabranchError
+from anabranch.errors import AnabranchError, TooLargeError, UnavailableError
 from anabranch.events.predictions import predictions_topic
 from anabranch.stores.kafka.bus import Bus
+from anabranch.stores.kafka.publisher import Message
 from serving.api.metrics import ServingMetrics
 
 log = logging.getLogger(__name__)
@@ -27,17 +29,19 @@ _PAUSE_SECONDS = (0.25, 0.5, 1.0, 2.0, 5.0)
 class Predictions:
     """The buffer and the thread that empties it."""
 
-    def __init__(self, bus: Bus, metrics: ServingMetrics, limit: int) -> None:
-        self._bus, self._metrics, self._limit = bus, metrics, limit
+    def __init__(self, bus: Bus, metrics: ServingMetrics, limit: int, most_bytes: int = 67_108_864) -> None:
+        self._bus, self._metrics, self._limit, self._most_bytes = bus, metrics, limit, most_bytes
         # Ids are unique by process and number: a random id for each prediction would cost a system call.
         self._origin, self._count = uuid.uuid4().hex, itertools.count(1)
-        self._waiting: deque[tuple[str, str, Prediction]] = deque()
+        self._waiting: deque[Message] = deque()
+        self._added, self._removed = 0, 0  # bytes, each changed by one thread
         self._known: set[str] = set()
+        self._refusing: set[str] = set()
         self._something = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         metrics.buffered.set_function(lambda: len(self._waiting))
-        for reason in ("buffer full", "no JSON", "stopped"):
+        for reason in ("buffer full", "no JSON", "refused", "stopped", "too large"):
             metrics.dropped.labels(reason)
 
     def add(self, project: Project, prediction: Prediction) -> None:
@@ -45,7 +49,18 @@ class Predictions:
         if len(self._waiting) >= self._limit:
             self._metrics.dropped.labels("buffer full").inc()
             return
-        self._waiting.append((project.name, f"{self._origin}-{next(self._count)}", prediction))
+        name = f"{self._origin}-{next(self._count)}"
+        try:
+            text = record(project.name, name, prediction)
+        except (TypeError, ValueError, NotImplementedError):
+            log.exception("prediction %s of project %s has no JSON and is dropped", name, project.name)
+            self._metrics.dropped.labels("no JSON").inc()
+            return
+        if self._added - self._removed + len(text) > self._most_bytes:
+            self._metrics.dropped.labels("buffer full").inc()
+            return
+        self._added += len(text)
+        self._waiting.append((predictions_topic(project.name), name.encode(), text))
         if not self._something.is_set():
             self._something.set()
 
@@ -97,21 +112,26 @@ class Predictions:
         """Publish the first predictions of the buffer, which keep their places until the broker has them."""
         waiting = self._waiting
         batch = [waiting[position] for position in range(min(len(waiting), _BATCH))]
-        by_topic: dict[str, list[tuple[bytes | None, bytes]]] = {}
-        for project, name, prediction in batch:
-            try:
-                text = record(project, name, prediction)
-            except (TypeError, ValueError, NotImplementedError):
-                log.exception("prediction %s of project %s has no JSON and is dropped", name, project)
-                continue
-            by_topic.setdefault(predictions_topic(project), []).append((name.encode(), text))
-        new = by_topic.keys() - self._known
+        new = {topic for topic, _, _ in batch} - self._known
         if new:
             self._bus.ensure_topics(sorted(new))
             self._known |= new
-        sent = self._bus.publish_together(by_topic)
-        for _ in batch:
+        refused = self._bus.offer(batch)
+        again = [place for place, error in refused.items() if isinstance(error, UnavailableError)]
+        for place, (topic, name, text) in enumerate(batch):
             waiting.popleft()
-        self._metrics.published.inc(sent)
-        if sent < len(batch):
-            self._metrics.dropped.labels("no JSON").inc(len(batch) - sent)
+            if place in again:
+                waiting.append((topic, name, text))
+                continue
+            self._removed += len(text)
+            if place in refused:
+                self._drop(topic, refused[place])
+        self._metrics.published.inc(len(batch) - len(refused))
+        if again:
+            raise refused[again[0]]
+
+    def _drop(self, topic: str, error: AnabranchError) -> None:
+        self._metrics.dropped.labels("too large" if isinstance(error, TooLargeError) else "refused").inc()
+        if topic not in self._refusing:
+            log.warning("a prediction is dropped, as will be others like it: %s", error)
+        self._refusing.add(topic)

@@ -71,7 +71,9 @@ class ServerParts:
 
         measured = MeasuredValues(latest)
         metrics = ServingMetrics(measured)
-        predictions = Predictions(context.stores.bus, metrics, settings.prediction_buffer)
+        predictions = Predictions(
+            context.stores.bus, metrics, settings.prediction_buffer, settings.prediction_buffer_bytes
+        )
         pause, failures = settings.breaker_seconds, settings.breaker_failures
         store = BlockingStore(
             Breaker("Cassandra", failures, pause),

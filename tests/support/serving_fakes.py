@@ -11,7 +11,7 @@ import numpy as np
 
 from anabranch.answers.features import Answer, Answers
 from anabranch.declare.projects import Project
-from anabranch.errors import UnavailableError, ViewUnavailableError
+from anabranch.errors import AnabranchError, UnavailableError, ViewUnavailableError
 from anabranch.settings import StoreSettings, TimeSettings
 from anabranch.stores.cassandra.current_rows import CurrentRow
 from anabranch.stores.cassandra.manifest import Manifest
@@ -19,6 +19,7 @@ from anabranch.stores.cassandra.measures import Measure, Measures
 from anabranch.stores.cassandra.views import Views
 from anabranch.stores.files.reports import Reports
 from anabranch.stores.kafka.bus import Bus
+from anabranch.stores.kafka.publisher import Message
 from anabranch.stores.models.registry import Models
 from anabranch.stores.models.roles import Roles, VersionTrial
 from anabranch.stores.models.versions import ModelVersion, Scorer
@@ -179,6 +180,9 @@ class Topics:
 
     messages: dict[str, list[tuple[bytes | None, bytes]]] = field(default_factory=dict)
     away: bool = False
+    refusing: dict[str, AnabranchError] = field(default_factory=dict)
+    """Topics that take no message, and why."""
+    trouble: str | None = None
 
     def ensure_topics(self, names: Sequence[str], partitions: int = 1) -> None:
         self.check()
@@ -189,8 +193,16 @@ class Topics:
         self.messages.setdefault(topic, []).extend(found)
         return len(found)
 
-    def publish_together(self, messages: Mapping[str, Sequence[tuple[bytes | None, bytes]]]) -> int:
-        return sum(self.publish(topic, each) for topic, each in messages.items())
+    def offer(self, messages: Sequence[Message]) -> dict[int, AnabranchError]:
+        refused = {
+            place: self.refusing[topic]
+            for place, (topic, *_) in enumerate(messages)
+            if topic in self.refusing
+        }
+        for place, (topic, key, value) in enumerate(messages):
+            if place not in refused:
+                self.publish(topic, [(key, value)])
+        return refused
 
     def check(self) -> None:
         if self.away:

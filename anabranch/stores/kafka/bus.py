@@ -1,22 +1,34 @@
 """The bus: Kafka topics whose messages carry the broker's append time, which is their arrival."""
 
+import logging
 import socket
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from itertools import islice
 from typing import Any, Self
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType, OffsetSpec
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.errors import (
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    RetriableError,
+    TopicAlreadyExistsError,
+)
 
-from anabranch.errors import AnabranchError, UnavailableError
+from anabranch.errors import AnabranchError, TooLargeError, UnavailableError
 from anabranch.settings import BusSettings
+from anabranch.stores.kafka.publisher import Failure, Message, Publisher
 
+log = logging.getLogger(__name__)
 ARRIVAL = {"message.timestamp.type": "LogAppendTime"}
 _COMMITTED = "read_committed"  # what a transaction took back never happened
 _PATIENCE_MS = 10_000
-_FLUSH_EVERY = 20_000  # messages: the client's buffer has no bound of its own
+_TOGETHER = 20_000  # messages: the client's buffer has no bound of its own
+_METADATA_MS = 5_000
+_SIZE = "max.message.bytes"
+_TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 _LARGEST_REQUEST = 8 * 1024 * 1024
 _SPELLINGS = {
     "sasl.username": "sasl_plain_username",
@@ -58,18 +70,19 @@ class Bus:
 
     def __init__(self, settings: BusSettings) -> None:
         self.settings = settings
-        self._lock = threading.Lock()
-        self._producer: Any = None
+        self._publisher = Publisher(self._producer, self._sizes, self._restore)
+        self._ensured: dict[str, tuple[int, Mapping[str, str]]] = {}
 
     def ensure_topics(
         self, names: Sequence[str], partitions: int = 1, configs: Mapping[str, str] | None = None
     ) -> None:
         """Create missing topics, stamped by arrival and with further `configs`; others stay unchanged."""
+        self._ensured |= dict.fromkeys(names, (partitions, {**ARRIVAL, **(configs or {})}))
         with self._admin() as admin:
             existing = set(admin.list_topics())
             for name in dict.fromkeys(names):
                 if name not in existing:
-                    _create(admin, name, partitions, {**ARRIVAL, **(configs or {})})
+                    _create(admin, name, *self._ensured[name])
 
     def require_arrival(self, names: Sequence[str]) -> None:
         """Raise AnabranchError when an existing topic is stamped by its producers instead of the broker."""
@@ -88,28 +101,43 @@ class Bus:
                     )
 
     def publish(self, topic: str, messages: Iterable[tuple[bytes | None, bytes]]) -> int:
-        """Publish (key, value) messages, wait until the cluster has stored them, and return their number."""
-        return self._publish(((topic, *message) for message in messages), f"topic {topic!r}")
+        """Publish (key, value) messages, wait until the cluster has stored them, and return their number.
 
-    def publish_together(self, messages: Mapping[str, Sequence[tuple[bytes | None, bytes]]]) -> int:
-        """Publish (key, value) messages of several topics, waiting once for all, and return their number."""
-        spread = ((topic, *message) for topic, each in messages.items() for message in each)
-        return self._publish(spread, f"topics {', '.join(messages)}")
-
-    def _publish(self, messages: Iterable[tuple[str, bytes | None, bytes]], where: str) -> int:
-        failures: list[BaseException] = []
-        count = 0
+        Raises TooLargeError before anything is published when one of a sequence is larger than the topic
+        takes, UnavailableError when messages were not stored.
+        """
+        count, whole = 0, isinstance(messages, Sequence)
+        spread = ((topic, *message) for message in messages)
         with self.answering():
-            producer = self._connected_producer()
-            for topic, key, value in messages:
-                producer.send(topic, key=key, value=value).add_errback(failures.append)
-                count += 1
-                if count % _FLUSH_EVERY == 0:
-                    producer.flush()
-                    _check(failures, where)
-            producer.flush()
-            _check(failures, where)
+            while part := list(islice(spread, None if whole else _TOGETHER)):
+                for error in self._publisher.too_large(part).values():
+                    raise error
+                _check(self._publisher.send(part), topic)
+                count += len(part)
         return count
+
+    def offer(self, messages: Sequence[Message]) -> dict[int, AnabranchError]:
+        """Publish messages of any topics as far as their topics take them.
+
+        Returns by position why others were not: UnavailableError where they may be offered again.
+        """
+        with self.answering():
+            refused: dict[int, AnabranchError] = {**self._publisher.too_large(messages)}
+            places = [place for place in range(len(messages)) if place not in refused]
+            failed = {
+                id(message): error for message, error in self._publisher.send([messages[p] for p in places])
+            }
+        for place in places:
+            error = failed.get(id(messages[place]))
+            if error is not None:
+                kind = UnavailableError if isinstance(error, RetriableError) else AnabranchError
+                refused[place] = kind(f"topic {messages[place][0]!r} did not take a message ({error})")
+        return refused
+
+    @property
+    def trouble(self) -> str | None:
+        """Why messages could not be published some seconds ago; None when the last could."""
+        return self._publisher.trouble
 
     def consumer(self, **options: object) -> Any:
         """A new consumer of committed messages, which the caller closes; `options` are the client's."""
@@ -159,10 +187,7 @@ class Bus:
 
     def close(self) -> None:
         """Close the connection that publishes; the bus may be used again."""
-        with self._lock:
-            producer, self._producer = self._producer, None
-        if producer is not None:
-            producer.close()
+        self._publisher.close()
 
     def __enter__(self) -> Self:
         return self
@@ -184,26 +209,43 @@ class Bus:
                 for part, found in sorted(admin.list_partition_offsets(asked, isolation).items())
             }
 
-    def _connected_producer(self) -> Any:
-        with self._lock:
-            if self._producer is None:
-                self._producer = self._client(
-                    KafkaProducer,
-                    acks="all",
-                    linger_ms=5,
-                    batch_size=131_072,
-                    max_request_size=_LARGEST_REQUEST,
-                )
-            return self._producer
+    def _producer(self) -> Any:
+        return self._client(
+            KafkaProducer,
+            acks="all",
+            linger_ms=5,
+            batch_size=131_072,
+            max_request_size=_LARGEST_REQUEST,
+            max_block_ms=_METADATA_MS,
+        )
+
+    def _sizes(self, topics: Sequence[str]) -> Mapping[str, int]:
+        """`max.message.bytes` by topic."""
+        resources = [ConfigResource(ConfigResourceType.TOPIC, name, {_SIZE: None}) for name in topics]
+        with self._admin_client() as admin:
+            found = admin.describe_configs(resources, config_filter=ConfigFilterType.ALL)["topic"]
+        return {name: int(configs[_SIZE]["value"]) for name, configs in found.items()}
+
+    def _restore(self, topics: Iterable[str]) -> None:
+        """Create again those of `topics` that this process ensured and somebody deleted."""
+        with self._admin_client() as admin:
+            existing = set(admin.list_topics())
+            for name in set(topics) & self._ensured.keys() - existing:
+                log.warning("topic %s was deleted: it is created again", name)
+                _create(admin, name, *self._ensured[name])
 
     @contextmanager
     def _admin(self) -> Iterator[Any]:
-        with self.answering():
-            admin = self._client(KafkaAdminClient)
-            try:
-                yield admin
-            finally:
-                admin.close()
+        with self.answering(), self._admin_client() as admin:
+            yield admin
+
+    @contextmanager
+    def _admin_client(self) -> Iterator[Any]:
+        admin = self._client(KafkaAdminClient)
+        try:
+            yield admin
+        finally:
+            admin.close()
 
     def _client(self, make: Callable[..., Any], **options: object) -> Any:
         spelled = {
@@ -231,11 +273,18 @@ def _create(admin: Any, name: str, partitions: int, configs: Mapping[str, str]) 
         return  # created concurrently
 
 
-def _check(failures: list[BaseException], where: str) -> None:
-    if failures:
-        raise UnavailableError(
-            f"{len(failures)} messages could not be published to {where} ({failures[0]}): publish them again"
-        ) from failures[0]
+def _check(failures: Sequence[Failure], topic: str) -> None:
+    if not failures:
+        return
+    _, error = failures[0]
+    if isinstance(error, _TOO_LARGE):
+        raise TooLargeError(
+            f"topic {topic!r} did not take {len(failures)} messages, which are larger than its "
+            "max.message.bytes: send less in one message, or raise it"
+        ) from error
+    raise UnavailableError(
+        f"{len(failures)} messages could not be published to topic {topic!r} ({error}): publish them again"
+    ) from error
 
 
 def _java_security(security: Mapping[str, str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ import uuid
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
-from anabranch.errors import AnabranchError, UnavailableError
+from anabranch.errors import AnabranchError, TooLargeError, UnavailableError
 from anabranch.settings import BusSettings
 from anabranch.stores.kafka.bus import Bus
 
@@ -143,3 +143,51 @@ def test_sparks_options_spell_security_as_java_does() -> None:
         'PlainLoginModule required username="me" password="secret";'
     )
     assert "subscribe" not in bus.spark_options([])
+
+
+def test_a_message_larger_than_its_topic_takes_is_refused_and_the_next_are_published(
+    bus: Bus, topic: str
+) -> None:
+    bus.ensure_topics([topic], configs={"max.message.bytes": "20000"})
+    with pytest.raises(TooLargeError, match=f"message 2 has 20102 bytes, and topic '{topic}' takes 20000"):
+        bus.publish(topic, [(b"a", b"1"), (b"b", b"x" * 20_001)])
+    assert bus.ends(topic) == {0: 0}  # all of them or none
+    assert bus.publish(topic, [(b"a", b"1")]) == 1
+    assert bus.publish(topic, [(b"a", b"x" * 19_899)]) == 1  # to the byte
+    assert bus.trouble is None
+
+
+def test_what_one_topic_never_takes_ends_neither_the_connection_nor_other_topics(
+    bus: Bus, topic: str
+) -> None:
+    tiny, keyed = f"{topic}-tiny", f"{topic}-keyed"
+    bus.ensure_topics([topic])
+    bus.ensure_topics([tiny], configs={"max.message.bytes": "200"})
+    bus.ensure_topics([keyed], configs={"cleanup.policy": "compact"})
+    refused = bus.offer(
+        [(tiny, b"a", b"x" * 500), (topic, b"a", b"1"), (keyed, None, b"no key"), (topic, b"a", b"2")]
+    )
+    assert sorted(refused) == [0, 2]
+    assert not any(isinstance(error, UnavailableError) for error in refused.values())
+    assert bus.ends(topic)[0] >= 2  # a copy may be sent twice, none is missing
+    assert bus.trouble is not None
+    with pytest.raises(TooLargeError, match=r"larger than its max\.message\.bytes"):
+        bus.publish(tiny, [(b"a", b"x" * 500)])
+    assert bus.publish(topic, [(b"a", b"3")]) == 1
+    assert bus.trouble is None
+
+
+def test_a_topic_that_was_deleted_is_made_again_as_it_was(bus: Bus, topic: str) -> None:
+    bus.ensure_topics([topic], partitions=2)
+    assert bus.publish(topic, [(b"a", b"1")]) == 1
+    admin = KafkaAdminClient(bootstrap_servers=bus.settings.bootstrap_servers)
+    try:
+        admin.delete_topics([topic])
+    finally:
+        admin.close()
+    started = time.monotonic()
+    assert bus.publish(topic, [(b"a", b"2")]) == 1
+    assert time.monotonic() - started < 12
+    assert [each[3] for each in read(bus, topic)] == [b"2"]
+    assert set(bus.ends(topic)) == {0, 1}
+    bus.require_arrival([topic])

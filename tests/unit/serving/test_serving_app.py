@@ -11,8 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from anabranch.answers.predict import Prediction
+from anabranch.answers.requests import MOST_TEXT, Asked
 from anabranch.declare.loading import load_project
-from anabranch.errors import UnavailableError
+from anabranch.declare.projects import Project
+from anabranch.errors import TooLargeError, UnavailableError
 from anabranch.stores.cassandra.measures import Measure
 from serving.api.metrics import EVERY_SECONDS, MeasuredValues, ServingMetrics
 from serving.settings import ServingSettings
@@ -467,6 +470,52 @@ def test_full_buffer_drops_and_counts_and_still_answers() -> None:
         'anabranch_predictions_dropped_total{reason="stopped"} 2.0'
         in small.raw("GET", "/metrics").body.decode()
     )
+
+
+def test_the_buffer_of_predictions_is_bounded_by_bytes_too() -> None:
+    small = bench(PROJECTS, ("age",), ServingSettings(prediction_buffer_bytes=1000))
+    for _ in range(5):
+        assert small.ask("POST", f"{HEART}/predict", {"features": {"age": 45}})[0] == 200
+    text = small.raw("GET", "/metrics").body.decode()
+    assert 'anabranch_predictions_dropped_total{reason="buffer full"} 3.0' in text
+    assert _waiting(small) == 2
+    small.app.parts.predictions.start()
+    small.app.parts.predictions.stop(5)
+    assert small.app.parts.predictions._added == small.app.parts.predictions._removed > 0
+
+
+def test_predictions_that_a_topic_does_not_take_are_counted_and_do_not_hold_up_others(heart: Bench) -> None:
+    other = Project(name="other", views=load_project("heart_disease", (PROJECTS,)).views)
+    heart.topics.refusing["predictions.other"] = TooLargeError("message 1 has 2000000 bytes")
+    for project in (other, load_project("heart_disease", (PROJECTS,)), other):
+        heart.app.parts.predictions.add(
+            project, Prediction({"model_version": "3", "batch_version": 1}, {}, Asked(None, {}))
+        )
+    heart.app.parts.predictions.start()
+    heart.app.parts.predictions.stop(5)
+    assert list(heart.topics.messages) == ["predictions.heart_disease"]
+    assert 'dropped_total{reason="too large"} 2.0' in heart.raw("GET", "/metrics").body.decode()
+    assert _waiting(heart) == 0
+
+
+def test_texts_of_features_whose_record_would_not_fit_a_message_are_refused(delays: Bench) -> None:
+    text = "x" * (MOST_TEXT + 1)
+    status, answer = delays.ask("POST", "/v1/projects/delays/predict", {"features": {"last_day": text}})
+    assert (status, answer["type"]) == (422, "urn:anabranch:problem:wrong-type")
+    text = f"2024-05-01{' ' * MOST_TEXT}"
+    status, answer = delays.ask("POST", "/v1/projects/delays/predict", {"features": {"last_day": text}})
+    assert (status, answer["type"], answer["field"]) == (
+        413,
+        "urn:anabranch:problem:too-large",
+        "features.last_day",
+    )
+
+
+def test_readiness_tells_that_messages_could_not_be_published(heart: Bench) -> None:
+    assert heart.ask("GET", "/readyz")[1]["bus"] == "ok"
+    heart.topics.trouble = "TopicAuthorizationFailedError"
+    status, answer = heart.changed().ask("GET", "/readyz")
+    assert (status, "did not take the last messages" in answer["bus"]) == (503, True)
 
 
 JSON = st.recursive(
