@@ -14,7 +14,7 @@ from anabranch.values.datatype import DataType, Decoded, JsonSchema, counted, nu
 
 _WIDE = Context(prec=60)  # the default context would round long sums
 _WHOLE = re.compile(r"[+-]?\d{1,40}(\.0*)?")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
 
 class ExactType(DataType):

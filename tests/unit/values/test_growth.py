@@ -1,0 +1,89 @@
+"""What reads text from outside takes time in proportion to its length: twice the text, twice the time."""
+
+import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+
+from anabranch.answers.requests import decode, path_key
+from anabranch.declare.loading import load_project
+from anabranch.errors import AnabranchError
+from anabranch.stores.files.api_keys import parse
+from anabranch.stores.queries import reason_of
+from anabranch.values.types import parse_type, type_names
+from batch.landing.explained import explained
+from batch.quality.reasons import explain
+from serving.api.routes import ROUTES
+from serving.api.routing import Router
+from tests.support.serving_fakes import PROJECTS
+
+LENGTH = 8000
+NOISE = 0.005  # seconds: below it nobody waits, whatever the growth
+PARTS = (
+    "1",
+    ".",
+    "1.",
+    "e",
+    "1e",
+    "-",
+    " ",
+    "2024-05-01 ",
+    "T12:00",
+    ":",
+    "'",
+    "=",
+    "a=",
+    "_",
+    "File a:",
+    "/x",
+)
+TEXTS = [make for part in PARTS for make in (lambda n, part=part: part * (n // len(part)),)] + [
+    make
+    for part in PARTS
+    for make in (
+        lambda n, part=part: part * (n // len(part)) + "!",
+        lambda n, part=part: "2024-05-01" + part * (n // len(part)) + "!",
+        lambda n, part=part: "1." + part * (n // len(part)) + "!",
+    )
+]
+ROUTER = Router(ROUTES)
+PROJECT = load_project("heart_disease", (PROJECTS,))
+READERS: dict[str, Callable[[str], object]] = {
+    **{name: parse_type(name).fault for name in type_names()},
+    "a body": lambda text: decode(b'{"a": "' + text.replace("\\", "").replace('"', "").encode() + b'"}'),
+    "a number in a body": lambda text: decode(b"[" + text.encode() + b"]"),
+    "a key in a path": lambda text: path_key(text, PROJECT),
+    "a path": lambda text: ROUTER.find("/v1/projects/" + text),
+    "an API key": parse,
+    "an error of a query": lambda text: reason_of(ValueError(text)),
+    "an error of a load": lambda text: explained(ValueError(text), "a load"),
+    "a reason of quarantine": explain,
+}
+
+
+def seconds(read: Callable[[str], object], text: str) -> float:
+    taken = []
+    for _ in range(3):
+        started = time.thread_time()
+        with suppress(AnabranchError):  # refused: that is an answer as well
+            read(text)
+        taken.append(time.thread_time() - started)
+        if taken[-1] < NOISE:
+            break
+    return min(taken)
+
+
+def grows(read: Callable[[str], object], make: Callable[[int], str]) -> bool:
+    return seconds(read, make(2 * LENGTH)) > 3 * seconds(read, make(LENGTH)) + NOISE
+
+
+@pytest.mark.parametrize("what", READERS)
+def test_reading_takes_time_in_proportion_to_the_text(what: str) -> None:
+    assert [make(24) for make in TEXTS if grows(READERS[what], make)] == []
+
+
+def test_a_pattern_that_tries_every_split_is_found() -> None:
+    quadratic = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+    assert grows(quadratic.fullmatch, lambda n: "1" * (n // 4) + "!")
