@@ -49,7 +49,10 @@ from anabranch.declare.projects import OnWrite, Project
 from anabranch.declare.sources import Label, Source
 from anabranch.declare.views import FeatureView
 from anabranch.declare.watch import Freshness, Watch
+from anabranch.declare.windows import Window, register_window
 from anabranch.declare.wire_formats import register_format
+from anabranch.values.datatype import DataType
+from anabranch.values.types import register_type
 
 AGGREGATES: tuple[type[Aggregate], ...] = (
     Count, Sum, Mean, Rate, Histogram, Any, All, Min, Max, First, Last, FirstK, LastK, TopK, BottomK,
@@ -60,9 +63,9 @@ AGGREGATES: tuple[type[Aggregate], ...] = (
 
 __all__ = [
     "AGGREGATES", "Aggregate", "All", "Any", "ApproxDistinct", "ApproxPercentile", "BottomK",
-    "Correlation", "Count", "Covariance", "DecayedMean", "DecayedSum", "Distinct", "FeatureView",
+    "Correlation", "Count", "Covariance", "DataType", "DecayedMean", "DecayedSum", "Distinct", "FeatureView",
     "First", "FirstK", "Freshness", "Gate", "Histogram", "Kurtosis", "Label", "Last", "LastK", "Max",
     "Mean", "Member", "Min", "Model", "MostFrequent", "OnWrite", "Online", "Project", "Rate", "Search",
     "Skewness", "Slice", "Slope", "Source", "StdDev", "Sum", "TimeSince", "TopK", "Variance", "Watch",
-    "register_format",
+    "Window", "register_format", "register_type", "register_window",
 ]  # fmt: skip
