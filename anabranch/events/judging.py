@@ -20,12 +20,24 @@ from anabranch.values.times import SECOND
 from anabranch.values.types import STRING
 
 
-def from_topic(messages: DataFrame) -> DataFrame:
-    """Raw events, for `parse`, of messages as Spark's Kafka source gives them."""
+_BROKERS = 1
+"""Kafka's `timestampType` of a time that the broker gave."""
+
+
+def from_topic(messages: DataFrame, times: TimeSettings) -> DataFrame:
+    """Raw events, for `parse`, of messages as Spark's Kafka source gives them.
+
+    A message whose time is its producer's, or lies ahead because the broker's clock was wrong, has no arrival
+    that batch and stream could share, and would move the stream's watermark past all others. So it belongs to
+    batches alone, as a row of a file does: `_file` is ``topic:<its topic>``, and it arrived no later than now.
+    """
+    now, allowed = F.current_timestamp(), min(times.future_skew_seconds, times.dedup_horizon_seconds)
+    ahead = F.unix_micros("timestamp") > F.unix_micros(now) + allowed * SECOND
+    foreign = (F.col("timestampType") != _BROKERS) | ahead
     return messages.select(
         F.col("value").cast("string").alias("value"),
-        F.col("timestamp").alias("_arrival"),
-        F.lit(None).cast("string").alias("_file"),
+        F.when(foreign, F.least("timestamp", now)).otherwise(F.col("timestamp")).alias("_arrival"),
+        F.when(foreign, F.concat(F.lit("topic:"), "topic")).alias("_file"),
         F.col("topic").alias("_topic"),
         F.col("partition").alias("_partition"),
         F.col("offset").alias("_offset"),
@@ -35,8 +47,11 @@ def from_topic(messages: DataFrame) -> DataFrame:
 def good_events(
     project: Project, source: Source, messages: DataFrame, times: TimeSettings, suite: Suite | None = None
 ) -> DataFrame:
-    """The events among Kafka messages that landing would not put in quarantine, by the same rules."""
-    events = parse(source, from_topic(messages))
+    """The stream's events: those of Kafka messages that landing would not put in quarantine, by the same rules.
+
+    Messages that belong to batches alone are left out.
+    """
+    events = parse(source, from_topic(messages, times).where("_file IS NULL"))
     return good(source, judge(source, project.key_sets(source), events, times.future_skew_seconds, suite))
 
 

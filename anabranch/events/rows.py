@@ -3,7 +3,7 @@
 _arrival TIMESTAMP   when it came: the broker's time of a message, or the moment a file was loaded
 _date DATE           of the arrival; the lake is partitioned by it
 _file STRING         where it came from: a file, or ...
-_topic STRING        ... a topic
+_topic STRING        ... a topic; with `_file` a message that batches take as a row of a file (see judging.py)
 _partition INT       of the topic
 _offset BIGINT       in the partition, or (rising, with gaps) in the file
 """

@@ -115,7 +115,7 @@ def _start(loader: SourceLoader, landed: dict[str, LoadSummary], follow: Follow 
     prepare_events(stores.spark, stores.lake, loader.project, source)
     reader = stores.spark.readStream.format("kafka").options(**stores.bus.spark_options([str(source.topic)]))
     messages = reader.option("maxOffsetsPerTrigger", _MOST_A_BATCH).load()
-    writer = loader.judge(parse(source, from_topic(messages))).writeStream
+    writer = loader.judge(parse(source, from_topic(messages, stores.settings.times))).writeStream
     interval = None if follow is None else f"{follow.every_seconds} seconds"
     return (
         triggered(writer.queryName(f"land {loader.project.name}.{source.name}"), interval)

@@ -1,16 +1,22 @@
 """One event by both ways in: a file and the topic. It counts once, whichever came first."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from kafka import KafkaProducer
+from kafka.admin import ConfigResource, ConfigResourceType
 from pyspark.sql import SparkSession
 
 from anabranch import Count, FeatureView, Project, Source, Sum
-from anabranch.stores.kafka.bus import Bus
+from anabranch.errors import AnabranchError
+from anabranch.stores.kafka.bus import ARRIVAL, Bus
 from anabranch.values.times import MINUTE, format_time, now_micros
 from batch.landing.ingest import ingest
+from batch.landing.topics import land
 from jobs.flows.building import build_project
+from jobs.flows.verifying import verify_settled
 from jobs.show import Steps
 from jobs.wiring.context import Context
 from jobs.wiring.settings import Settings
@@ -87,3 +93,42 @@ def test_an_event_by_file_and_by_topic_counts_once(
     load("second.jsonl", [late_file])
     build_project(context, PROJECT, None, steps)
     assert answered() == (4, 1 + 2 + 4 + 8)  # `late_file` came by topic first, before or after the cut
+
+
+def test_messages_that_producers_stamped_count_with_the_next_build_and_hide_no_later_event(
+    context: Context, tmp_path: Path
+) -> None:
+    project = replace(
+        PROJECT, name="stamped", views=(replace(VIEW, source=replace(READINGS, topic="stamped")),)
+    )
+    settings, bus, layer = context.settings, context.bus, context.speed_layer(once=True)
+
+    def publish(*numbers: int, stamp: int | None = None) -> None:
+        producer = KafkaProducer(bootstrap_servers=settings.bus.bootstrap_servers)
+        for number in numbers:
+            producer.send("stamped", value=json.dumps(reading(number)).encode(), timestamp_ms=stamp)
+        producer.close()
+
+    def answered() -> object:
+        for query in start(layer, project):
+            query.awaitTermination()
+        return context.answers.features(project, [{"thing": "a"}])[0].values["x_sum_1d"]
+
+    anyhow = {"message.timestamp.type": "CreateTime", "message.timestamp.after.max.ms": str(2**62)}
+    bus.ensure_topics(["stamped"], configs=anyhow)
+    publish(0, stamp=now_micros() // 1000 + 400 * 86_400_000)
+    publish(1, stamp=now_micros() // 1000 - 300_000)
+    with pytest.raises(AnabranchError, match="has message.timestamp.type=CreateTime"):
+        bus.require_arrival(["stamped"])
+    with bus._admin() as admin:
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, "stamped", ARRIVAL)])
+    publish(2, 3)
+    assert answered() == 4 + 8
+    publish(4)
+    assert answered() == 4 + 8 + 16
+    land(context, project, Steps())
+    build_project(context, project, None, Steps())
+    publish(0, 5)
+    assert answered() == 1 + 2 + 4 + 8 + 16 + 32
+    found = verify_settled(context, project, None, Steps())
+    assert (found.keys, found.mismatches, found.degraded) == (1, 0, 0)

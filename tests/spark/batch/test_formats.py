@@ -26,7 +26,7 @@ from tests.support.stores import stores
 ARRIVAL = datetime(2024, 5, 1, 12, tzinfo=UTC)
 AT = "2024-05-01T10:00:00Z"
 SCHEMA = "id STRING, shop STRING, at TIMESTAMP, n INT, price DECIMAL(20,4), note BINARY"
-MESSAGES = "value BINARY, timestamp TIMESTAMP, topic STRING, partition INT, offset BIGINT"
+MESSAGES = "value BINARY, timestamp TIMESTAMP, timestampType INT, topic STRING, partition INT, offset BIGINT"
 NO_VALUE = "no value: a message without one (a tombstone) is no event"
 
 
@@ -57,12 +57,12 @@ def project_of(source: Source) -> Project:
 
 
 def kafka(spark: SparkSession, *values: bytes | None) -> DataFrame:
-    rows = [(value, ARRIVAL, "sales", 0, offset) for offset, value in enumerate(values)]
+    rows = [(value, ARRIVAL, 1, "sales", 0, offset) for offset, value in enumerate(values)]
     return spark.createDataFrame(rows, MESSAGES)
 
 
 def judged(spark: SparkSession, source: Source, *values: bytes | None) -> list[Row]:
-    events = parse(source, from_topic(kafka(spark, *values)))
+    events = parse(source, from_topic(kafka(spark, *values), TimeSettings()))
     return judge(source, (("shop",),), events, 300).orderBy("_offset").collect()
 
 
@@ -83,7 +83,7 @@ def test_a_registered_format_is_landed_and_replayed(spark: SparkSession, lake: L
     opened = stores(spark=spark, lake=lake)
     loader = SourceLoader(stores=opened, project=project, source=source, gate=None)
     messages = kafka(spark, good.encode(), wrong.encode(), broken.encode(), None)
-    load, _ = loader.stage(loader.judge(parse(source, from_topic(messages))))
+    load, _ = loader.stage(loader.judge(parse(source, from_topic(messages, TimeSettings()))))
     assert load.commit({"first": 0})
 
     (event,) = lake.events(spark, project, source).collect()

@@ -13,8 +13,9 @@ from pyspark.sql import functions as F
 
 from anabranch import Count, FeatureView, Label, Last, Model, Project, Source
 from anabranch.events.faults import find_fault
-from anabranch.events.judging import good, judge, parse, read_cells
+from anabranch.events.judging import from_topic, good, judge, parse, read_cells
 from anabranch.events.rows import LAKE_COLUMNS, LONGEST_EVENT
+from anabranch.settings import TimeSettings
 from anabranch.values.keys import LONGEST_KEY
 from anabranch.values.times import to_micros
 
@@ -246,6 +247,21 @@ def test_text_columns_and_json_agree(spark: SparkSession) -> None:
     )
     others = judge(SOURCE, PROJECT.key_sets(SOURCE), parse(SOURCE, from_json), 300).drop("_raw")
     assert_df_equality(texts.orderBy("_offset"), others.orderBy("_offset"), ignore_nullable=True)
+
+
+def test_a_message_that_no_broker_stamped_in_time_is_a_batchs_and_arrived_no_later_than_now(
+    spark: SparkSession,
+) -> None:
+    now, minute = datetime.now(UTC), timedelta(minutes=1)
+    given = [(now, 1), (now + 4 * minute, 1), (now + 60 * minute, 1), (now - 60 * minute, 0), (datetime.max, 0)]
+    rows = [(b"{}", at, kind, "sales", 0, n) for n, (at, kind) in enumerate(given)]
+    kinds = "value BINARY, timestamp TIMESTAMP, timestampType INT, topic STRING, partition INT, offset BIGINT"
+    messages = spark.createDataFrame(rows, kinds)
+    found = from_topic(messages, TimeSettings()).orderBy("_offset").collect()
+    assert [row["_file"] for row in found] == [None, None, "topic:sales", "topic:sales", "topic:sales"]
+    arrivals = [row["_arrival"].astimezone(UTC) for row in found]
+    assert [arrivals[0], arrivals[1], arrivals[3]] == [at for at, _ in (given[0], given[1], given[3])]
+    assert all(now - minute < at < now + minute for at in (arrivals[2], arrivals[4]))
 
 
 def test_good_events_have_the_declared_columns_and_the_lakes(spark: SparkSession) -> None:
