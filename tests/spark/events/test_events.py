@@ -253,7 +253,13 @@ def test_a_message_that_no_broker_stamped_in_time_is_a_batchs_and_arrived_no_lat
     spark: SparkSession,
 ) -> None:
     now, minute = datetime.now(UTC), timedelta(minutes=1)
-    given = [(now, 1), (now + 4 * minute, 1), (now + 60 * minute, 1), (now - 60 * minute, 0), (datetime.max, 0)]
+    given = [
+        (now, 1),
+        (now + 4 * minute, 1),
+        (now + 60 * minute, 1),
+        (now - 60 * minute, 0),
+        (datetime.max, 0),
+    ]
     rows = [(b"{}", at, kind, "sales", 0, n) for n, (at, kind) in enumerate(given)]
     kinds = "value BINARY, timestamp TIMESTAMP, timestampType INT, topic STRING, partition INT, offset BIGINT"
     messages = spark.createDataFrame(rows, kinds)
