@@ -19,7 +19,6 @@ from anabranch.values.keys import KEY_RULE, LONGEST_KEY, SEPARATOR
 from anabranch.values.times import SECOND
 from anabranch.values.types import STRING
 
-
 _BROKERS = 1
 """Kafka's `timestampType` of a time that the broker gave."""
 
@@ -28,8 +27,8 @@ def from_topic(messages: DataFrame, times: TimeSettings) -> DataFrame:
     """Raw events, for `parse`, of messages as Spark's Kafka source gives them.
 
     A message whose time is its producer's, or lies ahead because the broker's clock was wrong, has no arrival
-    that batch and stream could share, and would move the stream's watermark past all others. So it belongs to
-    batches alone, as a row of a file does: `_file` is ``topic:<its topic>``, and it arrived no later than now.
+    that batch and stream could share, and would move the stream's watermark past all others. So it belongs
+    to batches alone, as a row of a file does: `_file` is ``topic:<name>``, and it arrived no later than now.
     """
     now, allowed = F.current_timestamp(), min(times.future_skew_seconds, times.dedup_horizon_seconds)
     ahead = F.unix_micros("timestamp") > F.unix_micros(now) + allowed * SECOND
@@ -47,7 +46,7 @@ def from_topic(messages: DataFrame, times: TimeSettings) -> DataFrame:
 def good_events(
     project: Project, source: Source, messages: DataFrame, times: TimeSettings, suite: Suite | None = None
 ) -> DataFrame:
-    """The stream's events: those of Kafka messages that landing would not put in quarantine, by the same rules.
+    """The stream's events: those of Kafka messages that landing, by the same rules, would not quarantine.
 
     Messages that belong to batches alone are left out.
     """

@@ -258,7 +258,7 @@ def test_a_message_that_no_broker_stamped_in_time_is_a_batchs_and_arrived_no_lat
         (now + 4 * minute, 1),
         (now + 60 * minute, 1),
         (now - 60 * minute, 0),
-        (datetime.max, 0),
+        (datetime(9999, 1, 1, tzinfo=UTC), 0),
     ]
     rows = [(b"{}", at, kind, "sales", 0, n) for n, (at, kind) in enumerate(given)]
     kinds = "value BINARY, timestamp TIMESTAMP, timestampType INT, topic STRING, partition INT, offset BIGINT"
