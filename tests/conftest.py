@@ -66,8 +66,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
     return ByFile(config, log)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark by folder, and run the folders in the order of MARKERS."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark by folder, order by MARKERS, and leave tests marked `drill` to `make drill`."""
+    from tests.support.drill import LONG  # after SEED is set
+
+    if not LONG:
+        long = [item for item in items if item.get_closest_marker("drill")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0]
         if folder not in MARKERS:

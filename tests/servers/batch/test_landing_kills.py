@@ -161,6 +161,7 @@ def test_ingest_killed_at_any_moment_lands_every_row_once_when_repeated(
     landing.assert_once(spark, good, bad)
 
 
+@pytest.mark.drill  # as `ingest`, above; tests/servers/batch has landings that are stopped and followed
 def test_land_killed_at_any_moment_and_followed_lands_every_message_once(
     landing: Landing, spark: SparkSession
 ) -> None:

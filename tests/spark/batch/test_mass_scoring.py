@@ -178,6 +178,7 @@ def test_workers_that_read_parquet_score_as_mlflows_pyfunc_udf(shop: Shop, tmp_p
     assert pq.read_table(tmp_path / "fast").column_names[-3:] == ["score", "label", "model_version"]
 
 
+@pytest.mark.drill  # a run that is cut off between two files resumes, below
 def test_a_killed_run_resumes_where_it_stopped(shop: Shop, tmp_path: Path) -> None:
     source, out = shop.folder / "rows.parquet", tmp_path / "out"
     environment = os.environ | {

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from pyspark.sql import SparkSession
 
 from anabranch.declare.loading import load_project
@@ -29,6 +30,7 @@ project = Project(name="killed", views=(by_shop,))
 ROWS = 50
 
 
+@pytest.mark.drill  # test_quarantine.py stops one before its commit
 def test_a_replay_killed_while_it_writes_lands_every_row_once_when_it_is_repeated(
     spark: SparkSession, tmp_path: Path
 ) -> None:
