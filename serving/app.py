@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 from anabranch.answers.problems import ProblemError, of_error
 from anabranch.errors import AnabranchError
@@ -15,15 +16,16 @@ from serving.api.live import Served
 from serving.api.metrics import leave
 from serving.api.routing import Call, Route, Router, route_for
 from serving.api.server_parts import ServerParts
-from serving.http.access import NOBODY, Caller
+from serving.http.access import NOBODY, Caller, Hosts
 from serving.http.messages import (
+    Bodies,
     Exchange,
+    GoneError,
     Request,
     Response,
     Scope,
     json_response,
     problem_response,
-    read_body,
 )
 from serving.site.pages import Site
 from serving.site.routes import PAGES
@@ -31,6 +33,8 @@ from serving.site.routes import PAGES
 log = logging.getLogger(__name__)
 ROUTES = (*api.ROUTES, *PAGES)
 _LAST_SECONDS = 2.0
+_MOST_BODIES = 256 * 1024 * 1024
+"""Bytes of bodies that are being received."""
 
 
 class Application:
@@ -41,6 +45,9 @@ class Application:
         self.parts = ServerParts.open(context, self._router.routes)
         self.live = self.parts.live
         self._access, self._settings = context.access, context.settings
+        settings = context.settings
+        self._hosts = Hosts(settings.host, settings.allowed_hosts)
+        self._bodies = Bodies(settings.body_bytes, settings.body_seconds, _MOST_BODIES + settings.body_bytes)
         self._site = Site(context, self.live, self.parts.facts)
 
     def start(self) -> None:
@@ -76,12 +83,15 @@ class Application:
                 headers.get("authorization") or "",
                 headers.get("x-api-key") or "",
             )
+        if method not in ("GET", "HEAD"):
+            request.receive = partial(self._bodies.read, scope, exchange)
         try:
-            if method not in ("GET", "HEAD"):
-                request.body = await read_body(scope, exchange, self._settings.body_bytes)
+            self._hosts.check(headers.get("host") or scope.authority or "")
             response = await self.handle(request)
         except ProblemError as problem:
             response = problem_response(problem)
+        except GoneError:
+            return
         exchange.response_bytes(
             response.status, list(response.headers), b"" if method == "HEAD" else response.body
         )
@@ -115,6 +125,8 @@ class Application:
                 )
         except AnabranchError as error:
             response = problem_response(of_error(error))
+        except GoneError:
+            raise
         except Exception:
             log.exception("%s %s failed", request.method, request.path)
             response = problem_response(
@@ -138,6 +150,8 @@ class Application:
                 "no-model-declared",
                 f"{served.project.name} declares no model, it has features only: use its features",
             )
+        if request.receive is not None:
+            request.body = await request.receive()
         answer = await route.handler(self.parts, Call(request, caller, parameters, served))
         return answer if isinstance(answer, Response) else json_response(answer, route.status)
 

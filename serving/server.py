@@ -1,11 +1,12 @@
 """The server process: granian in the foreground, one application a worker, until SIGTERM or Ctrl-C."""
 
 import logging
+import resource
 import socket
 from collections.abc import Callable
 
 from granian import Granian
-from granian.constants import Interfaces
+from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
 
 from anabranch.errors import MisuseError, UnavailableError
@@ -13,6 +14,8 @@ from serving.app import Application
 from serving.settings import ServingSettings, is_loopback, network_place
 
 log = logging.getLogger(__name__)
+_OTHER_FILES = 512
+"""Files that a worker has open besides its connections."""
 
 
 def run(
@@ -33,6 +36,7 @@ def run(
             "the REST server listens on %s, and everybody who reaches it may ask everything", serving.host
         )
     _check_port(serving)
+    connections = _affordable(serving.connections)
     server = Granian(
         "anabranch",
         address=serving.host,
@@ -40,6 +44,11 @@ def run(
         interface=Interfaces.RSGI,
         workers=serving.workers,
         websockets=False,
+        http=HTTPModes.http1,  # one request a connection at a time, so that bounded connections bound work
+        backlog=max(1024, connections),
+        backpressure=connections,
+        # A worker that is killed is started again; one that ends again at once ends the server.
+        respawn_failed_workers=True,
         log_level=LogLevels.warning,
         # A worker answers its requests and publishes its buffer before it ends.
         workers_kill_timeout=int(serving.bus_timeout_seconds + serving.drain_seconds) + 5,
@@ -51,6 +60,21 @@ def run(
 def address(serving: ServingSettings) -> str:
     """The URL that the server answers at."""
     return f"http://{network_place(serving.host, serving.port)}"
+
+
+def _affordable(connections: int) -> int:
+    """So many connections, or as many as this user may have files open; that limit is raised if it can be."""
+    wanted = connections + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return connections
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < wanted:
+        log.warning(
+            "a worker holds %d connections: this user may open no more than %d files", most // 2, most
+        )
+    return connections if most == wanted else max(most // 2, 1)
 
 
 def _check_port(serving: ServingSettings) -> None:

@@ -48,6 +48,14 @@ class ServingSettings:
     """Events that are not published by then are refused; sent again, they keep their ids and count once."""
     refresh_seconds: Seconds = 1.0
     """How often declarations, champions and manifests are read; a change shows within two of these."""
+    allowed_hosts: NamesOrNone = ()
+    """Names that callers may reach the server by, besides `host` and those of loopback; `*`: any name."""
+    connections: Positive = 4096
+    """Connections that a worker holds at once; further ones wait until one is closed."""
+    ready_seconds: Seconds = 1.0
+    """How long the answers of store and bus to `/readyz` are kept."""
+    body_seconds: Seconds = 10.0
+    """A request body that has not come whole by then is refused."""
     body_bytes: Positive = 1_048_576
     """The largest request body; 1,000 instances need about 40 bytes a feature."""
     prediction_buffer: Positive = 10_000

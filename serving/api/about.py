@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 
@@ -94,24 +95,38 @@ def visible(parts: ServerParts, caller: Caller | None) -> Iterator[Served]:
 
 async def readiness(parts: ServerParts, caller: Caller | None) -> ReadinessBody:
     """``ok`` or what is wrong with store, bus and model; projects are named when the caller may see them."""
-    context, live, seconds = parts.context, parts.live, parts.store.seconds
-    projects = list(live)
-    first = projects[0].project.name if projects else "none"
-    store, bus = await asyncio.gather(
-        _check("store", parts.store.pool, lambda: context.stores.views.manifest(first), seconds),
-        _check("bus", parts.bus.pool, lambda: context.stores.bus.ensure_topics([]), seconds),
-    )
-    trouble = context.stores.bus.trouble if bus == "ok" else None
-    bus = bus if trouble is None else f"Kafka answers, but did not take the last messages ({trouble})"
+    live = parts.live
+    store, bus = await _checked(parts)
     model = _model(live, caller)
     return ReadinessBody(
         status="ready" if store == bus == model == "ok" else "down",
         store=store,
         bus=bus,
         model=model,
-        projects={one.project.name: _project(one) for one in projects if sees(caller, one.project.name)},
+        keys="ok" if live.keys_trouble is None else "the file of API keys cannot be read: the log says why",
+        projects={one.project.name: _project(one) for one in live if sees(caller, one.project.name)},
         broken=only_seen(caller, live.broken),
     )
+
+
+async def _checked(parts: ServerParts) -> tuple[str, str]:
+    """What store and bus say, of now or of up to `serving.ready_seconds` ago: anybody may ask for it."""
+    kept, now = parts.checked, time.monotonic()
+    if kept is None or now - kept[0] > parts.context.settings.ready_seconds:
+        kept = parts.checked = now, asyncio.ensure_future(_check_both(parts))
+    # A caller who goes away does not end the check that others wait for.
+    return await asyncio.shield(kept[1])
+
+
+async def _check_both(parts: ServerParts) -> tuple[str, str]:
+    stores, seconds = parts.context.stores, parts.store.seconds
+    first = next((served.project.name for served in parts.live), "none")
+    store, bus = await asyncio.gather(
+        _check("store", parts.store.pool, lambda: stores.views.manifest(first), seconds),
+        _check("bus", parts.bus.pool, lambda: stores.bus.ensure_topics([]), seconds),
+    )
+    trouble = stores.bus.trouble if bus == "ok" else None
+    return store, bus if trouble is None else f"Kafka answers, but did not take messages ({trouble})"
 
 
 async def _check(what: str, pool: Executor, call: Callable[[], object], seconds: float) -> str:

@@ -174,6 +174,7 @@ class ReadinessBody(Struct, kw_only=True):
     store: str
     bus: str
     model: str
+    keys: Annotated[str, Meta(description="Can the API keys be read? Those read before stay in force")] = "ok"
     projects: Annotated[dict[str, str], Meta(description="ok or what is wrong, by project")]
     broken: Broken
 

@@ -61,6 +61,8 @@ class Live:
         """Declarations that never loaded, and why."""
         self.looked = False
         """Whether the stores have been read once."""
+        self.keys_trouble: str | None = None
+        """Why the API keys could not be read at the last look: those of the look before are in force."""
 
     def __iter__(self) -> Iterator[Served]:
         return iter(list(self._served.values()))
@@ -70,32 +72,55 @@ class Live:
         return self._served.get(name)
 
     def start(self, after: Callable[[], object]) -> None:
-        """Load the declarations, then look in a thread, and call `after` each time."""
+        """Load the declarations, then look in a thread, and call `after` each time.
+
+        API keys are looked at in a thread of their own: a revoked one must not wait for a store that is down.
+        """
         self.declarations()
-        threading.Thread(target=self._run, args=(after,), name="live", daemon=True).start()
+
+        def look() -> None:
+            self.refresh()
+            after()
+
+        threading.Thread(target=self._run, args=(look,), name="live", daemon=True).start()
+        if self._context.access is not None:
+            threading.Thread(target=self._run, args=(self.keys,), name="keys", daemon=True).start()
 
     def stop(self) -> None:
         """Look no more; a look that waits for a store is not waited for."""
         self._stopping.set()
 
-    def _run(self, after: Callable[[], object]) -> None:
+    def _run(self, look: Callable[[], object]) -> None:
         while True:
             try:
-                self.refresh()
-                after()
+                look()
             except Exception:
                 log.exception("looking for new declarations, models and batch versions failed; retrying")
             if self._stopping.wait(self._context.settings.refresh_seconds):
                 return
 
     def refresh(self) -> None:
-        """Read declarations, champions and manifests once; a project's are replaced together."""
-        if self._context.access is not None:
-            self._try("keys", self._context.access.refresh, None, {})
+        """Read keys, declarations, champions and manifests once; a project's are replaced together."""
+        self.keys()
         changed = self.declarations()
         for name, served in list(self._served.items()):
             self._served[name] = self._look(changed.get(name, served))
         self.looked = True
+
+    def keys(self) -> None:
+        """Read the API keys once; a file that cannot be read is told when that begins and when it ends."""
+        if self._context.access is None:
+            return
+        try:
+            self._context.access.refresh()
+        except AnabranchError as error:
+            if self.keys_trouble is None:
+                log.error("%s; until then keys are accepted and refused as they were before", error)  # noqa: TRY400
+            self.keys_trouble = str(error)
+        else:
+            if self.keys_trouble is not None:
+                log.info("the API keys can be read again")
+            self.keys_trouble = None
 
     def declarations(self) -> Mapping[str, Served]:
         """Load new declarations and forget removed ones.

@@ -60,6 +60,8 @@ class ServerParts:
     facts: Facts
     known_topics: set[str] = field(default_factory=set)
     """Topics that this server has created or checked."""
+    checked: "tuple[float, asyncio.Future[tuple[str, str]]] | None" = None
+    """When store and bus were last asked for `/readyz`, and what they say."""
 
     @classmethod
     def open(cls, context: ServingContext, routes: tuple[Route, ...]) -> "ServerParts":

@@ -1,4 +1,4 @@
-"""Callers and their rights, by API keys and JSON Web Tokens.
+"""Callers and their rights, by API keys and JSON Web Tokens; the names that they may reach the server by.
 
 A wrong credential is a 401 that says why, a missing right a 403. The rights of a token are its `scope`:
 ``heart_disease:predict *:catalogue``. A token is accepted when one of the issuer's public keys signed it;
@@ -6,10 +6,12 @@ algorithms with shared secrets, and none, are refused.
 """
 
 import hashlib
+import socket
 import threading
 from base64 import b64decode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 
 import jwt
 from cachetools import FIFOCache
@@ -20,6 +22,49 @@ from anabranch.values.times import SECOND, format_time
 
 _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 _MOST_REMEMBERED = 4096
+
+
+_WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class Hosts:
+    """The names that a request's Host may have: loopback's, the one that is listened on, and `allowed`.
+
+    A page of another origin whose name is made to lead here is refused by it. A server that listens on every
+    address takes every address, which no such page has for a name, and the machine's own name.
+    """
+
+    def __init__(self, host: str, allowed: Iterable[str]) -> None:
+        self._any, self._addresses = "*" in allowed, host in _WILDCARDS
+        names = {*_LOOPBACK, host, *allowed, *((socket.gethostname(),) if self._addresses else ())}
+        self._names = frozenset(name.lower() for name in names)
+
+    def check(self, sent: str) -> None:
+        """Raise a 421 problem unless `sent`, a name with or without a port, is ours; none at all passes."""
+        name = _without_port(sent.strip().lower())
+        if not (self._any or not name or name in self._names or (self._addresses and _is_address(name))):
+            raise ProblemError(
+                421,
+                "wrong-host",
+                f"{name[:100]!r} is not a name of this server: use its own, or have it added to "
+                "serving.allowed_hosts",
+            )
+
+
+def _without_port(sent: str) -> str:
+    if sent.startswith("["):
+        return sent[1:].partition("]")[0]
+    name, colon, port = sent.rpartition(":")
+    return (name if colon and port.isdigit() and ":" not in name else sent).removesuffix(".")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """HTTP as plain values, and the RSGI adapter that granian calls. Knows nothing of projects."""
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,11 +13,16 @@ JSON: Headers = (("content-type", "application/json"),)
 _DROPPED = 16 * 1024 * 1024
 """Bytes beyond the limit that are read and dropped: a caller that is refused while it sends may see a broken
 connection instead of the reason."""
+_AT_ONCE = 16 * 1024
+"""Bytes of a body that is read in one piece and not counted as waiting."""
 
 
 @dataclass(slots=True)
 class Request:
-    """One request; `path` is percent-decoded and without the query, `query` as it came."""
+    """One request; `path` is percent-decoded and without the query, `query` as it came.
+
+    `receive` reads the body, for a caller that has been admitted.
+    """
 
     method: str
     path: str
@@ -25,6 +31,7 @@ class Request:
     authorization: str = field(default="", repr=False)
     api_key: str = field(default="", repr=False)
     query: str = ""
+    receive: Callable[[], Awaitable[bytes]] | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True)
@@ -53,6 +60,7 @@ class Scope(Protocol):
     method: str
     path: str
     query_string: str
+    authority: str | None
 
     @property
     def headers(self) -> "HeaderTable":
@@ -82,30 +90,74 @@ class Exchange(Protocol):
         ...
 
 
-async def read_body(scope: Scope, exchange: Exchange, limit: int) -> bytes:
-    """The body; raises a 413 problem for more than `limit` bytes, once all or `_DROPPED` more were sent."""
-    length = scope.headers.get("content-length") or ""
-    announced = int(length) if length.isascii() and length.isdigit() else None
-    if announced is not None and announced <= limit:
-        return await exchange()
-    if announced is not None and announced > limit + _DROPPED:
-        raise _too_large(limit)
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in exchange:
-        size += len(chunk)
-        if size > limit + _DROPPED:
-            break
-        if size <= limit:
-            chunks.append(chunk)
-    if size > limit or announced is not None:
-        raise _too_large(limit)
-    return b"".join(chunks)
+class GoneError(Exception):
+    """The caller went away before the whole body had come: nobody waits for an answer."""
 
 
-def _too_large(limit: int) -> ProblemError:
-    return ProblemError(
-        413,
-        "too-large",
-        f"the body is larger than {limit} bytes: send less at once, or have serving.body_bytes raised",
-    )
+@dataclass(slots=True)
+class Bodies:
+    """Reads bodies of at most `limit` bytes that come within `seconds`.
+
+    All that are being read hold at most `most` bytes together.
+    """
+
+    limit: int
+    seconds: float
+    most: int
+    held: int = 0
+
+    async def read(self, scope: Scope, exchange: Exchange) -> bytes:
+        """The body. Raises a 408, 413 or 503 problem, GoneError when the caller goes away.
+
+        One that is too large is told so once all or `_DROPPED` more bytes were sent.
+        """
+        length = scope.headers.get("content-length") or ""
+        announced = int(length) if length.isascii() and length.isdigit() and len(length) < 20 else None
+        if announced is not None and announced > self.limit + _DROPPED:
+            raise self._too_large()
+        try:
+            async with asyncio.timeout(self.seconds):
+                if announced is not None and announced <= min(self.limit, _AT_ONCE):
+                    return await exchange()
+                body, size = await self._pieces(exchange)
+        except TimeoutError as error:
+            raise ProblemError(
+                408,
+                "too-slow",
+                f"the body did not come within {self.seconds:g} s: send it faster, or less at once",
+            ) from error
+        except RuntimeError as error:  # the class of granian's errors of a closed connection
+            raise GoneError from error
+        if size > self.limit:
+            raise self._too_large()
+        if announced is not None and size < announced:
+            raise GoneError
+        return body
+
+    async def _pieces(self, exchange: Exchange) -> tuple[bytes, int]:
+        """The body as far as it fits, and how many bytes were sent."""
+        pieces: list[bytes] = []
+        size = kept = 0
+        try:
+            async for piece in exchange:
+                size += len(piece)
+                if size > self.limit + _DROPPED:
+                    break
+                if size <= self.limit:
+                    if self.held + len(piece) > self.most:
+                        raise ProblemError(
+                            503, "busy", "too many bodies are being sent to this server: try again"
+                        )
+                    pieces.append(piece)
+                    kept, self.held = kept + len(piece), self.held + len(piece)
+        finally:
+            self.held -= kept
+        return b"".join(pieces), size
+
+    def _too_large(self) -> ProblemError:
+        return ProblemError(
+            413,
+            "too-large",
+            f"the body is larger than {self.limit} bytes: send less at once, "
+            "or have serving.body_bytes raised",
+        )

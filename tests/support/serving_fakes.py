@@ -315,7 +315,7 @@ def bench(
         folders=(folder,),
         stores=stores,
         answers=cast("Answers", stores.store),
-        settings=settings or ServingSettings(store_timeout_seconds=1),
+        settings=settings or ServingSettings(store_timeout_seconds=1, ready_seconds=1e-9),
         clock=lambda: NOW,
         access=access,
     )

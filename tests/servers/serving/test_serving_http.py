@@ -2,8 +2,10 @@
 
 import http.client
 import json
+import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -64,9 +66,11 @@ def started(folder: Path, **settings: Any) -> Iterator[Running]:
         while not _answers(found):
             assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < deadline, "the server did not start"
-        yield found
-        process.terminate()
-        process.wait(20)
+        try:
+            yield found
+        finally:
+            process.terminate()
+            process.wait(20)
 
 
 def _answers(found: Running) -> bool:
@@ -177,6 +181,88 @@ def test_metrics_of_several_workers_add_up(tmp_path: Path) -> None:
             counts = dict.fromkeys(workers, 0.0) | {worker: float(count) for worker, count in found}
     assert sum(counts.values()) == 20
     assert text.count("# TYPE anabranch_requests_total counter") == 1
+
+
+def _waiting_body(port: int, headers: str = "") -> socket.socket:
+    """A connection whose request has sent one byte of its body."""
+    found = socket.create_connection(("127.0.0.1", port), timeout=20)
+    head = f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{headers}"
+    found.sendall(f"{head}Content-Length: 9000\r\n\r\n{{".encode())
+    return found
+
+
+def test_bodies_that_never_come_are_refused_and_hold_up_nobody_for_longer(tmp_path: Path) -> None:
+    with started(tmp_path, body_seconds=1.5, connections=30) as running:
+        few = [_waiting_body(running.port) for _ in range(20)]
+        begun = time.monotonic()
+        assert running.ask("GET", "/healthz")[0] == 200
+        assert time.monotonic() - begun < 1.0
+        more = [_waiting_body(running.port) for _ in range(20)]  # more than there are connections
+        assert running.ask("POST", PREDICT, b'{"features": {"age": 45}}')[0] == 200
+        assert time.monotonic() - begun < 8.0
+        answers = [each.recv(1000).decode() for each in few]
+        for each in (*few, *more):
+            each.close()
+    assert {answer.partition("\r\n")[0] for answer in answers} == {"HTTP/1.1 408 Request Timeout"}
+    assert "the body did not come within 1.5 s" in answers[0]
+
+
+def test_a_caller_without_rights_is_refused_before_the_body_comes(tmp_path: Path) -> None:
+    with started(tmp_path, auth="on", body_seconds=10) as running:
+        begun = time.monotonic()
+        with _waiting_body(running.port, "Authorization: Bearer anb_none_none\r\n") as waiting:
+            assert waiting.recv(1000).startswith(b"HTTP/1.1 401")
+        assert time.monotonic() - begun < 5
+        large = running.ask("POST", PREDICT, b"x" * 100_000, {**JSON, "x-api-key": "anb_none_none"})
+        assert large[0] == 401  # and can be read by one who has sent more
+
+
+def test_a_body_that_is_broken_off_leaves_no_trace(tmp_path: Path) -> None:
+    with started(tmp_path) as running:
+        for _ in range(3):
+            _waiting_body(running.port).close()
+        with _waiting_body(running.port) as waiting:
+            waiting.shutdown(socket.SHUT_WR)
+        time.sleep(0.3)
+        assert running.ask("GET", "/healthz")[0] == 200
+        running.process.terminate()
+        output, _ = running.process.communicate(timeout=20)
+    assert "Traceback" not in output, output
+
+
+def test_a_request_for_another_host_is_refused(tmp_path: Path) -> None:
+    with started(tmp_path, allowed_hosts=["api.example"]) as running:
+        for host in (f"localhost:{running.port}", "127.0.0.1", f"[::1]:{running.port}", "API.example:80"):
+            assert running.ask("GET", "/healthz", None, {"host": host})[0] == 200, host
+        for host in ("evil.example", f"evil.example:{running.port}", "10.0.0.1", "127.0.0.1.evil.example"):
+            status, _, text = running.ask("GET", "/v1/projects", None, {"host": host})
+            assert (status, b"serving.allowed_hosts" in text) == (421, True), host
+
+
+def test_a_killed_worker_is_started_again_while_the_other_serves(tmp_path: Path) -> None:
+    left = tmp_path / "shared"  # each worker leaves its metrics there, by its process
+    with started(tmp_path, workers=2, shared=str(left), refresh_seconds=0.1) as running:
+
+        def workers() -> set[int]:
+            return {int(file.stem) for file in left.glob("*.prom")}
+
+        def asked() -> int:
+            try:
+                return running.ask("POST", PREDICT, b'{"features": {"age": 45}}')[0]
+            except OSError:
+                return 0  # it stood in the queue of the one that was killed
+
+        deadline = time.monotonic() + 60
+        while len(workers()) < 2:
+            assert time.monotonic() < deadline
+        os.kill(min(workers()), signal.SIGKILL)
+        answers = []
+        while len(workers()) < 3:
+            assert time.monotonic() < deadline, "no worker was started"
+            answers.append(asked())
+        assert running.process.poll() is None
+        assert answers.count(200) >= 0.9 * len(answers)
+        assert [asked() for _ in range(10)] == [200] * 10
 
 
 def test_port_that_is_taken_is_told_in_one_line(running: Running, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import socket
 import stat
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +13,13 @@ from typing import Any
 import jwt
 import pytest
 
+from anabranch.answers.problems import ProblemError
 from anabranch.errors import AnabranchError, MisuseError
 from anabranch.stores.files.api_keys import RIGHTS, ApiKeys
 from anabranch.values.times import DAY, SECOND
+from jobs.servers.processes import wait_until
 from serving.app import create_app
-from serving.http.access import Access, Issuer
+from serving.http.access import Access, Hosts, Issuer
 from serving.http.messages import Request
 from serving.server import run
 from serving.settings import ServingSettings
@@ -57,7 +61,7 @@ class Secured:
         return text
 
     def ask(
-        self, method: str, path: str, credentials: str = "", body: bytes = b"", **more: str
+        self, method: str, path: str, credentials: str = "", body: bytes = b"", **more: Any
     ) -> tuple[int, Any, Mapping[str, str]]:
         sent = Request(
             method, path, body, authorization=f"Bearer {credentials}" if credentials else "", **more
@@ -139,6 +143,59 @@ def test_key_is_changed_by_adding_a_new_one_and_revoking_the_old(secured: Secure
     assert secured.predict(new)[0] == 200
     with pytest.raises(MisuseError, match="has no key"):
         secured.keys.revoke("shop", new.split("_")[1])
+
+
+def test_a_revoked_key_is_refused_while_the_registry_does_not_answer(secured: Secured) -> None:
+    key, hung = secured.key(), threading.Event()
+    context = secured.bench.app.parts.context
+    secured.bench.registry.roles = lambda _: hung.wait()  # type: ignore[method-assign, assignment, return-value]
+    settings = replace(context.settings, refresh_seconds=0.05)
+    secured.bench.app = create_app(replace(context, settings=settings))
+    secured.bench.app.start()
+    try:
+        assert secured.ask("GET", "/v1/projects", key)[0] == 200
+        secured.keys.revoke("heart_disease", key.split("_")[1])
+        assert wait_until(lambda: secured.ask("GET", "/v1/projects", key)[0] == 401, 10)
+    finally:
+        hung.set()
+        secured.bench.app.stop()
+
+
+def test_a_damaged_file_of_keys_is_told_and_those_read_before_stay_in_force(
+    secured: Secured, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = secured.key()
+    good = secured.keys.file.read_text()
+    secured.keys.file.write_text(good[:-20])
+    secured.bench.app.live.keys()
+    secured.bench.app.live.keys()
+    (record,) = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert "the file of API keys" in record.getMessage()
+    assert secured.predict(key)[0] == 200
+    status, ready, _ = secured.ask("GET", "/readyz")
+    assert (status, "the log says why" in ready["keys"]) == (200, True)
+    assert str(secured.keys.file) not in json.dumps(ready)
+    secured.keys.file.write_text(good)
+    secured.bench.app.live.keys()
+    assert secured.ask("GET", "/readyz")[1]["keys"] == "ok"
+
+
+def test_a_server_that_listens_on_every_address_takes_addresses_and_its_own_names() -> None:
+    everywhere, one = Hosts("0.0.0.0", ["API.example"]), Hosts("10.1.2.3", [])  # noqa: S104
+    for sent in (
+        "10.9.8.7:8100",
+        "[2001:db8::1]:8100",
+        "api.example.",
+        socket.gethostname(),
+        "localhost",
+        "",
+    ):
+        everywhere.check(sent)
+    one.check("10.1.2.3:80")
+    for hosts, sent in ((everywhere, "evil.example"), (one, "10.1.2.4"), (one, "10.1.2.3.evil.example")):
+        with pytest.raises(ProblemError, match="is not a name of this server"):
+            hosts.check(sent)
+    Hosts("127.0.0.1", ["*"]).check("evil.example")
 
 
 def test_wrong_secret_and_expired_key_are_401(secured: Secured) -> None:

@@ -1,10 +1,12 @@
+import asyncio
 import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,8 +20,9 @@ from anabranch.declare.projects import Project
 from anabranch.errors import TooLargeError, UnavailableError
 from anabranch.stores.cassandra.measures import Measure
 from serving.api.metrics import EVERY_SECONDS, MeasuredValues, ServingMetrics
+from serving.http.messages import Bodies
 from serving.settings import ServingSettings
-from tests.support.serving_fakes import PROJECTS, Bench, bench
+from tests.support.serving_fakes import PROJECTS, Bench, FakeManifest, bench
 
 HEART = "/v1/projects/heart_disease"
 EXAM = {"age": 45, "sex": 1, "cp": 3, "trestbps": 112, "chol": 230, "fbs": 0, "restecg": 2, "thalach": 165,
@@ -511,11 +514,53 @@ def test_texts_of_features_whose_record_would_not_fit_a_message_are_refused(dela
     )
 
 
+def test_readiness_asks_the_stores_once_in_a_while_however_often_it_is_asked(heart: Bench) -> None:
+    calm = heart.changed(settings=ServingSettings(ready_seconds=60))
+    asked: list[str] = []
+
+    def manifest(project: str) -> FakeManifest | None:
+        asked.append(project)
+        return heart.store.served
+
+    heart.store.manifest = manifest  # type: ignore[method-assign]
+    for _ in range(5):
+        assert calm.ask("GET", "/readyz")[0] == 200
+    assert len(asked) == 1
+
+
+def test_bodies_that_are_being_received_are_bounded_together() -> None:
+    bodies = Bodies(limit=100_000, seconds=5, most=150_000)
+
+    class Sent:
+        def __init__(self, pieces: int, then: Awaitable[object]) -> None:
+            self.pieces, self.then = pieces, then
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            for _ in range(self.pieces):
+                yield b"x" * 10_000
+            await self.then
+
+    async def both() -> list[Any]:
+        released = asyncio.Event()
+        scope: Any = SimpleNamespace(headers={})
+        first: Any = Sent(10, released.wait())
+        second: Any = Sent(10, asyncio.sleep(0))
+        waiting = asyncio.ensure_future(bodies.read(scope, first))
+        await asyncio.sleep(0.01)
+        (refused,) = await asyncio.gather(bodies.read(scope, second), return_exceptions=True)
+        released.set()
+        again: Any = Sent(10, asyncio.sleep(0))
+        return [refused, len(await waiting), len(await bodies.read(scope, again)), bodies.held]
+
+    refused, *rest = asyncio.run(both())
+    assert (refused.status, refused.kind, rest) == (503, "busy", [100_000, 100_000, 0])
+
+
 def test_readiness_tells_that_messages_could_not_be_published(heart: Bench) -> None:
     assert heart.ask("GET", "/readyz")[1]["bus"] == "ok"
     heart.topics.trouble = "TopicAuthorizationFailedError"
     status, answer = heart.changed().ask("GET", "/readyz")
-    assert (status, "did not take the last messages" in answer["bus"]) == (503, True)
+    assert (status, "did not take messages" in answer["bus"]) == (503, True)
 
 
 JSON = st.recursive(

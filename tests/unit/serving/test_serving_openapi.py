@@ -9,6 +9,7 @@ import pytest
 from markupsafe import escape
 
 from anabranch.declare.loading import load_project
+from anabranch.values.types import type_names
 from serving.api import openapi
 from serving.api.routes import ROUTES
 from serving.site import docs_page
@@ -187,3 +188,24 @@ def test_page_lists_every_endpoint_and_needs_nothing_from_elsewhere(
     assert all(f"<code>{path}</code>" in page for path in document["paths"])
     assert not re.search(r"(src|href)=['\"](https?:)?//", page)
     assert b"/docs" in heart.raw("GET", "/").body
+
+
+TYPED = """
+from anabranch import Count, FeatureView, Label, Last, LastK, Model, Project, Source
+
+sales = Source(name="sales", topic="sales", id="id", time="at",
+               schema="id STRING, shop STRING, at TIMESTAMP, value {type}")
+seen = FeatureView(name="seen", source=sales, key="shop",
+                   features={{"n": Count(), "few": LastK("value", k=2), "value": Last("value")}})
+project = Project(name="typed", views=(seen,), model=Model(features=["n"]),
+                  label=Label(source=sales, key="shop", target="id = 'x'"))
+"""
+
+
+@pytest.mark.parametrize("kind", [*type_names(), "DECIMAL(9,2)", "DECIMAL(36,18)", "NUMERIC(4)"])
+def test_a_column_of_any_type_is_described_by_every_document(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "typed.py").write_text(TYPED.format(type=kind))
+    typed = bench(tmp_path, ())
+    assert typed.app.live.broken == {}
+    for path in ("/openapi.json", "/docs", "/v1/projects", "/projects/typed"):
+        assert typed.raw("GET", path).status == 200, path
