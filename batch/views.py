@@ -19,6 +19,7 @@ from anabranch.folds.spark import batch_rows, grains
 from anabranch.stores.cassandra.writer import write_rows
 from anabranch.stores.opened import Stores
 from anabranch.values.times import SECOND, from_micros
+from batch.lost_states import lost_states_told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +63,8 @@ def states_of(view: FeatureView, events: DataFrame, coverage: Coverage) -> DataF
 def write_states(stores: Stores, view: FeatureView, states: DataFrame, coverage: Coverage, table: str) -> int:
     """Write a view's grains to a table of the serving store, one row a key; returns the number of rows."""
     slack = stores.settings.times.slack_seconds * SECOND
-    rows = batch_rows(view, states, coverage.cut, slack)
-    return write_rows(rows, stores.views.settings, table)
+    with lost_states_told(view, batch_rows(view, states, coverage.cut, slack)) as rows:
+        return write_rows(rows, stores.views.settings, table)
 
 
 def refresh_current(

@@ -29,6 +29,7 @@ from anabranch.stores.cassandra.reads import DeclaredAnewError
 from anabranch.stores.models.versions import Scorer
 from anabranch.stores.queries import triggered
 from anabranch.values.keys import key_values
+from anabranch.values.names import quoted
 from anabranch.values.times import SECOND, from_micros, now_micros
 from speed.query import SpeedLayer
 
@@ -230,9 +231,9 @@ class RecentLabels:
 def _collected(label: Label, events: DataFrame) -> list[Example]:
     target = F.expr(label.target).cast("double")
     columns = {
-        "id": F.col(f"`{label.source.id}`").cast("string"),
+        "id": F.col(quoted(label.source.id)).cast("string"),
         "key": key_column(label.keys),
-        "at": F.unix_micros(F.col(f"`{label.source.time}`").cast("timestamp")),
+        "at": F.unix_micros(F.col(quoted(label.source.time)).cast("timestamp")),
         "arrival": F.unix_micros("_arrival"),
         "target": F.when(F.abs(target) < float("inf"), target),
     }

@@ -2,7 +2,8 @@
 
 The timestamp of a tile's write grows with the events that the tile holds: the slot, plus one microsecond an
 event. So a slow retry, or a replay that has not yet reached the place where the stream once was, never
-overwrites a fuller tile, whichever is written last.
+overwrites a fuller tile, whichever is written last. A tile whose texts and sketches are more than the store
+takes is written without them, and answers of its key say so (folds/packing.py).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from anabranch.declare.projects import Project
+from anabranch.folds.packing import LARGEST, LOST_EXTRAS
 from anabranch.folds.spark import Piece
 from anabranch.settings import ViewsSettings
 from anabranch.stores.cassandra.tables import tiles_table
@@ -57,7 +59,11 @@ def _values(batch: pa.RecordBatch) -> list[list[bytes]]:
     names = ("slot", "tile_start", "events")
     slot, start, events = (batch.column(name).to_numpy(zero_copy_only=False) for name in names)
     key = batch.column("key").cast(pa.binary()).to_pylist()
-    state, extra = stored(batch.column("state")), stored(batch.column("extra"))
+    state = stored(batch.column("state"))
+    extra = [
+        LOST_EXTRAS if one is not None and len(one) > LARGEST else one
+        for one in stored(batch.column("extra"))
+    ]
     return [key, _longs(slot), _longs(start), state, extra, _longs(slot + events)]
 
 

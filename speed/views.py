@@ -13,6 +13,7 @@ from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
 from anabranch.events.judging import good_events
 from anabranch.folds.spark import pieces_of, tiles
+from anabranch.values.names import quoted
 from speed.query import SpeedLayer, messages, model_in_force, remembered_days, starting_offsets
 from speed.tiles import CHANGED_SCHEMA, tile_writer
 
@@ -30,12 +31,12 @@ def events_of(layer: SpeedLayer, project: Project, source: Source) -> DataFrame:
     loaded = layer.stores.lake.file_ids(spark, project, source, days)
     if loaded is not None:
         # A build counts what a file brought first; Delta shows each micro-batch the table as it then is.
-        same = (F.col(f"`{source.id}`") == F.col("_file_id")) & (F.col("_file_arrival") <= F.col("_arrival"))
+        same = (F.col(quoted(source.id)) == F.col("_file_id")) & (F.col("_file_arrival") <= F.col("_arrival"))
         events = events.join(loaded, same, "left_anti")
     # The watermark precedes the shuffle: behind it Spark forgets the partitioning and would shuffle again.
     marked = events.withWatermark("_arrival", f"{layer.times.dedup_horizon_seconds} seconds")
     # Of duplicates in one micro-batch the first row wins: in the order of arrival, the first arrival.
-    shuffled = marked.repartition(layer.partitions, f"`{source.id}`")
+    shuffled = marked.repartition(layer.partitions, quoted(source.id))
     ordered = shuffled.sortWithinPartitions("_arrival", "_partition", "_offset")
     return ordered.dropDuplicatesWithinWatermark([source.id])
 

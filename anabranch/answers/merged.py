@@ -23,13 +23,14 @@ from anabranch.stores.cassandra.current_rows import current_columns
 from anabranch.stores.cassandra.views import Views
 from anabranch.stores.models.registry import Models
 from anabranch.values.keys import key_values
+from anabranch.values.names import quoted
 from anabranch.values.times import to_micros
 
 
 def merged_schema(project: Project) -> str:
     """The columns of merged rows: those of current rows."""
     columns = {"key": "STRING", **current_columns(project, merged=True)}
-    return ", ".join(f"`{name}` {kind}" for name, kind in columns.items())
+    return ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
 
 
 Merge = Callable[[Sequence[str], int | None], Iterator[dict[str, Any]]]

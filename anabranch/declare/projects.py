@@ -1,11 +1,12 @@
 """Projects: views, a label and a model. Declarations are frozen, and checked when constructed."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from anabranch.declare.models import SMALLER_IS_BETTER, Model
-from anabranch.declare.names import RESERVED, check_name, check_unique, digest
+from anabranch.declare.names import RESERVED, RESULTS, check_name, check_unique, digest
 from anabranch.declare.sources import Label, Source
 from anabranch.declare.views import FeatureColumn, FeatureView
 from anabranch.declare.watch import Freshness, Watch
@@ -45,6 +46,11 @@ class Project:
 
     def __post_init__(self) -> None:
         check_name(self.name, "project")
+        if re.search(r"_events(_|$)", self.name):
+            raise DeclarationError(
+                f"project {self.name!r} is not a good name: its tables in Spark would be named as the events "
+                f"of a project {self.name[: self.name.index('_events')]!r}: leave out '_events'"
+            )
         object.__setattr__(self, "views", tuple(self.views))
         place = f"project {self.name!r}"
         for name, text in (("owner", self.owner), ("description", self.description)):
@@ -101,6 +107,13 @@ class Project:
             raise DeclarationError(
                 f"{place}: score_on_write: source {unknown[0]!r} is none of {', '.join(self.sources)}"
             )
+        for name in (one.source for one in self.score_on_write if one.source is not None):
+            taken = [one.name for one in self.sources[name].columns if one.name.lower() in RESULTS]
+            if taken:
+                raise DeclarationError(
+                    f"{place}: score_on_write: column {taken[0]!r} of source {name!r} has the name of a "
+                    f"result ({', '.join(RESULTS)}): rename it in the source"
+                )
 
     def _check_model(self, place: str) -> None:
         if self.model is not None:
@@ -139,6 +152,10 @@ class Project:
             )
 
     def _check_online(self, place: str) -> None:
+        if "online" in self.sources:
+            raise DeclarationError(
+                f"{place}: source 'online' has the name of the query that learns online: rename the source"
+            )
         if self.label is not None and self.label.source.topic is None:
             raise DeclarationError(
                 f"{place}: online learning reads labels from a topic, "

@@ -67,6 +67,10 @@ def key_columns(key: str | tuple[str, ...], source: Source, place: str) -> tuple
         raise DeclarationError(f"{place}: key {key!r} must name one column or several different ones")
     for name in names:
         kind = source.column(name, f"key of {place}").type
+        if set("=,") & set(name):
+            raise DeclarationError(
+                f"{place}: column {name!r} cannot be in a key, where '=' and ',' divide columns: rename it"
+            )
         if not kind.in_keys:
             raise DeclarationError(
                 f"{place}: key {name!r} cannot be {kind}: use STRING, a whole number, DATE or BOOLEAN"

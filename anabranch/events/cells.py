@@ -9,17 +9,18 @@ numbers.
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
+from anabranch.values.names import quoted
 from anabranch.values.types import DataType
 
 
 def named(name: str) -> Column:
     """The column of that name, whatever characters it holds."""
-    return F.col(f"`{name}`")
+    return F.col(quoted(name))
 
 
 def cell(name: str, kind: DataType) -> Column:
     """The text in column `name` as a value of `kind`, NULL when it is unknown or cannot be read."""
-    return F.expr(kind.cell_sql(f"`{name}`"))
+    return F.expr(kind.cell_sql(quoted(name)))
 
 
 def is_wrong(text: Column, value: Column) -> Column:

@@ -78,8 +78,7 @@ def measures(suite: Suite) -> list[Column]:
     a rule are counted among the bad ones only.
     """
     found = [F.count(F.lit(1)).alias("rows"), F.count("_reason").alias("bad")]
-    read = dict.fromkeys(each.columns for each in suite.expectations if each.columns)
-    found += [_missing(names).alias("missing_" + "_".join(names)) for names in read]
+    found += [_missing(names).alias(f"missing_{number}") for number, names in enumerate(_read(suite))]
     for number, each in enumerate(suite.expectations):
         taken = _row_measures(suite.source, each) if each.about_rows else _load_measures(each)
         found += [column.alias(f"{number}_{name}") for name, column in taken.items()]
@@ -90,7 +89,12 @@ def measured(suite: Suite, row: Mapping[str, Any], number: int) -> dict[str, Any
     """The measures of expectation `number`: `missing`, `unexpected`, `low`, `high`, `other`, `value`."""
     start, columns = f"{number}_", suite.expectations[number].columns
     found = {name.removeprefix(start): value for name, value in row.items() if name.startswith(start)}
-    return found | ({"missing": row["missing_" + "_".join(columns)]} if columns else {})
+    return found | ({"missing": row[f"missing_{_read(suite).index(columns)}"]} if columns else {})
+
+
+def _read(suite: Suite) -> list[tuple[str, ...]]:
+    """The columns, or pairs of columns, that the expectations are about."""
+    return list(dict.fromkeys(each.columns for each in suite.expectations if each.columns))
 
 
 def _missing(names: Sequence[str]) -> Column:

@@ -15,7 +15,7 @@ from anabranch.states.blocks import TIME, TIME_ELEMENT, Element, Values
 from anabranch.values.types import DataType
 
 ARRIVAL = "_arrival"
-_CHUNK = 100_000  # rows of whole keys folded at once
+_CHUNK, _CHUNK_BYTES = 100_000, 256 * 2**20  # rows of whole keys folded at once
 
 
 def over_keys(
@@ -36,7 +36,11 @@ def _whole_keys(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
     for batch in batches:
         if batch.num_rows == 0:
             continue
-        if sum(part.num_rows for part in waiting) + batch.num_rows > _CHUNK:
+        together = [*waiting, batch]
+        if (
+            sum(part.num_rows for part in together) > _CHUNK
+            or sum(part.nbytes for part in together) > _CHUNK_BYTES
+        ):
             keys = batch.column("_key")
             last = pc.index(pc.equal(keys, keys[-1]).fill_null(keys[-1].as_py() is None), True).as_py()
             if last > 0 or (waiting and waiting[-1].column("_key")[-1] != keys[0]):

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from anabranch.aggregates.layout import States
 from anabranch.declare.views import FeatureView
-from anabranch.folds.merge import LABELS
+from anabranch.folds.merge import LABELS, LOST
 from anabranch.states.blocks import Rows
 
 LIFELONG = -(2**62)
@@ -92,6 +92,43 @@ def fold(view: FeatureView, grains: Grains, cut: int, slack: int) -> Grains:
         np.zeros(len(key), dtype=np.int64),
         rows,
         [extras[i] for i in order.tolist()] if extras else (),
+    )
+
+
+def fitting(parts: Grains, largest: int) -> Grains:
+    """Batch parts as `fold` makes them, without what is more than a store takes, `largest` bytes a key.
+
+    Such a key loses its extras, and its rows too where they alone are more; its first row, of segment LOST,
+    tells.
+    """
+    if not len(parts.key):
+        return parts
+    keys, first = np.unique(parts.key, return_index=True)
+    row = parts.rows.itemsize * parts.rows.shape[1]
+    bytes_ = np.full(len(parts.key), row, dtype=np.int64)
+    if parts.extras:
+        bytes_ += [sum(len(one) for one in state if one is not None) for state in parts.extras]
+    sizes = np.add.reduceat(bytes_, first)
+    large = keys[sizes > largest]
+    if not len(large):
+        return parts
+    stays = ~np.isin(parts.key, keys[np.diff(first, append=len(parts.key)) * row > largest])
+    told = np.zeros((len(large), parts.rows.shape[1]))
+    told[:, 0], told[:, 1] = LOST, sizes[sizes > largest]
+    key = np.concatenate([large, parts.key[stays]])
+    order = np.argsort(key, kind="stable")
+    lost, nothing = set(large.tolist()), [None] * len(parts.extras[0]) if parts.extras else []
+    extras = [
+        nothing if number in lost else state
+        for number, state, kept in zip(parts.key.tolist(), parts.extras, stays.tolist(), strict=False)
+        if kept
+    ]
+    both = [*([nothing] * len(large)), *extras] if parts.extras else []
+    return Grains(
+        key[order],
+        np.zeros(len(key), dtype=np.int64),
+        np.concatenate([told, parts.rows[stays]])[order],
+        [both[place] for place in order.tolist()] if both else (),
     )
 
 

@@ -5,6 +5,7 @@ A batch part is stored as rows of float64 `[segment, start, state...]`. The segm
     -1 - i    collapsed: events of window i from its tail at cut + slack up to the cut (start unused)
     hop > 0   a tail hop: events of [start, start + hop)
     0         early: events at exactly `start`, at or after the cut
+    LOST      a first row: states of `start` bytes are more than a store takes, and are left out
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from anabranch.states.blocks import Rows
 from anabranch.values.times import format_time
 
 LABELS = 2  # columns before the state in a stored batch row
+LOST = -(2.0**53)
 _NEVER = -(2**63)
 
 
@@ -38,13 +40,15 @@ class BatchPart:
 class Tiles:
     """One key's states by the stream since the cut: starts of wide tiles (m,), states (m, width), extras.
 
-    `fine` are the tiles of the other tier, at least those of hours in which a tail lies (windows.py).
+    `fine` are the tiles of the other tier, at least those of hours in which a tail lies (windows.py). `lost`:
+    the extras of a tile are more than the store takes, and are left out.
     """
 
     starts: NDArray[np.int64]
     rows: Rows
     extras: Sequence[States] = ()
     fine: "Tiles | None" = None
+    lost: bool = False
 
 
 @dataclass(frozen=True)
@@ -213,20 +217,36 @@ def _reasons(
     early = view.layout.latest(folded) >= at
     late = part is not None and at < part.cut
     old = [] if part is None else [span.name for span in view.spans if _too_old(span, part, at)]
-    if not (late or old or early.any()):
+    lost = [_is_lost(batch, tiles) for batch, tiles in known]
+    if not (late or old or any(lost) or early.any()):
         return [None] * count
     texts = []
     for number, (batch, _) in enumerate(known):
-        reasons: dict[str, None] = {}
+        missing = {_lost_text(view): None} if lost[number] else {}
+        reasons: dict[str, None] = {**missing}
         for position, span in enumerate(view.spans):
             if early[position * count + number]:
                 reasons[f"{format_time(at)} lies before events that were already folded"] = None
             if part is not None and batch is not None and span.name in old:
                 reasons[f"the batch of {format_time(part.cut)} is too old for window {span.name}"] = None
         if part is not None and batch is not None and late:
-            reasons = {f"{format_time(at)} lies before the batch's cut {format_time(part.cut)}": None}
+            before = f"{format_time(at)} lies before the batch's cut {format_time(part.cut)}"
+            reasons = {**missing, before: None}
         texts.append("; ".join(reasons) or None)
     return texts
+
+
+def _is_lost(batch: BatchPart | None, tiles: Tiles | None) -> bool:
+    """Whether states of a key were left out, as more than a store takes."""
+    by_stream = tiles is not None and (tiles.lost or (tiles.fine is not None and tiles.fine.lost))
+    return by_stream or (batch is not None and len(batch.rows) > 0 and bool(batch.rows[0, 0] == LOST))
+
+
+def _lost_text(view: FeatureView) -> str:
+    return (
+        f"the states of this key in view {view.name!r} are more than the store takes, so values are missing: "
+        "keep fewer of them (k=, most=) or give the view a longer hop="
+    )
 
 
 def _too_old(span: Window, part: BatchPart, at: int) -> bool:

@@ -2,6 +2,9 @@
 
 states   float64[k, 2 + width]           rows as in memory (anabranch/folds/merge.py)
 extras   per state, per extra:           uint32 length + 1, then the bytes; length 0 means no events
+
+A key whose states take more than LARGEST loses its extras, or all of them, and an answer says so: Cassandra
+refuses a write of half its commit log's segment (16 MiB by default), and an answer would have to read it.
 """
 
 import struct
@@ -11,6 +14,11 @@ import numpy as np
 
 from anabranch.aggregates.layout import States
 from anabranch.states.blocks import Rows
+
+LARGEST = 4 * 2**20
+"""Bytes of the states that a key may have in one row of a table."""
+LOST_EXTRAS = b"\xff" * 4
+"""The extras of a tile that were too large: no extra has such a length."""
 
 
 def pack_extras(states: Sequence[States]) -> bytes | None:

@@ -1,7 +1,8 @@
 """Declarations compiled to Spark, DataFrame to DataFrame. No other module of the pure layers imports pyspark.
 
 Aggregate expressions from the blocks' SQL build a batch's grains and the stream's tiles. Batch rows and
-training sets use the blocks' numpy functions over sorted Arrow batches (arrow.py).
+training sets use the blocks' numpy functions over sorted Arrow batches (arrow.py). Beside columns of users
+ours begin with an underscore, as no column of a source does (values/names.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,14 +27,16 @@ from anabranch.folds.arrow import (
     read_grains,
     training_rows,
 )
-from anabranch.folds.grains import fold, merged, start_sql
+from anabranch.folds.grains import fitting, fold, merged, start_sql
+from anabranch.folds.packing import LARGEST
 from anabranch.states.blocks import REFERENCE, TIME, TIME_ELEMENT
 from anabranch.values.keys import SEPARATOR
+from anabranch.values.names import PRIVATE, quoted
 
 
 def key_column(keys: tuple[str, ...]) -> Column:
     """The stored text of a key (values/keys.py); NULL when any of its columns is."""
-    parts = [F.col(f"`{name}`").cast("string") for name in keys]
+    parts = [F.col(quoted(name)).cast("string") for name in keys]
     return (
         parts[0]
         if len(parts) == 1
@@ -42,19 +45,19 @@ def key_column(keys: tuple[str, ...]) -> Column:
 
 
 def keyed(view: FeatureView, events: DataFrame) -> DataFrame:
-    """Events of the view's source with `_key` and `event_micros`, without those that lack the view's key."""
+    """Events of the view's source with `_key` and `_event_micros`, without those that lack the view's key."""
     stamped = events.withColumn("_key", key_column(view.keys)).withColumn(
-        TIME, F.unix_micros(F.col(f"`{view.source.time}`").cast("timestamp"))
+        TIME, F.unix_micros(F.col(quoted(view.source.time)).cast("timestamp"))
     )
     return stamped.where("_key IS NOT NULL")
 
 
 def state_columns(view: FeatureView) -> list[Column]:
-    """Aggregate expressions `state` ARRAY<DOUBLE> and `extra` ARRAY<BINARY> over the rows of `keyed`."""
+    """Aggregate expressions `_state` ARRAY<DOUBLE> and `_extra` ARRAY<BINARY> over the rows of `keyed`."""
     extras = [F.expr(extra.sql()) for extra in view.layout.extras]
     return [
-        F.array(*[F.expr(text) for text in view.layout.sql()]).alias("state"),
-        (F.array(*extras) if extras else no_extras()).alias("extra"),
+        F.array(*[F.expr(text) for text in view.layout.sql()]).alias("_state"),
+        (F.array(*extras) if extras else no_extras()).alias("_extra"),
     ]
 
 
@@ -69,14 +72,15 @@ def grains(view: FeatureView, events: DataFrame, cut: int) -> DataFrame:
     started = (
         keyed(view, events)
         .withColumn(REFERENCE, reference)
-        .withColumn("start", F.expr(start_sql(view, cut, TIME)))
-        .where("start IS NOT NULL")
+        .withColumn("_start", F.expr(start_sql(view, cut, TIME)))
+        .where("_start IS NOT NULL")
     )
-    return (
-        started.groupBy("_key", "start")
-        .agg(*state_columns(view))
-        .select(F.col("_key").alias("key"), "start", "state", "extra")
-    )
+    return _plain(started.groupBy("_key", "_start").agg(*state_columns(view)))
+
+
+def _plain(states: DataFrame) -> DataFrame:
+    """States, which have no column of users any more, with the names that stored ones have."""
+    return states.select(*[F.col(name).alias(name.removeprefix(PRIVATE)) for name in states.columns])
 
 
 def coarsened(view: FeatureView, kept: DataFrame, cut: int) -> DataFrame:
@@ -104,7 +108,7 @@ def batch_rows(view: FeatureView, kept: DataFrame, cut: int, slack: int) -> Data
 
     def fold_grains(table: pa.Table) -> pa.Table:
         known = read_grains(view, table)
-        parts = fold(view, known, cut, slack)
+        parts = fitting(fold(view, known, cut, slack), LARGEST)
         keys, counts = np.unique(parts.key, return_counts=True)
         edges = np.concatenate([[0], np.cumsum(counts)])
         extras = pa.ListArray.from_arrays(pa.array(edges, pa.int32()), as_blobs(parts.extras, len(parts.key)))
@@ -170,7 +174,7 @@ def tiles(
     its arrival has a tile of its own instant, so that an answer before that instant does not include it.
     """
     pieces = pieces_of(views, entity)
-    stamped = events.withColumn(TIME, F.unix_micros(F.col(f"`{views[0].source.time}`").cast("timestamp")))
+    stamped = events.withColumn(TIME, F.unix_micros(F.col(quoted(views[0].source.time)).cast("timestamp")))
     parts = F.array(*[_part(number, piece) for number, piece in enumerate(pieces)])
     spread = stamped.withColumn("_part", F.explode(F.filter(parts, lambda part: part["key"].isNotNull())))
     # All events of a tile have one reference, also one that was ahead of its arrival, on the tile's edge.
@@ -179,19 +183,15 @@ def tiles(
         .withColumn("_piece", F.col("_part.piece"))
         .withColumn("_key", F.col("_part.key"))
     )
-    slot = F.window(ARRIVAL, f"{slot_seconds} seconds").alias("_slot")
-    grouped = ready.groupBy("_piece", "_key", slot, F.timestamp_micros("_part.start").alias("tile_start"))
+    slot = F.window(ARRIVAL, f"{slot_seconds} seconds").alias("_window")
+    start = F.timestamp_micros("_part.start").alias("_tile_start")
     state, extra = _chosen(views, pieces)
-    states = grouped.agg(F.count(F.lit(1)).alias("events"), state.alias("state"), extra.alias("extra"))
-    return states.select(
-        F.col("_piece").alias("piece"),
-        F.col("_key").alias("key"),
-        F.col("_slot.start").alias("slot"),
-        "tile_start",
-        "events",
-        "state",
-        "extra",
+    counted = F.count(F.lit(1)).alias("_events")
+    states = ready.groupBy("_piece", "_key", slot, start).agg(
+        counted, state.alias("_state"), extra.alias("_extra")
     )
+    slot = F.col("_window.start").alias("_slot")
+    return _plain(states.select("_piece", "_key", slot, "_tile_start", "_events", "_state", "_extra"))
 
 
 def _part(number: int, piece: Piece) -> Column:
@@ -247,11 +247,11 @@ def _with_features(
     view: FeatureView, events: DataFrame, rows: DataFrame, time: str, as_known: bool
 ) -> DataFrame:
     elements = [element for element in view.layout.elements if element != TIME_ELEMENT]
-    names = {element: f"e{position}" for position, element in enumerate(elements)}
-    payload = F.struct(*[F.col(f"`{name}`") for name in rows.columns])
+    names = {element: f"_e{position}" for position, element in enumerate(elements)}
+    payload = F.struct(*[F.col(quoted(name)) for name in rows.columns])
     asked = rows.select(
         key_column(view.keys).alias("_key"),
-        F.unix_micros(F.col(f"`{time}`").cast("timestamp")).alias(TIME),
+        F.unix_micros(F.col(quoted(time)).cast("timestamp")).alias(TIME),
         payload.alias("_row"),
     )
     values = [F.expr(element.sql).alias(name) for element, name in names.items()]
@@ -264,8 +264,7 @@ def _with_features(
     both = asked.select("_key", TIME, "_row", *blank).unionByName(known)
     ordered = both.repartition(shuffle_partitions(rows), "_key").sortWithinPartitions("_key", TIME)
     declared = cast(
-        "StructType",
-        StructType.fromDDL(", ".join(f"`{column.name}` {column.type.spark}" for column in view.columns)),
+        "StructType", StructType.fromDDL(", ".join(f"{quoted(c.name)} {c.type.spark}" for c in view.columns))
     )
     schema = StructType([*rows.schema.fields, *declared.fields])
     return ordered.mapInArrow(over_keys(lambda table: training_rows(view, names, table)), schema)

@@ -3,8 +3,8 @@
 A state is a row of float64. A block owns `width` adjacent columns of it and defines how Spark builds them
 from events (`sql`), the state of one event (`lift`), the merge of two states of disjoint events (`combine`)
 and the state of no events (`empty`). `combine` is associative and commutative up to rounding, so batch,
-tiles and training sets share one definition. SQL reads the source's columns, `event_micros` (event time,
-BIGINT) and `reference_micros`.
+tiles and training sets share one definition. SQL reads the source's columns, `_event_micros` (event time,
+BIGINT) and `_reference_micros`.
 
 An element is the value of each event that a block reads, or NULL, as SQL that includes the cast and the
 filter:
@@ -23,8 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[np.float64]
-TIME = "event_micros"
-REFERENCE = "reference_micros"
+TIME, REFERENCE = "_event_micros", "_reference_micros"  # no column of a source begins like this
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class Faded(Block):
     """Sum of a double element with fading weights: [reference, sum, weight].
 
     An event weighs 2 ** ((its time - reference) / half_life). A merge moves the older reference to the
-    newer one. `reference_micros` is at or after every event of a group (the cut, the end of a tile), so
+    newer one. `_reference_micros` is at or after every event of a group (the cut, the end of a tile), so
     weights are at most 1.
     """
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 from anabranch.errors import DeclarationError
 from anabranch.values.datatype import Column, DataType, JsonSchema, counted, show
 from anabranch.values.dates import DATE, TIMESTAMP, DateType, TimestampType
+from anabranch.values.names import check_column_names
 from anabranch.values.numbers import (
     BIGINT,
     DOUBLE,
@@ -37,6 +38,11 @@ __all__ = [
     "DecimalType",
 ]
 
+_PARTS = re.compile(r"(?:`[^`]*`|\([^)]*\)|'[^']*'|[^,])+")
+_COLUMN = re.compile(
+    r"\s*(`[^`]+`|[A-Za-z_]\w*)\s*:?\s+(.+?)(?:\s+NOT\s+NULL)?(?:\s+COMMENT\s+'[^']*')?\s*",
+    re.IGNORECASE | re.DOTALL,
+)
 _BOOLEANS = {"true", "false", "t", "f", "yes", "no", "y", "n", "1", "0"}
 
 
@@ -222,26 +228,18 @@ def parse_type(text: str) -> DataType:
 def parse_schema(ddl: str) -> tuple[Column, ...]:
     """Columns of DDL such as ``"id STRING, at TIMESTAMP, price DECIMAL(10,2)"``, in order."""
     columns: list[Column] = []
-    for part in re.split(r",(?![^(]*\))", ddl):
-        match = re.fullmatch(
-            r"\s*(`[^`]+`|[A-Za-z_]\w*)\s*:?\s+(.+?)(?:\s+NOT\s+NULL)?(?:\s+COMMENT\s+'[^']*')?\s*",
-            part,
-            re.IGNORECASE | re.DOTALL,
-        )
+    parts = _PARTS.findall(ddl)
+    # What was left out between two parts, or at the end, is an empty part.
+    for part in parts if parts and ",".join(parts) == ddl else [""]:
+        match = _COLUMN.fullmatch(part)
         if match is None:
             raise DeclarationError(
-                f"schema part {part.strip()!r} is not understood: "
-                "write columns as 'name TYPE', separated by commas"
+                f"schema part {part.strip()!r} is not understood: write columns as 'name TYPE', "
+                "separated by commas, and a name with other characters than letters, digits and "
+                "underscores in backticks"
             )
         columns.append(Column(match[1].strip("`"), parse_type(match[2])))
-    names = [column.name.lower() for column in columns]
-    for name in names:
-        if names.count(name) > 1:
-            raise DeclarationError(f"duplicate column {name!r} in the schema: give each column its own name")
-        if name.startswith("_"):
-            raise DeclarationError(
-                f"column {name!r} begins with an underscore, as the lake's own columns do: rename it"
-            )
+    check_column_names(column.name for column in columns)
     return tuple(columns)
 
 

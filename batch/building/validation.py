@@ -139,7 +139,9 @@ class Validation:
             served = self._served(key_values(self.project.keys, text))
             for view in self.project.views:
                 for column in view.columns:
-                    if not agrees(view.features[column.feature], column, row, served[column.name]):
+                    if column.name in served and not agrees(
+                        view.features[column.feature], column, row, served[column.name]
+                    ):
                         yield text, column.name, _difference(column, text, served, row)
 
     def _events_of(self, keys: Sequence[str], stack: ExitStack, *, recent: bool) -> dict[str, DataFrame]:
@@ -168,12 +170,13 @@ class Validation:
         return events_of_keys
 
     def _served(self, key: Mapping[str, str]) -> dict[str, object]:
-        """The values of a key at the cut, from the new version's tables."""
+        """The values of a key at the cut, from the new version's tables; none of a view that lost states."""
         values: dict[str, object] = {}
         for view in self.project.views:
             text = key_text(view.keys, key)
             batch, _ = self.stores.views.known(self.project.name, view, text, self.entry, self.entry.cut)
-            values.update(merge(view, batch, None, self.entry.cut).values)
+            merged = merge(view, batch, None, self.entry.cut)
+            values.update(merged.values if merged.degraded is None else {})
         return values
 
 

@@ -18,6 +18,7 @@ from anabranch.stores.cassandra.tables import current_table
 from anabranch.stores.cassandra.writer import write_rows
 from anabranch.stores.files.filesystems import hadoop, hadoop_child, hadoop_exists, read_text, write_text
 from anabranch.stores.opened import Stores
+from anabranch.values.names import quoted
 from batch.scoring.input_rows import SERVING, parquet_files
 from batch.scoring.ledger import ScoringRun
 from batch.scoring.row_files import MARKER, check_replaceable
@@ -105,7 +106,7 @@ def serving_rows(project: Project, scored: DataFrame) -> DataFrame:
             f"the rows have no key column {absent[0]!r}: the serving table needs {', '.join(project.keys)}"
         )
     named = [
-        F.col(f"`{name}`").cast("string").alias(name)
+        F.col(quoted(name)).cast("string").alias(name)
         for name in project.keys
         if name != "key" and name not in project.column_of
     ]

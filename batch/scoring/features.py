@@ -12,11 +12,12 @@ from anabranch.errors import MisuseError
 from anabranch.folds.spark import point_in_time
 from anabranch.progress import Progress
 from anabranch.stores.opened import Stores
+from anabranch.values.names import folded, quoted
 from anabranch.values.times import from_micros
 from batch.scoring.row_files import read_rows, write_rows
 
 log = logging.getLogger(__name__)
-_AT, _ASIDE = "_at", "_given_"
+_AT, _GIVEN = "_at", "_given"
 
 
 def time_column(project: Project) -> str:
@@ -48,11 +49,12 @@ def with_time(project: Project, rows: DataFrame, place: str) -> DataFrame:
     missing = [name for name in needed if name not in rows.columns]
     if missing:
         raise MisuseError(f"{place} has no column {missing[0]!r}: rows need {', '.join(needed)}")
-    taken = [column.name for column in project.columns if column.name in rows.columns]
+    there = {folded(name) for name in rows.columns}
+    taken = [column.name for column in project.columns if column.name in there]
     if taken:
         raise MisuseError(f"{place} has a column {taken[0]!r} already, which is a feature: rename or drop it")
     name = time_column(project)
-    return rows.withColumn(name, F.expr(f"try_cast(`{name}` AS TIMESTAMP)"))
+    return rows.withColumn(name, F.expr(f"try_cast({quoted(name)} AS TIMESTAMP)"))
 
 
 def attach_features(
@@ -72,11 +74,11 @@ def attach_features(
     views = tuple(view for view in project.views if {column.name for column in view.columns} & set(names))
     needed = Project(name=project.name, views=views)
     events = stores.lake.distinct_events(stores.spark, needed)
-    # A column of the rows may be a feature of the same views: it is renamed while the others are attached.
-    features = {column.name for column in needed.columns}
-    aside = {name: f"{_ASIDE}{name}" for name in rows.columns if name in features}
-    own_time = F.expr(f"try_cast(`{time_column(project)}` AS TIMESTAMP)")
+    own_time = F.expr(f"try_cast({quoted(time_column(project))} AS TIMESTAMP)")
     moment = own_time if at is None else F.lit(from_micros(at))
-    known = point_in_time(needed, events, rows.withColumn(_AT, moment).withColumnsRenamed(aside), _AT)
-    kept = [F.col(f"`{aside.get(name, name)}`").alias(name) for name in rows.columns]
-    return known.select(*kept, *[F.col(f"`{name}`") for name in names])
+    # A column of the rows may have any name, also that of a feature of the same views: only the key stays
+    # outside of the struct while features are attached.
+    given = F.struct(*[F.col(quoted(name)) for name in rows.columns]).alias(_GIVEN)
+    asked = rows.select(*[F.col(quoted(name)) for name in project.keys], moment.alias(_AT), given)
+    known = point_in_time(needed, events, asked, _AT)
+    return known.select(f"{_GIVEN}.*", *[F.col(quoted(name)) for name in names])

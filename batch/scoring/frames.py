@@ -13,6 +13,7 @@ from pyspark.sql.pandas.functions import arrow_udf
 from pyspark.sql.types import DataType as SparkType
 from pyspark.sql.types import StringType
 
+from anabranch.declare.names import RESULTS
 from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureColumn
 from anabranch.errors import MisuseError
@@ -22,8 +23,8 @@ from anabranch.stores.models.inputs import ModelInput, check_fits, column_inputs
 from anabranch.stores.models.shipping import ShippedModel, ShippedPyfunc, input_column, ship, ship_pyfunc
 from anabranch.stores.models.versions import Scorer
 from anabranch.stores.opened import Stores
+from anabranch.values.names import quoted
 
-RESULTS = ("score", "label", "model_version")
 WRONG_CELL = "a cell cannot be read: "
 """Begins the message of a job that met a cell of the wrong type; the rest names the cell."""
 _TARGETS = {
@@ -141,7 +142,7 @@ def _inputs(project: Project, rows: DataFrame, scorer: Scorer | ForeignVersion) 
 
 
 def _typed(declared: FeatureColumn, target: str, found: SparkType) -> Column:
-    given = F.col(f"`{declared.name}`")
+    given = F.col(quoted(declared.name))
     if isinstance(found, StringType) and target != "STRING":
         value = cell(declared.name, declared.type)
         message = F.concat(F.lit(WRONG_CELL), complaint(declared.name, given, declared.type))

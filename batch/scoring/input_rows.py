@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pyspark.sql import DataFrame, SparkSession
 
+from anabranch.declare.names import RESULTS
 from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
 from anabranch.stores.cassandra.source import CassandraSource, cassandra_options
@@ -14,7 +15,6 @@ from anabranch.stores.cassandra.tables import current_table
 from anabranch.stores.files.filesystems import files_at, hadoop, spark_path
 from anabranch.stores.lake.staging import snapshot
 from anabranch.stores.opened import Stores
-from batch.scoring.frames import RESULTS
 from batch.scoring.ledger import plain
 from batch.scoring.row_files import CSV, form_of, read_form
 

@@ -17,6 +17,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 
+from anabranch.declare.names import RESULTS
 from anabranch.declare.projects import OnWrite, Project
 from anabranch.declare.sources import Source
 from anabranch.errors import AnabranchError, MisuseError
@@ -26,13 +27,15 @@ from anabranch.progress import Progress
 from anabranch.stores.cassandra.tables import current_table
 from anabranch.stores.cassandra.writer import write_rows
 from anabranch.stores.files.filesystems import hadoop, write_text
+from anabranch.stores.lake.lake import as_declared, as_stored, stored_name
 from anabranch.stores.lake.schemas import prepare_events
 from anabranch.stores.lake.staging import snapshot
 from anabranch.stores.opened import Stores
 from anabranch.stores.queries import SupervisedQuery, run_queries, triggered
+from anabranch.values.names import quoted
 from batch.scoring.delivery import serving_rows
 from batch.scoring.features import attach_features
-from batch.scoring.frames import RESULTS, check_names, score
+from batch.scoring.frames import check_names, score
 from batch.scoring.input_rows import SERVING
 from batch.scoring.row_files import CSV, MARKER, check_replaceable, form_of, read_rows
 
@@ -119,6 +122,8 @@ class _Following:
         if form != "delta":
             reader = reader.schema(known.schema).options(**(CSV if form == "csv" else {}))
         rows = reader.load(one.source)
+        if one.declared is not None:
+            rows = as_declared(rows, one.declared)
         check_names(project, rows.columns)
         digest = hashlib.sha256(f"{one.source}|{one.out}".encode()).hexdigest()[:12]
         root = self.stores.lake.settings.root.rstrip("/")
@@ -146,7 +151,7 @@ class _Following:
         version, now = stores.models.scorer(project.name), time.time_ns() // 1000
         missing = [name for name in version.features if name not in rows.columns]
         ready = attach_features(stores, project, rows, missing, now) if missing else rows
-        columns = [F.col(f"`{name}`") for name in (*rows.columns, *RESULTS)]
+        columns = [F.col(quoted(name)) for name in (*rows.columns, *RESULTS)]
         scored = score(stores, project, ready, version.version).select(*columns)
         count = rows.count()  # before the append, after which every row has a score
         if out == SERVING:
@@ -154,7 +159,8 @@ class _Following:
         else:
             # The checkpoint keeps the id of the query: without the checkpoint a new series of appends begins.
             query = arrived.sparkSession.sparkContext.getLocalProperty("sql.streaming.queryId")
-            writer = scored.write.format("delta").mode("append").option("mergeSchema", "true")
+            stored = scored if self.follower.declared is None else as_stored(scored, self.follower.declared)
+            writer = stored.write.format("delta").mode("append").option("mergeSchema", "true")
             writer = writer.option("txnAppId", f"score/{project.name}/{query}")
             writer.option("txnVersion", str(number)).save(out)
         self.rows += count
@@ -167,11 +173,11 @@ class _Following:
         first = distinct(declared, arrived).drop(*LAKE_COLUMNS)
         if out == SERVING or snapshot(spark, out) is None:
             return first
-        scored, name = spark.read.format("delta").load(out), declared.id
+        scored, name = spark.read.format("delta").load(out), stored_name(declared.id)
         if name not in scored.columns:
             return first
-        ids = scored.select(F.col(f"`{name}`").alias("_scored"))
-        return first.join(ids, F.col(f"`{name}`") == F.col("_scored"), "left_anti")
+        ids = scored.select(F.col(quoted(name)).alias("_scored"))
+        return first.join(ids, F.col(quoted(declared.id)) == F.col("_scored"), "left_anti")
 
 
 def _raise_failure(error: Exception | None, one: Follower) -> None:

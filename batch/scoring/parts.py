@@ -9,6 +9,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import Observation
 from pyspark.sql import functions as F
 
+from anabranch.declare.names import RESULTS
 from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
 from anabranch.progress import Progress
@@ -17,9 +18,10 @@ from anabranch.stores.models.foreign import ForeignVersion
 from anabranch.stores.models.shipping import ship
 from anabranch.stores.models.versions import Scorer
 from anabranch.stores.opened import Stores
+from anabranch.values.names import quoted
 from anabranch.values.times import from_micros
 from batch.scoring.features import attach_features
-from batch.scoring.frames import RESULTS, WRONG_CELL, score, version_inputs
+from batch.scoring.frames import WRONG_CELL, score, version_inputs
 from batch.scoring.input_rows import InputRows, parquet_files
 from batch.scoring.ledger import Plan, ScoringRun, plan_files
 from batch.scoring.parquet import SCORED_SCHEMA, FileScoring, Part, fits, plan_parts
@@ -198,7 +200,7 @@ class _PartWriter:
 
     def of(self, part: Part) -> Callable[[str], int]:
         """A function that writes the scored rows of a part into a folder and returns how many there are."""
-        columns = [F.col(f"`{name}`") for name in (*self.kept, *RESULTS)]
+        columns = [F.col(quoted(name)) for name in (*self.kept, *RESULTS)]
         job = self.job
 
         def write(folder: str) -> int:

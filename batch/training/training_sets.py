@@ -14,6 +14,7 @@ from anabranch.progress import Progress
 from anabranch.stores.models.inputs import model_inputs, slice_inputs
 from anabranch.stores.models.shipping import input_column
 from anabranch.stores.opened import Stores
+from anabranch.values.names import quoted
 from batch.training.job import TrainingJob, learnable
 from batch.training.preparing import KEY, TARGET, TIME
 from batch.training.spreading import check_memory, training_size
@@ -61,8 +62,8 @@ def no_labels(project: Project, total: int) -> AnabranchError:
 def label_rows(label: Label, events: DataFrame) -> DataFrame:
     """One row a label event: the key's columns, `_time` and `_target` DOUBLE; each may be NULL."""
     rows = events.select(
-        *[F.col(f"`{name}`") for name in label.keys],
-        F.col(f"`{label.source.time}`").cast("timestamp").alias(TIME),
+        *[F.col(quoted(name)) for name in label.keys],
+        F.col(quoted(label.source.time)).cast("timestamp").alias(TIME),
         F.expr(label.target).alias(TARGET),
     )
     kind = rows.schema[TARGET].dataType.typeName()

@@ -26,11 +26,12 @@ from anabranch.folds.spark import key_column
 from anabranch.progress import Progress
 from anabranch.stores.cassandra.removal import erase_current, erase_states
 from anabranch.stores.lake.increments import states_there
-from anabranch.stores.lake.lake import READABLE_FROM
+from anabranch.stores.lake.lake import READABLE_FROM, as_stored, stored_name
 from anabranch.stores.lake.staging import snapshot
 from anabranch.stores.lake.table_files import Table
 from anabranch.stores.opened import Stores
 from anabranch.values.keys import key_text, read_key
+from anabranch.values.names import quoted
 from batch.building.kept_states import keys_name, sources_of_keys
 
 
@@ -118,9 +119,9 @@ class Erasure:
         }
 
     def _events(self, source: Source) -> DataFrame:
-        return self.stores.lake.events(self.stores.spark, self.project, source).where(
-            self._of_key(source) or "FALSE"
-        )
+        events = self.stores.lake.events(self.stores.spark, self.project, source)
+        of_key = as_stored(events, source).where(self._of_key(source) or "FALSE")
+        return of_key.toDF(*events.columns)
 
     def _parts(self) -> Iterator[_Part]:
         lake, project = self.stores.lake, self.project
@@ -150,7 +151,7 @@ class Erasure:
 
     def _value(self, source: Source, name: str) -> str:
         if source.name != NAME:
-            return f"CAST(`{name}` AS STRING)"
+            return f"CAST({quoted(stored_name(name))} AS STRING)"
         # A prediction has the key of its request: a value where the key has one column, else an object.
         path = "$.key" if len(self.project.keys) == 1 else f"$.key.{name}"
         return f"get_json_object(asked, {_quoted(path)})"

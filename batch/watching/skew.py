@@ -23,6 +23,7 @@ from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.models.versions import Scorer
 from anabranch.stores.opened import Stores
 from anabranch.values.keys import key_values, show_key
+from anabranch.values.names import quoted
 from anabranch.values.times import SECOND, from_micros
 
 MOST = 200
@@ -96,7 +97,7 @@ def _sample(predictions: DataFrame, version: str, batch_version: int) -> list[Ro
 
 
 def _rows(spark: SparkSession, project: Project, sample: Sequence[Row]) -> DataFrame:
-    names = ", ".join(f"`{name}` STRING" for name in project.keys)
+    names = ", ".join(f"{quoted(name)} STRING" for name in project.keys)
     rows = [
         (*key_values(project.keys, row["key"]).values(), from_micros(row["as_of"]), row["prediction_id"])
         for row in sample
@@ -109,7 +110,7 @@ def _events(stores: Stores, project: Project, source: str, sample: Sequence[Row]
     spark, lake = stores.spark, stores.lake
     keys = [key_values(project.keys, row["key"]) for row in sample]
     asked = [
-        F.col(f"`{name}`").cast("string").isin(list({key[name] for key in keys}))
+        F.col(quoted(name)).cast("string").isin(list({key[name] for key in keys}))
         for view in project.views_of(source)
         for name in view.keys[:1]
     ]

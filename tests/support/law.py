@@ -15,7 +15,7 @@ from anabranch import AGGREGATES, Aggregate, Covariance, FeatureView, Source
 from anabranch.aggregates.layout import States
 from anabranch.folds.grains import LIFELONG, is_lifelong, steps
 from anabranch.folds.merge import BatchPart, Tiles
-from anabranch.states.blocks import Lifted, Rows, Values
+from anabranch.states.blocks import TIME, Lifted, Rows, Values
 from anabranch.states.extras import Extra, LeadingTexts
 from anabranch.states.sketches import DistinctSketch, QuantileSketch, ValueSet
 from anabranch.values.times import HOUR, MINUTE, floor_to
@@ -125,7 +125,7 @@ def replace_arrival(event: Event, position: int) -> Event:
 
 def lift(view: FeatureView, events: Sequence[Event]) -> Lifted:
     """Elements of events as Spark's SQL would give them."""
-    rows = [{**event.__dict__, "event_micros": event.time} for event in events]
+    rows = [{**event.__dict__, TIME: event.time} for event in events]
     return {
         element: _values([compile_sql(element.sql)(row) for row in rows], element.kind)
         for element in view.layout.elements

@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from anabranch.declare.sources import Source
 from anabranch.events.decoders.decoder import Decoder, message_fault, short
 from anabranch.events.rows import lake_columns, sealed
+from anabranch.values.names import quoted
 
 _BROKEN = "_broken"
 _RFC_4180 = {
@@ -32,11 +33,11 @@ class CsvDecoder(Decoder):
     def cells(self, source: Source, raw: DataFrame) -> DataFrame:
         """A cell of no text is NULL, as is a column that the header lacks."""
         value, header = F.col("value"), self._columns(source)
-        quoted = F.contains(value, F.lit('"'))
-        schema = ", ".join(f"`{name}` STRING" for name in header)
+        has_quotes = F.contains(value, F.lit('"'))
+        schema = ", ".join(f"{quoted(name)} STRING" for name in header)
         # A line without quotes needs no parser, which costs three times as much.
-        cells = F.when(~quoted, F.split(short(value), ",", -1))
-        fields = F.when(quoted, F.from_csv(short(value), f"{schema}, {_BROKEN} STRING", _RFC_4180))
+        cells = F.when(~has_quotes, F.split(short(value), ",", -1))
+        fields = F.when(has_quotes, F.from_csv(short(value), f"{schema}, {_BROKEN} STRING", _RFC_4180))
         split = sealed(raw, value, *lake_columns(), cells.alias("_cells"), fields.alias("_fields"))
         read = {
             name: F.coalesce(F.nullif(F.get("_cells", F.lit(place)), F.lit("")), F.col("_fields")[name])

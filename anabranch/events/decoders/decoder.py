@@ -21,6 +21,7 @@ from anabranch.declare.wire_formats import decoder_class
 from anabranch.errors import EventError, MisuseError
 from anabranch.events.cells import named
 from anabranch.events.rows import LONGEST_EVENT, lake_columns, sealed
+from anabranch.values.names import quoted
 from anabranch.values.types import Column as SourceColumn
 
 
@@ -63,7 +64,8 @@ class MessageDecoder(Decoder):
         """Decode each message on a worker; one that is too large is not handed to Python at all."""
 
         kinds = [
-            f"`{column.name}` {'BINARY' if _is_binary(column) else 'STRING'}" for column in source.columns
+            f"{quoted(column.name)} {'BINARY' if _is_binary(column) else 'STRING'}"
+            for column in source.columns
         ]
 
         @arrow_udf(", ".join([*kinds, "_fault STRING"]))  # type: ignore[call-overload, untyped-decorator]

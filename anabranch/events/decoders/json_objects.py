@@ -7,6 +7,7 @@ from anabranch.declare.sources import Source
 from anabranch.events.cells import named
 from anabranch.events.decoders.decoder import Decoder, message_fault, short
 from anabranch.events.rows import lake_columns, sealed
+from anabranch.values.names import quoted
 from anabranch.values.types import Column as SourceColumn
 
 _STRICT = {"allowSingleQuotes": "false"}
@@ -18,12 +19,12 @@ class JsonDecoder(Decoder):
     def cells(self, source: Source, raw: DataFrame) -> DataFrame:
         """Numbers, objects and arrays become JSON text; numbers of DECIMAL columns keep all their digits."""
         value = F.col("value")
-        fields = ", ".join(f"`{column.name}`: STRING" for column in source.columns)
+        fields = ", ".join(f"{quoted(column.name)}: STRING" for column in source.columns)
         # Parsed as an array, so that a second object or an array of events is not silently dropped.
         array = F.concat(F.lit("["), short(value), F.lit("]"))
         objects = F.from_json(array, f"ARRAY<STRUCT<{fields}>>", _STRICT)
         exact = [column for column in source.columns if column.type.decimal]
-        schema = ", ".join(f"`{column.name}` {column.type.spark}" for column in exact)
+        schema = ", ".join(f"{quoted(column.name)} {column.type.spark}" for column in exact)
         decimals = F.from_json(short(value), schema, _STRICT) if exact else F.lit(None)
         parsed = sealed(raw, *map(named, raw.columns), objects.alias("_objects"), decimals.alias("_decimals"))
         texts = [_text(column).alias(column.name) for column in source.columns]

@@ -8,7 +8,7 @@ the topic of scores, the schema of Spark's tables and the names that no feature 
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -25,6 +25,7 @@ from anabranch.values.types import BIGINT, DOUBLE, INT, STRING, TIMESTAMP, DataT
 
 log = logging.getLogger(__name__)
 _CHUNK_ROWS, _CHUNK_BYTES = 20, 16_384
+_ROW_BYTES = 2 * 2**20  # of the texts of one row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +131,22 @@ def current_rows(project: Project, scored: Iterable[ScoredKey]) -> list[dict[str
             **{name: types[name].to_cql(value) for name, value in one.values.items()},
             **{column.name: column.value(one) for column in own},
         }
-        for one in scored
+        for one in map(_fitting, scored)
     ]
+
+
+def _fitting(row: ScoredKey) -> ScoredKey:
+    """The row without the largest of its texts and lists where they are more than the store takes."""
+    sizes = {name: size for name, value in row.values.items() if (size := _text_bytes(value))}
+    if (total := sum(sizes.values())) <= _ROW_BYTES:
+        return row
+    values, lost = dict(row.values), []
+    for name in sorted(sizes, key=lambda name: -sizes[name]):
+        if total > _ROW_BYTES:
+            values[name], total = None, total - sizes[name]
+            lost.append(name)
+    why = f"{', '.join(lost)} of this key are more than the store takes: keep fewer or shorter values"
+    return replace(row, values=values, degraded="; ".join(filter(None, (row.degraded, why))))
 
 
 def current_message(project: Project, row: Mapping[str, Any]) -> str:
@@ -201,11 +216,18 @@ class CurrentRows(Tables):
         slot = from_micros(as_of // width * width)
         futures = []
         for chunk in _chunks(rows):
-            request = BatchStatement(batch_type=BatchType.UNLOGGED)
+            writes = []
             for row in chunk:
-                request.add(insert, [*row.values(), as_of])
+                writes.append((insert, [*row.values(), as_of]))
                 if keep is not None:
-                    request.add(keep, [slot, *row.values(), as_of])
+                    writes.append((keep, [slot, *row.values(), as_of]))
+            if sum(map(_row_bytes, chunk)) > _CHUNK_BYTES:
+                # Cassandra refuses large batches, not large rows; such a chunk is of one row.
+                futures += [session.execute_async(*write) for write in writes]
+                continue
+            request = BatchStatement(batch_type=BatchType.UNLOGGED)
+            for write in writes:
+                request.add(*write)
             futures.append(session.execute_async(request))
         for future in futures:
             future.result()
@@ -282,7 +304,7 @@ def _chunks(rows: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Mapping[str,
     """Rows that travel together: a request costs more than its rows, but Cassandra refuses large ones."""
     start = size = 0
     for position, row in enumerate(rows):
-        bytes_ = sum(16 + _text_bytes(value) for value in row.values())
+        bytes_ = _row_bytes(row)
         if position > start and (size + bytes_ > _CHUNK_BYTES or position - start >= _CHUNK_ROWS):
             yield rows[start:position]
             start, size = position, 0
@@ -290,7 +312,12 @@ def _chunks(rows: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Mapping[str,
     yield rows[start:]
 
 
+def _row_bytes(row: Mapping[str, Any]) -> int:
+    return sum(16 + _text_bytes(value) for value in row.values())
+
+
 def _text_bytes(value: object) -> int:
-    if isinstance(value, str):
-        return 4 * len(value)
-    return 64 * len(value) if isinstance(value, list) else 0
+    """About the bytes of a text or a list, 0 for other values."""
+    if isinstance(value, (str, bytes)):
+        return len(value) if isinstance(value, bytes) or value.isascii() else 4 * len(value)
+    return sum(16 + _text_bytes(one) for one in value) if isinstance(value, list) else 0

@@ -15,7 +15,7 @@ from anabranch.declare.views import FeatureView
 from anabranch.declare.windows import edges
 from anabranch.errors import AnabranchError
 from anabranch.folds.merge import LABELS, BatchPart, Known, Tiles
-from anabranch.folds.packing import unpack_extras, unpack_rows
+from anabranch.folds.packing import LOST_EXTRAS, unpack_extras, unpack_rows
 from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.cassandra.session import READS, answering, prepared
 from anabranch.stores.cassandra.tables import Tables, tiles_table
@@ -82,11 +82,18 @@ class Pending:
             np.array(starts, dtype=np.int64),
             unpack_rows(b"".join(states), self.view.layout.width),
         )
-        extras = [unpack_extras(frame, count)[0] for frame in framed] if count else []
+        lost = [frame == LOST_EXTRAS for frame in framed]
+        nothing = [None] * count
+        extras = [
+            nothing if gone else unpack_extras(frame, count)[0]
+            for frame, gone in zip(framed if count else (), lost, strict=False)
+        ]
         found, end = {}, 0
         for key, group in groupby(keys):
             begin, end = end, end + sum(1 for _ in group)
-            found[key] = Tiles(moments[begin:end], matrix[begin:end], extras[begin:end])
+            found[key] = Tiles(
+                moments[begin:end], matrix[begin:end], extras[begin:end], lost=any(lost[begin:end])
+            )
         return found
 
 

@@ -25,6 +25,7 @@ from anabranch.stores.cassandra.reader import CassandraReader, PushingReader, se
 from anabranch.stores.cassandra.session import session_for
 from anabranch.stores.cassandra.tables import spark_type
 from anabranch.stores.cassandra.writer import upsert
+from anabranch.values.names import quoted
 
 
 def cassandra_options(settings: ViewsSettings) -> dict[str, str]:
@@ -62,7 +63,7 @@ class CassandraSource(DataSource):
                 f"Cassandra's table {options['table']!r} has no column {missing[0]!r}: "
                 f"it has {', '.join(columns)}"
             )
-        return ", ".join(f"`{name}` {spark_type(columns[name].cql_type)}" for name in wanted)
+        return ", ".join(f"{quoted(name)} {spark_type(columns[name].cql_type)}" for name in wanted)
 
     def reader(self, schema: StructType) -> CassandraReader:
         options = self._options()

@@ -92,9 +92,12 @@ class Sender:
 
     def send(self, row: tuple[bytes | None, ...]) -> None:
         """Send a row of serialized values, sooner or later; waits while too many batches are in flight."""
+        size = sum(map(len, filter(None, row)))
+        if self.size + size > _BATCH_BYTES:
+            self._flush()  # a row that is large goes alone: Cassandra refuses large batches, not large rows
         self.waiting.append(row)
         self.rows += 1
-        self.size += sum(map(len, filter(None, row)))
+        self.size += size
         if len(self.waiting) >= _BATCH_ROWS or self.size >= _BATCH_BYTES:
             self._flush()
 

@@ -1,7 +1,8 @@
 """The lake: every event as it came, append-only, in Delta tables below one root.
 
-    <root>/<project>/events/<source>                good events: source columns and lake columns, partitioned
-    by `_date` <root>/<project>/quarantine/<source>            bad rows: their text and the reason
+    <root>/<project>/events/<source>                good events: source columns (`stored_name`) and lake
+                                                    columns, partitioned by `_date`
+    <root>/<project>/quarantine/<source>            bad rows: their text and the reason
     <root>/<project>/checkpoints/<source>/<topic>   how far the source's topic has been landed
     <root>/<project>/quality/<source>/              reports of the quality gate, a page a load
     <root>/<project>/states/<name>                  what builds keep, see increments.py
@@ -12,6 +13,7 @@ An append is named by (app id, version): the same name again changes nothing, so
 repeats.
 """
 
+import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import reduce
@@ -29,12 +31,14 @@ from anabranch.events.rows import LAKE_COLUMNS, LONGEST_EVENT
 from anabranch.settings import LakeSettings
 from anabranch.stores.lake.staging import snapshot
 from anabranch.values.keys import SEPARATOR
+from anabranch.values.names import folded, quoted
 
 QUARANTINE = {
     "source": "STRING", "reason": "STRING", "raw": "STRING", "arrival": "TIMESTAMP",
     "file": "STRING", "topic": "STRING", "partition": "INT", "offset": "BIGINT", "header": "STRING",
 }  # fmt: skip
 
+_UNSTORABLE = re.compile(r"[ ,;{}()=%]")
 
 LARGE = 2**26
 """Bytes of a table from which on finding copies first is faster than sorting everything."""
@@ -82,7 +86,7 @@ class Lake:
         `version` reads the table as it was.
         """
         table = _load(spark, self.path(project, source), version)
-        return _nothing(spark, _declared(source)) if table is None else _as_declared(table, source)
+        return _nothing(spark, _declared(source)) if table is None else as_declared(table, source)
 
     def appended(
         self, spark: SparkSession, project: Project, source: Source, after: int, version: int
@@ -99,7 +103,7 @@ class Lake:
             feed = spark.read.format("delta").options(**options).load(self.path(project, source))
             if not feed.where("_change_type <> 'insert'").isEmpty():
                 raise FeedError(f"events of {source.name!r} were removed or changed")
-            return _as_declared(feed, source)
+            return as_declared(feed, source)
         except PySparkException as error:
             raise FeedError(f"what was appended to {source.name!r} is no longer known") from error
 
@@ -174,7 +178,7 @@ class Lake:
         if days is not None and snapshot(spark, self.path(project, source)).sizeInBytes() >= LARGE:
             loaded = loaded.where(F.col("_date") >= F.date_sub(F.current_date(), days))
         return loaded.select(
-            F.col(f"`{source.id}`").alias("_file_id"), F.col("_arrival").alias("_file_arrival")
+            F.col(quoted(source.id)).alias("_file_id"), F.col("_arrival").alias("_file_arrival")
         )
 
     def quarantine(self, spark: SparkSession, project: Project) -> DataFrame:
@@ -219,19 +223,38 @@ def _asked_key(names: tuple[str, ...]) -> Column:
     """The key of a request as stored text; in the request it is a value, or an object of several columns."""
     if len(names) == 1:
         return F.from_json("asked", "key STRING")["key"]
-    key = F.from_json("asked", f"key STRUCT<{', '.join(f'`{name}`: STRING' for name in names)}>")["key"]
+    key = F.from_json("asked", f"key STRUCT<{', '.join(f'{quoted(name)}: STRING' for name in names)}>")["key"]
     return F.when(key.isNotNull(), F.concat_ws(SEPARATOR, *[key[name] for name in names]))
+
+
+def stored_name(name: str) -> str:
+    """The name of a source's column in its Delta table, which takes no space and none of `,;{}()=`.
+
+    Such a character is written as in an address: ``Unit%20Price``. Most names are unchanged.
+    """
+    return _UNSTORABLE.sub(lambda found: f"%{ord(found[0]):02X}", name)
+
+
+def as_stored(rows: DataFrame, source: Source) -> DataFrame:
+    """Rows of a source with its columns named as in its table; further columns are unchanged."""
+    return rows.withColumnsRenamed({column.name: stored_name(column.name) for column in source.columns})
 
 
 def _declared(source: Source) -> dict[str, str]:
     return {column.name: column.type.spark for column in source.columns} | LAKE_COLUMNS
 
 
-def _as_declared(table: DataFrame, source: Source) -> DataFrame:
-    there = {name.lower() for name in table.columns}
-    declared = _declared(source)
-    columns = {name: F.col(f"`{name}`") if name.lower() in there else F.lit(None) for name in declared}
-    return table.select(*[columns[name].try_cast(kind).alias(name) for name, kind in declared.items()])
+def as_declared(table: DataFrame, source: Source) -> DataFrame:
+    """The rows of a source's table, typed as declared; a column that the table lacks is NULL."""
+    there = {folded(name) for name in table.columns}
+    names = {name: stored_name(name) for name in _declared(source)}
+    columns = {
+        name: F.col(quoted(stored)) if folded(stored) in there else F.lit(None)
+        for name, stored in names.items()
+    }
+    return table.select(
+        *[columns[name].try_cast(kind).alias(name) for name, kind in _declared(source).items()]
+    )
 
 
 def _nothing(spark: SparkSession, columns: Mapping[str, str]) -> DataFrame:

@@ -16,7 +16,7 @@ from pyspark.sql.types import StructType
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
 from anabranch.events.rows import LAKE_COLUMNS, LONGEST_EVENT
-from anabranch.stores.lake.lake import Lake, quarantined
+from anabranch.stores.lake.lake import Lake, as_stored, quarantined
 from anabranch.stores.lake.schemas import prepare_quarantine
 from anabranch.stores.lake.staging import (
     DataFile,
@@ -26,6 +26,7 @@ from anabranch.stores.lake.staging import (
     transactions,
     write_files,
 )
+from anabranch.values.names import quoted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +107,8 @@ def stage(
         F.when(~bad, F.col(name)).alias(name) if name == "_date" else F.col(name) for name in LAKE_COLUMNS
     ]
     text = F.when(bad, F.left(F.make_valid_utf8("_raw"), F.lit(LONGEST_EVENT))).alias("_raw")
-    rows = judged.select(*[F.col(f"`{column.name}`") for column in source.columns], *kept, text, "_reason")
+    columns = [F.col(quoted(column.name)) for column in source.columns]
+    rows = as_stored(judged.select(*columns, *kept, text, "_reason"), source)
     files = write_files(rows, lake.path(project, source))
     return StagedLoad(
         spark=judged.sparkSession,

@@ -20,8 +20,9 @@ from anabranch.errors import AnabranchError
 from anabranch.events.predictions import landed_sources
 from anabranch.events.rows import LAKE_COLUMNS
 from anabranch.stores.files.filesystems import hadoop, hadoop_exists
-from anabranch.stores.lake.lake import CHANGE_FEED, QUARANTINE, Lake
+from anabranch.stores.lake.lake import CHANGE_FEED, QUARANTINE, Lake, stored_name
 from anabranch.stores.lake.staging import add_columns, create_table, snapshot
+from anabranch.values.names import folded, quoted
 
 log = logging.getLogger(__name__)
 _ATTEMPTS = 3
@@ -38,7 +39,7 @@ def check_tables(spark: SparkSession, lake: Lake, project: Project) -> None:
 def prepare_events(spark: SparkSession, lake: Lake, project: Project, source: Source) -> None:
     """Make the source's table, or the columns that are new in its declaration."""
     # Every row pays for what each file tells of a column's bounds; those of times alone can leave files out.
-    bounds = {"delta.dataSkippingStatsColumns": f"`{source.time}`,_arrival"}
+    bounds = {"delta.dataSkippingStatsColumns": f"{quoted(stored_name(source.time))},_arrival"}
     _prepare(
         spark,
         lake.path(project, source),
@@ -58,7 +59,7 @@ def _prepare(
 ) -> None:
     for attempt in range(_ATTEMPTS):
         found = _columns(spark, path)
-        new = {name: kind for name, kind in columns.items() if name.lower() not in found}
+        new = {name: kind for name, kind in columns.items() if folded(name) not in found}
         if found and not new:
             return
         try:
@@ -94,8 +95,8 @@ def _check_place(spark: SparkSession, path: str) -> None:
 
 
 def _check_columns(source: Source, found: dict[str, str]) -> None:
-    declared = {name.lower(): kind for name, kind in _declared(source).items()}
-    own = {name.lower() for name in LAKE_COLUMNS}
+    declared = {folded(name): kind for name, kind in _declared(source).items()}
+    own = {folded(name) for name in LAKE_COLUMNS}
     for name, kind in found.items():
         if name in own:
             continue
@@ -118,8 +119,8 @@ def _columns(spark: SparkSession, path: str) -> dict[str, str]:
     if table is None:
         return {}
     schema = StructType.fromJson(json.loads(table.schema().json()))
-    return {field.name.lower(): field.dataType.simpleString() for field in schema.fields}
+    return {folded(field.name): field.dataType.simpleString() for field in schema.fields}
 
 
 def _declared(source: Source) -> dict[str, str]:
-    return {column.name: column.type.spark for column in source.columns}
+    return {stored_name(column.name): column.type.spark for column in source.columns}

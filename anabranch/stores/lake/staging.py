@@ -25,6 +25,7 @@ from anabranch.stores.jvm import (
     scala_seq,
     scala_some,
 )
+from anabranch.values.names import quoted
 
 _FURTHER_ARGUMENTS = 8  # of Delta's operation WRITE; all are optional
 
@@ -57,7 +58,7 @@ def create_table(
 
 def add_columns(spark: SparkSession, path: str, columns: Mapping[str, str]) -> None:
     """Add columns to the table; rows that are there have NULL in them, and are not rewritten."""
-    listed = ", ".join(f"`{name}` {kind}" for name, kind in columns.items())
+    listed = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
     spark.sql(f"ALTER TABLE delta.`{path}` ADD COLUMNS ({listed})")
 
 

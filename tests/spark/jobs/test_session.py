@@ -1,7 +1,10 @@
 """The session that jobs make, on this machine alone."""
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
@@ -49,6 +52,13 @@ def test_a_job_leaves_a_session_running_that_it_did_not_start(
     with job(settings) as context:
         assert context.spark.range(3).count() == 3
     assert spark.range(3).count() == 3
+
+
+def test_workers_import_nothing_from_the_folder_where_a_job_was_started(spark: SparkSession) -> None:
+    def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        yield from (pa.RecordBatch.from_pydict({"safe": [sys.flags.safe_path]}) for _ in batches)
+
+    assert [row["safe"] for row in spark.range(1).mapInArrow(look, "safe BOOLEAN").collect()] == [True]
 
 
 def _time_of_children(jvm: object) -> int:

@@ -85,7 +85,16 @@ SOURCES: Mapping[str, Case] = {
     ),
     "twice": (
         lambda: source(schema="id STRING, ID INT, time DATE"),
-        "duplicate column 'id' in the schema",
+        r"duplicate column 'ID' in the schema \(column 'id' differs in case only\)",
+    ),
+    "no part": (lambda: source(schema="id STRING,, time DATE"), "schema part '' is not understood"),
+    "quote in a name": (
+        lambda: source(schema="""id STRING, `a"b` INT, time DATE"""),
+        "column 'a\"b' is not a good name: use up to 120 characters without backticks, double quotes",
+    ),
+    "space around a name": (
+        lambda: source(schema="id STRING, `a ` INT, time DATE"),
+        "no space at either end",
     ),
     "underscore": (
         lambda: source(schema="id STRING, _date DATE, time DATE"),

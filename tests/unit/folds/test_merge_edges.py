@@ -1,12 +1,14 @@
 """The merge at its edges: where windows begin and end, the cut, the slack, and values as plain Python."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from anabranch import Aggregate, Count, Distinct, FeatureView, First, Last, LastK, Mean, Sum, Variance
 from anabranch.declare.windows import make_window
+from anabranch.folds.grains import Grains, fitting
 from anabranch.folds.merge import BatchPart, Merged, Tiles, merge, merge_all
 from anabranch.values.times import DAY, HOUR, MINUTE, floor_to, format_time
 from tests.support.law import SLACK, START, batch_part, source, tiles
@@ -203,3 +205,47 @@ def test_batch_parts_of_several_batches_are_not_merged_together() -> None:
     shown = view("1h")
     with pytest.raises(ValueError, match="several batches"):
         merge_all(shown, [(batch_part(shown, [], cut), None) for cut in (CUT, CUT + HOUR)], CUT + 2 * HOUR)
+
+
+def fitted(shown: FeatureView, largest: int) -> tuple[Merged, Merged]:
+    """Answers of a key with twenty long texts and of one with two, after what does not fit is left out."""
+    texts = [event(CUT - (20 - number) * HOUR, s=f"{number:03}" * 100) for number in range(20)]
+    parts = [batch_part(shown, events, CUT) for events in (texts, texts[:2])]
+    key = np.repeat([0, 1], [len(part.rows) for part in parts])
+    rows, extras = np.concatenate([part.rows for part in parts]), [*parts[0].extras, *parts[1].extras]
+    kept = fitting(Grains(key, np.zeros_like(key), rows, extras), largest)
+    places = [np.flatnonzero(kept.key == number) for number in (0, 1)]
+    one, other = (
+        merge(shown, BatchPart(CUT, SLACK, kept.rows[own], [kept.extras[place] for place in own]), None, CUT)
+        for own in places
+    )
+    return one, other
+
+
+def test_a_key_of_more_texts_than_the_store_takes_keeps_its_numbers_and_says_so() -> None:
+    shown = view("7d", n=Count(), different=Distinct("s"))
+    exact, small = fitted(shown, 2**20)
+    assert (exact, small) == (
+        Merged({"n_7d": 20, "different_7d": 20}),
+        Merged({"n_7d": 2, "different_7d": 2}),
+    )
+    crowded, beside = fitted(shown, 4096)
+    assert beside == small
+    assert crowded.values == {"n_7d": 20, "different_7d": 0}
+    assert "states of this key in view 'edges' are more than the store takes" in str(crowded.degraded)
+
+
+def test_a_key_of_more_numbers_than_the_store_takes_loses_them_and_says_so() -> None:
+    crowded, _ = fitted(view("7d", hop="1h", n=Count(), different=Distinct("s")), 16)
+    assert crowded.values == {"n_7d": 0, "different_7d": 0}
+    assert "more than the store takes" in str(crowded.degraded)
+
+
+def test_a_tile_that_lost_its_texts_degrades_the_answer() -> None:
+    shown = view("7d", n=Count(), last=Last("s"))
+    part = tiles(shown, [event(CUT + MINUTE, s="long")])
+    lost = replace(part, extras=[[None]], lost=True)
+    found = merge(shown, None, lost, CUT + HOUR)
+    assert found.values == {"n_7d": 1, "last_7d": None}
+    assert "more than the store takes" in str(found.degraded)
+    assert merge(shown, None, replace(part, fine=lost), CUT + HOUR).degraded == found.degraded
