@@ -1,5 +1,6 @@
 """Tables of every project and answers at any time, for notebooks and `anabranch sql`."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,4 +84,5 @@ def _stored(project: Project, key: str) -> str:
     """The stored text of a key as people write it."""
     if len(project.keys) == 1:
         return key_text(project.keys, {project.keys[0]: key})
-    return key_text(project.keys, dict(part.split("=", 1) for part in key.split(" ") if "=" in part))
+    words = re.split(f" (?=(?:{'|'.join(map(re.escape, project.keys))})=)", key)
+    return key_text(project.keys, dict(word.split("=", 1) for word in words if "=" in word))

@@ -3,10 +3,12 @@
 import json
 import uuid
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
+from pyspark.sql.types import StructType
 
-from anabranch import Count, FeatureView, Project, Source
+from anabranch import Count, FeatureView, Last, LastK, Project, Source
 from anabranch.answers.current import rows_of
 from anabranch.answers.features import Answer
 from anabranch.answers.merged import merged_schema
@@ -21,6 +23,7 @@ from anabranch.stores.cassandra.current_rows import (
 from anabranch.stores.cassandra.source import CassandraSource, cassandra_options
 from anabranch.stores.cassandra.tables import current_table, history_table
 from anabranch.stores.cassandra.views import Views
+from anabranch.values.keys import key_text
 from anabranch.values.times import SECOND, parse_time
 from anabranch.values.types import DOUBLE
 from jobs.wiring.settings import Settings
@@ -79,6 +82,43 @@ def test_a_table_that_exists_gains_a_new_column(servers: Settings) -> None:
     finally:
         CURRENT_COLUMNS.remove(column)
         RESERVED.discard(column.name)
+
+
+def test_keys_and_features_may_have_odd_names(servers: Settings) -> None:
+    keys = ("Unit Price (EUR)", "start", "a.b", "it's", "TOKEN", "Größe", "select")
+    schema = "id STRING, at TIMESTAMP, " + ", ".join(f"`{name}` STRING" for name in keys)
+    source = Source(name="select", topic="select", id="id", time="at", schema=schema)
+    features = {"order": Count(), "primary": Last("start"), "null": LastK("`it's`", 2)}
+    view = FeatureView(name="token", source=source, key=keys, features=features)
+    project, views = Project(name=f"from_{uuid.uuid4().hex[:8]}", views=(view,)), Views(servers.views)
+    views.ensure_current(project)
+    views.ensure_current(project)  # which compares the columns that are there
+    key, values = {name: f"{name}=1" for name in keys}, {"order": 3, "primary": "x", "null": ["y"]}
+    views.write_current(project.name, rows_of(project, [Answer(key, values, AT)], None, "speed"), AT)
+    row = views.current(project, key_text(keys, key))
+    assert row is not None
+    assert {name: row[name] for name in (*keys, *values)} == {**key, **values}
+    assert views.sample_features(project, ["order", "null"], 5) == [{"order": 3, "null": ["y"]}]
+    options = {**cassandra_options(servers.views), "table": current_table(project.name)}
+    read = cast("StructType", StructType.fromDDL(CassandraSource(options).schema()))
+    assert {*keys, *values} <= set(read.fieldNames())
+
+
+def test_a_row_of_more_text_than_the_store_takes_loses_the_longest_and_says_so(servers: Settings) -> None:
+    features = {"n": Count(), "last": Last("who"), "few": LastK("who", 20)}
+    view = FeatureView(name="seen", source=visits, key="who", features=features)
+    project, views = Project(name=f"rows_{uuid.uuid4().hex[:8]}", views=(view,)), Views(servers.views)
+    views.ensure_current(project)
+    values: dict[str, object] = {"n": 3, "last": "x" * 600_000, "few": ["y" * 600_000] * 20}
+    answers = [Answer({"who": who}, values, AT) for who in ("ann", "bob")]
+    views.write_current(project.name, rows_of(project, answers, None, "speed"), AT)
+    for who in ("ann", "bob"):
+        row = views.current(project, who)
+        assert row is not None
+        assert (row["n"], row["last"], row["few"]) == (3, values["last"], None)
+        assert row["degraded"] == (
+            "few of this key are more than the store takes: keep fewer or shorter values"
+        )
 
 
 def test_no_feature_can_have_the_name_of_a_column_and_no_column_that_of_another(age: CurrentColumn) -> None:

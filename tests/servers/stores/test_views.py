@@ -7,11 +7,15 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from anabranch import Aggregate, Count, FeatureView, Histogram, Last, LastK, Max, Mean, Project, Source, Sum
 from anabranch.answers.features import Answers
 from anabranch.errors import AnabranchError, ViewUnavailableError
+from anabranch.folds.merge import Merged, merge
+from anabranch.folds.packing import LARGEST
+from anabranch.folds.spark import pieces_of
 from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.cassandra.tables import (
     batch_table,
@@ -21,10 +25,12 @@ from anabranch.stores.cassandra.tables import (
     tiles_table,
 )
 from anabranch.stores.cassandra.views import Views
-from anabranch.values.times import HOUR, from_micros, to_micros
+from anabranch.stores.cassandra.writer import upsert
+from anabranch.values.times import HOUR, floor_to, from_micros, now_micros, to_micros
 from batch.building.versions import rollback
 from jobs.wiring.settings import Settings
-from tests.support.law import SLACK, START, batch_part
+from speed.tiles import tile_writer
+from tests.support.law import SLACK, START, batch_part, tiles
 from tests.support.oracle import Event
 from tests.support.stores import stores_with
 
@@ -358,3 +364,50 @@ def test_the_table_of_current_rows_follows_the_declaration(views: Views) -> None
     views.write_current(project.name, [current(0.5, total=7)], CUT)
     assert (views.current(retyped, "k") or {})["total"] == 7
     assert current_table(project.name) in tables(views, project)
+
+
+def test_states_that_are_larger_than_the_store_takes_are_told_by_answers(views: Views) -> None:
+    project = declare({"n": Count(), "few": LastK("s", 20)})
+    (view,) = project.views
+    views.ensure_tiles(project)
+    now = floor_to(now_micros(), HOUR)
+    event = Event(id="1", key="crawler", time=now, arrival=now, s="x")
+    state = tiles(view, [event]).rows.tolist()
+    rows = pa.RecordBatch.from_pydict(
+        {
+            "piece": [0, 0],
+            "key": ["crawler", "ann"],
+            "slot": [now, now],
+            "tile_start": [now, now],
+            "events": [1, 1],
+            "state": [state[0], state[0]],
+            "extra": [[b"x" * (LARGEST + 1)], [as_frame(now, b"y")]],
+        }
+    )
+    (changed,) = tile_writer(views.settings, project, pieces_of(project.views, project.keys))(iter([rows]))
+    assert changed.column("key").to_pylist() == ["ann", "crawler"]
+    known = {key: views.known(project.name, view, key, None, now + HOUR) for key in ("ann", "crawler")}
+    answers = {key: merge(view, *states, now + HOUR) for key, states in known.items()}
+    assert answers["ann"] == Merged({"n": 1, "few": ["y"]})
+    assert answers["crawler"].values == {"n": 1, "few": []}
+    assert "more than the store takes" in str(answers["crawler"].degraded)
+
+
+def as_frame(time: int, value: bytes) -> bytes:
+    """A text with its event time, as `LeadingTexts` keeps it."""
+    stamped = (time + 2**63).to_bytes(8, "big") + value
+    return len(stamped).to_bytes(4, "big") + stamped
+
+
+def test_rows_of_any_size_are_written(views: Views) -> None:
+    project = declare({"n": Count()})
+    table = views.create_batch_table(project.name, "seen", views.new_version(project.name, 1))
+    sizes = [10, 40_000, 30_000, 3_000_000, 20, 3_000_000, 36_000, 36_000]
+    rows = pa.RecordBatch.from_pydict(
+        {
+            "key": [str(place) for place in range(len(sizes))],
+            "states": pa.array([b"x" * size for size in sizes], pa.binary()),
+        }
+    )
+    assert upsert(views.settings, table, ["key", "states"], None, [rows]) == len(sizes)
+    assert views.count(table, len(sizes)) == len(sizes)

@@ -216,7 +216,12 @@ def fitted(shown: FeatureView, largest: int) -> tuple[Merged, Merged]:
     kept = fitting(Grains(key, np.zeros_like(key), rows, extras), largest)
     places = [np.flatnonzero(kept.key == number) for number in (0, 1)]
     one, other = (
-        merge(shown, BatchPart(CUT, SLACK, kept.rows[own], [kept.extras[place] for place in own]), None, CUT)
+        merge(
+            shown,
+            BatchPart(CUT, SLACK, kept.rows[own], [kept.extras[place] for place in own.tolist()]),
+            None,
+            CUT,
+        )
         for own in places
     )
     return one, other
