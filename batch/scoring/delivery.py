@@ -17,6 +17,7 @@ from anabranch.progress import Progress
 from anabranch.stores.cassandra.tables import current_table
 from anabranch.stores.cassandra.writer import write_rows
 from anabranch.stores.files.filesystems import hadoop, hadoop_child, hadoop_exists, read_text, write_text
+from anabranch.stores.lake.lake import as_stored
 from anabranch.stores.opened import Stores
 from anabranch.values.names import quoted
 from batch.scoring.input_rows import SERVING, parquet_files
@@ -78,7 +79,8 @@ def _into_table(spark: SparkSession, run: ScoringRun, out: str, about: Mapping[s
         system.mkdirs(place)
     # Written first, so that the table is known as ours even when the process is killed here.
     write_text(spark, f"{out.rstrip('/')}/{MARKER}", json.dumps({**about, "run": None}))
-    writer = scored_rows(spark, run).write.format("delta").mode("overwrite").option("overwriteSchema", "true")
+    writer = as_stored(scored_rows(spark, run)).write.format("delta").mode("overwrite")
+    writer = writer.option("overwriteSchema", "true")
     writer.option("txnAppId", f"score/{run.id}").option("txnVersion", "0").save(out)
     write_text(spark, f"{out.rstrip('/')}/{MARKER}", json.dumps(dict(about)))
 

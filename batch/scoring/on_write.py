@@ -159,8 +159,7 @@ class _Following:
         else:
             # The checkpoint keeps the id of the query: without the checkpoint a new series of appends begins.
             query = arrived.sparkSession.sparkContext.getLocalProperty("sql.streaming.queryId")
-            stored = scored if self.follower.declared is None else as_stored(scored, self.follower.declared)
-            writer = stored.write.format("delta").mode("append").option("mergeSchema", "true")
+            writer = as_stored(scored).write.format("delta").mode("append").option("mergeSchema", "true")
             writer = writer.option("txnAppId", f"score/{project.name}/{query}")
             writer.option("txnVersion", str(number)).save(out)
         self.rows += count

@@ -120,7 +120,7 @@ class Erasure:
 
     def _events(self, source: Source) -> DataFrame:
         events = self.stores.lake.events(self.stores.spark, self.project, source)
-        of_key = as_stored(events, source).where(self._of_key(source) or "FALSE")
+        of_key = as_stored(events).where(self._of_key(source) or "FALSE")
         return of_key.toDF(*events.columns)
 
     def _parts(self) -> Iterator[_Part]:

@@ -228,16 +228,16 @@ def _asked_key(names: tuple[str, ...]) -> Column:
 
 
 def stored_name(name: str) -> str:
-    """The name of a source's column in its Delta table, which takes no space and none of `,;{}()=`.
+    """The name of a column of users in a Delta table, which takes no space and none of `,;{}()=`.
 
     Such a character is written as in an address: ``Unit%20Price``. Most names are unchanged.
     """
     return _UNSTORABLE.sub(lambda found: f"%{ord(found[0]):02X}", name)
 
 
-def as_stored(rows: DataFrame, source: Source) -> DataFrame:
-    """Rows of a source with its columns named as in its table; further columns are unchanged."""
-    return rows.withColumnsRenamed({column.name: stored_name(column.name) for column in source.columns})
+def as_stored(rows: DataFrame) -> DataFrame:
+    """The rows with their columns named as in a Delta table."""
+    return rows.toDF(*map(stored_name, rows.columns))
 
 
 def _declared(source: Source) -> dict[str, str]:

@@ -108,7 +108,7 @@ def stage(
     ]
     text = F.when(bad, F.left(F.make_valid_utf8("_raw"), F.lit(LONGEST_EVENT))).alias("_raw")
     columns = [F.col(quoted(column.name)) for column in source.columns]
-    rows = as_stored(judged.select(*columns, *kept, text, "_reason"), source)
+    rows = as_stored(judged.select(*columns, *kept, text, "_reason"))
     files = write_files(rows, lake.path(project, source))
     return StagedLoad(
         spark=judged.sparkSession,
