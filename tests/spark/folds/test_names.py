@@ -14,7 +14,7 @@ from anabranch.events.copies import distinct
 from anabranch.events.judging import from_topic, good, judge, parse
 from anabranch.folds.merge import LABELS, BatchPart, Tiles, merge
 from anabranch.folds.spark import batch_rows, grains, pieces_of, tiles
-from anabranch.settings import LakeSettings
+from anabranch.settings import LakeSettings, TimeSettings
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.lake.loads import stage
 from anabranch.stores.lake.schemas import check_tables, prepare_events
@@ -82,15 +82,16 @@ def expected(numbers: list[int]) -> dict[str, object]:
 
 def messages(spark: SparkSession, numbers: range, arrival: datetime) -> DataFrame:
     """Events as Spark's Kafka source gives them."""
-    rows = [(json.dumps(event(number)).encode(), arrival, "start", 0, number) for number in numbers]
+    rows = [(json.dumps(event(number)).encode(), arrival, 1, "start", 0, number) for number in numbers]
     return spark.createDataFrame(
-        rows, "value BINARY, timestamp TIMESTAMP, topic STRING, partition INT, offset LONG"
+        rows,
+        "value BINARY, timestamp TIMESTAMP, timestampType INT, topic STRING, partition INT, offset BIGINT",
     )
 
 
 def judged(spark: SparkSession, numbers: range, arrival: datetime) -> DataFrame:
     """The events judged, as landing and the stream do it."""
-    events = parse(SOURCE, from_topic(messages(spark, numbers, arrival)))
+    events = parse(SOURCE, from_topic(messages(spark, numbers, arrival), TimeSettings()))
     return judge(SOURCE, PROJECT.key_sets(SOURCE), events, 300)
 
 
