@@ -80,7 +80,7 @@ soak: setup .venv/.bench-stamp ## Run the stream for MINUTES=20 and check its me
 .PHONY: drill
 drill: setup ## Run the faults in their long form: kills of streams, loads and builds, Cassandra away; saves docs/benchmarks/drill.md
 	@rm -f $(MADE)/drill.jsonl
-	KILLS=10 DRILL=$(MADE)/drill.jsonl $(PY) -m pytest -q tests/servers/speed/test_stream_faults.py tests/servers/batch/test_landing_kills.py tests/servers/batch/test_build_kills.py
+	KILLS=10 DRILL=$(MADE)/drill.jsonl $(PY) -m pytest -q tests/servers/speed/test_stream_faults.py tests/servers/batch/test_landing_kills.py tests/servers/batch/test_build_kills.py tests/spark/events/test_one_verdict.py
 	KILLS=10 $(PY) -m pytest -q tests -m drill --deselect tests/servers/batch/test_landing_kills.py
 	DRILL=$(MADE)/drill.jsonl $(PY) -m tests.support.drill
 

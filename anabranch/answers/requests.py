@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 
 import msgspec
 
@@ -14,7 +15,8 @@ from anabranch.declare.views import FeatureColumn
 from anabranch.errors import EventError
 from anabranch.values.datatype import show
 from anabranch.values.keys import LONGEST_KEY, SEPARATOR, read_key
-from anabranch.values.types import STRING, DataType
+from anabranch.values.texts import AROUND
+from anabranch.values.types import STRING
 
 Key = dict[str, str]
 MOST_INSTANCES = 1000
@@ -26,6 +28,7 @@ LONGEST_REQUEST = 1_048_576
 _LONGEST_ID = 512
 MOST_TEXT = 65_536
 """Characters of the texts among the features of one request: its record must fit a message of its topic."""
+_PLAIN, _EXACT = msgspec.json.Decoder(), msgspec.json.Decoder(float_hook=Decimal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +60,13 @@ def check_json(content_type: str) -> None:
         )
 
 
-def decode(body: bytes) -> object:
-    """The JSON of a body; raises a 400 problem when it is not JSON and a 422 for NaN and infinities."""
+def decode(body: bytes, *, exact: bool = False) -> object:
+    """The JSON of a body; raises a 400 problem when it is not JSON and a 422 for NaN and infinities.
+
+    With `exact` numbers with a fraction are Decimal, which keeps all their digits.
+    """
     try:
-        return msgspec.json.decode(body)
+        return (_EXACT if exact else _PLAIN).decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _diagnosis(body, error) from error
 
@@ -225,7 +231,7 @@ def _checked(features: dict[str, object], project: Project, place: str) -> dict[
         reason = None if value is None else column.type.fault(value, strict=True)
         if reason is not None:
             raise unprocessable(f"{place}.{name}", f"{name}: {reason}", "wrong-type")
-        length += len(value) if type(value) is str else 0
+        length += sum(len(one) for one in (value if type(value) is list else (value,)) if type(one) is str)
         if length > MOST_TEXT:
             raise ProblemError(
                 413,
@@ -286,26 +292,17 @@ def stored_key(key: Mapping[str, object], project: Project) -> Key:
 
 
 def _key_value(name: str, value: object, field: str, project: Project) -> str:
-    """The stored text of a key's value, equal to Spark's CAST(... AS STRING)."""
-    if value is None or value == "":
+    """The stored text of a key's value, equal to Spark's CAST(... AS STRING) of the value that landed."""
+    kind = project.key_types[name]
+    if value is None or (isinstance(value, str) and not (value if kind.text else value.strip(AROUND))):
         raise unprocessable(field, f"key {name!r} is missing: give {' and '.join(project.keys)}")
     if isinstance(value, dict | list):
         raise unprocessable(field, f"key {name!r} is {show(value)}: send a text or a number")
-    text = _canonical(value, project.key_types.get(name))
+    text = kind.key_text(value)
+    if text is None:
+        raise unprocessable(field, f"key {name!r}: {kind.fault(value)}")
     if SEPARATOR in text or len(text.encode("utf-8", "replace")) > LONGEST_KEY:
         raise unprocessable(
             field, f"key {name!r}: a key may have {LONGEST_KEY} bytes and not the control character U+001F"
         )
-    return text
-
-
-def _canonical(value: object, kind: DataType | None) -> str:
-    """``7`` for 7, 7.0 and "007" when the column holds whole numbers; other texts are kept."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    text = str(value)
-    if kind is not None and kind.integral and re.fullmatch(r"\s*[+-]?\d{1,19}\s*", text):
-        return str(int(text))
     return text

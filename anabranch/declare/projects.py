@@ -11,6 +11,7 @@ from anabranch.declare.sources import Label, Source
 from anabranch.declare.views import FeatureColumn, FeatureView
 from anabranch.declare.watch import Freshness, Watch
 from anabranch.errors import DeclarationError
+from anabranch.values.numbers import WholeType
 from anabranch.values.types import DataType
 
 
@@ -78,6 +79,7 @@ class Project:
             )
         for view in self.views:
             self._check_keys(view, place)
+        self._check_key_types(place)
         same = [column.name for column in self.columns if column.name in {name.lower() for name in self.keys}]
         if same:
             raise DeclarationError(
@@ -176,6 +178,18 @@ class Project:
                 "add it to Label(key=...)"
             )
 
+    def _check_key_types(self, place: str) -> None:
+        declared: dict[str, tuple[DataType, str]] = {}
+        for source in self.sources.values():
+            for name in (name for keys in self.key_sets(source) for name in keys):
+                kind = source.column(name, "key").type
+                known, other = declared.setdefault(name, (kind, source.name))
+                if known != kind and not (known.integral and kind.integral):
+                    raise DeclarationError(
+                        f"{place}: key {name!r} is {known} in source {other!r} and {kind} in source "
+                        f"{source.name!r}, where one key is two texts (0042 and 42): declare one type"
+                    )
+
     @cached_property
     def sources(self) -> dict[str, Source]:
         """Every source by name; raises DeclarationError when different sources have one name."""
@@ -208,12 +222,13 @@ class Project:
 
     @cached_property
     def key_types(self) -> Mapping[str, DataType]:
-        """Types of the key's columns, as the first source that has each declares it."""
+        """Types of the key's columns; of several whole numbers the widest."""
         types: dict[str, DataType] = {}
         for source in self.sources.values():
-            for column in source.columns:
-                if column.name in self.keys:
-                    types.setdefault(column.name, column.type)
+            for name in dict.fromkeys(name for keys in self.key_sets(source) for name in keys):
+                kind = source.column(name, "key").type
+                known = types.get(name, kind)
+                types[name] = known if _range(known) >= _range(kind) else kind
         return types
 
     @property
@@ -246,3 +261,8 @@ class Project:
         if label and model:
             parts += [label.source.name, repr(label.keys), label.target, *model.meaning()]
         return digest(parts)
+
+
+def _range(kind: DataType) -> int:
+    """Bits of a whole number; 0 for any other type."""
+    return kind.bits if isinstance(kind, WholeType) else 0

@@ -1,15 +1,16 @@
 """One cell of text as a value of its declared type, or NULL when it is not one: for files and topics alike.
 
-Native columns that never raise. Surrounding spaces are ignored; a cell of nothing but spaces is unknown, not
-wrong. Spark alone would read more than is meant ('12d' as a double, '12:00' as today at noon, 2024 as New
-Year's Day): what a type reads (`DataType.cell_sql`) depends on the cell only and follows ISO 8601 and plain
-numbers.
+Native columns that never raise. Spaces and control characters around a value are ignored; a cell of nothing
+else is unknown, not wrong. Spark alone would read more than is meant ('12d' as a double, '12:00' as today at
+noon, 2024 as New Year's Day): what a type reads (`DataType.cell_sql`) depends on the cell only and follows
+ISO 8601 and plain numbers.
 """
 
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from anabranch.values.names import quoted
+from anabranch.values.texts import AROUND
 from anabranch.values.types import DataType
 
 
@@ -25,7 +26,7 @@ def cell(name: str, kind: DataType) -> Column:
 
 def is_wrong(text: Column, value: Column) -> Column:
     """Whether there is text that did not become a value."""
-    return value.isNull() & (F.trim(text) != "")
+    return value.isNull() & (F.trim(text, F.lit(AROUND)) != "")
 
 
 def complaint(name: str, text: Column, kind: DataType) -> Column:

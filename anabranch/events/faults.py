@@ -1,18 +1,21 @@
 """Events that come by HTTP, checked against the declared schema before anything is published. Pure Python.
 
-The rules are those of landing and the stream, so that no event accepted here is quarantined there: a value
-may also be text that reads as its type (``"45"``), unknown fields are ignored, an event needs its id, its
-time and all columns of at least one of its keys. NaN and infinities are refused only here, since JSON has no
-such values.
+The rules are those of landing and the stream (judging.py), so that an event is accepted everywhere or
+nowhere: a value may also be text that reads as its type (``"45"``), text of nothing but spaces is unknown,
+unknown fields are ignored, an event needs its id, its time and all columns of at least one of its keys.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 
 from anabranch.declare.sources import Source
 from anabranch.values.datatype import show
 from anabranch.values.keys import KEY_RULE, LONGEST_KEY, SEPARATOR
-from anabranch.values.times import format_time, parse_time
+from anabranch.values.texts import AROUND
+from anabranch.values.times import DAY, format_time
+from anabranch.values.types import DATE, DataType
 
 
 @dataclass(frozen=True)
@@ -32,32 +35,43 @@ def find_fault(
     """
     if not isinstance(event, dict):
         return Fault(source.id, f"an event is a JSON object, not {show(event)}")
+    values: dict[str, object] = {}
     for column in source.columns:
-        value = event.get(column.name)
+        value = _given(event.get(column.name), column.type)
         reason = None if value is None else column.type.fault(value)
         if reason is not None:
             return Fault(column.name, f"{column.name}: {reason}")
+        values[column.name] = value
     for name, role in ((source.id, "id"), (source.time, "time")):
-        if event.get(name) in (None, ""):
+        if values[name] in (None, ""):
             return Fault(name, f"{name} is missing: it is the {role} of a {source.name!r} event")
-    return _key_fault(event, keys) or _future(event, source, latest)
+    return _key_fault(values, source, keys) or _future(values, source, latest)
 
 
-def _key_fault(event: Mapping[str, object], keys: tuple[tuple[str, ...], ...]) -> Fault | None:
-    missing = [next((name for name in names if event.get(name) in (None, "")), None) for names in keys]
+def _given(value: object, kind: DataType) -> object:
+    """The value of a field as the lake would hold it; None where it is unknown."""
+    if isinstance(value, Decimal) and not kind.decimal and math.isfinite(float(value)):
+        return float(value)  # numbers of other columns go by way of a double
+    return None if isinstance(value, str) and not kind.text and not value.strip(AROUND) else value
+
+
+def _key_fault(
+    values: Mapping[str, object], source: Source, keys: tuple[tuple[str, ...], ...]
+) -> Fault | None:
+    missing = [next((name for name in names if values[name] in (None, "")), None) for names in keys]
     if missing and all(name is not None for name in missing):
         return Fault(str(missing[0]), f"{missing[0]} is missing: an event needs its key")
     for name in dict.fromkeys(name for names in keys for name in names):
-        text = str(event.get(name) or "")
+        value = values[name]
+        text = "" if value is None else source.column(name, "key").type.key_text(value) or ""
         if SEPARATOR in text or len(text.encode("utf-8", "replace")) > LONGEST_KEY:
             return Fault(name, f"{name}: {KEY_RULE}")
     return None
 
 
-def _future(event: Mapping[str, object], source: Source, latest: int | None) -> Fault | None:
-    at = parse_time(str(event[source.time]))
+def _future(values: Mapping[str, object], source: Source, latest: int | None) -> Fault | None:
+    kind, given = source.column(source.time, "time").type, values[source.time]
+    at = kind.value(given) * (DAY if kind == DATE else 1)
     if latest is None or at <= latest:
         return None
-    return Fault(
-        source.time, f"{source.time}: {event[source.time]!r} is in the future (after {format_time(latest)})"
-    )
+    return Fault(source.time, f"{source.time}: {given!r} is in the future (after {format_time(latest)})")

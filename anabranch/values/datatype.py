@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from anabranch.values.texts import json_text
+
 JsonSchema = dict[str, Any]
 Decoded = tuple[NDArray[Any], NDArray[np.bool_]]
 """Values (q,) and which of them are not NULL."""
@@ -92,7 +94,8 @@ class DataType(ABC):
     def arrow(self) -> pa.DataType:
         """The type in Arrow."""
 
-    # Text
+    # Text. Files, topics and streams read a cell by `cell_sql`, requests by `reads`: both accept the same
+    # texts, which tests/spark/events/test_one_verdict.py draws.
 
     def cell_sql(self, text: str) -> str:
         """Spark SQL that reads the SQL expression `text`; never raises, NULL when the text is no value."""
@@ -123,6 +126,10 @@ class DataType(ABC):
     def expected(self) -> str:
         """What a request has to send, for complaints."""
         return f"a text with a {self}"
+
+    def key_text(self, value: object) -> str | None:
+        """The text that stands for a JSON value in a key, that of Spark's CAST; None when it is no value."""
+        return None if self.fault(value) is not None else json_text(value)
 
     def value(self, raw: Any) -> Any:
         """A value as this library passes it on, from JSON, Spark, a driver or numpy; None for None."""
@@ -204,8 +211,3 @@ def show(value: object) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     text = repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def number_text(value: object) -> str:
-    """Text of a JSON number or text; empty for booleans."""
-    return "" if isinstance(value, bool) else str(value).strip()

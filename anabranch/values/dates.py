@@ -1,6 +1,5 @@
 """Types of time: DATE, passed on as days since 1970, and TIMESTAMP, as microseconds since 1970 UTC."""
 
-import re
 from datetime import date, datetime, timedelta
 from typing import Any, ClassVar
 
@@ -9,22 +8,31 @@ import pyarrow as pa
 
 from anabranch.errors import MisuseError
 from anabranch.values.datatype import DataType, JsonSchema
-from anabranch.values.times import DAY, format_time, from_micros, parse_time, to_micros
-
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
-_TIME = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}:\d{2})?)?")
-_CELL = (
-    r"^\s*(?!0000)\d{4}-\d{2}-\d{2}"
-    r"([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?\s?([Zz]|UTC|[+-]\d{2}(:?\d{2})?)?)?\s*$"
+from anabranch.values.texts import AROUND_PATTERN, bare_text, readable_sql
+from anabranch.values.times import (
+    DAY,
+    FIRST,
+    LAST,
+    TIME_PATTERN,
+    format_time,
+    from_micros,
+    parse_time,
+    to_micros,
 )
-_NO_SECONDS = r"^(.{16})\s?([ZU+-])"
+
+_NO_SECONDS = rf"^{AROUND_PATTERN}(.{{16}}) ?([ZU+-])"
 _FIRST_DAY = date(1970, 1, 1)
 
 
 def _timestamp_sql(text: str) -> str:
-    # Spark does not read a zone right after the minutes, nor a small z.
-    full = f"regexp_replace(upper(trim({text})), r'{_NO_SECONDS}', '$1:00$2')"
-    return f"coalesce(try_cast({text} AS TIMESTAMP), try_cast({full} AS TIMESTAMP))"
+    """SQL of the instant that a text is, the twin of `parse_time`; NULL for no instant."""
+    # Spark does not read a zone right after the minutes, nor a small z. It alone would read '12:00' as today
+    # at noon, 2024 as New Year's Day, and times out of the years 1 to 9999, which only two days are near.
+    full = f"regexp_replace(upper({text}), r'{_NO_SECONDS}', '$1:00$2')"
+    instant = f"coalesce(try_cast({text} AS TIMESTAMP), try_cast({full} AS TIMESTAMP))"
+    inside = f"unix_micros({instant}) BETWEEN {FIRST} AND {LAST}"
+    edge = f"contains({text}, '0001-01-01') OR contains({text}, '9999-12-31')"
+    return f"CASE WHEN {readable_sql(text, TIME_PATTERN)} AND (NOT ({edge}) OR {inside}) THEN {instant} END"
 
 
 class TimestampType(DataType):
@@ -41,17 +49,19 @@ class TimestampType(DataType):
     json_schema: ClassVar[JsonSchema] = {"type": "string", "format": "date-time"}
 
     def cell_sql(self, text: str) -> str:
-        # Spark alone reads '12:00' as today at noon and 2024 as New Year's Day.
-        return f"CASE WHEN {text} RLIKE r'{_CELL}' THEN {_timestamp_sql(text)} END"
+        return _timestamp_sql(text)
 
     def reads(self, value: object) -> bool:
-        if not isinstance(value, str) or not _TIME.fullmatch(value.strip()):
-            return False
         try:
-            parse_time(value)
+            return isinstance(value, str) and parse_time(value) is not None
         except MisuseError:
             return False
-        return True
+
+    def key_text(self, value: object) -> str | None:
+        if self.fault(value) is not None:
+            return None
+        text = format_time(self.value(value)).removesuffix("Z").replace("T", " ")
+        return text.rstrip("0") if "." in text else text
 
     def value(self, raw: Any) -> Any:
         if isinstance(raw, datetime):
@@ -88,21 +98,18 @@ class DateType(DataType):
     json_schema: ClassVar[JsonSchema] = {"type": "string", "format": "date"}
 
     def cell_sql(self, text: str) -> str:
-        readable = f"{text} RLIKE r'{_CELL}' AND {_timestamp_sql(text)} IS NOT NULL"
-        return f"CASE WHEN {readable} THEN try_cast({text} AS DATE) END"
+        return f"CASE WHEN {_timestamp_sql(text)} IS NOT NULL THEN try_cast({text} AS DATE) END"
 
     def reads(self, value: object) -> bool:
-        if isinstance(value, str) and _DATE.fullmatch(value.strip()):
-            try:
-                date.fromisoformat(value.strip())
-            except ValueError:
-                return False
-            return True
         return TIMESTAMP.reads(value)
+
+    def key_text(self, value: object) -> str | None:
+        return None if self.fault(value) is not None else str(self.to_json(self.value(value)))
 
     def value(self, raw: Any) -> Any:
         if isinstance(raw, str):
-            return parse_time(raw) // DAY
+            # The day that the text names, in whatever zone.
+            return parse_time(bare_text(raw)[:10]) // DAY
         if isinstance(raw, datetime):
             return to_micros(raw) // DAY
         if isinstance(raw, date):

@@ -3,18 +3,48 @@
 import re
 from abc import abstractmethod
 from collections.abc import Sequence
-from decimal import Context, Decimal, InvalidOperation
+from decimal import Context, Decimal
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from anabranch.values.datatype import DataType, Decoded, JsonSchema, counted, number_text
+from anabranch.values.datatype import DataType, Decoded, JsonSchema, counted
+from anabranch.values.texts import AROUND_PATTERN, LONGEST_TEXT, bare_text, readable_sql
 
 _WIDE = Context(prec=60)  # the default context would round long sums
-_WHOLE = re.compile(r"[+-]?\d{1,40}(\.0*)?")
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+# Linear in the length of a text: nothing in it can be read in two ways.
+_NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?"
+_FLOAT = rf"{_NUMBER}|[+-]?NaN|[nN][aA][nN]|[+-]?[iI][nN][fF](?:[iI][nN][iI][tT][yY])?"
+_NUMBERS, _FLOATS = re.compile(_NUMBER), re.compile(_FLOAT)
+_PARTS = rf"^{AROUND_PATTERN}[+-]?([0-9]*)\.?([0-9]*)(?:[eE]([+-]?[0-9]+))?{AROUND_PATTERN}$"
+
+
+def exact_number(value: object, scale: int) -> Decimal | None:
+    """The number of a JSON value or text; None for no number, or one with digits beyond `scale`."""
+    text = bare_text(value)
+    if not _NUMBERS.fullmatch(text):
+        return None
+    number = Decimal(text)
+    _, digits, exponent = number.as_tuple()
+    shown = "".join(map(str, digits))
+    behind = -int(exponent) - (len(shown) - len(shown.rstrip("0")))
+    return number if not number or behind <= scale else None
+
+
+def _exact_sql(text: str, scale: int) -> str:
+    """SQL of whether `text` is a number without digits beyond `scale`: the twin of `exact_number`."""
+    whole, fraction, power = (f"regexp_extract({text}, r'{_PARTS}', {group})" for group in (1, 2, 3))
+    digits = f"concat({whole}, {fraction})"
+    kept = f"length(trim(TRAILING '0' FROM {digits}))"
+    behind = f"length({fraction}) - coalesce(try_cast({power} AS INT), 0) - length({digits}) + {kept}"
+    return f"({readable_sql(text, _NUMBER)} AND ({kept} = 0 OR {behind} <= {scale}))"
+
+
+def _bare_sql(text: str) -> str:
+    """The text without the one character around it that casts to numbers do not ignore."""
+    return f"translate({text}, '\\u007f', '')"
 
 
 class ExactType(DataType):
@@ -72,19 +102,19 @@ class WholeType(ExactType):
 
     def cell_sql(self, text: str) -> str:
         # Spark alone does not read a whole number that is written with a point or an exponent: 45.0, 4.5e1.
-        exact = f"try_cast({text} AS DECIMAL(38,18))"
-        no_fraction = f"{exact} = floor({exact}) AND CAST({exact} AS DOUBLE) = try_cast({text} AS DOUBLE)"
-        whole = f"CASE WHEN {no_fraction} THEN {exact} END"
-        return f"coalesce(try_cast({text} AS {self}), try_cast({whole} AS {self}))"
+        whole = f"try_cast(try_cast({_bare_sql(text)} AS DECIMAL(38,0)) AS {self})"
+        written = f"CASE WHEN {_exact_sql(text, 0)} THEN {whole} END"
+        return (
+            f"CASE WHEN octet_length({text}) <= {LONGEST_TEXT} "
+            f"THEN coalesce(try_cast({text} AS {self}), {written}) END"
+        )
 
     def reads(self, value: object) -> bool:
-        if isinstance(value, float):
-            number = int(value) if value.is_integer() else None
-        else:
-            text = number_text(value)
-            number = int(text.partition(".")[0] or "0") if _WHOLE.fullmatch(text) else None
-        edge = 1 << (self.bits - 1)
+        number, edge = exact_number(value, 0), 1 << (self.bits - 1)
         return number is not None and -edge <= number < edge
+
+    def key_text(self, value: object) -> str | None:
+        return str(int(exact_number(value, 0) or 0)) if self.fault(value) is None else None
 
     @property
     def json_schema(self) -> JsonSchema:
@@ -160,16 +190,32 @@ class FloatingType(DataType):
         return DOUBLE
 
     def cell_sql(self, text: str) -> str:
-        # Java's own notations are refused: 12d, 1f, 0x1p3. Most cells have none of their letters.
-        letters = " OR ".join(f"contains({text}, '{letter}')" for letter in "dDfFxX")
-        endless = f"lower(trim({text})) IN ('inf', '+inf', '-inf')"
-        suffix = f"upper(right(rtrim({text}), 1)) IN ('D', 'F') AND NOT ({endless})"
-        java = f"(({letters}) AND (({suffix}) OR contains(lower({text}), 'x')))"
-        return f"CASE WHEN NOT {java} THEN try_cast({text} AS {self}) END"
+        # Java's own notations are refused, 12d, 1f, 0x1p3, and numbers beyond all doubles. Most cells have
+        # none of these letters, nor are they long enough.
+        letters = " OR ".join(f"contains({text}, '{letter}')" for letter in (*"dDfFxXeE", "\\u007f"))
+        number = f"try_cast({_bare_sql(text)} AS {self})"
+        endless = f"(abs({number}) < CAST('Infinity' AS {self}) OR contains(lower({text}), 'n'))"
+        return (
+            f"CASE WHEN octet_length({text}) < {self.shortest_beyond} AND NOT ({letters}) "
+            f"THEN try_cast({text} AS {self}) "
+            f"WHEN {readable_sql(text, _FLOAT)} AND {endless} THEN {number} END"
+        )
+
+    @property
+    @abstractmethod
+    def beyond(self) -> int:
+        """The smallest number that is rounded to infinity."""
+
+    @property
+    def shortest_beyond(self) -> int:
+        """Digits of the smallest number that is rounded to infinity."""
+        return len(str(self.beyond))
 
     def reads(self, value: object) -> bool:
-        text = number_text(value)
-        return bool(_NUMBER.fullmatch(text)) and abs(float(text)) < float("inf")
+        text = bare_text(value)
+        if not _NUMBERS.fullmatch(text):
+            return bool(_FLOATS.fullmatch(text))
+        return abs(Decimal(text)) < self.beyond
 
     def fault(self, value: object, *, strict: bool = False) -> str | None:
         if strict and type(value) is float:
@@ -196,6 +242,7 @@ class FloatType(FloatingType):
 
     name, aliases = "FLOAT", ("REAL",)
     arrow = pa.float32()
+    beyond = 2**128 - 2**103
 
 
 class DoubleType(FloatingType):
@@ -203,6 +250,7 @@ class DoubleType(FloatingType):
 
     name = "DOUBLE"
     arrow = pa.float64()
+    beyond = 2**1024 - 2**970
 
 
 class DecimalType(ExactType):
@@ -241,13 +289,16 @@ class DecimalType(ExactType):
     def arrow(self) -> pa.DataType:
         return pa.decimal128(self.precision, self.scale)
 
+    def cell_sql(self, text: str) -> str:
+        # Spark alone rounds what has more digits than the type, and reads digits of other scripts.
+        before, behind = self.precision - self.scale, self.scale
+        plain = f"[+-]?(?=[.]?[0-9])0*[0-9]{{0,{before}}}(?:[.][0-9]{{0,{behind}}}0*)?"
+        fits = f"{readable_sql(text, plain)} OR {_exact_sql(text, behind)}"
+        return f"CASE WHEN {fits} THEN try_cast({_bare_sql(text)} AS {self}) END"
+
     def reads(self, value: object) -> bool:
-        text = number_text(value)
-        try:
-            number = Decimal(text) if _NUMBER.fullmatch(text) else None
-        except InvalidOperation:  # an exponent beyond all bounds
-            return False
-        return number is not None and (number == 0 or number.adjusted() < self.precision - self.scale)
+        number = exact_number(value, self.scale)
+        return number is not None and (not number or number.adjusted() < self.precision - self.scale)
 
     def value(self, raw: Any) -> Any:
         number = raw.item() if isinstance(raw, np.generic) else raw

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
 from anabranch.errors import DeclarationError, MisuseError
+from anabranch.values.texts import bare_text
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -53,12 +54,50 @@ def from_micros(micros: int) -> datetime:
     return _EPOCH + timedelta(microseconds=micros)
 
 
+TIME_PATTERN = (
+    r"(?!0000)([0-9]{4}-[0-9]{2}-[0-9]{2})"
+    r"(?:[T ]([0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,9})?)?) ?([Zz]|UTC|[+-][0-9]{2}(?::?[0-9]{2})?)?)?"
+)
+"""ISO 8601 as texts of times are read everywhere: a day, or a day and a time, with or without a zone."""
+_TIME = re.compile(TIME_PATTERN)
+FIRST, LAST = -62_135_596_800 * SECOND, 253_402_300_800 * SECOND - 1
+"""The first and the last microsecond of the years 1 to 9999."""
+_WIDEST_ZONE = 18 * HOUR
+
+
 def parse_time(text: str) -> int:
-    """Microseconds of ISO 8601 text, without a zone UTC; raises MisuseError for any other text."""
+    """Microseconds of ISO 8601 text, without a zone UTC; raises MisuseError for any other text.
+
+    Nanoseconds are cut off. Times are of the years 1 to 9999 in UTC, zones of at most 18 hours.
+    """
+    micros = _micros(bare_text(text))
+    if micros is None or not FIRST <= micros <= LAST:
+        raise MisuseError(f"time {text!r} is not ISO 8601: write for example 2024-05-01T12:00:00Z")
+    return micros
+
+
+def _micros(text: str) -> int | None:
+    found = _TIME.fullmatch(text)
+    if found is None:
+        return None
+    day, clock, zone = found.groups()
+    ahead = _zone(zone)
     try:
-        return to_micros(datetime.fromisoformat(text.strip()))
-    except ValueError as error:
-        raise MisuseError(f"time {text!r} is not ISO 8601: write for example 2024-05-01T12:00:00Z") from error
+        naive = datetime.fromisoformat(f"{day}T{clock or '00:00'}")
+    except ValueError:
+        return None
+    return None if ahead is None else to_micros(naive) - ahead
+
+
+def _zone(text: str | None) -> int | None:
+    """Microseconds by which a zone is ahead of UTC; None for a zone that does not exist."""
+    if text is None or text[0] not in "+-":
+        return 0
+    minutes = int(text[-2:]) if len(text) > 3 else 0
+    ahead = int(text[1:3]) * HOUR + minutes * MINUTE
+    if minutes >= 60 or ahead > _WIDEST_ZONE:
+        return None
+    return -ahead if text[0] == "-" else ahead
 
 
 @lru_cache(maxsize=1024)  # keys that are answered together share one time

@@ -22,6 +22,7 @@ from anabranch.values.numbers import (
     SmallIntType,
     TinyIntType,
 )
+from anabranch.values.texts import bare_text, json_text
 
 __all__ = [
     "BIGINT",
@@ -43,7 +44,8 @@ _COLUMN = re.compile(
     r"\s*(`[^`]+`|[A-Za-z_]\w*)\s*:?\s+(.+?)(?:\s+NOT\s+NULL)?(?:\s+COMMENT\s+'[^']*')?\s*",
     re.IGNORECASE | re.DOTALL,
 )
-_BOOLEANS = {"true", "false", "t", "f", "yes", "no", "y", "n", "1", "0"}
+_TRUE, _FALSE = {"true", "t", "yes", "y", "1"}, {"false", "f", "no", "n", "0"}
+_BOOLEANS = _TRUE | _FALSE
 
 
 class BooleanType(DataType):
@@ -60,7 +62,10 @@ class BooleanType(DataType):
     json_schema: ClassVar[JsonSchema] = {"type": "boolean"}
 
     def reads(self, value: object) -> bool:
-        return str(value).strip().lower() in _BOOLEANS
+        return bare_text(value).lower() in _BOOLEANS
+
+    def key_text(self, value: object) -> str | None:
+        return None if self.fault(value) is not None else str(bare_text(value).lower() in _TRUE).lower()
 
     @property
     def event_schema(self) -> JsonSchema:
@@ -92,11 +97,15 @@ class StringType(DataType):
         return text
 
     def reads(self, value: object) -> bool:
-        return not any("\ud800" <= letter <= "\udfff" for letter in str(value))
+        return not any("\ud800" <= letter <= "\udfff" for letter in json_text(value))
 
     def fault(self, value: object, *, strict: bool = False) -> str | None:
-        fault = super().fault(value, strict=strict)
-        return fault and ("the text is not Unicode" if isinstance(value, str) else fault)
+        # Of an event an object or array is kept as its JSON text.
+        fault = super().fault(value if strict else json_text(value), strict=strict)
+        return fault and ("the text is not Unicode" if isinstance(value, str) or not strict else fault)
+
+    def key_text(self, value: object) -> str | None:
+        return None if self.fault(value) is not None else json_text(value)
 
     def to_model(self, value: Any) -> Any:
         return value

@@ -16,7 +16,8 @@ from pyspark.sql import functions as F
 
 from anabranch.declare.sources import Source
 from anabranch.errors import AnabranchError
-from anabranch.events.decoders.csv_lines import CsvDecoder
+from anabranch.events.cells import named
+from anabranch.events.decoders.csv_lines import CsvDecoder, may_be_cut
 from anabranch.events.decoders.decoder import table_cells
 from anabranch.events.decoders.json_objects import JsonDecoder
 from anabranch.events.judging import parse, read_cells
@@ -25,6 +26,7 @@ from anabranch.stores.files.filesystems import spark_path
 from anabranch.values.names import quoted
 from anabranch.values.times import from_micros
 from batch.landing.event_files import EventFile
+from batch.landing.records import CsvForm, read_records
 
 _TASK_BYTES = 128 * 1024 * 1024
 _GROUP_TASKS = 8  # of a core: bounds what is done again after a crash, and still keeps every core busy
@@ -45,6 +47,11 @@ class FileGroup:
         return self.files[0].form if self.files[0].format == "csv" else None
 
     @property
+    def csv(self) -> CsvForm:
+        """How CSV files are written."""
+        return self.files[0].csv
+
+    @property
     def bytes(self) -> int:
         """The size of all files."""
         return sum(file.found.size for file in self.files)
@@ -56,9 +63,9 @@ class FileGroup:
 
 def groups(files: Sequence[EventFile], cores: int) -> Iterator[FileGroup]:
     """The files in order, as many together as are quickly read; a large one alone."""
-    kinds: dict[tuple[str, str], list[EventFile]] = {}
+    kinds: dict[tuple[str, str, CsvForm], list[EventFile]] = {}
     for file in files:
-        kinds.setdefault((file.format, file.form), []).append(file)
+        kinds.setdefault((file.format, file.form, file.csv), []).append(file)
     most = cores * _GROUP_TASKS * _TASK_BYTES
     for alike in kinds.values():
         chosen: list[EventFile] = []
@@ -73,20 +80,23 @@ def groups(files: Sequence[EventFile], cores: int) -> Iterator[FileGroup]:
         yield FileGroup(files=tuple(chosen))
 
 
-def raw_rows(spark: SparkSession, group: FileGroup, arrival: int) -> DataFrame:
+def raw_rows(spark: SparkSession, group: FileGroup, arrival: int, *, by_record: bool = False) -> DataFrame:
     """Raw rows: `value` of text files or all columns of Parquet, and the lake's columns.
 
-    All have one `arrival` (microseconds).
+    All have one `arrival` (microseconds). A row is a line, or with `by_record` all lines of a CSV's record.
     """
-    paths = [spark_path(file.path) for file in group.files]
-    table = spark.read.parquet(*paths) if group.files[0].format == "parquet" else spark.read.text(paths)
+    paths, name = [spark_path(file.path) for file in group.files], _file_name(group)
+    if by_record:
+        table, name = read_records(spark, paths, name, group.csv), F.col("_file")
+    else:
+        table = spark.read.parquet(*paths) if group.files[0].format == "parquet" else spark.read.text(paths)
     origin = {
         "_arrival": F.lit(from_micros(arrival)),
-        "_file": _file_name(group),
+        "_file": name,
         "_offset": F.monotonically_increasing_id(),
     }
     lake = [origin.get(column, F.lit(None)).cast(kind).alias(column) for column, kind in LAKE_COLUMNS.items()]
-    rows = table.select("*", *lake)
+    rows = table.select(*[named(column) for column in table.columns if column != "_file"], *lake)
     # Many small files would each become a small file of the lake.
     return (
         rows
@@ -121,6 +131,15 @@ def parse_rows(raw: DataFrame, group: FileGroup, source: Source) -> DataFrame:
     if first.format == "json":
         return parse(source, lines, JsonDecoder())
     return parse(source, lines.where(F.col("value") != first.form), CsvDecoder(first.header))
+
+
+def has_cut_rows(bad: DataFrame | None, group: FileGroup) -> bool:
+    """Whether some of the rows for quarantine may be pieces of rows that stand on several lines."""
+    return (
+        bad is not None
+        and group.header is not None
+        and not bad.where(may_be_cut("_raw", "_reason")).isEmpty()
+    )
 
 
 def observed_content(raw: DataFrame) -> tuple[DataFrame, Observation]:

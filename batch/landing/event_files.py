@@ -4,7 +4,7 @@ import csv
 import gzip
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -16,6 +16,7 @@ from pyspark.sql import SparkSession
 from anabranch.declare.sources import Source
 from anabranch.errors import AnabranchError
 from anabranch.stores.files.filesystems import FoundFile, files_at, is_local, spark_path
+from batch.landing.records import CsvForm, plain_line
 
 _FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
 _KNOWN = ".csv, .json, .jsonl, .ndjson or .parquet"
@@ -29,13 +30,14 @@ class EventFile:
     """A file that fits its source.
 
     `header`: a CSV's columns in its own order. Files of one `form` may be read together: the text of a CSV's
-    header, the schema of Parquet.
+    header, the schema of Parquet. `csv` is how a CSV is written.
     """
 
     found: FoundFile
     format: str
     header: tuple[str, ...] = ()
     form: str = ""
+    csv: CsvForm = field(default_factory=CsvForm)
 
     @property
     def path(self) -> str:
@@ -59,12 +61,33 @@ def find_files(patterns: Sequence[str], spark: SparkSession | None) -> list[Foun
                 f"{pattern!r} names no file of events: give a {_KNOWN} file, a folder of them or a pattern"
             )
         found |= {each.path: each for each in matches if each.path not in found}
+    _refuse_delta([each.path for each in found.values() if _format(each.name) == "parquet"], spark)
     return list(found.values())
 
 
-def check_file(found: FoundFile, source: Source, spark: SparkSession | None) -> EventFile:
-    """The file as one of `source`'s. Raises AnabranchError with the reason when it does not fit."""
-    kind = _format(found.name)
+def _refuse_delta(paths: Sequence[str], spark: SparkSession | None) -> None:
+    """Raise AnabranchError for files of a Delta table: some hold rows that were deleted or replaced."""
+    folders = {path.rpartition("/")[0] for path in paths}
+    # A partition's folder is named column=value and lies in that of its table.
+    while partitions := {folder for folder in folders if "=" in folder.rpartition("/")[2]}:
+        folders = (folders - partitions) | {folder.rpartition("/")[0] for folder in partitions}
+    for folder in sorted(folders):
+        if files_at(folder, spark).find(f"{folder}/_delta_log")[0]:
+            raise AnabranchError(
+                f"{folder} is a Delta table, whose files also hold rows that were deleted: nothing was "
+                "landed; write its rows as they are now to Parquet, for example with "
+                f"spark.read.format('delta').load('{folder}').write.parquet(...), and ingest that"
+            )
+
+
+def check_file(
+    found: FoundFile, source: Source, spark: SparkSession | None, form: CsvForm | None = None
+) -> EventFile:
+    """The file as one of `source`'s. Raises AnabranchError with the reason when it does not fit.
+
+    `form` is how CSV is written, plain by default.
+    """
+    kind, form = _format(found.name), form or CsvForm()
     if kind is None:
         raise AnabranchError(
             f"{found.path} is of no known format: it must end in {_KNOWN} (text also in .gz)"
@@ -82,9 +105,15 @@ def check_file(found: FoundFile, source: Source, spark: SparkSession | None) -> 
     try:
         if kind == "parquet":
             names, schema = _parquet_schema(found, spark)
+            if "timestamp[ns" in schema:
+                raise AnabranchError(
+                    f"{found.path} has times in nanoseconds, which Spark does not read: nothing was landed; "
+                    "write microseconds, in pandas with "
+                    "to_parquet(..., coerce_timestamps='us', allow_truncated_timestamps=True)"
+                )
             _check_columns(found.path, names, source)
             return EventFile(found=found, format=kind, form=schema)
-        first_line = _first_line(found, kind, spark)
+        first_line = _first_line(found, kind, spark, form)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, ArrowException, PySparkException) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise AnabranchError(
@@ -93,8 +122,9 @@ def check_file(found: FoundFile, source: Source, spark: SparkSession | None) -> 
         ) from error
     if kind == "json":
         return EventFile(found=found, format=kind)
-    header = _read_header(found.path, first_line, source)
-    return EventFile(found=found, format=kind, header=header, form=first_line)
+    header = _read_header(found.path, first_line, source, form)
+    line = first_line if form.plain else plain_line(header).decode()
+    return EventFile(found=found, format=kind, header=header, form=line, csv=form)
 
 
 def open_text(path: str) -> IO[str]:
@@ -104,14 +134,26 @@ def open_text(path: str) -> IO[str]:
     return Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
-def _first_line(found: FoundFile, kind: str, spark: SparkSession | None) -> str:
+def _first_line(found: FoundFile, kind: str, spark: SparkSession | None, form: CsvForm) -> str:
     """The first line of a CSV. Raises an error for a broken archive or another encoding."""
     start = files_at(found.path, spark).start(found.path, _LONGEST_HEADER)
     if found.name.endswith(".gz"):
         start = zlib.decompressobj(wbits=31).decompress(start, _LONGEST_HEADER)
     if start.startswith(_OTHER_ENCODINGS):
-        raise AnabranchError(f"{found.path} is UTF-16: nothing was landed; write it as UTF-8")
-    return (start.splitlines() or [b""])[0].decode("utf-8-sig") if kind == "csv" else ""
+        raise AnabranchError(
+            f"{found.path} is UTF-16: nothing was landed; write it as UTF-8, for example with "
+            "'iconv -f UTF-16 -t UTF-8'"
+        )
+    if kind != "csv":
+        return ""
+    first = (start.removeprefix(b"\xef\xbb\xbf").splitlines() or [b""])[0]
+    try:
+        return first.decode(form.encoding)
+    except UnicodeDecodeError as error:
+        raise AnabranchError(
+            f"{found.path} is not in {form.encoding.upper()}: nothing was landed; name its encoding, "
+            "for example with --encoding latin-1 or --encoding cp1252"
+        ) from error
 
 
 def _parquet_schema(found: FoundFile, spark: SparkSession | None) -> tuple[list[str], str]:
@@ -122,13 +164,19 @@ def _parquet_schema(found: FoundFile, spark: SparkSession | None) -> tuple[list[
     return schema.names, schema.json()
 
 
-def _read_header(path: str, first_line: str, source: Source) -> tuple[str, ...]:
+def _read_header(path: str, first_line: str, source: Source, form: CsvForm) -> tuple[str, ...]:
     """Columns of a CSV by its first line. Raises AnabranchError when they are not the source's."""
-    header = next(csv.reader([first_line]), [])
+    header = next(csv.reader([first_line], delimiter=form.delimiter), [])
     if not any(cell.strip() for cell in header):
         raise AnabranchError(f"{path} has no header: its first line must name the columns {_names(source)}")
-    _check_columns(path, header, source, first_line)
-    return tuple(header)
+    if form.header and len(form.header) != len(header):
+        raise AnabranchError(
+            f"{path} has {len(header)} columns and --header names {len(form.header)}: nothing was landed; "
+            "name each column of the file, in its order"
+        )
+    names = form.header or tuple(header)
+    _check_columns(path, names, source, first_line)
+    return names
 
 
 def _check_columns(path: str, names: Sequence[str], source: Source, first_line: str = "") -> None:
@@ -142,20 +190,28 @@ def _check_columns(path: str, names: Sequence[str], source: Source, first_line: 
         f"{what} {', '.join(repr(name[:200]) for name in found)}" for what, found in faults.items() if found
     )
     if listed:
-        other = [
-            word
-            for sign, word in _OTHER_DELIMITERS.items()
-            if set(next(csv.reader([first_line], delimiter=sign), [])) >= set(declared)
-        ]
-        way = (
-            f"it has {other[0]} between its columns, write it with commas"
-            if other
-            else "with commas between them"
-        )
         raise AnabranchError(
             f"{path} {listed}: nothing was landed; "
-            f"source {source.name!r} has the columns {_names(source)}, {way}"
+            f"source {source.name!r} has the columns {_names(source)}{_way(names, declared, first_line)}"
         )
+
+
+def _way(names: Sequence[str], declared: Sequence[str], first_line: str) -> str:
+    """What makes a CSV readable whose columns are the declared ones in another form."""
+    for sign, words in _OTHER_DELIMITERS.items():
+        found = _alike(next(csv.reader([first_line], delimiter=sign), []), declared)
+        if found is not None:
+            named = "" if list(found) == first_line.split(sign) else f" --header '{','.join(found)}'"
+            return f", and the file has {words} between its own: add --delimiter '{sign}'{named}"
+    found = _alike(names, declared) if first_line else None
+    return "" if found is None else f": add --header '{','.join(found)}'"
+
+
+def _alike(names: Sequence[str], declared: Sequence[str]) -> list[str] | None:
+    """The declared columns that the names mean, whatever their case and spaces; None if they do not."""
+    meant = {name.strip().lower(): name for name in declared}
+    found = [meant.get(name.strip().lower(), "") for name in names]
+    return found if sorted(found) == sorted(declared) else None
 
 
 def _names(source: Source) -> str:

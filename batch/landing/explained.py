@@ -4,6 +4,7 @@ import re
 import urllib.parse
 
 from anabranch.errors import AnabranchError
+from batch.landing.records import ENDLESS
 
 _FULL = (
     "No space left on device",
@@ -21,7 +22,7 @@ _FILE = re.compile(r"(?:reading file|file[: ]path:?|File) +((?:file:|[a-z0-9]+:/
 
 def explained(error: Exception, load: str) -> AnabranchError:
     """The error for a user; `load` names what was to be landed."""
-    text = _whole(error)
+    text = whole_text(error)
     found = _FILE.search(text)
     file = urllib.parse.unquote(re.sub("^file:/+", "/", found[1])) if found else load
     if any(sign in text for sign in _FULL):
@@ -32,6 +33,11 @@ def explained(error: Exception, load: str) -> AnabranchError:
         return AnabranchError(
             f"{file} is torn, it ends too early or is damaged: nothing of {load} was landed; "
             "get the whole file and run it again"
+        )
+    if ENDLESS in text:
+        cut = text.partition(ENDLESS)[2].splitlines()[0]
+        return AnabranchError(
+            f"{file}: {ENDLESS}{cut}: nothing of {load} was landed; close the quote, or double it"
         )
     if "FileNotFoundException" in text or "FILE_NOT_EXIST" in text:
         return AnabranchError(
@@ -52,7 +58,7 @@ def cause(text: str) -> str:
     )
 
 
-def _whole(error: Exception) -> str:
+def whole_text(error: Exception) -> str:
     """The error's text with those of its causes, which Spark's Java side keeps."""
     origin = getattr(error, "java_exception", None) or getattr(error, "_origin", None)
     parts = [str(error)]

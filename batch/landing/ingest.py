@@ -9,7 +9,7 @@ file:
     ingest/<project>/<source>/size/<bytes>                 no file of this size: its content must be new
 
 A large file is read once: its content is known when it has been written, and only then does it become visible
-or not.
+or not. CSV whose rows turn out to stand on several lines is read a second time, by records (records.py).
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from typing import Any
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, Observation, SparkSession
 
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
@@ -36,6 +36,7 @@ from batch.landing.contents import (
     content_name,
     contents,
     groups,
+    has_cut_rows,
     observed_content,
     parse_rows,
     raw_rows,
@@ -44,6 +45,7 @@ from batch.landing.event_files import EventFile, check_file, find_files
 from batch.landing.explained import explained
 from batch.landing.loader import LoadSummary, SourceLoader, find_source
 from batch.landing.reading import Reading
+from batch.landing.records import CsvForm
 from batch.quality.gate import QualityGate
 
 log = logging.getLogger(__name__)
@@ -57,15 +59,16 @@ def ingest(
     files: Sequence[str],
     progress: Progress,
     gate: QualityGate | None = None,
+    form: CsvForm | None = None,
 ) -> LoadSummary:
-    """Land files, folders and patterns of files, of this machine or at URLs.
+    """Land files, folders and patterns of files, of this machine or at URLs; `form` is how CSV is written.
 
     Every file is checked before the first is landed, and passes `gate` before it is visible. Spark's workers
     must see the files under the same paths.
     """
     spark, source = stores.spark, find_source(project, source_name)
     check_tables(spark, stores.lake, project)
-    checked = [check_file(found, source, spark) for found in find_files(files, spark)]
+    checked = [check_file(found, source, spark, form) for found in find_files(files, spark)]
     loader = SourceLoader(stores=stores, project=project, source=source, gate=gate)
     loads = _FileLoads(spark=spark, loader=loader, arrival=time.time_ns() // 1000)
     new = loads.not_landed(checked)
@@ -110,17 +113,19 @@ class _FileLoads:
         if not new:
             return skipped
         chosen = replace(group, files=tuple(new))
-        raw, observation = raw_rows(self.spark, chosen, self.arrival), None
+        whole = not chosen.csv.plain
+        raw, observation = raw_rows(self.spark, chosen, self.arrival, by_record=whole), None
         if not names:
             raw, observation = observed_content(raw)
-        events = parse_rows(raw, chosen, self.loader.source)
-        load, measures = self.loader.stage(self.loader.judge(events), chosen.header)
-        self._check_unchanged(chosen, load)
+        load, measures = self._stage(chosen, raw)
         if observation is not None:
             names = {new[0].path: self._content_name(content_name(observation.get))}
             if not self._new(chosen, names):
                 load.drop()
                 return LoadSummary(skipped_files=len(group.files))
+        if not whole and has_cut_rows(load.bad(), chosen):
+            load.drop()
+            load, measures = self._stage(chosen, raw_rows(self.spark, chosen, self.arrival, by_record=True))
         summary = self.loader.pass_gate(load, measures)
         names = {file.path: names[file.path] for file in new}
         if load.commit(dict.fromkeys(names.values(), 0), names, self._notes(new)):
@@ -130,11 +135,21 @@ class _FileLoads:
             "run it again for the files that are left"
         )
 
+    def _stage(self, group: FileGroup, raw: DataFrame) -> tuple[StagedLoad, Observation | None]:
+        events = parse_rows(raw, group, self.loader.source)
+        load, measures = self.loader.stage(self.loader.judge(events), group.header)
+        self._check_unchanged(group, load)
+        return load, measures
+
     def _contents(self, group: FileGroup) -> dict[str, str]:
         """The content of each file that must be known beforehand; empty for one whose load reveals it."""
         known = self._known()
         only = group.files[0]
-        if len(group.files) == 1 and (known is None or not known.contains(self._size_name(only))):
+        if (
+            len(group.files) == 1
+            and group.csv.plain
+            and (known is None or not known.contains(self._size_name(only)))
+        ):
             return {}
         return {path: self._content_name(content) for path, content in contents(self.spark, group).items()}
 

@@ -6,8 +6,9 @@ they treat everybody's events.
 
 import csv
 import json
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from anabranch.declare.projects import Project
@@ -17,12 +18,14 @@ from anabranch.events.json_values import encode_event
 from anabranch.progress import Progress
 from anabranch.stores.kafka.bus import Bus
 from anabranch.values.keys import key_text
+from anabranch.values.texts import AROUND
 from anabranch.values.types import BOOLEAN, DataType
 from batch.landing.event_files import check_file, find_files, open_text
 from batch.landing.loader import find_source
 
 _TOLD_EVERY = 10_000
 _LONE = re.compile("[\ud800-\udfff]")  # bytes that are not UTF-8 (see open_text)
+_DIGITS = re.compile("[+-]?[0-9]+")
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -93,12 +96,13 @@ def _message(
     event: Mapping[str, object], text: bytes, source: Source, keys: tuple[str, ...]
 ) -> tuple[bytes | None, bytes]:
     """Key and value of the message for an event, which `text` has as JSON."""
-    return _key(event, keys), encode_event(source, text)
+    return _key(event, source, keys), encode_event(source, text)
 
 
-def _key(event: Mapping[str, object], keys: tuple[str, ...]) -> bytes | None:
+def _key(event: Mapping[str, object], source: Source, keys: tuple[str, ...]) -> bytes | None:
     try:
-        return key_text(keys, event).encode() if keys else None
+        texts = {name: source.column(name, "key").type.key_text(event.get(name)) for name in keys}
+        return key_text(keys, texts).encode() if keys else None
     except (EventError, UnicodeEncodeError):
         return None
 
@@ -106,18 +110,18 @@ def _key(event: Mapping[str, object], keys: tuple[str, ...]) -> bytes | None:
 def _value(cell: str, kind: DataType) -> object:
     """A cell as a JSON value: number or boolean where type and cell are one, else text; empty is null.
 
-    DECIMAL stays text, which keeps all its digits.
+    DECIMAL stays text, which keeps all its digits, as does what JSON has no number for.
     """
     if cell == "":
         return None
     if kind == BOOLEAN:
         return _BOOLEANS.get(cell.strip().lower(), cell)
-    convert: Callable[[str], object] | None = int if kind.integral else float if kind.floating else None
-    try:
-        number = convert(cell) if convert else cell
-    except ValueError:
+    if not kind.reads(cell) or not (kind.integral or kind.floating):
         return cell
-    return number if convert is None or "_" not in cell else cell  # Python alone reads 1_000 as a number
+    if kind.integral:
+        return int(cell.strip(AROUND)) if _DIGITS.fullmatch(cell.strip(AROUND)) else cell
+    number = float(cell.strip(AROUND))
+    return number if math.isfinite(number) else cell
 
 
 def _counted(

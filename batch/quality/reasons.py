@@ -51,7 +51,7 @@ _KEPT = (
     ),
     (
         "a quote is not closed",
-        "a quoted cell does not end on its line",
+        "a quoted cell does not end, so that later rows stand within it",
         "double the quotes inside of cells, and ingest the corrected row",
     ),
     (

@@ -9,12 +9,14 @@ from pyspark.sql import functions as F
 
 from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
+from anabranch.events.given_rows import read_columns
 from anabranch.folds.spark import point_in_time
 from anabranch.progress import Progress
 from anabranch.stores.opened import Stores
 from anabranch.values.names import folded, quoted
 from anabranch.values.times import from_micros
-from batch.scoring.row_files import read_rows, write_rows
+from anabranch.values.types import TIMESTAMP, DataType
+from batch.scoring.row_files import SPARK_ERRORS, explained, read_rows, write_rows
 
 log = logging.getLogger(__name__)
 _AT, _GIVEN = "_at", "_given"
@@ -31,20 +33,24 @@ def features_at(
     """Write the rows of `source` with a column for each feature; returns their number.
 
     Features are strictly before each row's time; with `as_known`, only of events that had arrived by then.
-    Unknown keys, and rows without a key or time, get the features of no events.
+    Keys and times are read as landing reads them, and come back as what was read. Unknown keys, and rows
+    without a key or time, get the features of no events. Raises MisuseError for one that cannot be read.
     """
     started = time.monotonic()
-    rows = with_time(project, read_rows(stores.spark, source), source)
+    rows = typed_rows(project, read_rows(stores.spark, source), source)
     events = stores.lake.distinct_events(stores.spark, project)
     progress.step(f"features of {source} into {out}")
     features = point_in_time(project, events, rows, time_column(project), as_known=as_known)
-    count = write_rows(features, out, {"project": project.name, "features": project.fingerprint})
+    try:
+        count = write_rows(features, out, {"project": project.name, "features": project.fingerprint})
+    except SPARK_ERRORS as error:
+        raise explained(error, source) or error from error
     log.info("features project=%s rows=%d seconds=%.1f", project.name, count, time.monotonic() - started)
     return count
 
 
-def with_time(project: Project, rows: DataFrame, place: str) -> DataFrame:
-    """`rows` with their time as TIMESTAMP. Raises MisuseError when a column is missing or a feature."""
+def typed_rows(project: Project, rows: DataFrame, place: str) -> DataFrame:
+    """`rows` with their key and time typed. Raises MisuseError when a column is missing or a feature."""
     needed = [*project.keys, time_column(project)]
     missing = [name for name in needed if name not in rows.columns]
     if missing:
@@ -53,8 +59,22 @@ def with_time(project: Project, rows: DataFrame, place: str) -> DataFrame:
     taken = [column.name for column in project.columns if column.name in there]
     if taken:
         raise MisuseError(f"{place} has a column {taken[0]!r} already, which is a feature: rename or drop it")
-    name = time_column(project)
-    return rows.withColumn(name, F.expr(f"try_cast({quoted(name)} AS TIMESTAMP)"))
+    return rows.withColumns(read_columns(rows, {**project.key_types, **_time(project)}))
+
+
+def looked_up(project: Project, rows: DataFrame, at: int | None) -> dict[str, DataType]:
+    """The columns by which features are looked up for `rows`, and the types that they are read as."""
+    absent = [name for name in project.keys if name not in rows.columns]
+    if absent:
+        raise MisuseError(
+            f"the rows lack the key column {absent[0]!r} to look features up with: "
+            f"give all features, or all of {', '.join(project.keys)}"
+        )
+    return {**project.key_types, **(_time(project) if at is None else {})}
+
+
+def _time(project: Project) -> dict[str, DataType]:
+    return {time_column(project): TIMESTAMP}
 
 
 def attach_features(
@@ -64,21 +84,14 @@ def attach_features(
 
     `at` is in microseconds; None means each row's own time, in the column that `time_column` names.
     """
-    absent = [name for name in project.keys if name not in rows.columns]
-    if absent:
-        raise MisuseError(
-            f"the rows lack the features {', '.join(names)} "
-            f"and the key column {absent[0]!r} to look them up with: "
-            f"give all features, or all of {', '.join(project.keys)}"
-        )
+    known_by = read_columns(rows, looked_up(project, rows, at))
     views = tuple(view for view in project.views if {column.name for column in view.columns} & set(names))
     needed = Project(name=project.name, views=views)
     events = stores.lake.distinct_events(stores.spark, needed)
-    own_time = F.expr(f"try_cast({quoted(time_column(project))} AS TIMESTAMP)")
-    moment = own_time if at is None else F.lit(from_micros(at))
-    # A column of the rows may have any name, also that of a feature of the same views: only the key stays
-    # outside of the struct while features are attached.
+    moment = known_by.pop(time_column(project)) if at is None else F.lit(from_micros(at))
+    # A column of the rows may have any name, also that of a feature of the same views: only the key as it is
+    # read stays outside of the struct while features are attached.
     given = F.struct(*[F.col(quoted(name)) for name in rows.columns]).alias(_GIVEN)
-    asked = rows.select(*[F.col(quoted(name)) for name in project.keys], moment.alias(_AT), given)
+    asked = rows.select(*[value.alias(name) for name, value in known_by.items()], moment.alias(_AT), given)
     known = point_in_time(needed, events, asked, _AT)
     return known.select(f"{_GIVEN}.*", *[F.col(quoted(name)) for name in names])

@@ -4,36 +4,27 @@ A worker process opens a version's own files once and scores Arrow columns; with
 scores. Both give the same scores. MLflow loads a version that was registered outside Anabranch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import arrow_udf
-from pyspark.sql.types import DataType as SparkType
-from pyspark.sql.types import StringType
+from pyspark.sql.types import BooleanType, NumericType
 
 from anabranch.declare.names import RESULTS
 from anabranch.declare.projects import Project
-from anabranch.declare.views import FeatureColumn
 from anabranch.errors import MisuseError
-from anabranch.events.cells import cell, complaint, is_wrong
+from anabranch.events.cells import named
+from anabranch.events.given_rows import read_columns
 from anabranch.stores.models.foreign import ForeignVersion, scoring_version
 from anabranch.stores.models.inputs import ModelInput, check_fits, column_inputs
 from anabranch.stores.models.shipping import ShippedModel, ShippedPyfunc, input_column, ship, ship_pyfunc
 from anabranch.stores.models.versions import Scorer
 from anabranch.stores.opened import Stores
-from anabranch.values.names import quoted
+from anabranch.values.types import DataType
 
-WRONG_CELL = "a cell cannot be read: "
-"""Begins the message of a job that met a cell of the wrong type; the rest names the cell."""
-_TARGETS = {
-    "boolean": "BOOLEAN",
-    "date": "DATE",
-    "timestamp": "TIMESTAMP",
-    "text": "STRING",
-    "number": "DOUBLE",
-}
+_TARGETS = {"number": "DOUBLE", "boolean": "BOOLEAN"}
 
 
 def score(
@@ -133,23 +124,18 @@ def check_names(project: Project, names: list[str]) -> None:
 
 
 def _inputs(project: Project, rows: DataFrame, scorer: Scorer | ForeignVersion) -> list[Column]:
-    declared = project.column_of
     read = version_inputs(project, scorer)
+    typed = read_columns(rows, input_types(project, rows, read))
     return [
-        input_column(one, _typed(declared[name], _TARGETS[one.kind], rows.schema[name].dataType))
+        input_column(one, typed[name] if name in typed else named(name).cast(_TARGETS[one.kind]))
         for name, one in read.items()
     ]
 
 
-def _typed(declared: FeatureColumn, target: str, found: SparkType) -> Column:
-    given = F.col(quoted(declared.name))
-    if isinstance(found, StringType) and target != "STRING":
-        value = cell(declared.name, declared.type)
-        message = F.concat(F.lit(WRONG_CELL), complaint(declared.name, given, declared.type))
-        return F.when(is_wrong(given, value), F.raise_error(message)).otherwise(value)
-    if found.typeName() in ("array", "map", "struct", "binary", "variant"):
-        raise MisuseError(
-            f"feature {declared.name!r} is {found.simpleString().upper()} in the rows: "
-            f"it must be {declared.type}"
-        )
-    return given.cast(target)
+def input_types(project: Project, rows: DataFrame, read: Mapping[str, ModelInput]) -> dict[str, DataType]:
+    """The model's inputs in the rows that are read as their declared type: all but those that are numbers."""
+    return {
+        name: project.column_of[name].type
+        for name, one in read.items()
+        if not (one.kind in _TARGETS and isinstance(rows.schema[name].dataType, NumericType | BooleanType))
+    }

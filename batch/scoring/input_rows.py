@@ -16,7 +16,7 @@ from anabranch.stores.files.filesystems import files_at, hadoop, spark_path
 from anabranch.stores.lake.staging import snapshot
 from anabranch.stores.opened import Stores
 from batch.scoring.ledger import plain
-from batch.scoring.row_files import CSV, form_of, read_form
+from batch.scoring.row_files import form_of, read_form, read_options
 
 SERVING = "serving"
 """The name of the project's serving table as input or output of a scoring."""
@@ -54,7 +54,7 @@ def input_rows(stores: Stores, project: Project, source: str) -> InputRows:
     digest = _digest([f"{each.path} {each.size} {each.modified}" for each in found])
     # Folders such as day=2024-01-01 hold a column in their names, which a single file lacks.
     partitioned = any("=" in path.removeprefix(found[0].path.rsplit("/", 1)[0]) for path, _ in files)
-    options = CSV if form == "csv" else {}
+    options = read_options(spark, source, form)
 
     def read(paths: Sequence[str]) -> DataFrame:
         reader = spark.read.format(form).options(**options).schema(frame.schema)

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,6 +23,7 @@ from anabranch.declare.projects import OnWrite, Project
 from anabranch.declare.sources import Source
 from anabranch.errors import AnabranchError, MisuseError
 from anabranch.events.copies import distinct
+from anabranch.events.given_rows import unreadable
 from anabranch.events.rows import LAKE_COLUMNS
 from anabranch.progress import Progress
 from anabranch.stores.cassandra.tables import current_table
@@ -30,14 +32,15 @@ from anabranch.stores.files.filesystems import hadoop, write_text
 from anabranch.stores.lake.lake import as_declared, as_stored, stored_name
 from anabranch.stores.lake.schemas import prepare_events
 from anabranch.stores.lake.staging import snapshot
+from anabranch.stores.models.versions import Scorer
 from anabranch.stores.opened import Stores
 from anabranch.stores.queries import SupervisedQuery, run_queries, triggered
 from anabranch.values.names import quoted
 from batch.scoring.delivery import serving_rows
-from batch.scoring.features import attach_features
-from batch.scoring.frames import check_names, score
+from batch.scoring.features import attach_features, looked_up
+from batch.scoring.frames import check_names, input_types, score, version_inputs
 from batch.scoring.input_rows import SERVING
-from batch.scoring.row_files import CSV, MARKER, check_replaceable, form_of, read_rows
+from batch.scoring.row_files import MARKER, check_replaceable, form_of, read_form, read_options
 
 log = logging.getLogger(__name__)
 
@@ -98,18 +101,25 @@ def follow(
     for query, one in zip(queries, work, strict=True):
         _raise_failure(query.error, one.follower)
     rows = {one.follower.label: one.rows for one in work}
+    for one in work:
+        if one.unread:
+            progress.step(
+                f"{one.unread:,} rows of {one.follower.label} have no score, as a key or feature of them "
+                "cannot be read: the log names one"
+            )
     log.info("scored on write project=%s rows=%s", project.name, rows)
     return rows
 
 
 @dataclass(kw_only=True)
 class _Following:
-    """One follower at work; `rows` counts what it has written."""
+    """One follower at work; `rows` counts what it has written, `unread` the rows that could not be read."""
 
     stores: Stores
     project: Project
     follower: Follower
     rows: int = 0
+    unread: int = 0
 
     def start(self, every_seconds: int | None) -> StreamingQuery:
         """Start the query; without `every_seconds` it ends with the rows that have arrived."""
@@ -117,10 +127,13 @@ class _Following:
         self._prepare()
         if one.declared is not None:
             prepare_events(spark, self.stores.lake, project, one.declared)  # no event may have landed yet
-        form, known = form_of(spark, one.source), read_rows(spark, one.source)
+        form = form_of(spark, one.source)
         reader = spark.readStream.format(form)
         if form != "delta":
-            reader = reader.schema(known.schema).options(**(CSV if form == "csv" else {}))
+            # Of files that are still to come a row may stand on several lines, and a torn one stops nothing.
+            later = {**read_options(spark, one.source, form), "multiLine": "true", "mode": "PERMISSIVE"}
+            later = later if form == "csv" else {}
+            reader = reader.schema(read_form(spark, one.source, form).schema).options(**later)
         rows = reader.load(one.source)
         if one.declared is not None:
             rows = as_declared(rows, one.declared)
@@ -147,9 +160,9 @@ class _Following:
 
     def _score_batch(self, arrived: DataFrame, number: int) -> None:
         stores, project, out = self.stores, self.project, self.follower.out
-        rows = self._unscored(arrived)
         version, now = stores.models.scorer(project.name), time.time_ns() // 1000
-        missing = [name for name in version.features if name not in rows.columns]
+        missing = [name for name in version.features if name not in arrived.columns]
+        rows = self._readable(self._unscored(arrived), version, missing, now)
         ready = attach_features(stores, project, rows, missing, now) if missing else rows
         columns = [F.col(quoted(name)) for name in (*rows.columns, *RESULTS)]
         scored = score(stores, project, ready, version.version).select(*columns)
@@ -163,6 +176,24 @@ class _Following:
             writer = writer.option("txnAppId", f"score/{project.name}/{query}")
             writer.option("txnVersion", str(number)).save(out)
         self.rows += count
+
+    def _readable(self, rows: DataFrame, version: Scorer, missing: Sequence[str], at: int) -> DataFrame:
+        """The rows whose key and features can be read; the others, which no repetition mends, are counted."""
+        given = {
+            name: one for name, one in version_inputs(self.project, version).items() if name not in missing
+        }
+        kinds = input_types(self.project, rows, given)
+        reason = unreadable(rows, kinds | (looked_up(self.project, rows, at) if missing else {}))
+        if reason is None:
+            return rows
+        unread = rows.agg(F.count(reason).alias("rows"), F.min(reason).alias("reason")).collect()[0]
+        if unread["rows"]:
+            self.unread += unread["rows"]
+            log.warning(
+                "left out project=%s rows=%d of %s, for example %s",
+                *(self.project.name, unread["rows"], self.follower.label, unread["reason"]),
+            )
+        return rows.where(reason.isNull())
 
     def _unscored(self, arrived: DataFrame) -> DataFrame:
         """The rows to score; of a declared source the first arrival of each event that has no score yet."""

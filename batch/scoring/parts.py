@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from pyspark.errors import PySparkException
 from pyspark.sql import Observation
 from pyspark.sql import functions as F
 
@@ -21,10 +20,11 @@ from anabranch.stores.opened import Stores
 from anabranch.values.names import quoted
 from anabranch.values.times import from_micros
 from batch.scoring.features import attach_features
-from batch.scoring.frames import WRONG_CELL, score, version_inputs
+from batch.scoring.frames import score, version_inputs
 from batch.scoring.input_rows import InputRows, parquet_files
 from batch.scoring.ledger import Plan, ScoringRun, plan_files
 from batch.scoring.parquet import SCORED_SCHEMA, FileScoring, Part, fits, plan_parts
+from batch.scoring.row_files import SPARK_ERRORS, explained
 from batch.settings import ScoringSettings
 
 _LOOK_SECONDS = 1.0
@@ -92,8 +92,11 @@ def run_scoring(job: ScoringJob, run: ScoringRun) -> tuple[int, int]:
         else:
             _score_files(job, run, plan, todo, _PartWriter(job=job, ready=ready, kept=kept))
         return run.rows(plan), done
-    except PySparkException as error:
-        raise _explained(error, job.order.source, run) from error
+    except SPARK_ERRORS as error:
+        wrong = explained(error, job.order.source)
+        if wrong is not None:
+            run.drop()  # corrected rows are other rows
+        raise wrong or error from error
     except MisuseError:
         run.drop()
         raise
@@ -223,15 +226,3 @@ def _score_files(job: ScoringJob, run: ScoringRun, plan: Plan, todo: list[Part],
         left = (len(todo) - place) * seconds / place
         speed = f"{rows / max(seconds, 0.001):,.0f} rows/s, {left:,.0f} s left"
         job.progress.advance(done + place, None, f"of {len(plan.parts):,} parts, {rows:,} rows, {speed}")
-
-
-def _explained(error: PySparkException, source: str, run: ScoringRun) -> Exception:
-    """A MisuseError that names the cell when the job failed at one; else the error itself."""
-    text = str(error)
-    if WRONG_CELL not in text:
-        return error
-    run.drop()  # corrected rows are other rows
-    complaint = text.split(WRONG_CELL, 1)[1].splitlines()[0].split(" SQLSTATE", 1)[0]
-    return MisuseError(
-        f"{source}: {complaint}: correct the cell, or leave it empty where the value is unknown"
-    )

@@ -4,20 +4,33 @@ Paths are those that Spark accepts: local, or URLs such as ``hdfs://``.
 """
 
 import json
+import re
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
 from anabranch.errors import MisuseError
+from anabranch.events.given_rows import WRONG_ROW
 from anabranch.stores.files.filesystems import hadoop, hadoop_child, hadoop_exists
+from batch.landing.explained import whole_text
 
+SPARK_ERRORS = (PySparkException, Py4JError)
 MARKER = "_anabranch.json"
 """A file in every folder that Anabranch writes; no folder without it is replaced."""
-CSV = {"header": "true", "escape": '"', "enforceSchema": "false"}
+_CSV = {"header": "true", "escape": '"', "enforceSchema": "false", "columnPruning": "false"}
 """Options of Spark for CSV: all columns as text, and different headers are an error."""
+_WHOLE_ROWS = {"mode": "FAILFAST"}
+"""A row that is torn, or has more or fewer cells than the header, is an error and not a guess."""
+_TORN = re.compile(
+    r"Malformed records are detected in (?:record parsing: (?:\[(.*?)\]|_corrupt_record)\.|schema inference)",
+    re.DOTALL,
+)
+_SHOWN_LETTERS = 200
 _FORMATS = {"csv": "csv", "json": "json", "jsonl": "json", "ndjson": "json", "parquet": "parquet"}
 
 
@@ -27,8 +40,54 @@ def read_rows(spark: SparkSession, path: str) -> DataFrame:
 
 
 def read_form(spark: SparkSession, path: str, form: str) -> DataFrame:
-    """Rows of a data set of the form that `form_of` returned."""
-    return spark.read.format(form).options(**(CSV if form == "csv" else {})).load(path)
+    """Rows of a data set of the form that `form_of` returned; raises MisuseError when they cannot be read."""
+    try:
+        return spark.read.format(form).options(**read_options(spark, path, form)).load(path)
+    except SPARK_ERRORS as error:
+        raise explained(error, path) or error from error
+
+
+def read_options(spark: SparkSession, path: str, form: str) -> dict[str, str]:
+    """The options with which Spark reads the rows of a data set, whole or by file.
+
+    Where CSV has quotes a row may stand on several lines, so that a file is read by one task. Raises
+    MisuseError for CSV in another encoding than UTF-8, whose letters would be read as others.
+    """
+    if form not in ("csv", "json"):
+        return {}
+    if form == "json":
+        return _WHOLE_ROWS
+    line = F.col("value")
+    found = spark.read.text(path).agg(
+        F.bool_or(F.contains(line, F.lit('"'))).alias("quoted"),
+        F.bool_and(F.is_valid_utf8(line)).alias("utf8"),
+    )
+    row = found.collect()[0]
+    if row["utf8"] is False:
+        raise MisuseError(f"{path} is not UTF-8: write it as UTF-8, for example with 'iconv -t utf-8'")
+    return {**_CSV, **_WHOLE_ROWS, "multiLine": str(bool(row["quoted"])).lower()}
+
+
+def explained(error: Exception, place: str) -> MisuseError | None:
+    """The error for a user when rows of `place` cannot be read; None for any other failure."""
+    text = whole_text(error)
+    if WRONG_ROW in text:
+        reason = text.split(WRONG_ROW, 1)[1].splitlines()[0].split(" SQLSTATE", 1)[0]
+        return MisuseError(
+            f"{place}: {reason}: correct the cell, or leave it empty where the value is unknown"
+        )
+    if torn := _TORN.search(text):
+        row = f", such as {torn[1][:_SHOWN_LETTERS]}" if torn[1] else ""
+        return MisuseError(
+            f"{place}: rows are torn{row}: give each row as many cells as the header, or one JSON object, "
+            "and close its quotes"
+        )
+    if "TIMESTAMP(NANOS" in text:
+        return MisuseError(
+            f"{place} has times in nanoseconds, which Spark does not read: write microseconds, in pandas "
+            "with to_parquet(..., coerce_timestamps='us', allow_truncated_timestamps=True)"
+        )
+    return None
 
 
 def form_of(spark: SparkSession, path: str) -> str:

@@ -60,7 +60,15 @@ def entity(project: Project, words: list[str]) -> dict[str, str]:
     if not fitting:
         forms = ", or ".join(" ".join(f"{name}=VALUE" for name in names) for names in known)
         raise MisuseError(f"key {' '.join(words)!r} is none of {project.name!r}: write {forms}")
-    return read_key(fitting[0], words)
+    return {name: _stored(project, name, value) for name, value in read_key(fitting[0], words).items()}
+
+
+def _stored(project: Project, name: str, value: str) -> str:
+    kind = project.key_types[name]
+    text = kind.key_text(value)
+    if text is None:
+        raise MisuseError(f"key {name!r}: {kind.fault(value)}")
+    return text
 
 
 @dataclass(frozen=True)

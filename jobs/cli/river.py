@@ -33,14 +33,22 @@ def ingest(
     name: Name,
     source: SourceName,
     files: Annotated[list[str], typer.Argument(metavar="FILE...")],
+    delimiter: Annotated[str, typer.Option(help="What stands between the cells of CSV; \\t is a tab.")] = ",",
+    encoding: Annotated[str, typer.Option(help="The encoding of CSV, such as latin-1 or cp1252.")] = "utf-8",
+    header: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Names of CSV's columns, for those in its first line.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Land files (CSV, JSON lines, Parquet) in the lake, each exactly once; bad rows go to quarantine."""
     from batch.landing.ingest import ingest as run
+    from batch.landing.records import CsvForm
 
+    names = () if header is None else tuple(name.strip() for name in header.split(","))
+    form = CsvForm(delimiter=delimiter.replace("\\t", "\t"), encoding=encoding, header=names)
     with job() as context:
         project = context.project(name)
-        landed = run(context, project, source, files, Steps(), context.gate(project))
+        landed = run(context, project, source, files, Steps(), context.gate(project), form)
     value = {
         "project": name,
         "source": source,

@@ -8,12 +8,13 @@ from functools import cached_property
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from anabranch.answers.requests import stored_key
 from anabranch.answers.spark_tables import SparkTables
 from anabranch.declare.loading import list_projects
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
 from anabranch.folds.spark import key_column, point_in_time
-from anabranch.values.keys import SEPARATOR, key_text
+from anabranch.values.keys import SEPARATOR, key_text, read_key
 from anabranch.values.times import from_micros, now_micros, parse_time
 from jobs.wiring.context import Context
 
@@ -82,7 +83,7 @@ class Analysis:
 
 def _stored(project: Project, key: str) -> str:
     """The stored text of a key as people write it."""
-    if len(project.keys) == 1:
-        return key_text(project.keys, {project.keys[0]: key})
-    words = re.split(f" (?=(?:{'|'.join(map(re.escape, project.keys))})=)", key)
-    return key_text(project.keys, dict(word.split("=", 1) for word in words if "=" in word))
+    words = [key]
+    if len(project.keys) > 1:
+        words = re.split(f" (?=(?:{'|'.join(map(re.escape, project.keys))})=)", key)
+    return key_text(project.keys, stored_key(read_key(project.keys, words), project))

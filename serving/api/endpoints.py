@@ -118,7 +118,8 @@ async def events(parts: ServerParts, call: Call) -> AcceptedBody:
             f"use 'anabranch ingest {project.name} {name} FILE'",
         )
     requests.check_json(request.content_type)
-    document = requests.decode(request.body)
+    exact = any(column.type.decimal for column in source.columns)
+    document = requests.decode(request.body, exact=exact)
     several = isinstance(document, list)
     sent = document if isinstance(document, list) else [document]
     latest = parts.context.clock() + parts.context.stores.settings.times.future_skew_seconds * SECOND

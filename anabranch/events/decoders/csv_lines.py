@@ -1,4 +1,4 @@
-"""CSV as RFC 4180 describes it: commas, double quotes, one row a message or line."""
+"""CSV as RFC 4180 describes it: commas, double quotes, one row a message; a text in quotes may have lines."""
 
 import csv
 import io
@@ -9,11 +9,16 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from anabranch.declare.sources import Source
+from anabranch.events.cells import named
 from anabranch.events.decoders.decoder import Decoder, message_fault, short
 from anabranch.events.rows import lake_columns, sealed
 from anabranch.values.names import quoted
 
-_BROKEN = "_broken"
+_BROKEN, _END = "_broken", "_end"
+_MARK = "$"
+"""A last cell added to each row: it is read as a cell of its own only where all quotes are closed."""
+_OPEN = "a quote is not closed, or one within a text is not doubled"
+_COUNT = "the row has not"
 _RFC_4180 = {
     "quote": '"',
     "escape": '"',
@@ -21,6 +26,7 @@ _RFC_4180 = {
     "columnNameOfCorruptRecord": _BROKEN,
     "maxCharsPerColumn": "-1",
     "maxColumns": "100000",
+    "multiLine": "true",  # a line break within quotes stays as it is
 }
 
 
@@ -37,14 +43,17 @@ class CsvDecoder(Decoder):
         schema = ", ".join(f"{quoted(name)} STRING" for name in header)
         # A line without quotes needs no parser, which costs three times as much.
         cells = F.when(~has_quotes, F.split(short(value), ",", -1))
-        fields = F.when(has_quotes, F.from_csv(short(value), f"{schema}, {_BROKEN} STRING", _RFC_4180))
+        marked = F.concat(short(value), F.lit(f",{_MARK}"))
+        read = f"{schema}, {_END} STRING, {_BROKEN} STRING"
+        fields = F.when(has_quotes, F.from_csv(marked, read, _RFC_4180))
         split = sealed(raw, value, *lake_columns(), cells.alias("_cells"), fields.alias("_fields"))
-        read = {
+        texts_of = {
             name: F.coalesce(F.nullif(F.get("_cells", F.lit(place)), F.lit("")), F.col("_fields")[name])
             for place, name in enumerate(header)
         }
         texts = [
-            read.get(column.name, F.lit(None).cast("string")).alias(column.name) for column in source.columns
+            texts_of.get(column.name, F.lit(None).cast("string")).alias(column.name)
+            for column in source.columns
         ]
         fault = _fault(value, len(header))
         return split.select(*lake_columns(), value.alias("_raw"), fault.alias("_fault"), *texts)
@@ -61,13 +70,19 @@ class CsvDecoder(Decoder):
         return self.header or tuple(column.name for column in source.columns)
 
 
+def may_be_cut(raw: str, reason: str) -> Column:
+    """Whether a bad row may be one line of a row that stands on several."""
+    said = F.startswith(named(reason), F.lit(_OPEN)) | F.startswith(named(reason), F.lit(_COUNT))
+    return said & F.contains(named(raw), F.lit('"'))
+
+
 def _fault(value: Column, cells: int) -> Column:
     quotes = F.length(value) - F.length(F.replace(value, F.lit('"'), F.lit("")))
-    count = f"the row has not {cells} cells: as many as the header are expected"
+    count = f"{_COUNT} {cells} cells: as many as the header are expected"
+    whole = F.coalesce(F.col(f"_fields.{_END}") == _MARK, F.lit(False)) & F.col(f"_fields.{_BROKEN}").isNull()
     return (
         F.when(~F.is_valid_utf8(value), "the text is not UTF-8")
         .when(F.col("_cells").isNotNull(), F.when(F.size("_cells") != cells, count))
         .when(message_fault(value).isNotNull(), message_fault(value))
-        .when(quotes % 2 != 0, "a quote is not closed: a row must stand on one line, quotes in it doubled")
-        .when(F.col(f"_fields.{_BROKEN}").isNotNull(), count)
+        .when(~whole, F.when(quotes % 2 != 0, _OPEN).otherwise(count))
     )

@@ -18,6 +18,7 @@ from anabranch.stores.lake.lake import Lake
 from anabranch.stores.lake.staging import commit_files
 from batch.landing.ingest import ingest
 from batch.landing.loader import LoadSummary
+from batch.landing.records import CsvForm
 from tests.support.stores import stores
 
 SALES = Source(
@@ -60,12 +61,12 @@ def test_good_csv_rows_land_and_bad_ones_go_to_quarantine_with_a_reason(
     bad = {
         f"7,a,{AT},2": "the row has not 5 cells: as many as the header are expected",
         f"8,a,{AT},2,x,y": "the row has not 5 cells: as many as the header are expected",
-        f'9,a,{AT},2,"open': "a quote is not closed: a row must stand on one line, quotes in it doubled",
         f"10,a,{AT},many,": "n: 'many' is not INT",
         f",a,{AT},1,": "no id: id is missing",
         "12,a,,1,": "no event time: at is missing",
         f"13,,{AT},1,": "no key: shop is missing",
         "14,a,2999-01-01,1,": "from the future: at 2999-01-01 00:00:00 is after its arrival",
+        f'9,a,{AT},2,"open': "a quote is not closed, or one within a text is not doubled",
     }
     good = [
         f'1,a,{AT},45.0,"one, ""two"""',
@@ -182,7 +183,8 @@ def test_a_file_that_cannot_be_read_is_refused(spark: SparkSession, lake: Lake, 
     latin.write_bytes("id,shop,at,n,n\xf6te\n".encode("latin-1"))
     torn = write(tmp_path / "torn.parquet", "PAR1 but no more")
     for name, message in (
-        ("none.csv", "names no file"), (latin, "cannot be read as CSV"), (torn, "cannot be read as PARQUET"),
+        ("none.csv", "names no file"), (latin, "is not in UTF-8: .* --encoding latin-1"),
+        (torn, "cannot be read as PARQUET"),
         (write(tmp_path / "_hidden.csv", HEADER), "may not begin with"),
         (write(tmp_path / "a.xlsx", "x"), "no known format"),
     ):  # fmt: skip
@@ -201,3 +203,133 @@ def test_a_row_that_is_not_utf8_goes_to_quarantine_and_its_neighbours_land(
     )
     assert (load(spark, lake, file).rows, rows(spark, lake)) == (1, {"1": ("a", 1, "caf\u00e9")})
     assert list(reasons(spark, lake).values()) == ["the text is not UTF-8"]
+
+
+def test_line_breaks_within_quotes_belong_to_their_row_and_no_piece_becomes_an_event(
+    spark: SparkSession, lake: Lake, tmp_path: Path
+) -> None:
+    texts = {
+        "1": "first\nsecond",
+        "2": f"please add\n99,victim,{AT},7,I pay double\nthanks",
+        "3": f"\r\n98,victim,{AT},7,x\r\n",
+        "4": 'say "hi"\n',
+        "5": "plain",
+    }
+    quoted = {name: '"' + text.replace('"', '""') + '"' for name, text in texts.items()}
+    stray = f'6,a,{AT},1,5" x 7" board'
+    lines = [*(f"{name},a,{AT},1,{text}" for name, text in quoted.items()), stray]
+    wanted = texts | {"6": '5" x 7" board'}
+    # The ids of the second file differ: the same lines would be the same content.
+    for ending, name, more in (("\n", "unix.csv", ""), ("\r\n", "windows.csv", "w")):
+        content = ending.join([HEADER.rstrip(), *(more + line for line in lines)]) + ending
+        found = load(spark, lake, write(tmp_path / name, content))
+        assert (found.rows, found.quarantined) == (6, 0)
+    assert rows(spark, lake) == {
+        f"{more}{name}": ("a", 1, text) for more in ("", "w") for name, text in wanted.items()
+    }
+    twin = write(tmp_path / "b.csv", (tmp_path / "unix.csv").read_text())
+    again = load(spark, lake, tmp_path / "unix.csv", twin)
+    assert (again.rows, again.skipped_files) == (0, 2)
+
+
+def test_rows_of_several_lines_are_whole_across_the_splits_of_a_file(
+    spark: SparkSession, lake: Lake, tmp_path: Path
+) -> None:
+    lines = [
+        f'{n},a,{AT},{n % 7},"{n}\n{n}x,victim,{AT},1,\n"' if n % 5 else f"{n},a,{AT},0,"
+        for n in range(2_000)
+    ]
+    file = write(tmp_path / "a.csv", HEADER + "\n".join(lines) + "\n")
+    spark.conf.set("spark.sql.files.maxPartitionBytes", "10000")
+    try:
+        assert load(spark, lake, file).rows == 2_000
+    finally:
+        spark.conf.unset("spark.sql.files.maxPartitionBytes")
+    wanted = {
+        str(n): ("a", n % 7 if n % 5 else 0, f"{n}\n{n}x,victim,{AT},1,\n" if n % 5 else None)
+        for n in range(2_000)
+    }
+    assert rows(spark, lake) == wanted
+
+
+def test_a_quote_that_would_swallow_the_rest_of_a_file_refuses_the_file(
+    spark: SparkSession, lake: Lake, tmp_path: Path
+) -> None:
+    lines = "".join(f"{n},a,{AT},1,{'x' * 1000}\n" for n in range(1_100))
+    file = write(tmp_path / "a.csv", HEADER + f'x,a,{AT},1,"open\n' + lines)
+    with pytest.raises(
+        AnabranchError, match=r"a\.csv: a quote opens a text that does not end within 1048576"
+    ):
+        load(spark, lake, file)
+    assert rows(spark, lake) == {}
+
+
+def test_a_folder_of_a_delta_table_is_refused_and_so_are_its_files(
+    spark: SparkSession, lake: Lake, tmp_path: Path
+) -> None:
+    table = tmp_path / "table"
+    frame = spark.createDataFrame(
+        [("1", "a", AT, 1, "x")], "id STRING, shop STRING, at STRING, n INT, note STRING"
+    )
+    frame.write.format("delta").partitionBy("shop").save(str(table))
+    (part,) = table.rglob("*.parquet")
+    for given in (table, part, tmp_path / "*" / "*" / "*.parquet"):
+        with pytest.raises(
+            AnabranchError, match="is a Delta table, whose files also hold rows that were deleted"
+        ):
+            load(spark, lake, given)
+    assert rows(spark, lake) == {}
+
+
+def test_parquet_with_nanoseconds_is_refused_with_what_to_do(
+    spark: SparkSession, lake: Lake, tmp_path: Path
+) -> None:
+    times = pa.array([1714557600123456789], pa.timestamp("ns", "UTC"))
+    table = pa.table({"shop": ["a"], "id": ["1"], "at": times, "n": [1], "note": ["x"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(AnabranchError, match=r"has times in nanoseconds.*coerce_timestamps='us'"):
+        load(spark, lake, tmp_path / "a.parquet")
+
+
+def test_csv_of_another_form_is_refused_with_the_option_that_reads_it(
+    spark: SparkSession, lake: Lake, tmp_path: Path
+) -> None:
+    header = HEADER.strip()
+    text = f'1;a;{AT};7;"caf\u00e9; ""au lait""\n2;victim;{AT};7;x"\n3;a;{AT};1;na\u00efve\n'
+    semicolons = tmp_path / "semi.csv"
+    semicolons.write_bytes((header.replace(",", ";") + "\n" + text).encode("cp1252"))
+    forms = {
+        "case.csv": ("Id, SHOP, At, N, Note\n" + f"4,a,{AT},1,x\n", f"add --header '{header}'"),
+        "both.csv": (
+            " ID|shop|at|n|note\n" + f"5|a|{AT}|1|x\n",
+            f"add --delimiter '\\|' --header '{header}'",
+        ),
+    }
+    for name, (content, way) in forms.items():
+        with pytest.raises(AnabranchError, match=way):
+            load(spark, lake, write(tmp_path / name, content))
+    with pytest.raises(AnabranchError, match=r"has semicolons between its own: add --delimiter ';'$"):
+        load(spark, lake, semicolons)
+    opened, names = stores(spark=spark, lake=lake), tuple(header.split(","))
+    for file, form in (
+        (semicolons, CsvForm(delimiter=";", encoding="cp1252")),
+        (tmp_path / "case.csv", CsvForm(header=names)),
+        (tmp_path / "both.csv", CsvForm(delimiter="|", header=names)),
+    ):
+        for again in (False, True):
+            landed = ingest(opened, PROJECT, "sales", [str(file)], Silent(), form=form)
+            assert (landed.quarantined, landed.skipped_files) == (0, int(again))
+    assert rows(spark, lake) == {
+        "1": ("a", 7, f'caf\u00e9; "au lait"\n2;victim;{AT};7;x'),
+        "3": ("a", 1, "na\u00efve"),
+        "4": ("a", 1, "x"),
+        "5": ("a", 1, "x"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "encoding"), [(";;", "utf-8"), ("\u00a7", "utf-8"), (";", "utf-16"), (",", "klingon")]
+)
+def test_a_form_of_csv_that_cannot_be_read_is_misuse(delimiter: str, encoding: str) -> None:
+    with pytest.raises(MisuseError, match="give one ASCII character and an encoding that extends ASCII"):
+        CsvForm(delimiter=delimiter, encoding=encoding)

@@ -78,7 +78,7 @@ def test_a_wrong_delimiter_and_another_encoding_are_named(
     spark: SparkSession, lake: Lake, tmp_path: Path
 ) -> None:
     good = write(tmp_path / "good.csv", HEADER + lines(1))
-    with pytest.raises(AnabranchError, match="it has semicolons between its columns, write it with commas"):
+    with pytest.raises(AnabranchError, match="has semicolons between its own: add --delimiter ';'"):
         load(spark, lake, good, write(tmp_path / "semi.csv", (HEADER + lines(2)).replace(",", ";")))
     wide = tmp_path / "wide.csv"
     wide.write_bytes((HEADER + lines(2)).encode("utf-16"))

@@ -338,7 +338,7 @@ def test_a_cell_of_the_wrong_type_is_named_and_earlier_results_stay(
         == 2
     )
     rows.write_text("patient_id,age\np001,63\np002,sixty\n")
-    with pytest.raises(MisuseError, match="age: 'sixty' is not BIGINT: correct the cell"):
+    with pytest.raises(MisuseError, match=r"age: 'sixty' is not BIGINT, in the row .*: correct the cell"):
         score_data_set(
             stores(spark=spark, lake=lake, models=models),
             project,

@@ -354,6 +354,22 @@ def test_without_a_label_the_key_consists_of_all_views_keys() -> None:
     assert (found.keys, found.model_features) == (("who", "n"), ("a", "b"))
 
 
+@pytest.mark.parametrize("kind", ["INT", "BIGINT", "DATE", "BOOLEAN"])
+def test_a_key_column_of_two_types_is_refused_where_its_texts_would_never_meet(kind: str) -> None:
+    others = source(name="others", topic="others", schema=f"id STRING, who {kind}, time TIMESTAMP")
+    with pytest.raises(
+        DeclarationError, match=f"key 'who' is STRING in source 'things' and {kind} in source"
+    ):
+        project(view(), view(name="other", source=others, features={"b": Count()}))
+
+
+def test_whole_numbers_of_two_widths_are_one_key_and_columns_that_are_no_key_may_differ() -> None:
+    wide = source(name="wide", topic="wide", schema="id STRING, n INT, who INT, time TIMESTAMP")
+    other = view(name="other", source=wide, key="n", features={"b": Count()})
+    for views in ((view(key="n"), other), (other, view(key="n"))):
+        assert str(Project(name="mixed", views=views).key_types["n"]) == "BIGINT"
+
+
 def test_without_a_choice_the_model_reads_every_feature_but_lists() -> None:
     found = project(view(features={"a": Count(), "few": LastK("x", 2), "last": Last("s")}))
     assert found.model_features == ("a", "last")

@@ -505,12 +505,12 @@ def test_texts_of_features_whose_record_would_not_fit_a_message_are_refused(dela
     text = "x" * (MOST_TEXT + 1)
     status, answer = delays.ask("POST", "/v1/projects/delays/predict", {"features": {"last_day": text}})
     assert (status, answer["type"]) == (422, "urn:anabranch:problem:wrong-type")
-    text = f"2024-05-01{' ' * MOST_TEXT}"
-    status, answer = delays.ask("POST", "/v1/projects/delays/predict", {"features": {"last_day": text}})
+    days = [f"2024-05-01{' ' * 900}"] * (MOST_TEXT // 900 + 1)
+    status, answer = delays.ask("POST", "/v1/projects/delays/predict", {"features": {"recent": days}})
     assert (status, answer["type"], answer["field"]) == (
         413,
         "urn:anabranch:problem:too-large",
-        "features.last_day",
+        "features.recent",
     )
 
 

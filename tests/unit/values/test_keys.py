@@ -101,3 +101,42 @@ def test_a_key_from_anywhere_is_stored_as_its_column_would_be_shown() -> None:
     assert stored_key({"house": "a", "room": 7.0}, project) == {"house": "a", "room": "7"}
     with pytest.raises(ProblemError, match="key 'room' is missing"):
         stored_key({"house": "a", "room": ""}, project)
+
+
+@pytest.mark.parametrize(
+    ("kind", "stored", "forms"),
+    [
+        ("BIGINT", "7", (7, 7.0, "7", "007", "+7", " 7 ", "7.0", "0.7e1")),
+        ("INT", "-7", (-7, "-07", "-7.")),
+        ("BOOLEAN", "true", (True, "true", "TRUE", " T ", 1, "1", "yes")),
+        ("BOOLEAN", "false", (False, "False", 0, "n")),
+        ("DATE", "2024-05-01", ("2024-05-01", " 2024-05-01 ", "2024-05-01T23:30:00-05:00")),
+        ("TIMESTAMP", "2024-05-01 10:00:00.5", ("2024-05-01T10:00:00.50Z", "2024-05-01 12:00:00.5+02:00")),
+        ("TIMESTAMP", "2024-05-01 10:00:00", ("2024-05-01T10:00Z", "2024-05-01 10:00")),
+        ("STRING", "007", ("007",)),
+        ("STRING", "7", (7, "7")),
+        ("STRING", "7.0", (7.0, "7.0")),  # as the lake has it, where a text is a text
+        ("STRING", "1.0E10", (1e10,)),
+        ("STRING", "true", (True,)),
+        ("STRING", " x ", (" x ",)),
+    ],
+)
+def test_a_key_has_one_text_however_it_is_asked_for(
+    kind: str, stored: str, forms: tuple[object, ...]
+) -> None:
+    source = Source(name="rooms", id="id", time="at", schema=f"id STRING, room {kind}, at TIMESTAMP")
+    view = FeatureView(name="stays", source=source, key="room", features={"n": Count()})
+    project = Project(name="rooms", views=(view,))
+    assert [stored_key({"room": form}, project)["room"] for form in forms] == [stored] * len(forms)
+    for nothing in (None, "", *([" "] if kind != "STRING" else [])):
+        with pytest.raises(ProblemError, match="key 'room' is missing"):
+            stored_key({"room": nothing}, project)
+
+
+def test_a_key_that_no_event_can_have_is_refused_and_not_unknown() -> None:
+    source = Source(name="rooms", id="id", time="at", schema="id STRING, room BIGINT, at TIMESTAMP")
+    view = FeatureView(name="stays", source=source, key="room", features={"n": Count()})
+    project = Project(name="rooms", views=(view,))
+    for wrong in ("seven", 7.5, "7,0", 2**63, "\u0667", True):
+        with pytest.raises(ProblemError, match=r"key 'room': .* is not a BIGINT"):
+            stored_key({"room": wrong}, project)
