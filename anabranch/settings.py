@@ -179,6 +179,11 @@ class TimeSettings:
     dedup_horizon_seconds: Annotated[Duration, Field(validation_alias="dedup_horizon")] = 3600
     """How long the stream remembers an event id; a batch remembers for ever."""
 
+    @property
+    def ahead_seconds(self) -> int:
+        """How far ahead of now a broker may stamp: less than what the stream's watermark stays behind."""
+        return min(self.future_skew_seconds, self.dedup_horizon_seconds)
+
 
 @dataclass(frozen=True, kw_only=True)
 class QualitySettings:

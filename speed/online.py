@@ -31,7 +31,7 @@ from anabranch.stores.queries import triggered
 from anabranch.values.keys import key_values
 from anabranch.values.names import quoted
 from anabranch.values.times import SECOND, from_micros, now_micros
-from speed.query import SpeedLayer
+from speed.query import SpeedLayer, begun
 
 log = logging.getLogger(__name__)
 NAME = "online"
@@ -93,7 +93,7 @@ def start_online(layer: SpeedLayer, project: Project) -> StreamingQuery:
     messages = stores.spark.readStream.format("kafka").options(**options).load()
     writer = (
         messages.writeStream.queryName(f"{project.name}.{NAME}")
-        .option("checkpointLocation", layer.checkpoint(project, NAME))
+        .option("checkpointLocation", begun(layer, topic, layer.checkpoint(project, NAME)))
         .foreachBatch(_micro_batch(layer, project))
     )
     return triggered(writer, layer.trigger).start()
@@ -125,6 +125,10 @@ class Learning:
         while online is not None:
             expected = self._models.revision(self._project.name)
             before = self._models.read(self._project) or fresh(self._project, online)
+            topic_id = self._layer.stores.bus.topic_id(str(label_topic(self._project)))
+            if before.topic_id not in ("", topic_id):  # made again: it is learnt from its beginning
+                before = replace(before, offsets={})
+            before = replace(before, topic_id=topic_id)
             known = {part: before.offsets.get(part, 0) for part in ends}
             upto = {part: min(end, known[part] + _STEP) for part, end in ends.items() if end > known[part]}
             if not upto:

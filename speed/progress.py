@@ -14,6 +14,8 @@ from anabranch.answers.delays import Delay
 from anabranch.values.times import SECOND, to_micros
 
 _MOST_WAITING = 1000
+AHEAD = "ahead"
+"""The name of what a query observes of messages that it leaves to batches: `until`, their last stamp."""
 _LOOPBACK = "127.0.0.1"
 _GAUGES = {
     "running": "1 while the query runs, 0 while it waits for a server or was given up.",
@@ -69,6 +71,21 @@ class Snapshot:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """The messages of a finished micro-batch, as offsets [start, end) by partition.
+
+    `earliest` is the first arrival of their events. Of these `dropped` came behind the watermark. `ahead` is
+    the last stamp of messages that were left to batches, as the broker's clock was ahead.
+    """
+
+    starts: Mapping[int, int]
+    ends: Mapping[int, int]
+    earliest: int | None = None
+    dropped: int = 0
+    ahead: int | None = None
+
+
 class Meter:
     """Adds up the progress of one query over its restarts."""
 
@@ -81,6 +98,8 @@ class Meter:
         self.position: dict[int, int] = {}
         """By partition the offset up to which the query has read, known before it finds anything new."""
         self.latest: dict[str, Any] = {}
+        self.unseen: deque[Stretch] = deque()
+        """Stretches that nobody has looked at for events which neither tiles nor a batch hold."""
 
     def read(self, query: StreamingQuery) -> None:
         """Add the micro-batches that the query finished since the last call."""
@@ -90,14 +109,27 @@ class Meter:
             if (run, number) == self._seen or (run == self._seen[0] and number < self._seen[1]):
                 continue
             source = next((each for each in found["sources"] if "Kafka" in each["description"]), None)
-            ends = {} if source is None else _ends(source)
+            ends = {} if source is None else _ends(source, "endOffset")
             if "addBatch" in found["durationMs"]:
                 self._seen = (run, number)
                 if source is not None:
                     self.latest = found
                     self.events += int(source["numInputRows"])
                     self.offsets.update(ends)
+                    self._note(found, _ends(source, "startOffset"), ends)
             self.position.update(ends)
+
+    def _note(self, found: Mapping[str, Any], starts: Mapping[int, int], ends: Mapping[int, int]) -> None:
+        first = found.get("eventTime", {}).get("min")
+        stretch = Stretch(
+            starts=starts,
+            ends=ends,
+            earliest=None if first is None else to_micros(datetime.fromisoformat(first)),
+            dropped=sum(int(each["numRowsDroppedByWatermark"]) for each in found.get("stateOperators", [])),
+            ahead=found.get("observedMetrics", {}).get(AHEAD, {}).get("until"),
+        )
+        if stretch.earliest is not None or stretch.ahead is not None:
+            self.unseen.append(stretch)
 
     @property
     def seconds(self) -> float:
@@ -122,9 +154,9 @@ class Meter:
         return max(1, newest - max(oldest, 0) + 1) if oldest > 0 else 1
 
 
-def _ends(source: Mapping[str, Any]) -> dict[int, int]:
-    """By partition the offset up to which a source was read."""
-    ends = source["endOffset"]
+def _ends(source: Mapping[str, Any], name: str) -> dict[int, int]:
+    """By partition the offset from which, or up to which, a source was read."""
+    ends = source[name]
     topics = json.loads(ends) if isinstance(ends, str) else ends or {}
     return {int(partition): offset for offsets in topics.values() for partition, offset in offsets.items()}
 

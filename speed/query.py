@@ -17,9 +17,11 @@ from anabranch.events.expectations import Suite
 from anabranch.settings import TimeSettings
 from anabranch.stores.cassandra.removal import needed_since
 from anabranch.stores.opened import Stores
+from anabranch.stores.queries import checkpoint_of
 from anabranch.values.times import DAY, SECOND, floor_to, now_micros
 
 log = logging.getLogger(__name__)
+EARLIEST = "earliest"
 _STATE_FORMAT = 2
 """Raise it when the contents of a checkpoint change while the declaration stays the same."""
 
@@ -73,6 +75,12 @@ def checkpoint(layer: SpeedLayer, project: Project, source: Source) -> str:
     return layer.checkpoint(project, f"{source.name}-{digest}")
 
 
+def begun(layer: SpeedLayer, topic: str, folder: str) -> str:
+    """The checkpoint with which a query of the topic starts: another one when the topic was made again."""
+    stores = layer.stores
+    return checkpoint_of(stores.spark, folder, stores.bus.topic_id(topic), begin=True)
+
+
 def messages(layer: SpeedLayer, topic: str, **options: str) -> DataFrame:
     """The streaming messages of a topic, at most `most_offsets` a micro-batch."""
     options = {**layer.stores.bus.spark_options([topic]), **options}
@@ -107,7 +115,7 @@ def starting_offsets(layer: SpeedLayer, project: Project, source: Source) -> str
     """Spark's `startingOffsets` for a query without a checkpoint: the first arrival that it can need."""
     first = _first_needed(layer, project)
     if first is None:
-        return "earliest"
+        return EARLIEST
     offsets = layer.stores.bus.offsets_at(str(source.topic), first)
     return json.dumps({source.topic: {str(partition): offset for partition, offset in offsets.items()}})
 

@@ -29,7 +29,7 @@ from anabranch.stores.models.registry import Models
 from anabranch.stores.models.versions import Scorer
 from anabranch.stores.opened import Stores
 from anabranch.stores.queries import triggered
-from speed.query import SpeedLayer, messages, scores_topic
+from speed.query import SpeedLayer, begun, messages, scores_topic
 
 log = logging.getLogger(__name__)
 NAME = "score-requests"
@@ -51,11 +51,12 @@ def prepare_requests(layer: SpeedLayer, project: Project) -> None:
 def start_requests(layer: SpeedLayer, project: Project) -> StreamingQuery:
     """Start the query that answers the requests of a project with a model, whose tables exist."""
     prepare_requests(layer, project)
+    topic = requests_topic(project.name)
     # A request that the topic no longer holds cannot be answered: that must not end the query.
     writer = (
-        messages(layer, requests_topic(project.name), failOnDataLoss="false")
+        messages(layer, topic, failOnDataLoss="false")
         .writeStream.queryName(f"{project.name}.{NAME}")
-        .option("checkpointLocation", layer.checkpoint(project, NAME))
+        .option("checkpointLocation", begun(layer, topic, layer.checkpoint(project, NAME)))
         .foreachBatch(_micro_batch(layer.stores, project))
     )
     return triggered(writer, layer.trigger).start()

@@ -16,8 +16,9 @@ from anabranch.declare.sources import Source
 from anabranch.stores.queries import OnFailure, SupervisedQuery, Supervisor, triggered
 from anabranch.values.times import now_micros
 from speed import online, requests
+from speed.gaps import look_behind, place_of
 from speed.progress import Delays, Meter, Snapshot
-from speed.query import SpeedLayer, checkpoint, query_settings, scores_topic
+from speed.query import SpeedLayer, query_settings, scores_topic
 from speed.retiring import Retirement
 from speed.views import events_of, refresh_current, sources_of, states_of, write_states
 
@@ -33,12 +34,13 @@ def start(layer: SpeedLayer, project: Project) -> list[StreamingQuery]:
 
 def start_source(layer: SpeedLayer, project: Project, source: Source) -> StreamingQuery:
     """Start the query that keeps the tiles and current rows of a source's views; `prepare` first."""
+    place = place_of(layer, project, source)
     events = events_of(layer, project, source)
     writer = (
         states_of(layer, project, source, events)
         .writeStream.queryName(f"{project.name}.{source.name}")
         .outputMode("update")
-        .option("checkpointLocation", checkpoint(layer, project, source))
+        .option("checkpointLocation", place)
         .foreachBatch(_micro_batch(layer, project, source))
     )
     with query_settings(layer):
@@ -85,6 +87,7 @@ class _MeasuredQuery:
     unit: str = "events"
     delays: Delays | None = None
     lag: Mapping[int, int] = field(default_factory=dict)
+    topic_id: str = ""
     rate: float = 0.0
     counted: tuple[float, int] = (0.0, 0)
     """When the events were last counted, and how many they were then."""
@@ -107,6 +110,17 @@ class _MeasuredQuery:
             restarts=self.supervised.restarts,
             unit=self.unit,
         )
+
+    def look(self, layer: SpeedLayer) -> None:
+        """Start the query again, from its beginning, when its topic or its tiles were deleted."""
+        before, self.topic_id = self.topic_id, layer.stores.bus.topic_id(self.topic)
+        whole = self.delays is None or layer.stores.views.tiles_are_whole(self.project, self.source)
+        if (before in ("", self.topic_id) and whole) or self.supervised.query is None:
+            return
+        self.supervised.query.stop()
+        self.supervised.query = None
+        self.meter.offsets.clear()
+        self.meter.position.clear()
 
     def count(self) -> None:
         """Bring the rate of events up to date."""
@@ -167,6 +181,7 @@ class Streams:
             asked = now_micros()
             try:
                 ends = self._layer.stores.bus.ends(each.topic)
+                each.look(self._layer)
             except Exception as error:  # noqa: BLE001 - a figure must not end a stream
                 log.info("lag of %s is unknown: %s", each.topic, error)
                 each.lag = {}
@@ -231,6 +246,7 @@ def _measured(
         measured.meter.read(query)
         if measured.delays is not None:
             measured.delays.query_reached(now_micros(), measured.meter.position)
+            look_behind(layer, project, source, topic, measured.meter.unseen)
         return measured.meter.events > before
 
     supervised = SupervisedQuery(

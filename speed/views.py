@@ -11,9 +11,10 @@ from pyspark.sql import functions as F
 from anabranch.answers.current import SCORES_SCHEMA, refresher
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
-from anabranch.events.judging import good_events
+from anabranch.events.judging import good_events, is_ahead
 from anabranch.folds.spark import pieces_of, tiles
 from anabranch.values.names import quoted
+from speed.progress import AHEAD
 from speed.query import SpeedLayer, messages, model_in_force, remembered_days, starting_offsets
 from speed.tiles import CHANGED_SCHEMA, tile_writer
 
@@ -26,6 +27,8 @@ def sources_of(project: Project) -> list[Source]:
 def events_of(layer: SpeedLayer, project: Project, source: Source) -> DataFrame:
     """The streaming good events of a source, each once: the first arrival of an id."""
     read = messages(layer, str(source.topic), startingOffsets=starting_offsets(layer, project, source))
+    ahead = F.max(F.when(is_ahead(layer.times), F.unix_micros("timestamp")))
+    read = read.observe(AHEAD, ahead.alias("until"))
     events = good_events(project, source, read, layer.times, layer.suites(project).get(source.name))
     days, spark = remembered_days(layer, project), layer.stores.spark
     loaded = layer.stores.lake.file_ids(spark, project, source, days)

@@ -307,7 +307,7 @@ def _answers(
     answers = []
     for key, text in zip(keys, texts, strict=True):
         values: dict[str, object] = {}
-        reasons: dict[str, None] = {}
+        reasons: dict[str, None] = dict.fromkeys(map(str, manifest.gaps if manifest else ()))
         any_known = False
         for name in text.items():
             batch, tiles = known[name]

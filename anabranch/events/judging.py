@@ -23,6 +23,12 @@ _BROKERS = 1
 """Kafka's `timestampType` of a time that the broker gave."""
 
 
+def is_ahead(times: TimeSettings) -> Column:
+    """Whether the broker stamped a message ahead of now, because its clock was wrong."""
+    ahead = F.unix_micros("timestamp") - F.unix_micros(F.current_timestamp()) > times.ahead_seconds * SECOND
+    return ahead & (F.col("timestampType") == _BROKERS)
+
+
 def from_topic(messages: DataFrame, times: TimeSettings) -> DataFrame:
     """Raw events, for `parse`, of messages as Spark's Kafka source gives them.
 
@@ -30,9 +36,7 @@ def from_topic(messages: DataFrame, times: TimeSettings) -> DataFrame:
     that batch and stream could share, and would move the stream's watermark past all others. So it belongs
     to batches alone, as a row of a file does: `_file` is ``topic:<name>``, and it arrived no later than now.
     """
-    now, allowed = F.current_timestamp(), min(times.future_skew_seconds, times.dedup_horizon_seconds)
-    ahead = F.unix_micros("timestamp") > F.unix_micros(now) + allowed * SECOND
-    foreign = (F.col("timestampType") != _BROKERS) | ahead
+    now, foreign = F.current_timestamp(), (F.col("timestampType") != _BROKERS) | is_ahead(times)
     return messages.select(
         F.col("value").cast("string").alias("value"),
         F.when(foreign, F.least("timestamp", now)).otherwise(F.col("timestamp")).alias("_arrival"),

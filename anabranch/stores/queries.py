@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from pyspark.errors import StreamingQueryException
+from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 from pyspark.sql.streaming.readwriter import DataStreamWriter
 
 from anabranch.errors import UnavailableError
+from anabranch.stores.files.filesystems import file_names, read_text, write_text
 
 log = logging.getLogger(__name__)
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.5, 10.0  # seconds before a restart, doubled with each failure
@@ -175,6 +177,21 @@ class Supervisor:
         if self._on_failure is not OnFailure.STOP_ALL:
             trace = error if log.isEnabledFor(logging.INFO) else None
             log.error("query %s failed and is given up: %s", each.name, reason, exc_info=trace)
+
+
+def checkpoint_of(spark: SparkSession, folder: str, topic_id: str, *, begin: bool = False) -> str:
+    """The checkpoint of a topic, which is another one when the topic was deleted and made again.
+
+    The first topic has the `folder` itself, later ones have their ids behind it. A file beside the folder
+    names the first; `begin` writes it when it is missing.
+    """
+    parent, _, name = folder.rpartition("/")
+    first = f"{name}.topic"
+    if first in file_names(spark, parent):
+        return folder if read_text(spark, f"{parent}/{first}") == topic_id else f"{folder}-{topic_id}"
+    if begin and topic_id:
+        write_text(spark, f"{parent}/{first}", topic_id)
+    return folder
 
 
 def triggered(writer: DataStreamWriter, interval: str | None) -> DataStreamWriter:

@@ -184,9 +184,11 @@ class KeptStates:
         since = F.when(by_file, F.lit(from_micros(before.until))).otherwise(F.lit(from_micros(before.cut)))
         first = F.lit(from_micros(min(before.cut, before.until)))
         recent = F.col("_date") >= F.to_date(first)  # skips folders of the lake
+        # What is new in the lake may have arrived earlier: files, and messages of a broker that set its clock
+        # back or of a transaction that was committed late.
         appended = stores.lake.appended(stores.spark, project, source, known, version)
         return everything.where(recent & (F.col("_arrival") >= since)).unionByName(
-            appended.where(by_file & (F.col("_arrival") < since))
+            appended.where(F.col("_arrival") < since)
         )
 
     @cached_property

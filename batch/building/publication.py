@@ -2,7 +2,8 @@
 
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureView
@@ -26,13 +27,17 @@ log = logging.getLogger(__name__)
 class BuildOptions:
     """What to build: events by topic before `cut` and by file before `until` (microseconds).
 
-    `full` reads every event; `accept` is the reason for publishing even if validation fails.
+    `full` reads every event; `accept` is the reason for publishing even if validation fails. `topics` are
+    the identities of the sources' topics, and `offsets` by source and partition the first messages that the
+    lake did not hold when the build began.
     """
 
     cut: int
     until: int
     full: bool = False
     accept: str | None = None
+    topics: Mapping[str, str] = field(default_factory=dict)
+    offsets: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +146,8 @@ def _assembled(
             lake_versions=dict(coverage.versions),
             model_version=stores.models.champion(project.name),
             until=coverage.until,
+            topics=options.topics,
+            offsets=options.offsets,
             increments=increments,
             lake_ids=identities,
         )

@@ -4,6 +4,8 @@ One query a source reads its topic in batches of a bounded size, until the topic
 stopped. Its appends are named by the query's checkpoint and the number of the batch, so a batch that was cut
 off is repeated whole.
 
+A topic that was deleted and made again has a checkpoint of its own, so it is landed from its beginning.
+
 Below the checkpoint Spark keeps how far the topic has been landed:
 
     offsets/<n>   planned: a line v1, a line of metadata, then a line a source: {"topic": {"0": 42}}
@@ -28,10 +30,9 @@ from anabranch.events.judging import from_topic, parse
 from anabranch.events.predictions import NAME, landed_sources
 from anabranch.progress import Progress
 from anabranch.stores.files.filesystems import file_names, read_text
-from anabranch.stores.lake.lake import Lake
 from anabranch.stores.lake.schemas import check_tables, prepare_events
 from anabranch.stores.opened import Stores
-from anabranch.stores.queries import SupervisedQuery, run_queries, triggered
+from anabranch.stores.queries import SupervisedQuery, checkpoint_of, run_queries, triggered
 from batch.landing.explained import explained
 from batch.landing.loader import LoadSummary, SourceLoader
 from batch.quality.gate import QualityGate, RefusedLoadError
@@ -69,6 +70,8 @@ def land(
     behind = [
         source for source in fed.values() if follow is not None or not _is_landed(stores, project, source)
     ]
+    for source in behind:
+        _tell_lost(stores, project, source, progress)
     names = ", ".join(str(source.topic) for source in behind)
     progress.step(
         f"{'following' if follow else 'draining'} {names}" if behind else "no topic has anything new"
@@ -83,18 +86,28 @@ def land(
     advance = partial(_advance, landed, progress, time.monotonic())
     run_queries(list(queries.values()), advance, None if follow is None else follow.stopping)
     for source in behind:
-        _raise_failure(queries[source.name].error, stores.lake, project, source)
+        _raise_failure(queries[source.name].error, _checkpoint(stores, project, source), source)
         log.info("landed project=%s source=%s %s", project.name, source.name, landed[source.name])
     # Predictions are reported only where some were landed: nobody declared them.
     return {name: each for name, each in landed.items() if name != NAME or each.rows + each.quarantined}
 
 
-def landed_offsets(lake: Lake, project: Project, source: Source) -> dict[int, int]:
-    """The first offset of each partition that is not landed yet; empty before the first load.
+def landed_offsets(stores: Stores, project: Project, source: Source) -> dict[int, int]:
+    """The first offset of each partition that is not landed yet; empty before the topic's first load."""
+    return _landed_offsets(stores.spark, _checkpoint(stores, project, source), source)
 
-    Reads the checkpoint through the active Spark session.
-    """
-    spark, checkpoint = SparkSession.active(), lake.checkpoint(project, source)
+
+def was_made_again(stores: Stores, project: Project, source: Source) -> bool:
+    """Whether the lake was landed from a topic of this name that was deleted since."""
+    return _checkpoint(stores, project, source) != stores.lake.checkpoint(project, source)
+
+
+def _checkpoint(stores: Stores, project: Project, source: Source, *, begin: bool = False) -> str:
+    folder = stores.lake.checkpoint(project, source)
+    return checkpoint_of(stores.spark, folder, stores.bus.topic_id(str(source.topic)), begin=begin)
+
+
+def _landed_offsets(spark: SparkSession, checkpoint: str, source: Source) -> dict[int, int]:
     done = [int(name) for name in file_names(spark, f"{checkpoint}/commits") if name.isdigit()]
     if not done:
         return {}
@@ -103,9 +116,25 @@ def landed_offsets(lake: Lake, project: Project, source: Source) -> dict[int, in
     return {int(partition): offset for partition, offset in found.items()}
 
 
+def _tell_lost(stores: Stores, project: Project, source: Source, progress: Progress) -> None:
+    """Say what a first landing of a topic cannot find any more."""
+    checkpoint, topic = _checkpoint(stores, project, source), str(source.topic)
+    if _landed_offsets(stores.spark, checkpoint, source):
+        return
+    said = []
+    if was_made_again(stores, project, source):
+        said.append("was deleted and made again: messages of the one before that were not landed are lost")
+    removed = sum(stores.bus.beginnings(topic).values())
+    if removed:
+        said.append(f"no longer holds its first {removed:,} messages: they are lost unless files have them")
+    for each in said:
+        progress.step(f"topic {topic} {each}")
+        log.warning("topic %s of %s %s", topic, project.name, each)
+
+
 def _is_landed(stores: Stores, project: Project, source: Source) -> bool:
     """Whether nothing is new. A landed offset beyond the end counts as new: the query reports the loss."""
-    landed = landed_offsets(stores.lake, project, source)
+    landed = landed_offsets(stores, project, source)
     ends = stores.bus.ends(str(source.topic))
     return all(landed.get(partition, 0) == end for partition, end in ends.items())
 
@@ -113,25 +142,33 @@ def _is_landed(stores: Stores, project: Project, source: Source) -> bool:
 def _start(loader: SourceLoader, landed: dict[str, LoadSummary], follow: Follow | None) -> StreamingQuery:
     source, stores = loader.source, loader.stores
     prepare_events(stores.spark, stores.lake, loader.project, source)
+    checkpoint = _checkpoint(stores, loader.project, source, begin=True)
     reader = stores.spark.readStream.format("kafka").options(**stores.bus.spark_options([str(source.topic)]))
     messages = reader.option("maxOffsetsPerTrigger", _MOST_A_BATCH).load()
     writer = loader.judge(parse(source, from_topic(messages, stores.settings.times))).writeStream
     interval = None if follow is None else f"{follow.every_seconds} seconds"
     return (
         triggered(writer.queryName(f"land {loader.project.name}.{source.name}"), interval)
-        .option("checkpointLocation", stores.lake.checkpoint(loader.project, source))
-        .foreachBatch(_micro_batch(loader, landed))
+        .option("checkpointLocation", checkpoint)
+        .foreachBatch(_micro_batch(loader, landed, checkpoint))
         .start()
     )
 
 
-def _micro_batch(loader: SourceLoader, landed: dict[str, LoadSummary]) -> Callable[[DataFrame, int], None]:
+def _micro_batch(
+    loader: SourceLoader, landed: dict[str, LoadSummary], checkpoint: str
+) -> Callable[[DataFrame, int], None]:
     def run(judged: DataFrame, number: int) -> None:
         context, name = judged.sparkSession.sparkContext, loader.source.name
         # The query's id is kept in its checkpoint: deleting that begins a new series of appends.
         query = context.getLocalProperty("sql.streaming.queryId")
         # One task a partition of the topic would write as many small files in every batch.
         load, measures = loader.stage(judged.coalesce(context.defaultParallelism))
+        if _checkpoint(loader.stores, loader.project, loader.source) != checkpoint:
+            load.drop()
+            raise AnabranchError(
+                f"topic {loader.source.topic!r} was deleted and made again while it was landed: land again"
+            )
         summary = loader.pass_gate(load, measures)
         if load.commit({f"land/{loader.project.name}/{name}/{query}": number}):
             landed[name] += summary
@@ -145,7 +182,7 @@ def _advance(landed: Mapping[str, LoadSummary], progress: Progress, started: flo
     progress.advance(rows, None, f"rows, {rate:,.0f} rows/s")
 
 
-def _raise_failure(error: Exception | None, lake: Lake, project: Project, source: Source) -> None:
+def _raise_failure(error: Exception | None, checkpoint: str, source: Source) -> None:
     place = f"source {source.name!r}: topic {source.topic!r}"
     if error is None:
         return
@@ -155,7 +192,6 @@ def _raise_failure(error: Exception | None, lake: Lake, project: Project, source
     if "Some data may have been lost" in text:
         raise AnabranchError(
             f"{place} no longer holds messages that were never landed: "
-            "its retention is too short, or it was made anew; "
-            f"to go on with what it holds now remove {lake.checkpoint(project, source)}"
+            f"its retention is too short; to go on with what it holds now remove {checkpoint}"
         ) from error
     raise explained(error, place) from error

@@ -14,6 +14,7 @@ from anabranch.errors import AnabranchError
 from anabranch.progress import Progress
 from anabranch.stores.cassandra.online_models import OnlineModel, OnlineModels, fresh, online_of, online_rows
 from anabranch.stores.opened import Stores
+from batch.landing.topics import landed_offsets
 from batch.training.preparing import TARGET, TIME, values
 from batch.training.training_sets import lake_frame
 
@@ -46,6 +47,7 @@ def reset_online(
         .agg((F.max("_offset") + 1).alias("until"))
         .collect()
     )
+    landed = landed_offsets(stores, project, source)
     rows = online_rows(project, {name: values(table.column(name)) for name in project.model_features})
     target = np.asarray(table.column(TARGET).to_numpy(), dtype=np.float64)
     begun = fresh(project, online)
@@ -55,7 +57,8 @@ def reset_online(
         progress.advance((number + 1) * len(rows), online.passes * len(rows))
     model = OnlineModel(
         learner=begun.learner,
-        offsets={row["_partition"]: row["until"] for row in places},
+        # The lake may hold messages of a deleted topic of the name, at offsets that this one has not reached.
+        offsets={part: min(until, landed.get(part, 0)) for part, until in places},
         origin="batch",
         left_out=total - len(rows),
     )

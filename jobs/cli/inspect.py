@@ -225,13 +225,18 @@ def verify(
     name: Name,
     keys: Annotated[int, typer.Option(help="How many keys to compare.")] = 1000,
     every: Annotated[bool, typer.Option("--all", help="Compare every key.")] = False,
+    bus: Annotated[bool, typer.Option("--bus", help="Compare the lake with the topics too.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Recompute features from the lake and compare them with what is served; exit 1 on a mismatch."""
+    from batch.landing.comparing import compare_topic
     from jobs.flows.verifying import verify_settled
 
     with job() as context:
-        verified = verify_settled(context, context.project(name), None if every else keys, Steps())
+        project = context.project(name)
+        verified = verify_settled(context, project, None if every else keys, Steps())
+        fed = [source for source in project.sources.values() if bus and source.topic is not None]
+        topics = [compare_topic(context, project, source) for source in fed]
     compared = {
         feature: picked(each, "matches mismatches largest_error")
         for feature, each in verified.features.items()
@@ -248,7 +253,18 @@ def verify(
         "per_feature": compared,
     }
     text = f"{verified.keys} keys, {len(compared)} features, {verified.mismatches} mismatches"
+    if bus:
+        value["topics"] = {each.topic: picked(each, "messages missing") for each in topics}
+        missing = sum(each.missing for each in topics)
+        text += f"; {sum(each.messages for each in topics)} messages of topics, {missing} never landed"
     result(as_json, value, f"verify: {text}")
+    for each in topics:
+        if each.missing:
+            raise AnabranchError(
+                f"{each.missing} messages of topic {each.topic!r} are in neither lake nor quarantine, "
+                f"for example {each.example}: unless keys were erased or upkeep removed rows of quarantine, "
+                "remove the source's folder below checkpoints in the lake and land again; copies count once"
+            )
     if verified.mismatches:
         example = next(each.example for each in verified.features.values() if each.example)
         raise AnabranchError(

@@ -1,16 +1,18 @@
 """The flow of a build: land, check that the lake holds everything below the cut, build, swap."""
 
+from collections.abc import Mapping
+
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
-from anabranch.stores.cassandra.manifest import Manifest
+from anabranch.stores.cassandra.manifest import Gap, Manifest
 from anabranch.stores.cassandra.removal import needed_since
-from anabranch.values.times import format_time, now_micros
+from anabranch.values.times import SECOND, format_time, now_micros
 from batch.building.current_rows import reset_current_rows
 from batch.building.kept_states import sources_of_keys
 from batch.building.publication import BuildOptions, Built, latest_cut
 from batch.building.publication import build as build_views
 from batch.building.versions import rollback
-from batch.landing.topics import land, landed_offsets
+from batch.landing.topics import land, landed_offsets, was_made_again
 from batch.release.announcing import announce
 from jobs.show import Steps
 from jobs.wiring.context import Context
@@ -43,9 +45,27 @@ def build_project(
     until = now_micros()
     steps.step("landing what the topics hold")
     land(context, project, steps, context.gate(project))
-    check_complete(context, project, boundary)
-    options = BuildOptions(cut=boundary, until=until, full=full, accept=accept)
+    held = check_complete(context, project, boundary)
+    topics = topics_of(context, project)
+    options = BuildOptions(cut=boundary, until=until, full=full, accept=accept, topics=topics, offsets=held)
     return build_views(context, project, options, context.settings.build, steps)
+
+
+def topics_of(context: Context, project: Project) -> Mapping[str, str]:
+    """The identity of each source's topic; notes a gap for a topic that was made again since the last build.
+
+    What landed of the topic before and arrived after the cut is in tiles only if a stream read it in time.
+    """
+    before, found = context.views.manifest(project.name), {}
+    for name, source in project.sources.items():
+        if source.topic is not None:
+            found[name] = context.bus.topic_id(source.topic)
+            known = None if before is None else before.topics.get(name)
+            if was_made_again(context, project, source) if known is None else known != found[name]:
+                until = now_micros() + context.settings.times.ahead_seconds * SECOND
+                why = f"topic {source.topic!r} was deleted and made again"
+                context.views.note_gap(project.name, Gap(name, until, why))
+    return found
 
 
 def _require_tiles(context: Context, project: Project, cut: int) -> None:
@@ -71,12 +91,14 @@ def rollback_project(context: Context, project: Project, steps: Steps) -> Manife
     return entry
 
 
-def check_complete(context: Context, project: Project, cut: int) -> None:
-    """Compare landed offsets with the broker's offsets at the cut, partition by partition."""
+def check_complete(context: Context, project: Project, cut: int) -> Mapping[str, Mapping[str, int]]:
+    """Compare landed offsets with the broker's at the cut; by source and partition those that are landed."""
+    held: dict[str, Mapping[str, int]] = {}
     for source in project.sources.values():
         if source.topic is None:
             continue
-        landed, readable = landed_offsets(context.lake, project, source), context.bus.ends(source.topic)
+        landed, readable = landed_offsets(context, project, source), context.bus.ends(source.topic)
+        held[source.name] = {str(partition): first for partition, first in landed.items()}
         for partition, wanted in context.bus.offsets_at(source.topic, cut).items():
             offset = landed.get(partition, 0)
             if readable[partition] <= offset < wanted:
@@ -90,3 +112,4 @@ def check_complete(context: Context, project: Project, cut: int) -> None:
                     f"the lake has {source.topic}/{partition} up to offset {offset}, but the cut "
                     f"{format_time(cut)} is at {wanted}: run 'anabranch land {project.name}' and build again"
                 )
+    return held

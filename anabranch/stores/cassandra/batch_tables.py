@@ -8,7 +8,15 @@ from cassandra.concurrent import execute_concurrent_with_args
 from anabranch.declare.views import FeatureView
 from anabranch.errors import UnavailableError
 from anabranch.folds.merge import BatchPart
-from anabranch.stores.cassandra.manifest import TABLE, Manifest, read_manifest, swap_manifest
+from anabranch.stores.cassandra.manifest import (
+    GAPS,
+    TABLE,
+    Gap,
+    Manifest,
+    note_gap,
+    read_manifest,
+    swap_manifest,
+)
 from anabranch.stores.cassandra.reads import batch_part
 from anabranch.stores.cassandra.session import MissingTableError, answering
 from anabranch.stores.cassandra.tables import Tables, batch_table, token_ranges
@@ -32,11 +40,17 @@ class BatchTables(Tables):
         except MissingTableError:
             with answering():
                 self.session.execute(TABLE)
+                self.session.execute(GAPS)
             return self._manifest(project)
 
     @answering()
     def _manifest(self, project: str) -> Manifest | None:
         return read_manifest(self.session, project)
+
+    @answering()
+    def note_gap(self, project: str, gap: Gap) -> None:
+        """Keep that the project's tiles lack events: answers are degraded until a later cut."""
+        note_gap(self.session, project, gap)
 
     def swap(self, entry: Manifest, expected: Manifest | None, previous: Manifest | None) -> None:
         """Make `entry` current if the manifest still is `expected`, then drop versions that neither needs."""

@@ -1,16 +1,39 @@
-"""The manifest: the batch version that serves a project, and the one before. One write swaps it."""
+"""The manifest: the batch version that serves a project, and the one before. One write swaps it.
+
+Beside it stand gaps: what the stream knows to be missing from the tiles that answers add to a version.
+"""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from cassandra.cluster import Session
 
 from anabranch.errors import AnabranchError
+from anabranch.values.times import format_time
 
 TABLE = """CREATE TABLE IF NOT EXISTS manifest
 (project text PRIMARY KEY, revision bigint, batch_version bigint,
 cut timestamp, model_version text, built_at timestamp, entry text, previous text)"""
+
+
+GAPS = """CREATE TABLE IF NOT EXISTS gaps
+(project text, source text, until bigint, why text, PRIMARY KEY ((project), source))"""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Events of `source` that neither tiles nor a batch with a cut up to `until` (microseconds) hold."""
+
+    source: str
+    until: int
+    why: str
+
+    def __str__(self) -> str:
+        return (
+            f"events of {self.source!r} may be missing until a build with a cut after "
+            f"{format_time(self.until)}: {self.why}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +42,11 @@ class Manifest:
 
     By view: `fingerprints`, `tables` of states, `rows`. By source: `lake_versions` and `lake_ids`, the
     tables that were read. The version covers events that arrived by topic before `cut` and by file before
-    `until`. `increments` are, by the name of a state, the builds whose grains make it up. `accepted` is why
-    it was published although its validation failed. `replaces` is the champion that a rollback to this
-    version has yet to replace in the registry.
+    `until`. `topics` are the identities of the sources' topics, and `offsets` by source and partition
+    the first messages that the lake did not hold.
+    `increments` are, by the name of a state, the builds whose grains make it up. `accepted` is why it was
+    published although its validation failed. `replaces` is the champion that a rollback to this version has
+    yet to replace in the registry.
     """
 
     project: str
@@ -35,26 +60,49 @@ class Manifest:
     lake_versions: Mapping[str, int] = field(default_factory=dict)
     model_version: str | None = None
     until: int = 0
+    topics: Mapping[str, str] = field(default_factory=dict)
+    offsets: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     increments: Mapping[str, Sequence[int]] = field(default_factory=dict)
     lake_ids: Mapping[str, str] = field(default_factory=dict)
     accepted: str | None = None
     replaces: str | None = None
     revision: int = 0
     previous: "Manifest | None" = None
+    gaps: Sequence[Gap] = ()
+    """What tiles lack since the cut. Not of the version itself: a gap ends with a later cut."""
 
     def champion(self, registered: str | None) -> str | None:
         """The model that answers: the champion `registered`, unless a rollback is about to replace it."""
         return self.model_version if self.replaces is not None and registered == self.replaces else registered
+
+    def not_in_lake(
+        self, source: str, starts: Mapping[int, int], ends: Mapping[int, int]
+    ) -> dict[int, tuple[int, int]]:
+        """By partition the part of [start, end) that the version did not find in the lake.
+
+        Messages there that arrived before the cut belong to no tile that answers add, and to no batch yet.
+        """
+        if source not in self.offsets:  # a version that was built before offsets were kept
+            return {}
+        held = {int(partition): first for partition, first in self.offsets[source].items()}
+        parts = {
+            partition: (max(starts.get(partition, 0), held.get(partition, 0)), end)
+            for partition, end in ends.items()
+        }
+        return {partition: (start, end) for partition, (start, end) in parts.items() if start < end}
 
     def entry(self) -> str:
         """JSON of this version alone."""
         return json.dumps(
             {
                 name: value
-                for name, value in asdict(replace(self, previous=None)).items()
-                if name not in ("previous", "revision")
+                for name, value in asdict(replace(self, previous=None, gaps=())).items()
+                if name not in ("previous", "revision", "gaps")
             }
         )
+
+
+_GAPS_OF = "SELECT source, until, why FROM gaps WHERE project = %s"
 
 
 def read_manifest(session: Session, project: str) -> Manifest | None:
@@ -65,7 +113,23 @@ def read_manifest(session: Session, project: str) -> Manifest | None:
     if row is None:
         return None
     previous = Manifest(**json.loads(row.previous)) if row.previous else None
-    return Manifest(**json.loads(row.entry), revision=row.revision, previous=previous)
+    entry = json.loads(row.entry)
+    gaps = [Gap(*found) for found in session.execute(_GAPS_OF, (project,))]
+    return Manifest(**entry, revision=row.revision, previous=previous, gaps=open_gaps(gaps, entry["cut"]))
+
+
+def open_gaps(gaps: Iterable[Gap], cut: int) -> tuple[Gap, ...]:
+    """The gaps that a batch with this cut has not closed: it takes from the lake all that arrived before."""
+    return tuple(gap for gap in gaps if gap.until >= cut)
+
+
+def note_gap(session: Session, project: str, gap: Gap) -> None:
+    """Keep that tiles lack events; of a source the gap that ends last is kept, whichever is written last."""
+    session.execute(GAPS)
+    session.execute(
+        "INSERT INTO gaps (project, source, until, why) VALUES (%s, %s, %s, %s) USING TIMESTAMP %s",
+        (project, gap.source, gap.until, gap.why, gap.until),
+    )
 
 
 def swap_manifest(

@@ -32,7 +32,9 @@ _COLUMNS = "revision, meaning, state, offsets, learnt, approximate, left_out, or
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineModel:
-    """A learner and its place: `offsets` are, by partition, the first message that is not learnt.
+    """A learner and its place: `offsets` are, by partition, the first message of a topic that is not learnt.
+
+    `topic_id` is the topic's identity, empty where it is not known.
 
     Counts are of labels since `origin` (``stream``: the topic's beginning; ``batch``: a training set):
     `learnt`; among them `approximate`, whose features were not exact as of the label's time; and `left_out`,
@@ -41,6 +43,7 @@ class OnlineModel:
 
     learner: Learner
     offsets: Mapping[int, int] = field(default_factory=dict)
+    topic_id: str = ""
     learnt: int = 0
     approximate: int = 0
     left_out: int = 0
@@ -94,17 +97,28 @@ class OnlineModels:
         row = self._row(project.name) if online is not None else None
         if row is None or online is None or row.meaning != meaning(project):
             return None
-        offsets = {int(partition): int(offset) for partition, offset in json.loads(row.offsets).items()}
+        places = json.loads(row.offsets)
+        topic_id = places.pop("topic", "")
+        offsets = {int(partition): int(offset) for partition, offset in places.items()}
         learner = Learner.read(online, json.loads(row.state))
         counts = {"learnt": row.learnt, "approximate": row.approximate, "left_out": row.left_out}
         return OnlineModel(
-            learner=learner, offsets=offsets, origin=row.origin, at=row.at, revision=row.revision, **counts
+            learner=learner,
+            offsets=offsets,
+            topic_id=topic_id,
+            origin=row.origin,
+            at=row.at,
+            revision=row.revision,
+            **counts,
         )
 
     def write(self, project: Project, model: OnlineModel, expected: int) -> OnlineModel | None:
         """Write if the row still has the revision `expected` (0: no row); None if another writer won."""
         row = replace(model, revision=expected + 1, at=from_micros(now_micros()))
-        state, offsets = json.dumps(model.learner.described()), json.dumps(dict(model.offsets))
+        state, offsets = (
+            json.dumps(model.learner.described()),
+            json.dumps({**model.offsets, "topic": model.topic_id}),
+        )
         counts = (model.learnt, model.approximate, model.left_out)
         values = [row.revision, meaning(project), state, offsets, *counts, model.origin, row.at]
         with answering():

@@ -5,7 +5,11 @@ from anabranch.settings import ViewsSettings
 from anabranch.stores.cassandra.session import answering, prepared, session_for
 from anabranch.stores.cassandra.tables import Tables, tiles_table
 from anabranch.stores.cassandra.writer import Sender
+from anabranch.values.keys import SEPARATOR
 
+_MARK = SEPARATOR
+"""No event's key. Its row says that a table was filled from a stream's beginning and not emptied since."""
+_NEVER = 2**62  # a slot that is never retired
 TILE_COLUMNS = ("key", "slot", "tile_start", "state", "extra")
 
 
@@ -24,6 +28,30 @@ class TileTables(Tables):
                     "(key text, slot bigint, tile_start bigint, state blob, extra blob, "
                     f"PRIMARY KEY ((key), {order})) WITH default_time_to_live = {ttl}"
                 )
+
+    @answering()
+    def mark_tiles(self, project: Project, source: str) -> None:
+        """Mark the tile tables of a source's views, which a query fills from its beginning from now on."""
+        for table in self._tile_tables(project, source):
+            self.session.execute(
+                f"INSERT INTO {table} (key, slot, tile_start) VALUES (%s, %s, 0) USING TTL 0", (_MARK, _NEVER)
+            )
+
+    @answering()
+    def tiles_are_whole(self, project: Project, source: str) -> bool:
+        """Whether no tile table of a source's views was emptied or made anew since `mark_tiles`."""
+        tables = self._tile_tables(project, source)
+        found = [
+            self.session.execute(f"SELECT key FROM {table} WHERE key = %s", (_MARK,)) for table in tables
+        ]
+        return all(rows.one() is not None for rows in found)
+
+    def _tile_tables(self, project: Project, source: str) -> list[str]:
+        return [
+            tiles_table(project.name, view, fine=fine)
+            for view in project.views_of(source)
+            for fine in (False, True)[: len(view.tiers)]
+        ]
 
 
 def tile_sender(views: ViewsSettings, table: str) -> Sender:

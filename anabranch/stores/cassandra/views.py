@@ -6,6 +6,7 @@
     <project>_current                  key -> keys, features, the columns of current_rows.py
     <project>_history                  (key) slot -> the same columns          last row of a slot; TTL
     manifest                           project -> current and previous batch version
+    gaps                               project, source: events that tiles lack, until when and why
     batch_versions                     project, version: numbers that builds took
 
 A table of states belongs to one fingerprint of its view, so states of two meanings never meet.

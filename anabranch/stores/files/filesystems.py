@@ -196,6 +196,15 @@ def write_text(spark: SparkSession, path: str, text: str) -> None:
     system.rename(unfinished, place)
 
 
+def remove_folder(spark: SparkSession, path: str) -> None:
+    """Remove a folder whole or not at all: what is cut off leaves none of its name."""
+    system, place = hadoop(spark, path)
+    leaving = hadoop_child(spark, place.getParent(), f".{place.getName()}.leaving")
+    system.delete(leaving, True)
+    system.rename(place, leaving)
+    system.delete(leaving, True)
+
+
 def file_names(spark: SparkSession, folder: str) -> list[str]:
     """Names of the files in a folder, in order; none when it is not there."""
     system, place = hadoop(spark, folder)

@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
@@ -24,6 +25,7 @@ from anabranch.stores.kafka.publisher import Failure, Message, Publisher
 log = logging.getLogger(__name__)
 ARRIVAL = {"message.timestamp.type": "LogAppendTime"}
 _COMMITTED = "read_committed"  # what a transaction took back never happened
+_LOG_APPEND = 1
 _PATIENCE_MS = 10_000
 _TOGETHER = 20_000  # messages: the client's buffer has no bound of its own
 _METADATA_MS = 5_000
@@ -172,6 +174,42 @@ class Bus:
         """
         return self._offsets(topic, OffsetSpec.LATEST, _COMMITTED)
 
+    def beginnings(self, topic: str) -> dict[int, int]:
+        """By partition the first offset that is still there: what lay before it, retention has removed."""
+        return self._offsets(topic, OffsetSpec.EARLIEST)
+
+    def count_before(self, topic: str, parts: Mapping[int, tuple[int, int]], micros: int) -> int:
+        """How many messages of [start, end) by partition the broker stamped before `micros`."""
+        ends = {TopicPartition(topic, number): end for number, (_, end) in parts.items()}
+        consumer, count, patience = self.consumer(), 0, time.monotonic() + _PATIENCE_MS / 1000
+        try:
+            with self.answering():
+                consumer.assign(list(ends))
+                for place in ends:
+                    consumer.seek(place, parts[place.partition][0])
+                while any(consumer.position(place) < end for place, end in ends.items()):
+                    if time.monotonic() > patience:
+                        raise UnavailableError(
+                            f"messages of {topic!r} cannot be read: see 'anabranch status'"
+                        )
+                    for place, records in consumer.poll(timeout_ms=500).items():
+                        patience = time.monotonic() + _PATIENCE_MS / 1000
+                        count += sum(
+                            record.offset < ends[place]
+                            and record.timestamp_type == _LOG_APPEND
+                            and record.timestamp * 1000 < micros
+                            for record in records
+                        )
+        finally:
+            consumer.close(autocommit=False)
+        return count
+
+    def topic_id(self, topic: str) -> str:
+        """A topic's identity, which changes when it is deleted and made again; empty before Kafka 2.8."""
+        with self._admin() as admin:
+            found = self._described(admin, topic).get("topic_id")
+        return str(found) if found else ""
+
     def spark_options(self, topics: Sequence[str]) -> dict[str, str]:
         """Options of Spark's Kafka source for `topics`; without any, those of its sink."""
         options = {f"kafka.{key}": value for key, value in _java_security(self.settings.security).items()}
@@ -197,17 +235,21 @@ class Bus:
 
     def _offsets(self, topic: str, spec: object, isolation: str = "read_uncommitted") -> dict[int, int]:
         with self._admin() as admin:
-            described = admin.describe_topics([topic])[0]
-            if described["error_code"]:
-                raise AnabranchError(
-                    f"topic {topic!r} is not on the bus at {self.settings.bootstrap_servers}: "
-                    "publish to it or land the project first"
-                )
+            described = self._described(admin, topic)
             asked = {TopicPartition(topic, each["partition_index"]): spec for each in described["partitions"]}
             return {
                 part.partition: found.offset
                 for part, found in sorted(admin.list_partition_offsets(asked, isolation).items())
             }
+
+    def _described(self, admin: Any, topic: str) -> dict[str, Any]:
+        described: dict[str, Any] = admin.describe_topics([topic])[0]
+        if described["error_code"]:
+            raise AnabranchError(
+                f"topic {topic!r} is not on the bus at {self.settings.bootstrap_servers}: "
+                "publish to it or land the project first"
+            )
+        return described
 
     def _producer(self) -> Any:
         return self._client(

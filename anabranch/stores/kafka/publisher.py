@@ -146,7 +146,7 @@ class Publisher:
 def _size(message: Message) -> int:
     """Bytes of a batch that holds one message, which is what a broker compares."""
     _, key, value = message
-    return len(key or b"") + len(value) + _OVERHEAD
+    return len(key or b"") + len(value or b"") + _OVERHEAD
 
 
 def _note(failed: list[Failure], message: Message, error: BaseException) -> None:

@@ -2,15 +2,13 @@
 
 import json
 import re
-import shutil
-import time
 import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import pytest
-from kafka import KafkaAdminClient
+from kafka import TopicPartition
 from pyspark.sql import SparkSession
 
 from anabranch import Count, FeatureView, Project, Source
@@ -21,13 +19,14 @@ from anabranch.stores.kafka.bus import Bus
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.lake.staging import commit_files
 from anabranch.values.times import SECOND, now_micros
+from batch.landing.comparing import ComparedTopic, compare_topic
 from batch.landing.loader import LoadSummary
 from batch.landing.publishing import publish_file
 from batch.landing.topics import land, landed_offsets
 from jobs.flows.building import check_complete
 from jobs.wiring.context import Context
 from tests.support.stores import stores
-from tests.support.transactions import transaction
+from tests.support.topics import delete, transaction
 
 pytestmark = pytest.mark.usefixtures("servers")
 AT = "2024-05-01T10:00:00Z"
@@ -61,8 +60,14 @@ def topic_of(project: Project) -> str:
     return str(source_of(project).topic)
 
 
-def run(spark: SparkSession, lake: Lake, bus: Bus, project: Project) -> LoadSummary:
-    return land(stores(spark=spark, lake=lake, bus=bus), project, Silent())["sales"]
+def run(
+    spark: SparkSession, lake: Lake, bus: Bus, project: Project, progress: Silent | None = None
+) -> LoadSummary:
+    return land(stores(spark=spark, lake=lake, bus=bus), project, progress or Silent())["sales"]
+
+
+def landed(spark: SparkSession, lake: Lake, bus: Bus, project: Project) -> dict[int, int]:
+    return landed_offsets(stores(spark=spark, lake=lake, bus=bus), project, source_of(project))
 
 
 def sale(number: int, **more: object) -> bytes:
@@ -87,7 +92,7 @@ def test_messages_land_exactly_once_and_bad_ones_go_to_quarantine(
     third, fourth = run(spark, lake, bus, project), run(spark, lake, bus, project)
     assert (third.rows, third.quarantined, fourth.rows, fourth.quarantined) == (1, 0, 0, 0)
     assert ids(spark, lake, project) == ["1", "2", "4"]
-    assert landed_offsets(lake, project, source_of(project)) == bus.ends(topic_of(project)) == {0: 7}
+    assert landed(spark, lake, bus, project) == bus.ends(topic_of(project)) == {0: 7}
     bad = {
         row["offset"]: (row["topic"], row["partition"], row["reason"].partition(":")[0])
         for row in lake.quarantine(spark, project).collect()
@@ -129,7 +134,7 @@ def test_a_crash_between_quarantine_and_lake_lands_every_message_once(
         )
         with pytest.raises(AnabranchError, match="could not be landed"):
             run(spark, lake, bus, project)
-    assert landed_offsets(lake, project, source_of(project)) == {}
+    assert landed(spark, lake, bus, project) == {}
     assert lake.quarantine(spark, project).count() == 1
     bus.publish(topic_of(project), [(None, sale(2))])
     result = run(spark, lake, bus, project)
@@ -152,40 +157,71 @@ def test_only_committed_messages_land_and_a_cut_waits_for_an_open_transaction(
         cut = now_micros() + SECOND
         # Nothing can be read behind the open transaction: nobody waits for it, and no cut lies above it.
         assert run(spark, lake, bus, project).rows == 0
-        assert landed_offsets(lake, project, source_of(project)) == bus.ends(topic) == {0: 6}
+        assert landed(spark, lake, bus, project) == bus.ends(topic) == {0: 6}
         with pytest.raises(AnabranchError, match=f"a transaction is open on {topic}/0 at offset 6"):
             check_complete(built, project, cut)
     assert run(spark, lake, bus, project).rows == 2
     check_complete(built, project, cut)
     assert ids(spark, lake, project) == ["1", "2", "5", "6"]
-    assert landed_offsets(lake, project, source_of(project)) == bus.ends(topic) == {0: 9}
+    assert landed(spark, lake, bus, project) == bus.ends(topic) == {0: 9}
 
 
-def test_a_topic_made_anew_is_an_error_that_names_the_way_out(
+def test_a_topic_made_anew_is_landed_from_its_beginning_which_is_said(
     spark: SparkSession, lake: Lake, bus: Bus, project: Project
 ) -> None:
-    bus.ensure_topics([topic_of(project)])
-    bus.publish(topic_of(project), [(None, sale(1)), (None, sale(2))])
+    topic = topic_of(project)
+    bus.ensure_topics([topic])
+    bus.publish(topic, [(None, sale(1)), (None, sale(2))])
     run(spark, lake, bus, project)
-    delete(bus, topic_of(project))
-    bus.ensure_topics([topic_of(project)])
-    bus.publish(topic_of(project), [(None, sale(3))])
-    with pytest.raises(AnabranchError, match="no longer holds messages that were never landed") as caught:
-        run(spark, lake, bus, project)
-    shutil.rmtree(str(caught.value).rpartition(" remove ")[2])
-    assert run(spark, lake, bus, project).rows == 1
-    assert ids(spark, lake, project) == ["1", "2", "3"]
+    for numbers in ((3,), (4, 5, 6)):
+        delete(bus, topic)
+        bus.ensure_topics([topic])
+        bus.publish(topic, [(None, sale(number)) for number in numbers])
+        said = Said()
+        assert run(spark, lake, bus, project, said).rows == len(numbers)
+        assert f"topic {topic} was deleted and made again: messages of the one before" in said.text
+    assert ids(spark, lake, project) == ["1", "2", "3", "4", "5", "6"]
+    assert landed(spark, lake, bus, project) == bus.ends(topic) == {0: 3}
 
 
-def delete(bus: Bus, topic: str) -> None:
-    admin = KafkaAdminClient(bootstrap_servers=bus.settings.bootstrap_servers)
-    try:
-        admin.delete_topics([topic])
-        deadline = time.monotonic() + 20
-        while topic in admin.list_topics():
-            assert time.monotonic() < deadline, f"{topic} is still there"
-    finally:
-        admin.close()
+def test_a_first_landing_counts_what_retention_has_removed_before_it(
+    spark: SparkSession, lake: Lake, bus: Bus, project: Project
+) -> None:
+    topic, said = topic_of(project), Said()
+    bus.ensure_topics([topic])
+    bus.publish(topic, [(None, sale(number)) for number in range(5)])
+    with bus._admin() as admin:
+        admin.delete_records({TopicPartition(topic, 0): 3})
+    assert run(spark, lake, bus, project, said).rows == 2
+    assert f"topic {topic} no longer holds its first 3 messages: they are lost" in said.text
+    assert run(spark, lake, bus, project, again := Said()).rows == 0
+    assert "no longer holds" not in again.text
+
+
+def test_a_message_that_never_landed_is_found_on_the_bus(
+    spark: SparkSession, lake: Lake, bus: Bus, project: Project
+) -> None:
+    topic, source = topic_of(project), source_of(project)
+    opened = stores(spark=spark, lake=lake, bus=bus)
+    bus.ensure_topics([topic])
+    with transaction(bus, topic, [sale(1), sale(2)], commit=True):
+        pass
+    bus.publish(topic, [(None, b"nonsense"), (None, sale(3))])
+    run(spark, lake, bus, project)
+    compared = compare_topic(opened, project, source)
+    assert compared == ComparedTopic(topic=topic, messages=4, missing=0)
+    spark.sql(f"DELETE FROM delta.`{lake.path(project, source)}` WHERE id = '2'").collect()
+    found = compare_topic(opened, project, source)
+    assert found == ComparedTopic(topic=topic, messages=4, missing=1, example=f"{topic}/0/1")
+
+
+class Said(Silent):
+    """Progress that keeps what it was told."""
+
+    text = ""
+
+    def step(self, text: str) -> None:
+        self.text += f"{text}\n"
 
 
 def test_a_source_that_moves_to_another_topic_goes_on_there(

@@ -67,7 +67,7 @@ def test_a_refused_topic_waits_and_lands_once_by_the_rules_of_the_stream(
         run(spark, lake, bus, project, topic_mode="refuse", refuse_above=0.25)
     # Version 0 is the empty table, made before anything is written beside it.
     assert (
-        landed_offsets(lake, project, source),
+        landed_offsets(stores(spark=spark, lake=lake, bus=bus), project, source),
         lake.versions(spark, project),
         lake.quarantine(spark, project).count(),
     ) == ({}, {"sales": 0}, 0)

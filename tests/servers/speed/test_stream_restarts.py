@@ -28,7 +28,7 @@ from serving.api.promises import judged
 from speed.query import SpeedLayer, checkpoint, scores_topic, starting_offsets
 from speed.streams import Streams, start
 from tests.support.stores import stores_with
-from tests.support.transactions import transaction
+from tests.support.topics import delete, transaction
 
 Rows = set[tuple[Any, ...]]
 
@@ -192,6 +192,61 @@ def test_messages_of_aborted_transactions_do_not_count(context: Context) -> None
             pass
     assert drain(context, project)["readings"] == 4
     assert [found["total"] for found in values(context, project)] == [9, None, 2]
+
+
+def test_a_topic_made_anew_is_read_from_its_beginning_and_answers_are_degraded_until_a_later_cut(
+    context: Context,
+) -> None:
+    project = declare()
+    publish(context, project.name, range(6))
+    assert drain(context, project)["readings"] == 6
+    cut_over(context, project)
+    delete(context.bus, project.name)
+    publish(context, project.name, range(6, 18))
+    assert drain(context, project)["readings"] == 12
+    publish(context, project.name, range(18, 20))
+    assert drain(context, project)["readings"] == 2
+
+    def degraded() -> str | None:
+        return context.answers.features(project, [{"thing": "t0"}])[0].degraded
+
+    assert f"topic '{project.name}' was deleted and made again" in str(degraded())
+    cut_over(context, project)
+    assert degraded() is None
+
+
+def test_tiles_that_were_removed_are_made_again_from_the_topic(context: Context) -> None:
+    project = declare()
+    publish(context, project.name, range(12))
+    drain(context, project)
+    cut_over(context, project)
+    publish(context, project.name, range(12, 18))
+    drain(context, project)
+    kept = values(context, project)
+    context.views.session.execute(f"TRUNCATE {tiles_table(project.name, project.views[0])}")
+    assert values(context, project) != kept
+    assert drain(context, project)["readings"] >= 6
+    found = context.answers.features(project, [{"thing": f"t{i}"} for i in range(3)])
+    assert [dict(answer.values) for answer in found] == kept
+    assert "tiles were removed from Cassandra and are made again" in str(found[0].degraded)
+    assert drain(context, project)["readings"] == 0
+
+
+def test_events_behind_a_cut_that_its_batch_did_not_find_degrade_answers(context: Context) -> None:
+    project = declare()
+    publish(context, project.name, range(9))
+    cut = cut_over(context, project)
+    manifest = context.views.manifest(project.name)
+    assert manifest is not None
+    assert manifest.cut == cut
+    held = {"readings": {"0": 6}}
+    context.views.swap(replace(manifest, offsets=held), manifest, None)
+    running = Streams(short(context), [project])
+    running.start()
+    assert wait_until(lambda: bool(running.look()) and not running.active, 120)
+    degraded = context.answers.features(project, [{"thing": "t0"}])[0].degraded
+    assert "events of 'readings' may be missing until a build with a cut after" in str(degraded)
+    assert "3 came behind the cut or the watermark" in str(degraded)
 
 
 def test_a_changed_declaration_starts_again_only_the_source_that_it_concerns(context: Context) -> None:

@@ -1,9 +1,10 @@
-"""A transactional producer, as somebody else's program may publish with."""
+"""What others do with topics: transactions, and topics that are deleted and made again."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from kafka import KafkaProducer
+from kafka import KafkaAdminClient, KafkaProducer
 
 from anabranch.stores.kafka.bus import Bus
 
@@ -27,3 +28,15 @@ def transaction(bus: Bus, topic: str, messages: Sequence[bytes], *, commit: bool
             producer.abort_transaction()
     finally:
         producer.close()
+
+
+def delete(bus: Bus, topic: str) -> None:
+    """Delete a topic, and wait until it is gone."""
+    admin = KafkaAdminClient(bootstrap_servers=bus.settings.bootstrap_servers)
+    try:
+        admin.delete_topics([topic])
+        deadline = time.monotonic() + 20
+        while topic in admin.list_topics():
+            assert time.monotonic() < deadline, f"{topic} is still there"
+    finally:
+        admin.close()
