@@ -239,7 +239,9 @@ def _measured(
 ) -> _MeasuredQuery:
     def prepare_and_begin() -> StreamingQuery:
         prepare(layer, project)
-        return begin(layer, project)
+        query = begin(layer, project)
+        measured.topic_id = layer.stores.bus.topic_id(topic)
+        return query
 
     def observe(query: StreamingQuery) -> bool:
         before = measured.meter.events

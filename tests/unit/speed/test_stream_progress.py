@@ -3,14 +3,19 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 from urllib.request import urlopen
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from pyspark.sql.streaming.listener import StreamingQueryProgress
 
-from speed.progress import Meter, Snapshot, StreamMetrics
+from anabranch.stores.queries import SupervisedQuery
+from anabranch.values.times import to_micros
+from speed.progress import Delays, Meter, Snapshot, StreamMetrics, Stretch
+from speed.streams import _MeasuredQuery
 from tests.conftest import free_ports
 
 # As Spark 4.2 writes the progress of a query of a topic with two partitions, with fewer custom metrics.
@@ -86,6 +91,50 @@ def test_counting_goes_on_over_a_restart() -> None:
         [progress(1, rows=35, ends={"0": 75}, runId=again)],
     )
     assert (found.events, found.offsets) == (125, {0: 75, 1: 20})
+
+
+def test_a_meter_keeps_what_may_be_in_neither_batch_nor_tiles() -> None:
+    operators = json.loads(RECORDED)["stateOperators"]
+    late: dict[str, Any] = {"stateOperators": [operators[0] | {"numRowsDroppedByWatermark": 2}]}
+    ahead: dict[str, Any] = {"eventTime": {}, "observedMetrics": {"ahead": {"until": 7_000_000}}}
+    found = meter([progress(0), idle(1), progress(1, **late), progress(2, **ahead)])
+    ends = {0: 40, 1: 20}
+    noon = to_micros(datetime(2026, 11, 21, 12, tzinfo=UTC))
+    assert list(found.unseen) == [
+        Stretch(starts={}, ends=ends, earliest=noon),
+        Stretch(starts={}, ends=ends, earliest=noon, dropped=2),
+        Stretch(starts={}, ends=ends, ahead=7_000_000),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("topic_ids", "whole", "again"),
+    [
+        (["a", "a"], True, False),
+        (["a", "b"], True, True),
+        (["a", "a"], False, True),
+    ],
+)
+def test_a_query_starts_again_when_its_topic_or_its_tiles_were_deleted(
+    topic_ids: list[str], whole: bool, again: bool
+) -> None:
+    found = iter(topic_ids)
+    layer: Any = SimpleNamespace(
+        stores=SimpleNamespace(
+            bus=SimpleNamespace(topic_id=lambda _topic: next(found)),
+            views=SimpleNamespace(tiles_are_whole=lambda *_: whole),
+        )
+    )
+    stopped: list[str] = []
+    query: Any = SimpleNamespace(stop=lambda: stopped.append("stopped"))
+    supervised = SupervisedQuery(name="pumps.readings", begin=lambda: query, query=query)
+    project: Any = SimpleNamespace(name="pumps")
+    measured = _MeasuredQuery(project, "readings", "readings", supervised, meter([progress(0)]))
+    measured.delays = Delays("readings", None)
+    measured.look(layer)
+    measured.look(layer)
+    assert (stopped, supervised.query) == ((["stopped"], None) if again else ([], query))
+    assert measured.meter.offsets == ({} if again else {0: 40, 1: 20})
 
 
 def test_a_meter_that_read_nothing_shows_nothing() -> None:
