@@ -146,9 +146,9 @@ class ViewsSettings:
 class ModelsSettings:
     """MLflow: the tracking and registry address, and where artifacts of a new experiment go."""
 
-    tracking_uri: str = ""
+    tracking_uri: str = field(default="", repr=False)
     """Address of your MLflow server; empty: a SQLite file below `paths.data`."""
-    artifact_root: str = ""
+    artifact_root: str = field(default="", repr=False)
     """Folder or URL for the artifacts of new experiments; empty: a folder below `paths.data`."""
 
 
@@ -156,7 +156,7 @@ class ModelsSettings:
 class FileSettings:
     """HDFS for clients without a JVM: `anabranch files` and models. Spark needs none of these."""
 
-    webhdfs: str = ""
+    webhdfs: str = field(default="", repr=False)
     """HTTP address of your NameNode (`http://namenode:9870`), several with `;`; empty: the embedded one."""
     namenode: str = ""
     """`host:port` of the NameNode's `hdfs://` addresses; that of the embedded one is known."""

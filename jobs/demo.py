@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from anabranch.declare.projects import Project
-from anabranch.errors import AnabranchError
+from anabranch.errors import AnabranchError, without_secrets
 from anabranch.values.times import format_time, now_micros
 from batch.building.current_rows import reset_current_rows
 from batch.building.publication import Built
@@ -314,7 +314,8 @@ def _next(settings: Settings, keep: bool) -> None:
     after = "" if keep else "   (after: anabranch up)"
     say("\nWhere to look next")
     say(f"  pages, API        anabranch serve, then {address}/ and {address}/docs{after}")
-    say(f"  models            mlflow ui --backend-store-uri {settings.models.tracking_uri}")
+    registry = without_secrets(settings.models.tracking_uri)
+    say(f"  models            mlflow ui --backend-store-uri {registry}")
     say(f"  analysts' table   {views.keyspace}.{NAME}_current in Cassandra, port {views.port}{after}")
     say(f"  one patient       anabranch answer {NAME} {WEARERS[0]}{after}")
     say("  your own project  anabranch init my_project   (README.md has the rest)\n")

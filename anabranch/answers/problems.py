@@ -15,7 +15,7 @@ class ProblemError(AnabranchError):
 
     def __init__(self, status: int, kind: str, detail: str, *, field: str | None = None) -> None:
         super().__init__(detail)
-        self.status, self.kind, self.detail, self.field = status, kind, detail, field
+        self.status, self.kind, self.detail, self.field = status, kind, str(self), field
         self.headers: tuple[tuple[str, str], ...] = ()
 
     @property

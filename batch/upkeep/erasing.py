@@ -30,9 +30,26 @@ from anabranch.stores.lake.lake import READABLE_FROM, as_stored, stored_name
 from anabranch.stores.lake.staging import snapshot
 from anabranch.stores.lake.table_files import Table
 from anabranch.stores.opened import Stores
+from anabranch.values.datatype import DataType
 from anabranch.values.keys import key_text, read_key
 from anabranch.values.names import quoted
 from batch.building.kept_states import keys_name, sources_of_keys
+
+_ESCAPES = {
+    **{character: (rf"\\{letter}",) for character, letter in zip("\b\f\n\r\t/", "bfnrt/", strict=True)},
+    '"': (r"\\\"", '""'),
+    "\\": (r"\\\\",),
+}
+"""Short escapes of JSON, and CSV's doubled quote, as patterns."""
+_LETTER = r"[\w\-\u00c0-\u02af\u0370-\u1fff\u3040-\ud7ff]"
+_LETTER_ESCAPED = (
+    r"\\u(?i:002d|003[0-9]|004[1-9a-f]|005[0-9af]|006[1-9a-f]|007[0-9a]|00[c-f]|0[1-9a-f]|[1-9a-f])"
+)
+# Behind an escape that is no letter, the text before ends with letters of the escape itself.
+_NO_LETTER_ESCAPED = (
+    r"(?<=\\[bfnrt])|(?<=\\u00[01][0-9a-fA-F])|(?<=\\u002[0-9a-cA-CefEF])|(?<=\\u003[a-fA-F])"
+)
+_BEFORE, _AFTER = f"(?:(?<!{_LETTER})|{_NO_LETTER_ESCAPED})", f"(?!{_LETTER}|{_LETTER_ESCAPED})"
 
 
 @dataclass(frozen=True)
@@ -166,11 +183,38 @@ class Erasure:
 
     def _named(self) -> str:
         """The condition for bad rows that have the key in their text."""
-        words = [rf"(?<![\w-]){re.escape(value)}(?![\w-])" for value in self.key.values()]
-        return " AND ".join(f"coalesce(raw, '') RLIKE {_quoted(word)}" for word in words)
+        columns = [column for source in self.project.sources.values() for column in source.columns]
+        kinds = {column.name: column.type for column in columns}
+        words = [word_pattern(value, kinds.get(name)) for name, value in self.key.items()]
+        return " AND ".join(f"concat_ws(' ', raw, reason) RLIKE {_quoted(word)}" for word in words)
 
     def _exists(self, path: str) -> bool:
         return DeltaTable.isDeltaTable(self.stores.spark, path)
+
+
+def word_pattern(value: str, kind: DataType | None) -> str:
+    """A regular expression, of Java and of Python, that finds a key's value as a word of a broken row.
+
+    The row could not be parsed, so it is searched for every way in which its format may write the value:
+    with JSON's escapes, with CSV's doubled quotes, as UTF-16, in a code page that UTF-8 cannot read, and
+    where the column is of numbers or truths, in their other forms.
+    """
+    word = r"\x00?".join(map(_character, value))
+    if kind is not None and kind.integral:
+        word = rf"\+?0*{word}(?:\.0*)?" if value.isdigit() else rf"{word}(?:\.0*)?"
+    elif kind is not None and kind.name == "BOOLEAN":
+        word = f"(?i:{word})"
+    return f"{_BEFORE}(?:{word}){_AFTER}"
+
+
+def _character(character: str) -> str:
+    """A pattern of a character as JSON, CSV and unreadable text have it."""
+    units = character.encode("utf-16-be", "surrogatepass")
+    escapes = "".join(rf"\\u(?i:{units[place : place + 2].hex()})" for place in range(0, len(units), 2))
+    forms = [re.escape(character), escapes, *_ESCAPES.get(character, ())]
+    if not character.isascii():
+        forms.append("\ufffd{1,4}")
+    return f"(?:{'|'.join(forms)})"
 
 
 def _quoted(text: str) -> str:

@@ -1,6 +1,7 @@
 """The command `anabranch`: every job as a verb. Exit codes: 0 done, 1 failed, 2 misuse."""
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 import click
 import typer
 
-from anabranch.errors import AnabranchError
+from anabranch.errors import AnabranchError, SecretlessFormatter, without_secrets
 from jobs.cli import (
     analysis,
     files,
@@ -61,15 +62,17 @@ def options(
 ) -> None:
     """Declare once; batch, speed and serving follow."""
     quiet(debug)
-    logging.basicConfig(
-        level=logging.INFO if debug else logging.WARNING, format="%(asctime)s %(name)s %(message)s"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(SecretlessFormatter("%(asctime)s %(name)s %(message)s"))
+    logging.basicConfig(level=logging.INFO if debug else logging.WARNING, handlers=[handler])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
+    # What a job or a server of ours writes (lake, databases, logs, blocks) is for its owner alone.
+    os.umask(os.umask(0o077) | 0o077)
     # --debug may stand anywhere on the line.
     words = ["--debug", *[word for word in words if word != "--debug"]] if debug else words
     try:
@@ -101,7 +104,7 @@ def _fail(text: str, code: int, debug: bool) -> int:
     console.clear_progress()
     if debug:
         console.print_exception()
-    sys.stderr.write(f"error: {' '.join(text.split())}\n")
+    sys.stderr.write(f"error: {' '.join(without_secrets(text).split())}\n")
     return code
 
 

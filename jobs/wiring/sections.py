@@ -61,7 +61,7 @@ class SparkSettings:
     """Heap of the driver."""
     shuffle_partitions: Positive = 4
     """Partitions of a shuffle in batch jobs."""
-    conf: Pairs = field(default_factory=dict, hash=False)
+    conf: Pairs = field(default_factory=dict, repr=False, hash=False)
     """Further properties of Spark (`spark.executor.memory=4g`); they win over conf/spark-defaults.conf."""
 
 

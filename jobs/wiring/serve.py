@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
-from anabranch.errors import MisuseError
+from anabranch.errors import MisuseError, SecretlessFormatter
 from jobs.wiring.settings import ROOT, Settings, load_settings
 from serving.api.context import ServingContext
 from serving.app import Application, create_app
@@ -22,6 +22,10 @@ def serve(settings: Settings) -> None:
     """Run the REST server over the real stores; raises UnavailableError when its port is taken."""
     if settings.serving.auth == "on":
         _access(settings)  # raises before any worker is started
+    if settings.serving.cache == "ignite":
+        from anabranch.stores.ignite.shared_parts import require_client
+
+        require_client()
     if settings.serving.workers > 1:
         shared = settings.data / "run" / f"rest-{settings.serving.port}"
         shutil.rmtree(shared, ignore_errors=True)
@@ -95,9 +99,9 @@ def _access(settings: Settings) -> Access:
 def _log_to_stderr() -> None:
     """Log to stderr; a store that is down is logged once by the server, not often by its driver."""
     if not logging.getLogger().handlers:
-        logging.basicConfig(
-            level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(SecretlessFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.basicConfig(level=logging.INFO, handlers=[handler])
     for driver in ("cassandra", "kafka", "pyignite"):
         logging.getLogger(driver).setLevel(logging.CRITICAL)
     for library in ("mlflow", "alembic"):

@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 import msgspec
 
 from anabranch.answers.problems import ProblemError
-from anabranch.errors import AnabranchError
+from anabranch.errors import AnabranchError, without_secrets
 from serving.api import catalogue, openapi
 from serving.api.bodies import AliveBody, CatalogueBody, ProjectBody, ReadinessBody
 from serving.api.facts import Missing
@@ -139,7 +139,7 @@ async def _check(what: str, pool: Executor, call: Callable[[], object], seconds:
         return f"no answer within {seconds:g} s"
     except Exception as error:
         log.exception("checking the %s failed", what)
-        return f"{type(error).__name__}: {error}"
+        return without_secrets(f"{type(error).__name__}: {error}")
     return "ok"
 
 

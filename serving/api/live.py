@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from anabranch.declare.loading import list_projects, load_project
 from anabranch.declare.projects import Project
-from anabranch.errors import AnabranchError
+from anabranch.errors import AnabranchError, without_secrets
 from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.models.inputs import check_fits
 from anabranch.stores.models.roles import Roles
@@ -214,7 +214,7 @@ class Live:
             troubles[what] = str(error)
         except Exception as error:
             log.exception("reading the %s failed", what)
-            troubles[what] = f"{type(error).__name__}: {error}"
+            troubles[what] = without_secrets(f"{type(error).__name__}: {error}")
         return otherwise
 
     def _scorer(self, name: str, version: str, before: Scorer | None) -> Scorer:

@@ -16,9 +16,10 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
-from anabranch.errors import UnavailableError
+from anabranch.errors import MisuseError, UnavailableError
 from anabranch.folds.merge import BatchPart
 from anabranch.folds.packing import pack_extras, unpack_extras, unpack_rows
 from anabranch.stores.breaker import Breaker
@@ -32,10 +33,20 @@ _AT_ONCE = 200
 _READS = 4  # that wait for the thread; further answers go on without it
 
 
+def require_client() -> None:
+    """Raise MisuseError when Ignite's client, an optional dependency, is not installed."""
+    if find_spec("pyignite") is None:
+        raise MisuseError(
+            'serving.cache = "ignite" needs pyignite, which is not installed: '
+            "run 'uv sync --extra ignite', or set serving.cache = \"memory\""
+        )
+
+
 class SharedParts:
     """The node at `address` (host:port); reads wait `patience`, failures stop calls for `pause` seconds."""
 
     def __init__(self, address: str, *, patience: float = 0.05, pause: float = 5.0) -> None:
+        require_client()
         import pyignite  # needed only by servers that share, and no answer may wait for the import
 
         self._connect = partial(pyignite.Client, timeout=_CONNECT_SECONDS, handshake_timeout=_CONNECT_SECONDS)

@@ -1,6 +1,7 @@
 """Errors of the command line: one line, exit code 1 or 2, a traceback only with --debug."""
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -504,3 +505,15 @@ def test_a_script_for_spark_submit_is_its_verb(tmp_path: Path) -> None:
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert ended.stderr == "error: Missing argument 'PROJECT': see 'anabranch verify --help'\n"
+
+
+def test_what_a_command_writes_is_for_its_owner_alone(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        assert main(["--help"]) == 0
+        (tmp_path / "made").write_text("")
+        (tmp_path / "folder").mkdir()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "made").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o700

@@ -4,7 +4,9 @@ import asyncio
 import time
 
 import numpy as np
+import pytest
 
+from anabranch.errors import MisuseError
 from anabranch.folds.merge import BatchPart
 from anabranch.stores.ignite.shared_parts import SharedParts, decoded, encoded
 from tests.conftest import free_ports
@@ -41,3 +43,9 @@ def test_a_node_that_is_down_is_called_once_and_then_left_alone() -> None:
 
 async def _fetch(shared: SharedParts) -> object:
     return await shared.fetch(["k"])
+
+
+def test_a_missing_client_is_told_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anabranch.stores.ignite.shared_parts.find_spec", lambda _: None)
+    with pytest.raises(MisuseError, match="uv sync --extra ignite"):
+        SharedParts("127.0.0.1:10800")
