@@ -34,6 +34,7 @@ from anabranch.folds.merge import merge
 from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.cassandra.tables import current_table, history_table
 from anabranch.stores.lake.increments import builds_there
+from anabranch.stores.lake.lake import as_stored
 from anabranch.stores.lake.staging import commit_files, write_files
 from anabranch.values.times import DAY, HOUR, MINUTE, format_time, now_micros
 from batch.building.publication import Built, latest_cut
@@ -46,7 +47,10 @@ from jobs.wiring.context import Context
 from jobs.wiring.settings import Settings
 from speed.streams import start
 
-SCHEMA = "id STRING, thing STRING, at TIMESTAMP, x DOUBLE, n BIGINT, s STRING"
+# Names that columns of ours have or had, and such as Delta, CQL and SQL take only in disguise.
+SCHEMA = (
+    "`Event ID` STRING, `A (key)` STRING, event_micros TIMESTAMP, start DOUBLE, slot BIGINT, `it's` STRING"
+)
 
 
 class Told(Steps):
@@ -135,22 +139,24 @@ def wait_for_a_cut(settings: Settings) -> None:
 def declare() -> Project:
     """Views with windows, a lifetime and states of bytes."""
     name = f"builds_{uuid.uuid4().hex[:8]}"
-    fed = Source(name="things", topic=name, id="id", time="at", schema=SCHEMA)
+    fed = Source(name="things", topic=name, id="Event ID", time="event_micros", schema=SCHEMA)
     recent = {
         "n": Count(),
-        "total": Sum("n"),
-        "mean": Mean("x"),
-        "spread": StdDev("x"),
-        "top": Max("x"),
-        "few": LastK("s", 2),
-        "kinds": Distinct("s"),
+        "total": Sum("slot"),
+        "mean": Mean("start"),
+        "spread": StdDev("start"),
+        "top": Max("start"),
+        "few": LastK("`it's`", 2),
+        "kinds": Distinct("`it's`"),
     }
-    windows = FeatureView(name="recent", source=fed, key="thing", windows=("1h", "1d", "7d"), features=recent)
+    windows = FeatureView(
+        name="recent", source=fed, key="A (key)", windows=("1h", "1d", "7d"), features=recent
+    )
     lifelong = FeatureView(
         name="lifelong",
         source=fed,
-        key="thing",
-        features={"all": Count(), "faded": DecayedSum("x", half_life="1d"), "last": Last("s")},
+        key="A (key)",
+        features={"all": Count(), "faded": DecayedSum("start", half_life="1d"), "last": Last("`it's`")},
     )
     return Project(name=name, views=(windows, lifelong))
 
@@ -166,12 +172,12 @@ def some_events(seed: int, count: int) -> list[dict[str, object]]:
     ]
     return [
         {
-            "id": f"{seed}-{i}",
-            "thing": chosen.choice("abcde"),
-            "at": format_time(now - age),
-            "x": chosen.uniform(-9, 9),
-            "n": 2**40 + i,
-            "s": chosen.choice("uvw"),
+            "Event ID": f"{seed}-{i}",
+            "A (key)": chosen.choice("abcde"),
+            "event_micros": format_time(now - age),
+            "start": chosen.uniform(-9, 9),
+            "slot": 2**40 + i,
+            "it's": chosen.choice("uvw"),
         }
         for i, age in enumerate(ages)
     ]
@@ -223,17 +229,17 @@ def late_file(river: River, event: Mapping[str, object]) -> None:
     """An event that came by topic and was counted comes by a file that was on its way longer than that."""
     (source,) = river.project.sources.values()
     spark, lake = river.context.spark, river.context.lake
-    there = lake.events(spark, river.project, source).where(F.col("id") == str(event["id"]))
+    there = lake.events(spark, river.project, source).where(F.col("Event ID") == str(event["Event ID"]))
     earlier = there.withColumn("_arrival", F.expr("_arrival - INTERVAL 1 MILLISECOND")).withColumns(
         {
             "_file": F.lit("late"),
             "_topic": F.lit(None).cast("string"),
             "_partition": F.lit(None).cast("int"),
-            "x": F.lit(1000.0),
+            "start": F.lit(1000.0),
         }
     )
     path = lake.path(river.project, source)
-    commit_files(spark, path, write_files(earlier, path), {"late": 0})
+    commit_files(spark, path, write_files(as_stored(earlier), path), {"late": 0})
 
 
 def close(left: object, right: object) -> bool:

@@ -7,6 +7,7 @@ import pytest
 
 from anabranch import Count, FeatureView, Label, Model, Project, Source
 from anabranch.errors import MisuseError
+from anabranch.events.conditions import measured
 from anabranch.events.expectations import ROWS, Expectation, project_suite, read_suite, suite_text
 
 SALES = Source(
@@ -183,3 +184,17 @@ def test_an_expectation_that_cannot_be_meant_is_told_with_its_place(
 def test_a_file_that_is_no_suite_is_told(text: str, said: str) -> None:
     with pytest.raises(MisuseError, match=said):
         read_suite(text, SALES, "sales.json")
+
+
+def test_pairs_of_columns_whose_joined_names_are_alike_have_measures_of_their_own() -> None:
+    schema = "id STRING, at TIMESTAMP, a INT, b_c INT, a_b INT, c INT"
+    source = Source(name="pairs", id="id", time="at", schema=schema)
+    pairs = [("a", "b_c"), ("a_b", "c")]
+    given = [
+        {"type": "expect_column_pair_values_to_be_equal", "kwargs": {"column_A": one, "column_B": other}}
+        for one, other in pairs
+    ]
+    suite = read_suite(json.dumps({"name": "x", "expectations": given}), source, "pairs.json")
+    row = {"rows": 9, "bad": 0, "missing_0": 3, "missing_1": 5, "0_unexpected": 1, "1_unexpected": 2}
+    found = [measured(suite, row, number) for number in (0, 1)]
+    assert [(one["missing"], one["unexpected"]) for one in found] == [(3, 1), (5, 2)]
