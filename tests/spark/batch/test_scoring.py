@@ -189,8 +189,9 @@ def test_joined_features_are_those_before_each_rows_own_time(
     }
     asked = tmp_path / "asked.csv"
     asked.write_text(
-        "patient_id,note,diagnosed_at\n"
-        + "".join(f"p1,{note},{moment}\n" for note, moment in moments.items())
+        # Rows come from anywhere: also with names that columns of ours have while features are attached.
+        "patient_id,note,diagnosed_at,_at,_given,_key,_event_micros,a.b (c)\n"
+        + "".join(f"p1,{note},{moment},1,2,3,4,5\n" for note, moment in moments.items())
     )
     scored = score_data_set(
         stores(spark=spark, lake=lake, models=models),
