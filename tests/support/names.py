@@ -14,17 +14,10 @@ ODD = (
 )  # fmt: skip
 """Names with SQL's words, upper case, dashes, quotes, dots, spaces, signs and letters beyond ASCII."""
 ONCE_OURS = (
-    "event_micros",
-    "reference_micros",
-    "start",
-    "tile_start",
-    "events",
-    "state",
-    "extra",
-    "slot",
-    "piece",
-)
-"""Names that columns of ours had beside those of users."""
+    "event_micros", "reference_micros", "start", "tile_start", "events", "state", "extra", "slot", "piece",
+    "one", "done", "p0",
+)  # fmt: skip
+"""Names that columns of ours had beside those of users, and those of lambdas and fields in our SQL."""
 _OURS = ("anabranch/events", "anabranch/folds", "anabranch/states", "anabranch/stores/lake", "speed")
 _CALLS = {
     "alias", "withColumn", "withColumns", "select", "groupBy", "agg", "drop", "col", "where", "column",

@@ -9,7 +9,7 @@ import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from anabranch import Count, FeatureView, Label, Last, Max, Model, Project, Source, Sum
+from anabranch import Count, Distinct, FeatureView, Label, Last, LastK, Max, Model, Project, Source, Sum
 from anabranch.events.copies import distinct
 from anabranch.events.judging import from_topic, good, judge, parse
 from anabranch.folds.merge import LABELS, BatchPart, Tiles, merge
@@ -52,7 +52,9 @@ VIEW = FeatureView(
         "n": Count(),
         **{f"f{place}": Max(quoted(name)) for place, name in enumerate(NUMBERS)},
         "both": Sum("`end` - `order` + `x y  z`"),
-        "text": Last("CAST(`it's` AS STRING)", where="slot > 0"),
+        "text": Last("CAST(one AS STRING)", where="slot > 0"),
+        "few": LastK("CAST(`done` AS STRING)", 2),
+        "seen": Distinct("CAST(`it's` AS STRING)"),
     },
 )
 LABEL = Label(source=SOURCE, key=KEYS, target=f"`user` > {USER}")
@@ -77,7 +79,15 @@ def expected(numbers: list[int]) -> dict[str, object]:
     last, where = max(numbers), {name: place for place, name in enumerate(NUMBERS)}
     both = [n * 100 + where["end"] - where["order"] + where["x y  z"] for n in numbers]
     values = {f"f{place}_1d": last * 100 + place for place in range(len(NUMBERS))}
-    return {"n_1d": len(numbers), **values, "both_1d": sum(both), "text_1d": str(last * 100 + where["it's"])}
+    few = [str(n * 100 + where["done"]) for n in sorted(numbers, reverse=True)[:2]]
+    return {
+        "n_1d": len(numbers),
+        **values,
+        "both_1d": sum(both),
+        "text_1d": str(last * 100 + where["one"]),
+        "few_1d": few,
+        "seen_1d": len(numbers),
+    }
 
 
 def messages(spark: SparkSession, numbers: range, arrival: datetime) -> DataFrame:

@@ -92,3 +92,13 @@ def test_event_from_the_future_is_refused() -> None:
 def test_event_is_an_object() -> None:
     assert find_fault([1], SOURCE, KEYS) is not None
     assert find_fault("x", SOURCE, KEYS) is not None
+
+
+def test_events_have_the_columns_of_their_source_whatever_their_names() -> None:
+    odd = ("Unit Price", "a.b", "start", "it's", "Größe")
+    schema = "id STRING, at TIMESTAMP, " + ", ".join(f"`{name}` INT" for name in odd)
+    source = Source(name="odd", id="id", time="at", schema=schema)
+    event = {"id": "1", "at": "2024-05-01T12:00:00Z", **dict.fromkeys(odd, 1), "_arrival": "ignored"}
+    assert find_fault(event, source, (("Unit Price", "a.b"),)) is None
+    assert "a.b" in str(find_fault({**event, "a.b": None}, source, (("Unit Price", "a.b"),)))
+    assert "Größe" in str(find_fault({**event, "Größe": "x"}, source, ()))
