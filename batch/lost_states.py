@@ -24,8 +24,8 @@ def lost_states_told(view: FeatureView, rows: DataFrame) -> Iterator[DataFrame]:
     found = counted.get
     if found["keys"]:
         log.warning(
-            "view %s: the states of %d keys (such as %s) are more than the store takes: their answers lack "
-            "values and are marked as degraded; keep fewer values (k=, most=) or give the view a longer hop=",
+            "view %s: keys with more states than the store takes: %d, such as %s: their answers lack values "
+            "and are marked as degraded; keep fewer values (k=, most=) or give the view a longer hop=",
             view.name,
             found["keys"],
             show_key(view.keys, found["key"])[:100],

@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from anabranch import Count, FeatureView, Label, Model, Project
+from anabranch import Aggregate, Count, Distinct, FeatureView, Label, Model, Project
 from anabranch.folds.grains import start_sql
-from anabranch.folds.merge import LABELS, BatchPart, Tiles, merge
+from anabranch.folds.merge import LABELS, BatchPart, Merged, Tiles, merge
 from anabranch.folds.spark import batch_rows, coarsened, grains, pieces_of, point_in_time, tiles
 from anabranch.values.times import DAY, HOUR, MINUTE, SECOND, from_micros, to_micros
+from batch.lost_states import lost_states_told
 from tests.support import oracle
 from tests.support.law import SCHEMA, SLACK, SLOT, START, events_strategy, source, start_of
 from tests.support.oracle import Event
@@ -176,3 +177,41 @@ def test_training_set_of_spark_equals_the_fold(spark: SparkSession, events: list
         for view in project.views:
             values = {column.name: column.type.value(row[column.name]) for column in view.columns}
             assert_lawful(view, events, oracle.answer(view, events, key, time), values)
+
+
+def test_a_build_tells_of_a_key_that_has_more_states_than_the_store_takes(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("anabranch.folds.spark.LARGEST", 4096)
+    features: dict[str, Aggregate] = {"n": Count(), "texts": Distinct("s")}
+    view = FeatureView(name="seen", source=source, key="key", windows=("7d",), features=features)
+    cut = START + 6 * DAY
+    crowd = [
+        Event(id=f"a{i}", key="a", time=cut - i * HOUR - 1, arrival=cut - 1, s=f"{i:03}" * 100)
+        for i in range(20)
+    ]
+    alone = Event(id="b", key="b", time=cut - HOUR, arrival=cut - 1, s="x")
+    kept = grains(view, frame(spark, [*crowd, alone]), cut)
+    with lost_states_told(view, batch_rows(view, kept, cut, SLACK)) as rows:
+        found = rows.collect()
+    assert (
+        "view seen: keys with more states than the store takes: 1, such as a: their answers lack"
+        in caplog.text
+    )
+    answers = {
+        row["key"]: merge(
+            view,
+            BatchPart(
+                cut,
+                SLACK,
+                np.array(row["states"]).reshape(-1, LABELS + view.layout.width),
+                as_extras(row["extras"], 1),
+            ),
+            None,
+            cut,
+        )
+        for row in found
+    }
+    assert answers["b"] == Merged({"n_7d": 1, "texts_7d": 1})
+    assert answers["a"].values == {"n_7d": 20, "texts_7d": 0}
+    assert answers["a"].degraded is not None
