@@ -233,7 +233,7 @@ class RecentLabels:
 
 
 def _collected(label: Label, events: DataFrame) -> list[Example]:
-    target = F.expr(label.target).cast("double")
+    target = F.expr(label.target_sql).cast("double")
     columns = {
         "id": F.col(quoted(label.source.id)).cast("string"),
         "key": key_column(label.keys),

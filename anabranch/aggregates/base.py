@@ -6,6 +6,7 @@ not count, nor do events that the filter `where` excludes. Each class states its
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
@@ -16,8 +17,8 @@ from anabranch.errors import DeclarationError
 from anabranch.states.blocks import Block, Element, Lifted, Rows, Values
 from anabranch.states.extras import Bytes, Extra
 from anabranch.states.formulas import Formula, double
-from anabranch.values.expressions import expression_type
-from anabranch.values.types import BOOLEAN, DOUBLE, Column, DataType
+from anabranch.values.expressions import compiled, expression_type
+from anabranch.values.types import BOOLEAN, Column, DataType
 
 NUMBERS = "numbers"
 ORDERED = "numbers, BOOLEAN, DATE and TIMESTAMP"
@@ -64,6 +65,8 @@ class Aggregate(ABC):
     argument: str | None = None
     where: str | None = None
 
+    written: ClassVar[tuple[str, ...]] = ("argument", "where")
+    """Its fields that are SQL. `over` finds them compiled (expressions.py)."""
     takes: ClassVar[str] = NUMBERS
     windows: ClassVar[str] = "any"
     """Windows it allows: "any", "none" (it forgets by itself) or "finite" (a lifetime has no meaning)."""
@@ -74,14 +77,15 @@ class Aggregate(ABC):
 
     def bind(self, schema: tuple[Column, ...], place: str) -> Bound:
         """Check arguments and filter against `schema`; raises DeclarationError that begins with `place`."""
-        if self.where is not None and expression_type(self.where, schema, f"{place}, where") not in (
-            BOOLEAN,
-            None,
-        ):
+        if self.where is not None and expression_type(self.where, schema, f"{place}, where") != BOOLEAN:
             raise DeclarationError(
                 f"{place}, where: {self.where!r} is not a condition: write one such as 'heart_rate > 120'"
             )
-        return self.over(self.kind_of(self.argument, schema, place))
+        kind, safe = self.kind_of(self.argument, schema, place), copy(self)
+        for name in self.written:
+            if (text := getattr(self, name)) is not None:
+                object.__setattr__(safe, name, compiled(text, schema, place).sql)
+        return safe.over(kind)
 
     def kind_of(self, argument: object, schema: tuple[Column, ...], place: str) -> DataType:
         """The type of an argument; raises DeclarationError when this aggregate cannot take it."""
@@ -89,7 +93,7 @@ class Aggregate(ABC):
             raise DeclarationError(
                 f"{place}: {type(self).__name__} needs a column or SQL expression, not {argument!r}"
             )
-        kind = expression_type(argument, schema, place) or (BOOLEAN if self.takes == CONDITION else DOUBLE)
+        kind = expression_type(argument, schema, place)
         if not self._accepts(kind):
             raise DeclarationError(
                 f"{place}: {type(self).__name__} cannot take {argument!r} of type {kind}: "
@@ -106,7 +110,7 @@ class Aggregate(ABC):
 
     @abstractmethod
     def over(self, kind: DataType) -> Bound:
-        """The bound aggregate for an argument of type `kind`."""
+        """The bound aggregate for an argument of type `kind`; called on a copy whose SQL is compiled."""
 
     def meaning(self) -> str:
         """Canonical text of everything that determines the value."""
@@ -122,7 +126,7 @@ class Aggregate(ABC):
     @property
     def texts(self) -> tuple[str, ...]:
         """Every SQL text of the declaration."""
-        return tuple(text for text in (self.argument, self.where) if text is not None)
+        return tuple(text for name in self.written if (text := getattr(self, name)) is not None)
 
     def witnesses(self) -> "Mapping[str, Aggregate]":
         """Exact aggregates that `agrees` needs to judge an approximate value."""

@@ -121,6 +121,7 @@ class Covariance(Aggregate):
     """Sample covariance of two columns, over events that have both. Fewer than two events: null."""
 
     other: str = ""
+    written: ClassVar[tuple[str, ...]] = ("argument", "where", "other")
 
     def __init__(self, argument: str, other: str, *, where: str | None = None) -> None:
         super().__init__(argument, where=where)
@@ -137,10 +138,6 @@ class Covariance(Aggregate):
         return Bound(
             DOUBLE, Formula(_of_rows, (self.relation,)), (CoMoments(first, second),), exactness=ROUNDED
         )
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        return (*super().texts, self.other)
 
     def witnesses(self) -> Mapping[str, Aggregate]:
         x, y = self.text, self.other

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from anabranch.declare.names import check_name
 from anabranch.declare.wire_formats import format_names
 from anabranch.errors import DeclarationError
-from anabranch.values.expressions import expression_type
+from anabranch.values.expressions import compiled, expression_type
 from anabranch.values.types import BOOLEAN, Column, parse_schema
 
 
@@ -90,11 +90,16 @@ class Label:
     def __post_init__(self) -> None:
         key_columns(self.key, self.source, "label")
         kind = expression_type(self.target, self.source.columns, "label, target")
-        if kind is not None and kind != BOOLEAN and not kind.numeric:
+        if kind != BOOLEAN and not kind.numeric:
             raise DeclarationError(
                 f"label, target: {self.target!r} gives {kind}: "
                 "it must give a number or a condition such as 'num > 0'"
             )
+
+    @property
+    def target_sql(self) -> str:
+        """Spark SQL of the target that no event can make fail."""
+        return compiled(self.target, self.source.columns, "label, target").sql
 
     @property
     def keys(self) -> tuple[str, ...]:

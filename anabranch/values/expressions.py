@@ -1,40 +1,72 @@
-"""SQL expressions of a declaration, parsed and typed without a JVM.
+"""SQL expressions of a declaration: parsed, typed and made safe without a JVM.
 
-sqlglot parses and types them (Spark dialect). Spark types the same expressions again when it compiles them,
-and a difference is an error, so a wrong guess here cannot change a result.
+An expression is compiled once, when the declaration is constructed, to Spark SQL that no event can make fail:
+where Spark's ANSI mode raises an error (division by zero, overflow, a cast, an index), the value is NULL, as
+Spark's functions `try_divide`, `try_add`, `try_cast`, `get` give it. Batch, stream, training sets and tests
+evaluate the compiled text. What Spark would refuse is refused here.
 """
 
 import re
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import sqlglot
 from sqlglot import exp
+from sqlglot.dialects.spark import Spark
 from sqlglot.errors import SqlglotError
-from sqlglot.optimizer.annotate_types import annotate_types
+from sqlglot.parsers.spark import SparkParser
 
 from anabranch.errors import DeclarationError
-from anabranch.values.numbers import WholeType
-from anabranch.values.types import BIGINT, Column, DataType, DecimalType, parse_type
+from anabranch.values.operators import Compiler
+from anabranch.values.terms import in_years
+from anabranch.values.types import Column, DataType
+
+
+class Expression(NamedTuple):
+    """A compiled expression: Spark SQL that never raises an error, and its type."""
+
+    sql: str
+    type: DataType
+
+
+class _Parser(SparkParser):
+    """Spark's parser, in which functions keep the names that they have in Spark."""
+
+    FUNCTIONS: ClassVar[dict[str, Any]] = {}
+    FUNCTION_PARSERS: ClassVar[dict[str, Any]] = {
+        name: parser
+        for name, parser in SparkParser.FUNCTION_PARSERS.items()
+        if name in ("CAST", "TRY_CAST", "EXTRACT")
+    }
+    NO_PAREN_FUNCTIONS: ClassVar[dict[Any, Any]] = {}
+
+
+class _Rows(Spark):
+    Parser = _Parser
 
 
 def _parse(text: str, where: str) -> exp.Expr:
     try:
-        parsed = sqlglot.parse(text, dialect="spark")
+        tokens = sqlglot.tokenize(text, dialect="spark")
+        parsed = sqlglot.parse(text, dialect=_Rows)
     except SqlglotError as error:
         raise DeclarationError(
             f"{where}: {text!r} is not a SQL expression: {str(error).splitlines()[0]}"
         ) from error
     # The text becomes part of a longer one, which a comment would cut short.
-    loose = any(
-        token.comments or token.token_type == sqlglot.TokenType.SEMICOLON
-        for token in sqlglot.tokenize(text, dialect="spark")
-    )
+    loose = any(token.comments or token.token_type == sqlglot.TokenType.SEMICOLON for token in tokens)
     if len(parsed) != 1 or parsed[0] is None or loose:
         raise DeclarationError(
             f"{where}: {text!r} is not one SQL expression: write one, without semicolon and comments"
         )
+    for token in tokens:
+        shown = text[token.start : token.end + 1]
+        if token.token_type == sqlglot.TokenType.STRING and re.search(
+            r"\\(?![\\'\"nrt%_])", shown.replace(r"\\", "")
+        ):
+            raise DeclarationError(
+                f"{where}: in the text {shown} Spark would drop a backslash: write r{shown} or double it"
+            )
     return parsed[0]
 
 
@@ -46,98 +78,24 @@ def columns_used(text: str) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=4096)
-def expression_type(text: str, schema: tuple[Column, ...], where: str) -> DataType | None:
-    """The type of SQL expression `text` over `schema`; None when only Spark can tell.
+def compiled(text: str, schema: tuple[Column, ...], where: str) -> Expression:
+    """SQL expression `text` over `schema`, made safe.
 
-    Raises DeclarationError, beginning with `where`, for bad syntax, an unknown column, or an expression
-    that is not evaluated row by row (aggregates, window functions, subqueries).
+    Raises DeclarationError, beginning with `where`, for bad syntax, an unknown column or function, types that
+    do not fit, or an expression that is not evaluated row by row (aggregates, window functions, subqueries).
     """
     parsed = _parse(text, where)
-    wrong = parsed.find(exp.AggFunc, exp.Window, exp.Query)
-    unsteady = parsed.find(exp.Rand, exp.Randn, exp.CurrentTimestamp, exp.CurrentDate, exp.Uuid)
-    if unsteady is not None:
-        raise DeclarationError(f"{where}: {text!r} changes from run to run: use only the event's own columns")
-    if wrong is not None or isinstance(parsed, exp.Command):
-        raise DeclarationError(
-            f"{where}: {text!r} is not a row expression: "
-            "use columns, literals, operators and functions of one row"
-        )
-    known = {column.name.lower(): column for column in schema}
-    for column in parsed.find_all(exp.Column):
-        if column.name.lower() not in known or column.table:
-            raise DeclarationError(
-                f"{where}: no column {column.sql(dialect='spark')!r}: "
-                f"the source has {', '.join(c.name for c in schema)}"
-            )
+    compiler = Compiler(text, {column.name.lower(): column for column in schema}, where)
+    compiler.check(parsed)
     if isinstance(parsed, exp.Column):
-        return known[parsed.name.lower()].type
-    exact = _decimal(parsed, {name: column.type for name, column in known.items()})
-    if exact is not None and exact.decimal:
-        return exact
-    for column in parsed.find_all(exp.Column):
-        column.set("table", exp.to_identifier("t"))
-        column.set("this", exp.to_identifier(known[column.name.lower()].name))
-    wrapped = exp.select(parsed.as_("x")).from_("t")
-    typed = annotate_types(wrapped, schema={"t": {c.name: c.type.spark for c in schema}}, dialect="spark")
-    kind = typed.selects[0].type
-    if kind is None or kind.this in (exp.DataType.Type.UNKNOWN, exp.DataType.Type.NULL):
-        return None
-    try:
-        inferred = parse_type(kind.sql(dialect="spark"))
-    except DeclarationError:
-        return None
-    # Other decimal arithmetic (division, functions) follows rules of Spark's own and is taken as DOUBLE.
-    return None if inferred.decimal and not isinstance(parsed, exp.Cast) else inferred
+        column = compiler.known(parsed)
+        return Expression(compiler.term(parsed).sql, column.type)
+    term = compiler.term(parsed)
+    if term.type is None:
+        raise DeclarationError(f"{where}: {text!r} is always NULL: leave it out")
+    return Expression((in_years(term) if term.type.time else term).sql, term.type)
 
 
-class _Digits(NamedTuple):
-    """A whole number or DECIMAL of `precision` digits, `scale` of them behind the point."""
-
-    integral: bool
-    precision: int
-    scale: int = 0
-
-
-_WHOLE = {8: 3, 16: 5, 32: 10, 64: 20}
-"""Digits of a whole number by its bits."""
-
-
-def _decimal(node: exp.Expr, types: Mapping[str, DataType]) -> DataType | None:
-    """The type of an expression of exact numbers; None for any other expression."""
-    digits = _digits(node, types)
-    if digits is None:
-        return None
-    return BIGINT if digits.integral else DecimalType(digits.precision, digits.scale)
-
-
-def _digits(node: exp.Expr, types: Mapping[str, DataType]) -> _Digits | None:
-    """Digits of sums, differences and products of exact numbers; None for any other expression.
-
-    Source: Spark's DecimalPrecision. A result of more than 38 digits loses scale in Spark, so it has no
-    exact type.
-    """
-    if isinstance(node, (exp.Paren, exp.Neg)):
-        return _digits(node.this, types)
-    if isinstance(node, exp.Column):
-        kind = types[node.name.lower()]
-        if isinstance(kind, DecimalType):
-            return _Digits(False, kind.precision, kind.scale)
-        return _Digits(True, _WHOLE[kind.bits]) if isinstance(kind, WholeType) else None
-    if isinstance(node, exp.Literal):
-        parts = re.fullmatch(r"(\d+)(?:\.(\d+))?", "" if node.is_string else node.this)
-        if parts is None:
-            return None
-        shown = len(parts[1].lstrip("0") + (parts[2] or "")) or 1
-        # A whole literal is an INT that brings no more digits than it shows.
-        return _Digits(parts[2] is None, shown, len(parts[2] or ""))
-    if not isinstance(node, (exp.Mul, exp.Add, exp.Sub)):
-        return None
-    left, right = _digits(node.left, types), _digits(node.right, types)
-    if left is None or right is None:
-        return None
-    if left.integral and right.integral:
-        return _Digits(True, _WHOLE[64])
-    (_, p1, s1), (_, p2, s2) = left, right
-    scale = s1 + s2 if isinstance(node, exp.Mul) else max(s1, s2)
-    precision = p1 + p2 + 1 if isinstance(node, exp.Mul) else max(p1 - s1, p2 - s2) + scale + 1
-    return _Digits(False, precision, scale) if precision <= 38 else None
+def expression_type(text: str, schema: tuple[Column, ...], where: str) -> DataType:
+    """The type of SQL expression `text` over `schema`; raises as `compiled` does."""
+    return compiled(text, schema, where).type

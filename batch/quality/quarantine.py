@@ -34,7 +34,7 @@ from anabranch.stores.lake.lake import Lake
 from anabranch.stores.lake.loads import stage
 from anabranch.stores.lake.schemas import prepare_events
 from anabranch.stores.opened import Stores
-from anabranch.values.expressions import expression_type
+from anabranch.values.expressions import compiled
 from anabranch.values.times import from_micros
 from anabranch.values.types import BINARY, STRING
 from anabranch.values.types import Column as SourceColumn
@@ -91,9 +91,10 @@ def replay(
     """
     choice = choice or ReplayChoice()
     texts = tuple(SourceColumn(column.name, STRING) for column in source.columns)
+    changes = {}
     for name, expression in choice.changes.items():
         source.column(name, "--set")
-        expression_type(expression, texts, f"--set {name}")
+        changes[name] = compiled(expression, texts, f"--set {name}").sql
     spark, lake = stores.spark, stores.lake
     app_id, arrival = f"replay/{project.name}/{source.name}", time.time_ns() // 1000
     number = lake.last(spark, project, source, app_id) + 1
@@ -103,7 +104,7 @@ def replay(
     chosen = matching.persist()  # is read a few times
     try:
         fit = chosen.where(replayable(F.col("reason"), F.col("raw")) & ~_lost_bytes(source))
-        parsed = _parsed(_as_raw(fit, source, arrival, choice.changes), source, choice.changes)
+        parsed = _parsed(_as_raw(fit, source, arrival, changes), source, changes)
         suite = None if gate is None else gate.suite(source)
         skew = stores.settings.times.future_skew_seconds
         judged = judge(source, project.key_sets(source), parsed, skew, suite)

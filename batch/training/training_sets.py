@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Label
-from anabranch.errors import AnabranchError, DeclarationError
+from anabranch.errors import AnabranchError
 from anabranch.folds.spark import key_column, point_in_time
 from anabranch.progress import Progress
 from anabranch.stores.models.inputs import model_inputs, slice_inputs
@@ -61,18 +61,11 @@ def no_labels(project: Project, total: int) -> AnabranchError:
 
 def label_rows(label: Label, events: DataFrame) -> DataFrame:
     """One row a label event: the key's columns, `_time` and `_target` DOUBLE; each may be NULL."""
-    rows = events.select(
+    return events.select(
         *[F.col(quoted(name)) for name in label.keys],
         F.col(quoted(label.source.time)).cast("timestamp").alias(TIME),
-        F.expr(label.target).alias(TARGET),
+        F.expr(label.target_sql).cast("double").alias(TARGET),
     )
-    kind = rows.schema[TARGET].dataType.typeName()
-    if kind in ("string", "binary", "date", "timestamp"):
-        raise DeclarationError(
-            f"label, target: {label.target!r} gives {kind.upper()}: "
-            "it must give a number or a condition such as 'num > 0'"
-        )
-    return rows.withColumn(TARGET, F.col(TARGET).cast("double"))
 
 
 def training_set(project: Project, events: Mapping[str, DataFrame], labels: DataFrame) -> DataFrame:
