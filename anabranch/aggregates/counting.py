@@ -23,7 +23,7 @@ from anabranch.errors import DeclarationError
 from anabranch.states.blocks import Block, Element, Values
 from anabranch.states.formulas import Formula, coded, double, wholes
 from anabranch.states.leading import Least
-from anabranch.states.sums import ExactTotal, Tally, Total
+from anabranch.states.sums import SCALE, ExactTotal, Tally, Total
 from anabranch.values.numbers import ExactType, joined
 from anabranch.values.times import parse_duration
 from anabranch.values.types import BIGINT, BOOLEAN, DOUBLE, ArrayType, DataType
@@ -64,7 +64,7 @@ class Sum(Additive):
 
 
 def _summed(found: Folded) -> Values:
-    return Values(found.rows[0][:, 0], found.rows[1][:, 0] > 0)
+    return Values(found.rows[0][:, 0] / SCALE, found.rows[1][:, 0] > 0)
 
 
 def _summed_exactly(found: Folded, result: ExactType) -> Values:
@@ -83,7 +83,7 @@ class Mean(Additive):
 
 
 def _mean(found: Folded) -> Values:
-    return ratio(found.rows[0][:, 0], found.rows[1][:, 0], found.rows[1][:, 0] > 0)
+    return ratio(found.rows[0][:, 0], found.rows[1][:, 0] * SCALE, found.rows[1][:, 0] > 0)
 
 
 @dataclass(frozen=True, init=False)
@@ -106,10 +106,11 @@ class Rate(Additive):
             Tally(self.present(kind)) if self.argument == "1" else Total(double(self.text, self.where))
         )
         exactness = ROUNDED if self.argument == "1" else OF_SIZES
-        return Bound(DOUBLE, Formula(_per_unit, (parse_duration(self.per),)), (block,), exactness=exactness)
+        unit = parse_duration(self.per) * (1.0 if self.argument == "1" else 1 / SCALE)
+        return Bound(DOUBLE, Formula(_per_unit, (unit,)), (block,), exactness=exactness)
 
 
-def _per_unit(found: Folded, unit: int) -> Values:
+def _per_unit(found: Folded, unit: float) -> Values:
     # A window may have no length, such as today's at midnight; it has no events then.
     length = np.maximum(found.at - found.since, 1)
     return Values(found.rows[0][:, 0] / (length / unit), np.ones(len(found.at), dtype=bool))

@@ -24,6 +24,7 @@ States = Sequence[bytes | None] | Bytes
 Times = NDArray[np.int64]
 Whole = NDArray[np.int64]
 LATEST = Least(TIME_ELEMENT, -1)
+_QUIET = np.errstate(over="ignore", invalid="ignore")  # values of states beyond DOUBLE are NULL (Formula)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +93,7 @@ class Layout:
         """Spark aggregate expressions, one per column."""
         return [text for block in self.blocks for text in block.sql()]
 
+    @_QUIET
     def reduce(self, rows: Rows) -> Rows:
         """Merge states (k, width) of disjoint events into one (width,): the empty state for k = 0."""
         if len(rows) <= 1:
@@ -103,6 +105,7 @@ class Layout:
             out[columns] = block.reduce(rows[:, columns].reshape(len(rows), -1, width)).ravel()
         return out
 
+    @_QUIET
     def reduce_groups(self, rows: Rows, first: Whole) -> Rows:
         """Merge adjacent states (n, width) to (groups, width); group i is rows[first[i]:first[i + 1]]."""
         if len(first) == len(rows):

@@ -9,7 +9,7 @@ from anabranch.aggregates.base import ANYTHING, OF_SIZES, Additive, Aggregate, B
 from anabranch.states.blocks import TIME, Values
 from anabranch.states.formulas import Formula, double
 from anabranch.states.leading import Least
-from anabranch.states.sums import Faded
+from anabranch.states.sums import SCALE, Faded
 from anabranch.values.times import SECOND, parse_duration
 from anabranch.values.types import DOUBLE, DataType
 
@@ -59,7 +59,8 @@ class DecayedSum(Additive):
         """The value of states [reference, weighted sum, weight] at the time of the answer."""
         rows = found.rows[0]
         valid = np.isfinite(rows[:, 0])
-        return Values(rows[:, 1] * np.exp2((np.where(valid, rows[:, 0], 0) - found.at) / half_life), valid)
+        weight = np.exp2((np.where(valid, rows[:, 0], 0) - found.at) / half_life)
+        return Values(rows[:, 1] * weight / SCALE, valid)
 
 
 @dataclass(frozen=True, init=False)
@@ -69,4 +70,4 @@ class DecayedMean(DecayedSum):
     @staticmethod
     def faded(found: Folded, half_life: int) -> Values:  # noqa: ARG004 - as the sum it overrides
         rows = found.rows[0]
-        return ratio(rows[:, 1], rows[:, 2], rows[:, 2] > 0)
+        return ratio(rows[:, 1], rows[:, 2] * SCALE, rows[:, 2] > 0)

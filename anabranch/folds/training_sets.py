@@ -46,6 +46,7 @@ class _Pieces:
     owner: Whole
 
 
+@np.errstate(over="ignore", invalid="ignore")  # values beyond DOUBLE are NULL (Formula)
 def features_before(view: FeatureView, run: SortedRun) -> dict[str, Values]:
     """Values of every feature column of `view` for each query, from events strictly before its time.
 

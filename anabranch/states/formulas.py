@@ -17,9 +17,14 @@ class Formula:
     function: Callable[..., Values]
     constants: tuple[Hashable, ...] = ()
 
+    @np.errstate(over="ignore", invalid="ignore")
     def __call__(self, states: object) -> Values:
-        """The values of the states."""
-        return self.function(states, *self.constants)
+        """The values of the states: NULL for infinities and NaN."""
+        found = self.function(states, *self.constants)
+        if found.values.dtype.kind != "f":
+            return found
+        # A sum or a square beyond the range of DOUBLE is no number.
+        return Values(found.values, found.valid & np.isfinite(found.values.astype(np.float64)))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from anabranch.states.blocks import Block, Element, Lifted, Rows
+from anabranch.states.sums import SCALE
+
+
+def _mean(x: str) -> str:
+    return f"coalesce(avg({x} * {SCALE!r}D) / {SCALE!r}D, 0D)"  # a sum of large numbers would overflow
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class Moments(Block):
     def sql(self) -> tuple[str, ...]:
         x = self.element.sql
         second = f"(var_pop({x}) * count({x}))"
-        columns = [f"CAST(count({x}) AS DOUBLE)", f"coalesce(avg({x}), 0D)", f"coalesce({second}, 0D)"]
+        columns = [f"CAST(count({x}) AS DOUBLE)", _mean(x), f"coalesce({second}, 0D)"]
         if self.order >= 3:
             columns.append(f"coalesce(skewness({x}) * pow({second}, 1.5D) / sqrt(count({x})), 0D)")
         if self.order >= 4:
@@ -88,8 +93,8 @@ class CoMoments(Block):
         x, y = self.x.sql, self.y.sql
         return (
             f"CAST(count({x}) AS DOUBLE)",
-            f"coalesce(avg({x}), 0D)",
-            f"coalesce(avg({y}), 0D)",
+            _mean(x),
+            _mean(y),
             f"coalesce(var_pop({x}) * count({x}), 0D)",
             f"coalesce(var_pop({y}) * count({y}), 0D)",
             f"coalesce(covar_pop({x}, {y}) * count({x}), 0D)",

@@ -6,6 +6,9 @@ import numpy as np
 
 from anabranch.states.blocks import REFERENCE, TIME, TIME_ELEMENT, Block, Element, Lifted, Rows, Sums
 
+SCALE = 2.0**-32
+"""Sums of floats are kept times this power of two, which is exact, so that no order of adding overflows."""
+
 
 @dataclass(frozen=True)
 class Tally(Sums):
@@ -23,17 +26,19 @@ class Tally(Sums):
 
 @dataclass(frozen=True)
 class Total(Sums):
-    """Sum of a double element: [sum]."""
+    """Sum of a double element: [sum * SCALE]."""
 
     element: Element
     empty = (0.0,)
 
     def sql(self) -> tuple[str, ...]:
-        return (f"coalesce(sum({self.element.sql}), 0D)",)
+        return (f"coalesce(sum({self.element.sql} * {SCALE!r}D), 0D)",)
 
     def lift(self, lifted: Lifted) -> Rows:
         element = lifted[self.element]
-        return np.where(element.valid, element.values, 0.0).astype(np.float64)[:, None]
+        return np.where(element.valid, element.values.astype(np.float64) * SCALE, 0.0).astype(np.float64)[
+            :, None
+        ]
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class ExactTotal(Sums):
 
 @dataclass(frozen=True)
 class Faded(Block):
-    """Sum of a double element with fading weights: [reference, sum, weight].
+    """Sum of a double element with fading weights: [reference, sum * SCALE, weight].
 
     An event weighs 2 ** ((its time - reference) / half_life). A merge moves the older reference to the
     newer one. `_reference_micros` is at or after every event of a group (the cut, the end of a tile), so
@@ -101,7 +106,7 @@ class Faded(Block):
         reference = f"max(CASE WHEN {x} IS NOT NULL THEN CAST({REFERENCE} AS DOUBLE) END)"
         return (
             f"coalesce({reference}, double('-Infinity'))",
-            f"coalesce(sum({x} * {weight}), 0D)",
+            f"coalesce(sum({x} * {SCALE!r}D * {weight}), 0D)",
             f"coalesce(sum({counted}), 0D)",
         )
 
@@ -114,7 +119,7 @@ class Faded(Block):
         return np.stack(
             [
                 np.where(element.valid, times, -np.inf),
-                np.where(element.valid, element.values, 0.0),
+                np.where(element.valid, element.values.astype(np.float64) * SCALE, 0.0),
                 element.valid,
             ],
             axis=1,

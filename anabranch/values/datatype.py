@@ -203,6 +203,18 @@ def counted(sql: str, where: str | None) -> str:
     return f"({sql})" if where is None else f"(CASE WHEN ({where}) THEN ({sql}) END)"
 
 
+def halves_sql(number: str) -> tuple[str, str]:
+    """The upper and lower 32 bits of a BIGINT as DOUBLE, which sort as it does: one DOUBLE has 53 bits."""
+    return f"CAST(shiftright({number}, 32) AS DOUBLE)", f"CAST({number} & 4294967295L AS DOUBLE)"
+
+
+def from_halves(rows: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Whole numbers (q, k) of pairs of columns (q, 2k), and which rows (q,) have them."""
+    valid = np.isfinite(rows[:, 0])
+    safe = np.where(valid[:, None], rows, 0).astype(np.int64)
+    return (safe[:, ::2] << 32) + safe[:, 1::2], valid
+
+
 def show(value: object) -> str:
     """A short text of a JSON value, for messages."""
     if isinstance(value, dict | list):

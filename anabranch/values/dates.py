@@ -5,9 +5,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from anabranch.errors import MisuseError
-from anabranch.values.datatype import DataType, JsonSchema
+from anabranch.values.datatype import DataType, Decoded, JsonSchema, counted, from_halves, halves_sql
 from anabranch.values.texts import AROUND_PATTERN, bare_text, readable_sql
 from anabranch.values.times import (
     DAY,
@@ -80,8 +81,13 @@ class TimestampType(DataType):
     def to_cql(self, value: Any) -> Any:
         return from_micros(value) if isinstance(value, int) else value
 
-    def number_sql(self, argument: str) -> str:
-        return f"unix_micros({argument})"
+    def state_sql(self, argument: str, where: str | None) -> tuple[str, ...]:
+        # One double would lose microseconds after 2255 and before 1684.
+        return halves_sql(counted(f"unix_micros({argument})", where))
+
+    def from_state(self, rows: NDArray[np.float64]) -> Decoded:
+        wholes, valid = from_halves(rows)
+        return wholes[:, 0], valid
 
 
 class DateType(DataType):

@@ -10,7 +10,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from anabranch.values.datatype import DataType, Decoded, JsonSchema, counted
+from anabranch.values.datatype import (
+    DataType,
+    Decoded,
+    JsonSchema,
+    counted,
+    from_halves,
+    halves_sql,
+)
 from anabranch.values.texts import AROUND_PATTERN, LONGEST_TEXT, bare_text, readable_sql
 
 _WIDE = Context(prec=60)  # the default context would round long sums
@@ -67,24 +74,17 @@ class ExactType(DataType):
 
     def state_sql(self, argument: str, where: str | None) -> tuple[str, ...]:
         return tuple(
-            half for whole in self.wholes_sql(argument) for half in _halves_sql(counted(whole, where))
+            half for whole in self.wholes_sql(argument) for half in halves_sql(counted(whole, where))
         )
 
     def from_state(self, rows: NDArray[np.float64]) -> Decoded:
-        valid = np.isfinite(rows[:, 0])
-        safe = np.where(valid[:, None], rows, 0).astype(np.int64)
-        wholes = ((safe[:, ::2] << 32) + safe[:, 1::2]).tolist()
-        return self.from_wholes([joined(parts) for parts in wholes]), valid
+        wholes, valid = from_halves(rows)
+        return self.from_wholes([joined(parts) for parts in wholes.tolist()]), valid
 
 
 def joined(parts: Sequence[int]) -> int:
     """The whole number of the one or two parts that `wholes_sql` gives."""
     return parts[0] if len(parts) == 1 else parts[0] * 10**18 + parts[1]
-
-
-def _halves_sql(number: str) -> tuple[str, str]:
-    """The upper and lower 32 bits of a BIGINT, which sort as it does."""
-    return f"CAST(shiftright({number}, 32) AS DOUBLE)", f"CAST({number} & 4294967295L AS DOUBLE)"
 
 
 class WholeType(ExactType):
@@ -226,15 +226,14 @@ class FloatingType(DataType):
         return (finite(argument, where),)
 
     def identity_sql(self, argument: str, where: str | None) -> str:
-        # Adding zero makes -0.0 the same value as 0.0, as in every comparison.
-        return f"CAST(CAST(({finite(argument, where)} + 0D) AS STRING) AS BINARY)"
+        return f"CAST(CAST({finite(argument, where)} AS STRING) AS BINARY)"
 
 
 def finite(argument: str, where: str | None) -> str:
-    """SQL of a finite DOUBLE; NULL for NaN and infinities, and where `where` fails."""
+    """SQL of a finite DOUBLE, 0.0 for -0.0; NULL for NaN and infinities, and where `where` fails."""
     x = f"CAST(({argument}) AS DOUBLE)"
     condition = f"({where}) AND " if where else ""
-    return f"(CASE WHEN {condition}abs({x}) < double('Infinity') THEN {x} END)"
+    return f"(CASE WHEN {condition}abs({x}) < double('Infinity') THEN {x} + 0D END)"
 
 
 class FloatType(FloatingType):

@@ -9,6 +9,7 @@ from decimal import Decimal
 
 from anabranch.values.dates import DATE, TIMESTAMP
 from anabranch.values.numbers import DecimalType, FloatType, WholeType
+from anabranch.values.times import DAY, FIRST, LAST
 from anabranch.values.types import (
     BIGINT,
     BINARY,
@@ -179,6 +180,7 @@ def rounded(kind: DecimalType, places: int) -> DecimalType | None:
 def in_years(term: Term) -> Term:
     """A time of the years 1 to 9999, NULL for any other: other systems keep no other years."""
     if term.type == DATE:
-        return Term(f"CASE WHEN unix_date({term.sql}) BETWEEN -719162 AND 2932896 THEN {term.sql} END", DATE)
-    limits = "-62135596800000000L AND 253402300799999999L"
+        days = f"{FIRST // DAY} AND {LAST // DAY}"
+        return Term(f"CASE WHEN unix_date({term.sql}) BETWEEN {days} THEN {term.sql} END", DATE)
+    limits = f"{FIRST}L AND {LAST}L"
     return Term(f"CASE WHEN unix_micros({term.sql}) BETWEEN {limits} THEN {term.sql} END", term.type)

@@ -91,6 +91,8 @@ def _arithmetic(node: exp.Expr) -> Evaluate | None:
     if isinstance(node, exp.Concat):
         parts = [_compile(part) for part in node.expressions]
         return lambda row: None if None in (values := [part(row) for part in parts]) else b"".join(values)
+    if isinstance(node, exp.UnixMicros | exp.UnixDate):  # rows hold times as these numbers
+        return _compile(node.this)
     if isinstance(node, exp.Anonymous) and node.name.lower() == "shiftright":
         shifted, bits = (_compile(part) for part in node.expressions)
         return lambda row: None if (value := shifted(row)) is None else value >> bits(row)

@@ -9,7 +9,7 @@ from anabranch.values.functions import SIGNATURES
 from anabranch.values.terms import plain
 from anabranch.values.types import parse_schema
 from tests.support.drill import LONG, SEED
-from tests.support.expressions import ROWS, SCHEMA, Expressions
+from tests.support.expressions import SCHEMA, Expressions, extremes
 
 COLUMNS = parse_schema(SCHEMA)
 
@@ -22,7 +22,8 @@ def expressions(seed: int, count: int) -> list[str]:
 
 
 def test_types_are_sparks_and_no_extreme_value_raises(spark: SparkSession) -> None:
-    frame = spark.createDataFrame(ROWS, SCHEMA).repartition(1).cache()
+    rows = extremes()
+    frame = spark.createDataFrame(rows, SCHEMA).coalesce(1).cache()
     texts, found = expressions(SEED, 3000 if LONG else 120), {}
     for text in texts:
         try:
@@ -35,4 +36,4 @@ def test_types_are_sparks_and_no_extreme_value_raises(spark: SparkSession) -> No
         asked = frame.select(*[F.expr(one.sql).alias(f"c{i}") for i, (_, one) in enumerate(part)])
         for field, (text, one) in zip(asked.schema.fields, part, strict=True):
             assert field.dataType.simpleString() == plain(one.type).spark.lower(), (text, one.sql)
-        assert len(asked.collect()) == len(ROWS)
+        assert len(asked.collect()) == len(rows)

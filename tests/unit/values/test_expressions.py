@@ -1,0 +1,116 @@
+"""Expressions are typed as Spark types them and made safe, or refused; tests/spark/values asks Spark."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anabranch import Count, FeatureView, Last, Mean, Source
+from anabranch.errors import DeclarationError
+from anabranch.values.expressions import compiled, expression_type
+from anabranch.values.types import parse_schema
+from tests.support.expressions import SCHEMA, Expressions
+
+COLUMNS = parse_schema(SCHEMA)
+TYPES = {
+    "x * 0.19": "DOUBLE",
+    "round(x, 2)": "DOUBLE",
+    "date_trunc('HOUR', at)": "TIMESTAMP",
+    "CASE WHEN n > 3 THEN 1 ELSE 0 END": "INT",
+    "substring(name, 1, 3)": "STRING",
+    "at > '2024-01-01'": "BOOLEAN",
+    "datediff(at, day)": "INT",
+    "n DIV 2": "BIGINT",
+    "n * n": "BIGINT",
+    "s + s": "BIGINT",
+    "-n": "BIGINT",
+    "n / 2": "DOUBLE",
+    "dec / 3": "DOUBLE",
+    "coalesce(n, 0)": "INT",
+    "greatest(n, big)": "BIGINT",
+    "if(n > 1, 2, 3.5)": "DECIMAL(11,1)",
+    "dec * n": "DECIMAL(21,2)",
+    "dec + x": "DOUBLE",
+    "dec * dec": "DECIMAL(21,4)",
+    "floor(dec)": "DECIMAL(9,0)",
+    "ceil(x)": "BIGINT",
+    "n * 1.5": "DECIMAL(13,1)",
+    "nvl(dec, 0)": "DECIMAL(12,2)",
+    "to_date(at)": "DATE",
+    "at + INTERVAL 1 DAY": "TIMESTAMP",
+    "element_at(split(name, ','), 2)": "STRING",
+    "split(name, ',')[0]": "STRING",
+    "size(split(name, ','))": "INT",
+    "name || n": "STRING",
+    "CAST(x AS DECIMAL(12,3))": "DECIMAL(12,3)",
+    "months_between(at, day)": "DOUBLE",
+    "hour(at)": "INT",
+    "extract(SECOND FROM at)": "DECIMAL(8,6)",
+    "md5(bytes)": "STRING",
+}
+REFUSED = {
+    "Distinct of a struct": ("(n, name)", "not supported in expressions"),
+    "struct": ("struct(n)", "calls struct, which is not a supported function"),
+    "cast to a struct": ("CAST(name AS STRUCT<a INT>)", "has a cast: type"),
+    "misspelt": ("uper(name)", "did you mean upper"),
+    "aggregate": ("max(n)", "is not a row expression"),
+    "aggregate without a class": ("n + median(n)", "is not a row expression"),
+    "window": ("lag(n) OVER (ORDER BY at)", "is not a row expression"),
+    "generator": ("explode(split(name, ','))", "is not a row expression"),
+    "clock": ("current_date", "changes from run to run"),
+    "clock, called": ("datediff(now(), day)", "changes from run to run"),
+    "chance": ("x * rand()", "changes from run to run"),
+    "identity": ("uuid()", "changes from run to run"),
+    "text of no length": ("repeat(name, n)", "write a whole number up to 10,000"),
+    "pattern of a column": ("name RLIKE name", "write a text in quotes"),
+    "bad pattern": ("name RLIKE '(a'", "which is not understood"),
+    "group": ("regexp_extract(name, '(a)', 2)", "has 1 groups, not 2"),
+    "group of a replacement": ("regexp_replace(name, '(a)', '$2')", "names a group"),
+    "lost backslash": (r"name RLIKE '\d'", "Spark would drop a backslash"),
+    "bad date pattern": ("date_format(at, 'foo')", "not a pattern of dates"),
+    "bad zone": ("from_utc_timestamp(at, 'Mars')", "has the time zone"),
+    "bad literal": ("at > 'soon'", "has 'soon' where a comparison takes TIMESTAMP"),
+    "DATE of a number": ("CAST(n AS DATE)", "has INT where CAST takes DATE"),
+    "types apart": ("coalesce(n, day)", "uses INT and DATE together in coalesce"),
+    "sum of times": ("at - until", "use datediff, unix_micros, or INTERVAL"),
+    "bits": ("n & 1 | 2", "write parentheses"),
+    "arguments": ("upper(name, 1)", "calls upper with 2 arguments"),
+    "condition": ("n AND flag", "where a condition stands"),
+    "nothing": ("NULL", "is always NULL"),
+    "map": ("map('a', 1)['a']", "calls map, which is not a supported function"),
+    "lambda": ("filter(split(name, ','), v -> v = 'a')", "not supported"),
+}
+
+
+@pytest.mark.parametrize(("text", "kind"), TYPES.items())
+def test_expressions_have_sparks_types_but_that_whole_numbers_have_64_bits(text: str, kind: str) -> None:
+    assert str(expression_type(text, COLUMNS, "here")) == kind
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_what_spark_would_refuse_or_an_event_could_break_is_refused(fault: str) -> None:
+    text, said = REFUSED[fault]
+    with pytest.raises(DeclarationError) as raised:
+        compiled(text, COLUMNS, "here")
+    assert said in str(raised.value)
+    assert str(raised.value).startswith("here")
+
+
+def test_filters_and_arguments_are_made_safe_where_they_are_bound() -> None:
+    source = Source(name="s", schema=SCHEMA, id="id", time="at")
+    features = {"m": Mean("n / big", where="n % big = 1"), "c": Count(), "l": Last("name")}
+    view = FeatureView(name="v", source=source, key="k", features=features)
+    sql = " ".join(view.layout.sql())
+    assert "try_divide(" in sql
+    assert "try_mod(" in sql
+    assert features["m"].argument == "n / big"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 10**9))
+def test_a_random_expression_compiles_or_is_refused_in_a_sentence(seed: int) -> None:
+    text = Expressions(seed).any(4)
+    try:
+        said = compiled(text, COLUMNS, "here: ").sql
+    except DeclarationError as error:
+        said = str(error).removeprefix("here: ")
+    assert said
