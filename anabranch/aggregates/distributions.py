@@ -12,7 +12,7 @@ from anabranch.aggregates.base import ANYTHING, Aggregate, Bound, Folded, bounde
 from anabranch.errors import DeclarationError
 from anabranch.states.blocks import Element, Lifted, Values
 from anabranch.states.extras import frames
-from anabranch.states.formulas import Formula, double, identity
+from anabranch.states.formulas import Formula, digested, double, identity, kept
 from anabranch.states.sketches import (
     DistinctSketch,
     FrequencySketch,
@@ -37,7 +37,7 @@ class Distinct(Aggregate):
         object.__setattr__(self, "most", bounded("Distinct", "most", most, 10_000))
 
     def over(self, kind: DataType) -> Bound:
-        extra = ValueSet(identity(self.text, kind, self.where), self.most)
+        extra = ValueSet(digested(self.text, kind, self.where), self.most)
 
         def finish(found: Folded) -> Values:
             return _counts([0 if state is None else len(frames(state)) for state in found.extras[0]])
@@ -208,7 +208,7 @@ class MostFrequent(Aggregate):
         return kind.categorical
 
     def over(self, kind: DataType) -> Bound:
-        extra = FrequencySketch(identity(self.text, kind, self.where), self.tracked)
+        extra = FrequencySketch(identity(kept(self.text, kind), kind, self.where), self.tracked)
 
         def decoded(texts: list[str | None]) -> Values:
             valid = np.array([text is not None for text in texts], dtype=bool)

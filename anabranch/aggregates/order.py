@@ -45,7 +45,7 @@ class Last(Aggregate):
 
     def over(self, kind: DataType) -> Bound:
         if kind.text:
-            extra = LeadingTexts(binary(self.text, self.where), 1, self.sign)
+            extra = LeadingTexts(binary(self.text, kind, self.where), 1, self.sign)
             return Bound(kind, Formula(_texts, (kind,)), extras=(extra,))
         code = coded(self.text, kind, self.where)
         block = Leading((TIME_ELEMENT, *code.elements), self.sign)
@@ -75,7 +75,7 @@ class LastK(Aggregate):
 
     def over(self, kind: DataType) -> Bound:
         if kind.text:
-            extra = LeadingTexts(binary(self.text, self.where), self.k, self.sign)
+            extra = LeadingTexts(binary(self.text, kind, self.where), self.k, self.sign)
             return Bound(ArrayType(kind), Formula(_text_lists, (kind,)), extras=(extra,))
         code = coded(self.text, kind, self.where)
         block = LeadingFew((*((TIME_ELEMENT,) if self.timed else ()), *code.elements), self.k, self.sign)

@@ -46,14 +46,33 @@ def wholes(argument: str, kind: ExactType, where: str | None) -> tuple[Element, 
     return tuple(Element(sql=counted(sql, where), kind="whole") for sql in kind.wholes_sql(argument))
 
 
-def binary(argument: str, where: str | None) -> Element:
+LONGEST_TEXT = 10_000
+"""Letters of a text, or bytes of a BINARY, that a state keeps: the rest is cut off."""
+_LONGEST_IDENTITY = 64  # bytes, beyond which a digest stands for a value
+
+
+def kept(argument: str, kind: DataType) -> str:
+    """SQL of a value as states keep it, which bounds their size."""
+    return f"left({argument}, {LONGEST_TEXT})" if kind.text else argument
+
+
+def binary(argument: str, kind: DataType, where: str | None) -> Element:
     """The bytes of a text (UTF-8) or binary value."""
-    return Element(sql=counted(f"CAST(({argument}) AS BINARY)", where), kind="binary")
+    return Element(sql=counted(f"CAST({kept(argument, kind)} AS BINARY)", where), kind="binary")
 
 
 def identity(argument: str, kind: DataType, where: str | None) -> Element:
     """The bytes by which values are told apart."""
     return Element(sql=kind.identity_sql(argument, where), kind="binary")
+
+
+def digested(argument: str, kind: DataType, where: str | None) -> Element:
+    """Bytes by which values are told apart, of limited length: SHA-256 stands for long ones."""
+    sql = kind.identity_sql(argument, where)
+    if not kind.text:
+        return Element(sql=sql, kind="binary")
+    long = f"octet_length({sql}) > {_LONGEST_IDENTITY}"
+    return Element(sql=f"(CASE WHEN {long} THEN unhex(sha2({sql}, 256)) ELSE {sql} END)", kind="binary")
 
 
 def coded(argument: str, kind: DataType, where: str | None) -> Coded:

@@ -167,10 +167,12 @@ def _size(compiler: "Compiler", name: str, terms: list[Term]) -> Term:
     term = terms[0]
     if term.type is None or not term.type.numeric:
         raise compiler.error(f"calls {name} with {term.type}, not with a number")
-    if not isinstance(term.type, WholeType):
+    if term.type.floating:
         return Term(f"abs({term.sql})", term.type)
-    whole = convert(term, BIGINT).sql
-    return Term(f"CASE WHEN {whole} < 0L THEN try_subtract(0L, {whole}) ELSE {whole} END", BIGINT)
+    value = convert(term, BIGINT) if isinstance(term.type, WholeType) else term
+    return Term(
+        f"CASE WHEN {value.sql} < 0 THEN {compiler.negated(value).sql} ELSE {value.sql} END", value.type
+    )
 
 
 def _edge(compiler: "Compiler", name: str, terms: list[Term]) -> Term:
@@ -236,7 +238,7 @@ def _item(compiler: "Compiler", name: str, terms: list[Term]) -> Term:
     place = _argument(compiler, name, "INT", terms[1]).sql
     if name == "get":
         return Term(f"get({array.sql}, {place})", inner)
-    return Term(f"try_element_at({array.sql}, nullif({place}, 0))", inner)
+    return Term(f"try_element_at({array.sql}, nullif(nullif({place}, 0), -2147483648))", inner)
 
 
 def _search(compiler: "Compiler", name: str, terms: list[Term]) -> Term:

@@ -79,7 +79,10 @@ _FORMED = {
     "space": ("# -> STRING", "space({})"),
     "lpad": ("STRING, #, STRING? -> STRING", "lpad({})"),
     "rpad": ("STRING, #, STRING? -> STRING", "rpad({})"),
-    "split_part": ("STRING, STRING, INT -> STRING", "split_part({0}, {1}, nullif({2}, 0))"),
+    "split_part": (
+        "STRING, STRING, INT -> STRING",
+        "split_part({0}, {1}, nullif(nullif({2}, 0), -2147483648))",
+    ),
     "unbase64": ("STRING -> BINARY", "try_to_binary({0}, 'base64')"),
     "unhex": ("STRING -> BINARY", "try_to_binary({0}, 'hex')"),
     "parse_url": ("STRING, ', '? -> STRING", "try_parse_url({})"),

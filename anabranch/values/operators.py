@@ -175,6 +175,8 @@ class Compiler:
             raise self.error(f"negates {term.type}, which is no number")
         if isinstance(term.type, WholeType):
             return Term(f"try_subtract(0L, {convert(term, BIGINT).sql})", BIGINT)
+        if term.type.decimal:  # Spark's own negation and abs round to 34 digits
+            return Term(f"try_cast(try_subtract(0, {term.sql}) AS {term.type})", term.type)
         return Term(f"(-{term.sql})", term.type)
 
     def _not(self, node: exp.Not) -> Term:
@@ -294,7 +296,7 @@ class Compiler:
             raise self.error("has an INTERVAL that is not added to or subtracted from a time")
         unit = str(right.args.get("unit") or "").upper().rstrip("S")
         count = str(right.this.this) if isinstance(right.this, exp.Literal) else ""
-        if unit not in _UNITS or not re.fullmatch(r"-?\d{1,9}", count):
+        if unit not in _UNITS or not re.fullmatch(r"-?\d{1,7}", count):
             raise self.error(
                 f"has {right.sql(dialect='spark')!r}: write an INTERVAL of a whole number and one unit of "
                 f"{', '.join(_UNITS)}"

@@ -13,7 +13,6 @@ from anabranch.values.times import DAY, FIRST, LAST
 from anabranch.values.types import (
     BIGINT,
     BINARY,
-    BOOLEAN,
     DOUBLE,
     INT,
     STRING,
@@ -112,7 +111,7 @@ def may_convert(source: DataType | None, kind: DataType) -> bool:
         return False
     if source.time or kind.time:
         number = kind if source.time else source
-        return number.time or (TIMESTAMP in (source, kind) and (number.numeric or number == BOOLEAN))
+        return number.time or (TIMESTAMP in (source, kind) and number.numeric)
     return True
 
 

@@ -2,6 +2,7 @@
 compile to.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from decimal import Decimal
@@ -91,6 +92,15 @@ def _arithmetic(node: exp.Expr) -> Evaluate | None:
     if isinstance(node, exp.Concat):
         parts = [_compile(part) for part in node.expressions]
         return lambda row: None if None in (values := [part(row) for part in parts]) else b"".join(values)
+    if isinstance(node, exp.Left):
+        whole, letters = _compile(node.this), _compile(node.expression)
+        return lambda row: None if (value := whole(row)) is None else value[: letters(row)]
+    if isinstance(node, exp.Unhex):  # of a digest
+        hashed = _compile(node.this.this)
+        return lambda row: None if (value := hashed(row)) is None else hashlib.sha256(value).digest()
+    if isinstance(node, exp.Anonymous) and node.name.lower() == "octet_length":
+        measured = _compile(node.expressions[0])
+        return lambda row: None if (value := measured(row)) is None else len(value)
     if isinstance(node, exp.UnixMicros | exp.UnixDate):  # rows hold times as these numbers
         return _compile(node.this)
     if isinstance(node, exp.Anonymous) and node.name.lower() == "shiftright":
@@ -105,8 +115,10 @@ def _arithmetic(node: exp.Expr) -> Evaluate | None:
 def _case(node: exp.Case) -> Evaluate:
     branches = [(_compile(branch.this), _compile(branch.args["true"])) for branch in node.args["ifs"]]
 
+    default = (lambda _: None) if node.args.get("default") is None else _compile(node.args["default"])
+
     def run(row: Row) -> Any:
-        return next((value(row) for condition, value in branches if condition(row)), None)
+        return next((value(row) for condition, value in branches if condition(row)), default(row))
 
     return run
 

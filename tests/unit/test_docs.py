@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from anabranch import AGGREGATES
+from anabranch.values.calls import known_functions
+from anabranch.values.functions import ALIASES
 from jobs.wiring.settings import ROOT
 
 PAGE = Path(__file__).parents[2] / "docs" / "aggregates.md"
@@ -39,6 +41,11 @@ def test_every_aggregate_is_named_on_the_page(name: str) -> None:
 @pytest.mark.parametrize("name", [kind.__name__ for kind in AGGREGATES])
 def test_every_aggregate_has_an_example(name: str) -> None:
     assert any(name in block.co_names for block in blocks()), f"{PAGE.name} has no example of {name}"
+
+
+def test_the_page_of_expressions_names_every_function() -> None:
+    text = (PAGE.parent / "expressions.md").read_text(encoding="utf-8")
+    assert [name for name in (*known_functions(), *ALIASES) if f"`{name}`" not in text] == []
 
 
 def test_the_declarations_on_the_page_of_models_can_be_made() -> None:

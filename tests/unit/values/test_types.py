@@ -60,3 +60,11 @@ def test_values_are_stored_and_fed_to_models(kind: str, value: object, stored: o
     assert (parse_type(kind).to_cql(value), parse_type(kind).to_model(value)) == (stored, coded)
     assert parse_type(kind).value(stored) == value
     assert parse_type(kind).to_cql(None) is parse_type(kind).to_model(None) is None
+
+
+@pytest.mark.parametrize("kind", ["TIMESTAMP", "DATE"])
+def test_times_outside_of_the_years_1_to_9999_are_no_times(kind: str) -> None:
+    for text in ("9999-12-31T23:00:00-05:00", "0001-01-01T00:00:00+01:00"):
+        assert not parse_type(kind).reads(text)
+    for text in ("9999-12-31T23:59:59.999999Z", "0001-01-01T00:00:00Z"):
+        assert parse_type(kind).reads(text)
