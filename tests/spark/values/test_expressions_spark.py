@@ -28,7 +28,8 @@ SOURCE = Source(name="edges", schema=SCHEMA, id="id", time="at")
 SAME = r"""
 n + big; n - 7; n * n; n % 3; n / 2; n DIV 2; -n; abs(n); dec * n; dec + 1.5; dec - n; round(dec, 1)
 round(x, 2); ceil(x); floor(dec); CASE WHEN n > 3 THEN 1 ELSE 0 END; if(n > 1, 2, 3.5); coalesce(n, 0)
-greatest(n, big); least(x, n); substring(name, 1, 3); upper(name); concat(name, '-', n); name || n; length(name)
+greatest(n, big); least(x, n); substring(name, 1, 3); upper(name); concat(name, '-', n); name || n
+length(name)
 name LIKE 'A%'
 name RLIKE '^A'; split(name, ',')[0]; element_at(split(name, ','), 2); size(split(name, ',')); day + 1
 regexp_extract(name, '([A-Z])', 1); datediff(at, day); hour(at); date_trunc('HOUR', at); at + INTERVAL 1 DAY
