@@ -11,6 +11,7 @@ from sqlglot import exp
 from anabranch.errors import DeclarationError
 from anabranch.values.calls import call
 from anabranch.values.functions import AGGREGATES, ALIASES, UNSTEADY
+from anabranch.values.names import quoted
 from anabranch.values.numbers import WholeType
 from anabranch.values.terms import (
     Term,
@@ -129,8 +130,7 @@ class Compiler:
 
     def _column(self, node: exp.Column) -> Term:
         column = self.known(node)
-        simple = re.fullmatch(r"[A-Za-z_]\w*", column.name) and not node.this.quoted
-        return Term(column.name if simple else f"`{column.name}`", plain(column.type))
+        return Term(quoted(column.name), plain(column.type))
 
     def _literal(self, node: exp.Literal) -> Term:
         text = str(node.this)
