@@ -41,14 +41,14 @@ class _Parser(SparkParser):
     NO_PAREN_FUNCTIONS: ClassVar[dict[Any, Any]] = {}
 
 
-class _Rows(Spark):
+class _Dialect(Spark):
     Parser = _Parser
 
 
 def _parse(text: str, where: str) -> exp.Expr:
     try:
         tokens = sqlglot.tokenize(text, dialect="spark")
-        parsed = sqlglot.parse(text, dialect=_Rows)
+        parsed = sqlglot.parse(text, dialect=_Dialect)
     except SqlglotError as error:
         raise DeclarationError(
             f"{where}: {text!r} is not a SQL expression: {str(error).splitlines()[0]}"

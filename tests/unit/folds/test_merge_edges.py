@@ -234,7 +234,7 @@ def test_a_key_of_more_texts_than_the_store_takes_keeps_its_numbers_and_says_so(
         Merged({"n_7d": 20, "different_7d": 20}),
         Merged({"n_7d": 2, "different_7d": 2}),
     )
-    crowded, beside = fitted(shown, 4096)
+    crowded, beside = fitted(shown, 512)
     assert beside == small
     assert crowded.values == {"n_7d": 20, "different_7d": 0}
     assert "states of this key in view 'edges' are more than the store takes" in str(crowded.degraded)
