@@ -17,7 +17,7 @@ from anabranch.errors import DeclarationError
 from anabranch.states.blocks import Block, Element, Lifted, Rows, Values
 from anabranch.states.extras import Bytes, Extra
 from anabranch.states.formulas import Formula, double
-from anabranch.values.expressions import compiled, expression_type
+from anabranch.values.sql.expressions import compiled, expression_type
 from anabranch.values.types import BOOLEAN, Column, DataType
 
 NUMBERS = "numbers"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from anabranch.declare.names import check_name
 from anabranch.declare.wire_formats import format_names
 from anabranch.errors import DeclarationError
-from anabranch.values.expressions import compiled, expression_type
+from anabranch.values.sql.expressions import compiled, expression_type
 from anabranch.values.types import BOOLEAN, Column, parse_schema
 
 

@@ -10,7 +10,7 @@ from anabranch.declare.names import RESERVED, check_name, check_unique, digest
 from anabranch.declare.sources import Source, key_columns
 from anabranch.declare.windows import LIFETIME, Window, make_window
 from anabranch.errors import DeclarationError
-from anabranch.values.expressions import columns_used
+from anabranch.values.sql.expressions import columns_used
 from anabranch.values.times import HOUR, format_duration
 from anabranch.values.types import DataType
 

@@ -46,14 +46,14 @@ def wholes(argument: str, kind: ExactType, where: str | None) -> tuple[Element, 
     return tuple(Element(sql=counted(sql, where), kind="whole") for sql in kind.wholes_sql(argument))
 
 
-LONGEST_TEXT = 10_000
+KEPT_LETTERS = 10_000
 """Letters of a text, or bytes of a BINARY, that a state keeps: the rest is cut off."""
 _LONGEST_IDENTITY = 64  # bytes, beyond which a digest stands for a value
 
 
 def kept(argument: str, kind: DataType) -> str:
     """SQL of a value as states keep it, which bounds their size."""
-    return f"left({argument}, {LONGEST_TEXT})" if kind.text else argument
+    return f"left({argument}, {KEPT_LETTERS})" if kind.text else argument
 
 
 def binary(argument: str, kind: DataType, where: str | None) -> Element:

@@ -34,7 +34,7 @@ from anabranch.stores.lake.lake import Lake
 from anabranch.stores.lake.loads import stage
 from anabranch.stores.lake.schemas import prepare_events
 from anabranch.stores.opened import Stores
-from anabranch.values.expressions import compiled
+from anabranch.values.sql.expressions import compiled
 from anabranch.values.times import from_micros
 from anabranch.values.types import BINARY, STRING
 from anabranch.values.types import Column as SourceColumn

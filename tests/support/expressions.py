@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
-from anabranch.values.functions import SIGNATURES
+from anabranch.values.sql.functions import SIGNATURES
 
 SCHEMA = (
     "id STRING, k STRING, at TIMESTAMP, t TINYINT, s SMALLINT, n INT, big BIGINT, f FLOAT, x DOUBLE, "

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from anabranch import AGGREGATES
-from anabranch.values.calls import known_functions
-from anabranch.values.functions import ALIASES
+from anabranch.values.sql.calls import known_functions
+from anabranch.values.sql.functions import ALIASES
 from jobs.wiring.settings import ROOT
 
 PAGE = Path(__file__).parents[2] / "docs" / "aggregates.md"

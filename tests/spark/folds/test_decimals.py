@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from anabranch import FeatureView, Label, Last, Max, Min, Model, Project, Source, Sum
 from anabranch.folds.merge import LABELS, BatchPart, merge
 from anabranch.folds.spark import batch_rows, grains, point_in_time
-from anabranch.values.expressions import expression_type
+from anabranch.values.sql.expressions import expression_type
 from anabranch.values.times import DAY, to_micros
 from anabranch.values.types import DecimalType, parse_schema
 

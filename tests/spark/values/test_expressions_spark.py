@@ -14,9 +14,9 @@ from anabranch import AGGREGATES, Aggregate, Count, Covariance, Distinct, Featur
 from anabranch.errors import DeclarationError
 from anabranch.folds.merge import LABELS, BatchPart, merge
 from anabranch.folds.spark import batch_rows, grains, tiles
-from anabranch.values.expressions import compiled
-from anabranch.values.functions import SIGNATURES
-from anabranch.values.terms import plain
+from anabranch.values.sql.expressions import compiled
+from anabranch.values.sql.functions import SIGNATURES
+from anabranch.values.sql.terms import plain
 from anabranch.values.times import DAY, to_micros
 from anabranch.values.types import TIMESTAMP, parse_schema
 from tests.support.drill import LONG, SEED

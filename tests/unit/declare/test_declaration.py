@@ -27,7 +27,7 @@ from anabranch import (
     register_format,
 )
 from anabranch.errors import DeclarationError, MisuseError
-from anabranch.values.expressions import columns_used, expression_type
+from anabranch.values.sql.expressions import columns_used, expression_type
 from anabranch.values.times import DAY, HOUR, MINUTE, SECOND
 from anabranch.values.types import parse_schema, parse_type
 from projects.heart_disease import project as heart

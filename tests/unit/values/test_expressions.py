@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from anabranch import Count, FeatureView, Last, Mean, Source
 from anabranch.errors import DeclarationError
-from anabranch.values.expressions import compiled, expression_type
+from anabranch.values.sql.expressions import compiled, expression_type
 from anabranch.values.types import parse_schema
 from tests.support.expressions import SCHEMA, Expressions
 

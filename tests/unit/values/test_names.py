@@ -14,8 +14,8 @@ from anabranch.errors import DeclarationError
 from anabranch.events.rows import LAKE_COLUMNS
 from anabranch.stores.cassandra.current_rows import current_columns
 from anabranch.stores.lake.lake import stored_name
-from anabranch.values.expressions import columns_used, expression_type
 from anabranch.values.names import LONGEST_NAME, folded, quoted, unused
+from anabranch.values.sql.expressions import columns_used, expression_type
 from anabranch.values.types import BIGINT
 from tests.support.names import ODD, ONCE_OURS, internal_names
 

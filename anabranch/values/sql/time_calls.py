@@ -3,9 +3,9 @@
 import zoneinfo
 from typing import TYPE_CHECKING
 
-from anabranch.values.arguments import Handlers, argument, check_literal, one_of
 from anabranch.values.numbers import DecimalType
-from anabranch.values.terms import Term, convert
+from anabranch.values.sql.arguments import Handlers, argument, check_literal, one_of
+from anabranch.values.sql.terms import Term, convert
 from anabranch.values.types import (
     BIGINT,
     DATE,
@@ -16,7 +16,7 @@ from anabranch.values.types import (
 )
 
 if TYPE_CHECKING:
-    from anabranch.values.operators import Compiler
+    from anabranch.values.sql.operators import Compiler
 
 _FIELDS = ["YEAR", "QUARTER", "MONTH", "WEEK", "DAY", "DAYOFWEEK", "DOW", "DOY", "HOUR", "MINUTE", "SECOND"]
 

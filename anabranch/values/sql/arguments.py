@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from anabranch.values.functions import LONGEST, is_date_pattern, pattern_fault
-from anabranch.values.terms import Term, convert
+from anabranch.values.sql.functions import LONGEST, is_date_pattern, pattern_fault
+from anabranch.values.sql.terms import Term, convert
 from anabranch.values.types import BIGINT, BINARY, STRING, ArrayType, DataType, parse_type
 
 if TYPE_CHECKING:
-    from anabranch.values.operators import Compiler
+    from anabranch.values.sql.operators import Compiler
 
 Handler = Callable[["Compiler", str, list[Term]], Term]
 """Makes the term of a call of a function by its name, with arguments."""

@@ -17,8 +17,8 @@ from sqlglot.errors import SqlglotError
 from sqlglot.parsers.spark import SparkParser
 
 from anabranch.errors import DeclarationError
-from anabranch.values.operators import Compiler
-from anabranch.values.terms import in_years
+from anabranch.values.sql.operators import Compiler
+from anabranch.values.sql.terms import in_years
 from anabranch.values.types import Column, DataType
 
 

@@ -3,16 +3,16 @@
 import difflib
 from typing import TYPE_CHECKING
 
-from anabranch.values.arguments import Handlers, argument
-from anabranch.values.functions import SIGNATURES, Signature
-from anabranch.values.number_calls import NUMBER_CALLS
-from anabranch.values.terms import Term
-from anabranch.values.text_calls import TEXT_CALLS
-from anabranch.values.time_calls import TIME_CALLS
+from anabranch.values.sql.arguments import Handlers, argument
+from anabranch.values.sql.functions import SIGNATURES, Signature
+from anabranch.values.sql.number_calls import NUMBER_CALLS
+from anabranch.values.sql.terms import Term
+from anabranch.values.sql.text_calls import TEXT_CALLS
+from anabranch.values.sql.time_calls import TIME_CALLS
 from anabranch.values.types import ArrayType, DataType, parse_type
 
 if TYPE_CHECKING:
-    from anabranch.values.operators import Compiler
+    from anabranch.values.sql.operators import Compiler
 
 _HANDLERS: Handlers = {**NUMBER_CALLS, **TEXT_CALLS, **TIME_CALLS}
 

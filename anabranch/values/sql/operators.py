@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 from sqlglot import exp
 
 from anabranch.errors import DeclarationError
-from anabranch.values.calls import call
-from anabranch.values.functions import AGGREGATES, ALIASES, UNSTEADY
 from anabranch.values.names import quoted
 from anabranch.values.numbers import WholeType
-from anabranch.values.terms import (
+from anabranch.values.sql.calls import call
+from anabranch.values.sql.functions import AGGREGATES, ALIASES, UNSTEADY
+from anabranch.values.sql.terms import (
     Term,
     common_type,
     convert,

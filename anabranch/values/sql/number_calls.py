@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from anabranch.values.arguments import Handler, Handlers, argument
 from anabranch.values.numbers import DecimalType, WholeType
-from anabranch.values.terms import Term, common_type, convert, exact, rounded
+from anabranch.values.sql.arguments import Handler, Handlers, argument
+from anabranch.values.sql.terms import Term, common_type, convert, exact, rounded
 from anabranch.values.types import (
     BIGINT,
     BOOLEAN,
@@ -13,7 +13,7 @@ from anabranch.values.types import (
 )
 
 if TYPE_CHECKING:
-    from anabranch.values.operators import Compiler
+    from anabranch.values.sql.operators import Compiler
 
 
 def _together(compiler: "Compiler", name: str, terms: list[Term]) -> Term:

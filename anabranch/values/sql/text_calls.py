@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from anabranch.values.arguments import Handlers, argument, array_of, check_literal
-from anabranch.values.functions import pattern_fault
-from anabranch.values.terms import Term, convert
+from anabranch.values.sql.arguments import Handlers, argument, array_of, check_literal
+from anabranch.values.sql.functions import pattern_fault
+from anabranch.values.sql.terms import Term, convert
 from anabranch.values.types import (
     BIGINT,
     BINARY,
@@ -14,7 +14,7 @@ from anabranch.values.types import (
 )
 
 if TYPE_CHECKING:
-    from anabranch.values.operators import Compiler
+    from anabranch.values.sql.operators import Compiler
 
 
 def _concat(compiler: "Compiler", name: str, terms: list[Term]) -> Term:
