@@ -23,11 +23,17 @@ from tests.support.stream_rig import PATIENCE, Rig
 
 BROKEN = '''
 """Readings of which one cannot be folded."""
-from anabranch import FeatureView, Project, Source, Sum
+from anabranch import FeatureView, Mean, Project, Source
+
+class Share(Mean):
+    """An aggregate from outside whose own SQL fails: what a declaration writes cannot."""
+
+    def over(self, kind):
+        return Mean(f"100 / {{self.text}}").over(kind)
 
 SCHEMA = "id STRING, thing STRING, at TIMESTAMP, x BIGINT"
 readings = Source(name="readings", topic="{name}", id="id", time="at", schema=SCHEMA)
-shares = FeatureView(name="shares", source=readings, key="thing", features={{"share": Sum("100 / x")}})
+shares = FeatureView(name="shares", source=readings, key="thing", features={{"share": Share("x")}})
 project = Project(name="{name}", views=(shares,))
 '''
 

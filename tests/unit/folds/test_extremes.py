@@ -124,7 +124,7 @@ def assert_right(view: FeatureView, events: list[Event], found: dict[str, Any], 
         column.type.to_json(value)
 
 
-@settings(max_examples=1000 if LONG else 25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1000 if LONG else 15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(events=edges(), cut=st.integers(3, 9))
 def test_extremes_are_exact_in_answers(events: list[Event], cut: int) -> None:
     at = START + 9 * SLOT
@@ -132,7 +132,7 @@ def test_extremes_are_exact_in_answers(events: list[Event], cut: int) -> None:
         assert_right(view, events, served(view, events, "a", START + cut * SLOT, at), at)
 
 
-@settings(max_examples=1000 if LONG else 25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1000 if LONG else 15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(events=edges())
 def test_extremes_are_exact_in_training_rows(events: list[Event]) -> None:
     at = START + 9 * SLOT
