@@ -11,7 +11,7 @@ import numpy as np
 from anabranch.aggregates.base import ANYTHING, Aggregate, Bound, Folded, bounded
 from anabranch.errors import DeclarationError
 from anabranch.states.blocks import Element, Lifted, Values
-from anabranch.states.extras import frames
+from anabranch.states.extras import LONGEST_IDENTITY, frames
 from anabranch.states.formulas import Formula, digested, double, identity, kept
 from anabranch.states.sketches import (
     DistinctSketch,
@@ -23,6 +23,8 @@ from anabranch.states.sketches import (
 )
 from anabranch.states.wavelet import WaveletMatrix, Whole
 from anabranch.values.types import BIGINT, DOUBLE, STRING, DataType
+
+_LONGEST_NUMBER = 40  # bytes of a number, a date or a time as text
 
 
 @dataclass(frozen=True, init=False)
@@ -37,7 +39,8 @@ class Distinct(Aggregate):
         object.__setattr__(self, "most", bounded("Distinct", "most", most, 10_000))
 
     def over(self, kind: DataType) -> Bound:
-        extra = ValueSet(digested(self.text, kind, self.where), self.most)
+        longest = LONGEST_IDENTITY if kind.text else _LONGEST_NUMBER
+        extra = ValueSet(digested(self.text, kind, self.where), self.most, longest)
 
         def finish(found: Folded) -> Values:
             return _counts([0 if state is None else len(frames(state)) for state in found.extras[0]])

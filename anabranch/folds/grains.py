@@ -95,6 +95,17 @@ def fold(view: FeatureView, grains: Grains, cut: int, slack: int) -> Grains:
     )
 
 
+def largest_key(view: FeatureView, slack: int) -> int:
+    """About the bytes of the largest batch part that a key can have."""
+    hops: dict[int, int] = {}
+    for span in view.spans:
+        tail, until = span.tail(0), span.collapsed_from(0, slack)
+        if tail is not None and until is not None:
+            hops[span.hop] = max(hops.get(span.hop, 0), (min(until, 0) - tail) // span.hop)
+    state = 8 * (LABELS + view.layout.width) + sum(extra.largest for extra in view.layout.extras)
+    return (len(view.spans) + sum(hops.values())) * state
+
+
 def fitting(parts: Grains, largest: int) -> Grains:
     """Batch parts as `fold` makes them, without what is more than a store takes, `largest` bytes a key.
 

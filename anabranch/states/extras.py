@@ -17,6 +17,11 @@ from anabranch.states.leading import LeadingFew
 from anabranch.states.ranges import prepare
 
 Bytes = NDArray[np.object_]
+KEPT_LETTERS = 10_000
+"""Letters of a text, or bytes of a BINARY, that a state keeps: the rest is cut off."""
+LONGEST_VALUE = 4 * KEPT_LETTERS  # bytes in UTF-8
+LONGEST_IDENTITY = 64
+"""Bytes by which values are told apart, beyond which a digest stands for a value."""
 
 
 class Extra(ABC):
@@ -26,6 +31,11 @@ class Extra(ABC):
     def elements(self) -> tuple[Element, ...]:
         """The values that are read from each event: the extra's fields, unless it overrides this."""
         return own_elements(self)
+
+    @property
+    def largest(self) -> int:
+        """About the bytes of the largest state; 0 where they are few."""
+        return 0
 
     @abstractmethod
     def sql(self) -> str:
@@ -54,6 +64,10 @@ class LeadingTexts(Extra):
     @property
     def elements(self) -> tuple[Element, ...]:
         return (self.element, TIME_ELEMENT)
+
+    @property
+    def largest(self) -> int:
+        return self.count * LONGEST_VALUE
 
     def sql(self) -> str:
         # Flipping the sign bit makes the bytes of negative times sort before those of positive ones.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from anabranch.states.blocks import Element, Rows, Values
+from anabranch.states.extras import KEPT_LETTERS, LONGEST_IDENTITY
 from anabranch.values.datatype import DataType, counted
 from anabranch.values.numbers import ExactType, finite
 
@@ -46,11 +47,6 @@ def wholes(argument: str, kind: ExactType, where: str | None) -> tuple[Element, 
     return tuple(Element(sql=counted(sql, where), kind="whole") for sql in kind.wholes_sql(argument))
 
 
-KEPT_LETTERS = 10_000
-"""Letters of a text, or bytes of a BINARY, that a state keeps: the rest is cut off."""
-_LONGEST_IDENTITY = 64  # bytes, beyond which a digest stands for a value
-
-
 def kept(argument: str, kind: DataType) -> str:
     """SQL of a value as states keep it, which bounds their size."""
     return f"left({argument}, {KEPT_LETTERS})" if kind.text else argument
@@ -71,7 +67,7 @@ def digested(argument: str, kind: DataType, where: str | None) -> Element:
     sql = kind.identity_sql(argument, where)
     if not kind.text:
         return Element(sql=sql, kind="binary")
-    long = f"octet_length({sql}) > {_LONGEST_IDENTITY}"
+    long = f"octet_length({sql}) > {LONGEST_IDENTITY}"
     return Element(sql=f"(CASE WHEN {long} THEN unhex(sha2({sql}, 256)) ELSE {sql} END)", kind="binary")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from anabranch.states.blocks import Element, Lifted, Values
-from anabranch.states.extras import Bytes, Extra, frames
+from anabranch.states.extras import LONGEST_IDENTITY, LONGEST_VALUE, Bytes, Extra, frames
 from anabranch.states.wavelet import WaveletMatrix, Whole
 
 
@@ -39,6 +39,12 @@ class ValueSet(Summary):
 
     element: Element
     most: int
+    longest: int = LONGEST_IDENTITY
+    """Bytes of the longest value."""
+
+    @property
+    def largest(self) -> int:
+        return self.most * (4 + self.longest)
 
     def sql(self) -> str:
         few = f"slice(sort_array(collect_set({self.element.sql})), 1, {self.most})"
@@ -58,6 +64,10 @@ class DistinctSketch(Summary):
 
     element: Element
     log_size: int
+
+    @property
+    def largest(self) -> int:
+        return 1 << self.log_size
 
     def sql(self) -> str:
         sketch = f"hll_sketch_agg({self.element.sql}, {self.log_size})"
@@ -94,6 +104,10 @@ class FrequencySketch(Summary):
 
     element: Element
     tracked: int
+
+    @property
+    def largest(self) -> int:
+        return self.tracked * LONGEST_VALUE
 
     def sql(self) -> str:
         text = f"CAST({self.element.sql} AS STRING)"

@@ -10,8 +10,10 @@ import typer
 from anabranch.declare.loading import list_projects, load_project
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError, MisuseError
+from anabranch.folds.grains import largest_key
+from anabranch.folds.packing import LARGEST
 from anabranch.values.keys import key_text, read_key
-from anabranch.values.times import format_time, parse_time
+from anabranch.values.times import SECOND, format_time, parse_time
 from jobs.cli.options import AsJson, KeyText, Name
 from jobs.show import Steps, picked, result, say, table
 from jobs.wiring.job import job
@@ -101,6 +103,13 @@ def check(name: Name, as_json: AsJson = False) -> None:
         f"  {source}: {len(suite.expectations)} expectations, {suite.origin} "
         f"(anabranch quality {name} {source})"
         for source, suite in expected.items()
+    ]
+    slack = settings.times.slack_seconds * SECOND
+    lines += [
+        f"  view {view.name}: a key of many long texts may have {size / 2**20:.0f} MiB of states; above "
+        f"{LARGEST // 2**20} MiB it loses its texts: fewer values (k=, most=) or a longer hop= keep them"
+        for view in project.views
+        if (size := largest_key(view, slack)) > LARGEST
     ]
     value = described(project) | {"suites": {source: suite.origin for source, suite in expected.items()}}
     result(as_json, value, "\n".join([*lines, f"Next: anabranch ingest {name} SOURCE FILE"]))

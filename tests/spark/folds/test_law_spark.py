@@ -182,7 +182,7 @@ def test_training_set_of_spark_equals_the_fold(spark: SparkSession, events: list
 def test_a_build_tells_of_a_key_that_has_more_states_than_the_store_takes(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("anabranch.folds.spark.LARGEST", 4096)
+    monkeypatch.setattr("anabranch.folds.spark.LARGEST", 512)
     features: dict[str, Aggregate] = {"n": Count(), "texts": Distinct("s")}
     view = FeatureView(name="seen", source=source, key="key", windows=("7d",), features=features)
     cut = START + 6 * DAY

@@ -1,6 +1,7 @@
 """Grains: what builds keep at any cuts, put together, is what one build over all events would publish."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from anabranch import Count, DecayedSum, FeatureView, Sum
-from anabranch.folds.grains import LIFELONG, Grains, fold, merged, steps
+from anabranch import Aggregate, Count, DecayedSum, Distinct, FeatureView, LastK, Sum
+from anabranch.folds.grains import LIFELONG, Grains, fold, largest_key, merged, steps
 from anabranch.folds.merge import BatchPart, merge
+from anabranch.folds.packing import LARGEST
 from anabranch.states.sums import ExactTotal
 from anabranch.values.times import DAY, HOUR, MINUTE, floor_to
 from tests.support import oracle
@@ -158,3 +160,13 @@ def test_exact_sums_stay_exact_however_often_they_are_merged() -> None:
         assert (rows[:, 1:] >= 0).all()
         assert (rows[:, 1:] < 2**32).all()
     assert block.whole(rows) == [total]
+
+
+def test_the_largest_key_is_known_from_the_declaration() -> None:
+    # Whole numbers are short; short texts in 72 hops fit, lists of long ones do not.
+    features: dict[str, Aggregate] = {"n": Distinct("n")}
+    few = FeatureView(name="few", source=source, key="key", windows=("1d", "7d"), features=features)
+    texts = replace(few, features={"s": Distinct("s"), "last": LastK("s", 5)})
+    assert largest_key(few, 2 * DAY) < LARGEST < largest_key(texts, 2 * DAY)
+    assert largest_key(replace(few, features={"n": Count()}), 2 * DAY) < 10_000
+    assert largest_key(replace(texts, windows=()), 2 * DAY) < LARGEST
