@@ -43,6 +43,11 @@ _SHIFTS: dict[type[exp.Expr], str] = {
     exp.BitwiseLeftShift: "shiftleft",
     exp.BitwiseRightShift: "shiftright",
 }
+_ARGUMENTS = {
+    *("this", "expression", "expressions", "to", "ifs", "true", "false", "default", "low", "high", "quoted"),
+    *("is_string", "negate", "safe", "typed", "unit", "table"),
+}
+"""Parts of nodes that make a difference here; an option beside them, such as a FORMAT, is not supported."""
 _LOOSE = (*_BITS, *_SHIFTS, exp.DPipe)
 """Operators whose precedence differs between parsers."""
 
@@ -83,8 +88,9 @@ class Compiler:
 
     def term(self, node: exp.Expr) -> Term:
         """The node as safe SQL; raises for what Anabranch cannot evaluate."""
+        options = {name for name, value in node.args.items() if value} - _ARGUMENTS
         for kinds, method in self.methods:
-            if isinstance(node, kinds):
+            if isinstance(node, kinds) and not options:
                 return method(self, node)
         raise self.error(f"has {node.sql(dialect='spark')!r}, which is not supported in expressions")
 

@@ -77,6 +77,8 @@ REFUSED = {
     "condition": ("n AND flag", "where a condition stands"),
     "nothing": ("NULL", "is always NULL"),
     "map": ("map('a', 1)['a']", "calls map, which is not a supported function"),
+    "option of BETWEEN": ("n BETWEEN SYMMETRIC 2 AND 1", "not supported in expressions"),
+    "option of a cast": ("CAST(name AS DATE FORMAT 'YYYY')", "not supported in expressions"),
     "lambda": ("filter(split(name, ','), v -> v = 'a')", "not supported"),
 }
 
