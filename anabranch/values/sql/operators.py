@@ -1,10 +1,9 @@
 """Operators of SQL expressions as safe Spark SQL: parsed nodes to typed terms."""
 
 import re
-from collections.abc import Callable
 from decimal import Decimal
 from functools import reduce
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from sqlglot import exp
 
@@ -12,6 +11,7 @@ from anabranch.errors import DeclarationError
 from anabranch.values.names import quoted
 from anabranch.values.numbers import WholeType
 from anabranch.values.sql.calls import call
+from anabranch.values.sql.conditions import CONDITIONS, Makers
 from anabranch.values.sql.functions import AGGREGATES, ALIASES, UNSTEADY
 from anabranch.values.sql.terms import (
     Term,
@@ -26,16 +26,6 @@ from anabranch.values.sql.terms import (
 from anabranch.values.types import BIGINT, BINARY, BOOLEAN, DOUBLE, STRING, Column, DataType, parse_type
 
 _UNITS = ["YEAR", "MONTH", "WEEK", "DAY", "HOUR", "MINUTE", "SECOND"]
-_COMPARISONS: dict[type[exp.Expr], str] = {
-    exp.EQ: "=",
-    exp.NEQ: "<>",
-    exp.LT: "<",
-    exp.LTE: "<=",
-    exp.GT: ">",
-    exp.GTE: ">=",
-    exp.NullSafeEQ: "<=>",
-    exp.NullSafeNEQ: "<=>",
-}
 _ARITHMETIC: dict[type[exp.Expr], str] = {exp.Add: "+", exp.Sub: "-", exp.Mul: "*", exp.Mod: "%"}
 _TRIES = {"+": "try_add", "-": "try_subtract", "*": "try_multiply", "%": "try_mod"}
 _BITS: dict[type[exp.Expr], str] = {exp.BitwiseAnd: "&", exp.BitwiseOr: "|", exp.BitwiseXor: "^"}
@@ -185,80 +175,12 @@ class Compiler:
             return Term(f"try_cast(try_subtract(0, {term.sql}) AS {term.type})", term.type)
         return Term(f"(-{term.sql})", term.type)
 
-    def _not(self, node: exp.Not) -> Term:
-        return Term(f"(NOT {self.condition(node.this).sql})", BOOLEAN)
-
-    def _logic(self, node: exp.Connector) -> Term:
-        word = "AND" if isinstance(node, exp.And) else "OR"
-        return Term(f"({self.condition(node.left).sql} {word} {self.condition(node.right).sql})", BOOLEAN)
-
-    def _is(self, node: exp.Is) -> Term:
-        if isinstance(node.expression, exp.Null):
-            return Term(f"({self.term(node.this).sql} IS NULL)", BOOLEAN)
-        if not isinstance(node.expression, exp.Boolean):
-            raise self.error(f"has {node.sql(dialect='spark')!r}, which is not supported in expressions")
-        return Term(f"({self.condition(node.this).sql} IS {str(node.expression.this).upper()})", BOOLEAN)
-
-    def _comparison(self, node: exp.Binary) -> Term:
-        left, right = self.compared([self.term(node.left), self.term(node.right)], "a comparison")
-        sql = f"({left.sql} {_COMPARISONS[type(node)]} {right.sql})"
-        return Term(f"(NOT {sql})" if isinstance(node, exp.NullSafeNEQ) else sql, BOOLEAN)
-
-    def _between(self, node: exp.Between) -> Term:
-        bounds = [self.term(node.this), self.term(node.args["low"]), self.term(node.args["high"])]
-        value, low, high = (term.sql for term in self.compared(bounds, "BETWEEN"))
-        return Term(f"({value} BETWEEN {low} AND {high})", BOOLEAN)
-
-    def _in(self, node: exp.In) -> Term:
-        if not node.expressions:
-            raise self.error("has IN without a list of values")
-        terms = [self.term(node.this), *map(self.term, node.expressions)]
-        value, *listed = (term.sql for term in self.compared(terms, "IN"))
-        return Term(f"({value} IN ({', '.join(listed)}))", BOOLEAN)
-
-    def _like(self, node: exp.Expr) -> Term:
-        escape = node.expression.this if isinstance(node, exp.Escape) else "\\"
-        like = node.this if isinstance(node, exp.Escape) else node
-        pattern = self.term(like.expression)
-        if not isinstance(pattern.literal, str) or len(escape) != 1:
-            raise self.error("has a LIKE whose pattern is no text: write one, or use contains or startswith")
-        if re.search(re.escape(escape) + rf"(?![%_{re.escape(escape)}])", pattern.literal):
-            raise self.error(
-                f"has a LIKE in whose pattern {escape} stands before another letter than % and _"
-            )
-        value = self.as_type(self.term(like.this), STRING, "LIKE").sql
-        word = "ILIKE" if isinstance(like, exp.ILike) else "LIKE"
-        mark = escape.replace("\\", "\\\\").replace("'", "\\'")
-        sql = f"({value} {word} {pattern.sql} ESCAPE '{mark}')"
-        return Term(f"(NOT {sql})" if like.args.get("negate") else sql, BOOLEAN)
-
-    def _matches(self, node: exp.RegexpLike) -> Term:
-        return call(self, "rlike", [self.term(node.this), self.term(node.expression)])
-
-    def _case(self, node: exp.Case) -> Term:
-        branches = node.args["ifs"]
-        default = node.args.get("default")
-        results = [self.term(branch.args["true"]) for branch in branches]
-        results += [self.term(default)] if default is not None else []
-        if node.this is None:
-            tests = [self.condition(branch.this).sql for branch in branches]
-        else:
-            subject = self.term(node.this)
-            pairs = [self.compared([subject, self.term(branch.this)], "CASE") for branch in branches]
-            tests = [f"({left.sql} = {right.sql})" for left, right in pairs]
-        return self.chosen(tests, results)
-
     def chosen(self, tests: list[str], results: list[Term]) -> Term:
         """CASE of the tests; one more result than tests is the default."""
         found = self.together(results, "the results of CASE")
         whens = " ".join(f"WHEN {test} THEN {term.sql}" for test, term in zip(tests, found, strict=False))
         default = f" ELSE {found[-1].sql}" if len(found) > len(tests) else ""
         return Term(f"CASE {whens}{default} END", found[0].type)
-
-    def _if(self, node: exp.If) -> Term:
-        results = [self.term(node.args["true"])]
-        results += [self.term(node.args["false"])] if node.args.get("false") is not None else []
-        return self.chosen([self.condition(node.this).sql], results)
 
     def _arithmetic(self, node: exp.Binary) -> Term:
         self._settled(node)
@@ -380,7 +302,7 @@ class Compiler:
         name = node.name.lower()
         return call(self, ALIASES.get(name, name), [self.term(part) for part in node.expressions])
 
-    methods: ClassVar[tuple[tuple[tuple[type[exp.Expr], ...], Callable[[Any, Any], Term]], ...]] = (
+    methods: ClassVar[Makers] = (
         ((exp.Paren,), _paren),
         ((exp.Column,), _column),
         ((exp.Literal,), _literal),
@@ -388,16 +310,7 @@ class Compiler:
         ((exp.Boolean, exp.Null, exp.HexString), _constant),
         ((exp.Cast,), _cast),
         ((exp.Neg,), _negative),
-        ((exp.Not,), _not),
-        ((exp.And, exp.Or), _logic),
-        ((exp.Is,), _is),
-        (tuple(_COMPARISONS), _comparison),
-        ((exp.Between,), _between),
-        ((exp.In,), _in),
-        ((exp.Like, exp.ILike, exp.Escape), _like),
-        ((exp.RegexpLike,), _matches),
-        ((exp.Case,), _case),
-        ((exp.If,), _if),
+        *CONDITIONS,
         (tuple(_ARITHMETIC), _arithmetic),
         ((exp.Div,), _divided),
         ((exp.IntDiv,), _whole_quotient),
