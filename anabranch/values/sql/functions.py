@@ -167,10 +167,20 @@ SIGNATURES: dict[str, Signature] = {
 LONGEST = 10_000
 """The largest whole number that a literal `#` may be: lengths, and times that a text is repeated."""
 
-_DATES = re.compile(
-    r"(y{1,4}|M{1,4}|L{1,4}|d{1,2}|D{1,3}|H{1,2}|h{1,2}|k{1,2}|K{1,2}|m{1,2}|s{1,2}|S{1,9}|a|E{1,4}|Q{1,2}"
-    r"|'[^']*'|[^A-Za-z'\[\]{}#])*"
-)
+_LETTERS = {
+    "y": 4,
+    "M": 4,
+    "L": 4,
+    "d": 2,
+    "D": 3,
+    "a": 1,
+    "E": 4,
+    "Q": 2,
+    "S": 9,
+    **dict.fromkeys("HhkKms", 2),
+}
+"""Letters in patterns of dates, and how often Spark takes each in a row."""
+_ONLY_WRITTEN = "LEQ"  # letters of patterns that read no times
 
 
 def pattern_fault(text: str, groups: int = 0) -> str | None:
@@ -188,6 +198,9 @@ def pattern_fault(text: str, groups: int = 0) -> str | None:
     return None if found.groups >= groups else f"has {found.groups} groups, not {groups}"
 
 
-def is_date_pattern(text: str) -> bool:
-    """Whether Spark formats and reads dates by this pattern."""
-    return _DATES.fullmatch(text) is not None and bool(text)
+def is_date_pattern(text: str, *, reading: bool = False) -> bool:
+    """Whether Spark writes dates by this pattern, or reads them."""
+    runs = [f"{one}{{1,{most}}}(?!{one})" for one, most in _LETTERS.items()]
+    allowed = [run for run in runs if not reading or run[0] not in _ONLY_WRITTEN]
+    rest = r"'[^']*'|[^A-Za-z'\[\]{}#]"
+    return bool(text) and re.fullmatch(f"(?:{'|'.join([*allowed, rest])})*", text) is not None

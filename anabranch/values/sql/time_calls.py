@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from anabranch.values.numbers import DecimalType
 from anabranch.values.sql.arguments import Handlers, argument, check_literal, one_of
+from anabranch.values.sql.functions import is_date_pattern
 from anabranch.values.sql.terms import Term, convert
 from anabranch.values.types import (
     BIGINT,
@@ -62,6 +63,8 @@ def _read_time(compiler: "Compiler", name: str, terms: list[Term]) -> Term:
         return argument(compiler, name, str(kind), terms[0])
     text = argument(compiler, name, "STRING", terms[0])
     check_literal(compiler, name, "@", terms[1])
+    if not is_date_pattern(str(terms[1].literal), reading=True):
+        raise compiler.error(f"reads times by {terms[1].literal!r}: it must not have the letters E, L and Q")
     found = Term(f"try_to_timestamp({text.sql}, {terms[1].sql})", TIMESTAMP)
     return convert(found, kind)
 

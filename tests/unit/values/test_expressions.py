@@ -67,6 +67,8 @@ REFUSED = {
     "group of a replacement": ("regexp_replace(name, '(a)', '$2')", "names a group"),
     "lost backslash": (r"name RLIKE '\d'", "Spark would drop a backslash"),
     "bad date pattern": ("date_format(at, 'foo')", "not a pattern of dates"),
+    "too many letters": ("date_format(at, 'MMMMM')", "not a pattern of dates"),
+    "pattern that reads nothing": ("to_date(name, 'EEEE dd')", "must not have the letters"),
     "bad zone": ("from_utc_timestamp(at, 'Mars')", "has the time zone"),
     "bad literal": ("at > 'soon'", "has 'soon' where a comparison takes TIMESTAMP"),
     "DATE of a number": ("CAST(n AS DATE)", "has INT where CAST takes DATE"),
