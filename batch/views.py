@@ -21,6 +21,8 @@ from anabranch.stores.opened import Stores
 from anabranch.values.times import SECOND, from_micros
 from batch.lost_states import lost_states_told
 
+FEW_KEYS = 5_000  # rows of so many are made in this process, as Spark's workers take longer to start
+
 
 @dataclass(frozen=True, kw_only=True)
 class Coverage:
@@ -72,4 +74,8 @@ def refresh_current(
 ) -> DataFrame:
     """Comparisons with the stream's scores (REPLACED_SCHEMA). Computing the frame writes current rows."""
     run = replacer(stores.views.settings, stores.models.settings, project, model_version)
+    few = keys.limit(FEW_KEYS + 1).toArrow()
+    if few.num_rows <= FEW_KEYS:
+        rows = [row for batch in run(iter(few.to_batches())) for row in batch.to_pylist()]
+        return stores.spark.createDataFrame(rows, REPLACED_SCHEMA)
     return keys.repartition(stores.spark.sparkContext.defaultParallelism).mapInArrow(run, REPLACED_SCHEMA)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 _CLEAR = "\r\x1b[2K"
+_WIDEST = 10_000
 
 
 class ProgressConsole(Console):
@@ -53,11 +54,11 @@ class Steps:
     def __init__(self, output: ProgressConsole = console) -> None:
         self.output = output
         self.started = self.advanced = time.monotonic()
-        self.current = ""
+        self.current = self.last = ""
 
     def step(self, text: str) -> None:
         """Show which step begins now."""
-        self.current = text
+        self.current, self.last = text, ""
         self._show(text)
 
     def advance(self, done: int, total: int | None, note: str = "") -> None:
@@ -68,6 +69,9 @@ class Steps:
         part = f" of {total:,}" if total else ""
         share = f" ({100 * done / total:.0f}%)" if total and not note else ""
         count = f"{done:,}{part}{share}{f' {note}' if note else ''}"
+        if count == self.last:
+            return
+        self.last = count
         if self.output.is_terminal:
             self._show(f"{self.current}: {count}")
         else:
@@ -83,7 +87,10 @@ class Steps:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on standard output; columns of numbers are aligned to the right."""
+    """A table on standard output; columns of numbers are aligned to the right.
+
+    In a file or a pipe it is as wide as its cells, so that nothing in it is wrapped.
+    """
     shown = Table(header_style="bold")
     for position, name in enumerate(columns):
         numeric = bool(rows) and all(
@@ -94,6 +101,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
         shown.add_row(*map(_cell, row))
     console.clear_progress()
     output = Console(highlight=False)
+    if not output.is_terminal:
+        output.width = _WIDEST
     output.print(f"[bold]{title}[/bold]", soft_wrap=True)
     output.print(shown)
 

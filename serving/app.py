@@ -4,7 +4,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from anabranch.answers.problems import ProblemError, of_error
@@ -49,6 +49,8 @@ class Application:
         self._hosts = Hosts(settings.host, settings.allowed_hosts)
         self._bodies = Bodies(settings.body_bytes, settings.body_seconds, _MOST_BODIES + settings.body_bytes)
         self._site = Site(context, self.live, self.parts.facts)
+        self.ready: Callable[[], object] = lambda: None
+        """Called when the server is about to answer its first request."""
 
     def start(self) -> None:
         """Load declarations and begin the work in the background; stores may be down."""
@@ -65,6 +67,7 @@ class Application:
 
     def __rsgi_init__(self, loop: object) -> None:
         self.start()
+        self.ready()
 
     def __rsgi_del__(self, loop: object) -> None:
         self.stop()

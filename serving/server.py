@@ -1,8 +1,12 @@
 """The server process: granian in the foreground, one application a worker, until SIGTERM or Ctrl-C."""
 
+import http.client
 import logging
+import multiprocessing
 import resource
 import socket
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 
 from granian import Granian
@@ -16,6 +20,7 @@ from serving.settings import ServingSettings, is_loopback, network_place
 log = logging.getLogger(__name__)
 _OTHER_FILES = 512
 """Files that a worker has open besides its connections."""
+_ASK_SECONDS = 2.0
 
 
 def run(
@@ -53,8 +58,35 @@ def run(
         # A worker answers its requests and publishes its buffer before it ends.
         workers_kill_timeout=int(serving.bus_timeout_seconds + serving.drain_seconds) + 5,
     )
-    server.on_startup(lambda: tell(f"REST server: {address(serving)}/docs"))
-    server.serve(target_loader=load, wrap_loader=False)  # type: ignore[arg-type] # it has __rsgi__
+    loading = multiprocessing.Value("i", serving.workers)
+
+    def ready() -> None:
+        """Tell the address when the last worker is ready to answer."""
+        with loading.get_lock():
+            loading.value -= 1
+            if loading.value == 0:
+                tell(f"REST server: {address(serving)}/docs")
+
+    def loaded() -> Application:
+        application = load()
+        application.ready = ready
+        return application
+
+    # No thread may run here: workers are forks, and a module that it was importing would stay torn in them.
+    server.serve(target_loader=loaded, wrap_loader=False)  # type: ignore[arg-type] # it has __rsgi__
+
+
+def look(serving: ServingSettings, path: str) -> int | None:
+    """The status of a server's answer to a GET of `path`; None when nothing answers there."""
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where it listens is the user's choice
+    place = network_place(everywhere.get(serving.host, serving.host), serving.port)
+    try:
+        with urllib.request.urlopen(f"http://{place}{path}", timeout=_ASK_SECONDS) as reply:
+            return int(reply.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except (OSError, http.client.HTTPException):
+        return None
 
 
 def address(serving: ServingSettings) -> str:

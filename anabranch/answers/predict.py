@@ -45,9 +45,9 @@ def unknown_key(project: Project, key: Key, field: str = "key") -> ProblemError:
     """The problem with a key of which nothing is known."""
     named = show_key(project.keys, key_text(project.keys, key))
     detail = (
-        f"nothing is known of key {show(named)}: {project.name} has no event of it in its batch version or "
-        "by its stream: check the key, or give features; events that were sent count when the stream has "
-        "read them, those of files from the next build on"
+        f"nothing is known of key {show(named)}: {project.name} has no event of it "
+        "within its windows, in its batch version or by its stream: check the key, or give features; events "
+        "that were sent count when the stream has read them, those of files from the next build on"
     )
     return ProblemError(404, "unknown-key", detail, field=field)
 

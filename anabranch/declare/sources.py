@@ -39,6 +39,10 @@ class Source:
                 f"source {self.name!r}: format {self.format!r} is unknown: "
                 f"use {', '.join(format_names())}, or register it"
             )
+        try:
+            parse_schema(self.schema)
+        except DeclarationError as error:
+            raise DeclarationError(f"source {self.name!r}: {error}") from error
         self.column(self.id, "id")
         kind = self.column(self.time, "time").type
         if not kind.time:

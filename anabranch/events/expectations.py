@@ -10,7 +10,7 @@ reported. anabranch/events/conditions.py translates expectations to SQL.
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -152,7 +152,24 @@ def project_suite(project: Project, source: Source) -> Suite:
     if project.label is not None and project.label.source == source:
         sets.append(set(project.label.keys))
     needed = set.intersection(*sets) if sets else set()
-    return derived_suite(source, [column.name for column in source.columns if column.name in needed])
+    suite = derived_suite(source, [column.name for column in source.columns if column.name in needed])
+    return replace(suite, expectations=(*suite.expectations, *_of_classes(project, source)))
+
+
+def _of_classes(project: Project, source: Source) -> list[Expectation]:
+    """That a label which is a column of numbers has two classes, where the model's metric is for these."""
+    label, model = project.label, project.model
+    if label is None or model is None or label.source != source or model.task != "class":
+        return []
+    return [
+        Expectation(
+            type="expect_column_values_to_be_in_set",
+            kwargs={"column": column.name, "value_set": [0, 1], "mostly": 1.0},
+            notes=f"the label of {project.name}: its metric {model.metric} is for two classes",
+        )
+        for column in source.columns
+        if column.name == label.target.strip("` ") and (column.type.integral or column.type.floating)
+    ]
 
 
 def suite_text(name: str, suite: Suite) -> str:

@@ -6,14 +6,15 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
+from anabranch.pages.formats import plain
+
 _WIDTH, _HEIGHT, _FOOT, _GAP = 640, 170, 26, 2
 _LINE_WIDTH, _LINE_HEIGHT = 160, 32
 _SVG = Markup(
     '<svg viewBox="0 0 {} {}" class="{}" role="img" aria-label="{title}"><title>{title}</title>{}</svg>'
 )
 _BAR = Markup(
-    '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" rx="2">'
-    "<title>{:.3g} to {:.3g}: {:,}</title></rect>"
+    '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" rx="2"><title>{} to {}: {:,}</title></rect>'
 )
 
 
@@ -42,13 +43,13 @@ def histogram(values: Sequence[float], title: str, count: int = 20) -> Markup:
     for at, (rows, (low, high)) in enumerate(zip(counts, pairwise(edges), strict=True)):
         height = (_HEIGHT - _FOOT - 17) * rows / most
         left, top = at * width + _GAP / 2, _HEIGHT - _FOOT - height
-        parts.append(_BAR.format(left, top, width - _GAP, height, low, high, rows))
+        parts.append(_BAR.format(left, top, width - _GAP, height, plain(low, 3), plain(high, 3), rows))
     parts.append(Markup("</g>"))
     for at in range(0, count + 1, max(1, count // 5)):
         anchor = {0: "start", count: "end"}.get(at, "middle")
         parts.append(
-            Markup('<text x="{:.1f}" y="{}" text-anchor="{}">{:.3g}</text>').format(
-                at * width, _HEIGHT - 8, anchor, edges[at]
+            Markup('<text x="{:.1f}" y="{}" text-anchor="{}">{}</text>').format(
+                at * width, _HEIGHT - 8, anchor, plain(edges[at], 3)
             )
         )
     return _SVG.format(_WIDTH, _HEIGHT, "histogram", Markup("").join(parts), title=title)

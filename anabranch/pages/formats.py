@@ -35,6 +35,14 @@ def number(value: object) -> str:
     return f"{value:,.4g}" if abs(value) < 1e6 else f"{value:,.0f}"
 
 
+def plain(value: float, digits: int = 6) -> str:
+    """A number to so many significant digits, without an exponent unless it is very large or small."""
+    if value != 0 and not 1e-4 <= abs(value) < 1e15:
+        return f"{value:.{digits}g}"
+    text = f"{float(f'{value:.{digits}g}'):.10f}".rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
+
+
 def value(cell: object) -> object:
     """A value of any type, lists joined by commas; a dash for None."""
     if cell is None:

@@ -33,6 +33,11 @@ _OUTAGE = re.compile(
     r"|DisconnectException|BrokerNotAvailable|NETWORK_EXCEPTION|KafkaTimeoutError|NoBrokersAvailable"
     r"|UnknownTopicOrPartition"
 )
+_DAMAGED = (
+    "Incomplete log file", "Log file was malformed", "Failed to read log file", "CANNOT_LOAD_STATE_STORE",
+    "MALFORMED_LOG_FILE", "CHECKSUM_VERIFICATION_FAILED", "CHECKPOINT_MISSING",
+)  # fmt: skip
+"""What Spark says of a checkpoint whose files are damaged."""
 _RAISED = re.compile(r"^(?:Caused by: )?[\w.]*(?:Error|Exception): (.*\S)", re.MULTILINE)
 
 
@@ -222,10 +227,16 @@ def run_queries(
 
 
 def reason_of(error: Exception) -> str:
-    """The line of an error's text that names an outage; else its innermost error; else its first line."""
+    """The line of an error's text that names an outage or damage; else its innermost or its first line."""
     lines = str(error).splitlines()
+    damaged = next((line.strip() for line in lines if any(sign in line for sign in _DAMAGED)), None)
     outage = next((line.strip() for line in reversed(lines) if _OUTAGE.search(line)), None)
     raised = _RAISED.findall(str(error))
+    if damaged and not outage:
+        return (
+            f"its checkpoint is damaged ({damaged}): restore it, or remove this query's folder "
+            "below checkpoints/ and start again, which reads the topic anew from where it is needed"
+        )
     return outage or (raised[-1] if raised else lines[0] if lines else type(error).__name__)
 
 

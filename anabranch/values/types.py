@@ -39,7 +39,7 @@ __all__ = [
     "DecimalType",
 ]
 
-_PARTS = re.compile(r"(?:`[^`]*`|\([^)]*\)|'[^']*'|[^,])+")
+_PARTS = re.compile(r"(?:`[^`]*`|\([^)]*\)|<(?:[^<>]|<[^<>]*>)*>|'[^']*'|[^,])+")
 _COLUMN = re.compile(
     r"\s*(`[^`]+`|[A-Za-z_]\w*)\s*:?\s+(.+?)(?:\s+NOT\s+NULL)?(?:\s+COMMENT\s+'[^']*')?\s*",
     re.IGNORECASE | re.DOTALL,
@@ -247,7 +247,12 @@ def parse_schema(ddl: str) -> tuple[Column, ...]:
                 "separated by commas, and a name with other characters than letters, digits and "
                 "underscores in backticks"
             )
-        columns.append(Column(match[1].strip("`"), parse_type(match[2])))
+        name = match[1].strip("`")
+        try:
+            columns.append(Column(name, parse_type(match[2])))
+        except DeclarationError as error:
+            nested = "; a nested value needs a column of its own for each part" if "<" in match[2] else ""
+            raise DeclarationError(f"column {name!r}: {error}{nested}") from error
     check_column_names(column.name for column in columns)
     return tuple(columns)
 

@@ -25,7 +25,7 @@ from anabranch.events.copies import distinct_among
 from anabranch.folds.spark import coarsened, key_column
 from anabranch.progress import Progress
 from anabranch.stores.cassandra.manifest import Manifest
-from anabranch.stores.lake.increments import builds_there, read_increments, write_increment
+from anabranch.stores.lake.increments import read_increments, write_increment
 from anabranch.stores.lake.lake import FeedError
 from anabranch.values.times import format_time, from_micros
 from batch.building.versions import NewVersion
@@ -131,13 +131,12 @@ class KeptStates:
 
     def _new_for(self, name: str, sources: list[Source]) -> NewEvents:
         """The new events of the sources together, for a state that goes on from the version before."""
-        stores, before = self.version.stores, self.version.before
+        before = self.version.before
         if before is None or self.full is not None:
             return NewEvents(why=self.full or "the first build")
         if name not in before.increments:
             return NewEvents(why="nothing is kept of it yet")
-        found = builds_there(stores.spark, stores.lake, self.version.project.name, name)
-        if not set(before.increments[name]) <= found:
+        if not set(before.increments[name]) <= self.version.kept.get(name, set()):
             return NewEvents(why="what was kept of it is gone from the lake")
         each = [self._new_events(source, before) for source in sources]
         unknown = next((new for new in each if new.events is None), None)
@@ -161,6 +160,8 @@ class KeptStates:
         stores, project, coverage = self.version.stores, self.version.project, self.version.coverage
         version = coverage.versions.get(source.name)
         everything = stores.lake.events(stores.spark, project, source, version=version)
+        if self._is_settled(source, before):
+            return NewEvents(events=everything.limit(0), count=0)
         known = source.name in before.lake_versions
         chosen = self._candidates(source, before, everything) if known else everything
         counted = Coverage(cut=before.cut, until=before.until, versions={}).condition()
@@ -175,6 +176,15 @@ class KeptStates:
             again = f"{total['again']} events of {source.name!r}"
             return NewEvents(why=f"{again} came earlier than their copies that were counted")
         return NewEvents(events=new.drop("_again"), count=int(total["all"]))
+
+    def _is_settled(self, source: Source, before: Manifest) -> bool:
+        """Whether the version before covers every event of the table, told without reading any."""
+        stores, project, coverage = self.version.stores, self.version.project, self.version.coverage
+        if coverage.versions.get(source.name) != before.lake_versions.get(source.name):
+            return False
+        last = stores.lake.last_arrival(stores.spark, project, source)
+        same_cut = coverage.cut == before.cut
+        return last is not None and last < before.until and (same_cut or last < before.cut)
 
     def _candidates(self, source: Source, before: Manifest, everything: DataFrame) -> DataFrame:
         """Rows that may be covered now and were not there for the version before, or not covered by it."""

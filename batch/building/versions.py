@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
@@ -28,6 +29,12 @@ class NewVersion:
     number: int
     coverage: Coverage
     before: Manifest | None
+
+    @cached_property
+    def kept(self) -> dict[str, set[int]]:
+        """Builds that have rows in the lake, by the name of what they kept, as when first asked."""
+        spark, lake, name = self.stores.spark, self.stores.lake, self.project.name
+        return {state: builds_there(spark, lake, name, state) for state in states_there(spark, lake, name)}
 
     def publish(self, view: FeatureView, increments: list[int]) -> tuple[str, int]:
         """Create and fill the version's table of a view; returns its name and the number of rows."""
@@ -73,17 +80,20 @@ class NewVersion:
         )
 
     def remove_unlisted(self) -> None:
-        """Delete increments that no manifest lists, except those of builds under way."""
+        """Delete increments that no manifest lists, except those of builds under way.
+
+        What other builds have left since this one began is for the next one.
+        """
         spark, lake, project = self.stores.spark, self.stores.lake, self.project
         try:
             now = self.stores.views.manifest(project.name)
             listed = [entry for entry in (now, now.previous if now else None) if entry is not None]
             newest = max(entry.batch_version for entry in listed)
-            for name in states_there(spark, lake, project.name):
+            for name, builds in self.kept.items():
                 needed = {build for entry in listed for build in entry.increments.get(name, [])}
-                unlisted = builds_there(spark, lake, project.name, name) - needed
-                old = {build for build in unlisted if build <= newest}
-                drop_increments(spark, lake, project.name, name, old)
+                drop_increments(
+                    spark, lake, project.name, name, {one for one in builds - needed if one <= newest}
+                )
         except STORE_ERRORS as error:
             log.warning("unneeded states of %s stay until the next build: %s", project.name, error)
 

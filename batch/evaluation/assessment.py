@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anabranch.declare.models import SMALLER_IS_BETTER, Slice
+from anabranch.pages.formats import plain
 from anabranch.stores.models.scoring import Matrix, Scores
 from batch.evaluation.measures import evaluate, measure
 
@@ -139,12 +140,12 @@ def slice_parts(one: Slice, values: NDArray[np.object_] | Floats) -> list[tuple[
 
 def _band(low: float, high: float) -> str:
     if np.isinf(low):
-        return f"below {high:g}"
-    return f"{low:g} and more" if np.isinf(high) else f"{low:g} to below {high:g}"
+        return f"below {plain(high)}"
+    return f"{plain(low)} and more" if np.isinf(high) else f"{plain(low)} to below {plain(high)}"
 
 
 def _text(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return plain(value) if isinstance(value, float) else str(value)
 
 
 def importance(

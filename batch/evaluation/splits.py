@@ -1,6 +1,7 @@
 """Which labels train and which test: by time, by key, or in folds. Labels of one key stay together."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,11 @@ class Split:
     kind: str
     how: str
 
+    @property
+    def left_out(self) -> int:
+        """The number of labels on neither side."""
+        return int((~self.train & ~self.test).sum())
+
 
 def split(
     wanted: str, keys: NDArray[np.object_], times: NDArray[np.int64], target: Floats, task: str
@@ -38,7 +44,7 @@ def split(
     for two sides.
     """
     if task == "class":
-        _check_classes(target)
+        check_classes(np.unique(target).tolist(), len(target))
     why = ""
     if wanted == "time":
         found = _by_time(keys, times)
@@ -61,7 +67,7 @@ def held_out(keys: NDArray[np.object_], target: Floats, task: str) -> Mask:
     unique, position = np.unique(keys, return_inverse=True)
     hashes = _hashes(keys)
     if task == "class":
-        _check_classes(target)
+        check_classes(np.unique(target).tolist(), len(target))
     mask: Mask = (hashes < SHARE)[position]
     if not both_usable(target[mask], target[~mask], task):
         mask = _by_rank(hashes, _strata(position, len(unique), target, task))[position]
@@ -113,7 +119,12 @@ def _by_time(keys: NDArray[np.object_], times: NDArray[np.int64]) -> Split | str
     tests = np.where(seen_later & seen_earlier, _hashes(keys) < SHARE, seen_later)[position]
     train, test = ~later & ~tests, later & tests
     left = int((~train & ~test).sum())
-    aside = f"; {left} labels of keys on the other side are left out" if left else ""
+    aside = (
+        f"; {left} of {len(keys)} labels ({left / len(keys):.0%}) of keys on both sides are left out, "
+        "split='key' uses every label"
+        if left
+        else ""
+    )
     how = f"by time: trained before {np.datetime64(int(moment), 'us')}Z, tested from then on{aside}"
     return Split(train=train, test=test, kind="time", how=how)
 
@@ -131,17 +142,17 @@ def _hashes(keys: NDArray[np.object_]) -> Floats:
     return np.array([int.from_bytes(digest, "big") / 2**64 for digest in digests])
 
 
-def _check_classes(target: Floats) -> None:
-    found = np.unique(target)
-    strange = [value for value in found.tolist() if value not in (0.0, 1.0)]
+def check_classes(found: Sequence[float], labels: int) -> None:
+    """Raise AnabranchError unless the targets `found` among so many labels are the two classes 0 and 1."""
+    strange = [value for value in found if value not in (0.0, 1.0)]
     if strange:
         raise AnabranchError(
             f"the label's target gives {strange[0]:g}, not 0 or 1: "
             "write a condition such as 'num > 0', or use a metric for numbers"
         )
-    if len(found) < 2:
+    if len(found) == 1:
         raise AnabranchError(
-            f"all {len(target)} labels are of class {found[0]:g}: "
+            f"all {labels} labels are of class {found[0]:g}: "
             "a model needs examples of both classes, so bring in labels of the other"
         )
 

@@ -56,6 +56,8 @@ def find_files(patterns: Sequence[str], spark: SparkSession | None) -> list[Foun
         matches, several = files_at(pattern, spark).find(pattern)
         if several and not any(sign in pattern for sign in "*?["):
             matches = [each for each in matches if _format(each.name)]
+        if not matches and not several:
+            raise AnabranchError(f"there is no file {pattern!r}: check the path")
         if not matches:
             raise AnabranchError(
                 f"{pattern!r} names no file of events: give a {_KNOWN} file, a folder of them or a pattern"

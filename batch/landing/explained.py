@@ -15,7 +15,8 @@ _FULL = (
 _TORN = (
     "Unexpected end of input stream", "EOFException", "ZipException", "incorrect header check",
     "incorrect data check", "invalid block type", "invalid distance", "invalid stored block",
-    "is not a Parquet file", "Could not read footer",
+    "is not a Parquet file", "Could not read footer", "ParquetDecodingException", "TProtocolException",
+    "can not read class org.apache.parquet", "CORRUPT", "Corrupt", "FAILED_READ_FILE",
 )  # fmt: skip
 _FILE = re.compile(r"(?:reading file|file[: ]path:?|File) +((?:file:|[a-z0-9]+://)[^\s,]+?)\.?(?:\s|$)")
 

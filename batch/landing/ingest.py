@@ -26,7 +26,7 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
 from anabranch.progress import Progress
-from anabranch.stores.files.filesystems import files_at
+from anabranch.stores.files.filesystems import files_at, is_local
 from anabranch.stores.lake.loads import StagedLoad
 from anabranch.stores.lake.schemas import check_tables, prepare_events
 from anabranch.stores.lake.staging import transactions
@@ -66,9 +66,12 @@ def ingest(
     Every file is checked before the first is landed, and passes `gate` before it is visible. Spark's workers
     must see the files under the same paths.
     """
-    spark, source = stores.spark, find_source(project, source_name)
+    source = find_source(project, source_name)
+    # Before Spark starts, which takes seconds.
+    found = find_files(files, None) if all(map(is_local, files)) else None
+    spark = stores.spark
     check_tables(spark, stores.lake, project)
-    checked = [check_file(found, source, spark, form) for found in find_files(files, spark)]
+    checked = [check_file(each, source, spark, form) for each in found or find_files(files, spark)]
     loader = SourceLoader(stores=stores, project=project, source=source, gate=gate)
     loads = _FileLoads(spark=spark, loader=loader, arrival=time.time_ns() // 1000)
     new = loads.not_landed(checked)

@@ -50,6 +50,8 @@ class Reading:
             self._tell(*bytes_and_rows_read(self.spark))
 
     def _tell(self, size: int, rows: int) -> None:
+        if not self.files_done + self.bytes_done + size + rows:
+            return  # Spark is still planning
         seconds = max(time.monotonic() - self.started, 0.001)
         share = min((self.bytes_done + size) / self.size, 1.0) if self.size else 1.0
         left = f", {_span(seconds * (1 - share) / share)} left" if 0 < share < 1 else ""

@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
@@ -111,9 +113,18 @@ def _landed_offsets(spark: SparkSession, checkpoint: str, source: Source) -> dic
     done = [int(name) for name in file_names(spark, f"{checkpoint}/commits") if name.isdigit()]
     if not done:
         return {}
-    lines = read_text(spark, f"{checkpoint}/offsets/{max(done)}").splitlines()
-    found: dict[str, int] = json.loads(lines[-1]).get(str(source.topic), {})
-    return {int(partition): offset for partition, offset in found.items()}
+    place = f"{checkpoint}/offsets/{max(done)}"
+    try:
+        found: dict[str, int] = json.loads(read_text(spark, place).splitlines()[-1]).get(
+            str(source.topic), {}
+        )
+        return {int(partition): int(offset) for partition, offset in found.items()}
+    except (ValueError, IndexError, AttributeError, PySparkException, Py4JError) as error:
+        raise AnabranchError(
+            f"how far topic {source.topic!r} has been landed cannot be read: {place} is missing or damaged; "
+            f"restore it, or remove {checkpoint}: then the topic is landed from its beginning, and events "
+            "that are in the lake already count once, by their ids"
+        ) from error
 
 
 def _tell_lost(stores: Stores, project: Project, source: Source, progress: Progress) -> None:
@@ -178,6 +189,8 @@ def _micro_batch(
 
 def _advance(landed: Mapping[str, LoadSummary], progress: Progress, started: float) -> None:
     rows = sum(each.rows + each.quarantined for each in landed.values())
+    if not rows:
+        return
     rate = rows / max(time.monotonic() - started, 0.001)
     progress.advance(rows, None, f"rows, {rate:,.0f} rows/s")
 

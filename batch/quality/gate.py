@@ -34,6 +34,7 @@ from batch.quality.report import Outcome, QuarantinedRows, Report, as_html, as_j
 
 log = logging.getLogger(__name__)
 _GROUPS = 20
+_SHOWN = 300  # characters of a reason in a message
 _FORMAT = {"result_format": "BASIC", "partial_unexpected_count": 3}
 
 
@@ -96,7 +97,8 @@ class LoadCheck:
         """
         suite, settings = self.gate.suite(self.source), self.gate.settings
         outcomes = judge_measures(suite, found)
-        faults = _faults(outcomes, found["rows"], found["bad"], settings.refuse_above)
+        groups = () if bad is None or not found["bad"] else _groups(bad)
+        faults = _faults(outcomes, found["rows"], found["bad"], settings.refuse_above, groups)
         unmet = tuple(each.said for each in outcomes if not each.met)
         mode = settings.topic_mode if found["load_topic"] else settings.mode
         report = Report(
@@ -114,7 +116,7 @@ class LoadCheck:
             faults=tuple(faults),
             suite=suite.origin,
             outcomes=tuple(outcomes),
-            groups=() if bad is None or not found["bad"] else _groups(bad),
+            groups=groups,
         )
         path = f"{lake.reports(self.gate.project, self.source)}/{_file_name(found, report)}"
         write_text(spark, f"{path}.json", as_json(report))
@@ -151,13 +153,15 @@ def reports(spark: SparkSession, lake: Lake, project: Project, most: int) -> lis
     return sorted(found, key=lambda each: str(each["arrival"]), reverse=True)[:most]
 
 
-def _faults(outcomes: Sequence[Outcome], rows: int, bad: int, most: float) -> list[str]:
+def _faults(
+    outcomes: Sequence[Outcome], rows: int, bad: int, most: float, groups: Sequence[QuarantinedRows]
+) -> list[str]:
     """The reasons for which a load should not land."""
     found = []
     if rows and bad / rows > most:
-        found.append(
-            f"{bad:,} of {rows:,} rows ({100 * bad / rows:.1f}%) are bad, at most {100 * most:g}% may be"
-        )
+        share = f"{bad:,} of {rows:,} rows ({100 * bad / rows:.1f}%) are bad, at most {100 * most:g}% may be"
+        most_often = f" (most often: {groups[0].reason[:_SHOWN]})" if groups else ""
+        found.append(share + most_often)
     return found + [
         f"{each.said}: {each.observed}"
         for each in outcomes

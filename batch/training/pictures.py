@@ -72,6 +72,7 @@ def figure(across: str, up: str, width: float = 5, height: float = 4) -> tuple[A
     axes = drawn.add_subplot()
     axes.set_xlabel(across)
     axes.set_ylabel(up)
+    axes.ticklabel_format(style="plain", useOffset=False)  # 1200000, not 1.2 and 1e6 in a corner
     axes.spines[["top", "right"]].set_visible(False)
     return drawn, axes
 

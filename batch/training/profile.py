@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anabranch.errors import AnabranchError
+from anabranch.pages.formats import plain
 from anabranch.stores.models.inputs import ModelInput
 from anabranch.stores.models.scoring import Matrix, Scores
 
@@ -96,13 +97,14 @@ def _bins(column: NDArray[Any], kinds: bool, categories: Sequence[str]) -> Bins:
     values, counts = np.unique(known, return_counts=True)
     if kinds or len(values) <= _FEW_VALUES:
         kept = np.sort(values[np.argsort(-counts, kind="stable")][:_MOST_VALUES]).tolist()
-        names = [categories[int(value)] if categories else f"{value:g}" for value in kept]
+        names = [categories[int(value)] if categories else plain(value) for value in kept]
         made = Bins(values=tuple(kept), names=(*names, "other values", "missing"))
     else:
         edges = np.unique(np.quantile(known, np.arange(1, _BINS) / _BINS)).tolist()
-        middle = [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
+        middle = [f"{plain(low)} to {plain(high)}" for low, high in pairwise(edges)]
         made = Bins(
-            edges=tuple(edges), names=(f"below {edges[0]:g}", *middle, f"{edges[-1]:g} and more", "missing")
+            edges=tuple(edges),
+            names=(f"below {plain(edges[0])}", *middle, f"{plain(edges[-1])} and more", "missing"),
         )
     return Bins(
         edges=made.edges, values=made.values, names=made.names, counts=tuple(made.count(column).tolist())

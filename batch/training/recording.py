@@ -115,6 +115,7 @@ def _parameters(model: Model, prepared: Prepared, labels: TrainingLabels) -> dic
         "task": model.task,
         "features": len(prepared.rows.inputs),
         "labels_left_out": labels.left_out,
+        "labels_left_out_by_split": prepared.split.left_out,
         "split": prepared.split.how,
         "seed": SEED,
     }

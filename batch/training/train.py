@@ -19,6 +19,7 @@ from batch.evaluation.assessment import SliceResult
 from batch.evaluation.kept_runs import TrainingRun, keep
 from batch.release.promotion import GateCheck
 from batch.release.registering import register
+from batch.trainers.choice import tried
 from batch.trainers.registry import check_model, learn, trainer
 from batch.training.job import TrainingJob, TrainingLabels, TrainingSet
 from batch.training.preparing import prepare
@@ -35,7 +36,7 @@ class Trained:
     """A registered version. `metrics` are on held-out rows, the declared one first.
 
     `rows` labels were usable, `left_out` were not. `checks` are the gate's and `reason` why the version is
-    not champion; `split` says which rows were held out.
+    not champion; `split` says which rows were held out, `chosen` what `auto` or a search chose.
     """
 
     version: str
@@ -48,6 +49,7 @@ class Trained:
     checks: tuple[GateCheck, ...] = ()
     slices: tuple[SliceResult, ...] = ()
     split: str = ""
+    chosen: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,18 @@ class Reproduction:
             for name, (was, now) in self.metrics.items()
             if was is None or now is None or abs(was - now) > _CLOSE * max(1.0, abs(was))
         )
+
+
+def chosen(parameters: Mapping[str, object]) -> str:
+    """What `auto` or a search chose, for people; empty when nothing was chosen."""
+    if "validated" not in parameters:
+        return ""
+    named = [
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in parameters.items()
+        if name not in ("chosen", "validated", "trials")
+    ]
+    return " ".join([str(parameters.get("chosen", "")), *named]).strip()
 
 
 def train(stores: Stores, job: TrainingJob) -> Trained:
@@ -150,6 +164,8 @@ def train_run(job: TrainingJob, given: TrainingSet) -> TrainingRun:
     rows = prepared.rows
     job.progress.step(f"trainer {job.model.trainer}: {len(rows.target):,} rows, {len(rows.inputs)} features")
     learnt = learn(job.model.trainer, rows, job.model.search)
+    if tried(learnt):
+        job.progress.step(f"chosen among {len(tried(learnt))}: {chosen(learnt.fitted().parameters)}")
     return assess(job, prepared, learnt, given.labels)
 
 
@@ -169,4 +185,5 @@ def _registered(stores: Stores, job: TrainingJob, run: TrainingRun, started: flo
         checks=found.verdict.checks,
         slices=tuple(run.slices),
         split=str(run.parameters["split"]),
+        chosen=chosen(run.fitted.parameters),
     )

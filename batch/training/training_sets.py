@@ -15,6 +15,7 @@ from anabranch.stores.models.inputs import model_inputs, slice_inputs
 from anabranch.stores.models.shipping import input_column
 from anabranch.stores.opened import Stores
 from anabranch.values.names import quoted
+from batch.evaluation.splits import check_classes
 from batch.training.job import TrainingJob, learnable
 from batch.training.preparing import KEY, TARGET, TIME
 from batch.training.spreading import check_memory, training_size
@@ -23,13 +24,24 @@ from batch.training.spreading import check_memory, training_size
 def lake_frame(
     stores: Stores, project: Project, versions: Mapping[str, int], progress: Progress
 ) -> tuple[DataFrame, int]:
-    """The training set from the lake's `versions`, and the number of label events."""
-    label, _ = learnable(project)
+    """The training set from the lake's `versions`, and the number of label events.
+
+    Raises AnabranchError for targets that the metric is not for, before any feature is computed.
+    """
+    label, model = learnable(project)
     # The recorded versions, so that the training set can be made again whatever lands meanwhile.
     events = stores.lake.distinct_events(stores.spark, project, versions)
     progress.step("training set: features strictly before every label")
     labels = label_rows(label, events[label.source.name])
-    return training_set(project, events, labels), labels.count()
+    target = F.when(F.abs(TARGET) < float("inf"), F.col(TARGET))
+    strange = F.when(~target.isin(0.0, 1.0), target)
+    (told,) = labels.agg(
+        F.count(F.lit(1)).alias("total"),
+        F.array_compact(F.array(F.min(strange), F.min(target), F.max(target))).alias("found"),
+    ).collect()
+    if model.task == "class":
+        check_classes(list(dict.fromkeys(told["found"])), told["total"])
+    return training_set(project, events, labels), told["total"]
 
 
 def lake_training_set(stores: Stores, job: TrainingJob, versions: Mapping[str, int]) -> pa.Table:

@@ -20,7 +20,7 @@ class Findings:
 
     By model version: `predictions` counts them, `features` and `scores` are the drift of what they used and
     of their scores, `means` the mean scores. `current` is the drift of the current rows of every key, for
-    the champion.
+    the champion. Drift of fewer than `least` rows is chance: it is shown, and is no measure.
     """
 
     project: str
@@ -37,6 +37,7 @@ class Findings:
     skew: Skew | None
     approximation: Mapping[str, Measure]
     notes: tuple[str, ...] = ()
+    least: int = 1
 
     def measures(self) -> list[Measure]:
         """The findings as measures; accuracy by period is dated at its start, so later labels correct it."""
@@ -61,6 +62,8 @@ class Findings:
         drifts += [("scores", version, one) for version, one in self.scores.items()]
         drifts += [("current", self.champion, one) for one in self.current]
         for subject, version, drift in drifts:
+            if drift.rows < self.least:
+                continue
             yield self._one(subject, "psi", now, drift.psi, version, drift.feature)
             yield self._one(subject, "js", now, drift.js, version, drift.feature)
         for version, mean in self.means.items():

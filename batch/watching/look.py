@@ -80,11 +80,20 @@ def watch(stores: Stores, project: Project, progress: Progress, since: int | Non
         current=look.current(),
         skew=skew,
         approximation={one.name: one for one in latest if one.subject == SUBJECT and one.version == champion},
-        notes=tuple(look.notes),
+        notes=(*look.notes, *_too_few(counts, project.watch.rows)),
+        least=project.watch.rows,
     )
     seconds = time.monotonic() - started
     log.info("watched project=%s predictions=%s seconds=%.1f", project.name, sum(counts.values()), seconds)
     return findings
+
+
+def _too_few(counts: Mapping[str, int], least: int) -> list[str]:
+    return [
+        f"version {version} has {count:,} predictions: its drift is judged from {least:,} on (Watch.rows)"
+        for version, count in counts.items()
+        if count < least
+    ]
 
 
 class _Look:

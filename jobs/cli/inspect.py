@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,6 +78,7 @@ def projects(as_json: AsJson = False) -> None:
 
 def check(name: Name, as_json: AsJson = False) -> None:
     """Check a declaration and show its features and expectations, without starting anything."""
+    from anabranch.events.expectations import DERIVED
     from batch.trainers.registry import check_model
     from jobs.wiring.suites import suites
 
@@ -110,6 +112,13 @@ def check(name: Name, as_json: AsJson = False) -> None:
         f"{LARGEST // 2**20} MiB it loses its texts: fewer values (k=, most=) or a longer hop= keep them"
         for view in project.views
         if (size := largest_key(view, slack)) > LARGEST
+    ]
+    lines += [
+        f"  {source}: {each.columns[0]} is a label of two classes ({project.model.metric}): a load with "
+        "other values than 0 and 1 is refused"
+        for source, suite in expected.items()
+        for each in suite.rules
+        if project.model is not None and suite.origin == DERIVED
     ]
     value = described(project) | {"suites": {source: suite.origin for source, suite in expected.items()}}
     result(as_json, value, "\n".join([*lines, f"Next: anabranch ingest {name} SOURCE FILE"]))
@@ -192,14 +201,16 @@ def answer(
         say(f"degraded: {answered['degraded_reason']}")
     if not answered["known"]:
         say(
-            "neither batch nor stream knows this key: these are the features of no events, "
-            "and there is no score"
+            "neither the batch nor the stream has an event of this key within the windows: these are the "
+            f"features of no events, and there is no score (events of earlier: anabranch answer {name} "
+            f"{shlex.join(key)} --at TIME)"
         )
         return
     score = (
         f"no model yet: anabranch train {name}"
         if answered["score"] is None
-        else f"score {answered['score']:.4f}, label {answered['label']}"
+        else f"score {answered['score']:.4f}"
+        + ("" if answered["label"] is None else f", label {answered['label']}")
     )
     model, batch, layer = (answered[each] for each in ("model_version", "batch_version", "layer"))
     say(f"{score} (model {model}, batch {batch}, from {layer})")

@@ -38,6 +38,7 @@ def train(
 ) -> None:
     """Train on point-in-time features, judge on held-out rows, register; champion when the gate lets it."""
     from batch.training.train import train as run
+    from jobs.flows.building import score_current_rows
 
     with job() as context:
         project, steps = context.project(name), Steps()
@@ -46,12 +47,14 @@ def train(
             return
         trained = run(context, training_job(context, project, steps))
         begin_online(context, project, steps)
+        if trained.champion:
+            score_current_rows(context, project, steps)
     if not as_json:
         _show(name, trained)
     value = {
         "project": name,
         "model_version": trained.version,
-        **picked(trained, "champion rows metrics reason split"),
+        **picked(trained, "champion rows metrics reason split chosen"),
         "gate": [asdict(check) for check in trained.checks],
     }
     outcome = _outcome(trained.version, trained.champion, trained.reason)
@@ -62,8 +65,12 @@ def train(
 
 def _finish(context: "Context", project: Project, as_json: bool) -> None:
     from batch.release.registering import finish as finish_kept
+    from jobs.flows.building import score_current_rows
 
-    done = finish_kept(context, project, _kept(context), Steps(), announces=True)
+    steps = Steps()
+    done = finish_kept(context, project, _kept(context), steps, announces=True)
+    if any(each.champion for each in done):
+        score_current_rows(context, project, steps)
     outcomes = [(each.version, each.champion, each.verdict.reason) for each in done]
     finished = [
         {"model_version": version, "champion": champion, "reason": reason}
@@ -143,7 +150,8 @@ def _show(name: str, trained: "Trained") -> None:
     ]
     held_out = f"{metrics['rows_test']:,.0f} held-out rows, split {trained.split}"
     heads = ["metric", "value", "95% from", "to", "on training rows"]
-    table(f"Model {name} version {trained.version}, on {held_out}", heads, rows)
+    chosen = f" ({trained.chosen})" if trained.chosen else ""
+    table(f"Model {name} version {trained.version}{chosen}, on {held_out}", heads, rows)
     if trained.slices:
         heads = ["feature", "part", "rows", "value", "95% from", "to"]
         table(

@@ -127,6 +127,7 @@ def promote(
     """Make a model version the champion, which ends a trial; or try it on live requests."""
     from batch.release.announcing import announce
     from batch.release.promotion import promote as run
+    from jobs.flows.building import score_current_rows
 
     if force != bool(reason and reason.strip()):
         raise MisuseError(
@@ -150,6 +151,7 @@ def promote(
             return
         run(context.models, project, version, reason=reason, without_parity=without_parity)
         announced = announce(context.models, context.bus, project)
+        score_current_rows(context, project, Steps())
     forced, why = " (forced)" if force else "", f"; {announced.why}" if announced.why else ""
     value = {"project": name, "champion": version, "reason": reason, "devices_told": not announced.why}
     text = f"version {version} of {name} is champion{forced}{why}"

@@ -16,11 +16,12 @@ from jobs.wiring.job import job
 from jobs.wiring.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
     from jobs.wiring.context import Context
 
 _MOST_REASONS = 200
+_MOST_TEXT = 200
 
 
 def register(app: typer.Typer) -> None:
@@ -120,10 +121,12 @@ def _reports(settings: Settings, project: Project, most: int, as_json: bool) -> 
     with job(settings) as context:
         listed = reports(context.spark, context.lake, project, most)
     if not as_json:
-        heads = ["arrival", "source", "load", "rows", "bad", "verdict", "report"]
+        heads = ["arrival", "source", "load", "rows", "bad", "verdict"]
         table(
             f"Loads of {project.name} at the gate", heads, [[each[key] for key in heads] for each in listed]
         )
+        for each in listed:  # on lines of their own: in a cell a path would be wrapped
+            say(f"{each['arrival']}  {each['report']}")
     suites = "".join(f"\n  anabranch quality {project.name} {source}" for source in project.sources)
     text = f"{len(listed)} reports; the expectations of each source:{suites}"
     result(as_json, {"project": project.name, "reports": listed}, text)
@@ -232,7 +235,11 @@ class _Listing:
                 _explain(value["explained"])
             else:
                 heads = ["source", "reason", "raw", "arrival"]
-                newest = rows.orderBy(F.desc("arrival")).limit(self.most).collect()
+                shown = [
+                    shortened(F.col(head)).alias(head) if head in ("reason", "raw") else head
+                    for head in heads
+                ]
+                newest = rows.orderBy(F.desc("arrival")).limit(self.most).select(*shown).collect()
                 table(f"The newest {len(newest)}", heads, [[row[head] for head in heads] for row in newest])
         hint = "" if self.explain or not total else f"\nNext: anabranch quarantine {name} --explain"
         return value, f"{total:,} rows in quarantine{hint}"
@@ -249,6 +256,16 @@ class _Listing:
             F.count(F.lit(1)).alias("count"), F.min_by(example, F.xxhash64("id")).alias("example")
         )
         return grouped.orderBy(F.desc("count"), "source", "kind").limit(_MOST_REASONS).collect()
+
+
+def shortened(text: "Column") -> "Column":
+    """A text of at most so many characters, and how many there are."""
+    from pyspark.sql import functions as F
+
+    longer = F.concat(
+        F.left(text, F.lit(_MOST_TEXT)), F.format_string("... (%,d characters)", F.length(text))
+    )
+    return F.when(F.length(text) > _MOST_TEXT, longer).otherwise(text)
 
 
 def _explained(row: Any) -> dict[str, Any]:

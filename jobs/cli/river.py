@@ -131,7 +131,7 @@ def build(
 ) -> None:
     """Land, build batch views from what is new, validate and publish them, and make them current."""
     from jobs.cli.watch import summary, watch_built
-    from jobs.flows.building import build_project
+    from jobs.flows.building import build_project, why_empty
     from jobs.flows.watching import sentence
 
     steps = Steps()
@@ -139,6 +139,7 @@ def build(
         project, boundary = context.project(name), None if cut is None else parse_time(cut)
         built = build_project(context, project, boundary, steps, full=full, accept=accept)
         watched = watch_built(context, project, steps)
+        empty = why_empty(context, project, built.manifest)
     entry = built.manifest
     approximation = None if built.approximation is None else dict(built.approximation.values())
     if approximation is not None and not as_json:
@@ -153,9 +154,10 @@ def build(
         "seconds": round(built.seconds, 2),
         "approximation": approximation,
         "watch": summary(watched),
+        "empty": empty,
     }
     rows = ", ".join(f"{view} {count:,} keys" for view, count in entry.rows.items())
-    lines = [f"batch version {entry.batch_version} up to {format_time(entry.cut)} is current: {rows}"]
+    lines = [f"batch version {entry.batch_version} up to {format_time(entry.cut)} is current: {rows}", *empty]
     if watched is not None:
         lines.append(watched if isinstance(watched, str) else sentence(watched))
     result(as_json, value, "\n".join([*lines, f"Next: anabranch train {name}"]))
@@ -170,13 +172,13 @@ def rollback(
     as_json: AsJson = False,
 ) -> None:
     """Make the previous batch version and its model current again, or the previous model alone."""
+    from jobs.flows.building import rollback_project
+
     with job() as context:
         project = context.project(name)
         if model:
             _roll_back_model(context, project, as_json)
             return
-        from jobs.flows.building import rollback_project  # with Spark, which the model alone does not need
-
         entry = rollback_project(context, project, Steps())
     value = {
         "project": name,
@@ -190,9 +192,11 @@ def rollback(
 def _roll_back_model(context: "Context", project: Project, as_json: bool) -> None:
     from batch.release.announcing import announce
     from batch.release.promotion import roll_back
+    from jobs.flows.building import score_current_rows
 
     version = roll_back(context.models, project)
     announced = announce(context.models, context.bus, project)
+    score_current_rows(context, project, Steps())
     why = f"; {announced.why}" if announced.why else ""
     value = {"project": project.name, "champion": version, "devices_told": not announced.why}
     text = f"version {version} of {project.name} is champion again, and the batch version stays{why}"

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from jobs.servers import embedded
+from jobs.show import say
 from jobs.wiring.settings import load_settings
 
 
@@ -33,8 +34,17 @@ def down() -> None:
 
 
 def status() -> None:
-    """Show which servers run, where, and since when."""
-    embedded.status(load_settings())
+    """Show which servers run, where, and since when; REST by asking it."""
+    from serving.server import address, look
+
+    settings = load_settings()
+    shown = {state.name.partition("-")[0] for state in embedded.status(settings)}
+    others = [name for name in embedded.SERVERS if name not in shown]
+    if others:
+        say(f"{', '.join(others)}: not started (anabranch up --with NAME)")
+    place, answer = address(settings.serving), look(settings.serving, "/readyz")
+    words = {None: "nothing answers", 200: "running and ready"}
+    say(f"rest: {words.get(answer, f'running, not ready ({place}/readyz says why)')} at {place}")
 
 
 def serve(

@@ -96,8 +96,11 @@ class Desk:
     def train(self, project: Project, requests: Sequence[str]) -> "Trained":
         from batch.training.train import train
         from jobs.cli.models import begin_online, training_job
+        from jobs.flows.building import score_current_rows
 
         context, asked = self.context, training_job(self.context, project, self.steps)
         trained = train(context, replace(asked, about={**asked.about, "requests": ",".join(requests)}))
         begin_online(context, project, self.steps)
+        if trained.champion:
+            score_current_rows(context, project, self.steps)
         return trained

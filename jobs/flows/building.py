@@ -2,8 +2,12 @@
 
 from collections.abc import Mapping
 
+from pyspark.sql import functions as F
+
 from anabranch.declare.projects import Project
+from anabranch.declare.views import FeatureView
 from anabranch.errors import AnabranchError
+from anabranch.events.cells import named
 from anabranch.stores.cassandra.manifest import Gap, Manifest
 from anabranch.stores.cassandra.removal import needed_since
 from anabranch.values.times import SECOND, format_time, now_micros
@@ -14,6 +18,7 @@ from batch.building.publication import build as build_views
 from batch.building.versions import rollback
 from batch.landing.topics import land, landed_offsets, was_made_again
 from batch.release.announcing import announce
+from batch.views import Coverage
 from jobs.show import Steps
 from jobs.wiring.context import Context
 
@@ -89,6 +94,50 @@ def rollback_project(context: Context, project: Project, steps: Steps) -> Manife
     steps.step("current rows of every key")
     reset_current_rows(context, project)
     return entry
+
+
+def score_current_rows(context: Context, project: Project, steps: Steps) -> None:
+    """Make the current rows anew after a change of champion, where there is a batch version and a store."""
+    try:
+        if context.views.manifest(project.name) is not None:
+            steps.step("current rows of every key, scored by the champion")
+            reset_current_rows(context, project)
+    except AnabranchError as error:
+        steps.step(f"current rows have no scores of the champion until the next build: {error}")
+
+
+def why_empty(context: Context, project: Project, entry: Manifest) -> list[str]:
+    """Why views of a version have no key, a sentence for each; reads the lake for such views alone."""
+    return [_why_empty(context, project, view, entry) for view in project.views if not entry.rows[view.name]]
+
+
+def _why_empty(context: Context, project: Project, view: FeatureView, entry: Manifest) -> str:
+    covered = Coverage(cut=entry.cut, until=entry.until, versions=entry.lake_versions).condition()
+    newest = F.unix_micros(F.max(F.when(covered, named(view.source.time).cast("timestamp"))))
+    (found,) = (
+        context.lake.events(context.spark, project, view.source)
+        .agg(F.count(F.lit(1)).alias("all"), newest.alias("newest"))
+        .collect()
+    )
+    return f"view {view.name} has no key: {no_key(project, view, entry.cut, found['all'], found['newest'])}"
+
+
+def no_key(project: Project, view: FeatureView, cut: int, events: int, newest: int | None) -> str:
+    """Why a view has no key; `newest` is the last time of the `events` that its version covers."""
+    source, until = view.source.name, format_time(cut)
+    if not events:
+        return f"no event of source {source!r} is in the lake"
+    if newest is None:
+        return (
+            f"all events of {source!r} arrived after the cut {until}: the stream counts them "
+            f"(anabranch stream {project.name}), and so does a build after the next full hour"
+        )
+    windows = ", ".join(dict.fromkeys(column.window.name for column in view.columns))
+    return (
+        f"the newest event of {source!r} is of {format_time(newest)}, and its windows ({windows}) end at the "
+        f"cut {until}: ask for a time in the past (anabranch answer {project.name} KEY --at TIME), or give "
+        "the view a window that reaches back so far"
+    )
 
 
 def check_complete(context: Context, project: Project, cut: int) -> Mapping[str, Mapping[str, int]]:

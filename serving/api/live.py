@@ -28,6 +28,7 @@ Stamp = tuple[tuple[str, int, int], ...]
 """Path, time of change and size of each file of a declaration."""
 UNTRAINED = "no model yet: run 'anabranch train {name}'"
 _ATTEMPTS = 5  # a manifest changes twice in a rollback; one that still changes is read by the next look
+_FIRST_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ class Live:
         self._served: dict[str, Served] = {}
         self._stamps: dict[str, Stamp] = {}
         self._reported: dict[tuple[str, str], str] = {}
-        self._stopping = threading.Event()
+        self._stopping, self._first = threading.Event(), threading.Event()
         self.broken: dict[str, str] = {}
         """Declarations that never loaded, and why."""
         self.looked = False
@@ -75,16 +76,21 @@ class Live:
         """Load the declarations, then look in a thread, and call `after` each time.
 
         API keys are looked at in a thread of their own: a revoked one must not wait for a store that is down.
+        Returns after the first look, so that the first callers are not answered 503, or after some seconds.
         """
         self.declarations()
 
         def look() -> None:
-            self.refresh()
-            after()
+            try:
+                self.refresh()
+                after()
+            finally:
+                self._first.set()
 
         threading.Thread(target=self._run, args=(look,), name="live", daemon=True).start()
         if self._context.access is not None:
             threading.Thread(target=self._run, args=(self.keys,), name="keys", daemon=True).start()
+        self._first.wait(_FIRST_SECONDS)
 
     def stop(self) -> None:
         """Look no more; a look that waits for a store is not waited for."""

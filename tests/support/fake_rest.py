@@ -7,6 +7,7 @@ import json
 import sys
 import threading
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from anabranch.answers.predict import Prediction
@@ -96,4 +97,4 @@ def _settings() -> ServingSettings:
 
 
 if __name__ == "__main__":
-    run(_settings(), load)
+    run(_settings(), load, partial(print, flush=True))

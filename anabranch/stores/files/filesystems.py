@@ -38,7 +38,10 @@ class Files(Protocol):
     """One kind of file system."""
 
     def find(self, pattern: str) -> tuple[list[FoundFile], bool]:
-        """The files of a path, folder (all below it) or glob, in order; whether it is a folder or glob."""
+        """The files of a path, folder (all below it) or glob, in order; whether it is a folder or glob.
+
+        A path at which nothing exists has none, and is neither.
+        """
         ...
 
     def look(self, path: str) -> FoundFile | None:
@@ -88,7 +91,7 @@ class _LocalFiles:
             return [_found(path)], False
         names = glob.glob(str(path), recursive=True)  # noqa: PTH207 - the pattern may be absolute
         matches = [Path(name) for name in sorted(names)]
-        return [_found(each) for each in matches if each.is_file()], True
+        return [_found(each) for each in matches if each.is_file()], glob.has_magic(str(path))
 
     def look(self, path: str) -> FoundFile | None:
         return _found(Path(path)) if Path(path).is_file() else None
@@ -128,7 +131,8 @@ class _HadoopFiles:
                 each = _status(below.next())
                 if not _hidden(each.path.removeprefix(top).strip("/").split("/")):
                     found[each.path] = each
-        return [found[path] for path in sorted(found)], not (len(named) == 1 and named[0].isFile())
+        one = len(named) == 1 and named[0].isFile()
+        return [found[path] for path in sorted(found)], not one if named else glob.has_magic(pattern)
 
     def look(self, path: str) -> FoundFile | None:
         system, place = hadoop(self.spark, path)

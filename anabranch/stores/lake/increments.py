@@ -15,17 +15,22 @@ from pyspark.sql import functions as F
 
 from anabranch.stores.files.filesystems import hadoop
 from anabranch.stores.lake.lake import Lake
-from anabranch.stores.lake.staging import snapshot
+from anabranch.stores.lake.staging import repeated, snapshot
 
 
 def write_increment(lake: Lake, project: str, name: str, frame: DataFrame, build: int) -> int:
     """Append the rows of a build; returns how many. A build's number is unique: nothing is written twice."""
-    counted = Observation()
-    rows = frame.withColumn("build", F.lit(build).cast("bigint")).observe(
-        counted, F.count(F.lit(1)).alias("rows")
-    )
-    rows.write.format("delta").mode("append").partitionBy("build").save(lake.state_path(project, name))
-    return int(counted.get["rows"])
+
+    def write() -> int:
+        counted = Observation()
+        rows = frame.withColumn("build", F.lit(build).cast("bigint")).observe(
+            counted, F.count(F.lit(1)).alias("rows")
+        )
+        rows.write.format("delta").mode("append").partitionBy("build").save(lake.state_path(project, name))
+        return int(counted.get["rows"])
+
+    # Of two first builds at once, each would make the table.
+    return repeated(write)
 
 
 def read_increments(
@@ -45,11 +50,9 @@ def builds_there(spark: SparkSession, lake: Lake, project: str, name: str) -> se
     found = snapshot(spark, lake.state_path(project, name))
     if found is None:
         return set()
-    files = DataFrame(found.allFiles().toDF(), spark)
-    return {
-        int(row["build"])
-        for row in files.select(F.col("partitionValues")["build"].alias("build")).distinct().collect()
-    }
+    # Few rows of a small table's log are at hand without a job of Spark, as long as nothing is aggregated.
+    builds = DataFrame(found.allFiles().toDF(), spark).select(F.col("partitionValues")["build"]).collect()
+    return {int(row[0]) for row in builds}
 
 
 def drop_increments(spark: SparkSession, lake: Lake, project: str, name: str, builds: Iterable[int]) -> None:

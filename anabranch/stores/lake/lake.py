@@ -13,6 +13,7 @@ An append is named by (app id, version): the same name again changes nothing, so
 repeats.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -32,6 +33,7 @@ from anabranch.settings import LakeSettings
 from anabranch.stores.lake.staging import snapshot
 from anabranch.values.keys import SEPARATOR
 from anabranch.values.names import folded, quoted
+from anabranch.values.times import parse_time
 
 QUARANTINE = {
     "source": "STRING", "reason": "STRING", "raw": "STRING", "arrival": "TIMESTAMP",
@@ -40,6 +42,8 @@ QUARANTINE = {
 
 _UNSTORABLE = re.compile(r"[ ,;{}()=%]")
 
+MANY_FILES = 10_000
+"""Files of a table whose statistics are no longer looked through one by one."""
 LARGE = 2**26
 """Bytes of a table from which on finding copies first is faster than sorting everything."""
 CHANGE_FEED = "delta.enableChangeDataFeed"
@@ -207,6 +211,24 @@ class Lake:
             name: snapshot(spark, self.path(project, source)) for name, source in project.sources.items()
         }
         return {name: int(table.version()) for name, table in found.items() if table is not None}
+
+    def last_arrival(self, spark: SparkSession, project: Project, source: Source) -> int | None:
+        """A moment (microseconds) by which every event of the table had arrived, by its files' statistics.
+
+        0 without a table, None when a file has no statistics or there are too many files.
+        """
+        found = snapshot(spark, self.path(project, source))
+        if found is None:
+            return 0
+        if int(found.numOfFiles()) > MANY_FILES:
+            return None
+        # Not aggregated by Spark: the files of a small table are at hand without a job.
+        files = DataFrame(found.allFiles().toDF(), spark).select("stats").collect()
+        arrivals = [json.loads(row["stats"] or "{}").get("maxValues", {}).get("_arrival") for row in files]
+        if None in arrivals:
+            return None
+        # Delta keeps milliseconds, rounded down.
+        return max((parse_time(text) + 1000 for text in arrivals), default=0)
 
     def identities(self, spark: SparkSession, project: Project) -> dict[str, str]:
         """Delta's identity of each source's table, which changes when the table is created anew."""

@@ -6,11 +6,13 @@ only. What a process that was killed had written is in no version of the table; 
 """
 
 import urllib.parse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from delta.tables import DeltaTable
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from anabranch.stores.files.filesystems import hadoop, spark_path
@@ -27,6 +29,11 @@ from anabranch.stores.jvm import (
 )
 from anabranch.values.names import quoted
 
+T = TypeVar("T")
+_ATTEMPTS = 5
+_MEANWHILE = ("ConcurrentTransaction", "CONCURRENT_TRANSACTION", "ProtocolChanged", "PROTOCOL_CHANGED",
+              "MetadataChanged", "METADATA_CHANGED")  # fmt: skip
+"""What Delta's errors say where another writer took a name, or made or extended the table, meanwhile."""
 _FURTHER_ARGUMENTS = 8  # of Delta's operation WRITE; all are optional
 
 
@@ -91,6 +98,23 @@ def commit_files(
 
     `notes` become names too (of version 0), whether they are taken or not.
     """
+    return repeated(lambda: _commit_files(spark, path, list(files), names, list(notes)))
+
+
+def repeated(change: Callable[[], T]) -> T:
+    """Make a change of a table, again where another writer changed the table at the same moment."""
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return change()
+        except (PySparkException, Py4JError) as error:
+            if not any(sign in str(error) for sign in _MEANWHILE):
+                raise
+    return change()
+
+
+def _commit_files(
+    spark: SparkSession, path: str, files: Sequence[DataFile], names: Mapping[str, int], notes: Sequence[str]
+) -> bool:
     packages = java_packages(spark)
     transaction = _log(spark, path).startTransaction(scala_none(spark), scala_none(spark))
     # Asking for a name makes Delta refuse the commit when somebody else takes it meanwhile.
@@ -99,10 +123,9 @@ def commit_files(
     delta = packages.org.apache.spark.sql.delta
     now = scala_some(spark, packages.java.lang.System.currentTimeMillis())
     all_names = (*names.items(), *((note, 0) for note in notes))
-    written = list(files)
     actions = [delta.actions.SetTransaction(name, version, now) for name, version in all_names]
-    actions += [file.action for file in written]
-    _tell_history(spark, transaction, written)
+    actions += [file.action for file in files]
+    _tell_history(spark, transaction, files)
     transaction.commit(scala_seq(spark, actions), _append_operation(spark))
     return True
 

@@ -80,6 +80,19 @@ def _answers(found: Running) -> bool:
         return False
 
 
+def test_the_address_is_told_once_and_when_the_server_answers(tmp_path: Path) -> None:
+    port = free_ports(1)[0]
+    settings = json.dumps({"workers": 2})
+    command = [sys.executable, "-m", "tests.support.fake_rest", str(port), str(tmp_path / "record"), settings]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"REST server: http://127.0.0.1:{port}/docs\n"
+        found = Running(process, port, tmp_path / "record")
+        assert found.ask("POST", PREDICT, json.dumps({"key": "p1"}))[0] == 200
+        process.terminate()
+        assert process.stdout.read() == ""
+
+
 def test_answers_over_a_socket(running: Running) -> None:
     status, headers, body = running.ask("POST", PREDICT, json.dumps({"key": "p1"}))
     assert (status, headers["content-type"]) == (200, "application/json")

@@ -3,16 +3,19 @@
 import gzip
 import json
 import resource
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 import batch.landing.ingest
 from anabranch import Count, FeatureView, Project, Source
-from anabranch.errors import AnabranchError
+from anabranch.errors import AnabranchError, MisuseError
 from anabranch.events.rows import LONGEST_EVENT
 from anabranch.progress import Silent
 from anabranch.settings import LakeSettings
@@ -72,6 +75,46 @@ def test_a_torn_archive_is_refused_by_name_and_lands_when_it_is_whole(
     assert ids(spark, lake) == []
     torn.write_bytes(whole)
     assert load(spark, lake, torn).rows == 30_000
+
+
+def test_a_parquet_file_with_flipped_bytes_is_refused_by_name(
+    spark: SparkSession, lake: Lake, tmp_path: Path
+) -> None:
+    moment = datetime(2024, 5, 1, 10, tzinfo=UTC)
+    columns = {"id": [str(n) for n in range(5_000)], "shop": ["a"] * 5_000, "at": [moment] * 5_000}
+    ints = {"n": pa.array(range(5_000), pa.int32()), "note": [f"note {n * n}" for n in range(5_000)]}
+    file = tmp_path / "flipped.parquet"
+    pq.write_table(
+        pa.table({**columns, **ints}).cast(
+            pa.schema(
+                [
+                    ("id", pa.string()),
+                    ("shop", pa.string()),
+                    ("at", pa.timestamp("us", "UTC")),
+                    ("n", pa.int32()),
+                    ("note", pa.string()),
+                ]
+            )
+        ),
+        file,
+    )
+    content = bytearray(file.read_bytes())
+    for place in range(8, 600):
+        content[place] ^= 0xFF
+    file.write_bytes(content)
+    with pytest.raises(AnabranchError, match=r"flipped\.parquet is torn, it ends too early or is damaged"):
+        load(spark, lake, file)
+    assert ids(spark, lake) == []
+
+
+def test_a_source_or_a_file_that_is_not_there_is_told_before_spark_starts(tmp_path: Path) -> None:
+    none = stores(spark=None, lake=None)
+    with pytest.raises(MisuseError, match="has no source 'sale': it has sales"):
+        ingest(none, PROJECT, "sale", [str(tmp_path / "a.csv")], Silent())
+    with pytest.raises(AnabranchError, match=r"there is no file '.*/a\.csv': check the path"):
+        ingest(none, PROJECT, "sales", [str(tmp_path / "a.csv")], Silent())
+    with pytest.raises(AnabranchError, match="names no file of events"):
+        ingest(none, PROJECT, "sales", [str(tmp_path / "*.csv")], Silent())
 
 
 def test_a_wrong_delimiter_and_another_encoding_are_named(

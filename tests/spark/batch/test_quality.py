@@ -191,15 +191,15 @@ def test_more_bad_rows_than_the_share_refuse_a_file_and_only_warn_of_a_topic(
     with pytest.raises(RefusedLoadError) as refused:
         close(spark, lake, made(refuse_above=0.25), [1, 2, "x", "y"])
     assert str(refused.value).startswith(
-        "/in/a <b>.json is refused: 2 of 4 rows (50.0%) are bad, at most 25% may be; "
-        "nothing of it was landed (see /"
+        "/in/a <b>.json is refused: 2 of 4 rows (50.0%) are bad, at most 25% may be "
+        "(most often: n: 'x' is not INT); nothing of it was landed (see /"
     )
     assert close(spark, lake, made(refuse_above=0.5), [1, 2, "x", "y"]).unmet == ()
     assert close(spark, lake, made(refuse_above=0.25, mode="warn"), [1, 2, "x", "y"]).unmet == (
-        "2 of 4 rows (50.0%) are bad, at most 25% may be",
+        "2 of 4 rows (50.0%) are bad, at most 25% may be (most often: n: 'x' is not INT)",
     )
     assert close(spark, lake, made(refuse_above=0.25), ["x"], topic="sales").unmet == (
-        "1 of 1 rows (100.0%) are bad, at most 25% may be",
+        "1 of 1 rows (100.0%) are bad, at most 25% may be (most often: n: 'x' is not INT)",
     )
     with pytest.raises(RefusedLoadError, match="topic sales, offsets 0 to 0 is refused"):
         close(spark, lake, made(refuse_above=0.25, topic_mode="refuse"), ["x"], topic="sales")

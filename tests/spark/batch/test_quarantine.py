@@ -22,6 +22,7 @@ from batch.landing.ingest import ingest
 from batch.quality.gate import QualityGate
 from batch.quality.quarantine import ReplayChoice, Replayed, pending, replay
 from batch.quality.reasons import explain, kind
+from jobs.cli.quality import shortened
 from tests.support.stores import stores
 
 SALES = Source(
@@ -54,6 +55,12 @@ def gate_of(source: Source, most: int) -> QualityGate:
         settings=settings,
         suites={"sales": Suite(source=source, expectations=(rule,))},
     )
+
+
+def test_a_long_text_is_listed_shortened_with_its_length(spark: SparkSession) -> None:
+    rows = spark.createDataFrame([("x" * 1_048_576,), ("short",), (None,)], "raw STRING")
+    shown = [row["raw"] for row in rows.select(shortened(F.col("raw")).alias("raw")).collect()]
+    assert shown == ["x" * 200 + "... (1,048,576 characters)", "short", None]
 
 
 @pytest.fixture

@@ -1,10 +1,14 @@
 """The lake's contract: append once, read as declared, keep what is bad."""
 
 import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from chispa import assert_df_equality
 from pyspark.sql import DataFrame, SparkSession
@@ -14,11 +18,14 @@ from anabranch.errors import AnabranchError
 from anabranch.events.judging import judge, parse
 from anabranch.events.rows import LAKE_COLUMNS
 from anabranch.settings import LakeSettings
-from anabranch.stores.lake import loads
+from anabranch.stores.lake import loads, staging
+from anabranch.stores.lake.increments import read_increments, states_there, write_increment
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.lake.loads import stage
 from anabranch.stores.lake.schemas import check_tables, prepare_events
 from anabranch.stores.lake.staging import commit_files
+from anabranch.values.times import to_micros
+from jobs.servers.processes import wait_until
 
 ARRIVAL = datetime(2024, 5, 1, 12, tzinfo=UTC)
 RAW = "value STRING, _arrival TIMESTAMP, _file STRING, _topic STRING, _partition INT, _offset BIGINT"
@@ -183,3 +190,53 @@ def test_a_folder_that_is_no_delta_table_is_refused(spark: SparkSession, lake: L
     (place / "notes.txt").write_text("mine")
     with pytest.raises(AnabranchError, match="is no Delta table"):
         lake.events(spark, OLD, SALES)
+
+
+def test_of_two_loads_of_one_name_at_once_the_later_is_told_that_the_name_is_taken(
+    spark: SparkSession, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_events(spark, lake, OLD, SALES)
+    path, tell = lake.path(OLD, SALES), staging._tell_history
+    event = {"id": "1", "shop": "a", "at": "2024-05-01T10:00:00Z", "n": 1}
+    files = [stage(lake, judged(spark, OLD, event), OLD, SALES).files for _ in range(2)]
+
+    def meanwhile(*arguments: Any) -> None:
+        monkeypatch.setattr(staging, "_tell_history", tell)
+        assert commit_files(spark, path, files[1], {"load/1": 0})
+        tell(*arguments)
+
+    monkeypatch.setattr(staging, "_tell_history", meanwhile)
+    assert not commit_files(spark, path, files[0], {"load/1": 0})
+    assert lake.events(spark, OLD, SALES).count() == 1
+
+
+def test_of_two_first_builds_at_once_both_keep_their_states(
+    spark: SparkSession, lake: Lake, tmp_path: Path
+) -> None:
+    slow, go = spark.range(0, 1, 1, 1), tmp_path / "go"
+
+    def wait(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        while not go.exists():
+            time.sleep(0.05)
+        yield from batches
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(write_increment, lake, "shops", "grains", slow.mapInArrow(wait, "id BIGINT"), 1)
+        try:
+            wait_until(lambda: any("grains" in name for name in states_there(spark, lake, "shops")), 20)
+            write_increment(lake, "shops", "grains", spark.range(0, 2, 1, 1), 2)
+        finally:
+            go.touch()
+        assert first.result() == 1
+    assert read_increments(spark, lake, "shops", "grains", [1, 2]).count() == 3
+
+
+def test_the_statistics_tell_by_when_every_event_had_arrived(spark: SparkSession, lake: Lake) -> None:
+    assert lake.last_arrival(spark, OLD, SALES) == 0
+    event = {"id": "1", "shop": "a", "at": "2024-05-01T10:00:00Z", "n": 1}
+    late = ARRIVAL + timedelta(hours=1, microseconds=999)
+    for number, arrival in enumerate((late, ARRIVAL)):
+        append(lake, judged(spark, OLD, event, arrival=arrival), OLD, "load", number)
+    last = lake.last_arrival(spark, OLD, SALES)
+    assert last is not None
+    assert to_micros(late) <= last <= to_micros(late) + 1000

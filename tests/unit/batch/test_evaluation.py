@@ -124,7 +124,9 @@ def test_the_later_labels_test_and_no_key_is_on_both_sides() -> None:
     assert both.kind == "time"
     assert not set(again[both.train]) & set(again[both.test])
     assert times[both.train].max() < times[both.test].min()
-    assert "labels of keys on the other side are left out" in both.how
+    left = 200 - both.train.sum() - both.test.sum()
+    assert both.left_out == left > 0
+    assert f"{left} of 200 labels ({left / 200:.0%}) of keys on both sides are left out" in both.how
 
 
 def test_labels_that_time_cannot_split_are_split_by_key_and_the_split_says_so() -> None:

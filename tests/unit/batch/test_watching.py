@@ -338,6 +338,8 @@ def test_measures_and_metrics_have_the_same_values() -> None:
         from_micros(day * DAY) for day in (NOW // DAY, NOW // DAY - 1)
     }
     assert found.registry_metrics()["2"]["features/psi/n"] == found.features["2"][0].psi
+    few = replace(found, least=found.features["2"][0].rows + 1)
+    assert [one for one in few.measures() if one.subject == "features"] == []
     assert not any("periods" in name for name in found.registry_metrics()["2"])
 
 

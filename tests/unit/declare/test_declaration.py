@@ -102,7 +102,8 @@ SOURCES: Mapping[str, Case] = {
     ),
     "nested": (
         lambda: source(schema="id STRING, time DATE, tags ARRAY<STRING>"),
-        "type 'ARRAY<STRING>' is not supported: use TINYINT, SMALLINT",
+        r"source 'things': column 'tags': type 'ARRAY<STRING>' is not supported: use TINYINT, SMALLINT.*"
+        "a nested value needs a column of its own for each part",
     ),
     "decimal": (
         lambda: source(schema="id STRING, time DATE, d DECIMAL(39,2)"),

@@ -49,6 +49,16 @@ def test_a_declaration_gives_a_suite_of_warnings_that_is_read_back_as_it_was_wri
     assert read_suite(suite_text("sales", suite), SALES, "sales.json").expectations == suite.expectations
 
 
+def test_a_label_that_is_a_number_has_the_two_classes_that_its_metric_is_for() -> None:
+    def suite(metric: str, target: str) -> list[str]:
+        label = Label(source=SALES, key="shop", target=target)
+        project = Project(name="shops", views=VIEWS[:1], label=label, model=Model(metric=metric))
+        return [each.words for each in project_suite(project, SALES).rules]
+
+    assert suite("roc_auc", "n") == ["one of 0, 1"]
+    assert suite("rmse", "n") == suite("roc_auc", "n > 1") == []
+
+
 def test_a_label_needs_its_key_too() -> None:
     label = Label(source=SALES, key=("shop", "town"), target="n > 1")
     project = Project(name="shops", views=VIEWS[1:], label=label, model=Model(trainer="xgboost"))

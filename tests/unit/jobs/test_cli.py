@@ -6,8 +6,10 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -448,7 +450,9 @@ def test_an_unknown_key_is_answered_as_unknown_and_without_a_score(
         "score 0.0600, label 0 (model 3, batch None, from serving)",
     )
     message = (
-        "neither batch nor stream knows this key: these are the features of no events, and there is no score"
+        "neither the batch nor the stream has an event of this key within the windows: these are the "
+        "features of no events, and there is no score (events of earlier: anabranch answer flights plane=N9 "
+        "origin=EWR --at TIME)"
     )
     assert (unknown.code, unknown.out.splitlines()[-1], "score 0" in unknown.out) == (0, message, False)
     found = [
@@ -517,3 +521,41 @@ def test_what_a_command_writes_is_for_its_owner_alone(tmp_path: Path) -> None:
         os.umask(before)
     assert (tmp_path / "made").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o700
+
+
+class Ready(BaseHTTPRequestHandler):
+    """A server that is ready, and says nothing of it on standard error."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_status_tells_of_every_server_and_of_rest(
+    anabranch: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Ready) as server:
+        port = server.server_address[1]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("ANABRANCH__SERVING__PORT", str(port))
+        ready = anabranch("status").out.splitlines()
+        server.shutdown()
+    assert [line.partition(":")[0] for line in ready] == [
+        "kafka", "cassandra", "hdfs, spark, ignite, nginx", "rest",
+    ]  # fmt: skip
+    assert ready[-1] == f"rest: running and ready at http://127.0.0.1:{port}"
+    assert anabranch("status").out.splitlines()[-1] == f"rest: nothing answers at http://127.0.0.1:{port}"
+
+
+def test_a_number_that_a_model_gives_has_no_label(
+    anabranch: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SumScorer, "label", lambda _, scores: [None] * len(scores))
+    for name in ("answers", "models"):
+        monkeypatch.setattr(Context, name, Store())
+    known = anabranch("answer", "flights", "plane=N1", "origin=EWR")
+    assert known.out.splitlines()[-1].endswith("(model 3, batch None, from serving)")
+    assert "label" not in known.out

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.show import ProgressConsole, Steps
+from jobs.show import ProgressConsole, Steps, table
 from jobs.wiring.job import job
 from jobs.wiring.settings import load_settings
 
@@ -37,6 +37,26 @@ def test_in_a_file_each_step_is_a_line() -> None:
     steps.report(["a: 1 event", "b: 2 events"])
     words = [line.split(" s  ")[-1].strip() for line in output.getvalue().splitlines()]
     assert words == ["reading", "7 of 7 (100%)", "a: 1 event", "b: 2 events"]
+
+
+def test_progress_that_has_not_moved_is_not_shown_again() -> None:
+    console, output = shown(terminal=False)
+    steps = Steps(console)
+    steps.step("reading")
+    for _ in range(3):
+        steps.advanced = 0.0
+        steps.advance(0, 1, "files, 0 rows")
+    steps.step("again")
+    steps.advanced = 0.0
+    steps.advance(0, 1, "files, 0 rows")
+    words = [line.split(" s  ")[-1].strip() for line in output.getvalue().splitlines()]
+    assert words == ["reading", "0 of 1 files, 0 rows", "again", "0 of 1 files, 0 rows"]
+
+
+def test_a_cell_of_a_table_in_a_file_is_never_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
+    path = "/lake/" + "a/long/way/" * 20 + "report.html"
+    table("Loads", ["source", "report"], [["readings", path]])
+    assert path in capsys.readouterr().out
 
 
 class Line:

@@ -7,6 +7,7 @@ from jinja2 import UndefinedError
 
 from anabranch.pages import formats, rendering
 from anabranch.pages.charts import bins, histogram, sparkline
+from anabranch.pages.formats import plain
 from anabranch.pages.rendering import environment, render, style
 from anabranch.values.times import DAY, HOUR, MINUTE, SECOND
 
@@ -80,3 +81,12 @@ def test_bins_hold_every_value_and_lie_between_0_and_1_for_probabilities() -> No
     assert histogram([], "x") == sparkline([], "x") == ""
     assert "nan" not in sparkline([(1.0, 5.0), (2.0, 5.0)], "x") + sparkline([(1.0, 5.0)], "x")
     assert "<title>&lt;x&gt;</title>" in histogram([1.0], "<x>")
+
+
+def test_a_label_of_a_number_has_no_exponent() -> None:
+    numbers = (1_209_600.0, 0.25, -3.0, 1987.0, 1e-3, 123.456789, -0.0, 2e20)
+    assert [plain(one) for one in numbers] == [
+        "1209600", "0.25", "-3", "1987", "0.001", "123.457", "0", "2e+20",
+    ]  # fmt: skip
+    assert plain(1_234_567, 3) == "1230000"
+    assert "1210000" in histogram([1_209_600.0, 0.0], "values")

@@ -264,3 +264,10 @@ def test_a_model_is_fetched_once_however_many_looks_and_answers(
         shop.app.live.refresh()
         assert answering(shop) == (7, "4")
     assert fetched == ["4"]
+
+
+def test_the_server_has_looked_at_its_stores_when_the_first_caller_comes(shop: Bench) -> None:
+    shop.app.live.looked = False
+    shop.app.live.start(lambda: None)
+    assert shop.app.live.looked
+    shop.app.live.stop()

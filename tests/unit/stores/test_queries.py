@@ -214,3 +214,10 @@ def test_queries_that_run_together_all_stop_when_one_does_not_start() -> None:
 )
 def test_the_reason_of_a_failure_is_one_line(text: str, reason: str) -> None:
     assert reason_of(RuntimeError(text)) == reason
+
+
+def test_a_damaged_checkpoint_is_told_with_what_to_do() -> None:
+    text = "Query 1 terminated\njava.lang.IllegalStateException: Incomplete log file\n\tat o.a"
+    assert reason_of(RuntimeError(text)).startswith(
+        "its checkpoint is damaged (java.lang.IllegalStateException: Incomplete log file): restore it"
+    )
