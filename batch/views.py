@@ -1,8 +1,7 @@
 """Batch views: states of all events up to a cut, recomputed from the lake and swapped in whole.
 
 The twin of speed/views.py, with the same steps in the same order over the same aggregates: here of all events
-up to a cut, there of those that have just arrived. A build (building/) takes these steps, and skips the
-events whose grains an earlier build has kept.
+up to a cut, there of those that have just arrived. A build skips events whose grains an earlier one has kept.
 """
 
 from collections.abc import Mapping
