@@ -27,14 +27,6 @@ def folded(name: str) -> str:
     return "".join(letter.lower()[0] for letter in upper)
 
 
-def unused(name: str, taken: Iterable[str]) -> str:
-    """A name for a column of ours, `name` or one like it, that is none of `taken`."""
-    known = {folded(one) for one in taken}
-    while folded(name) in known:
-        name = PRIVATE + name
-    return name
-
-
 def check_column_names(names: Iterable[str]) -> None:
     """Raise DeclarationError for a name that no column of a source can have, and for a duplicate."""
     seen: dict[str, str] = {}

@@ -14,7 +14,7 @@ from anabranch.errors import DeclarationError
 from anabranch.events.rows import LAKE_COLUMNS
 from anabranch.stores.cassandra.current_rows import current_columns
 from anabranch.stores.lake.lake import stored_name
-from anabranch.values.names import LONGEST_NAME, folded, quoted, unused
+from anabranch.values.names import LONGEST_NAME, folded, quoted
 from anabranch.values.sql.expressions import columns_used, expression_type
 from anabranch.values.types import BIGINT
 from tests.support.names import ODD, ONCE_OURS, internal_names
@@ -116,11 +116,6 @@ def test_names_that_spark_takes_for_one_are_one() -> None:
     assert folded("ſtart") == folded("START") == folded("start")
     assert folded("İ") == folded("i")
     assert folded("ß") != folded("ss")
-
-
-def test_a_name_of_ours_gives_way_to_those_of_rows_from_anywhere() -> None:
-    assert unused("_at", ["at", "id"]) == "_at"
-    assert unused("_at", ["_AT", "__at"]) == "___at"
 
 
 @pytest.mark.parametrize("word", ["select", "order", "token", "start", "null", "end"])
