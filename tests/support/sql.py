@@ -27,6 +27,19 @@ _BINARY: dict[type[exp.Expr], Callable[[Any, Any], Any]] = {
 }
 
 
+_TRIED: dict[type[exp.Expr], Callable[[Any, Any], Any]] = {
+    exp.SafeAdd: lambda a, b: a + b,
+    exp.SafeSubtract: lambda a, b: a - b,
+    exp.SafeMultiply: lambda a, b: a * b,
+    exp.SafeDivide: lambda a, b: a / b if b else None,
+}
+"""The `try_` functions: NULL for a zero divisor, and for a whole number beyond 64 bits."""
+
+
+def _tried(value: Any) -> Any:
+    return None if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63 else value
+
+
 def _number(value: Any) -> Any:
     """Spark sorts NaN above every number."""
     return math.inf if isinstance(value, float) and math.isnan(value) else value
@@ -106,6 +119,11 @@ def _arithmetic(node: exp.Expr) -> Evaluate | None:
     if isinstance(node, exp.Anonymous) and node.name.lower() == "shiftright":
         shifted, bits = (_compile(part) for part in node.expressions)
         return lambda row: None if (value := shifted(row)) is None else value >> bits(row)
+    if type(node) in _TRIED:
+        attempt, one, two = _TRIED[type(node)], _compile(node.this), _compile(node.expression)
+        return lambda row: (
+            None if (a := one(row)) is None or (b := two(row)) is None else _tried(attempt(a, b))
+        )
     if isinstance(node, exp.Binary) and type(node) in _BINARY:
         operation, left, right = _BINARY[type(node)], _compile(node.left), _compile(node.right)
         return lambda row: None if (a := left(row)) is None or (b := right(row)) is None else operation(a, b)

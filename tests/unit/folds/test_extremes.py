@@ -11,7 +11,19 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from anabranch import AGGREGATES, Aggregate, Covariance, Distinct, FeatureView, Last, LastK, Source
+from anabranch import (
+    AGGREGATES,
+    Aggregate,
+    Count,
+    Covariance,
+    Distinct,
+    FeatureView,
+    Last,
+    LastK,
+    Mean,
+    Source,
+    Sum,
+)
 from anabranch.folds.merge import Tiles, merge
 from anabranch.folds.training_sets import features_before
 from anabranch.values.times import DAY, FIRST, HOUR, LAST, MINUTE, format_time
@@ -140,6 +152,23 @@ def test_extremes_are_exact_in_training_rows(events: list[Event]) -> None:
     for view in VIEWS:
         found = at_position(features_before(view, as_run(view, ordered, [("a", at)])), 0)
         assert_right(view, events, found, at)
+
+
+def test_what_an_expression_cannot_compute_is_null_and_stops_nothing() -> None:
+    chosen = {"n": Count(), "revenue": Sum("i * 60000"), "unit": Mean("n / i"), "over": Sum("n * n")}
+    view = FeatureView(name="w", source=SOURCE, key="key", windows=("7d",), features=chosen)
+    rows = [(300, 2), (300, 3), (2**40, 0), (None, 50_000)]
+    events: list[Event] = [
+        Edge(id=f"{i}", key="a", time=START + i, arrival=START + i * HOUR, n=n, i=count)
+        for i, (n, count) in enumerate(rows)
+    ]
+    expected = {"n_7d": 4, "revenue_7d": 3_000_300_000, "unit_7d": 125.0, "over_7d": 180_000}
+    at = START + 5 * SLOT
+    assert served(view, events, "a", START + 2 * SLOT, at) == expected
+    trained = at_position(features_before(view, as_run(view, events, [("a", at)])), 0)
+    assert {
+        name: view.columns[i].type.value(value) for i, (name, value) in enumerate(trained.items())
+    } == expected
 
 
 def test_long_texts_are_cut_and_told_apart_by_digests() -> None:
