@@ -16,6 +16,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 import anabranch.stores.lake.lake
+import batch.views
 from anabranch import (
     Count,
     DecayedSum,
@@ -220,8 +221,8 @@ def river(servers: Settings, spark: SparkSession, tmp_path_factory: pytest.TempP
 
 @contextmanager
 def large_tables() -> Iterator[None]:
-    """Copies are found as they are in tables that are too large to be sorted."""
-    with patch.object(anabranch.stores.lake.lake, "LARGE", 0):
+    """Copies are found as in tables that are too large to be sorted, and workers make the current rows."""
+    with patch.object(anabranch.stores.lake.lake, "LARGE", 0), patch.object(batch.views, "FEW_KEYS", 0):
         yield
 
 
