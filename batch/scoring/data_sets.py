@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from anabranch.declare.projects import Project
+from anabranch.errors import MisuseError
 from anabranch.progress import Progress
 from anabranch.stores.models.foreign import ForeignVersion, scoring_version
 from anabranch.stores.opened import Stores
@@ -80,9 +81,12 @@ def _job(stores: Stores, project: Project, order: ScoringOrder, progress: Progre
     rows = input_rows(stores, project, order.source)
     check_names(project, rows.frame.columns)
     missing = tuple(name for name in scorer.features if name not in rows.frame.columns)
-    own_times = (
-        bool(missing) and order.join and order.at is None and time_column(project) in rows.frame.columns
-    )
+    own_times = bool(missing) and order.join and order.at is None
+    if own_times and time_column(project) not in rows.frame.columns:
+        raise MisuseError(
+            f"{order.source} has no column {time_column(project)!r}, the time of a row that its features are "
+            "joined at: add it, or leave out --join-features for features as of now"
+        )
     job = ScoringJob(
         stores=stores,
         project=project,

@@ -37,7 +37,7 @@ class ScoringOrder:
 
     `source` and `out` are paths, or ``serving`` for the project's serving table. The champion scores when
     `version` is None. Missing features are attached as of `at` (microseconds; now when None), or with
-    `join` as of each row's own time where rows have one. `keep` names the columns to carry over, all when
+    `join` as of each row's own time. `keep` names the columns to carry over, all when
     None. `form` is the form of the result, derived from `out` when None. `pyfunc` scores by MLflow's pyfunc
     UDF even where a faster way exists.
     """

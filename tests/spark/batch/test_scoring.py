@@ -228,6 +228,15 @@ def test_joined_features_are_those_before_each_rows_own_time(
         assert found_then == pytest.approx([scores[note]] * len(moments), abs=1e-6)
 
 
+def test_features_are_not_joined_as_of_now_where_rows_lack_their_time(
+    spark: SparkSession, lake: Lake, models: Models, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.csv").write_text("patient_id\np001\n")
+    order = ScoringOrder(source=str(tmp_path / "rows.csv"), out=str(tmp_path / "out"), join=True)
+    with pytest.raises(MisuseError, match="has no column 'diagnosed_at', the time of a row"):
+        score_data_set(stores(spark=spark, lake=lake, models=models), project, order, Silent())
+
+
 def test_complete_rows_need_no_lake_and_every_form_scores_alike(
     spark: SparkSession, models: Models, lake: Lake, tmp_path: Path
 ) -> None:
