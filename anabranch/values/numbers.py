@@ -22,7 +22,7 @@ from anabranch.values.texts import AROUND_PATTERN, LONGEST_TEXT, bare_text, read
 
 _WIDE = Context(prec=60)  # the default context would round long sums
 # Linear in the length of a text: nothing in it can be read in two ways.
-_NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?"
+_NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?0*[0-9]{1,3})?"
 _FLOAT = rf"{_NUMBER}|[+-]?NaN|[nN][aA][nN]|[+-]?[iI][nN][fF](?:[iI][nN][iI][tT][yY])?"
 _NUMBERS, _FLOATS = re.compile(_NUMBER), re.compile(_FLOAT)
 _PARTS = rf"^{AROUND_PATTERN}[+-]?([0-9]*)\.?([0-9]*)(?:[eE]([+-]?[0-9]+))?{AROUND_PATTERN}$"
@@ -31,9 +31,11 @@ _PARTS = rf"^{AROUND_PATTERN}[+-]?([0-9]*)\.?([0-9]*)(?:[eE]([+-]?[0-9]+))?{AROU
 def exact_number(value: object, scale: int) -> Decimal | None:
     """The number of a JSON value or text; None for no number, or one with digits beyond `scale`."""
     text = bare_text(value)
-    if not _NUMBERS.fullmatch(text):
+    if not isinstance(value, Decimal) and not _NUMBERS.fullmatch(text):
         return None
-    number = Decimal(text)
+    number = value if isinstance(value, Decimal) else Decimal(text)
+    if not number.is_finite():
+        return None
     _, digits, exponent = number.as_tuple()
     shown = "".join(map(str, digits))
     behind = -int(exponent) - (len(shown) - len(shown.rstrip("0")))

@@ -43,7 +43,9 @@ def test_every_form_of_a_value_has_one_verdict_and_one_key(spark: SparkSession) 
         for name in ("id", "at", *KINDS)
     ]
     messages = {number: text for number, (_, _, text) in enumerate(cases)}
-    lines = {number: _line(text) for number, (_, token, text) in enumerate(cases) if token[0] == '"'}
+    # No file has half a surrogate pair.
+    texts = [number for number, (_, token, _) in enumerate(cases) if token[0] == '"' and r'"\ud' not in token]
+    lines = {number: _line(cases[number][2]) for number in texts}
     by_topic, by_file = _judged(spark, messages, None), _judged(spark, lines, CsvDecoder())
     differences = []
     for number, (name, token, text) in enumerate(cases):
