@@ -96,22 +96,24 @@ def test_a_score_attaches_the_same_features_and_keeps_the_rows_as_they_were(
         assert kept == {**{f"r{n}": (form, FULL) for n, form in enumerate(FORMS)}, "r4": (None, NONE)}
 
 
-@pytest.mark.parametrize(
-    ("at", "read"),
-    [
-        ("2024-05-03", 2),
-        ("2024-05-03T12:00Z", 3),
-        ("2024-05-03 12:00:00.123456789+02:00", 3),
-        ("2024-05-03T10:00:01z", 3),
-    ],
-)
 def test_times_are_read_in_every_form_that_landing_reads(
-    spark: SparkSession, lake: Lake, tmp_path: Path, at: str, read: int
+    spark: SparkSession, lake: Lake, tmp_path: Path
 ) -> None:
-    assert looked_up(spark, lake, csv(tmp_path / "rows.csv", {"r": "7"}, at))["r"][0] == read
+    read = {
+        "2024-05-03": 2,
+        "2024-05-03T12:00Z": 3,
+        "2024-05-03 12:00:00.123456789+02:00": 3,
+        "2024-05-03T10:00:01z": 3,
+        "2024-05-03T05:00:00-05": 2,
+        "": 0,
+    }
+    rows = tmp_path / "rows.csv"
+    rows.write_text("row_id,customer_id,at\n" + "".join(f"{at or 'none'},7,{at}\n" for at in read))
+    found = looked_up(spark, lake, rows)
+    assert {at: found[at or "none"][0] for at in read} == read
 
 
-@pytest.mark.parametrize("at", ["1714564800000", "1714564800", "12:00", "yesterday", "2024-02-30"])
+@pytest.mark.parametrize("at", ["1714564800000", "12:00", "2024-02-30"])
 def test_a_time_that_landing_would_not_read_is_refused_with_its_row(
     spark: SparkSession, lake: Lake, tmp_path: Path, at: str
 ) -> None:

@@ -39,7 +39,7 @@ RAW = "value STRING, _arrival TIMESTAMP, _file STRING, _topic STRING, _partition
 def test_every_form_of_a_value_has_one_verdict_and_one_key(spark: SparkSession) -> None:
     cases = [
         (name, token, _event(name, token))
-        for token in forms.tokens(SEED, 4_000 if LONG else 150)
+        for token in forms.tokens(SEED, 4_000 if LONG else 60)
         for name in ("id", "at", *KINDS)
     ]
     messages = {number: text for number, (_, _, text) in enumerate(cases)}
