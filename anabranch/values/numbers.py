@@ -45,10 +45,10 @@ def exact_number(value: object, scale: int) -> Decimal | None:
 def _exact_sql(text: str, scale: int) -> str:
     """SQL of whether `text` is a number without digits beyond `scale`: the twin of `exact_number`."""
     whole, fraction, power = (f"regexp_extract({text}, r'{_PARTS}', {group})" for group in (1, 2, 3))
-    digits = f"concat({whole}, {fraction})"
-    kept = f"length(trim(TRAILING '0' FROM {digits}))"
-    behind = f"length({fraction}) - coalesce(try_cast({power} AS INT), 0) - length({digits}) + {kept}"
-    return f"({readable_sql(text, _NUMBER)} AND ({kept} = 0 OR {behind} <= {scale}))"
+    # Digits up to the last that is not zero, less those before the point: none of a zero.
+    digits = f"nullif(length(trim(TRAILING '0' FROM concat({whole}, {fraction}))), 0)"
+    behind = f"{digits} - length({whole}) - coalesce(try_cast({power} AS INT), 0)"
+    return f"({readable_sql(text, _NUMBER)} AND coalesce({behind}, 0) <= {scale})"
 
 
 def _bare_sql(text: str) -> str:
