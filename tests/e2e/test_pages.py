@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from statistics import fmean
@@ -17,6 +18,7 @@ from matplotlib.image import imread
 from anabranch.stores.cassandra.measures import Measure, Measures
 from anabranch.stores.files.api_keys import ApiKeys
 from anabranch.values.times import now_micros
+from batch.quality.report import QuarantinedRows, Report, as_html
 from jobs.servers.processes import wait_until
 from tests.e2e.conftest import running
 from tests.support.devtools import tab
@@ -165,6 +167,35 @@ def test_the_model_card_and_the_reports_of_the_gate_are_shown(ready: str) -> Non
     report = page.partition('href="/projects/heart_disease/quality/')[2].partition('"')[0]
     with urlopen(f"{ready}/projects/heart_disease/quality/{report}") as response:
         assert b"<h2>Expectations</h2>" in response.read()
+
+
+PHONE = 375  # CSS pixels
+
+
+def too_wide(browser: Browser, page: str, file: Path) -> list[str]:
+    """Elements of a page that a phone's window cuts off; what scrolls in a frame of its own is not."""
+    look = (
+        f"[...d.querySelectorAll('*')].filter(e => e.getBoundingClientRect().right > {PHONE} + 1 "
+        "&& !e.closest('.scroll, pre, svg')).map(e => e.tagName)"
+    )
+    file.write_text(
+        f"<iframe style='width:{PHONE}px;height:999px;border:0' srcdoc=\"{escape(page)}\"></iframe><pre></pre>"
+        "<script>onload = () => { const d = document.querySelector('iframe').contentDocument; "
+        f"document.querySelector('pre').textContent = 'WIDE' + JSON.stringify({look}) }}</script>"
+    )
+    told = Read(browser.document(file.as_uri())).text
+    return list(json.loads(told.partition("WIDE")[2].partition("]")[0] + "]"))
+
+
+def test_a_report_with_long_texts_fits_a_phone(browser: Browser, tmp_path: Path) -> None:
+    long = "/lake/" + "a_long_name_without_a_break" * 20
+    group = QuarantinedRows(kind=long, count=3, reason=long, raw=long)
+    report = Report(
+        project="shops", source="sales", load=long, arrival="2026-05-01T10:00:00+00:00", rows=4, bad=3,
+        verdict="refused", faults=(long,), suite=long, outcomes=(), groups=(group,),
+    )  # fmt: skip
+    assert too_wide(browser, as_html(report), tmp_path / "report.html") == []
+    assert too_wide(browser, f"<p style='width: 40rem'>{long}</p>", tmp_path / "wide.html") == ["P"]
 
 
 def test_a_reader_signs_in_to_the_docs_and_tries_a_call_with_a_key_typed_there(
