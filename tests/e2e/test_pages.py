@@ -179,7 +179,7 @@ def too_wide(browser: Browser, page: str, file: Path) -> list[str]:
         "&& !e.closest('.scroll, pre, svg')).map(e => e.tagName)"
     )
     file.write_text(
-        f"<iframe style='width:{PHONE}px;height:999px;border:0' srcdoc=\"{escape(page)}\"></iframe><pre></pre>"
+        f"<iframe style='width:{PHONE}px;height:9px;border:0' srcdoc=\"{escape(page)}\"></iframe><pre></pre>"
         "<script>onload = () => { const d = document.querySelector('iframe').contentDocument; "
         f"document.querySelector('pre').textContent = 'WIDE' + JSON.stringify({look}) }}</script>"
     )
