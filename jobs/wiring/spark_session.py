@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 
 from anabranch.errors import AnabranchError
 from anabranch.stores.files.filesystems import is_local
-from anabranch.stores.jvm import add_to_class_path, submitted_conf
+from anabranch.stores.jvm import add_to_class_path, start_jvm, submitted_conf
 from anabranch.stores.lake.table_files import memory
 from jobs.wiring.packages import packed_packages
 from jobs.wiring.sections import LOOPBACK
@@ -46,6 +46,7 @@ def spark_session(settings: Settings, app: str, **extra_conf: str) -> SparkSessi
         wanted = _after_submit(settings, wanted, submitted)
     elif SparkSession.getActiveSession() is None:
         wanted |= _new_jvm(settings, wanted)
+        start_jvm({**_addresses(master), **wanted, "spark.app.name": app})
     builder = SparkSession.builder.appName(app)
     for key, value in {**_addresses(master), **wanted}.items():
         builder = builder.config(key, value)
@@ -85,6 +86,8 @@ def _machine(settings: Settings) -> dict[str, str]:
     # Tables are created with the retention that upkeep sets, so that it need not change them later.
     for name, value in memory(settings.upkeep.history_seconds).items():
         properties[f"spark.databricks.delta.properties.defaults.{name.removeprefix('delta.')}"] = value
+    if is_local(settings.lake.root):
+        properties["spark.hadoop.fs.permissions.umask-mode"] = "077"  # else Hadoop's own, which lets all read
     embedded = f"hdfs://{LOOPBACK}:{settings.servers.hdfs_port}/"
     if settings.lake.root.startswith(embedded) or settings.checkpoints.startswith(embedded):
         properties["spark.hadoop.dfs.replication"] = "1"  # the embedded HDFS has one node

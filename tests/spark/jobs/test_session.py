@@ -1,5 +1,6 @@
 """The session that jobs make, on this machine alone."""
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pyspark.sql import SparkSession
 from anabranch.stores.files.filesystems import hadoop, hadoop_child, hadoop_exists
 from jobs.wiring.class_archive import ArchiveError, try_out
 from jobs.wiring.job import job
-from jobs.wiring.settings import Settings
+from jobs.wiring.settings import ROOT, Settings
 from jobs.wiring.spark_session import class_archive
 
 FILES = 50
@@ -27,7 +28,9 @@ def test_a_local_file_is_written_without_a_process_of_its_own(spark: SparkSessio
         files.create(jvm.org.apache.hadoop.fs.Path(place, str(number)), True).close()
     assert _time_of_children(jvm) == before
     made = [path for path in (tmp_path / "made").iterdir() if not path.name.startswith(".")]
-    assert {oct(path.stat().st_mode & 0o777) for path in made} == {"0o644"}
+    status = Path(f"/proc/{jvm.java.lang.ProcessHandle.current().pid()}/status").read_text(encoding="utf-8")
+    umask = int(status.partition("Umask:")[2].split()[0], 8)
+    assert {path.stat().st_mode & 0o777 for path in made} == {0o666 & ~umask}
     assert len(made) == FILES
 
 
@@ -74,3 +77,32 @@ def test_nothing_exists_below_a_file(spark: SparkSession, tmp_path: Path) -> Non
     assert hadoop_exists(system, place)
     assert not hadoop_exists(system, hadoop_child(spark, place, "_delta_log"))
     assert not hadoop_exists(system, hadoop_child(spark, hadoop_child(spark, place, "a"), "b"))
+
+
+def test_no_property_of_spark_stands_on_a_command_line(spark: SparkSession, settings: Settings) -> None:
+    jvm = spark._jvm
+    assert jvm is not None
+    command = Path(f"/proc/{jvm.java.lang.ProcessHandle.current().pid()}/cmdline").read_text(encoding="utf-8")
+    assert spark.conf.get("spark.sql.shuffle.partitions") == str(settings.spark.shuffle_partitions)
+    assert "shuffle.partitions" not in command
+    assert "--conf" not in command
+    file = Path(command.partition("--properties-file\0")[2].partition("\0")[0])
+    assert file.suffix == ".properties"
+    assert not file.exists()
+
+
+def test_a_property_reaches_the_jvm_as_it_is_written(tmp_path: Path) -> None:
+    """Spaces, backslashes, quotes and line breaks, in a JVM of its own."""
+    value = ' a \\ b "c" = d: #!\té'
+    code = (
+        "import os, sys; from jobs.wiring.job import job; from jobs.wiring.settings import load_settings\n"
+        "from anabranch.stores.jvm import start_jvm, java_packages, end_jvm\n"
+        "from pyspark import SparkContext\n"
+        "start_jvm({'spark.secret': sys.argv[1], 'spark.master': 'local[1]'})\n"
+        "print(repr(SparkContext._jvm.java.lang.System.getProperty('spark.secret')))\n"
+        "print('PYSPARK_SUBMIT_ARGS' in os.environ); end_jvm(20)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, value], capture_output=True, text=True, cwd=ROOT, timeout=120, check=True
+    )
+    assert done.stdout.splitlines()[-2:] == [repr(value.strip()), "False"]
