@@ -9,7 +9,7 @@ import pytest
 
 from anabranch.answers.requests import decode, path_key
 from anabranch.declare.loading import load_project
-from anabranch.errors import AnabranchError
+from anabranch.errors import AnabranchError, without_secrets
 from anabranch.stores.files.api_keys import parse
 from anabranch.stores.queries import reason_of
 from anabranch.values.types import parse_type, type_names
@@ -53,6 +53,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "a key in a path": lambda text: path_key(text, PROJECT),
     "a path": lambda text: ROUTER.find("/v1/projects/" + text),
     "an API key": parse,
+    "an error": without_secrets,
     "an error of a query": lambda text: reason_of(ValueError(text)),
     "an error of a load": lambda text: explained(ValueError(text), "a load"),
     "a reason of quarantine": explain,
