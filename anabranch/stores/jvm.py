@@ -5,13 +5,9 @@ function here has a test (tests/spark/stores/test_jvm.py), so a new release of S
 fails there. Java objects are typed Any: py4j has no types.
 """
 
-import os
-import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 from py4j.protocol import Py4JError
@@ -150,31 +146,14 @@ def add_to_class_path(jars: Iterable[Path]) -> None:
         loader.addURL(packages.java.io.File(str(jar)).toURI().toURL())
 
 
-def start_jvm(properties: Mapping[str, str]) -> None:
-    """Start this process's JVM with Spark's properties in a file for this user alone.
-
-    On the command line, where PySpark puts them, everybody could read them. Does nothing when there is a JVM.
-    """
-    if SparkContext._gateway is not None:
-        return
-    before = os.environ.get("PYSPARK_SUBMIT_ARGS")
-    with NamedTemporaryFile("w", encoding="utf-8", suffix=".properties") as file:  # of mode 600
-        file.writelines(f"{_escaped(key)}={_escaped(value)}\n" for key, value in properties.items())
-        file.flush()
-        os.environ["PYSPARK_SUBMIT_ARGS"] = (
-            f"--load-spark-defaults --properties-file {shlex.quote(file.name)} {before or 'pyspark-shell'}"
-        )
-        try:
-            SparkContext._ensure_initialized()
-        finally:
-            del os.environ["PYSPARK_SUBMIT_ARGS"]
-            if before is not None:
-                os.environ["PYSPARK_SUBMIT_ARGS"] = before
+def has_jvm() -> bool:
+    """Whether this process has a JVM."""
+    return SparkContext._gateway is not None
 
 
-def _escaped(text: str) -> str:
-    """A key or value as Java's property files have it."""
-    return re.sub(r"[\\ =:#!\t]", r"\\\g<0>", text).replace("\r", "\\r").replace("\n", "\\n")
+def start_jvm() -> None:
+    """Start this process's JVM with the arguments of the environment alone, unless it has one."""
+    SparkContext._ensure_initialized()
 
 
 def end_jvm(seconds: float) -> None:

@@ -7,7 +7,8 @@ A setting is a field of the dataclass of its section, which declares name, type,
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tomllib import TOMLDecodeError
@@ -127,6 +128,19 @@ def spark_submitted() -> bool:
 def name_worker_python() -> None:
     """Make this very Python the one of Spark's workers, unless the environment names one."""
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+
+
+@contextmanager
+def spark_arguments(words: str) -> Iterator[None]:
+    """Have Spark's launcher take these arguments in the block, before those of the environment."""
+    before = os.environ.get("PYSPARK_SUBMIT_ARGS")
+    os.environ["PYSPARK_SUBMIT_ARGS"] = f"{words} {before or 'pyspark-shell'}"
+    try:
+        yield
+    finally:
+        del os.environ["PYSPARK_SUBMIT_ARGS"]
+        if before is not None:
+            os.environ["PYSPARK_SUBMIT_ARGS"] = before
 
 
 def java_program() -> str:

@@ -5,18 +5,21 @@ cluster get Anabranch's own packages and Spark's connectors from here; the envir
 be installed there (docs/clusters.md).
 """
 
+import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from pyspark.sql import SparkSession
 
 from anabranch.errors import AnabranchError
 from anabranch.stores.files.filesystems import is_local
-from anabranch.stores.jvm import add_to_class_path, start_jvm, submitted_conf
+from anabranch.stores.jvm import add_to_class_path, has_jvm, start_jvm, submitted_conf
 from anabranch.stores.lake.table_files import memory
 from jobs.wiring.packages import packed_packages
 from jobs.wiring.sections import LOOPBACK
-from jobs.wiring.settings import ROOT, Settings, name_worker_python, spark_submitted
+from jobs.wiring.settings import ROOT, Settings, name_worker_python, spark_arguments, spark_submitted
 
 DEFAULTS = ROOT / "conf" / "spark-defaults.conf"
 LOGGING = ROOT / "conf" / "log4j2.properties"
@@ -46,7 +49,7 @@ def spark_session(settings: Settings, app: str, **extra_conf: str) -> SparkSessi
         wanted = _after_submit(settings, wanted, submitted)
     elif SparkSession.getActiveSession() is None:
         wanted |= _new_jvm(settings, wanted)
-        start_jvm({**_addresses(master), **wanted, "spark.app.name": app})
+        start_private_jvm({**_addresses(master), **wanted, "spark.app.name": app})
     builder = SparkSession.builder.appName(app)
     for key, value in {**_addresses(master), **wanted}.items():
         builder = builder.config(key, value)
@@ -54,6 +57,25 @@ def spark_session(settings: Settings, app: str, **extra_conf: str) -> SparkSessi
     if not master.startswith("local"):
         session.sparkContext.addPyFile(str(packed_packages(settings.data / "packages")))
     return session
+
+
+def start_private_jvm(properties: Mapping[str, str]) -> None:
+    """Start this process's JVM, unless it has one, with Spark's properties in a file for this user alone.
+
+    On the command line, where PySpark puts them, everybody could read them.
+    """
+    if has_jvm():
+        return
+    with NamedTemporaryFile("w", encoding="utf-8", suffix=".properties") as file:  # of mode 600
+        file.writelines(f"{_escaped(key)}={_escaped(value)}\n" for key, value in properties.items())
+        file.flush()
+        with spark_arguments(f"--load-spark-defaults --properties-file {shlex.quote(file.name)}"):
+            start_jvm()
+
+
+def _escaped(text: str) -> str:
+    """A key or value as Java's property files have it."""
+    return re.sub(r"[\\ =:#!\t]", r"\\\g<0>", text).replace("\r", "\\r").replace("\n", "\\n")
 
 
 def read_defaults(file: Path) -> dict[str, str]:

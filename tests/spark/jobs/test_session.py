@@ -93,10 +93,11 @@ def test_a_property_reaches_the_jvm_as_it_is_written(tmp_path: Path) -> None:
     """Spaces, backslashes, quotes and line breaks, in a JVM of its own."""
     value = ' a \\ b "c" = d: #!\té'
     code = (
-        "import os, sys; from jobs.wiring.job import job; from jobs.wiring.settings import load_settings\n"
-        "from anabranch.stores.jvm import start_jvm, java_packages, end_jvm\n"
+        "import os, sys\n"
+        "from anabranch.stores.jvm import end_jvm\n"
+        "from jobs.wiring.spark_session import start_private_jvm\n"
         "from pyspark import SparkContext\n"
-        "start_jvm({'spark.secret': sys.argv[1], 'spark.master': 'local[1]'})\n"
+        "start_private_jvm({'spark.secret': sys.argv[1], 'spark.master': 'local[1]'})\n"
         "print(repr(SparkContext._jvm.java.lang.System.getProperty('spark.secret')))\n"
         "print('PYSPARK_SUBMIT_ARGS' in os.environ); end_jvm(20)"
     )
