@@ -1,4 +1,4 @@
-"""The file that Spark's properties are handed over in; tests/spark/jobs/test_session.py reads it with a JVM."""
+"""The file that hands Spark's properties to a JVM; tests/spark/jobs/test_session.py has a real one."""
 
 import os
 import re
