@@ -99,7 +99,8 @@ class Bus:
                     raise AnabranchError(
                         f"topic {name!r} has {key}={configs[key]['value']}, but arrival must be the "
                         "broker's own time: set it with kafka-configs --alter --entity-type topics "
-                        f"--entity-name {name} --add-config {key}={wanted}"
+                        f"--entity-name {name} --add-config {key}={wanted} "
+                        "(messages that it holds already count with the next build, as rows of files do)"
                     )
 
     def publish(self, topic: str, messages: Iterable[tuple[bytes | None, bytes]]) -> int:
