@@ -133,6 +133,7 @@ def test_sparks_options_spell_security_as_java_does() -> None:
     bus = Bus(BusSettings(bootstrap_servers="a:1,b:2", security=security))
     options = bus.spark_options(["x", "y"])
     assert options["kafka.bootstrap.servers"] == "a:1,b:2"
+    assert options["kafka.isolation.level"] == "read_committed"
     assert (options["subscribe"], options["startingOffsets"], options["failOnDataLoss"]) == (
         "x,y",
         "earliest",
