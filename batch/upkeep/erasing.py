@@ -178,8 +178,10 @@ class Erasure:
         if source.name != NAME:
             return f"CAST({quoted(stored_name(name))} AS STRING)"
         # A prediction has the key of its request: a value where the key has one column, else an object.
-        path = "$.key" if len(self.project.keys) == 1 else f"$.key.{name}"
-        return f"get_json_object(asked, {_quoted(path)})"
+        if len(self.project.keys) == 1:
+            return "get_json_object(asked, '$.key')"
+        # A path of get_json_object takes no name with a dot, a bracket or a quote.
+        return f"from_json(asked, 'key MAP<STRING, STRING>').key[{_quoted(name)}]"
 
     def _named(self) -> str:
         """The condition for bad rows that have the key in their text."""
