@@ -8,6 +8,9 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from granian import Granian
 from granian.constants import HTTPModes, Interfaces
@@ -58,22 +61,32 @@ def run(
         # A worker answers its requests and publishes its buffer before it ends.
         workers_kill_timeout=int(serving.bus_timeout_seconds + serving.drain_seconds) + 5,
     )
-    loading = multiprocessing.Value("i", serving.workers)
+    tell_address = partial(tell, f"REST server: {address(serving)}/docs")
+    loader = _Loader(load, multiprocessing.Value("i", serving.workers), tell_address)
+    # No thread may run here: workers are forks, and a module that it was importing would stay torn in them.
+    server.serve(target_loader=loader, wrap_loader=False)  # type: ignore[arg-type] # it has __rsgi__
 
-    def ready() -> None:
-        """Tell the address when the last worker is ready to answer."""
-        with loading.get_lock():
-            loading.value -= 1
-            if loading.value == 0:
-                tell(f"REST server: {address(serving)}/docs")
 
-    def loaded() -> Application:
-        application = load()
-        application.ready = ready
+@dataclass(frozen=True)
+class _Loader:
+    """Loads a worker's application. A value, as workers that are not forks get it by pickle."""
+
+    load: Callable[[], Application]
+    loading: Any
+    """The number of workers that are not ready yet, shared by all."""
+    tell: Callable[[], object]
+
+    def __call__(self) -> Application:
+        application = self.load()
+        application.ready = self.ready
         return application
 
-    # No thread may run here: workers are forks, and a module that it was importing would stay torn in them.
-    server.serve(target_loader=loaded, wrap_loader=False)  # type: ignore[arg-type] # it has __rsgi__
+    def ready(self) -> None:
+        """Tell the address when the last worker is ready to answer."""
+        with self.loading.get_lock():
+            self.loading.value -= 1
+            if self.loading.value == 0:
+                self.tell()
 
 
 def look(serving: ServingSettings, path: str) -> int | None:
