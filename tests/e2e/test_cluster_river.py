@@ -75,6 +75,7 @@ class River:
     environment: Mapping[str, str]
     settings: Settings
     folder: Path
+    driver_log: str
 
 
 def some_visits(count: int) -> list[Row]:
@@ -161,6 +162,7 @@ def river(
         ],
         "score": ["score", name, "--in", f"{root}/features", "--out", f"{root}/scores"],
         "answer": ["answer", name, "g3"],
+        "verify": ["verify", name, "--all"],
     }
     (folder / "commands").write_text(
         "".join(json.dumps([*words, "--json"]) + "\n" for words in commands.values())
@@ -177,7 +179,7 @@ def river(
         assert code == 0, f"{verb}: {err[-3000:]}"
         said[verb] = json.loads(out.strip().splitlines()[-1])
     assert said.keys() == commands.keys()
-    yield River(name, rows, said, environment, servers, folder)
+    yield River(name, rows, said, environment, servers, folder, done.stdout + done.stderr)
     Hdfs(servers.files).remove("/cluster", recursive=True)
 
 
@@ -227,16 +229,10 @@ def test_every_worker_ran_executors_of_its_own(river: River) -> None:
     assert workers == {"worker-1", "worker-2"}
 
 
-def test_a_job_script_on_the_cluster_verifies_what_is_served(river: River, spark_cluster: str) -> None:
-    done = subprocess.run(
-        [*submit(spark_cluster), str(ROOT / "jobs" / "verify.py"), river.name, "--all", "--json"],
-        cwd=river.folder, env=dict(river.environment), capture_output=True, text=True, check=False,
-        timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.strip().splitlines()[-1])
+def test_what_is_served_is_verified_on_the_cluster(river: River) -> None:
+    found = river.said["verify"]
     assert (found["keys"], found["mismatches"]) == (9, 0)
-    assert " INFO " not in done.stderr + done.stdout
+    assert " INFO " not in river.driver_log
 
 
 def test_jobs_whose_server_is_down_fail_with_one_sentence(river: River) -> None:
