@@ -153,9 +153,10 @@ class Application:
                 "no-model-declared",
                 f"{served.project.name} declares no model, it has features only: use its features",
             )
+        query = route.read_query(request.query)
         if request.receive is not None:
             request.body = await request.receive()
-        answer = await route.handler(self.parts, Call(request, caller, parameters, served))
+        answer = await route.handler(self.parts, Call(request, caller, parameters, served, query))
         return answer if isinstance(answer, Response) else json_response(answer, route.status)
 
     def _admit(self, request: Request, route: Route, project: str) -> Caller | None:

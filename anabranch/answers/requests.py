@@ -28,6 +28,7 @@ LONGEST_REQUEST = 1_048_576
 _LONGEST_ID = 512
 MOST_TEXT = 65_536
 """Characters of the texts among the features of one request: its record must fit a message of its topic."""
+_HALF = re.compile("[\ud800-\udfff]")
 _PLAIN, _EXACT = msgspec.json.Decoder(), msgspec.json.Decoder(float_hook=Decimal)
 
 
@@ -60,34 +61,44 @@ def check_json(content_type: str) -> None:
         )
 
 
-def decode(body: bytes, *, exact: bool = False) -> object:
+def decode(body: bytes, *, exact: bool = False, what: str = "the body") -> object:
     """The JSON of a body; raises a 400 problem when it is not JSON and a 422 for NaN and infinities.
 
-    With `exact` numbers with a fraction are Decimal, which keeps all their digits.
+    With `exact` numbers with a fraction are Decimal, which keeps all their digits. Problems call it `what`.
     """
     try:
         return (_EXACT if exact else _PLAIN).decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _diagnosis(body, error) from error
+        raise _diagnosis(body, error, what) from error
 
 
-def _diagnosis(body: bytes, error: Exception) -> ProblemError:
-    """The problem with a body; Python's own parser reads NaN, Infinity and 1e999, so it finds them."""
+def _diagnosis(body: bytes, error: Exception, what: str) -> ProblemError:
+    """The problem with a body; Python's own parser reads NaN, 1e999 and halves of pairs, so it finds them."""
     try:
-        fields = list(_unreal(json.loads(body), ""))
+        document = json.loads(body)
+        fields = list(_unreal(document, ""))
+        half = _HALF.search(json.dumps(document, ensure_ascii=False))
     except (ValueError, RecursionError):
-        fields = []
+        fields, half = [], None
     if fields:
+        place = fields[0] or what
         return unprocessable(
-            fields[0], f"{fields[0]}: NaN and infinities are not values: leave the field out or send null"
+            place, f"{place}: NaN and infinities are not values: leave the field out or send null"
+        )
+    if half:
+        return ProblemError(
+            400,
+            "bad-json",
+            f"{what} has half of a surrogate pair, \\u{ord(half[0]):x}, which is no character: "
+            "write both halves, or the character itself",
         )
     reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-    return ProblemError(400, "bad-json", f"the body is not JSON: {reason}")
+    return ProblemError(400, "bad-json", f"{what} is not JSON: {reason}")
 
 
 def _unreal(document: object, path: str) -> Iterator[str]:
     if isinstance(document, float) and not math.isfinite(document):
-        yield path or "the body"
+        yield path
     elif isinstance(document, dict):
         for name, value in document.items():
             yield from _unreal(value, f"{path}.{name}" if path else str(name))

@@ -159,6 +159,10 @@ class AcceptedBody(Struct):
     """How many events were published."""
 
     accepted: int
+    ignored: Annotated[
+        list[str] | UnsetType,
+        Meta(description="Fields that are no columns of the source: names of up to 20, if there are any"),
+    ] = UNSET
 
 
 class AliveBody(Struct):

@@ -25,6 +25,8 @@ from serving.api.server_parts import ServerParts
 from serving.api.trials import scorers
 from serving.http.messages import Response
 
+_MOST_IGNORED = 20  # names of fields that are no columns; an answer is no longer than it has to be
+
 
 async def predict(parts: ServerParts, call: Call) -> Response:
     """Score a key, given features, or both.
@@ -140,7 +142,9 @@ async def events(parts: ServerParts, call: Call) -> AcceptedBody:
         topic = source.topic
         await parts.bus.ask(lambda: _publish(parts, topic, messages))
         parts.metrics.events.labels(project.name, name).inc(len(messages))
-    return AcceptedBody(accepted=len(messages))
+    columns = {column.name for column in source.columns}
+    ignored = dict.fromkeys(field[:100] for event in sent for field in event if field not in columns)
+    return AcceptedBody(accepted=len(messages), ignored=list(ignored)[:_MOST_IGNORED] or msgspec.UNSET)
 
 
 def _publish(parts: ServerParts, topic: str, messages: list[tuple[bytes | None, bytes]]) -> int:

@@ -141,6 +141,10 @@ def _parameter(name: str, description: str, shown: str) -> Schema:
     }
 
 
+def _query(name: str, description: str) -> Schema:
+    return {"name": name, "in": "query", "description": description, "schema": {"type": "string"}}
+
+
 def _event(source: Source, project: Project) -> Schema:
     keys = {name for view in project.views_of(source.name) for name in view.keys}
     needed = [c.name for c in source.columns if c.name in {source.id, source.time} or keys == {c.name}]
@@ -232,8 +236,10 @@ def _operation(
     summary = route.summary.format(source=source)
     operation: Schema = {"tags": [tag], "summary": summary, "operationId": f"{tag}: {summary}"}
     named = [name for name in route.parameters if name not in ("project", "source")]
-    if named and declared is not None:
-        operation["parameters"] = [declared.parameter(name) for name in named]
+    parameters = [] if declared is None else [declared.parameter(name) for name in named]
+    parameters += [_query(name, meaning) for name, meaning in route.query.items()]
+    if parameters:
+        operation["parameters"] = parameters
     if route.request:
         shown = {} if route.examples is None or declared is None else {"examples": route.examples(declared)}
         content = {"schema": schema(route.request, parts), **shown}
@@ -244,7 +250,10 @@ def _operation(
         shown = {} if route.example is None else {"example": msgspec.to_builtins(route.example)}
         answer = {"application/json": {"schema": schema(route.response, parts), **shown}}
     guarded = secured and route.right is not None
-    codes = sorted({*route.problems, *((401, 403) if guarded else ())})
+    # Any path with parameters may be no UTF-8, and any request have a parameter that is not declared.
+    codes = sorted(
+        {*route.problems, 422, *((400,) if route.parameters else ()), *((401, 403) if guarded else ())}
+    )
     responses: Schema = {str(route.status): {"description": "OK", "content": answer}}
     responses.update({str(code): _PROBLEM for code in codes})
     if route.unknown_key and declared is not None:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -33,6 +34,7 @@ class Call:
     caller: Caller | None
     parameters: Mapping[str, str]
     target: Served | None = None
+    query: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def served(self) -> Served:
@@ -79,6 +81,8 @@ class Route:
     """Whether people open it in a browser, which signs in with a key as the password."""
     model: bool = False
     """Whether the project must declare a model."""
+    query: Mapping[str, str] = field(default_factory=dict)
+    """What each parameter of its query means, by name; a request with any other is refused."""
     request: tuple[Any, ...] = ()
     response: Any = None
     status: int = 200
@@ -102,6 +106,19 @@ class Route:
     def label(self) -> str:
         """Its label in metrics."""
         return self.name if self.parameters else self.path
+
+    def read_query(self, text: str) -> dict[str, str]:
+        """The parameters of a query; raises a 422 problem that names one which is not declared."""
+        found = dict(parse_qsl(text, keep_blank_values=True))
+        for name in found:
+            if name not in self.query:
+                known = f"it has {', '.join(self.query)}" if self.query else "it takes none"
+                raise unprocessable(
+                    name[:100],
+                    f"{name[:100]!r} is not a parameter of {self.method} {self.path}: {known}",
+                    "unknown-parameter",
+                )
+        return found
 
     def address(self, **known: str) -> str:
         """The path with the parameters that are known; others stay as ``{name}``."""
@@ -142,7 +159,14 @@ class Router:
             branch.routes[route.method] = route
 
     def find(self, path: str) -> tuple[Mapping[str, Route], dict[str, str]] | None:
-        """The routes of a path by method, and its parameters; None for an unknown path."""
+        """The routes of a path by method, and its parameters; None for an unknown path.
+
+        Raises a 400 problem for a path that was not UTF-8, which the server decodes with U+FFFD.
+        """
+        if "\ufffd" in path:
+            raise ProblemError(
+                400, "bad-path", "the path is not UTF-8 (or holds U+FFFD): write each byte of UTF-8 as %XX"
+            )
         branch = self._fixed.get(path)
         if branch is not None:
             return branch.routes, {}

@@ -103,7 +103,9 @@ def test_answers_over_a_socket(running: Running) -> None:
         json.loads(running.ask("GET", "/v1/projects/heart_disease/features/a%2Fb%20%E2%82%AC")[2])["key"]
         == "a/b €"
     )
-    assert running.ask("GET", "/v1/projects/heart_disease/features/%FF%00")[0] == 200
+    assert running.ask("GET", "/v1/projects/heart_disease/features/%00")[0] == 200
+    for path, status in (("features/%FF", 400), ("features/a?at=2024-05-01", 422)):
+        assert running.ask("GET", f"/v1/projects/heart_disease/{path}")[0] == status
     assert running.ask("GET", "/docs")[1]["content-type"].startswith("text/html")
 
 

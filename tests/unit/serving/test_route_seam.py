@@ -28,7 +28,7 @@ class EchoResponse(Struct):
 
 
 async def echo(parts: ServerParts, call: Call) -> EchoResponse:
-    times = call.read(EchoRequest).times
+    times = call.read(EchoRequest).times * int(call.query.get("twice", "1"))
     assert parts.live.get(call.served.project.name) is call.served
     return EchoResponse(said=[call.parameters["word"]] * times, project=call.served.project.name)
 
@@ -40,6 +40,7 @@ ECHO = Route(
     right="features",
     handler=echo,
     summary="Say a word again",
+    query={"twice": "How often to say all of it"},
     request=(EchoRequest,),
     response=EchoResponse,
     status=201,
@@ -62,9 +63,11 @@ class EchoServer:
         self.app.live.refresh()
         return text
 
-    def ask(self, method: str, path: str, key: str, body: Any = None) -> tuple[int, Any, dict[str, str]]:
+    def ask(
+        self, method: str, path: str, key: str, body: Any = None, query: str = ""
+    ) -> tuple[int, Any, dict[str, str]]:
         sent = b"" if body is None else json.dumps(body).encode()
-        response = asyncio.run(self.app.handle(Request(method, path, sent, api_key=key)))
+        response = asyncio.run(self.app.handle(Request(method, path, sent, api_key=key, query=query)))
         return response.status, json.loads(response.body), dict(response.headers)
 
 
@@ -79,7 +82,9 @@ def test_endpoint_added_from_outside_answers_for_callers_with_its_right(server: 
         201,
         {"said": ["ho", "ho"], "project": "heart_disease"},
     )
-    assert server.ask("POST", f"{HEART}/echo/ho", server.key("predict"), {"times": 2})[0] == 403
+    assert server.ask("POST", f"{HEART}/echo/ho", key, {"times": 2}, "twice=2")[1]["said"] == ["ho"] * 4
+    assert server.ask("POST", f"{HEART}/echo/ho", key, {"times": 2}, "thrice=2")[1]["field"] == "thrice"
+    assert server.ask("POST", f"{HEART}/echo/ho", server.key("predict"), {"times": 2}, "x")[0] == 403
     assert server.ask("POST", f"{HEART}/echo/ho", "", {"times": 2})[0] == 401
     status, _, headers = server.ask("GET", f"{HEART}/echo/ho", key)
     assert (status, headers["allow"]) == (405, "POST")
@@ -102,7 +107,7 @@ def test_endpoint_added_from_outside_is_described_with_its_types(server: EchoSer
     document = server.ask("GET", "/openapi.json", server.key("catalogue"))[1]
     operation = document["paths"][f"{HEART}/echo/{{word}}"]["post"]
     assert operation["summary"] == "Say a word again"
-    assert [each["name"] for each in operation["parameters"]] == ["word"]
+    assert [each["name"] for each in operation["parameters"]] == ["word", "twice"]
     body = operation["requestBody"]["content"]["application/json"]["schema"]
     jsonschema.validate({"times": 3}, body)
     with pytest.raises(jsonschema.ValidationError):

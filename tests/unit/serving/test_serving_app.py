@@ -20,7 +20,7 @@ from anabranch.declare.projects import Project
 from anabranch.errors import TooLargeError, UnavailableError
 from anabranch.stores.cassandra.measures import Measure
 from serving.api.metrics import EVERY_SECONDS, MeasuredValues, ServingMetrics
-from serving.http.messages import Bodies
+from serving.http.messages import Bodies, Request
 from serving.settings import ServingSettings
 from tests.support.serving_fakes import PROJECTS, Bench, FakeManifest, bench
 
@@ -326,11 +326,48 @@ def test_features_of_every_type_are_checked(delays: Bench) -> None:
 def test_events_are_published_as_they_came(delays: Bench) -> None:
     first = b'{"flight_id": 1, "tailnum": "N1", "at": "2024-05-01T10:00:00", "delay": 1234567.10, "more": 1}'
     body = b"[" + first + b',\n {"flight_id": 2, "origin": "EWR", "at": "2024-05-01"}]'
-    assert delays.ask("POST", "/v1/projects/delays/events/flights", body) == (202, {"accepted": 2})
+    answer = {"accepted": 2, "ignored": ["more"]}
+    assert delays.ask("POST", "/v1/projects/delays/events/flights", body) == (202, answer)
     keys, texts = zip(*delays.topics.messages["flights"], strict=True)
     assert keys == (b"1", b"2")
     assert texts[0] == first
     assert delays.ask("POST", "/v1/projects/delays/events/landed", {})[0] == 409
+
+
+def test_fields_that_are_no_columns_are_named_up_to_a_bound(heart: Bench) -> None:
+    misspelt = {**READING, "Heart_rate": 60, **{f"more{n}": n for n in range(30)}, "x" * 200: 1}
+    status, answer = heart.ask("POST", f"{HEART}/events/bracelet", [READING, misspelt, misspelt])
+    assert (status, answer["accepted"], len(answer["ignored"])) == (202, 3, 20)
+    assert answer["ignored"][:2] == ["Heart_rate", "more0"]
+    status, answer = heart.ask("POST", f"{HEART}/events/bracelet", {**READING, "x" * 200: 1})
+    assert answer["ignored"] == ["x" * 100]
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "status", "field"),
+    [
+        (f"{HEART}/features/a", "at=2024-05-01", 422, "at"),
+        (f"{HEART}/features/a", "at", 422, "at"),
+        ("/v1/projects", "page=2", 422, "page"),
+        ("/readyz", "verbose=1", 422, "verbose"),
+        (f"{HEART}/features/a", "", 200, None),
+        (f"{HEART}/predict", "x=1", 405, None),
+        (f"{HEART}/features/\ufffd", "", 400, None),
+        ("/v1/projects/\ufffd", "", 400, None),
+    ],
+)
+def test_what_a_route_does_not_declare_and_what_is_no_utf8_is_refused(
+    heart: Bench, path: str, query: str, status: int, field: str | None
+) -> None:
+    response = asyncio.run(heart.app.handle(Request("GET", path, query=query)))
+    assert (response.status, json.loads(response.body).get("field")) == (status, field)
+
+
+def test_half_of_a_surrogate_pair_is_called_so(heart: Bench) -> None:
+    for path in ("predict", "events/bracelet"):
+        status, problem = heart.ask("POST", f"{HEART}/{path}", b'{"key": ["a\\ud83d"]}')
+        assert (status, problem["detail"].partition(",")[0]) == (400, "the body has half of a surrogate pair")
+        assert "\\ud83d" in problem["detail"]
 
 
 def test_one_bad_event_keeps_all_from_being_published(heart: Bench) -> None:
