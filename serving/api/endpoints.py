@@ -123,7 +123,7 @@ async def events(parts: ServerParts, call: Call) -> AcceptedBody:
     exact = any(column.type.decimal for column in source.columns)
     document = requests.decode(request.body, exact=exact)
     several = isinstance(document, list)
-    sent = document if isinstance(document, list) else [document]
+    sent: list[Any] = document if isinstance(document, list) else [document]
     latest = parts.context.clock() + parts.context.stores.settings.times.future_skew_seconds * SECOND
     keys = project.key_sets(source)
     for position, event in enumerate(sent):
