@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -206,14 +207,18 @@ def answer(
             f"{shlex.join(key)} --at TIME)"
         )
         return
-    score = (
-        f"no model yet: anabranch train {name}"
-        if answered["score"] is None
-        else f"score {answered['score']:.4f}"
-        + ("" if answered["label"] is None else f", label {answered['label']}")
-    )
-    model, batch, layer = (answered[each] for each in ("model_version", "batch_version", "layer"))
-    say(f"{score} (model {model}, batch {batch}, from {layer})")
+    say(score_line(project, answered))
+
+
+def score_line(project: Project, answered: Mapping[str, Any]) -> str:
+    """The score of an answer, or why there is none, and which versions it is from."""
+    batch = f"batch {answered['batch_version']}, from {answered['layer']}"
+    if project.model is None:
+        return f"no score, because {project.name} declares no model ({batch})"
+    if answered["score"] is None:
+        return f"no model yet: anabranch train {project.name} ({batch})"
+    label = "" if answered["label"] is None else f", label {answered['label']}"
+    return f"score {answered['score']:.4f}{label} (model {answered['model_version']}, {batch})"
 
 
 def features(

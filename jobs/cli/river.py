@@ -160,7 +160,13 @@ def build(
     lines = [f"batch version {entry.batch_version} up to {format_time(entry.cut)} is current: {rows}", *empty]
     if watched is not None:
         lines.append(watched if isinstance(watched, str) else sentence(watched))
-    result(as_json, value, "\n".join([*lines, f"Next: anabranch train {name}"]))
+    result(as_json, value, "\n".join([*lines, next_step(project)]))
+
+
+def next_step(project: Project) -> str:
+    """What to do after a build: train the model, where one is declared."""
+    first = "answer {} KEY, or anabranch serve" if project.model is None else "train {}"
+    return f"Next: anabranch {first.format(project.name)}"
 
 
 def rollback(
@@ -185,7 +191,8 @@ def rollback(
         **picked(entry, "batch_version model_version"),
         "cut": format_time(entry.cut),
     }
-    text = f"batch version {entry.batch_version} (model {entry.model_version}) is current again"
+    model_too = "" if project.model is None else f" (model {entry.model_version})"
+    text = f"batch version {entry.batch_version}{model_too} is current again"
     result(as_json, value, text)
 
 

@@ -136,10 +136,10 @@ def erase(
             ["table", "rows"],
             [list(each) for each in rows.items()],
         )
-    result(as_json, value, _erased(value))
+    result(as_json, value, _erased(value, learns=project.model is not None))
 
 
-def _erased(value: dict[str, Any]) -> str:
+def _erased(value: dict[str, Any], *, learns: bool) -> str:
     rows = sum(value["rows"].values())
     if value["dry_run"]:
         return f"{rows:,} rows to delete: run it again without --dry-run"
@@ -149,8 +149,8 @@ def _erased(value: dict[str, Any]) -> str:
     return (
         f"{rows:,} rows deleted, {value['files_removed']:,} files removed; {built}\n"
         f"Events of the key that arrive before {value['complete_after']} count from the first later build. "
-        "Topics keep their records until their retention ends.\n"
-        f"Models have learnt from it: anabranch train {value['project']}"
+        "Topics keep their records until their retention ends."
+        + (f"\nModels have learnt from it: anabranch train {value['project']}" if learns else "")
     )
 
 

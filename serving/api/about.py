@@ -144,7 +144,11 @@ async def _check(what: str, pool: Executor, call: Callable[[], object], seconds:
 
 
 def _model(live: Live, caller: Caller | None) -> str:
-    """Down when the registry cannot be read, or when no project that declares a model can predict."""
+    """Down when the registry cannot be read, or when champions serve nowhere as their inputs changed.
+
+    A project that declares no model, or has not been trained, holds up no other: it has features to answer
+    with, and another server would have no model for it either.
+    """
     if not live.looked:
         return "still loading"
     declaring = [served for served in live if served.project.model is not None]
@@ -153,11 +157,10 @@ def _model(live: Live, caller: Caller | None) -> str:
         if "model" in served.troubles:
             hidden = "the model of a project cannot be read"
             return served.troubles["model"] if served in seen else hidden
-    if declaring and all(served.scorer is None for served in declaring):
-        for served in seen:
-            if "inputs" in served.troubles:
-                return served.troubles["inputs"]
-        return "no project has " + UNTRAINED.format(name=seen[0].project.name if seen else "PROJECT")
+    unfit = [served for served in declaring if "inputs" in served.troubles]
+    if unfit and all(served.scorer is None for served in declaring):
+        reasons = [served.troubles["inputs"] for served in unfit if served in seen]
+        return reasons[0] if reasons else "no champion fits its declaration"
     return "ok"
 
 

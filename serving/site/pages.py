@@ -96,9 +96,9 @@ class Site:
                     caller.require(name, "features")
                 return await self._key(served, key)
             case ["card"]:
-                return _stored(
-                    await self.facts.card(served), f"{name} has no model card: run 'anabranch train {name}'"
-                )
+                why = f"has no model card: run 'anabranch train {name}'"
+                why = why if served.project.model is not None else "declares no model, so it has no card"
+                return _stored(await self.facts.card(served), f"{name} {why}")
             case ["quality", report]:
                 source, _, which = report.partition("/")
                 found = await self.facts.report(served, source, which)

@@ -186,9 +186,9 @@ def test_river_of_answers(rest: Rest) -> None:
         60, lambda: _with(rest.ask("POST", "{p}/predict", given), "anabranch train"), "the advice to train"
     )
     assert (status, problem["title"]) == (503, "Service Unavailable")
-    status, problem = rest.ask("GET", "/readyz")
-    assert (status, problem["store"], problem["bus"]) == (503, "ok", "ok")
-    assert "anabranch train" in problem["model"]
+    status, ready = rest.ask("GET", "/readyz")
+    assert (status, ready["store"], ready["bus"], ready["model"]) == (200, "ok", "ok", "ok")
+    assert "anabranch train" in ready["projects"][rest.project.name]
 
     train(rest.models, rest.project, "1")
     status, answer = until(30, lambda: _good(rest.ask("POST", "{p}/predict", given)), "the model")

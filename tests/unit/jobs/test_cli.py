@@ -8,13 +8,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from anabranch.answers.features import Answer
+from anabranch.declare.loading import load_project
 from anabranch.declare.projects import Project
 from jobs.cli.main import app, main
 from jobs.cli.options import AsJson, Name
@@ -22,7 +23,7 @@ from jobs.show import result
 from jobs.wiring.context import Context
 from jobs.wiring.job import job
 from jobs.wiring.settings import ROOT
-from tests.support.serving_fakes import NOW, SumScorer
+from tests.support.serving_fakes import NOW, PROJECTS, SumScorer
 
 GOOD = """
 from anabranch import Count, FeatureView, Label, Model, Project, Source
@@ -559,3 +560,23 @@ def test_a_number_that_a_model_gives_has_no_label(
     known = anabranch("answer", "flights", "plane=N1", "origin=EWR")
     assert known.out.splitlines()[-1].endswith("(model 3, batch None, from serving)")
     assert "label" not in known.out
+
+
+def test_a_project_without_a_model_is_never_told_to_train() -> None:
+    from jobs.cli.inspect import score_line
+    from jobs.cli.river import next_step
+
+    trained = load_project("heart_disease", (PROJECTS,))
+    plain = replace(trained, model=None, label=None)
+    answered = {"score": None, "label": None, "model_version": None, "batch_version": 7, "layer": "serving"}
+    assert next_step(trained) == "Next: anabranch train heart_disease"
+    assert next_step(plain) == "Next: anabranch answer heart_disease KEY, or anabranch serve"
+    assert score_line(trained, answered) == (
+        "no model yet: anabranch train heart_disease (batch 7, from serving)"
+    )
+    assert score_line(plain, answered) == (
+        "no score, because heart_disease declares no model (batch 7, from serving)"
+    )
+    assert score_line(trained, {**answered, "score": 0.25, "label": 1, "model_version": "2"}) == (
+        "score 0.2500, label 1 (model 2, batch 7, from serving)"
+    )

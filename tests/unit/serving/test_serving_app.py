@@ -207,6 +207,9 @@ def test_without_a_model_predict_says_to_train() -> None:
     assert "anabranch train heart_disease" in problem["detail"]
     assert fresh.ask("POST", f"{HEART}/predict", {"features": {"age": "x"}})[0] == 422
     assert fresh.ask("GET", f"{HEART}/features/p1")[0] == 200
+    status, ready = fresh.ask("GET", "/readyz")  # it can answer for what there is
+    assert (status, ready["model"]) == (200, "ok")
+    assert ready["projects"]["heart_disease"] == "no model yet: run 'anabranch train heart_disease'"
 
 
 UNKNOWN = "urn:anabranch:problem:unknown-key"
