@@ -24,6 +24,7 @@ from anabranch.progress import Silent
 from anabranch.stores.files.hdfs import Hdfs
 from jobs.wiring.settings import ROOT, Settings
 from tests.conftest import free_ports
+from tests.support.commands import environment_of
 
 # An aggregate of the declaration's own: executors know it only by value.
 VISITS = '''"""Who comes back?"""
@@ -107,26 +108,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def environment(servers: Settings, hdfs: Settings, folder: Path) -> dict[str, str]:
     """Everything that is kept lies in HDFS: lake, place of the stream, models."""
-    root, ours = f"hdfs://{hdfs.files.namenode}/cluster", servers.servers
+    root = f"hdfs://{hdfs.files.namenode}/cluster"
     python = Path(sys.executable).parent
     return {
         **os.environ,
+        **environment_of(servers),
         "PATH": f"{python}{os.pathsep}{os.environ.get('PATH', '')}",
         "SPARK_CONF_DIR": str(ROOT / "conf"),
         "ANABRANCH_PROJECTS": str(folder),
-        "ANABRANCH__PATHS__DATA": str(servers.data),
-        "ANABRANCH__PATHS__JARS": str(servers.jars),
         "ANABRANCH__PATHS__LAKE": f"{root}/lake",
         "ANABRANCH__PATHS__CHECKPOINTS": f"{root}/checkpoints",
         "ANABRANCH__MODELS__TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
         "ANABRANCH__MODELS__ARTIFACT_ROOT": f"{root}/models",
         "ANABRANCH__FILES__WEBHDFS": hdfs.files.webhdfs,
         "ANABRANCH__FILES__NAMENODE": hdfs.files.namenode,
-        "ANABRANCH__SERVERS__HDFS_PORT": str(ours.hdfs_port),
-        "ANABRANCH__SERVERS__KAFKA_PORT": str(ours.kafka_port),
-        "ANABRANCH__SERVERS__CASSANDRA_PORT": str(ours.cassandra_port),
-        "ANABRANCH__TIME__SLOT": f"{servers.times.slot_seconds}s",
-        "ANABRANCH__SPARK__SHUFFLE_PARTITIONS": "2",
+        "ANABRANCH__SERVERS__HDFS_PORT": str(servers.servers.hdfs_port),
     }
 
 

@@ -8,6 +8,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from jobs.wiring.settings import ROOT
+from tests.support.commands import environment_of
 from tests.support.heart_river import PATIENT, Lived
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -20,12 +21,7 @@ def client(lived: Lived, tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     """
     settings, folder = lived.context.settings, tmp_path_factory.mktemp("jupyter")
     environment = {
-        "ANABRANCH__PATHS__DATA": str(settings.data),
-        "ANABRANCH__PATHS__JARS": str(settings.jars),
-        "ANABRANCH__SERVERS__KAFKA_PORT": str(settings.servers.kafka_port),
-        "ANABRANCH__SERVERS__CASSANDRA_PORT": str(settings.servers.cassandra_port),
-        "ANABRANCH__TIME__SLOT": f"{settings.times.slot_seconds}s",
-        "ANABRANCH__SPARK__SHUFFLE_PARTITIONS": "2",
+        **environment_of(settings),
         "PYTHONPATH": str(ROOT),
         **{
             name: str(folder / name.lower())

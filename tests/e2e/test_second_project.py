@@ -25,6 +25,7 @@ import pytest
 from anabranch.stores.models.registry import Models
 from jobs.cli.models import _commit
 from jobs.wiring.settings import ROOT, Settings
+from tests.support.commands import environment_of
 
 FLIGHTS = '''"""Which departures will be late? By plane and by airport."""
 
@@ -127,16 +128,10 @@ class Commands:
 @pytest.fixture(scope="module")
 def commands(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     folder = tmp_path_factory.mktemp("declared")
-    ours = servers.servers
     environment = {
         **os.environ,
+        **environment_of(servers),
         "ANABRANCH_PROJECTS": str(folder),
-        "ANABRANCH__PATHS__DATA": str(servers.data),
-        "ANABRANCH__PATHS__JARS": str(servers.jars),
-        "ANABRANCH__SERVERS__KAFKA_PORT": str(ours.kafka_port),
-        "ANABRANCH__SERVERS__CASSANDRA_PORT": str(ours.cassandra_port),
-        "ANABRANCH__TIME__SLOT": f"{servers.times.slot_seconds}s",
-        "ANABRANCH__SPARK__SHUFFLE_PARTITIONS": "2",
     }
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(

@@ -24,6 +24,7 @@ from jobs.show import Steps
 from jobs.wiring.context import Context
 from jobs.wiring.settings import ROOT, Settings
 from speed.query import checkpoint
+from tests.support.commands import environment_of
 
 DECLARATION = '''
 """Readings that are counted."""
@@ -59,17 +60,12 @@ class Rig:
 
     def command(self, *words: str) -> "subprocess.Popen[bytes]":
         """Start `anabranch` with `words`, with the settings of this run."""
-        ours = self.settings.servers
         environment = {
             **os.environ,
+            **environment_of(self.settings),
             "ANABRANCH_PROJECTS": str(self.folder),
-            "ANABRANCH__PATHS__DATA": str(self.settings.data),
-            "ANABRANCH__PATHS__JARS": str(self.settings.jars),
-            "ANABRANCH__TIME__SLOT": f"{self.settings.times.slot_seconds}s",
-            "ANABRANCH__SERVERS__KAFKA_PORT": str(ours.kafka_port),
-            "ANABRANCH__SERVERS__CASSANDRA_PORT": str(ours.cassandra_port),
             "ANABRANCH__SPARK__DRIVER_MEMORY": "512m",
-            "ANABRANCH__SPARK__SHUFFLE_PARTITIONS": "2",
+            "ANABRANCH__SPARK__CONF": "",  # a stream runs as code, as it does for users
             **self.environment,
         }
         with self.log.open("ab") as output:

@@ -35,6 +35,7 @@ from jobs.wiring.context import Context
 from jobs.wiring.settings import ROOT, Settings
 from speed.streams import start
 from tests.servers.batch.test_builds import wait_for_a_cut
+from tests.support.commands import environment_of
 from tests.support.drill import LONG, recovery
 
 DECLARATION = '''
@@ -142,16 +143,10 @@ class River:
 
     def killed_at(self, point: str) -> None:
         """Run the real command and kill it, and its JVM, when it says the words."""
-        ours, settings = self.context.settings.servers, self.context.settings
         environment = {
             **os.environ,
+            **environment_of(self.context.settings),
             "ANABRANCH_PROJECTS": str(self.folder),
-            "ANABRANCH__PATHS__DATA": str(settings.data),
-            "ANABRANCH__PATHS__JARS": str(settings.jars),
-            "ANABRANCH__SERVERS__KAFKA_PORT": str(ours.kafka_port),
-            "ANABRANCH__SERVERS__CASSANDRA_PORT": str(ours.cassandra_port),
-            "ANABRANCH__TIME__SLOT": f"{settings.times.slot_seconds}s",
-            "ANABRANCH__SPARK__SHUFFLE_PARTITIONS": "2",
         }
         command = [sys.executable, "-m", "jobs.cli", "build", self.project.name]
         process = subprocess.Popen(

@@ -17,6 +17,7 @@ from anabranch import Project
 from anabranch.declare.loading import load_project
 from jobs.wiring.context import Context
 from jobs.wiring.settings import ROOT, Settings
+from tests.support.commands import environment_of
 from tests.support.drill import LONG, recovery
 
 DECLARATION = '''
@@ -46,11 +47,8 @@ class Landing:
         self.quarantine = Path(lake.quarantine_path(self.project, self.project.sources["things"]))
         self.environment = {
             **os.environ,
+            **environment_of(settings),
             "ANABRANCH_PROJECTS": str(folder),
-            "ANABRANCH__PATHS__DATA": str(settings.data),
-            "ANABRANCH__PATHS__JARS": str(settings.jars),
-            "ANABRANCH__SERVERS__KAFKA_PORT": str(settings.servers.kafka_port),
-            "ANABRANCH__SPARK__SHUFFLE_PARTITIONS": "2",
             "ANABRANCH__QUALITY__MODE": "off",
         }
 
