@@ -87,7 +87,8 @@ class StringType(DataType):
     expected = "a text"
     arrow = pa.string()
     json_schema: ClassVar[JsonSchema] = {"type": "string"}
-    event_schema: ClassVar[JsonSchema] = {"type": ["string", "number", "boolean"]}
+    event_schema: ClassVar[JsonSchema] = {"type": ["string", "number", "boolean", "object", "array"]}
+    """A number, object or array is its JSON text, as when it is landed."""
 
     @classmethod
     def declared(cls, arguments: tuple[int, ...]) -> Self | None:  # noqa: ARG003 - VARCHAR(10) is a STRING
