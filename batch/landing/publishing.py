@@ -1,19 +1,26 @@
 """Publishing of a file's rows to a topic, for tests, demos and sources without a producer of their own.
 
-Nothing is judged here: what cannot be converted is sent as it is, so that landing and the stream treat it as
-they treat everybody's events.
+Nothing is held back: what cannot be converted is sent as it is, so that landing and the stream treat it as
+they treat everybody's events, and landing keeps it in quarantine. Rows that REST would refuse are counted.
 """
 
 import csv
 import json
 import math
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
+from anabranch.answers.problems import ProblemError
+from anabranch.answers.requests import decode
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
-from anabranch.errors import EventError, MisuseError
+from anabranch.errors import AnabranchError, EventError, MisuseError
+from anabranch.events.faults import find_fault
 from anabranch.events.json_values import encode_event
 from anabranch.progress import Progress
 from anabranch.stores.kafka.bus import Bus
@@ -29,10 +36,50 @@ _DIGITS = re.compile("[+-]?[0-9]+")
 _BOOLEANS = {"true": True, "false": False}
 
 
-def publish_file(bus: Bus, project: Project, source_name: str, path: Path, progress: Progress) -> int:
-    """Publish the rows of a CSV or JSON lines file to the source's topic; returns how many.
+@dataclass
+class Published:
+    """How many rows of a file were published, how many of these are faulty, and the fault of the first."""
+
+    events: int = 0
+    faulty: int = 0
+    first_fault: str | None = None
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """The judge of REST, for the text of a row."""
+
+    source: Source
+    keys: tuple[tuple[str, ...], ...]
+    latest: int | None
+
+    def fault(self, text: bytes) -> str | None:
+        exact = any(column.type.decimal for column in self.source.columns)
+        try:
+            event = decode(text, exact=exact, what="it")
+        except ProblemError as problem:
+            return problem.detail
+        fault = find_fault(event, self.source, self.keys, self.latest)
+        return None if fault is None else fault.reason
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of a file as JSON; without an `event`, where it cannot be read, the bytes that stand there."""
+
+    line: int
+    text: bytes
+    event: Mapping[str, object] | None = None
+    fault: str | None = None
+
+
+def publish_file(
+    bus: Bus, project: Project, source_name: str, path: Path, progress: Progress, latest: int | None = None
+) -> Published:
+    """Publish the rows of a CSV or JSON lines file to the source's topic, faulty ones too, which are counted.
 
     A message's key is the text of the source's first key, so that events of one key keep their order.
+    `latest` (microseconds) is the last event time that is not in the future.
     """
     source = find_source(project, source_name)
     if source.topic is None:
@@ -51,9 +98,10 @@ def publish_file(bus: Bus, project: Project, source_name: str, path: Path, progr
         )
     progress.step(f"publishing {path.name} to {source.topic}")
     bus.ensure_topics([source.topic])
-    keys = (project.key_sets(source) or ((),))[0]
-    read = _csv_messages if file.format == "csv" else _json_messages
-    return bus.publish(source.topic, _counted(read(file.path, source, keys), progress))
+    judge, published = _Judge(source, project.key_sets(source), latest), Published()
+    rows = (_csv_rows if file.format == "csv" else _json_rows)(file.path, source)
+    bus.publish(source.topic, _messages(file.path, rows, judge, published, progress))
+    return published
 
 
 def publish_rows(bus: Bus, project: Project, source: Source, rows: Sequence[Mapping[str, object]]) -> int:
@@ -68,35 +116,68 @@ def publish_rows(bus: Bus, project: Project, source: Source, rows: Sequence[Mapp
     return bus.publish(source.topic, [_message(row, json.dumps(row).encode(), source, keys) for row in rows])
 
 
-def _csv_messages(path: str, source: Source, keys: tuple[str, ...]) -> Iterator[tuple[bytes | None, bytes]]:
+def _csv_rows(path: str, source: Source) -> Iterator[_Row]:
     types = {column.name: column.type for column in source.columns}
     with open_text(path) as text:
         lines = csv.reader(text)
         header = next(lines)
-        for cells in lines:
-            if len(cells) == len(header) and not any(_LONE.search(cell) for cell in cells):
+        for cells in filter(None, lines):
+            fault = None
+            if any(_LONE.search(cell) for cell in cells):
+                fault = "the text is not UTF-8"
+            elif len(cells) != len(header):
+                fault = f"{len(cells)} cells, where the header has {len(header)}"
+            if fault is None:
                 event = {name: _value(cell, types[name]) for name, cell in zip(header, cells, strict=True)}
-                yield _message(event, json.dumps(event).encode(), source, keys)
-            elif cells:
-                yield None, ",".join(cells).encode(errors="surrogateescape")
+                yield _Row(lines.line_num, json.dumps(event).encode(), event)
+            else:
+                raw = ",".join(cells).encode(errors="surrogateescape")
+                yield _Row(lines.line_num, raw, fault=fault)
 
 
-def _json_messages(path: str, source: Source, keys: tuple[str, ...]) -> Iterator[tuple[bytes | None, bytes]]:
+def _json_rows(path: str, _: Source) -> Iterator[_Row]:
     with open_text(path) as text:
-        for line in filter(str.strip, text):
-            message = line.strip().encode(errors="surrogateescape")
+        for number, line in enumerate(text, 1):
+            if not line.strip():
+                continue
             try:
                 event = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 event = None
-            yield _message(event, message, source, keys) if isinstance(event, dict) else (None, message)
+            raw = line.strip().encode(errors="surrogateescape")
+            yield _Row(number, raw, event if isinstance(event, dict) else None)
+
+
+def _messages(
+    path: str, rows: Iterator[_Row], judge: _Judge, found: Published, progress: Progress
+) -> Iterator[tuple[bytes | None, bytes]]:
+    """The messages for the rows of a file; what is wrong with them is noted in `found`."""
+    source, keys = judge.source, (judge.keys or ((),))[0]
+    try:
+        for row in rows:
+            fault = row.fault or judge.fault(row.text)
+            if fault is not None:
+                found.faulty += 1
+                found.first_fault = found.first_fault or f"line {row.line}: {fault}"
+            yield (None, row.text) if row.event is None else _message(row.event, row.text, source, keys)
+            found.events += 1
+            if found.events % _TOLD_EVERY == 0:
+                progress.advance(found.events, None)
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
+        raise AnabranchError(
+            f"{path} cannot be read to its end ({error}) after {found.events:,} rows: check that it is whole "
+            "and stays in its place, and publish it again; each event counts once"
+        ) from error
 
 
 def _message(
     event: Mapping[str, object], text: bytes, source: Source, keys: tuple[str, ...]
 ) -> tuple[bytes | None, bytes]:
     """Key and value of the message for an event, which `text` has as JSON."""
-    return _key(event, source, keys), encode_event(source, text)
+    try:
+        return _key(event, source, keys), encode_event(source, text)
+    except msgspec.DecodeError:  # NaN and halves of surrogate pairs have no other form
+        return None, text
 
 
 def _key(event: Mapping[str, object], source: Source, keys: tuple[str, ...]) -> bytes | None:
@@ -122,12 +203,3 @@ def _value(cell: str, kind: DataType) -> object:
         return int(cell.strip(AROUND)) if _DIGITS.fullmatch(cell.strip(AROUND)) else cell
     number = float(cell.strip(AROUND))
     return number if math.isfinite(number) else cell
-
-
-def _counted(
-    messages: Iterator[tuple[bytes | None, bytes]], progress: Progress
-) -> Iterator[tuple[bytes | None, bytes]]:
-    for count, message in enumerate(messages):
-        if count and count % _TOLD_EVERY == 0:
-            progress.advance(count, None)
-        yield message

@@ -12,7 +12,7 @@ from rich.markup import escape
 from anabranch.declare.loading import list_projects
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError, MisuseError
-from anabranch.values.times import SECOND, format_time, parse_duration, parse_time
+from anabranch.values.times import SECOND, format_time, now_micros, parse_duration, parse_time
 from jobs.cli.options import AsJson, Name, Names, SourceName
 from jobs.servers.processes import stop_event
 from jobs.show import Steps, picked, result, table
@@ -76,12 +76,27 @@ def publish(
     file: Annotated[Path, typer.Argument(metavar="FILE")],
     as_json: AsJson = False,
 ) -> None:
-    """Publish the rows of a CSV or JSON lines file to the source's topic."""
+    """Publish the rows of a CSV or JSON lines file to the source's topic; faulty rows are counted."""
     from batch.landing.publishing import publish_file
 
     with job() as context:
-        count = publish_file(context.bus, context.project(name), source, file, Steps())
-    result(as_json, {"project": name, "source": source, "published": count}, f"{count:,} events published")
+        latest = now_micros() + context.settings.times.future_skew_seconds * SECOND
+        found = publish_file(context.bus, context.project(name), source, file, Steps(), latest)
+    value = {
+        "project": name,
+        "source": source,
+        "published": found.events,
+        **picked(found, "faulty first_fault"),
+    }
+    text = f"{found.events:,} events published"
+    if found.faulty:
+        text += (
+            f", {found.faulty:,} of them faulty: landing puts those in quarantine, and no feature has them\n"
+            f"the first is {found.first_fault}"
+        )
+    result(as_json, value, text)
+    if found.faulty == found.events > 0:
+        raise AnabranchError(f"no row of {file} was good: {found.first_fault}")
 
 
 def land(

@@ -5,9 +5,10 @@ configuration.
 """
 
 import glob
+import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -81,20 +82,16 @@ class _LocalFiles:
     def find(self, pattern: str) -> tuple[list[FoundFile], bool]:
         path = Path(_plain(pattern))
         if path.is_dir():
-            below = sorted(
-                each
-                for each in path.rglob("*")
-                if each.is_file() and not _hidden(each.relative_to(path).parts)
-            )
-            return [_found(each) for each in below], True
+            below = sorted(Path(top, name) for top, _, names in os.walk(path) for name in names)
+            shown = (each for each in below if not _hidden(each.relative_to(path).parts))
+            return _files(shown), True
         if path.exists():
-            return [_found(path)], False
+            return [found for found in (_found(path),) if found], False
         names = glob.glob(str(path), recursive=True)  # noqa: PTH207 - the pattern may be absolute
-        matches = [Path(name) for name in sorted(names)]
-        return [_found(each) for each in matches if each.is_file()], glob.has_magic(str(path))
+        return _files(map(Path, sorted(names))), glob.has_magic(str(path))
 
     def look(self, path: str) -> FoundFile | None:
-        return _found(Path(path)) if Path(path).is_file() else None
+        return next(iter(_files([Path(path)])), None)
 
     def start(self, path: str, most: int) -> bytes:
         with Path(path).open("rb") as content:
@@ -218,9 +215,18 @@ def file_names(spark: SparkSession, folder: str) -> list[str]:
     return sorted(name for name in names if not _hidden([name]))
 
 
-def _found(path: Path) -> FoundFile:
-    known = path.resolve()
-    status = known.stat()
+def _files(paths: Iterable[Path]) -> list[FoundFile]:
+    """Those of the paths that are files, and are still there."""
+    return [found for path in paths if path.is_file() and (found := _found(path))]
+
+
+def _found(path: Path) -> FoundFile | None:
+    """A file as it is now; None when it is gone since it was listed."""
+    try:
+        known = path.resolve()
+        status = known.stat()
+    except FileNotFoundError:
+        return None
     return FoundFile(path=str(known), size=status.st_size, modified=status.st_mtime_ns // 1_000_000)
 
 

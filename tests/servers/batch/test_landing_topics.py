@@ -261,10 +261,12 @@ def test_rows_of_a_file_are_published_as_events_and_judged_when_they_land(
         f"5,,{AT},1,,",
     ]
     file.write_text("id,shop,at,n,price,open\n" + "\n".join(lines) + "\n")
-    assert publish_file(bus, project, "sales", file, Silent()) == 5
+    told = publish_file(bus, project, "sales", file, Silent())
+    assert (told.events, told.faulty, told.first_fault) == (5, 3, "line 4: n: 'many' is no INT")
     more = tmp_path / "more.jsonl"
     more.write_bytes(sale(6) + b"\n\n" + b"\xff\n")
-    assert publish_file(bus, project, "sales", more, Silent()) == 2
+    told = publish_file(bus, project, "sales", more, Silent())
+    assert (told.events, told.faulty) == (2, 1)
     result = run(spark, lake, bus, project)
     assert (result.rows, result.quarantined) == (3, 4)
     rows = {
