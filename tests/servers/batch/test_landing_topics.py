@@ -262,7 +262,7 @@ def test_rows_of_a_file_are_published_as_events_and_judged_when_they_land(
     ]
     file.write_text("id,shop,at,n,price,open\n" + "\n".join(lines) + "\n")
     told = publish_file(bus, project, "sales", file, Silent())
-    assert (told.events, told.faulty, told.first_fault) == (5, 3, "line 4: n: 'many' is no INT")
+    assert (told.events, told.faulty, told.first_fault) == (5, 3, "line 4: n: 'many' is not an INT")
     more = tmp_path / "more.jsonl"
     more.write_bytes(sale(6) + b"\n\n" + b"\xff\n")
     told = publish_file(bus, project, "sales", more, Silent())
