@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from anabranch.aggregates.base import ROUNDED, Aggregate, Bound, Folded, number, ratio, size
 from anabranch.aggregates.counting import Mean
 from anabranch.states.blocks import TIME, Element, Rows, Values
-from anabranch.states.formulas import Formula, double
+from anabranch.states.formulas import Formula, moderate
 from anabranch.states.moments import CoMoments, Moments
 from anabranch.values.times import DAY, parse_duration
 from anabranch.values.types import DOUBLE, Column, DataType
@@ -47,7 +47,7 @@ class Variance(Aggregate):
     order: ClassVar[int] = 2
 
     def over(self, kind: DataType) -> Bound:
-        block = Moments(double(self.text, self.where), self.order)
+        block = Moments(moderate(self.text, self.where), self.order)
         return Bound(DOUBLE, Formula(_of_rows, (self.measure,)), (block,), exactness=ROUNDED)
 
     def witnesses(self) -> Mapping[str, Aggregate]:
@@ -132,7 +132,7 @@ class Covariance(Aggregate):
         return super().bind(schema, place)
 
     def over(self, kind: DataType) -> Bound:
-        x, y = double(self.text, self.where).sql, double(self.other, self.where).sql
+        x, y = moderate(self.text, self.where).sql, moderate(self.other, self.where).sql
         first = Element(sql=f"(CASE WHEN {y} IS NOT NULL THEN {x} END)")
         second = Element(sql=f"(CASE WHEN {x} IS NOT NULL THEN {y} END)")
         return Bound(
@@ -196,7 +196,7 @@ class Slope(Aggregate):
         parse_duration(per, f"{type(self).__name__}: per")
 
     def over(self, kind: DataType) -> Bound:
-        y = double(self.text, self.where)
+        y = moderate(self.text, self.where)
         # Whole microseconds are exact in float64, and since 2020 their means keep 0.03 of one.
         moment = Element(
             sql=f"(CASE WHEN {y.sql} IS NOT NULL THEN CAST({TIME} - 1577836800000000L AS DOUBLE) END)"

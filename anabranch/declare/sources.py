@@ -92,6 +92,7 @@ class Label:
     description: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "key", self.key if isinstance(self.key, str) else tuple(self.key))
         key_columns(self.key, self.source, "label")
         kind = expression_type(self.target, self.source.columns, "label, target")
         if kind != BOOLEAN and not kind.numeric:

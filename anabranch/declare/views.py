@@ -45,6 +45,7 @@ class FeatureView:
             self, "windows", (self.windows,) if isinstance(self.windows, str) else tuple(self.windows)
         )
         check_unique(list(self.windows), f"view {self.name!r}: window")
+        object.__setattr__(self, "key", self.key if isinstance(self.key, str) else tuple(self.key))
         key_columns(self.key, self.source, f"view {self.name!r}")
         for name, aggregate in self.features.items():
             check_name(name, f"view {self.name!r}: feature")

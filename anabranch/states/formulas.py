@@ -42,6 +42,11 @@ def double(argument: str, where: str | None) -> Element:
     return Element(sql=finite(argument, where))
 
 
+def moderate(argument: str, where: str | None) -> Element:
+    """A number below 1e70 in size: fourth powers and products of squares of others are beyond DOUBLE."""
+    return Element(sql=finite(argument, where, "1e70D"))
+
+
 def wholes(argument: str, kind: ExactType, where: str | None) -> tuple[Element, ...]:
     """An exact number as one whole number, or as two for a DECIMAL of more than 18 digits."""
     return tuple(Element(sql=counted(sql, where), kind="whole") for sql in kind.wholes_sql(argument))

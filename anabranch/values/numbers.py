@@ -231,11 +231,11 @@ class FloatingType(DataType):
         return f"CAST(CAST({finite(argument, where)} AS STRING) AS BINARY)"
 
 
-def finite(argument: str, where: str | None) -> str:
-    """SQL of a finite DOUBLE, 0.0 for -0.0; NULL for NaN and infinities, and where `where` fails."""
+def finite(argument: str, where: str | None, below: str = "double('Infinity')") -> str:
+    """SQL of a DOUBLE of a size `below`, 0.0 for -0.0; NULL for NaN and others, and where `where` fails."""
     x = f"CAST(({argument}) AS DOUBLE)"
     condition = f"({where}) AND " if where else ""
-    return f"(CASE WHEN {condition}abs({x}) < double('Infinity') THEN {x} + 0D END)"
+    return f"(CASE WHEN {condition}abs({x}) < {below} THEN {x} + 0D END)"
 
 
 class FloatType(FloatingType):

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from anabranch.values.sql.functions import LONGEST, is_date_pattern, pattern_fault
+from anabranch.values.sql.functions import LONGEST, is_date_pattern
+from anabranch.values.sql.patterns import most_letters, pattern_fault
 from anabranch.values.sql.terms import Term, convert
 from anabranch.values.types import BIGINT, BINARY, STRING, ArrayType, DataType, parse_type
 
@@ -60,6 +61,11 @@ def check_literal(compiler: "Compiler", name: str, kind: str, term: Term) -> Non
         raise compiler.error(f"has the regular expression {value!r}, which {fault}")
     if kind == "@" and not is_date_pattern(value):
         raise compiler.error(f"has {value!r}, which is not a pattern of dates such as 'yyyy-MM-dd HH:mm'")
+
+
+def searched(text: str, pattern: Term, most: int = LONGEST) -> str:
+    """SQL of a text for the regular expression: NULL when it has more letters than may be searched."""
+    return f"CASE WHEN length({text}) <= {min(most, most_letters(str(pattern.literal)))} THEN {text} END"
 
 
 def one_of(compiler: "Compiler", term: Term, names: list[str]) -> str:

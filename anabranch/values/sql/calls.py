@@ -1,9 +1,10 @@
 """Calls of functions in SQL expressions as safe Spark SQL."""
 
 import difflib
+import re
 from typing import TYPE_CHECKING
 
-from anabranch.values.sql.arguments import Handlers, argument
+from anabranch.values.sql.arguments import Handlers, argument, searched
 from anabranch.values.sql.functions import SIGNATURES, Signature
 from anabranch.values.sql.number_calls import NUMBER_CALLS
 from anabranch.values.sql.terms import Term
@@ -46,9 +47,10 @@ def _signed(compiler: "Compiler", name: str, signature: Signature, terms: list[T
         argument(compiler, name, kind, term).sql
         for kind, term in zip(kinds[: len(terms)], terms, strict=True)
     ]
-    text = signature.template.replace("{}", ", ".join(sql))
-    for position, one in enumerate(sql):
-        text = text.replace(f"{{{position}}}", one)
+    if "~" in kinds:
+        sql[0] = searched(sql[0], terms[1])
+    given = {"": ", ".join(sql), **{str(position): one for position, one in enumerate(sql)}}
+    text = re.sub(r"\{(\d*)\}", lambda found: given.get(found[1], "''"), signature.template)
     return Term(text, _type(signature.result))
 
 

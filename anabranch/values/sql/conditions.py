@@ -75,10 +75,30 @@ def _like(compiler: "Compiler", node: exp.Expr) -> Term:
             f"has a LIKE in whose pattern {escape} stands before another letter than % and _"
         )
     value = compiler.as_type(compiler.term(like.this), STRING, "LIKE").sql
-    word = "ILIKE" if isinstance(like, exp.ILike) else "LIKE"
-    mark = escape.replace("\\", "\\\\").replace("'", "\\'")
-    sql = f"({value} {word} {pattern.sql} ESCAPE '{mark}')"
+    ignored = isinstance(like, exp.ILike)
+    tokens = re.findall(rf"{re.escape(escape)}(.)|(%)|(_)|(.)", pattern.literal, re.DOTALL)
+    if sum(bool(percent) for _, percent, _, _ in tokens[:-1]) > 1:
+        subject = f"lower({value})" if ignored else value
+        found = _in_turn(tokens).lower() if ignored else _in_turn(tokens)
+        sql = f"({subject} RLIKE '{_escaped(found)}')"
+    else:
+        sql = f"({value} {'ILIKE' if ignored else 'LIKE'} {pattern.sql} ESCAPE '{_escaped(escape)}')"
     return Term(f"(NOT {sql})" if like.args.get("negate") else sql, BOOLEAN)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("'", "\\'")
+
+
+def _in_turn(tokens: list[tuple[str, str, str, str]]) -> str:
+    """A regular expression for a LIKE that finds part after part: Spark's own tries all places of each."""
+    parts = [""]
+    for escaped, percent, one, letter in tokens:
+        if percent:
+            parts.append("")
+        else:
+            parts[-1] += "." if one else re.escape(escaped or letter)
+    return rf"(?s)^{parts[0]}{''.join(f'(?>.*?{part})' for part in parts[1:-1])}.*{parts[-1]}\z"
 
 
 def _matches(compiler: "Compiler", node: exp.RegexpLike) -> Term:

@@ -8,7 +8,7 @@ A signature is written as `parameters -> result`. Parameters are types to which 
     ARRAY     an array                                   @   a pattern of dates as a literal
 
 with `?` for an optional one and `*` for any number of the last. In a template `{0}` is the first argument and
-`{}` all of them. Functions that need more than a signature are in expressions.py.
+`{}` all of them; one that is left out is ''. Functions that need more than a signature are in expressions.py.
 """
 
 import re
@@ -44,7 +44,6 @@ _PLAIN = {
     "BYTES -> BIGINT": "crc32",
     "STRING, INT, INT? -> STRING": "substring substr",
     "STRING, INT -> STRING": "left right",
-    "STRING, STRING, STRING? -> STRING": "replace",
     "STRING, STRING, STRING -> STRING": "translate",
     "STRING, STRING, INT -> STRING": "substring_index",
     "STRING, STRING* -> STRING": "concat_ws",
@@ -60,7 +59,6 @@ _PLAIN = {
     "ANY -> BOOLEAN": "isnull isnotnull",
     "DOUBLE -> BOOLEAN": "isnan",
     "ARRAY -> INT": "size cardinality array_size",
-    "ARRAY, STRING, STRING? -> STRING": "array_join",
     "DATE -> INT": """year quarter month day dayofmonth dayofweek weekday weekofyear dayofyear unix_date""",
     "DATE -> STRING": "dayname monthname",
     "DATE -> DATE": "last_day",
@@ -74,8 +72,24 @@ _DAYS, _MONTHS = 4_000_000, 120_000  # more than lie between the years 1 and 999
 _SECONDS = 400_000_000_000
 _SHIFTED = "CASE WHEN ({1}) BETWEEN -%d AND %d THEN ({1}) END"
 _SPAN = "CASE WHEN ({0}) BETWEEN -%d AND %d THEN ({0}) END"
+LARGEST = 1_000_000
+"""The letters to which a text may grow; NULL beyond."""
+
+
+def _bounded(letters: str, sql: str) -> str:
+    return f"CASE WHEN {letters} <= {LARGEST} THEN {sql} END"
+
+
 _FORMED = {
-    "repeat": ("STRING, # -> STRING", "repeat({})"),
+    "repeat": ("STRING, # -> STRING", _bounded("length({0}) * CAST({1} AS BIGINT)", "repeat({})")),
+    "replace": (
+        "STRING, STRING, STRING? -> STRING",
+        _bounded("length({0}) * CAST(greatest(length({2}) - length({1}), 0) AS BIGINT)", "replace({})"),
+    ),
+    "array_join": (
+        "ARRAY, STRING, STRING? -> STRING",
+        _bounded("size({0}) * CAST(length({1}) + length({2}) AS BIGINT)", "array_join({})"),
+    ),
     "space": ("# -> STRING", "space({})"),
     "lpad": ("STRING, #, STRING? -> STRING", "lpad({})"),
     "rpad": ("STRING, #, STRING? -> STRING", "rpad({})"),
@@ -181,21 +195,6 @@ _LETTERS = {
 }
 """Letters in patterns of dates, and how often Spark takes each in a row."""
 _ONLY_WRITTEN = "LEQ"  # letters of patterns that read no times
-
-
-def pattern_fault(text: str, groups: int = 0) -> str | None:
-    """Why a regular expression cannot be used, None when Java's would compile; `groups` it must have."""
-    java = re.sub(r"\\[pP](\{\w+\}|\w)", "x", text)
-    java = re.sub(r"\\[hHvVRXzZG]", "x", java)
-    java = re.sub(r"\(\?<(?![=!])\w+>", "(", java)
-    outside = re.sub(r"\\.|\[(?:\\.|[^\]\\])*\]", "x", java, flags=re.DOTALL)
-    if "(?P" in java or "(?(" in java or re.search(r"\{(?!\d+(,\d*)?\})", outside):
-        return "is not one of Java's"
-    try:
-        found = re.compile(java)
-    except (re.error, OverflowError, RecursionError) as error:
-        return f"is not understood: {error}"
-    return None if found.groups >= groups else f"has {found.groups} groups, not {groups}"
 
 
 def is_date_pattern(text: str, *, reading: bool = False) -> bool:

@@ -88,8 +88,11 @@ class Compiler:
         """The term converted to `kind`; raises when there is no such conversion."""
         if not may_convert(term.type, kind):
             raise self.error(f"has {term.type} where {what} takes {kind}: convert it")
-        if kind.time and isinstance(term.literal, str) and not re.match(r"\s*\d{4}-\d\d-\d\d", term.literal):
-            raise self.error(f"has {term.sql} where {what} takes {kind}: write {kind.hint}")
+        if term.type == STRING and isinstance(term.literal, str) and kind not in (STRING, BINARY):
+            read = DOUBLE if kind.decimal else kind  # a cast rounds to the digits of a DECIMAL
+            if read.fault(term.literal) is not None:
+                hint = f": write {kind.hint}" if kind.hint else f", which is no {kind}"
+                raise self.error(f"has {term.sql} where {what} takes {kind}{hint}")
         return convert(term, kind)
 
     def condition(self, node: exp.Expr) -> Term:

@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from anabranch.values.sql.arguments import Handlers, argument, array_of, check_literal
-from anabranch.values.sql.functions import pattern_fault
+from anabranch.values.sql.arguments import Handlers, argument, array_of, check_literal, searched
+from anabranch.values.sql.functions import LARGEST
+from anabranch.values.sql.patterns import pattern_fault
 from anabranch.values.sql.terms import Term, convert
 from anabranch.values.types import (
     BIGINT,
@@ -60,7 +61,7 @@ def _of_items(compiler: "Compiler", name: str, terms: list[Term]) -> Term:
 def _matches(compiler: "Compiler", _name: str, terms: list[Term]) -> Term:
     text = argument(compiler, "rlike", "STRING", terms[0])
     check_literal(compiler, "rlike", "~", terms[1])
-    return Term(f"({text.sql} RLIKE {terms[1].sql})", BOOLEAN)
+    return Term(f"({searched(text.sql, terms[1])} RLIKE {terms[1].sql})", BOOLEAN)
 
 
 def _groups(compiler: "Compiler", name: str, terms: list[Term]) -> Term:
@@ -73,7 +74,7 @@ def _groups(compiler: "Compiler", name: str, terms: list[Term]) -> Term:
     if fault is not None:
         raise compiler.error(f"has the regular expression {terms[1].literal!r}, which {fault}")
     kind = STRING if name == "regexp_extract" else ArrayType(STRING)
-    return Term(f"{name}({text.sql}, {terms[1].sql}, {group})", kind)
+    return Term(f"{name}({searched(text.sql, terms[1])}, {terms[1].sql}, {group})", kind)
 
 
 def _replaced(compiler: "Compiler", name: str, terms: list[Term]) -> Term:
@@ -84,7 +85,8 @@ def _replaced(compiler: "Compiler", name: str, terms: list[Term]) -> Term:
     used = [int(one) if one.isdigit() else -1 for one in _after_marks(by)]
     if -1 in used or pattern_fault(str(terms[1].literal), max(used, default=0)) is not None:
         raise compiler.error(f"replaces by {by!r}, which names a group that the regular expression has not")
-    return Term(f"{name}({text.sql}, {terms[1].sql}, {terms[2].sql})", STRING)
+    short = searched(text.sql, terms[1], LARGEST // (len(by) + 1))
+    return Term(f"{name}({short}, {terms[1].sql}, {terms[2].sql})", STRING)
 
 
 def _after_marks(text: str) -> list[str]:

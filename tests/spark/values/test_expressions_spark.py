@@ -31,6 +31,7 @@ round(x, 2); ceil(x); floor(dec); CASE WHEN n > 3 THEN 1 ELSE 0 END; if(n > 1, 2
 greatest(n, big); least(x, n); substring(name, 1, 3); upper(name); concat(name, '-', n); name || n
 length(name)
 name LIKE 'A%'
+name LIKE '%n%a,_'; name ILIKE '%N%N%X'; name LIKE '%a%n%'; name LIKE 'A%n%\\_%'; replace(name, 'n', '{0}')
 name RLIKE '^A'; split(name, ',')[0]; element_at(split(name, ','), 2); size(split(name, ',')); day + 1
 regexp_extract(name, '([A-Z])', 1); datediff(at, day); hour(at); date_trunc('HOUR', at); at + INTERVAL 1 DAY
 unix_timestamp(at); date_format(at, 'EEEE'); CAST(name AS STRING); CAST(x AS DECIMAL(12,3)); CAST(flag AS INT)
@@ -74,6 +75,21 @@ def test_values_are_sparks(spark: SparkSession) -> None:
     (ours,) = frame.select(*[F.expr(compiled(text, COLUMNS, "here").sql) for text in texts]).collect()
     (theirs,) = frame.selectExpr(*texts).collect()
     assert {text: a for text, a, b in zip(texts, ours, theirs, strict=True) if a != b} == {}
+
+
+def test_long_texts_neither_overflow_the_stack_nor_the_memory(spark: SparkSession) -> None:
+    columns = parse_schema("s STRING")
+    frame = spark.createDataFrame([("ab" * 5000,), ("ab" * 450_000,)], "s STRING").coalesce(1)
+    texts = {
+        "s RLIKE '^(ab)*$'": (True, None),
+        "s LIKE '%a%b%c%'": (False, False),
+        "length(repeat(s, 100))": (1_000_000, None),
+        "length(replace(s, 'a', repeat('b', 10000)))": (None, None),
+        "length(replace(s, 'a', 'b'))": (10_000, 900_000),
+        "length(array_join(split(s, 'a'), repeat('-', 300)))": (None, None),
+    }
+    found = frame.select(*[F.expr(compiled(text, columns, "here").sql) for text in texts]).collect()
+    assert dict(zip(texts, zip(*found, strict=True), strict=True)) == texts
 
 
 def test_comparisons_with_nan_are_null(spark: SparkSession) -> None:

@@ -336,6 +336,14 @@ def test_one_key_one_window_and_one_view_may_be_written_without_a_tuple() -> Non
     assert project(declared).keys == ("who",)
 
 
+def test_a_key_may_be_written_as_a_list() -> None:
+    written: Any = ["who", "n"]
+    declared, label = view(key=written), Label(source=things, key=written, target="n > 0")
+    assert declared.keys == label.keys == ("who", "n")
+    assert declared == view(key=("who", "n"))
+    assert len({declared, label, project(declared, label=label)}) == 3
+
+
 def test_a_declaration_cannot_be_changed() -> None:
     for frozen, name in (
         (things, "id"),

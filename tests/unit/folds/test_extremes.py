@@ -8,20 +8,26 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from anabranch import (
     AGGREGATES,
     Aggregate,
+    Correlation,
     Count,
     Covariance,
     Distinct,
     FeatureView,
+    Kurtosis,
     Last,
     LastK,
     Mean,
+    Skewness,
+    Slope,
     Source,
+    StdDev,
     Sum,
 )
 from anabranch.folds.merge import Tiles, merge
@@ -152,6 +158,29 @@ def test_extremes_are_exact_in_training_rows(events: list[Event]) -> None:
     for view in VIEWS:
         found = at_position(features_before(view, as_run(view, ordered, [("a", at)])), 0)
         assert_right(view, events, found, at)
+
+
+def test_numbers_beyond_1e70_do_not_count_in_moments() -> None:
+    """As Spark, whose own moments of them are NaN once they have met an empty buffer."""
+    some = {kind.__name__.lower(): kind("x") for kind in (StdDev, Skewness, Kurtosis, Slope)}
+    chosen = {**some, "covariance": Covariance("x", "x"), "correlation": Correlation("x", "x")}
+    view = FeatureView(name="w", source=SOURCE, key="key", windows=("7d",), features=chosen)
+    at = START + 9 * SLOT
+
+    def answer(values: list[float], cut: int) -> dict[str, Any]:
+        times = [START + place * SLOT for place in range(len(values))]
+        pairs = zip(times, values, strict=True)
+        events: list[Event] = [Edge(id=f"{time}", key="a", time=time, arrival=time, x=x) for time, x in pairs]
+        trained = at_position(features_before(view, as_run(view, events, [("a", at)])), 0)
+        found = served(view, events, "a", START + cut * SLOT, at)
+        assert found == {name: value and pytest.approx(value) for name, value in trained.items()}
+        return found
+
+    for cut in range(3, 6):
+        assert set(answer([1.5e308, -1.5e308, 1e70, LARGEST], cut).values()) == {None}
+        apart = answer([1.0, math.nan, 2.0, math.nan, 4.0], cut)
+        assert answer([1.0, 1.5e308, 2.0, -1e70, 4.0], cut) == apart
+        assert None not in answer([9e69, -9e69, 8e69, 1.0, 9e69], cut).values()
 
 
 def test_what_an_expression_cannot_compute_is_null_and_stops_nothing() -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from anabranch import Count, FeatureView, Last, Mean, Source
 from anabranch.errors import DeclarationError
 from anabranch.values.sql.expressions import compiled, expression_type
+from anabranch.values.sql.patterns import most_letters, pattern_fault
 from anabranch.values.types import parse_schema
 from tests.support.expressions import SCHEMA, Expressions
 
@@ -66,11 +67,24 @@ REFUSED = {
     "group": ("regexp_extract(name, '(a)', 2)", "has 1 groups, not 2"),
     "group of a replacement": ("regexp_replace(name, '(a)', '$2')", "names a group"),
     "lost backslash": (r"name RLIKE '\d'", "Spark would drop a backslash"),
+    "a choice that is repeated": ("name RLIKE '^(a|b)*$'", "write [ab]* for (a|b)*"),
+    "the same without a group": ("name RLIKE '(?:a|b)+'", "write [ab]* for (a|b)*"),
+    "a repeat that is repeated": ("regexp_replace(name, '(a+)+$', '')", "write [ab]* for (a|b)*"),
+    "texts in many ways": ("split(name, '(a|aa){0,50}$')", "in too many ways"),
+    "texts in many ways, one by one": ("name RLIKE '.*x.*y.*z'", "in too many ways"),
+    "a class within a class": ("name RLIKE '[a-z&&[^x]]'", "a class within a class"),
     "bad date pattern": ("date_format(at, 'foo')", "not a pattern of dates"),
     "too many letters": ("date_format(at, 'MMMMM')", "not a pattern of dates"),
     "pattern that reads nothing": ("to_date(name, 'EEEE dd')", "must not have the letters"),
     "bad zone": ("from_utc_timestamp(at, 'Mars')", "has the time zone"),
     "bad literal": ("at > 'soon'", "has 'soon' where a comparison takes TIMESTAMP"),
+    "month 13": ("at > '2024-13-01'", "has '2024-13-01' where a comparison takes TIMESTAMP: write ISO 8601"),
+    "day 30 of February": ("day = date '2024-02-30'", "where CAST takes DATE"),
+    "hour 25": ("at BETWEEN '2024-01-01' AND '2024-01-01 25:00'", "where BETWEEN takes TIMESTAMP"),
+    "a number that is none": ("n IN (1, 'two')", "has 'two' where IN takes BIGINT, which is no BIGINT"),
+    "a double that is none": ("x > 'high'", "has 'high' where a comparison takes DOUBLE"),
+    "a condition that is none": ("flag = 'maybe'", "has 'maybe' where a comparison takes BOOLEAN"),
+    "a cast that gives nothing": ("CAST('abc' AS DECIMAL(9,2))", "has 'abc' where CAST takes DECIMAL(9,2)"),
     "DATE of a number": ("CAST(n AS DATE)", "has INT where CAST takes DATE"),
     "types apart": ("coalesce(n, day)", "uses INT and DATE together in coalesce"),
     "sum of times": ("at - until", "use datediff, unix_micros, or INTERVAL"),
@@ -97,6 +111,27 @@ def test_what_spark_would_refuse_or_an_event_could_break_is_refused(fault: str) 
         compiled(text, COLUMNS, "here")
     assert said in str(raised.value)
     assert str(raised.value).startswith("here")
+
+
+PATTERNS = {
+    r"^[\w.+-]+@[\w-]+\.[a-z]{2,}$": 10_000,
+    r"^(\d{1,3}\.){3}\d{1,3}$": 10_000,
+    r"^(https?)://([^/]+)(/.*)?$": 10_000,
+    r"(?i)(bot|crawl|spider)": 10_000,
+    r"(ab)*": 10_000,
+    r"(a|b)*+": 10_000,
+    r"^.*x.*y.*z": 584,
+    r"^.*x.*y": 10_000,
+    r".*x.*y": 585,
+    r"\p{L}+\w+$": 585,
+}
+
+
+@pytest.mark.parametrize(("pattern", "letters"), PATTERNS.items())
+def test_what_a_regular_expression_may_search_is_bounded_by_its_ways(pattern: str, letters: int) -> None:
+    assert pattern_fault(pattern) is None
+    assert most_letters(pattern) == letters
+    assert f"length(`name`) <= {letters} " in compiled(f"regexp_count(name, r'{pattern}')", COLUMNS, "x").sql
 
 
 def test_filters_and_arguments_are_made_safe_where_they_are_bound() -> None:
