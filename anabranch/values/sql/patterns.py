@@ -69,7 +69,7 @@ class _Part:
             return self._once(letters, again)
         most = min(self.most, letters)
         if self.least == most:
-            return self._once(letters, again) ** min(most, 30)
+            return float(self._once(letters, again) ** min(most, 30))
         apart = not self.first & after and (not self.parts or not self.choice)
         if apart and not self.empty_once:
             return 1.0
