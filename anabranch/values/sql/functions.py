@@ -45,7 +45,6 @@ _PLAIN = {
     "STRING, INT, INT? -> STRING": "substring substr",
     "STRING, INT -> STRING": "left right",
     "STRING, STRING, STRING -> STRING": "translate",
-    "STRING, STRING, INT -> STRING": "substring_index",
     "STRING, STRING* -> STRING": "concat_ws",
     "STRING, STRING -> INT": "instr find_in_set",
     "STRING, STRING, INT? -> INT": "locate position",
@@ -96,6 +95,11 @@ _FORMED = {
     "split_part": (
         "STRING, STRING, INT -> STRING",
         "split_part({0}, {1}, nullif(nullif({2}, 0), -2147483648))",
+    ),
+    # The least INT has no opposite, and would be the length of an array.
+    "substring_index": (
+        "STRING, STRING, INT -> STRING",
+        "substring_index({0}, {1}, nullif({2}, -2147483648))",
     ),
     "unbase64": ("STRING -> BINARY", "try_to_binary({0}, 'base64')"),
     "unhex": ("STRING -> BINARY", "try_to_binary({0}, 'hex')"),
