@@ -23,11 +23,11 @@ _TOKEN = re.compile(
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Piece:
     """A sequence of parts, alternatives, one letter or none, and how often it is repeated."""
 
     kind: str  # "all", "any", "one", "bare"
-    parts: tuple["_Part", ...] = ()
+    parts: tuple["_Piece", ...] = ()
     letters: frozenset[str] = frozenset()
     least: int = 1
     most: float = 1
@@ -139,14 +139,14 @@ def most_letters(text: str) -> int:
     return low
 
 
-def _bare(name: str) -> _Part:
-    return _Part("bare", letters=frozenset({"^" if name == r"\A" else name}))
+def _bare(name: str) -> _Piece:
+    return _Piece("bare", letters=frozenset({"^" if name == r"\A" else name}))
 
 
-def _read(text: str) -> _Part:
+def _read(text: str) -> _Piece:
     alphabet = frozenset({*map(chr, range(256)), *text, *text.swapcase()})
     # Each open group: its alternatives, which are lists of parts, and how it was opened.
-    groups: list[tuple[list[list[_Part]], str]] = [([[]], "")]
+    groups: list[tuple[list[list[_Piece]], str]] = [([[]], "")]
     for token in _TOKEN.finditer(text):
         kind, found = token.lastgroup, token.group()
         parts = groups[-1][0][-1]
@@ -158,23 +158,23 @@ def _read(text: str) -> _Part:
             alternatives, opened = groups.pop()
             group = replace(_joined(alternatives), firm=opened in ("(?>", "(?=", "(?!", "(?<=", "(?<!"))
             if group.firm and opened != "(?>":  # looks around, and may be followed by any letter
-                group = replace(group, parts=(*group.parts, _Part("bare", letters=alphabet)))
+                group = replace(group, parts=(*group.parts, _Piece("bare", letters=alphabet)))
             groups[-1][0][-1].append(group)
         elif kind == "repeat":
             parts[-1] = _repeated(parts[-1], found)
         elif kind == "bare":
-            parts.append(_bare(found) if found in ("^", r"\A") else _Part("bare", letters=alphabet))
+            parts.append(_bare(found) if found in ("^", r"\A") else _Piece("bare", letters=alphabet))
         else:
-            parts.append(_Part("one", letters=_matched(found, alphabet)))
+            parts.append(_Piece("one", letters=_matched(found, alphabet)))
     return _joined(groups[0][0])
 
 
-def _joined(alternatives: list[list[_Part]]) -> _Part:
-    made = [_Part("all", tuple(parts)) for parts in alternatives]
-    return made[0] if len(made) == 1 else _Part("any", tuple(made))
+def _joined(alternatives: list[list[_Piece]]) -> _Piece:
+    made = [_Piece("all", tuple(parts)) for parts in alternatives]
+    return made[0] if len(made) == 1 else _Piece("any", tuple(made))
 
 
-def _repeated(part: _Part, sign: str) -> _Part:
+def _repeated(part: _Piece, sign: str) -> _Piece:
     bounds = sign.rstrip("+?") or sign[0]
     if bounds in "*+?":
         least, most = {"*": (0, math.inf), "+": (1, math.inf), "?": (0, 1.0)}[bounds]
@@ -183,7 +183,7 @@ def _repeated(part: _Part, sign: str) -> _Part:
         least, most = int(low), float(high) if high else math.inf if comma else float(low)
     firm = len(sign) > len(bounds) and sign.endswith("+")
     if part.least != 1 or part.most != 1 or part.firm:
-        part = _Part("all", (part,))
+        part = _Piece("all", (part,))
     return replace(part, least=least, most=most, firm=firm)
 
 
