@@ -181,7 +181,6 @@ class Streams:
             asked = now_micros()
             try:
                 ends = self._layer.stores.bus.ends(each.topic)
-                each.look(self._layer)
             except Exception as error:  # noqa: BLE001 - a figure must not end a stream
                 log.info("lag of %s is unknown: %s", each.topic, error)
                 each.lag = {}
@@ -190,6 +189,10 @@ class Streams:
             each.lag = {part: max(0, end - read.get(part, 0)) for part, end in ends.items()} if read else {}
             if each.delays is not None:
                 each.delays.topic_ended(asked, ends)
+            try:
+                each.look(self._layer)
+            except Exception as error:  # noqa: BLE001 - the next look asks again
+                log.info("whether %s or its tiles were deleted is unknown: %s", each.topic, error)
         self._keep_delays()
 
     def _keep_delays(self) -> None:
