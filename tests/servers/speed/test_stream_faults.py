@@ -116,6 +116,7 @@ def test_the_stream_goes_on_after_a_restart_of_the_broker(rig: Rig) -> None:
 def test_while_cassandra_is_down_the_stream_waits_and_then_catches_up(rig: Rig) -> None:
     rig.publish(rig.events(30))
     rig.assert_exact()
+    assert wait_until(lambda: re.search(r"[1-9]\d* events, .* lag \d", rig.said()) is not None, PATIENCE)
     said = len(rig.said())
     _stop_server(rig.settings, "cassandra")
     try:

@@ -183,7 +183,7 @@ def test_a_file_that_cannot_be_read_is_refused(spark: SparkSession, lake: Lake, 
     latin.write_bytes("id,shop,at,n,n\xf6te\n".encode("latin-1"))
     torn = write(tmp_path / "torn.parquet", "PAR1 but no more")
     for name, message in (
-        ("none.csv", "names no file"), (latin, "is not in UTF-8: .* --encoding latin-1"),
+        ("none.csv", "there is no file"), (latin, "is not in UTF-8: .* --encoding latin-1"),
         (torn, "cannot be read as PARQUET"),
         (write(tmp_path / "_hidden.csv", HEADER), "may not begin with"),
         (write(tmp_path / "a.xlsx", "x"), "no known format"),

@@ -229,7 +229,8 @@ def test_a_disk_that_is_full_leaves_nothing_visible_and_nothing_lost(
         tmp_path / "a.csv",
         HEADER + "".join(f"{number},a,{AT},{number},{hash(str(number)):x}\n" for number in range(50_000)),
     )
-    (machine,) = [each for each in psutil.Process().children() if "SparkSubmit" in " ".join(each.cmdline())]
+    alive = [each for each in psutil.Process().children() if each.status() != psutil.STATUS_ZOMBIE]
+    (machine,) = [each for each in alive if "SparkSubmit" in " ".join(each.cmdline())]
     before = resource.prlimit(machine.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(machine.pid, resource.RLIMIT_FSIZE, (200_000, before[1]))
     try:
