@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from anabranch.aggregates.base import ROUNDED, Aggregate, Bound, Folded, number, ratio, size
 from anabranch.aggregates.counting import Mean
 from anabranch.states.blocks import TIME, Element, Rows, Values
-from anabranch.states.formulas import Formula, moderate
+from anabranch.states.formulas import MODERATE, Formula, moderate
 from anabranch.states.moments import CoMoments, Moments
 from anabranch.values.times import DAY, parse_duration
 from anabranch.values.types import DOUBLE, Column, DataType
@@ -21,7 +21,12 @@ _STEP = 2.0**-46  # of a mean's size: how far merged means, and so deviations fr
 
 def _scales(x: str, where: str | None) -> dict[str, Aggregate]:
     """Witnesses of how far values lie from zero and from each other."""
-    return {"size": Mean(size(x), where=where), "deviation": StdDev(x, where=where)}
+    return {"size": _mean_size(x, where), "deviation": StdDev(x, where=where)}
+
+
+def _mean_size(x: str, where: str | None) -> Mean:
+    """The mean size of the values that count in moments; one that does not must not excuse wrong moments."""
+    return Mean(f"CASE WHEN {size(x)} < {MODERATE} THEN {size(x)} END", where=where)
 
 
 def _step(witnessed: Mapping[str, object], prefix: str = "") -> tuple[float, float]:
@@ -209,7 +214,7 @@ class Slope(Aggregate):
         )
 
     def witnesses(self) -> Mapping[str, Aggregate]:
-        return {"size": Mean(size(self.text), where=self.where)}
+        return {"size": _mean_size(self.text, self.where)}
 
     def rounding(self, exact: float, witnessed: Mapping[str, object]) -> float:
         # Values that cancel, over events a millisecond apart, leave this much of their size.

@@ -42,9 +42,13 @@ def double(argument: str, where: str | None) -> Element:
     return Element(sql=finite(argument, where))
 
 
+MODERATE = "1e70"
+"""Numbers of this size and more do not count in moments: their fourth powers are beyond DOUBLE."""
+
+
 def moderate(argument: str, where: str | None) -> Element:
-    """A number below 1e70 in size: fourth powers and products of squares of others are beyond DOUBLE."""
-    return Element(sql=finite(argument, where, "1e70D"))
+    """A number that counts in moments."""
+    return Element(sql=finite(argument, where, f"{MODERATE}D"))
 
 
 def wholes(argument: str, kind: ExactType, where: str | None) -> tuple[Element, ...]:

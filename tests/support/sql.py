@@ -79,6 +79,8 @@ def _leaf(node: exp.Expr) -> Evaluate | None:
             node.this if node.is_string else int(node.this) if node.this.isdigit() else float(node.this)
         )
         return lambda _: constant
+    if isinstance(node, exp.Null):
+        return lambda _: None
     if isinstance(node, exp.HexString):
         blob = bytes.fromhex(node.this)
         return lambda _: blob
@@ -102,6 +104,9 @@ def _arithmetic(node: exp.Expr) -> Evaluate | None:
     if isinstance(node, (exp.Abs, exp.Neg)):
         inner, sign = _compile(node.this), isinstance(node, exp.Neg)
         return lambda row: None if (value := inner(row)) is None else -value if sign else abs(value)
+    if isinstance(node, exp.Nanvl):
+        first, second = _compile(node.this), _compile(node.expression)
+        return lambda row: second(row) if isinstance(v := first(row), float) and math.isnan(v) else v
     if isinstance(node, exp.Concat):
         parts = [_compile(part) for part in node.expressions]
         return lambda row: None if None in (values := [part(row) for part in parts]) else b"".join(values)

@@ -78,10 +78,12 @@ def test_values_that_cancel_agree(values: list[tuple[float, int]]) -> None:
         assert not _disagreeing(events, served(VIEW, events, "a", cut, AT))
 
 
-def test_a_wrong_value_disagrees() -> None:
-    events = _events([(float(i * i % 7), i * 3 % 11 + 1) for i in range(20)])
+@pytest.mark.parametrize("further", [[], [(1e200, 5)]], ids=["plain", "beside a number that is too large"])
+def test_a_wrong_value_disagrees(further: list[tuple[float, int]]) -> None:
+    events = _events([(float(i * i % 7), i * 3 % 11 + 1) for i in range(20)] + further)
     right = _recomputed(events)
-    numbers = {column.name for column in VIEW.columns if isinstance(right[column.name], float)}
-    wrong = {name: value * 1.0001 + 0.001 if name in numbers else value for name, value in right.items()}  # type: ignore[operator]
+    numbers = {name: value for name, value in right.items() if isinstance(value, float)}
+    numbers = {column.name: numbers[column.name] for column in VIEW.columns if column.name in numbers}
     assert numbers
-    assert {column.name for column, _, _ in _disagreeing(events, wrong)} == numbers
+    wrong = right | {name: value * 1.0001 + 0.001 for name, value in numbers.items()}
+    assert {column.name for column, _, _ in _disagreeing(events, wrong)} == numbers.keys()
