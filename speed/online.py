@@ -21,6 +21,7 @@ from anabranch.answers.parts import Parts
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Label
 from anabranch.errors import AnabranchError
+from anabranch.events.cells import named
 from anabranch.events.judging import good_events
 from anabranch.folds.spark import key_column
 from anabranch.stores.cassandra.measures import Measure
@@ -29,7 +30,6 @@ from anabranch.stores.cassandra.reads import DeclaredAnewError
 from anabranch.stores.models.versions import Scorer
 from anabranch.stores.queries import triggered
 from anabranch.values.keys import key_values
-from anabranch.values.names import quoted
 from anabranch.values.times import SECOND, from_micros, now_micros
 from speed.query import SpeedLayer, begun
 
@@ -235,15 +235,15 @@ class RecentLabels:
 def _collected(label: Label, events: DataFrame) -> list[Example]:
     target = F.expr(label.target_sql).cast("double")
     columns = {
-        "id": F.col(quoted(label.source.id)).cast("string"),
+        "id": named(label.source.id).cast("string"),
         "key": key_column(label.keys),
-        "at": F.unix_micros(F.col(quoted(label.source.time)).cast("timestamp")),
+        "at": F.unix_micros(named(label.source.time).cast("timestamp")),
         "arrival": F.unix_micros("_arrival"),
         "target": F.when(F.abs(target) < float("inf"), target),
     }
     order = [F.col(name) for name in ("_arrival", "_partition", "_offset")]
-    named = [column.alias(name) for name, column in columns.items()]
-    rows = events.select(*named, *order).orderBy(*order).collect()
+    selected = [column.alias(name) for name, column in columns.items()]
+    rows = events.select(*selected, *order).orderBy(*order).collect()
     return [Example(*(row[name] for name in columns)) for row in rows if row["key"] is not None]
 
 

@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from anabranch.answers.current import SCORES_SCHEMA, refresher
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
+from anabranch.events.cells import named
 from anabranch.events.judging import good_events, is_ahead
 from anabranch.folds.spark import pieces_of, tiles
 from anabranch.values.names import quoted
@@ -34,7 +35,7 @@ def events_of(layer: SpeedLayer, project: Project, source: Source) -> DataFrame:
     loaded = layer.stores.lake.file_ids(spark, project, source, days)
     if loaded is not None:
         # A build counts what a file brought first; Delta shows each micro-batch the table as it then is.
-        same = (F.col(quoted(source.id)) == F.col("_file_id")) & (F.col("_file_arrival") <= F.col("_arrival"))
+        same = (named(source.id) == F.col("_file_id")) & (F.col("_file_arrival") <= F.col("_arrival"))
         events = events.join(loaded, same, "left_anti")
     # The watermark precedes the shuffle: behind it Spark forgets the partitioning and would shuffle again.
     marked = events.withWatermark("_arrival", f"{layer.times.dedup_horizon_seconds} seconds")

@@ -23,7 +23,6 @@ from anabranch.events.decoders.json_objects import JsonDecoder
 from anabranch.events.judging import parse, read_cells
 from anabranch.events.rows import LAKE_COLUMNS
 from anabranch.stores.files.filesystems import spark_path
-from anabranch.values.names import quoted
 from anabranch.values.times import from_micros
 from batch.landing.event_files import EventFile
 from batch.landing.records import CsvForm, read_records
@@ -172,7 +171,7 @@ def content_name(sums: dict[str, Any]) -> str:
 
 
 def _sums(raw: DataFrame) -> list[Column]:
-    names = [F.col(quoted(name)) for name in raw.columns if name not in LAKE_COLUMNS]
+    names = [named(name) for name in raw.columns if name not in LAKE_COLUMNS]
     # Of two hashes 48 bits each, in halves: sums of 2^39 rows fit into 64 bits.
     hashes = [F.xxhash64(*names), F.xxhash64(F.lit(7), *names)]
     halves = [

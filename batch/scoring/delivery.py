@@ -8,10 +8,10 @@ import json
 from collections.abc import Mapping
 
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
+from anabranch.events.cells import named
 from anabranch.folds.spark import key_column
 from anabranch.progress import Progress
 from anabranch.stores.cassandra.tables import current_table
@@ -19,7 +19,6 @@ from anabranch.stores.cassandra.writer import write_rows
 from anabranch.stores.files.filesystems import hadoop, hadoop_child, hadoop_exists, read_text, write_text
 from anabranch.stores.lake.lake import as_stored
 from anabranch.stores.opened import Stores
-from anabranch.values.names import quoted
 from batch.scoring.input_rows import SERVING, parquet_files
 from batch.scoring.ledger import ScoringRun
 from batch.scoring.row_files import MARKER, check_replaceable
@@ -108,7 +107,7 @@ def serving_rows(project: Project, scored: DataFrame) -> DataFrame:
             f"the rows have no key column {absent[0]!r}: the serving table needs {', '.join(project.keys)}"
         )
     named = [
-        F.col(quoted(name)).cast("string").alias(name)
+        named(name).cast("string").alias(name)
         for name in project.keys
         if name != "key" and name not in project.column_of
     ]

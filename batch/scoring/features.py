@@ -9,11 +9,12 @@ from pyspark.sql import functions as F
 
 from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
+from anabranch.events.cells import named
 from anabranch.events.given_rows import read_columns
 from anabranch.folds.spark import point_in_time
 from anabranch.progress import Progress
 from anabranch.stores.opened import Stores
-from anabranch.values.names import folded, quoted
+from anabranch.values.names import folded
 from anabranch.values.times import from_micros
 from anabranch.values.types import TIMESTAMP, DataType
 from batch.scoring.row_files import SPARK_ERRORS, explained, read_rows, write_rows
@@ -91,7 +92,7 @@ def attach_features(
     moment = known_by.pop(time_column(project)) if at is None else F.lit(from_micros(at))
     # A column of the rows may have any name, also that of a feature of the same views: only the key as it is
     # read stays outside of the struct while features are attached.
-    given = F.struct(*[F.col(quoted(name)) for name in rows.columns]).alias(_GIVEN)
+    given = F.struct(*[named(name) for name in rows.columns]).alias(_GIVEN)
     asked = rows.select(*[value.alias(name) for name, value in known_by.items()], moment.alias(_AT), given)
     known = point_in_time(needed, events, asked, _AT)
-    return known.select(f"{_GIVEN}.*", *[F.col(quoted(name)) for name in names])
+    return known.select(f"{_GIVEN}.*", *[named(name) for name in names])

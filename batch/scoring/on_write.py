@@ -22,6 +22,7 @@ from anabranch.declare.names import RESULTS
 from anabranch.declare.projects import OnWrite, Project
 from anabranch.declare.sources import Source
 from anabranch.errors import AnabranchError, MisuseError
+from anabranch.events.cells import named
 from anabranch.events.copies import distinct
 from anabranch.events.given_rows import unreadable
 from anabranch.events.rows import LAKE_COLUMNS
@@ -35,7 +36,6 @@ from anabranch.stores.lake.staging import snapshot
 from anabranch.stores.models.versions import Scorer
 from anabranch.stores.opened import Stores
 from anabranch.stores.queries import SupervisedQuery, run_queries, triggered
-from anabranch.values.names import quoted
 from batch.scoring.delivery import serving_rows
 from batch.scoring.features import attach_features, looked_up
 from batch.scoring.frames import check_names, input_types, score, version_inputs
@@ -164,7 +164,7 @@ class _Following:
         missing = [name for name in version.features if name not in arrived.columns]
         rows = self._readable(self._unscored(arrived), version, missing, now)
         ready = attach_features(stores, project, rows, missing, now) if missing else rows
-        columns = [F.col(quoted(name)) for name in (*rows.columns, *RESULTS)]
+        columns = [named(name) for name in (*rows.columns, *RESULTS)]
         scored = score(stores, project, ready, version.version).select(*columns)
         count = rows.count()  # before the append, after which every row has a score
         if out == SERVING:
@@ -206,8 +206,8 @@ class _Following:
         scored, name = spark.read.format("delta").load(out), stored_name(declared.id)
         if name not in scored.columns:
             return first
-        ids = scored.select(F.col(quoted(name)).alias("_scored"))
-        return first.join(ids, F.col(quoted(declared.id)) == F.col("_scored"), "left_anti")
+        ids = scored.select(named(name).alias("_scored"))
+        return first.join(ids, named(declared.id) == F.col("_scored"), "left_anti")
 
 
 def _raise_failure(error: Exception | None, one: Follower) -> None:

@@ -11,13 +11,13 @@ from pyspark.sql import functions as F
 from anabranch.declare.names import RESULTS
 from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
+from anabranch.events.cells import named
 from anabranch.progress import Progress
 from anabranch.stores.files.filesystems import is_local
 from anabranch.stores.models.foreign import ForeignVersion
 from anabranch.stores.models.shipping import ship
 from anabranch.stores.models.versions import Scorer
 from anabranch.stores.opened import Stores
-from anabranch.values.names import quoted
 from anabranch.values.times import from_micros
 from batch.scoring.features import attach_features
 from batch.scoring.frames import score, version_inputs
@@ -203,7 +203,7 @@ class _PartWriter:
 
     def of(self, part: Part) -> Callable[[str], int]:
         """A function that writes the scored rows of a part into a folder and returns how many there are."""
-        columns = [F.col(quoted(name)) for name in (*self.kept, *RESULTS)]
+        columns = [named(name) for name in (*self.kept, *RESULTS)]
         job = self.job
 
         def write(folder: str) -> int:

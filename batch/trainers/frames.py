@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from anabranch.errors import AnabranchError
+from anabranch.events.cells import named
 from anabranch.stores.models.inputs import ModelInput
-from anabranch.values.names import quoted
 from batch.trainers.design import Design
 from batch.trainers.rows import TrainingRows
 
@@ -85,7 +85,7 @@ def _coded(given: ModelInput) -> "Column":
     """An input coded as scoring codes it: a float32 in a DOUBLE, NULL = missing."""
     from pyspark.sql import functions as F
 
-    value = F.col(quoted(given.name))
+    value = named(given.name)
     if given.kind == "text":
         codes = [F.lit(part) for code, text in enumerate(given.categories) for part in (text, float(code))]
         return F.create_map(*codes)[value] if codes else F.lit(None).cast("double")

@@ -9,12 +9,12 @@ from pyspark.sql import functions as F
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Label
 from anabranch.errors import AnabranchError
+from anabranch.events.cells import named
 from anabranch.folds.spark import key_column, point_in_time
 from anabranch.progress import Progress
 from anabranch.stores.models.inputs import model_inputs, slice_inputs
 from anabranch.stores.models.shipping import input_column
 from anabranch.stores.opened import Stores
-from anabranch.values.names import quoted
 from batch.evaluation.splits import check_classes
 from batch.training.job import TrainingJob, learnable
 from batch.training.preparing import KEY, TARGET, TIME
@@ -74,8 +74,8 @@ def no_labels(project: Project, total: int) -> AnabranchError:
 def label_rows(label: Label, events: DataFrame) -> DataFrame:
     """One row a label event: the key's columns, `_time` and `_target` DOUBLE; each may be NULL."""
     return events.select(
-        *[F.col(quoted(name)) for name in label.keys],
-        F.col(quoted(label.source.time)).cast("timestamp").alias(TIME),
+        *[named(name) for name in label.keys],
+        named(label.source.time).cast("timestamp").alias(TIME),
         F.expr(label.target_sql).cast("double").alias(TARGET),
     )
 

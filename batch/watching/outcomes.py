@@ -18,10 +18,10 @@ from pyspark.sql import functions as F
 from anabranch.declare.models import Model, Slice
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Label
+from anabranch.events.cells import named
 from anabranch.events.copies import distinct
 from anabranch.folds.spark import key_column
 from anabranch.stores.opened import Stores
-from anabranch.values.names import quoted
 from anabranch.values.times import from_micros
 from batch.evaluation.assessment import JudgedRows, intervals, slice_parts
 from batch.training.preparing import TARGET, TIME
@@ -79,7 +79,7 @@ def judged(stores: Stores, project: Project, label: Label, since: int, horizon: 
     )
     # The lake knows the bounds of times in each file, so files older than the window are not read.
     recent = lake.events(spark, project, label.source).where(
-        F.col(quoted(label.source.time)) >= F.lit(from_micros(since))
+        named(label.source.time) >= F.lit(from_micros(since))
     )
     labels = label_rows(label, distinct(label.source, recent))
     keyed = labels.select(

@@ -17,6 +17,7 @@ from pyspark.sql import functions as F
 
 from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureView
+from anabranch.events.cells import named
 from anabranch.events.copies import distinct_among
 from anabranch.folds.spark import key_column, point_in_time
 from anabranch.stores.cassandra.manifest import Manifest
@@ -110,7 +111,7 @@ def _events(stores: Stores, project: Project, source: str, sample: Sequence[Row]
     spark, lake = stores.spark, stores.lake
     keys = [key_values(project.keys, row["key"]) for row in sample]
     asked = [
-        F.col(quoted(name)).cast("string").isin(list({key[name] for key in keys}))
+        named(name).cast("string").isin(list({key[name] for key in keys}))
         for view in project.views_of(source)
         for name in view.keys[:1]
     ]

@@ -121,7 +121,8 @@ class Live:
             self._context.access.refresh()
         except AnabranchError as error:
             if self.keys_trouble is None:
-                log.error("%s; until then keys are accepted and refused as they were before", error)  # noqa: TRY400
+                until = "until then keys are accepted and refused as they were before"
+                log.error("%s; %s", error, until)  # noqa: TRY400 - the message says all
             self.keys_trouble = str(error)
         else:
             if self.keys_trouble is not None:

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
-from urllib.request import urlopen
 
 import pytest
 
@@ -38,22 +37,14 @@ def running(settings: Settings, **changes: Any) -> Iterator[str]:
     """The address of a REST server with these settings of serving; stopped at the end."""
     from jobs.servers.processes import wait_until
     from jobs.wiring.serve import serve
+    from serving.server import look
 
     (port,) = free_ports(1)
     ours = replace(settings, serving=replace(settings.serving, port=port, **changes))
     process = get_context("spawn").Process(target=serve, args=(ours,))
     process.start()
-    address = f"http://127.0.0.1:{port}"
-
-    def answers() -> bool:
-        try:
-            with urlopen(f"{address}/healthz") as response:
-                return bool(response.status == 200)
-        except OSError:
-            return False
-
-    assert wait_until(answers, 60), "the server did not start"
-    yield address
+    assert wait_until(lambda: look(ours.serving, "/healthz") == 200, 60), "the server did not start"
+    yield f"http://127.0.0.1:{port}"
     process.terminate()
     process.join(30)
     assert process.exitcode == 0

@@ -34,9 +34,10 @@ from anabranch.values.times import HOUR, floor_to, format_time, now_micros
 from batch.trainers.registry import fit
 from batch.trainers.rows import TrainingRows
 from jobs.cli.main import main
-from jobs.servers.processes import read_record
+from jobs.servers.processes import read_record, wait_until
 from jobs.wiring.serve import serve
 from jobs.wiring.settings import Settings
+from serving.server import look
 from tests.conftest import free_ports
 from tests.support.law import SCHEMA, SLACK, batch_part
 from tests.support.oracle import Event
@@ -164,18 +165,11 @@ def running(settings: Settings, folder: Path, **serving: Any) -> Iterator[Rest]:
     process = multiprocessing.get_context("spawn").Process(target=serve, args=(ours,))
     process.start()
     found = Rest(ours, load_project(name, ours.projects), Views(ours.views), Models(registry))
-    until(60, lambda: _alive(found) or None, "the server")
+    assert wait_until(lambda: look(ours.serving, "/healthz") == 200, 60), "the server did not start"
     yield found
     process.terminate()
     process.join(30)
     assert process.exitcode == 0
-
-
-def _alive(rest: Rest) -> bool:
-    try:
-        return rest.ask("GET", "/healthz")[0] == 200
-    except OSError:
-        return False
 
 
 def test_river_of_answers(rest: Rest) -> None:

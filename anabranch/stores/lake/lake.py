@@ -26,6 +26,7 @@ from pyspark.sql import functions as F
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
 from anabranch.errors import AnabranchError
+from anabranch.events.cells import named
 from anabranch.events.copies import distinct, distinct_of_many
 from anabranch.events.predictions import landed_sources, predictions_source
 from anabranch.events.rows import LAKE_COLUMNS, LONGEST_EVENT
@@ -181,9 +182,7 @@ class Lake:
             return None
         if days is not None and snapshot(spark, self.path(project, source)).sizeInBytes() >= LARGE:
             loaded = loaded.where(F.col("_date") >= F.date_sub(F.current_date(), days))
-        return loaded.select(
-            F.col(quoted(source.id)).alias("_file_id"), F.col("_arrival").alias("_file_arrival")
-        )
+        return loaded.select(named(source.id).alias("_file_id"), F.col("_arrival").alias("_file_arrival"))
 
     def quarantine(self, spark: SparkSession, project: Project) -> DataFrame:
         """All bad rows, with the columns of QUARANTINE; `header` is the first line of a row's CSV file."""
@@ -271,8 +270,7 @@ def as_declared(table: DataFrame, source: Source) -> DataFrame:
     there = {folded(name) for name in table.columns}
     names = {name: stored_name(name) for name in _declared(source)}
     columns = {
-        name: F.col(quoted(stored)) if folded(stored) in there else F.lit(None)
-        for name, stored in names.items()
+        name: named(stored) if folded(stored) in there else F.lit(None) for name, stored in names.items()
     }
     return table.select(
         *[columns[name].try_cast(kind).alias(name) for name, kind in _declared(source).items()]

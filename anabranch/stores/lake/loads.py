@@ -15,6 +15,7 @@ from pyspark.sql.types import StructType
 
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
+from anabranch.events.cells import named
 from anabranch.events.rows import LAKE_COLUMNS, LONGEST_EVENT
 from anabranch.stores.lake.lake import Lake, as_stored, quarantined
 from anabranch.stores.lake.schemas import prepare_quarantine
@@ -26,7 +27,6 @@ from anabranch.stores.lake.staging import (
     transactions,
     write_files,
 )
-from anabranch.values.names import quoted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ def stage(
         F.when(~bad, F.col(name)).alias(name) if name == "_date" else F.col(name) for name in LAKE_COLUMNS
     ]
     text = F.when(bad, F.left(F.make_valid_utf8("_raw"), F.lit(LONGEST_EVENT))).alias("_raw")
-    columns = [F.col(quoted(column.name)) for column in source.columns]
+    columns = [named(column.name) for column in source.columns]
     rows = as_stored(judged.select(*columns, *kept, text, "_reason"))
     files = write_files(rows, lake.path(project, source))
     return StagedLoad(

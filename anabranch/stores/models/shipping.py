@@ -20,11 +20,11 @@ from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 
 from anabranch.errors import AnabranchError
+from anabranch.events.cells import named
 from anabranch.stores.models.connection import mlflow_module
 from anabranch.stores.models.inputs import ModelInput
 from anabranch.stores.models.registry import Models
 from anabranch.stores.models.scoring import InputCoder, Scores, open_model
-from anabranch.values.names import quoted
 
 _CODES: dict[str, Callable[[Column], Column]] = {
     "number": lambda value: value.cast("double"),
@@ -37,7 +37,7 @@ _CODES: dict[str, Callable[[Column], Column]] = {
 
 def input_column(given: ModelInput, value: Column | None = None) -> Column:
     """The input as a model takes it, from `value` of the declared type; by default the column of its name."""
-    return _CODES[given.kind](F.col(quoted(given.name)) if value is None else value).alias(given.name)
+    return _CODES[given.kind](named(given.name) if value is None else value).alias(given.name)
 
 
 class BulkScorer:

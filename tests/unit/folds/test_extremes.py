@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -135,7 +136,8 @@ def assert_right(view: FeatureView, events: list[Event], found: dict[str, Any], 
     for column in view.columns:
         aggregate = view.features[column.feature]
         value = found[column.name]
-        assert right(aggregate, events, value, lambda: oracle.fold(aggregate, events, at, at - 7 * DAY)), (  # noqa: B023
+        expected = partial(oracle.fold, aggregate, events, at, at - 7 * DAY)
+        assert right(aggregate, events, value, expected), (
             column.name,
             value,
         )

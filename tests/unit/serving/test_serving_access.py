@@ -151,7 +151,7 @@ def test_a_revoked_key_is_refused_while_the_registry_does_not_answer(
     monkeypatch.setattr("serving.api.live._FIRST_SECONDS", 0.1)
     key, hung = secured.key(), threading.Event()
     context = secured.bench.app.parts.context
-    secured.bench.registry.roles = lambda _: hung.wait()  # type: ignore[method-assign, assignment, return-value]
+    monkeypatch.setattr(secured.bench.registry, "roles", lambda _: hung.wait())
     settings = replace(context.settings, refresh_seconds=0.05)
     secured.bench.app = create_app(replace(context, settings=settings))
     secured.bench.app.start()
