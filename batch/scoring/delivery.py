@@ -106,14 +106,14 @@ def serving_rows(project: Project, scored: DataFrame) -> DataFrame:
         raise MisuseError(
             f"the rows have no key column {absent[0]!r}: the serving table needs {', '.join(project.keys)}"
         )
-    named = [
+    keys = [
         named(name).cast("string").alias(name)
         for name in project.keys
         if name != "key" and name not in project.column_of
     ]
     label = ["label"] if project.model is not None and project.model.task == "class" else []
     return scored.select(
-        key_column(project.keys).alias("key"), *named, "score", *label, "model_version"
+        key_column(project.keys).alias("key"), *keys, "score", *label, "model_version"
     ).where("key IS NOT NULL")
 
 
