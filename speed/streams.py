@@ -111,9 +111,9 @@ class _MeasuredQuery:
             unit=self.unit,
         )
 
-    def look(self, layer: SpeedLayer) -> None:
+    def look(self, layer: SpeedLayer, topic_id: str) -> None:
         """Start the query again, from its beginning, when its topic or its tiles were deleted."""
-        before, self.topic_id = self.topic_id, layer.stores.bus.topic_id(self.topic)
+        before, self.topic_id = self.topic_id, topic_id
         whole = self.delays is None or layer.stores.views.tiles_are_whole(self.project, self.source)
         if (before in ("", self.topic_id) and whole) or self.supervised.query is None:
             return
@@ -176,21 +176,23 @@ class Streams:
             self._retirement.stop()
 
     def _measure(self) -> None:
+        asked, found = now_micros(), {}
+        try:
+            found = self._layer.stores.bus.topics_at(each.topic for each in self._queries)
+        except Exception as error:  # noqa: BLE001 - a figure must not end a stream
+            log.info("lags are unknown: %s", error)
         for each in self._queries:
             each.count()
-            asked = now_micros()
-            try:
-                ends = self._layer.stores.bus.ends(each.topic)
-            except Exception as error:  # noqa: BLE001 - a figure must not end a stream
-                log.info("lag of %s is unknown: %s", each.topic, error)
+            if each.topic not in found:
                 each.lag = {}
                 continue
+            topic_id, ends = found[each.topic]
             read = each.meter.offsets
             each.lag = {part: max(0, end - read.get(part, 0)) for part, end in ends.items()} if read else {}
             if each.delays is not None:
                 each.delays.topic_ended(asked, ends)
             try:
-                each.look(self._layer)
+                each.look(self._layer, topic_id)
             except Exception as error:  # noqa: BLE001 - the next look asks again
                 log.info("whether %s or its tiles were deleted is unknown: %s", each.topic, error)
         self._keep_delays()

@@ -211,6 +211,14 @@ class Bus:
             found = self._described(admin, topic).get("topic_id")
         return str(found) if found else ""
 
+    def topics_at(self, topics: Iterable[str]) -> dict[str, tuple[str, dict[int, int]]]:
+        """`topic_id` and `ends` of each of `topics` that is there, all of them by one connection."""
+        with self._admin() as admin:
+            found = {each["name"]: each for each in admin.describe_topics(list(dict.fromkeys(topics)))}
+            there = {name: each for name, each in found.items() if not each["error_code"]}
+            ends = self._listed(admin, there.values(), OffsetSpec.LATEST, _COMMITTED)
+        return {name: (str(each.get("topic_id") or ""), ends[name]) for name, each in there.items()}
+
     def spark_options(self, topics: Sequence[str]) -> dict[str, str]:
         """Options of Spark's Kafka source for `topics`; without any, those of its sink."""
         options = {f"kafka.{key}": value for key, value in _java_security(self.settings.security).items()}
@@ -236,12 +244,22 @@ class Bus:
 
     def _offsets(self, topic: str, spec: object, isolation: str = "read_uncommitted") -> dict[int, int]:
         with self._admin() as admin:
-            described = self._described(admin, topic)
-            asked = {TopicPartition(topic, each["partition_index"]): spec for each in described["partitions"]}
-            return {
-                part.partition: found.offset
-                for part, found in sorted(admin.list_partition_offsets(asked, isolation).items())
-            }
+            return self._listed(admin, [self._described(admin, topic)], spec, isolation)[topic]
+
+    @staticmethod
+    def _listed(
+        admin: Any, described: Iterable[Mapping[str, Any]], spec: object, isolation: str
+    ) -> dict[str, dict[int, int]]:
+        """Offsets by partition of each topic that was described, in the order of partitions."""
+        asked = {
+            TopicPartition(each["name"], part["partition_index"]): spec
+            for each in described
+            for part in each["partitions"]
+        }
+        listed: dict[str, dict[int, int]] = {place.topic: {} for place in asked}
+        for place, found in sorted(admin.list_partition_offsets(asked, isolation).items()) if asked else ():
+            listed[place.topic][place.partition] = found.offset
+        return listed
 
     def _described(self, admin: Any, topic: str) -> dict[str, Any]:
         described: dict[str, Any] = admin.describe_topics([topic])[0]

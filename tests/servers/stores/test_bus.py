@@ -60,6 +60,16 @@ def test_existing_topics_are_left_unchanged(bus: Bus, topic: str) -> None:
     assert bus.ends(topic) == {0: 0, 1: 0, 2: 0}
 
 
+def test_topics_that_are_there_are_told_with_their_ends_by_one_connection(bus: Bus, topic: str) -> None:
+    other = f"{topic}-other"
+    bus.ensure_topics([topic, other], partitions=2)
+    bus.publish(other, [(None, b"1"), (None, b"2")])
+    found = bus.topics_at([topic, f"{topic}-missing", other, topic])
+    assert found == {name: (bus.topic_id(name), bus.ends(name)) for name in (topic, other)}
+    assert found[topic][0] != found[other][0] != ""
+    assert sum(found[other][1].values()) == 2
+
+
 def test_messages_of_one_key_keep_to_one_partition(bus: Bus, topic: str) -> None:
     bus.ensure_topics([topic], partitions=3)
     bus.publish(topic, [(f"key {number % 5}".encode(), str(number).encode()) for number in range(50)])

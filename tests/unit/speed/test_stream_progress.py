@@ -118,12 +118,8 @@ def test_a_meter_keeps_what_may_be_in_neither_batch_nor_tiles() -> None:
 def test_a_query_starts_again_when_its_topic_or_its_tiles_were_deleted(
     topic_ids: list[str], whole: bool, again: bool
 ) -> None:
-    found = iter(topic_ids)
     layer: Any = SimpleNamespace(
-        stores=SimpleNamespace(
-            bus=SimpleNamespace(topic_id=lambda _topic: next(found)),
-            views=SimpleNamespace(tiles_are_whole=lambda *_: whole),
-        )
+        stores=SimpleNamespace(views=SimpleNamespace(tiles_are_whole=lambda *_: whole))
     )
     stopped: list[str] = []
     query: Any = SimpleNamespace(stop=lambda: stopped.append("stopped"))
@@ -131,8 +127,8 @@ def test_a_query_starts_again_when_its_topic_or_its_tiles_were_deleted(
     project: Any = SimpleNamespace(name="pumps")
     measured = _MeasuredQuery(project, "readings", "readings", supervised, meter([progress(0)]))
     measured.delays = Delays("readings", None)
-    measured.look(layer)
-    measured.look(layer)
+    for topic_id in topic_ids:
+        measured.look(layer, topic_id)
     assert (stopped, supervised.query) == ((["stopped"], None) if again else ([], query))
     assert measured.meter.offsets == ({} if again else {0: 40, 1: 20})
 
