@@ -17,7 +17,7 @@ from anabranch.stores.opened import Stores
 from anabranch.values.names import folded
 from anabranch.values.times import from_micros
 from anabranch.values.types import TIMESTAMP, DataType
-from batch.scoring.row_files import SPARK_ERRORS, explained, read_rows, write_rows
+from batch.scoring.row_files import SPARK_ERRORS, fault_of_rows, read_rows, write_rows
 
 log = logging.getLogger(__name__)
 _AT, _GIVEN = "_at", "_given"
@@ -45,7 +45,7 @@ def features_at(
     try:
         count = write_rows(features, out, {"project": project.name, "features": project.fingerprint})
     except SPARK_ERRORS as error:
-        raise explained(error, source) or error from error
+        raise fault_of_rows(error, source) or error from error
     log.info("features project=%s rows=%d seconds=%.1f", project.name, count, time.monotonic() - started)
     return count
 

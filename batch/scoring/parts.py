@@ -24,7 +24,7 @@ from batch.scoring.frames import score, version_inputs
 from batch.scoring.input_rows import InputRows, parquet_files
 from batch.scoring.ledger import Plan, ScoringRun, plan_files
 from batch.scoring.parquet import SCORED_SCHEMA, FileScoring, Part, fits, plan_parts
-from batch.scoring.row_files import SPARK_ERRORS, explained
+from batch.scoring.row_files import SPARK_ERRORS, fault_of_rows
 from batch.settings import ScoringSettings
 
 _LOOK_SECONDS = 1.0
@@ -93,7 +93,7 @@ def run_scoring(job: ScoringJob, run: ScoringRun) -> tuple[int, int]:
             _score_files(job, run, plan, todo, _PartWriter(job=job, ready=ready, kept=kept))
         return run.rows(plan), done
     except SPARK_ERRORS as error:
-        wrong = explained(error, job.order.source)
+        wrong = fault_of_rows(error, job.order.source)
         if wrong is not None:
             run.drop()  # corrected rows are other rows
         raise wrong or error from error

@@ -44,7 +44,7 @@ def read_form(spark: SparkSession, path: str, form: str) -> DataFrame:
     try:
         return spark.read.format(form).options(**read_options(spark, path, form)).load(path)
     except SPARK_ERRORS as error:
-        raise explained(error, path) or error from error
+        raise fault_of_rows(error, path) or error from error
 
 
 def read_options(spark: SparkSession, path: str, form: str) -> dict[str, str]:
@@ -68,7 +68,7 @@ def read_options(spark: SparkSession, path: str, form: str) -> dict[str, str]:
     return {**_CSV, **_WHOLE_ROWS, "multiLine": str(bool(row["quoted"])).lower()}
 
 
-def explained(error: Exception, place: str) -> MisuseError | None:
+def fault_of_rows(error: Exception, place: str) -> MisuseError | None:
     """The error for a user when rows of `place` cannot be read; None for any other failure."""
     text = whole_text(error)
     if WRONG_ROW in text:
