@@ -13,6 +13,7 @@ a password in them. Delta must be the session's catalogue, which reads no tables
 views of the session's own database it leaves alone.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ from anabranch.answers.merged import merged_at, merger, register_function
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
 from anabranch.settings import ModelsSettings, ViewsSettings
-from anabranch.stores.cassandra.current_rows import own_columns
+from anabranch.stores.cassandra.current_rows import own_columns, time_features
 from anabranch.stores.cassandra.pushdown import pushing
 from anabranch.stores.cassandra.source import CassandraSource, cassandra_options
 from anabranch.stores.cassandra.tables import current_table, history_table
@@ -55,7 +56,7 @@ class SparkTables:
         if views.has_table(current_table(project.name)):
             frames |= {"current": self.current(project), "scores": self.current(project, narrow=True)}
         if views.has_table(history_table(project.name)):
-            frames["history"] = self._read(history_table(project.name))
+            frames["history"] = self._read(project, history_table(project.name))
         frames |= {
             f"events_{source.name}": self.lake.events(self.spark, project, source)
             for source in project.sources.values()
@@ -71,20 +72,20 @@ class SparkTables:
     def current(self, project: Project, *, narrow: bool = False) -> DataFrame:
         """The current rows; `narrow` without features."""
         if not narrow:
-            return self._read(current_table(project.name))
+            return self._read(project, current_table(project.name))
         keys = [name for name in project.keys if name != "key"]
         own = [column.name for column in own_columns(project, merged=True)]
-        return self._read(current_table(project.name), ["key", *keys, *own])
+        return self._read(project, current_table(project.name), ["key", *keys, *own])
 
-    def _read(self, table: str, columns: Sequence[str] = ()) -> DataFrame:
-        """A table, whole or some columns of it; queries push their filters down."""
+    def _read(self, project: Project, table: str, columns: Sequence[str] = ()) -> DataFrame:
+        """A table of a project, whole or some columns of it; queries push their filters down."""
         source = type(
             "NamedCassandraSource",
             (_Named,),
             {"known": {**cassandra_options(self.views), "pushdown": "true"}},
         )
         self.spark.dataSource.register(source)
-        options = {"columns": ",".join(columns)} if columns else {}
+        options = {"columns": ",".join(columns)} if columns else {"times": json.dumps(time_features(project))}
         return pushing(
             self.spark, self.spark.read.format(_FORMAT).options(table=table, **options).load(), _FORMAT
         )

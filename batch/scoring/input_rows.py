@@ -1,6 +1,7 @@
 """What is scored: files of any form, a Delta table or the serving table."""
 
 import hashlib
+import json
 import urllib.parse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pyspark.sql import DataFrame, SparkSession
 from anabranch.declare.names import RESULTS
 from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
+from anabranch.stores.cassandra.current_rows import time_features
 from anabranch.stores.cassandra.source import CassandraSource, cassandra_options
 from anabranch.stores.cassandra.tables import current_table
 from anabranch.stores.files.filesystems import files_at, hadoop, spark_path
@@ -70,7 +72,7 @@ def _serving_rows(stores: Stores, project: Project) -> InputRows:
             f"the serving table {table} does not exist: run 'anabranch build {project.name}' first"
         )
     spark.dataSource.register(CassandraSource)
-    options = cassandra_options(stores.views.settings)
+    options = {**cassandra_options(stores.views.settings), "times": json.dumps(time_features(project))}
     frame = spark.read.format("cassandra").options(**options, table=table).load().drop(*RESULTS)
     return _to_be_written(spark, frame, SERVING, None)
 

@@ -18,7 +18,15 @@ from cassandra.query import BatchStatement, BatchType, PreparedStatement
 from anabranch.declare.names import RESERVED, reserve
 from anabranch.declare.projects import Project
 from anabranch.stores.cassandra.session import READS, MissingTableError, answering, prepared
-from anabranch.stores.cassandra.tables import Tables, current_table, history_table, plain_value
+from anabranch.stores.cassandra.tables import (
+    Tables,
+    current_table,
+    exact_cql,
+    exact_value,
+    history_table,
+    plain_value,
+    time_of,
+)
 from anabranch.values.keys import key_text
 from anabranch.values.times import SECOND, format_time, from_micros, to_micros
 from anabranch.values.types import BIGINT, DOUBLE, INT, STRING, TIMESTAMP, DataType
@@ -119,6 +127,11 @@ def current_columns(project: Project, *, merged: bool = False) -> dict[str, Data
     return {**keys, **features, **own}
 
 
+def time_features(project: Project) -> list[str]:
+    """Features whose values are times, or lists of them."""
+    return [column.name for column in project.columns if exact_cql(column.type) != column.type.cql]
+
+
 def current_rows(project: Project, scored: Iterable[ScoredKey]) -> list[dict[str, Any]]:
     """Rows of the table of current rows, all with the same columns."""
     types = {column.name: column.type for column in project.columns}
@@ -174,7 +187,11 @@ class CurrentRows(Tables):
     @answering()
     def ensure_current(self, project: Project) -> None:
         """Create the tables or add missing columns; a table where a column has another type is recreated."""
-        wanted = {name: kind.cql for name, kind in current_columns(project).items()}
+        times = time_features(project)
+        wanted = {
+            name: exact_cql(kind) if name in times else kind.cql
+            for name, kind in current_columns(project).items()
+        }
         columns = ", ".join(f'"{name}" {kind}' for name, kind in wanted.items())
         self._ensure(current_table(project.name), f"(key text PRIMARY KEY, {columns})", wanted)
         if self.settings.history_ttl_days:
@@ -213,14 +230,15 @@ class CurrentRows(Tables):
             if self.settings.history_ttl_days
             else None
         )
-        slot = from_micros(as_of // width * width)
+        slot, own = from_micros(as_of // width * width), {column.name for column in CURRENT_COLUMNS}
         futures = []
         for chunk in _chunks(rows):
             writes = []
             for row in chunk:
-                writes.append((insert, [*row.values(), as_of]))
+                values = [value if name in own else exact_value(value) for name, value in row.items()]
+                writes.append((insert, [*values, as_of]))
                 if keep is not None:
-                    writes.append((keep, [slot, *row.values(), as_of]))
+                    writes.append((keep, [slot, *values, as_of]))
             if sum(map(_row_bytes, chunk)) > _CHUNK_BYTES:
                 # Cassandra refuses large batches, not large rows; such a chunk is of one row.
                 futures += [session.execute_async(*write) for write in writes]
@@ -272,7 +290,8 @@ class CurrentRows(Tables):
             row = result.one()
         if row is None:
             return None
-        return {name: plain_value(value) for name, value in zip(result.column_names, row, strict=True)}
+        found, times = zip(result.column_names, row, strict=True), set(time_features(project))
+        return {name: time_of(value) if name in times else plain_value(value) for name, value in found}
 
     def sample_current(self, project: Project, most: int) -> list[CurrentRow]:
         """Up to `most` current rows, the first by token (a random sample); none before the first build."""
@@ -286,7 +305,9 @@ class CurrentRows(Tables):
 
     def sample_features(self, project: Project, names: Sequence[str], most: int) -> list[dict[str, Any]]:
         """Features `names` of up to `most` current rows; none where a feature is newer than the build."""
-        return [dict(zip(names, row, strict=True)) for row in self._first(project, names, most)]
+        times = set(time_features(project))
+        rows = [zip(names, row, strict=True) for row in self._first(project, names, most)]
+        return [{name: time_of(value) if name in times else value for name, value in row} for row in rows]
 
     def _first(self, project: Project, names: Sequence[str], most: int) -> list[list[Any]]:
         table, columns = current_table(project.name), ", ".join(f'"{name}"' for name in names)

@@ -21,6 +21,8 @@ from pyspark.sql.datasource import (
     LessThanOrEqual,
 )
 
+from anabranch.values.times import sortable_time
+
 _SIGNS: dict[type[Filter], str] = {
     EqualTo: "=",
     GreaterThan: ">",
@@ -28,7 +30,10 @@ _SIGNS: dict[type[Filter], str] = {
     LessThan: "<",
     LessThanOrEqual: "<=",
 }
+TIMES = "time"
+"""Among CQL types: texts that are times and sort as they do (`sortable_time`)."""
 _COMPARED = {
+    TIMES,
     "text",
     "varchar",
     "ascii",
@@ -70,7 +75,8 @@ def push(filters: Sequence[Filter], key: str | None, types: Mapping[str, str]) -
             left.append(one)
             if column != key and _same(one, types.get(column, "")):
                 conditions.append(f'"{column}" {_SIGNS[type(one)]} ?')
-                values.append(one.value)  # type: ignore[attr-defined]
+                value = one.value  # type: ignore[attr-defined]
+                values.append(sortable_time(value) if types[column] == TIMES else value)
     return Pushed(
         None if keys is None else tuple(dict.fromkeys(keys)), tuple(conditions), tuple(values)
     ), left
@@ -96,7 +102,8 @@ def _same(one: Filter, kind: str) -> bool:
     if isinstance(value, float):
         return kind == "double" and math.isfinite(value) and value != 0
     if isinstance(value, datetime):
-        return kind == "timestamp" and value.tzinfo is not None and value.microsecond % 1000 == 0
+        whole = value.microsecond % 1000 == 0
+        return value.tzinfo is not None and (kind == TIMES or (kind == "timestamp" and whole))
     if isinstance(value, date):
         return kind == "date"
     if isinstance(value, int):

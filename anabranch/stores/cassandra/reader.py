@@ -1,5 +1,6 @@
 """Reading a Cassandra table from Spark (source.py): by token ranges, or by keys when a filter names them."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,9 @@ from pyspark.sql.types import StructType
 
 from anabranch.errors import MisuseError
 from anabranch.settings import ViewsSettings
-from anabranch.stores.cassandra.filters import Pushed, push
+from anabranch.stores.cassandra.filters import TIMES, Pushed, push
 from anabranch.stores.cassandra.session import answering, session_for
-from anabranch.stores.cassandra.tables import plain_value, token_ranges
+from anabranch.stores.cassandra.tables import plain_value, time_of, token_ranges
 
 _IN_FLIGHT = 64
 _KEYS_AT_ONCE = 500  # that one task looks up
@@ -32,6 +33,11 @@ def settings_of(options: Mapping[str, str]) -> ViewsSettings:
         username=options.get("username"),
         password=options.get("password"),
     )
+
+
+def times_of(options: Mapping[str, str]) -> frozenset[str]:
+    """Columns of texts that a source's options say are times."""
+    return frozenset(json.loads(options.get("times", "[]")))
 
 
 @answering()
@@ -82,7 +88,8 @@ class CassandraReader(DataSourceReader):
         if not isinstance(partition, Keys | TokenRange):
             raise MisuseError("this reader takes its own keys and token ranges only")
         session = session_for(settings_of(self.options))
-        kinds = [field.dataType.typeName() for field in self.schema.fields]
+        times = times_of(self.options)
+        kinds = [TIMES if field.name in times else field.dataType.typeName() for field in self.schema.fields]
         names = ", ".join(f'"{field.name}"' for field in self.schema.fields)
         key = ", ".join(f'"{column.name}"' for column in table_of(session, self.options).partition_key)
         if isinstance(partition, Keys):
@@ -125,13 +132,15 @@ class PushingReader(CassandraReader):
         """Take what Cassandra can evaluate; Spark evaluates everything but the keys again."""
         table = table_of(session_for(settings_of(self.options)), self.options)
         key = table.partition_key[0].name if len(table.partition_key) == 1 else None
-        self.pushed, left = push(
-            filters, key, {name: column.cql_type for name, column in table.columns.items()}
-        )
+        types = {name: column.cql_type for name, column in table.columns.items()}
+        types |= {name: TIMES for name in times_of(self.options) if types.get(name) == "text"}
+        self.pushed, left = push(filters, key, types)
         return left
 
 
 def _spark_value(value: Any, kind: str) -> Any:
+    if kind == TIMES:
+        return time_of(value)
     # A time without a zone would be taken by Spark as one of this machine's.
     value = plain_value(value)
     return str(value) if kind == "string" and value is not None and not isinstance(value, list) else value

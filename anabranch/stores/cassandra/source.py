@@ -7,9 +7,10 @@
 Options:
 
     pushdown    ``true``: keys in filters are looked up and Cassandra drops rows by other filters
-    (filters.py). Such a frame serves one query only, unless it went through pushdown.py columns     the
-    columns to read; Spark does not tell a Python data source which ones a query needs timestamp
-    microseconds: time of the writes, so that a slow retry never replaces a newer row (writer.py)
+                (filters.py). Such a frame serves one query only, unless it went through pushdown.py
+    columns     the columns to read; Spark does not tell a Python data source which ones a query needs
+    times       JSON list of columns of texts that are times, as current rows keep them: read as TIMESTAMP
+    timestamp   microseconds: time of the writes, so that a slow retry never replaces a newer row (writer.py)
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,13 @@ from pyspark.sql.types import StructType
 
 from anabranch.errors import MisuseError
 from anabranch.settings import ViewsSettings
-from anabranch.stores.cassandra.reader import CassandraReader, PushingReader, settings_of, table_of
+from anabranch.stores.cassandra.reader import (
+    CassandraReader,
+    PushingReader,
+    settings_of,
+    table_of,
+    times_of,
+)
 from anabranch.stores.cassandra.session import session_for
 from anabranch.stores.cassandra.tables import spark_type
 from anabranch.stores.cassandra.writer import upsert
@@ -63,7 +70,10 @@ class CassandraSource(DataSource):
                 f"Cassandra's table {options['table']!r} has no column {missing[0]!r}: "
                 f"it has {', '.join(columns)}"
             )
-        return ", ".join(f"{quoted(name)} {spark_type(columns[name].cql_type)}" for name in wanted)
+        times = times_of(options)
+        kinds = {name: spark_type(columns[name].cql_type) for name in wanted}
+        kinds |= {name: kinds[name].replace("STRING", "TIMESTAMP") for name in times if name in kinds}
+        return ", ".join(f"{quoted(name)} {kind}" for name, kind in kinds.items())
 
     def reader(self, schema: StructType) -> CassandraReader:
         options = self._options()

@@ -12,7 +12,8 @@ from cassandra.util import Date as CassandraDate
 from anabranch.declare.views import FeatureView
 from anabranch.settings import ViewsSettings
 from anabranch.stores.cassandra.session import is_connected, session_for
-from anabranch.values.types import BIGINT, BOOLEAN, DATE, DOUBLE, INT, STRING, TIMESTAMP
+from anabranch.values.times import from_micros, parse_time, sortable_time
+from anabranch.values.types import BIGINT, BOOLEAN, DATE, DOUBLE, INT, STRING, TIMESTAMP, DataType
 
 _LONGEST = 48
 _SPARK_TYPES = {
@@ -60,6 +61,25 @@ def spark_type(cql: str) -> str:
     if cql.startswith("frozen<list<"):
         return f"ARRAY<{spark_type(cql.removeprefix('frozen<list<').removesuffix('>>'))}>"
     return _SPARK_TYPES.get(cql, "STRING")
+
+
+def exact_cql(kind: DataType) -> str:
+    """CQL's type of a feature: times are texts (`sortable_time`), as CQL's own keep milliseconds only."""
+    return kind.cql.replace(TIMESTAMP.cql, STRING.cql)
+
+
+def exact_value(value: Any) -> Any:
+    """A feature's value as the driver takes it for a column of `exact_cql`."""
+    if isinstance(value, list):
+        return [exact_value(one) for one in value]
+    return sortable_time(value) if isinstance(value, datetime) else value
+
+
+def time_of(value: Any) -> Any:
+    """The time, or list of times, that `exact_value` made a text of; other values as they are."""
+    if isinstance(value, list):
+        return [time_of(one) for one in value]
+    return from_micros(parse_time(value)) if isinstance(value, str) else value
 
 
 def plain_value(value: Any) -> Any:

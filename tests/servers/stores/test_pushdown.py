@@ -3,18 +3,20 @@
 import threading
 import uuid
 from collections.abc import Iterator
+from datetime import UTC
 from itertools import product
 
 import pytest
 from cassandra.cluster import Session
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
-from anabranch import FeatureView, Project, Source, Sum
+from anabranch import FeatureView, LastK, Max, Project, Source, Sum
 from anabranch.stores.cassandra.pushdown import pushing
 from anabranch.stores.cassandra.session import session_for
 from anabranch.stores.cassandra.source import CassandraSource, cassandra_options
 from anabranch.stores.cassandra.writer import write_rows
-from anabranch.values.times import HOUR, from_micros
+from anabranch.values.times import HOUR, from_micros, to_micros
 from jobs.flows.analysis import Analysis
 from jobs.wiring.context import Context
 from jobs.wiring.settings import Settings
@@ -188,7 +190,14 @@ def test_the_tables_of_a_project_push_filters_down(
     visits = Source(name="visits", id="id", time="at", schema="id STRING, who STRING, at TIMESTAMP, x DOUBLE")
     project = Project(
         name=f"tables_{uuid.uuid4().hex[:8]}",
-        views=(FeatureView(name="seen", source=visits, key="who", features={"total": Sum("x")}),),
+        views=(
+            FeatureView(
+                name="seen",
+                source=visits,
+                key="who",
+                features={"total": Sum("x"), "seen_last": Max("at"), "seen_lately": LastK("at", 2)},
+            ),
+        ),
     )
     context = Context(servers)
     context.spark = spark
@@ -205,7 +214,14 @@ def test_the_tables_of_a_project_push_filters_down(
             "degraded": None,
         }
         rows = [
-            {"key": f"k{number}", "who": f"k{number}", "total": float(number + hour), **said}
+            {
+                "key": f"k{number}",
+                "who": f"k{number}",
+                "total": float(number + hour),
+                "seen_last": from_micros(at + number),
+                "seen_lately": [from_micros(at + number)],
+                **said,
+            }
             for number in range(40)
         ]
         context.views.write_current(project.name, rows, at)
@@ -221,6 +237,14 @@ def test_the_tables_of_a_project_push_filters_down(
     mine = history.where("key = 'k7'").orderBy("slot")
     assert [row["total"] for row in mine.collect()] == [7.0, 8.0, 9.0]
     assert [counted(frame.where("key = 'k7'")) for frame in (current, scores, history)] == [1, 1, 3]
+    # Times keep their microseconds, and Cassandra compares them as Spark does.
+    last = START + 2 * HOUR
+    late = current.where(F.col("seen_last") >= F.lit(from_micros(last + 38))).select(
+        "seen_last", "seen_lately"
+    )
+    assert sorted(to_micros(row["seen_last"].astimezone(UTC)) - last for row in late.collect()) == [38, 39]
+    assert {len(row["seen_lately"]) for row in late.collect()} == {1}
+    assert (counted(late), counted(current.where(F.col("seen_last") == F.lit(from_micros(last))))) == (2, 1)
     assert str(servers.views.port) not in current._jdf.queryExecution().toString()
     joined = spark.sql(
         f"SELECT h.key FROM anabranch.{project.name}_history h "

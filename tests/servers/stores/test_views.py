@@ -323,12 +323,13 @@ def test_current_rows_hold_features_of_every_type(views: Views) -> None:
         "sum_d": Sum("d"),
         "few_n": LastK("n", 3),
         "few_days": LastK("day", 2),
+        "few_times": LastK("time", 2),
         "few_d": LastK("d", 2),
         "bins": Histogram("x", edges=(0.0, 1.0)),
     }
     project = declare(features)
     views.ensure_current(project)
-    moment = datetime(2024, 5, 1, 12, 0, 0, 123_000, tzinfo=UTC)
+    moment = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
     values: dict[str, object] = {
         "mean": 0.1,
         "count": 2**53 + 1,
@@ -339,6 +340,7 @@ def test_current_rows_hold_features_of_every_type(views: Views) -> None:
         "sum_d": Decimal("-1.50"),
         "few_n": [2**62, -1],
         "few_days": [date(2024, 2, 29)],
+        "few_times": [datetime(1, 1, 1, 0, 0, 0, 1, tzinfo=UTC), moment],
         "few_d": [Decimal("0.10"), Decimal("3.00")],
         "bins": [0, 1, 2],
     }
@@ -347,6 +349,9 @@ def test_current_rows_hold_features_of_every_type(views: Views) -> None:
     assert found is not None
     assert {name: found[name] for name in values} == values
     assert (found["who"], found["as_of"]) == ("k", from_micros(CUT))
+    assert views.sample_features(project, list(values), 9)[0]["last_time"] == moment
+    (text,) = views.session.execute(f"SELECT last_time FROM {current_table(project.name)}").one()
+    assert text == "9999-12-31T23:59:59.999999Z"
 
 
 def test_the_table_of_current_rows_follows_the_declaration(views: Views) -> None:

@@ -14,7 +14,7 @@ from pyspark.sql.datasource import (
     StringStartsWith,
 )
 
-from anabranch.stores.cassandra.filters import Pushed, push
+from anabranch.stores.cassandra.filters import TIMES, Pushed, push
 
 TYPES = {
     "key": "text",
@@ -55,6 +55,13 @@ def test_comparisons_drop_rows_and_spark_evaluates_them_again() -> None:
     assert found.conditions == ('"s" = ?', '"x" > ?', '"n" < ?', '"t" >= ?', '"b" = ?', '"d" < ?')
     assert found.values == ("a", 0.5, 7, MOMENT, True, date(2024, 5, 1))
     assert found.keys is None
+
+
+def test_times_that_are_kept_as_texts_are_compared_to_the_microsecond() -> None:
+    asked = GreaterThanOrEqual(("last",), MOMENT.replace(year=9, microsecond=1))
+    found, left = push([asked], "key", {**TYPES, "last": TIMES})
+    assert (found.conditions, found.values) == (('"last" >= ?',), ("0009-05-01T12:00:00.000001Z",))
+    assert left == [asked]
 
 
 @pytest.mark.parametrize(
