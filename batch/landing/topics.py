@@ -62,13 +62,14 @@ def land(
 
     A topic that does not exist is created. With `follow`, landing continues until it is stopped.
     """
-    check_tables(stores.spark, stores.lake, project)
     fed = {name: source for name, source in landed_sources(project).items() if source.topic is not None}
+    topics = [str(source.topic) for source in fed.values()]
+    if topics:  # first: that Kafka is away is told before Spark starts
+        stores.bus.ensure_topics(topics)
+        stores.bus.require_arrival(topics)
+    check_tables(stores.spark, stores.lake, project)
     if not fed:
         return {}
-    topics = [str(source.topic) for source in fed.values()]
-    stores.bus.ensure_topics(topics)
-    stores.bus.require_arrival(topics)
     behind = [
         source for source in fed.values() if follow is not None or not _is_landed(stores, project, source)
     ]
