@@ -1,9 +1,11 @@
 """Sources of events, and labels over them."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from anabranch.declare.names import check_name
+from anabranch.declare.nesting import Nesting, nesting_of
 from anabranch.declare.wire_formats import format_names
 from anabranch.errors import DeclarationError
 from anabranch.values.sql.expressions import compiled, expression_type
@@ -16,7 +18,8 @@ class Source:
 
     A source without a `topic` is read from files alone. `format` is the format of the topic's messages:
     ``"json"`` (one object), ``"csv"`` (one line, the columns in the order of the schema), or a name given
-    to `register_format`.
+    to `register_format`. `fields` says by column where its value lies in a nested message, as a path such as
+    ``"payload.items[0].price"``; a column without one is the field of its own name.
     """
 
     name: str
@@ -25,6 +28,7 @@ class Source:
     time: str
     topic: str | None = None
     format: str = "json"
+    fields: Mapping[str, str] = field(default_factory=dict, hash=False)
     description: str = ""
 
     def __post_init__(self) -> None:
@@ -39,10 +43,16 @@ class Source:
                 f"source {self.name!r}: format {self.format!r} is unknown: "
                 f"use {', '.join(format_names())}, or register it"
             )
+        object.__setattr__(self, "fields", dict(self.fields))
         try:
             parse_schema(self.schema)
+            _ = self.nesting
         except DeclarationError as error:
             raise DeclarationError(f"source {self.name!r}: {error}") from error
+        if self.nested and self.format == "csv":
+            raise DeclarationError(
+                f"source {self.name!r}: messages of format 'csv' are rows without nesting: leave `fields` out"
+            )
         self.column(self.id, "id")
         kind = self.column(self.time, "time").type
         if not kind.time:
@@ -54,6 +64,21 @@ class Source:
     def columns(self) -> tuple[Column, ...]:
         """The schema's columns, in order."""
         return parse_schema(self.schema)
+
+    @property
+    def nesting(self) -> Nesting:
+        """Where the columns lie in a message."""
+        return nesting_of(self.columns, tuple(self.fields.items()))
+
+    @property
+    def nested(self) -> bool:
+        """Whether a message has columns elsewhere than in fields of their names."""
+        return bool(self.fields)
+
+    @property
+    def keeps_digits(self) -> bool:
+        """Whether a column holds numbers with a fraction whose digits must not go by way of a double."""
+        return any(column.type.decimal for column in self.columns)
 
     def column(self, name: str, role: str) -> Column:
         """The column `name`; raises DeclarationError, naming its `role`, when it does not exist."""

@@ -5,12 +5,12 @@ nowhere: a value may also be text that reads as its type (``"45"``), text of not
 unknown fields are ignored, an event needs its id, its time and all columns of at least one of its keys.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 
 from anabranch.declare.sources import Source
+from anabranch.errors import EventError
+from anabranch.events.messages import check_levels, number_of, values_of
 from anabranch.values.datatype import show
 from anabranch.values.keys import KEY_RULE, LONGEST_KEY, SEPARATOR
 from anabranch.values.texts import AROUND
@@ -35,9 +35,23 @@ def find_fault(
     """
     if not isinstance(event, dict):
         return Fault(source.id, f"an event is a JSON object, not {show(event)}")
+    if not source.nested:
+        return _fault(event, source, keys, latest)
+    try:
+        check_levels(event)
+        values = values_of(event, source.nesting)
+    except EventError as error:
+        return Fault(str(error).partition(":")[0], str(error))
+    return _fault(values, source, keys, latest)
+
+
+def _fault(
+    given: Mapping[str, object], source: Source, keys: tuple[tuple[str, ...], ...], latest: int | None
+) -> Fault | None:
+    """The first fault of the values of an event's columns."""
     values: dict[str, object] = {}
     for column in source.columns:
-        value = _given(event.get(column.name), column.type)
+        value = _given(given.get(column.name), column.type)
         reason = None if value is None else column.type.fault(value)
         if reason is not None:
             return Fault(column.name, f"{column.name}: {reason}")
@@ -50,8 +64,7 @@ def find_fault(
 
 def _given(value: object, kind: DataType) -> object:
     """The value of a field as the lake would hold it; None where it is unknown."""
-    if isinstance(value, Decimal) and not kind.decimal and math.isfinite(float(value)):
-        return float(value)  # numbers of other columns go by way of a double
+    value = number_of(value, kind)
     return None if isinstance(value, str) and not kind.text and not value.strip(AROUND) else value
 
 

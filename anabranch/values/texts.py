@@ -41,10 +41,17 @@ def json_text(value: object) -> str:
     if isinstance(value, float):
         return _java_text(value)
     return (
-        json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_plain)
         if isinstance(value, dict | list)
         else str(value)
     )
+
+
+def _plain(value: object) -> object:
+    """Within an object or array a value that JSON does not have: a number goes by way of a double."""
+    if isinstance(value, Decimal):
+        return float(value) if value % 1 else int(value)
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _java_text(value: float) -> str:

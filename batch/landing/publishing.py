@@ -22,6 +22,7 @@ from anabranch.declare.sources import Source
 from anabranch.errors import AnabranchError, EventError, MisuseError
 from anabranch.events.faults import find_fault
 from anabranch.events.json_values import encode_event
+from anabranch.events.messages import values_of
 from anabranch.progress import Progress
 from anabranch.stores.kafka.bus import Bus
 from anabranch.values.keys import key_text
@@ -54,9 +55,8 @@ class _Judge:
     latest: int | None
 
     def fault(self, text: bytes) -> str | None:
-        exact = any(column.type.decimal for column in self.source.columns)
         try:
-            event = decode(text, exact=exact, what="it")
+            event = decode(text, exact=self.source.keeps_digits, what="it")
         except ProblemError as problem:
             return problem.detail
         fault = find_fault(event, self.source, self.keys, self.latest)
@@ -95,6 +95,11 @@ def publish_file(
         raise MisuseError(
             f"{path} is Parquet, which cannot be published row by row: "
             "give CSV or JSON lines, or load it with 'anabranch ingest'"
+        )
+    if file.format == "csv" and source.nested:
+        raise MisuseError(
+            f"{path} is CSV, and the messages of source {source.name!r} are nested: "
+            "give JSON lines, one message a line, or load it with 'anabranch ingest'"
         )
     progress.step(f"publishing {path.name} to {source.topic}")
     bus.ensure_topics([source.topic])
@@ -182,7 +187,8 @@ def _message(
 
 def _key(event: Mapping[str, object], source: Source, keys: tuple[str, ...]) -> bytes | None:
     try:
-        texts = {name: source.column(name, "key").type.key_text(event.get(name)) for name in keys}
+        values = values_of(event, source.nesting)
+        texts = {name: source.column(name, "key").type.key_text(values[name]) for name in keys}
         return key_text(keys, texts).encode() if keys else None
     except (EventError, UnicodeEncodeError):
         return None

@@ -16,6 +16,7 @@ from anabranch.answers.service import Questions
 from anabranch.events.faults import find_fault
 from anabranch.events.json_values import encode, encode_event
 from anabranch.values.keys import key_text, show_key
+from anabranch.values.paths import value_at
 from anabranch.values.times import SECOND, format_time
 from anabranch.values.types import TIMESTAMP
 from serving.api.bodies import AcceptedBody, CurrentRowBody, FeaturesBody
@@ -120,8 +121,7 @@ async def events(parts: ServerParts, call: Call) -> AcceptedBody:
             f"use 'anabranch ingest {project.name} {name} FILE'",
         )
     requests.check_json(request.content_type)
-    exact = any(column.type.decimal for column in source.columns)
-    document = requests.decode(request.body, exact=exact)
+    document = requests.decode(request.body, exact=source.keeps_digits)
     several = isinstance(document, list)
     sent: list[Any] = document if isinstance(document, list) else [document]
     latest = parts.context.clock() + parts.context.stores.settings.times.future_skew_seconds * SECOND
@@ -135,15 +135,15 @@ async def events(parts: ServerParts, call: Call) -> AcceptedBody:
             )
     texts = msgspec.json.decode(request.body, type=list[msgspec.Raw]) if several else [request.body.strip()]
     messages: list[tuple[bytes | None, bytes]] = [
-        (str(event[source.id]).encode(), encode_event(source, bytes(text)))
+        (str(value_at(event, source.nesting.path(source.id))).encode(), encode_event(source, bytes(text)))
         for event, text in zip(sent, texts, strict=True)
     ]
     if messages:
         topic = source.topic
         await parts.bus.ask(lambda: _publish(parts, topic, messages))
         parts.metrics.events.labels(project.name, name).inc(len(messages))
-    columns = {column.name for column in source.columns}
-    ignored = dict.fromkeys(field[:100] for event in sent for field in event if field not in columns)
+    known_fields = source.nesting.fields
+    ignored = dict.fromkeys(field[:100] for event in sent for field in event if field not in known_fields)
     return AcceptedBody(accepted=len(messages), ignored=list(ignored)[:_MOST_IGNORED] or msgspec.UNSET)
 
 

@@ -5,7 +5,6 @@ A new format is one class, registered by `register_format` (anabranch/declare/wi
 """
 
 import datetime
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib import import_module
@@ -20,9 +19,12 @@ from anabranch.declare.sources import Source
 from anabranch.declare.wire_formats import decoder_class
 from anabranch.errors import EventError, MisuseError
 from anabranch.events.cells import named
+from anabranch.events.messages import values_of
 from anabranch.events.rows import LONGEST_EVENT, lake_columns, sealed
 from anabranch.values.names import quoted
+from anabranch.values.texts import json_text
 from anabranch.values.types import Column as SourceColumn
+from anabranch.values.types import DataType
 
 
 class Decoder(ABC):
@@ -57,8 +59,12 @@ class MessageDecoder(Decoder):
         """The values of one message by field; a missing field is NULL. Raises EventError with the reason.
 
         Any other error is reported as a malformed message. Values may be texts, numbers, booleans, dates,
-        times, bytes, or lists and mappings.
+        times, bytes, or lists and mappings. The columns are taken from them by the source's paths.
         """
+
+    def text(self, value: object, kind: DataType) -> str | None:
+        """A decoded value as the text of a cell of type `kind`; objects and arrays are their JSON text."""
+        return _text(value)
 
     def cells(self, source: Source, raw: DataFrame) -> DataFrame:
         """Decode each message on a worker; one that is too large is not handed to Python at all."""
@@ -96,9 +102,11 @@ class MessageDecoder(Decoder):
         if value is None:
             return [*nothing, None]
         try:
-            found = self.decode(value)
+            found = values_of(self.decode(value), source.nesting)
             cells = [
-                (_binary if _is_binary(column) else _text)(found.get(column.name))
+                _binary(found[column.name])
+                if _is_binary(column)
+                else self.text(found[column.name], column.type)
                 for column in source.columns
             ]
         except EventError as error:
@@ -158,9 +166,7 @@ def _text(value: object) -> str | None:
         return value
     if isinstance(value, bytes):
         return value.decode()
-    if isinstance(value, datetime.date):
-        return value.isoformat()
-    return json.dumps(value) if isinstance(value, (bool, list, dict)) else str(value)
+    return value.isoformat() if isinstance(value, datetime.date) else json_text(value)
 
 
 def _binary(value: object) -> bytes | None:

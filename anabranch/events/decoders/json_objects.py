@@ -1,16 +1,28 @@
-"""JSON: one object a message or line. Undeclared fields are ignored, missing ones are NULL."""
+"""JSON: one object a message or line. Undeclared fields are ignored, missing ones are NULL.
 
-from collections.abc import Sequence
+Flat messages are parsed by Spark's own columns, nested ones by Python on Spark's workers: their paths, and
+what they find, are then judged by the functions that REST calls (docs/adr/0044).
+"""
 
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+import msgspec
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from anabranch.declare.sources import Source
+from anabranch.errors import EventError
 from anabranch.events.cells import named
-from anabranch.events.decoders.decoder import Decoder, message_fault, short
+from anabranch.events.decoders.decoder import Decoder, MessageDecoder, message_fault, short
+from anabranch.events.messages import MOST_LEVELS, TOO_DEEP, check_levels, number_of
 from anabranch.events.rows import lake_columns, sealed
 from anabranch.values.names import quoted
 from anabranch.values.types import Column as SourceColumn
+from anabranch.values.types import DataType
 
 _STRICT = {"allowSingleQuotes": "false"}
 _HIGH, _LOW = r"\\u[dD][89abAB][0-9a-fA-F]{2}", r"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
@@ -18,14 +30,21 @@ _LONE = rf"(?<!\\)(?:\\\\)*+(?:{_HIGH}(?!{_LOW})|(?<!{_HIGH}){_LOW})"
 """The escape of half a character; Spark would read it as a question mark."""
 
 
+_PLAIN, _EXACT = msgspec.json.Decoder(), msgspec.json.Decoder(float_hook=Decimal)
+_NO_OBJECT, _NO_UNICODE = "malformed JSON: one JSON object is expected", "the text is not Unicode"
+_HALF = re.compile("[\ud800-\udfff]")
+
+
 class JsonDecoder(Decoder):
-    """JSON objects, parsed by Spark's own columns."""
+    """JSON objects, parsed by Spark's own columns if they are flat."""
 
     def cells(self, source: Source, raw: DataFrame) -> DataFrame:
         """Numbers, objects and arrays become JSON text; numbers of DECIMAL columns keep all their digits.
 
         Spark hands numbers on as text by way of a double, so those of DECIMAL columns are quoted first.
         """
+        if source.nested:
+            return _NestedJsonDecoder(keeps_digits=source.keeps_digits).cells(source, raw)
         value = F.col("value")
         fields = ", ".join(f"{quoted(column.name)}: STRING" for column in source.columns)
         # Parsed as an array, so that a second object or an array of events is not silently dropped.
@@ -37,6 +56,42 @@ class JsonDecoder(Decoder):
         parsed = sealed(raw, *map(named, raw.columns), objects.alias("_objects"), decimals.alias("_decimals"))
         texts = [_text(column).alias(column.name) for column in source.columns]
         return sealed(parsed, *lake_columns(), value.alias("_raw"), _fault(value).alias("_fault"), *texts)
+
+
+@dataclass(frozen=True)
+class _NestedJsonDecoder(MessageDecoder):
+    """JSON objects whose columns lie anywhere; `keeps_digits` as the source's."""
+
+    keeps_digits: bool
+
+    def decode(self, value: bytes) -> Mapping[str, object]:
+        try:
+            message = (_EXACT if self.keeps_digits else _PLAIN).decode(value)
+        except RecursionError as error:
+            raise EventError(TOO_DEEP) from error
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise EventError(_why(value)) from error
+        if not isinstance(message, dict):
+            raise EventError(_NO_OBJECT)
+        if value.count(b"{") + value.count(b"[") > MOST_LEVELS:
+            check_levels(message)
+        return message
+
+    def text(self, value: object, kind: DataType) -> str | None:
+        return super().text(number_of(value, kind), kind)
+
+
+def _why(value: bytes) -> str:
+    """Why a message is no JSON."""
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        return "the text is not UTF-8"
+    try:
+        half = _HALF.search(json.dumps(json.loads(text), ensure_ascii=False))
+    except (ValueError, RecursionError):
+        return _NO_OBJECT
+    return _NO_UNICODE if half else _NO_OBJECT
 
 
 def _with_quotes(value: Column, names: Sequence[str]) -> Column:
@@ -60,7 +115,7 @@ def _text(column: SourceColumn) -> Column:
 def _fault(value: Column) -> Column:
     first, end = F.get("_objects", F.lit(0)), F.endswith(F.rtrim(value, F.lit(" \t\r\n")), F.lit("}"))
     one_object = (F.size("_objects") == 1) & first.isNotNull() & end
-    malformed = F.when(~F.coalesce(one_object, F.lit(False)), "malformed JSON: one JSON object is expected")
+    malformed = F.when(~F.coalesce(one_object, F.lit(False)), _NO_OBJECT)
     lone = F.contains(value, F.lit("\\u")) & value.rlike(_LONE)
-    text = F.when(~F.is_valid_utf8(value), "the text is not UTF-8").when(lone, "the text is not Unicode")
+    text = F.when(~F.is_valid_utf8(value), "the text is not UTF-8").when(lone, _NO_UNICODE)
     return F.coalesce(message_fault(value), text, malformed)
