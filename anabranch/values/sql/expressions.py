@@ -45,7 +45,8 @@ class _Dialect(Spark):
     Parser = _Parser
 
 
-def _parse(text: str, where: str) -> exp.Expr:
+def parsed_expression(text: str, where: str) -> exp.Expr:
+    """The text as one parsed expression; raises DeclarationError, beginning with `where`, for any other."""
     try:
         tokens = sqlglot.tokenize(text, dialect="spark")
         parsed = sqlglot.parse(text, dialect=_Dialect)
@@ -73,7 +74,7 @@ def _parse(text: str, where: str) -> exp.Expr:
 @lru_cache(maxsize=4096)
 def columns_used(text: str) -> tuple[str, ...]:
     """Names of the columns that an expression reads, without duplicates."""
-    names = (column.name for column in _parse(text, "expression").find_all(exp.Column))
+    names = (column.name for column in parsed_expression(text, "expression").find_all(exp.Column))
     return tuple(dict.fromkeys(names))
 
 
@@ -84,7 +85,11 @@ def compiled(text: str, schema: tuple[Column, ...], where: str) -> Expression:
     Raises DeclarationError, beginning with `where`, for bad syntax, an unknown column or function, types that
     do not fit, or an expression that is not evaluated row by row (aggregates, window functions, subqueries).
     """
-    parsed = _parse(text, where)
+    return compiled_node(parsed_expression(text, where), text, schema, where)
+
+
+def compiled_node(parsed: exp.Expr, text: str, schema: tuple[Column, ...], where: str) -> Expression:
+    """The parsed form of `text` as `compiled` gives it; errors show the text."""
     compiler = Compiler(text, {column.name.lower(): column for column in schema}, where)
     compiler.check(parsed)
     if isinstance(parsed, exp.Column):
