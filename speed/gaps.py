@@ -11,14 +11,13 @@ from collections import deque
 
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
-from anabranch.stores.cassandra.manifest import Gap
+from anabranch.stores.cassandra.manifest import LONGEST_AHEAD, Gap
 from anabranch.stores.files.filesystems import file_names, remove_folder
-from anabranch.values.times import DAY, SECOND, now_micros
+from anabranch.values.times import SECOND, now_micros
 from speed.progress import Stretch
 from speed.query import EARLIEST, SpeedLayer, begun, checkpoint, starting_offsets
 
 log = logging.getLogger(__name__)
-_FAR = DAY  # a message that is stamped further ahead is landed before that time, as a row of a file
 
 
 def place_of(layer: SpeedLayer, project: Project, source: Source) -> str:
@@ -86,5 +85,5 @@ def _look(layer: SpeedLayer, project: Project, named: tuple[str, str], each: Str
         many = max(behind, each.dropped)
         note_gap(layer, project, source, f"{many} came behind the cut or the watermark")
     if each.ahead is not None:
-        until = min(each.ahead, now_micros() + _FAR)
+        until = min(each.ahead, now_micros() + LONGEST_AHEAD)
         note_gap(layer, project, source, "the broker's clock was ahead", until)

@@ -33,7 +33,7 @@ class Answer:
     """Features of one key at `as_of` (microseconds); `degraded` says why they may be wrong, if they may.
 
     `known` is whether the batch version or the stream since its cut has anything of the key, in any view,
-    whatever its time.
+    whatever its time. `lost` are the columns of which states were left out, as more than the store takes.
     """
 
     key: Mapping[str, str]
@@ -42,6 +42,7 @@ class Answer:
     degraded: str | None = None
     batch_version: int | None = None
     known: bool = True
+    lost: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -308,12 +309,13 @@ def _answers(
     for key, text in zip(keys, texts, strict=True):
         values: dict[str, object] = {}
         reasons: dict[str, None] = dict.fromkeys(map(str, manifest.gaps if manifest else ()))
-        any_known = False
+        any_known, lost = False, frozenset[str]()
         for name in text.items():
             batch, tiles = known[name]
             # A batch part without rows is a key that the version's table does not have.
             any_known = any_known or tiles is not None or (batch is not None and len(batch.rows) > 0)
             values.update(merged[name].values)
+            lost |= merged[name].lost
             if why := merged[name].degraded:
                 reasons[why] = None
         answers.append(
@@ -324,6 +326,7 @@ def _answers(
                 "; ".join(reasons) or None,
                 version,
                 any_known,
+                lost,
             )
         )
     return answers

@@ -53,10 +53,14 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Merged:
-    """Values by feature column; `degraded` is the reason why they may not be exact, None when they are."""
+    """Values by feature column; `degraded` is the reason why they may not be exact, None when they are.
+
+    `lost` are the columns whose states are more than the store takes, and were left out.
+    """
 
     values: Mapping[str, object]
     degraded: str | None = None
+    lost: frozenset[str] = frozenset()
 
 
 Known = tuple[BatchPart | None, Tiles | None]
@@ -91,8 +95,8 @@ def merge_all(view: FeatureView, known: Sequence[Known], at: int) -> list[Merged
                 extras[position] = state
     reasons = _reasons(view, known, part, folded, at)
     return [
-        Merged(values, why)
-        for values, why in zip(_values(view, folded, extras, count, at), reasons, strict=True)
+        Merged(values, None) if why is None else _degraded(view, values, why, *parts)
+        for values, why, parts in zip(_values(view, folded, extras, count, at), reasons, known, strict=True)
     ]
 
 
@@ -239,7 +243,23 @@ def _reasons(
 def _is_lost(batch: BatchPart | None, tiles: Tiles | None) -> bool:
     """Whether states of a key were left out, as more than a store takes."""
     by_stream = tiles is not None and (tiles.lost or (tiles.fine is not None and tiles.fine.lost))
-    return by_stream or (batch is not None and len(batch.rows) > 0 and bool(batch.rows[0, 0] == LOST))
+    return by_stream or _lost_by_batch(batch)
+
+
+def _lost_by_batch(batch: BatchPart | None) -> bool:
+    return batch is not None and len(batch.rows) > 0 and bool(batch.rows[0, 0] == LOST)
+
+
+def _degraded(
+    view: FeatureView, values: dict[str, object], why: str, batch: BatchPart | None, tiles: Tiles | None
+) -> Merged:
+    """An answer that may not be exact; a value whose states the batch lost is NULL, as nothing of it is known."""
+    if not _is_lost(batch, tiles):
+        return Merged(values, why)
+    by_batch = _lost_by_batch(batch)
+    every = by_batch and batch is not None and len(batch.rows) == 1  # the numbers too
+    lost = {column.name for column in view.columns if every or view.layout.bounds[column.feature].extras}
+    return Merged({**values, **dict.fromkeys(lost if by_batch else ())}, why, frozenset(lost))
 
 
 def _lost_text(view: FeatureView) -> str:

@@ -20,17 +20,24 @@ _AT_ONCE = 200
 
 @dataclass
 class ComparedFeature:
-    """One feature: keys whose values agree and differ, the largest error, and an example of a difference."""
+    """One feature: keys whose values agree and differ, the largest error, and an example of a difference.
+
+    `lost` counts values that differ because states of the key are more than the store takes: answers say so.
+    """
 
     name: str
     type: DataType
     matches: int = 0
     mismatches: int = 0
+    lost: int = 0
     largest_error: float = 0.0
     example: str | None = None
 
-    def count(self, key: str, expected: object, served: object, agree: bool) -> None:
-        """Count the values of one key, of which `agree` says whether they are equal enough."""
+    def count(self, key: str, expected: object, served: object, agree: bool, lost: bool = False) -> None:
+        """Count the values of one key; `agree`: they are equal enough, `lost`: the answer lacks states."""
+        if lost and not agree:
+            self.lost += 1
+            return
         if isinstance(expected, int | float) and isinstance(served, int | float):
             error = float(abs(expected - served) / max(1, abs(expected)))
             self.largest_error = max(self.largest_error, error)
@@ -55,6 +62,11 @@ class Verified:
     def mismatches(self) -> int:
         """The number of values that differ, over all features and keys."""
         return sum(feature.mismatches for feature in self.features.values())
+
+    @property
+    def lost(self) -> int:
+        """The number of values that differ because states of their key are more than the store takes."""
+        return sum(feature.lost for feature in self.features.values())
 
 
 def verify(
@@ -86,9 +98,8 @@ def verify(
             for column in project.columns:
                 row, value = expected[text], answer.values[column.name]
                 feature = verified.features[column.name]
-                feature.count(
-                    text, row[column.name], value, agrees(aggregates[column.name], column, row, value)
-                )
+                agree = agrees(aggregates[column.name], column, row, value)
+                feature.count(text, row[column.name], value, agree, column.name in answer.lost)
         progress.advance(start + len(chunk), len(texts))
     verified.seconds = time.monotonic() - started
     return verified

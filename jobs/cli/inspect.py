@@ -263,21 +263,24 @@ def verify(
         fed = [source for source in project.sources.values() if bus and source.topic is not None]
         topics = [compare_topic(context, project, source) for source in fed]
     compared = {
-        feature: picked(each, "matches mismatches largest_error")
+        feature: picked(each, "matches mismatches lost largest_error")
         for feature, each in verified.features.items()
     }
     if not as_json:
+        heads = ["feature", "matches", "mismatches", "lost", "largest error"]
         rows = [[feature, *each.values()] for feature, each in compared.items()]
-        table(f"Lake against served: {name}", ["feature", "matches", "mismatches", "largest error"], rows)
+        table(f"Lake against served: {name}", heads, rows)
     value = {
         "project": name,
-        **picked(verified, "keys mismatches degraded"),
+        **picked(verified, "keys mismatches lost degraded"),
         "features": len(compared),
         "at": format_time(verified.at),
         "seconds": round(verified.seconds, 2),
         "per_feature": compared,
     }
     text = f"{verified.keys} keys, {len(compared)} features, {verified.mismatches} mismatches"
+    if verified.lost:
+        text += f"; {verified.lost} values of keys that have more states than the store takes (degraded)"
     if bus:
         value["topics"] = {each.topic: picked(each, "messages missing") for each in topics}
         missing = sum(each.missing for each in topics)

@@ -8,7 +8,7 @@ from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureView
 from anabranch.errors import AnabranchError
 from anabranch.events.cells import named
-from anabranch.stores.cassandra.manifest import Gap, Manifest
+from anabranch.stores.cassandra.manifest import Gap, Manifest, outlived
 from anabranch.stores.cassandra.removal import needed_since
 from anabranch.values.times import SECOND, format_time, now_micros
 from batch.building.current_rows import reset_current_rows
@@ -50,10 +50,20 @@ def build_project(
     until = now_micros()
     steps.step("landing what the topics hold")
     land(context, project, steps, context.gate(project))
+    prolong_gaps(context, project)
     held = check_complete(context, project, boundary)
     topics = topics_of(context, project)
     options = BuildOptions(cut=boundary, until=until, full=full, accept=accept, topics=topics, offsets=held)
     return build_views(context, project, options, context.settings.build, steps)
+
+
+def prolong_gaps(context: Context, project: Project) -> None:
+    """Note for longer what may outlive its gap, after a landing: messages that were stamped far ahead."""
+    before = context.views.manifest(project.name)
+    upto = now_micros() + context.settings.times.ahead_seconds * SECOND
+    since = 0 if before is None else before.until
+    for gap in outlived(context.views.gaps(project.name), since, upto):
+        context.views.note_gap(project.name, gap)
 
 
 def topics_of(context: Context, project: Project) -> Mapping[str, str]:

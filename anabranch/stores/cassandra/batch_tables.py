@@ -14,6 +14,7 @@ from anabranch.stores.cassandra.manifest import (
     Gap,
     Manifest,
     note_gap,
+    read_gaps,
     read_manifest,
     swap_manifest,
 )
@@ -46,6 +47,12 @@ class BatchTables(Tables):
     @answering()
     def _manifest(self, project: str) -> Manifest | None:
         return read_manifest(self.session, project)
+
+    def gaps(self, project: str) -> list[Gap]:
+        """The gap of each source that ends last, whether or not a build has closed it."""
+        self.manifest(project)  # creates what is missing
+        with answering():
+            return read_gaps(self.session, project)
 
     @answering()
     def note_gap(self, project: str, gap: Gap) -> None:

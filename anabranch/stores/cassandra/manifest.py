@@ -10,12 +10,15 @@ from dataclasses import asdict, dataclass, field, replace
 from cassandra.cluster import Session
 
 from anabranch.errors import AnabranchError
-from anabranch.values.times import format_time
+from anabranch.values.times import DAY, format_time
 
 TABLE = """CREATE TABLE IF NOT EXISTS manifest
 (project text PRIMARY KEY, revision bigint, batch_version bigint,
 cut timestamp, model_version text, built_at timestamp, entry text, previous text)"""
 
+
+LONGEST_AHEAD = DAY
+"""A message that was stamped further ahead is noted as a gap of this length: a stamp may name any year."""
 
 GAPS = """CREATE TABLE IF NOT EXISTS gaps
 (project text, source text, until bigint, why text, PRIMARY KEY ((project), source))"""
@@ -114,13 +117,32 @@ def read_manifest(session: Session, project: str) -> Manifest | None:
         return None
     previous = Manifest(**json.loads(row.previous)) if row.previous else None
     entry = json.loads(row.entry)
-    gaps = [Gap(*found) for found in session.execute(_GAPS_OF, (project,))]
-    return Manifest(**entry, revision=row.revision, previous=previous, gaps=open_gaps(gaps, entry["cut"]))
+    gaps = open_gaps(read_gaps(session, project), entry["cut"])
+    return Manifest(**entry, revision=row.revision, previous=previous, gaps=gaps)
+
+
+def read_gaps(session: Session, project: str) -> list[Gap]:
+    """The gap of each source that ends last, whether or not a build has closed it."""
+    return [Gap(*found) for found in session.execute(_GAPS_OF, (project,))]
 
 
 def open_gaps(gaps: Iterable[Gap], cut: int) -> tuple[Gap, ...]:
     """The gaps that a batch with this cut has not closed: it takes from the lake all that arrived before."""
     return tuple(gap for gap in gaps if gap.until >= cut)
+
+
+def outlived(gaps: Iterable[Gap], since: int, upto: int) -> list[Gap]:
+    """Gaps that messages stamped far ahead may outlive, with an end that no such message outlives.
+
+    `since` is when the build before this one began (0: there was none), `upto` the latest stamp that its
+    landing takes as an arrival. A message that a landing before `since` found is a row of a file; one that
+    is landed only now may have its stamp as its arrival, in a slot whose tiles lack it.
+    """
+    return [
+        Gap(gap.source, upto, gap.why)
+        for gap in gaps
+        if since <= gap.until - LONGEST_AHEAD <= upto - LONGEST_AHEAD
+    ]
 
 
 def note_gap(session: Session, project: str, gap: Gap) -> None:

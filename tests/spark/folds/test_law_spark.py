@@ -213,5 +213,5 @@ def test_a_build_tells_of_a_key_that_has_more_states_than_the_store_takes(
         for row in found
     }
     assert answers["b"] == Merged({"n_7d": 1, "texts_7d": 1})
-    assert answers["a"].values == {"n_7d": 20, "texts_7d": 0}
+    assert answers["a"].values == {"n_7d": 20, "texts_7d": None}
     assert answers["a"].degraded is not None

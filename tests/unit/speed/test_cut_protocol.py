@@ -110,16 +110,19 @@ class ModelViews:
 
     def __init__(self) -> None:
         self.current: Manifest | None = None
-        self.gaps: list[Gap] = []
+        self.noted: list[Gap] = []
         self.tiles: dict[int, tuple[int, frozenset[int]]] = {}
         self.whole = True
 
     def manifest(self, _project: str) -> Manifest | None:
         found = self.current
-        return found and replace(found, gaps=open_gaps(self.gaps, found.cut))
+        return found and replace(found, gaps=open_gaps(self.noted, found.cut))
+
+    def gaps(self, _project: str) -> list[Gap]:
+        return self.noted
 
     def note_gap(self, _project: str, gap: Gap) -> None:
-        self.gaps = [max([*self.gaps, gap], key=lambda each: each.until)]
+        self.noted = [max([*self.noted, gap], key=lambda each: each.until)]
 
     def tiles_are_whole(self, _project: Project, _source: str) -> bool:
         return self.whole
@@ -218,11 +221,11 @@ class River(RuleBasedStateMachine):
                 each.state = "committed" if commit else "aborted"
         self.append(Message(None, self.now + self.bus.skew))
 
-    @rule(minutes=st.sampled_from([1, 10, 35, 60, 150]))
+    @rule(minutes=st.sampled_from([1, 10, 35, 60, 150, 1500]))
     def time_passes(self, minutes: int) -> None:
         self.now += minutes * MINUTE
 
-    @rule(minutes=st.sampled_from([0, 0, -150, -50, -2, 2, 50, 150]))
+    @rule(minutes=st.sampled_from([0, 0, -150, -50, -2, 2, 50, 150, 1600]))
     def another_broker_leads(self, minutes: int) -> None:
         self.bus.skew = minutes * MINUTE
 
@@ -314,6 +317,7 @@ class River(RuleBasedStateMachine):
     def build(self, killed: bool) -> None:
         cut, until, before = latest_cut(TIMES, self.now), self.now, self.views.current
         self.land()
+        building.prolong_gaps(self.context, PROJECT)
         try:
             building._require_tiles(self.context, PROJECT, cut)
             held = building.check_complete(self.context, PROJECT, cut)
@@ -437,3 +441,35 @@ def test_the_model_finds_what_a_broken_protocol_loses(broken: type[River]) -> No
     found = settings(LAW, max_examples=1000, phases=[Phase.generate], derandomize=True, database=None)
     with pytest.raises(AssertionError, match="neither batch nor tiles have"):
         run_state_machine_as_test(broken, settings=found)
+
+
+def landed_after_its_stamp() -> River:
+    """A river whose stream saw a message that was stamped 26 hours ahead, and that no landing saw until then."""
+    river = River()
+    river.first_build()
+    river.another_broker_leads(1600)
+    river.publish(1)
+    river.stream(10, killed=False)
+    river.another_broker_leads(0)
+    river.time_passes(1605)
+    return river
+
+
+def test_a_message_stamped_more_than_a_day_ahead_is_missing_only_with_a_mark(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    river = landed_after_its_stamp()
+    river.build(killed=False)
+    assert river.views.manifest("shops").gaps  # type: ignore[union-attr]
+    river.answers_are_exact_when_the_stream_has_read_all()
+    river.time_passes(120)
+    river.build(killed=False)
+    assert not river.views.manifest("shops").gaps  # type: ignore[union-attr]
+    river.answers_are_exact_when_the_stream_has_read_all()
+    river.teardown()
+    monkeypatch.setattr(building, "prolong_gaps", lambda *_: None)
+    river = landed_after_its_stamp()
+    river.build(killed=False)
+    with pytest.raises(AssertionError, match="neither batch nor tiles have"):
+        river.answers_are_exact_when_the_stream_has_read_all()
+    river.teardown()
