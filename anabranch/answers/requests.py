@@ -5,7 +5,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 
 import msgspec
 
@@ -13,6 +12,7 @@ from anabranch.answers.problems import ProblemError, unprocessable
 from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureColumn
 from anabranch.errors import EventError
+from anabranch.events.json_values import EXACT
 from anabranch.values.datatype import show
 from anabranch.values.keys import LONGEST_KEY, SEPARATOR, read_key
 from anabranch.values.texts import AROUND
@@ -29,7 +29,7 @@ _LONGEST_ID = 512
 MOST_TEXT = 65_536
 """Characters of the texts among the features of one request: its record must fit a message of its topic."""
 _HALF = re.compile("[\ud800-\udfff]")
-_PLAIN, _EXACT = msgspec.json.Decoder(), msgspec.json.Decoder(float_hook=Decimal)
+_PLAIN = msgspec.json.Decoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def decode(body: bytes, *, exact: bool = False, what: str = "the body") -> objec
     With `exact` numbers with a fraction are Decimal, which keeps all their digits. Problems call it `what`.
     """
     try:
-        return (_EXACT if exact else _PLAIN).decode(body)
+        return (EXACT if exact else _PLAIN).decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _diagnosis(body, error, what) from error
 
@@ -92,6 +92,8 @@ def _diagnosis(body: bytes, error: Exception, what: str) -> ProblemError:
             f"{what} has half of a surrogate pair, \\u{ord(half[0]):x}, which is no character: "
             "write both halves, or the character itself",
         )
+    if "Integer value out of range" in str(error):
+        return ProblemError(400, "bad-json", f"{what} has a number of more digits than any type has")
     reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
     return ProblemError(400, "bad-json", f"{what} is not JSON: {reason}")
 

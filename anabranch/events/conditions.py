@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 from anabranch.declare.sources import Source
 from anabranch.events.cells import named
 from anabranch.events.expectations import Expectation, Suite
+from anabranch.values.sql.patterns import most_letters, sought
 from anabranch.values.times import from_micros
 from anabranch.values.types import INT, TIMESTAMP, DataType
 
@@ -61,14 +62,19 @@ def breaks(source: Source, each: Expectation) -> Column:
         case "values_to_not_be_in_set":
             return value.isin([_literal(each, kind) for each in kwargs["value_set"]])
         case "values_to_match_regex":
-            return ~value.rlike(kwargs["regex"])
+            return _searchable(value, kwargs["regex"], ~value.rlike(sought(kwargs["regex"])))
         case "values_to_not_match_regex":
-            return value.rlike(kwargs["regex"])
+            return _searchable(value, kwargs["regex"], value.rlike(sought(kwargs["regex"])))
         case "pair_values_to_be_equal":
             return value != named(each.columns[1])
         case _:  # a_to_be_greater_than_b
             other = named(each.columns[1])
             return value < other if kwargs.get("or_equal") else value <= other
+
+
+def _searchable(value: Column, regex: str, broken: Column) -> Column:
+    """`broken`, or true for a text of more letters than may be searched: nothing vouches for it."""
+    return F.when(F.length(value) > most_letters(sought(regex)), F.lit(True)).otherwise(broken)
 
 
 def measures(suite: Suite) -> list[Column]:

@@ -8,7 +8,6 @@ reported. anabranch/events/conditions.py translates expectations to SQL.
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -17,6 +16,7 @@ from typing import Any
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
 from anabranch.errors import MisuseError
+from anabranch.values.sql.patterns import pattern_fault
 from anabranch.values.types import DOUBLE, STRING, Column
 
 SEVERITIES = ("critical", "warning", "info")
@@ -292,10 +292,9 @@ def _check_regex(regex: str, column: Column, place: str) -> None:
         raise MisuseError(
             f"{place}: column {column.name!r} is {column.type}: only STRING can match a pattern"
         )
-    try:
-        re.compile(regex)
-    except re.error as error:
-        raise MisuseError(f"{place}: {regex!r} is no regular expression ({error}): correct it") from error
+    fault = pattern_fault(regex)
+    if fault is not None:
+        raise MisuseError(f"{place}: the regular expression {regex!r} {fault}")
 
 
 def _words(each: Expectation) -> str:

@@ -1,13 +1,27 @@
 """JSON that goes out, by HTTP or in topics, and messages for events that came as JSON."""
 
-from decimal import Decimal
+import re
+from decimal import Decimal, InvalidOperation
 
 import msgspec
 import numpy as np
 
 from anabranch.declare.sources import Source
 
-_EXACT = msgspec.json.Decoder(float_hook=Decimal)
+_FARTHEST = 999_999_999
+"""The exponent of a number whose own no Decimal has: beyond every type, as that is."""
+
+
+def json_number(text: str) -> Decimal:
+    """A JSON number with a fraction or an exponent, with all its digits."""
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return Decimal(re.sub(r"[eE]\+?(-?)[0-9]+$", rf"e\g<1>{_FARTHEST}", text))
+
+
+EXACT = msgspec.json.Decoder(float_hook=json_number)
+"""Reads JSON; numbers with a fraction or an exponent are Decimal."""
 
 
 def encode(document: object) -> bytes:
@@ -26,7 +40,7 @@ def encode_event(source: Source, text: bytes) -> bytes:
     # Decoders import Spark, which a process needs only if it has a source of another format.
     from anabranch.events.decoders.decoder import decoder_of
 
-    return decoder_of(source).encode(source, _EXACT.decode(text))
+    return decoder_of(source).encode(source, EXACT.decode(text))
 
 
 def _plain(value: object) -> object:

@@ -253,7 +253,7 @@ def _lost_by_batch(batch: BatchPart | None) -> bool:
 def _degraded(
     view: FeatureView, values: dict[str, object], why: str, batch: BatchPart | None, tiles: Tiles | None
 ) -> Merged:
-    """An answer that may not be exact; a value whose states the batch lost is NULL, as nothing of it is known."""
+    """An answer that may not be exact; values whose states the batch lost are NULL."""
     if not _is_lost(batch, tiles):
         return Merged(values, why)
     by_batch = _lost_by_batch(batch)

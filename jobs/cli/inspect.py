@@ -297,5 +297,5 @@ def verify(
         example = next(each.example for each in verified.features.values() if each.example)
         raise AnabranchError(
             f"{verified.mismatches} served values differ from the lake, for example {example}: "
-            f"run 'anabranch build {name}'"
+            f"run 'anabranch stream {name}' where no stream runs, else 'anabranch build {name}'"
         )

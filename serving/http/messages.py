@@ -107,10 +107,15 @@ class Bodies:
     held: int = 0
 
     async def read(self, scope: Scope, exchange: Exchange) -> bytes:
-        """The body. Raises a 408, 413 or 503 problem, GoneError when the caller goes away.
+        """The body. Raises a 408, 413, 415 or 503 problem, GoneError when the caller goes away.
 
         One that is too large is told so once all or `_DROPPED` more bytes were sent.
         """
+        encoding = scope.headers.get("content-encoding") or "identity"
+        if encoding.strip().lower() != "identity":
+            raise ProblemError(
+                415, "wrong-content-encoding", f"content encoding {encoding[:100]!r}: send the body as it is"
+            )
         length = scope.headers.get("content-length") or ""
         announced = int(length) if length.isascii() and length.isdigit() and len(length) < 20 else None
         if announced is not None and announced > self.limit + _DROPPED:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlglot import exp
 
 from anabranch.values.sql.calls import call
-from anabranch.values.sql.terms import Term
+from anabranch.values.sql.terms import Term, in_quotes
 from anabranch.values.types import BOOLEAN, STRING
 
 if TYPE_CHECKING:
@@ -80,14 +80,10 @@ def _like(compiler: "Compiler", node: exp.Expr) -> Term:
     if sum(bool(percent) for _, percent, _, _ in tokens[:-1]) > 1:
         subject = f"lower({value})" if ignored else value
         found = _in_turn(tokens).lower() if ignored else _in_turn(tokens)
-        sql = f"({subject} RLIKE '{_escaped(found)}')"
+        sql = f"({subject} RLIKE '{in_quotes(found)}')"
     else:
-        sql = f"({value} {'ILIKE' if ignored else 'LIKE'} {pattern.sql} ESCAPE '{_escaped(escape)}')"
+        sql = f"({value} {'ILIKE' if ignored else 'LIKE'} {pattern.sql} ESCAPE '{in_quotes(escape)}')"
     return Term(f"(NOT {sql})" if like.args.get("negate") else sql, BOOLEAN)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("'", "\\'")
 
 
 def _in_turn(tokens: list[tuple[str, str, str, str]]) -> str:

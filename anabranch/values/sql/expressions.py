@@ -54,6 +54,8 @@ def parsed_expression(text: str, where: str) -> exp.Expr:
         raise DeclarationError(
             f"{where}: {text!r} is not a SQL expression: {str(error).splitlines()[0]}"
         ) from error
+    except RecursionError as error:
+        raise _too_deep(text, where) from error
     # The text becomes part of a longer one, which a comment would cut short.
     loose = any(token.comments or token.token_type == sqlglot.TokenType.SEMICOLON for token in tokens)
     if len(parsed) != 1 or parsed[0] is None or loose:
@@ -90,6 +92,19 @@ def compiled(text: str, schema: tuple[Column, ...], where: str) -> Expression:
 
 def compiled_node(parsed: exp.Expr, text: str, schema: tuple[Column, ...], where: str) -> Expression:
     """The parsed form of `text` as `compiled` gives it; errors show the text."""
+    try:
+        return _compiled(parsed, text, schema, where)
+    except RecursionError as error:
+        raise _too_deep(text, where) from error
+
+
+def _too_deep(text: str, where: str) -> DeclarationError:
+    return DeclarationError(
+        f"{where}: {text[:200]!r} is nested too deeply: use fewer parentheses, calls and operators"
+    )
+
+
+def _compiled(parsed: exp.Expr, text: str, schema: tuple[Column, ...], where: str) -> Expression:
     compiler = Compiler(text, {column.name.lower(): column for column in schema}, where)
     compiler.check(parsed)
     if isinstance(parsed, exp.Column):

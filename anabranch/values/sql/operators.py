@@ -1,5 +1,6 @@
 """Operators of SQL expressions as safe Spark SQL: parsed nodes to typed terms."""
 
+import math
 import re
 from decimal import Decimal
 from functools import reduce
@@ -22,6 +23,7 @@ from anabranch.values.sql.terms import (
     may_convert,
     number,
     plain,
+    text_term,
 )
 from anabranch.values.types import BIGINT, BINARY, BOOLEAN, DOUBLE, STRING, Column, DataType, parse_type
 
@@ -115,6 +117,10 @@ class Compiler:
     def compared(self, terms: list[Term], what: str) -> list[Term]:
         """Terms as `together` gives them, where NaN is NULL: it is no value."""
         found = self.together(terms, what)
+        for before, term in zip(terms, found, strict=True):
+            text = before.literal if before.type == STRING and term.type != STRING else None
+            if isinstance(text, str) and "nan" in text.lower():
+                raise self.error(f"has {before.sql} in {what}, which is NULL for NaN: use isnan")
         if any(term.type is not None and term.type.array for term in found):
             raise self.error(f"compares arrays in {what}, which is not supported")
         return [
@@ -139,12 +145,13 @@ class Compiler:
             return number(int(text))
         if re.fullmatch(r"\d*\.?\d*", text):
             return number(Decimal(text))
+        size = float(text)
+        if size == math.inf or (size == 0 and re.search("[1-9]", re.split("[eE]", text)[0])):
+            raise self.error(f"has {text}, which no DOUBLE holds")
         return Term(f"{text}D", DOUBLE, Decimal(text))
 
     def _text(self, node: exp.Expr) -> Term:
-        text = str(node.this)
-        escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-        return Term(f"'{escaped}'", STRING, text)
+        return text_term(str(node.this))
 
     def _constant(self, node: exp.Expr) -> Term:
         if isinstance(node, exp.HexString):
@@ -207,7 +214,7 @@ class Compiler:
                 f"computes with {' and '.join(str(one) for one in pair)}: convert them to numbers"
             )
         if kind.integral:
-            a, b = convert(left, BIGINT).sql, convert(right, BIGINT).sql
+            a, b = (self.as_type(term, BIGINT, operator).sql for term in (left, right))
             return Term(f"{_TRIES[operator]}({a}, {b})", BIGINT)
         if kind.decimal:
             one, two = exact(left), exact(right)
@@ -216,7 +223,7 @@ class Compiler:
                 a, b = convert(left, one).sql, convert(right, two).sql
                 return Term(f"{_TRIES[operator]}({a}, {b})", result)
             kind = DOUBLE
-        a, b = convert(left, kind).sql, convert(right, kind).sql
+        a, b = (self.as_type(term, kind, operator).sql for term in (left, right))
         return Term(f"try_mod({a}, {b})" if operator == "%" else f"({a} {operator} {b})", kind)
 
     def _shifted(self, node: exp.Binary, operator: str) -> Term:

@@ -1,7 +1,8 @@
 """Regular expressions of declarations: those that Java understands and that no text can make run without end.
 
-Java tries every way to divide a text between repeats, and recurses once for each repeat of a group that has
-a choice. `ways` bounds the first and `depth` the second by the expression alone.
+Java tries every way to divide a text between repeats, and recurses for each repeat whose matches differ in
+length: of a group with a choice, and of a dot in a group, since a letter may be one or two units of UTF-16.
+`ways` bounds the first and `depth` the second by the expression alone.
 """
 
 import math
@@ -9,15 +10,23 @@ import re
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
+from anabranch.values.names import folded
+
 LETTERS = 10_000
 """Texts of more letters are not searched by regular expressions."""
 _FEWEST = 200  # letters that every expression must be able to search
-_STEPS = 2.01e8
-_DEPTH = 1000  # repeats of a group with a choice, for which Java's stack always suffices
+_STEPS = 2.01e7  # about a tenth of a second
+_DEPTH = 4000  # calls, for which a stack of a megabyte suffices, interpreted and within Spark
 _TOKEN = re.compile(
     r"(?P<repeat>(?:[*+?]|\{\d+(?:,\d*)?\})[?+]?)|(?P<open>\((?:\?(?:<?[=!]|>|<\w+>|[a-zA-Z-]*:?))?)"
     r"|(?P<close>\))|(?P<or>\|)|(?P<bare>[$^]|\\[bBAzZG])"
     r"|(?P<one>\\[pP](?:\{\w+\}|\w)|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.)",
+    re.DOTALL,
+)
+_POSIX = "Lower|Upper|ASCII|Alpha|Digit|Alnum|Punct|Graph|Print|Blank|Cntrl|XDigit|Space"
+_VARIED = re.compile(  # tokens that match letters of one and of two units of UTF-16
+    rf"\.|\[\^|\\[RXDWSHVN]|\\P|\\p(?!\{{(?:{_POSIX})\}})"
+    r"|\[.*(?:[^\x00-\uffff]|\\[DWSHVpP]|\\u[dD][89abAB])",
     re.DOTALL,
 )
 
@@ -33,6 +42,10 @@ class _Piece:
     most: float = 1
     firm: bool = False
     """Whether nothing within is tried again once it has matched."""
+    varied: bool = False
+    """Whether one match may be of several lengths in UTF-16, such as that of a dot."""
+    steep: bool = False
+    """Whether Java recurses where one letter and the next differ in length."""
 
     @cached_property
     def empty(self) -> bool:
@@ -53,14 +66,28 @@ class _Piece:
 
     @cached_property
     def choice(self) -> bool:
-        """Whether its matches may have several lengths."""
-        return self.kind == "any" or any(part.choice or part.least != part.most for part in self.parts)
+        """Whether its matches may have several lengths, in UTF-16."""
+        return (
+            self.varied
+            or self.kind == "any"
+            or any(part.choice or part.least != part.most for part in self.parts)
+        )
+
+    @cached_property
+    def longest(self) -> float:
+        """The most letters that it may match."""
+        found = [part.longest for part in self.parts]
+        once = {"all": sum(found), "any": max(found, default=0)}.get(self.kind, float(self.kind == "one"))
+        return once * self.most if once else 0
 
     @cached_property
     def depth(self) -> float:
-        """How deep Java recurses."""
-        inner = max((part.depth for part in self.parts), default=0)
-        return inner + (self.most * (1 + inner) if self.choice and self.most > 1 and not self.firm else 0)
+        """How deep Java recurses, in calls."""
+        if self.kind not in ("all", "any"):
+            return self.most if self.steep else 1
+        inner = [part.depth for part in self.parts]
+        once = 2 + (sum(inner) if self.kind == "all" else 1 + max(inner))
+        return self.most * (once + 1) if self.choice and self.most > 1 and not self.firm else once
 
     def ways(self, letters: int, after: frozenset[str]) -> float:
         """A bound of the ways to match a text of so many letters before one of `after`."""
@@ -100,6 +127,8 @@ def pattern_fault(text: str, groups: int = 0) -> str | None:
     java = re.sub(r"\\[hHvVRXzZG]", "x", java)
     java = re.sub(r"\(\?<(?![=!])\w+>", "(", java)
     outside = re.sub(r"\\.|\[(?:\\.|[^\]\\])*\]", "x", java, flags=re.DOTALL)
+    if re.search(r"\(\?[a-zA-Z]*x", java):
+        return "has comments or spaces that mean nothing, by the flag x: write it without"
     if "(?P" in java or "(?(" in java or re.search(r"\{(?!\d+(,\d*)?\})", outside):
         return "is not one of Java's"
     if any(re.search(r"(?<!\\)\[|&&", one[1:]) for one in re.findall(r"\\.|(\[(?:\\.|[^\]\\])*\])", text)):
@@ -112,8 +141,9 @@ def pattern_fault(text: str, groups: int = 0) -> str | None:
         return f"has {found.groups} groups, not {groups}"
     if _read(text).depth > _DEPTH:
         return (
-            f"repeats a group that has repeats or alternatives within: write [ab]* for (a|b)*, or at most "
-            f"{_DEPTH} repeats such as {{0,20}}, or *+ where nothing has to be tried again"
+            "repeats what may have several lengths (a group with repeats or alternatives, a dot or [^a] in "
+            "a group or in {5,}): write [ab]* for (a|b)*, .* for (.)*, .{5}.* for .{5,}, few repeats such as "
+            "{0,20}, or *+ where nothing has to be tried again"
         )
     if most_letters(text) < _FEWEST:
         return (
@@ -130,7 +160,8 @@ def most_letters(text: str) -> int:
     starts = part.kind == "all" and part.parts[:1] == (_bare("^"),)
 
     def steps(letters: int) -> float:
-        return max(letters, part.ways(letters, frozenset())) * (1 if starts else letters)
+        walked = min(letters, max(1, part.longest))
+        return max(walked, part.ways(letters, frozenset())) * (1 if starts else letters)
 
     low, high = 0, LETTERS
     while low < high:
@@ -165,7 +196,8 @@ def _read(text: str) -> _Piece:
         elif kind == "bare":
             parts.append(_bare(found) if found in ("^", r"\A") else _Piece("bare", letters=alphabet))
         else:
-            parts.append(_Piece("one", letters=_matched(found, alphabet)))
+            one = _Piece("one", letters=_matched(found, alphabet), varied=bool(_VARIED.match(found)))
+            parts.append(replace(one, steep=found in (r"\R", r"\X")))
     return _joined(groups[0][0])
 
 
@@ -182,9 +214,11 @@ def _repeated(part: _Piece, sign: str) -> _Piece:
         low, comma, high = bounds[1:-1].partition(",")
         least, most = int(low), float(high) if high else math.inf if comma else float(low)
     firm = len(sign) > len(bounds) and sign.endswith("+")
+    greedy = len(sign) == len(bounds)
+    steep = part.varied and greedy and most > 1 and (part.steep or bounds not in "*+")
     if part.least != 1 or part.most != 1 or part.firm:
         part = _Piece("all", (part,))
-    return replace(part, least=least, most=most, firm=firm)
+    return replace(part, least=least, most=most, firm=firm, steep=steep)
 
 
 def _matched(token: str, alphabet: frozenset[str]) -> frozenset[str]:
@@ -193,4 +227,15 @@ def _matched(token: str, alphabet: frozenset[str]) -> frozenset[str]:
         one = re.compile(token, re.IGNORECASE | re.DOTALL | re.ASCII)
     except re.error:
         return alphabet
-    return frozenset(letter for letter in alphabet if one.fullmatch(letter))
+    cases = {folded(letter) for letter in alphabet if one.fullmatch(letter)}  # by the flag u they are one
+    return frozenset(letter for letter in alphabet if folded(letter) in cases)
+
+
+def sought(text: str) -> str:
+    """The shortest expression that is found in the same texts: without .* at either end, which costs most."""
+    part = _read(text)
+    if part.kind != "all" or pattern_fault(text) is not None:
+        return text
+    flags, rest = re.fullmatch(r"((?:\(\?[a-z]+\))?)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
+    inner = re.sub(r"(?<!\\)(?:\.\*\??)+\Z", "", re.sub(r"^(?:\.\*\??)+(?![*+?{])", "", rest))
+    return f"{flags}{inner}" if inner and pattern_fault(f"{flags}{inner}") is None else text

@@ -54,6 +54,16 @@ def number(value: int | Decimal) -> Term:
     return Term(f"{value:f}BD", DecimalType(max(digits, scale, 1), scale), value)
 
 
+def text_term(value: str) -> Term:
+    """A literal text."""
+    return Term(f"'{in_quotes(value)}'", STRING, value)
+
+
+def in_quotes(value: str) -> str:
+    """A text as it stands between single quotes."""
+    return value.replace("\\", "\\\\").replace("'", "\\'")
+
+
 def literal_type(value: int) -> DataType:
     """The type of a whole number without a suffix."""
     if -(1 << 31) <= value < 1 << 31:

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 from anabranch.values.sql.arguments import Handlers, argument, array_of, check_literal, searched
 from anabranch.values.sql.functions import LARGEST
-from anabranch.values.sql.patterns import pattern_fault
-from anabranch.values.sql.terms import Term, convert
+from anabranch.values.sql.patterns import pattern_fault, sought
+from anabranch.values.sql.terms import Term, convert, text_term
 from anabranch.values.types import (
     BIGINT,
     BINARY,
@@ -59,9 +59,10 @@ def _of_items(compiler: "Compiler", name: str, terms: list[Term]) -> Term:
 
 
 def _matches(compiler: "Compiler", _name: str, terms: list[Term]) -> Term:
-    text = argument(compiler, "rlike", "STRING", terms[0])
+    subject = argument(compiler, "rlike", "STRING", terms[0])
     check_literal(compiler, "rlike", "~", terms[1])
-    return Term(f"({searched(text.sql, terms[1])} RLIKE {terms[1].sql})", BOOLEAN)
+    pattern = text_term(sought(str(terms[1].literal)))
+    return Term(f"({searched(subject.sql, pattern)} RLIKE {pattern.sql})", BOOLEAN)
 
 
 def _groups(compiler: "Compiler", name: str, terms: list[Term]) -> Term:

@@ -47,6 +47,19 @@ def test_a_truncated_archive_of_classes_is_deleted(settings: Settings, tmp_path:
     assert not cut_off.exists()
 
 
+def test_what_ends_a_task_is_traced_in_the_file_alone(spark: SparkSession) -> None:
+    jvm = spark._jvm
+    assert jvm is not None
+    found = jvm.org.apache.logging.log4j.LogManager.getContext(False).getConfiguration()
+    spark_ = "org.apache.spark"
+    files = f"{spark_}.sql.execution.datasources"
+    names = [f"{spark_}.executor.Executor", f"{spark_}.scheduler.TaskSetManager", f"{spark_}.util.Utils"]
+    for name in (*names, f"{files}.FileFormatWriter", f"{files}.v2.DataWritingSparkTask"):
+        logger = found.getLoggerConfig(name)
+        assert (set(logger.getAppenders()), logger.isAdditive()) == ({"file"}, False)
+    assert set(found.getRootLogger().getAppenders()) == {"file", "console"}
+
+
 def test_a_job_leaves_a_session_running_that_it_did_not_start(
     spark: SparkSession, settings: Settings
 ) -> None:

@@ -79,14 +79,18 @@ def test_values_are_sparks(spark: SparkSession) -> None:
 
 def test_long_texts_neither_overflow_the_stack_nor_the_memory(spark: SparkSession) -> None:
     columns = parse_schema("s STRING")
-    frame = spark.createDataFrame([("ab" * 5000,), ("ab" * 450_000,)], "s STRING").coalesce(1)
+    rows = [("ab" * 5000,), ("ab" * 450_000,), ("a😀" * 5000,)]
+    frame = spark.createDataFrame(rows, "s STRING").coalesce(1)
     texts = {
-        "s RLIKE '^(ab)*$'": (True, None),
-        "s LIKE '%a%b%c%'": (False, False),
-        "length(repeat(s, 100))": (1_000_000, None),
-        "length(replace(s, 'a', repeat('b', 10000)))": (None, None),
-        "length(replace(s, 'a', 'b'))": (10_000, 900_000),
-        "length(array_join(split(s, 'a'), repeat('-', 300)))": (None, None),
+        "s RLIKE '^(ab)*$'": (True, None, False),
+        "s RLIKE '.*b😀.*'": (False, None, False),
+        "s RLIKE '^(a|[^a]){0,500}c'": (False, None, False),
+        "s RLIKE '^.{0,3900}c'": (False, None, False),
+        "s LIKE '%a%b%c%'": (False, False, False),
+        "length(repeat(s, 100))": (1_000_000, None, 1_000_000),
+        "length(replace(s, 'a', repeat('b', 10000)))": (None, None, None),
+        "length(replace(s, 'a', 'b'))": (10_000, 900_000, 10_000),
+        "length(array_join(split(s, 'a'), repeat('-', 300)))": (None, None, None),
     }
     found = frame.select(*[F.expr(compiled(text, columns, "here").sql) for text in texts]).collect()
     assert dict(zip(texts, zip(*found, strict=True), strict=True)) == texts

@@ -160,7 +160,12 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
         {"column": "shop", "value_set": ["a", None]},
         "None is not a value of STRING",
     ),
-    ("expect_column_values_to_match_regex", {"column": "shop", "regex": "("}, "'(' is no regular expression"),
+    ("expect_column_values_to_match_regex", {"column": "shop", "regex": "("}, "'(' is not understood"),
+    (
+        "expect_column_values_to_not_match_regex",
+        {"column": "shop", "regex": "^(a|b)*$"},
+        "write [ab]* for (a|b)*",
+    ),
     ("expect_column_values_to_match_regex", {"column": "n", "regex": "1"}, "only STRING can match a pattern"),
     ("expect_column_value_lengths_to_equal", {"column": "n", "value": 1}, "only STRING has a length"),
     (

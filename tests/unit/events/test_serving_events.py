@@ -4,6 +4,7 @@ import pytest
 
 from anabranch.declare.sources import Source
 from anabranch.events.faults import find_fault
+from anabranch.events.json_values import EXACT
 from anabranch.values.times import parse_time
 from anabranch.values.types import parse_type
 
@@ -42,6 +43,16 @@ GOOD = {"sale_id": 1, "sold_at": "2024-05-01T12:00:00Z", "shop": "s1", "price": 
 def test_values_are_of_their_declared_type(kind: str, good: list[Any], bad: list[Any]) -> None:
     assert [value for value in good if parse_type(kind).fault(value) is not None] == []
     assert [value for value in bad if parse_type(kind).fault(value) is None] == []
+
+
+def test_a_number_whose_exponent_no_decimal_has_is_judged_as_any_other() -> None:
+    text = '{"sale_id": 1, "sold_at": "2024-05-01", "shop": "s1", "%s": 1.5E-99999999999999999999}'
+    faults = {
+        name: find_fault(EXACT.decode((text % name).encode()), SOURCE, KEYS) for name in ("price", "more")
+    }
+    assert faults["more"] is None
+    assert faults["price"] is not None
+    assert faults["price"].field == "price"
 
 
 def test_good_event_has_no_fault_and_unknown_fields_are_ignored() -> None:

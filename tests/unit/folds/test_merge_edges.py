@@ -236,13 +236,17 @@ def test_a_key_of_more_texts_than_the_store_takes_keeps_its_numbers_and_says_so(
     )
     crowded, beside = fitted(shown, 512)
     assert beside == small
-    assert (crowded.values, crowded.lost) == ({"n_7d": 20, "different_7d": None}, {"different_7d"})
+    assert crowded == Merged(
+        {"n_7d": 20, "different_7d": None}, crowded.degraded, frozenset({"different_7d"})
+    )
     assert "states of this key in view 'edges' are more than the store takes" in str(crowded.degraded)
 
 
 def test_a_key_of_more_numbers_than_the_store_takes_loses_them_and_says_so() -> None:
     crowded, _ = fitted(view("7d", hop="1h", n=Count(), different=Distinct("s")), 16)
-    assert (crowded.values, crowded.lost) == ({"n_7d": None, "different_7d": None}, set(crowded.values))
+    assert crowded == Merged(
+        {"n_7d": None, "different_7d": None}, crowded.degraded, frozenset({"n_7d", "different_7d"})
+    )
     assert "more than the store takes" in str(crowded.degraded)
 
 
@@ -251,6 +255,6 @@ def test_a_tile_that_lost_its_texts_degrades_the_answer() -> None:
     part = tiles(shown, [event(CUT + MINUTE, s="long")])
     lost = replace(part, extras=[[None]], lost=True)
     found = merge(shown, None, lost, CUT + HOUR)
-    assert (found.values, found.lost) == ({"n_7d": 1, "last_7d": None}, {"last_7d"})
+    assert found == Merged({"n_7d": 1, "last_7d": None}, found.degraded, frozenset({"last_7d"}))
     assert "more than the store takes" in str(found.degraded)
     assert merge(shown, None, replace(part, fine=lost), CUT + HOUR).degraded == found.degraded

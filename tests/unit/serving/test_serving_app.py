@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from anabranch.answers.predict import Prediction
+from anabranch.answers.problems import ProblemError
 from anabranch.answers.requests import MOST_TEXT, Asked
 from anabranch.declare.loading import load_project
 from anabranch.declare.projects import Project
@@ -594,6 +595,14 @@ def test_bodies_that_are_being_received_are_bounded_together() -> None:
 
     refused, *rest = asyncio.run(both())
     assert (refused.status, refused.kind, rest) == (503, "busy", [100_000, 100_000, 0])
+
+
+def test_a_body_in_another_encoding_is_refused() -> None:
+    bodies = Bodies(limit=100_000, seconds=5, most=150_000)
+    scope: Any = SimpleNamespace(headers={"content-encoding": "gzip"})
+    with pytest.raises(ProblemError, match="send the body as it is") as refused:
+        asyncio.run(bodies.read(scope, scope))
+    assert refused.value.status == 415
 
 
 def test_readiness_tells_that_messages_could_not_be_published(heart: Bench) -> None:

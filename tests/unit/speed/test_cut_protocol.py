@@ -444,7 +444,7 @@ def test_the_model_finds_what_a_broken_protocol_loses(broken: type[River]) -> No
 
 
 def landed_after_its_stamp() -> River:
-    """A river whose stream saw a message that was stamped 26 hours ahead, and that no landing saw until then."""
+    """The stream saw a message that was stamped 26 hours ahead, and no landing until then."""
     river = River()
     river.first_build()
     river.another_broker_leads(1600)
