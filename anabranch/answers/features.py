@@ -18,7 +18,7 @@ from anabranch.declare.views import FeatureView
 from anabranch.errors import UnavailableError
 from anabranch.folds.merge import BatchPart, Known, Merged, merge_all
 from anabranch.stores.cassandra.manifest import Manifest
-from anabranch.stores.cassandra.reads import GRACE, Pending
+from anabranch.stores.cassandra.reads import GRACE, Pending, Reader
 from anabranch.stores.cassandra.views import Views
 from anabranch.stores.ignite.shared_parts import SharedParts
 from anabranch.values.keys import SEPARATOR, key_text
@@ -54,17 +54,17 @@ class _Reading:
 
     def when_done(self, done: Callable[[], object]) -> None:
         """Call `done` when every read has an answer or an error: from any thread, and at least once."""
-        futures = [future for pending in self.pending for future in pending.futures]
-        left = [None] * len(futures)  # popping is atomic between threads
+        reads = [read for pending in self.pending for read in pending.reads]
+        left = [None] * len(reads)  # popping is atomic between threads
 
         def one(_: object) -> None:
             left.pop()
             if not left:
                 done()
 
-        for future in futures:
-            future.add_callbacks(one, one)
-        if not futures:
+        for read in reads:
+            read.add_done_callback(one)
+        if not reads:
             done()
 
 
@@ -72,8 +72,8 @@ class _Reading:
 class Answers:
     """Reads and merges; the manifest may be up to `patience` seconds old (0: read for every call).
 
-    `parts` caches batch parts; `shared` exchanges them with other servers where an answer is awaited. A read
-    that takes longer than `timeout` seconds has failed.
+    `parts` caches batch parts; `shared` exchanges them with other servers where an answer is awaited, and
+    `reader` reads there. A read that takes longer than `timeout` seconds has failed.
     """
 
     views: Views
@@ -81,6 +81,7 @@ class Answers:
     parts: Parts | None = None
     timeout: float | None = None
     shared: SharedParts | None = None
+    reader: Reader | None = None
     _manifests: TTLCache[str, tuple[Manifest | None]] = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _gathering: "Coalescer[tuple[Project, Manifest | None], Mapping[str, object], Answer]" = field(init=False)
@@ -110,7 +111,7 @@ class Answers:
 
     def prepare(self, project: Project, manifest: Manifest | None) -> None:
         """Prepare the statements that answers of this manifest need, so that no answer waits for it."""
-        self.views.prepare(project, manifest)
+        self.views.prepare(project, manifest, self.timeout, self.reader)
 
     def features(
         self, project: Project, keys: Sequence[Mapping[str, object]], at: int | None = None
@@ -157,7 +158,9 @@ class Answers:
         several = len(keys) > _AT_ONCE
         readings, asked = [], now_micros() if at is None else at
         for start in range(0, len(keys), _AT_ONCE):
-            readings.append(self._begin(project, keys[start : start + _AT_ONCE], manifest, asked))
+            readings.append(
+                self._begin(project, keys[start : start + _AT_ONCE], manifest, asked, self.reader)
+            )
             if several:
                 await asyncio.sleep(0)
         known: dict[tuple[str, str], Known] = {}
@@ -206,14 +209,19 @@ class Answers:
         return found
 
     def _begin(
-        self, project: Project, keys: Sequence[Mapping[str, object]], manifest: Manifest | None, at: int
+        self,
+        project: Project,
+        keys: Sequence[Mapping[str, object]],
+        manifest: Manifest | None,
+        at: int,
+        reader: Reader | None = None,
     ) -> _Reading:
         """Start all reads; keys share reads, which is less work."""
         texts = [{view.name: key_text(view.keys, key) for view in project.views} for key in keys]
         pending: list[Pending] = []
         for view in project.views:
             wanted = {text[view.name]: self._kept(project, view, text[view.name], manifest) for text in texts}
-            pending += self.views.ask(project.name, view, wanted, manifest, at, self.timeout)
+            pending += self.views.ask(project.name, view, wanted, manifest, at, self.timeout, reader)
         return _Reading(texts, pending)
 
     def _collect(
@@ -275,19 +283,22 @@ def _shared_name(project: Project, view: str, key: str, manifest: Manifest) -> s
 
 
 async def _done(reading: _Reading) -> None:
-    """Wait without a thread: the last callback of the driver wakes the event loop."""
-    loop = asyncio.get_running_loop()
+    """Wait without a thread: the callback of the last read wakes the event loop."""
+    loop, own = asyncio.get_running_loop(), threading.get_ident()
     waiter: asyncio.Future[None] = loop.create_future()
 
     def wake() -> None:
         if not waiter.done():
             waiter.set_result(None)
 
-    def from_driver() -> None:
+    def from_any_thread() -> None:
+        if threading.get_ident() == own:
+            wake()
+            return
         with suppress(RuntimeError):  # the loop may have ended
             loop.call_soon_threadsafe(wake)
 
-    reading.when_done(from_driver)
+    reading.when_done(from_any_thread)
     await waiter
 
 

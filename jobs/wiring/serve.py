@@ -15,6 +15,7 @@ from serving.http.access import Access, Issuer
 from serving.server import run
 
 if TYPE_CHECKING:
+    from anabranch.stores.cassandra.reads import Reader
     from anabranch.stores.ignite.shared_parts import SharedParts
 
 
@@ -47,6 +48,7 @@ def build(settings: Settings) -> Application:
         parts=Parts(settings.serving.cache_bytes),
         timeout=settings.serving.store_timeout_seconds,
         shared=_shared(settings),
+        reader=_reader(settings),
     )
     context = ServingContext(
         folders=tuple(settings.projects),
@@ -61,6 +63,13 @@ def build(settings: Settings) -> Application:
 
 def _no_session() -> NoReturn:
     raise MisuseError("the REST server has no Spark session: do this in a job")
+
+
+def _reader(settings: Settings) -> "Reader | None":
+    """What answers read states with; None: cassandra-driver, as everywhere else."""
+    from anabranch.stores.cassandra.native import NativeReader
+
+    return NativeReader(settings.views) if settings.views.driver == "acsylla" else None
 
 
 def _shared(settings: Settings) -> "SharedParts | None":

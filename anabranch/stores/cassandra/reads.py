@@ -1,14 +1,13 @@
 """Reads of an answer: what batch and stream know of keys of one view, asked side by side on the hot path."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from cassandra.cluster import ResponseFuture, Session
-from cassandra.query import PreparedStatement
+from cassandra.cluster import ResponseFuture
 
 from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureView
@@ -24,11 +23,64 @@ from anabranch.values.times import MINUTE
 _KEYS_A_READ = 20
 GRACE = MINUTE
 """An answer as of now has the time at which its reads end, which may be this much later than their start."""
-_Statements = tuple[PreparedStatement | None, PreparedStatement | None, PreparedStatement | None]
+_Statements = tuple[str | None, str | None, str | None]
 
 
 class DeclaredAnewError(AnabranchError):
     """A view is declared differently than at the last build."""
+
+
+class Read(Protocol):
+    """A read in flight."""
+
+    def result(self) -> Sequence[Sequence[Any]]:
+        """The rows, once they are there; only cassandra-driver waits. Raises that driver's errors."""
+
+    def add_done_callback(self, call: Callable[[Any], object], /) -> object:
+        """Call `call` when the read has an answer or an error, from any thread."""
+
+
+class Reader(Protocol):
+    """What starts reads: the driver for threads (`DriverReader`), or one for an event loop (native.py)."""
+
+    def start(self, statement: str, values: Sequence[object], timeout: float | None) -> Read:
+        """Start a read; `timeout` in seconds."""
+
+    def prepare(self, statements: Sequence[str], timeout: float | None) -> None:
+        """Prepare statements, so that no read waits for it."""
+
+
+@dataclass(frozen=True)
+class DriverRead:
+    """A read by cassandra-driver."""
+
+    future: ResponseFuture
+
+    def result(self) -> Sequence[Sequence[Any]]:
+        """Wait for the rows."""
+        rows: Sequence[Sequence[Any]] = self.future.result().all()
+        return rows
+
+    def add_done_callback(self, call: Callable[[Any], object]) -> None:
+        """Call `call` from the driver's thread."""
+        self.future.add_callbacks(call, call)
+
+
+class DriverReader(Tables):
+    """Reads by cassandra-driver, from any thread."""
+
+    def start(self, statement: str, values: Sequence[object], timeout: float | None) -> DriverRead:
+        """Start a read; connects first when the process has no session."""
+        session = self.session
+        options = {} if timeout is None else {"timeout": timeout}
+        return DriverRead(
+            session.execute_async(prepared(session, statement), values, execution_profile=READS, **options)
+        )
+
+    def prepare(self, statements: Sequence[str], timeout: float | None) -> None:
+        """Prepare statements; `timeout` means nothing here."""
+        for statement in statements:
+            prepared(self.session, statement)
 
 
 @dataclass(frozen=True)
@@ -38,12 +90,12 @@ class Pending:
     view: FeatureView
     manifest: Manifest | None
     known: Mapping[str, BatchPart | None]
-    batch: ResponseFuture | None
-    tiles: ResponseFuture | None
-    fine: ResponseFuture | None = None
+    batch: Read | None
+    tiles: Read | None
+    fine: Read | None = None
 
     @property
-    def futures(self) -> list[ResponseFuture]:
+    def reads(self) -> list[Read]:
         """The reads in flight."""
         return [read for read in (self.batch, self.tiles, self.fine) if read is not None]
 
@@ -57,19 +109,19 @@ class Pending:
         manifest = self.manifest
         if manifest is None:
             return self.known
-        rows = {key: row for key, *row in self.batch.result().all()} if self.batch else {}
+        rows = {key: row for key, *row in self.batch.result()} if self.batch else {}
         return {
             key: batch_part(self.view, manifest, rows.get(key)) if part is None else part
             for key, part in self.known.items()
         }
 
     def _tiles(self) -> dict[str, Tiles]:
-        wide = self._tier(self.tiles.result().all()) if self.tiles else {}
+        wide = self._tier(self.tiles.result()) if self.tiles else {}
         if not wide or self.fine is None:
             return wide
         # Fine tiles are read by start, not by slot, so slots that the batch covers are left out here.
         cut = self.manifest.cut if self.manifest else 0
-        fine = self._tier([row for *row, slot in self.fine.result().all() if slot >= cut])
+        fine = self._tier([row for *row, slot in self.fine.result() if slot >= cut])
         return {key: replace(tiles, fine=fine[key]) if key in fine else tiles for key, tiles in wide.items()}
 
     def _tier(self, rows: Sequence[Sequence[Any]]) -> dict[str, Tiles]:
@@ -122,16 +174,17 @@ class StateReads(Tables):
         manifest: Manifest | None,
         at: int,
         timeout: float | None = None,
+        reader: Reader | None = None,
     ) -> list[Pending]:
         """Start the reads of keys; a batch part that is `known` is not read. `timeout` in seconds.
 
         Up to 20 keys share a read, since a read costs more than its rows. Fine tiles cover answers at any
-        time in [at, at + GRACE].
+        time in [at, at + GRACE]. Without a `reader` cassandra-driver reads.
         """
-        names = list(known)
+        names, by = list(known), reader or DriverReader(self.settings)
         chunks = [names[start : start + _KEYS_A_READ] for start in range(0, len(names), _KEYS_A_READ)]
         return [
-            self._read(project, view, {key: known[key] for key in chunk}, manifest, at, timeout)
+            self._read(project, view, {key: known[key] for key in chunk}, manifest, at, timeout, by)
             for chunk in chunks
         ]
 
@@ -148,17 +201,17 @@ class StateReads(Tables):
         manifest: Manifest | None,
         at: int,
         timeout: float | None,
+        reader: Reader,
     ) -> Pending:
-        session, keys = self.session, list(known)
+        keys = list(known)
         unknown = [key for key in keys if known[key] is None]
         many = len(keys) > 1
-        options = {"execution_profile": READS, **({} if timeout is None else {"timeout": timeout})}
+        for_batch, for_tiles, for_fine = self._statements(project, view, manifest, many=many)
 
-        def start(statement: PreparedStatement | None, *values: object) -> ResponseFuture | None:
-            return None if statement is None else session.execute_async(statement, values, **options)
+        def start(statement: str | None, *values: object) -> Read | None:
+            return None if statement is None else reader.start(statement, values, timeout)
 
         with answering(_gone(view.name)):
-            for_batch, for_tiles, for_fine = self._statements(session, project, view, manifest, many=many)
             starts = [] if for_fine is None else _fine_starts(view, at)
             return Pending(
                 view,
@@ -169,21 +222,23 @@ class StateReads(Tables):
                 fine=start(for_fine, keys if many else keys[0], starts) if starts else None,
             )
 
-    def prepare(self, project: Project, manifest: Manifest | None) -> None:
+    def prepare(
+        self,
+        project: Project,
+        manifest: Manifest | None,
+        timeout: float | None = None,
+        reader: Reader | None = None,
+    ) -> None:
         """Prepare the statements of `ask`, so that no answer waits for it."""
+        by = reader or DriverReader(self.settings)
         for view in project.views:
             with answering(_gone(view.name)):
                 for many in (False, True):
-                    self._statements(self.session, project.name, view, manifest, many=many)
+                    found = self._statements(project.name, view, manifest, many=many)
+                    by.prepare([statement for statement in found if statement is not None], timeout)
 
     def _statements(
-        self,
-        session: Session,
-        project: str,
-        view: FeatureView,
-        manifest: Manifest | None,
-        *,
-        many: bool = False,
+        self, project: str, view: FeatureView, manifest: Manifest | None, *, many: bool = False
     ) -> _Statements:
         """Statements for batch part, wide and fine tiles of one key or of `many`; None where missing."""
         batch = tiles = fine = None
@@ -194,21 +249,14 @@ class StateReads(Tables):
                     f"view {view.name!r} of {project!r} was declared anew since the last build: "
                     f"run 'anabranch build {project}'"
                 )
-            batch = prepared(
-                session, f"SELECT key, states, extras FROM {manifest.tables[view.name]} WHERE {where}"
-            )
+            batch = f"SELECT key, states, extras FROM {manifest.tables[view.name]} WHERE {where}"
         table = tiles_table(project, view)
         if view.source.topic is not None and table in self._tables():
-            tiles = prepared(
-                session, f"SELECT key, tile_start, state, extra FROM {table} WHERE {where} AND slot >= ?"
-            )
+            tiles = f"SELECT key, tile_start, state, extra FROM {table} WHERE {where} AND slot >= ?"
             if len(view.tiers) > 1:
                 narrow = tiles_table(project, view, fine=True)
-                fine = prepared(
-                    session,
-                    f"SELECT key, tile_start, state, extra, slot FROM {narrow} "
-                    f"WHERE {where} AND tile_start IN ?",
-                )
+                columns = "key, tile_start, state, extra, slot"
+                fine = f"SELECT {columns} FROM {narrow} WHERE {where} AND tile_start IN ?"
         return batch, tiles, fine
 
 
