@@ -24,8 +24,8 @@ from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
 from anabranch.settings import ModelsSettings, ViewsSettings
 from anabranch.stores.cassandra.current_rows import own_columns, time_features
-from anabranch.stores.cassandra.pushdown import pushing
-from anabranch.stores.cassandra.source import CassandraSource, cassandra_options
+from anabranch.stores.cassandra.data_source.pushdown import pushing
+from anabranch.stores.cassandra.data_source.source import CassandraSource, cassandra_options
 from anabranch.stores.cassandra.tables import current_table, history_table
 from anabranch.stores.cassandra.views import Views
 from anabranch.stores.lake.lake import Lake

@@ -12,7 +12,7 @@ from anabranch.declare.names import RESULTS
 from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
 from anabranch.stores.cassandra.current_rows import time_features
-from anabranch.stores.cassandra.source import CassandraSource, cassandra_options
+from anabranch.stores.cassandra.data_source.source import CassandraSource, cassandra_options
 from anabranch.stores.cassandra.tables import current_table
 from anabranch.stores.files.filesystems import files_at, hadoop, spark_path
 from anabranch.stores.lake.staging import snapshot

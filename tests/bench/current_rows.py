@@ -12,7 +12,7 @@ from anabranch.answers.parts import Parts
 from anabranch.answers.service import AnswerService
 from anabranch.answers.spark_tables import SparkTables
 from anabranch.declare.projects import Project
-from anabranch.stores.cassandra.source import CassandraSource, cassandra_options
+from anabranch.stores.cassandra.data_source.source import CassandraSource, cassandra_options
 from anabranch.stores.cassandra.tables import current_table, history_table
 from anabranch.stores.cassandra.views import Views
 from anabranch.stores.cassandra.writer import write_rows

@@ -16,9 +16,9 @@ from pyspark.sql.types import StructType
 
 from anabranch.errors import MisuseError
 from anabranch.folds.packing import unpack_extras
-from anabranch.stores.cassandra.reader import CassandraReader, PushingReader, TokenRange
+from anabranch.stores.cassandra.data_source.reader import CassandraReader, PushingReader, TokenRange
+from anabranch.stores.cassandra.data_source.source import CassandraSource, cassandra_options
 from anabranch.stores.cassandra.session import session_for
-from anabranch.stores.cassandra.source import CassandraSource, cassandra_options
 from anabranch.stores.cassandra.writer import write_rows
 from jobs.wiring.settings import Settings
 

@@ -18,7 +18,7 @@ from anabranch.stores.cassandra.current_rows import (
     current_message,
     register_column,
 )
-from anabranch.stores.cassandra.source import CassandraSource, cassandra_options
+from anabranch.stores.cassandra.data_source.source import CassandraSource, cassandra_options
 from anabranch.stores.cassandra.tables import current_table, history_table
 from anabranch.stores.cassandra.views import Views
 from anabranch.values.keys import key_text

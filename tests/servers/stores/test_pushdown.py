@@ -12,9 +12,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from anabranch import FeatureView, LastK, Max, Project, Source, Sum
-from anabranch.stores.cassandra.pushdown import pushing
+from anabranch.stores.cassandra.data_source.pushdown import pushing
+from anabranch.stores.cassandra.data_source.source import CassandraSource, cassandra_options
 from anabranch.stores.cassandra.session import session_for
-from anabranch.stores.cassandra.source import CassandraSource, cassandra_options
 from anabranch.stores.cassandra.writer import write_rows
 from anabranch.values.times import HOUR, from_micros, to_micros
 from jobs.flows.analysis import Analysis

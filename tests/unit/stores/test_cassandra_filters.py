@@ -14,7 +14,7 @@ from pyspark.sql.datasource import (
     StringStartsWith,
 )
 
-from anabranch.stores.cassandra.filters import TIMES, Pushed, push
+from anabranch.stores.cassandra.data_source.filters import TIMES, Pushed, push
 
 TYPES = {
     "key": "text",

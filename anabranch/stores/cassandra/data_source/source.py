@@ -22,7 +22,7 @@ from pyspark.sql.types import StructType
 
 from anabranch.errors import MisuseError
 from anabranch.settings import ViewsSettings
-from anabranch.stores.cassandra.reader import (
+from anabranch.stores.cassandra.data_source.reader import (
     CassandraReader,
     PushingReader,
     settings_of,

@@ -14,7 +14,7 @@ from pyspark.sql.types import StructType
 
 from anabranch.errors import MisuseError
 from anabranch.settings import ViewsSettings
-from anabranch.stores.cassandra.filters import TIMES, Pushed, push
+from anabranch.stores.cassandra.data_source.filters import TIMES, Pushed, push
 from anabranch.stores.cassandra.session import answering, session_for
 from anabranch.stores.cassandra.tables import plain_value, time_of, token_ranges
 
