@@ -29,7 +29,7 @@ _PROTOCOL = 5  # that session.py connects with
 def write_rows(frame: "DataFrame", views: ViewsSettings, table: str, moment: int | None = None) -> int:
     """Upsert the rows of a frame and return their number; as of `moment` they never replace newer ones.
 
-    The data source (data_source/source.py) starts Python processes to plan each write; this is a stage like any other,
+    The data source (data_source/) starts Python processes to plan each write; this is a stage like any other,
     whose workers stay connected.
     """
     from pyspark.sql import functions as F  # the REST server loads this module without Spark
