@@ -46,6 +46,7 @@ from anabranch.aggregates.recency import DecayedMean, DecayedSum, TimeSince
 from anabranch.aggregates.spread import Correlation, Covariance, Kurtosis, Skewness, Slope, StdDev, Variance
 from anabranch.declare.models import Gate, Member, Model, Online, Search, Slice
 from anabranch.declare.projects import OnWrite, Project
+from anabranch.declare.sharing import shared
 from anabranch.declare.sources import Label, Source
 from anabranch.declare.views import FeatureView
 from anabranch.declare.watch import Freshness, Watch
@@ -67,5 +68,5 @@ __all__ = [
     "First", "FirstK", "Freshness", "Gate", "Histogram", "Kurtosis", "Label", "Last", "LastK", "Max",
     "Mean", "Member", "Min", "Model", "MostFrequent", "OnWrite", "Online", "Project", "Rate", "Search",
     "Skewness", "Slice", "Slope", "Source", "StdDev", "Sum", "TimeSince", "TopK", "Variance", "Watch",
-    "Window", "register_format", "register_type", "register_window",
+    "Window", "register_format", "register_type", "register_window", "shared",
 ]  # fmt: skip

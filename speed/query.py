@@ -68,7 +68,7 @@ def checkpoint(layer: SpeedLayer, project: Project, source: Source) -> str:
         _STATE_FORMAT,
         layer.partitions,
         layer.times.slot_seconds,
-        project.keys,
+        project.key_columns_in(source) or project.keys,
         [view.fingerprint for view in project.views_of(source.name)],
     )
     digest = hashlib.sha256(repr(meaning).encode()).hexdigest()[:12]

@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from anabranch.declare.projects import Project
+from anabranch.declare.sources import Source
 from anabranch.folds.packing import LARGEST, LOST_EXTRAS
 from anabranch.folds.spark import Piece
 from anabranch.settings import ViewsSettings
@@ -24,14 +25,15 @@ CHANGED_SCHEMA = "key STRING"
 
 
 def tile_writer(
-    views: ViewsSettings, project: Project, pieces: Sequence[Piece]
+    views: ViewsSettings, project: Project, source: Source, pieces: Sequence[Piece]
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """A function for `DataFrame.mapInArrow` over states (piece, key, slot, tile_start, events, state, extra).
 
     Times are in microseconds. Writes the states of views to their tables and, once all are written, yields
     the keys among them that are the project's own.
     """
-    own = [piece.keys == project.keys and not piece.fine for piece in pieces]
+    entity = project.key_columns_in(source)
+    own = [piece.keys == entity and not piece.fine for piece in pieces]
     named = own.index(True) if True in own else None
     tables = [piece.view and tiles_table(project.name, piece.view, fine=piece.fine) for piece in pieces]
 

@@ -47,15 +47,16 @@ def events_of(layer: SpeedLayer, project: Project, source: Source) -> DataFrame:
 
 def states_of(layer: SpeedLayer, project: Project, source: Source, events: DataFrame) -> DataFrame:
     """The states of all views of a source: tiles by (piece, key, slot, tile start)."""
-    return tiles(project.views_of(source.name), events, layer.times.slot_seconds, project.keys)
+    entity = project.key_columns_in(source)
+    return tiles(project.views_of(source.name), events, layer.times.slot_seconds, entity)
 
 
 def write_states(layer: SpeedLayer, project: Project, source: Source, states: DataFrame) -> DataFrame:
     """The keys of the project that changed (`key`). Computing the frame writes the tiles."""
-    pieces = pieces_of(project.views_of(source.name), project.keys)
+    pieces = pieces_of(project.views_of(source.name), project.key_columns_in(source))
     moments = [F.unix_micros(name).alias(name) for name in ("slot", "tile_start")]
     stored = states.select("piece", "key", *moments, "events", "state", "extra")
-    write = tile_writer(layer.stores.views.settings, project, pieces)
+    write = tile_writer(layer.stores.views.settings, project, source, pieces)
     # The shuffle of `distinct` ends with the last task that writes tiles: no key is scored before.
     return stored.mapInArrow(write, CHANGED_SCHEMA).distinct()
 

@@ -182,7 +182,7 @@ def replacer(
 
 
 def _streamed(project: Project) -> bool:
-    return any(view.source.topic is not None for view in project.views)
+    return any(view.source.topic is not None for view in project.own_views)
 
 
 @lru_cache(maxsize=4)

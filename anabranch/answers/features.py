@@ -18,7 +18,7 @@ from anabranch.declare.views import FeatureView
 from anabranch.errors import UnavailableError
 from anabranch.folds.merge import BatchPart, Known, Merged, merge_all
 from anabranch.stores.cassandra.manifest import Manifest
-from anabranch.stores.cassandra.reads import GRACE, Pending, Reader
+from anabranch.stores.cassandra.reads import GRACE, Pending, Reader, states_of
 from anabranch.stores.cassandra.views import Views
 from anabranch.stores.ignite.shared_parts import SharedParts
 from anabranch.values.keys import SEPARATOR, key_text
@@ -47,9 +47,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class _Reading:
-    """Reads in flight; `texts` are the stored texts of each key by view."""
+    """Reads in flight; `texts` are the stored texts of each key, in the order of the project's views."""
 
-    texts: Sequence[Mapping[str, str]]
+    texts: Sequence[Sequence[str]]
     pending: Sequence[Pending]
 
     def when_done(self, done: Callable[[], object]) -> None:
@@ -123,7 +123,7 @@ class Answers:
             chunk = keys[start : start + _SIDE_BY_SIDE]
             asked = now_micros() if at is None else at
             reading = self._begin(project, chunk, manifest, asked)
-            known = self._collect(reading, manifest, project)
+            known = self._collect(reading, project)
             moment = min(now_micros(), asked + GRACE) if at is None else at
             answers += _answers(project, chunk, reading.texts, known, manifest, moment)
         return answers
@@ -166,7 +166,7 @@ class Answers:
         known: dict[tuple[str, str], Known] = {}
         for reading in readings:
             await _done(reading)
-            known.update(self._collect(reading, manifest, project))
+            known.update(self._collect(reading, project))
         moment = min(now_micros(), asked + GRACE) if at is None else at
         answers: list[Answer] = []
         for reading in readings:
@@ -193,17 +193,18 @@ class Answers:
         moment = now_micros() if at is None else at
         found = []
         for key in keys:
-            text = {view.name: key_text(view.keys, key) for view in project.views}
+            text = _texts(project, key)
             known: dict[tuple[str, str], Known] = {}
-            for view in project.views:
-                part = self._kept(project, view, text[view.name], manifest)
-                if part is None or manifest is None:
+            for view, stored in zip(project.views, text, strict=True):
+                part = self._kept(*states_of(project, view, manifest), view, stored)
+                if part is None:
                     raise UnavailableError(why)
-                known[view.name, text[view.name]] = (part, None)
+                known[view.full_name, stored] = (part, None)
             (answer,) = _answers(project, [key], [text], known, manifest, moment)
             if not answer.known:
                 raise UnavailableError(why)
-            since = format_time(manifest.cut) if manifest else "ever"
+            cuts = [one.cut for one in (manifest, *(manifest.lent.values() if manifest else ())) if one]
+            since = format_time(min(cuts)) if cuts else "ever"
             missing = f"events that arrived since {since} are missing, for {why}"
             found.append(replace(answer, degraded="; ".join(filter(None, (missing, answer.degraded)))))
         return found
@@ -217,31 +218,32 @@ class Answers:
         reader: Reader | None = None,
     ) -> _Reading:
         """Start all reads; keys share reads, which is less work."""
-        texts = [{view.name: key_text(view.keys, key) for view in project.views} for key in keys]
+        texts = [_texts(project, key) for key in keys]
         pending: list[Pending] = []
-        for view in project.views:
-            wanted = {text[view.name]: self._kept(project, view, text[view.name], manifest) for text in texts}
-            pending += self.views.ask(project.name, view, wanted, manifest, at, self.timeout, reader)
+        for view, positions in project.stored_views:
+            owner, version = states_of(project, view, manifest)
+            asked = dict.fromkeys(text[position] for text in texts for position in positions)
+            wanted = {text: self._kept(owner, version, view, text) for text in asked}
+            pending += self.views.ask(owner, view, wanted, version, at, self.timeout, reader)
         return _Reading(texts, pending)
 
-    def _collect(
-        self, reading: _Reading, manifest: Manifest | None, project: Project
-    ) -> dict[tuple[str, str], Known]:
+    def _collect(self, reading: _Reading, project: Project) -> dict[tuple[str, str], Known]:
         found: dict[tuple[str, str], Known] = {}
         for pending in reading.pending:
-            view = pending.view.name
+            view, version = pending.view, pending.manifest
+            owner = view.use.owner or project.name
             for key, known in pending.result().items():
-                found[view, key] = known
+                found[view.full_name, key] = known
                 batch, _ = known
                 if (
                     self.parts is not None
                     and batch is not None
-                    and manifest is not None
+                    and version is not None
                     and pending.known[key] is None
                 ):
-                    self.parts.put(_name(project, view, key, manifest), batch)
+                    self.parts.put(_name(owner, view, key, version), batch)
                     if self.shared is not None:
-                        self.shared.offer(_shared_name(project, view, key, manifest), batch)
+                        self.shared.offer(_shared_name(owner, view, key, version), batch)
         return found
 
     async def _take_shared(
@@ -252,34 +254,39 @@ class Answers:
             return
         wanted: dict[str, Name] = {}
         for view in project.views:
-            if manifest.fingerprints.get(view.name) == view.fingerprint:
+            owner, version = states_of(project, view, manifest)
+            if version is not None and version.fingerprints.get(view.name) == view.fingerprint:
                 names = (
-                    (_name(project, view.name, text, manifest), text)
-                    for text in (key_text(view.keys, key) for key in keys)
+                    (_name(owner, view, text, version), text)
+                    for text in (key_text(view.asked, key) for key in keys)
                 )
                 wanted |= {
-                    _shared_name(project, view.name, text, manifest): name
+                    _shared_name(owner, view, text, version): name
                     for name, text in names
                     if name not in self.parts
                 }
         for shared, part in (await self.shared.fetch(list(wanted))).items():
             self.parts.put(wanted[shared], part)
 
-    def _kept(
-        self, project: Project, view: FeatureView, key: str, manifest: Manifest | None
-    ) -> BatchPart | None:
+    def _kept(self, owner: str, manifest: Manifest | None, view: FeatureView, key: str) -> BatchPart | None:
         # The manifest has no part of a view that is declared otherwise now, even if one is cached.
         if self.parts is None or manifest is None or manifest.fingerprints.get(view.name) != view.fingerprint:
             return None
-        return self.parts.get(_name(project, view.name, key, manifest))
+        return self.parts.get(_name(owner, view, key, manifest))
 
 
-def _name(project: Project, view: str, key: str, manifest: Manifest) -> Name:
-    return (project.name, view, manifest.built_at, key)
+def _texts(project: Project, key: Mapping[str, object]) -> tuple[str, ...]:
+    """The stored texts of a key in the order of the project's views."""
+    return tuple(key_text(view.asked, key) for view in project.views)
 
 
-def _shared_name(project: Project, view: str, key: str, manifest: Manifest) -> str:
-    return SEPARATOR.join((project.name, view, manifest.fingerprints[view], str(manifest.built_at), key))
+def _name(owner: str, view: FeatureView, key: str, manifest: Manifest) -> Name:
+    return (owner, view.name, manifest.built_at, key)
+
+
+def _shared_name(owner: str, view: FeatureView, key: str, manifest: Manifest) -> str:
+    fingerprint = manifest.fingerprints[view.name]
+    return SEPARATOR.join((owner, view.name, fingerprint, str(manifest.built_at), key))
 
 
 async def _done(reading: _Reading) -> None:
@@ -305,29 +312,31 @@ async def _done(reading: _Reading) -> None:
 def _answers(
     project: Project,
     keys: Sequence[Mapping[str, object]],
-    texts: Sequence[Mapping[str, str]],
+    texts: Sequence[Sequence[str]],
     known: Mapping[tuple[str, str], Known],
     manifest: Manifest | None,
     at: int,
 ) -> list[Answer]:
     """Merge what is `known`, by view and key text, for each of `keys`; all keys of a view together."""
-    merged: dict[tuple[str, str], Merged] = {}
-    for view in project.views:
-        names = list(dict.fromkeys((view.name, text[view.name]) for text in texts))
-        merged.update(zip(names, merge_all(view, [known[name] for name in names], at), strict=True))
+    merged: list[Mapping[str, Merged]] = []
+    for position, view in enumerate(project.views):
+        names = list(dict.fromkeys(text[position] for text in texts))
+        found = merge_all(view, [known[view.full_name, name] for name in names], at)
+        merged.append(dict(zip(names, found, strict=True)))
     version = manifest.batch_version if manifest else None
+    gaps = [*manifest.gaps, *(gap for one in manifest.lent.values() for gap in one.gaps)] if manifest else []
     answers = []
     for key, text in zip(keys, texts, strict=True):
         values: dict[str, object] = {}
-        reasons: dict[str, None] = dict.fromkeys(map(str, manifest.gaps if manifest else ()))
+        reasons: dict[str, None] = dict.fromkeys(map(str, gaps))
         any_known, lost = False, frozenset[str]()
-        for name in text.items():
-            batch, tiles = known[name]
+        for view, name, values_of in zip(project.views, text, merged, strict=True):
+            batch, tiles = known[view.full_name, name]
             # A batch part without rows is a key that the version's table does not have.
             any_known = any_known or tiles is not None or (batch is not None and len(batch.rows) > 0)
-            values.update(merged[name].values)
-            lost |= merged[name].lost
-            if why := merged[name].degraded:
+            values.update(values_of[name].values)
+            lost |= values_of[name].lost
+            if why := values_of[name].degraded:
                 reasons[why] = None
         answers.append(
             Answer(

@@ -4,11 +4,13 @@ import importlib.util
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
 from anabranch.declare.projects import Project
+from anabranch.declare.sharing import loading
 from anabranch.errors import AnabranchError, DeclarationError, UnknownProjectError
 
 
@@ -33,7 +35,8 @@ def load_project(name: str, folders: Sequence[Path]) -> Project:
             f"no project {name!r}: there is {', '.join(paths) or 'none'} (searched {searched}): "
             f"declare it in a file {name}.py there"
         )
-    project = getattr(_module(name, paths[name]), "project", None)
+    with loading(name, partial(load_project, folders=folders)):
+        project = getattr(_module(name, paths[name]), "project", None)
     if not isinstance(project, Project):
         raise DeclarationError(f"{paths[name]} has no value 'project': end it with project = Project(...)")
     if project.name != name:

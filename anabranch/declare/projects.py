@@ -1,14 +1,14 @@
 """Projects: views, a label and a model. Declarations are frozen, and checked when constructed."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from anabranch.declare.models import SMALLER_IS_BETTER, Model
 from anabranch.declare.names import RESERVED, RESULTS, check_name, check_unique, digest
 from anabranch.declare.sources import Label, Source
-from anabranch.declare.views import FeatureColumn, FeatureView
+from anabranch.declare.views import FeatureColumn, FeatureView, ViewUse
 from anabranch.declare.watch import Freshness, Watch
 from anabranch.errors import DeclarationError
 from anabranch.values.numbers import WholeType
@@ -33,7 +33,10 @@ class OnWrite:
 
 @dataclass(frozen=True, kw_only=True)
 class Project:
-    """Views, and a label and a model unless the project has features only."""
+    """Views, and a label and a model unless the project has features only.
+
+    `shared_with` names the projects that may use its views by `shared`.
+    """
 
     name: str
     views: tuple[FeatureView, ...]
@@ -44,6 +47,7 @@ class Project:
     freshness: Freshness | None = None
     watch: Watch = field(default_factory=Watch)
     score_on_write: tuple[OnWrite, ...] = ()
+    shared_with: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_name(self.name, "project")
@@ -65,7 +69,8 @@ class Project:
             raise DeclarationError(f"{place} has no views: give at least one")
         if (self.label is None) != (self.model is None):
             raise DeclarationError(f"{place}: a label and a model belong together: give both or neither")
-        check_unique([view.name for view in self.views], f"{place}: view")
+        self._check_uses(place)
+        check_unique([view.name for view in self.own_views], f"{place}: view")
         check_unique([column.name for column in self.columns], f"{place}: feature column")
         topics = [source.topic for source in self.sources.values() if source.topic]
         check_unique(topics, f"{place}: topic")
@@ -169,32 +174,71 @@ class Project:
                 "leave Model(online=...) out"
             )
 
+    def _check_uses(self, place: str) -> None:
+        declared: object = self.shared_with
+        if not isinstance(declared, tuple) or not all(isinstance(one, str) and one for one in declared):
+            raise DeclarationError(
+                f"{place}: shared_with is {self.shared_with!r}: "
+                'write the names of projects, ("card_fraud",) with its comma'
+            )
+        for view in (view for view in self.views if view.use.owner is not None):
+            if self.name not in view.use.shared_with:
+                raise DeclarationError(
+                    f"{place}: project {view.use.owner!r} does not share view {view.name!r} with it: "
+                    f"its owner consents by shared_with=({self.name!r},) in its declaration"
+                )
+        for position, view in enumerate(self.views):
+            again = [
+                other
+                for other in self.views[:position]
+                if other.full_name == view.full_name and other.use.prefix == view.use.prefix
+            ]
+            if again and again[0].unused == view.unused:
+                raise DeclarationError(
+                    f"{place}: view {view.full_name!r} is used twice and its columns would have the same "
+                    'names: give each use its own prefix, such as .on(card="buyer_card", prefix="buyer")'
+                )
+
     def _check_keys(self, view: FeatureView, place: str) -> None:
-        missing = [name for name in view.keys if name not in self.keys]
+        missing = [name for name in view.asked if name not in self.keys]
         if missing:
             known = ", ".join(self.keys)
             raise DeclarationError(
-                f"{place}: key {missing[0]!r} of view {view.name!r} is not among the label's keys {known}: "
-                "add it to Label(key=...)"
+                f"{place}: key {missing[0]!r} of view {view.full_name!r} is not among the label's keys "
+                f"{known}: add it to Label(key=...), or say which of them it is with "
+                f'.on({view.keys[view.asked.index(missing[0])]}="...")'
             )
 
     def _check_key_types(self, place: str) -> None:
         declared: dict[str, tuple[DataType, str]] = {}
-        for source in self.sources.values():
-            for name in (name for keys in self.key_sets(source) for name in keys):
-                kind = source.column(name, "key").type
-                known, other = declared.setdefault(name, (kind, source.name))
-                if known != kind and not (known.integral and kind.integral):
-                    raise DeclarationError(
-                        f"{place}: key {name!r} is {known} in source {other!r} and {kind} in source "
-                        f"{source.name!r}, where one key is two texts (0042 and 42): declare one type"
-                    )
+        for name, kind, column in self._typed_keys:
+            known, other = declared.setdefault(name, (kind, column))
+            if known != kind and not (known.integral and kind.integral):
+                raise DeclarationError(
+                    f"{place}: key {name!r} is {known} in {other} and {kind} in {column}, "
+                    "where one key is two texts (0042 and 42): declare one type"
+                )
+
+    @property
+    def _typed_keys(self) -> Iterator[tuple[str, DataType, str]]:
+        """Each column of the key with a type that it has in a source, and words for where."""
+        for view in self.views:
+            for name, column in zip(view.asked, view.keys, strict=True):
+                role = "" if name == column else f", column {column!r}"
+                yield name, view.source.column(column, "key").type, f"source {view.feed!r}{role}"
+        if self.label is not None:
+            source = self.label.source
+            for name in self.label.keys:
+                yield name, source.column(name, "key").type, f"source {source.name!r}"
 
     @cached_property
     def sources(self) -> dict[str, Source]:
         """Every source by name; raises DeclarationError when different sources have one name."""
         sources: dict[str, Source] = {}
-        for source in [*(view.source for view in self.views), *([self.label.source] if self.label else [])]:
+        for source in [
+            *(view.source for view in self.own_views),
+            *([self.label.source] if self.label else []),
+        ]:
             if sources.setdefault(source.name, source) != source:
                 raise DeclarationError(
                     f"project {self.name!r}: two different sources are named {source.name!r}: rename one"
@@ -207,7 +251,49 @@ class Project:
         return (
             self.label.keys
             if self.label
-            else tuple(dict.fromkeys(name for view in self.views for name in view.keys))
+            else tuple(dict.fromkeys(name for view in self.views for name in view.asked))
+        )
+
+    @cached_property
+    def own_views(self) -> tuple[FeatureView, ...]:
+        """The project's own views, each once whatever the roles it is used in: those that have states."""
+        views: list[FeatureView] = []
+        for view in (view.unused for view in self.views if view.use.owner is None):
+            views += [] if view in views else [view]
+        return tuple(views)
+
+    def lend(self, view: str) -> FeatureView:
+        """An own view for another project. Raises DeclarationError when there is none of that name."""
+        own = {each.name: each for each in self.own_views}
+        if view not in own:
+            other = [each for each in self.views if each.name == view]
+            why = (
+                f"it uses {other[0].full_name!r} of another project itself: share that one"
+                if other
+                else f"it has {', '.join(own) or 'no view of its own'}"
+            )
+            raise DeclarationError(f"project {self.name!r} has no view {view!r} to share: {why}")
+        return replace(own[view], use=ViewUse(owner=self.name, shared_with=self.shared_with))
+
+    @cached_property
+    def lenders(self) -> Mapping[str, "Project"]:
+        """Projects whose views this one uses, by name, each with those views alone."""
+        views: dict[str, list[FeatureView]] = {}
+        for view, _ in self.stored_views:
+            if view.use.owner is not None:
+                views.setdefault(view.use.owner, []).append(replace(view, use=ViewUse()))
+        return {owner: Project(name=owner, views=tuple(each)) for owner, each in views.items()}
+
+    @cached_property
+    def stored_views(self) -> tuple[tuple[FeatureView, tuple[int, ...]], ...]:
+        """Each view of which answers read states, once, with its positions in `views`."""
+        names = [view.full_name for view in self.views]
+        return tuple(
+            (
+                self.views[names.index(name)].unused,
+                tuple(position for position, other in enumerate(names) if other == name),
+            )
+            for name in dict.fromkeys(names)
         )
 
     @cached_property
@@ -224,11 +310,9 @@ class Project:
     def key_types(self) -> Mapping[str, DataType]:
         """Types of the key's columns; of several whole numbers the widest."""
         types: dict[str, DataType] = {}
-        for source in self.sources.values():
-            for name in dict.fromkeys(name for keys in self.key_sets(source) for name in keys):
-                kind = source.column(name, "key").type
-                known = types.get(name, kind)
-                types[name] = known if _range(known) >= _range(kind) else kind
+        for name, kind, _ in self._typed_keys:
+            known = types.get(name, kind)
+            types[name] = known if _range(known) >= _range(kind) else kind
         return types
 
     @property
@@ -242,8 +326,19 @@ class Project:
         return tuple(chosen)
 
     def views_of(self, source: str) -> tuple[FeatureView, ...]:
-        """Views fed by the source."""
-        return tuple(view for view in self.views if view.source.name == source)
+        """The project's own views that are fed by the source, each once."""
+        return tuple(view for view in self.own_views if view.source.name == source)
+
+    def key_columns_in(self, source: Source) -> tuple[str, ...]:
+        """The columns of a source that hold the project's key, in the order of `keys`; () without them all.
+
+        Where a view of the source stands for the whole key under other names, they are the view's.
+        """
+        for view in self.views:
+            if view.feed == source.name and set(view.asked) == set(self.keys):
+                return tuple(view.keys[view.asked.index(name)] for name in self.keys)
+        there = {column.name for column in source.columns}
+        return self.keys if there >= set(self.keys) else ()
 
     def key_sets(self, source: Source) -> tuple[tuple[str, ...], ...]:
         """The keys for which events of the source are used, by its views and by the label."""
@@ -258,6 +353,11 @@ class Project:
         label, model = self.label, self.model
         parts = [f"{view.name}:{view.fingerprint}" for view in self.views] + [c.name for c in self.columns]
         parts += [aggregate.meaning() for view in self.views for aggregate in view.features.values()]
+        parts += [
+            f"{view.full_name}:{view.asked!r}"
+            for view in self.views
+            if view.full_name != view.name or view.use.columns
+        ]
         if label and model:
             parts += [label.source.name, repr(label.keys), label.target, *model.meaning()]
         return digest(parts)

@@ -1,7 +1,7 @@
 """Feature views: features of one key over the events of one source."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from anabranch.aggregates.base import Aggregate
@@ -23,6 +23,23 @@ class FeatureColumn:
     feature: str
     window: Window
     type: DataType
+    prefix: str = ""
+    """What `name` begins with before the feature's name: the view's role, if it is used in one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewUse:
+    """How a project uses a view: set by `FeatureView.on` and `shared`, not by authors.
+
+    `columns` are pairs of a key column of the view and the column of the project's key that stands for it;
+    `prefix` is the role, which feature columns begin with. A view of another project has an `owner`, whose
+    declaration names in `shared_with` the projects that may use it.
+    """
+
+    columns: tuple[tuple[str, str], ...] = ()
+    prefix: str = ""
+    owner: str | None = None
+    shared_with: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +53,7 @@ class FeatureView:
     windows: tuple[str, ...] | str = ()
     hop: str | None = None
     description: str = ""
+    use: ViewUse = ViewUse()
 
     def __post_init__(self) -> None:
         check_name(self.name, "view")
@@ -89,10 +107,59 @@ class FeatureView:
                 )
             seen.add(column.name)
 
+    def on(self, *, prefix: str = "", **columns: str) -> "FeatureView":
+        """This view under other names: ``spending.on(card="buyer_card", prefix="buyer")``.
+
+        A project's key column `buyer_card` is then looked up as the view's `card`, and feature columns begin
+        with the prefix: ``buyer_spent_1h``. Uses of one view share landing, tiles and batch states.
+        """
+        place = f"view {self.name!r}: on()"
+        if prefix:
+            check_name(prefix, f"{place}: prefix")
+        if not prefix and not columns:
+            raise DeclarationError(f"{place} changes nothing: give a key column, such as card='buyer_card'")
+        unknown = [name for name in columns if name not in self.keys]
+        if unknown:
+            known = ", ".join(self.keys)
+            raise DeclarationError(f"{place}: {unknown[0]!r} is no key column: the view has {known}")
+        given: dict[str, object] = {**columns}
+        wrong = [name for name, column in given.items() if not isinstance(column, str) or not column]
+        if wrong:
+            raise DeclarationError(
+                f"{place}: {wrong[0]}={columns[wrong[0]]!r}: give the name of a column of the project's key"
+            )
+        named = {**dict(self.use.columns), **columns}
+        used = replace(
+            self, use=replace(self.use, columns=tuple(named.items()), prefix=prefix or self.use.prefix)
+        )
+        check_unique(list(used.asked), f"{place}: column")
+        return used
+
     @property
     def keys(self) -> tuple[str, ...]:
-        """Names of the key's columns."""
+        """Names of the key's columns in the source."""
         return (self.key,) if isinstance(self.key, str) else self.key
+
+    @cached_property
+    def asked(self) -> tuple[str, ...]:
+        """The columns of a project's key that stand for `keys`, in their order: the same without `on`."""
+        names = dict(self.use.columns)
+        return tuple(names.get(name, name) for name in self.keys)
+
+    @cached_property
+    def unused(self) -> "FeatureView":
+        """The view itself, whose states are stored, without the role in which it is used."""
+        return replace(self, use=replace(self.use, columns=(), prefix=""))
+
+    @cached_property
+    def full_name(self) -> str:
+        """The name, behind that of the owner for a view of another project: ``merchants.risk``."""
+        return self.name if self.use.owner is None else f"{self.use.owner}.{self.name}"
+
+    @cached_property
+    def feed(self) -> str:
+        """The source's name, behind that of the owner for a view of another project."""
+        return self.source.name if self.use.owner is None else f"{self.use.owner}.{self.source.name}"
 
     @cached_property
     def layout(self) -> Layout:
@@ -139,9 +206,15 @@ class FeatureView:
     @cached_property
     def columns(self) -> tuple[FeatureColumn, ...]:
         """Feature columns, windows within features: ``bpm_mean_1h``, ``bpm_mean_1d``, ... or ``age``."""
-        bounds = self.layout.bounds
+        bounds, role = self.layout.bounds, f"{self.use.prefix}_" if self.use.prefix else ""
         return tuple(
-            FeatureColumn(f"{name}_{span.name}" if self.windows else name, name, span, bounds[name].type)
+            FeatureColumn(
+                f"{role}{name}_{span.name}" if self.windows else f"{role}{name}",
+                name,
+                span,
+                bounds[name].type,
+                role,
+            )
             for name in self.features
             for span in self.spans
         )

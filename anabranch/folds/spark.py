@@ -157,11 +157,12 @@ class Piece:
 def pieces_of(views: Sequence[FeatureView], entity: tuple[str, ...] = ()) -> tuple[Piece, ...]:
     """The pieces of an event of the views' one source, the wide tier of each view before the fine one.
 
-    The key of columns `entity` is a last piece where the source has these columns and no view has that key.
+    `entity` are the source's columns of the project's key, if an event names it: a last piece where no view
+    has that key.
     """
     pieces = [Piece(view.keys, view, width) for view in views for width in view.tiers]
-    named = bool(entity) and {column.name for column in views[0].source.columns} >= set(entity)
-    return (*pieces, Piece(entity)) if named and all(view.keys != entity for view in views) else tuple(pieces)
+    named = bool(entity) and all(view.keys != entity for view in views)
+    return (*pieces, Piece(entity)) if named else tuple(pieces)
 
 
 def tiles(
@@ -227,11 +228,12 @@ def point_in_time(
 ) -> DataFrame:
     """`rows` with one column a feature: features of the rows' keys from events strictly before column `time`.
 
-    `events` holds distinct events by source name. Each view takes one shuffle, in which the rows' own
-    columns travel along. `as_known` excludes events that had not arrived before the row's time; raises
-    MisuseError for sketches, which are computed from whole ranges.
+    `events` holds distinct events by the views' feeds (the names of sources); views whose events are not
+    given are left out. Each view takes one shuffle, in which the rows' own columns travel along. `as_known`
+    excludes events that had not arrived before the row's time; raises MisuseError for sketches, which are
+    computed from whole ranges.
     """
-    for view in project.views:
+    for view in (view for view in project.views if view.feed in events):
         sketches = [name for name, bound in view.layout.bounds.items() if bound.exactly is not None]
         if as_known and sketches:
             kind = type(view.features[sketches[0]]).__name__
@@ -239,7 +241,7 @@ def point_in_time(
                 f"feature {sketches[0]!r} of view {view.name!r} is a {kind}, "
                 "which cannot be computed as known at the time: leave out --as-known"
             )
-        rows = _with_features(view, events[view.source.name], rows, time, as_known)
+        rows = _with_features(view, events[view.feed], rows, time, as_known)
     return rows
 
 
@@ -250,7 +252,7 @@ def _with_features(
     names = {element: f"_e{position}" for position, element in enumerate(elements)}
     payload = F.struct(*[F.col(quoted(name)) for name in rows.columns])
     asked = rows.select(
-        key_column(view.keys).alias("_key"),
+        key_column(view.asked).alias("_key"),
         F.unix_micros(F.col(quoted(time)).cast("timestamp")).alias(TIME),
         payload.alias("_row"),
     )

@@ -235,10 +235,7 @@ def why_full(before: Manifest | None, coverage: Coverage, identities: Mapping[st
 
 def sources_of_keys(project: Project) -> list[str]:
     """Sources whose events name all keys of the project; raises AnabranchError when there are none."""
-    keys = set(project.keys)
-    names = [
-        name for name, source in project.sources.items() if keys <= {column.name for column in source.columns}
-    ]
+    names = [name for name, source in project.sources.items() if project.key_columns_in(source)]
     if not names:
         needed = ", ".join(project.keys)
         raise AnabranchError(
@@ -251,15 +248,19 @@ def keys_name(project: Project) -> str:
     """The name under which the project's keys are kept: it changes when their meaning does."""
     meaning: list[object] = [project.keys]
     for source in (project.sources[name] for name in sources_of_keys(project)):
-        types = [str(source.column(key, "key").type) for key in project.keys]
+        columns = project.key_columns_in(source)
+        types = [str(source.column(name, "key").type) for name in columns]
         meaning.append((source.name, source.topic, source.id, *types))
+        meaning += [] if columns == project.keys else [columns]
     return f"keys-{hashlib.sha256(repr(meaning).encode()).hexdigest()[:16]}"
 
 
 def entities(project: Project, events: Mapping[str, DataFrame]) -> DataFrame:
     """Every key of the project that its events name in full: one column `key`, distinct."""
     named = [
-        events[name].select(key_column(project.keys).alias("key")).where("key IS NOT NULL")
+        events[name]
+        .select(key_column(project.key_columns_in(project.sources[name])).alias("key"))
+        .where("key IS NOT NULL")
         for name in sources_of_keys(project)
         if name in events
     ]

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureView
@@ -29,7 +30,8 @@ class BuildOptions:
 
     `full` reads every event; `accept` is the reason for publishing even if validation fails. `topics` are
     the identities of the sources' topics, and `offsets` by source and partition the first messages that the
-    lake did not hold when the build began.
+    lake did not hold when the build began. `shared` are the views of other projects as the manifest notes
+    them.
     """
 
     cut: int
@@ -38,6 +40,7 @@ class BuildOptions:
     accept: str | None = None
     topics: Mapping[str, str] = field(default_factory=dict)
     offsets: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    shared: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,25 @@ class Built:
     current_rows: int
     approximation: Approximation | None
     seconds: float
+
+
+def shared_views(stores: Stores, project: Project) -> dict[str, dict[str, Any]]:
+    """The views of other projects that the project uses, as its manifest notes them.
+
+    Raises AnabranchError unless each owner has built the view as it is declared now.
+    """
+    noted: dict[str, dict[str, Any]] = {}
+    for view in (view for view, _ in project.stored_views if view.use.owner is not None):
+        owner = str(view.use.owner)
+        manifest = stores.views.manifest(owner)
+        if manifest is None or manifest.fingerprints.get(view.name) != view.fingerprint:
+            why = "was never built" if manifest is None else "declared it anew since its last build"
+            raise AnabranchError(
+                f"project {project.name!r} uses view {view.name!r} of project {owner!r}, which {why}: "
+                f"run 'anabranch build {owner}' first"
+            )
+        noted[view.full_name] = {"fingerprint": view.fingerprint, "batch_version": manifest.batch_version}
+    return noted
 
 
 def latest_cut(times: TimeSettings, now: int) -> int:
@@ -125,7 +147,7 @@ def _assembled(
     kept = KeptStates(version, limits.increments, progress, full)
     try:
         increments, tables, rows = {}, {}, {}
-        for view in project.views:
+        for view in project.own_views:
             state = kept.view(view)
             increments[view.fingerprint] = state.builds
             published = _published(before, view, state, (coverage.cut, slack))
@@ -140,7 +162,7 @@ def _assembled(
             cut=coverage.cut,
             slack=slack,
             built_at=time.time_ns() // 1000,
-            fingerprints={view.name: view.fingerprint for view in project.views},
+            fingerprints={view.name: view.fingerprint for view in project.own_views},
             tables=tables,
             rows=rows,
             lake_versions=dict(coverage.versions),
@@ -150,6 +172,7 @@ def _assembled(
             offsets=options.offsets,
             increments=increments,
             lake_ids=identities,
+            shared=options.shared,
         )
     finally:
         kept.close()

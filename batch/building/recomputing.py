@@ -18,12 +18,16 @@ from anabranch.values.times import from_micros
 def recompute(
     project: Project, events: Mapping[str, DataFrame], keys: DataFrame, at: int
 ) -> dict[str, dict[str, object]]:
-    """The features of `keys` (column `key`) at `at` (microseconds) from distinct events, by key."""
+    """The features of `keys` (column `key`) at `at` (microseconds) from distinct events, by key.
+
+    Only of views whose events are given.
+    """
     parts = F.split("key", "\x1f")
     names = [parts[i].alias(name) for i, name in enumerate(project.keys)]
     asked = keys.select(*names, F.lit(from_micros(at)).alias("_at"))
     rows = point_in_time(project, events, asked, "_at").toArrow().to_pylist()
-    return {key_text(project.keys, row): _plain_row(project.columns, row) for row in rows}
+    columns = [column for view in project.views if view.feed in events for column in view.columns]
+    return {key_text(project.keys, row): _plain_row(columns, row) for row in rows}
 
 
 def _plain_row(columns: Sequence[FeatureColumn], row: Mapping[str, object]) -> dict[str, object]:
@@ -49,6 +53,8 @@ def _witness(feature: str, role: str) -> str:
 
 def agrees(aggregate: Aggregate, column: FeatureColumn, row: Mapping[str, object], served: object) -> bool:
     """Does a served value agree with a row of `recompute`, made with witnesses?"""
-    suffix = column.name.removeprefix(column.feature)
-    witnessed = {role: row[_witness(column.feature, role) + suffix] for role in aggregate.witnesses()}
+    suffix = column.name.removeprefix(column.prefix + column.feature)
+    witnessed = {
+        role: row[column.prefix + _witness(column.feature, role) + suffix] for role in aggregate.witnesses()
+    }
     return aggregate.agrees(row[column.name], served, witnessed)

@@ -109,7 +109,12 @@ class Validation:
     def _kept_views(self) -> list[FeatureView]:
         """Views that mean the same in the version that serves."""
         known = {} if self.before is None else self.before.fingerprints
-        return [view for view in self.project.views if known.get(view.name) == view.fingerprint]
+        return [view for view in self.project.own_views if known.get(view.name) == view.fingerprint]
+
+    @property
+    def _own_uses(self) -> list[FeatureView]:
+        """The project's views without those of other projects, which their owners validate."""
+        return [view for view in self.project.views if view.use.owner is None]
 
     def _sample(self, view: FeatureView, manifest: Manifest) -> dict[str, list[object]]:
         parts = self.stores.views.sample(view, manifest, self.limits.profiled_keys)
@@ -144,7 +149,7 @@ class Validation:
             expected = recompute(with_witnesses(self.project), events, keys, self.entry.cut)
         for text, row in expected.items():
             served = self._served(key_values(self.project.keys, text))
-            for view in self.project.views:
+            for view in self._own_uses:
                 for column in view.columns:
                     if column.name in served and not agrees(
                         view.features[column.feature], column, row, served[column.name]
@@ -157,10 +162,11 @@ class Validation:
         coverage = Coverage(cut=entry.cut, until=entry.until, versions=entry.lake_versions)
         asked, events_of_keys = [key_values(self.project.keys, key) for key in keys], {}
         for source in sources_of(self.project):
-            version, views = coverage.versions.get(source.name), self.project.views_of(source.name)
+            version = coverage.versions.get(source.name)
+            views = [view for view in self._own_uses if view.source.name == source.name]
             events = stores.lake.events(stores.spark, self.project, source, version=version)
             wanted = [
-                key_column(view.keys).isin(sorted({key_text(view.keys, one) for one in asked}))
+                key_column(view.keys).isin(sorted({key_text(view.asked, one) for one in asked}))
                 for view in views
             ]
             rows = events.where(reduce(Column.__or__, wanted))
@@ -179,8 +185,8 @@ class Validation:
     def _served(self, key: Mapping[str, str]) -> dict[str, object]:
         """The values of a key at the cut, from the new version's tables; none of a view that lost states."""
         values: dict[str, object] = {}
-        for view in self.project.views:
-            text = key_text(view.keys, key)
+        for view in self._own_uses:
+            text = key_text(view.asked, key)
             batch, _ = self.stores.views.known(self.project.name, view, text, self.entry, self.entry.cut)
             merged = merge(view, batch, None, self.entry.cut)
             values.update(merged.values if merged.degraded is None else {})

@@ -47,8 +47,13 @@ class NewVersion:
 
     def swap(self, entry: Manifest) -> None:
         """Make the version current; the one before stays for a rollback if its views mean the same."""
-        known = {view.name: view.fingerprint for view in self.project.views}
-        valid = self.before is not None and dict(self.before.fingerprints) == known
+        known = {view.name: view.fingerprint for view in self.project.own_views}
+        meanings = [
+            None if one is None else {name: noted["fingerprint"] for name, noted in one.shared.items()}
+            for one in (self.before, entry)
+        ]
+        same = meanings[0] == meanings[1]
+        valid = self.before is not None and same and dict(self.before.fingerprints) == known
         self.stores.views.swap(entry, self.before, self.before if valid else None)
 
     def undo(self) -> None:
@@ -58,7 +63,7 @@ class NewVersion:
         try:
             now = views.manifest(name)
             if now is None or now.batch_version != self.number:
-                views.drop_version(name, [view.name for view in self.project.views], self.number)
+                views.drop_version(name, [view.name for view in self.project.own_views], self.number)
                 for state in states_there(spark, lake, name):
                     drop_increments(spark, lake, name, state, [self.number])
         except STORE_ERRORS as error:

@@ -137,7 +137,7 @@ def _identity(job: ScoringJob, form: str) -> Mapping[str, object]:
         "digest": job.rows.digest,
         "attached": list(job.missing),
         "at": None if not job.missing else "own" if job.own_times else order.at,
-        "lake": stores.lake.versions(stores.spark, project) if fixed else None,
+        "lake": stores.lake.versions_read(stores.spark, project) if fixed else None,
         "declaration": project.fingerprint,
         "version": job.scorer.version,
         "model": stores.models.uri(project.name, job.scorer.version),

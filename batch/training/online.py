@@ -36,7 +36,7 @@ def reset_online(
     if online is None or project.label is None:
         return None
     progress.step("online model: the training set again, in the order of time")
-    versions = stores.lake.versions(stores.spark, project)
+    versions = stores.lake.versions_read(stores.spark, project)
     frame, total = lake_frame(stores, project, versions, progress)
     table = frame.orderBy(F.desc(TIME)).limit(_MOST).toArrow().sort_by(TIME)
     source = project.label.source

@@ -157,7 +157,7 @@ def check_empty(project: Project, inputs: tuple[ModelInput, ...], matrix: Matrix
         raise AnabranchError(
             f"no feature of project {project.name!r} has a value in any of {len(matrix)} training rows: "
             "check that events of "
-            f"{', '.join(sorted({view.source.name for view in project.views}))} are in the lake, "
+            f"{', '.join(sorted({view.feed for view in project.views}))} are in the lake, "
             "of the labels' keys and from before the labels' times"
         )
     return tuple(given.name for given, none in zip(inputs, gone, strict=True) if none)

@@ -85,7 +85,7 @@ def train(stores: Stores, job: TrainingJob) -> Trained:
     """Train the project's model on the whole lake and register it, as champion when the gate passes it."""
     started = time.monotonic()
     check_model(job.model)
-    run = lake_run(stores, job, stores.lake.versions(stores.spark, job.project))
+    run = lake_run(stores, job, stores.lake.versions_read(stores.spark, job.project))
     trained = _registered(stores, job, run, started)
     log.info(
         "trained project=%s version=%s rows=%d left_out=%d seconds=%.1f",

@@ -29,6 +29,7 @@ def lake_frame(
     Raises AnabranchError for targets that the metric is not for, before any feature is computed.
     """
     label, model = learnable(project)
+    _require_events(project, versions)
     # The recorded versions, so that the training set can be made again whatever lands meanwhile.
     events = stores.lake.distinct_events(stores.spark, project, versions)
     progress.step("training set: features strictly before every label")
@@ -42,6 +43,17 @@ def lake_frame(
     if model.task == "class":
         check_classes(list(dict.fromkeys(told["found"])), told["total"])
     return training_set(project, events, labels), told["total"]
+
+
+def _require_events(project: Project, versions: Mapping[str, int]) -> None:
+    """Raise AnabranchError for a source of another project of which nothing was landed."""
+    for view in (view for view in project.views if view.use.owner is not None):
+        if view.feed not in versions:
+            raise AnabranchError(
+                f"view {view.name!r} of project {view.use.owner!r} has no event in the lake (source "
+                f"{view.source.name!r}), so nothing can be learnt from it: run 'anabranch build "
+                f"{view.use.owner}' first"
+            )
 
 
 def lake_training_set(stores: Stores, job: TrainingJob, versions: Mapping[str, int]) -> pa.Table:

@@ -70,8 +70,12 @@ class _Part:
 
 
 def entity(project: Project, words: list[str]) -> dict[str, str]:
-    """The key, of the project or of a view, that command line words name; raises MisuseError for others."""
-    known = list(dict.fromkeys([project.keys, *(view.keys for view in project.views)]))
+    """The key, of the project or of a view, that command line words name; raises MisuseError for others.
+
+    A view that is used in roles has its own key (`card`) and one for each role (`buyer_card`).
+    """
+    roles = [view.asked for view in project.views if view.use.columns]
+    known = list(dict.fromkeys([project.keys, *(view.keys for view in project.own_views), *roles]))
     written = {word.split("=", 1)[0] for word in words}
     fitting = known if len(known) == 1 else [names for names in known if set(names) == written]
     if not fitting:
@@ -81,7 +85,8 @@ def entity(project: Project, words: list[str]) -> dict[str, str]:
 
 
 def _stored(project: Project, name: str, value: str) -> str:
-    kind = project.key_types[name]
+    own = {key: view.source.column(key, "key").type for view in project.own_views for key in view.keys}
+    kind = project.key_types.get(name) or own[name]
     text = kind.key_text(value)
     if text is None:
         raise MisuseError(f"key {name!r}: {kind.fault(value)}")
@@ -101,7 +106,7 @@ class Erasure:
     def keys(self) -> dict[str, set[str]]:
         """Stored texts of the keys that include the erased one, by view or, for the project, `keys_name`."""
         project = self.project
-        by_view = {view.name: self._keys(view.keys, [view.source.name]) for view in project.views}
+        by_view = {view.name: self._keys(view.keys, [view.source.name]) for view in project.own_views}
         return {**by_view, keys_name(project): self._keys(project.keys, sources_of_keys(project))}
 
     def count(self) -> Erased:
@@ -157,7 +162,7 @@ class Erasure:
                 yield _Part(f"events/{name}", events, rows)
             if self._exists(quarantine):
                 yield _Part(f"quarantine/{name}", quarantine, self._named())
-        states = {view.fingerprint: self.keys[view.name] for view in project.views}
+        states = {view.fingerprint: self.keys[view.name] for view in project.own_views}
         states[keys_name(project)] = self.keys[keys_name(project)]
         for name in states_there(self.stores.spark, lake, project.name):
             if keys := states.get(name):

@@ -77,11 +77,19 @@ class Upkeep:
     dry_run: bool = False
 
     def run(
-        self, project: Project, manifest: Manifest | None, models: Sequence[ModelVersion]
+        self,
+        project: Project,
+        manifest: Manifest | None,
+        models: Sequence[ModelVersion],
+        borrowing: Sequence[ModelVersion] = (),
     ) -> list[TendedTable]:
-        """Tend every table of the project; `manifest` and `models` name the versions that stay readable."""
+        """Tend every table of the project.
+
+        `manifest` and `models` name the versions that stay readable, and so do `borrowing`, the models of
+        projects that use its views.
+        """
         started, tended = time.monotonic(), []
-        plans = list(self._plans(project, manifest, models))
+        plans = list(self._plans(project, manifest, models, borrowing))
         for position, plan in enumerate(plans):
             work = "looking" if self.dry_run else "compacting and removing what nobody needs"
             self.progress.step(f"{plan.name}: {work}")
@@ -98,14 +106,19 @@ class Upkeep:
         return tended
 
     def _plans(
-        self, project: Project, manifest: Manifest | None, models: Sequence[ModelVersion]
+        self,
+        project: Project,
+        manifest: Manifest | None,
+        models: Sequence[ModelVersion],
+        borrowing: Sequence[ModelVersion],
     ) -> Iterator[_TablePlan]:
         lake = self.stores.lake
         for name, source in landed_sources(project).items():
             events, quarantine = lake.path(project, source), lake.quarantine_path(project, source)
             if DeltaTable.isDeltaTable(self.stores.spark, events):
-                named = tuple(named_versions(name, manifest, models))
-                yield _TablePlan(f"events/{name}", events, "_date", named=named)
+                named = named_versions(name, manifest, models)
+                named += named_versions(f"{project.name}.{name}", None, borrowing)
+                yield _TablePlan(f"events/{name}", events, "_date", named=tuple(sorted(set(named))))
             if DeltaTable.isDeltaTable(self.stores.spark, quarantine):
                 yield _TablePlan(f"quarantine/{name}", quarantine)
         entries = [entry for entry in (manifest, manifest and manifest.previous) if entry]

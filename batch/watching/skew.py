@@ -85,8 +85,12 @@ def skew(
 
 
 def _recomputable(project: Project) -> list[FeatureView]:
-    """Views whose features the lake gives exactly."""
-    return [view for view in project.views if all(one.exactly is None for one in view.layout.bounds.values())]
+    """Own views whose features the lake gives exactly; of others' an answer does not name the version."""
+    return [
+        view
+        for view in project.views
+        if view.use.owner is None and all(one.exactly is None for one in view.layout.bounds.values())
+    ]
 
 
 def _sample(predictions: DataFrame, version: str, batch_version: int) -> list[Row]:
@@ -111,9 +115,9 @@ def _events(stores: Stores, project: Project, source: str, sample: Sequence[Row]
     spark, lake = stores.spark, stores.lake
     keys = [key_values(project.keys, row["key"]) for row in sample]
     asked = [
-        named(name).cast("string").isin(list({key[name] for key in keys}))
-        for view in project.views_of(source)
-        for name in view.keys[:1]
+        named(view.keys[0]).cast("string").isin(list({key[view.asked[0]] for key in keys}))
+        for view in project.views
+        if view.feed == source
     ]
     everything = lake.events(
         spark, project, project.sources[source], version=lake.versions(spark, project).get(source)

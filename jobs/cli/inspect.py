@@ -95,7 +95,8 @@ def check(name: Name, as_json: AsJson = False) -> None:
             heads,
             [_described_column(view, c) for view in project.views for c in view.columns],
         )
-    views = f"{len(project.views)} view{'s' if len(project.views) > 1 else ''}"
+    count = len({view.full_name for view in project.views})
+    views = f"{count} view{'s' if count > 1 else ''}"
     lines = [
         (
             f"{name}: {len(project.columns)} features in {views}, key {', '.join(project.keys)}: "
@@ -111,7 +112,7 @@ def check(name: Name, as_json: AsJson = False) -> None:
     lines += [
         f"  view {view.name}: a key of many long texts may have {size / 2**20:.0f} MiB of states; above "
         f"{LARGEST // 2**20} MiB it loses its texts: fewer values (k=, most=) or a longer hop= keep them"
-        for view in project.views
+        for view in project.own_views
         if (size := largest_key(view, slack)) > LARGEST
     ]
     lines += [
@@ -127,7 +128,7 @@ def check(name: Name, as_json: AsJson = False) -> None:
 
 def _described_column(view: Any, column: Any) -> list[str]:
     aggregate = type(view.features[column.feature]).__name__
-    return [column.name, view.name, ", ".join(view.keys), aggregate, column.window.name, column.type]
+    return [column.name, view.full_name, ", ".join(view.asked), aggregate, column.window.name, column.type]
 
 
 def described(project: Project) -> dict[str, Any]:
@@ -140,7 +141,7 @@ def described(project: Project) -> dict[str, Any]:
         "fingerprint": project.fingerprint,
         "sources": {name: picked(source, "topic schema") for name, source in project.sources.items()},
         "views": {
-            view.name: {"key": list(view.keys), "source": view.source.name, "fingerprint": view.fingerprint}
+            view.full_name: {"key": list(view.keys), "source": view.feed, "fingerprint": view.fingerprint}
             for view in project.views
         },
         "features": [

@@ -186,7 +186,7 @@ def evaluate(
             )
         check_model(project.model)
         wanted = TrainingJob(project=project, progress=steps, local_bytes=settings.training.local_bytes)
-        rows = lake_training_set(context, wanted, context.lake.versions(context.spark, project))
+        rows = lake_training_set(context, wanted, context.lake.versions_read(context.spark, project))
     whole = whole_set(project, project.model, rows, settings.projects)
     compared, labels = candidates(project.model), len(whole.target)
     steps.step(f"{len(compared)} candidates on {repeats} x {folds} folds of {labels:,} labels")

@@ -284,7 +284,7 @@ def _report(as_json: bool, projects: list[Project], snapshots: list["Snapshot"])
         sum(snapshot.events for snapshot in snapshots if snapshot.unit == unit)
         for unit in ("events", "requests")
     )
-    views = sum(len(project.views) for project in projects)
+    views = sum(len(project.own_views) for project in projects)
     value: dict[str, object] = {
         "projects": [project.name for project in projects],
         "views": views,

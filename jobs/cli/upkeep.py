@@ -36,8 +36,9 @@ def upkeep(
         project = context.project(name)
         # What the manifest and the models name must stay: without them nothing is removed.
         manifest, models = context.views.manifest(name), context.models.list(name)
+        borrowing = [each for other in project.shared_with for each in context.models.list(other)]
         tending = Upkeep(context, context.settings.upkeep, Steps(), dry_run)
-        tended = tending.run(project, manifest, models)
+        tended = tending.run(project, manifest, models, borrowing)
     saved = sum(each.before.bytes_on_disk - each.after.bytes_on_disk for each in tended)
     if not as_json:
         heads = ["table", "files", "after", "on disk MB", "after", "folders compacted"]

@@ -43,7 +43,8 @@ def from_lake(context: Context, project: Project, key: dict[str, str], at: int) 
     """Features of a key at a time in the past, folded from every event that was landed."""
     steps, spark = Steps(), context.spark
     steps.step(f"{format_time(at)} is in the past: reading the lake")
-    land(context, project, steps, context.gate(project))
+    for one in (project, *(context.project(owner) for owner in project.lenders)):
+        land(context, one, steps, context.gate(one))
     events = context.lake.distinct_events(spark, project)
     text = key_text(project.keys, key)
     return recompute(project, events, spark.createDataFrame([(text,)], "key STRING"), at)[text]

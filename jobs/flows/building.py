@@ -13,7 +13,7 @@ from anabranch.stores.cassandra.removal import needed_since
 from anabranch.values.times import SECOND, format_time, now_micros
 from batch.building.current_rows import reset_current_rows
 from batch.building.kept_states import sources_of_keys
-from batch.building.publication import BuildOptions, Built, latest_cut
+from batch.building.publication import BuildOptions, Built, latest_cut, shared_views
 from batch.building.publication import build as build_views
 from batch.building.versions import rollback
 from batch.landing.topics import land, landed_offsets, was_made_again
@@ -39,6 +39,7 @@ def build_project(
     """
     times = context.settings.times
     sources_of_keys(project)
+    shared = shared_views(context, project)
     boundary = latest_cut(times, now_micros()) if cut is None else cut
     if boundary > now_micros():
         raise AnabranchError(
@@ -53,7 +54,9 @@ def build_project(
     prolong_gaps(context, project)
     held = check_complete(context, project, boundary)
     topics = topics_of(context, project)
-    options = BuildOptions(cut=boundary, until=until, full=full, accept=accept, topics=topics, offsets=held)
+    options = BuildOptions(
+        cut=boundary, until=until, full=full, accept=accept, topics=topics, offsets=held, shared=shared
+    )
     return build_views(context, project, options, context.settings.build, steps)
 
 
@@ -118,7 +121,9 @@ def score_current_rows(context: Context, project: Project, steps: Steps) -> None
 
 def why_empty(context: Context, project: Project, entry: Manifest) -> list[str]:
     """Why views of a version have no key, a sentence for each; reads the lake for such views alone."""
-    return [_why_empty(context, project, view, entry) for view in project.views if not entry.rows[view.name]]
+    return [
+        _why_empty(context, project, view, entry) for view in project.own_views if not entry.rows[view.name]
+    ]
 
 
 def _why_empty(context: Context, project: Project, view: FeatureView, entry: Manifest) -> str:

@@ -14,9 +14,12 @@ _PATIENCE = 20.0  # seconds a running stream may need for events that were lande
 def verify_settled(context: Context, project: Project, sample: int | None, steps: Steps) -> Verified:
     """Land what the topics hold and compare; repeat while values differ and a stream may be catching up."""
     deadline = time.monotonic() + _PATIENCE
+    # Answers count what the owners' streams have read too, so their lakes must hold it.
+    landed = [project, *(context.project(owner) for owner in project.lenders)]
     while True:
         steps.step("landing what the topics hold")
-        land(context, project, steps, context.gate(project))
+        for one in landed:
+            land(context, one, steps, context.gate(one))
         found = verify(context, context.answers, project, sample, steps)
         if not found.mismatches or time.monotonic() > deadline:
             return found

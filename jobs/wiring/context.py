@@ -40,7 +40,8 @@ class Context(Stores):
         """The declared project `name`."""
         project = load_project(name, self.settings.projects)
         # Spark's workers cannot import its module: what a declaration defines travels by value.
-        register_pickle_by_value(sys.modules[module_name(name)])  # type: ignore[no-untyped-call]
+        for each in (name, *project.lenders):
+            register_pickle_by_value(sys.modules[module_name(each)])  # type: ignore[no-untyped-call]
         return project
 
     @cached_property

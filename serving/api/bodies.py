@@ -308,6 +308,9 @@ class LineageBody(Struct, kw_only=True):
     lake: LakeVersions
     batch: BatchLineageBody | None
     model: ModelLineageBody | None
+    shared: Annotated[
+        dict[str, int], Meta(description="Batch versions that are read of other projects, by project")
+    ]
     answers: Annotated[list[str], Meta(description="Versions that every answer carries")]
 
 

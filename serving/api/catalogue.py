@@ -89,9 +89,9 @@ def features(project: Project) -> list[FeatureBody]:
         FeatureBody(
             name=column.name,
             type=str(column.type),
-            view=view.name,
-            source=view.source.name,
-            key=list(view.keys),
+            view=view.full_name,
+            source=view.feed,
+            key=list(view.asked),
             window=column.window.name,
             aggregate=aggregate_text(view.features[column.feature]),
             exactness=view.layout.bounds[column.feature].exactness,
@@ -174,6 +174,7 @@ def lineage(served: Served, model: ModelVersion | None) -> LineageBody:
         model=ModelLineageBody(version=model.version, lake=dict(model.lake_versions), run=model.run)
         if model
         else None,
+        shared={owner: each.batch_version for owner, each in manifest.lent.items()} if manifest else {},
         answers=["batch_version", "model_version", "as_of"],
     )
 

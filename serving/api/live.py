@@ -136,11 +136,12 @@ class Live:
         """
         changed: dict[str, Served] = {}
         paths = list_projects(self._context.folders)
-        for name, path in paths.items():
-            stamp = _stamp(path)
+        stamps = {name: _stamp(path) for name, path in paths.items()}
+        for name in paths:
+            stamp = self._stamp(name, stamps)
             if self._stamps.get(name) != stamp:
                 loaded = self._load(name)
-                self._stamps[name] = stamp
+                self._stamps[name] = stamp if loaded is None else self._stamp(name, stamps, loaded)
                 if loaded is not None and name in self._served:
                     changed[name] = loaded
                 elif loaded is not None:
@@ -150,6 +151,17 @@ class Live:
             self.broken.pop(name, None)
             del self._stamps[name]
         return changed
+
+    def _stamp(self, name: str, stamps: Mapping[str, Stamp], served: Served | None = None) -> Stamp:
+        """The stamp of a declaration, with those of the projects whose views it uses.
+
+        What is wrong with one that does not load may lie in any other.
+        """
+        served = self._served.get(name) if served is None else served
+        if served is None or "declaration" in served.troubles:
+            return tuple(part for each in stamps.values() for part in each)
+        used = (name, *served.project.lenders)
+        return tuple(part for each in used for part in stamps.get(each, ()))
 
     def _load(self, name: str) -> Served | None:
         before = self._served.get(name)

@@ -68,9 +68,8 @@ class Declared:
     @property
     def key_example(self) -> Any:
         """A key as requests write it."""
-        columns = {c.name: c.type for source in self.project.sources.values() for c in source.columns}
-        values = {name: columns[name].example for name in self.project.keys}
-        values = {name: "N14228" if columns[name].text else value for name, value in values.items()}
+        types = self.project.key_types
+        values = {name: "N14228" if types[name].text else types[name].example for name in self.project.keys}
         return next(iter(values.values())) if len(values) == 1 else values
 
     @property
@@ -124,7 +123,7 @@ class Declared:
         for view in self.project.views:
             for column in view.columns:
                 span = f" over {column.window.name}" if column.window.bounded else ""
-                meaning = f"{aggregate_text(view.features[column.feature])} of {view.source.name}{span}"
+                meaning = f"{aggregate_text(view.features[column.feature])} of {view.feed}{span}"
                 features[column.name] = {**nullable(column.type.json_schema), "description": meaning}
         return features
 

@@ -76,9 +76,9 @@ def _by_window(view: FeatureView, values: Mapping[str, Any]) -> dict[str, Any]:
         own = [columns[feature, span.name] for span in view.spans]
         rows.append((feature, [column.type.to_json(values.get(column.name)) for column in own]))
     return {
-        "name": view.name,
+        "name": " ".join(filter(None, (view.full_name, view.use.prefix and f"as {view.use.prefix}"))),
         "windows": [span.label for span in view.spans],
-        "caption": view.description or f"From source {view.source.name}",
+        "caption": view.description or f"From source {view.feed}",
         "rows": rows,
     }
 

@@ -169,6 +169,7 @@ def _lineage(facts: ProjectFacts, places: dict[str, Any]) -> list[tuple[str, lis
     if batch is not None:
         keys = [(view, f"{count:,} keys") for view, count in batch.keys.items()]
         built = [("version", batch.version), ("cut", batch.cut[:19]), *keys]
+        built += [(f"of {owner}", f"version {version}") for owner, version in known.shared.items()]
     learnt: list[tuple[str, object]] = []
     if trained is not None:
         lake = [(source, f"lake version {version}") for source, version in trained.lake.items()]

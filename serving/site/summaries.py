@@ -42,7 +42,7 @@ def summary(facts: ProjectFacts) -> dict[str, Any]:
         "metric": metric,
         "metric_value": value,
         "features": len(project.columns),
-        "views": len(project.views),
+        "views": len(project.stored_views),
         "sources": len(project.sources),
         "drift": _worst_drift(facts),
         "alerts": _alerts(facts),

@@ -6,6 +6,7 @@ Beside it stand gaps: what the stream knows to be missing from the tiles that an
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from cassandra.cluster import Session
 
@@ -49,7 +50,8 @@ class Manifest:
     the first messages that the lake did not hold.
     `increments` are, by the name of a state, the builds whose grains make it up. `accepted` is why it was
     published although its validation failed. `replaces` is the champion that a rollback to this version has
-    yet to replace in the registry.
+    yet to replace in the registry. `shared` are the views of other projects that the project was built with,
+    by full name: their ``fingerprint``, and the owner's ``batch_version`` of then.
     """
 
     project: str
@@ -69,10 +71,13 @@ class Manifest:
     lake_ids: Mapping[str, str] = field(default_factory=dict)
     accepted: str | None = None
     replaces: str | None = None
+    shared: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     revision: int = 0
     previous: "Manifest | None" = None
     gaps: Sequence[Gap] = ()
     """What tiles lack since the cut. Not of the version itself: a gap ends with a later cut."""
+    lent: Mapping[str, "Manifest"] = field(default_factory=dict)
+    """The manifests of the owners of `shared` views by their names, read together with this one."""
 
     def champion(self, registered: str | None) -> str | None:
         """The model that answers: the champion `registered`, unless a rollback is about to replace it."""
@@ -99,8 +104,8 @@ class Manifest:
         return json.dumps(
             {
                 name: value
-                for name, value in asdict(replace(self, previous=None, gaps=())).items()
-                if name not in ("previous", "revision", "gaps")
+                for name, value in asdict(replace(self, previous=None, gaps=(), lent={})).items()
+                if name not in ("previous", "revision", "gaps", "lent")
             }
         )
 
@@ -109,7 +114,16 @@ _GAPS_OF = "SELECT source, until, why FROM gaps WHERE project = %s"
 
 
 def read_manifest(session: Session, project: str) -> Manifest | None:
-    """The manifest of a project; None before the first build."""
+    """The manifest of a project, with those of the owners of shared views; None before the first build."""
+    found = _read_one(session, project)
+    if found is None or not found.shared:
+        return found
+    owners = dict.fromkeys(name.partition(".")[0] for name in found.shared)
+    lent = {owner: _read_one(session, owner) for owner in owners}
+    return replace(found, lent={owner: each for owner, each in lent.items() if each is not None})
+
+
+def _read_one(session: Session, project: str) -> Manifest | None:
     row = session.execute(
         "SELECT revision, entry, previous FROM manifest WHERE project = %s", (project,)
     ).one()

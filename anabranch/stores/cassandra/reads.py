@@ -30,6 +30,35 @@ class DeclaredAnewError(AnabranchError):
     """A view is declared differently than at the last build."""
 
 
+def states_of(project: Project, view: FeatureView, manifest: Manifest | None) -> tuple[str, Manifest | None]:
+    """The project whose tables hold a view's states, and its manifest: those of the owner of a shared view.
+
+    `manifest` is that of `project`. Raises DeclaredAnewError when the shared view is not the one that the
+    project was built with.
+    """
+    owner = view.use.owner
+    if owner is None:
+        return project.name, manifest
+    noted = {} if manifest is None else manifest.shared.get(view.full_name, {})
+    if not noted:
+        raise DeclaredAnewError(
+            f"project {project.name!r} was not built with view {view.name!r} of project {owner!r} yet: "
+            f"run 'anabranch build {project.name}'"
+        )
+    if noted["fingerprint"] != view.fingerprint:
+        raise DeclaredAnewError(
+            f"view {view.name!r} of project {owner!r} is not the one that {project.name!r} was built with: "
+            f"its owner declared it anew; run 'anabranch build {project.name}' and train again"
+        )
+    lent = None if manifest is None else manifest.lent.get(owner)
+    if lent is None:
+        raise DeclaredAnewError(
+            f"project {owner!r} has no batch version any more, so its view {view.name!r} cannot be read: "
+            f"run 'anabranch build {owner}'"
+        )
+    return owner, lent
+
+
 class Read(Protocol):
     """A read in flight."""
 
@@ -231,10 +260,11 @@ class StateReads(Tables):
     ) -> None:
         """Prepare the statements of `ask`, so that no answer waits for it."""
         by = reader or DriverReader(self.settings)
-        for view in project.views:
+        for view, _ in project.stored_views:
+            owner, version = states_of(project, view, manifest)
             with answering(_gone(view.name)):
                 for many in (False, True):
-                    found = self._statements(project.name, view, manifest, many=many)
+                    found = self._statements(owner, view, version, many=many)
                     by.prepare([statement for statement in found if statement is not None], timeout)
 
     def _statements(

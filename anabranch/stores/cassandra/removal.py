@@ -35,7 +35,7 @@ def retire_tiles(views: Views, project: Project, before: int, stopping: threadin
     When `stopping` is set it ends after the current key; the next call finds the rest.
     """
     session, keys = views.session, 0
-    for view in project.views:
+    for view in project.own_views:
         if view.source.topic is None or not views.has_table(tiles_table(project.name, view)):
             continue
         for key in _keys(session, tiles_table(project.name, view), before):
@@ -97,7 +97,7 @@ def erase_states(
     Tiles of slots that begin before `until` (microseconds, a slot boundary) stay removed even if a stream
     writes them again from its memory or by a replay, since a tile's write time lies within its slot.
     """
-    for view in project.views:
+    for view in project.own_views:
         tables = _tables(views, project, view, manifest)
         for key in keys.get(view.name, ()):
             for table, tiles in tables.items():

@@ -20,7 +20,7 @@ class TileTables(Tables):
     def ensure_tiles(self, project: Project) -> None:
         """Create the tile tables of a project's views where they are missing."""
         ttl = self.settings.tile_ttl_days * 86_400
-        for view in project.views:
+        for view in project.own_views:
             for fine in (False, True)[: len(view.tiers)]:
                 order = "tile_start, slot" if fine else "slot, tile_start"
                 self.session.execute(

@@ -15,7 +15,7 @@ repeats.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import reduce
 
@@ -125,11 +125,12 @@ class Lake:
     ) -> dict[str, DataFrame]:
         """The distinct events of every source by its name, of the table's version where `versions` has one.
 
-        Looks through the ids of large tables at once.
+        Those of shared views are read from the tables of the views' owners, and named ``owner.source``. Looks
+        through the ids of large tables at once.
         """
         return {
-            name: self.distinct_events_of(spark, project, source, (versions or {}).get(name))
-            for name, source in project.sources.items()
+            name: self.distinct_events_of(spark, owner, source, (versions or {}).get(name))
+            for name, owner, source in _read_sources(project)
         }
 
     def distinct_events_of(
@@ -211,6 +212,13 @@ class Lake:
         }
         return {name: int(table.version()) for name, table in found.items() if table is not None}
 
+    def versions_read(self, spark: SparkSession, project: Project) -> dict[str, int]:
+        """Delta's versions as `versions` gives them, and those of the tables of shared views' owners."""
+        found = {
+            name: snapshot(spark, self.path(owner, source)) for name, owner, source in _read_sources(project)
+        }
+        return {name: int(table.version()) for name, table in found.items() if table is not None}
+
     def last_arrival(self, spark: SparkSession, project: Project, source: Source) -> int | None:
         """A moment (microseconds) by which every event of the table had arrived, by its files' statistics.
 
@@ -238,6 +246,15 @@ class Lake:
 
     def _below(self, project: Project, kind: str, source: Source) -> str:
         return f"{self.settings.root.rstrip('/')}/{project.name}/{kind}/{source.name}"
+
+
+def _read_sources(project: Project) -> Iterator[tuple[str, Project, Source]]:
+    """The sources that features and labels are computed from: their names, whose they are, and they."""
+    for name, source in project.sources.items():
+        yield name, project, source
+    for owner, lender in project.lenders.items():
+        for name, source in lender.sources.items():
+            yield f"{owner}.{name}", lender, source
 
 
 def _asked_key(names: tuple[str, ...]) -> Column:

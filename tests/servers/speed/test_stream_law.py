@@ -7,7 +7,7 @@ import json
 import random
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,15 +17,19 @@ from hypothesis import settings as examples
 from kafka import KafkaConsumer, TopicPartition
 from pyspark.sql import SparkSession
 
-from anabranch import Aggregate, FeatureView, Project
+from anabranch import Aggregate, FeatureView, Label, Model, Project, Source
 from anabranch.answers.features import Answer
-from anabranch.values.times import DAY, MINUTE, SECOND, floor_to, format_time, now_micros
+from anabranch.folds.spark import point_in_time
+from anabranch.values.times import DAY, MINUTE, SECOND, floor_to, format_time, from_micros, now_micros
 from batch.building.versions import rollback
+from batch.landing.ingest import ingest
 from jobs.flows.building import build_project
+from jobs.flows.verifying import verify_settled
 from jobs.show import Steps
 from jobs.wiring.context import Context
 from jobs.wiring.settings import Settings
 from speed.streams import start
+from speed.views import sources_of
 from tests.support import oracle
 from tests.support.law import START, events_strategy, features_of, source
 from tests.support.oracle import Event
@@ -35,13 +39,21 @@ KEYS = ("a", "b", "never seen")
 SEED = 11
 
 
+PAIRS = (("a", "b"), ("b", "b"), ("never seen", "a"))
+"""Keys of the project that uses the views in roles: of `buyer` and of `seller`."""
+
+
 @dataclass(frozen=True)
 class Moment:
-    """The answers at `at`, and all events that had arrived by then, in order, duplicates included."""
+    """The answers at `at`, and all events that had arrived by then, in order, duplicates included.
+
+    `borrowed` are those of the project that uses the views of the other, once it is built.
+    """
 
     at: int
     arrived: list[Event]
     answers: list[Answer]
+    borrowed: list[Answer]
 
 
 @dataclass
@@ -50,6 +62,7 @@ class River:
 
     context: Context
     project: Project
+    borrower: Project
     published: dict[bytes, Event] = field(default_factory=dict)
     moments: dict[str, Moment] = field(default_factory=dict)
     cuts: list[int] = field(default_factory=list)
@@ -73,6 +86,16 @@ class River:
         built = build_project(self.context, self.project, None, Steps())
         self.cuts.append(built.manifest.cut)
 
+    def build_borrower(self, folder: Path) -> None:
+        """Build the borrower once: its keys come from a file."""
+        deals = folder / "deals.csv"
+        rows = [f"{position},{buyer},{seller}" for position, (buyer, seller) in enumerate(PAIRS)]
+        times = [",2024-05-01T12:00:00Z,1"] * len(rows)
+        lines = [row + time for row, time in zip(rows, times, strict=True)]
+        deals.write_text("\n".join(["id,buyer,seller,time,x", *lines]), encoding="utf-8")
+        ingest(self.context, self.borrower, "deals", [str(deals)], Steps())
+        build_project(self.context, self.borrower, None, Steps())
+
     def look(self, name: str, later: int = 0) -> None:
         """Keep the answers of now, or of `later` microseconds from now."""
         at = now_micros() + later
@@ -80,6 +103,9 @@ class River:
             at,
             self.arrived(),
             self.context.answers.features(self.project, [{"key": key} for key in KEYS], at),
+            self.context.answers.features(self.borrower, [pair_of(*pair) for pair in PAIRS], at)
+            if self.cuts
+            else [],
         )
 
     def arrived(self) -> list[Event]:
@@ -117,7 +143,29 @@ def make_project() -> Project:
         name="recent", source=fed, key="key", windows=("1h", "7d"), features=some_features("finite")
     )
     lifelong = FeatureView(name="lifelong", source=fed, key="key", features=some_features("none", "life_"))
-    return Project(name=name, views=(recent, lifelong))
+    return Project(name=name, views=(recent, lifelong), shared_with=(f"{name}_user",))
+
+
+def make_borrower(owner: Project) -> Project:
+    """A project that uses the views of another in two roles, and has a label of its own."""
+    recent, lifelong = owner.lend("recent"), owner.lend("lifelong")
+    schema = "id STRING, buyer STRING, seller STRING, time TIMESTAMP, x DOUBLE"
+    deals = Source(name="deals", id="id", time="time", schema=schema)
+    return Project(
+        name=f"{owner.name}_user",
+        views=(
+            recent.on(key="buyer", prefix="buyer"),
+            recent.on(key="seller", prefix="seller"),
+            lifelong.on(key="seller"),
+        ),
+        label=Label(source=deals, key=("buyer", "seller"), target="x > 0"),
+        model=Model(),
+    )
+
+
+def pair_of(buyer: str, seller: str) -> dict[str, str]:
+    """A key of the borrower."""
+    return {"buyer": buyer, "seller": seller}
 
 
 def some_events(count: int) -> list[Event]:
@@ -159,14 +207,15 @@ def message(event: Event) -> bytes:
     return (text if event.d is None else f'{text[:-1]}, "d": {event.d}}}').encode()
 
 
-def live(river: River) -> None:
-    """The history."""
+def live(river: River, folder: Path) -> None:
+    """The history. The borrower is built after the first build, and never again."""
     events = some_events(150)
     river.publish(events[:60])
     river.drain()
     river.look("before any batch")
     river.publish([*events[60:80], *events[10:20]])
     river.build()
+    river.build_borrower(folder)
     river.publish([*events[80:110], *events[30:40], *events[65:75]])
     river.drain()
     river.look("after a build in the middle")
@@ -193,9 +242,10 @@ def live(river: River) -> None:
 
 
 @pytest.fixture(scope="module")
-def river(servers: Settings, spark: SparkSession) -> River:
-    found = River(Context(servers), make_project())
-    live(found)
+def river(servers: Settings, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> River:
+    project = make_project()
+    found = River(Context(servers), project, make_borrower(project))
+    live(found, tmp_path_factory.mktemp("law"))
     return found
 
 
@@ -207,6 +257,19 @@ def assert_exact(river: River, name: str) -> None:
         for view in river.project.views:
             expected = oracle.answer(view, moment.arrived, key, moment.at)
             assert_lawful(view, moment.arrived, expected, dict(answer.values))
+    for pair, answer in zip(PAIRS, moment.borrowed, strict=name != "before any batch"):
+        assert answer.degraded is None
+        assert_roles_are_lawful(river, moment, pair, answer.values)
+
+
+def assert_roles_are_lawful(
+    river: River, moment: Moment, pair: tuple[str, str], values: Mapping[str, object]
+) -> None:
+    """Every feature of the borrower equals the fold over the events of the key in that role."""
+    for view in river.borrower.views:
+        of_view = pair_of(*pair)[view.asked[0]]
+        expected = oracle.answer(view, moment.arrived, of_view, moment.at)
+        assert_lawful(view, moment.arrived, expected, {name: values[name] for name in expected})
 
 
 def test_the_stream_alone_answers_exactly_before_any_batch(river: River) -> None:
@@ -255,6 +318,41 @@ def test_a_rollback_is_exact(river: River) -> None:
     ]
     assert versions[0] == versions[2] != versions[1]
     assert_exact(river, "after a rollback")
+
+
+def test_a_view_that_two_projects_use_is_landed_streamed_and_built_once(river: River) -> None:
+    context, borrower = river.context, river.borrower
+    assert sources_of(borrower) == []
+    tables = context.views.session.cluster.metadata.keyspaces[context.settings.views.keyspace].tables
+    mine = [name for name in tables if name.startswith(borrower.name)]
+    assert sorted(mine) == [f"{borrower.name}_current", f"{borrower.name}_history"]
+    manifest = context.views.manifest(borrower.name)
+    assert manifest is not None
+    assert (manifest.tables, manifest.fingerprints, set(manifest.lake_versions)) == ({}, {}, {"deals"})
+    # Each answer is made with the version that the owner has now.
+    owners = context.views.manifest(river.project.name)
+    assert manifest.lent[river.project.name].batch_version == (owners and owners.batch_version)
+
+
+def test_training_rows_and_verification_of_a_borrower_read_the_owners_lake(
+    river: River, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, borrower, moment = river.context, river.borrower, river.moments["after a rollback"]
+    versions = context.lake.versions_read(context.spark, borrower)
+    assert set(versions) == {"deals", f"{river.project.name}.things"}
+    rows = context.spark.createDataFrame(
+        [(*pair, from_micros(moment.at)) for pair in PAIRS], "buyer STRING, seller STRING, at TIMESTAMP"
+    )
+    events = context.lake.distinct_events(context.spark, borrower, versions)
+    found = point_in_time(borrower, events, rows, "at").collect()
+    assert len(found) == len(PAIRS)
+    for row in found:
+        values = {column.name: column.type.value(row[column.name]) for column in borrower.columns}
+        assert_roles_are_lawful(river, moment, (row["buyer"], row["seller"]), values)
+    declared = {river.project.name: river.project}
+    monkeypatch.setattr(context, "project", declared.__getitem__)  # neither is declared in a file
+    verified = verify_settled(context, borrower, None, Steps())
+    assert (verified.keys, verified.mismatches, verified.degraded) == (len(PAIRS), 0, 0)
 
 
 def test_a_key_never_seen_has_empty_values(river: River) -> None:

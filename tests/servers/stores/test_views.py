@@ -389,7 +389,8 @@ def test_states_that_are_larger_than_the_store_takes_are_told_by_answers(views: 
             "extra": [[b"x" * (LARGEST + 1)], [as_frame(now, b"y")]],
         }
     )
-    (changed,) = tile_writer(views.settings, project, pieces_of(project.views, project.keys))(iter([rows]))
+    pieces = pieces_of(project.views, project.keys)
+    (changed,) = tile_writer(views.settings, project, view.source, pieces)(iter([rows]))
     assert changed.column("key").to_pylist() == ["ann", "crawler"]
     known = {key: views.known(project.name, view, key, None, now + HOUR) for key in ("ann", "crawler")}
     answers = {key: merge(view, *states, now + HOUR) for key, states in known.items()}

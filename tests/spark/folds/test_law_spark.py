@@ -155,10 +155,11 @@ def test_training_set_of_spark_equals_the_fold(spark: SparkSession, events: list
         key="key",
         features={f"life_{name}": found for name, found in LIFELONG.features.items()},
     )
+    lent = Project(name="owner", views=(lifelong,), shared_with=("law",)).lend("lifelong")
     project = Project(
         name="law",
-        views=(VIEW, lifelong),
-        label=Label(source=source, key="key", target="n > 0"),
+        views=(VIEW.on(key="id"), lifelong.on(key="id"), lent.on(key="s", prefix="second")),
+        label=Label(source=source, key=("id", "s"), target="n > 0"),
         model=Model(),
     )
     asked = [
@@ -166,17 +167,20 @@ def test_training_set_of_spark_equals_the_fold(spark: SparkSession, events: list
         for key in ("a", "b", "never seen")
         for minutes in (0, 61, 3000, 9000, 20_000)
     ]
+    second = {"a": "b", "b": "b", "never seen": "a"}
     rows = spark.createDataFrame(
-        [(key, from_micros(time), i) for i, (key, time) in enumerate(asked)],
-        "key STRING, time TIMESTAMP, number INT",
+        [(key, second[key], from_micros(time), i) for i, (key, time) in enumerate(asked)],
+        "id STRING, s STRING, time TIMESTAMP, number INT",
     )
-    found = point_in_time(project, {"things": frame(spark, events)}, rows, "time").collect()
+    distinct_events = dict.fromkeys(("things", "owner.things"), frame(spark, events))
+    found = point_in_time(project, distinct_events, rows, "time").collect()
     assert sorted(row["number"] for row in found) == list(range(len(asked)))
     for row in found:
         key, time = asked[row["number"]]
         for view in project.views:
             values = {column.name: column.type.value(row[column.name]) for column in view.columns}
-            assert_lawful(view, events, oracle.answer(view, events, key, time), values)
+            of_view = second[key] if view.use.prefix else key
+            assert_lawful(view, events, oracle.answer(view, events, of_view, time), values)
 
 
 def test_a_build_tells_of_a_key_that_has_more_states_than_the_store_takes(

@@ -22,9 +22,9 @@ project = Project(name="shop", views=(seen,), model=Model(),
 """
 
 
-def declare(folder: Path, text: str, at: int) -> None:
+def declare(folder: Path, text: str, at: int, name: str = "shop") -> None:
     """Write the declaration with a time of change that differs from the last one's."""
-    path = folder / "shop.py"
+    path = folder / f"{name}.py"
     path.write_text(text)
     os.utime(path, (at, at))
 
@@ -271,3 +271,57 @@ def test_the_server_has_looked_at_its_stores_when_the_first_caller_comes(shop: B
     shop.app.live.start(lambda: None)
     assert shop.app.live.looked
     shop.app.live.stop()
+
+
+LENDER = """
+from anabranch import Count, FeatureView, Project, Source
+
+sales = Source(name="sales", id="id", time="at", schema="id STRING, shop STRING, at TIMESTAMP")
+risk = FeatureView(name="risk", source=sales, key="shop", features={{"{feature}": Count()}})
+project = Project(name="lender", views=(risk,), shared_with=({consent}))
+"""
+BORROWER = """
+from anabranch import Project, shared
+
+project = Project(name="borrower", views=(shared("lender", "risk").on(shop="seller", prefix="seller"),))
+"""
+
+
+def test_a_borrower_is_loaded_anew_when_its_owners_declaration_changes(shop: Bench, tmp_path: Path) -> None:
+    declare(tmp_path, BORROWER, 1_000, "borrower")
+    shop.app.live.refresh()
+    assert "no project 'lender'" in shop.app.live.broken["borrower"]
+    declare(tmp_path, LENDER.format(feature="sold", consent='"borrower",'), 1_000, "lender")
+    shop.app.live.refresh()
+    assert list(shop.app.live.broken) == []
+    (feature,) = shop.ask("GET", "/v1/projects/borrower")[1]["features"]
+    assert (feature["name"], feature["view"], feature["source"], feature["key"]) == (
+        "seller_sold",
+        "lender.risk",
+        "lender.sales",
+        ["seller"],
+    )
+    declare(tmp_path, LENDER.format(feature="sales", consent='"borrower",'), 2_000, "lender")
+    shop.app.live.refresh()
+    shop.app.live.refresh()
+    assert shop.ask("GET", "/v1/projects/borrower")[1]["features"][0]["name"] == "seller_sales"
+    declare(tmp_path, LENDER.format(feature="sales", consent=""), 3_000, "lender")
+    shop.app.live.refresh()
+    page = shop.ask("GET", "/v1/projects/borrower")[1]
+    assert "does not share view 'risk' with it" in page["troubles"]["declaration"]
+    assert page["features"][0]["name"] == "seller_sales"  # the last good declaration stays in force
+    declare(tmp_path, LENDER.format(feature="sales", consent='"borrower",'), 4_000, "lender")
+    shop.app.live.refresh()
+    assert shop.ask("GET", "/v1/projects/borrower")[1]["troubles"] == {}
+
+
+def test_the_lineage_of_a_borrower_names_the_versions_that_it_reads_of_others(
+    shop: Bench, tmp_path: Path
+) -> None:
+    declare(tmp_path, LENDER.format(feature="sold", consent='"borrower",'), 1_000, "lender")
+    declare(tmp_path, BORROWER, 1_000, "borrower")
+    shop.store.served = FakeManifest(lent={"lender": FakeManifest(project="lender", batch_version=12)})
+    shop.app.live.refresh()
+    lineage = shop.ask("GET", "/v1/projects/borrower")[1]["lineage"]
+    assert lineage["shared"] == {"lender": 12}
+    assert shop.ask("GET", "/v1/projects/lender")[1]["lineage"]["batch"]["version"] == 7
