@@ -37,7 +37,8 @@ check: setup ## Check format, lint, types and the imports between folders
 	$(PY) -m mypy
 
 .PHONY: test
-test: check docs gateway-programs browser-programs ## Check, build the documentation, and run every test with real servers, as CI does
+test: setup gateway-programs browser-programs ## Check, build the documentation, and run every test with real servers, as CI does
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target check docs
 	$(PY) -m pytest tests -n 2 --no-loadscope-reorder
 
 .PHONY: docs
@@ -78,11 +79,11 @@ soak: setup .venv/.bench-stamp ## Run the stream for MINUTES=20 and check its me
 	$(PY) -m tests.bench.soak $(MINUTES)
 
 .PHONY: drill
-drill: setup ## Run the faults in their long form: kills of streams, loads and builds, Cassandra away, extreme values; saves docs/benchmarks/drill.md
+drill: setup ## Run the faults in their long form: kills of streams, loads and builds, Cassandra away, extreme values; saves docs/benchmarks/{drill,proofs}.md
 	@rm -f $(MADE)/drill.jsonl
 	KILLS=10 DRILL=$(MADE)/drill.jsonl $(PY) -m pytest -q tests/servers/speed/test_stream_faults.py tests/servers/batch/test_landing_kills.py tests/servers/batch/test_build_kills.py tests/spark/events/test_one_verdict.py
-	KILLS=10 $(PY) -m pytest -q tests -m drill --deselect tests/servers/batch/test_landing_kills.py
-	KILLS=10 $(PY) -m pytest -q tests/unit/folds/test_extremes.py tests/spark/values
+	KILLS=10 DRILL=$(MADE)/drill.jsonl $(PY) -m pytest -q tests -m drill --deselect tests/servers/batch/test_landing_kills.py
+	KILLS=10 DRILL=$(MADE)/drill.jsonl $(PY) -m pytest -q tests/unit/folds/test_extremes.py tests/spark/values
 	DRILL=$(MADE)/drill.jsonl $(PY) -m tests.support.drill
 
 ##@ Servers

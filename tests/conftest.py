@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,6 +83,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             )
         item.add_marker(getattr(pytest.mark, folder))
     items.sort(key=lambda item: MARKERS.index(item.path.relative_to(TESTS).parts[0]))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note what came of the long form of a proof."""
+    from tests.support.drill import LONG, note
+
+    report = yield
+    proof = item.get_closest_marker("proof")
+    if LONG and proof is not None and report.when == "call":
+        note(proof=proof.args[0], seconds=report.duration, passed=report.passed)
+    return report
 
 
 @pytest.fixture(scope="session")

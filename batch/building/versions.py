@@ -10,7 +10,7 @@ from pyspark.errors import PySparkException
 from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureView
 from anabranch.errors import AnabranchError
-from anabranch.stores.cassandra.manifest import Manifest
+from anabranch.stores.cassandra.manifest import Gap, Manifest
 from anabranch.stores.lake.increments import builds_there, drop_increments, read_increments, states_there
 from anabranch.stores.opened import Stores
 from batch.views import Coverage, write_states
@@ -139,5 +139,22 @@ def _exchanged(stores: Stores, project: Project, current: Manifest | None, champ
     # The version that is left keeps the champion of now, so that a second rollback is the way forward again.
     left = replace(current, model_version=champion, replaces=None, previous=None)
     entry = replace(current.previous, replaces=champion if other else None)
+    note_left_behind(stores, project, current, entry)
     stores.views.swap(entry, current, left)
     return replace(entry, revision=current.revision + 1, previous=left)
+
+
+def note_left_behind(stores: Stores, project: Project, current: Manifest, entry: Manifest) -> None:
+    """Note a gap for messages behind the cut of `entry`, to which one goes back, that `current` alone found.
+
+    The stream saw them in the current version, and answers add no tile of theirs to the other one.
+    """
+    for name, source in project.sources.items():
+        if source.topic is None or entry.topics.get(name) != current.topics.get(name):
+            continue  # a topic that was made again is a gap of its own
+        ends = {int(partition): end for partition, end in current.offsets.get(name, {}).items()}
+        parts = entry.not_in_lake(name, {}, ends)
+        behind = stores.bus.count_before(source.topic, parts, entry.cut) if parts else 0
+        if behind:
+            why = f"{behind} came behind the cut of the version that was gone back to"
+            stores.views.note_gap(project.name, Gap(name, entry.cut, why))

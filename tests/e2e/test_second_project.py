@@ -451,6 +451,7 @@ def test_half_a_key_is_told_how_to_be_whole(flown: Flown) -> None:
     assert "Traceback" not in said.err
 
 
+@pytest.mark.drill  # the cluster's river runs under spark-submit, and scripts of jobs/ by themselves
 def test_a_job_script_runs_under_spark_submit(flown: Flown) -> None:
     submit = shutil.which("spark-submit", path=str(Path(sys.executable).parent))
     assert submit is not None

@@ -1,7 +1,8 @@
 """How thorough tests of faults are: short in CI, long in `make drill`, for which they note what was done and
 what came of it.
 
-DRILL=notes.jsonl python -m tests.support.drill     makes docs/benchmarks/drill.md of these notes
+DRILL=notes.jsonl python -m tests.support.drill     makes docs/benchmarks/drill.md of the notes of faults,
+                                                    and proofs.md of those of proofs
 """
 
 import json
@@ -67,6 +68,31 @@ def noted() -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(NOTES or os.devnull).read_text(encoding="utf-8").splitlines()]
 
 
+def page_of_proofs(lines: Sequence[Mapping[str, Any]]) -> None:
+    """Save what came of the proofs, if any; raises SystemExit when one of them failed."""
+    from tests.bench.report import alone, save
+
+    proofs = [line for line in lines if "proof" in line]
+    failed = [line["proof"] for line in proofs if not line["passed"]]
+    if failed:
+        raise SystemExit(f"error: not all is well, nothing is saved: {'; '.join(failed)}")
+    if not proofs:
+        return
+    notes = [
+        f"All {len(proofs)} held; one difference, exception or event that nobody owes would have failed.",
+        f"What is random in them is drawn with SEED={SEED}, or by hypothesis.",
+        "The short forms of the same tests run in `make test`.",
+    ]
+    save(
+        "proofs",
+        "Properties in their long form",
+        [alone(line["proof"], line["seconds"], "s", equal=True) for line in proofs],
+        ["pyspark", "hypothesis"],
+        notes,
+        command="make drill",
+    )
+
+
 def page(lines: Sequence[Mapping[str, Any]]) -> None:
     """Save what was noted; raises SystemExit when something is wrong in it, or when it holds no fault."""
     from tests.bench.report import Row, save
@@ -121,4 +147,5 @@ def page(lines: Sequence[Mapping[str, Any]]) -> None:
 if __name__ == "__main__":
     if not NOTES:
         sys.exit("error: DRILL does not name the file of notes: run 'make drill'")
+    page_of_proofs(noted())
     page(noted())

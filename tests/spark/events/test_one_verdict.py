@@ -7,6 +7,7 @@ import math
 from datetime import UTC, datetime
 from decimal import Decimal
 
+import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -36,6 +37,9 @@ ARRIVAL = datetime(2024, 5, 2, tzinfo=UTC)
 RAW = "value STRING, _arrival TIMESTAMP, _file STRING, _topic STRING, _partition INT, _offset BIGINT"
 
 
+@pytest.mark.proof(
+    "one verdict of REST, stream and landing: 4,000 drawn texts for each of a source's columns"
+)
 def test_every_form_of_a_value_has_one_verdict_and_one_key(spark: SparkSession) -> None:
     cases = [
         (name, token, _event(name, token))

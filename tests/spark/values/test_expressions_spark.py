@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -43,6 +44,9 @@ x <=> y; NOT flag OR n > 1; bit_count(n); hash(n, name); last_day(day); -9223372
 NOW = datetime(2024, 5, 1, 10, 30, tzinfo=UTC)
 
 
+@pytest.mark.proof(
+    "3,000 drawn expressions and every function over extreme values: Spark's types, no exception"
+)
 def test_types_are_sparks_and_no_extreme_value_raises(spark: SparkSession) -> None:
     rows, made = extremes(), Expressions(SEED)
     frame = spark.createDataFrame(rows, SCHEMA).coalesce(1).cache()
@@ -148,6 +152,7 @@ def features(seed: int, count: int) -> dict[str, Aggregate]:
     return out
 
 
+@pytest.mark.proof("20 times 45 aggregates of drawn expressions over extreme values: built, served, in tiles")
 def test_any_aggregate_of_any_expression_is_built_and_served(spark: SparkSession) -> None:
     rows = [{**one, "at": min(one["at"], NOW)} for one in extremes()]
     events = spark.createDataFrame(rows, SCHEMA).withColumn("_arrival", F.lit(NOW))

@@ -144,6 +144,7 @@ def assert_right(view: FeatureView, events: list[Event], found: dict[str, Any], 
         column.type.to_json(value)
 
 
+@pytest.mark.proof("extremes of every type, every aggregate: 1,000 histories, answers equal a plain fold")
 @settings(max_examples=1000 if LONG else 15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(events=edges(), cut=st.integers(3, 9))
 def test_extremes_are_exact_in_answers(events: list[Event], cut: int) -> None:
@@ -152,6 +153,9 @@ def test_extremes_are_exact_in_answers(events: list[Event], cut: int) -> None:
         assert_right(view, events, served(view, events, "a", START + cut * SLOT, at), at)
 
 
+@pytest.mark.proof(
+    "extremes of every type, every aggregate: 1,000 histories, training rows equal a plain fold"
+)
 @settings(max_examples=1000 if LONG else 15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(events=edges())
 def test_extremes_are_exact_in_training_rows(events: list[Event]) -> None:
