@@ -246,6 +246,13 @@ class FeatureView:
             ]
         )
 
+    @cached_property
+    def promise(self) -> str:
+        """Changes when the names or the values of the view's features would: what borrowers rely on."""
+        return digest(
+            [self.fingerprint, *sorted(f"{name}:{each.meaning()}" for name, each in self.features.items())]
+        )
+
     def feature_fingerprint(self, name: str) -> str:
         """Changes when the values of one feature would; not with its name."""
         return digest([*self._ground([self.features[name]]), self.features[name].meaning()])

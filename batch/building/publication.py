@@ -68,7 +68,7 @@ def shared_views(stores: Stores, project: Project) -> dict[str, dict[str, Any]]:
                 f"project {project.name!r} uses view {view.name!r} of project {owner!r}, which {why}: "
                 f"run 'anabranch build {owner}' first"
             )
-        noted[view.full_name] = {"fingerprint": view.fingerprint, "batch_version": manifest.batch_version}
+        noted[view.full_name] = {"promise": view.promise, "batch_version": manifest.batch_version}
     return noted
 
 

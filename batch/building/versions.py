@@ -49,7 +49,7 @@ class NewVersion:
         """Make the version current; the one before stays for a rollback if its views mean the same."""
         known = {view.name: view.fingerprint for view in self.project.own_views}
         meanings = [
-            None if one is None else {name: noted["fingerprint"] for name, noted in one.shared.items()}
+            None if one is None else {name: noted["promise"] for name, noted in one.shared.items()}
             for one in (self.before, entry)
         ]
         same = meanings[0] == meanings[1]

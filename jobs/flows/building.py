@@ -40,6 +40,8 @@ def build_project(
     times = context.settings.times
     sources_of_keys(project)
     shared = shared_views(context, project)
+    for line in surprised_borrowers(context, project):
+        steps.step(line)
     boundary = latest_cut(times, now_micros()) if cut is None else cut
     if boundary > now_micros():
         raise AnabranchError(
@@ -84,6 +86,21 @@ def topics_of(context: Context, project: Project) -> Mapping[str, str]:
                 why = f"topic {source.topic!r} was deleted and made again"
                 context.views.note_gap(project.name, Gap(name, until, why))
     return found
+
+
+def surprised_borrowers(context: Context, project: Project) -> list[str]:
+    """A sentence for each use of a view by another project that was built when the view was another one."""
+    now, lines = {view.name: view.promise for view in project.own_views}, []
+    for borrower in project.shared_with:
+        manifest = context.views.manifest(borrower)
+        for name, noted in (manifest.shared if manifest is not None else {}).items():
+            owner, _, view = name.partition(".")
+            if owner == project.name and noted["promise"] != now.get(view):
+                lines.append(
+                    f"project {borrower!r} was built with another view {view!r} than this build makes: its "
+                    f"answers are refused until 'anabranch build {borrower}'"
+                )
+    return lines
 
 
 def _require_tiles(context: Context, project: Project, cut: int) -> None:

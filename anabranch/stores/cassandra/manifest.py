@@ -51,7 +51,7 @@ class Manifest:
     `increments` are, by the name of a state, the builds whose grains make it up. `accepted` is why it was
     published although its validation failed. `replaces` is the champion that a rollback to this version has
     yet to replace in the registry. `shared` are the views of other projects that the project was built with,
-    by full name: their ``fingerprint``, and the owner's ``batch_version`` of then.
+    by full name: their ``promise``, and the owner's ``batch_version`` of then.
     """
 
     project: str

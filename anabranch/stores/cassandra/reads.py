@@ -45,7 +45,7 @@ def states_of(project: Project, view: FeatureView, manifest: Manifest | None) ->
             f"project {project.name!r} was not built with view {view.name!r} of project {owner!r} yet: "
             f"run 'anabranch build {project.name}'"
         )
-    if noted["fingerprint"] != view.fingerprint:
+    if noted["promise"] != view.promise:
         raise DeclaredAnewError(
             f"view {view.name!r} of project {owner!r} is not the one that {project.name!r} was built with: "
             f"its owner declared it anew; run 'anabranch build {project.name}' and train again"

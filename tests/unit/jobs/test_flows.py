@@ -1,15 +1,18 @@
-"""Flows between the layers: why views have no key, and current rows after a change of champion."""
+"""Flows between the layers: views without keys, views of other projects, rows of a new champion."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from anabranch import Count, FeatureView, Project, Source
-from anabranch.errors import UnavailableError
+from anabranch.errors import AnabranchError, UnavailableError
+from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.values.times import HOUR, parse_time
+from batch.building.publication import shared_views
 from jobs.flows import building
-from jobs.flows.building import no_key, score_current_rows
+from jobs.flows.building import no_key, score_current_rows, surprised_borrowers
 from jobs.show import Steps
 
 SALES = Source(name="sales", topic="sales", id="id", time="at", schema="id STRING, shop STRING, at TIMESTAMP")
@@ -60,3 +63,54 @@ def test_a_new_champion_scores_the_current_rows(monkeypatch: pytest.MonkeyPatch)
     assert steps.texts[-1] == (
         "current rows have no scores of the champion until the next build: Cassandra does not answer"
     )
+
+
+def version(project: str, view: FeatureView | None = None, shared: Any = None) -> Manifest:
+    return Manifest(
+        project=project,
+        batch_version=7,
+        cut=CUT,
+        slack=HOUR,
+        built_at=CUT,
+        fingerprints={} if view is None else {view.name: view.fingerprint},
+        tables={},
+        rows={},
+        shared=shared or {},
+    )
+
+
+def test_a_build_notes_the_views_of_others_and_is_refused_until_their_owners_built_them() -> None:
+    owner = Project(name="shops", views=(VIEW,), shared_with=("user",))
+    user = Project(name="user", views=(owner.lend("recent").on(shop="seller", prefix="seller"),))
+    built: dict[str, Manifest] = {}
+    context: Any = SimpleNamespace(views=SimpleNamespace(manifest=built.get))
+    with pytest.raises(AnabranchError) as caught:
+        shared_views(context, user)
+    assert str(caught.value) == (
+        "project 'user' uses view 'recent' of project 'shops', which was never built: "
+        "run 'anabranch build shops' first"
+    )
+    built["shops"] = version("shops", replace(VIEW, windows=("2h",)))
+    with pytest.raises(
+        AnabranchError, match="which declared it anew since its last build: run 'anabranch build"
+    ):
+        shared_views(context, user)
+    built["shops"] = version("shops", VIEW)
+    assert shared_views(context, user) == {"shops.recent": {"promise": VIEW.promise, "batch_version": 7}}
+    assert shared_views(context, owner) == {}
+
+
+def test_a_build_names_the_borrowers_whose_answers_it_ends() -> None:
+    owner = Project(name="shops", views=(VIEW,), shared_with=("user", "never_built"))
+    noted = {"shops.recent": {"promise": VIEW.promise, "batch_version": 7}}
+    built = {"user": version("user", shared=noted)}
+    context: Any = SimpleNamespace(views=SimpleNamespace(manifest=built.get))
+    assert surprised_borrowers(context, owner) == []
+    changed = replace(owner, views=(replace(VIEW, features={"n": Count(where="shop > 'a'")}),))
+    gone = replace(owner, views=(replace(VIEW, name="other"),))
+    for now in (changed, gone):
+        (line,) = surprised_borrowers(context, now)
+        assert line == (
+            "project 'user' was built with another view 'recent' than this build makes: its answers are "
+            "refused until 'anabranch build user'"
+        )
