@@ -21,6 +21,7 @@ from serving.http.messages import (
     Bodies,
     Exchange,
     GoneError,
+    Places,
     Request,
     Response,
     Scope,
@@ -48,6 +49,7 @@ class Application:
         settings = context.settings
         self._hosts = Hosts(settings.host, settings.allowed_hosts)
         self._bodies = Bodies(settings.body_bytes, settings.body_seconds, _MOST_BODIES + settings.body_bytes)
+        self._places = Places(settings.answers_at_once)
         self._site = Site(context, self.live, self.parts.facts)
         self.ready: Callable[[], object] = lambda: None
         """Called when the server is about to answer its first request."""
@@ -156,7 +158,12 @@ class Application:
         query = route.read_query(request.query)
         if request.receive is not None:
             request.body = await request.receive()
-        answer = await route.handler(self.parts, Call(request, caller, parameters, served, query))
+        call = Call(request, caller, parameters, served, query)
+        if route.bounded:
+            with self._places.taken():
+                answer = await route.handler(self.parts, call)
+        else:
+            answer = await route.handler(self.parts, call)
         return answer if isinstance(answer, Response) else json_response(answer, route.status)
 
     def _admit(self, request: Request, route: Route, project: str) -> Caller | None:

@@ -52,6 +52,8 @@ class ServingSettings:
     """Names that callers may reach the server by, besides `host` and those of loopback; `*`: any name."""
     connections: Positive = 4096
     """Connections that a worker holds at once; further ones wait until one is closed."""
+    answers_at_once: Positive = 128
+    """Predictions, features and scores that a worker answers at once; further calls get 503 at once."""
     ready_seconds: Seconds = 1.0
     """How long the answers of store and bus to `/readyz` are kept."""
     body_seconds: Seconds = 10.0

@@ -42,6 +42,7 @@ ROUTES = (
         example=_PREDICTED,
         problems=(400, 404, 413, 415, 422, 503),
         unknown_key=True,
+        bounded=True,
     ),
     Route(
         name="features",
@@ -52,6 +53,7 @@ ROUTES = (
         summary="Stored features of a key, merged as of now",
         response=FeaturesBody,
         problems=(404, 422, 503),
+        bounded=True,
     ),
     Route(
         name="scores",
@@ -64,6 +66,7 @@ ROUTES = (
         response=CurrentRowBody,
         problems=(404, 422, 503),
         unknown_key=True,
+        bounded=True,
     ),
     Route(
         name="events",

@@ -94,6 +94,8 @@ class Route:
     """An example of the response."""
     examples: "Callable[[Declared], Mapping[str, Any]] | None" = None
     """Examples of the request, as OpenAPI writes them."""
+    bounded: bool = False
+    """Whether calls beyond `serving.answers_at_once` are refused, so that those before them are in time."""
     unknown_key: bool = False
     """Whether a key of which nothing is known is a 404."""
 

@@ -1,7 +1,8 @@
 """HTTP as plain values, and the RSGI adapter that granian calls. Knows nothing of projects."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -92,6 +93,31 @@ class Exchange(Protocol):
 
 class GoneError(Exception):
     """The caller went away before the whole body had come: nobody waits for an answer."""
+
+
+@dataclass(slots=True)
+class Places:
+    """Calls that are answered at once, at most `most`: one more would make all of them late."""
+
+    most: int
+    held: int = 0
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Hold a place; raises a 503 problem, which says when to come again, if there is none."""
+        if self.held >= self.most:
+            problem = ProblemError(
+                503,
+                "busy",
+                f"{self.held} calls are being answered, more would be late: try again in a second",
+            )
+            problem.headers = (("retry-after", "1"),)
+            raise problem
+        self.held += 1
+        try:
+            yield
+        finally:
+            self.held -= 1
 
 
 @dataclass(slots=True)

@@ -36,12 +36,15 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of it; latencies in milliseconds. `late`: the longest that the generator itself was
-    behind its plan.
+    """What came of it; latencies in milliseconds, of answered calls alone.
+
+    `refused` calls were told to come again (503). `late`: the longest that the generator itself was behind
+    its plan.
     """
 
     sent: int
     answered: int
+    refused: int
     errors: int
     degraded: int
     rate: float
@@ -63,6 +66,7 @@ class Totals:
     latencies: list[float] = field(default_factory=list)
     sent: int = 0
     errors: int = 0
+    refused: int = 0
     degraded: int = 0
     open: bool = True
 
@@ -101,8 +105,11 @@ class Caller(asyncio.Protocol):
         if len(self._received) < self._needed:
             return
         totals = self._totals
-        totals.latencies.append(time.perf_counter() - self._due)
-        if self._received[9:12] != b"200":
+        if self._received[9:12] == b"503" and b"retry-after" in self._received[:500].lower():
+            totals.refused += 1
+        else:
+            totals.latencies.append(time.perf_counter() - self._due)
+        if self._received[9:12] not in (b"200", b"503"):
             totals.errors += 1
         elif b'"degraded":true' in self._received:
             totals.degraded += 1
@@ -139,13 +146,13 @@ async def run(plan: Plan) -> Outcome:
     totals.open = False
     elapsed = time.perf_counter() - started
     deadline = time.perf_counter() + 10
-    while len(totals.latencies) < totals.sent and time.perf_counter() < deadline:
+    while len(totals.latencies) + totals.refused < totals.sent and time.perf_counter() < deadline:
         await asyncio.sleep(0.01)
     found = np.array(totals.latencies or [float("nan")]) * 1000
     p50, p99, p999 = (float(np.percentile(found, part)) for part in (50, 99, 99.9))
-    lost = totals.sent + len(totals.due) - len(totals.latencies)
+    lost = totals.sent + len(totals.due) - len(totals.latencies) - totals.refused
     return Outcome(
-        sent=totals.sent, answered=len(totals.latencies), errors=totals.errors + lost,
+        sent=totals.sent, answered=len(totals.latencies), refused=totals.refused, errors=totals.errors + lost,
         degraded=totals.degraded,
         rate=len(totals.latencies) / elapsed, p50=p50, p99=p99, p999=p999, longest=float(found.max()),
         late=late * 1000,

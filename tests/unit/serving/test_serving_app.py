@@ -672,3 +672,22 @@ print(sorted({"pyspark", "mlflow"} & set(sys.modules)))
         cwd=PROJECTS.parent,
     )
     assert loaded.stdout == "[]\n"
+
+
+def test_calls_beyond_what_is_answered_at_once_are_told_to_come_again(heart: Bench) -> None:
+    busy = heart.changed(settings=ServingSettings(answers_at_once=2, store_timeout_seconds=1))
+    heart.store.stored["p1",] = {"age": 45}
+    body = json.dumps({"key": "p1"}).encode()
+
+    async def together() -> list[Any]:
+        asked = [busy.app.handle(Request("POST", f"{HEART}/predict", body)) for _ in range(5)]
+        others = busy.app.handle(Request("GET", "/healthz"))
+        found = await asyncio.gather(*asked, others)
+        later = await asyncio.gather(*(busy.app.handle(Request("GET", f"{HEART}/features/p1")) for _ in "12"))
+        return [*found, *later]
+
+    found = asyncio.run(together())
+    assert [response.status for response in found] == [200, 200, 503, 503, 503, 200, 200, 200]
+    refused = found[2]
+    assert dict(refused.headers)["retry-after"] == "1"
+    assert json.loads(refused.body)["type"] == "urn:anabranch:problem:busy"
