@@ -21,8 +21,8 @@ from serving.http.messages import (
     Bodies,
     Exchange,
     GoneError,
+    HttpRequest,
     Places,
-    Request,
     Response,
     Scope,
     json_response,
@@ -80,7 +80,7 @@ class Application:
             return
         method = scope.method
         headers = scope.headers
-        request = Request(
+        request = HttpRequest(
             method, scope.path, content_type=headers.get("content-type") or "", query=scope.query_string
         )
         if self._access is not None:
@@ -106,7 +106,7 @@ class Application:
         if self._settings.shared is not None:
             leave(self._settings.shared, own_metrics(self.parts))
 
-    async def handle(self, request: Request) -> Response:
+    async def handle(self, request: HttpRequest) -> Response:
         """Answer a request; every error becomes a problem."""
         started = time.perf_counter()
         label, project = "unknown", ""
@@ -142,7 +142,7 @@ class Application:
 
     async def _answer(
         self,
-        request: Request,
+        request: HttpRequest,
         routes: Mapping[str, Route],
         parameters: Mapping[str, str],
         caller: Caller | None,
@@ -166,7 +166,7 @@ class Application:
             answer = await route.handler(self.parts, call)
         return answer if isinstance(answer, Response) else json_response(answer, route.status)
 
-    def _admit(self, request: Request, route: Route, project: str) -> Caller | None:
+    def _admit(self, request: HttpRequest, route: Route, project: str) -> Caller | None:
         """The caller, None when all may ask; raises a 401 or 403 problem."""
         if route.right is None:
             return self._anybody(request)
@@ -183,17 +183,17 @@ class Application:
             )
         return caller
 
-    def _identify(self, request: Request) -> Caller | None:
+    def _identify(self, request: HttpRequest) -> Caller | None:
         """The caller, None when all may ask; raises a 401 problem."""
         access = self._access
         return None if access is None else access.identify(request.authorization, request.api_key)
 
-    def _reader(self, request: Request) -> Caller | None:
+    def _reader(self, request: HttpRequest) -> Caller | None:
         """The caller of a page: browsers send a key as the password they ask for. None when all may ask."""
         access = self._access
         return None if access is None else access.identify_reader(request.authorization, request.api_key)
 
-    def _anybody(self, request: Request) -> Caller | None:
+    def _anybody(self, request: HttpRequest) -> Caller | None:
         """The caller of a path that is open to all: `NOBODY` where credentials are missing or wrong."""
         try:
             return self._reader(request)

@@ -13,7 +13,7 @@ from anabranch.answers.problems import ProblemError, unprocessable
 from anabranch.declare.projects import Project
 from serving.api.live import Served
 from serving.http.access import Caller
-from serving.http.messages import Request
+from serving.http.messages import HttpRequest
 
 if TYPE_CHECKING:
     from serving.api.openapi import Declared
@@ -30,7 +30,7 @@ _PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
 class Call:
     """One request to an endpoint. `caller` is None where nobody needs credentials."""
 
-    request: Request
+    request: HttpRequest
     caller: Caller | None
     parameters: Mapping[str, str]
     target: Served | None = None

@@ -19,7 +19,7 @@ _AT_ONCE = 16 * 1024
 
 
 @dataclass(slots=True)
-class Request:
+class HttpRequest:
     """One request; `path` is percent-decoded and without the query, `query` as it came.
 
     `receive` reads the body, for a caller that has been admitted.

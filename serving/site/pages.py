@@ -19,7 +19,7 @@ from serving.api.context import ServingContext
 from serving.api.facts import Facts, Missing
 from serving.api.live import Live, Served
 from serving.http.access import Caller, only_seen, sees
-from serving.http.messages import Headers, Request, Response
+from serving.http.messages import Headers, HttpRequest, Response
 from serving.site.key_page import KeyFacts, key_page, moments
 from serving.site.project_page import project_page
 from serving.site.summaries import home_page
@@ -63,7 +63,9 @@ class Site:
         """Whether the site answers requests for a path."""
         return path in ("/", STYLE_PATH, "/projects") or path.startswith("/projects/")
 
-    async def answer(self, request: Request, identify: Callable[[Request], Caller | None]) -> Response:
+    async def answer(
+        self, request: HttpRequest, identify: Callable[[HttpRequest], Caller | None]
+    ) -> Response:
         """The page of a request by the caller that `identify` finds; an error is a page too."""
         try:
             if request.method not in ("GET", "HEAD"):
@@ -76,7 +78,7 @@ class Site:
         except AnabranchError as error:
             return failure(of_error(error))
 
-    async def _page(self, request: Request, caller: Caller | None) -> Response:
+    async def _page(self, request: HttpRequest, caller: Caller | None) -> Response:
         parts = [part for part in request.path.split("/", 4)[2:] if part]
         if request.path == "/" or not parts:
             visible = [served for served in self._live if sees(caller, served.project.name)]
@@ -114,7 +116,7 @@ class Site:
         return served
 
     @staticmethod
-    def _lookup(request: Request, served: Served) -> Response:
+    def _lookup(request: HttpRequest, served: Served) -> Response:
         """A redirect from the fields of the form to the key's own address."""
         fields: Mapping[str, str] = dict(parse_qsl(request.query, keep_blank_values=True))
         names = served.project.keys

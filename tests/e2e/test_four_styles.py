@@ -33,7 +33,7 @@ from jobs.show import Steps
 from jobs.wiring.context import Context
 from jobs.wiring.serve import build
 from jobs.wiring.settings import Settings
-from serving.http.messages import Request
+from serving.http.messages import HttpRequest
 from speed.query import scores_topic
 from speed.requests import prepare_requests, requests_topic, start_requests
 from speed.streams import start
@@ -189,7 +189,9 @@ def over_rest(settings: Settings, name: str) -> list[dict[str, Any]]:
     app.live.refresh()
 
     async def ask(method: str, path: str, body: object = None) -> Any:
-        response = await app.handle(Request(method, f"/v1/projects/{name}/{path}", json.dumps(body).encode()))
+        response = await app.handle(
+            HttpRequest(method, f"/v1/projects/{name}/{path}", json.dumps(body).encode())
+        )
         assert response.status == 200, response.body
         return json.loads(response.body)
 

@@ -16,7 +16,7 @@ from anabranch.declare.projects import Project
 from anabranch.stores.files.api_keys import ApiKeys
 from serving.app import Application
 from serving.http.access import Access, Issuer
-from serving.http.messages import Request, Response
+from serving.http.messages import HttpRequest, Response
 from serving.server import run
 from serving.settings import ServingSettings
 from tests.support.serving_fakes import NOW, PROJECTS, Bench, bench
@@ -72,7 +72,7 @@ def watch(found: Bench) -> Refused:
             len(found.kept),
         )
 
-    async def watched(request: Request) -> Response:
+    async def watched(request: HttpRequest) -> Response:
         before = state()
         response = await handle(request)
         if response.status >= 400:

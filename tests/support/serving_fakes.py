@@ -28,7 +28,7 @@ from anabranch.values.times import parse_time
 from serving.api.context import ServingContext
 from serving.app import Application, create_app
 from serving.http.access import Access
-from serving.http.messages import Request, Response
+from serving.http.messages import HttpRequest, Response
 from serving.settings import ServingSettings
 
 NOW = parse_time("2024-05-01T12:00:00Z")
@@ -298,7 +298,7 @@ class Bench:
     ) -> Response:
         sent = body if isinstance(body, bytes) else json.dumps(body).encode()
         return asyncio.run(
-            self.app.handle(Request(method, path, b"" if body is None else sent, content_type))
+            self.app.handle(HttpRequest(method, path, b"" if body is None else sent, content_type))
         )
 
 

@@ -27,7 +27,7 @@ from jobs.servers.processes import wait_until
 from jobs.wiring.context import Context
 from jobs.wiring.serve import build as build_server
 from jobs.wiring.settings import Settings
-from serving.http.messages import Request
+from serving.http.messages import HttpRequest
 from speed.query import scores_topic
 from speed.requests import requests_topic
 from speed.streams import Streams
@@ -158,7 +158,8 @@ class Desk:
 
         async def ask() -> list[tuple[int, dict[str, Any]]]:
             replies = [
-                await server.handle(Request("POST", path, body=json.dumps(body).encode())) for body in bodies
+                await server.handle(HttpRequest("POST", path, body=json.dumps(body).encode()))
+                for body in bodies
             ]
             return [(reply.status, json.loads(reply.body)) for reply in replies]
 

@@ -14,7 +14,7 @@ from serving.api.routing import PROJECT, Call, Route, Router
 from serving.api.server_parts import ServerParts
 from serving.app import ROUTES, create_app
 from serving.http.access import Access, Issuer
-from serving.http.messages import Request
+from serving.http.messages import HttpRequest
 from tests.support.serving_fakes import NOW, PROJECTS, bench
 
 
@@ -67,7 +67,7 @@ class EchoServer:
         self, method: str, path: str, key: str, body: Any = None, query: str = ""
     ) -> tuple[int, Any, dict[str, str]]:
         sent = b"" if body is None else json.dumps(body).encode()
-        response = asyncio.run(self.app.handle(Request(method, path, sent, api_key=key, query=query)))
+        response = asyncio.run(self.app.handle(HttpRequest(method, path, sent, api_key=key, query=query)))
         return response.status, json.loads(response.body), dict(response.headers)
 
 

@@ -20,7 +20,7 @@ from anabranch.values.times import DAY, SECOND
 from jobs.servers.processes import wait_until
 from serving.app import create_app
 from serving.http.access import Access, Hosts, Issuer
-from serving.http.messages import Request
+from serving.http.messages import HttpRequest
 from serving.server import run
 from serving.settings import ServingSettings
 from tests.support.issuer import pair
@@ -63,7 +63,7 @@ class Secured:
     def ask(
         self, method: str, path: str, credentials: str = "", body: bytes = b"", **more: Any
     ) -> tuple[int, Any, Mapping[str, str]]:
-        sent = Request(
+        sent = HttpRequest(
             method, path, body, authorization=f"Bearer {credentials}" if credentials else "", **more
         )
         response = asyncio.run(self.bench.app.handle(sent))
@@ -217,7 +217,7 @@ def test_secrets_are_neither_kept_nor_shown(secured: Secured) -> None:
     assert stat.S_IMODE(secured.keys.file.stat().st_mode) == 0o600
     (entry,) = secured.keys.read().values()
     assert entry.hash not in repr(entry)
-    assert secret not in repr(Request("GET", "/", authorization=f"Bearer {key}", api_key=key))
+    assert secret not in repr(HttpRequest("GET", "/", authorization=f"Bearer {key}", api_key=key))
     assert "BEGIN" not in repr(Issuer(public_keys=(PUBLIC,)))
 
 
@@ -282,7 +282,7 @@ def test_project_names_are_shown_only_to_callers_that_may_see_them(secured: Secu
         status, problem, _ = secured.ask("GET", f"/v1/projects/{name}", heart)
         refused = f"key {heart.split('_')[1]} has no right to catalogue for {name}"
         assert (status, problem["detail"]) == (403, f"{refused}: ask for a key or token that has")
-        page = asyncio.run(app.handle(Request("GET", f"/projects/{name}", api_key=heart)))
+        page = asyncio.run(app.handle(HttpRequest("GET", f"/projects/{name}", api_key=heart)))
         assert (page.status, b"has no right to catalogue" in page.body) == (403, True)
     assert visible("/v1/projects/nobody", everywhere) == (404, {"heart_disease", "shop"})
     assert visible("/v1/projects/torn", everywhere) == (503, {"torn"})

@@ -21,7 +21,7 @@ from anabranch.declare.projects import Project
 from anabranch.errors import TooLargeError, UnavailableError
 from anabranch.stores.cassandra.measures import Measure
 from serving.api.metrics import EVERY_SECONDS, MeasuredValues, ServingMetrics
-from serving.http.messages import Bodies, Request
+from serving.http.messages import Bodies, HttpRequest
 from serving.settings import ServingSettings
 from tests.support.serving_fakes import PROJECTS, Bench, FakeManifest, bench
 
@@ -363,7 +363,7 @@ def test_fields_that_are_no_columns_are_named_up_to_a_bound(heart: Bench) -> Non
 def test_what_a_route_does_not_declare_and_what_is_no_utf8_is_refused(
     heart: Bench, path: str, query: str, status: int, field: str | None
 ) -> None:
-    response = asyncio.run(heart.app.handle(Request("GET", path, query=query)))
+    response = asyncio.run(heart.app.handle(HttpRequest("GET", path, query=query)))
     assert (response.status, json.loads(response.body).get("field")) == (status, field)
 
 
@@ -680,10 +680,12 @@ def test_calls_beyond_what_is_answered_at_once_are_told_to_come_again(heart: Ben
     body = json.dumps({"key": "p1"}).encode()
 
     async def together() -> list[Any]:
-        asked = [busy.app.handle(Request("POST", f"{HEART}/predict", body)) for _ in range(5)]
-        others = busy.app.handle(Request("GET", "/healthz"))
+        asked = [busy.app.handle(HttpRequest("POST", f"{HEART}/predict", body)) for _ in range(5)]
+        others = busy.app.handle(HttpRequest("GET", "/healthz"))
         found = await asyncio.gather(*asked, others)
-        later = await asyncio.gather(*(busy.app.handle(Request("GET", f"{HEART}/features/p1")) for _ in "12"))
+        later = await asyncio.gather(
+            *(busy.app.handle(HttpRequest("GET", f"{HEART}/features/p1")) for _ in "12")
+        )
         return [*found, *later]
 
     found = asyncio.run(together())

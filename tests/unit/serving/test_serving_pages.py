@@ -21,7 +21,7 @@ from anabranch.stores.files.api_keys import ApiKeys
 from anabranch.stores.files.reports import Reports
 from anabranch.values.times import HOUR, from_micros
 from serving.http.access import Access, Issuer
-from serving.http.messages import Request, Response
+from serving.http.messages import HttpRequest, Response
 from tests.support.serving_fakes import NOW, PROJECTS, Bench, bench
 
 EVIL = "<script>alert(1)</script>'\" onload=x"
@@ -201,10 +201,10 @@ def test_past_values_that_are_not_exact_are_not_shown(heart: Bench) -> None:
 
 
 def test_form_leads_to_the_page_of_the_key(heart: Bench) -> None:
-    asked = Request("GET", f"{PAGE}/keys", query="patient_id=a%2Fb+c")
+    asked = HttpRequest("GET", f"{PAGE}/keys", query="patient_id=a%2Fb+c")
     response = asyncio.run(heart.app.handle(asked))
     assert (response.status, dict(response.headers)["location"]) == (303, f"{PAGE}/keys/a%2Fb%20c")
-    assert asyncio.run(heart.app.handle(Request("GET", f"{PAGE}/keys", query=""))).status == 422
+    assert asyncio.run(heart.app.handle(HttpRequest("GET", f"{PAGE}/keys", query=""))).status == 422
 
 
 def test_a_page_lacks_only_the_parts_of_stores_that_are_down(heart: Bench) -> None:
@@ -272,7 +272,7 @@ def secured(heart: Bench, folder: Path) -> Iterator[tuple[Bench, ApiKeys]]:
 
 def asked(heart: Bench, path: str, key: str | None, method: str = "GET", body: bytes = b"") -> Response:
     basic = "" if key is None else f"Basic {b64encode(f'anybody:{key}'.encode()).decode()}"
-    return asyncio.run(heart.app.handle(Request(method, path, body, authorization=basic)))
+    return asyncio.run(heart.app.handle(HttpRequest(method, path, body, authorization=basic)))
 
 
 def test_readers_of_pages_are_asked_for_a_key_by_their_browser(heart: Bench, tmp_path: Path) -> None:
