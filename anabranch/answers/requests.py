@@ -12,7 +12,7 @@ from anabranch.answers.problems import ProblemError, unprocessable
 from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureColumn
 from anabranch.errors import EventError
-from anabranch.events.json_values import EXACT
+from anabranch.events.messages import EXACT
 from anabranch.values.datatype import show
 from anabranch.values.keys import LONGEST_KEY, SEPARATOR, read_key
 from anabranch.values.texts import AROUND

@@ -5,6 +5,8 @@ nowhere: a value may also be text that reads as its type (``"45"``), text of not
 unknown fields are ignored, an event needs its id, its time and all columns of at least one of its keys.
 """
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,6 +18,10 @@ from anabranch.values.keys import KEY_RULE, LONGEST_KEY, SEPARATOR
 from anabranch.values.texts import AROUND
 from anabranch.values.times import DAY, format_time
 from anabranch.values.types import DATE, DataType
+
+_MOST_DIGITS, _LONGEST_FIELD = 1000, 50_000
+"""Of a number and of a field's name, by Spark's parser of JSON, in any field of a flat message."""
+_MANY_DIGITS = re.compile(rb"[0-9.eE+-]{%d}" % (_MOST_DIGITS + 1))
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,32 @@ def find_fault(
     except EventError as error:
         return Fault(str(error).partition(":")[0], str(error))
     return _fault(values, source, keys, latest)
+
+
+def find_text_fault(text: bytes, source: Source) -> Fault | None:
+    """What Spark's parser alone would find in the JSON of an event that has no fault, or None."""
+    if source.nested or source.format != "json":
+        return None
+    if len(text) <= _LONGEST_FIELD and not _MANY_DIGITS.search(text):
+        return None
+    try:
+        json.loads(text, parse_int=_short_number, parse_float=_short_number, object_pairs_hook=_short_names)
+    except EventError as error:
+        return Fault(source.id, str(error))
+    except RecursionError:
+        return Fault(source.id, "the event is nested too deeply")
+    return None
+
+
+def _short_number(text: str) -> int:
+    if sum(map(str.isdigit, text)) > _MOST_DIGITS:
+        raise EventError(f"the event has a number of more than {_MOST_DIGITS:,} digits")
+    return 0
+
+
+def _short_names(pairs: list[tuple[str, object]]) -> None:
+    if any(len(name) > _LONGEST_FIELD for name, _ in pairs):
+        raise EventError(f"the event has a field whose name is longer than {_LONGEST_FIELD:,} letters")
 
 
 def _fault(

@@ -1,27 +1,10 @@
 """JSON that goes out, by HTTP or in topics, and messages for events that came as JSON."""
 
-import re
-from decimal import Decimal, InvalidOperation
-
 import msgspec
 import numpy as np
 
 from anabranch.declare.sources import Source
-
-_FARTHEST = 999_999_999
-"""The exponent of a number whose own no Decimal has: beyond every type, as that is."""
-
-
-def json_number(text: str) -> Decimal:
-    """A JSON number with a fraction or an exponent, with all its digits."""
-    try:
-        return Decimal(text)
-    except InvalidOperation:
-        return Decimal(re.sub(r"[eE]\+?(-?)[0-9]+$", rf"e\g<1>{_FARTHEST}", text))
-
-
-EXACT = msgspec.json.Decoder(float_hook=json_number)
-"""Reads JSON; numbers with a fraction or an exponent are Decimal."""
+from anabranch.events.messages import EXACT
 
 
 def encode(document: object) -> bytes:

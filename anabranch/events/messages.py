@@ -4,8 +4,11 @@ Landing, the stream and REST read nested messages by these functions alone, what
 """
 
 import math
+import re
 from collections.abc import Mapping
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
+
+import msgspec
 
 from anabranch.declare.nesting import Nesting
 from anabranch.errors import EventError
@@ -15,6 +18,28 @@ from anabranch.values.paths import path_text, value_at
 MOST_LEVELS = 64
 """Objects and arrays within one another in a nested message; one of more goes to quarantine."""
 TOO_DEEP = f"nested more than {MOST_LEVELS} levels deep"
+
+_FARTHEST = 999_999_999
+"""The exponent of a number whose own no Decimal has: beyond every type, as that is."""
+_ODD_ZERO = re.compile(r"-?0(?:\.0*)?[eE][+-]?0*[1-9][0-9]{3,}")
+
+
+def json_number(text: str) -> Decimal:
+    """A JSON number with a fraction or an exponent, with all its digits.
+
+    A zero with an exponent of four digits is no DECIMAL for landing, and zero for a DOUBLE: as the least
+    number is.
+    """
+    if _ODD_ZERO.fullmatch(text):
+        return Decimal(f"1e-{_FARTHEST}")
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return Decimal(re.sub(r"[eE]\+?(-?)[0-9]+$", rf"e\g<1>{_FARTHEST}", text))
+
+
+EXACT = msgspec.json.Decoder(float_hook=json_number)
+"""Reads JSON; numbers with a fraction or an exponent are Decimal."""
 
 
 def values_of(message: object, nesting: Nesting) -> dict[str, object]:

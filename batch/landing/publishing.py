@@ -20,7 +20,7 @@ from anabranch.answers.requests import decode
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
 from anabranch.errors import AnabranchError, EventError, MisuseError
-from anabranch.events.faults import find_fault
+from anabranch.events.faults import find_fault, find_text_fault
 from anabranch.events.json_values import encode_event
 from anabranch.events.messages import values_of
 from anabranch.progress import Progress
@@ -59,7 +59,7 @@ class _Judge:
             event = decode(text, exact=self.source.keeps_digits, what="it")
         except ProblemError as problem:
             return problem.detail
-        fault = find_fault(event, self.source, self.keys, self.latest)
+        fault = find_fault(event, self.source, self.keys, self.latest) or find_text_fault(text, self.source)
         return None if fault is None else fault.reason
 
 

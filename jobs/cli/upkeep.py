@@ -51,7 +51,7 @@ def upkeep(
         text = f"{folders} folders to compact, {removed:,} files to remove"
     tables = [asdict(each) for each in tended]
     value = {"project": name, "dry_run": dry_run, "tables": tables, "bytes_saved": saved}
-    result(as_json, value, f"{text}; {saved / 1e6:,.1f} MB less on disk")
+    result(as_json, value, f"{text}; {abs(saved) / 1e6:,.1f} MB {'less' if saved >= 0 else 'more'} on disk")
 
 
 def _tended_row(tended: Any) -> list[object]:

@@ -13,7 +13,7 @@ from anabranch.answers.predict import Prediction, shown_features, shown_key
 from anabranch.answers.problems import ProblemError, unprocessable
 from anabranch.answers.requests import Asked, Key, path_key
 from anabranch.answers.service import Questions
-from anabranch.events.faults import find_fault
+from anabranch.events.faults import find_fault, find_text_fault
 from anabranch.events.json_values import encode, encode_event
 from anabranch.values.keys import key_text, show_key
 from anabranch.values.paths import value_at
@@ -126,14 +126,14 @@ async def events(parts: ServerParts, call: Call) -> AcceptedBody:
     sent: list[Any] = document if isinstance(document, list) else [document]
     latest = parts.context.clock() + parts.context.stores.settings.times.future_skew_seconds * SECOND
     keys = project.key_sets(source)
-    for position, event in enumerate(sent):
-        fault = find_fault(event, source, keys, latest)
+    texts = msgspec.json.decode(request.body, type=list[msgspec.Raw]) if several else [request.body.strip()]
+    for position, (event, text) in enumerate(zip(sent, texts, strict=True)):
+        fault = find_fault(event, source, keys, latest) or find_text_fault(bytes(text), source)
         if fault is not None:
             place = f"[{position}]." if several else ""
             raise unprocessable(
                 f"{place}{fault.field}", f"{place}{fault.reason}: nothing was published", "wrong-event"
             )
-    texts = msgspec.json.decode(request.body, type=list[msgspec.Raw]) if several else [request.body.strip()]
     messages: list[tuple[bytes | None, bytes]] = [
         (str(value_at(event, source.nesting.path(source.id))).encode(), encode_event(source, bytes(text)))
         for event, text in zip(sent, texts, strict=True)

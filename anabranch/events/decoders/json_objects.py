@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 
 import msgspec
 from pyspark.sql import Column, DataFrame
@@ -18,7 +17,7 @@ from anabranch.declare.sources import Source
 from anabranch.errors import EventError
 from anabranch.events.cells import named
 from anabranch.events.decoders.decoder import Decoder, MessageDecoder, message_fault, short
-from anabranch.events.messages import MOST_LEVELS, TOO_DEEP, check_levels, number_of
+from anabranch.events.messages import EXACT, MOST_LEVELS, TOO_DEEP, check_levels, number_of
 from anabranch.events.rows import lake_columns, sealed
 from anabranch.values.names import quoted
 from anabranch.values.types import Column as SourceColumn
@@ -30,7 +29,7 @@ _LONE = rf"(?<!\\)(?:\\\\)*+(?:{_HIGH}(?!{_LOW})|(?<!{_HIGH}){_LOW})"
 """The escape of half a character; Spark would read it as a question mark."""
 
 
-_PLAIN, _EXACT = msgspec.json.Decoder(), msgspec.json.Decoder(float_hook=Decimal)
+_PLAIN = msgspec.json.Decoder()
 _NO_OBJECT, _NO_UNICODE = "malformed JSON: one JSON object is expected", "the text is not Unicode"
 _HALF = re.compile("[\ud800-\udfff]")
 
@@ -66,7 +65,7 @@ class _NestedJsonDecoder(MessageDecoder):
 
     def decode(self, value: bytes) -> Mapping[str, object]:
         try:
-            message = (_EXACT if self.keeps_digits else _PLAIN).decode(value)
+            message = (EXACT if self.keeps_digits else _PLAIN).decode(value)
         except RecursionError as error:
             raise EventError(TOO_DEEP) from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -96,8 +95,27 @@ def _why(value: bytes) -> str:
 
 def _with_quotes(value: Column, names: Sequence[str]) -> Column:
     """The message with the numbers of these fields as texts. Quotes within a text have a backslash before."""
-    fields = "|".join(f"\\Q{name}\\E" for name in names)
+    plain, escaped = (
+        "|".join("".join(_written(letter, escapes) for letter in name) for name in names)
+        for escapes in (False, True)
+    )
+    return F.when(F.contains(value, F.lit("\\u")), _quoted_numbers(value, escaped)).otherwise(
+        _quoted_numbers(value, plain)
+    )
+
+
+def _quoted_numbers(value: Column, fields: str) -> Column:
     return F.regexp_replace(value, rf'("(?:{fields})"\s*:\s*)(-?[0-9][0-9.eE+-]*)', '$1"$2"')
+
+
+def _written(letter: str, escapes: bool) -> str:
+    """A regular expression of the ways in which JSON may write a letter; `escapes` with \\uXXXX."""
+    shown = re.escape(json.dumps(letter, ensure_ascii=False)[1:-1])
+    ways = [shown, r"\\/"] if letter == "/" else [shown]
+    if escapes:
+        units = letter.encode("utf-16-be").hex()
+        ways.append("".join(rf"\\u(?i:{units[start : start + 4]})" for start in range(0, len(units), 4)))
+    return f"(?:{'|'.join(ways)})" if len(ways) > 1 else shown
 
 
 def _text(column: SourceColumn) -> Column:

@@ -87,6 +87,24 @@ def test_values_are_read_as_declared_whether_json_has_them_as_numbers_or_text(sp
     assert read == [wanted for _, _, wanted in VALUES]
 
 
+def test_decimals_keep_all_their_digits_however_their_name_is_written(spark: SparkSession) -> None:
+    names = ("größe", "a/b", "x\\E(", "😀.")
+    schema = ", ".join(
+        ["id STRING, shop STRING, at TIMESTAMP", *(f"`{name}` DECIMAL(38,18)" for name in names)]
+    )
+    source = Source(name="sales", topic="sales", id="id", time="at", schema=schema)
+    project = Project(name="shops", views=(FeatureView(
+        name="by_shop", source=source, key="shop", features={"n": Count()}),))  # fmt: skip
+    number = "12345678901234567890.123456789012345678"
+    ascii_, plain = (
+        json.dumps(GOOD | dict.fromkeys(names, "#"), ensure_ascii=escapes).replace('"#"', number)
+        for escapes in (True, False)
+    )
+    texts = [ascii_, plain, ascii_.replace("/", r"\/"), plain.replace("a/b", r"\u0061\u002Fb")]
+    for row in judged(spark, texts, source, project):
+        assert [row["_reason"], *(row[name] for name in names)] == [None, *[Decimal(number)] * 4]
+
+
 def test_decimals_in_json_numbers_keep_all_their_digits_and_nan_is_kept(spark: SparkSession) -> None:
     plain = event()[:-1]
     first, second = judged(spark, [plain + ', "price": 1234567890123456.7891}', plain + ', "weight": NaN}'])

@@ -16,7 +16,7 @@ from anabranch.answers.problems import ProblemError
 from anabranch.answers.requests import decode
 from anabranch.events.cells import named
 from anabranch.events.decoders.csv_lines import CsvDecoder
-from anabranch.events.faults import find_fault
+from anabranch.events.faults import find_fault, find_text_fault
 from anabranch.events.judging import judge, parse
 from tests.support import forms
 from tests.support.drill import LONG, SEED
@@ -44,11 +44,15 @@ def test_every_form_of_a_value_has_one_verdict_and_one_key(spark: SparkSession) 
     cases = [
         (name, token, _event(name, token))
         for token in forms.tokens(SEED, 4_000 if LONG else 60)
-        for name in ("id", "at", *KINDS)
+        for name in ("id", "at", "more", *KINDS)
     ]
     messages = {number: text for number, (_, _, text) in enumerate(cases)}
     # No file has half a surrogate pair.
-    texts = [number for number, (_, token, _) in enumerate(cases) if token[0] == '"' and r'"\ud' not in token]
+    texts = [
+        number
+        for number, (name, token, _) in enumerate(cases)
+        if name != "more" and token[0] == '"' and r'"\ud' not in token
+    ]
     lines = {number: _line(cases[number][2]) for number in texts}
     by_topic, by_file = _judged(spark, messages, None), _judged(spark, lines, CsvDecoder())
     differences = []
@@ -79,7 +83,10 @@ def _asked(text: str, name: str) -> tuple[object, str | None]:
     except ProblemError as problem:
         return None, problem.detail
     assert isinstance(event, dict)
-    fault = find_fault(event, SOURCE, KEYS, int(ARRIVAL.timestamp()) * 1_000_000 + 300_000_000)
+    latest = int(ARRIVAL.timestamp()) * 1_000_000 + 300_000_000
+    fault = find_fault(event, SOURCE, KEYS, latest) or find_text_fault(
+        text.encode("utf-8", "surrogatepass"), SOURCE
+    )
     value = event[name]
     exact = name in ("money", "fine", "whole")
     asked = float(value) if isinstance(value, Decimal) and not exact else value

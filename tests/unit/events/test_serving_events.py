@@ -1,10 +1,11 @@
+import json
 from typing import Any
 
 import pytest
 
 from anabranch.declare.sources import Source
-from anabranch.events.faults import find_fault
-from anabranch.events.json_values import EXACT
+from anabranch.events.faults import find_fault, find_text_fault
+from anabranch.events.messages import EXACT
 from anabranch.values.times import parse_time
 from anabranch.values.types import parse_type
 
@@ -43,6 +44,24 @@ GOOD = {"sale_id": 1, "sold_at": "2024-05-01T12:00:00Z", "shop": "s1", "price": 
 def test_values_are_of_their_declared_type(kind: str, good: list[Any], bad: list[Any]) -> None:
     assert [value for value in good if parse_type(kind).fault(value) is not None] == []
     assert [value for value in bad if parse_type(kind).fault(value) is None] == []
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("1" * 1001, "more than 1,000 digits"),
+        ("-0." + "1" * 1000, "more than 1,000 digits"),
+        ('{"' + "z" * 50_001 + '": 1}', "longer than 50,000 letters"),
+        ("1" * 1000, None),
+        ('"' + "1" * 2000 + '"', None),
+        ('{"' + "z" * 50_000 + '": 1}', None),
+    ],
+)
+def test_what_sparks_parser_refuses_in_any_field_is_refused(more: str, said: str | None) -> None:
+    text = json.dumps(GOOD)[:-1] + f', "more": {more}' + "}"
+    assert find_fault(json.loads(text), SOURCE, KEYS) is None
+    fault = find_text_fault(text.encode(), SOURCE)
+    assert (fault is None) if said is None else (fault is not None and said in fault.reason)
 
 
 def test_a_number_whose_exponent_no_decimal_has_is_judged_as_any_other() -> None:
