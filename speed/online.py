@@ -243,7 +243,8 @@ def _collected(label: Label, events: DataFrame) -> list[Example]:
     }
     order = [F.col(name) for name in ("_arrival", "_partition", "_offset")]
     selected = [column.alias(name) for name, column in columns.items()]
-    rows = events.select(*selected, *order).orderBy(*order).collect()
+    # The items of one message have one offset.
+    rows = events.select(*selected, *order).orderBy(*order, "id").collect()
     return [Example(*(row[name] for name in columns)) for row in rows if row["key"] is not None]
 
 

@@ -3,13 +3,14 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from anabranch.declare.names import check_name
 from anabranch.declare.nesting import Nesting, nesting_of
 from anabranch.declare.wire_formats import format_names
 from anabranch.errors import DeclarationError
 from anabranch.values.sql.expressions import compiled, expression_type
-from anabranch.values.types import BOOLEAN, Column, parse_schema
+from anabranch.values.types import BOOLEAN, STRING, Column, parse_schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,9 @@ class Source:
     A source without a `topic` is read from files alone. `format` is the format of the topic's messages:
     ``"json"`` (one object), ``"csv"`` (one line, the columns in the order of the schema), or a name given
     to `register_format`. `fields` says by column where its value lies in a nested message, as a path such as
-    ``"payload.items[0].price"``; a column without one is the field of its own name.
+    ``"payload.items[0].price"``; a column without one is the field of its own name. `explode` is the path of
+    an array: a message is one event for each of its items, whose id is ``<id>#<position>``, and the paths of
+    `fields` that begin with it go on within the one item, such as ``"items.sku"``.
     """
 
     name: str
@@ -29,6 +32,7 @@ class Source:
     topic: str | None = None
     format: str = "json"
     fields: Mapping[str, str] = field(default_factory=dict, hash=False)
+    explode: str | None = None
     description: str = ""
 
     def __post_init__(self) -> None:
@@ -43,17 +47,33 @@ class Source:
                 f"source {self.name!r}: format {self.format!r} is unknown: "
                 f"use {', '.join(format_names())}, or register it"
             )
+        if not all(isinstance(path, str) for path in dict(self.fields).values()):
+            raise DeclarationError(
+                f"source {self.name!r}: fields must give a path by column, such as "
+                "{'amount': 'payload.amount'}"
+            )
         object.__setattr__(self, "fields", dict(self.fields))
         try:
             parse_schema(self.schema)
             _ = self.nesting
         except DeclarationError as error:
             raise DeclarationError(f"source {self.name!r}: {error}") from error
-        if self.nested and self.format == "csv":
+        if self.by_path and self.format == "csv":
             raise DeclarationError(
-                f"source {self.name!r}: messages of format 'csv' are rows without nesting: leave `fields` out"
+                f"source {self.name!r}: messages of format 'csv' are rows without nesting: "
+                "leave `fields` and `explode` out"
             )
-        self.column(self.id, "id")
+        identity = self.column(self.id, "id")
+        if identity.type.nested:
+            raise DeclarationError(
+                f"source {self.name!r}: id {self.id!r} is {identity.type}, which identifies nothing: "
+                "take one of its parts as a column of its own by `fields`"
+            )
+        if self.explode is not None and (identity.type != STRING or identity in dict(self.nesting.within)):
+            raise DeclarationError(
+                f"source {self.name!r}: with explode an event's id is the message's and the item's position, "
+                f"such as 'order-7#0': column {self.id!r} must be STRING and lie outside of {self.explode}"
+            )
         kind = self.column(self.time, "time").type
         if not kind.time:
             raise DeclarationError(
@@ -65,20 +85,25 @@ class Source:
         """The schema's columns, in order."""
         return parse_schema(self.schema)
 
-    @property
+    @cached_property
     def nesting(self) -> Nesting:
         """Where the columns lie in a message."""
-        return nesting_of(self.columns, tuple(self.fields.items()))
+        return nesting_of(self.columns, tuple(self.fields.items()), self.explode)
+
+    @property
+    def by_path(self) -> bool:
+        """Whether a message has columns elsewhere than in fields of their names."""
+        return bool(self.fields) or self.explode is not None
 
     @property
     def nested(self) -> bool:
-        """Whether a message has columns elsewhere than in fields of their names."""
-        return bool(self.fields)
+        """Whether messages are nested: by paths, or by columns of nested types."""
+        return self.by_path or any(column.type.nested for column in self.columns)
 
     @property
     def keeps_digits(self) -> bool:
         """Whether a column holds numbers with a fraction whose digits must not go by way of a double."""
-        return any(column.type.decimal for column in self.columns)
+        return any(column.type.decimals for column in self.columns)
 
     def column(self, name: str, role: str) -> Column:
         """The column `name`; raises DeclarationError, naming its `role`, when it does not exist."""

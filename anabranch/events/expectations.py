@@ -257,6 +257,12 @@ def _check(kind: str, kwargs: Mapping[str, Any], columns: Sequence[Column], plac
         raise MisuseError(f"{place}: mostly is {mostly!r}: expected a share from 0 to 1")
     if columns and any(word in kind for word in _OF_NUMBERS) and not columns[0].type.numeric:
         raise MisuseError(f"{place}: column {columns[0].name!r} is {columns[0].type}: expected a number")
+    for column in columns:
+        if column.type.nested and "be_null" not in kind:
+            raise MisuseError(
+                f"{place}: column {column.name!r} is {column.type}: only its absence can be expected; "
+                "take a part as a column of its own by `fields`"
+            )
     if "lengths" in kind and columns[0].type != STRING:
         raise MisuseError(
             f"{place}: column {columns[0].name!r} is {columns[0].type}: only STRING has a length"

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from anabranch.declare.sources import Source
 from anabranch.errors import EventError
-from anabranch.events.messages import check_levels, number_of, values_of
+from anabranch.events.messages import MessageEvent, check_levels, identity, kept_events
 from anabranch.values.datatype import show
 from anabranch.values.keys import KEY_RULE, LONGEST_KEY, SEPARATOR
-from anabranch.values.texts import AROUND
+from anabranch.values.texts import json_text
 from anabranch.values.times import DAY, format_time
-from anabranch.values.types import DATE, DataType
+from anabranch.values.types import DATE
 
 _MOST_DIGITS, _LONGEST_FIELD = 1000, 50_000
 """Of a number and of a field's name, by Spark's parser of JSON, in any field of a flat message."""
@@ -45,10 +45,27 @@ def find_fault(
         return _fault(event, source, keys, latest)
     try:
         check_levels(event)
-        values = values_of(event, source.nesting)
+        for each, _ in kept_events(event, source.nesting):
+            fault = _event_fault(each, source, keys, latest)
+            if fault is not None:
+                return fault
     except EventError as error:
-        return Fault(str(error).partition(":")[0], str(error))
-    return _fault(values, source, keys, latest)
+        return _named(str(error))
+    return None
+
+
+def _event_fault(
+    event: MessageEvent, source: Source, keys: tuple[tuple[str, ...], ...], latest: int | None
+) -> Fault | None:
+    if event.fault is not None or event.position is None:
+        return _named(event.fault) if event.fault else _fault(event.values, source, keys, latest)
+    text = json_text(event.values[source.id]) if event.values[source.id] is not None else None
+    fault = _fault({**event.values, source.id: identity(text, event.position)}, source, keys, latest)
+    return fault and Fault(fault.field, f"{source.explode}[{event.position}]: {fault.reason}")
+
+
+def _named(reason: str) -> Fault:
+    return Fault(reason.partition(":")[0], reason)
 
 
 def find_text_fault(text: bytes, source: Source) -> Fault | None:
@@ -83,7 +100,7 @@ def _fault(
     """The first fault of the values of an event's columns."""
     values: dict[str, object] = {}
     for column in source.columns:
-        value = _given(given.get(column.name), column.type)
+        value = column.type.given(given.get(column.name))
         reason = None if value is None else column.type.fault(value)
         if reason is not None:
             return Fault(column.name, f"{column.name}: {reason}")
@@ -92,12 +109,6 @@ def _fault(
         if values[name] in (None, ""):
             return Fault(name, f"{name} is missing: it is the {role} of a {source.name!r} event")
     return _key_fault(values, source, keys) or _future(values, source, latest)
-
-
-def _given(value: object, kind: DataType) -> object:
-    """The value of a field as the lake would hold it; None where it is unknown."""
-    value = number_of(value, kind)
-    return None if isinstance(value, str) and not kind.text and not value.strip(AROUND) else value
 
 
 def _key_fault(

@@ -13,6 +13,7 @@ from anabranch.events.cells import cell, complaint, is_wrong, named
 from anabranch.events.conditions import reasons
 from anabranch.events.decoders.decoder import Decoder, decoder_of
 from anabranch.events.expectations import Suite
+from anabranch.events.nested_cells import read_nested
 from anabranch.events.rows import LAKE_COLUMNS, lake_columns, sealed
 from anabranch.settings import TimeSettings
 from anabranch.values.keys import KEY_RULE, LONGEST_KEY, SEPARATOR
@@ -72,8 +73,9 @@ def read_cells(source: Source, raw: DataFrame) -> DataFrame:
     A column that has its declared type already is taken as it is. The result has the source's columns typed,
     the lake's columns, `_raw`, and `_reason`, which is NULL where every cell could be read.
     """
+    raw, faults = read_nested(source, raw)
     types = {field.name: field.dataType.simpleString() for field in raw.schema.fields}
-    texts = [column for column in source.columns if types[column.name] != column.type.spark.lower()]
+    texts = [column for column in source.columns if types[column.name] != column.type.stored]
     cells = {column.name: f"_cell_{position}" for position, column in enumerate(texts)}
     read = sealed(
         raw,
@@ -83,8 +85,9 @@ def read_cells(source: Source, raw: DataFrame) -> DataFrame:
     wrong = [
         F.when(is_wrong(named(c.name), F.col(cells[c.name])), complaint(c.name, named(c.name), c.type))
         for c in texts
-        if c.type != STRING
+        if c.type != STRING and not c.type.nested
     ]
+    wrong += [F.col(fault) for fault in faults]
     fault = F.col("_fault") if "_fault" in types else F.lit(None).cast("string")
     reason = F.coalesce(fault, _all_of(wrong))
     typed = [F.col(cells[c.name]).alias(c.name) if c.name in cells else named(c.name) for c in source.columns]

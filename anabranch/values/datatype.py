@@ -7,15 +7,18 @@ Layers exchange values as plain Python: a TIMESTAMP as microseconds since 1970 U
 1970, a DECIMAL without a fraction as int. `to_json` alone writes ISO 8601, and `value` alone reads it.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from decimal import Decimal
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from anabranch.values.texts import json_text
+from anabranch.values.texts import AROUND, cell_text, json_text
 
 JsonSchema = dict[str, Any]
 Decoded = tuple[NDArray[Any], NDArray[np.bool_]]
@@ -37,8 +40,10 @@ class DataType(ABC):
     """Values of no fixed length, kept in states as bytes."""
     time: ClassVar[bool] = False
     """Points in time: can be the event time of a source."""
+    nested: ClassVar[bool] = False
+    """Values that have parts (nested.py)."""
     array: ClassVar[bool] = False
-    """Lists of values, such as LastK gives; no column of a source is one."""
+    """Lists of values."""
     in_keys: ClassVar[bool] = True
     categorical: ClassVar[bool] = True
     """Values that are told apart by their text, as MostFrequent does."""
@@ -80,6 +85,11 @@ class DataType(ABC):
         return self.model_kind not in ("binary", "list")
 
     @property
+    def decimals(self) -> bool:
+        """Whether a value, or a part of it, is a number whose digits must not go by way of a double."""
+        return self.decimal
+
+    @property
     def foldable(self) -> bool:
         """Whether states can hold its values."""
         return True
@@ -93,6 +103,43 @@ class DataType(ABC):
     @abstractmethod
     def arrow(self) -> pa.DataType:
         """The type in Arrow."""
+
+    @property
+    def stored(self) -> str:
+        """The type as Spark names it in a schema."""
+        return self.spark.lower()
+
+    # Cells: what a decoder gives for a value, which `cell_sql` reads.
+
+    @property
+    def cell_spark(self) -> str:
+        """The Spark SQL type of a cell: a text, or a nested value of texts."""
+        return "BINARY" if self.binary else "STRING"
+
+    @property
+    def cell_arrow(self) -> pa.DataType:
+        """The type of a cell in Arrow."""
+        return pa.binary() if self.binary else pa.string()
+
+    @cached_property
+    def binary(self) -> bool:
+        """Whether values are bytes."""
+        return bool(self.arrow == pa.binary())
+
+    def given(self, value: object) -> object:
+        """A value of an event as the lake would hold it; None where it is unknown.
+
+        Numbers of other types than DECIMAL go by way of a double.
+        """
+        if isinstance(value, Decimal) and not self.decimal and math.isfinite(float(value)):
+            return float(value)
+        return None if isinstance(value, str) and not self.text and not value.strip(AROUND) else value
+
+    def cell(self, value: Any) -> Any:
+        """The cell of a value that is not None and has no `fault`."""
+        if not self.binary:
+            return cell_text(value)
+        return value if isinstance(value, bytes) else cell_text(value).encode()
 
     # Text. Files, topics and streams read a cell by `cell_sql`, requests by `reads`: both accept the same
     # texts, which tests/spark/events/test_one_verdict.py draws.

@@ -13,6 +13,8 @@ from anabranch.values.datatype import show
 
 Path = tuple[str | int, ...]
 """Steps from the root of a message: a name for an object, a position for an array."""
+OBJECTS, ARRAYS = (dict, Mapping), (list, tuple)
+"""What decoded objects and arrays are; `dict` first, which is found at once."""
 MOST_STEPS = 32
 _NAME = r"`(?:[^`]|``)+`|[^.\[\]`\s](?:[^.\[\]`]*[^.\[\]`\s])?"
 _STEP = re.compile(rf"(?P<dot>\.)?(?:(?P<name>{_NAME})|\[(?P<place>[0-9]{{1,9}})\])")
@@ -55,27 +57,28 @@ def path_text(path: Path) -> str:
     return text
 
 
-def value_at(message: object, path: Path) -> Any:
+def value_at(message: object, path: Path, root: Path = ()) -> Any:
     """What lies at the path; None where a name or position is missing, or something on the way is NULL.
 
     Objects are mappings, arrays are lists or tuples. Raises EventError where the path leads by a name
-    through anything but an object, or by a position through anything but an array.
+    through anything but an object, or by a position through anything but an array; the reason names the path
+    with `root`, the path of `message` itself, before it.
     """
     found: Any = message
     for number, step in enumerate(path):
         if found is None:
             return None
         if isinstance(step, str):
-            if not isinstance(found, Mapping):
-                raise _astray(found, path, number, "an object")
+            if not isinstance(found, OBJECTS):
+                raise _astray(found, path, number, root, "an object")
             found = found.get(step)
         else:
-            if not isinstance(found, list | tuple):
-                raise _astray(found, path, number, "an array")
+            if not isinstance(found, ARRAYS):
+                raise _astray(found, path, number, root, "an array")
             found = found[step] if step < len(found) else None
     return found
 
 
-def _astray(found: object, path: Path, number: int, wanted: str) -> EventError:
-    where = path_text(path[:number]) or "the message"
-    return EventError(f"{path_text(path)}: {where} is {show(found)}, not {wanted}")
+def _astray(found: object, path: Path, number: int, root: Path, wanted: str) -> EventError:
+    where = path_text((*root, *path[:number])) or "the message"
+    return EventError(f"{path_text((*root, *path))}: {where} is {show(found)}, not {wanted}")

@@ -6,13 +6,19 @@ and linear in the length of the text.
 
 import json
 import math
-from decimal import Decimal
+import re
+from datetime import date
+from decimal import Decimal, InvalidOperation
 
 AROUND = "".join(map(chr, range(33))) + "\x7f"
 """Spaces and control characters, which Spark's casts ignore around a value."""
 AROUND_PATTERN = r"[\x00-\x20\x7f]*"
 LONGEST_TEXT = 1000
 """Bytes of a text that can be a number or a time."""
+_FARTHEST = 999_999_999
+"""The exponent of a number whose own no Decimal has: beyond every type, as that is."""
+_ODD_ZERO = re.compile(r"-?0(?:\.0*)?[eE][+-]?0*[1-9][0-9]{3,}")
+_LONGEST_EXPONENT = 99
 
 
 def bare_text(value: object) -> str:
@@ -47,10 +53,33 @@ def json_text(value: object) -> str:
     )
 
 
+def json_number(text: str) -> Decimal:
+    """A JSON number with a fraction or an exponent, with all its digits.
+
+    A zero with an exponent of four digits is no DECIMAL for landing, and zero for a DOUBLE: as the least
+    number is.
+    """
+    if _ODD_ZERO.fullmatch(text):
+        return Decimal(f"1e-{_FARTHEST}")
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return Decimal(re.sub(r"[eE]\+?(-?)[0-9]+$", rf"e\g<1>{_FARTHEST}", text))
+
+
+def cell_text(value: object) -> str:
+    """A decoded value, which is not None, as the text of a cell."""
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, Decimal) and not value and abs(value.adjusted()) > _LONGEST_EXPONENT:
+        return "0"  # with an exponent that no reader of numbers takes
+    return value.isoformat() if isinstance(value, date) else json_text(value)
+
+
 def _plain(value: object) -> object:
     """Within an object or array a value that JSON does not have: a number goes by way of a double."""
     if isinstance(value, Decimal):
-        return float(value) if value % 1 else int(value)
+        return number if math.isfinite(number := float(value)) else str(value)
     return value.decode() if isinstance(value, bytes) else str(value)
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from anabranch.errors import DeclarationError
-from anabranch.values.datatype import Column, DataType, JsonSchema, counted, show
+from anabranch.values.datatype import Column, DataType, JsonSchema, counted
 from anabranch.values.dates import DATE, TIMESTAMP, DateType, TimestampType
-from anabranch.values.names import check_column_names
+from anabranch.values.names import check_column_names, folded
+from anabranch.values.nested import ArrayType, MapType, StructType, nullable
 from anabranch.values.numbers import (
     BIGINT,
     DOUBLE,
@@ -37,13 +38,18 @@ __all__ = [
     "Column",
     "DataType",
     "DecimalType",
+    "MapType",
+    "StructType",
+    "nullable",
 ]
 
-_PARTS = re.compile(r"(?:`[^`]*`|\([^)]*\)|<(?:[^<>]|<[^<>]*>)*>|'[^']*'|[^,])+")
+_TOKEN = re.compile(r"`[^`]*`|\([^)]*\)|'[^']*'|[<>,]|[^<>,`('\s]+|\s+|.", re.DOTALL)
 _COLUMN = re.compile(
     r"\s*(`[^`]+`|[A-Za-z_]\w*)\s*:?\s+(.+?)(?:\s+NOT\s+NULL)?(?:\s+COMMENT\s+'[^']*')?\s*",
     re.IGNORECASE | re.DOTALL,
 )
+_MOST_LEVELS = 16
+"""Types within one another."""
 _TRUE, _FALSE = {"true", "t", "yes", "y", "1"}, {"false", "f", "no", "n", "0"}
 _BOOLEANS = _TRUE | _FALSE
 
@@ -141,71 +147,6 @@ class BinaryType(StringType):
         return value
 
 
-class ArrayType(DataType):
-    """Lists of `inner`, which aggregates such as LastK give; sources have none."""
-
-    name = "ARRAY"
-    array = True
-    in_keys = False
-    categorical = False
-    model_kind = "list"
-
-    def __init__(self, inner: DataType) -> None:
-        self.inner = inner
-
-    def __str__(self) -> str:
-        return f"ARRAY<{self.inner}>"
-
-    @property
-    def spark(self) -> str:
-        return f"ARRAY<{self.inner.spark}>"
-
-    @property
-    def arrow(self) -> pa.DataType:
-        return pa.list_(self.inner.arrow)
-
-    def reads(self, value: object) -> bool:
-        return isinstance(value, list)
-
-    def fault(self, value: object, *, strict: bool = False) -> str | None:
-        if not isinstance(value, list):
-            return f"{show(value)} is not an array"
-        faults = (self.inner.fault(one, strict=strict) for one in value if one is not None)
-        return next((fault for fault in faults if fault is not None), None)
-
-    def value(self, raw: Any) -> Any:
-        return None if raw is None else [self.inner.value(one) for one in raw]
-
-    def to_json(self, value: Any) -> Any:
-        return None if value is None else [self.inner.to_json(one) for one in value]
-
-    @property
-    def json_schema(self) -> JsonSchema:
-        return {"type": "array", "items": nullable(self.inner.json_schema)}
-
-    @property
-    def example(self) -> Any:
-        return [self.inner.example]
-
-    @property
-    def cql(self) -> str:  # type: ignore[override]
-        # Frozen, so that writing a list again leaves no tombstone.
-        return f"frozen<list<{self.inner.cql}>>"
-
-    def to_cql(self, value: Any) -> Any:
-        return None if value is None else [self.inner.to_cql(one) for one in value]
-
-    def to_model(self, value: Any) -> Any:
-        return value
-
-
-def nullable(schema: JsonSchema) -> JsonSchema:
-    """The JSON Schema that also takes null."""
-    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-    values = {"enum": [*schema["enum"], None]} if "enum" in schema else {}
-    return {**schema, **values, "type": [*kinds, "null"]}
-
-
 INT, BOOLEAN, STRING, BINARY = IntType(), BooleanType(), StringType(), BinaryType()
 _TYPES: dict[str, type[DataType]] = {}
 
@@ -224,23 +165,70 @@ def type_names() -> tuple[str, ...]:
 
 def parse_type(text: str) -> DataType:
     """The type written as `text`, such as ``DECIMAL(10,2)``; raises DeclarationError for other texts."""
+    return _parse_type(text, 0)
+
+
+def _parse_type(text: str, level: int) -> DataType:
+    nested = re.fullmatch(r"\s*(STRUCT|ARRAY|MAP)\s*<(.*)>\s*", text, re.IGNORECASE | re.DOTALL)
+    if nested is not None:
+        return _parse_nested(nested[1].upper(), nested[2], text.strip(), level + 1)
     match = re.fullmatch(r"\s*([A-Za-z_]+)\s*(?:\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\))?\s*", text)
     kind = _TYPES.get(match[1].upper()) if match else None
     arguments = tuple(int(part) for part in match.groups()[1:] if part) if match else ()
     parsed = None if kind is None else kind.declared(arguments)
     if parsed is None:
         names = ", ".join(name for name in type_names() if name != "DECIMAL")
-        raise DeclarationError(f"type {text.strip()!r} is not supported: use {names} or DECIMAL(p,s)")
+        raise DeclarationError(
+            f"type {text.strip()!r} is not supported: use {names}, DECIMAL(p,s), STRUCT<name: TYPE>, "
+            "ARRAY<TYPE> or MAP<STRING, TYPE>"
+        )
     return parsed
+
+
+def _parse_nested(word: str, inside: str, text: str, level: int) -> DataType:
+    if level > _MOST_LEVELS:
+        raise DeclarationError(f"type {text[:80]!r}... has more than {_MOST_LEVELS} levels: use fewer")
+    parts = _split(inside)
+    if word == "ARRAY" and len(parts) == 1:
+        return ArrayType(_parse_type(parts[0], level))
+    if word == "MAP" and len(parts) == 2:
+        if parse_type(parts[0]) != STRING:
+            raise DeclarationError(f"type {text!r}: the names of a map are STRING: write MAP<STRING, TYPE>")
+        return MapType(_parse_type(parts[1], level))
+    if word != "STRUCT":
+        raise DeclarationError(f"type {text!r} is not understood: write ARRAY<TYPE> or MAP<STRING, TYPE>")
+    fields: dict[str, tuple[str, DataType]] = {}
+    for part in parts:
+        match = re.fullmatch(r"\s*(`[A-Za-z_]\w*`|[A-Za-z_]\w*)(?:\s*:\s*|\s+)(.+)", part, re.DOTALL)
+        if match is None:
+            raise DeclarationError(
+                f"type {text!r}: {part.strip()!r} is no field: write fields as 'name: TYPE' with letters, "
+                "digits and underscores; give a value of another name a column of its own by `fields`"
+            )
+        name = match[1].strip("`")
+        if folded(name) in fields:
+            raise DeclarationError(f"type {text!r}: duplicate field {name!r}: upper and lower case are one")
+        fields[folded(name)] = (name, _parse_type(match[2], level))
+    return StructType(tuple(fields.values()))
+
+
+def _split(text: str) -> list[str]:
+    """The parts between commas that stand in no brackets and no quotes."""
+    parts, depth = [""], 0
+    for piece in _TOKEN.findall(text):
+        depth += {"<": 1, ">": -1}.get(piece, 0)
+        if piece == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += piece
+    return parts
 
 
 @lru_cache(maxsize=256)
 def parse_schema(ddl: str) -> tuple[Column, ...]:
     """Columns of DDL such as ``"id STRING, at TIMESTAMP, price DECIMAL(10,2)"``, in order."""
     columns: list[Column] = []
-    parts = _PARTS.findall(ddl)
-    # What was left out between two parts, or at the end, is an empty part.
-    for part in parts if parts and ",".join(parts) == ddl else [""]:
+    for part in _split(ddl):
         match = _COLUMN.fullmatch(part)
         if match is None:
             raise DeclarationError(
@@ -252,8 +240,7 @@ def parse_schema(ddl: str) -> tuple[Column, ...]:
         try:
             columns.append(Column(name, parse_type(match[2])))
         except DeclarationError as error:
-            nested = "; a nested value needs a column of its own for each part" if "<" in match[2] else ""
-            raise DeclarationError(f"column {name!r}: {error}{nested}") from error
+            raise DeclarationError(f"column {name!r}: {error}") from error
     check_column_names(column.name for column in columns)
     return tuple(columns)
 

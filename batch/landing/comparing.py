@@ -7,6 +7,7 @@ from pyspark.sql import functions as F
 
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
+from anabranch.events.decoders.decoder import decoder_of
 from anabranch.events.judging import from_topic
 from anabranch.stores.opened import Stores
 from batch.landing.topics import landed_offsets
@@ -42,7 +43,10 @@ def compare_topic(stores: Stores, project: Project, source: Source) -> ComparedT
     }
     place = [F.col(f"_{name}") for name in ("partition", "offset", "arrival", "file")]
     read = spark.read.format("kafka").options(**options).load()
-    there = from_topic(read, stores.settings.times).select(*place)
+    there = from_topic(read, stores.settings.times)
+    if source.explode is not None:  # a message without items is no event
+        there = decoder_of(source).cells(source, there).dropDuplicates(["_partition", "_offset"])
+    there = there.select(*place)
     good = stores.lake.events(spark, project, source).where(F.col("_topic") == topic).select(*place)
     bad = stores.lake.quarantine(spark, project).where(
         (F.col("topic") == topic) & (F.col("source") == source.name)

@@ -171,7 +171,12 @@ def content_name(sums: dict[str, Any]) -> str:
 
 
 def _sums(raw: DataFrame) -> list[Column]:
-    names = [named(name) for name in raw.columns if name not in LAKE_COLUMNS]
+    # Spark has no hashes of maps.
+    names = [
+        F.to_json(named(field.name)) if "map<" in field.dataType.simpleString() else named(field.name)
+        for field in raw.schema.fields
+        if field.name not in LAKE_COLUMNS
+    ]
     # Of two hashes 48 bits each, in halves: sums of 2^39 rows fit into 64 bits.
     hashes = [F.xxhash64(*names), F.xxhash64(F.lit(7), *names)]
     halves = [

@@ -22,7 +22,7 @@ from anabranch.declare.sources import Source
 from anabranch.errors import AnabranchError, EventError, MisuseError
 from anabranch.events.faults import find_fault, find_text_fault
 from anabranch.events.json_values import encode_event
-from anabranch.events.messages import values_of
+from anabranch.events.messages import MessageEvent, events_of
 from anabranch.progress import Progress
 from anabranch.stores.kafka.bus import Bus
 from anabranch.values.keys import key_text
@@ -96,7 +96,7 @@ def publish_file(
             f"{path} is Parquet, which cannot be published row by row: "
             "give CSV or JSON lines, or load it with 'anabranch ingest'"
         )
-    if file.format == "csv" and source.nested:
+    if file.format == "csv" and source.by_path:
         raise MisuseError(
             f"{path} is CSV, and the messages of source {source.name!r} are nested: "
             "give JSON lines, one message a line, or load it with 'anabranch ingest'"
@@ -187,8 +187,9 @@ def _message(
 
 def _key(event: Mapping[str, object], source: Source, keys: tuple[str, ...]) -> bytes | None:
     try:
-        values = values_of(event, source.nesting)
-        texts = {name: source.column(name, "key").type.key_text(values[name]) for name in keys}
+        # The items of a message may have several keys: their order is that of the message's first.
+        values = next(iter(events_of(event, source.nesting)), MessageEvent({})).values
+        texts = {name: source.column(name, "key").type.key_text(values.get(name)) for name in keys}
         return key_text(keys, texts).encode() if keys else None
     except (EventError, UnicodeEncodeError):
         return None

@@ -12,6 +12,7 @@ them, and the quarantine itself is never changed.
 """
 
 import csv
+import dataclasses
 import logging
 import time
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ from anabranch.events.decoders.csv_lines import CsvDecoder
 from anabranch.events.decoders.decoder import Decoder, decoder_of
 from anabranch.events.decoders.json_objects import JsonDecoder
 from anabranch.events.judging import judge, read_cells
+from anabranch.events.messages import POSITION
 from anabranch.events.rows import LAKE_COLUMNS
 from anabranch.progress import Progress
 from anabranch.stores.lake.lake import Lake
@@ -45,6 +47,8 @@ log = logging.getLogger(__name__)
 PREFIX = "quarantine:"
 _IDENTITY = 32  # hexadecimal digits of SHA-256
 _MOST_HEADERS = 100  # of CSV files, in one replay
+_MESSAGE, _ITEM, _ROW, _LINE = "message", "item", "row", "line"
+"""How a row is kept: a topic's message, one item of a message, a row of Parquet as JSON, a line of a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +94,7 @@ def replay(
     A replay that was stopped at any moment goes on with what is left when it is run again.
     """
     choice = choice or ReplayChoice()
-    texts = tuple(SourceColumn(column.name, STRING) for column in source.columns)
+    texts = tuple(SourceColumn(column.name, STRING) for column in source.columns if not column.type.nested)
     changes = {}
     for name, expression in choice.changes.items():
         source.column(name, "--set")
@@ -140,7 +144,7 @@ def _identity() -> Column:
 
 
 def _as_raw(rows: DataFrame, source: Source, arrival: int, changes: Mapping[str, str]) -> DataFrame:
-    """Quarantined rows as raw events: `value`, `_header`, `_is_message` and the lake's columns."""
+    """Quarantined rows as raw events: `value`, `_header`, `_form` and the lake's columns."""
     place = [
         F.concat(F.lit(f"{name}="), F.url_encode(F.col(name).cast("string")))
         for name in ("file", "topic", "partition", "offset")
@@ -150,9 +154,12 @@ def _as_raw(rows: DataFrame, source: Source, arrival: int, changes: Mapping[str,
     address = F.concat(F.lit(PREFIX), F.col("id"), F.lit("?"), F.concat_ws("&", *place, first, *changed))
     known = {"_arrival": F.lit(from_micros(arrival)), "_file": address, "_offset": F.col("offset")}
     lake = [known.get(name, F.lit(None)).cast(kind).alias(name) for name, kind in LAKE_COLUMNS.items()]
-    is_message = F.col("topic").isNotNull().alias("_is_message")
-    header = F.when(~is_message, F.coalesce("header", _declared_header(source))).alias("_header")
-    return rows.select(F.col("raw").alias("value"), header, is_message, *lake)
+    is_item = F.lit(source.explode is not None) & F.startswith("raw", F.lit(f'{{"{POSITION}":'))
+    is_row = F.coalesce(F.endswith("file", F.lit(".parquet")), F.lit(False))
+    form = F.when(is_item, _ITEM).when(F.col("topic").isNotNull(), _MESSAGE).when(is_row, _ROW)
+    of_csv = F.col("topic").isNull() & ~is_item
+    header = F.when(of_csv, F.coalesce("header", _declared_header(source))).alias("_header")
+    return rows.select(F.col("raw").alias("value"), header, form.otherwise(_LINE).alias("_form"), *lake)
 
 
 def _declared_header(source: Source) -> Column:
@@ -166,19 +173,21 @@ def _parsed(raw: DataFrame, source: Source, changes: Mapping[str, str]) -> DataF
 
     Messages are read in the source's format, rows of CSV files by their headers, other rows as JSON.
     """
-    kinds = raw.select("_is_message", "_header").distinct().limit(_MOST_HEADERS + 1).collect()
+    kinds = raw.select("_form", "_header").distinct().limit(_MOST_HEADERS + 1).collect()
     if len(kinds) > _MOST_HEADERS:
         raise AnabranchError(
             f"rows of more than {_MOST_HEADERS} different CSV headers are to be replayed: "
             "choose fewer with --reason"
         )
     parsed = []
-    for is_message, header in [tuple(kind) for kind in kinds] or [(True, None)]:  # no rows are an empty frame
-        decoder: Decoder = decoder_of(source) if is_message else JsonDecoder()
+    for form, header in [tuple(kind) for kind in kinds] or [(_MESSAGE, None)]:  # no rows are an empty frame
+        decoder: Decoder = decoder_of(source) if form == _MESSAGE else JsonDecoder(items=form == _ITEM)
         if header is not None:
             decoder = CsvDecoder(tuple(next(csv.reader([header]))))
-        alike = (F.col("_is_message") == F.lit(is_message)) & F.col("_header").eqNullSafe(F.lit(header))
-        cells = decoder.cells(source, raw.where(alike).drop("_is_message", "_header"))
+        # A row of a file of columns is kept as one object of its columns.
+        written = dataclasses.replace(source, fields={}, explode=None) if form == _ROW else source
+        alike = (F.col("_form") == F.lit(form)) & F.col("_header").eqNullSafe(F.lit(header))
+        cells = decoder.cells(written, raw.where(alike).drop("_form", "_header"))
         parsed.append(read_cells(source, _changed(cells, changes)))
     return reduce(DataFrame.unionByName, parsed)
 

@@ -12,6 +12,10 @@ from anabranch.values.types import type_names
 _VARYING = (
     # What differs from row to row: the cell that is quoted, moments, sizes.
     (r"(?s): '.*?' is not ", ": '…' is not "),
+    (r": [-+0-9.eE]+ is not ", ": … is not "),
+    (r"(?s) is (?:'.*?'|[-+0-9.eE]+), not ", " is …, not "),
+    (r"\[\d+\]", "[…]"),
+    (r"\b[0-9,]+ (items|names), ", "… $1, "),
     (r"\b\d{4}-\d{2}-\d{2}([ T][0-9:.]+)?Z? is after", "… is after"),
     (r"too large: \d+ bytes", "too large: … bytes"),
 )
@@ -55,7 +59,17 @@ _KEPT = (
         "double the quotes inside of cells, and ingest the corrected row",
     ),
     (
-        f"is not ({_TYPES})",
+        "nested more than|(items|names), |repeat the rest of the message",
+        "the message is nested too deeply, or has too many items for one event",
+        "send it in smaller parts, under ids of their own",
+    ),
+    (
+        "(is not|, not) an? (array|object)|, not [A-Z]+",
+        "the message has another kind of value where a path of the source leads, or in a nested column",
+        "correct the path in `fields` or `explode`, or the producer, and replay",
+    ),
+    (
+        f"is not (an? )?({_TYPES})",
         "the cell cannot be read as the declared type of its column",
         f"send a corrected row, {_SET}; a wider type needs a new source",
     ),

@@ -13,7 +13,8 @@ from anabranch.answers.problems import CONTENT_TYPE
 from anabranch.answers.requests import MOST_INSTANCES
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
-from anabranch.values.types import DataType, nullable
+from anabranch.events.event_schemas import event_example, event_schema
+from anabranch.values.types import nullable
 from serving.api.bodies import DECLARED, KEY_ANSWERS, ProblemBody
 from serving.api.catalogue import addresses_schema, aggregate_text
 from serving.api.routing import Route, listed
@@ -51,7 +52,7 @@ class Declared:
             "features": features,
             "given_features": given,
         }
-        return parts if self.source is None else {**parts, "event": _event(self.source, self.project)}
+        return parts if self.source is None else {**parts, "event": event_schema(self.source, self.project)}
 
     def parameter(self, name: str) -> Schema:
         """A parameter of a path."""
@@ -98,8 +99,7 @@ class Declared:
 
     def event_examples(self) -> Schema:
         """An event of the source."""
-        columns = () if self.source is None else self.source.columns
-        event = {c.name: f"{c.name}-1" if c.type.text else c.type.example for c in columns}
+        event = {} if self.source is None else event_example(self.source)
         return {"event": {"summary": "One event", "value": event}}
 
     def _key(self) -> Schema:
@@ -142,19 +142,6 @@ def _parameter(name: str, description: str, shown: str) -> Schema:
 
 def _query(name: str, description: str) -> Schema:
     return {"name": name, "in": "query", "description": description, "schema": {"type": "string"}}
-
-
-def _event(source: Source, project: Project) -> Schema:
-    keys = {name for view in project.views_of(source.name) for name in view.keys}
-    needed = [c.name for c in source.columns if c.name in {source.id, source.time} or keys == {c.name}]
-    properties = {c.name: _event_value(c.type, c.name in needed) for c in source.columns}
-    return {"type": "object", "description": source.description, "required": needed, "properties": properties}
-
-
-def _event_value(kind: DataType, needed: bool) -> Schema:
-    """A value in an event: also a text that reads as its type; a text may be any single value."""
-    value = {**kind.event_schema, **({"minLength": 1 if needed else 0} if kind.text else {})}
-    return value if needed else nullable(value)
 
 
 def document(projects: Iterable[Project], routes: Iterable[Route], *, secured: bool = False) -> Schema:

@@ -1,5 +1,6 @@
 """The page of aggregates is true: its examples run, and it names every aggregate there is."""
 
+import json
 import re
 from pathlib import Path
 from types import CodeType
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from anabranch import AGGREGATES
+from anabranch.events.faults import find_fault
 from anabranch.values.sql.calls import known_functions
 from anabranch.values.sql.functions import ALIASES
 from jobs.wiring.settings import ROOT
@@ -46,6 +48,18 @@ def test_every_aggregate_has_an_example(name: str) -> None:
 def test_the_page_of_expressions_names_every_function() -> None:
     text = (PAGE.parent / "expressions.md").read_text(encoding="utf-8")
     assert [name for name in (*known_functions(), *ALIASES) if f"`{name}`" not in text] == []
+
+
+def test_the_examples_of_nested_messages_run() -> None:
+    text = (PAGE.parent / "sources.md").read_text(encoding="utf-8")
+    section = text[text.index("## Nested messages") : text.index("## Avro")]
+    examples = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    assert examples
+    names: dict[str, Any] = {}
+    for example in examples:
+        exec(compile(example, "sources.md", "exec"), names)  # noqa: S102 - the page's own examples
+    (message,) = re.findall(r"^```json\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    assert find_fault(json.loads(message), names["payments"], (("card",),)) is None
 
 
 def test_the_declarations_on_the_page_of_models_can_be_made() -> None:

@@ -4,10 +4,10 @@ A new format is one class, registered by `register_format` (anabranch/declare/wi
 `Decoder` when Spark has columns that parse it, or `MessageDecoder` when Python reads one message at a time.
 """
 
-import datetime
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
+from itertools import accumulate, chain
 from typing import Any, cast
 
 import pyarrow as pa
@@ -19,11 +19,9 @@ from anabranch.declare.sources import Source
 from anabranch.declare.wire_formats import decoder_class
 from anabranch.errors import EventError, MisuseError
 from anabranch.events.cells import named
-from anabranch.events.messages import values_of
+from anabranch.events.messages import MessageEvent, identity, kept_events
 from anabranch.events.rows import LONGEST_EVENT, lake_columns, sealed
 from anabranch.values.names import quoted
-from anabranch.values.texts import json_text
-from anabranch.values.types import Column as SourceColumn
 from anabranch.values.types import DataType
 
 
@@ -62,58 +60,83 @@ class MessageDecoder(Decoder):
         times, bytes, or lists and mappings. The columns are taken from them by the source's paths.
         """
 
-    def text(self, value: object, kind: DataType) -> str | None:
-        """A decoded value as the text of a cell of type `kind`; objects and arrays are their JSON text."""
-        return _text(value)
-
     def cells(self, source: Source, raw: DataFrame) -> DataFrame:
         """Decode each message on a worker; one that is too large is not handed to Python at all."""
+        kinds = [f"{quoted(column.name)} {column.type.cell_spark}" for column in source.columns]
+        event = ", ".join([*kinds, "_fault STRING"])
+        explode = source.explode is not None
+        events = f"ARRAY<STRUCT<{event}, _item STRING>>" if explode else event
 
-        kinds = [
-            f"{quoted(column.name)} {'BINARY' if _is_binary(column) else 'STRING'}"
-            for column in source.columns
-        ]
-
-        @arrow_udf(", ".join([*kinds, "_fault STRING"]))  # type: ignore[call-overload, untyped-decorator]
+        @arrow_udf(events)  # type: ignore[call-overload, untyped-decorator]
         def read(values: pa.Array) -> pa.Array:
-            return self._cells(source, values)
+            return self._items(source, values) if explode else self._cells(source, values)
 
         short = F.when(message_fault(F.col("value")).isNull(), F.col("value").cast("binary"))
         read_once = sealed(raw, F.col("value"), *lake_columns(), read(short).alias("_cells"))
+        if explode:
+            read_once = read_once.withColumn("_cells", F.explode("_cells"))
         fault = F.coalesce(message_fault(F.col("value")), F.col("_cells._fault"))
+        kept = F.coalesce(F.col("_cells._item"), F.col("value")) if explode else F.col("value")
         columns = [F.col("_cells")[column.name].alias(column.name) for column in source.columns]
-        return read_once.select(
-            *columns, *lake_columns(), F.col("value").alias("_raw"), fault.alias("_fault")
-        )
+        return read_once.select(*columns, *lake_columns(), kept.alias("_raw"), fault.alias("_fault"))
+
+    def events(self, source: Source, value: bytes) -> Iterator[tuple[MessageEvent, str | None]]:
+        """The events of a message, and how quarantine keeps each: None stands for the whole message.
+
+        Raises as `decode` and `kept_events` do.
+        """
+        return kept_events(self.decode(value), source.nesting)
 
     def _cells(self, source: Source, values: Any) -> Any:
-        rows = [self._row(source, value.as_py()) for value in values]
-        names = [*(column.name for column in source.columns), "_fault"]
+        return self._table(source, [self._rows(source, value.as_py())[0] for value in values])
+
+    def _items(self, source: Source, values: Any) -> Any:
+        """Lists (one a message) of the cells of its events."""
+        messages = [self._rows(source, value.as_py()) for value in values]
+        rows = self._table(source, list(chain.from_iterable(messages)), "_item")
+        ends = accumulate((len(each) for each in messages), initial=0)
+        return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), rows)
+
+    def _table(self, source: Source, rows: list[list[object]], *more: str) -> Any:
+        names = [*(column.name for column in source.columns), "_fault", *more]
         kinds = [
-            *(pa.binary() if _is_binary(column) else pa.string() for column in source.columns),
-            pa.string(),
+            *(column.type.cell_arrow for column in source.columns),
+            *[pa.string()] * (1 + len(more)),
         ]
         arrays = [pa.array([row[place] for row in rows], kind) for place, kind in enumerate(kinds)]
         return pa.StructArray.from_arrays(arrays, names=names)
 
-    def _row(self, source: Source, value: bytes | None) -> list[object]:
-        """The cells of one message in the order of the source's columns, and its fault last."""
+    def _rows(self, source: Source, value: bytes | None) -> list[list[object]]:
+        """By event: cells in the order of the source's columns, the fault, and how quarantine keeps it."""
         nothing: list[object] = [None] * len(source.columns)
         if value is None:
-            return [*nothing, None]
+            return [[*nothing, None, None]]
         try:
-            found = values_of(self.decode(value), source.nesting)
-            cells = [
-                _binary(found[column.name])
-                if _is_binary(column)
-                else self.text(found[column.name], column.type)
-                for column in source.columns
-            ]
+            return [[*self._event_cells(source, event), kept] for event, kept in self.events(source, value)]
         except EventError as error:
-            return [*nothing, str(error)]
+            return [[*nothing, str(error), None]]
         except Exception as error:  # noqa: BLE001 - of a decoder's library; one message must not stop a load
-            return [*nothing, f"malformed {source.format}: {type(error).__name__}: {error}"[:200]]
-        return [*cells, None]
+            return [[*nothing, f"malformed {source.format}: {type(error).__name__}: {error}"[:200], None]]
+
+    def _event_cells(self, source: Source, event: MessageEvent) -> list[object]:
+        """The event's cells and, last, its fault."""
+        cells, fault = list[object](), event.fault
+        for column in source.columns:
+            value = event.values.get(column.name)
+            value = value if value is None else self.given(value, column.type)
+            if value is not None and column.type.nested:
+                wrong = column.type.fault(value)
+                fault = fault or (wrong and f"{column.name}: {wrong}")
+                value = value if wrong is None else None
+            cell = None if value is None else column.type.cell(value)
+            if event.position is not None and column.name == source.id:
+                cell = identity(cell, event.position)
+            cells.append(cell)
+        return [*cells, fault]
+
+    def given(self, value: object, kind: DataType) -> object:
+        """A decoded value as the lake would hold it; None where it is unknown."""
+        return kind.given(value) if kind.nested else value
 
 
 def decoder_of(source: Source) -> Decoder:
@@ -139,37 +162,20 @@ def short(value: Column) -> Column:
 def table_cells(source: Source, rows: DataFrame) -> DataFrame:
     """The cells of rows that have columns already, as Parquet files and tables do.
 
-    Raises EventError when a column of the source is nested.
+    Raises EventError when a column is nested that the source declares as a single value.
     """
     found = {field.name: field.dataType.simpleString() for field in rows.schema.fields}
     cells = []
     for column in source.columns:
         kind = found[column.name]
-        if kind.startswith(("struct", "array", "map")):
+        typed, nested = named(column.name), kind.startswith(("struct", "array", "map"))
+        if nested and not column.type.nested:
             raise EventError(
                 f"column {column.name!r} is {kind}, which is no single value: "
                 f"nothing was landed; write it as {column.type}"
             )
-        typed = named(column.name)
-        cells.append(typed if kind == column.type.spark.lower() else typed.cast("string").alias(column.name))
+        if kind != column.type.stored:
+            typed = (F.to_json(typed) if nested else typed.cast("string")).alias(column.name)
+        cells.append(typed)
     text = F.to_json(F.struct(*[named(column.name) for column in source.columns])).alias("_raw")
     return rows.select(*cells, *lake_columns(), text)
-
-
-def _is_binary(column: SourceColumn) -> bool:
-    return bool(column.type.arrow == pa.binary())
-
-
-def _text(value: object) -> str | None:
-    """A decoded value as a cell of text."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, bytes):
-        return value.decode()
-    return value.isoformat() if isinstance(value, datetime.date) else json_text(value)
-
-
-def _binary(value: object) -> bytes | None:
-    """A decoded value as a cell of a BINARY column."""
-    text = value if isinstance(value, bytes) else _text(value)
-    return text.encode() if isinstance(text, str) else text

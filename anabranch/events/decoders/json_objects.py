@@ -6,7 +6,7 @@ what they find, are then judged by the functions that REST calls (docs/adr/0044)
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -17,7 +17,14 @@ from anabranch.declare.sources import Source
 from anabranch.errors import EventError
 from anabranch.events.cells import named
 from anabranch.events.decoders.decoder import Decoder, MessageDecoder, message_fault, short
-from anabranch.events.messages import EXACT, MOST_LEVELS, TOO_DEEP, check_levels, number_of
+from anabranch.events.messages import (
+    EXACT,
+    MOST_LEVELS,
+    TOO_DEEP,
+    MessageEvent,
+    check_levels,
+    event_alone,
+)
 from anabranch.events.rows import lake_columns, sealed
 from anabranch.values.names import quoted
 from anabranch.values.types import Column as SourceColumn
@@ -34,8 +41,14 @@ _NO_OBJECT, _NO_UNICODE = "malformed JSON: one JSON object is expected", "the te
 _HALF = re.compile("[\ud800-\udfff]")
 
 
+@dataclass(frozen=True)
 class JsonDecoder(Decoder):
-    """JSON objects, parsed by Spark's own columns if they are flat."""
+    """JSON objects, parsed by Spark's own columns if they are flat.
+
+    With `items` the values are single items of messages, as quarantine keeps them, of whatever wire format.
+    """
+
+    items: bool = False
 
     def cells(self, source: Source, raw: DataFrame) -> DataFrame:
         """Numbers, objects and arrays become JSON text; numbers of DECIMAL columns keep all their digits.
@@ -43,7 +56,8 @@ class JsonDecoder(Decoder):
         Spark hands numbers on as text by way of a double, so those of DECIMAL columns are quoted first.
         """
         if source.nested:
-            return _NestedJsonDecoder(keeps_digits=source.keeps_digits).cells(source, raw)
+            decoder = _ItemDecoder if self.items else _NestedJsonDecoder
+            return decoder(keeps_digits=source.keeps_digits).cells(source, raw)
         value = F.col("value")
         fields = ", ".join(f"{quoted(column.name)}: STRING" for column in source.columns)
         # Parsed as an array, so that a second object or an array of events is not silently dropped.
@@ -64,6 +78,12 @@ class _NestedJsonDecoder(MessageDecoder):
     keeps_digits: bool
 
     def decode(self, value: bytes) -> Mapping[str, object]:
+        message = self._decoded(value)
+        if value.count(b"{") + value.count(b"[") > MOST_LEVELS:
+            check_levels(message)
+        return message
+
+    def _decoded(self, value: bytes) -> Mapping[str, object]:
         try:
             message = (EXACT if self.keeps_digits else _PLAIN).decode(value)
         except RecursionError as error:
@@ -72,12 +92,17 @@ class _NestedJsonDecoder(MessageDecoder):
             raise EventError(_why(value)) from error
         if not isinstance(message, dict):
             raise EventError(_NO_OBJECT)
-        if value.count(b"{") + value.count(b"[") > MOST_LEVELS:
-            check_levels(message)
         return message
 
-    def text(self, value: object, kind: DataType) -> str | None:
-        return super().text(number_of(value, kind), kind)
+    def given(self, value: object, kind: DataType) -> object:
+        return kind.given(value)
+
+
+class _ItemDecoder(_NestedJsonDecoder):
+    """Single items of messages, as quarantine keeps them."""
+
+    def events(self, source: Source, value: bytes) -> Iterator[tuple[MessageEvent, str | None]]:
+        yield event_alone(self._decoded(value), source.nesting), None
 
 
 def _why(value: bytes) -> str:

@@ -106,7 +106,7 @@ def _check_columns(source: Source, found: dict[str, str]) -> None:
                 "and no longer declared: nothing was landed; declare it again (no feature has to use it), "
                 "or give the source a new name to begin a new table"
             )
-        if declared[name].lower() != kind:
+        if declared[name].lower() != kind.lower():
             raise AnabranchError(
                 f"source {source.name!r}: column {name!r} has another type in the lake ({kind.upper()}) "
                 f"than in the declaration ({declared[name]}): nothing was landed; "

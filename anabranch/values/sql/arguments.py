@@ -22,12 +22,11 @@ def argument(compiler: "Compiler", name: str, kind: str, term: Term) -> Term:
     if kind in "#'~@":
         check_literal(compiler, name, kind, term)
         return term
-    array = term.type is not None and term.type.array
     if kind == "ARRAY":
-        if not array:
+        if not isinstance(term.type, ArrayType):
             raise compiler.error(f"calls {name} with {term.type}, not with an array")
         return term
-    if array:
+    if term.type is not None and term.type.nested:
         raise compiler.error(f"calls {name} with {term.type}, which it does not take")
     if kind == "ANY":
         return term
@@ -80,3 +79,9 @@ def array_of(compiler: "Compiler", name: str, terms: list[Term]) -> tuple[Term, 
     if not isinstance(terms[0].type, ArrayType):
         raise compiler.error(f"calls {name} with {terms[0].type}, not with an array")
     return terms[0], terms[0].type.inner
+
+
+def single_items(compiler: "Compiler", name: str, inner: DataType) -> None:
+    """Raise unless the items of an array are single values."""
+    if inner.nested:
+        raise compiler.error(f"calls {name} with an array of {inner}, not of single values")

@@ -4,8 +4,9 @@ import difflib
 import re
 from typing import TYPE_CHECKING
 
-from anabranch.values.sql.arguments import Handlers, argument, searched
+from anabranch.values.sql.arguments import Handlers, argument, array_of, searched, single_items
 from anabranch.values.sql.functions import SIGNATURES, Signature
+from anabranch.values.sql.nested_calls import NESTED_CALLS
 from anabranch.values.sql.number_calls import NUMBER_CALLS
 from anabranch.values.sql.terms import Term
 from anabranch.values.sql.text_calls import TEXT_CALLS
@@ -15,7 +16,7 @@ from anabranch.values.types import ArrayType, DataType, parse_type
 if TYPE_CHECKING:
     from anabranch.values.sql.operators import Compiler
 
-_HANDLERS: Handlers = {**NUMBER_CALLS, **TEXT_CALLS, **TIME_CALLS}
+_HANDLERS: Handlers = {**NUMBER_CALLS, **TEXT_CALLS, **TIME_CALLS, **NESTED_CALLS}
 
 
 def call(compiler: "Compiler", name: str, terms: list[Term]) -> Term:
@@ -47,6 +48,8 @@ def _signed(compiler: "Compiler", name: str, signature: Signature, terms: list[T
         argument(compiler, name, kind, term).sql
         for kind, term in zip(kinds[: len(terms)], terms, strict=True)
     ]
+    if "ARRAY" in kinds and name == "array_join":
+        single_items(compiler, name, array_of(compiler, name, terms)[1])
     if "~" in kinds:
         sql[0] = searched(sql[0], terms[1])
     given = {"": ", ".join(sql), **{str(position): one for position, one in enumerate(sql)}}

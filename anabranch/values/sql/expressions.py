@@ -76,7 +76,8 @@ def parsed_expression(text: str, where: str) -> exp.Expr:
 @lru_cache(maxsize=4096)
 def columns_used(text: str) -> tuple[str, ...]:
     """Names of the columns that an expression reads, without duplicates."""
-    names = (column.name for column in parsed_expression(text, "expression").find_all(exp.Column))
+    parsed = parsed_expression(text, "expression")
+    names = (column.parts[0].name for column in parsed.find_all(exp.Column))
     return tuple(dict.fromkeys(names))
 
 
@@ -108,8 +109,9 @@ def _compiled(parsed: exp.Expr, text: str, schema: tuple[Column, ...], where: st
     compiler = Compiler(text, {column.name.lower(): column for column in schema}, where)
     compiler.check(parsed)
     if isinstance(parsed, exp.Column):
-        column = compiler.known(parsed)
-        return Expression(compiler.term(parsed).sql, column.type)
+        found = compiler.known(parsed)
+        if found.type is not None:
+            return Expression(found.sql, found.type)
     term = compiler.term(parsed)
     if term.type is None:
         raise DeclarationError(f"{where}: {text!r} is always NULL: leave it out")

@@ -4,7 +4,7 @@ A signature is written as `parameters -> result`. Parameters are types to which 
 
     WHOLE     a whole number, taken as BIGINT            #   a whole number as a literal
     BYTES     STRING or BINARY                           '   a text as a literal
-    ANY       a value of any type but ARRAY              ~   a regular expression as a literal
+    ANY       a value of any type that is not nested     ~   a regular expression as a literal
     ARRAY     an array                                   @   a pattern of dates as a literal
 
 with `?` for an optional one and `*` for any number of the last. In a template `{0}` is the first argument and
@@ -57,7 +57,7 @@ _PLAIN = {
     "ANY* -> BIGINT": "xxhash64",
     "ANY -> BOOLEAN": "isnull isnotnull",
     "DOUBLE -> BOOLEAN": "isnan",
-    "ARRAY -> INT": "size cardinality array_size",
+    "ARRAY -> INT": "array_size",
     "DATE -> INT": """year quarter month day dayofmonth dayofweek weekday weekofyear dayofyear unix_date""",
     "DATE -> STRING": "dayname monthname",
     "DATE -> DATE": "last_day",

@@ -14,6 +14,7 @@ from anabranch.values.numbers import WholeType
 from anabranch.values.sql.calls import call
 from anabranch.values.sql.conditions import CONDITIONS, Makers
 from anabranch.values.sql.functions import AGGREGATES, ALIASES, UNSTEADY
+from anabranch.values.sql.nested_calls import part_of
 from anabranch.values.sql.terms import (
     Term,
     common_type,
@@ -25,7 +26,17 @@ from anabranch.values.sql.terms import (
     plain,
     text_term,
 )
-from anabranch.values.types import BIGINT, BINARY, BOOLEAN, DOUBLE, STRING, Column, DataType, parse_type
+from anabranch.values.types import (
+    BIGINT,
+    BINARY,
+    BOOLEAN,
+    DOUBLE,
+    STRING,
+    Column,
+    DataType,
+    MapType,
+    parse_type,
+)
 
 _UNITS = ["YEAR", "MONTH", "WEEK", "DAY", "HOUR", "MINUTE", "SECOND"]
 _ARITHMETIC: dict[type[exp.Expr], str] = {exp.Add: "+", exp.Sub: "-", exp.Mul: "*", exp.Mod: "%"}
@@ -37,7 +48,7 @@ _SHIFTS: dict[type[exp.Expr], str] = {
 }
 _ARGUMENTS = {
     *("this", "expression", "expressions", "to", "ifs", "true", "false", "default", "low", "high", "quoted"),
-    *("is_string", "negate", "safe", "typed", "unit", "table"),
+    *("is_string", "negate", "safe", "typed", "unit", "table", "db", "catalog"),
 }
 """Parts of nodes that make a difference here; an option beside them, such as a FORMAT, is not supported."""
 _LOOSE = (*_BITS, *_SHIFTS, exp.DPipe)
@@ -57,7 +68,7 @@ class Compiler:
     def check(self, parsed: exp.Expr) -> None:
         """Raise for what is no expression of one row, before its types are looked at."""
         names = {call.name.lower() for call in parsed.find_all(exp.Anonymous)}
-        bare = {column.name.lower() for column in parsed.find_all(exp.Column)} - set(self.columns)
+        bare = {column.parts[0].name.lower() for column in parsed.find_all(exp.Column)} - set(self.columns)
         if UNSTEADY & (names | bare):
             raise self.error("changes from run to run: use only the event's own columns")
         if (
@@ -69,14 +80,18 @@ class Compiler:
                 "is not a row expression: use columns, literals, operators and functions of one row"
             )
 
-    def known(self, column: exp.Column) -> Column:
-        """The declared column; raises when there is none."""
-        if column.name.lower() not in self.columns or column.table:
+    def known(self, column: exp.Column) -> Term:
+        """A declared column, or a part of one such as ``payload.kind``; raises when there is none."""
+        name, *parts = (part.name for part in column.parts)
+        if name.lower() not in self.columns or (parts and not self.columns[name.lower()].type.nested):
             raise DeclarationError(
                 f"{self.where}: no column {column.sql(dialect='spark')!r}: "
                 f"the source has {', '.join(c.name for c in self.columns.values())}"
             )
-        return self.columns[column.name.lower()]
+        found = self.columns[name.lower()]
+        return reduce(
+            lambda term, part: part_of(self, term, part), parts, Term(quoted(found.name), found.type)
+        )
 
     def term(self, node: exp.Expr) -> Term:
         """The node as safe SQL; raises for what Anabranch cannot evaluate."""
@@ -121,8 +136,8 @@ class Compiler:
             text = before.literal if before.type == STRING and term.type != STRING else None
             if isinstance(text, str) and "nan" in text.lower():
                 raise self.error(f"has {before.sql} in {what}, which is NULL for NaN: use isnan")
-        if any(term.type is not None and term.type.array for term in found):
-            raise self.error(f"compares arrays in {what}, which is not supported")
+        if any(term.type is not None and term.type.nested for term in found):
+            raise self.error(f"compares nested values in {what}, which is not supported: compare their parts")
         return [
             Term(f"nanvl({term.sql}, CAST(NULL AS {term.type}))", term.type)
             if term.type is not None and term.type.floating and term.literal is None
@@ -134,8 +149,11 @@ class Compiler:
         return self.term(node.this)
 
     def _column(self, node: exp.Column) -> Term:
-        column = self.known(node)
-        return Term(quoted(column.name), plain(column.type))
+        found = self.known(node)
+        return found if found.type is None else Term(found.sql, plain(found.type))
+
+    def _part(self, node: exp.Dot) -> Term:
+        return part_of(self, self.term(node.this), node.name)
 
     def _literal(self, node: exp.Literal) -> Term:
         text = str(node.this)
@@ -165,6 +183,8 @@ class Compiler:
             kind = parse_type(text)
         except DeclarationError as error:
             raise self.error(f"has a cast: {error}") from error
+        if kind.nested:
+            raise self.error(f"has a cast to {kind}: only single values can be cast")
         return self.as_type(term, plain(kind), "CAST")
 
     def _negative(self, node: exp.Neg) -> Term:
@@ -303,7 +323,8 @@ class Compiler:
     def _element(self, node: exp.Bracket) -> Term:
         if len(node.expressions) != 1:
             raise self.error("takes a slice of an array: use element_at")
-        return call(self, "get", [self.term(node.this), self.term(node.expressions[0])])
+        whole, place = self.term(node.this), self.term(node.expressions[0])
+        return call(self, "element_at" if isinstance(whole.type, MapType) else "get", [whole, place])
 
     def _field(self, node: exp.Extract) -> Term:
         return call(self, "extract", [Term("", STRING, node.this.name), self.term(node.expression)])
@@ -315,6 +336,7 @@ class Compiler:
     methods: ClassVar[Makers] = (
         ((exp.Paren,), _paren),
         ((exp.Column,), _column),
+        ((exp.Dot,), _part),
         ((exp.Literal,), _literal),
         ((exp.RawString,), _text),
         ((exp.Boolean, exp.Null, exp.HexString), _constant),

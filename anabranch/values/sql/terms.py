@@ -38,7 +38,7 @@ class Term:
 
 def plain(kind: DataType) -> DataType:
     """The type by which Spark computes with values of `kind`."""
-    return kind if kind.array or kind.spark == str(kind) else parse_type(kind.spark)
+    return kind if kind.spark == str(kind) else parse_type(kind.spark)
 
 
 def number(value: int | Decimal) -> Term:
@@ -115,6 +115,8 @@ def may_convert(source: DataType | None, kind: DataType) -> bool:
             and isinstance(kind, ArrayType)
             and may_convert(source.inner, kind.inner)
         )
+    if source.nested or kind.nested:
+        return False
     if STRING in (source, kind):
         return True
     if BINARY in (source, kind):
@@ -134,7 +136,7 @@ def common_type(left: DataType | None, right: DataType | None) -> DataType | Non
     if isinstance(left, ArrayType) and isinstance(right, ArrayType):
         inner = common_type(left.inner, right.inner)
         return None if inner is None else ArrayType(inner)
-    if left.array or right.array:
+    if left.nested or right.nested:
         return None
     if left.numeric and right.numeric:
         return _common_number(left, right)

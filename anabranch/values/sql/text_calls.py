@@ -1,8 +1,8 @@
-"""Calls of functions of texts and arrays."""
+"""Calls of functions of texts."""
 
 from typing import TYPE_CHECKING
 
-from anabranch.values.sql.arguments import Handlers, argument, array_of, check_literal, searched
+from anabranch.values.sql.arguments import Handlers, argument, check_literal, searched
 from anabranch.values.sql.functions import LARGEST
 from anabranch.values.sql.patterns import pattern_fault, sought
 from anabranch.values.sql.terms import Term, convert, text_term
@@ -30,32 +30,6 @@ def _hex(_compiler: "Compiler", name: str, terms: list[Term]) -> Term:
     whole = term.type is not None and term.type.integral
     kept = term if term.type == BINARY else convert(term, BIGINT if whole else STRING)
     return Term(f"{name}({kept.sql})", STRING)
-
-
-def _array(compiler: "Compiler", _name: str, terms: list[Term]) -> Term:
-    found = compiler.together(terms, "array")
-    if found[0].type is None or found[0].type.array:
-        raise compiler.error("makes an array of no values or of arrays")
-    return Term(f"array({', '.join(term.sql for term in found)})", ArrayType(found[0].type))
-
-
-def _item(compiler: "Compiler", name: str, terms: list[Term]) -> Term:
-    array, inner = array_of(compiler, name, terms)
-    place = argument(compiler, name, "INT", terms[1]).sql
-    if name == "get":
-        return Term(f"get({array.sql}, {place})", inner)
-    return Term(f"try_element_at({array.sql}, nullif(nullif({place}, 0), -2147483648))", inner)
-
-
-def _search(compiler: "Compiler", name: str, terms: list[Term]) -> Term:
-    array, inner = array_of(compiler, name, terms)
-    value = compiler.as_type(terms[1], inner, name)
-    return Term(f"{name}({array.sql}, {value.sql})", BOOLEAN if name == "array_contains" else BIGINT)
-
-
-def _of_items(compiler: "Compiler", name: str, terms: list[Term]) -> Term:
-    array, inner = array_of(compiler, name, terms)
-    return Term(f"{name}({array.sql})", array.type if name in ("array_distinct", "sort_array") else inner)
 
 
 def _matches(compiler: "Compiler", _name: str, terms: list[Term]) -> Term:
@@ -107,10 +81,6 @@ _MANY = 1000
 TEXT_CALLS: Handlers = {
     "concat": (1, _MANY, _concat),
     "hex": (1, 1, _hex),
-    "array": (1, _MANY, _array),
-    **dict.fromkeys(("get", "element_at"), (2, 2, _item)),
-    **dict.fromkeys(("array_contains", "array_position"), (2, 2, _search)),
-    **dict.fromkeys(("array_distinct", "sort_array", "array_min", "array_max"), (1, 1, _of_items)),
     "rlike": (2, 2, _matches),
     **dict.fromkeys(("regexp_extract", "regexp_extract_all"), (2, 3, _groups)),
     "regexp_replace": (3, 3, _replaced),

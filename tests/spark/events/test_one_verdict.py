@@ -6,6 +6,7 @@ import json
 import math
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any, cast
 
 import pytest
 from pyspark.sql import SparkSession
@@ -68,6 +69,49 @@ def test_every_form_of_a_value_has_one_verdict_and_one_key(spark: SparkSession) 
     assert not differences, "\n".join(map(str, [f"{len(differences)} of {len(cases)}", *differences[:40]]))
     accepted = sum(reason is None for reason, _ in by_topic.values())
     assert 0.2 * len(cases) < accepted < 0.9 * len(cases)  # the table has both
+
+
+def test_a_value_at_a_path_and_in_a_struct_has_the_same_verdict_and_value(spark: SparkSession) -> None:
+    given: dict[str, str] = {"name": "forms", "topic": "forms", "id": "id", "time": "at"}
+    base = "id STRING, at TIMESTAMP, k STRING"
+    at_paths = Source(
+        **cast("Any", given), schema=f"{base}, {SCHEMA}", fields={name: f"p.{name}" for name in KINDS}
+    )
+    parts = SCHEMA.replace(" ", ": ").replace(",:", ",")
+    in_struct = Source(**cast("Any", given), schema=f"{base}, s STRUCT<{parts}>", fields={"s": "p"})
+    cases = [
+        (name, token, f'{{"id": "1", "at": "2024-05-01", "k": "k", "p": {{"{name}": {token}}}}}')
+        for token in forms.tokens(SEED, 1_000 if LONG else 20)
+        for name in KINDS
+    ]
+    rows = [(text, ARRIVAL, None, "forms", 0, number) for number, (_, _, text) in enumerate(cases)]
+    frame = spark.createDataFrame(rows, RAW)
+    found = []
+    for source, prefix in ((at_paths, ""), (in_struct, "s.")):
+        values = [F.col(f"{prefix}{name}").cast("string").alias(name) for name in KINDS]
+        judged = judge(source, (("k",),), parse(source, frame), 300).select("_offset", "_reason", *values)
+        found.append({row["_offset"]: row for row in judged.collect()})
+    differences = []
+    for number, (name, token, text) in enumerate(cases):
+        by_path, by_struct = found[0][number], found[1][number]
+        for source, row in ((at_paths, by_path), (in_struct, by_struct)):
+            refused = _refused(text, source)
+            if (refused is None) != (row["_reason"] is None):
+                differences.append((name, token[:60], "REST", refused, "stream", row["_reason"]))
+        if (by_path["_reason"] is None) != (by_struct["_reason"] is None):
+            differences.append((name, token[:60], "path", by_path["_reason"], "part", by_struct["_reason"]))
+        elif by_path["_reason"] is None and by_path[name] != by_struct[name]:
+            differences.append((name, token[:60], "path", by_path[name], "part", by_struct[name]))
+    assert not differences, "\n".join(map(str, [f"{len(differences)} of {len(cases)}", *differences[:40]]))
+
+
+def _refused(text: str, source: Source) -> str | None:
+    try:
+        event = decode(text.encode("utf-8", "surrogatepass"), exact=source.keeps_digits)
+    except ProblemError as problem:
+        return problem.detail
+    fault = find_fault(event, source, (("k",),), int(ARRIVAL.timestamp()) * 1_000_000 + 300_000_000)
+    return None if fault is None else fault.reason
 
 
 def _event(name: str, token: str) -> str:

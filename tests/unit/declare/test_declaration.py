@@ -101,9 +101,41 @@ SOURCES: Mapping[str, Case] = {
         "column '_date' begins with an underscore",
     ),
     "nested": (
-        lambda: source(schema="id STRING, time DATE, tags ARRAY<STRING>"),
-        r"source 'things': column 'tags': type 'ARRAY<STRING>' is not supported: use TINYINT, SMALLINT.*"
-        "a nested value needs a column of its own for each part",
+        lambda: source(schema="id STRING, time DATE, tags ARRAY<SET>"),
+        r"source 'things': column 'tags': type 'SET' is not supported: use TINYINT, SMALLINT.*"
+        r"ARRAY<TYPE> or MAP<STRING, TYPE>",
+    ),
+    "map of numbers": (
+        lambda: source(schema="id STRING, time DATE, m MAP<INT, STRING>"),
+        "column 'm': type 'MAP<INT, STRING>': the names of a map are STRING",
+    ),
+    "nested without end": (
+        lambda: source(schema=f"id STRING, time DATE, a {'ARRAY<' * 17}INT{'>' * 17}"),
+        "has more than 16 levels: use fewer",
+    ),
+    "field of an odd name": (
+        lambda: source(schema="id STRING, time DATE, s STRUCT<`a b`: INT>"),
+        "'`a b`: INT' is no field: write fields as 'name: TYPE'",
+    ),
+    "fields of one name": (
+        lambda: source(schema="id STRING, time DATE, s STRUCT<a: INT, A: INT>"),
+        "duplicate field 'A': upper and lower case are one",
+    ),
+    "key of an array": (
+        lambda: view(source=source(schema="id STRING, time DATE, who ARRAY<STRING>")),
+        "key 'who' cannot be ARRAY<STRING>: use STRING",
+    ),
+    "id of a struct": (
+        lambda: source(schema="id STRUCT<a: INT>, time DATE"),
+        "id 'id' is STRUCT<a: INT>, which identifies nothing",
+    ),
+    "sum of an array": (
+        lambda: view(Sum("tags"), source=source(schema="id STRING, time DATE, who INT, tags ARRAY<INT>")),
+        r"Sum cannot take 'tags' of type ARRAY<INT>",
+    ),
+    "last of a map": (
+        lambda: view(Last("m"), source=source(schema="id STRING, time DATE, who INT, m MAP<STRING, INT>")),
+        r"Last cannot take 'm' of type MAP<STRING, INT>",
     ),
     "decimal": (
         lambda: source(schema="id STRING, time DATE, d DECIMAL(39,2)"),

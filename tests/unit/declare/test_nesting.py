@@ -27,13 +27,20 @@ def test_a_column_without_a_path_is_the_field_of_its_name() -> None:
     [
         ({"fields": {"price": "a.b"}}, "'price' is no column: the schema has id, at, who, amount, note"),
         ({"fields": {"amount": "a..b"}}, "column 'amount': 'a..b' is not a path"),
-        ({"fields": {"amount": 7}}, "the path of column 'amount' is no text but 7"),
+        ({"fields": {"amount": 7}}, "fields must give a path by column"),
         ({"fields": {"amount": "who"}}, "columns 'who' and 'amount' both lie at who"),
         (
             {"fields": {"amount": "a[0]", "who": "a.b"}},
-            "a is an array for one of the columns 'who' and 'amount'",
+            "a is an array for one of 'who' and 'amount'",
         ),
         ({"fields": {"who": "amount.who"}}, "'who' lies within amount, where column 'amount' is DOUBLE"),
+        ({"fields": {"amount": "items.x"}, "explode": "items["}, "explode: 'items[' is not a path"),
+        ({"explode": "items"}, "no column is taken from the items of items"),
+        ({"fields": {"id": "items.id"}, "explode": "items"}, "'id' must be STRING and lie outside of items"),
+        (
+            {"fields": {"amount": "a.b.c", "who": "a[0]"}, "explode": "a.b"},
+            "a is an array for one of 'explode'",
+        ),
         ({"fields": {"who": "a.b"}, "format": "csv"}, "format 'csv' are rows without nesting"),
     ],
 )

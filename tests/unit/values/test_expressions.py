@@ -51,7 +51,7 @@ TYPES = {
 REFUSED = {
     "Distinct of a struct": ("(n, name)", "not supported in expressions"),
     "struct": ("struct(n)", "calls struct, which is not a supported function"),
-    "cast to a struct": ("CAST(name AS STRUCT<a INT>)", "has a cast: type"),
+    "cast to a struct": ("CAST(name AS STRUCT<a INT>)", "only single values can be cast"),
     "misspelt": ("uper(name)", "did you mean upper"),
     "aggregate": ("max(n)", "is not a row expression"),
     "aggregate without a class": ("n + median(n)", "is not a row expression"),
