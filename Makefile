@@ -10,7 +10,7 @@ UV    := $(MADE)/tools/bin/uv
 FIND_PYTHON = for name in python3.11 python3.12 python3; do \
 	if "$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then echo "$$name"; exit; fi; done
 JAVA := $(if $(JAVA_HOME),$(JAVA_HOME)/bin/java,java)
-POMS := conf/jars/pom.xml $(wildcard conf/jars/*/pom.xml)
+POMS := conf/jars/pom.xml $(filter-out conf/jars/s3/pom.xml,$(wildcard conf/jars/*/pom.xml))
 
 # Spark's workers and scripts find the environment's programs first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -20,10 +20,10 @@ export PYTHONUTF8 := 1
 ##@ Start here
 .PHONY: help
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z][a-z-]*:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z][a-z0-9-]*:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: .venv/.stamp $(MADE)/jars/.stamp $(MADE)/jars/.classes-stamp ## Install the environment from uv.lock and the jars from Maven; instant when nothing changed
+setup: .venv/.stamp $(MADE)/jars/.stamp $(MADE)/jars/.classes-stamp $(if $(findstring s3,$(WITH)),$(MADE)/jars/s3/.stamp) ## Install the environment from uv.lock and the jars from Maven; instant when nothing changed; WITH=s3 also S3's connector
 
 .PHONY: demo
 demo: setup ## Run the whole system on real data; KEEP=1 leaves the servers running
@@ -40,6 +40,10 @@ check: setup ## Check format, lint, types and the imports between folders
 test: setup gateway-programs browser-programs ## Check, build the documentation, and run every test with real servers, as CI does
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target check docs
 	$(PY) -m pytest tests -n 2 --no-loadscope-reorder
+
+.PHONY: test-s3
+test-s3: setup $(MADE)/jars/s3/.stamp $(MADE)/moto/.stamp ## Run the river with lake, checkpoints, models and exports in an S3 server that runs here
+	S3=1 $(PY) -m pytest -q tests -m s3
 
 .PHONY: docs
 docs: setup ## Build the documentation into .anabranch/site; a broken link or reference fails
@@ -159,6 +163,20 @@ $(MADE)/jars/.stamp: $(POMS)
 	@echo "setup: jars of Kafka, Cassandra, HDFS, Ignite and Spark's connectors into $(MADE)/jars"
 	@rm -rf $(MADE)/jars
 	@mvn --batch-mode --quiet -Dstyle.color=never --file conf/jars/pom.xml generate-resources -Djars.folder='$(CURDIR)/$(MADE)/jars'
+	@touch $@
+
+# Not among the modules of conf/jars/pom.xml: few have their lake in S3.
+$(MADE)/jars/s3/.stamp: conf/jars/s3/pom.xml $(MADE)/jars/.stamp
+	@echo "setup: jars of S3's connector into $(MADE)/jars/s3"
+	@rm -rf $(MADE)/jars/s3
+	@mvn --batch-mode --quiet -Dstyle.color=never --file conf/jars/s3/pom.xml generate-resources -Djars.folder='$(CURDIR)/$(MADE)/jars'
+	@touch $@
+
+# An environment of its own: what it needs would hold back packages that everybody uses.
+$(MADE)/moto/.stamp: $(UV)
+	@echo "setup: an S3 server for tests into $(MADE)/moto"
+	@python=$$($(FIND_PYTHON)); $(UV) venv --quiet --clear --python "$$python" $(MADE)/moto
+	@$(UV) pip install --quiet --python $(MADE)/moto/bin/python 'moto[server]>=5.2,<6'
 	@touch $@
 
 $(MADE)/jars/.classes-stamp: .venv/.stamp $(MADE)/jars/.stamp

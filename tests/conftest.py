@@ -67,13 +67,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark by folder, order by MARKERS, and leave tests marked `drill` to `make drill`."""
+    """Mark by folder, order by MARKERS; tests marked `drill` and `s3` are for `make drill` and `test-s3`."""
     from tests.support.drill import LONG  # after SEED is set
 
-    if not LONG:
-        long = [item for item in items if item.get_closest_marker("drill")]
-        config.hook.pytest_deselected(items=long)
-        items[:] = [item for item in items if item not in long]
+    for marker, wanted in (("drill", LONG), ("s3", "S3" in os.environ)):
+        if not wanted:
+            left = [item for item in items if item.get_closest_marker(marker)]
+            config.hook.pytest_deselected(items=left)
+            items[:] = [item for item in items if item not in left]
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0]
         if folder not in MARKERS:

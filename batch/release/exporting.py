@@ -26,6 +26,7 @@ from anabranch.errors import AnabranchError, MisuseError
 from anabranch.progress import Progress
 from anabranch.stores import models as model_files
 from anabranch.stores.files.hdfs import Hdfs
+from anabranch.stores.files.objects import Objects, is_object
 from anabranch.stores.models.inputs import check_fits
 from anabranch.stores.models.registry import Models
 from anabranch.stores.models.versions import ModelVersion
@@ -62,9 +63,9 @@ class Exported:
 def export(
     models: Models, project: Project, place: str, version: str | None, progress: Progress, hdfs: Hdfs
 ) -> Exported:
-    """Write the bundle of `version` (the champion when None) to a folder of this machine or of HDFS.
+    """Write the bundle of `version` (the champion when None) to a folder of this machine, HDFS or S3.
 
-    A bundle on this machine is replaced. Devices are informed of one in HDFS, where all of them find it.
+    A bundle on this machine is replaced. Devices are informed of any other, which all of them find.
     Raises MisuseError for a folder with anything else in it, for a version without an ONNX form, and for a
     version whose ONNX form disagrees with the model.
     """
@@ -75,6 +76,9 @@ def export(
     manifest = files[MANIFEST]
     if place.startswith("hdfs://"):
         _to_hdfs(files, place, hdfs, progress)
+        models.record_bundle(project.name, scorer.version, place, _digest(manifest))
+    elif is_object(place):
+        _to_objects(files, Objects(place))
         models.record_bundle(project.name, scorer.version, place, _digest(manifest))
     else:
         write_bundle(files, Path(place))
@@ -204,6 +208,19 @@ def _to_hdfs(files: Mapping[str, bytes], place: str, hdfs: Hdfs, progress: Progr
     with TemporaryDirectory(prefix="anabranch-bundle-") as folder:
         write_bundle(files, Path(folder) / "bundle")
         hdfs.put(Path(folder) / "bundle", place, progress)
+
+
+def _to_objects(files: Mapping[str, bytes], store: Objects) -> None:
+    """Write the manifest last: an object store has no rename of folders, and who finds it finds the rest."""
+    if store.sizes():
+        raise MisuseError(
+            f"{store.place} exists already: a bundle in S3 is not replaced, give each version a place of its "
+            "own"
+        )
+    with TemporaryDirectory(prefix="anabranch-bundle-") as folder:
+        write_bundle(files, Path(folder) / "bundle")
+        for name in [*(name for name in files if name != MANIFEST), MANIFEST]:
+            store.put(Path(folder) / "bundle" / name, name)
 
 
 def _check(project: Project, entry: ModelVersion, found: Mapping[str, bytes], native: str) -> None:

@@ -190,7 +190,7 @@ def export(
     folder: Annotated[
         str,
         typer.Argument(
-            metavar="DIR", help="Folder to write, here or hdfs://...; an older bundle is replaced."
+            metavar="DIR", help="Folder to write, here, hdfs://... or s3a://...; one here is replaced."
         ),
     ],
     version: Champion = None,
@@ -198,13 +198,14 @@ def export(
 ) -> None:
     """Write the edge bundle of a model version: ONNX, features, model card and a runner without Spark."""
     from anabranch.stores.files.hdfs import Hdfs
+    from anabranch.stores.files.objects import is_object
     from batch.release.announcing import announce
     from batch.release.exporting import export as run
 
     with job() as context:
         project, steps, files = context.project(name), Steps(), Hdfs(context.settings.files)
         bundle = run(context.models, project, folder, version, steps, files)
-        remote = bundle.place.startswith("hdfs://")
+        remote = "://" in bundle.place
         announced = announce(context.models, context.bus, project) if remote else None
         if announced is not None and announced.why:
             steps.step(announced.why)
@@ -218,6 +219,9 @@ def export(
         "manifest_sha256": bundle.sha256,
         "files": bundle.files,
     }
-    get, run_it = f"anabranch files get {bundle.place} LOCAL", f"echo '{{}}' | python {bundle.place}/run.py"
+    get = f"anabranch files get {bundle.place} LOCAL"
+    if is_object(bundle.place):
+        get = f"copy {bundle.place} to the device, MANIFEST.json last, with the store's own client"
+    run_it = f"echo '{{}}' | python {bundle.place}/run.py"
     text = f"version {bundle.version} of {name} is in {bundle.place}"
     result(as_json, value, f"{text}\nNext: {get if remote else run_it}")

@@ -44,7 +44,7 @@ class PathSettings:
     data: str = ".anabranch"
     """The one folder that everything made lies in."""
     lake: str = ""
-    """The Delta lake: a folder, or a URL that Spark can write (`hdfs://...`); empty: below `paths.data`."""
+    """The Delta lake: a folder, or a URL (`hdfs://...`, `s3a://...`); empty: below `paths.data`."""
     checkpoints: str = ""
     """Checkpoints of the stream: a folder or a URL; empty: below `paths.data`."""
     jars: str = ""

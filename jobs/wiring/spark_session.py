@@ -19,7 +19,14 @@ from anabranch.stores.jvm import add_to_class_path, has_jvm, start_jvm, submitte
 from anabranch.stores.lake.table_files import memory
 from jobs.wiring.packages import packed_packages
 from jobs.wiring.sections import LOOPBACK
-from jobs.wiring.settings import ROOT, Settings, name_worker_python, spark_arguments, spark_submitted
+from jobs.wiring.settings import (
+    ROOT,
+    Settings,
+    SettingsError,
+    name_worker_python,
+    spark_arguments,
+    spark_submitted,
+)
 
 DEFAULTS = ROOT / "conf" / "spark-defaults.conf"
 LOGGING = ROOT / "conf" / "log4j2.properties"
@@ -48,6 +55,7 @@ def spark_session(settings: Settings, app: str, **extra_conf: str) -> SparkSessi
         master = submitted.get("spark.master", master)
         wanted = _after_submit(settings, wanted, submitted)
     elif SparkSession.getActiveSession() is None:
+        require_connector(settings)
         wanted |= _new_jvm(settings, wanted)
         start_private_jvm({**_addresses(master), **wanted, "spark.app.name": app})
     builder = SparkSession.builder.appName(app)
@@ -86,11 +94,28 @@ def read_defaults(file: Path) -> dict[str, str]:
 
 
 def spark_jars(settings: Settings) -> list[Path]:
-    """The jars of Delta and of Kafka's connector; raises JarsMissingError when there are none."""
+    """The jars of Delta, Kafka's connector and, where it is there, S3's; raises JarsMissingError."""
     jars = sorted((settings.jars / "spark").glob("*.jar"))
     if not jars:
         raise JarsMissingError(f"no jars of Delta and Kafka in {settings.jars / 'spark'}: run 'make setup'")
-    return jars
+    return [*jars, *s3_jars(settings)]
+
+
+def s3_jars(settings: Settings) -> list[Path]:
+    """The jars of S3's connector; none where `make setup WITH=s3` was not run."""
+    return sorted((settings.jars / "s3").glob("*.jar"))
+
+
+def require_connector(settings: Settings) -> None:
+    """Raise JarsMissingError or SettingsError for a place in S3 that Spark would not reach."""
+    places = {"paths.lake": settings.lake.root, "paths.checkpoints": settings.checkpoints}
+    for name, place in places.items():
+        if place.startswith(("s3://", "s3n://")):
+            raise SettingsError(f"{name} is {place}: write s3a://, the scheme of Hadoop's connector")
+        if place.startswith("s3a://") and not s3_jars(settings):
+            raise JarsMissingError(
+                f"{name} is {place}, and the jars of S3's connector are missing: run 'make setup WITH=s3'"
+            )
 
 
 def class_archive(settings: Settings) -> Path:

@@ -91,7 +91,7 @@ class Rig:
     def kill(self) -> None:
         """Kill the driver, its JVM and its workers as a power cut would."""
         assert self.process is not None
-        children = _children(self.process.pid)
+        children = children_of(self.process.pid)
         self.process.kill()
         for child in children:
             with suppress(ProcessLookupError):  # it saw the others go
@@ -241,7 +241,7 @@ def _good(value: bytes | None, arrival: int) -> dict[str, Any] | None:
     return event if isinstance(event.get("x"), int) and at <= arrival + 5 * MINUTE else None
 
 
-def _children(pid: int) -> list[int]:
+def children_of(pid: int) -> list[int]:
     """Processes that `pid` started, and theirs."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -251,5 +251,5 @@ def _children(pid: int) -> list[int]:
             continue
         if int(fields[1]) == pid:
             child = int(stat.parent.name)
-            found += [child, *_children(child)]
+            found += [child, *children_of(child)]
     return found

@@ -1,9 +1,10 @@
-"""MLflow's artifacts in HDFS by WebHDFS.
+"""MLflow's artifacts in HDFS by WebHDFS, and in S3 by Arrow's client.
 
-Addresses are `webhdfs://[user@]host:port/path`, or `swebhdfs://` over TLS.
+Addresses are `webhdfs://[user@]host:port/path`, or `swebhdfs://` over TLS, and `s3a://bucket/path`.
 
-MLflow itself reaches `hdfs://` through Hadoop's native library, which is part of no Python package and needs
-a JVM in every process. This needs HTTP only, so a server of answers loads its models without either.
+MLflow itself reaches S3 through boto3, and `hdfs://` through Hadoop's native library, which is part of no
+Python package and needs a JVM in every process. These need HTTP only, so a server of answers loads its models
+without any of them.
 """
 
 import posixpath
@@ -17,6 +18,7 @@ from mlflow.store.artifact.artifact_repository_registry import _artifact_reposit
 
 from anabranch.progress import Silent
 from anabranch.stores.files.hdfs import Hdfs, file_settings
+from anabranch.stores.files.objects import SCHEME, Objects
 
 
 class WebHdfsArtifacts(ArtifactRepository):  # type: ignore[misc, unused-ignore]
@@ -62,9 +64,38 @@ class WebHdfsArtifacts(ArtifactRepository):  # type: ignore[misc, unused-ignore]
         return posixpath.normpath(posixpath.join(self._root, path or ""))
 
 
+class ObjectArtifacts(ArtifactRepository):  # type: ignore[misc, unused-ignore]
+    """The artifacts below one address of S3."""
+
+    def __init__(
+        self, artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
+    ) -> None:
+        super().__init__(artifact_uri, tracking_uri, registry_uri)
+        self._files = Objects(artifact_uri)
+
+    def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
+        self._files.put(Path(local_file), posixpath.join(artifact_path or "", Path(local_file).name))
+
+    def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> None:
+        for source in sorted(each for each in Path(local_dir).rglob("*") if each.is_file()):
+            name = source.relative_to(local_dir).as_posix()
+            self._files.put(source, posixpath.join(artifact_path or "", name))
+
+    def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
+        found = self._files.sizes(path or "")
+        return [FileInfo(name, size is None, size) for name, size in found.items()]
+
+    def _download_file(self, remote_file_path: str, local_path: str) -> None:
+        self._files.get(remote_file_path, Path(local_path))
+
+    def delete_artifacts(self, artifact_path: str | None = None) -> None:
+        self._files.remove(artifact_path or "")
+
+
 @lru_cache(maxsize=1)
 def register() -> None:
     """Make MLflow use this for its addresses, in this process."""
     registry: Any = _artifact_repository_registry
     for scheme in ("webhdfs", "swebhdfs"):
         registry.register(scheme, WebHdfsArtifacts)
+    registry.register(SCHEME, ObjectArtifacts)

@@ -1,4 +1,4 @@
-"""The file that hands Spark's properties to a JVM; tests/spark/jobs/test_session.py has a real one."""
+"""What a JVM of Spark is started with; tests/spark/jobs/test_session.py has a real one."""
 
 import os
 import re
@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from jobs.wiring import spark_session
+from jobs.wiring.settings import SettingsError, load_settings
+from jobs.wiring.spark_session import JarsMissingError, require_connector
 
 SECRETS = {"spark.a": "s3cret", "spark.b:c": ' a \\ b "c" = d: #!\té\nf'}
 
@@ -50,3 +52,19 @@ def test_a_jvm_that_runs_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def _plain(text: str) -> str:
     """A key or value as Java reads it from a property file."""
     return re.sub(r"\\(.)", lambda found: {"n": "\n", "r": "\r", "t": "\t"}.get(found[1], found[1]), text)
+
+
+def test_a_lake_in_s3_without_the_connector_says_what_to_run(tmp_path: Path) -> None:
+    def told(place: str) -> str:
+        settings = load_settings({}, {"paths.lake": place, "paths.jars": str(tmp_path)})
+        with pytest.raises((JarsMissingError, SettingsError)) as caught:
+            require_connector(settings)
+        return str(caught.value)
+
+    assert told("s3a://b/lake") == (
+        "paths.lake is s3a://b/lake, and the jars of S3's connector are missing: run 'make setup WITH=s3'"
+    )
+    assert told("s3://bucket/lake").endswith("write s3a://, the scheme of Hadoop's connector")
+    (tmp_path / "s3").mkdir()
+    (tmp_path / "s3" / "hadoop-aws.jar").touch()
+    require_connector(load_settings({}, {"paths.lake": "s3a://b/lake", "paths.jars": str(tmp_path)}))
