@@ -17,6 +17,8 @@ from pyspark.sql import DataFrame, SparkSession
 
 from anabranch.errors import AnabranchError
 
+_PYTHON = "org.apache.spark.api.python.PythonUtils"
+
 
 def java_packages(spark: SparkSession) -> Any:
     """The Java packages of the session's JVM: ``java_packages(spark).java.util.ArrayList()``.
@@ -30,6 +32,11 @@ def java_packages(spark: SparkSession) -> Any:
             "start the job without Spark Connect"
         )
     return found
+
+
+def java_class(spark: SparkSession, name: str) -> Any:
+    """A Java class by its whole name: by packages, the JVM would look for a class of each package's name."""
+    return getattr(java_packages(spark), name)
 
 
 def java_session(spark: SparkSession) -> Any:
@@ -49,46 +56,56 @@ def java_frame(frame: DataFrame) -> Any:
 
 def scala_none(spark: SparkSession) -> Any:
     """Scala's empty Option."""
-    return java_packages(spark).scala.Option.empty()
+    return java_class(spark, "scala.Option").empty()
 
 
 def scala_some(spark: SparkSession, value: object) -> Any:
     """A Scala Option that holds `value`."""
-    return java_packages(spark).scala.Option.apply(value)
+    return java_class(spark, "scala.Option").apply(value)
 
 
 def scala_seq(spark: SparkSession, items: Iterable[object]) -> Any:
     """A Scala Seq of Java objects."""
-    packages = java_packages(spark)
-    listed = packages.java.util.ArrayList()
+    listed = java_class(spark, "java.util.ArrayList")()
     for item in items:
         listed.add(item)
-    return packages.org.apache.spark.api.python.PythonUtils.toSeq(listed)
+    return java_class(spark, _PYTHON).toSeq(listed)
 
 
 def scala_map(spark: SparkSession, entries: Mapping[str, object]) -> Any:
     """A Scala Map of Java objects."""
-    packages = java_packages(spark)
-    mapped = packages.java.util.HashMap()
+    mapped = java_class(spark, "java.util.HashMap")()
     for key, value in entries.items():
         mapped.put(key, value)
-    return packages.org.apache.spark.api.python.PythonUtils.toScalaMap(mapped)
+    return java_class(spark, _PYTHON).toScalaMap(mapped)
 
 
 def scala_items(spark: SparkSession, items: Any) -> list[Any]:
     """The items of a Scala Seq."""
-    return list(java_packages(spark).scala.jdk.javaapi.CollectionConverters.asJava(items))
+    return list(java_class(spark, "scala.jdk.javaapi.CollectionConverters").asJava(items))
 
 
 def hadoop_path(spark: SparkSession, path: str, name: str | None = None) -> Any:
     """Hadoop's Path of `path`, or of `name` below it."""
-    path_class = java_packages(spark).org.apache.hadoop.fs.Path
+    path_class = java_class(spark, "org.apache.hadoop.fs.Path")
     return path_class(path) if name is None else path_class(path, name)
 
 
 def hadoop_system(spark: SparkSession, path: Any) -> Any:
     """Hadoop's file system of a Path, with the session's configuration."""
     return path.getFileSystem(java_session(spark).sessionState().newHadoopConf())
+
+
+def parquet_schema(spark: SparkSession, path: str) -> str:
+    """The schema in a Parquet file's footer, one column a line, as Parquet writes it."""
+    place = hadoop_path(spark, path)
+    conf = java_session(spark).sessionState().newHadoopConf()
+    file = java_class(spark, "org.apache.parquet.hadoop.util.HadoopInputFile").fromPath(place, conf)
+    reader = java_class(spark, "org.apache.parquet.hadoop.ParquetFileReader").open(file)
+    try:
+        return str(reader.getFooter().getFileMetaData().getSchema().toString())
+    finally:
+        reader.close()
 
 
 def bytes_and_rows_read(spark: SparkSession) -> tuple[int, int]:

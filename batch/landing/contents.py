@@ -22,7 +22,7 @@ from anabranch.events.decoders.decoder import table_cells
 from anabranch.events.decoders.json_objects import JsonDecoder
 from anabranch.events.judging import parse, read_cells
 from anabranch.events.rows import LAKE_COLUMNS
-from anabranch.stores.files.filesystems import spark_path
+from anabranch.stores.files.filesystems import in_microseconds, nanosecond_columns, spark_path
 from anabranch.values.times import from_micros
 from batch.landing.event_files import EventFile
 from batch.landing.records import CsvForm, read_records
@@ -87,8 +87,11 @@ def raw_rows(spark: SparkSession, group: FileGroup, arrival: int, *, by_record: 
     paths, name = [spark_path(file.path) for file in group.files], _file_name(group)
     if by_record:
         table, name = read_records(spark, paths, name, group.csv), F.col("_file")
+    elif group.files[0].format == "parquet":  # of one schema
+        nanoseconds = nanosecond_columns(spark, group.files[0].path)
+        table = in_microseconds(spark.read.parquet(*paths), nanoseconds)
     else:
-        table = spark.read.parquet(*paths) if group.files[0].format == "parquet" else spark.read.text(paths)
+        table = spark.read.text(paths)
     origin = {
         "_arrival": F.lit(from_micros(arrival)),
         "_file": name,

@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 
 from anabranch.declare.sources import Source
 from anabranch.errors import AnabranchError
-from anabranch.stores.files.filesystems import FoundFile, files_at, is_local, spark_path
+from anabranch.stores.files.filesystems import FoundFile, files_at, is_local, nanosecond_columns, spark_path
 from batch.landing.records import CsvForm, plain_line
 
 _FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
@@ -107,12 +107,6 @@ def check_file(
     try:
         if kind == "parquet":
             names, schema = _parquet_schema(found, spark)
-            if "timestamp[ns" in schema:
-                raise AnabranchError(
-                    f"{found.path} has times in nanoseconds, which Spark does not read: nothing was landed; "
-                    "write microseconds, in pandas with "
-                    "to_parquet(..., coerce_timestamps='us', allow_truncated_timestamps=True)"
-                )
             _check_columns(found.path, names, source)
             return EventFile(found=found, format=kind, form=schema)
         first_line = _first_line(found, kind, spark, form)
@@ -163,7 +157,7 @@ def _parquet_schema(found: FoundFile, spark: SparkSession | None) -> tuple[list[
         local = pq.read_schema(found.path)
         return list(local.names), local.remove_metadata().to_string()
     schema = spark.read.parquet(spark_path(found.path)).schema
-    return schema.names, schema.json()
+    return schema.names, f"{schema.json()} {nanosecond_columns(spark, found.path)}"
 
 
 def _read_header(path: str, first_line: str, source: Source, form: CsvForm) -> tuple[str, ...]:

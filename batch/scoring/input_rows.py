@@ -18,7 +18,7 @@ from anabranch.stores.files.filesystems import files_at, hadoop, spark_path
 from anabranch.stores.lake.staging import snapshot
 from anabranch.stores.opened import Stores
 from batch.scoring.ledger import plain
-from batch.scoring.row_files import form_of, read_form, read_options
+from batch.scoring.row_files import form_of, nanoseconds_of, read_form, read_options
 
 SERVING = "serving"
 """The name of the project's serving table as input or output of a scoring."""
@@ -57,12 +57,13 @@ def input_rows(stores: Stores, project: Project, source: str) -> InputRows:
     # Folders such as day=2024-01-01 hold a column in their names, which a single file lacks.
     partitioned = any("=" in path.removeprefix(found[0].path.rsplit("/", 1)[0]) for path, _ in files)
     options = read_options(spark, source, form)
+    as_they_are = not partitioned and not nanoseconds_of(spark, source, form)
 
     def read(paths: Sequence[str]) -> DataFrame:
         reader = spark.read.format(form).options(**options).schema(frame.schema)
         return reader.load([spark_path(path) for path in paths])
 
-    return InputRows(frame=frame, form=form, files=() if partitioned else files, digest=digest, read=read)
+    return InputRows(frame=frame, form=form, files=files if as_they_are else (), digest=digest, read=read)
 
 
 def _serving_rows(stores: Stores, project: Project) -> InputRows:

@@ -16,7 +16,14 @@ from pyspark.sql import functions as F
 
 from anabranch.errors import MisuseError
 from anabranch.events.given_rows import WRONG_ROW
-from anabranch.stores.files.filesystems import hadoop, hadoop_child, hadoop_exists
+from anabranch.stores.files.filesystems import (
+    files_at,
+    hadoop,
+    hadoop_child,
+    hadoop_exists,
+    in_microseconds,
+    nanosecond_columns,
+)
 from batch.landing.explained import whole_text
 
 SPARK_ERRORS = (PySparkException, Py4JError)
@@ -42,9 +49,17 @@ def read_rows(spark: SparkSession, path: str) -> DataFrame:
 def read_form(spark: SparkSession, path: str, form: str) -> DataFrame:
     """Rows of a data set of the form that `form_of` returned; raises MisuseError when they cannot be read."""
     try:
-        return spark.read.format(form).options(**read_options(spark, path, form)).load(path)
+        frame = spark.read.format(form).options(**read_options(spark, path, form)).load(path)
+        return in_microseconds(frame, nanoseconds_of(spark, path, form))
     except SPARK_ERRORS as error:
         raise fault_of_rows(error, path) or error from error
+
+
+def nanoseconds_of(spark: SparkSession, path: str, form: str) -> list[str]:
+    """Columns of times in nanoseconds, by the first Parquet file of a data set."""
+    found = files_at(path, spark).find(path)[0] if form == "parquet" else []
+    first = next((each.path for each in found if each.name.lower().endswith(".parquet")), None)
+    return [] if first is None else nanosecond_columns(spark, first)
 
 
 def read_options(spark: SparkSession, path: str, form: str) -> dict[str, str]:
@@ -81,11 +96,6 @@ def fault_of_rows(error: Exception, place: str) -> MisuseError | None:
         return MisuseError(
             f"{place}: rows are torn{row}: give each row as many cells as the header, or one JSON object, "
             "and close its quotes"
-        )
-    if "TIMESTAMP(NANOS" in text:
-        return MisuseError(
-            f"{place} has times in nanoseconds, which Spark does not read: write microseconds, in pandas "
-            "with to_parquet(..., coerce_timestamps='us', allow_truncated_timestamps=True)"
         )
     return None
 

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from py4j.protocol import Py4JJavaError
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
-from anabranch.stores.jvm import hadoop_path, hadoop_system
+from anabranch.stores.jvm import hadoop_path, hadoop_system, parquet_schema
+from anabranch.values.names import quoted
 
 _GLOB = re.compile(r"([\[\]{}*?\\])")
 
@@ -204,6 +206,23 @@ def remove_folder(spark: SparkSession, path: str) -> None:
     system.delete(leaving, True)
     system.rename(place, leaving)
     system.delete(leaving, True)
+
+
+_NANOSECONDS = re.compile(r"^\s*\w+ int64 (.+) \(TIMESTAMP\(NANOS,", re.MULTILINE)
+
+
+def nanosecond_columns(spark: SparkSession, path: str) -> list[str]:
+    """Columns of a Parquet file that Spark reads as whole numbers of nanoseconds since 1970."""
+    return _NANOSECONDS.findall(parquet_schema(spark, path))
+
+
+def in_microseconds(table: DataFrame, columns: Iterable[str]) -> DataFrame:
+    """The table with `nanosecond_columns` as times; the rest of a microsecond is cut off."""
+    for name in columns:
+        nanos = quoted(name)
+        micros = f"{nanos} DIV 1000 - IF({nanos} % 1000 < 0, 1, 0)"  # rounded down, without an overflow
+        table = table.withColumn(name, F.expr(f"timestamp_micros({micros})"))
+    return table
 
 
 def file_names(spark: SparkSession, folder: str) -> list[str]:

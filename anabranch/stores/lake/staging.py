@@ -17,9 +17,9 @@ from pyspark.sql import DataFrame, SparkSession
 
 from anabranch.stores.files.filesystems import hadoop, spark_path
 from anabranch.stores.jvm import (
+    java_class,
     java_context,
     java_frame,
-    java_packages,
     java_session,
     scala_items,
     scala_map,
@@ -30,6 +30,7 @@ from anabranch.stores.jvm import (
 from anabranch.values.names import quoted
 
 T = TypeVar("T")
+_DELTA = "org.apache.spark.sql.delta"
 _ATTEMPTS = 5
 _MEANWHILE = ("ConcurrentTransaction", "CONCURRENT_TRANSACTION", "ProtocolChanged", "PROTOCOL_CHANGED",
               "MetadataChanged", "METADATA_CHANGED")  # fmt: skip
@@ -115,15 +116,14 @@ def repeated(change: Callable[[], T]) -> T:
 def _commit_files(
     spark: SparkSession, path: str, files: Sequence[DataFile], names: Mapping[str, int], notes: Sequence[str]
 ) -> bool:
-    packages = java_packages(spark)
     transaction = _log(spark, path).startTransaction(scala_none(spark), scala_none(spark))
     # Asking for a name makes Delta refuse the commit when somebody else takes it meanwhile.
     if any(transaction.txnVersion(name) >= version for name, version in names.items()):
         return False
-    delta = packages.org.apache.spark.sql.delta
-    now = scala_some(spark, packages.java.lang.System.currentTimeMillis())
+    mark = java_class(spark, f"{_DELTA}.actions.SetTransaction")
+    now = scala_some(spark, java_class(spark, "java.lang.System").currentTimeMillis())
     all_names = (*names.items(), *((note, 0) for note in notes))
-    actions = [delta.actions.SetTransaction(name, version, now) for name, version in all_names]
+    actions = [mark(name, version, now) for name, version in all_names]
     actions += [file.action for file in files]
     _tell_history(spark, transaction, files)
     transaction.commit(scala_seq(spark, actions), _append_operation(spark))
@@ -152,15 +152,13 @@ def snapshot(spark: SparkSession, path: str) -> Any:
 
 def _tell_history(spark: SparkSession, transaction: Any, files: Sequence[DataFile]) -> None:
     """What the table's history says was added: Delta knows it of a transaction that writes by itself only."""
-    packages = java_packages(spark)
-    metrics = {}
+    metrics, sql_metrics = {}, java_class(spark, "org.apache.spark.sql.execution.metric.SQLMetrics")
     sizes = [int(file.action.size()) for file in files]
     for name, value in {
         "numFiles": len(sizes),
         "numOutputRows": sum(file.rows for file in files),
         "numOutputBytes": sum(sizes),
     }.items():
-        sql_metrics = packages.org.apache.spark.sql.execution.metric.SQLMetrics
         metrics[name] = sql_metrics.createMetric(java_context(spark), name)
         metrics[name].set(value)
     transaction.registerSQLMetrics(java_session(spark), scala_map(spark, metrics))
@@ -169,15 +167,14 @@ def _tell_history(spark: SparkSession, transaction: Any, files: Sequence[DataFil
 def _append_operation(spark: SparkSession) -> Any:
     """What the table's history says of the commit: WRITE, mode Append."""
     nothing = scala_none(spark)
-    packages = java_packages(spark)
-    write = getattr(packages.org.apache.spark.sql.delta, "DeltaOperations$Write")
-    append = packages.org.apache.spark.sql.SaveMode.Append
+    write = java_class(spark, f"{_DELTA}.DeltaOperations$Write")
+    append = java_class(spark, "org.apache.spark.sql.SaveMode").Append
     return write(append, *[nothing] * _FURTHER_ARGUMENTS)
 
 
 def _with_schema(spark: SparkSession, metadata: Any, rows: DataFrame) -> Any:
     named = [metadata.id(), metadata.name(), metadata.description(), metadata.format(), rows.schema.json()]
-    return java_packages(spark).org.apache.spark.sql.delta.actions.Metadata(
+    return java_class(spark, f"{_DELTA}.actions.Metadata")(
         *named, metadata.partitionColumns(), metadata.configuration(), metadata.createdTime()
     )
 
@@ -194,4 +191,4 @@ def _data_file(path: str, action: Any) -> DataFile:
 
 
 def _log(spark: SparkSession, path: str) -> Any:
-    return java_packages(spark).org.apache.spark.sql.delta.DeltaLog.forTable(java_session(spark), path)
+    return java_class(spark, f"{_DELTA}.DeltaLog").forTable(java_session(spark), path)

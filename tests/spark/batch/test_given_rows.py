@@ -175,12 +175,13 @@ def test_files_that_would_be_read_as_something_else_are_refused(
     torn = {"cells.csv": f": rows are torn, such as r,7,{at}", "torn.jsonl": ": rows are torn"}
     wanted = {"latin.csv": encoding, "wide.csv": encoding, **torn}
     assert {name: found[: len(wanted[name])] for name, found in reasons.items()} == wanted
-    moments = pa.table(
-        {
-            "row_id": ["r"],
-            "customer_id": [7],
-            "at": pa.array([datetime(2024, 6, 1, tzinfo=UTC)], pa.timestamp("ns", "UTC")),
-        }
-    )
-    pq.write_table(moments, tmp_path / "nanoseconds.parquet")
-    assert "has times in nanoseconds" in refusal(spark, lake, tmp_path / "nanoseconds.parquet")
+
+
+def test_times_in_nanoseconds_are_read_to_the_microsecond(
+    spark: SparkSession, lake: Lake, tmp_path: Path
+) -> None:
+    times = pa.array([1_717_200_000_123_456_789, -1], pa.timestamp("ns"))
+    pq.write_table(pa.table({"at": times, "n": [10**15, 7]}), tmp_path / "rows.parquet")
+    for place in (tmp_path / "rows.parquet", tmp_path):
+        found = read_rows(spark, str(place)).selectExpr("unix_micros(at) AS at", "n").collect()
+        assert {(row["at"], row["n"]) for row in found} == {(1_717_200_000_123_456, 10**15), (-1, 7)}

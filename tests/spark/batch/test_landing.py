@@ -281,14 +281,18 @@ def test_a_folder_of_a_delta_table_is_refused_and_so_are_its_files(
     assert rows(spark, lake) == {}
 
 
-def test_parquet_with_nanoseconds_is_refused_with_what_to_do(
+def test_times_in_nanoseconds_land_to_the_microsecond(
     spark: SparkSession, lake: Lake, tmp_path: Path
 ) -> None:
-    times = pa.array([1714557600123456789], pa.timestamp("ns", "UTC"))
-    table = pa.table({"shop": ["a"], "id": ["1"], "at": times, "n": [1], "note": ["x"]})
+    """As pandas writes them; times before 1970 are cut off downwards, as texts are."""
+    nanoseconds = [1714557600123456789, -1, None]
+    times = pa.array(nanoseconds, pa.timestamp("ns", "UTC"))
+    table = pa.table({"shop": ["a"] * 3, "id": ["1", "2", "3"], "at": times, "n": [1] * 3, "note": ["x"] * 3})
     pq.write_table(table, tmp_path / "a.parquet")
-    with pytest.raises(AnabranchError, match=r"has times in nanoseconds.*coerce_timestamps='us'"):
-        load(spark, lake, tmp_path / "a.parquet")
+    landed = load(spark, lake, tmp_path / "a.parquet")
+    assert (landed.rows, landed.quarantined) == (2, 1)
+    found = lake.events(spark, PROJECT, SALES).selectExpr("id", "unix_micros(at) AS at").collect()
+    assert {row["id"]: row["at"] for row in found} == {"1": 1714557600123456, "2": -1}
 
 
 def test_csv_of_another_form_is_refused_with_the_option_that_reads_it(

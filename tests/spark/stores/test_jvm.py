@@ -7,20 +7,26 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pyspark.errors.utils import is_debugging_enabled
 from pyspark.sql import SparkSession
 
 from anabranch.errors import AnabranchError
+from anabranch.stores.files.filesystems import nanosecond_columns
 from anabranch.stores.jvm import (
     active_session,
     bytes_and_rows_read,
     hadoop_path,
     hadoop_system,
     has_ended,
+    java_class,
     java_context,
     java_frame,
     java_packages,
     java_session,
+    parquet_schema,
     scala_items,
     scala_map,
     scala_none,
@@ -56,8 +62,23 @@ print(java.poll() is not None)
 """
 
 
+def test_the_footer_of_a_parquet_file_tells_its_columns(spark: SparkSession, tmp_path: Path) -> None:
+    table = pa.table(
+        {"a b": pa.array([1], pa.timestamp("ns")), "n": [1], "m": pa.array([1], pa.timestamp("us"))}
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert "int64 a b (TIMESTAMP(NANOS,false))" in parquet_schema(spark, str(tmp_path / "a.parquet"))
+    assert nanosecond_columns(spark, str(tmp_path / "a.parquet")) == ["a b"]
+
+
+def test_columns_are_made_without_asking_the_jvm_for_their_line(spark: SparkSession) -> None:
+    assert not is_debugging_enabled()
+
+
 def test_java_objects_are_reached_from_python(spark: SparkSession) -> None:
     assert java_packages(spark).java.lang.Math.abs(-3) == 3
+    assert java_class(spark, "java.lang.Math").abs(-3) == 3
+    assert java_class(spark, "java.util.ArrayList")().size() == 0
     assert java_session(spark).version() == spark.version
     assert java_context(spark).applicationId() == spark.sparkContext.applicationId
     assert java_frame(spark.range(3)).count() == 3

@@ -10,7 +10,15 @@ from uuid import uuid4
 
 from pyspark.sql import DataFrame, SparkSession
 
-from anabranch.stores.jvm import active_session, java_frame, java_packages, java_session, serve_callbacks
+from anabranch.stores.jvm import (
+    active_session,
+    java_class,
+    java_frame,
+    java_session,
+    serve_callbacks,
+)
+
+_PYTHON = "org.apache.spark.sql.execution.datasources.v2.python"
 
 
 def pushing(spark: SparkSession, frame: DataFrame, source: str) -> DataFrame:
@@ -25,7 +33,7 @@ def pushing(spark: SparkSession, frame: DataFrame, source: str) -> DataFrame:
     relation = read.copy(
         table, read.output(), read.catalog(), read.identifier(), read.options(), read.timeTravelSpec()
     )
-    dataset = java_packages(spark).org.apache.spark.sql.classic.Dataset
+    dataset = java_class(spark, "org.apache.spark.sql.classic.Dataset")
     return DataFrame(dataset.ofRows(java_session(spark), relation), spark)
 
 
@@ -34,15 +42,15 @@ class _Table:
 
     def __init__(self, spark: SparkSession, read: Any, source: str) -> None:
         self._spark, self._read, self._source = spark, read, source
-        self._python = java_packages(spark).org.apache.spark.sql.execution.datasources.v2.python
         self._identity = f"{source} {uuid4()}"
 
     def newScanBuilder(self, options: Any) -> Any:  # noqa: N802 - the interface's name
-        own = self._python.PythonDataSourceV2()
+        own = java_class(self._spark, f"{_PYTHON}.PythonDataSourceV2")()
         own.setShortName(self._source)
         with active_session(self._spark):  # whichever session asks, this one knows the source
             own.source()
-        return self._python.PythonScanBuilder(own, self._source, self._read.schema(), options)
+        builder = java_class(self._spark, f"{_PYTHON}.PythonScanBuilder")
+        return builder(own, self._source, self._read.schema(), options)
 
     def toString(self) -> str:  # noqa: N802
         return self._identity
