@@ -66,23 +66,23 @@ def kept_events(message: object, nesting: Nesting) -> Iterator[tuple[MessageEven
 
     Raises EventError as `events_of` does, and for a message that its items repeat too often.
     """
-    size = 0
-    for event in events_of(message, nesting):
-        kept = None if event.position is None else _item_alone(message, nesting, event.position)
-        size += len(kept or "")
-        if size > LARGEST_MESSAGE and nesting.explode is not None:
+    if nesting.explode is None:
+        for event in events_of(message, nesting):
+            yield event, None
+        return
+    size, items, shared = 0, _items(message, nesting.explode), None
+    for event, item in zip(events_of(message, nesting), items, strict=True):
+        if shared is None:
+            part = _part(message, [path for _, path in nesting.outside])
+            shared = msgspec.Raw(_KEPT.encode(_readable(part)))
+        kept = _KEPT.encode({POSITION: event.position, "item": _readable(item), "message": shared}).decode()
+        size += len(kept)
+        if size > LARGEST_MESSAGE:
             raise EventError(
                 f"explode: the items of {path_text(nesting.explode)} repeat the rest of the message, "
                 f"to more than {LARGEST_MESSAGE:,} bytes"
             )
         yield event, kept
-
-
-def _item_alone(message: object, nesting: Nesting, position: int) -> str:
-    """An item as JSON, with the parts of its message that columns are taken from."""
-    item = value_at(message, (*(nesting.explode or ()), position))
-    shared = _part(message, [path for _, path in nesting.outside])
-    return _KEPT.encode({POSITION: position, "item": _readable(item), "message": _readable(shared)}).decode()
 
 
 def event_alone(kept: Mapping[str, object], nesting: Nesting) -> MessageEvent:
