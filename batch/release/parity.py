@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anabranch.stores.models.registry import Models
+from anabranch.stores.models.scoring import apart
 from anabranch.stores.models.versions import Scorer
 
 Columns = Mapping[str, NDArray[np.object_]]
@@ -23,7 +24,7 @@ _UNSEEN_TEXT, _UNSEEN_NUMBER = "\N{SNOWMAN} never seen", -98_765.0
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """The largest difference of each form from the model itself (relative above 1), over `rows` rows."""
+    """The largest difference of each form from the model itself (relative, see `apart`), over `rows` rows."""
 
     worst: Mapping[str, float]
     rows: int
@@ -50,10 +51,10 @@ def compare(
     """
     rows = harder({name: columns[name][:SAMPLE] for name in scorer.features}, scorer.kinds, categories)
     native, twin = scorer.both(rows)
-    apart = {"pyfunc": models.pyfunc_scores(project, scorer.version, rows)} | (
+    forms = {"pyfunc": models.pyfunc_scores(project, scorer.version, rows)} | (
         {} if twin is None else {"ONNX": twin}
     )
-    return Parity(worst={name: _worst(found, native) for name, found in apart.items()}, rows=len(native))
+    return Parity(worst={name: apart(found, native) for name, found in forms.items()}, rows=len(native))
 
 
 def harder(columns: Columns, kinds: Mapping[str, str], categories: Collection[str] = ()) -> Columns:
@@ -86,8 +87,3 @@ def made_up(scorer: Scorer, count: int = SAMPLE) -> Columns:
                 random.normal(0, 1, count) * 10.0 ** random.integers(0, 4, count), 3
             ).astype(object)
     return found
-
-
-def _worst(found: NDArray[np.float64], native: NDArray[np.float64]) -> float:
-    apart = np.abs(found - native) / np.maximum(1.0, np.abs(native))
-    return float(np.max(np.where(np.isnan(apart), np.inf, apart), initial=0.0))

@@ -104,10 +104,10 @@ def _base_score(rows: TrainingRows) -> dict[str, Any]:
 def _learn_xgboost(rows: TrainingRows) -> LearntBooster:
     params, design, shift = xgboost_params(rows), tree_design(rows), _centre(rows)
     learner = {name: value for name, value in params.items() if name not in _OURS} | _base_score(rows)
-    data = xgboost.DMatrix(
-        design.columns(rows.matrix), rows.target - shift, weight=rows.weights, missing=np.nan
-    )
     with training_with("xgboost", xgboost.core.XGBoostError):
+        data = xgboost.DMatrix(
+            design.columns(rows.matrix), rows.target - shift, weight=rows.weights, missing=np.nan
+        )
         booster = xgboost.train(learner, data, rows.whole("rounds"))
     return LearntBooster(booster, design, rows, params, shift)
 

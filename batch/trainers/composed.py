@@ -14,7 +14,8 @@ from onnx import TensorProto, helper
 
 from anabranch.errors import AnabranchError, DeclarationError
 from anabranch.stores.models.inputs import Fitted
-from batch.trainers.graphs import OUTPUT, Graph, add_part, apart
+from anabranch.stores.models.scoring import apart
+from batch.trainers.graphs import OUTPUT, Graph, add_part
 from batch.trainers.rows import TrainingRows
 from batch.trainers.trainer import Learnt, LearntGraph, Trainer
 

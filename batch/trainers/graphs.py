@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from anabranch.errors import AnabranchError
-from anabranch.stores.models.scoring import Matrix, Scores
+from anabranch.stores.models.scoring import Matrix, Scores, apart
 from batch.trainers.design import Design
 
 PARITY = 1e-5
@@ -241,8 +241,3 @@ def run(onnx_model: bytes, output: str, matrix: Matrix) -> Scores:
     session = onnxruntime.InferenceSession(onnx_model, options, providers=["CPUExecutionProvider"])
     found: NDArray[np.float32] = session.run([output], {session.get_inputs()[0].name: matrix})[0]
     return found.reshape(len(matrix), -1)[:, -1].astype(np.float64)
-
-
-def apart(first: Scores, second: Scores) -> float:
-    """The largest difference, relative for scores above 1."""
-    return float(np.max(np.abs(first - second) / np.maximum(1.0, np.abs(second)), initial=0.0))

@@ -12,8 +12,8 @@ import numpy as np
 
 from anabranch.errors import AnabranchError, DeclarationError
 from anabranch.stores.models.inputs import Fitted
-from anabranch.stores.models.scoring import TRUSTED, Matrix, Scores
-from batch.trainers.graphs import apart, run
+from anabranch.stores.models.scoring import TRUSTED, Matrix, Scores, apart
+from batch.trainers.graphs import run
 from batch.trainers.rows import TrainingRows
 from batch.trainers.trainer import Trainer, stored, training_with
 

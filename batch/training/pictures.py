@@ -60,8 +60,17 @@ def _predictions(target: Floats, scores: Scores) -> bytes:
 
 def _errors(target: Floats, scores: Scores) -> bytes:
     drawn, axes = figure("error (predicted − actual)", "rows")
-    axes.hist(scores - target, bins=30, color="#1f6f8b")
+    errors = np.asarray(scores, dtype=np.float64) - target
+    axes.hist(errors, bins=_edges(errors), color="#1f6f8b")
     return png(drawn)
+
+
+def _edges(numbers: Floats) -> Floats:
+    """Edges of up to 30 bins; fewer where the numbers are too close together for so many."""
+    low, high = float(numbers.min()), float(numbers.max())
+    found = np.unique(np.linspace(low, high, 31))
+    size = max(1.0, abs(low))
+    return found if len(found) > 1 else np.array([low - size, high + size])
 
 
 def figure(across: str, up: str, width: float = 5, height: float = 4) -> tuple[Any, Any]:
@@ -72,7 +81,8 @@ def figure(across: str, up: str, width: float = 5, height: float = 4) -> tuple[A
     axes = drawn.add_subplot()
     axes.set_xlabel(across)
     axes.set_ylabel(up)
-    axes.ticklabel_format(style="plain", useOffset=False)  # 1200000, not 1.2 and 1e6 in a corner
+    # 1200000, not 1.2 and 1e6 in a corner; but no label of 38 digits, beside which no axes fit.
+    axes.ticklabel_format(style="sci", scilimits=(-9, 12), useOffset=False)
     axes.spines[["top", "right"]].set_visible(False)
     return drawn, axes
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -84,11 +85,15 @@ def no_labels(project: Project, total: int) -> AnabranchError:
 
 
 def label_rows(label: Label, events: DataFrame) -> DataFrame:
-    """One row a label event: the key's columns, `_time` and `_target` DOUBLE; each may be NULL."""
+    """One row a label event: the key's columns, `_time` and `_target` DOUBLE; each may be NULL.
+
+    A target that is no number, or that 32 bits do not hold, in which models compute, is NULL.
+    """
+    target = F.expr(label.target_sql).cast("double")
     return events.select(
         *[named(name) for name in label.keys],
         named(label.source.time).cast("timestamp").alias(TIME),
-        F.expr(label.target_sql).cast("double").alias(TARGET),
+        F.when(F.abs(target) <= float(np.finfo(np.float32).max), target).alias(TARGET),
     )
 
 

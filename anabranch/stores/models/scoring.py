@@ -212,6 +212,18 @@ class OnnxModel:
         return found.reshape(len(matrix), -1)[:, -1].astype(np.float64)
 
 
+def apart(found: Scores, right: Scores) -> float:
+    """The largest difference of scores, relative to the largest of 1, the right score and their usual size.
+
+    A model that computes in 32 bits cannot be nearer for a score near 0 among large ones. No number is
+    infinitely far away.
+    """
+    sizes = np.abs(right)
+    usual = float(np.median(sizes)) if len(sizes) else 0.0
+    differences = np.abs(found - right) / np.maximum(max(1.0, usual), sizes)
+    return float(np.max(np.where(np.isnan(differences), np.inf, differences), initial=0.0))
+
+
 def open_model(folder: Path, described: Mapping[str, Any]) -> NativeModel | SkopsModel | OnnxModel:
     """The model for many rows."""
     if described["native"] == "onnx":

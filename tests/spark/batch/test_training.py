@@ -236,11 +236,12 @@ def test_labels_without_key_time_or_target_are_left_out(spark: SparkSession) -> 
         events.withColumn("at", F.lit(None).cast("timestamp")).limit(1),
         events.withColumn("spent", F.lit(float("nan"))).limit(1),
         events.withColumn("spent", F.lit(None).cast("double")).limit(1),
+        events.withColumn("spent", F.lit(-1e39)).limit(1),  # beyond the 32 bits in which models compute
     ]
     labels = label_rows(spending.label, events)
     for hole in holes:
         labels = labels.unionByName(label_rows(spending.label, hole))
-    assert labels.count() == 12
+    assert labels.count() == 13
     assert training_set(spending, {"visits": events}, labels).count() == 8
 
 

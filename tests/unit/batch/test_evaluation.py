@@ -221,6 +221,8 @@ def test_curves_are_pictures_and_bins_of_calibration_cover_every_row() -> None:
         made = pictures(task, target, scores)
         assert set(made) == names
         assert all(content.startswith(b"\x89PNG") for content in made.values())
+    for odd in (np.where(np.arange(200) == 5, 1e37, target), np.full(200, 1e30), scores + 1e30):
+        assert set(pictures("number", odd, scores)) == {"predictions.png", "errors.png"}
     points = calibration_points(target, scores)
     assert sum(rows for _, _, rows in points) == 200
     assert all(abs(said - found) < 0.35 for said, found, _ in points)

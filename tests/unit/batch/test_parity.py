@@ -5,6 +5,7 @@ from typing import Any, cast
 import numpy as np
 
 from anabranch.stores.models.registry import Models
+from anabranch.stores.models.scoring import apart
 from anabranch.stores.models.versions import Scorer
 from batch.release.parity import Columns, compare, harder
 
@@ -64,3 +65,11 @@ def test_a_score_that_is_no_number_is_not_parity() -> None:
     twins.pyfunc_scores = lambda *_: np.full(count, np.nan)  # type: ignore[method-assign]
     found = compare(cast("Models", twins), "shop", cast("Scorer", twins), ROWS)
     assert not found.within(1e-6)
+
+
+def test_a_score_near_0_among_large_ones_is_compared_by_their_size() -> None:
+    right = np.array([1e9, -2e9, 3.0, 4e9])
+    assert apart(right + 50, right) < 1e-7
+    assert apart(np.array([0.25, 0.75]), np.array([0.25, 0.5])) == 0.25
+    assert apart(np.array([1.0, 5.0, 1.0]), np.array([1.0, 1e30, 1.0])) == 1.0
+    assert apart(np.array([np.nan]), np.array([1.0])) == np.inf
