@@ -25,6 +25,9 @@ help: ## Show this list
 .PHONY: setup
 setup: .venv/.stamp $(MADE)/jars/.stamp $(MADE)/jars/.classes-stamp $(if $(findstring s3,$(WITH)),$(MADE)/jars/s3/.stamp) ## Install the environment from uv.lock and the jars from Maven; instant when nothing changed; WITH=s3 also S3's connector
 
+.PHONY: setup-registry
+setup-registry: setup $(MADE)/jars/registry/.stamp ## Fetch the schema registry (140 MB) that `anabranch up --with registry` starts
+
 .PHONY: demo
 demo: setup ## Run the whole system on real data; KEEP=1 leaves the servers running
 	@KEEP=$(KEEP) $(PY) -m jobs.demo
@@ -37,7 +40,7 @@ check: setup ## Check format, lint, types and the imports between folders
 	$(PY) -m mypy
 
 .PHONY: test
-test: setup gateway-programs browser-programs ## Check, build the documentation, and run every test with real servers, as CI does
+test: setup setup-registry gateway-programs browser-programs ## Check, build the documentation, and run every test with real servers, as CI does
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target check docs
 	$(PY) -m pytest tests -n 2 --no-loadscope-reorder
 
@@ -62,7 +65,7 @@ pictures: setup browser-programs ## Take the documentation's pictures of the pag
 	$(PY) -m pytest -q tests/e2e/test_pages.py --pictures docs/pictures
 
 ##@ Speed
-BENCHES := features serving batch quality speed ways scoring start
+BENCHES := features serving batch quality speed ways scoring start formats
 .PHONY: bench
 bench: $(BENCHES:%=bench-%) ## Run every benchmark; each prints a table and saves docs/benchmarks/<name>.{md,json}
 
@@ -74,6 +77,7 @@ bench-quality: ## The default trainer on the heart data, 10 x 10-fold, beside pl
 bench-scoring: ## Mass scoring against the model library alone and mlflow's UDF, XGBoost on Spark; QUICK=1 for a minute
 bench-speed: ## The stream: published to readable from outside, Cassandra against a no-op sink, rows an answer reads
 bench-ways: ## Other ways to run the stream: triggers, checkpoints, partitions, asynchronous progress, Real-Time Mode
+bench-formats: ## Landing of Avro, Protocol Buffers and Debezium against the same events in JSON
 bench-start: ## How soon a job works, with and without the archive of classes that setup makes; QUICK=1 for one round
 $(BENCHES:%=bench-%): bench-%: setup .venv/.bench-stamp
 	$(PY) -m tests.bench.$* $(if $(QUICK),--quick)
@@ -103,7 +107,7 @@ status: ## Show which servers run
 .PHONY: clean
 clean: ## Stop the servers and delete their data, the lake, models and logs; the environment and jars stay
 	@if [ -x .venv/bin/anabranch ]; then .venv/bin/anabranch down; fi
-	rm -rf $(addprefix $(MADE)/,site kafka cassandra hdfs spark ignite lake checkpoints mlflow warehouse logs run)
+	rm -rf $(addprefix $(MADE)/,site kafka cassandra hdfs spark ignite registry lake checkpoints mlflow warehouse logs run)
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .PHONY: lock
@@ -177,6 +181,12 @@ $(MADE)/moto/.stamp: $(UV)
 	@echo "setup: an S3 server for tests into $(MADE)/moto"
 	@python=$$($(FIND_PYTHON)); $(UV) venv --quiet --clear --python "$$python" $(MADE)/moto
 	@$(UV) pip install --quiet --python $(MADE)/moto/bin/python 'moto[server]>=5.2,<6'
+	@touch $@
+
+$(MADE)/jars/registry/.stamp: conf/jars/registry.xml | $(MADE)/jars/.stamp
+	@echo "setup: the schema registry into $(MADE)/jars/registry"
+	@rm -rf $(MADE)/jars/registry
+	@mvn --batch-mode --quiet -Dstyle.color=never --file conf/jars/registry.xml generate-resources -Djars.folder='$(CURDIR)/$(MADE)/jars'
 	@touch $@
 
 $(MADE)/jars/.classes-stamp: .venv/.stamp $(MADE)/jars/.stamp

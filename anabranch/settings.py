@@ -112,6 +112,18 @@ class BusSettings:
     """Addresses of your Kafka, such as `kafka-1:9092,kafka-2:9092`; `embedded`: `anabranch up` starts one."""
     security: Pairs = field(default_factory=dict, repr=False, hash=False)
     """Client properties of your Kafka as librdkafka or Java spell them, such as `security.protocol=SSL`."""
+    schema_registry: Annotated[
+        str,
+        Field(pattern=r"^(embedded|https?://[^,\s]+(\s*,\s*https?://[^,\s]+)*)?$"),
+        Expected("an http:// or https:// address, several with commas, or embedded"),
+    ] = field(default="", repr=False)
+    """Your schema registry, by Confluent's API; `embedded`: that of `anabranch up --with registry`."""
+    schema_registry_user: OptionalText = None
+    """User name, where your schema registry asks for one."""
+    schema_registry_password: OptionalText = field(default=None, repr=False)
+    """Password of that user; set it in the environment, not in a file."""
+    schema_registry_token: OptionalText = field(default=None, repr=False)
+    """Bearer token for your schema registry instead of a user; set it in the environment, not in a file."""
 
 
 @dataclass(frozen=True, kw_only=True)

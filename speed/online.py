@@ -208,7 +208,9 @@ class Learning:
         }
         messages = layer.stores.spark.read.format("kafka").options(**options).load()
         suite = layer.suites(project).get(label.source.name)
-        return _collected(label, good_events(project, label.source, messages, layer.times, suite))
+        schemas = layer.stores.schemas
+        events = good_events(project, label.source, messages, layer.times, suite, schemas)
+        return _collected(label, events)
 
 
 @dataclass

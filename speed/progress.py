@@ -36,13 +36,14 @@ class Snapshot:
     micro-batch.
 
     A query of score requests or labels has its own name as `source`, and counts them as `events` of that
-    `unit`. `failure` says why the query was given up; None while it was not.
+    `unit`. `failure` says why the query was given up; None while it was not. `waiting` says why it waits.
     """
 
     project: str
     source: str
     running: bool = True
     failure: str | None = None
+    waiting: str | None = None
     events: int = 0
     events_per_second: float = 0.0
     lag: Mapping[int, int] = field(default_factory=dict)
@@ -64,7 +65,8 @@ class Snapshot:
         read = f"{self.events:,} {self.unit}, {self.events_per_second:,.0f}/s  lag {lag or 'unknown'}"
         size = f"{self.state_bytes / 2**20:,.1f} MiB"
         state = f"  state {self.state_rows:,} rows {size}  open slots {self.open_slots}"
-        end = f"  FAILED: {self.failure}" if self.failed else "" if self.running else "  WAITING for a server"
+        waits = f"  WAITING for a server{f': {self.waiting}' if self.waiting else ''}"
+        end = f"  FAILED: {self.failure}" if self.failed else "" if self.running else waits
         return (
             f"{self.project}.{self.source}  {read}{state if self.unit == 'events' else ''}"
             f"  micro-batch {self.seconds:.2f} s{end}"

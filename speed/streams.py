@@ -13,6 +13,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 from anabranch.answers.delays import as_measures
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
+from anabranch.events.decoders.schemas import is_registry_away
 from anabranch.stores.queries import OnFailure, SupervisedQuery, Supervisor, triggered
 from anabranch.values.times import now_micros
 from speed import online, requests
@@ -100,6 +101,7 @@ class _MeasuredQuery:
             source=self.source,
             running=self.supervised.query is not None,
             failure=self.supervised.failure,
+            waiting=self.supervised.waiting if self.supervised.query is None else None,
             events=self.meter.events,
             events_per_second=self.rate,
             lag=self.lag,
@@ -261,6 +263,7 @@ def _measured(
         begin=prepare_and_begin,
         observe=observe,
         outage=partial(_is_server_away, layer, project),
+        patient=is_registry_away,
     )
     measured = _MeasuredQuery(project, source, topic, supervised, Meter(layer.times.slot_seconds), unit)
     return measured

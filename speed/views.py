@@ -30,7 +30,8 @@ def events_of(layer: SpeedLayer, project: Project, source: Source) -> DataFrame:
     read = messages(layer, str(source.topic), startingOffsets=starting_offsets(layer, project, source))
     ahead = F.max(F.when(is_ahead(layer.times), F.unix_micros("timestamp")))
     read = read.observe(AHEAD, ahead.alias("until"))
-    events = good_events(project, source, read, layer.times, layer.suites(project).get(source.name))
+    suite = layer.suites(project).get(source.name)
+    events = good_events(project, source, read, layer.times, suite, layer.stores.schemas)
     days, spark = remembered_days(layer, project), layer.stores.spark
     loaded = layer.stores.lake.file_ids(spark, project, source, days)
     if loaded is not None:

@@ -105,7 +105,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings of this run alone: its own folder and ports, so that it disturbs nothing and may run
     beside a demo.
     """
-    ports = free_ports(15)
+    ports = free_ports(16)
     return load_settings(
         {},
         {
@@ -132,6 +132,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
             "servers.ignite_port": ports[12],
             "servers.ignite_discovery_port": ports[13],
             "servers.ignite_peer_port": ports[14],
+            "servers.registry_port": ports[15],
+            "bus.schema_registry": "embedded",
         },
     )
 
@@ -161,6 +163,12 @@ def hdfs(settings: Settings) -> Iterator[Settings]:
 def ignite(settings: Settings) -> Iterator[Settings]:
     """A real Ignite node, as `servers`."""
     yield from _running(settings, "ignite")
+
+
+@pytest.fixture(scope="session")
+def schema_registry(settings: Settings) -> Iterator[Settings]:
+    """A real schema registry, as `servers`."""
+    yield from _running(settings, "registry")
 
 
 @pytest.fixture(scope="session")

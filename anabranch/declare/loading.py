@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from anabranch.declare.projects import Project
 from anabranch.declare.sharing import loading
+from anabranch.declare.wire_formats import schemas_in
 from anabranch.errors import AnabranchError, DeclarationError, UnknownProjectError
 
 
@@ -79,7 +80,8 @@ def _module(name: str, path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:
-        spec.loader.exec_module(module)
+        with schemas_in(path.parent):
+            spec.loader.exec_module(module)
     except AnabranchError:
         raise
     except Exception as error:

@@ -12,6 +12,7 @@ from anabranch.declare.sources import Source
 from anabranch.events.cells import cell, complaint, is_wrong, named
 from anabranch.events.conditions import reasons
 from anabranch.events.decoders.decoder import Decoder, decoder_of
+from anabranch.events.decoders.schemas import Schemas
 from anabranch.events.expectations import Suite
 from anabranch.events.nested_cells import read_nested
 from anabranch.events.rows import LAKE_COLUMNS, lake_columns, sealed
@@ -49,13 +50,19 @@ def from_topic(messages: DataFrame, times: TimeSettings) -> DataFrame:
 
 
 def good_events(
-    project: Project, source: Source, messages: DataFrame, times: TimeSettings, suite: Suite | None = None
+    project: Project,
+    source: Source,
+    messages: DataFrame,
+    times: TimeSettings,
+    suite: Suite | None = None,
+    schemas: Schemas | None = None,
 ) -> DataFrame:
     """The stream's events: those of Kafka messages that landing, by the same rules, would not quarantine.
 
     Messages that belong to batches alone are left out.
     """
-    events = parse(source, from_topic(messages, times).where("_file IS NULL"))
+    raw = from_topic(messages, times).where("_file IS NULL")
+    events = parse(source, raw, decoder_of(source, schemas))
     return good(source, judge(source, project.key_sets(source), events, times.future_skew_seconds, suite))
 
 
@@ -64,7 +71,8 @@ def parse(source: Source, raw: DataFrame, decoder: Decoder | None = None) -> Dat
 
     `decoder` reads the values, by default that of the source's format. The result is that of `read_cells`.
     """
-    return read_cells(source, (decoder or decoder_of(source)).cells(source, raw))
+    decoder = decoder or decoder_of(source)
+    return read_cells(source, decoder.cells(source, decoder.messages(raw)))
 
 
 def read_cells(source: Source, raw: DataFrame) -> DataFrame:

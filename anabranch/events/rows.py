@@ -21,6 +21,32 @@ LAKE_COLUMNS = {
 }
 LONGEST_EVENT = 1_048_576
 """Bytes of one event's text; a longer one goes to quarantine."""
+BASE64 = "base64:"
+"""Begins the text of a message in quarantine that is no text, with its bytes as Base64."""
+LONGEST_KEPT = 2 * LONGEST_EVENT
+"""Bytes of a text in quarantine: more than the Base64 of the longest event."""
+
+
+def kept_text(raw: Column, *, binary: bool) -> Column:
+    """The text in which quarantine keeps an event, from which `kept_value` makes its bytes again.
+
+    `binary`: whether the source's messages may be other than text. Of other sources bytes that are no UTF-8
+    are replaced, and nothing is written as Base64.
+    """
+    plain = F.left(F.make_valid_utf8(raw), F.lit(LONGEST_EVENT))
+    if not binary:
+        return plain
+    readable = F.is_valid_utf8(raw) & ~F.contains(raw, F.lit("\0")) & ~F.startswith(raw, F.lit(BASE64))
+    coded = F.concat(F.lit(BASE64), F.base64(F.left(raw.cast("binary"), F.lit(LONGEST_EVENT))))
+    # Rows of files are texts, whatever the format of the topic.
+    return F.when(raw.isNull() | readable | F.col("_topic").isNull(), plain).otherwise(coded)
+
+
+def kept_value(text: Column) -> Column:
+    """The value of a message, as STRING of unchanged bytes, of the text in which quarantine kept it."""
+    coded = F.startswith(text, F.lit(BASE64))
+    bytes_ = F.unbase64(F.substring(text, len(BASE64) + 1, LONGEST_KEPT)).cast("string")
+    return F.when(coded, bytes_).otherwise(text)
 
 
 def lake_columns() -> list[Column]:

@@ -10,6 +10,7 @@ from anabranch.settings import StoreSettings
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from anabranch.events.decoders.schemas import Schemas
     from anabranch.stores.cassandra.measures import Measures
     from anabranch.stores.cassandra.views import Views
     from anabranch.stores.files.reports import Reports
@@ -48,6 +49,15 @@ class Stores:
         from anabranch.stores.kafka.bus import Bus
 
         return Bus(self.settings.bus)
+
+    @cached_property
+    def schemas(self) -> "Schemas":
+        """The schema registry, or none."""
+        from anabranch.events.decoders.schemas import NoSchemas
+        from anabranch.stores.schema_registry.client import SchemaRegistry
+
+        bus = self.settings.bus
+        return SchemaRegistry(bus) if bus.schema_registry else NoSchemas()
 
     @cached_property
     def views(self) -> "Views":

@@ -58,17 +58,21 @@ class SupervisedQuery:
 
     `begin` creates what the query needs and starts it. `observe` reads its progress and returns whether a
     micro-batch was finished since the last call. `outage` asks whether a server that the query needs is away
-    at this moment. `after`: queries that must have ended before this one starts. `failure` says why the query
-    was given up.
+    at this moment. `patient` tells by the reason of a failure whether the query is restarted for as long as
+    it takes, whatever the layer's choice. `after`: queries that must have ended before this one starts.
+    `failure` says why the query was given up.
     """
 
     name: str
     begin: Callable[[], StreamingQuery]
     observe: Callable[[StreamingQuery], bool] = lambda _query: False
     outage: Callable[[], bool] = lambda: False
+    patient: Callable[[str], bool] = lambda _reason: False
     after: Sequence["SupervisedQuery"] = ()
     query: StreamingQuery | None = None
     failure: str | None = None
+    waiting: str | None = None
+    """Why the query waits to be restarted."""
     error: Exception | None = None
     restarts: int = 0
     failures: int = field(default=0, repr=False)
@@ -128,6 +132,8 @@ class Supervisor:
         try:
             if active is not None:
                 active.awaitTermination(_LOOK_SECONDS)  # type: ignore[arg-type] # a float
+            else:
+                time.sleep(_SHORTEST_WAIT / 5)  # all wait to be restarted
         except StreamingQueryException:
             return  # the next look finds it
 
@@ -148,7 +154,7 @@ class Supervisor:
 
     def _check(self, each: SupervisedQuery, query: StreamingQuery) -> None:
         if each.observe(query):
-            each.wait, each.failures = _SHORTEST_WAIT, 0
+            each.wait, each.failures, each.waiting = _SHORTEST_WAIT, 0, None
         error = None if query.isActive else query.exception()
         if error is not None:
             each.query = None
@@ -167,18 +173,19 @@ class Supervisor:
             self._failed(each, error)
 
     def _failed(self, each: SupervisedQuery, error: Exception) -> None:
-        restarts = self._on_failure is OnFailure.RESTART
+        each.waiting = reason_of(error)
+        restarts = self._on_failure is OnFailure.RESTART or each.patient(each.waiting)
         each.failures += not (restarts and _is_outage(each, error))
         if not restarts or each.failures >= _MOST_FAILURES:
             self._give_up(each, reason_of(error), error)
             return
         each.restarts += 1
         each.restart_at = self._clock() + each.wait
-        log.warning("query %s failed and restarts in %.1f s: %s", each.name, each.wait, reason_of(error))
+        log.warning("query %s failed and restarts in %.1f s: %s", each.name, each.wait, each.waiting)
         each.wait = min(2 * each.wait, _LONGEST_WAIT)
 
     def _give_up(self, each: SupervisedQuery, reason: str, error: Exception | None = None) -> None:
-        each.failure, each.error = reason, error
+        each.failure, each.error, each.waiting = reason, error, None
         if self._on_failure is not OnFailure.STOP_ALL:
             trace = error if log.isEnabledFor(logging.INFO) else None
             log.error("query %s failed and is given up: %s", each.name, reason, exc_info=trace)

@@ -43,9 +43,10 @@ def compare_topic(stores: Stores, project: Project, source: Source) -> ComparedT
     }
     place = [F.col(f"_{name}") for name in ("partition", "offset", "arrival", "file")]
     read = spark.read.format("kafka").options(**options).load()
-    there = from_topic(read, stores.settings.times)
+    decoder = decoder_of(source, stores.schemas)
+    there = decoder.messages(from_topic(read, stores.settings.times))
     if source.explode is not None:  # a message without items is no event
-        there = decoder_of(source).cells(source, there).dropDuplicates(["_partition", "_offset"])
+        there = decoder.cells(source, there).dropDuplicates(["_partition", "_offset"])
     there = there.select(*place)
     good = stores.lake.events(spark, project, source).where(F.col("_topic") == topic).select(*place)
     bad = stores.lake.quarantine(spark, project).where(

@@ -20,6 +20,7 @@ from anabranch.answers.requests import decode
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
 from anabranch.errors import AnabranchError, EventError, MisuseError
+from anabranch.events.decoders.schemas import Schemas
 from anabranch.events.faults import find_fault, find_text_fault
 from anabranch.events.json_values import encode_event
 from anabranch.events.messages import MessageEvent, events_of
@@ -53,6 +54,7 @@ class _Judge:
     source: Source
     keys: tuple[tuple[str, ...], ...]
     latest: int | None
+    schemas: Schemas | None = None
 
     def fault(self, text: bytes) -> str | None:
         try:
@@ -74,12 +76,18 @@ class _Row:
 
 
 def publish_file(
-    bus: Bus, project: Project, source_name: str, path: Path, progress: Progress, latest: int | None = None
+    bus: Bus,
+    project: Project,
+    source_name: str,
+    path: Path,
+    progress: Progress,
+    latest: int | None = None,
+    schemas: Schemas | None = None,
 ) -> Published:
     """Publish the rows of a CSV or JSON lines file to the source's topic, faulty ones too, which are counted.
 
     A message's key is the text of the source's first key, so that events of one key keep their order.
-    `latest` (microseconds) is the last event time that is not in the future.
+    `latest` (microseconds) is the last event time that is not in the future. `schemas`: the schema registry.
     """
     source = find_source(project, source_name)
     if source.topic is None:
@@ -103,13 +111,19 @@ def publish_file(
         )
     progress.step(f"publishing {path.name} to {source.topic}")
     bus.ensure_topics([source.topic])
-    judge, published = _Judge(source, project.key_sets(source), latest), Published()
+    judge, published = _Judge(source, project.key_sets(source), latest, schemas), Published()
     rows = (_csv_rows if file.format == "csv" else _json_rows)(file.path, source)
     bus.publish(source.topic, _messages(file.path, rows, judge, published, progress))
     return published
 
 
-def publish_rows(bus: Bus, project: Project, source: Source, rows: Sequence[Mapping[str, object]]) -> int:
+def publish_rows(
+    bus: Bus,
+    project: Project,
+    source: Source,
+    rows: Sequence[Mapping[str, object]],
+    schemas: Schemas | None = None,
+) -> int:
     """Publish rows as events of the source's topic, keyed as those of a file; returns how many."""
     if source.topic is None:
         raise MisuseError(
@@ -118,7 +132,8 @@ def publish_rows(bus: Bus, project: Project, source: Source, rows: Sequence[Mapp
         )
     keys = (project.key_sets(source) or ((),))[0]
     bus.ensure_topics([source.topic])
-    return bus.publish(source.topic, [_message(row, json.dumps(row).encode(), source, keys) for row in rows])
+    messages = (_message(row, json.dumps(row).encode(), source, keys, schemas)[0] for row in rows)
+    return bus.publish(source.topic, list(messages))
 
 
 def _csv_rows(path: str, source: Source) -> Iterator[_Row]:
@@ -160,11 +175,15 @@ def _messages(
     source, keys = judge.source, (judge.keys or ((),))[0]
     try:
         for row in rows:
-            fault = row.fault or judge.fault(row.text)
+            message: tuple[bytes | None, bytes] = (None, row.text)
+            unfit = None
+            if row.event is not None:
+                message, unfit = _message(row.event, row.text, source, keys, judge.schemas)
+            fault = row.fault or judge.fault(row.text) or unfit
             if fault is not None:
                 found.faulty += 1
                 found.first_fault = found.first_fault or f"line {row.line}: {fault}"
-            yield (None, row.text) if row.event is None else _message(row.event, row.text, source, keys)
+            yield message
             found.events += 1
             if found.events % _TOLD_EVERY == 0:
                 progress.advance(found.events, None)
@@ -176,13 +195,23 @@ def _messages(
 
 
 def _message(
-    event: Mapping[str, object], text: bytes, source: Source, keys: tuple[str, ...]
-) -> tuple[bytes | None, bytes]:
-    """Key and value of the message for an event, which `text` has as JSON."""
+    event: Mapping[str, object],
+    text: bytes,
+    source: Source,
+    keys: tuple[str, ...],
+    schemas: Schemas | None,
+) -> tuple[tuple[bytes | None, bytes], str | None]:
+    """Key and value of the message for an event, which `text` has as JSON, and why it could not be encoded.
+
+    The value then is the text itself, which landing keeps in quarantine.
+    """
+    key = _key(event, source, keys)
     try:
-        return _key(event, source, keys), encode_event(source, text)
-    except msgspec.DecodeError:  # NaN and halves of surrogate pairs have no other form
-        return None, text
+        return (key, encode_event(source, text, schemas)), None
+    except msgspec.DecodeError as error:  # NaN and halves of surrogate pairs have no other form
+        return (None, text), str(error)
+    except EventError as error:  # the format's schema cannot hold it
+        return (key, text), str(error)
 
 
 def _key(event: Mapping[str, object], source: Source, keys: tuple[str, ...]) -> bytes | None:

@@ -28,6 +28,8 @@ from pyspark.sql.streaming.query import StreamingQuery
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
 from anabranch.errors import AnabranchError
+from anabranch.events.decoders.decoder import decoder_of
+from anabranch.events.decoders.schemas import is_registry_away
 from anabranch.events.judging import from_topic, parse
 from anabranch.events.predictions import NAME, landed_sources
 from anabranch.progress import Progress
@@ -60,7 +62,8 @@ def land(
 ) -> dict[str, LoadSummary]:
     """Land what the project's topics hold now, predictions included; returns the summaries by source.
 
-    A topic that does not exist is created. With `follow`, landing continues until it is stopped.
+    A topic that does not exist is created. With `follow`, landing continues until it is stopped. While the
+    schema registry is away and a message needs it, landing waits.
     """
     fed = {name: source for name, source in landed_sources(project).items() if source.topic is not None}
     topics = [str(source.topic) for source in fed.values()]
@@ -85,7 +88,10 @@ def land(
         checked = gate if source.name in project.sources else None
         loader = SourceLoader(stores=stores, project=project, source=source, gate=checked)
         begin = partial(_start, loader, landed, follow)
-        queries[source.name] = SupervisedQuery(name=f"land {project.name}.{source.name}", begin=begin)
+        name = f"land {project.name}.{source.name}"
+        queries[source.name] = SupervisedQuery(
+            name=name, begin=begin, patient=_Patience(progress).is_called_for
+        )
     advance = partial(_advance, landed, progress, time.monotonic())
     run_queries(list(queries.values()), advance, None if follow is None else follow.stopping)
     for source in behind:
@@ -93,6 +99,21 @@ def land(
         log.info("landed project=%s source=%s %s", project.name, source.name, landed[source.name])
     # Predictions are reported only where some were landed: nobody declared them.
     return {name: each for name, each in landed.items() if name != NAME or each.rows + each.quarantined}
+
+
+@dataclass
+class _Patience:
+    """Says once in an outage of the schema registry that landing waits for it."""
+
+    progress: Progress
+    told: str = ""
+
+    def is_called_for(self, reason: str) -> bool:
+        away = is_registry_away(reason)
+        if away and reason != self.told:
+            self.progress.step(f"waiting: {reason.partition('Error: ')[2]}")
+            self.told = reason
+        return away
 
 
 def landed_offsets(stores: Stores, project: Project, source: Source) -> dict[int, int]:
@@ -157,7 +178,8 @@ def _start(loader: SourceLoader, landed: dict[str, LoadSummary], follow: Follow 
     checkpoint = _checkpoint(stores, loader.project, source, begin=True)
     reader = stores.spark.readStream.format("kafka").options(**stores.bus.spark_options([str(source.topic)]))
     messages = reader.option("maxOffsetsPerTrigger", _MOST_A_BATCH).load()
-    writer = loader.judge(parse(source, from_topic(messages, stores.settings.times))).writeStream
+    decoder = decoder_of(source, stores.schemas)
+    writer = loader.judge(parse(source, from_topic(messages, stores.settings.times), decoder)).writeStream
     interval = None if follow is None else f"{follow.every_seconds} seconds"
     return (
         triggered(writer.queryName(f"land {loader.project.name}.{source.name}"), interval)

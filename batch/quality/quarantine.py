@@ -24,13 +24,15 @@ from pyspark.sql import functions as F
 
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
+from anabranch.declare.wire_formats import is_text
 from anabranch.errors import AnabranchError
 from anabranch.events.decoders.csv_lines import CsvDecoder
 from anabranch.events.decoders.decoder import Decoder, decoder_of
 from anabranch.events.decoders.json_objects import JsonDecoder
+from anabranch.events.decoders.schemas import Schemas
 from anabranch.events.judging import judge, read_cells
 from anabranch.events.messages import POSITION
-from anabranch.events.rows import LAKE_COLUMNS
+from anabranch.events.rows import LAKE_COLUMNS, kept_value
 from anabranch.progress import Progress
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.lake.loads import stage
@@ -108,7 +110,7 @@ def replay(
     chosen = matching.persist()  # is read a few times
     try:
         fit = chosen.where(replayable(F.col("reason"), F.col("raw")) & ~_lost_bytes(source))
-        parsed = _parsed(_as_raw(fit, source, arrival, changes), source, changes)
+        parsed = _parsed(_as_raw(fit, source, arrival, changes), source, changes, stores.schemas)
         suite = None if gate is None else gate.suite(source)
         skew = stores.settings.times.future_skew_seconds
         judged = judge(source, project.key_sets(source), parsed, skew, suite)
@@ -156,10 +158,14 @@ def _as_raw(rows: DataFrame, source: Source, arrival: int, changes: Mapping[str,
     lake = [known.get(name, F.lit(None)).cast(kind).alias(name) for name, kind in LAKE_COLUMNS.items()]
     is_item = F.lit(source.explode is not None) & F.startswith("raw", F.lit(f'{{"{POSITION}":'))
     is_row = F.coalesce(F.endswith("file", F.lit(".parquet")), F.lit(False))
-    form = F.when(is_item, _ITEM).when(F.col("topic").isNotNull(), _MESSAGE).when(is_row, _ROW)
+    is_message = F.col("topic").isNotNull()
+    form = F.when(is_item, _ITEM).when(is_message, _MESSAGE).when(is_row, _ROW)
     of_csv = F.col("topic").isNull() & ~is_item
     header = F.when(of_csv, F.coalesce("header", _declared_header(source))).alias("_header")
-    return rows.select(F.col("raw").alias("value"), header, form.otherwise(_LINE).alias("_form"), *lake)
+    value = F.col("raw")
+    if not is_text(source.format):
+        value = F.when(is_message & ~is_item, kept_value(value)).otherwise(value)
+    return rows.select(value.alias("value"), header, form.otherwise(_LINE).alias("_form"), *lake)
 
 
 def _declared_header(source: Source) -> Column:
@@ -168,7 +174,7 @@ def _declared_header(source: Source) -> Column:
     return F.when(~F.startswith(F.ltrim("raw"), F.lit("{")), declared)
 
 
-def _parsed(raw: DataFrame, source: Source, changes: Mapping[str, str]) -> DataFrame:
+def _parsed(raw: DataFrame, source: Source, changes: Mapping[str, str], schemas: Schemas) -> DataFrame:
     """Typed events of quarantined rows.
 
     Messages are read in the source's format, rows of CSV files by their headers, other rows as JSON.
@@ -181,7 +187,8 @@ def _parsed(raw: DataFrame, source: Source, changes: Mapping[str, str]) -> DataF
         )
     parsed = []
     for form, header in [tuple(kind) for kind in kinds] or [(_MESSAGE, None)]:  # no rows are an empty frame
-        decoder: Decoder = decoder_of(source) if form == _MESSAGE else JsonDecoder(items=form == _ITEM)
+        of_message = form == _MESSAGE
+        decoder: Decoder = decoder_of(source, schemas) if of_message else JsonDecoder(items=form == _ITEM)
         if header is not None:
             decoder = CsvDecoder(tuple(next(csv.reader([header]))))
         # A row of a file of columns is kept as one object of its columns.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from anabranch.events.rows import LONGEST_EVENT
+from anabranch.events.rows import LONGEST_EVENT, kept_value
 from anabranch.values.types import type_names
 
 _VARYING = (
@@ -18,6 +18,7 @@ _VARYING = (
     (r"\b[0-9,]+ (items|names), ", "… $1, "),
     (r"\b\d{4}-\d{2}-\d{2}([ T][0-9:.]+)?Z? is after", "… is after"),
     (r"too large: \d+ bytes", "too large: … bytes"),
+    (r"^(truncated|malformed Avro|no schema|unknown schema|another type): .*$", "$1: …"),
 )
 
 
@@ -48,6 +49,31 @@ _LOST = (
 )
 _KEPT = (
     ("malformed JSON", "the text is not one JSON object", "correct the producer and send the row again"),
+    (
+        "^unknown schema",
+        "the schema registry has no schema of the id that the message names",
+        "register the schema, or set bus.schema_registry to the right one, and replay",
+    ),
+    (
+        "^no schema",
+        "the message is not in the frame of a schema registry: a zero byte and the id of its schema",
+        "look which producer writes to the topic; for messages without ids declare a wire_schema",
+    ),
+    (
+        "^another type",
+        "the message is of another type of its schema than the one that is declared",
+        "leave it, or declare a source for that type",
+    ),
+    (
+        "^truncated|^malformed Avro|^malformed Protocol Buffers|^too many items|levels deep|message's schema",
+        "the bytes are no message of the schema: cut off, damaged, or written with another one",
+        "correct the producer; if the schema was wrong, correct it and replay",
+    ),
+    (
+        "^the change |^the time .* has no unit|is no Base64",
+        "the change has no row that can be read",
+        "let the connector send schemas and the table log its rows (docs/sources.md), and replay",
+    ),
     (
         r"has not \d+ cells",
         "the row has more or fewer cells than its header",
@@ -109,7 +135,7 @@ def kind(reason: Column) -> Column:
 def replayable(reason: Column, raw: Column) -> Column:
     """Whether the row can be judged again, because its text was kept unchanged."""
     lost = reason.rlike("|".join(pattern for pattern, _, _ in _LOST))
-    return raw.isNotNull() & ~lost & (F.octet_length(raw) < LONGEST_EVENT)
+    return raw.isNotNull() & ~lost & (F.octet_length(kept_value(raw)) < LONGEST_EVENT)
 
 
 def explain(reason: str) -> Explained:

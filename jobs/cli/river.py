@@ -81,7 +81,9 @@ def publish(
 
     with job() as context:
         latest = now_micros() + context.settings.times.future_skew_seconds * SECOND
-        found = publish_file(context.bus, context.project(name), source, file, Steps(), latest)
+        found = publish_file(
+            context.bus, context.project(name), source, file, Steps(), latest, context.schemas
+        )
     value = {
         "project": name,
         "source": source,

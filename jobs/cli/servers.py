@@ -19,7 +19,7 @@ def up(
     further: Annotated[
         list[str] | None,
         typer.Option(
-            "--with", metavar="SERVER", help="Also start hdfs, spark, ignite or nginx (repeatable)."
+            "--with", metavar="SERVER", help="Also start hdfs, spark, ignite, registry or nginx (repeatable)."
         ),
     ] = None,
 ) -> None:

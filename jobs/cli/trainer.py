@@ -90,7 +90,7 @@ class Desk:
         context = self.context
         for each in rows:
             for name, events in each.items():
-                publish_rows(context.bus, project, project.sources[name], events)
+                publish_rows(context.bus, project, project.sources[name], events, context.schemas)
         land(context, project, self.steps, context.gate(project))
 
     def train(self, project: Project, requests: Sequence[str]) -> "Trained":

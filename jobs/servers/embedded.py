@@ -1,7 +1,8 @@
 """The embedded servers as local processes, for those who have none of their own.
 
-Kafka and Cassandra are started by default; HDFS and a Spark cluster (several processes each), Ignite and the
-gateway on demand. All listen on loopback alone, but for the gateway, which listens where the settings say.
+Kafka and Cassandra are started by default; HDFS and a Spark cluster (several processes each), Ignite, the
+schema registry and the gateway on demand. All listen on loopback alone, but for the gateway, which listens
+where the settings say.
 
 data/run/<name>.json   pid, start time and ports of what `up` started; `down` ends that and nothing else
 data/logs/<name>.log   the server's output
@@ -32,6 +33,7 @@ from jobs.servers.processes import (
     wait_until,
     write_record,
 )
+from jobs.servers.registry import registry_server
 from jobs.servers.server import Server, ServerError, is_free
 from jobs.servers.spark import spark_master, spark_worker
 from jobs.show import say
@@ -44,6 +46,7 @@ SERVERS: dict[str, tuple[Callable[[Settings], Server], ...]] = {
     "spark": (spark_master, partial(spark_worker, number=1), partial(spark_worker, number=2)),
     "ignite": (ignite_server,),
     "nginx": (nginx_server,),
+    "registry": (registry_server,),
 }
 """The processes of each server, in the order in which they are started."""
 NAMES = ("kafka", "cassandra")

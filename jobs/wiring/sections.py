@@ -107,6 +107,10 @@ class ServerSettings:
     """The DataNode, for the NameNode."""
     hdfs_heap: Memory = "128m"
     """Heap of the NameNode, and of the DataNode."""
+    registry_port: Port = 18_081
+    """The schema registry, Apicurio, by Confluent's API."""
+    registry_heap: Memory = "256m"
+    """Heap of the schema registry."""
     spark_port: Port = 17_077
     """The Spark cluster's master; its workers take free ports."""
     spark_http_port: Port = 18_080

@@ -196,6 +196,9 @@ def _assembled(declared: DeclaredSettings, project_folders: str) -> Settings:
     bus, views = declared.bus, declared.views
     if bus.bootstrap_servers == EMBEDDED:
         bus = replace(bus, bootstrap_servers=f"{LOOPBACK}:{servers.kafka_port}")
+    if bus.schema_registry == EMBEDDED:
+        address = f"http://{LOOPBACK}:{servers.registry_port}/apis/ccompat/v7"
+        bus = replace(bus, schema_registry=address)
     if views.hosts == (EMBEDDED,):
         views = replace(views, hosts=(LOOPBACK,), port=servers.cassandra_port)
     further = (

@@ -4,6 +4,7 @@ Reads of an answer are awaited on the event loop; every other call of a store wa
 score on the loop, because that takes microseconds.
 """
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -13,6 +14,8 @@ from anabranch.answers.predict import Prediction, shown_features, shown_key
 from anabranch.answers.problems import ProblemError, unprocessable
 from anabranch.answers.requests import Asked, Key, path_key
 from anabranch.answers.service import Questions
+from anabranch.declare.sources import Source
+from anabranch.errors import EventError
 from anabranch.events.faults import find_fault, find_text_fault
 from anabranch.events.json_values import encode, encode_event
 from anabranch.values.keys import key_text, show_key
@@ -134,10 +137,9 @@ async def events(parts: ServerParts, call: Call) -> AcceptedBody:
             raise unprocessable(
                 f"{place}{fault.field}", f"{place}{fault.reason}: nothing was published", "wrong-event"
             )
-    messages: list[tuple[bytes | None, bytes]] = [
-        (str(value_at(event, source.nesting.path(source.id))).encode(), encode_event(source, bytes(text)))
-        for event, text in zip(sent, texts, strict=True)
-    ]
+    keys_of = [str(value_at(event, source.nesting.path(source.id))).encode() for event in sent]
+    values = await _encoded(parts, source, [bytes(text) for text in texts], several=several)
+    messages: list[tuple[bytes | None, bytes]] = list(zip(keys_of, values, strict=True))
     if messages:
         topic = source.topic
         await parts.bus.ask(lambda: _publish(parts, topic, messages))
@@ -145,6 +147,29 @@ async def events(parts: ServerParts, call: Call) -> AcceptedBody:
     known_fields = source.nesting.fields
     ignored = dict.fromkeys(field[:100] for event in sent for field in event if field not in known_fields)
     return AcceptedBody(accepted=len(messages), ignored=list(ignored)[:_MOST_IGNORED] or msgspec.UNSET)
+
+
+async def _encoded(parts: ServerParts, source: Source, texts: list[bytes], *, several: bool) -> list[bytes]:
+    """The messages for checked events; a 422 names the first that the format's schema cannot hold."""
+    if source.format == "json":
+        return texts
+    schemas = parts.context.stores.schemas
+
+    def encode_all() -> list[bytes]:
+        values = []
+        for position, text in enumerate(texts):
+            try:
+                values.append(encode_event(source, text, schemas))
+            except EventError as error:
+                place = f"[{position}]." if several else ""
+                field = str(error).partition(":")[0]
+                raise unprocessable(
+                    f"{place}{field}", f"{place}{error}: nothing was published", "wrong-event"
+                ) from error
+        return values
+
+    # On a thread: a schema registry may have to be asked.
+    return await asyncio.get_running_loop().run_in_executor(parts.bus.pool, encode_all)
 
 
 def _publish(parts: ServerParts, topic: str, messages: list[tuple[bytes | None, bytes]]) -> int:

@@ -17,8 +17,9 @@ from pyspark.sql.pandas.functions import arrow_udf
 
 from anabranch.declare.sources import Source
 from anabranch.declare.wire_formats import decoder_class
-from anabranch.errors import EventError, MisuseError
+from anabranch.errors import AnabranchError, EventError, MisuseError
 from anabranch.events.cells import named
+from anabranch.events.decoders.schemas import NoSchemas, Schemas
 from anabranch.events.messages import MessageEvent, identity, kept_events
 from anabranch.events.rows import LONGEST_EVENT, lake_columns, sealed
 from anabranch.values.names import quoted
@@ -27,6 +28,15 @@ from anabranch.values.types import DataType
 
 class Decoder(ABC):
     """One wire format. A decoder has no state beyond its own options and is made anew for each use."""
+
+    @classmethod
+    def opened(cls, source: Source, schemas: Schemas) -> "Decoder":  # noqa: ARG003 - most formats need neither
+        """The decoder of a source. A format with schemas overrides this."""
+        return cls()
+
+    def messages(self, raw: DataFrame) -> DataFrame:
+        """The raw messages that are events, good ones or bad: all, unless the format has others."""
+        return raw
 
     @abstractmethod
     def cells(self, source: Source, raw: DataFrame) -> DataFrame:
@@ -56,8 +66,9 @@ class MessageDecoder(Decoder):
     def decode(self, value: bytes) -> Mapping[str, object]:
         """The values of one message by field; a missing field is NULL. Raises EventError with the reason.
 
-        Any other error is reported as a malformed message. Values may be texts, numbers, booleans, dates,
-        times, bytes, or lists and mappings. The columns are taken from them by the source's paths.
+        Any other AnabranchError ends the load, any other error is reported as a malformed message. Values may
+        be texts, numbers, booleans, dates, times, bytes, or lists and mappings. The columns are taken from
+        them by the source's paths.
         """
 
     def cells(self, source: Source, raw: DataFrame) -> DataFrame:
@@ -115,6 +126,8 @@ class MessageDecoder(Decoder):
             return [[*self._event_cells(source, event), kept] for event, kept in self.events(source, value)]
         except EventError as error:
             return [[*nothing, str(error), None]]
+        except AnabranchError:
+            raise  # not of this message: a schema registry that is away, for one
         except Exception as error:  # noqa: BLE001 - of a decoder's library; one message must not stop a load
             return [[*nothing, f"malformed {source.format}: {type(error).__name__}: {error}"[:200], None]]
 
@@ -139,10 +152,14 @@ class MessageDecoder(Decoder):
         return kind.given(value) if kind.nested else value
 
 
-def decoder_of(source: Source) -> Decoder:
-    """The decoder of the source's messages."""
+def decoder_of(source: Source, schemas: Schemas | None = None) -> Decoder:
+    """The decoder of the source's messages; `schemas` is the schema registry (`Stores.schemas`), if any.
+
+    Raises MisuseError when the format needs a schema that is not there.
+    """
     module, _, name = decoder_class(source.format).partition(":")
-    return cast("Decoder", getattr(import_module(module), name)())
+    kind = cast("type[Decoder]", getattr(import_module(module), name))
+    return kind.opened(source, schemas or NoSchemas())
 
 
 def message_fault(value: Column) -> Column:

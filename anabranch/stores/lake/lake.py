@@ -29,7 +29,7 @@ from anabranch.errors import AnabranchError
 from anabranch.events.cells import named
 from anabranch.events.copies import distinct, distinct_of_many
 from anabranch.events.predictions import landed_sources, predictions_source
-from anabranch.events.rows import LAKE_COLUMNS, LONGEST_EVENT
+from anabranch.events.rows import LAKE_COLUMNS, LONGEST_KEPT
 from anabranch.settings import LakeSettings
 from anabranch.stores.lake.staging import snapshot
 from anabranch.values.keys import SEPARATOR
@@ -331,7 +331,7 @@ def _load(spark: SparkSession, path: str, version: int | None) -> DataFrame | No
 def quarantined(bad: DataFrame, source: Source) -> DataFrame:
     """Bad rows, as `judge` gives them and with `_header` where they have one, as quarantine keeps them."""
     origin = [F.col(f"_{name}").alias(name) for name in ("arrival", "file", "topic", "partition", "offset")]
-    raw = F.left(F.make_valid_utf8("_raw"), F.lit(LONGEST_EVENT))
+    raw = F.left(F.make_valid_utf8("_raw"), F.lit(LONGEST_KEPT))
     header = F.col("_header") if "_header" in bad.columns else F.lit(None).cast("string")
     return bad.select(
         F.lit(source.name).alias("source"),

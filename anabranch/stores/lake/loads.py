@@ -15,8 +15,9 @@ from pyspark.sql.types import StructType
 
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
+from anabranch.declare.wire_formats import is_text
 from anabranch.events.cells import named
-from anabranch.events.rows import LAKE_COLUMNS, LONGEST_EVENT
+from anabranch.events.rows import LAKE_COLUMNS, kept_text
 from anabranch.stores.lake.lake import Lake, as_stored, quarantined
 from anabranch.stores.lake.schemas import prepare_quarantine
 from anabranch.stores.lake.staging import (
@@ -106,7 +107,7 @@ def stage(
     kept = [
         F.when(~bad, F.col(name)).alias(name) if name == "_date" else F.col(name) for name in LAKE_COLUMNS
     ]
-    text = F.when(bad, F.left(F.make_valid_utf8("_raw"), F.lit(LONGEST_EVENT))).alias("_raw")
+    text = F.when(bad, kept_text(F.col("_raw"), binary=not is_text(source.format))).alias("_raw")
     columns = [named(column.name) for column in source.columns]
     rows = as_stored(judged.select(*columns, *kept, text, "_reason"))
     files = write_files(rows, lake.path(project, source))

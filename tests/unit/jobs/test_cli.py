@@ -545,7 +545,7 @@ def test_status_tells_of_every_server_and_of_rest(
         ready = anabranch("status").out.splitlines()
         server.shutdown()
     assert [line.partition(":")[0] for line in ready] == [
-        "kafka", "cassandra", "hdfs, spark, ignite, nginx", "rest",
+        "kafka", "cassandra", "hdfs, spark, ignite, nginx, registry", "rest",
     ]  # fmt: skip
     assert ready[-1] == f"rest: running and ready at http://127.0.0.1:{port}"
     assert anabranch("status").out.splitlines()[-1] == f"rest: nothing answers at http://127.0.0.1:{port}"

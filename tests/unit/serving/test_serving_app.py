@@ -19,6 +19,9 @@ from anabranch.answers.requests import MOST_TEXT, Asked
 from anabranch.declare.loading import load_project
 from anabranch.declare.projects import Project
 from anabranch.errors import TooLargeError, UnavailableError
+from anabranch.events.decoders.avro_schemas import compiled
+from anabranch.events.decoders.avro_values import read_value
+from anabranch.events.decoders.schemas import NoSchemas
 from anabranch.stores.cassandra.measures import Measure
 from serving.api.metrics import EVERY_SECONDS, MeasuredValues, ServingMetrics
 from serving.http.messages import Bodies, HttpRequest
@@ -49,6 +52,15 @@ project = Project(name="delays", views=(plane, airport), model=Model(),
 @pytest.fixture
 def heart() -> Bench:
     return bench(PROJECTS, load_project("heart_disease", (PROJECTS,)).model_features)
+
+
+SALES = """
+from anabranch import Count, FeatureView, Project, Source
+sales = Source(name="sales", topic="sales", id="id", time="at", schema="id STRING, n BIGINT, at TIMESTAMP",
+               format="avro", wire_schema="schemas/sale.avsc")
+view = FeatureView(name="by_id", source=sales, key="id", features={"c": Count()})
+project = Project(name="sales", views=(view,))
+"""
 
 
 @pytest.fixture
@@ -336,6 +348,31 @@ def test_events_are_published_as_they_came(delays: Bench) -> None:
     assert keys == (b"1", b"2")
     assert texts[0] == first
     assert delays.ask("POST", "/v1/projects/delays/events/landed", {})[0] == 409
+
+
+def test_events_are_published_in_the_format_of_their_source(tmp_path: Path) -> None:
+    schema = {"type": "record", "name": "Sale", "fields": [
+        {"name": "id", "type": "string"}, {"name": "n", "type": "int"},
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}}]}  # fmt: skip
+    (tmp_path / "schemas").mkdir()
+    (tmp_path / "schemas" / "sale.avsc").write_text(json.dumps(schema))
+    (tmp_path / "sales.py").write_text(SALES)
+    sales = bench(tmp_path, ())
+    sales.stores.schemas = NoSchemas()
+    events = [{"id": 7, "n": "5", "at": "2024-05-01"}, {"id": "b", "n": -1, "at": "2024-05-01T00:00:00.001"}]
+    assert sales.ask("POST", "/v1/projects/sales/events/sales", events)[0] == 202
+    keys, values = zip(*sales.topics.messages["sales"], strict=True)
+    assert keys == (b"7", b"b")
+    root = compiled(json.dumps(schema)).root
+    assert [read_value(root, value) for value in values] == [
+        {"id": "7", "n": 5, "at": "2024-05-01T00:00:00.000Z"},
+        {"id": "b", "n": -1, "at": "2024-05-01T00:00:00.001Z"},
+    ]
+    status, problem = sales.ask(
+        "POST", "/v1/projects/sales/events/sales", [*events, {**events[0], "n": 2**40}]
+    )
+    assert (status, problem["field"]) == (422, "[2].n")
+    assert len(sales.topics.messages["sales"]) == 2
 
 
 def test_fields_that_are_no_columns_are_named_up_to_a_bound(heart: Bench) -> None:

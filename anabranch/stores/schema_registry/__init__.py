@@ -1,0 +1,1 @@
+"""The schema registry, by Confluent's HTTP API, which Apicurio, Karapace and Redpanda speak as well."""
