@@ -23,7 +23,7 @@ help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z][a-z0-9-]*:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: .venv/.stamp $(MADE)/jars/.stamp $(MADE)/jars/.classes-stamp $(if $(findstring s3,$(WITH)),$(MADE)/jars/s3/.stamp) ## Install the environment from uv.lock and the jars from Maven; instant when nothing changed; WITH=s3 also S3's connector
+setup: .venv/.stamp $(MADE)/jars/.stamp $(MADE)/jars/.classes-stamp $(if $(findstring s3,$(WITH)),$(MADE)/jars/s3/.stamp) $(if $(findstring tables,$(WITH)),$(MADE)/jars/tables/.stamp) ## Install the environment from uv.lock and the jars from Maven; instant when nothing changed; WITH=s3 also S3's connector, WITH=tables PostgreSQL's driver
 
 .PHONY: setup-registry
 setup-registry: setup $(MADE)/jars/registry/.stamp ## Fetch the schema registry (140 MB) that `anabranch up --with registry` starts
@@ -187,6 +187,12 @@ $(MADE)/jars/registry/.stamp: conf/jars/registry.xml | $(MADE)/jars/.stamp
 	@echo "setup: the schema registry into $(MADE)/jars/registry"
 	@rm -rf $(MADE)/jars/registry
 	@mvn --batch-mode --quiet -Dstyle.color=never --file conf/jars/registry.xml generate-resources -Djars.folder='$(CURDIR)/$(MADE)/jars'
+	@touch $@
+
+# Not among the modules either: the driver of a database.
+$(MADE)/jars/tables/.stamp: conf/jars/tables.xml $(MADE)/jars/.stamp
+	@echo "setup: the jar of PostgreSQL's driver into $(MADE)/jars/tables"
+	@mvn --batch-mode --quiet -Dstyle.color=never --file conf/jars/tables.xml generate-resources -Djars.folder='$(CURDIR)/$(MADE)/jars'
 	@touch $@
 
 $(MADE)/jars/.classes-stamp: .venv/.stamp $(MADE)/jars/.stamp

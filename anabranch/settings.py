@@ -98,10 +98,26 @@ Pairs = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
+class TableSettings:
+    """Databases whose tables are read where they lie (`Source(table="jdbc:...")`)."""
+
+    username: OptionalText = None
+    """User name of the databases."""
+    password: OptionalText = field(default=None, repr=False)
+    """Password of the user; set it in the environment, not in a file."""
+    properties: Pairs = field(default_factory=dict, repr=False, hash=False)
+    """Further properties of Spark's JDBC source and the driver (`fetchsize=10000,ssl=true`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LakeSettings:
-    """The Delta lake: raw events, quarantine and batch tables below one root, a folder or a URL."""
+    """The Delta lake: raw events, quarantine and batch tables below one root, a folder or a URL.
+
+    `tables` is for the users' tables that are read where they lie.
+    """
 
     root: str
+    tables: TableSettings = field(default_factory=TableSettings)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,6 +115,11 @@ class Project:
                 f"{place}: score_on_write: source {unknown[0]!r} is none of {', '.join(self.sources)}"
             )
         for name in (one.source for one in self.score_on_write if one.source is not None):
+            if self.sources[name].table is not None and self.sources[name].topic is None:
+                raise DeclarationError(
+                    f"{place}: score_on_write: source {name!r} is a table, whose rows are not copied "
+                    "to the lake: give table=PATH, if it is a Delta table"
+                )
             taken = [one.name for one in self.sources[name].columns if one.name.lower() in RESULTS]
             if taken:
                 raise DeclarationError(

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from anabranch.declare.names import check_name
 from anabranch.declare.nesting import Nesting, nesting_of
+from anabranch.declare.tables import read_address
 from anabranch.declare.wire_formats import format_names, found_schema
 from anabranch.errors import DeclarationError
 from anabranch.values.sql.expressions import compiled, expression_type
@@ -17,14 +18,16 @@ from anabranch.values.types import BOOLEAN, STRING, Column, parse_schema
 class Source:
     """A source of events of one schema. `id` is the column that identifies an event: its first arrival wins.
 
-    A source without a `topic` is read from files alone. `format` is the format of the topic's messages:
-    ``"json"`` (one object), ``"csv"`` (one line, the columns in the order of the schema), ``"avro"``,
-    ``"protobuf"``, ``"debezium"``, or a name given to `register_format`. `fields` says by column where its
-    value lies in a nested message, as a path such as ``"payload.items[0].price"``; a column without one is
-    the field of its own name. `explode` is the path of an array: a message is one event for each of its
-    items, whose id is ``<id>#<position>``, and the paths of `fields` that begin with it go on within the one
-    item, such as ``"items.sku"``. `wire_schema` is the file of a binary format's schema, from the folder of
-    the project's module; Avro without one asks the schema registry.
+    A source without a `topic` is read from files, or from a `table` that stays where it lies, written
+    ``"delta:PATH"``, ``"parquet:PATH"`` or ``"jdbc:URL#SCHEMA.TABLE?column=COLUMN"``. With both, history
+    comes by table and news by topic, and what both bring counts once. `format` is the format of the topic's
+    messages: ``"json"`` (one object), ``"csv"`` (one line, the columns in the order of the schema),
+    ``"avro"``, ``"protobuf"``, ``"debezium"``, or a name given to `register_format`. `fields` says by column
+    where its value lies in a nested message, as a path such as ``"payload.items[0].price"``; a column without
+    one is the field of its own name. `explode` is the path of an array: a message is one event for each of
+    its items, whose id is ``<id>#<position>``, and the paths of `fields` that begin with it go on within the
+    one item, such as ``"items.sku"``. `wire_schema` is the file of a binary format's schema, from the folder
+    of the project's module; Avro without one asks the schema registry.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Source:
     fields: Mapping[str, str] = field(default_factory=dict, hash=False)
     explode: str | None = None
     wire_schema: str | None = None
+    table: str | None = None
     description: str = ""
 
     def __post_init__(self) -> None:
@@ -62,6 +66,8 @@ class Source:
                 raise DeclarationError(f"source {self.name!r}: {error}") from error
         object.__setattr__(self, "fields", dict(self.fields))
         try:
+            if self.table is not None:
+                read_address(self.table)
             parse_schema(self.schema)
             _ = self.nesting
         except DeclarationError as error:

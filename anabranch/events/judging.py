@@ -21,6 +21,8 @@ from anabranch.values.keys import KEY_RULE, LONGEST_KEY, SEPARATOR
 from anabranch.values.times import SECOND
 from anabranch.values.types import STRING
 
+FUTURE = "from the future: "
+"""Begins the reason against an event whose time is too far after its arrival."""
 _BROKERS = 1
 """Kafka's `timestampType` of a time that the broker gave."""
 
@@ -114,31 +116,53 @@ def judge(
 
     An event needs the key of at least one view; a key of empty text is none and becomes NULL.
     """
-    names = dict.fromkeys(name for keys in key_sets for name in keys)
-    empty = {
-        name: F.when(named(name) != "", named(name)) for name in names if source.column(name, "key").type.text
-    }
     event_time = named(source.time).cast("timestamp")
     late = F.unix_micros(event_time) > F.unix_micros("_arrival") + future_skew_seconds * SECOND
-    rules = [
+    future = F.when(
+        late,
+        F.concat(F.lit(f"{FUTURE}{source.time} "), event_time.cast("string"), F.lit(" is after its arrival")),
+    )
+    reason = F.coalesce("_reason", _all_of(_rules(source, key_sets, suite, future)))
+    kept = [name for name in events.columns if name != "_reason"]
+    emptied = _without_empty_keys(source, key_sets, events)
+    return sealed(emptied, *[named(name) for name in kept], reason.alias("_reason"))
+
+
+def accepted(
+    source: Source, key_sets: tuple[tuple[str, ...], ...], events: DataFrame, suite: Suite | None = None
+) -> DataFrame:
+    """The typed events that `judge` has nothing against, but that they may be from the future.
+
+    Unlike `judge` it is a plain filter, so that Spark reads no column that is not needed.
+    """
+    reason = F.coalesce("_reason", *_rules(source, key_sets, suite))
+    good_ones = _without_empty_keys(source, key_sets, events).where(reason.isNull())
+    return good_ones.select(*[named(column.name) for column in source.columns], *LAKE_COLUMNS)
+
+
+def _without_empty_keys(
+    source: Source, key_sets: tuple[tuple[str, ...], ...], events: DataFrame
+) -> DataFrame:
+    """The events with NULL for each key column of empty text."""
+    names = dict.fromkeys(name for keys in key_sets for name in keys)
+    texts = [name for name in names if source.column(name, "key").type.text]
+    return events.withColumns({name: F.when(named(name) != "", named(name)) for name in texts})
+
+
+def _rules(
+    source: Source, key_sets: tuple[tuple[str, ...], ...], suite: Suite | None, *more: Column
+) -> list[Column]:
+    """The reasons against a typed event, each NULL where it does not hold."""
+    names = tuple(dict.fromkeys(name for keys in key_sets for name in keys))
+    return [
         F.when(
             F.coalesce(named(source.id).cast("string"), F.lit("")) == "", f"no id: {source.id} is missing"
         ),
-        F.when(event_time.isNull(), f"no event time: {source.time} is missing"),
-        F.when(
-            late,
-            F.concat(
-                F.lit(f"from the future: {source.time} "),
-                event_time.cast("string"),
-                F.lit(" is after its arrival"),
-            ),
-        ),
-        *_key_rules(key_sets, tuple(names)),
+        F.when(named(source.time).cast("timestamp").isNull(), f"no event time: {source.time} is missing"),
+        *more,
+        *_key_rules(key_sets, names),
         *([] if suite is None else reasons(suite)),
     ]
-    reason = F.coalesce("_reason", _all_of(rules))
-    kept = [name for name in events.columns if name != "_reason"]
-    return sealed(events.withColumns(empty), *[named(name) for name in kept], reason.alias("_reason"))
 
 
 def _all_of(reasons: list[Column]) -> Column:

@@ -77,8 +77,7 @@ def _refuse_delta(paths: Sequence[str], spark: SparkSession | None) -> None:
         if files_at(folder, spark).find(f"{folder}/_delta_log")[0]:
             raise AnabranchError(
                 f"{folder} is a Delta table, whose files also hold rows that were deleted: nothing was "
-                "landed; write its rows as they are now to Parquet, for example with "
-                f"spark.read.format('delta').load('{folder}').write.parquet(...), and ingest that"
+                f'landed; read it where it lies, with Source(table="delta:{folder}")'
             )
 
 

@@ -24,7 +24,8 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, Observation, SparkSession
 
 from anabranch.declare.projects import Project
-from anabranch.errors import AnabranchError
+from anabranch.declare.tables import read_address
+from anabranch.errors import AnabranchError, MisuseError
 from anabranch.progress import Progress
 from anabranch.stores.files.filesystems import files_at, is_local
 from anabranch.stores.lake.loads import StagedLoad
@@ -67,6 +68,11 @@ def ingest(
     must see the files under the same paths.
     """
     source = find_source(project, source_name)
+    if source.table is not None:
+        raise MisuseError(
+            f"source {source.name!r} is read from table {read_address(source.table)}: nothing was landed; "
+            "append the rows to that table, or declare another source for files"
+        )
     # Before Spark starts, which takes seconds.
     found = find_files(files, None) if all(map(is_local, files)) else None
     spark = stores.spark

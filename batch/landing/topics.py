@@ -39,6 +39,7 @@ from anabranch.stores.opened import Stores
 from anabranch.stores.queries import SupervisedQuery, checkpoint_of, run_queries, triggered
 from batch.landing.explained import explained
 from batch.landing.loader import LoadSummary, SourceLoader
+from batch.landing.tables_in_place import read_tables
 from batch.quality.gate import QualityGate, RefusedLoadError
 
 log = logging.getLogger(__name__)
@@ -60,10 +61,10 @@ def land(
     gate: QualityGate | None = None,
     follow: Follow | None = None,
 ) -> dict[str, LoadSummary]:
-    """Land what the project's topics hold now, predictions included; returns the summaries by source.
+    """Read what the project's tables have and land what its topics hold now, predictions included.
 
-    A topic that does not exist is created. With `follow`, landing continues until it is stopped. While the
-    schema registry is away and a message needs it, landing waits.
+    Returns the summaries by source. A topic that does not exist is created. With `follow`, landing of topics
+    continues until it is stopped. While the schema registry is away and a message needs it, landing waits.
     """
     fed = {name: source for name, source in landed_sources(project).items() if source.topic is not None}
     topics = [str(source.topic) for source in fed.values()]
@@ -71,8 +72,9 @@ def land(
         stores.bus.ensure_topics(topics)
         stores.bus.require_arrival(topics)
     check_tables(stores.spark, stores.lake, project)
+    by_table = read_tables(stores, project, progress, gate)
     if not fed:
-        return {}
+        return by_table
     behind = [
         source for source in fed.values() if follow is not None or not _is_landed(stores, project, source)
     ]
@@ -82,7 +84,7 @@ def land(
     progress.step(
         f"{'following' if follow else 'draining'} {names}" if behind else "no topic has anything new"
     )
-    landed = dict.fromkeys(fed, LoadSummary())
+    landed = {name: by_table.get(name, LoadSummary()) for name in {**by_table, **fed}}
     queries = {}
     for source in behind:
         checked = gate if source.name in project.sources else None

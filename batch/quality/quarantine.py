@@ -24,6 +24,7 @@ from pyspark.sql import functions as F
 
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
+from anabranch.declare.tables import KINDS
 from anabranch.declare.wire_formats import is_text
 from anabranch.errors import AnabranchError
 from anabranch.events.decoders.csv_lines import CsvDecoder
@@ -76,9 +77,13 @@ class ReplayChoice:
 def pending(stores: Stores, project: Project, source: Source) -> DataFrame:
     """The source's rows in quarantine that no replay has landed yet.
 
-    The columns are those of QUARANTINE (anabranch/stores/lake/lake.py) and `id`.
+    The columns are those of QUARANTINE (anabranch/stores/lake/lake.py) and `id`. Rows of a table that stays
+    where it lies are those of its present series of readings, which judged every row again when it began.
     """
     rows = stores.lake.quarantine(stores.spark, project).where(F.col("source") == source.name)
+    reading = stores.lake.readings(stores.spark, project, source).at()
+    since = F.lit(from_micros(0 if reading is None else reading.arrival))
+    rows = rows.where(~_of_table() | ((F.col("arrival") >= since) & F.lit(reading is not None)))
     landed = _landed(stores.spark, stores.lake, project, source)
     return rows.withColumn("id", _identity()).join(landed, "id", "left_anti")
 
@@ -109,7 +114,8 @@ def replay(
     matching = pending(stores, project, source).where(F.contains("reason", F.lit(choice.reason)))
     chosen = matching.persist()  # is read a few times
     try:
-        fit = chosen.where(replayable(F.col("reason"), F.col("raw")) & ~_lost_bytes(source))
+        kept = ~_lost_bytes(source) & ~_of_table()
+        fit = chosen.where(replayable(F.col("reason"), F.col("raw")) & kept)
         parsed = _parsed(_as_raw(fit, source, arrival, changes), source, changes, stores.schemas)
         suite = None if gate is None else gate.suite(source)
         skew = stores.settings.times.future_skew_seconds
@@ -203,6 +209,13 @@ def _changed(texts: DataFrame, changes: Mapping[str, str]) -> DataFrame:
     return texts.withColumns(
         {name: F.expr(expression).cast("string") for name, expression in changes.items()}
     )
+
+
+def _of_table() -> Column:
+    """Rows of tables that stay where they lie: the next reading judges them again, when its rules or the rows
+    have changed.
+    """
+    return F.coalesce(F.col("file").rlike(f"^(?:{'|'.join(KINDS)}):"), F.lit(False))
 
 
 def _lost_bytes(source: Source) -> Column:

@@ -5,6 +5,9 @@
     states         grains of the key
     serving store  batch parts of both versions, tiles, the current row and its history
 
+A table of the user that a source reads where it lies is never changed: as long as it has rows of the key,
+nothing is erased, and the error says where they are.
+
 Deleted rows are removed from disk at once, so that no earlier version can be read again, neither by
 `reproduce` nor by a job that is reading one. A view whose key is only a part of the erased one (an airport,
 when a plane is erased) keeps its rows until the build that follows has computed them anew.
@@ -17,10 +20,11 @@ from functools import cached_property
 
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
-from anabranch.errors import MisuseError
+from anabranch.errors import AnabranchError, MisuseError
 from anabranch.events.predictions import NAME, landed_sources
 from anabranch.folds.spark import key_column
 from anabranch.progress import Progress
@@ -112,17 +116,30 @@ class Erasure:
     def count(self) -> Erased:
         """Count what would be deleted, and delete nothing."""
         spark = self.stores.spark
-        return Erased({part.name: Table(spark, part.path).count(part.rows) for part in self._parts()}, 0)
+        rows = {part.name: Table(spark, part.path).count(part.rows) for part in self._parts()}
+        return Erased({**rows, **self._rows_of_users()}, 0)
 
     def run(self, until: int) -> Erased:
-        """Delete the key; `until` (microseconds) is the first slot boundary after all arrivals so far."""
+        """Delete the key; `until` (microseconds) is the first slot boundary after all arrivals so far.
+
+        Raises AnabranchError, with nothing deleted, while a table of the user has rows of the key.
+        """
+        for name, count in self._rows_of_users().items():
+            if count:
+                raise AnabranchError(
+                    f"{count:,} rows of the key are in {name}, which Anabranch only reads: nothing was "
+                    "deleted; delete them there, remove its old versions (VACUUM), and erase the key again"
+                )
         self.unserve(until)
         parts, rows, files = list(self._parts()), {}, 0
         for position, part in enumerate(parts):
             self.progress.step(f"{part.name}: deleting rows, and every file that had them")
             table = Table(self.stores.spark, part.path)
             rows[part.name] = table.delete(part.rows)
-            if rows[part.name] and part.name.startswith("events/"):
+            source = self.project.sources.get(part.name.removeprefix("events/"))
+            # Earlier versions of the lake name earlier ones of the user's table, which may have had the key.
+            reads = source is not None and source.table is not None
+            if part.name.startswith("events/") and (rows[part.name] or reads):
                 table.note(READABLE_FROM, snapshot(self.stores.spark, part.path).version())
             files += table.vacuum(0)
             self.progress.advance(position + 1, len(parts))
@@ -134,6 +151,16 @@ class Erasure:
         views, project = self.stores.views, self.project
         erase_states(views, project, views.manifest(project.name), self.keys, until)
         erase_current(views, project, self.keys[keys_name(project)])
+
+    def _rows_of_users(self) -> dict[str, int]:
+        """By table of the user, the events of the key that it had when it was read last."""
+        found = {}
+        for source in self.project.sources.values():
+            reading = self.stores.lake.readings(self.stores.spark, self.project, source).at()
+            if reading is not None and self._of_key(source) is not None:
+                rows = self._events(source).where(F.col("_file") == reading.table_name)
+                found[f"table {reading.table_name}"] = int(rows.count())
+        return found
 
     def _keys(self, names: tuple[str, ...], sources: Sequence[str]) -> set[str]:
         if set(names) == set(self.key):
@@ -162,6 +189,10 @@ class Erasure:
                 yield _Part(f"events/{name}", events, rows)
             if self._exists(quarantine):
                 yield _Part(f"quarantine/{name}", quarantine, self._named())
+            ids = lake.readings(self.stores.spark, project, source).ids
+            if source.table is not None and self._exists(ids):
+                # The reading that found the key gone wrote it anew: what older files have goes from disk.
+                yield _Part(f"ids/{name}", ids, "FALSE")
         states = {view.fingerprint: self.keys[view.name] for view in project.own_views}
         states[keys_name(project)] = self.keys[keys_name(project)]
         for name in states_there(self.stores.spark, lake, project.name):

@@ -121,6 +121,9 @@ class Upkeep:
                 yield _TablePlan(f"events/{name}", events, "_date", named=tuple(sorted(set(named))))
             if DeltaTable.isDeltaTable(self.stores.spark, quarantine):
                 yield _TablePlan(f"quarantine/{name}", quarantine)
+            ids = lake.readings(self.stores.spark, project, source).ids
+            if source.table is not None and DeltaTable.isDeltaTable(self.stores.spark, ids):
+                yield _TablePlan(f"ids/{name}", ids, named=())
         entries = [entry for entry in (manifest, manifest and manifest.previous) if entry]
         for name in states_there(self.stores.spark, lake, project.name):
             # Folders of other builds are being written or about to be deleted.

@@ -112,7 +112,7 @@ def land(
     ] = "30s",
     as_json: AsJson = False,
 ) -> None:
-    """Land the events of the project's topics in the lake, each exactly once."""
+    """Land the events of the project's topics, each exactly once, and read what its tables have."""
     from batch.landing.topics import Follow
     from batch.landing.topics import land as run
 
@@ -128,7 +128,7 @@ def land(
     ]
     findings = "".join(gate_lines(each.unmet, each.reports) for each in loads.values())
     value = {source: picked(each, "rows quarantined reports unmet") for source, each in loads.items()}
-    text = f"landed: {', '.join(counts) or 'no source has a topic'}{findings}"
+    text = f"landed: {', '.join(counts) or 'no source has a topic or a table'}{findings}"
     result(as_json, {"project": name, "sources": value}, text)
 
 

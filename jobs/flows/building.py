@@ -16,6 +16,7 @@ from batch.building.kept_states import sources_of_keys
 from batch.building.publication import BuildOptions, Built, latest_cut, shared_views
 from batch.building.publication import build as build_views
 from batch.building.versions import rollback
+from batch.landing.tables_in_place import read_tables
 from batch.landing.topics import land, landed_offsets, was_made_again
 from batch.release.announcing import announce
 from batch.views import Coverage
@@ -49,6 +50,8 @@ def build_project(
             "choose an earlier one"
         )
     _require_tiles(context, project, boundary)
+    # Tables first: this build is to cover the rows that are read now.
+    read_tables(context, project, steps, context.gate(project))
     # Before landing: any topic's event that arrived before a file's of this time is landed below.
     until = now_micros()
     steps.step("landing what the topics hold")

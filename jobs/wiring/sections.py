@@ -24,6 +24,7 @@ from anabranch.settings import (
     PortOrNone,
     Positive,
     QualitySettings,
+    TableSettings,
     TimeSettings,
     ViewsSettings,
     Whole,
@@ -162,6 +163,7 @@ class DeclaredSettings(BaseSettings):
     views: ViewsSettings = ViewsSettings()
     models: ModelsSettings = ModelsSettings()
     files: FileSettings = FileSettings()
+    tables: TableSettings = TableSettings()
     quality: QualitySettings = QualitySettings()
     build: BuildSettings = BuildSettings()
     training: TrainingSettings = TrainingSettings()

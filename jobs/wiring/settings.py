@@ -209,7 +209,7 @@ def _assembled(declared: DeclaredSettings, project_folders: str) -> Settings:
         jars=ROOT / declared.paths.jars if declared.paths.jars else data / "jars",
         checkpoints=_place(declared.paths.checkpoints, data / "checkpoints"),
         projects=(ROOT / "projects", *further),
-        lake=LakeSettings(root=_place(declared.paths.lake, data / "lake")),
+        lake=LakeSettings(root=_place(declared.paths.lake, data / "lake"), tables=declared.tables),
         files=files,
         bus=bus,
         views=views,

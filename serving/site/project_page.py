@@ -5,6 +5,7 @@ from typing import Any
 
 from anabranch.answers.delays import STREAM
 from anabranch.declare.sources import Source
+from anabranch.declare.tables import read_address
 from anabranch.pages.rendering import render
 from anabranch.stores.cassandra.measures import Measure
 from anabranch.values.keys import show_key
@@ -150,9 +151,16 @@ def _source(source: Source) -> dict[str, Any]:
     return {
         "name": source.name,
         "description": source.description,
-        "origin": f"topic {source.topic}" if source.topic else "files only",
+        "origin": _origin(source),
         "columns": [(column.name, str(column.type), roles.get(column.name, "")) for column in source.columns],
     }
+
+
+def _origin(source: Source) -> str:
+    """Where the events of a source come from."""
+    topic = None if source.topic is None else f"topic {source.topic}"
+    table = None if source.table is None else f"table {read_address(source.table)}"
+    return ", ".join(filter(None, (table, topic))) or "files only"
 
 
 def _quality(facts: ProjectFacts) -> dict[str, Any]:

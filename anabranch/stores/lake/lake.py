@@ -6,6 +6,7 @@
     <root>/<project>/checkpoints/<source>/<topic>   how far the source's topic has been landed
     <root>/<project>/quality/<source>/              reports of the quality gate, a page a load
     <root>/<project>/states/<name>                  what builds keep, see increments.py
+    <root>/<project>/tables/<source>/               which version of a user's table was read, see readings.py
 
 Predictions that serving published are events of a source of their own, see predictions.py.
 
@@ -18,6 +19,7 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import reduce
+from typing import Any
 
 from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -31,7 +33,10 @@ from anabranch.events.copies import distinct, distinct_of_many
 from anabranch.events.predictions import landed_sources, predictions_source
 from anabranch.events.rows import LAKE_COLUMNS, LONGEST_KEPT
 from anabranch.settings import LakeSettings
+from anabranch.stores.lake.kept_readings import KeptReadings
+from anabranch.stores.lake.readings import table_events, user_table
 from anabranch.stores.lake.staging import snapshot
+from anabranch.stores.lake.user_tables import ChangedTableError
 from anabranch.values.keys import SEPARATOR
 from anabranch.values.names import folded, quoted
 from anabranch.values.times import parse_time
@@ -85,13 +90,23 @@ class Lake:
     def events(
         self, spark: SparkSession, project: Project, source: Source, *, version: int | None = None
     ) -> DataFrame:
-        """All landed events, duplicates included, typed as declared.
+        """All landed events, and those of the source's own table, duplicates included, typed as declared.
 
         A column that was not declared when a row landed is NULL in it. Without a table there are no events;
-        `version` reads the table as it was.
+        `version` reads the tables as they were.
         """
-        table = _load(spark, self.path(project, source), version)
-        return _nothing(spark, _declared(source)) if table is None else as_declared(table, source)
+        landed = self._landed(spark, project, source, version)
+        readings = self.readings(spark, project, source)
+        reading = readings.at(version)
+        if reading is None:
+            return landed
+        rows = user_table(spark, reading.table, self.settings.tables).rows(reading.pin)
+        return landed.unionByName(table_events(source, rows, reading, readings.ids_of(reading)))
+
+    def readings(self, spark: SparkSession, project: Project, source: Source) -> KeptReadings:
+        """What is kept of the source's own table, whose rows are read where they lie."""
+        folder = self._below(project, "tables", source)
+        return KeptReadings(spark, source, self.path(project, source), folder)
 
     def appended(
         self, spark: SparkSession, project: Project, source: Source, after: int, version: int
@@ -103,12 +118,14 @@ class Lake:
         """
         if after == version:
             return _nothing(spark, _declared(source))
+        own = self._appended_to_own_table(spark, project, source, after, version)
         options = {"readChangeFeed": "true", "startingVersion": str(after + 1), "endingVersion": str(version)}
         try:
             feed = spark.read.format("delta").options(**options).load(self.path(project, source))
             if not feed.where("_change_type <> 'insert'").isEmpty():
                 raise FeedError(f"events of {source.name!r} were removed or changed")
-            return as_declared(feed, source)
+            landed = as_declared(feed, source)
+            return landed if own is None else landed.unionByName(own)
         except PySparkException as error:
             raise FeedError(f"what was appended to {source.name!r} is no longer known") from error
 
@@ -138,7 +155,8 @@ class Lake:
     ) -> DataFrame:
         """The distinct events of one source, of the table's `version` where it is given."""
         table = snapshot(spark, self.path(project, source))
-        if table is None or table.sizeInBytes() < LARGE:
+        reading = self.readings(spark, project, source).at(version)
+        if table is None or table.sizeInBytes() + (reading.bytes if reading else 0) < LARGE:
             return distinct(source, self.events(spark, project, source, version=version))
         # All of its reads must see the same events, whatever is appended meanwhile.
         return distinct_of_many(
@@ -178,12 +196,18 @@ class Lake:
         Of a large table those of the last `days` alone, counted whenever the frame is read: a stream reads it
         with every micro-batch.
         """
-        loaded = self.events(spark, project, source).where("_file IS NOT NULL")
-        if loaded.isEmpty():
-            return None
-        if days is not None and snapshot(spark, self.path(project, source)).sizeInBytes() >= LARGE:
-            loaded = loaded.where(F.col("_date") >= F.date_sub(F.current_date(), days))
-        return loaded.select(named(source.id).alias("_file_id"), F.col("_arrival").alias("_file_arrival"))
+        loaded = self._landed(spark, project, source, None).where("_file IS NOT NULL")
+        path, arrival = self.path(project, source), F.col("_arrival")
+        parts = []
+        if not loaded.isEmpty():
+            recent = _recent(loaded, snapshot(spark, path), days, F.col("_date"))
+            parts.append(recent.select(named(source.id).alias("_file_id"), arrival.alias("_file_arrival")))
+        readings = self.readings(spark, project, source)
+        ids = readings.ids_now()
+        if ids is not None:
+            recent = _recent(ids, snapshot(spark, readings.ids), days, F.to_date("arrival"))
+            parts.append(recent.toDF("_file_id", "_file_arrival"))
+        return reduce(DataFrame.unionByName, parts) if parts else None
 
     def quarantine(self, spark: SparkSession, project: Project) -> DataFrame:
         """All bad rows, with the columns of QUARANTINE; `header` is the first line of a row's CSV file."""
@@ -234,8 +258,9 @@ class Lake:
         arrivals = [json.loads(row["stats"] or "{}").get("maxValues", {}).get("_arrival") for row in files]
         if None in arrivals:
             return None
+        reading = self.readings(spark, project, source).at()
         # Delta keeps milliseconds, rounded down.
-        return max((parse_time(text) + 1000 for text in arrivals), default=0)
+        return max([reading.latest if reading else 0, *[parse_time(text) + 1000 for text in arrivals]])
 
     def identities(self, spark: SparkSession, project: Project) -> dict[str, str]:
         """Delta's identity of each source's table, which changes when the table is created anew."""
@@ -243,6 +268,32 @@ class Lake:
             name: snapshot(spark, self.path(project, source)) for name, source in project.sources.items()
         }
         return {name: str(table.metadata().id()) for name, table in found.items() if table is not None}
+
+    def _landed(
+        self, spark: SparkSession, project: Project, source: Source, version: int | None
+    ) -> DataFrame:
+        """The events that are in the lake itself."""
+        table = _load(spark, self.path(project, source), version)
+        return _nothing(spark, _declared(source)) if table is None else as_declared(table, source)
+
+    def _appended_to_own_table(
+        self, spark: SparkSession, project: Project, source: Source, after: int, version: int
+    ) -> DataFrame | None:
+        """The events that the source's own table had more at one version than at another; None for none."""
+        readings = self.readings(spark, project, source)
+        was, now = readings.at(after), readings.at(version)
+        if was is None and now is None:
+            return None
+        if was is None or now is None:
+            raise FeedError(f"the table of {source.name!r} was declared anew")
+        if was.series != now.series:
+            raise FeedError(f"table {now.table_name}: {now.why}")
+        try:
+            table = user_table(spark, now.table, self.settings.tables)
+            rows = table.appended(was.pin, now.pin)
+        except ChangedTableError as error:
+            raise FeedError(f"table {now.table_name}: {error}") from error
+        return None if rows is None else table_events(source, rows, now, readings.ids_of(now))
 
     def _below(self, project: Project, kind: str, source: Source) -> str:
         return f"{self.settings.root.rstrip('/')}/{project.name}/{kind}/{source.name}"
@@ -255,6 +306,13 @@ def _read_sources(project: Project) -> Iterator[tuple[str, Project, Source]]:
     for owner, lender in project.lenders.items():
         for name, source in lender.sources.items():
             yield f"{owner}.{name}", lender, source
+
+
+def _recent(rows: DataFrame, table: Any, days: int | None, date: Column) -> DataFrame:
+    """The rows of the last `days`, if their table is large."""
+    if days is None or table.sizeInBytes() < LARGE:
+        return rows
+    return rows.where(date >= F.date_sub(F.current_date(), days))
 
 
 def _asked_key(names: tuple[str, ...]) -> Column:

@@ -76,7 +76,7 @@ def write_files(rows: DataFrame, path: str) -> list[DataFile]:
     Columns that the table does not have are in the files and in nobody's sight.
     """
     spark = rows.sparkSession
-    transaction = _log(spark, path).startTransaction(scala_none(spark), scala_none(spark))
+    transaction = delta_log(spark, path).startTransaction(scala_none(spark), scala_none(spark))
     # Delta writes no column that the table lacks: in this transaction, never committed, it has all.
     transaction.updateMetadata(_with_schema(spark, transaction.metadata(), rows), False)
     actions = transaction.writeFiles(java_frame(rows))
@@ -116,7 +116,7 @@ def repeated(change: Callable[[], T]) -> T:
 def _commit_files(
     spark: SparkSession, path: str, files: Sequence[DataFile], names: Mapping[str, int], notes: Sequence[str]
 ) -> bool:
-    transaction = _log(spark, path).startTransaction(scala_none(spark), scala_none(spark))
+    transaction = delta_log(spark, path).startTransaction(scala_none(spark), scala_none(spark))
     # Asking for a name makes Delta refuse the commit when somebody else takes it meanwhile.
     if any(transaction.txnVersion(name) >= version for name, version in names.items()):
         return False
@@ -147,7 +147,15 @@ def snapshot(spark: SparkSession, path: str) -> Any:
     """Delta's latest snapshot of a table, a Java object; None without a table."""
     if not DeltaTable.isDeltaTable(spark, path):
         return None
-    return _log(spark, path).update(False, scala_none(spark), scala_none(spark))
+    return delta_log(spark, path).update(False, scala_none(spark), scala_none(spark))
+
+
+def snapshot_at(spark: SparkSession, path: str, version: int) -> Any:
+    """Delta's snapshot of an earlier version, a Java object.
+
+    Raises Py4JError when the log has lost it.
+    """
+    return delta_log(spark, path).getSnapshotAt(int(version), scala_none(spark), scala_none(spark), False)
 
 
 def _tell_history(spark: SparkSession, transaction: Any, files: Sequence[DataFile]) -> None:
@@ -190,5 +198,6 @@ def _data_file(path: str, action: Any) -> DataFile:
     )
 
 
-def _log(spark: SparkSession, path: str) -> Any:
+def delta_log(spark: SparkSession, path: str) -> Any:
+    """Delta's log of the table at a path, a Java object."""
     return java_class(spark, f"{_DELTA}.DeltaLog").forTable(java_session(spark), path)

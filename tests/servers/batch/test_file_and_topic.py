@@ -5,9 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from delta.tables import DeltaTable
 from kafka import KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from anabranch import Count, FeatureView, Project, Source, Sum
 from anabranch.errors import AnabranchError
@@ -16,6 +18,8 @@ from anabranch.values.times import MINUTE, format_time, now_micros
 from batch.landing.ingest import ingest
 from batch.landing.topics import land
 from jobs.flows.building import build_project
+from jobs.flows.erasing import erase_key
+from jobs.flows.verifying import verify_settled
 from jobs.show import Steps
 from jobs.wiring.context import Context
 from jobs.wiring.settings import Settings
@@ -92,6 +96,67 @@ def test_an_event_by_file_and_by_topic_counts_once(
     load("second.jsonl", [late_file])
     build_project(context, PROJECT, None, steps)
     assert answered() == (4, 1 + 2 + 4 + 8)  # `late_file` came by topic first, before or after the cut
+
+
+@pytest.mark.drill  # three builds, an erasure: minutes
+def test_an_event_by_table_and_by_topic_counts_once_whatever_is_done_to_the_table(
+    context: Context, tmp_path: Path
+) -> None:
+    table = tmp_path / "table"
+    both = replace(READINGS, topic="table-and-topic", table=f"delta:{table}")
+    project = replace(PROJECT, name="table_and_topic", views=(replace(VIEW, source=both),))
+    in_table, twice, by_topic, news, again = (reading(number) for number in range(5))
+    said: list[str] = []
+
+    class Told(Steps):
+        def step(self, text: str) -> None:
+            said.append(text)
+
+    def append(*events: dict[str, object]) -> None:
+        rows = context.spark.createDataFrame(list(events), "id STRING, thing STRING, at STRING, x INT")
+        rows.withColumn("at", F.col("at").cast("timestamp")).write.format("delta").mode("append").save(
+            str(table)
+        )
+
+    def publish(*events: dict[str, object]) -> None:
+        context.bus.ensure_topics(["table-and-topic"])
+        context.bus.publish("table-and-topic", [(None, json.dumps(event).encode()) for event in events])
+        for query in start(context.speed_layer(once=True), project):
+            query.awaitTermination()
+
+    def answered() -> tuple[object, object, str | None]:
+        answer = context.answers.features(project, [{"thing": "a"}])[0]
+        return answer.values["n_1d"], answer.values["x_sum_1d"], answer.degraded
+
+    def build() -> None:
+        said.clear()
+        build_project(context, project, None, Told())
+
+    append(
+        in_table, twice, *[{**reading(7), "id": f"o{number}", "thing": f"o{number}"} for number in range(9)]
+    )
+    build()
+    publish(twice, by_topic)
+    assert answered() == (3, 1 + 2 + 4, None)  # the batch has `twice` by table, the stream leaves it alone
+    append(news)
+    build()
+    assert any("of 1 new events" in line or "of 2 new events" in line for line in said)
+    assert answered() == (4, 1 + 2 + 4 + 8, None)
+    publish(news, again)  # the running stream's next micro-batch knows the id that the table brought
+    assert answered() == (5, 1 + 2 + 4 + 8 + 16, None)
+    DeltaTable.forPath(context.spark, str(table)).delete("id = 'r0'")
+    build()
+    assert any("of every event" in line and "(DELETE) changed or deleted rows" in line for line in said)
+    assert answered()[:2] == (4, 2 + 4 + 8 + 16)
+    assert "rows of table" in str(answered()[2])  # until a cut has passed the change
+    verified = verify_settled(context, project, None, Steps())
+    assert (verified.mismatches, verified.keys) == (0, 10)
+    with pytest.raises(AnabranchError, match=r"rows of the key are in table delta:\S+, which Anabranch only"):
+        erase_key(context, project, {"thing": "a"}, Steps())
+    DeltaTable.forPath(context.spark, str(table)).delete("thing = 'a'")
+    erased = erase_key(context, project, {"thing": "a"}, Steps())
+    assert erased.erased.rows["events/readings"] == 4
+    assert context.lake.events(context.spark, project, both).where("thing = 'a'").isEmpty()
 
 
 def test_messages_that_producers_stamped_count_with_the_next_build_and_hide_no_later_event(
