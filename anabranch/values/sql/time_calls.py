@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from anabranch.values.numbers import DecimalType
 from anabranch.values.sql.arguments import Handlers, argument, check_literal, one_of
 from anabranch.values.sql.functions import is_date_pattern
-from anabranch.values.sql.terms import Term, convert
+from anabranch.values.sql.terms import Term, convert, in_years
 from anabranch.values.types import (
     BIGINT,
     DATE,
@@ -36,9 +36,9 @@ _SMALL_PARTS = ["DAY", "DD", "HOUR", "MINUTE", "SECOND", "MILLISECOND", "MICROSE
 
 def _date_trunc(compiler: "Compiler", _name: str, terms: list[Term]) -> Term:
     part = one_of(compiler, terms[0], [*_PARTS, *_SMALL_PARTS])
-    return Term(
-        f"date_trunc({part}, {argument(compiler, 'date_trunc', 'TIMESTAMP', terms[1]).sql})", TIMESTAMP
-    )
+    # Of the first instants that Spark has, which no event has but an expression may, it overflows.
+    moment = in_years(argument(compiler, "date_trunc", "TIMESTAMP", terms[1]))
+    return Term(f"date_trunc({part}, {moment.sql})", TIMESTAMP)
 
 
 def _trunc(compiler: "Compiler", _name: str, terms: list[Term]) -> Term:

@@ -100,6 +100,12 @@ def test_long_texts_neither_overflow_the_stack_nor_the_memory(spark: SparkSessio
     assert dict(zip(texts, zip(*found, strict=True), strict=True)) == texts
 
 
+def test_instants_beyond_all_years_are_truncated_to_null(spark: SparkSession) -> None:
+    frame = spark.createDataFrame([(-(2**63),), (2**63 - 1,), (0,)], "n BIGINT").coalesce(1)
+    asked = compiled("date_trunc('HOUR', timestamp_micros(n)) IS NULL", parse_schema("n BIGINT"), "here").sql
+    assert [row[0] for row in frame.select(F.expr(asked)).collect()] == [True, True, False]
+
+
 def test_comparisons_with_nan_are_null(spark: SparkSession) -> None:
     frame = spark.createDataFrame([(float("nan"),), (2.0,), (float("inf"),)], "x DOUBLE").coalesce(1)
     columns = parse_schema("x DOUBLE")
