@@ -84,7 +84,7 @@ def find_text_fault(text: bytes, source: Source) -> Fault | None:
 
 
 def _short_number(text: str) -> int:
-    if sum(map(str.isdigit, text)) > _MOST_DIGITS:
+    if sum(map(str.isdigit, text.removeprefix("-").removeprefix("0"))) > _MOST_DIGITS:
         raise EventError(f"the event has a number of more than {_MOST_DIGITS:,} digits")
     return 0
 
