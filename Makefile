@@ -65,7 +65,7 @@ pictures: setup browser-programs ## Take the documentation's pictures of the pag
 	$(PY) -m pytest -q tests/e2e/test_pages.py --pictures docs/pictures
 
 ##@ Speed
-BENCHES := features serving batch quality speed ways scoring start formats
+BENCHES := features serving batch quality speed relay ways scoring start formats
 .PHONY: bench
 bench: $(BENCHES:%=bench-%) ## Run every benchmark; each prints a table and saves docs/benchmarks/<name>.{md,json}
 
@@ -76,6 +76,7 @@ bench-batch: ## Landing, builds and publishing against bare Spark, full builds a
 bench-quality: ## The default trainer on the heart data, 10 x 10-fold, beside plain logistic regression
 bench-scoring: ## Mass scoring against the model library alone and mlflow's UDF, XGBoost on Spark; QUICK=1 for a minute
 bench-speed: ## The stream: published to readable from outside, Cassandra against a no-op sink, rows an answer reads
+bench-relay: ## What a relay adds to freshness, and how fast it copies a backlog
 bench-ways: ## Other ways to run the stream: triggers, checkpoints, partitions, asynchronous progress, Real-Time Mode
 bench-formats: ## Landing of Avro, Protocol Buffers and Debezium against the same events in JSON
 bench-start: ## How soon a job works, with and without the archive of classes that setup makes; QUICK=1 for one round

@@ -42,7 +42,7 @@ console = ProgressConsole(stderr=True, highlight=False)
 
 def quiet(debug: bool) -> None:
     """Keep libraries' logs from the terminal: what matters in them reaches a user as our own errors."""
-    for noisy in ("kafka", "cassandra", "py4j", "pyspark", "alembic", "mlflow"):
+    for noisy in ("kafka", "librdkafka", "cassandra", "py4j", "pyspark", "alembic", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.WARNING if debug else logging.CRITICAL)
     if not debug:
         warnings.simplefilter("ignore")

@@ -22,8 +22,9 @@ log = logging.getLogger(__name__)
 
 def place_of(layer: SpeedLayer, project: Project, source: Source) -> str:
     """The checkpoint from which a source's query goes on, or begins where its topic or its tiles are new."""
+    topic = layer.stores.bus.read_as(str(source.topic))
     spark, views, folder = layer.stores.spark, layer.stores.views, checkpoint(layer, project, source)
-    place, why = begun(layer, str(source.topic), folder), None
+    place, why = begun(layer, topic, folder), None
     begins = not file_names(spark, f"{place}/commits")
     if begins and (place != folder or _was_built_of_another(layer, project, source)):
         # The lake, and tiles of the open slot, hold events of the topic before, which the query never reads.
@@ -38,9 +39,9 @@ def place_of(layer: SpeedLayer, project: Project, source: Source) -> str:
         views.mark_tiles(project, source.name)
         start = starting_offsets(layer, project, source)
         if start != EARLIEST:
-            skipped = json.loads(start)[source.topic].items()
+            skipped = json.loads(start)[topic].items()
             before = Stretch(starts={}, ends={int(part): end for part, end in skipped}, earliest=0)
-            _look(layer, project, (source.name, str(source.topic)), before)
+            _look(layer, project, (source.name, topic), before)
     return place
 
 
@@ -48,7 +49,7 @@ def _was_built_of_another(layer: SpeedLayer, project: Project, source: Source) -
     """Whether the batch version is of a topic that was deleted, and made again, before any stream read it."""
     manifest = layer.stores.views.manifest(project.name)
     known = None if manifest is None else manifest.topics.get(source.name)
-    return known not in (None, layer.stores.bus.topic_id(str(source.topic)))
+    return known not in (None, layer.stores.bus.topic_id(layer.stores.bus.read_as(str(source.topic))))
 
 
 def note_gap(layer: SpeedLayer, project: Project, source: str, why: str, until: int = 0) -> None:

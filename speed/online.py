@@ -5,7 +5,6 @@ answered as of the label's event time; where later events are folded already, th
 example counts as approximate. Labels from before the batch's cut belong to the batch and are skipped.
 """
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -84,11 +83,17 @@ def label_topic(project: Project) -> str | None:
     return project.label.source.topic
 
 
+def _read_topic(layer: SpeedLayer, project: Project) -> str:
+    """The topic that labels are read from: their own, or its copy."""
+    return layer.stores.bus.read_as(str(label_topic(project)))
+
+
 def start_online(layer: SpeedLayer, project: Project) -> StreamingQuery:
-    """Start the query that learns. It only wakes the learner: the model knows how far the topic is learnt."""
-    topic, stores = str(label_topic(project)), layer.stores
-    stores.bus.ensure_topics([topic])
-    stores.bus.require_arrival([topic])
+    """Start the query that learns; `prepare` first.
+
+    It only wakes the learner: the model knows how far the topic is learnt.
+    """
+    stores, topic = layer.stores, _read_topic(layer, project)
     options = {**stores.bus.spark_options([topic]), "failOnDataLoss": "false"}
     messages = stores.spark.readStream.format("kafka").options(**options).load()
     writer = (
@@ -104,7 +109,7 @@ def _micro_batch(layer: SpeedLayer, project: Project) -> Callable[[DataFrame, in
 
     def run(messages: DataFrame, number: int) -> None:
         count = messages.count()
-        learnt = learning.up_to(layer.stores.bus.ends(str(label_topic(project))))
+        learnt = learning.up_to(layer.stores.bus.ends(_read_topic(layer, project)))
         log.info("learnt project=%s number=%s messages=%s labels=%s", project.name, number, count, learnt)
 
     return run
@@ -125,7 +130,7 @@ class Learning:
         while online is not None:
             expected = self._models.revision(self._project.name)
             before = self._models.read(self._project) or fresh(self._project, online)
-            topic_id = self._layer.stores.bus.topic_id(str(label_topic(self._project)))
+            topic_id = self._layer.stores.bus.topic_id(_read_topic(self._layer, self._project))
             if before.topic_id not in ("", topic_id):  # made again: it is learnt from its beginning
                 before = replace(before, offsets={})
             before = replace(before, topic_id=topic_id)
@@ -182,7 +187,7 @@ class Learning:
         if not labels:
             return []
         if self._recent.upto != since:
-            topic = str(label_topic(self._project))
+            topic = _read_topic(self._layer, self._project)
             back = self._layer.stores.bus.offsets_at(topic, labels[0].arrival - horizon)
             before = self._labels({part: back.get(part, 0) for part in since}, since)
             self._recent = RecentLabels(since, {example.id: example.arrival for example in before})
@@ -195,17 +200,10 @@ class Learning:
             raise AnabranchError(
                 f"project {project.name!r} has no label: online learning needs Project(label=...)"
             )
-        topic = str(label.source.topic)
-        parts = sorted(part for part, end in upto.items() if since.get(part, 0) < end)
-        if not parts:
+        spans = {part: (since.get(part, 0), end) for part, end in upto.items() if since.get(part, 0) < end}
+        if not spans:
             return []
-        options = {
-            **layer.stores.bus.spark_options([]),
-            "assign": json.dumps({topic: parts}),
-            "startingOffsets": json.dumps({topic: {part: since.get(part, 0) for part in parts}}),
-            "endingOffsets": json.dumps({topic: {part: upto[part] for part in parts}}),
-            "failOnDataLoss": "false",
-        }
+        options = layer.stores.bus.span_options(_read_topic(layer, project), spans)
         messages = layer.stores.spark.read.format("kafka").options(**options).load()
         suite = layer.suites(project).get(label.source.name)
         schemas = layer.stores.schemas
@@ -237,7 +235,7 @@ class RecentLabels:
 def _collected(label: Label, events: DataFrame) -> list[Example]:
     target = F.expr(label.target_sql).cast("double")
     columns = {
-        "id": named(label.source.id).cast("string"),
+        "id": named(label.source.identity).cast("string"),
         "key": key_column(label.keys),
         "at": F.unix_micros(named(label.source.time).cast("timestamp")),
         "arrival": F.unix_micros("_arrival"),

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, start_
 from pyspark.sql.streaming.query import StreamingQuery
 
 from anabranch.answers.delays import Delay
+from anabranch.stores.kafka.relays import RelayState
 from anabranch.values.times import SECOND, to_micros
 
 _MOST_WAITING = 1000
@@ -27,6 +28,8 @@ _GAUGES = {
     "open_slots": "Slots of arrival that still take events.",
     "seconds": "Length of the last micro-batch.",
     "restarts": "Restarts of the query.",
+    "behind": "Seconds since a relay was last at the end of its topic.",
+    "lost": "Messages that retention removed before a relay copied them.",
 }
 
 
@@ -36,7 +39,8 @@ class Snapshot:
     micro-batch.
 
     A query of score requests or labels has its own name as `source`, and counts them as `events` of that
-    `unit`. `failure` says why the query was given up; None while it was not. `waiting` says why it waits.
+    `unit`. `behind` (seconds) and `lost` (messages) are a relay's. `failure` says why the query was given up;
+    None while it was not. `waiting` says why it waits.
     """
 
     project: str
@@ -53,6 +57,8 @@ class Snapshot:
     seconds: float = 0.0
     restarts: int = 0
     unit: str = "events"
+    behind: float = 0.0
+    lost: int = 0
 
     @property
     def failed(self) -> bool:
@@ -63,6 +69,11 @@ class Snapshot:
         """The snapshot as a line for people."""
         lag = " ".join(f"{partition}:{behind:,}" for partition, behind in sorted(self.lag.items()))
         read = f"{self.events:,} {self.unit}, {self.events_per_second:,.0f}/s  lag {lag or 'unknown'}"
+        if self.unit == "messages":
+            text = f"{self.project}: {self.source}  {self.events:,} copied  lag {lag or 'unknown'}"
+            lost = f"  LOST {self.lost:,}" if self.lost else ""
+            failed = f"  FAILED: {self.failure}" if self.failed else ""
+            return f"{text}, {self.behind:.1f} s behind{lost}{failed}"
         size = f"{self.state_bytes / 2**20:,.1f} MiB"
         state = f"  state {self.state_rows:,} rows {size}  open slots {self.open_slots}"
         waits = f"  WAITING for a server{f': {self.waiting}' if self.waiting else ''}"
@@ -86,6 +97,22 @@ class Stretch:
     earliest: int | None = None
     dropped: int = 0
     ahead: int | None = None
+
+
+def of_relay(project: str, state: RelayState) -> Snapshot:
+    """A relay as a snapshot: its `source` is ``relay of <topic>``, and it counts messages that it copies."""
+    return Snapshot(
+        project=project,
+        source=f"relay of {state.topic}",
+        running=state.failure is None,
+        failure=state.failure,
+        events=state.copied,
+        lag=state.lag,
+        restarts=state.restarts,
+        unit="messages",
+        behind=state.seconds,
+        lost=state.lost,
+    )
 
 
 class Meter:
@@ -189,9 +216,12 @@ class Delays:
             at, _ = self._waiting.popleft()
             self._longest, self._known = max(self._longest, now - at), True
 
-    def report(self, now: int) -> Delay | None:
-        """The longest delay since the last report, waiting messages included; None while it is unknown."""
-        behind = max(self._longest, now - self._waiting[0][0] if self._waiting else 0)
+    def report(self, now: int, before: int = 0) -> Delay | None:
+        """The longest delay since the last report, waiting messages included; None while it is unknown.
+
+        `before` is how far what the query reads is behind already: the relay of its topic.
+        """
+        behind = before + max(self._longest, now - self._waiting[0][0] if self._waiting else 0)
         # Until the query has reached the first noted end, older events may wait.
         if not self._known and (self._promised is None or behind <= self._promised):
             return None

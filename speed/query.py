@@ -16,6 +16,7 @@ from anabranch.errors import UnavailableError
 from anabranch.events.expectations import Suite
 from anabranch.settings import TimeSettings
 from anabranch.stores.cassandra.removal import needed_since
+from anabranch.stores.kafka.relays import Relays
 from anabranch.stores.opened import Stores
 from anabranch.stores.queries import checkpoint_of
 from anabranch.values.times import DAY, SECOND, floor_to, now_micros
@@ -37,7 +38,7 @@ class SpeedLayer:
     `trigger`: how often a micro-batch starts, such as ``2 seconds``; with None a query drains its topic and
     ends. `most_offsets`: the most messages of a micro-batch. `partitions`: of a query's state, fixed for the
     life of a checkpoint. `suites`: the expectations by source that landing judges rows by, so that a stream
-    skips the same rows.
+    skips the same rows. `relays`: what keeps copying topics that producers stamp, where the queries go on.
     """
 
     stores: Stores
@@ -46,6 +47,7 @@ class SpeedLayer:
     trigger: str | None = None
     most_offsets: int | None = None
     partitions: int = 1
+    relays: Relays | None = None
 
     @property
     def times(self) -> TimeSettings:
@@ -116,8 +118,9 @@ def starting_offsets(layer: SpeedLayer, project: Project, source: Source) -> str
     first = _first_needed(layer, project)
     if first is None:
         return EARLIEST
-    offsets = layer.stores.bus.offsets_at(str(source.topic), first)
-    return json.dumps({source.topic: {str(partition): offset for partition, offset in offsets.items()}})
+    topic = layer.stores.bus.read_as(str(source.topic))
+    offsets = layer.stores.bus.offsets_at(topic, first)
+    return json.dumps({topic: {str(partition): offset for partition, offset in offsets.items()}})
 
 
 def remembered_days(layer: SpeedLayer, project: Project) -> int | None:

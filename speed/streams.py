@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from pyspark.sql import DataFrame
@@ -14,11 +14,12 @@ from anabranch.answers.delays import as_measures
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
 from anabranch.events.decoders.schemas import is_registry_away
+from anabranch.stores.kafka.relays import Relays
 from anabranch.stores.queries import OnFailure, SupervisedQuery, Supervisor, triggered
-from anabranch.values.times import now_micros
+from anabranch.values.times import SECOND, now_micros
 from speed import online, requests
 from speed.gaps import look_behind, place_of
-from speed.progress import Delays, Meter, Snapshot
+from speed.progress import Delays, Meter, Snapshot, of_relay
 from speed.query import SpeedLayer, query_settings, scores_topic
 from speed.retiring import Retirement
 from speed.views import events_of, refresh_current, sources_of, states_of, write_states
@@ -49,11 +50,19 @@ def start_source(layer: SpeedLayer, project: Project, source: Source) -> Streami
 
 
 def prepare(layer: SpeedLayer, project: Project) -> None:
-    """Create the missing topics and tables of a project's stream."""
+    """Create the missing topics and tables of a project's stream, and begin what copies its topics.
+
+    Topics that producers stamp are copied by the layer's relays; without those, up to their present ends.
+    """
     bus, views = layer.stores.bus, layer.stores.views
-    topics = [str(source.topic) for source in sources_of(project)]
+    labels = online.label_topic(project)
+    topics = [str(source.topic) for source in sources_of(project)] + ([] if labels is None else [labels])
     bus.ensure_topics([*topics, scores_topic(project.name)])
-    bus.require_arrival(topics)
+    copied = bus.relayed(topics)
+    if layer.relays is not None:
+        layer.relays.start(copied)
+    else:
+        Relays(bus).copy_all(copied)
     views.ensure_tiles(project)
     views.ensure_current(project)
 
@@ -140,8 +149,9 @@ class Streams:
     """
 
     def __init__(self, layer: SpeedLayer, projects: Sequence[Project]) -> None:
-        self._layer = layer
         self._drains = layer.trigger is None
+        self._relays = None if self._drains else Relays(layer.stores.bus)
+        self._layer = layer = replace(layer, relays=self._relays)
         self._queries = [query for project in projects for query in _queries(layer, project)]
         self._supervisor = Supervisor(
             [each.supervised for each in self._queries],
@@ -168,7 +178,7 @@ class Streams:
         if time.monotonic() >= self._measure_at:
             self._measure_at = time.monotonic() + _LAG_SECONDS
             self._measure()
-        return [each.snapshot() for each in self._queries]
+        return [*(each.snapshot() for each in self._queries), *self._relay_snapshots()]
 
     def stop(self) -> None:
         """Stop every query after its micro-batch; one that takes too long is repeated at the next start."""
@@ -176,19 +186,32 @@ class Streams:
         self._supervisor.stop()
         if self._retirement is not None:
             self._retirement.stop()
+        if self._relays is not None:
+            self._relays.close()
+
+    def _relay_snapshots(self) -> list[Snapshot]:
+        """Every relay as a query of its own, under the first project that reads its copy."""
+        readers = {each.topic: each.project for each in reversed(self._queries)}
+        return [
+            of_relay(readers[state.topic].name, state)
+            for state in (() if self._relays is None else self._relays.states())
+        ]
 
     def _measure(self) -> None:
-        asked, found = now_micros(), {}
+        if self._relays is not None:
+            self._relays.measure()
+        bus, asked, read_as, found = self._layer.stores.bus, now_micros(), dict[str, str](), {}
         try:
-            found = self._layer.stores.bus.topics_at(each.topic for each in self._queries)
+            read_as = {each.topic: bus.read_as(each.topic) for each in self._queries}
+            found = bus.topics_at(read_as.values())
         except Exception as error:  # noqa: BLE001 - a figure must not end a stream
             log.info("lags are unknown: %s", error)
         for each in self._queries:
             each.count()
-            if each.topic not in found:
+            if read_as.get(each.topic) not in found:
                 each.lag = {}
                 continue
-            topic_id, ends = found[each.topic]
+            topic_id, ends = found[read_as[each.topic]]
             read = each.meter.offsets
             each.lag = {part: max(0, end - read.get(part, 0)) for part, end in ends.items()} if read else {}
             if each.delays is not None:
@@ -202,10 +225,12 @@ class Streams:
     def _keep_delays(self) -> None:
         """Store how far current rows are behind arrival; of a query that does not run nothing is stored."""
         now, measures = now_micros(), []
+        relays = () if self._relays is None else self._relays.states()
+        late = {state.topic: round(state.seconds * SECOND) for state in relays}
         for each in self._queries:
             query = each.supervised.query
             if each.delays is not None and query is not None and query.isActive:
-                delay = each.delays.report(now)
+                delay = each.delays.report(now, late.get(each.topic, 0))
                 measures += [] if delay is None else as_measures(each.project.name, delay)
         try:
             self._layer.stores.measures.write(measures, history=False)
@@ -218,9 +243,8 @@ def _queries(layer: SpeedLayer, project: Project) -> Iterator[_MeasuredQuery]:
     promised = project.freshness.stream_micros if project.freshness else None
     folding = []
     for source in sources_of(project):
-        measured = _measured(
-            layer, project, source.name, str(source.topic), partial(start_source, source=source)
-        )
+        begin = partial(start_source, source=source)
+        measured = _measured(layer, project, source.name, str(source.topic), begin)
         measured.delays = Delays(source.name, promised)
         folding.append(measured.supervised)
         yield measured
@@ -244,10 +268,12 @@ def _measured(
     *,
     unit: str = "events",
 ) -> _MeasuredQuery:
+    bus = layer.stores.bus
+
     def prepare_and_begin() -> StreamingQuery:
         prepare(layer, project)
         query = begin(layer, project)
-        measured.topic_id = layer.stores.bus.topic_id(topic)
+        measured.topic_id = bus.topic_id(bus.read_as(topic))
         return query
 
     def observe(query: StreamingQuery) -> bool:
@@ -255,7 +281,7 @@ def _measured(
         measured.meter.read(query)
         if measured.delays is not None:
             measured.delays.query_reached(now_micros(), measured.meter.position)
-            look_behind(layer, project, source, topic, measured.meter.unseen)
+            look_behind(layer, project, source, bus.read_as(topic), measured.meter.unseen)
         return measured.meter.events > before
 
     supervised = SupervisedQuery(

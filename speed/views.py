@@ -27,23 +27,25 @@ def sources_of(project: Project) -> list[Source]:
 
 def events_of(layer: SpeedLayer, project: Project, source: Source) -> DataFrame:
     """The streaming good events of a source, each once: the first arrival of an id."""
-    read = messages(layer, str(source.topic), startingOffsets=starting_offsets(layer, project, source))
+    topic = layer.stores.bus.read_as(str(source.topic))
+    read = messages(layer, topic, startingOffsets=starting_offsets(layer, project, source))
     ahead = F.max(F.when(is_ahead(layer.times), F.unix_micros("timestamp")))
     read = read.observe(AHEAD, ahead.alias("until"))
     suite = layer.suites(project).get(source.name)
     events = good_events(project, source, read, layer.times, suite, layer.stores.schemas)
     days, spark = remembered_days(layer, project), layer.stores.spark
-    loaded = layer.stores.lake.file_ids(spark, project, source, days)
+    # No row of a file has the identity of a message.
+    loaded = layer.stores.lake.file_ids(spark, project, source, days) if source.id is not None else None
     if loaded is not None:
         # A build counts what a file brought first; Delta shows each micro-batch the table as it then is.
-        same = (named(source.id) == F.col("_file_id")) & (F.col("_file_arrival") <= F.col("_arrival"))
+        same = (named(source.identity) == F.col("_file_id")) & (F.col("_file_arrival") <= F.col("_arrival"))
         events = events.join(loaded, same, "left_anti")
     # The watermark precedes the shuffle: behind it Spark forgets the partitioning and would shuffle again.
     marked = events.withWatermark("_arrival", f"{layer.times.dedup_horizon_seconds} seconds")
     # Of duplicates in one micro-batch the first row wins: in the order of arrival, the first arrival.
-    shuffled = marked.repartition(layer.partitions, quoted(source.id))
+    shuffled = marked.repartition(layer.partitions, quoted(source.identity))
     ordered = shuffled.sortWithinPartitions("_arrival", "_partition", "_offset")
-    return ordered.dropDuplicatesWithinWatermark([source.id])
+    return ordered.dropDuplicatesWithinWatermark([source.identity])
 
 
 def states_of(layer: SpeedLayer, project: Project, source: Source, events: DataFrame) -> DataFrame:

@@ -14,6 +14,9 @@ _OF_VERSIONS = ("model_version", "batch_version", "as_of", "layer")
 RESERVED = {*_OF_ROWS, *_OF_VERSIONS}
 """Columns of serving tables beside a project's own: no name for a feature or a key column."""
 
+IDENTITY = "_identity"
+"""The column that identifies events of a source without an id."""
+
 RESULTS = ("score", "label", "model_version")
 """Columns that scoring adds to rows."""
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from anabranch.declare.names import check_name
+from anabranch.declare.names import IDENTITY, check_name
 from anabranch.declare.nesting import Nesting, nesting_of
 from anabranch.declare.tables import read_address
 from anabranch.declare.wire_formats import format_names, found_schema
@@ -18,6 +18,7 @@ from anabranch.values.types import BOOLEAN, STRING, Column, parse_schema
 class Source:
     """A source of events of one schema. `id` is the column that identifies an event: its first arrival wins.
 
+    With ``id=None`` a message is identified by its place in the topic, and a row of a file by its values.
     A source without a `topic` is read from files, or from a `table` that stays where it lies, written
     ``"delta:PATH"``, ``"parquet:PATH"`` or ``"jdbc:URL#SCHEMA.TABLE?column=COLUMN"``. With both, history
     comes by table and news by topic, and what both bring counts once. `format` is the format of the topic's
@@ -32,7 +33,7 @@ class Source:
 
     name: str
     schema: str
-    id: str
+    id: str | None
     time: str
     topic: str | None = None
     format: str = "json"
@@ -77,6 +78,25 @@ class Source:
                 f"source {self.name!r}: messages of format 'csv' are rows without nesting: "
                 "leave `fields` and `explode` out"
             )
+        self._check_id()
+        kind = self.column(self.time, "time").type
+        if not kind.time:
+            raise DeclarationError(
+                f"source {self.name!r}: time {self.time!r} is {kind}: it must be TIMESTAMP or DATE"
+            )
+
+    def _check_id(self) -> None:
+        if self.id is None:
+            if self.table is not None:
+                raise DeclarationError(
+                    f"source {self.name!r}: rows of a table are told apart by a column: give its name as id"
+                )
+            if self.explode is not None:
+                raise DeclarationError(
+                    f"source {self.name!r}: with explode an event's id is the message's and the item's "
+                    "position: give the column of the message's id"
+                )
+            return
         identity = self.column(self.id, "id")
         if identity.type.nested:
             raise DeclarationError(
@@ -88,11 +108,11 @@ class Source:
                 f"source {self.name!r}: with explode an event's id is the message's and the item's position, "
                 f"such as 'order-7#0': column {self.id!r} must be STRING and lie outside of {self.explode}"
             )
-        kind = self.column(self.time, "time").type
-        if not kind.time:
-            raise DeclarationError(
-                f"source {self.name!r}: time {self.time!r} is {kind}: it must be TIMESTAMP or DATE"
-            )
+
+    @property
+    def identity(self) -> str:
+        """The column that identifies an event: the id, or one that is made where there is none."""
+        return IDENTITY if self.id is None else self.id
 
     @property
     def columns(self) -> tuple[Column, ...]:

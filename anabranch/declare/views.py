@@ -260,7 +260,7 @@ class FeatureView:
     def _ground(self, aggregates: Iterable[Aggregate]) -> list[str]:
         """The source, the key, the windows and the types of the columns that are read."""
         source = self.source
-        used = {name.lower() for name in (*self.keys, source.time, source.id)}
+        used = {name.lower() for name in (*self.keys, source.time, source.id or "")}
         used.update(
             name.lower()
             for aggregate in aggregates
@@ -271,7 +271,7 @@ class FeatureView:
         return [
             source.name,
             source.topic or "",
-            source.id,
+            source.id or "",
             source.time,
             repr(self.keys),
             repr([span.meaning for span in self.spans]),

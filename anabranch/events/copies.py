@@ -35,7 +35,7 @@ def distinct(source: Source, events: DataFrame) -> DataFrame:
     is the same whenever it is made. Sorts all events; `distinct_of_many` avoids that where copies are few.
     """
     ranked = events.withColumn(
-        "_rank", F.row_number().over(Window.partitionBy(named(source.id)).orderBy(*_ORDER))
+        "_rank", F.row_number().over(Window.partitionBy(named(source.identity)).orderBy(*_ORDER))
     )
     return ranked.where("_rank = 1").drop("_rank")
 
@@ -74,7 +74,7 @@ def distinct_among(
     found = _held(suspects)
     if found is not None and found.isEmpty():
         return distinct(source, chosen).withColumn("_again", F.lit(False))
-    identity = named(source.id).alias("_id")
+    identity = named(source.identity).alias("_id")
     mine = _of(source, chosen, found).groupBy(identity).agg(F.count_if(condition).alias("_chosen"))
     # NULLs come first in the order of structs, as they do in that of `distinct`.
     everywhere = _of(source, events, found).select(
@@ -87,7 +87,7 @@ def distinct_among(
     judged = (
         distinct(source, chosen)
         .withColumn("_order", F.struct(*_ORDER))
-        .join(first, named(source.id) == F.col("_id"), "left")
+        .join(first, named(source.identity) == F.col("_id"), "left")
     )
     kept = judged.where(F.col("_first").isNull() | F.col("_order").eqNullSafe(F.col("_first")))
     return kept.select(
@@ -106,7 +106,7 @@ def repeated(source: Source, events: DataFrame) -> DataFrame:
 
 
 def _hash(source: Source) -> Column:
-    return F.xxhash64(named(source.id)).alias("_hash")
+    return F.xxhash64(named(source.identity)).alias("_hash")
 
 
 def _held(hashes: DataFrame) -> DataFrame | None:

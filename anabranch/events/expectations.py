@@ -106,17 +106,21 @@ def derived_suite(source: Source, keys: Sequence[str]) -> Suite:
     Rows without id, event time or key and cells of a wrong type go to quarantine anyway
     (anabranch/events/judging.py), so these are warnings about a load that is odd as a whole.
     """
+    own = () if source.id is None else (source.id,)
     found = [
         _warning("expect_table_row_count_to_be_between", "a load has rows", min_value=1),
         *(
             _warning("expect_column_values_to_not_be_null", "needed of every event", column=name)
-            for name in dict.fromkeys((source.id, source.time, *keys))
+            for name in dict.fromkeys((*own, source.time, *keys))
         ),
-        _warning(
-            "expect_column_proportion_of_unique_values_to_be_between",
-            "of one id only the first event counts",
-            column=source.id,
-            min_value=0.9,
+        *(
+            _warning(
+                "expect_column_proportion_of_unique_values_to_be_between",
+                "of one id only the first event counts",
+                column=name,
+                min_value=0.9,
+            )
+            for name in own
         ),
         _warning(
             "expect_column_values_to_be_between",

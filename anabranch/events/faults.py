@@ -40,7 +40,7 @@ def find_fault(
     `latest` (microseconds) is the last event time that is not in the future.
     """
     if not isinstance(event, dict):
-        return Fault(source.id, f"an event is a JSON object, not {show(event)}")
+        return Fault(source.id or source.time, f"an event is a JSON object, not {show(event)}")
     if not source.nested:
         return _fault(event, source, keys, latest)
     try:
@@ -59,8 +59,9 @@ def _event_fault(
 ) -> Fault | None:
     if event.fault is not None or event.position is None:
         return _named(event.fault) if event.fault else _fault(event.values, source, keys, latest)
-    text = json_text(event.values[source.id]) if event.values[source.id] is not None else None
-    fault = _fault({**event.values, source.id: identity(text, event.position)}, source, keys, latest)
+    message = event.values[source.identity]
+    text = None if message is None else json_text(message)
+    fault = _fault({**event.values, source.identity: identity(text, event.position)}, source, keys, latest)
     return fault and Fault(fault.field, f"{source.explode}[{event.position}]: {fault.reason}")
 
 
@@ -77,9 +78,9 @@ def find_text_fault(text: bytes, source: Source) -> Fault | None:
     try:
         json.loads(text, parse_int=_short_number, parse_float=_short_number, object_pairs_hook=_short_names)
     except EventError as error:
-        return Fault(source.id, str(error))
+        return Fault(source.id or source.time, str(error))
     except RecursionError:
-        return Fault(source.id, "the event is nested too deeply")
+        return Fault(source.id or source.time, "the event is nested too deeply")
     return None
 
 
@@ -106,6 +107,8 @@ def _fault(
             return Fault(column.name, f"{column.name}: {reason}")
         values[column.name] = value
     for name, role in ((source.id, "id"), (source.time, "time")):
+        if name is None:
+            continue
         if values[name] in (None, ""):
             return Fault(name, f"{name} is missing: it is the {role} of a {source.name!r} event")
     return _key_fault(values, source, keys) or _future(values, source, latest)

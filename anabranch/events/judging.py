@@ -7,6 +7,7 @@ and has a `_reason`.
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from anabranch.declare.names import IDENTITY
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
 from anabranch.events.cells import cell, complaint, is_wrong, named
@@ -15,7 +16,8 @@ from anabranch.events.decoders.decoder import Decoder, decoder_of
 from anabranch.events.decoders.schemas import Schemas
 from anabranch.events.expectations import Suite
 from anabranch.events.nested_cells import read_nested
-from anabranch.events.rows import LAKE_COLUMNS, lake_columns, sealed
+from anabranch.events.origins import HEADER
+from anabranch.events.rows import LAKE_COLUMNS, lake_columns, message_identity, row_identity, sealed
 from anabranch.settings import TimeSettings
 from anabranch.values.keys import KEY_RULE, LONGEST_KEY, SEPARATOR
 from anabranch.values.times import SECOND
@@ -39,15 +41,34 @@ def from_topic(messages: DataFrame, times: TimeSettings) -> DataFrame:
     A message whose time is its producer's, or lies ahead because the broker's clock was wrong, has no arrival
     that batch and stream could share, and would move the stream's watermark past all others. So it belongs
     to batches alone, as a row of a file does: `_file` is ``topic:<name>``, and it arrived no later than now.
+    The place of a message that a relay copied is that in the original topic.
     """
     now, foreign = F.current_timestamp(), (F.col("timestampType") != _BROKERS) | is_ahead(times)
+    topic, partition, offset, stamp = _place(messages)
     return messages.select(
         F.col("value").cast("string").alias("value"),
         F.when(foreign, F.least("timestamp", now)).otherwise(F.col("timestamp")).alias("_arrival"),
-        F.when(foreign, F.concat(F.lit("topic:"), "topic")).alias("_file"),
-        F.col("topic").alias("_topic"),
-        F.col("partition").alias("_partition"),
-        F.col("offset").alias("_offset"),
+        F.when(foreign, F.concat(F.lit("topic:"), topic)).alias("_file"),
+        topic.alias("_topic"),
+        partition.alias("_partition"),
+        offset.alias("_offset"),
+        message_identity(topic, partition, offset, stamp).alias(IDENTITY),
+    )
+
+
+def _place(messages: DataFrame) -> tuple[Column, Column, Column, Column]:
+    """Topic, partition, offset and stamp: those of the original where headers, which copies have, say so."""
+    own = (F.col("topic"), F.col("partition"), F.col("offset"), F.unix_millis("timestamp"))
+    if "headers" not in messages.columns:
+        return own
+    header = F.expr(f"try_element_at(filter(headers, each -> each.key = '{HEADER}'), -1).value")
+    parts = F.split(header.cast("string"), "/")
+    topic, partition, offset, stamp = (F.try_element_at(parts, F.lit(number)) for number in (1, 2, 3, 4))
+    return (
+        F.coalesce(topic, own[0]),
+        F.coalesce(partition.try_cast("int"), own[1]),
+        F.coalesce(offset.try_cast("bigint"), own[2]),
+        F.coalesce(stamp.try_cast("bigint"), own[3]),
     )
 
 
@@ -74,7 +95,12 @@ def parse(source: Source, raw: DataFrame, decoder: Decoder | None = None) -> Dat
     `decoder` reads the values, by default that of the source's format. The result is that of `read_cells`.
     """
     decoder = decoder or decoder_of(source)
-    return read_cells(source, decoder.cells(source, decoder.messages(raw)))
+    return read_cells(source, decoder.cells(source, decoder.messages(_with_identity(raw))))
+
+
+def _with_identity(raw: DataFrame) -> DataFrame:
+    """The rows with the lake's column of identities, which only messages have by themselves."""
+    return raw if IDENTITY in raw.columns else raw.withColumn(IDENTITY, F.lit(None).cast("string"))
 
 
 def read_cells(source: Source, raw: DataFrame) -> DataFrame:
@@ -83,7 +109,7 @@ def read_cells(source: Source, raw: DataFrame) -> DataFrame:
     A column that has its declared type already is taken as it is. The result has the source's columns typed,
     the lake's columns, `_raw`, and `_reason`, which is NULL where every cell could be read.
     """
-    raw, faults = read_nested(source, raw)
+    raw, faults = read_nested(source, _with_identity(raw))
     types = {field.name: field.dataType.simpleString() for field in raw.schema.fields}
     texts = [column for column in source.columns if types[column.name] != column.type.stored]
     cells = {column.name: f"_cell_{position}" for position, column in enumerate(texts)}
@@ -100,9 +126,15 @@ def read_cells(source: Source, raw: DataFrame) -> DataFrame:
     wrong += [F.col(fault) for fault in faults]
     fault = F.col("_fault") if "_fault" in types else F.lit(None).cast("string")
     reason = F.coalesce(fault, _all_of(wrong))
-    typed = [F.col(cells[c.name]).alias(c.name) if c.name in cells else named(c.name) for c in source.columns]
+    typed = {c.name: F.col(cells[c.name]) if c.name in cells else named(c.name) for c in source.columns}
+    identity = F.lit(None) if source.id is not None else F.coalesce(IDENTITY, row_identity(source, typed))
     # Not sealed: `judge` reads the reason once, and all the rest are columns.
-    return read.select(*typed, *lake_columns(), F.col("_raw"), reason.alias("_reason"))
+    return read.select(
+        *[value.alias(name) for name, value in typed.items()],
+        *lake_columns(**{IDENTITY: identity}),
+        F.col("_raw"),
+        reason.alias("_reason"),
+    )
 
 
 def judge(
@@ -154,10 +186,9 @@ def _rules(
 ) -> list[Column]:
     """The reasons against a typed event, each NULL where it does not hold."""
     names = tuple(dict.fromkeys(name for keys in key_sets for name in keys))
+    no_id = F.coalesce(named(source.identity).cast("string"), F.lit("")) == ""
     return [
-        F.when(
-            F.coalesce(named(source.id).cast("string"), F.lit("")) == "", f"no id: {source.id} is missing"
-        ),
+        *([] if source.id is None else [F.when(no_id, f"no id: {source.id} is missing")]),
         F.when(named(source.time).cast("timestamp").isNull(), f"no event time: {source.time} is missing"),
         *more,
         *_key_rules(key_sets, names),

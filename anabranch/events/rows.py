@@ -6,10 +6,22 @@ _file STRING         where it came from: a file, or ...
 _topic STRING        ... a topic; with `_file` a message that batches take as a row of a file (see judging.py)
 _partition INT       of the topic
 _offset BIGINT       in the partition, or (rising, with gaps) in the file
+_identity STRING     what identifies an event of a source without an id; NULL for others
+
+What identifies it is the place of a message, or the values of a row:
+
+    payments/3/42@1764529452123                topic, partition, offset, stamp (ms), of the original if copied
+    row:9b74c9897bac770ffc029102a200c5de       the beginning of a SHA-256 of the typed values
 """
+
+from collections.abc import Mapping
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+
+from anabranch.declare.names import IDENTITY
+from anabranch.declare.sources import Source
+from anabranch.values.types import BINARY
 
 LAKE_COLUMNS = {
     "_arrival": "TIMESTAMP",
@@ -18,7 +30,9 @@ LAKE_COLUMNS = {
     "_topic": "STRING",
     "_partition": "INT",
     "_offset": "BIGINT",
+    IDENTITY: "STRING",
 }
+_DIGITS = 32  # hexadecimal: 128 bits, so that no two rows of a lake share them
 LONGEST_EVENT = 1_048_576
 """Bytes of one event's text; a longer one goes to quarantine."""
 BASE64 = "base64:"
@@ -49,12 +63,30 @@ def kept_value(text: Column) -> Column:
     return F.when(coded, bytes_).otherwise(text)
 
 
-def lake_columns() -> list[Column]:
-    """The lake's columns of raw events; the date is always that of the arrival."""
-    return [
-        (F.to_date("_arrival") if name == "_date" else F.col(name)).cast(kind).alias(name)
-        for name, kind in LAKE_COLUMNS.items()
+def lake_columns(**made: Column) -> list[Column]:
+    """The lake's columns of raw events, or as `made`; the date is always that of the arrival."""
+    made = {"_date": F.to_date("_arrival"), **made}
+    return [made.get(name, F.col(name)).cast(kind).alias(name) for name, kind in LAKE_COLUMNS.items()]
+
+
+def message_identity(topic: Column, partition: Column, offset: Column, stamp: Column) -> Column:
+    """What identifies a message without an id; `stamp` is its time in the original, in ms since 1970.
+
+    The stamp tells a message from one at the same place of a topic that was deleted and made again.
+    """
+    return F.concat(topic, F.lit("/"), partition, F.lit("/"), offset, F.lit("@"), stamp)
+
+
+def row_identity(source: Source, values: Mapping[str, Column]) -> Column:
+    """What identifies a row without an id: a digest of the typed `values` of the source's columns.
+
+    Equal rows are one event, wherever they come from and however their files are written.
+    """
+    texts = [
+        F.hex(values[column.name]) if column.type == BINARY else values[column.name].cast("string")
+        for column in source.columns
     ]
+    return F.concat(F.lit("row:"), F.left(F.sha2(F.to_json(F.array(*texts)), 256), F.lit(_DIGITS)))
 
 
 def sealed(frame: DataFrame, *columns: Column) -> DataFrame:

@@ -219,7 +219,7 @@ class _TableReader:
         path = self.readings.ids
         self.readings.prepare_ids()
         events = table_events(source, rows, reading)
-        ids = events.select(named(source.id).alias("id")).distinct()
+        ids = events.select(named(source.identity).alias("id")).distinct()
         if not anew:
             ids = ids.join(spark.read.format("delta").load(path).select("id"), "id", "left_anti")
         writer = ids.withColumn("arrival", F.lit(from_micros(now))).write.format("delta")
@@ -235,6 +235,6 @@ class _TableReader:
 
 def _referenced(judged: DataFrame, source: Source) -> DataFrame:
     """The bad rows, of which only small ones keep their whole text."""
-    reference = F.to_json(F.struct(named(source.id)))
+    reference = F.to_json(F.struct(named(source.identity)))
     text = F.when(F.octet_length("_raw") <= _SMALL, F.col("_raw")).otherwise(reference)
     return judged.where("_reason IS NOT NULL").select(*LAKE_COLUMNS, text.alias("_raw"), "_reason")

@@ -17,12 +17,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql.streaming.query import StreamingQuery
 
 from anabranch.declare.projects import Project
@@ -34,6 +35,7 @@ from anabranch.events.judging import from_topic, parse
 from anabranch.events.predictions import NAME, landed_sources
 from anabranch.progress import Progress
 from anabranch.stores.files.filesystems import file_names, read_text
+from anabranch.stores.kafka.relays import Relays
 from anabranch.stores.lake.schemas import check_tables, prepare_events
 from anabranch.stores.opened import Stores
 from anabranch.stores.queries import SupervisedQuery, checkpoint_of, run_queries, triggered
@@ -63,24 +65,43 @@ def land(
 ) -> dict[str, LoadSummary]:
     """Read what the project's tables have and land what its topics hold now, predictions included.
 
-    Returns the summaries by source. A topic that does not exist is created. With `follow`, landing of topics
-    continues until it is stopped. While the schema registry is away and a message needs it, landing waits.
+    Returns the summaries by source. A topic that does not exist is created; one that its producers stamp is
+    copied to its end first. With `follow`, landing of topics continues until it is stopped. While the schema
+    registry is away and a message needs it, landing waits.
     """
     fed = {name: source for name, source in landed_sources(project).items() if source.topic is not None}
-    topics = [str(source.topic) for source in fed.values()]
+    topics, copied = [str(source.topic) for source in fed.values()], list[str]()
     if topics:  # first: that Kafka is away is told before Spark starts
         stores.bus.ensure_topics(topics)
-        stores.bus.require_arrival(topics)
+        copied = stores.bus.relayed(topics)
     check_tables(stores.spark, stores.lake, project)
     by_table = read_tables(stores, project, progress, gate)
     if not fed:
         return by_table
+    with closing(Relays(stores.bus, progress.step)) as relays:
+        if follow is not None:
+            relays.start(copied)
+        elif copied:
+            progress.step(f"copying {', '.join(copied)}, stamped by its producers")
+            relays.copy_all(copied)
+        return _land(stores, project, fed, by_table, progress, gate, follow)
+
+
+def _land(
+    stores: Stores,
+    project: Project,
+    fed: Mapping[str, Source],
+    by_table: Mapping[str, LoadSummary],
+    progress: Progress,
+    gate: QualityGate | None,
+    follow: Follow | None,
+) -> dict[str, LoadSummary]:
     behind = [
         source for source in fed.values() if follow is not None or not _is_landed(stores, project, source)
     ]
     for source in behind:
         _tell_lost(stores, project, source, progress)
-    names = ", ".join(str(source.topic) for source in behind)
+    names = ", ".join(_read_topic(stores, source) for source in behind)
     progress.step(
         f"{'following' if follow else 'draining'} {names}" if behind else "no topic has anything new"
     )
@@ -120,7 +141,7 @@ class _Patience:
 
 def landed_offsets(stores: Stores, project: Project, source: Source) -> dict[int, int]:
     """The first offset of each partition that is not landed yet; empty before the topic's first load."""
-    return _landed_offsets(stores.spark, _checkpoint(stores, project, source), source)
+    return _landed_offsets(stores, source, _checkpoint(stores, project, source))
 
 
 def was_made_again(stores: Stores, project: Project, source: Source) -> bool:
@@ -130,22 +151,26 @@ def was_made_again(stores: Stores, project: Project, source: Source) -> bool:
 
 def _checkpoint(stores: Stores, project: Project, source: Source, *, begin: bool = False) -> str:
     folder = stores.lake.checkpoint(project, source)
-    return checkpoint_of(stores.spark, folder, stores.bus.topic_id(str(source.topic)), begin=begin)
+    return checkpoint_of(stores.spark, folder, stores.bus.topic_id(_read_topic(stores, source)), begin=begin)
 
 
-def _landed_offsets(spark: SparkSession, checkpoint: str, source: Source) -> dict[int, int]:
+def _read_topic(stores: Stores, source: Source) -> str:
+    """The topic that is landed for a source: its own, or the copy."""
+    return stores.bus.read_as(str(source.topic))
+
+
+def _landed_offsets(stores: Stores, source: Source, checkpoint: str) -> dict[int, int]:
+    spark, topic = stores.spark, _read_topic(stores, source)
     done = [int(name) for name in file_names(spark, f"{checkpoint}/commits") if name.isdigit()]
     if not done:
         return {}
     place = f"{checkpoint}/offsets/{max(done)}"
     try:
-        found: dict[str, int] = json.loads(read_text(spark, place).splitlines()[-1]).get(
-            str(source.topic), {}
-        )
+        found: dict[str, int] = json.loads(read_text(spark, place).splitlines()[-1]).get(topic, {})
         return {int(partition): int(offset) for partition, offset in found.items()}
     except (ValueError, IndexError, AttributeError, PySparkException, Py4JError) as error:
         raise AnabranchError(
-            f"how far topic {source.topic!r} has been landed cannot be read: {place} is missing or damaged; "
+            f"how far topic {topic!r} has been landed cannot be read: {place} is missing or damaged; "
             f"restore it, or remove {checkpoint}: then the topic is landed from its beginning, and events "
             "that are in the lake already count once, by their ids"
         ) from error
@@ -153,8 +178,8 @@ def _landed_offsets(spark: SparkSession, checkpoint: str, source: Source) -> dic
 
 def _tell_lost(stores: Stores, project: Project, source: Source, progress: Progress) -> None:
     """Say what a first landing of a topic cannot find any more."""
-    checkpoint, topic = _checkpoint(stores, project, source), str(source.topic)
-    if _landed_offsets(stores.spark, checkpoint, source):
+    checkpoint, topic = _checkpoint(stores, project, source), _read_topic(stores, source)
+    if _landed_offsets(stores, source, checkpoint):
         return
     said = []
     if was_made_again(stores, project, source):
@@ -170,15 +195,15 @@ def _tell_lost(stores: Stores, project: Project, source: Source, progress: Progr
 def _is_landed(stores: Stores, project: Project, source: Source) -> bool:
     """Whether nothing is new. A landed offset beyond the end counts as new: the query reports the loss."""
     landed = landed_offsets(stores, project, source)
-    ends = stores.bus.ends(str(source.topic))
+    ends = stores.bus.ends(_read_topic(stores, source))
     return all(landed.get(partition, 0) == end for partition, end in ends.items())
 
 
 def _start(loader: SourceLoader, landed: dict[str, LoadSummary], follow: Follow | None) -> StreamingQuery:
     source, stores = loader.source, loader.stores
     prepare_events(stores.spark, stores.lake, loader.project, source)
-    checkpoint = _checkpoint(stores, loader.project, source, begin=True)
-    reader = stores.spark.readStream.format("kafka").options(**stores.bus.spark_options([str(source.topic)]))
+    checkpoint, topic = _checkpoint(stores, loader.project, source, begin=True), _read_topic(stores, source)
+    reader = stores.spark.readStream.format("kafka").options(**stores.bus.spark_options([topic]))
     messages = reader.option("maxOffsetsPerTrigger", _MOST_A_BATCH).load()
     decoder = decoder_of(source, stores.schemas)
     writer = loader.judge(parse(source, from_topic(messages, stores.settings.times), decoder)).writeStream

@@ -22,6 +22,7 @@ from functools import reduce
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from anabranch.declare.names import IDENTITY
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
 from anabranch.declare.tables import KINDS
@@ -33,7 +34,7 @@ from anabranch.events.decoders.json_objects import JsonDecoder
 from anabranch.events.decoders.schemas import Schemas
 from anabranch.events.judging import judge, read_cells
 from anabranch.events.messages import POSITION
-from anabranch.events.rows import LAKE_COLUMNS, kept_value
+from anabranch.events.rows import LAKE_COLUMNS, kept_value, message_identity
 from anabranch.progress import Progress
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.lake.loads import stage
@@ -160,7 +161,13 @@ def _as_raw(rows: DataFrame, source: Source, arrival: int, changes: Mapping[str,
     first = F.concat(F.lit("first="), F.unix_micros("arrival").cast("string"))
     changed = [F.lit(f"set={','.join(changes)}")] if changes else []
     address = F.concat(F.lit(PREFIX), F.col("id"), F.lit("?"), F.concat_ws("&", *place, first, *changed))
-    known = {"_arrival": F.lit(from_micros(arrival)), "_file": address, "_offset": F.col("offset")}
+    message = message_identity(F.col("topic"), F.col("partition"), F.col("offset"), F.unix_millis("arrival"))
+    known = {
+        "_arrival": F.lit(from_micros(arrival)),
+        "_file": address,
+        "_offset": F.col("offset"),
+        IDENTITY: message,  # NULL for rows of files, which are identified by their values
+    }
     lake = [known.get(name, F.lit(None)).cast(kind).alias(name) for name, kind in LAKE_COLUMNS.items()]
     is_item = F.lit(source.explode is not None) & F.startswith("raw", F.lit(f'{{"{POSITION}":'))
     is_row = F.coalesce(F.endswith("file", F.lit(".parquet")), F.lit(False))

@@ -201,7 +201,7 @@ class _Following:
         if declared is None:
             return arrived.drop(*LAKE_COLUMNS)
         first = distinct(declared, arrived).drop(*LAKE_COLUMNS)
-        if out == SERVING or snapshot(spark, out) is None:
+        if declared.id is None or out == SERVING or snapshot(spark, out) is None:
             return first
         scored, name = spark.read.format("delta").load(out), stored_name(declared.id)
         if name not in scored.columns:

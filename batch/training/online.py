@@ -7,9 +7,11 @@ which arrive later are learnt on top.
 import logging
 
 import numpy as np
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from anabranch.declare.projects import Project
+from anabranch.declare.sources import Source
 from anabranch.errors import AnabranchError
 from anabranch.progress import Progress
 from anabranch.stores.cassandra.online_models import OnlineModel, OnlineModels, fresh, online_of, online_rows
@@ -22,6 +24,22 @@ log = logging.getLogger(__name__)
 _MOST = 200_000
 """The number of labels that are learnt, the newest: older ones would have faded by the end."""
 _TRIES = 5
+
+
+def _learnt_offsets(stores: Stores, project: Project, source: Source, labels: DataFrame) -> dict[int, int]:
+    """By partition the offset of the topic that the stream reads up to which `labels` hold its messages."""
+    landed = landed_offsets(stores, project, source)
+    last = F.max(F.struct("_offset", F.unix_micros("_arrival").alias("arrival"))).alias("last")
+    places = labels.where("_partition IS NOT NULL").groupBy("_partition").agg(last).collect()
+    topic = stores.bus.read_as(str(source.topic)) if places else ""
+    if places and topic != source.topic:
+        # Lake and copy count differently. A label that came in the same millisecond may be learnt twice.
+        return {
+            part: min(stores.bus.offsets_at(topic, found["arrival"]).get(part, 0), landed.get(part, 0))
+            for part, found in places
+        }
+    # The lake may hold messages of a deleted topic of the name, at offsets that this one has not reached.
+    return {part: min(found["_offset"] + 1, landed.get(part, 0)) for part, found in places}
 
 
 def reset_online(
@@ -41,13 +59,7 @@ def reset_online(
     table = frame.orderBy(F.desc(TIME)).limit(_MOST).toArrow().sort_by(TIME)
     source = project.label.source
     labels = stores.lake.events(stores.spark, project, source, version=versions.get(source.name))
-    places = (
-        labels.where("_partition IS NOT NULL")
-        .groupBy("_partition")
-        .agg((F.max("_offset") + 1).alias("until"))
-        .collect()
-    )
-    landed = landed_offsets(stores, project, source)
+    learnt = _learnt_offsets(stores, project, source, labels)
     rows = online_rows(project, {name: values(table.column(name)) for name in project.model_features})
     target = np.asarray(table.column(TARGET).to_numpy(), dtype=np.float64)
     begun = fresh(project, online)
@@ -57,8 +69,7 @@ def reset_online(
         progress.advance((number + 1) * len(rows), online.passes * len(rows))
     model = OnlineModel(
         learner=begun.learner,
-        # The lake may hold messages of a deleted topic of the name, at offsets that this one has not reached.
-        offsets={part: min(until, landed.get(part, 0)) for part, until in places},
+        offsets=learnt,
         origin="batch",
         left_out=total - len(rows),
     )

@@ -283,9 +283,11 @@ def verify(
     if verified.lost:
         text += f"; {verified.lost} values of keys that have more states than the store takes (degraded)"
     if bus:
-        value["topics"] = {each.topic: picked(each, "messages missing") for each in topics}
+        value["topics"] = {each.topic: picked(each, "messages missing waiting") for each in topics}
         missing = sum(each.missing for each in topics)
         text += f"; {sum(each.messages for each in topics)} messages of topics, {missing} never landed"
+        waiting = sum(each.waiting for each in topics)
+        text += f", {waiting} still to be copied" if waiting else ""
     result(as_json, value, f"verify: {text}")
     for each in topics:
         if each.missing:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for verb in (ingest, publish, land, build, rollback, stream):
+    for verb in (ingest, publish, land, build, rollback, stream, relay):
         app.command()(verb)
 
 
@@ -267,6 +267,52 @@ def stream(
             f"given up: {', '.join(failed)}: correct the cause and start the stream again, "
             "which continues from its checkpoint"
         )
+
+
+def relay(
+    names: Names = None,
+    once: Annotated[bool, typer.Option("--once", help="Copy what the topics hold and stop.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Copy the projects' topics that producers stamp, so that they can be read by arrival, until stopped."""
+    from anabranch.events.predictions import landed_sources
+    from anabranch.stores.kafka.relays import Relays
+    from speed.progress import StreamMetrics, of_relay
+
+    stopping, steps = stop_event(), Steps()
+    with job() as context:
+        projects = _projects(context, names or [])
+        fed = [
+            (source.topic, project.name)
+            for project in projects
+            for source in landed_sources(project).values()
+        ]
+        readers = {topic: name for topic, name in reversed(fed) if topic is not None}
+        context.bus.ensure_topics(list(readers))
+        topics = context.bus.relayed(list(readers))
+        steps.step(f"relay of {', '.join(topics)}" if topics else "no topic is stamped by its producers")
+        port = 0 if once else context.settings.speed.metrics_port
+        with closing(StreamMetrics(port)) as metrics, closing(Relays(context.bus, steps.step)) as relays:
+            if once:
+                states = relays.copy_all(topics)
+            else:
+                relays.start(topics)
+                while topics and relays.active and not stopping.wait(_REPORT_SECONDS):
+                    relays.measure()
+                    snapshots = [of_relay(readers[state.topic], state) for state in relays.states()]
+                    metrics.show(snapshots)
+                    steps.report([escape(snapshot.line()) for snapshot in snapshots])
+                states = relays.states()
+    copied = {state.topic: picked(state, "copied lost") for state in states}
+    total = sum(state.copied for state in states)
+    result(
+        as_json,
+        {"projects": [project.name for project in projects], "topics": copied},
+        f"{total:,} messages copied",
+    )
+    failed = [f"{state.topic} ({state.failure})" for state in states if state.failure is not None]
+    if failed:
+        raise AnabranchError(f"given up: {', '.join(failed)}: correct the cause and start the relay again")
 
 
 def _projects(context: "Context", names: list[str]) -> list[Project]:

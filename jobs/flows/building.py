@@ -82,7 +82,7 @@ def topics_of(context: Context, project: Project) -> Mapping[str, str]:
     before, found = context.views.manifest(project.name), {}
     for name, source in project.sources.items():
         if source.topic is not None:
-            found[name] = context.bus.topic_id(source.topic)
+            found[name] = context.bus.topic_id(context.bus.read_as(source.topic))
             known = None if before is None else before.topics.get(name)
             if was_made_again(context, project, source) if known is None else known != found[name]:
                 until = now_micros() + context.settings.times.ahead_seconds * SECOND
@@ -181,19 +181,20 @@ def check_complete(context: Context, project: Project, cut: int) -> Mapping[str,
     for source in project.sources.values():
         if source.topic is None:
             continue
-        landed, readable = landed_offsets(context, project, source), context.bus.ends(source.topic)
+        topic = context.bus.read_as(source.topic)
+        landed, readable = landed_offsets(context, project, source), context.bus.ends(topic)
         held[source.name] = {str(partition): first for partition, first in landed.items()}
-        for partition, wanted in context.bus.offsets_at(source.topic, cut).items():
+        for partition, wanted in context.bus.offsets_at(topic, cut).items():
             offset = landed.get(partition, 0)
             if readable[partition] <= offset < wanted:
                 raise AnabranchError(
-                    f"a transaction is open on {source.topic}/{partition} at offset {offset}, and messages "
+                    f"a transaction is open on {topic}/{partition} at offset {offset}, and messages "
                     f"from before the cut {format_time(cut)} wait for its end: build again after it, give an "
                     "earlier --cut, or abort it with kafka-transactions.sh abort"
                 )
             if offset < wanted:
                 raise AnabranchError(
-                    f"the lake has {source.topic}/{partition} up to offset {offset}, but the cut "
+                    f"the lake has {topic}/{partition} up to offset {offset}, but the cut "
                     f"{format_time(cut)} is at {wanted}: run 'anabranch land {project.name}' and build again"
                 )
     return held

@@ -137,7 +137,7 @@ async def events(parts: ServerParts, call: Call) -> AcceptedBody:
             raise unprocessable(
                 f"{place}{fault.field}", f"{place}{fault.reason}: nothing was published", "wrong-event"
             )
-    keys_of = [str(value_at(event, source.nesting.path(source.id))).encode() for event in sent]
+    keys_of = [_message_key(source, event) for event in sent]
     values = await _encoded(parts, source, [bytes(text) for text in texts], several=several)
     messages: list[tuple[bytes | None, bytes]] = list(zip(keys_of, values, strict=True))
     if messages:
@@ -147,6 +147,13 @@ async def events(parts: ServerParts, call: Call) -> AcceptedBody:
     known_fields = source.nesting.fields
     ignored = dict.fromkeys(field[:100] for event in sent for field in event if field not in known_fields)
     return AcceptedBody(accepted=len(messages), ignored=list(ignored)[:_MOST_IGNORED] or msgspec.UNSET)
+
+
+def _message_key(source: Source, event: Any) -> bytes | None:
+    """The key of an event's message: its id, so that copies of an event go to one partition."""
+    if source.id is None:
+        return None
+    return str(value_at(event, source.nesting.path(source.id))).encode()
 
 
 async def _encoded(parts: ServerParts, source: Source, texts: list[bytes], *, several: bool) -> list[bytes]:

@@ -1,5 +1,6 @@
 """The bus: Kafka topics whose messages carry the broker's append time, which is their arrival."""
 
+import json
 import logging
 import socket
 import time
@@ -11,14 +12,17 @@ from typing import Any, Self
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType, OffsetSpec
 from kafka.errors import (
+    AuthorizationError,
     KafkaError,
     MessageSizeTooLargeError,
     RecordListTooLargeError,
     RetriableError,
     TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
 )
 
 from anabranch.errors import AnabranchError, TooLargeError, UnavailableError
+from anabranch.events.origins import copy_of, is_copy
 from anabranch.settings import BusSettings
 from anabranch.stores.kafka.publisher import Failure, Message, Publisher
 
@@ -44,11 +48,20 @@ def answering(address: str) -> Iterator[None]:
     """The one edge of the client: translates the errors it raises in a block to UnavailableError."""
     try:
         yield
+    except AuthorizationError as error:
+        raise _not_allowed(address, f"this ({error})") from error
     except KafkaError as error:
         raise UnavailableError(
             f"Kafka at {address} does not answer ({error}): "
             "start it with 'anabranch up', or set its address in [bus]"
         ) from error
+
+
+def _not_allowed(address: str, what: str) -> AnabranchError:
+    return AnabranchError(
+        f"Kafka at {address} does not allow {what}: give the user of [bus] security the rights that "
+        "docs/sources.md lists"
+    )
 
 
 def is_answering(address: str) -> bool:
@@ -74,6 +87,7 @@ class Bus:
         self.settings = settings
         self._publisher = Publisher(self._producer, self._sizes, self._restore)
         self._ensured: dict[str, tuple[int, Mapping[str, str]]] = {}
+        self._read_as: dict[str, str] = {}
 
     def ensure_topics(
         self, names: Sequence[str], partitions: int = 1, configs: Mapping[str, str] | None = None
@@ -86,22 +100,35 @@ class Bus:
                 if name not in existing:
                     _create(admin, name, *self._ensured[name])
 
-    def require_arrival(self, names: Sequence[str]) -> None:
-        """Raise AnabranchError when an existing topic is stamped by its producers instead of the broker."""
+    def relayed(self, names: Sequence[str]) -> list[str]:
+        """Those of `names` that are read through a relay's copy, since their producers stamp them.
+
+        A topic whose copy is there stays with it, also after the broker has come to stamp the topic.
+        """
+        names = list(dict.fromkeys(names))
         with self._admin() as admin:
+            existing = set(admin.list_topics())
+            there = [name for name in names if name in existing]
             resources = [
-                ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(ARRIVAL)) for name in names
+                ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(ARRIVAL)) for name in there
             ]
-            found = admin.describe_configs(resources, config_filter=ConfigFilterType.ALL)["topic"]
-        for name, configs in found.items():
-            for key, wanted in ARRIVAL.items():
-                if configs[key]["value"] != wanted:
-                    raise AnabranchError(
-                        f"topic {name!r} has {key}={configs[key]['value']}, but arrival must be the "
-                        "broker's own time: set it with kafka-configs --alter --entity-type topics "
-                        f"--entity-name {name} --add-config {key}={wanted} "
-                        "(messages that it holds already count with the next build, as rows of files do)"
-                    )
+            found = admin.describe_configs(resources, config_filter=ConfigFilterType.ALL) if there else {}
+        stamped = {
+            name: all(configs[key]["value"] == wanted for key, wanted in ARRIVAL.items())
+            for name, configs in found.get("topic", {}).items()
+        }
+        copied = [name for name in names if not stamped.get(name, True) or copy_of(name) in existing]
+        self._read_as |= {name: copy_of(name) if name in copied else name for name in there}
+        return copied
+
+    def read_as(self, topic: str) -> str:
+        """The topic that is read for `topic`: itself, or its copy where its producers stamp it.
+
+        Asked for once; `relayed` asks again.
+        """
+        if topic not in self._read_as and self.relayed([topic]):
+            return copy_of(topic)
+        return self._read_as.get(topic, topic)
 
     def publish(self, topic: str, messages: Iterable[tuple[bytes | None, bytes]]) -> int:
         """Publish (key, value) messages, wait until the cluster has stored them, and return their number.
@@ -230,7 +257,19 @@ class Bus:
                 "startingOffsets": "earliest",
                 "failOnDataLoss": "true",
             }
+            if any(map(is_copy, topics)):
+                options["includeHeaders"] = "true"  # they name the original's places
         return options
+
+    def span_options(self, topic: str, spans: Mapping[int, tuple[int, int]]) -> dict[str, str]:
+        """Options of Spark's Kafka source for the messages of [start, end) by partition that are there."""
+        return {
+            **{name: value for name, value in self.spark_options([topic]).items() if name != "subscribe"},
+            "assign": json.dumps({topic: sorted(spans)}),
+            "startingOffsets": json.dumps({topic: {part: start for part, (start, _) in spans.items()}}),
+            "endingOffsets": json.dumps({topic: {part: end for part, (_, end) in spans.items()}}),
+            "failOnDataLoss": "false",
+        }
 
     def close(self) -> None:
         """Close the connection that publishes; the bus may be used again."""
@@ -263,6 +302,8 @@ class Bus:
 
     def _described(self, admin: Any, topic: str) -> dict[str, Any]:
         described: dict[str, Any] = admin.describe_topics([topic])[0]
+        if described["error_code"] == TopicAuthorizationFailedError.errno:
+            raise _not_allowed(self.settings.bootstrap_servers, f"to describe topic {topic!r}")
         if described["error_code"]:
             raise AnabranchError(
                 f"topic {topic!r} is not on the bus at {self.settings.bootstrap_servers}: "

@@ -59,7 +59,7 @@ class KeptReadings:
 
     def prepare_ids(self) -> None:
         """Make the table of the ids unless it is there."""
-        kind = self.source.column(self.source.id, "id").type.spark
+        kind = self.source.column(self.source.identity, "id").type.spark
         create_table(self.spark, self.ids, {"id": kind, "arrival": "TIMESTAMP"}, None, {})
 
     def ids_version(self) -> int:

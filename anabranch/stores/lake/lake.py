@@ -25,13 +25,14 @@ from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from anabranch.declare.names import IDENTITY
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
 from anabranch.errors import AnabranchError
 from anabranch.events.cells import named
 from anabranch.events.copies import distinct, distinct_of_many
 from anabranch.events.predictions import landed_sources, predictions_source
-from anabranch.events.rows import LAKE_COLUMNS, LONGEST_KEPT
+from anabranch.events.rows import LAKE_COLUMNS, LONGEST_KEPT, message_identity, row_identity
 from anabranch.settings import LakeSettings
 from anabranch.stores.lake.kept_readings import KeptReadings
 from anabranch.stores.lake.readings import table_events, user_table
@@ -201,7 +202,9 @@ class Lake:
         parts = []
         if not loaded.isEmpty():
             recent = _recent(loaded, snapshot(spark, path), days, F.col("_date"))
-            parts.append(recent.select(named(source.id).alias("_file_id"), arrival.alias("_file_arrival")))
+            parts.append(
+                recent.select(named(source.identity).alias("_file_id"), arrival.alias("_file_arrival"))
+            )
         readings = self.readings(spark, project, source)
         ids = readings.ids_now()
         if ids is not None:
@@ -347,9 +350,13 @@ def as_declared(table: DataFrame, source: Source) -> DataFrame:
     columns = {
         name: named(stored) if folded(stored) in there else F.lit(None) for name, stored in names.items()
     }
-    return table.select(
-        *[columns[name].try_cast(kind).alias(name) for name, kind in _declared(source).items()]
-    )
+    typed = {name: columns[name].try_cast(kind) for name, kind in _declared(source).items()}
+    if source.id is None:
+        # Rows that landed while the source had an id were not given an identity.
+        stamp = F.unix_millis("_arrival")
+        place = message_identity(F.col("_topic"), F.col("_partition"), F.col("_offset"), stamp)
+        typed[IDENTITY] = F.coalesce(typed[IDENTITY], place, row_identity(source, typed))
+    return table.select(*[value.alias(name) for name, value in typed.items()])
 
 
 def _nothing(spark: SparkSession, columns: Mapping[str, str]) -> DataFrame:

@@ -146,7 +146,7 @@ def table_events(
     if ids is None:
         return events
     first = ids.groupBy(F.col("id").alias("_id")).agg(F.min("arrival").alias("_first"))
-    joined = events.join(first, named(source.id) == F.col("_id"), "left")
+    joined = events.join(first, named(source.identity) == F.col("_id"), "left")
     arrival = F.coalesce("_first", "_arrival")
     dated = joined.withColumns({"_arrival": arrival, "_date": F.to_date(arrival)})
     return dated.select(*[named(name) for name in events.columns])

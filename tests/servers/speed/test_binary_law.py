@@ -31,9 +31,9 @@ from jobs.wiring.context import Context
 from jobs.wiring.settings import Settings
 from speed.streams import start
 from tests.conftest import free_ports
-from tests.servers.speed.test_stream_law import some_events
 from tests.support import oracle
 from tests.support.law import SCHEMA
+from tests.support.law_river import some_events
 from tests.support.oracle import Event
 from tests.support.schemas import BOOL, DOUBLE, INT64, STRING, TIMESTAMP, descriptor_set, encoded, record
 from tests.unit.folds.test_law import assert_lawful

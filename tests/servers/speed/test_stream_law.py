@@ -3,8 +3,6 @@
 One history is lived through once, keeping what was answered at each moment; each test looks at one of them.
 """
 
-import json
-import random
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
@@ -12,15 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, given
-from hypothesis import settings as examples
 from kafka import KafkaConsumer, TopicPartition
 from pyspark.sql import SparkSession
 
-from anabranch import Aggregate, FeatureView, Label, Model, Project, Source
+from anabranch import FeatureView, Label, Model, Project, Source
 from anabranch.answers.features import Answer
 from anabranch.folds.spark import point_in_time
-from anabranch.values.times import DAY, MINUTE, SECOND, floor_to, format_time, from_micros, now_micros
+from anabranch.values.times import MINUTE, SECOND, from_micros, now_micros
 from batch.building.versions import rollback
 from batch.landing.ingest import ingest
 from jobs.flows.building import build_project
@@ -31,13 +27,10 @@ from jobs.wiring.settings import Settings
 from speed.streams import start
 from speed.views import sources_of
 from tests.support import oracle
-from tests.support.law import START, events_strategy, features_of, source
+from tests.support.law import source
+from tests.support.law_river import KEYS, message, some_events, some_features
 from tests.support.oracle import Event
 from tests.unit.folds.test_law import assert_lawful
-
-KEYS = ("a", "b", "never seen")
-SEED = 11
-
 
 PAIRS = (("a", "b"), ("b", "b"), ("never seen", "a"))
 """Keys of the project that uses the views in roles: of `buyer` and of `seller`."""
@@ -124,17 +117,6 @@ class River:
         return [replace(self.published[record.value], arrival=record.timestamp * 1000) for record in records]
 
 
-def some_features(windows: str, prefix: str = "") -> dict[str, Aggregate]:
-    """Every aggregate such windows allow: over the first column it takes, and with a filter over the last."""
-    found = features_of(windows)
-    by_kind: dict[str, list[str]] = {}
-    for name in found:
-        if not name.endswith("_some"):
-            by_kind.setdefault(name.partition("_")[0], []).append(name)
-    chosen = [name for names in by_kind.values() for name in (names[0], f"{names[-1]}_some")]
-    return {f"{prefix}{name}": found[name] for name in chosen}
-
-
 def make_project() -> Project:
     """A project of its own name and topic with every aggregate, in windows and for a lifetime."""
     name = f"law_{uuid.uuid4().hex[:8]}"
@@ -166,45 +148,6 @@ def make_borrower(owner: Project) -> Project:
 def pair_of(buyer: str, seller: str) -> dict[str, str]:
     """A key of the borrower."""
     return {"buyer": buyer, "seller": seller}
-
-
-def some_events(count: int) -> list[Event]:
-    """Random events of nine days in any order, some ids repeated, by the strategy of the pure law."""
-    found: list[Event] = []
-    shift = floor_to(now_micros(), 5 * MINUTE) - START - 9 * DAY
-
-    @examples(
-        max_examples=18,
-        deadline=None,
-        database=None,
-        derandomize=True,
-        suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate],
-    )
-    @given(events=events_strategy())
-    def gather(events: list[Event]) -> None:
-        base = len(found)
-        found.extend(replace(event, id=f"{base}-{event.id}", time=event.time + shift) for event in events)
-
-    gather()
-    random.Random(SEED).shuffle(found)
-    assert len(found) >= count
-    return found[:count]
-
-
-def message(event: Event) -> bytes:
-    """The event as JSON, a DECIMAL as a number with all its digits."""
-    fields = {
-        "id": event.id,
-        "key": event.key,
-        "time": format_time(event.time),
-        "x": event.x,
-        "n": event.n,
-        "s": event.s,
-        "b": event.b,
-    }
-    text = json.dumps({name: value for name, value in fields.items() if value is not None})
-    return (text if event.d is None else f'{text[:-1]}, "d": {event.d}}}').encode()
 
 
 def live(river: River, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -12,8 +13,10 @@ from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
 from anabranch import Count, FeatureView, Label, Last, Model, Project, Source
+from anabranch.events.copies import distinct
 from anabranch.events.faults import find_fault
 from anabranch.events.judging import from_topic, good, judge, parse, read_cells
+from anabranch.events.origins import Origin
 from anabranch.events.rows import LAKE_COLUMNS, LONGEST_EVENT
 from anabranch.settings import TimeSettings
 from anabranch.values.keys import LONGEST_KEY
@@ -286,6 +289,44 @@ def test_a_message_that_no_broker_stamped_in_time_is_a_batchs_and_arrived_no_lat
     arrivals = [row["_arrival"].astimezone(UTC) for row in found]
     assert [arrivals[0], arrivals[1], arrivals[3]] == [at for at, _ in (given[0], given[1], given[3])]
     assert all(now - minute < at < now + minute for at in (arrivals[2], arrivals[4]))
+
+
+def test_a_message_without_an_id_is_its_place_in_the_original_and_a_row_its_values(
+    spark: SparkSession,
+) -> None:
+    bare = replace(SOURCE, id=None)
+    origin = Origin("theirs", 3, 42, 1_764_529_452_123, "an-id").header()
+    forged = [("anabranch.origin", b"elsewhere/9/9/9/x"), ("anabranch.origin", origin)]
+    rows = [
+        (event().encode(), ARRIVAL, 1, "anabranch.theirs", 3, 50, forged),
+        (event().encode(), ARRIVAL + timedelta(seconds=1), 1, "anabranch.theirs", 3, 51, forged),
+        (event().encode(), ARRIVAL, 1, "anabranch.theirs", 3, 52, None),
+    ]
+    kinds = "value BINARY, timestamp TIMESTAMP, timestampType INT, topic STRING, partition INT, offset BIGINT"
+    messages = spark.createDataFrame(rows, f"{kinds}, headers ARRAY<STRUCT<key: STRING, value: BINARY>>")
+    found = parse(bare, from_topic(messages, TimeSettings()))
+    places = [(row["_topic"], row["_partition"], row["_offset"]) for row in found.collect()]
+    assert places == [("theirs", 3, 42), ("theirs", 3, 42), ("anabranch.theirs", 3, 52)]
+    assert [row["_identity"] for row in found.collect()] == [
+        "theirs/3/42@1764529452123",
+        "theirs/3/42@1764529452123",
+        f"anabranch.theirs/3/52@{int(ARRIVAL.timestamp() * 1000)}",
+    ]
+    assert [row["_offset"] for row in distinct(bare, found).orderBy("_offset").collect()] == [42, 52]
+    assert {row["_identity"] for row in parse(SOURCE, from_topic(messages, TimeSettings())).collect()} == {
+        None
+    }
+
+    texts = [event(n=1), event(n=1), event(n="1", unknown=2), event(n=2), event(), event(shop="a\x1f")]
+    of_file = [(text, ARRIVAL, "f.json", None, None, number) for number, text in enumerate(texts)]
+    parsed = parse(bare, spark.createDataFrame(of_file, RAW))
+    names = [row["_identity"] for row in parsed.orderBy("_offset").collect()]
+    assert names[0] == names[1] == names[2]
+    assert len(set(names)) == 4
+    assert all(len(name) == 36 and name.startswith("row:") for name in names)
+    typed = parsed.where("_offset = 0").drop("_identity", "_reason")
+    assert [row["_identity"] for row in read_cells(bare, typed).collect()] == names[:1]
+    assert judged(spark, [json.dumps(GOOD | {"id": None})], bare)[0]["_reason"] is None
 
 
 def test_good_events_have_the_declared_columns_and_the_lakes(spark: SparkSession) -> None:

@@ -21,7 +21,7 @@ def test_a_damaged_checkpoint_is_named(monkeypatch: pytest.MonkeyPatch, text: st
     monkeypatch.setattr(topics, "_checkpoint", lambda *_: "/lake/sales")
     monkeypatch.setattr(topics, "file_names", lambda *_: ["0", "3", ".3.crc"])
     monkeypatch.setattr(topics, "read_text", lambda *_: text)
-    stores: Any = SimpleNamespace(spark=None)
+    stores: Any = SimpleNamespace(spark=None, bus=SimpleNamespace(read_as=str))
     if text == WHOLE:
         assert topics.landed_offsets(stores, PROJECT, SALES) == {0: 42}
         return

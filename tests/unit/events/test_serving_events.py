@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from anabranch.declare.sources import Source
-from anabranch.events.faults import find_fault, find_text_fault
+from anabranch.events.expectations import derived_suite
+from anabranch.events.faults import Fault, find_fault, find_text_fault
 from anabranch.events.messages import EXACT
 from anabranch.values.times import parse_time
 from anabranch.values.types import parse_type
@@ -118,6 +120,19 @@ def test_event_from_the_future_is_refused() -> None:
     assert fault is not None
     assert fault.field == "sold_at"
     assert "future" in fault.reason
+
+
+def test_an_event_of_a_source_without_an_id_needs_none() -> None:
+    bare = replace(SOURCE, id=None)
+    event = {name: value for name, value in GOOD.items() if name != "sale_id"}
+    assert find_fault(event, bare, KEYS) is None
+    assert find_fault(event, SOURCE, KEYS) == Fault(
+        "sale_id", "sale_id is missing: it is the id of a 'sales' event"
+    )
+    assert find_fault([], bare, KEYS) == Fault("sold_at", "an event is a JSON object, not an array")
+    # A load is not expected to have different ids, for it has none.
+    columns = {name for each in derived_suite(bare, ("shop",)).expectations for name in each.columns}
+    assert columns == {"sold_at", "shop"}
 
 
 def test_event_is_an_object() -> None:

@@ -503,7 +503,7 @@ def test_a_further_verb_is_one_function(anabranch: CommandLine) -> None:
 
 def test_a_script_for_spark_submit_is_its_verb(tmp_path: Path) -> None:
     scripts = [path for path in (ROOT / "jobs").glob("*.py") if "import submitted" in path.read_text()]
-    assert len(scripts) == 12
+    assert len(scripts) == 13
     verbs = {each.callback.__name__ for each in app.registered_commands if each.callback}
     assert {path.stem for path in scripts} <= verbs
     command = [sys.executable, str(ROOT / "jobs" / "verify.py")]

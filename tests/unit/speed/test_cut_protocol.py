@@ -89,6 +89,9 @@ class ModelBus:
     def readable(self) -> int:
         return next((at for at, each in enumerate(self.log) if each.state == "open"), len(self.log))
 
+    def read_as(self, topic: str) -> str:
+        return topic
+
     def topic_id(self, _topic: str) -> str:
         return f"id-{self.number}"
 

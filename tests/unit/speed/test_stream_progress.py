@@ -210,5 +210,6 @@ def test_every_figure_is_shown_to_prometheus_as_it_now_is() -> None:
         "state_bytes": 3 * 2**20,
     }
     figures |= {"open_slots": 2, "seconds": 1.48, "restarts": 3, "lag0": 1200, "lag1": 0}
+    figures |= {"behind": 0, "lost": 0}  # of a relay
     assert {name: value for (source, name), value in found.items() if source == "readings"} == figures
     assert (found["marks", "running"], found["marks", "failed"]) == (0, 1)
