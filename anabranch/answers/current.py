@@ -37,7 +37,12 @@ def rows_of(
     layer: str,
     online: OnlineModel | None = None,
 ) -> list[dict[str, Any]]:
-    """Answers as current rows, scored by `scorer` and, where one is given, by the `online` model too."""
+    """Answers as current rows, scored by `scorer` and, where one is given, by the `online` model too.
+
+    No model scores them that needs the request.
+    """
+    scorer = None if scorer is None or project.asks(scorer.features) else scorer
+    online = None if online is None or project.asks(project.model_features) else online
     scores: Sequence[tuple[float | None, int | None]] = [(None, None)] * len(answers)
     if scorer is not None:
         scores = score_all(scorer, [answer.values for answer in answers])

@@ -325,9 +325,9 @@ def _answers(
         merged.append(dict(zip(names, found, strict=True)))
     version = manifest.batch_version if manifest else None
     gaps = [*manifest.gaps, *(gap for one in manifest.lent.values() for gap in one.gaps)] if manifest else []
-    answers = []
-    for key, text in zip(keys, texts, strict=True):
-        values: dict[str, object] = {}
+    answers: list[Answer] = []
+    rows: list[dict[str, object]] = [{} for _ in keys]
+    for key, text, values in zip(keys, texts, rows, strict=True):
         reasons: dict[str, None] = dict.fromkeys(map(str, gaps))
         any_known, lost = False, frozenset[str]()
         for view, name, values_of in zip(project.views, text, merged, strict=True):
@@ -349,4 +349,18 @@ def _answers(
                 lost,
             )
         )
+    if project.derived_columns:
+        _derive(project, [answer.key for answer in answers], rows)
     return answers
+
+
+def _derive(project: Project, keys: Sequence[Mapping[str, str]], rows: Sequence[dict[str, object]]) -> None:
+    """Add the derived features to the values of each key; those over the request are NULL: there is none."""
+    program = project.program_without_request
+    columns = {
+        name: [one[name] for one in (keys if name in project.key_types else rows)] for name in program.reads
+    }
+    found = program.run(columns, len(rows))
+    for place, row in enumerate(rows):
+        for column in project.derived_columns:
+            row[column.name] = None if column.asked else found[column.name][place]

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from anabranch.answers.derived import asked_values
 from anabranch.answers.features import Answer
 from anabranch.answers.problems import ProblemError
-from anabranch.answers.requests import Asked, Key, feature_columns
+from anabranch.answers.requests import Asked, Key
 from anabranch.declare.projects import Project
 from anabranch.events.json_values import encode
 from anabranch.stores.models.versions import Scorer
@@ -26,9 +27,15 @@ class Prediction:
     at: int = 0
 
 
-def needs_store(asked: Asked, scorer: Scorer) -> bool:
+def needs_store(project: Project, asked: Asked, scorer: Scorer) -> bool:
     """Whether a stored feature could change the score."""
-    return asked.key is not None and not all(name in asked.features for name in scorer.features)
+    if asked.key is None:
+        return False
+    rest = [name for name in scorer.features if name not in asked.features]
+    if not project.derived_columns and project.request is None:
+        return bool(rest)
+    known = {*asked.features, *project.keys, *(column.name for column in project.request_columns)}
+    return not project.needed(rest) <= known
 
 
 def has_nothing_to_score(asked: Asked, stored: Answer | None) -> bool:
@@ -38,6 +45,7 @@ def has_nothing_to_score(asked: Asked, stored: Answer | None) -> bool:
         and not stored.known
         and asked.key is not None
         and all(value is None for value in asked.features.values())
+        and all(value is None for value in (asked.request or {}).values())
     )
 
 
@@ -56,7 +64,11 @@ def predict(
     project: Project, scorer: Scorer, asked: Sequence[Asked], stored: Sequence[Answer | None], now: int
 ) -> list[Prediction]:
     """Score all requests in one call: given features win over stored ones, what neither has is missing."""
-    used = [_used(project, scorer, one, known) for one, known in zip(asked, stored, strict=True)]
+    added = asked_values(project, asked, stored)
+    used = [
+        _used(project, scorer, one, known, more)
+        for one, known, more in zip(asked, stored, added, strict=True)
+    ]
     return [
         Prediction(document(scorer.version, score, label, known, now), values, one, known, now)
         for (score, label), values, one, known in zip(
@@ -71,15 +83,17 @@ def score_all(scorer: Scorer, rows: Sequence[Mapping[str, Any]]) -> list[tuple[f
     return list(zip(scores.tolist(), scorer.label(scores), strict=True))
 
 
-def _used(project: Project, scorer: Scorer, asked: Asked, stored: Answer | None) -> dict[str, Any]:
-    columns, given = feature_columns(project), asked.features
+def _used(
+    project: Project, scorer: Scorer, asked: Asked, stored: Answer | None, added: Mapping[str, Any]
+) -> dict[str, Any]:
+    types, given = project.inputs, asked.features
     values: Mapping[str, Any] = stored.values if stored is not None else {}
     used: dict[str, Any] = {}
     for name in scorer.features:
-        value = given[name] if name in given else values.get(name)
+        value = given[name] if name in given else added[name] if name in added else values.get(name)
         if type(value) is not float and value is not None:
-            column = columns.get(name)
-            value = None if column is None else column.type.to_model(value)
+            kind = types.get(name)
+            value = None if kind is None else kind.to_model(value)
         used[name] = value
     return used
 
@@ -113,13 +127,17 @@ def shown_key(key: Key) -> str | Key:
 
 def record(project: str, prediction_id: str, prediction: Prediction) -> bytes:
     """The message on the topic of predictions: what was asked, what the model read, and the answer."""
-    answer, key = prediction.answer, prediction.asked.key
+    answer, key, request = prediction.answer, prediction.asked.key, prediction.asked.request
+    asked: dict[str, Any] = {
+        "key": None if key is None else shown_key(key),
+        "features": prediction.asked.features,
+    }
     return encode(
         {
             "prediction_id": prediction_id,
             "project": project,
             "at": format_time(prediction.at),
-            "asked": {"key": None if key is None else shown_key(key), "features": prediction.asked.features},
+            "asked": asked if request is None else {**asked, "request": request},
             "used": prediction.used,
             "answered": answer,
             "versions": {"model": answer["model_version"], "batch": answer["batch_version"]},

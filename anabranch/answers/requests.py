@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from anabranch.answers.problems import ProblemError, unprocessable
+from anabranch.declare.derived import DerivedColumn
 from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureColumn
 from anabranch.errors import EventError
@@ -21,7 +22,7 @@ from anabranch.values.types import STRING
 Key = dict[str, str]
 MOST_INSTANCES = 1000
 """Keys or instances of one request."""
-_ASKED = ("key", "features")
+_ASKED = ("key", "features", "request")
 _BY_HTTP, _BY_MESSAGE = "key and features, or keys, or instances", "request_id, key and features"
 LONGEST_REQUEST = 1_048_576
 """Bytes of one request by message."""
@@ -36,12 +37,13 @@ _PLAIN = msgspec.json.Decoder()
 class Asked:
     """A request to predict: a key whose features are read, features that win over them, or both.
 
-    `field` is where the request has its key.
+    `field` is where the question has its key, `request` its columns as JSON, None where the project has none.
     """
 
     key: Key | None
     features: Mapping[str, object]
     field: str = "key"
+    request: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ def read_asked(body: bytes, project: Project) -> Asked | list[Asked]:
         ]
     if "keys" in document:
         return [
-            Asked(body_key(each, project, f"keys[{i}]"), {}, f"keys[{i}]")
+            Asked(body_key(each, project, f"keys[{i}]"), {}, f"keys[{i}]", request_values(None, project))
             for i, each in enumerate(_listed(document, "keys"))
         ]
     return _one(document, project, "")
@@ -211,8 +213,9 @@ def _one(document: object, project: Project, place: str, known: str = _BY_HTTP) 
             'send an object such as {"key": ..., "features": {...}}',
         )
     for name in document:
-        if name not in _ASKED:
+        if name not in _ASKED or (name == "request" and project.request is None):
             parts = "key and features" if place else known
+            parts += " and request" if project.request is not None else ""
             raise unprocessable(
                 f"{place}{name}", f"{name!r} does not belong to this request: it has {parts}", "unknown-field"
             )
@@ -221,6 +224,7 @@ def _one(document: object, project: Project, place: str, known: str = _BY_HTTP) 
         raise unprocessable(
             f"{place}features", f"features is {show(features)}: send an object of names and values"
         )
+    request = request_values(document.get("request"), project, f"{place}request")
     if key is None and not features:
         raise unprocessable(f"{place}key", "there is nothing to score: give a key, features, or both")
     field = f"{place}key"
@@ -228,7 +232,43 @@ def _one(document: object, project: Project, place: str, known: str = _BY_HTTP) 
         None if key is None else body_key(key, project, field),
         _checked(features or {}, project, f"{place}features"),
         field,
+        request,
     )
+
+
+def request_values(given: object, project: Project, place: str = "request") -> dict[str, object] | None:
+    """The request's columns as JSON, defaults filled in; None for a project without a request.
+
+    Raises a 422 problem that names a column that is unknown, missing or of another type.
+    """
+    if project.request is None:
+        return None
+    if given is not None and not isinstance(given, dict):
+        raise unprocessable(place, f"request is {show(given)}: send an object of names and values")
+    columns = {column.name: column for column in project.request_columns}
+    values: dict[str, object] = given or {}
+    for name, value in values.items():
+        if name not in columns:
+            raise unprocessable(
+                f"{place}.{name}",
+                f"{name!r} is no column of the request of {project.name}: it has {', '.join(columns)}",
+                "unknown-field",
+            )
+        reason = None if value is None else columns[name].type.fault(value, strict=True)
+        if reason is not None:
+            raise unprocessable(f"{place}.{name}", f"{name}: {reason}", "wrong-type")
+        if isinstance(value, str) and len(value) > MOST_TEXT:
+            raise ProblemError(
+                413, "too-large", f"{name} has more than {MOST_TEXT} characters", field=f"{place}.{name}"
+            )
+    for name, column in columns.items():
+        if name not in values and column.required:
+            raise unprocessable(
+                f"{place}.{name}",
+                f"request column {name!r} is missing: send it, or null where it is not known",
+                "missing-field",
+            )
+    return {name: values.get(name, column.default) for name, column in columns.items()}
 
 
 def _checked(features: dict[str, object], project: Project, place: str) -> dict[str, object]:
@@ -255,8 +295,8 @@ def _checked(features: dict[str, object], project: Project, place: str) -> dict[
     return features
 
 
-def feature_columns(project: Project) -> Mapping[str, FeatureColumn]:
-    """Feature columns by name."""
+def feature_columns(project: Project) -> Mapping[str, FeatureColumn | DerivedColumn]:
+    """Feature columns and derived features by name."""
     return project.column_of
 
 

@@ -60,7 +60,8 @@ class Questions:
         return [
             # The champion must be able to answer a canary's keys too, should the canary fail.
             one.key
-            if needs_store(one, by) or (by is not self.champion and needs_store(one, self.champion))
+            if needs_store(self.project, one, by)
+            or (by is not self.champion and needs_store(self.project, one, self.champion))
             else None
             for one, by in zip(self.asked, scorers, strict=True)
         ]
@@ -102,11 +103,18 @@ class AnswerService:
         """Merged features of keys, as of `at` or now. Raises UnavailableError without the store."""
         return self.answers.features(project, keys, at)
 
-    def describe(self, stored: Answer, scorer: Scorer | None) -> dict[str, Any]:
-        """The document of a key's features with its score; a key of which nothing is known has no score."""
+    def describe(
+        self, project: Project, stored: Answer, scorer: Scorer | None, *, requested: bool = False
+    ) -> dict[str, Any]:
+        """The document of a key's features with its score.
+
+        A key of which nothing is known has no score, nor has one of a model that needs the request, unless
+        the values are `requested` ones: they include it.
+        """
         score: float | None = None
         label: int | None = None
-        if scorer is not None and stored.known:
+        scorable = requested or scorer is None or not project.asks(scorer.features)
+        if scorer is not None and stored.known and scorable:
             ((score, label),) = score_all(scorer, [stored.values])
         return document(scorer.version if scorer else None, score, label, stored, self.clock())
 

@@ -1,18 +1,29 @@
 """Projects: views, a label and a model. Declarations are frozen, and checked when constructed."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from anabranch.declare.derived import (
+    Derived,
+    DerivedColumn,
+    Ground,
+    Request,
+    RequestColumn,
+    derived_columns,
+    program_of,
+)
 from anabranch.declare.models import SMALLER_IS_BETTER, Model
 from anabranch.declare.names import RESERVED, RESULTS, check_name, check_unique, digest
 from anabranch.declare.sources import Label, Source
 from anabranch.declare.views import FeatureColumn, FeatureView, ViewUse
 from anabranch.declare.watch import Freshness, Watch
 from anabranch.errors import DeclarationError
+from anabranch.values.names import folded
 from anabranch.values.numbers import WholeType
 from anabranch.values.types import DataType
+from anabranch.values.vectors.programs import Program
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +47,7 @@ class Project:
     """Views, and a label and a model unless the project has features only.
 
     `shared_with` names the projects that may use its views by `shared`.
+    `derived` are features computed from others, by name; `request` has the columns that come with a question.
     """
 
     name: str
@@ -48,6 +60,8 @@ class Project:
     watch: Watch = field(default_factory=Watch)
     score_on_write: tuple[OnWrite, ...] = ()
     shared_with: tuple[str, ...] = ()
+    derived: Mapping[str, Derived] = field(default_factory=dict, hash=False)
+    request: Request | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name, "project")
@@ -71,7 +85,7 @@ class Project:
             raise DeclarationError(f"{place}: a label and a model belong together: give both or neither")
         self._check_uses(place)
         check_unique([view.name for view in self.own_views], f"{place}: view")
-        check_unique([column.name for column in self.columns], f"{place}: feature column")
+        check_unique([column.name for column in self.view_columns], f"{place}: feature column")
         topics = [source.topic for source in self.sources.values() if source.topic]
         check_unique(topics, f"{place}: topic")
         taken = [
@@ -85,13 +99,51 @@ class Project:
         for view in self.views:
             self._check_keys(view, place)
         self._check_key_types(place)
-        same = [column.name for column in self.columns if column.name in {name.lower() for name in self.keys}]
+        keys = {name.lower() for name in self.keys}
+        same = [column.name for column in self.view_columns if column.name in keys]
         if same:
             raise DeclarationError(
                 f"{place}: feature column {same[0]!r} is also a column of the key: rename the feature"
             )
+        self._check_request(place)
+        check_unique([column.name for column in self.columns], f"{place}: feature column")
         self._check_model(place)
         self._check_on_write(place)
+
+    def _check_request(self, place: str) -> None:
+        given: object = self.request
+        if not isinstance(given, Request | None):
+            raise DeclarationError(f'{place}: request is {given!r}: write Request(schema="amount DOUBLE")')
+        if not isinstance(self.derived, Mapping):
+            raise DeclarationError(
+                f'{place}: derived is {self.derived!r}: write derived={{"ratio": Derived("a / b")}}'
+            )
+        taken = {folded(name) for name in (*self.keys, *(column.name for column in self.view_columns))}
+        for column in self.request_columns:
+            if folded(column.name) in taken or column.name.lower() in RESERVED:
+                raise DeclarationError(
+                    f"{place}: request column {column.name!r} is also a feature, a column of the key or a "
+                    "reserved word of serving tables: rename it"
+                )
+            self._check_in_label(column, place)
+
+    def _check_in_label(self, column: RequestColumn, place: str) -> None:
+        """In training the request is part of the label's own row."""
+        if self.label is None:
+            return
+        source = self.label.source
+        kinds = {one.name: one.type for one in source.columns}
+        kind = kinds.get(column.name)
+        if kind is None and column.required:
+            raise DeclarationError(
+                f"{place}: request column {column.name!r} is no column of {source.name!r}, the label's "
+                "source, whose rows are the requests of training: add it there, or give it a DEFAULT"
+            )
+        if kind is not None and kind != column.type and not (kind.numeric and column.type.numeric):
+            raise DeclarationError(
+                f"{place}: request column {column.name!r} is {column.type}, but {kind} in {source.name!r}, "
+                "the label's source: declare one type"
+            )
 
     def _check_on_write(self, place: str) -> None:
         declared: object = self.score_on_write
@@ -131,13 +183,13 @@ class Project:
         if self.model is not None:
             self.watch.check(self.model.metric in SMALLER_IS_BETTER, self.model.metric)
         named = self.model.named if self.model else {}
-        unknown = [name for name in named if name not in {c.name for c in self.columns}]
+        types = self.inputs
+        unknown = [name for name in named if name not in types]
         if unknown:
-            known = ", ".join(column.name for column in self.columns)
+            known = ", ".join(types)
             raise DeclarationError(
                 f"{place}: model {named[unknown[0]]} {unknown[0]!r} is in no view: there are {known}"
             )
-        types = {column.name: column.type for column in self.columns}
         unfit = [name for name in self.model_features if not types[name].trainable]
         if self.model and (unfit or not self.model_features):
             which = f"model feature {unfit[0]!r} is {types[unfit[0]]}" if unfit else "every feature is a list"
@@ -173,7 +225,12 @@ class Project:
                 f"{place}: online learning reads labels from a topic, "
                 f"and source {self.label.source.name!r} has none: give it one"
             )
-        if all(self.column_of[name].type.text for name in self.model_features):
+        if self.asks(self.model_features):
+            raise DeclarationError(
+                f"{place}: the online model scores current rows, which have no request, and the model's "
+                "features need it: name others in Model(features=...), or leave Model(online=...) out"
+            )
+        if all(self.inputs[name].text for name in self.model_features):
             raise DeclarationError(
                 f"{place}: online learning needs a feature that is a number, and the model's are all texts: "
                 "leave Model(online=...) out"
@@ -302,14 +359,64 @@ class Project:
         )
 
     @cached_property
-    def columns(self) -> tuple[FeatureColumn, ...]:
+    def view_columns(self) -> tuple[FeatureColumn, ...]:
         """Feature columns of all views, in order."""
         return tuple(column for view in self.views for column in view.columns)
 
     @cached_property
-    def column_of(self) -> Mapping[str, FeatureColumn]:
-        """Feature columns by name."""
+    def derived_columns(self) -> tuple[DerivedColumn, ...]:
+        """Derived features, each after those that it reads."""
+        return derived_columns(self.derived, self._ground, f"project {self.name!r}")
+
+    @cached_property
+    def columns(self) -> tuple[FeatureColumn | DerivedColumn, ...]:
+        """Feature columns of all views, then the derived features: the values of an answer, in order."""
+        return (*self.view_columns, *self.derived_columns)
+
+    @cached_property
+    def request_columns(self) -> tuple[RequestColumn, ...]:
+        """The columns of the request; none for a project without."""
+        return self.request.columns if self.request is not None else ()
+
+    @cached_property
+    def column_of(self) -> Mapping[str, FeatureColumn | DerivedColumn]:
+        """Feature columns and derived features by name."""
         return {column.name: column for column in self.columns}
+
+    @cached_property
+    def inputs(self) -> Mapping[str, DataType]:
+        """Types of all that a model may read, by name: features, derived features, columns of the request."""
+        return {column.name: column.type for column in (*self.columns, *self.request_columns)}
+
+    @cached_property
+    def _ground(self) -> Ground:
+        return Ground(
+            features={column.name: column.type for column in self.view_columns},
+            keys=dict(self.key_types),
+            request={column.name: column.type for column in self.request_columns},
+        )
+
+    @cached_property
+    def program(self) -> Program:
+        """Computes every derived feature, from features, stored texts of the key and the request."""
+        return program_of(self.derived_columns, self._ground)
+
+    @cached_property
+    def program_without_request(self) -> Program:
+        """Computes the derived features that need no request."""
+        return program_of([column for column in self.derived_columns if not column.asked], self._ground)
+
+    def asks(self, names: Iterable[str]) -> bool:
+        """Whether one of the features or inputs `names` needs the request."""
+        return self.request is not None and not self.needed(names).isdisjoint(
+            column.name for column in self.request_columns
+        )
+
+    def needed(self, names: Iterable[str]) -> frozenset[str]:
+        """What the features, derived features and columns of the request `names` are computed from."""
+        columns = {column.name: column for column in self.derived_columns}
+        needs = (columns[name].needs if name in columns else (name,) for name in names)
+        return frozenset(need for found in needs for need in found)
 
     @cached_property
     def key_types(self) -> Mapping[str, DataType]:
@@ -326,7 +433,7 @@ class Project:
         chosen = (
             self.model.features
             if self.model and self.model.features
-            else tuple(column.name for column in self.columns if not column.type.array)
+            else tuple(name for name, kind in self.inputs.items() if not kind.array)
         )
         return tuple(chosen)
 
@@ -357,6 +464,8 @@ class Project:
         """Changes when the model's input or target would."""
         label, model = self.label, self.model
         parts = [f"{view.name}:{view.fingerprint}" for view in self.views] + [c.name for c in self.columns]
+        parts += [column.text for column in self.derived_columns]
+        parts += [] if self.request is None else [self.request.schema]
         parts += [aggregate.meaning() for view in self.views for aggregate in view.features.values()]
         parts += [
             f"{view.full_name}:{view.asked!r}"

@@ -5,7 +5,7 @@ training sets use the blocks' numpy functions over sorted Arrow batches (arrow.p
 ours begin with an underscore, as no column of a source does (values/names.py).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -31,7 +31,7 @@ from anabranch.folds.grains import fitting, fold, merged, start_sql
 from anabranch.folds.packing import LARGEST
 from anabranch.states.blocks import REFERENCE, TIME, TIME_ELEMENT
 from anabranch.values.keys import SEPARATOR
-from anabranch.values.names import PRIVATE, quoted
+from anabranch.values.names import PRIVATE, folded, quoted
 
 
 def key_column(keys: tuple[str, ...]) -> Column:
@@ -242,6 +242,32 @@ def point_in_time(
                 "which cannot be computed as known at the time: leave out --as-known"
             )
         rows = _with_features(view, events[view.feed], rows, time, as_known)
+    return rows
+
+
+def request_columns(project: Project, rows: DataFrame) -> list[Column]:
+    """The columns of the request from rows that have them, those that they lack as the defaults."""
+    there = {folded(name) for name in rows.columns}
+    return [
+        (F.col(quoted(one.name)) if folded(one.name) in there else F.lit(one.default))
+        .cast(one.type.spark)
+        .alias(one.name)
+        for one in project.request_columns
+    ]
+
+
+def with_derived(project: Project, rows: DataFrame, names: Collection[str] | None = None) -> DataFrame:
+    """`rows` with the project's derived features, or those `names` and what they read.
+
+    The rows have the columns that these need: features, columns of the key, typed or as stored texts, and
+    columns of the request.
+    """
+    wanted = set(project.derived if names is None else names)
+    for column in reversed(project.derived_columns):
+        wanted |= set(column.reads) if column.name in wanted else set()
+    for column in project.derived_columns:
+        if column.name in wanted:
+            rows = rows.withColumn(column.name, F.expr(column.expression.sql))
     return rows
 
 

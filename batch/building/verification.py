@@ -1,11 +1,13 @@
 """Verification: features recomputed from the lake, compared one by one with the served values."""
 
 import time
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from pyspark.sql import functions as F
 
-from anabranch.answers.features import Answers
+from anabranch.answers.features import Answer, Answers
 from anabranch.declare.projects import Project
 from anabranch.progress import Progress
 from anabranch.stores.opened import Stores
@@ -13,7 +15,7 @@ from anabranch.values.keys import key_values
 from anabranch.values.times import now_micros
 from anabranch.values.types import DataType
 from batch.building.kept_states import entities
-from batch.building.recomputing import agrees, recompute, with_witnesses
+from batch.building.recomputing import agrees, derived_of, differs, recompute, with_witnesses
 
 _AT_ONCE = 200
 
@@ -93,13 +95,53 @@ def verify(
     for start in range(0, len(texts), _AT_ONCE):
         chunk = texts[start : start + _AT_ONCE]
         served = answers.features(project, [key_values(project.keys, text) for text in chunk], at)
+        wrong: dict[str, set[str]] = {text: set() for text in chunk}
         for text, answer in zip(chunk, served, strict=True):
             verified.degraded += answer.degraded is not None
-            for column in project.columns:
+            for column in project.view_columns:
                 row, value = expected[text], answer.values[column.name]
                 feature = verified.features[column.name]
                 agree = agrees(aggregates[column.name], column, row, value)
                 feature.count(text, row[column.name], value, agree, column.name in answer.lost)
+                if not agree:
+                    wrong[text].add(column.name)
+        _count_derived(stores, project, verified, {text: expected[text] for text in chunk}, served, wrong)
         progress.advance(start + len(chunk), len(texts))
     verified.seconds = time.monotonic() - started
     return verified
+
+
+def _count_derived(
+    stores: Stores,
+    project: Project,
+    verified: Verified,
+    expected: Mapping[str, Mapping[str, object]],
+    served: Sequence[Answer],
+    wrong: Mapping[str, AbstractSet[str]],
+) -> None:
+    """Compare derived features.
+
+    Features that agree may still differ in their last digits, and an expression may make more of that. So a
+    derived value also agrees when it is that of Spark over the served features, unless one that it needs is
+    `wrong`.
+    """
+    pairs = list(zip(expected.items(), served, strict=True))
+    unlike = [
+        place
+        for place, ((_, row), answer) in enumerate(pairs)
+        if any(differs(row[one.name], answer.values[one.name]) for one in project.derived_columns)
+    ]
+    texts = [pairs[place][0][0] for place in unlike]
+    keys = [key_values(project.keys, text) for text in texts]
+    values = [pairs[place][1].values for place in unlike]
+    again = derived_of(stores.spark, project, keys, values) if unlike else []
+    by_spark = dict(zip(texts, again, strict=True))
+    for (text, row), answer in pairs:
+        for column in project.derived_columns:
+            value, wanted = answer.values[column.name], row[column.name]
+            excused = wrong[text].isdisjoint(column.needs)
+            agree = not differs(wanted, value) or (
+                excused and not differs(by_spark[text][column.name], value)
+            )
+            lost = not answer.lost.isdisjoint(column.needs)
+            verified.features[column.name].count(text, wanted, value, agree, lost)

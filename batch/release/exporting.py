@@ -3,6 +3,7 @@
     <folder>/model.onnx         the model
     <folder>/features.json      what it reads, in order, how values are coded, what a score means
     <folder>/run.py             scores rows with numpy and onnxruntime (edge_runner.py)
+    <folder>/vectors_*.py       computes the derived features, of a project that has some
     <folder>/model_card.html    what it is for, how good it is, its limits
     <folder>/README.md          how a device uses all this
     <folder>/MANIFEST.json      project, version, declaration, and the SHA-256 of every other file
@@ -30,13 +31,14 @@ from anabranch.stores.files.objects import Objects, is_object
 from anabranch.stores.models.inputs import check_fits
 from anabranch.stores.models.registry import Models
 from anabranch.stores.models.versions import ModelVersion
+from anabranch.values import vectors
 from anabranch.values.times import DAY
 
 log = logging.getLogger(__name__)
 MANIFEST = "MANIFEST.json"
 KIND = "anabranch edge bundle"
 _MODEL, _FEATURES, _CARD = "model.onnx", "features.json", "report/model_card.html"
-_RUNNER = Path(model_files.__file__).with_name(
+RUNNER = Path(model_files.__file__).with_name(
     "edge_runner.py"
 )  # a file, not a module: importing it opens a bundle
 _ENCODING = {
@@ -102,9 +104,10 @@ def bundle(models: Models, project: Project, version: str) -> dict[str, bytes]:
     files = {
         _MODEL: found[_MODEL],
         _FEATURES: _json(features(project, entry, described)),
-        "run.py": _RUNNER.read_bytes(),
+        "run.py": RUNNER.read_bytes(),
         "model_card.html": found[_CARD],
         "README.md": _readme(project, entry).encode(),
+        **(evaluator() if project.derived_columns else {}),
     }
     manifest = {
         "kind": KIND,
@@ -124,15 +127,17 @@ def bundle(models: Models, project: Project, version: str) -> dict[str, bytes]:
 
 def features(project: Project, entry: ModelVersion, described: Mapping[str, Any]) -> dict[str, Any]:
     """The bundle's features.json, from the version's own."""
-    columns = {column.name: column for column in project.columns}
+    windows = {column.name: column.window for column in project.view_columns}
     listed = []
     for given in described["inputs"]:
-        column = columns[given["name"]]
-        window = {"window": column.window.name} if column.window.bounded else {}
-        unit = {"unit": _UNITS[given["kind"]]} if given["kind"] in _UNITS else {}
+        name, kind = given["name"], given["kind"]
+        window = {"window": windows[name].name} if name in windows and windows[name].bounded else {}
+        unit = {"unit": _UNITS[kind]} if kind in _UNITS else {}
         listed.append(
-            {**given, "type": str(column.type), "given_as": _ENCODING[given["kind"]], **unit, **window}
+            {**given, "type": str(project.inputs[name]), "given_as": _ENCODING[kind], **unit, **window}
         )
+    derived = _derived(project)
+    named = dict.fromkeys(given["name"] for given in listed)
     target = project.label.target if project.label else ""
     label = (
         {
@@ -157,8 +162,23 @@ def features(project: Project, entry: ModelVersion, described: Mapping[str, Any]
         ),
         "matrix": "float32, one column a feature in this order; a text is its position among its categories",
         "keys": list(project.keys),
-        "accepted": [*project.keys, *(given["name"] for given in listed)],
+        "accepted": [*project.keys, *dict.fromkeys([*named, *derived["reads"], *derived["request"]])],
         "features": listed,
+        **({"derived": derived} if project.derived_columns or project.request_columns else {}),
+    }
+
+
+def _derived(project: Project) -> dict[str, Any]:
+    """How a device computes the derived features: a program, what it reads, and the request's defaults."""
+    program = project.program if project.derived_columns else None
+    types = project.inputs  # columns of the key are texts
+    reads = [] if program is None else list(program.reads)
+    return {
+        "program": None if program is None else program.described,
+        "expressions": {column.name: column.text for column in project.derived_columns},
+        "reads": {name: _UNITS.get(types[name].model_kind) if name in types else None for name in reads},
+        "required": [column.name for column in project.request_columns if column.required],
+        "request": {column.name: column.default for column in project.request_columns},
     }
 
 
@@ -253,13 +273,40 @@ def _readme(project: Project, entry: ModelVersion) -> str:
 
 Each answer is a line `{{"score": ..., "label": ..., "model_version": "{entry.version}"}}`.
 A row names features of `features.json`; one that it leaves out is missing, and an unknown name is refused.
-It may also have {", ".join(f"`{key}`" for key in project.keys)}, which is ignored.
-`features.json` also describes how to code a row for `model.onnx` without Python.
+It may also have {", ".join(f"`{key}`" for key in project.keys)}, which {_of_keys(project)}.
+{_of_derived(project)}`features.json` also describes how to code a row for `model.onnx` without Python.
 `model_card.html` says what the model is for, how good it is and what it must not be used for.
 
 `MANIFEST.json` has the SHA-256 of every file: compare them before you use a bundle. The Kafka topic
 `models.{project.name}` announces new versions; its key `champion` holds the one to use.
 """
+
+
+def _of_keys(project: Project) -> str:
+    reads = project.program.reads if project.derived_columns else ()
+    used = [name for name in project.keys if name in reads]
+    return f"derived features read: {', '.join(used)}" if used else "is ignored"
+
+
+def _of_derived(project: Project) -> str:
+    columns, text = project.request_columns, ""
+    if columns:
+        must = ", ".join(f"`{one.name}`" for one in columns if one.required) or "none"
+        text += f"Columns of the request are part of the row; required: {must}.\n"
+    if project.derived_columns:
+        shown = ", ".join(f"`{one.name}`" for one in project.derived_columns)
+        text += f"Derived features ({shown}) are computed from the others, unless the row has them.\n"
+    return text
+
+
+def evaluator() -> dict[str, bytes]:
+    """The modules that run programs, as files beside the runner, which import one another by name."""
+    package = "anabranch.values.vectors."
+    files = sorted(Path(vectors.__file__).parent.glob("[a-z]*.py"))
+    return {
+        f"vectors_{file.name}": file.read_text(encoding="utf-8").replace(package, "vectors_").encode()
+        for file in files
+    }
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

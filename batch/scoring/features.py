@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -11,16 +11,16 @@ from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
 from anabranch.events.cells import named
 from anabranch.events.given_rows import read_columns
-from anabranch.folds.spark import point_in_time
+from anabranch.folds.spark import point_in_time, request_columns, with_derived
 from anabranch.progress import Progress
 from anabranch.stores.opened import Stores
-from anabranch.values.names import folded
+from anabranch.values.names import folded, quoted
 from anabranch.values.times import from_micros
 from anabranch.values.types import TIMESTAMP, DataType
 from batch.scoring.row_files import SPARK_ERRORS, fault_of_rows, read_rows, write_rows
 
 log = logging.getLogger(__name__)
-_AT, _GIVEN = "_at", "_given"
+_AT, _GIVEN, _OWN = "_at", "_given", "_own"
 
 
 def time_column(project: Project) -> str:
@@ -33,15 +33,18 @@ def features_at(
 ) -> int:
     """Write the rows of `source` with a column for each feature; returns their number.
 
-    Features are strictly before each row's time; with `as_known`, only of events that had arrived by then.
-    Keys and times are read as landing reads them, and come back as what was read. Unknown keys, and rows
-    without a key or time, get the features of no events. Raises MisuseError for one that cannot be read.
+    Rows have the columns of the request. Features are strictly before each row's time; with `as_known`, only
+    of events that had arrived by then. Keys and times are read as landing reads them, and come back as what
+    was read. Unknown keys, and rows without a key or time, get the features of no events. Raises MisuseError
+    for one that cannot be read.
     """
     started = time.monotonic()
     rows = typed_rows(project, read_rows(stores.spark, source), source)
     events = stores.lake.distinct_events(stores.spark, project)
     progress.step(f"features of {source} into {out}")
-    features = point_in_time(project, events, rows, time_column(project), as_known=as_known)
+    features = with_derived(
+        project, point_in_time(project, events, rows, time_column(project), as_known=as_known)
+    )
     try:
         count = write_rows(features, out, {"project": project.name, "features": project.fingerprint})
     except SPARK_ERRORS as error:
@@ -52,7 +55,8 @@ def features_at(
 
 def typed_rows(project: Project, rows: DataFrame, place: str) -> DataFrame:
     """`rows` with their key and time typed. Raises MisuseError when a column is missing or a feature."""
-    needed = [*project.keys, time_column(project)]
+    required = [column.name for column in project.request_columns if column.required]
+    needed = [*project.keys, time_column(project), *required]
     missing = [name for name in needed if name not in rows.columns]
     if missing:
         raise MisuseError(f"{place} has no column {missing[0]!r}: rows need {', '.join(needed)}")
@@ -60,7 +64,28 @@ def typed_rows(project: Project, rows: DataFrame, place: str) -> DataFrame:
     taken = [column.name for column in project.columns if column.name in there]
     if taken:
         raise MisuseError(f"{place} has a column {taken[0]!r} already, which is a feature: rename or drop it")
-    return rows.withColumns(read_columns(rows, {**project.key_types, **_time(project)}))
+    return with_request(project, rows, {**project.key_types, **_time(project)})
+
+
+def with_request(project: Project, rows: DataFrame, kinds: Mapping[str, DataType]) -> DataFrame:
+    """The rows with their columns `kinds` and those of the request typed, or its defaults.
+
+    Raises MisuseError when a column of the request without a default is missing.
+    """
+    missing = [one.name for one in project.request_columns if one.required and one.name not in rows.columns]
+    if missing:
+        raise MisuseError(
+            f"the rows lack the request's column {missing[0]!r}, which has no default: add it to them"
+        )
+    there = {one.name: one.type for one in project.request_columns if one.name in rows.columns}
+    read = read_columns(rows, {**kinds, **there})
+    typed = rows.withColumns(read) if read else rows
+    rest = [
+        value
+        for one, value in zip(project.request_columns, request_columns(project, typed), strict=True)
+        if one.name not in there
+    ]
+    return typed.select("*", *rest)
 
 
 def looked_up(project: Project, rows: DataFrame, at: int | None) -> dict[str, DataType]:
@@ -81,18 +106,36 @@ def _time(project: Project) -> dict[str, DataType]:
 def attach_features(
     stores: Stores, project: Project, rows: DataFrame, names: Sequence[str], at: int | None
 ) -> DataFrame:
-    """`rows` with the feature columns `names` of their keys, from the lake's events strictly before `at`.
+    """`rows` with the columns `names` that they lack: features, derived features, defaults of the request.
 
-    `at` is in microseconds; None means each row's own time, in the column that `time_column` names.
+    Features of the rows' keys are from the lake's events strictly before `at`, in microseconds; None means
+    each row's own time, in the column that `time_column` names. Derived features are over what the rows have
+    and what they lack.
     """
-    known_by = read_columns(rows, looked_up(project, rows, at))
-    views = tuple(view for view in project.views if {column.name for column in view.columns} & set(names))
-    needed = Project(name=project.name, views=views)
-    events = stores.lake.distinct_events(stores.spark, needed)
-    moment = known_by.pop(time_column(project)) if at is None else F.lit(from_micros(at))
+    if project.asks(names):
+        rows = with_request(project, rows, {})
+    names = [name for name in names if name not in rows.columns]
+    derived = [name for name in names if name in project.derived]
+    read = project.needed(names)
+    own = [name for name in read if name in rows.columns and name in project.inputs] if derived else []
+    lacking = read - {*own}
+    views = tuple(view for view in project.views if {column.name for column in view.columns} & lacking)
+    keyed = bool(views) or not lacking.isdisjoint(project.keys)
+    known_by = read_columns(rows, looked_up(project, rows, at)) if keyed else {}
+    moment = known_by.pop(time_column(project)) if keyed and at is None else F.lit(from_micros(at or 0))
     # A column of the rows may have any name, also that of a feature of the same views: only the key as it is
     # read stays outside of the struct while features are attached.
     given = F.struct(*[named(name) for name in rows.columns]).alias(_GIVEN)
-    asked = rows.select(*[value.alias(name) for name, value in known_by.items()], moment.alias(_AT), given)
-    known = point_in_time(needed, events, asked, _AT)
+    typed = read_columns(rows, {name: project.inputs[name] for name in own})
+    asked = rows.select(
+        *[value.alias(name) for name, value in known_by.items()],
+        moment.alias(_AT),
+        *([F.struct(*[value.alias(name) for name, value in typed.items()]).alias(_OWN)] if own else []),
+        given,
+    )
+    if views:
+        needed = Project(name=project.name, views=views)
+        asked = point_in_time(needed, stores.lake.distinct_events(stores.spark, needed), asked, _AT)
+    own_columns = {name: F.col(f"{_OWN}.{quoted(name)}") for name in own}
+    known = with_derived(project, asked.withColumns(own_columns) if own else asked, derived)
     return known.select(f"{_GIVEN}.*", *[named(name) for name in names])

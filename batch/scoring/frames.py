@@ -135,7 +135,7 @@ def _inputs(project: Project, rows: DataFrame, scorer: Scorer | ForeignVersion) 
 def input_types(project: Project, rows: DataFrame, read: Mapping[str, ModelInput]) -> dict[str, DataType]:
     """The model's inputs in the rows that are read as their declared type: all but those that are numbers."""
     return {
-        name: project.column_of[name].type
+        name: project.inputs[name]
         for name, one in read.items()
         if not (one.kind in _TARGETS and isinstance(rows.schema[name].dataType, NumericType | BooleanType))
     }

@@ -1,17 +1,17 @@
 """Training sets: label events from the lake, each with the features that were known strictly before it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Label
 from anabranch.errors import AnabranchError
 from anabranch.events.cells import named
-from anabranch.folds.spark import key_column, point_in_time
+from anabranch.folds.spark import key_column, point_in_time, request_columns, with_derived
 from anabranch.progress import Progress
 from anabranch.stores.models.inputs import model_inputs, slice_inputs
 from anabranch.stores.models.shipping import input_column
@@ -34,7 +34,8 @@ def lake_frame(
     # The recorded versions, so that the training set can be made again whatever lands meanwhile.
     events = stores.lake.distinct_events(stores.spark, project, versions)
     progress.step("training set: features strictly before every label")
-    labels = label_rows(label, events[label.source.name])
+    own = events[label.source.name]
+    labels = label_rows(label, own, request_columns(project, own))
     target = F.when(F.abs(TARGET) < float("inf"), F.col(TARGET))
     strange = F.when(~target.isin(0.0, 1.0), target)
     (told,) = labels.agg(
@@ -84,14 +85,15 @@ def no_labels(project: Project, total: int) -> AnabranchError:
     return AnabranchError(f"project {project.name!r} has no labels to learn from: {why}")
 
 
-def label_rows(label: Label, events: DataFrame) -> DataFrame:
-    """One row a label event: the key's columns, `_time` and `_target` DOUBLE; each may be NULL.
+def label_rows(label: Label, events: DataFrame, request: Sequence[Column] = ()) -> DataFrame:
+    """One row a label event: its key, its request, `_time` and `_target` DOUBLE; each may be NULL.
 
     A target that is no number, or that 32 bits do not hold, in which models compute, is NULL.
     """
     target = F.expr(label.target_sql).cast("double")
     return events.select(
         *[named(name) for name in label.keys],
+        *request,
         named(label.source.time).cast("timestamp").alias(TIME),
         F.when(F.abs(target) <= float(np.finfo(np.float32).max), target).alias(TARGET),
     )
@@ -105,6 +107,6 @@ def training_set(project: Project, events: Mapping[str, DataFrame], labels: Data
     """
     keys = key_column(project.keys)
     usable = labels.where(keys.isNotNull() & F.col(TIME).isNotNull() & (F.abs(TARGET) < float("inf")))
-    known = point_in_time(project, events, usable, TIME)
+    known = with_derived(project, point_in_time(project, events, usable, TIME))
     inputs = [input_column(given) for given in (*model_inputs(project), *slice_inputs(project))]
     return known.select(keys.alias(KEY), F.unix_micros(TIME).alias(TIME), TARGET, *inputs)

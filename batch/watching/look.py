@@ -166,8 +166,10 @@ class _Look:
         profile = None if scorer is None else self.profile(self.champion)
         if scorer is None or profile is None:
             return ()
-        rows = self.stores.views.sample_features(self.project, scorer.features, MOST)
-        return self._drifts(profile, scorer, rows) if rows else ()
+        kept = [name for name in scorer.features if not self.project.asks((name,))]
+        rows = self.stores.views.sample_features(self.project, kept, MOST) if kept else []
+        found = self._drifts(profile, scorer, rows) if rows else ()
+        return tuple(one for one in found if one.feature in kept)  # current rows have no request
 
     @staticmethod
     def _drifts(profile: Profile, scorer: Scorer, rows: Sequence[Mapping[str, Any]]) -> tuple[Drift, ...]:

@@ -19,12 +19,13 @@ from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureView
 from anabranch.events.cells import named
 from anabranch.events.copies import distinct_among
-from anabranch.folds.spark import key_column, point_in_time
+from anabranch.folds.spark import key_column, point_in_time, with_derived
 from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.models.versions import Scorer
 from anabranch.stores.opened import Stores
 from anabranch.values.keys import key_values, show_key
 from anabranch.values.names import quoted
+from anabranch.values.texts import json_text
 from anabranch.values.times import SECOND, from_micros
 
 MOST = 200
@@ -60,7 +61,7 @@ def skew(
 ) -> Skew | None:
     """Skew in a sample of the predictions of one model version with one batch version; None without any."""
     views = _recomputable(project)
-    known = [column.name for view in views for column in view.columns]
+    known = _known(project)
     sample = _sample(predictions, scorer.version, manifest.batch_version)
     if not sample or not set(known) & set(scorer.features):
         return None
@@ -71,11 +72,11 @@ def skew(
     }
     try:
         unsettled = _in_flight(views, events, asked)
-        again = (
-            point_in_time(Project(name=project.name, views=tuple(views)), events, asked, "_at", as_known=True)
-            .toArrow()
-            .to_pylist()
+        found = point_in_time(
+            Project(name=project.name, views=tuple(views)), events, asked, "_at", as_known=True
         )
+        derived = [column.name for column in project.derived_columns if column.name in known]
+        again = with_derived(project, found, derived).toArrow().to_pylist()
     finally:
         for frame in events.values():
             frame.unpersist()
@@ -93,6 +94,13 @@ def _recomputable(project: Project) -> list[FeatureView]:
     ]
 
 
+def _known(project: Project) -> set[str]:
+    """Features, and derived ones, whose values the lake and the recorded request give exactly."""
+    stored = {column.name for view in _recomputable(project) for column in view.columns}
+    given = {*project.keys, *(column.name for column in project.request_columns)}
+    return stored | {one.name for one in project.derived_columns if {*one.needs} <= stored | given}
+
+
 def _sample(predictions: DataFrame, version: str, batch_version: int) -> list[Row]:
     mine = predictions.where((F.col("model_version") == version) & (F.col("batch_version") == batch_version))
     chosen = mine.where("key IS NOT NULL AND NOT degraded").select(
@@ -102,12 +110,27 @@ def _sample(predictions: DataFrame, version: str, batch_version: int) -> list[Ro
 
 
 def _rows(spark: SparkSession, project: Project, sample: Sequence[Row]) -> DataFrame:
-    names = ", ".join(f"{quoted(name)} STRING" for name in project.keys)
+    request = project.request_columns
+    names = ", ".join(f"{quoted(name)} STRING" for name in (*project.keys, *(one.name for one in request)))
     rows = [
-        (*key_values(project.keys, row["key"]).values(), from_micros(row["as_of"]), row["prediction_id"])
+        (
+            *key_values(project.keys, row["key"]).values(),
+            *_requested(project, row["asked"]),
+            from_micros(row["as_of"]),
+            row["prediction_id"],
+        )
         for row in sample
     ]
-    return spark.createDataFrame(rows, f"{names}, _at TIMESTAMP, _id STRING")
+    frame = spark.createDataFrame(rows, f"{names}, _at TIMESTAMP, _id STRING")
+    typed = {one.name: F.expr(one.type.cell_sql(quoted(one.name))) for one in request}
+    return frame.withColumns(typed) if typed else frame
+
+
+def _requested(project: Project, asked: str) -> list[str | None]:
+    """The columns of a recorded request, as text."""
+    values = json.loads(asked).get("request") or {}
+    found = [values.get(column.name) for column in project.request_columns]
+    return [None if value is None else json_text(value) for value in found]
 
 
 def _events(stores: Stores, project: Project, source: str, sample: Sequence[Row], until: int) -> DataFrame:
@@ -151,8 +174,7 @@ def _compared(
     sample: Sequence[Row],
     again: Mapping[str, Mapping[str, object]],
 ) -> Skew:
-    known = {column.name for view in _recomputable(project) for column in view.columns}
-    types = {column.name: column.type for column in project.columns}
+    known, types = _known(project), project.inputs
     used = [json.loads(row["used"]) for row in sample]
     given = [json.loads(row["asked"]).get("features") or {} for row in sample]
     # Both in the model's coding: times as numbers, texts as codes.
@@ -165,7 +187,11 @@ def _compared(
     served = scorer.matrix({name: [one.get(name) for one in used] for name in scorer.features})
     same = np.isclose(expected, served, rtol=_CLOSE, atol=_CLOSE, equal_nan=True)
     compared = np.array(
-        [[name in known and name not in one for name in scorer.features] for one in given], dtype=bool
+        [
+            [name in known and {name, *project.needed((name,))}.isdisjoint(one) for name in scorer.features]
+            for one in given
+        ],
+        dtype=bool,
     ).reshape(same.shape)
     wrong = compared & ~same
     example = ""

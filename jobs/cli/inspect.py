@@ -93,7 +93,9 @@ def check(name: Name, as_json: AsJson = False) -> None:
         table(
             f"Features of {name}",
             heads,
-            [_described_column(view, c) for view in project.views for c in view.columns],
+            [_described_column(view, c) for view in project.views for c in view.columns]
+            + [[c.name, "derived", "", c.text, "", c.type] for c in project.derived_columns]
+            + [[c.name, "request", "", "", "", c.type] for c in project.request_columns],
         )
     count = len({view.full_name for view in project.views})
     views = f"{count} view{'s' if count > 1 else ''}"
@@ -154,6 +156,14 @@ def described(project: Project) -> dict[str, Any]:
             for view in project.views
             for column in view.columns
         ],
+        "derived": [
+            {"name": column.name, "type": str(column.type), "expression": column.text}
+            for column in project.derived_columns
+        ],
+        "request": [
+            {"name": column.name, "type": str(column.type), "required": column.required}
+            for column in project.request_columns
+        ],
         "label": label and {"source": label.source.name, "target": label.target},
         "model": model and {**picked(model, "trainer metric"), "features": list(project.model_features)},
     }
@@ -184,16 +194,25 @@ def answer(
     at: Annotated[
         str | None, typer.Option("--at", help="As of this time (ISO 8601), instead of now.")
     ] = None,
+    request: Annotated[
+        str | None,
+        typer.Option("--request", help="Columns of the request as JSON, such as '{\"amount\": 3}'."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the features and the score of one key, now or at a time in the past."""
-    from anabranch.answers.requests import stored_key
+    from anabranch.answers.requests import decode, request_values, stored_key
     from jobs.flows.answering import answer_key
 
     with job() as context:
         project = context.project(name)
         stored = stored_key(read_key(project.keys, key), project)
-        answered = answer_key(context, project, stored, None if at is None else parse_time(at))
+        given = None if request is None else decode(request.encode(), what="--request")
+        if given is not None and project.request is None:
+            raise MisuseError(f"{name} declares no request: leave out --request")
+        if given is not None:
+            request_values(given, project)  # before anything slow
+        answered = answer_key(context, project, stored, None if at is None else parse_time(at), given)
     if as_json:
         say(json.dumps(answered, default=str))
         return
@@ -216,6 +235,8 @@ def score_line(project: Project, answered: Mapping[str, Any]) -> str:
     batch = f"batch {answered['batch_version']}, from {answered['layer']}"
     if project.model is None:
         return f"no score, because {project.name} declares no model ({batch})"
+    if answered["score"] is None and answered["model_version"] is not None:
+        return f"no score without the request, which the model reads: give --request ({batch})"
     if answered["score"] is None:
         return f"no model yet: anabranch train {project.name} ({batch})"
     label = "" if answered["label"] is None else f", label {answered['label']}"

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
+from anabranch.answers.derived import asked_values
+from anabranch.answers.requests import Asked, request_values
 from anabranch.answers.service import AnswerService
 from anabranch.declare.projects import Project
 from anabranch.values.keys import key_text
@@ -13,8 +15,10 @@ from jobs.show import Steps
 from jobs.wiring.context import Context
 
 
-def answer_key(context: Context, project: Project, key: dict[str, str], at: int | None) -> dict[str, Any]:
-    """Features and score of a key at `at` (microseconds) or now.
+def answer_key(
+    context: Context, project: Project, key: dict[str, str], at: int | None, request: object = None
+) -> dict[str, Any]:
+    """Features and score of a key at `at` (microseconds) or now, with the columns of the `request` if given.
 
     The serving store keeps states for the present; a time before the cut is folded from the lake, after
     landing. An unknown key has the features of no events, and no score.
@@ -28,12 +32,16 @@ def answer_key(context: Context, project: Project, key: dict[str, str], at: int 
         stored = replace(stored, values=values, degraded=None, known=known)
     version = context.models.usable_champion(project)
     scorer = None if version is None else context.models.scorer(project.name, version)
-    types = {column.name: column.type for column in project.columns}
+    types = project.inputs
+    if request is not None:
+        asked = Asked(key, {}, request=request_values(request, project))
+        (added,) = asked_values(project, [asked], [stored])
+        stored = replace(stored, values={**stored.values, **added}, known=stored.known or bool(request))
     return {
         "key": key,
         "features": {name: types[name].to_json(value) for name, value in stored.values.items()},
         "known": stored.known,
-        **service.describe(stored, scorer),
+        **service.describe(project, stored, scorer, requested=request is not None),
         "degraded_reason": stored.degraded,
         "layer": layer,
     }

@@ -56,10 +56,11 @@ class ProblemBody(Struct, kw_only=True, rename={"kind": "type"}):
 
 
 class InstanceBody(Struct, forbid_unknown_fields=True):
-    """A key to read stored features of, features that win over them, or both."""
+    """A key to read stored features of, features that win over them, or both; and the declared request."""
 
     key: Annotated[str | int | float | bool | dict[str, Any] | None, declared("key")] = None
     features: Annotated[dict[str, Any] | None, declared("given_features")] = None
+    request: Annotated[dict[str, Any] | None, declared("request")] = None
 
 
 # A null counts as left out; one of the two must remain.
@@ -214,6 +215,15 @@ class FeatureBody(Struct, kw_only=True):
     exactness: Annotated[str, Meta(description="Exact, or how far it may be off")]
 
 
+class RequestColumnBody(Struct, kw_only=True):
+    """A column of the request, which comes with a question only."""
+
+    name: str
+    type: Annotated[str, Meta(description="As in SQL")]
+    required: bool
+    default: Annotated[Any, Meta(description="The value where it is left out and not required")]
+
+
 class TrialBody(Struct, kw_only=True):
     """A version that is tried beside the champion."""
 
@@ -323,6 +333,7 @@ class ProjectBody(Struct, kw_only=True):
     keys: list[str]
     sources: list[SourceBody]
     features: list[FeatureBody]
+    request: Annotated[list[RequestColumnBody], Meta(description="Columns that a question brings")]
     model: ModelBody | None
     label: LabelBody | None
     freshness: FreshnessBody

@@ -25,6 +25,7 @@ from serving.api.bodies import (
     ModelLineageBody,
     ProjectBody,
     PromisedBody,
+    RequestColumnBody,
     SourceBody,
     TrialBody,
 )
@@ -54,6 +55,7 @@ def entry(
         keys=list(project.keys),
         sources=[_source(source) for source in project.sources.values()],
         features=features(project),
+        request=request_columns(project),
         model=_model(served, model),
         label=_label(project),
         freshness=freshness(served, judged(served, measures, now)),
@@ -98,6 +100,26 @@ def features(project: Project) -> list[FeatureBody]:
         )
         for view in project.views
         for column in view.columns
+    ] + [
+        FeatureBody(
+            name=column.name,
+            type=str(column.type),
+            view="",
+            source="",
+            key=list(project.keys),
+            window="",
+            aggregate=f"Derived({column.text!r})",
+            exactness="As exact as what it is computed from",
+        )
+        for column in project.derived_columns
+    ]
+
+
+def request_columns(project: Project) -> list[RequestColumnBody]:
+    """The columns of the request."""
+    return [
+        RequestColumnBody(name=one.name, type=str(one.type), required=one.required, default=one.default)
+        for one in project.request_columns
     ]
 
 

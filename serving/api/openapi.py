@@ -52,6 +52,8 @@ class Declared:
             "features": features,
             "given_features": given,
         }
+        if self.project.request is not None:
+            parts["request"] = self._request()
         return parts if self.source is None else {**parts, "event": event_schema(self.source, self.project)}
 
     def parameter(self, name: str) -> Schema:
@@ -82,18 +84,23 @@ class Declared:
 
     def predict_examples(self) -> Schema:
         """One of each way to ask for predictions, which can be sent as they are."""
-        columns, key = {column.name: column.type for column in self.project.columns}, self.key_example
-        given: Schema = {"features": {name: columns[name].example for name in self.project.model_features}}
+        types, key = self.project.inputs, self.key_example
+        own = {column.name for column in self.project.request_columns}
+        names = [name for name in self.project.model_features if name not in own]
+        given: Schema = {"features": {name: types[name].example for name in names}}
+        asked: Schema = {"request": {name: types[name].example for name in own}} if own else {}
+        given |= asked
+        several = {"summary": f"Up to {MOST_INSTANCES:,} keys", "value": {"keys": [key]}}
         return {
             "features": {"summary": "Features: only these are used, and no store is read", "value": given},
             "key": {
                 "summary": "A key that has events: its stored features; given ones win over them",
-                "value": {"key": key},
+                "value": {"key": key, **asked},
             },
-            "keys": {"summary": f"Up to {MOST_INSTANCES:,} keys", "value": {"keys": [key]}},
+            **({} if own else {"keys": several}),
             "instances": {
                 "summary": f"Up to {MOST_INSTANCES:,} keys, features, or both",
-                "value": {"instances": [{"key": key}, given]},
+                "value": {"instances": [{"key": key, **asked}, given]},
             },
         }
 
@@ -125,7 +132,20 @@ class Declared:
                 span = f" over {column.window.name}" if column.window.bounded else ""
                 meaning = f"{aggregate_text(view.features[column.feature])} of {view.feed}{span}"
                 features[column.name] = {**nullable(column.type.json_schema), "description": meaning}
+        for derived in self.project.derived_columns:
+            meaning = f"Derived: {derived.text}"
+            features[derived.name] = {**nullable(derived.type.json_schema), "description": meaning}
         return features
+
+    def _request(self) -> Schema:
+        columns = self.project.request_columns
+        return {
+            "type": "object",
+            "description": "Columns that only the caller knows; null where one is not known",
+            "required": [column.name for column in columns if column.required],
+            "properties": {column.name: nullable(column.type.json_schema) for column in columns},
+            "additionalProperties": False,
+        }
 
 
 def _parameter(name: str, description: str, shown: str) -> Schema:
@@ -201,7 +221,12 @@ def _inlined(node: Any, components: Schema, parts: Parts) -> Any:
         (only,) = (choice for choice in choices if choice != _NULL)
         del rest["anyOf"]
         return {**nullable(_inlined(only, components, parts)), **_inlined(rest, components, parts)}
-    return {name: _inlined(one, components, parts) for name, one in rest.items()}
+    # A project without a request has no member for it.
+    return {
+        name: _inlined(one, components, parts)
+        for name, one in rest.items()
+        if not (isinstance(one, dict) and isinstance(one.get(DECLARED), str) and one[DECLARED] not in parts)
+    }
 
 
 def _cases(route: Route, project: Project) -> list[Declared]:

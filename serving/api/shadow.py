@@ -152,7 +152,7 @@ class Shadow:
         asked, stored = pair.prediction.asked, pair.prediction.stored
         by_trial = answered["model_version"] == trial.scorer.version
         other = champion if by_trial else trial.scorer
-        if stored is None and needs_store(asked, other):
+        if stored is None and needs_store(pair.project, asked, other):
             self._metrics.not_compared.labels("features not read").inc()
             return
         started = time.perf_counter()

@@ -65,6 +65,10 @@ def _score(facts: KeyFacts) -> dict[str, Any]:
 
 def _now(project: Project, answer: Answer) -> dict[str, Any]:
     views = [_by_window(view, answer.values) for view in project.views]
+    if project.derived_columns:
+        found = answer.values
+        rows = [(one.name, [one.type.to_json(found.get(one.name))]) for one in project.derived_columns]
+        views.append({"name": "derived", "windows": ["now"], "caption": "Derived features", "rows": rows})
     return {"degraded": answer.degraded, "known": answer.known, "views": views}
 
 

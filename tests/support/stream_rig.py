@@ -28,14 +28,23 @@ from tests.support.commands import environment_of
 
 DECLARATION = '''
 """Readings that are counted."""
-from anabranch import Count, FeatureView, Max, Project, Source, Sum
+from anabranch import Count, Derived, FeatureView, Max, Project, Request, Source, Sum
 
 SCHEMA = "id STRING, thing STRING, at TIMESTAMP, x BIGINT"
 readings = Source(name="readings", topic="{name}", id="id", time="at", schema=SCHEMA)
 features = {{"n": Count(), "top": Max("x")}}
 recent = FeatureView(name="recent", source=readings, key="thing", windows=("6h", "1d"), features=features)
 ever = FeatureView(name="ever", source=readings, key="thing", features={{"total": Sum("x")}})
-project = Project(name="{name}", views=(recent, ever))
+project = Project(
+    name="{name}",
+    views=(recent, ever),
+    request=Request(schema="y DOUBLE DEFAULT 1"),
+    derived={{
+        "share": Derived("n_6h / nullif(n_1d, 0)"),
+        "spread": Derived("total - top_1d"),
+        "asked": Derived("y * total"),
+    }},
+)
 '''
 PATIENCE = 300.0  # seconds: a machine may be busy with other things
 
@@ -163,7 +172,7 @@ class Rig:
         admin.create_partitions({self.name: partitions})
         admin.close()
 
-    def expected(self) -> dict[str, dict[str, int]]:
+    def expected(self) -> dict[str, dict[str, Any]]:
         """By key what the topic's good events fold to: first arrivals, read as plainly as can be."""
         first: dict[str, tuple[Any, dict[str, Any]]] = {}
         for record in self._records():
@@ -176,7 +185,16 @@ class Rig:
         for _, event in first.values():
             things.setdefault(event["thing"], []).append(event["x"])
         return {
-            thing: {"n_6h": len(xs), "n_1d": len(xs), "top_6h": max(xs), "top_1d": max(xs), "total": sum(xs)}
+            thing: {
+                "n_6h": len(xs),
+                "n_1d": len(xs),
+                "top_6h": max(xs),
+                "top_1d": max(xs),
+                "total": sum(xs),
+                "share": 1.0,
+                "spread": sum(xs) - max(xs),
+                "asked": None,
+            }
             for thing, xs in things.items()
         }
 

@@ -74,6 +74,15 @@ def test_the_declarations_on_the_page_of_models_can_be_made() -> None:
     assert [name for name in TRAINERS if f"`{name}`" not in prose] == []
 
 
+def test_the_examples_on_the_page_of_derived_features_run() -> None:
+    text = (PAGE.parent / "features.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    examples = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert len(examples) == 3
+    for example in examples:
+        exec(compile(example, "features.md", "exec"), names)  # noqa: S102 - the page's own examples
+
+
 def test_the_declaration_on_the_page_of_watching_can_be_made() -> None:
     text = (PAGE.parent / "watching.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)

@@ -2,13 +2,16 @@
 
 Needs numpy and onnxruntime, nothing else.
 
-A row is a JSON object of features, one a line or all in one array. What is null or left out is missing.
+A row is a JSON object of features and columns of the request, one a line or all in one array. What is null
+or left out is missing, but for columns of the request that features.json says are required. Derived features
+are computed, unless a row has them.
 """
 
 import json
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -31,18 +34,40 @@ def coded(
     """
     if kind == "text":
         value = categories.index(value) if value in categories else None
-    elif unit is not None and isinstance(value, str):
-        moment = datetime.fromisoformat(value)
-        value = (moment.replace(tzinfo=moment.tzinfo or UTC) - EPOCH) // timedelta(microseconds=unit)
+    value = counted(value, unit)
     return float("nan") if value is None else float(value)
 
 
-def score(rows: list[dict[str, str | float | None]]) -> list[dict[str, str | float | None]]:
+def counted(value: Any, unit: int | None) -> Any:
+    """A time as a number of units of microseconds since 1970; any other value as it is."""
+    if unit is not None and isinstance(value, str):
+        moment = datetime.fromisoformat(value)
+        return (moment.replace(tzinfo=moment.tzinfo or UTC) - EPOCH) // timedelta(microseconds=unit)
+    return value
+
+
+def completed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with the request's defaults and derived features; raises ValueError for a missing column."""
+    how = BUNDLE["derived"]
+    if lacking := [(n, name) for n, row in enumerate(rows, 1) for name in how["required"] if name not in row]:
+        raise ValueError("row {}: column {!r} of the request is missing".format(*lacking[0]))
+    rows = [{**how["request"], **row} for row in rows]
+    if how["program"] is None:
+        return rows
+    from vectors_programs import Program  # type: ignore[import-not-found, unused-ignore]
+
+    reads = {name: [counted(row.get(name), unit) for row in rows] for name, unit in how["reads"].items()}
+    found = Program(how["program"]).run(reads, len(rows))
+    return [{**{name: found[name][n] for name in found}, **row} for n, row in enumerate(rows)]
+
+
+def score(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Score, label and model version of each row, in order; raises ValueError for an unknown feature."""
     if unknown := [
         (number, name) for number, row in enumerate(rows, 1) for name in row if name not in BUNDLE["accepted"]
     ]:
         raise ValueError("row {}: {!r} is no feature of {}".format(*unknown[0], BUNDLE["project"]))
+    rows = completed(rows) if "derived" in BUNDLE else rows
     matrix = np.array(
         [[coded(row.get(feature["name"]), **feature) for feature in BUNDLE["features"]] for row in rows]
     )

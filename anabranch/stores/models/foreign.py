@@ -77,10 +77,10 @@ def _registered(project: Project, version: str, folder: Path) -> ForeignVersion:
     types = {
         str(column.name): _SPARK_TYPES.get(getattr(column.type, "name", ""), "") for column in given.inputs
     }
-    unknown = [name for name in types if name not in project.column_of]
+    unknown = [name for name in types if name not in project.inputs]
     if unknown:
         raise MisuseError(
-            f"{place} reads {unknown[0]!r}, which is no feature: there are {', '.join(project.column_of)}"
+            f"{place} reads {unknown[0]!r}, which is no feature: there are {', '.join(project.inputs)}"
         )
     kinds = {one.name: one.kind for one in column_inputs(project, types)}
     odd = [name for name, kind in types.items() if not kind or (kind == "string") != (kinds[name] == "text")]

@@ -55,13 +55,13 @@ def slice_inputs(project: Project) -> tuple[ModelInput, ...]:
 
 def column_inputs(project: Project, names: Iterable[str]) -> tuple[ModelInput, ...]:
     """Feature columns of the project as inputs of a model."""
-    types = {column.name: column.type for column in project.columns}
+    types = project.inputs
     return tuple(ModelInput(name=name, kind=_kind(name, types[name])) for name in names)
 
 
 def check_fits(project: Project, version: str, kinds: Mapping[str, str]) -> None:
     """Raises MisuseError unless the inputs of a version, by name and kind, are declared with these kinds."""
-    declared = {column.name: column.type.model_kind for column in project.columns}
+    declared = {name: kind.model_kind for name, kind in project.inputs.items()}
     for name, kind in kinds.items():
         if name not in declared:
             raise MisuseError(

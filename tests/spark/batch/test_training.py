@@ -31,7 +31,7 @@ def heart() -> pa.Table:
         "_time": pa.array([parse_time(row["diagnosed_at"]) for row in diagnoses]),
         "_target": pa.array([float(row["num"]) for row in diagnoses]),
     }
-    for column in project.columns:
+    for column in project.view_columns:
         if column.name in ATTRIBUTES:
             columns[column.name] = pa.array(
                 [float(row[column.name]) if row[column.name] else None for row in exams], pa.float64()

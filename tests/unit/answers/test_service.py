@@ -145,7 +145,7 @@ def test_stored_features_are_described_with_their_score_and_unknown_keys_without
     service: AnswerService,
 ) -> None:
     ann, bob = service.features(shop, [{"who": "ann"}, {"who": "bob"}])
-    assert service.describe(ann, CHAMPION) == {
+    assert service.describe(shop, ann, CHAMPION) == {
         "score": 0.062,
         "label": 0,
         "model_version": "3",
@@ -153,8 +153,8 @@ def test_stored_features_are_described_with_their_score_and_unknown_keys_without
         "as_of": "2024-05-01T12:00:00Z",
         "degraded": False,
     }
-    assert service.describe(bob, CHAMPION)["score"] is None
-    assert service.describe(ann, None)["model_version"] is None
+    assert service.describe(shop, bob, CHAMPION)["score"] is None
+    assert service.describe(shop, ann, None)["model_version"] is None
 
 
 def test_without_a_version_that_fits_the_declaration_there_is_a_problem_that_says_what_to_do() -> None:
