@@ -107,7 +107,7 @@ def test_spark_writes_delta_and_reads_kafka(servers: Settings, spark: SparkSessi
 
 
 def test_every_port_of_the_servers_is_on_loopback(
-    servers: Settings, hdfs: Settings, spark_cluster: str, ignite: Settings
+    servers: Settings, hdfs: Settings, spark_cluster: str, ignite: Settings, schema_registry: Settings
 ) -> None:
     servers_up = [
         make(servers) for name, made_of in embedded.SERVERS.items() for make in made_of if name != "nginx"
