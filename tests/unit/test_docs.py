@@ -50,16 +50,22 @@ def test_the_page_of_expressions_names_every_function() -> None:
     assert [name for name in (*known_functions(), *ALIASES) if f"`{name}`" not in text] == []
 
 
-def test_the_examples_of_nested_messages_run() -> None:
+def test_the_examples_of_sources_run() -> None:
+    """Those of shared views, which are found while a file is loaded, are in test_sharing.py."""
     text = (PAGE.parent / "sources.md").read_text(encoding="utf-8")
-    section = text[text.index("## Nested messages") : text.index("## Avro")]
-    examples = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    assert examples
-    names: dict[str, Any] = {}
-    for example in examples:
-        exec(compile(example, "sources.md", "exec"), names)  # noqa: S102 - the page's own examples
-    (message,) = re.findall(r"^```json\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    assert find_fault(json.loads(message), names["payments"], (("card",),)) is None
+    headings = re.split(r"^## (.*)$", text, flags=re.MULTILINE)[1:]
+    alone = []
+    for heading, section in zip(headings[::2], headings[1::2], strict=True):
+        names: dict[str, Any] = {}
+        found = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+        for example in found:
+            if "shared(" not in example:
+                exec(compile(example, "sources.md", "exec"), names)  # noqa: S102 - the page's own examples
+        alone += [] if found else [heading]
+        if heading == "Nested messages":
+            (message,) = re.findall(r"^```json\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+            assert find_fault(json.loads(message), names["payments"], (("card",),)) is None
+    assert alone == ["Object stores"]
 
 
 def test_the_declarations_on_the_page_of_models_can_be_made() -> None:
