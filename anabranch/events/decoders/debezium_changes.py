@@ -85,7 +85,7 @@ class DebeziumDecoder(MessageDecoder):
         payload = found.get("payload")
         if isinstance(payload, dict) and isinstance(found.get("schema"), dict):
             return _change(_typed(payload, found["schema"]), value)
-        alone = set(found) == {"payload"} and isinstance(payload, dict)
+        alone = found.get("schema") is None and set(found) <= {"schema", "payload"}
         return _change(payload if alone and isinstance(payload, dict) else found, value, bare=True)
 
     def given(self, value: object, kind: DataType) -> object:

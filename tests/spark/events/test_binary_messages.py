@@ -5,21 +5,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pyspark.errors import PythonException
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
-from anabranch import Count, FeatureView, Project, Source
+from anabranch import Count, FeatureView, Last, Project, Source
 from anabranch.errors import UnavailableError
+from anabranch.events.copies import distinct
 from anabranch.events.decoders.decoder import decoder_of
 from anabranch.events.decoders.schemas import Schemas, WriterSchema, framed, is_registry_away
 from anabranch.events.judging import from_topic, parse
 from anabranch.events.rows import kept_value
+from anabranch.folds.merge import Tiles, merge
+from anabranch.folds.spark import tiles
 from anabranch.progress import Silent
 from anabranch.settings import LakeSettings, TimeSettings
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.lake.schemas import prepare_events
+from anabranch.values.times import to_micros
 from batch.landing.loader import SourceLoader
 from batch.quality.quarantine import Replayed, replay
 from tests.support.schemas import Known, encoded, record
@@ -147,3 +152,61 @@ def test_a_fixed_schema_lies_beside_its_project(spark: SparkSession, tmp_path: P
     first, second = parsed(spark, source, Known(), encoded(NEW, value), b"\xff")
     assert (first["id"], first["x"], first["_reason"]) == ("2", 2.5, None)
     assert str(second["_reason"]).startswith("truncated")
+
+
+CUSTOMERS = Source(
+    name="customers",
+    topic="sales",
+    id="change",
+    time="at",
+    schema="change STRING, at TIMESTAMP, gone BOOLEAN, id BIGINT, city STRING, rating INT",
+    format="debezium",
+    fields={"change": "__id", "at": "__ts_ms", "gone": "__deleted"},
+)
+CUSTOMER = FeatureView(
+    name="customer",
+    source=CUSTOMERS,
+    key="id",
+    features={"city": Last("coalesce(city, '')"), "rating": Last("rating"), "gone": Last("gone")},
+)
+
+
+def test_the_last_values_of_a_tables_changes_are_its_current_rows(spark: SparkSession) -> None:
+    """Rows read in a snapshot, created, updated, deleted; one change comes twice, and none in order."""
+    rows: dict[int, dict[str, Any] | None] = {}
+    changes: list[bytes] = []
+
+    def change(op: str, key: int, **values: Any) -> None:
+        before, at = rows.get(key), 1_714_557_600_000 + 1000 * len(changes)
+        rows[key] = after = None if op == "d" else {"id": key, **(before or {}), **values}
+        place = {"connector": "postgresql", "db": "d", "table": "t", "lsn": len(changes), "ts_ms": at}
+        envelope = {"before": before, "after": after, "source": place, "op": op, "ts_ms": at + 5}
+        changes.append(json.dumps(envelope).encode())
+
+    change("r", 1, city="Oslo", rating=3)
+    change("r", 2, city="Bath", rating=1)
+    change("c", 3, city="Rome", rating=2)
+    change("u", 1, city=None)
+    change("u", 2, rating=5)
+    change("d", 3)
+    change("u", 1, rating=4)
+    change("d", 2)
+    change("c", 2, city="Ely", rating=7)
+    sent = [changes[position] for position in (8, 2, 5, 0, 7, 3, 6, 6, 4, 1)]
+    read = parse(CUSTOMERS, from_topic(kafka(spark, *sent, None), TimeSettings()), decoder_of(CUSTOMERS))
+    assert [row["_reason"] for row in read.collect()] == [None] * len(sent)
+    events = distinct(CUSTOMERS, read.where("_reason IS NULL"))
+    found: dict[str, list[Tiles]] = {}
+    for row in tiles([CUSTOMER], events, 3600).collect():
+        extras = [None if one is None else bytes(one) for one in row["extra"]]
+        start = np.array([to_micros(row["tile_start"].astimezone())], dtype=np.int64)
+        tile = Tiles(start, np.array([row["state"]]), [extras])
+        found.setdefault(row["key"], []).append(tile)
+    assert {key: len(each) for key, each in found.items()} == {"1": 1, "2": 1, "3": 1}
+    merged = {key: merge(CUSTOMER, None, each[0], NOON + 10**9).values for key, each in found.items()}
+    assert {key: dict(values) for key, values in merged.items()} == {
+        str(key): {"city": row["city"] or "", "rating": row["rating"], "gone": False}
+        if row is not None
+        else {"city": "Rome", "rating": 2, "gone": True}
+        for key, row in rows.items()
+    }

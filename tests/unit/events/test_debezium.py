@@ -54,6 +54,11 @@ def test_a_row_that_was_read_created_or_updated_is_its_after_image(op: str) -> N
     assert (found["at"], found["lsn"], found["born"]) == ("2023-11-14T22:13:20.123Z", "5", "2022-01-08")
 
 
+@pytest.mark.parametrize("around", [{}, {"schema": None}])
+def test_a_change_is_read_within_a_payload_that_has_no_schema(around: dict[str, Any]) -> None:
+    assert cells({**around, "payload": change("c", None, ROW)})[0]["city"] == "Bath"
+
+
 def test_a_deleted_row_is_its_before_image_and_a_column_tells_it() -> None:
     (found,) = cells(change("d", {"id": 1, "city": None}))
     assert (found["id"], found["city"], found["gone"], found["op"]) == ("1", None, "true", "d")
