@@ -16,7 +16,7 @@ from anabranch.settings import ViewsSettings
 
 _SECONDS = 10.0
 _PROTOCOL = 4  # the newest that this driver speaks to Cassandra 5
-logging.getLogger("acsylla").setLevel(logging.ERROR)  # it warns whenever Cassandra is not ScyllaDB
+logging.getLogger("acsylla").setLevel(logging.CRITICAL)  # it calls an error that Cassandra is not ScyllaDB
 
 
 class NativeReader:
