@@ -87,9 +87,10 @@ class Source:
 
     def _check_id(self) -> None:
         if self.id is None:
-            if self.table is not None:
+            if self.table is not None and self.topic is not None:
                 raise DeclarationError(
-                    f"source {self.name!r}: rows of a table are told apart by a column: give its name as id"
+                    f"source {self.name!r}: what its table and its topic bring is told apart by an id: give "
+                    "the column, or declare two sources"
                 )
             if self.explode is not None:
                 raise DeclarationError(

@@ -31,7 +31,7 @@ from anabranch.events.cells import named
 from anabranch.events.decoders.decoder import table_cells
 from anabranch.events.expectations import Suite, read_suite, suite_text
 from anabranch.events.judging import accepted, read_cells
-from anabranch.events.rows import LAKE_COLUMNS
+from anabranch.events.rows import LAKE_COLUMNS, row_identity
 from anabranch.settings import TableSettings
 from anabranch.stores.lake.database_tables import DatabaseTable
 from anabranch.stores.lake.delta_tables import DeltaUserTable
@@ -126,6 +126,9 @@ def typed_rows(source: Source, rows: DataFrame, reading: TableReading) -> DataFr
         # Nothing is parsed: Spark then reads only the columns that are used.
         text = F.to_json(F.struct(*[named(each.name) for each in source.columns]))
         typed = raw.withColumns({"_raw": text, "_reason": F.lit(None).cast("string")})
+        if source.id is None:
+            values = {each.name: named(each.name) for each in source.columns}
+            typed = typed.withColumn(source.identity, row_identity(source, values))
     else:
         typed = read_cells(source, table_cells(source, raw))
     return typed.withColumn("_offset", F.xxhash64(*[_hashed(typed, each.name) for each in source.columns]))

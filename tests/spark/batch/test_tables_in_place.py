@@ -74,6 +74,33 @@ def row(name: str, n: int = 1, shop: str | None = "a", at: str | None = AT) -> R
     return (name, shop, at, n)
 
 
+def test_rows_of_a_table_without_an_id_are_told_apart_by_their_values(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    rig = Rig(spark, tmp_path, "delta")
+    rig.project = replace(
+        rig.project,
+        views=tuple(replace(view, source=replace(view.source, id=None)) for view in rig.project.views),
+    )
+    rig.source = rig.project.sources["sales"]
+    rig.append(row("1"), row("1"), row("2"), row("2", 7))
+    assert rig.read() == LoadSummary(rows=4)
+    first = rig.version
+
+    def counted() -> list[tuple[str, int]]:
+        found = distinct(rig.source, rig.lake.events(spark, rig.project, rig.source))
+        return sorted((each["id"], each["n"]) for each in found.collect())
+
+    assert counted() == [("1", 1), ("2", 1), ("2", 7)]
+    rig.append(row("2"), row("3"))
+    rig.read()
+    assert rig.appended(first) == ["2", "3"]
+    assert counted() == [("1", 1), ("2", 1), ("2", 7), ("3", 1)]
+    names = {each["_identity"] for each in rig.lake.events(spark, rig.project, rig.source).collect()}
+    assert len(names) == 4
+    assert all(name.startswith("row:") for name in names)
+
+
 def test_of_a_delta_table_only_appended_rows_are_new_and_other_changes_are_noticed(
     spark: SparkSession, tmp_path: Path
 ) -> None:

@@ -67,3 +67,22 @@ def test_a_password_in_an_address_is_refused_and_not_repeated(text: str) -> None
     with pytest.raises(DeclarationError) as raised:
         source(text)
     assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"table": "delta:/data/history", "topic": "news"}, "is told apart by an id"),
+        (
+            {"topic": "news", "explode": "items", "fields": {"at": "items.at"}},
+            "give the column of the message's id",
+        ),
+    ],
+)
+def test_what_needs_an_id_says_so(more: dict[str, Any], told: str) -> None:
+    given: dict[str, Any] = {"name": "history", "time": "at", "schema": "id STRING, at TIMESTAMP", **more}
+    with pytest.raises(DeclarationError, match=told):
+        Source(id=None, **given)
+    alone = {name: value for name, value in given.items() if name not in ("topic", "explode", "fields")}
+    assert Source(id=None, **alone).identity == "_identity"
+    assert Source(id="id", **alone).identity == "id"
