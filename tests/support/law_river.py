@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as examples
@@ -15,6 +15,7 @@ from kafka import TopicPartition
 
 from anabranch import Aggregate, FeatureView, Project
 from anabranch.answers.features import Answer
+from anabranch.stores.kafka.bus import Bus
 from anabranch.values.times import DAY, MINUTE, floor_to, format_time, now_micros
 from jobs.flows.building import build_project
 from jobs.show import Steps
@@ -38,20 +39,18 @@ class Answered:
     answers: list[Answer]
 
 
+Moment = TypeVar("Moment", bound=Answered)
+
+
 @dataclass
-class LawRiver:
-    """A project's river from topic to answers, and the moments of its history by name."""
+class LivedRiver(Generic[Moment]):
+    """A project's river, what was published, by message, and the moments of its history by name."""
 
     context: Context
     project: Project
-    published: dict[bytes, Event] = field(default_factory=dict)
-    moments: dict[str, Answered] = field(default_factory=dict)
+    published: dict[bytes, list[Event]] = field(default_factory=dict)
+    moments: dict[str, Moment] = field(default_factory=dict)
     cuts: list[int] = field(default_factory=list)
-
-    def publish(self, events: Sequence[Event]) -> None:
-        self.published |= {message(event): event for event in events}
-        self.context.bus.ensure_topics([self.project.name])
-        self.context.bus.publish(self.project.name, [(None, message(event)) for event in events])
 
     def drain(self) -> None:
         """Run the stream until it has read everything."""
@@ -67,34 +66,46 @@ class LawRiver:
         built = build_project(self.context, self.project, None, Steps())
         self.cuts.append(built.manifest.cut)
 
+    def arrived(self, topic: str) -> list[Event]:
+        """Every record of a topic as its events, by the arrival that the broker gave it."""
+        return [
+            replace(event, arrival=record.timestamp * 1000)
+            for record in records_of(self.context.bus, topic)
+            for event in self.published[record.value]
+        ]
+
+
+class LawRiver(LivedRiver[Answered]):
+    """A river of one topic, whose messages are events."""
+
+    def publish(self, events: Sequence[Event]) -> None:
+        self.published |= {message(event): [event] for event in events}
+        self.context.bus.ensure_topics([self.project.name])
+        self.context.bus.publish(self.project.name, [(None, message(event)) for event in events])
+
     def look(self, name: str, later: int = 0) -> None:
         """Keep the answers of now, or of `later` microseconds from now."""
         at = now_micros() + later
         self.moments[name] = Answered(
             at,
-            self.arrived(),
+            self.arrived(self.context.bus.read_as(self.project.name)),
             self.context.answers.features(self.project, [{"key": key} for key in KEYS], at),
         )
 
-    def arrived(self) -> list[Event]:
-        """Every record of the topic that is read as its event, by the arrival that the broker gave it."""
-        records = self.records(self.context.bus.read_as(self.project.name))
-        return [replace(self.published[one.value], arrival=one.timestamp * 1000) for one in records]
 
-    def records(self, topic: str) -> list[Any]:
-        """Every record of a topic, by its stamp."""
-        bus = self.context.bus
-        ends = bus.ends(topic)
-        places = [TopicPartition(topic, number) for number in ends]
-        consumer, records = bus.consumer(), list[Any]()
-        try:
-            consumer.assign(places)
-            consumer.seek_to_beginning(*places)
-            while any(consumer.position(place) < ends[place.partition] for place in places):
-                records += [one for batch in consumer.poll(timeout_ms=500).values() for one in batch]
-        finally:
-            consumer.close(autocommit=False)
-        return sorted(records, key=lambda one: (one.timestamp, one.partition, one.offset))
+def records_of(bus: Bus, topic: str) -> list[Any]:
+    """Every record of a topic, by its stamp."""
+    ends = bus.ends(topic)
+    places = [TopicPartition(topic, number) for number in ends]
+    consumer, records = bus.consumer(), list[Any]()
+    try:
+        consumer.assign(places)
+        consumer.seek_to_beginning(*places)
+        while any(consumer.position(place) < ends[place.partition] for place in places):
+            records += [one for batch in consumer.poll(timeout_ms=500).values() for one in batch]
+    finally:
+        consumer.close(autocommit=False)
+    return sorted(records, key=lambda one: (one.timestamp, one.partition, one.offset))
 
 
 def some_features(windows: str, prefix: str = "") -> dict[str, Aggregate]:

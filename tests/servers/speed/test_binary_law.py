@@ -15,7 +15,6 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
-from kafka import KafkaConsumer, TopicPartition
 from pyspark.sql import SparkSession
 
 from anabranch import Count, FeatureView, Last, Max, Project, Source, Sum
@@ -33,7 +32,7 @@ from speed.streams import start
 from tests.conftest import free_ports
 from tests.support import oracle
 from tests.support.law import SCHEMA
-from tests.support.law_river import some_events
+from tests.support.law_river import records_of, some_events
 from tests.support.oracle import Event
 from tests.support.schemas import BOOL, DOUBLE, INT64, STRING, TIMESTAMP, descriptor_set, encoded, record
 from tests.unit.folds.test_law import assert_lawful
@@ -104,18 +103,9 @@ class River:
         self.moments[name] = at, arrived, self.context.answers.features(self.project, keys, at)
 
     def arrived(self, topic: str) -> list[Event]:
-        place = TopicPartition(topic, 0)
-        address = self.context.settings.bus.bootstrap_servers
-        consumer = KafkaConsumer(bootstrap_servers=address, consumer_timeout_ms=20_000)
-        try:
-            consumer.assign([place])
-            consumer.seek_to_beginning(place)
-            records = [next(consumer) for _ in range(consumer.end_offsets([place])[place])]
-        finally:
-            consumer.close(autocommit=False)
         return [
             replace(self.written[one.value], arrival=one.timestamp * 1000)
-            for one in records
+            for one in records_of(self.context.bus, topic)
             if one.value in self.written
         ]
 

@@ -21,7 +21,7 @@ from jobs.flows.verifying import verify_settled
 from jobs.show import Steps
 from jobs.wiring.context import Context
 from jobs.wiring.settings import Settings
-from tests.support.law_river import LawRiver, assert_exact, make_project, message, some_events
+from tests.support.law_river import LawRiver, assert_exact, make_project, message, records_of, some_events
 from tests.support.oracle import Event
 
 _YEAR = 365 * DAY
@@ -41,7 +41,7 @@ class RelayedRiver(LawRiver):
         return self.project.name, f"{self.project.name}_bare"
 
     def publish(self, events: Sequence[Event]) -> None:
-        self.published |= {message(event): event for event in events}
+        self.published |= {message(event): [event] for event in events}
         bus = self.context.bus
         bus.ensure_topics(
             self.topics,
@@ -60,7 +60,7 @@ class RelayedRiver(LawRiver):
         bus = self.context.bus
         producer = KafkaProducer(bootstrap_servers=bus.settings.bootstrap_servers)
         for topic in map(copy_of, self.topics):
-            records = self.records(topic)
+            records = records_of(bus, topic)
             for part in (0, 1):
                 for one in [one for one in records if one.partition == part][-count:]:
                     producer.send(topic, one.value, one.key, one.headers, partition=part)
@@ -69,10 +69,10 @@ class RelayedRiver(LawRiver):
     def look(self, name: str, later: int = 0) -> None:
         super().look(name, later)
         self.bare[name] = []
-        for one in self.records(copy_of(self.topics[1])):
+        for one in records_of(self.context.bus, copy_of(self.topics[1])):
             origin = Origin.of(one.headers)
             assert origin is not None
-            event = self.published[one.value]
+            (event,) = self.published[one.value]
             place = f"{origin.partition}/{origin.offset}"
             self.bare[name].append(replace(event, id=place, arrival=one.timestamp * 1000))
 

@@ -3,7 +3,6 @@
 One history is lived through once, keeping what was answered at each moment; each test looks at one of them.
 """
 
-import shutil
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from kafka import KafkaConsumer, TopicPartition
 from pyspark.sql import SparkSession
 
 from anabranch import Aggregate, FeatureView, Label, Model, Project, Source
@@ -26,11 +24,10 @@ from jobs.flows.verifying import verify_settled
 from jobs.show import Steps
 from jobs.wiring.context import Context
 from jobs.wiring.settings import Settings
-from speed.streams import start
 from speed.views import sources_of
 from tests.support import oracle
 from tests.support.law import features_of, source
-from tests.support.law_river import KEYS, message, some_events, some_features
+from tests.support.law_river import KEYS, Answered, LivedRiver, message, some_events, some_features
 from tests.support.oracle import Event
 from tests.unit.folds.test_law import assert_lawful
 
@@ -53,6 +50,7 @@ BASKETS = Source(
 """A nested message of several events."""
 PARTS = {"x": "facts.x", "n": "facts.n", "d": "facts.d", "b": "facts.b", "s": "labels[0]"}
 _OF_BASKETS = ("count_x", "sum_n", "sum_d_some", "mean_x", "last_s", "max_d", "countif_b", "distinct_s_some")
+_EMPTY = b'{"basket": {"id": "empty"}}'
 BASKET_FEATURES = {
     f"basket_{name}": each for name, each in features_of("finite").items() if name in _OF_BASKETS
 }
@@ -61,58 +59,34 @@ PAIRS = (("a", "b"), ("b", "b"), ("never seen", "a"))
 
 
 @dataclass(frozen=True)
-class Moment:
-    """The answers at `at`, and all events that had arrived by then, in order, duplicates included.
-
-    `borrowed` are those of the project that uses the views of the other, once it is built.
+class Moment(Answered):
+    """Also the events that arrived as items of nested messages, and the answers of the project that uses the
+    views of the other, once it is built.
     """
 
-    at: int
-    arrived: list[Event]
     baskets: list[Event]
-    """Those that arrived as items of nested messages."""
-    answers: list[Answer]
     borrowed: list[Answer]
 
 
 @dataclass
-class River:
-    """A project's river from topic to answers, and the moments of its history by name."""
+class River(LivedRiver[Moment]):
+    """The river of a project that also reads nested messages, and whose views another project uses."""
 
-    context: Context
-    project: Project
-    borrower: Project
-    published: dict[bytes, list[Event]] = field(default_factory=dict)
-    moments: dict[str, Moment] = field(default_factory=dict)
-    cuts: list[int] = field(default_factory=list)
+    borrower: Project = field(kw_only=True)
 
     def publish(self, events: Sequence[Event]) -> None:
         """Publish the events one by one, and in nested messages of two."""
         alone = {message(event): [event] for event in events}
         pairs = [list(events[start : start + 2]) for start in range(0, len(events), 2)]
         baskets = {basket(pair): in_basket(pair) for pair in pairs}
-        self.published |= alone | baskets
+        self.published |= alone | baskets | {_EMPTY: []}
         sent = {
             self.project.name: [message(event) for event in events],
-            f"{self.project.name}-baskets": [b'{"basket": {"id": "empty"}}', *map(basket, pairs)],
+            f"{self.project.name}-baskets": [_EMPTY, *map(basket, pairs)],
         }
         self.context.bus.ensure_topics(list(sent))
         for topic, values in sent.items():
             self.context.bus.publish(topic, [(None, value) for value in values])
-
-    def drain(self) -> None:
-        """Run the stream until it has read everything."""
-        context = self.context
-        layer = replace(context.speed_layer(once=True), partitions=2)  # elsewhere in the tests it is one
-        for query in start(layer, self.project):
-            query.awaitTermination()
-
-    def forget_the_checkpoint(self) -> None:
-        shutil.rmtree(Path(self.context.settings.checkpoints) / self.project.name)
-
-    def build(self) -> None:
-        built = build_project(self.context, self.project, None, Steps())
-        self.cuts.append(built.manifest.cut)
 
     def build_borrower(self, folder: Path) -> None:
         """Build the borrower once: its keys come from a file."""
@@ -130,31 +104,12 @@ class River:
         self.moments[name] = Moment(
             at,
             self.arrived(self.project.name),
-            self.arrived(f"{self.project.name}-baskets"),
             self.context.answers.features(self.project, [{"key": key} for key in KEYS], at),
+            self.arrived(f"{self.project.name}-baskets"),
             self.context.answers.features(self.borrower, [pair_of(*pair) for pair in PAIRS], at)
             if self.cuts
             else [],
         )
-
-    def arrived(self, topic: str) -> list[Event]:
-        """Every record of the topic as its events, with the arrival that the broker gave it."""
-        place = TopicPartition(topic, 0)
-        consumer = KafkaConsumer(
-            bootstrap_servers=self.context.settings.bus.bootstrap_servers, consumer_timeout_ms=20_000
-        )
-        try:
-            consumer.assign([place])
-            consumer.seek_to_beginning(place)
-            end = consumer.end_offsets([place])[place]
-            records = [next(consumer) for _ in range(end)]
-        finally:
-            consumer.close(autocommit=False)
-        return [
-            replace(event, arrival=record.timestamp * 1000)
-            for record in records
-            for event in self.published.get(record.value, [])
-        ]
 
 
 def make_project() -> Project:
@@ -261,7 +216,7 @@ def live(river: River, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def river(servers: Settings, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> River:
     project = make_project()
-    found = River(Context(servers), project, make_borrower(project))
+    found = River(Context(servers), project, borrower=make_borrower(project))
     live(found, tmp_path_factory.mktemp("law"))
     return found
 
