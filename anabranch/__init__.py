@@ -46,7 +46,8 @@ from anabranch.aggregates.recency import DecayedMean, DecayedSum, TimeSince
 from anabranch.aggregates.spread import Correlation, Covariance, Kurtosis, Skewness, Slope, StdDev, Variance
 from anabranch.declare.derived import Derived, Request
 from anabranch.declare.models import Gate, Member, Model, Online, Search, Slice
-from anabranch.declare.projects import OnWrite, Project
+from anabranch.declare.on_write import OnWrite
+from anabranch.declare.projects import Project
 from anabranch.declare.sharing import shared
 from anabranch.declare.sources import Label, Source
 from anabranch.declare.views import FeatureView

@@ -1,6 +1,5 @@
 """Projects: views, a label and a model. Declarations are frozen, and checked when constructed."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,32 +13,17 @@ from anabranch.declare.derived import (
     derived_columns,
     program_of,
 )
-from anabranch.declare.models import SMALLER_IS_BETTER, Model
-from anabranch.declare.names import RESERVED, RESULTS, check_name, check_unique, digest
+from anabranch.declare.models import Model
+from anabranch.declare.names import digest
+from anabranch.declare.on_write import OnWrite
+from anabranch.declare.project_checks import check_project
 from anabranch.declare.sources import Label, Source
 from anabranch.declare.views import FeatureColumn, FeatureView, ViewUse
 from anabranch.declare.watch import Freshness, Watch
 from anabranch.errors import DeclarationError
-from anabranch.values.names import folded
 from anabranch.values.numbers import WholeType
 from anabranch.values.types import DataType
 from anabranch.values.vectors.programs import Program
-
-
-@dataclass(frozen=True, kw_only=True)
-class OnWrite:
-    """Rows that are scored as they arrive: events of `source` (a name), or rows appended to `table` (a path).
-
-    Scores go to the Delta table `to`, or with ``to="serving"`` to the serving table.
-    """
-
-    to: str
-    source: str | None = None
-    table: str | None = None
-
-    def __post_init__(self) -> None:
-        if not self.to or (self.source is None) == (self.table is None):
-            raise DeclarationError(f"score_on_write: {self}: give to= and one of source= and table=")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,225 +48,11 @@ class Project:
     request: Request | None = None
 
     def __post_init__(self) -> None:
-        check_name(self.name, "project")
-        if re.search(r"_events(_|$)", self.name):
-            raise DeclarationError(
-                f"project {self.name!r} is not a good name: its tables in Spark would be named as the events "
-                f"of a project {self.name[: self.name.index('_events')]!r}: leave out '_events'"
-            )
         object.__setattr__(self, "views", tuple(self.views))
-        place = f"project {self.name!r}"
-        for name, text in (("owner", self.owner), ("description", self.description)):
-            if not isinstance(text, str):
-                raise DeclarationError(f"{place}: {name} is {text!r}: it must be text")
-        if not isinstance(self.freshness, Freshness | None):
-            raise DeclarationError(
-                f'{place}: freshness is {self.freshness!r}: it must be Freshness(batch="1d", stream="10s")'
-            )
-        if not self.views:
-            raise DeclarationError(f"{place} has no views: give at least one")
-        if (self.label is None) != (self.model is None):
-            raise DeclarationError(f"{place}: a label and a model belong together: give both or neither")
-        self._check_uses(place)
-        check_unique([view.name for view in self.own_views], f"{place}: view")
-        check_unique([column.name for column in self.view_columns], f"{place}: feature column")
-        topics = [source.topic for source in self.sources.values() if source.topic]
-        check_unique(topics, f"{place}: topic")
-        taken = [
-            name for name in self.keys if name.lower() in RESERVED and (name != "key" or len(self.keys) > 1)
-        ]
-        if taken:
-            raise DeclarationError(
-                f"{place}: key column {taken[0]!r} is a reserved word of serving tables: "
-                "rename it in the source"
-            )
-        for view in self.views:
-            self._check_keys(view, place)
-        self._check_key_types(place)
-        keys = {name.lower() for name in self.keys}
-        same = [column.name for column in self.view_columns if column.name in keys]
-        if same:
-            raise DeclarationError(
-                f"{place}: feature column {same[0]!r} is also a column of the key: rename the feature"
-            )
-        self._check_request(place)
-        check_unique([column.name for column in self.columns], f"{place}: feature column")
-        self._check_model(place)
-        self._check_on_write(place)
-
-    def _check_request(self, place: str) -> None:
-        given: object = self.request
-        if not isinstance(given, Request | None):
-            raise DeclarationError(f'{place}: request is {given!r}: write Request(schema="amount DOUBLE")')
-        if not isinstance(self.derived, Mapping):
-            raise DeclarationError(
-                f'{place}: derived is {self.derived!r}: write derived={{"ratio": Derived("a / b")}}'
-            )
-        taken = {folded(name) for name in (*self.keys, *(column.name for column in self.view_columns))}
-        for column in self.request_columns:
-            if folded(column.name) in taken or column.name.lower() in RESERVED:
-                raise DeclarationError(
-                    f"{place}: request column {column.name!r} is also a feature, a column of the key or a "
-                    "reserved word of serving tables: rename it"
-                )
-            self._check_in_label(column, place)
-
-    def _check_in_label(self, column: RequestColumn, place: str) -> None:
-        """In training the request is part of the label's own row."""
-        if self.label is None:
-            return
-        source = self.label.source
-        kinds = {one.name: one.type for one in source.columns}
-        kind = kinds.get(column.name)
-        if kind is None and column.required:
-            raise DeclarationError(
-                f"{place}: request column {column.name!r} is no column of {source.name!r}, the label's "
-                "source, whose rows are the requests of training: add it there, or give it a DEFAULT"
-            )
-        if kind is not None and kind != column.type and not (kind.numeric and column.type.numeric):
-            raise DeclarationError(
-                f"{place}: request column {column.name!r} is {column.type}, but {kind} in {source.name!r}, "
-                "the label's source: declare one type"
-            )
-
-    def _check_on_write(self, place: str) -> None:
-        declared: object = self.score_on_write
-        if not isinstance(declared, tuple) or not all(isinstance(one, OnWrite) for one in declared):
-            raise DeclarationError(
-                f"{place}: score_on_write is {self.score_on_write!r}: "
-                "write (OnWrite(source=..., to=...),) with its comma"
-            )
-        if self.score_on_write and self.model is None:
-            raise DeclarationError(
-                f"{place}: score_on_write needs a model to score with: give a label and a model"
-            )
-        check_unique([one.to for one in self.score_on_write], f"{place}: score_on_write: to")
-        unknown = [
-            one.source
-            for one in self.score_on_write
-            if one.source is not None and one.source not in self.sources
-        ]
-        if unknown:
-            raise DeclarationError(
-                f"{place}: score_on_write: source {unknown[0]!r} is none of {', '.join(self.sources)}"
-            )
-        for name in (one.source for one in self.score_on_write if one.source is not None):
-            if self.sources[name].table is not None and self.sources[name].topic is None:
-                raise DeclarationError(
-                    f"{place}: score_on_write: source {name!r} is a table, whose rows are not copied "
-                    "to the lake: give table=PATH, if it is a Delta table"
-                )
-            taken = [one.name for one in self.sources[name].columns if one.name.lower() in RESULTS]
-            if taken:
-                raise DeclarationError(
-                    f"{place}: score_on_write: column {taken[0]!r} of source {name!r} has the name of a "
-                    f"result ({', '.join(RESULTS)}): rename it in the source"
-                )
-
-    def _check_model(self, place: str) -> None:
-        if self.model is not None:
-            self.watch.check(self.model.metric in SMALLER_IS_BETTER, self.model.metric)
-        named = self.model.named if self.model else {}
-        types = self.inputs
-        unknown = [name for name in named if name not in types]
-        if unknown:
-            known = ", ".join(types)
-            raise DeclarationError(
-                f"{place}: model {named[unknown[0]]} {unknown[0]!r} is in no view: there are {known}"
-            )
-        unfit = [name for name in self.model_features if not types[name].trainable]
-        if self.model and (unfit or not self.model_features):
-            which = f"model feature {unfit[0]!r} is {types[unfit[0]]}" if unfit else "every feature is a list"
-            raise DeclarationError(
-                f"{place}: {which}, which no trainer takes: give Model(features=...) of single values"
-            )
-        aside = [
-            name for name in (self.model.categories if self.model else ()) if name not in self.model_features
-        ]
-        if aside:
-            raise DeclarationError(
-                f"{place}: model category {aside[0]!r} is not among Model(features=...): add it there"
-            )
-        lists = [
-            part.feature
-            for part in (self.model.declared_slices if self.model else ())
-            if types[part.feature].array
-        ]
-        if self.model and self.model.online:
-            self._check_online(place)
-        if lists:
-            raise DeclarationError(
-                f"{place}: model slice {lists[0]!r} is {types[lists[0]]}: a slice needs single values"
-            )
-
-    def _check_online(self, place: str) -> None:
-        if "online" in self.sources:
-            raise DeclarationError(
-                f"{place}: source 'online' has the name of the query that learns online: rename the source"
-            )
-        if self.label is not None and self.label.source.topic is None:
-            raise DeclarationError(
-                f"{place}: online learning reads labels from a topic, "
-                f"and source {self.label.source.name!r} has none: give it one"
-            )
-        if self.asks(self.model_features):
-            raise DeclarationError(
-                f"{place}: the online model scores current rows, which have no request, and the model's "
-                "features need it: name others in Model(features=...), or leave Model(online=...) out"
-            )
-        if all(self.inputs[name].text for name in self.model_features):
-            raise DeclarationError(
-                f"{place}: online learning needs a feature that is a number, and the model's are all texts: "
-                "leave Model(online=...) out"
-            )
-
-    def _check_uses(self, place: str) -> None:
-        declared: object = self.shared_with
-        if not isinstance(declared, tuple) or not all(isinstance(one, str) and one for one in declared):
-            raise DeclarationError(
-                f"{place}: shared_with is {self.shared_with!r}: "
-                'write the names of projects, ("card_fraud",) with its comma'
-            )
-        for view in (view for view in self.views if view.use.owner is not None):
-            if self.name not in view.use.shared_with:
-                raise DeclarationError(
-                    f"{place}: project {view.use.owner!r} does not share view {view.name!r} with it: "
-                    f"its owner consents by shared_with=({self.name!r},) in its declaration"
-                )
-        for position, view in enumerate(self.views):
-            again = [
-                other
-                for other in self.views[:position]
-                if other.full_name == view.full_name and other.use.prefix == view.use.prefix
-            ]
-            if again and again[0].unused == view.unused:
-                raise DeclarationError(
-                    f"{place}: view {view.full_name!r} is used twice and its columns would have the same "
-                    'names: give each use its own prefix, such as .on(card="buyer_card", prefix="buyer")'
-                )
-
-    def _check_keys(self, view: FeatureView, place: str) -> None:
-        missing = [name for name in view.asked if name not in self.keys]
-        if missing:
-            known = ", ".join(self.keys)
-            raise DeclarationError(
-                f"{place}: key {missing[0]!r} of view {view.full_name!r} is not among the label's keys "
-                f"{known}: add it to Label(key=...), or say which of them it is with "
-                f'.on({view.keys[view.asked.index(missing[0])]}="...")'
-            )
-
-    def _check_key_types(self, place: str) -> None:
-        declared: dict[str, tuple[DataType, str]] = {}
-        for name, kind, column in self._typed_keys:
-            known, other = declared.setdefault(name, (kind, column))
-            if known != kind and not (known.integral and kind.integral):
-                raise DeclarationError(
-                    f"{place}: key {name!r} is {known} in {other} and {kind} in {column}, "
-                    "where one key is two texts (0042 and 42): declare one type"
-                )
+        check_project(self)
 
     @property
-    def _typed_keys(self) -> Iterator[tuple[str, DataType, str]]:
+    def typed_keys(self) -> Iterator[tuple[str, DataType, str]]:
         """Each column of the key with a type that it has in a source, and words for where."""
         for view in self.views:
             for name, column in zip(view.asked, view.keys, strict=True):
@@ -422,7 +192,7 @@ class Project:
     def key_types(self) -> Mapping[str, DataType]:
         """Types of the key's columns; of several whole numbers the widest."""
         types: dict[str, DataType] = {}
-        for name, kind, _ in self._typed_keys:
+        for name, kind, _ in self.typed_keys:
             known = types.get(name, kind)
             types[name] = known if _range(known) >= _range(kind) else kind
         return types

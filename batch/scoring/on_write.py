@@ -19,7 +19,8 @@ from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 
 from anabranch.declare.names import RESULTS
-from anabranch.declare.projects import OnWrite, Project
+from anabranch.declare.on_write import OnWrite
+from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
 from anabranch.errors import AnabranchError, MisuseError
 from anabranch.events.cells import named

@@ -27,7 +27,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from anabranch.declare.loading import load_project
-from anabranch.declare.projects import OnWrite, Project
+from anabranch.declare.on_write import OnWrite
+from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError, DeclarationError, MisuseError
 from anabranch.progress import Silent
 from anabranch.settings import LakeSettings, ModelsSettings

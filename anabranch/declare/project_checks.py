@@ -1,0 +1,246 @@
+"""What a project is refused for: names, keys, the request, the model, scoring on write."""
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from anabranch.declare.derived import Request, RequestColumn
+from anabranch.declare.models import SMALLER_IS_BETTER
+from anabranch.declare.names import RESERVED, RESULTS, check_name, check_unique
+from anabranch.declare.on_write import OnWrite
+from anabranch.declare.views import FeatureView
+from anabranch.declare.watch import Freshness
+from anabranch.errors import DeclarationError
+from anabranch.values.names import folded
+from anabranch.values.types import DataType
+
+if TYPE_CHECKING:
+    from anabranch.declare.projects import Project
+
+
+def check_project(project: "Project") -> None:
+    """Raises DeclarationError for the first thing of a project that cannot be."""
+    check_name(project.name, "project")
+    if re.search(r"_events(_|$)", project.name):
+        raise DeclarationError(
+            f"project {project.name!r} is not a good name: its tables in Spark would be named as the events "
+            f"of a project {project.name[: project.name.index('_events')]!r}: leave out '_events'"
+        )
+    place = f"project {project.name!r}"
+    for name, text in (("owner", project.owner), ("description", project.description)):
+        if not isinstance(text, str):
+            raise DeclarationError(f"{place}: {name} is {text!r}: it must be text")
+    if not isinstance(project.freshness, Freshness | None):
+        raise DeclarationError(
+            f'{place}: freshness is {project.freshness!r}: it must be Freshness(batch="1d", stream="10s")'
+        )
+    if not project.views:
+        raise DeclarationError(f"{place} has no views: give at least one")
+    if (project.label is None) != (project.model is None):
+        raise DeclarationError(f"{place}: a label and a model belong together: give both or neither")
+    _check_uses(project, place)
+    check_unique([view.name for view in project.own_views], f"{place}: view")
+    check_unique([column.name for column in project.view_columns], f"{place}: feature column")
+    topics = [source.topic for source in project.sources.values() if source.topic]
+    check_unique(topics, f"{place}: topic")
+    taken = [
+        name for name in project.keys if name.lower() in RESERVED and (name != "key" or len(project.keys) > 1)
+    ]
+    if taken:
+        raise DeclarationError(
+            f"{place}: key column {taken[0]!r} is a reserved word of serving tables: rename it in the source"
+        )
+    for view in project.views:
+        _check_keys(view, project, place)
+    _check_key_types(project, place)
+    keys = {name.lower() for name in project.keys}
+    same = [column.name for column in project.view_columns if column.name in keys]
+    if same:
+        raise DeclarationError(
+            f"{place}: feature column {same[0]!r} is also a column of the key: rename the feature"
+        )
+    _check_request(project, place)
+    check_unique([column.name for column in project.columns], f"{place}: feature column")
+    _check_model(project, place)
+    _check_on_write(project, place)
+
+
+def _check_request(project: "Project", place: str) -> None:
+    given: object = project.request
+    if not isinstance(given, Request | None):
+        raise DeclarationError(f'{place}: request is {given!r}: write Request(schema="amount DOUBLE")')
+    if not isinstance(project.derived, Mapping):
+        raise DeclarationError(
+            f'{place}: derived is {project.derived!r}: write derived={{"ratio": Derived("a / b")}}'
+        )
+    taken = {folded(name) for name in (*project.keys, *(column.name for column in project.view_columns))}
+    for column in project.request_columns:
+        if folded(column.name) in taken or column.name.lower() in RESERVED:
+            raise DeclarationError(
+                f"{place}: request column {column.name!r} is also a feature, a column of the key or a "
+                "reserved word of serving tables: rename it"
+            )
+        _check_in_label(column, project, place)
+
+
+def _check_in_label(column: RequestColumn, project: "Project", place: str) -> None:
+    """In training the request is part of the label's own row."""
+    if project.label is None:
+        return
+    source = project.label.source
+    kinds = {one.name: one.type for one in source.columns}
+    kind = kinds.get(column.name)
+    if kind is None and column.required:
+        raise DeclarationError(
+            f"{place}: request column {column.name!r} is no column of {source.name!r}, the label's "
+            "source, whose rows are the requests of training: add it there, or give it a DEFAULT"
+        )
+    if kind is not None and kind != column.type and not (kind.numeric and column.type.numeric):
+        raise DeclarationError(
+            f"{place}: request column {column.name!r} is {column.type}, but {kind} in {source.name!r}, "
+            "the label's source: declare one type"
+        )
+
+
+def _check_on_write(project: "Project", place: str) -> None:
+    declared: object = project.score_on_write
+    if not isinstance(declared, tuple) or not all(isinstance(one, OnWrite) for one in declared):
+        raise DeclarationError(
+            f"{place}: score_on_write is {project.score_on_write!r}: "
+            "write (OnWrite(source=..., to=...),) with its comma"
+        )
+    if project.score_on_write and project.model is None:
+        raise DeclarationError(
+            f"{place}: score_on_write needs a model to score with: give a label and a model"
+        )
+    check_unique([one.to for one in project.score_on_write], f"{place}: score_on_write: to")
+    unknown = [
+        one.source
+        for one in project.score_on_write
+        if one.source is not None and one.source not in project.sources
+    ]
+    if unknown:
+        raise DeclarationError(
+            f"{place}: score_on_write: source {unknown[0]!r} is none of {', '.join(project.sources)}"
+        )
+    for name in (one.source for one in project.score_on_write if one.source is not None):
+        if project.sources[name].table is not None and project.sources[name].topic is None:
+            raise DeclarationError(
+                f"{place}: score_on_write: source {name!r} is a table, whose rows are not copied "
+                "to the lake: give table=PATH, if it is a Delta table"
+            )
+        taken = [one.name for one in project.sources[name].columns if one.name.lower() in RESULTS]
+        if taken:
+            raise DeclarationError(
+                f"{place}: score_on_write: column {taken[0]!r} of source {name!r} has the name of a "
+                f"result ({', '.join(RESULTS)}): rename it in the source"
+            )
+
+
+def _check_model(project: "Project", place: str) -> None:
+    if project.model is not None:
+        project.watch.check(project.model.metric in SMALLER_IS_BETTER, project.model.metric)
+    named = project.model.named if project.model else {}
+    types = project.inputs
+    unknown = [name for name in named if name not in types]
+    if unknown:
+        known = ", ".join(types)
+        raise DeclarationError(
+            f"{place}: model {named[unknown[0]]} {unknown[0]!r} is in no view: there are {known}"
+        )
+    unfit = [name for name in project.model_features if not types[name].trainable]
+    if project.model and (unfit or not project.model_features):
+        which = f"model feature {unfit[0]!r} is {types[unfit[0]]}" if unfit else "every feature is a list"
+        raise DeclarationError(
+            f"{place}: {which}, which no trainer takes: give Model(features=...) of single values"
+        )
+    aside = [
+        name
+        for name in (project.model.categories if project.model else ())
+        if name not in project.model_features
+    ]
+    if aside:
+        raise DeclarationError(
+            f"{place}: model category {aside[0]!r} is not among Model(features=...): add it there"
+        )
+    lists = [
+        part.feature
+        for part in (project.model.declared_slices if project.model else ())
+        if types[part.feature].array
+    ]
+    if project.model and project.model.online:
+        _check_online(project, place)
+    if lists:
+        raise DeclarationError(
+            f"{place}: model slice {lists[0]!r} is {types[lists[0]]}: a slice needs single values"
+        )
+
+
+def _check_online(project: "Project", place: str) -> None:
+    if "online" in project.sources:
+        raise DeclarationError(
+            f"{place}: source 'online' has the name of the query that learns online: rename the source"
+        )
+    if project.label is not None and project.label.source.topic is None:
+        raise DeclarationError(
+            f"{place}: online learning reads labels from a topic, "
+            f"and source {project.label.source.name!r} has none: give it one"
+        )
+    if project.asks(project.model_features):
+        raise DeclarationError(
+            f"{place}: the online model scores current rows, which have no request, and the model's "
+            "features need it: name others in Model(features=...), or leave Model(online=...) out"
+        )
+    if all(project.inputs[name].text for name in project.model_features):
+        raise DeclarationError(
+            f"{place}: online learning needs a feature that is a number, and the model's are all texts: "
+            "leave Model(online=...) out"
+        )
+
+
+def _check_uses(project: "Project", place: str) -> None:
+    declared: object = project.shared_with
+    if not isinstance(declared, tuple) or not all(isinstance(one, str) and one for one in declared):
+        raise DeclarationError(
+            f"{place}: shared_with is {project.shared_with!r}: "
+            'write the names of projects, ("card_fraud",) with its comma'
+        )
+    for view in (view for view in project.views if view.use.owner is not None):
+        if project.name not in view.use.shared_with:
+            raise DeclarationError(
+                f"{place}: project {view.use.owner!r} does not share view {view.name!r} with it: "
+                f"its owner consents by shared_with=({project.name!r},) in its declaration"
+            )
+    for position, view in enumerate(project.views):
+        again = [
+            other
+            for other in project.views[:position]
+            if other.full_name == view.full_name and other.use.prefix == view.use.prefix
+        ]
+        if again and again[0].unused == view.unused:
+            raise DeclarationError(
+                f"{place}: view {view.full_name!r} is used twice and its columns would have the same "
+                'names: give each use its own prefix, such as .on(card="buyer_card", prefix="buyer")'
+            )
+
+
+def _check_keys(view: FeatureView, project: "Project", place: str) -> None:
+    missing = [name for name in view.asked if name not in project.keys]
+    if missing:
+        known = ", ".join(project.keys)
+        raise DeclarationError(
+            f"{place}: key {missing[0]!r} of view {view.full_name!r} is not among the label's keys "
+            f"{known}: add it to Label(key=...), or say which of them it is with "
+            f'.on({view.keys[view.asked.index(missing[0])]}="...")'
+        )
+
+
+def _check_key_types(project: "Project", place: str) -> None:
+    declared: dict[str, tuple[DataType, str]] = {}
+    for name, kind, column in project.typed_keys:
+        known, other = declared.setdefault(name, (kind, column))
+        if known != kind and not (known.integral and kind.integral):
+            raise DeclarationError(
+                f"{place}: key {name!r} is {known} in {other} and {kind} in {column}, "
+                "where one key is two texts (0042 and 42): declare one type"
+            )
