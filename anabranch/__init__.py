@@ -45,6 +45,7 @@ from anabranch.aggregates.order import BottomK, First, FirstK, Last, LastK, Max,
 from anabranch.aggregates.recency import DecayedMean, DecayedSum, TimeSince
 from anabranch.aggregates.spread import Correlation, Covariance, Kurtosis, Skewness, Slope, StdDev, Variance
 from anabranch.declare.derived import Derived, Request
+from anabranch.declare.examples import Example
 from anabranch.declare.models import Gate, Member, Model, Online, Search, Slice
 from anabranch.declare.on_write import OnWrite
 from anabranch.declare.projects import Project
@@ -67,9 +68,9 @@ AGGREGATES: tuple[type[Aggregate], ...] = (
 __all__ = [
     "AGGREGATES", "Aggregate", "All", "Any", "ApproxDistinct", "ApproxPercentile", "BottomK",
     "Correlation", "Count", "Covariance", "DataType", "DecayedMean", "DecayedSum", "Derived", "Distinct",
-    "FeatureView", "First", "FirstK", "Freshness", "Gate", "Histogram", "Kurtosis", "Label", "Last",
-    "LastK", "Max", "Mean", "Member", "Min", "Model", "MostFrequent", "OnWrite", "Online", "Project",
-    "Rate", "Request", "Search", "Skewness", "Slice", "Slope", "Source", "StdDev", "Sum", "TimeSince",
-    "TopK", "Variance", "Watch", "Window", "register_format", "register_type", "register_window",
-    "shared",
+    "Example", "FeatureView", "First", "FirstK", "Freshness", "Gate", "Histogram", "Kurtosis", "Label",
+    "Last", "LastK", "Max", "Mean", "Member", "Min", "Model", "MostFrequent", "OnWrite", "Online",
+    "Project", "Rate", "Request", "Search", "Skewness", "Slice", "Slope", "Source", "StdDev", "Sum",
+    "TimeSince", "TopK", "Variance", "Watch", "Window", "register_format", "register_type",
+    "register_window", "shared",
 ]  # fmt: skip

@@ -40,7 +40,7 @@ _PARTS_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
-class Example:
+class LabelledKey:
     """A label: key as stored text, event time and arrival in microseconds, and target (None for none)."""
 
     id: str
@@ -176,7 +176,7 @@ class Learning:
         )
         return after, comparison, version or ""
 
-    def _examples(self, since: Mapping[int, int], upto: Mapping[int, int]) -> list[Example]:
+    def _examples(self, since: Mapping[int, int], upto: Mapping[int, int]) -> list[LabelledKey]:
         """Labels of the messages in [since, upto) by arrival; of copies within the horizon only the first.
 
         The result does not depend on how the topic is cut into steps, nor on which process reads the next
@@ -193,7 +193,7 @@ class Learning:
             self._recent = RecentLabels(since, {example.id: example.arrival for example in before})
         return self._recent.first_copies(labels, {**since, **upto}, horizon)
 
-    def _labels(self, since: Mapping[int, int], upto: Mapping[int, int]) -> list[Example]:
+    def _labels(self, since: Mapping[int, int], upto: Mapping[int, int]) -> list[LabelledKey]:
         """All labels of the messages in [since, upto) by arrival, copies included."""
         layer, project, label = self._layer, self._project, self._project.label
         if label is None:
@@ -218,7 +218,9 @@ class RecentLabels:
     upto: Mapping[int, int]
     arrivals: dict[str, int]
 
-    def first_copies(self, labels: Sequence[Example], upto: Mapping[int, int], horizon: int) -> list[Example]:
+    def first_copies(
+        self, labels: Sequence[LabelledKey], upto: Mapping[int, int], horizon: int
+    ) -> list[LabelledKey]:
         """The labels without a copy within `horizon` microseconds before; all become known up to `upto`."""
         first = []
         for example in labels:
@@ -232,7 +234,7 @@ class RecentLabels:
         return first
 
 
-def _collected(label: Label, events: DataFrame) -> list[Example]:
+def _collected(label: Label, events: DataFrame) -> list[LabelledKey]:
     target = F.expr(label.target_sql).cast("double")
     columns = {
         "id": named(label.source.identity).cast("string"),
@@ -245,7 +247,7 @@ def _collected(label: Label, events: DataFrame) -> list[Example]:
     selected = [column.alias(name) for name, column in columns.items()]
     # The items of one message have one offset.
     rows = events.select(*selected, *order).orderBy(*order, "id").collect()
-    return [Example(*(row[name] for name in columns)) for row in rows if row["key"] is not None]
+    return [LabelledKey(*(row[name] for name in columns)) for row in rows if row["key"] is not None]
 
 
 def _columns(answer: Answer) -> dict[str, list[Any]]:

@@ -5,10 +5,10 @@ not count, nor do events that the filter `where` excludes. Each class states its
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,6 +111,14 @@ class Aggregate(ABC):
     @abstractmethod
     def over(self, kind: DataType) -> Bound:
         """The bound aggregate for an argument of type `kind`; called on a copy whose SQL is compiled."""
+
+    def plain(self, items: Sequence[tuple[int, Any]], at: int, since: int) -> object:
+        """What it means, as a loop over (event time, value) of the events that count in a window [since, at).
+
+        Values are plain: exact numbers as int and Decimal. `anabranch.testing` proves an aggregate that is
+        added from outside against this.
+        """
+        raise NotImplementedError(f"aggregate {type(self).__name__} does not say what it means")
 
     def meaning(self) -> str:
         """Canonical text of everything that determines the value."""

@@ -1,10 +1,12 @@
-"""What a project is refused for: names, keys, the request, the model, scoring on write."""
+"""What a project is refused for: names, keys, the request, the model, scoring on write, examples."""
 
+import difflib
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from anabranch.declare.derived import Request, RequestColumn
+from anabranch.declare.examples import Example
 from anabranch.declare.models import SMALLER_IS_BETTER
 from anabranch.declare.names import RESERVED, RESULTS, check_name, check_unique
 from anabranch.declare.on_write import OnWrite
@@ -63,6 +65,25 @@ def check_project(project: "Project") -> None:
     check_unique([column.name for column in project.columns], f"{place}: feature column")
     _check_model(project, place)
     _check_on_write(project, place)
+    _check_examples(project, place)
+
+
+def _check_examples(project: "Project", place: str) -> None:
+    declared: object = project.examples
+    if not isinstance(declared, tuple) or not all(isinstance(one, Example) for one in declared):
+        raise DeclarationError(
+            f"{place}: examples is {project.examples!r}: write (Example(events=[...], ...),) with its comma"
+        )
+    for number, example in enumerate(project.examples, 1):
+        which = f"{place}: example {example.name or number!r}"
+        if set(example.key) != set(project.keys):
+            shape = ", ".join(f"{name!r}: ..." for name in project.keys)
+            raise DeclarationError(f"{which}: key {dict(example.key)} does not fit: write {{{shape}}}")
+        unknown = [name for name in example.gives if name not in project.column_of]
+        if unknown:
+            near = difflib.get_close_matches(str(unknown[0]), project.column_of, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(project.column_of)}"
+            raise DeclarationError(f"{which}: gives {unknown[0]!r}, which is no feature: {hint}")
 
 
 def _check_request(project: "Project", place: str) -> None:

@@ -13,6 +13,7 @@ from anabranch.declare.derived import (
     derived_columns,
     program_of,
 )
+from anabranch.declare.examples import Example
 from anabranch.declare.models import Model
 from anabranch.declare.names import digest
 from anabranch.declare.on_write import OnWrite
@@ -32,6 +33,7 @@ class Project:
 
     `shared_with` names the projects that may use its views by `shared`.
     `derived` are features computed from others, by name; `request` has the columns that come with a question.
+    `examples` say what a few events give; `anabranch test` and pytest run them.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Project:
     shared_with: tuple[str, ...] = ()
     derived: Mapping[str, Derived] = field(default_factory=dict, hash=False)
     request: Request | None = None
+    examples: tuple[Example, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "views", tuple(self.views))

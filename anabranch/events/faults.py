@@ -42,7 +42,7 @@ def find_fault(
     if not isinstance(event, dict):
         return Fault(source.id or source.time, f"an event is a JSON object, not {show(event)}")
     if not source.nested:
-        return _fault(event, source, keys, latest)
+        return row_fault(event, source, keys, latest)
     try:
         check_levels(event)
         for each, _ in kept_events(event, source.nesting):
@@ -58,10 +58,10 @@ def _event_fault(
     event: MessageEvent, source: Source, keys: tuple[tuple[str, ...], ...], latest: int | None
 ) -> Fault | None:
     if event.fault is not None or event.position is None:
-        return _named(event.fault) if event.fault else _fault(event.values, source, keys, latest)
+        return _named(event.fault) if event.fault else row_fault(event.values, source, keys, latest)
     message = event.values[source.identity]
     text = None if message is None else json_text(message)
-    fault = _fault({**event.values, source.identity: identity(text, event.position)}, source, keys, latest)
+    fault = row_fault({**event.values, source.identity: identity(text, event.position)}, source, keys, latest)
     return fault and Fault(fault.field, f"{source.explode}[{event.position}]: {fault.reason}")
 
 
@@ -95,7 +95,7 @@ def _short_names(pairs: list[tuple[str, object]]) -> None:
         raise EventError(f"the event has a field whose name is longer than {_LONGEST_FIELD:,} letters")
 
 
-def _fault(
+def row_fault(
     given: Mapping[str, object], source: Source, keys: tuple[tuple[str, ...], ...], latest: int | None
 ) -> Fault | None:
     """The first fault of the values of an event's columns."""

@@ -23,14 +23,14 @@ from anabranch.stores.models.inputs import model_inputs
 from anabranch.stores.models.registry import Models
 from anabranch.stores.models.scoring import InputCoder
 from anabranch.stores.models.versions import TrainingRecord
+from anabranch.testing.states import batch_part, tiles
 from anabranch.values.times import DAY, HOUR, MINUTE, floor_to, now_micros
 from batch.trainers.registry import fit
 from batch.trainers.rows import TrainingRows
 from jobs.servers import embedded
 from jobs.wiring.settings import ROOT, Settings, load_settings
 from tests.conftest import free_ports
-from tests.support.law import SCHEMA, batch_part, tiles
-from tests.support.oracle import Event
+from tests.support.law import SCHEMA, Event
 
 SLACK = 2 * DAY
 SHAPES = 20  # different states; keys share them, for what is stored under a key does not change the work

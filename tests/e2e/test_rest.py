@@ -30,6 +30,7 @@ from anabranch.stores.models.inputs import model_inputs
 from anabranch.stores.models.registry import Models
 from anabranch.stores.models.scoring import InputCoder
 from anabranch.stores.models.versions import TrainingRecord
+from anabranch.testing.states import SLACK, batch_part
 from anabranch.values.times import HOUR, floor_to, format_time, now_micros
 from batch.trainers.registry import fit
 from batch.trainers.rows import TrainingRows
@@ -39,8 +40,7 @@ from jobs.wiring.serve import serve
 from jobs.wiring.settings import Settings
 from serving.server import look
 from tests.conftest import free_ports
-from tests.support.law import SCHEMA, SLACK, batch_part
-from tests.support.oracle import Event
+from tests.support.law import SCHEMA, Event
 
 T = TypeVar("T")
 DECLARATION = """

@@ -1,32 +1,46 @@
-"""What the law is tested with: a view of every aggregate, random events, and states folded in numpy as Spark
-folds them.
-"""
+"""What the law is tested with: a view of every aggregate and random events."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
-import datasketches
-import numpy as np
 from hypothesis import strategies as st
 
-from anabranch import AGGREGATES, Aggregate, Covariance, FeatureView, Source
-from anabranch.aggregates.layout import States
+from anabranch import AGGREGATES, Aggregate, Covariance, FeatureView, Slope, Source
 from anabranch.folds.grains import LIFELONG, is_lifelong, steps
-from anabranch.folds.merge import BatchPart, Tiles
-from anabranch.states.blocks import TIME, Lifted, Rows, Values
-from anabranch.states.extras import Extra, LeadingTexts
-from anabranch.states.sketches import DistinctSketch, QuantileSketch, ValueSet
-from anabranch.values.times import HOUR, MINUTE, floor_to
-from tests.support.oracle import Event
-from tests.support.sql import compile_sql
+from anabranch.testing.elements import compile_sql
+from anabranch.values.times import HOUR, MINUTE, floor_to, parse_duration
 
-SLOT = HOUR
-SLACK = 6 * HOUR
 START = 1_700_000_000_000_000 // HOUR * HOUR
 SCHEMA = "id STRING, key STRING, time TIMESTAMP, x DOUBLE, n BIGINT, d DECIMAL(12,2), s STRING, b BOOLEAN"
 source = Source(name="things", topic="things", id="id", time="time", schema=SCHEMA)
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event of the test source; times in microseconds."""
+
+    id: str
+    key: str
+    time: int
+    arrival: int
+    x: float | None = None
+    n: int | None = None
+    d: Decimal | None = None
+    s: str | None = None
+    b: bool | None = None
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The values of its columns."""
+        return self.__dict__
+
+    def value(self, text: str) -> Any:
+        """The value of a column or expression, for the oracle."""
+        return compile_sql(text)(self.row)
 
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -123,109 +137,6 @@ def replace_arrival(event: Event, position: int) -> Event:
     return Event(**{**event.__dict__, "arrival": event.arrival // 1000 * 1000 + position})
 
 
-def lift(view: FeatureView, events: Sequence[Event]) -> Lifted:
-    """Elements of events as Spark's SQL would give them."""
-    rows = [{**event.__dict__, TIME: event.time} for event in events]
-    return {
-        element: _values([compile_sql(element.sql)(row) for row in rows], element.kind)
-        for element in view.layout.elements
-    }
-
-
-def _values(raw: list[object], kind: str) -> Values:
-    valid = np.array([value is not None for value in raw], dtype=bool)
-    if kind == "binary":
-        out = np.empty(len(raw), dtype=object)
-        out[:] = raw
-        return Values(out, valid)
-    return Values(
-        np.array(
-            [0 if value is None else value for value in raw],
-            dtype=np.int64 if kind == "whole" else np.float64,
-        ),
-        valid,
-    )
-
-
-def states(view: FeatureView, groups: Sequence[Sequence[Event]]) -> tuple[Rows, list[States]]:
-    """One state a group of events."""
-    rows: list[Rows] = []
-    extras: list[States] = []
-    for group in groups:
-        lifted = lift(view, group)
-        rows.append(
-            view.layout.reduce(np.concatenate([block.lift(lifted) for block in view.layout.blocks], axis=1))
-        )
-        extras.append([_extra_state(extra, lifted) for extra in view.layout.extras])
-    return (np.stack(rows) if rows else np.empty((0, view.layout.width))), extras
-
-
-def _extra_state(extra: Extra, lifted: Lifted) -> bytes | None:
-    """What Spark's own aggregate would make of the events."""
-    if isinstance(extra, LeadingTexts):
-        whole: list[bytes | None] = extra.over(
-            lifted, np.array([0]), np.array([len(lifted[extra.element].values)])
-        ).tolist()
-        return whole[0]
-    found = lifted[extra.elements[0]]
-    values = found.values[found.valid].tolist()
-    if not values:
-        return None
-    if isinstance(extra, ValueSet):
-        return extra.merge([len(value).to_bytes(4, "big") + value for value in values])
-    sketch: Any
-    if isinstance(extra, DistinctSketch):
-        sketch = datasketches.hll_sketch(extra.log_size, datasketches.tgt_hll_type.HLL_8)
-    elif isinstance(extra, QuantileSketch):
-        sketch = datasketches.kll_doubles_sketch(extra.size)
-    else:
-        sketch = datasketches.frequent_strings_sketch(8)
-    for value in values:
-        sketch.update(value.decode() if isinstance(value, bytes) else value)
-    return bytes(sketch.serialize_compact() if isinstance(extra, DistinctSketch) else sketch.serialize())
-
-
-def batch_part(view: FeatureView, events: Sequence[Event], cut: int, slack: int = SLACK) -> BatchPart:
-    """The batch part of one key's distinct events that arrived before the cut."""
-    pieces: dict[tuple[int, int], list[Event]] = {}
-    for event in events:
-        if event.time >= cut:
-            pieces.setdefault((0, event.time), []).append(event)
-            continue
-        hops = set()
-        for position, span in enumerate(view.spans):
-            since = span.collapsed_from(cut, slack)
-            if since is None or event.time >= since:
-                pieces.setdefault((-1 - position, 0), []).append(event)
-            tail = span.tail(cut)
-            if tail is not None and since is not None and tail <= event.time < since:
-                hops.add(span.hop)
-        for hop in hops:
-            pieces.setdefault((hop, floor_to(event.time, hop)), []).append(event)
-    rows, extras = states(view, list(pieces.values()))
-    labels = np.array(list(pieces), dtype=np.float64).reshape(-1, 2)
-    return BatchPart(cut, slack, np.concatenate([labels, rows], axis=1), extras)
-
-
-def tiles(view: FeatureView, events: Sequence[Event]) -> Tiles:
-    """Tiles of one key's distinct events, of any slots, in the view's tiers."""
-    wide = _tier(view, events, view.tiers[0])
-    ahead = {event.id for event in events if event.time > event.arrival}
-    fine = [
-        _tier(view, [event for event in events if event.id not in ahead], width) for width in view.tiers[1:]
-    ]
-    return replace(wide, fine=fine[0] if fine else None)
-
-
-def _tier(view: FeatureView, events: Sequence[Event], width: int) -> Tiles:
-    pieces: dict[tuple[int, int], list[Event]] = {}
-    for event in events:
-        start = event.time if event.time > event.arrival else floor_to(event.time, width)
-        pieces.setdefault((floor_to(event.arrival, SLOT), start), []).append(event)
-    rows, extras = states(view, list(pieces.values()))
-    return Tiles(np.array([start for _, start in pieces], dtype=np.int64), rows, extras)
-
-
 def start_of(view: FeatureView, cut: int, time: int) -> int | None:
     """The start of the grain that `grains.start_sql` computes, for one time."""
     if time >= cut:
@@ -234,3 +145,26 @@ def start_of(view: FeatureView, cut: int, time: int) -> int | None:
         if time >= since:
             return floor_to(time, step)
     return LIFELONG if is_lifelong(view) else None
+
+
+def scale_of(aggregate: Any, events: Sequence[Event]) -> float:
+    """How large a rounding of a fold may be, in units of 1e-12: sums of sizes, squares of sizes for
+    second moments.
+    """
+    columns = [aggregate.argument, getattr(aggregate, "other", None) or aggregate.argument]
+    found = [[getattr(event, column, None) for event in events] for column in columns]
+    sizes = [
+        [abs(float(v)) for v in values if isinstance(v, int | float | Decimal) and math.isfinite(v)]
+        for values in found
+    ]
+    largest = [max(size, default=0.0) for size in sizes]
+    power = {"Variance": 2, "Covariance": 2, "StdDev": 1}.get(type(aggregate).__name__)
+    if isinstance(aggregate, Slope):
+        # The mean of times is right to 0.03 microseconds, which the steepest slope there may be
+        # makes an error of.
+        times = sorted({event.time for event in events})
+        gap = min((b - a for a, b in pairwise(times)), default=1)
+        return 1e12 * (0.1 / gap + 1e-9) * largest[0] * parse_duration(aggregate.per) / gap
+    if power == 2:
+        return largest[0] * largest[1] * len(events)
+    return (sum(sizes[0]) if power is None else 1e3 * largest[0]) + 1.0

@@ -16,14 +16,13 @@ from kafka import TopicPartition
 from anabranch import Aggregate, FeatureView, Project
 from anabranch.answers.features import Answer
 from anabranch.stores.kafka.bus import Bus
+from anabranch.testing import oracle
 from anabranch.values.times import DAY, MINUTE, floor_to, format_time, now_micros
 from jobs.flows.building import build_project
 from jobs.show import Steps
 from jobs.wiring.context import Context
 from speed.streams import start
-from tests.support import oracle
-from tests.support.law import START, events_strategy, features_of, source
-from tests.support.oracle import Event
+from tests.support.law import START, Event, events_strategy, features_of, source
 from tests.unit.folds.test_law import assert_lawful
 
 KEYS = ("a", "b", "never seen")

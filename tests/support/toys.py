@@ -4,6 +4,7 @@ its own block.
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, ClassVar, Self
@@ -20,7 +21,6 @@ from anabranch.states.sums import Tally
 from anabranch.values.datatype import DataType, JsonSchema
 from anabranch.values.times import DAY, HOUR, MINUTE, floor_to, from_micros, to_micros
 from anabranch.values.types import DOUBLE
-from tests.support.oracle import Found
 
 OFFSETS = {"today": 0, "today_delhi": 5 * HOUR + 30 * MINUTE}
 
@@ -102,13 +102,11 @@ class GeometricMean(Aggregate):
         )
         return Bound(DOUBLE, Formula(_root), (LogTotal(positive), Tally(positive)), exactness="to rounding")
 
+    def plain(self, items: Sequence[tuple[int, Any]], at: int, since: int) -> float | None:
+        positive = [float(value) for _, value in items if value > 0]
+        return math.exp(math.fsum(map(math.log, positive)) / len(positive)) if positive else None
+
 
 def _root(found: Folded) -> Values:
     count = found.rows[1][:, 0]
     return Values(np.exp(found.rows[0][:, 0] / np.maximum(count, 1)), count > 0)
-
-
-def geometric_mean(found: Found) -> float | None:
-    """The geometric mean for the oracle."""
-    positive = [float(value) for value in found.values if value > 0]
-    return math.exp(math.fsum(map(math.log, positive)) / len(positive)) if positive else None

@@ -22,7 +22,18 @@ ARROWS = {
 }
 """Which of our folders each may import, besides itself."""
 
-LAYERS = ("values", "states", "aggregates", "declare", "folds", "events", "pages", "stores", "answers")
+LAYERS = (
+    "values",
+    "states",
+    "aggregates",
+    "declare",
+    "folds",
+    "events",
+    "testing",
+    "pages",
+    "stores",
+    "answers",
+)
 """Packages of the library, each of which may import those before it; `errors`, `progress` and `settings` lie
 beneath all.
 """

@@ -10,6 +10,7 @@ import pytest
 
 from anabranch import AGGREGATES
 from anabranch.events.faults import find_fault
+from anabranch.testing import check_example
 from anabranch.values.sql.calls import known_functions
 from anabranch.values.sql.functions import ALIASES
 from jobs.wiring.settings import ROOT
@@ -87,6 +88,16 @@ def test_the_examples_on_the_page_of_derived_features_run() -> None:
     assert len(examples) == 3
     for example in examples:
         exec(compile(example, "features.md", "exec"), names)  # noqa: S102 - the page's own examples
+
+
+def test_the_examples_on_the_page_for_authors_run() -> None:
+    text = (PAGE.parent / "authors.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    examples = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert len(examples) == 4
+    for example in examples:
+        exec(compile(example, "authors.md", "exec"), names)  # noqa: S102 - the page's own examples
+    assert [check_example(names["project"], each) for each in names["project"].examples] == [[]]
 
 
 def test_the_declaration_on_the_page_of_watching_can_be_made() -> None:

@@ -16,12 +16,12 @@ from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.cassandra.tables import batch_table, tiles_table
 from anabranch.stores.cassandra.views import Views
 from anabranch.stores.models.registry import Models
+from anabranch.testing.states import SLACK, batch_part, states
 from anabranch.values.keys import key_text
 from anabranch.values.times import DAY, HOUR, MINUTE
 from batch.building.versions import rollback
 from jobs.wiring.settings import Settings
-from tests.support.law import SLACK, START, batch_part, states
-from tests.support.oracle import Event
+from tests.support.law import START, Event
 from tests.support.stores import stores_with
 
 CUT = START

@@ -22,6 +22,7 @@ from anabranch.answers.features import Answer
 from anabranch.events.decoders.decoder import decoder_of
 from anabranch.events.decoders.protobuf_messages import ProtobufDecoder
 from anabranch.events.decoders.schemas import framed
+from anabranch.testing import oracle
 from anabranch.values.times import format_time, now_micros
 from batch.landing.topics import land
 from jobs.flows.building import build_project
@@ -30,10 +31,8 @@ from jobs.wiring.context import Context
 from jobs.wiring.settings import Settings
 from speed.streams import start
 from tests.conftest import free_ports
-from tests.support import oracle
-from tests.support.law import SCHEMA
+from tests.support.law import SCHEMA, Event
 from tests.support.law_river import records_of, some_events
-from tests.support.oracle import Event
 from tests.support.schemas import BOOL, DOUBLE, INT64, STRING, TIMESTAMP, descriptor_set, encoded, record
 from tests.unit.folds.test_law import assert_lawful
 

@@ -21,8 +21,8 @@ from jobs.flows.verifying import verify_settled
 from jobs.show import Steps
 from jobs.wiring.context import Context
 from jobs.wiring.settings import Settings
+from tests.support.law import Event
 from tests.support.law_river import LawRiver, assert_exact, make_project, message, records_of, some_events
-from tests.support.oracle import Event
 
 _YEAR = 365 * DAY
 

@@ -16,6 +16,7 @@ from pyspark.sql import SparkSession
 from anabranch import Aggregate, FeatureView, Label, Model, Project, Source
 from anabranch.answers.features import Answer
 from anabranch.folds.spark import point_in_time
+from anabranch.testing import oracle
 from anabranch.values.times import MINUTE, SECOND, format_time, from_micros, now_micros
 from batch.building.versions import rollback
 from batch.landing.ingest import ingest
@@ -25,10 +26,8 @@ from jobs.show import Steps
 from jobs.wiring.context import Context
 from jobs.wiring.settings import Settings
 from speed.views import sources_of
-from tests.support import oracle
-from tests.support.law import features_of, source
+from tests.support.law import Event, features_of, source
 from tests.support.law_river import KEYS, Answered, LivedRiver, message, some_events, some_features
-from tests.support.oracle import Event
 from tests.unit.folds.test_law import assert_lawful
 
 BASKETS = Source(

@@ -26,12 +26,12 @@ from anabranch.stores.cassandra.tables import (
 )
 from anabranch.stores.cassandra.views import Views
 from anabranch.stores.cassandra.writer import upsert
+from anabranch.testing.states import SLACK, batch_part, tiles
 from anabranch.values.times import HOUR, floor_to, from_micros, now_micros, to_micros
 from batch.building.versions import rollback
 from jobs.wiring.settings import Settings
 from speed.tiles import tile_writer
-from tests.support.law import SLACK, START, batch_part, tiles
-from tests.support.oracle import Event
+from tests.support.law import START, Event
 from tests.support.stores import stores_with
 
 CUT = START

@@ -14,11 +14,11 @@ from anabranch import Aggregate, Count, Distinct, FeatureView, Label, Model, Pro
 from anabranch.folds.grains import start_sql
 from anabranch.folds.merge import LABELS, BatchPart, Merged, Tiles, merge
 from anabranch.folds.spark import batch_rows, coarsened, grains, pieces_of, point_in_time, tiles
+from anabranch.testing import oracle
+from anabranch.testing.states import SLACK, SLOT
 from anabranch.values.times import DAY, HOUR, MINUTE, SECOND, from_micros, to_micros
 from batch.lost_states import lost_states_told
-from tests.support import oracle
-from tests.support.law import SCHEMA, SLACK, SLOT, START, events_strategy, source, start_of
-from tests.support.oracle import Event
+from tests.support.law import SCHEMA, START, Event, events_strategy, source, start_of
 from tests.unit.folds.test_law import LIFELONG, VIEW, assert_lawful
 
 pytestmark = pytest.mark.usefixtures("compiled")

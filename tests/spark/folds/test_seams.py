@@ -13,19 +13,17 @@ from anabranch.events.judging import parse
 from anabranch.events.rows import LAKE_COLUMNS
 from anabranch.folds.merge import LABELS, BatchPart, merge
 from anabranch.folds.spark import batch_rows, grains, point_in_time
+from anabranch.testing import oracle
 from anabranch.values.times import DAY, HOUR, MINUTE, from_micros, to_micros
 from anabranch.values.types import register_type
-from tests.support import oracle
-from tests.support.law import START
+from tests.support.law import START, Event
 from tests.support.law import source as things
-from tests.support.oracle import Event
-from tests.support.toys import GeometricMean, TodayWindow, YearType, geometric_mean, midnight
+from tests.support.toys import GeometricMean, TodayWindow, YearType, midnight
 
 pytestmark = pytest.mark.usefixtures("compiled")
 register_type(YearType)
 register_window(TodayWindow)
 oracle.BEGINNINGS["TodayWindow"] = midnight
-oracle.FOLDS["GeometricMean"] = geometric_mean
 NOON = to_micros(datetime(2024, 5, 1, 12, tzinfo=UTC))
 SCHEMA = "id STRING, key STRING, time TIMESTAMP, grown YEAR"
 SOURCE = Source(name="wines", topic="wines", id="id", time="time", schema=SCHEMA)

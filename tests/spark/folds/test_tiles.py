@@ -10,10 +10,9 @@ from anabranch import Count, DecayedMean, DecayedSum, FeatureView
 from anabranch.folds.merge import Tiles, merge
 from anabranch.folds.spark import pieces_of, tiles
 from anabranch.stores.cassandra.reads import _fine_starts
+from anabranch.testing import oracle
 from anabranch.values.times import DAY, HOUR, MINUTE, SECOND, floor_to, from_micros, to_micros
-from tests.support import oracle
-from tests.support.law import START, source
-from tests.support.oracle import Event
+from tests.support.law import START, Event, source
 
 pytestmark = pytest.mark.usefixtures("compiled")
 

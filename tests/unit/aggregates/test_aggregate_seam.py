@@ -6,14 +6,12 @@ from hypothesis import strategies as st
 
 from anabranch import FeatureView, Mean, Sum
 from anabranch.errors import DeclarationError
+from anabranch.testing.states import SLACK, SLOT
 from anabranch.values.times import MINUTE
-from tests.support import oracle
-from tests.support.law import SLACK, SLOT, START, events_strategy, source
-from tests.support.oracle import Event
-from tests.support.toys import GeometricMean, LogTotal, geometric_mean
+from tests.support.law import START, Event, events_strategy, source
+from tests.support.toys import GeometricMean, LogTotal
 from tests.unit.folds.test_law import QUERIES, assert_answers, assert_training_rows
 
-oracle.FOLDS["GeometricMean"] = geometric_mean
 FEATURES = {
     "growth": GeometricMean("n"),
     "growth_some": GeometricMean("x", where="n > 0"),

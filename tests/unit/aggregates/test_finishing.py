@@ -3,9 +3,9 @@ from decimal import Decimal
 import numpy as np
 
 from anabranch import Count, FeatureView, Mean, Min, Sum
+from anabranch.testing.states import states
 from anabranch.values.times import HOUR
-from tests.support.law import START, make_view, source, states
-from tests.support.oracle import Event
+from tests.support.law import START, Event, make_view, source
 
 
 def test_features_of_one_formula_are_finished_together() -> None:

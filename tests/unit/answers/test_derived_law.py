@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from anabranch import Derived, Project
 from anabranch.answers.features import Answers
 from anabranch.stores.cassandra.views import Views
+from anabranch.testing import oracle
+from anabranch.testing.states import SLACK, SLOT
 from anabranch.values.times import MINUTE
-from tests.support import oracle
-from tests.support.law import SLACK, SLOT, START, events_strategy
-from tests.support.oracle import Event
+from tests.support.law import START, Event, events_strategy
 from tests.unit.answers.test_view_uses import KEYS, LIFELONG, VIEW, StatesInMemory
 
 PROJECT = Project(

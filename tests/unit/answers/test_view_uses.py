@@ -16,10 +16,10 @@ from anabranch.folds.merge import BatchPart, Known
 from anabranch.stores.cassandra.manifest import Gap, Manifest
 from anabranch.stores.cassandra.reads import DeclaredAnewError
 from anabranch.stores.cassandra.views import Views
+from anabranch.testing import oracle
+from anabranch.testing.states import SLACK, SLOT, batch_part, tiles
 from anabranch.values.times import MINUTE
-from tests.support import oracle
-from tests.support.law import SLACK, SLOT, START, batch_part, events_strategy, make_view, tiles
-from tests.support.oracle import Event
+from tests.support.law import START, Event, events_strategy, make_view
 from tests.unit.folds.test_law import assert_lawful
 
 _VIEWS = [make_view(("1h", "7d")), make_view(())]

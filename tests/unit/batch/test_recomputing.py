@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 from anabranch import Covariance, Project
 from anabranch.declare.views import FeatureColumn
 from anabranch.folds.training_sets import features_before
+from anabranch.testing import oracle
 from anabranch.values.times import DAY, HOUR
 from batch.building.recomputing import agrees, with_witnesses
-from tests.support import oracle
-from tests.support.law import START, events_strategy, make_view
-from tests.support.oracle import Event
+from tests.support.law import START, Event, events_strategy, make_view
 from tests.unit.folds.test_law import as_run, at_position, served
 
 EVERYTHING = make_view(("7d",))

@@ -33,11 +33,11 @@ from anabranch import (
 )
 from anabranch.folds.merge import Tiles, merge
 from anabranch.folds.training_sets import features_before
+from anabranch.testing import oracle
+from anabranch.testing.states import SLOT, states
 from anabranch.values.times import DAY, FIRST, HOUR, LAST, MINUTE, format_time
-from tests.support import oracle
 from tests.support.drill import LONG
-from tests.support.law import ARGUMENTS, SLOT, START, states
-from tests.support.oracle import Event
+from tests.support.law import ARGUMENTS, START, Event
 from tests.unit.folds.test_law import as_run, at_position, served
 
 SOURCE = Source(

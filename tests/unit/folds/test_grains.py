@@ -14,10 +14,10 @@ from anabranch.folds.grains import LIFELONG, Grains, fold, largest_key, merged, 
 from anabranch.folds.merge import BatchPart, merge
 from anabranch.folds.packing import LARGEST
 from anabranch.states.sums import ExactTotal
+from anabranch.testing import oracle
+from anabranch.testing.states import SLACK, SLOT, states, tiles
 from anabranch.values.times import DAY, HOUR, MINUTE, floor_to
-from tests.support import oracle
-from tests.support.law import SLACK, SLOT, START, events_strategy, make_view, source, start_of, states, tiles
-from tests.support.oracle import Event
+from tests.support.law import START, Event, events_strategy, make_view, source, start_of
 from tests.unit.folds.test_law import LIFELONG as LIFELONG_VIEW
 from tests.unit.folds.test_law import VIEW, assert_lawful
 

@@ -10,9 +10,9 @@ from anabranch import Aggregate, Count, Distinct, FeatureView, First, Last, Last
 from anabranch.declare.windows import make_window
 from anabranch.folds.grains import Grains, fitting
 from anabranch.folds.merge import BatchPart, Merged, Tiles, merge, merge_all
+from anabranch.testing.states import SLACK, batch_part, tiles
 from anabranch.values.times import DAY, HOUR, MINUTE, floor_to, format_time
-from tests.support.law import SLACK, START, batch_part, source, tiles
-from tests.support.oracle import Event
+from tests.support.law import START, Event, source
 
 CUT = START + 3 * HOUR
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from anabranch import Count, FeatureView, Last, MostFrequent, Rate, Sum
 from anabranch.declare.windows import register_window
 from anabranch.folds.merge import BatchPart, merge
+from anabranch.testing import oracle
+from anabranch.testing.states import SLACK, SLOT
 from anabranch.values.times import DAY, HOUR, MINUTE
-from tests.support import oracle
-from tests.support.law import SLACK, SLOT, START, events_strategy, make_view, source
-from tests.support.oracle import Event
+from tests.support.law import START, Event, events_strategy, make_view, source
 from tests.support.toys import TodayWindow, midnight
 from tests.unit.folds.test_grains import CUTS, assert_grains
 from tests.unit.folds.test_law import QUERIES, assert_answers, assert_training_rows

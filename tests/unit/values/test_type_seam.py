@@ -14,11 +14,11 @@ from anabranch.events.faults import find_fault
 from anabranch.folds.merge import merge
 from anabranch.stores.cassandra.current_rows import current_columns
 from anabranch.stores.models.inputs import model_inputs
+from anabranch.testing.states import SLOT, batch_part, tiles
 from anabranch.values.times import HOUR
 from anabranch.values.types import parse_schema, register_type
 from serving.api.openapi import Declared
-from tests.support.law import SLOT, START, batch_part, tiles
-from tests.support.oracle import Event
+from tests.support.law import START, Event
 from tests.support.toys import YearType
 
 register_type(YearType)

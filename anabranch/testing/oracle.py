@@ -1,33 +1,50 @@
 """The obvious oracle: every aggregate as a plain loop over plain Python values. Slow and right; nothing here
 is shared with features.
+
+An aggregate that is added from outside says what it means by its method `plain`, a window by its `tail`.
 """
 
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal
 from fractions import Fraction
+from functools import reduce
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from anabranch import AGGREGATES, FeatureView, Slope
+from anabranch.aggregates.base import Aggregate
+from anabranch.declare.views import FeatureView
+from anabranch.declare.windows import Window
+from anabranch.errors import MisuseError
 from anabranch.values.times import floor_to, parse_duration
 
 
-@dataclass(frozen=True)
-class Event:
-    """One event of the test source; times in microseconds."""
+class PlainEvent(Protocol):
+    """An event that the oracle folds; times in microseconds."""
 
-    id: str
-    key: str
-    time: int
-    arrival: int
-    x: float | None = None
-    n: int | None = None
-    d: Decimal | None = None
-    s: str | None = None
-    b: bool | None = None
+    @property
+    def id(self) -> Any:
+        """What copies of one event share."""
+
+    @property
+    def key(self) -> str:
+        """The key whose features it is part of."""
+
+    @property
+    def time(self) -> int:
+        """Event time."""
+
+    @property
+    def arrival(self) -> int:
+        """When it came."""
+
+    def value(self, text: str) -> Any:
+        """The value of a column or SQL expression, None for NULL."""
+
+
+Happened = TypeVar("Happened", bound=PlainEvent)
 
 
 @dataclass(frozen=True)
@@ -46,6 +63,9 @@ class Found:
     def values(self) -> list[Any]:
         """The arguments alone."""
         return [value for _, value in self.items]
+
+
+_WIDE = Context(prec=80)  # the default context would round long sums
 
 
 def exact(values: Sequence[Any]) -> list[Fraction]:
@@ -71,7 +91,9 @@ def total(values: Sequence[Any]) -> Any:
     """Sum as the type of its values."""
     if not values:
         return None
-    return math.fsum(values) if isinstance(values[0], float) else sum(values[1:], values[0])
+    if isinstance(values[0], Decimal):
+        return reduce(_WIDE.add, values)
+    return math.fsum(values) if isinstance(values[0], float) else sum(values)
 
 
 def variance(values: Sequence[Any]) -> float | None:
@@ -202,47 +224,53 @@ BEGINNINGS: dict[str, Callable[[Any, int], int | None]] = {
 }
 """Where a window of each kind begins; None for no beginning."""
 
-CONDITIONS: dict[str | None, Callable[[Event], bool]] = {
-    None: lambda _: True,
-    "n > 0": lambda event: event.n is not None and event.n > 0,
-}
+
+def beginning(window: Window, at: int) -> int | None:
+    """Where a window begins: of a kind that was added from outside, where it says itself."""
+    known = BEGINNINGS.get(type(window).__name__)
+    return window.tail(at) if known is None else known(window, at)
 
 
 def _there(value: Any) -> bool:
     return value is not None and not (isinstance(value, float) and not math.isfinite(value))
 
 
-def fold(aggregate: Any, events: Sequence[Event], at: int, since: int) -> Any:
-    """The aggregate over events that are already those of one key and window [since, at)."""
-    counted = [event for event in events if CONDITIONS[aggregate.where](event)]
-    items = [
-        (event.time, 1 if aggregate.argument == "1" else getattr(event, aggregate.argument))
-        for event in counted
-    ]
-    other = getattr(aggregate, "other", None)
-    pairs = (
-        [(getattr(event, aggregate.argument), getattr(event, other)) for event in counted] if other else []
-    )
+def fold(aggregate: Aggregate, events: Sequence[PlainEvent], at: int, since: int) -> Any:
+    """The aggregate over events that are already those of one key and window [since, at).
+
+    Raises MisuseError for an aggregate that does not say what it means.
+    """
+    argument, other = aggregate.text, getattr(aggregate, "other", None)
+    counted = [event for event in events if aggregate.where is None or event.value(aggregate.where)]
+    items = [(event.time, event.value(argument)) for event in counted]
+    pairs = [(event.value(argument), event.value(other)) for event in counted] if other else []
     there = [(x, y) for x, y in pairs if _there(x) and _there(y)]
-    return FOLDS[type(aggregate).__name__](
-        Found([(time, v) for time, v in items if _there(v)], there, aggregate, at, since)
-    )
+    found = Found([(time, v) for time, v in items if _there(v)], there, aggregate, at, since)
+    known = FOLDS.get(type(aggregate).__name__)
+    if known is not None:
+        return known(found)
+    if type(aggregate).plain is Aggregate.plain:
+        raise MisuseError(
+            f"aggregate {type(aggregate).__name__} does not say what it means: give it a method "
+            "'plain(self, items, at, since)', a loop over pairs of event time and value"
+        )
+    return aggregate.plain(found.items, at, since)
 
 
-def distinct(events: Sequence[Event]) -> list[Event]:
+def distinct(events: Sequence[Happened]) -> list[Happened]:
     """First arrival of an id wins."""
-    first: dict[str, Event] = {}
+    first: dict[Any, Happened] = {}
     for event in sorted(events, key=lambda event: event.arrival):
         first.setdefault(event.id, event)
     return list(first.values())
 
 
-def answer(view: FeatureView, events: Sequence[Event], key: str, at: int) -> dict[str, Any]:
+def answer(view: FeatureView, events: Sequence[PlainEvent], key: str, at: int) -> dict[str, Any]:
     """What the law says the features of `key` at `at` are."""
     mine = [event for event in distinct(events) if event.key == key and event.time < at]
     out = {}
     for column in view.columns:
-        since = BEGINNINGS[type(column.window).__name__](column.window, at)
+        since = beginning(column.window, at)
         inside = [event for event in mine if since is None or event.time >= since]
         out[column.name] = fold(view.features[column.feature], inside, at, since or 0)
     return out
@@ -253,33 +281,3 @@ def close(expected: Any, found: Any, scale: float = 0.0) -> bool:
     if isinstance(expected, float) and isinstance(found, (float, int)):
         return math.isclose(expected, found, rel_tol=1e-9, abs_tol=1e-12 * scale)
     return type(expected) is type(found) and bool(expected == found)
-
-
-def scale_of(aggregate: Any, events: Sequence[Event]) -> float:
-    """How large a rounding of a fold may be, in units of 1e-12: sums of sizes, squares of sizes for
-    second moments.
-    """
-    columns = [aggregate.argument, getattr(aggregate, "other", None) or aggregate.argument]
-    found = [[getattr(event, column, None) for event in events] for column in columns]
-    sizes = [
-        [abs(float(v)) for v in values if v is not None and _there(v) and not isinstance(v, str)]
-        for values in found
-    ]
-    largest = [max(size, default=0.0) for size in sizes]
-    power = {"Variance": 2, "Covariance": 2, "StdDev": 1}.get(type(aggregate).__name__)
-    if isinstance(aggregate, Slope):
-        # The mean of times is right to 0.03 microseconds, which the steepest slope there may be
-        # makes an error of.
-        times = sorted({event.time for event in events})
-        gap = min((b - a for a, b in pairwise(times)), default=1)
-        return 1e12 * (0.1 / gap + 1e-9) * largest[0] * parse_duration(aggregate.per) / gap
-    if power == 2:
-        return largest[0] * largest[1] * len(events)
-    return (sum(sizes[0]) if power is None else 1e3 * largest[0]) + 1.0
-
-
-def check_complete() -> None:
-    """Raises when an exported aggregate has no fold here."""
-    missing = [kind.__name__ for kind in AGGREGATES if kind.__name__ not in FOLDS]
-    if missing:
-        raise LookupError(f"aggregates without an oracle: {', '.join(missing)}")

@@ -1,6 +1,4 @@
-"""Just enough of Spark's SQL, a row at a time in plain Python, to evaluate the elements that declarations
-compile to.
-"""
+"""Just enough of Spark's SQL, a row at a time in plain Python, to evaluate the elements of states."""
 
 import hashlib
 import math
@@ -24,6 +22,7 @@ _BINARY: dict[type[exp.Expr], Callable[[Any, Any], Any]] = {
     exp.Div: lambda a, b: a / b,
     exp.BitwiseAnd: lambda a, b: a & b,
     exp.BitwiseRightShift: lambda a, b: a >> b,
+    exp.IntDiv: lambda a, b: int(a // b),  # of what divides without a rest
 }
 
 
@@ -62,10 +61,11 @@ def _compile(node: exp.Expr) -> Evaluate:
         return _case(node)
     if isinstance(node, exp.Cast):
         return _cast(node)
-    found = _leaf(node) or _logic(node) or _arithmetic(node)
+    found = _leaf(node) or _logic(node) or _halves(node) or _arithmetic(node)
     if found is None:
         raise NotImplementedError(
-            f"{type(node).__name__}: {node.sql(dialect='spark')}: teach tests/support/sql.py this expression"
+            f"{type(node).__name__}: {node.sql(dialect='spark')}: "
+            "teach anabranch/testing/elements.py this expression"
         )
     return found
 
@@ -97,6 +97,17 @@ def _logic(node: exp.Expr) -> Evaluate | None:
     if isinstance(node, exp.Is):
         inner = _compile(node.this)
         return lambda row: inner(row) is None
+    return None
+
+
+def _halves(node: exp.Expr) -> Evaluate | None:
+    """What takes a DECIMAL of many digits apart."""
+    if isinstance(node, exp.Floor):
+        lowered = _compile(node.this)
+        return lambda row: None if (value := lowered(row)) is None else Decimal(math.floor(value))
+    if isinstance(node, exp.Anonymous) and node.name.lower() == "pmod":
+        above, below = (_compile(part) for part in node.expressions)
+        return lambda row: None if (value := above(row)) is None else Decimal(int(value) % int(below(row)))
     return None
 
 

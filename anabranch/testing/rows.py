@@ -1,0 +1,302 @@
+"""Events given as plain dicts, read and judged as landing would, and SQL over them without Spark."""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from decimal import Context, Decimal
+from typing import Any
+
+import numpy as np
+from sqlglot import exp
+
+from anabranch.declare.projects import Project
+from anabranch.declare.sources import Source
+from anabranch.declare.views import FeatureView
+from anabranch.errors import DeclarationError, MisuseError
+from anabranch.events.faults import row_fault
+from anabranch.values.keys import SEPARATOR
+from anabranch.values.numbers import DecimalType, FloatType, WholeType, exact_number
+from anabranch.values.sql.expressions import Expression, compiled, parsed_expression
+from anabranch.values.sql.programs import Programmer
+from anabranch.values.texts import bare_text, json_text
+from anabranch.values.times import DAY, SECOND, format_time, from_micros, parse_time, to_micros
+from anabranch.values.types import BOOLEAN, DATE, STRING, TIMESTAMP, ArrayType, DataType
+from anabranch.values.vectors.programs import Program
+
+SOURCE, ARRIVAL = "source", "_arrival"
+"""Members of an event beside the columns of its source."""
+FUTURE_SKEW = 300 * SECOND
+"""How far the time of an event may be ahead of its arrival, as the settings have it by default."""
+_WIDE = Context(prec=80)  # the default context has 28 digits
+_TRUE = ("true", "t", "yes", "y", "1")
+
+
+@dataclass(frozen=True)
+class GivenEvent:
+    """An event that was given as a dict; times in microseconds.
+
+    `row` are its values by column, `values` those of the SQL expressions of the view that it is read for.
+    """
+
+    id: Any
+    time: int
+    arrival: int
+    row: Mapping[str, Any]
+    texts: Mapping[str, str | None]
+    """Its columns as texts of keys."""
+    position: int
+    key: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def value(self, text: str) -> Any:
+        """The value of a column or SQL expression of the view."""
+        return self.values[text]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An event that goes to quarantine: its position among those given, and why."""
+
+    position: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class GivenEvents:
+    """The events of a project: those that are used, by feed, and those that go to quarantine.
+
+    `timed` tells whether they say when they arrived; those that do not arrive in their order.
+    """
+
+    used: Mapping[str, Sequence[GivenEvent]]
+    refused: Sequence[Refused]
+    timed: bool
+
+
+Feed = tuple[Source, tuple[tuple[str, ...], ...]]
+"""A source, and the keys for which its events are used."""
+
+
+def feeds(project: Project) -> dict[str, Feed]:
+    """The sources whose events make the project's features, by their names in a project."""
+    found: dict[str, Feed] = {name: (each, project.key_sets(each)) for name, each in project.sources.items()}
+    for owner, lender in project.lenders.items():
+        found |= {
+            f"{owner}.{name}": (source, lender.key_sets(source)) for name, source in lender.sources.items()
+        }
+    return found
+
+
+def read_events(project: Project, events: Sequence[Mapping[str, Any]]) -> GivenEvents:
+    """The events, each a dict of its source's columns and ``"source"``, read and judged as landing would.
+
+    Raises MisuseError for what is no event: an unknown source or column, or `_arrival` in some events only.
+    """
+    known = feeds(project)
+    given: Sequence[object] = events
+    for number, each in enumerate(given, 1):
+        if not isinstance(each, Mapping):
+            raise MisuseError(f"event {number} is {each!r}: an event is a dict of its source's columns")
+    used: dict[str, list[GivenEvent]] = {name: [] for name in known}
+    refused: list[Refused] = []
+    timed = len([event for event in events if ARRIVAL in event])
+    if timed not in (0, len(events)):
+        raise MisuseError(f"{timed} of {len(events)} events have {ARRIVAL!r}: give it in all of them or none")
+    for position, event in enumerate(events):
+        place = f"event {position + 1}"
+        name = _feed_of(event, known, place)
+        source, key_sets = known[name]
+        _check_columns(event, source, place)
+        arrival = moment(event[ARRIVAL], f"{place}: {ARRIVAL}") if timed else None
+        read = _read(event, source, key_sets, position, arrival)
+        if isinstance(read, Refused):
+            refused.append(read)
+        else:
+            used[name].append(read)
+    return GivenEvents(used, refused, timed > 0)
+
+
+def _feed_of(event: Mapping[str, Any], known: Mapping[str, Feed], place: str) -> str:
+    if SOURCE not in event and len(known) == 1:
+        return next(iter(known))
+    named = event.get(SOURCE)
+    found = [name for name in known if named in (name, name.rpartition(".")[2])]
+    if named in found or len(found) == 1:
+        return str(named) if named in found else found[0]
+    raise MisuseError(
+        f"{place}: {SOURCE!r} is {named!r}: it must be one of {', '.join(map(repr, known))}"
+        if SOURCE in event
+        else f"{place} has no {SOURCE!r}: it must name one of {', '.join(map(repr, known))}"
+    )
+
+
+def _check_columns(event: Mapping[str, Any], source: Source, place: str) -> None:
+    names = [column.name for column in source.columns]
+    for name in event:
+        if name not in (*names, SOURCE, ARRIVAL):
+            near = difflib.get_close_matches(str(name), names, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}"
+            raise MisuseError(f"{place}: {name!r} is no column of source {source.name!r}: {hint}")
+
+
+def _read(
+    event: Mapping[str, Any],
+    source: Source,
+    key_sets: tuple[tuple[str, ...], ...],
+    position: int,
+    arrival: int | None,
+) -> GivenEvent | Refused:
+    values = {column.name: _json(event.get(column.name)) for column in source.columns}
+    fault = row_fault(values, source, key_sets, None if arrival is None else arrival + FUTURE_SKEW)
+    if fault is not None:
+        return Refused(position, fault.reason)
+    types = {column.name: column.type for column in source.columns}
+    row = {name: typed(types[name], types[name].given(value)) for name, value in values.items()}
+    in_keys = {name for names in key_sets for name in names}
+    texts = {name: _text(types[name], values[name]) for name in in_keys}
+    for name in in_keys:  # a key of empty text is none
+        row[name] = None if row[name] == "" else row[name]
+    time = row[source.time] * (DAY if types[source.time] == DATE else 1)
+    if source.id is not None:
+        identity: Any = row[source.id]
+    elif source.topic is not None:
+        identity = position  # each message is itself
+    else:
+        identity = tuple(repr(value) for value in row.values())
+    return GivenEvent(identity, time, position if arrival is None else arrival, row, texts, position)
+
+
+def _json(value: Any) -> Any:
+    """A Python value as JSON would have it."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, datetime):
+        return format_time(to_micros(value))
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def _text(kind: DataType, value: Any) -> str | None:
+    return None if value in (None, "") else kind.key_text(value)
+
+
+def typed(kind: DataType, value: Any) -> Any:
+    """A value of an event that has no fault, as this library passes it on; None for NULL."""
+    if value is None:
+        return None
+    if isinstance(kind, WholeType):
+        return int(exact_number(value, 0) or 0)
+    if kind.floating:
+        number = float(bare_text(value))
+        return float(np.float32(number)) if isinstance(kind, FloatType) else number
+    if isinstance(kind, DecimalType):
+        exact = exact_number(value, kind.scale) or Decimal(0)
+        return exact.quantize(Decimal(1).scaleb(-kind.scale), context=_WIDE)
+    if kind == BOOLEAN:
+        return bare_text(value).lower() in _TRUE
+    if kind == STRING:
+        return json_text(value)
+    if kind.binary:
+        return value if isinstance(value, bytes) else json_text(value).encode()
+    return kind.value(value)
+
+
+def shown(kind: DataType, value: Any) -> Any:
+    """A value for Python: a TIMESTAMP as an aware datetime, a DATE as a date, others as they are."""
+    if value is None:
+        return None
+    if isinstance(kind, ArrayType):
+        return [shown(kind.inner, each) for each in value]
+    if kind == TIMESTAMP:
+        return from_micros(kind.value(value))
+    return from_micros(kind.value(value) * DAY).date() if kind == DATE else kind.value(value)
+
+
+def moment(value: object, what: str) -> int:
+    """Microseconds of an ISO 8601 text or a datetime, without a zone UTC; raises MisuseError."""
+    if isinstance(value, datetime):
+        return to_micros(value)
+    if isinstance(value, date):
+        return to_micros(datetime(value.year, value.month, value.day, tzinfo=UTC))
+    if not isinstance(value, str):
+        raise MisuseError(f"{what} is {value!r}: write ISO 8601, such as 2024-05-01T12:00:00Z, or a datetime")
+    return parse_time(value)
+
+
+def asked_key(project: Project, key: Mapping[str, Any]) -> dict[str, str]:
+    """The texts of a key's columns; raises MisuseError when they are not those of the project's key."""
+    given: object = key
+    if not isinstance(given, Mapping) or set(key) != set(project.keys):
+        shape = ", ".join(f"{name!r}: ..." for name in project.keys)
+        raise MisuseError(f"key {key!r} does not fit project {project.name!r}: write {{{shape}}}")
+    found = {name: _text(kind, _json(key[name])) for name, kind in project.key_types.items()}
+    for name, text in found.items():
+        if not text:
+            kind = project.key_types[name]
+            raise MisuseError(f"key {name!r} is {key[name]!r}, which is no {kind}: give a value of it")
+    return {name: text or "" for name, text in found.items()}
+
+
+def events_of(view: FeatureView, given: Sequence[GivenEvent]) -> list[GivenEvent]:
+    """The events that have the view's key, with the values of its expressions."""
+    keyed = [
+        (event, [event.texts.get(name) if event.row[name] is not None else None for name in view.keys])
+        for event in given
+    ]
+    mine = [(event, SEPARATOR.join(map(str, parts))) for event, parts in keyed if None not in parts]
+    texts = dict.fromkeys(text for each in view.features.values() for text in each.texts)
+    columns = evaluate(view.source, [event.row for event, _ in mine], texts, f"view {view.full_name!r}")
+    return [
+        GivenEvent(
+            **{
+                **event.__dict__,
+                "key": key,
+                "values": {text: values[place] for text, values in columns.items()},
+            }
+        )
+        for place, (event, key) in enumerate(mine)
+    ]
+
+
+def evaluate(
+    source: Source, rows: Sequence[Mapping[str, Any]], texts: Mapping[str, Any], place: str
+) -> dict[str, Sequence[Any]]:
+    """The values of SQL expressions over rows of the source; raises MisuseError for one that needs Spark."""
+    return {text: _evaluator(source, text, place)(rows) for text in texts}
+
+
+def _evaluator(
+    source: Source, text: str, place: str
+) -> Callable[[Sequence[Mapping[str, Any]]], Sequence[Any]]:
+    found = compiled(text, source.columns, place)
+    names = {f"`{column.name}`": column.name for column in source.columns}
+    if found.sql in names:
+        return lambda rows: [row[names[found.sql]] for row in rows]
+    try:
+        program = _program(source, found, f"{place}: {text!r}")
+    except DeclarationError as error:
+        raise MisuseError(
+            f"{error}: proof on rows evaluates expressions without Spark, and this one needs it: "
+            "use what docs/expressions.md lists for derived features, or test it with Spark"
+        ) from error
+    return lambda rows: program.run({name: [row[name] for row in rows] for name in program.reads}, len(rows))[
+        "value"
+    ]
+
+
+def _program(source: Source, found: Expression, place: str) -> Program:
+    if _computes_decimals(found, source):
+        raise DeclarationError(f"{place} computes with DECIMAL")
+    programmer = Programmer(source.columns)
+    programmer.add("value", found, place)
+    return Program(programmer.described)
+
+
+def _computes_decimals(found: Expression, source: Source) -> bool:
+    """Whether DECIMAL values are computed with: a program has them as DOUBLE, so it may only cast them so."""
+    decimals = {column.name for column in source.columns if column.type.decimal}
+    columns = parsed_expression(found.sql, "expression").find_all(exp.Column)
+    parents = [column.parent for column in columns if column.name in decimals]
+    return found.type.decimal or not all(
+        isinstance(parent, exp.Cast) and parent.to.sql(dialect="spark") == "DOUBLE" for parent in parents
+    )

@@ -1,0 +1,164 @@
+"""States of plain events in numpy, stored as batch and stream store them: without Spark, servers or a JVM."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import datasketches
+import numpy as np
+
+from anabranch.aggregates.layout import States
+from anabranch.declare.views import FeatureView
+from anabranch.folds.merge import BatchPart, Tiles
+from anabranch.states.blocks import TIME, Lifted, Rows, Values
+from anabranch.states.extras import Extra, LeadingTexts
+from anabranch.states.sketches import DistinctSketch, QuantileSketch, ValueSet
+from anabranch.testing.elements import compile_sql
+from anabranch.values.times import HOUR, floor_to
+
+SLOT = HOUR
+SLACK = 6 * HOUR
+
+
+class Stored(Protocol):
+    """An event of which states are made; times in microseconds."""
+
+    @property
+    def id(self) -> Any:
+        """What copies of one event share."""
+
+    @property
+    def time(self) -> int:
+        """Event time."""
+
+    @property
+    def arrival(self) -> int:
+        """When it came."""
+
+    @property
+    def row(self) -> Mapping[str, Any]:
+        """Values by column, NULL as None, times as numbers."""
+
+
+Make = Callable[[FeatureView, Sequence[Sequence[Stored]]], tuple[Rows, list[States]]]
+"""What makes one state of each group of events."""
+
+
+def lift(view: FeatureView, events: Sequence[Stored]) -> Lifted:
+    """Elements of events as Spark's SQL would give them."""
+    rows = [{**event.row, TIME: event.time} for event in events]
+    return {
+        element: _values([compile_sql(element.sql)(row) for row in rows], element.kind)
+        for element in view.layout.elements
+    }
+
+
+def _values(raw: list[object], kind: str) -> Values:
+    valid = np.array([value is not None for value in raw], dtype=bool)
+    if kind == "binary":
+        out = np.empty(len(raw), dtype=object)
+        out[:] = raw
+        return Values(out, valid)
+    return Values(
+        np.array(
+            [0 if value is None else value for value in raw],
+            dtype=np.int64 if kind == "whole" else np.float64,
+        ),
+        valid,
+    )
+
+
+def states(view: FeatureView, groups: Sequence[Sequence[Stored]]) -> tuple[Rows, list[States]]:
+    """One state a group of events."""
+    rows: list[Rows] = []
+    extras: list[States] = []
+    for group in groups:
+        lifted = lift(view, group)
+        rows.append(
+            view.layout.reduce(np.concatenate([block.lift(lifted) for block in view.layout.blocks], axis=1))
+        )
+        extras.append([_extra_state(extra, lifted) for extra in view.layout.extras])
+    return (np.stack(rows) if rows else np.empty((0, view.layout.width))), extras
+
+
+def single_states(view: FeatureView, events: Sequence[Stored]) -> tuple[Rows, list[States]]:
+    """One state an event."""
+    lifted = lift(view, events)
+    rows = np.concatenate([block.lift(lifted) for block in view.layout.blocks], axis=1)
+    extras: list[States] = []
+    for place in range(len(events)):
+        one = slice(place, place + 1)
+        alone = {
+            element: Values(lifted[element].values[one], lifted[element].valid[one])
+            for extra in view.layout.extras
+            for element in extra.elements
+        }
+        extras.append([_extra_state(extra, alone) for extra in view.layout.extras])
+    return rows, extras
+
+
+def _extra_state(extra: Extra, lifted: Lifted) -> bytes | None:
+    """What Spark's own aggregate would make of the events."""
+    if isinstance(extra, LeadingTexts):
+        whole: list[bytes | None] = extra.over(
+            lifted, np.array([0]), np.array([len(lifted[extra.element].values)])
+        ).tolist()
+        return whole[0]
+    found = lifted[extra.elements[0]]
+    values = found.values[found.valid].tolist()
+    if not values:
+        return None
+    if isinstance(extra, ValueSet):
+        return extra.merge([len(value).to_bytes(4, "big") + value for value in values])
+    sketch: Any
+    if isinstance(extra, DistinctSketch):
+        sketch = datasketches.hll_sketch(extra.log_size, datasketches.tgt_hll_type.HLL_8)
+    elif isinstance(extra, QuantileSketch):
+        sketch = datasketches.kll_doubles_sketch(extra.size)
+    else:
+        sketch = datasketches.frequent_strings_sketch(8)
+    for value in values:
+        sketch.update(value.decode() if isinstance(value, bytes) else value)
+    return bytes(sketch.serialize_compact() if isinstance(extra, DistinctSketch) else sketch.serialize())
+
+
+def batch_part(
+    view: FeatureView, events: Sequence[Stored], cut: int, slack: int = SLACK, make: Make = states
+) -> BatchPart:
+    """The batch part of one key's distinct events that arrived before the cut."""
+    pieces: dict[tuple[int, int], list[Stored]] = {}
+    for event in events:
+        if event.time >= cut:
+            pieces.setdefault((0, event.time), []).append(event)
+            continue
+        hops = set()
+        for position, span in enumerate(view.spans):
+            since = span.collapsed_from(cut, slack)
+            if since is None or event.time >= since:
+                pieces.setdefault((-1 - position, 0), []).append(event)
+            tail = span.tail(cut)
+            if tail is not None and since is not None and tail <= event.time < since:
+                hops.add(span.hop)
+        for hop in hops:
+            pieces.setdefault((hop, floor_to(event.time, hop)), []).append(event)
+    rows, extras = make(view, list(pieces.values()))
+    labels = np.array(list(pieces), dtype=np.float64).reshape(-1, 2)
+    return BatchPart(cut, slack, np.concatenate([labels, rows], axis=1), extras)
+
+
+def tiles(view: FeatureView, events: Sequence[Stored], make: Make = states) -> Tiles:
+    """Tiles of one key's distinct events, of any slots, in the view's tiers."""
+    wide = _tier(view, events, view.tiers[0], make)
+    ahead = {event.id for event in events if event.time > event.arrival}
+    there = [event for event in events if event.id not in ahead]
+    fine = [_tier(view, there, width, make) for width in view.tiers[1:]]
+    return replace(wide, fine=fine[0] if fine else None)
+
+
+def _tier(view: FeatureView, events: Sequence[Stored], width: int, make: Make) -> Tiles:
+    pieces: dict[tuple[int, int], list[Stored]] = {}
+    for event in events:
+        start = event.time if event.time > event.arrival else floor_to(event.time, width)
+        pieces.setdefault((floor_to(event.arrival, SLOT), start), []).append(event)
+    rows, extras = make(view, list(pieces.values()))
+    return Tiles(np.array([start for _, start in pieces], dtype=np.int64), rows, extras)
