@@ -20,6 +20,7 @@ from anabranch.values.texts import AROUND
 from anabranch.values.types import STRING
 
 Key = dict[str, str]
+_KEYS = ("key", "keys")
 MOST_INSTANCES = 1000
 """Keys or instances of one request."""
 _ASKED = ("key", "features", "request")
@@ -74,6 +75,30 @@ def decode(body: bytes, *, exact: bool = False, what: str = "the body") -> objec
         raise _diagnosis(body, error, what) from error
 
 
+def _with_exact_keys(document: object, body: bytes) -> object:
+    """The document of a body, in which a number in a key is as it was sent, as an event's is."""
+    if any(type(part) is float for one in _askers(document) for part in _key_parts(one)):
+        for one, same in zip(_askers(document), _askers(EXACT.decode(body)), strict=True):
+            one.update({name: same[name] for name in _KEYS if name in same})
+    return document
+
+
+def _askers(document: object) -> Iterator[dict[str, object]]:
+    """The objects of a document that may have a key, or keys."""
+    if isinstance(document, dict):
+        yield document
+        instances = document.get("instances")
+        yield from (
+            one for one in (instances if isinstance(instances, list) else ()) if isinstance(one, dict)
+        )
+
+
+def _key_parts(asker: Mapping[str, object]) -> Iterator[object]:
+    for given in (asker[name] for name in _KEYS if name in asker):
+        for key in given if isinstance(given, list) else (given,):
+            yield from key.values() if isinstance(key, dict) else (key,)
+
+
 def _diagnosis(body: bytes, error: Exception, what: str) -> ProblemError:
     """The problem with a body; Python's own parser reads NaN, 1e999 and halves of pairs, so it finds them."""
     try:
@@ -113,7 +138,7 @@ def _unreal(document: object, path: str) -> Iterator[str]:
 
 def read_asked(body: bytes, project: Project) -> Asked | list[Asked]:
     """The predict request in `body`: one, or the list of ``{"keys": [...]}`` or ``{"instances": [...]}``."""
-    document = decode(body)
+    document = _with_exact_keys(decode(body), body)
     if not isinstance(document, dict):
         raise unprocessable(
             "key", f'the body is {show(document)}: send an object such as {{"key": ..., "features": {{...}}}}'
@@ -152,7 +177,7 @@ def _message(value: bytes | None) -> dict[str, object]:
         raise ProblemError(
             413, "too-large", f"the message has {len(value)} bytes: a request may have {LONGEST_REQUEST}"
         )
-    document = decode(value)
+    document = _with_exact_keys(decode(value), value)
     if not isinstance(document, dict):
         raise unprocessable(
             "request_id",

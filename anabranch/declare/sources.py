@@ -135,11 +135,6 @@ class Source:
         """Whether messages are nested: by paths, or by columns of nested types."""
         return self.by_path or any(column.type.nested for column in self.columns)
 
-    @property
-    def keeps_digits(self) -> bool:
-        """Whether a column holds numbers with a fraction whose digits must not go by way of a double."""
-        return any(column.type.decimals for column in self.columns)
-
     def column(self, name: str, role: str) -> Column:
         """The column `name`; raises DeclarationError, naming its `role`, when it does not exist."""
         for column in self.columns:

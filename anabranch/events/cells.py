@@ -10,6 +10,7 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from anabranch.values.names import quoted
+from anabranch.values.numbers import BEYOND_WHOLE, WHOLE
 from anabranch.values.texts import AROUND
 from anabranch.values.types import DataType
 
@@ -22,6 +23,19 @@ def named(name: str) -> Column:
 def cell(name: str, kind: DataType) -> Column:
     """The text in column `name` as a value of `kind`, NULL when it is unknown or cannot be read."""
     return F.expr(kind.cell_sql(quoted(name)))
+
+
+def text_sql(name: str, found: str, kind: DataType) -> str:
+    """SQL of the text of column `name`, of the Spark type `found`, as a cell of `kind`.
+
+    A double that is whole in any case has all its digits, whichever JDK writes it.
+    """
+    value = quoted(name)
+    text = f"CAST({value} AS STRING)"
+    if found not in ("float", "double") or not (kind.integral or kind.decimal):
+        return text
+    whole = f"abs({value}) >= {WHOLE:.0f}D AND abs({value}) < {BEYOND_WHOLE:.0f}D"
+    return f"CASE WHEN {whole} THEN CAST(try_cast({value} AS BIGINT) AS STRING) ELSE {text} END"
 
 
 def is_wrong(text: Column, value: Column) -> Column:

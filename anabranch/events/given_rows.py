@@ -11,8 +11,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from anabranch.errors import MisuseError
-from anabranch.events.cells import complaint, is_wrong, named
-from anabranch.values.names import quoted
+from anabranch.events.cells import complaint, is_wrong, named, text_sql
 from anabranch.values.types import DataType
 
 WRONG_ROW = "a row cannot be read: "
@@ -34,12 +33,13 @@ def read_column(rows: DataFrame, name: str, kind: DataType) -> tuple[Column, Col
     given = named(name)
     if found == kind.spark.lower():
         return given, None
-    text = given.cast("string")
+    written = text_sql(name, found, kind)
+    text = F.expr(written)
     if kind.text:
         return (text if kind.spark == "STRING" else text.cast("binary")), None
     if (kind.floating and found.startswith(_NUMBERS)) or (kind.time and found in _MOMENTS):
         return given.cast(kind.spark), None
-    value = F.expr(kind.cell_sql(f"CAST({quoted(name)} AS STRING)"))
+    value = F.expr(kind.cell_sql(written))
     return value, F.when(is_wrong(text, value), complaint(name, text, kind))
 
 

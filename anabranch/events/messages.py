@@ -13,7 +13,7 @@ from anabranch.errors import EventError
 from anabranch.values.datatype import Column, show
 from anabranch.values.nested import MOST_ITEMS
 from anabranch.values.paths import ARRAYS, OBJECTS, Path, path_text, value_at
-from anabranch.values.texts import json_number
+from anabranch.values.texts import JsonNumber
 
 MOST_LEVELS = 64
 """Objects and arrays within one another in a nested message; one of more goes to quarantine."""
@@ -23,10 +23,12 @@ POSITION = "_position"
 LARGEST_MESSAGE = 16_777_216
 """Bytes of the items of one message, each with what it shares with the others."""
 _NESTED = (*OBJECTS, *ARRAYS)
-_KEPT = msgspec.json.Encoder(decimal_format="number")
+_KEPT = msgspec.json.Encoder(
+    decimal_format="number", enc_hook=lambda number: msgspec.Raw(str(number).encode())
+)
 
-EXACT = msgspec.json.Decoder(float_hook=json_number)
-"""Reads JSON; numbers with a fraction or an exponent are Decimal."""
+EXACT = msgspec.json.Decoder(float_hook=JsonNumber)
+"""Reads JSON; numbers with a fraction or an exponent are JsonNumber."""
 
 
 @dataclass(frozen=True)

@@ -85,11 +85,6 @@ class DataType(ABC):
         return self.model_kind not in ("binary", "list")
 
     @property
-    def decimals(self) -> bool:
-        """Whether a value, or a part of it, is a number whose digits must not go by way of a double."""
-        return self.decimal
-
-    @property
     def foldable(self) -> bool:
         """Whether states can hold its values."""
         return True
@@ -127,11 +122,8 @@ class DataType(ABC):
         return bool(self.arrow == pa.binary())
 
     def given(self, value: object) -> object:
-        """A value of an event as the lake would hold it; None where it is unknown.
-
-        Numbers of other types than DECIMAL go by way of a double.
-        """
-        if isinstance(value, Decimal) and not self.decimal and math.isfinite(float(value)):
+        """A value of an event as the lake would hold it; None where it is unknown."""
+        if self.floating and isinstance(value, Decimal) and math.isfinite(float(value)):
             return float(value)
         return None if isinstance(value, str) and not self.text and not value.strip(AROUND) else value
 

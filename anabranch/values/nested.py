@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from anabranch.values.datatype import DataType, JsonSchema, show
 from anabranch.values.names import quoted
-from anabranch.values.texts import AROUND, json_number
+from anabranch.values.texts import AROUND, JsonNumber
 
 MOST_ITEMS = 10_000
 """Items of an array or a map, and of a message that is exploded."""
@@ -42,7 +42,7 @@ class NestedType(DataType):
         if not value.strip(AROUND):
             return None
         try:
-            return json.loads(value, parse_float=json_number, parse_constant=_no_number)
+            return json.loads(value, parse_float=JsonNumber, parse_constant=_no_number)
         except (ValueError, RecursionError):
             return value
 
@@ -93,10 +93,6 @@ class ArrayType(NestedType):
 
     def __str__(self) -> str:
         return f"ARRAY<{self.inner}>"
-
-    @property
-    def decimals(self) -> bool:
-        return self.inner.decimals
 
     @property
     def spark(self) -> str:
@@ -168,10 +164,6 @@ class StructType(NestedType):
         return f"STRUCT<{', '.join(f'{name}: {kind}' for name, kind in self.fields)}>"
 
     @property
-    def decimals(self) -> bool:
-        return any(kind.decimals for _, kind in self.fields)
-
-    @property
     def spark(self) -> str:
         return f"STRUCT<{','.join(f'{name}:{kind.spark}' for name, kind in self.fields)}>"
 
@@ -234,10 +226,6 @@ class MapType(NestedType):
 
     def __str__(self) -> str:
         return f"MAP<STRING, {self.inner}>"
-
-    @property
-    def decimals(self) -> bool:
-        return self.inner.decimals
 
     @property
     def spark(self) -> str:

@@ -25,21 +25,27 @@ _WIDE = Context(prec=60)  # the default context would round long sums
 _NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?0*[0-9]{1,3})?"
 _FLOAT = rf"{_NUMBER}|[+-]?NaN|[nN][aA][nN]|[+-]?[iI][nN][fF](?:[iI][nN][iI][tT][yY])?"
 _NUMBERS, _FLOATS = re.compile(_NUMBER), re.compile(_FLOAT)
+WHOLE, BEYOND_WHOLE = 2.0**53, 2.0**63
+"""Doubles from the first on have no fraction; those below the second are exact as BIGINT."""
 _PARTS = rf"^{AROUND_PATTERN}[+-]?([0-9]*)\.?([0-9]*)(?:[eE]([+-]?[0-9]+))?{AROUND_PATTERN}$"
 
 
 def exact_number(value: object, scale: int) -> Decimal | None:
     """The number of a JSON value or text; None for no number, or one with digits beyond `scale`."""
-    text = bare_text(value)
-    if not isinstance(value, Decimal) and not _NUMBERS.fullmatch(text):
+    whole = _whole_text(value)
+    text = bare_text(value) if whole is None else whole
+    if not _NUMBERS.fullmatch(text):
         return None
-    number = value if isinstance(value, Decimal) else Decimal(text)
-    if not number.is_finite():
-        return None
+    number = Decimal(text)
     _, digits, exponent = number.as_tuple()
     shown = "".join(map(str, digits))
     behind = -int(exponent) - (len(shown) - len(shown.rstrip("0")))
     return number if not number or behind <= scale else None
+
+
+def _whole_text(value: object) -> str | None:
+    """The whole number that a double is, with all its digits; None for a double that may have a fraction."""
+    return str(int(value)) if isinstance(value, float) and WHOLE <= abs(value) < BEYOND_WHOLE else None
 
 
 def _exact_sql(text: str, scale: int) -> str:
@@ -56,10 +62,19 @@ def _bare_sql(text: str) -> str:
     return f"translate({text}, '\\u007f', '')"
 
 
+def _decimal_sql(text: str, kind: str) -> str:
+    """SQL of the number `text` as a DECIMAL; Spark alone takes no zero with an exponent of 38 or more."""
+    plain_zero = rf"regexp_replace({_bare_sql(text)}, r'(?s)^({AROUND_PATTERN}[+-]?[0.]+)[eE].*$', '$1')"
+    return f"try_cast({plain_zero} AS {kind})"
+
+
 class ExactType(DataType):
     """Numbers that states hold without rounding, as whole numbers of 64 bits."""
 
     json_types: ClassVar[tuple[type, ...]] = (int, float)
+
+    def cell(self, value: Any) -> Any:
+        return _whole_text(value) or super().cell(value)
 
     @property
     @abstractmethod
@@ -104,7 +119,7 @@ class WholeType(ExactType):
 
     def cell_sql(self, text: str) -> str:
         # Spark alone does not read a whole number that is written with a point or an exponent: 45.0, 4.5e1.
-        whole = f"try_cast(try_cast({_bare_sql(text)} AS DECIMAL(38,0)) AS {self})"
+        whole = f"try_cast({_decimal_sql(text, 'DECIMAL(38,0)')} AS {self})"
         written = f"CASE WHEN {_exact_sql(text, 0)} THEN {whole} END"
         return (
             f"CASE WHEN octet_length({text}) <= {LONGEST_TEXT} "
@@ -295,7 +310,7 @@ class DecimalType(ExactType):
         before, behind = self.precision - self.scale, self.scale
         plain = f"[+-]?(?=[.]?[0-9])0*[0-9]{{0,{before}}}(?:[.][0-9]{{0,{behind}}}0*)?"
         fits = f"{readable_sql(text, plain)} OR {_exact_sql(text, behind)}"
-        return f"CASE WHEN {fits} THEN try_cast({_bare_sql(text)} AS {self}) END"
+        return f"CASE WHEN {fits} THEN {_decimal_sql(text, str(self))} END"
 
     def reads(self, value: object) -> bool:
         number = exact_number(value, self.scale)

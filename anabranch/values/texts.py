@@ -9,6 +9,7 @@ import math
 import re
 from datetime import date
 from decimal import Decimal, InvalidOperation
+from typing import Self
 
 AROUND = "".join(map(chr, range(33))) + "\x7f"
 """Spaces and control characters, which Spark's casts ignore around a value."""
@@ -17,8 +18,25 @@ LONGEST_TEXT = 1000
 """Bytes of a text that can be a number or a time."""
 _FARTHEST = 999_999_999
 """The exponent of a number whose own no Decimal has: beyond every type, as that is."""
-_ODD_ZERO = re.compile(r"-?0(?:\.0*)?[eE][+-]?0*[1-9][0-9]{3,}")
-_LONGEST_EXPONENT = 99
+
+
+class JsonNumber(Decimal):
+    """A JSON number with a fraction or an exponent: all its digits, and the text that was sent, as `str`."""
+
+    __slots__ = ("_sent",)
+    _sent: str
+
+    def __new__(cls, text: str) -> Self:
+        """The number of a text that JSON allows."""
+        try:
+            self = super().__new__(cls, text)
+        except InvalidOperation:
+            self = super().__new__(cls, re.sub(r"[eE]\+?(-?)[0-9]+$", rf"e\g<1>{_FARTHEST}", text))
+        self._sent = text
+        return self
+
+    def __str__(self) -> str:
+        return self._sent
 
 
 def bare_text(value: object) -> str:
@@ -41,7 +59,10 @@ def readable_sql(text: str, pattern: str) -> str:
 
 
 def json_text(value: object) -> str:
-    """A JSON value as Spark's from_json writes it into a STRING: numbers with a fraction as Java does."""
+    """A JSON value as a STRING has it: a number as it was sent, a float, which was never text, as Java does.
+
+    Source of objects and arrays: Spark's from_json.
+    """
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
@@ -53,26 +74,10 @@ def json_text(value: object) -> str:
     )
 
 
-def json_number(text: str) -> Decimal:
-    """A JSON number with a fraction or an exponent, with all its digits.
-
-    A zero with an exponent of four digits is no DECIMAL for landing, and zero for a DOUBLE: as the least
-    number is.
-    """
-    if _ODD_ZERO.fullmatch(text):
-        return Decimal(f"1e-{_FARTHEST}")
-    try:
-        return Decimal(text)
-    except InvalidOperation:
-        return Decimal(re.sub(r"[eE]\+?(-?)[0-9]+$", rf"e\g<1>{_FARTHEST}", text))
-
-
 def cell_text(value: object) -> str:
     """A decoded value, which is not None, as the text of a cell."""
     if isinstance(value, bytes):
         return value.decode()
-    if isinstance(value, Decimal) and not value and abs(value.adjusted()) > _LONGEST_EXPONENT:
-        return "0"  # with an exponent that no reader of numbers takes
     return value.isoformat() if isinstance(value, date) else json_text(value)
 
 

@@ -58,7 +58,7 @@ class _Judge:
 
     def fault(self, text: bytes) -> str | None:
         try:
-            event = decode(text, exact=self.source.keeps_digits, what="it")
+            event = decode(text, exact=True, what="it")
         except ProblemError as problem:
             return problem.detail
         fault = find_fault(event, self.source, self.keys, self.latest) or find_text_fault(text, self.source)

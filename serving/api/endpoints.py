@@ -124,7 +124,7 @@ async def events(parts: ServerParts, call: Call) -> AcceptedBody:
             f"use 'anabranch ingest {project.name} {name} FILE'",
         )
     requests.check_json(request.content_type)
-    document = requests.decode(request.body, exact=source.keeps_digits)
+    document = requests.decode(request.body, exact=True)
     several = isinstance(document, list)
     sent: list[Any] = document if isinstance(document, list) else [document]
     latest = parts.context.clock() + parts.context.stores.settings.times.future_skew_seconds * SECOND

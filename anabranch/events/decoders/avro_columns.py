@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from anabranch.events.decoders.avro_schemas import AvroSchema, Node, node_at
 from anabranch.events.decoders.logical import CLOCKS, MOMENTS, PER_SECOND, logical_text
+from anabranch.values.numbers import BEYOND_WHOLE, WHOLE
 from anabranch.values.times import FIRST, LAST, SECOND
 
 Path = tuple[str | int, ...]
@@ -248,7 +249,17 @@ def _leaf_double(batch: _Batch, node: Node, rows: Rows, cells: Sequence[_Cells])
     raw = batch.fixed(rows, size)
     for each in cells:
         number = raw.copy().view(kind).reshape(-1).astype(np.float64)
-        each.add(rows, pa.array(number).cast(pa.string()))
+        each.add(rows, _shown(number))
+
+
+def _shown(number: NDArray[np.float64]) -> pa.StringArray:
+    """Doubles as texts, with all their digits where they can have no fraction, as in `ExactType.cell`."""
+    text = pa.array(number).cast(pa.string())
+    whole = (np.abs(number) >= WHOLE) & (np.abs(number) < BEYOND_WHOLE)
+    if not whole.any():
+        return text
+    digits = pa.array(np.where(whole, number, 0).astype(np.int64)).cast(pa.string())
+    return pc.if_else(pa.array(whole), digits, text)
 
 
 def _leaf_bytes(batch: _Batch, node: Node, rows: Rows, cells: Sequence[_Cells]) -> None:

@@ -4,13 +4,11 @@ A value may be what JSON has for it or a text of it, as in events everywhere: ``
 ISO 8601 for times and days. What a schema cannot hold is an error; nothing is rounded.
 """
 
-import json
 import re
 import struct
 import uuid
 from collections.abc import Callable, Mapping
 from decimal import Context, Decimal
-from typing import Any
 
 from anabranch.errors import EventError, MisuseError
 from anabranch.events.decoders.avro_schemas import Node
@@ -199,18 +197,9 @@ def _text_bytes(value: object, path: str) -> bytes:
     if isinstance(value, bytes):
         return value
     try:
-        return (value if isinstance(value, str) else json_text(_plain(value))).encode()
+        return (value if isinstance(value, str) else json_text(value)).encode()
     except UnicodeEncodeError:
         raise EventError(f"{path}: the text is not Unicode") from None
-
-
-def _plain(value: Any) -> Any:
-    """A value of JSON with its numbers as doubles, as they are where a text is made of it."""
-    if isinstance(value, Decimal):
-        return float(value)
-    if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, list) else value
 
 
 def _boolean(_node: Node, value: object, path: str) -> bytes:
@@ -246,5 +235,5 @@ def _bytes(raw: bytes) -> bytes:
 
 
 def _unfit(value: object, path: str, wanted: str) -> EventError:
-    shown = show(value) if not isinstance(value, Mapping | list) else json.dumps(_plain(value))[:40]
+    shown = show(value) if not isinstance(value, Mapping | list) else json_text(value)[:40]
     return EventError(f"{path or 'the event'}: {shown} is not {wanted}")

@@ -36,6 +36,7 @@ from anabranch.events.decoders.logical import CONNECT, day_text, decimal_text, l
 from anabranch.events.decoders.schemas import Schemas, is_framed
 from anabranch.events.messages import check_levels
 from anabranch.values.datatype import show
+from anabranch.values.texts import JsonNumber
 from anabranch.values.types import DATE, TIMESTAMP, DataType
 
 _ROWS = {"r": "after", "c": "after", "u": "after", "d": "before"}
@@ -74,7 +75,7 @@ class DebeziumDecoder(MessageDecoder):
         if self.avro.fixed is not None or is_framed(value):
             return _change(self.avro.decode(value), value)
         try:
-            found = json.loads(value, parse_float=_Exact)
+            found = json.loads(value, parse_float=JsonNumber)
         except (ValueError, RecursionError):
             raise EventError(
                 "malformed JSON: a change is one JSON object, or Avro of a schema registry"
@@ -108,28 +109,13 @@ class DebeziumDecoder(MessageDecoder):
         return Decoder.encode(self, source, event)
 
 
-class _Exact(float):
-    """A number of JSON that keeps its digits as they are written."""
-
-    text: str
-
-    def __new__(cls, text: str) -> Self:
-        self = super().__new__(cls, text)
-        self.text = text
-        return self
-
-
 def _plain(value: Any) -> Any:
     """A value within objects and arrays without marks."""
     if isinstance(value, _Number):
         return value.value
-    if isinstance(value, _Exact):
-        return value.text
     if isinstance(value, dict):
-        return {name: float(one) if isinstance(one, _Exact) else _plain(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [float(one) if isinstance(one, _Exact) else _plain(one) for one in value]
-    return value
+        return {name: _plain(one) for name, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list) else value
 
 
 def _change(envelope: Mapping[str, Any], raw: bytes, *, bare: bool = False) -> dict[str, object]:
@@ -184,7 +170,9 @@ def _identity(envelope: Mapping[str, Any], place: Mapping[str, Any], raw: bytes)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def _shown(value: object) -> str:
+def _shown(value: object) -> object:
+    if isinstance(value, JsonNumber):
+        return float(value)
     return value.hex() if isinstance(value, bytes) else str(value)
 
 

@@ -18,7 +18,7 @@ from pyspark.sql.pandas.functions import arrow_udf
 from anabranch.declare.sources import Source
 from anabranch.declare.wire_formats import decoder_class
 from anabranch.errors import AnabranchError, EventError, MisuseError
-from anabranch.events.cells import named
+from anabranch.events.cells import named, text_sql
 from anabranch.events.decoders.schemas import NoSchemas, Schemas
 from anabranch.events.messages import MessageEvent, identity, kept_events
 from anabranch.events.rows import LONGEST_EVENT, lake_columns, sealed
@@ -192,7 +192,8 @@ def table_cells(source: Source, rows: DataFrame) -> DataFrame:
                 f"nothing was landed; write it as {column.type}"
             )
         if kind != column.type.stored:
-            typed = (F.to_json(typed) if nested else typed.cast("string")).alias(column.name)
+            text = F.to_json(typed) if nested else F.expr(text_sql(column.name, kind, column.type))
+            typed = text.alias(column.name)
         cells.append(typed)
     text = F.to_json(F.struct(*[named(column.name) for column in source.columns])).alias("_raw")
     return rows.select(*cells, *lake_columns(), text)

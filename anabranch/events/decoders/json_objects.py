@@ -36,7 +36,6 @@ _LONE = rf"(?<!\\)(?:\\\\)*+(?:{_HIGH}(?!{_LOW})|(?<!{_HIGH}){_LOW})"
 """The escape of half a character; Spark would read it as a question mark."""
 
 
-_PLAIN = msgspec.json.Decoder()
 _NO_OBJECT, _NO_UNICODE = "malformed JSON: one JSON object is expected", "the text is not Unicode"
 _HALF = re.compile("[\ud800-\udfff]")
 
@@ -51,31 +50,31 @@ class JsonDecoder(Decoder):
     items: bool = False
 
     def cells(self, source: Source, raw: DataFrame) -> DataFrame:
-        """Numbers, objects and arrays become JSON text; numbers of DECIMAL columns keep all their digits.
+        """Objects and arrays become JSON text; a number is the text that was sent.
 
-        Spark hands numbers on as text by way of a double, so those of DECIMAL columns are quoted first.
+        Spark hands numbers with a fraction or an exponent on as text by way of a double. That costs digits,
+        and JDK 17 writes some doubles longer than others do. So those of columns that are no doubles are
+        quoted first.
         """
         if source.nested:
             decoder = _ItemDecoder if self.items else _NestedJsonDecoder
-            return decoder(keeps_digits=source.keeps_digits).cells(source, raw)
+            return decoder().cells(source, raw)
         value = F.col("value")
         fields = ", ".join(f"{quoted(column.name)}: STRING" for column in source.columns)
         # Parsed as an array, so that a second object or an array of events is not silently dropped.
         array = F.concat(F.lit("["), short(value), F.lit("]"))
         objects = F.from_json(array, f"ARRAY<STRUCT<{fields}>>", _STRICT)
-        exact = [column.name for column in source.columns if column.type.decimal]
+        exact = [column.name for column in source.columns if not column.type.floating]
         schema = ", ".join(f"{quoted(name)} STRING" for name in exact)
-        decimals = F.from_json(_with_quotes(short(value), exact), schema, _STRICT) if exact else F.lit(None)
-        parsed = sealed(raw, *map(named, raw.columns), objects.alias("_objects"), decimals.alias("_decimals"))
+        sent = F.from_json(_with_quotes(short(value), exact), schema, _STRICT)
+        parsed = sealed(raw, *map(named, raw.columns), objects.alias("_objects"), sent.alias("_sent"))
         texts = [_text(column).alias(column.name) for column in source.columns]
         return sealed(parsed, *lake_columns(), value.alias("_raw"), _fault(value).alias("_fault"), *texts)
 
 
 @dataclass(frozen=True)
 class _NestedJsonDecoder(MessageDecoder):
-    """JSON objects whose columns lie anywhere; `keeps_digits` as the source's."""
-
-    keeps_digits: bool
+    """JSON objects whose columns lie anywhere."""
 
     def decode(self, value: bytes) -> Mapping[str, object]:
         message = self._decoded(value)
@@ -85,7 +84,7 @@ class _NestedJsonDecoder(MessageDecoder):
 
     def _decoded(self, value: bytes) -> Mapping[str, object]:
         try:
-            message = (EXACT if self.keeps_digits else _PLAIN).decode(value)
+            message = EXACT.decode(value)
         except RecursionError as error:
             raise EventError(TOO_DEEP) from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -119,18 +118,21 @@ def _why(value: bytes) -> str:
 
 
 def _with_quotes(value: Column, names: Sequence[str]) -> Column:
-    """The message with the numbers of these fields as texts. Quotes within a text have a backslash before."""
+    """The message with those numbers of these fields as texts that Spark takes for doubles; NULL without any.
+
+    Quotes within a text have a backslash before.
+    """
     plain, escaped = (
         "|".join("".join(_written(letter, escapes) for letter in name) for name in names)
         for escapes in (False, True)
     )
-    return F.when(F.contains(value, F.lit("\\u")), _quoted_numbers(value, escaped)).otherwise(
-        _quoted_numbers(value, plain)
-    )
+    escapes = F.contains(value, F.lit("\\u"))
+    return F.when(escapes, _quoted_numbers(value, escaped)).otherwise(_quoted_numbers(value, plain))
 
 
 def _quoted_numbers(value: Column, fields: str) -> Column:
-    return F.regexp_replace(value, rf'("(?:{fields})"\s*:\s*)(-?[0-9][0-9.eE+-]*)', '$1"$2"')
+    number = rf'("(?:{fields})"\s*:\s*)(-?[0-9]+[.eE][0-9.eE+-]*)'
+    return F.when(value.rlike(number), F.regexp_replace(value, number, '$1"$2"'))
 
 
 def _written(letter: str, escapes: bool) -> str:
@@ -145,14 +147,14 @@ def _written(letter: str, escapes: bool) -> str:
 
 def _text(column: SourceColumn) -> Column:
     text = F.get("_objects", F.lit(0))[column.name]
-    if column.type.decimal:
-        return F.coalesce(F.col("_decimals")[column.name], text)
-    if column.type.floating:
-        # Spark writes them in quotes; a number that became one, such as 1e999, is beyond all doubles.
-        written = F.col("value").rlike("NaN|INF|Infinity")
-        endless = F.when(written, F.trim(text, F.lit('"'))).otherwise("1e999")
-        return F.when(text.isin('"NaN"', '"Infinity"', '"-Infinity"'), endless).otherwise(text)
-    return text
+    if not column.type.floating:
+        # In an object or array the numbers of fields with such names are quoted, too.
+        single = F.col("_sent").isNotNull() & ~F.left(text, F.lit(1)).isin("{", "[")
+        return F.when(single, F.coalesce(F.col("_sent")[column.name], text)).otherwise(text)
+    # Spark writes them in quotes; a number that became one, such as 1e999, is beyond all doubles.
+    written = F.col("value").rlike("NaN|INF|Infinity")
+    endless = F.when(written, F.trim(text, F.lit('"'))).otherwise("1e999")
+    return F.when(text.isin('"NaN"', '"Infinity"', '"-Infinity"'), endless).otherwise(text)
 
 
 def _fault(value: Column) -> Column:

@@ -291,7 +291,7 @@ def _given_value(kind: int, wire: int, value: Any, path: str) -> Any:
         return BOOLEAN.key_text(value) == "true"
     if kind == FieldDescriptor.CPPTYPE_ENUM:
         return str(value) if isinstance(value, Decimal) else value
-    text = value if isinstance(value, str) else json_text(_plain(value))
+    text = value if isinstance(value, str) else json_text(value)
     try:
         raw = text.encode()
     except UnicodeEncodeError:

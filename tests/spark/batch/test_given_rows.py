@@ -11,10 +11,14 @@ from pyspark.sql import SparkSession
 
 from anabranch import Count, FeatureView, Project, Source, Sum
 from anabranch.errors import MisuseError
+from anabranch.events.decoders.decoder import table_cells
+from anabranch.events.given_rows import read_column
+from anabranch.events.rows import LAKE_COLUMNS
 from anabranch.progress import Silent
 from anabranch.settings import LakeSettings
 from anabranch.stores.lake.lake import Lake
 from anabranch.values.times import parse_time
+from anabranch.values.types import parse_type
 from batch.landing.ingest import ingest
 from batch.scoring.features import attach_features, features_at
 from batch.scoring.row_files import read_rows
@@ -78,6 +82,24 @@ def test_a_key_is_found_however_it_is_written(spark: SparkSession, lake: Lake, t
     table = {"row_id": ["r0", "r1"], "customer_id": [7.0, None], "at": [datetime(2024, 6, 1, tzinfo=UTC)] * 2}
     pq.write_table(pa.table(table), tmp_path / "rows.parquet")
     assert looked_up(spark, lake, tmp_path / "rows.parquet") == {"r0": FULL, "r1": NONE}
+
+
+def test_doubles_in_columns_of_whole_numbers_have_all_their_digits(spark: SparkSession) -> None:
+    """In rows that are given and in files: JDK 17 writes some with other digits than they have."""
+    numbers = [-9.292860303920501e17, 2.0**53, 7.0, 1.5, None]
+    rows = spark.createDataFrame([(number,) for number in numbers], "n DOUBLE").coalesce(1)
+    for kind in ("BIGINT", "DECIMAL(20,0)"):
+        read, reason = read_column(rows, "n", parse_type(kind))
+        assert reason is not None
+        found = rows.select(read, reason.isNull()).collect()
+        assert [None if value is None else int(value) for value, _ in found] == [
+            -929286030392050048, 9007199254740992, 7, None, None,
+        ]  # fmt: skip
+        assert [right for _, right in found] == [True, True, True, False, True]
+    source = Source(name="s", topic="s", id=None, time="at", schema="n BIGINT, at TIMESTAMP")
+    lake = [f"CAST(NULL AS {kind}) AS {name}" for name, kind in LAKE_COLUMNS.items()]
+    cells = table_cells(source, rows.selectExpr("n", "TIMESTAMP '2024-05-01' AS at", *lake))
+    assert [row["n"] for row in cells.collect()][:3] == ["-929286030392050048", "9007199254740992", "7.0"]
 
 
 def enumerate_names(keys: list[str]) -> list[tuple[str, str]]:

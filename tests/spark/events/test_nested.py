@@ -66,7 +66,7 @@ def judged(spark: SparkSession, source: Source, keys: tuple[tuple[str, ...], ...
 def refused(text: str, source: Source, keys: tuple[tuple[str, ...], ...]) -> str | None:
     """Why REST refuses an event."""
     try:
-        fault = find_fault(decode(text.encode(), exact=source.keeps_digits), source, keys, LATEST)
+        fault = find_fault(decode(text.encode(), exact=True), source, keys, LATEST)
     except ProblemError as problem:
         return problem.detail
     return None if fault is None else fault.reason

@@ -9,7 +9,7 @@ from anabranch import Count, FeatureView, Label, Last, Model, Project, Source
 from anabranch.answers.features import Answer
 from anabranch.answers.predict import Prediction
 from anabranch.answers.problems import ProblemError
-from anabranch.answers.requests import Asked, read_message
+from anabranch.answers.requests import Asked, read_asked, read_message
 from speed.requests import outcomes
 from tests.support.serving_fakes import NOW, SumScorer
 
@@ -50,6 +50,21 @@ def test_a_valid_message_is_read_like_the_body_of_an_http_request(
 ) -> None:
     found = read_message(json.dumps(document).encode(), shop)
     assert (found.id, found.asked, found.problem) == ("r", asked, None)
+
+
+@pytest.mark.parametrize("sent", ["1.10", "-9.292860303920501e17", "9007199254740993.0", "1E+2"])
+def test_a_number_in_a_key_is_the_text_that_was_sent(sent: str) -> None:
+    """As that of an event is, wherever a request has its key; features are doubles."""
+    key = {"who": sent}
+    for form in (sent, f'{{"who": {sent}}}'):
+        message = f'{{"request_id": "r", "key": {form}, "features": {{"pages": 3}}}}'
+        assert read_message(message.encode(), shop).asked == Asked(key, {"pages": 3})
+        several = read_asked(f'{{"keys": ["ann", {form}]}}'.encode(), shop)
+        assert isinstance(several, list)
+        assert [one.key for one in several] == [{"who": "ann"}, key]
+        instances = read_asked(f'{{"instances": [{{"key": "ann"}}, {{"key": {form}}}]}}'.encode(), shop)
+        assert isinstance(instances, list)
+        assert [one.key for one in instances] == [{"who": "ann"}, key]
 
 
 def test_a_whole_number_can_be_an_id_and_stays_a_number() -> None:

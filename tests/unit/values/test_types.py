@@ -6,8 +6,9 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
+from anabranch.values.texts import JsonNumber
 from anabranch.values.times import to_micros
-from anabranch.values.types import TIMESTAMP, ArrayType, parse_type
+from anabranch.values.types import BIGINT, TIMESTAMP, ArrayType, parse_type
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
@@ -68,3 +69,41 @@ def test_times_outside_of_the_years_1_to_9999_are_no_times(kind: str) -> None:
         assert not parse_type(kind).reads(text)
     for text in ("9999-12-31T23:59:59.999999Z", "0001-01-01T00:00:00Z"):
         assert parse_type(kind).reads(text)
+
+
+@pytest.mark.parametrize(
+    ("sent", "kind", "accepted", "text"),
+    [
+        ("-9.292860303920501e17", "BIGINT", True, "-929286030392050100"),
+        ("-9.292860303920501e17", "STRING", True, "-9.292860303920501e17"),
+        ("9007199254740993.0", "BIGINT", True, "9007199254740993"),
+        ("1.10", "STRING", True, "1.10"),
+        ("1E+2", "STRING", True, "1E+2"),
+        ("-0.0e50", "BIGINT", True, "0"),
+        ("0e50", "DECIMAL(10,2)", True, None),
+        ("0e1000", "BIGINT", False, None),
+        ("1e99999999999999999999", "STRING", True, "1e99999999999999999999"),
+        ("1e-99999999999999999999", "BIGINT", False, None),
+        ("1.5", "BIGINT", False, None),
+    ],
+)
+def test_a_number_of_json_is_judged_and_kept_as_the_text_that_was_sent(
+    sent: str, kind: str, accepted: bool, text: str | None
+) -> None:
+    number, column = JsonNumber(sent), parse_type(kind)
+    assert str(number) == sent
+    assert (column.fault(number) is None) == (column.fault(sent) is None) == accepted
+    if accepted and column.in_keys:
+        assert column.key_text(number) == column.key_text(sent) == text
+        assert column.cell(number) == sent
+    given = column.given(number)
+    assert given is number  # not by way of a double
+    assert parse_type("DOUBLE").given(JsonNumber("1.10")) == 1.1
+
+
+def test_a_double_without_a_fraction_has_all_its_digits_in_whole_numbers() -> None:
+    for number in (2.0**53, -9.292860303920501e17, 2.0**62, 7.0):
+        assert BIGINT.key_text(number) == str(int(number))
+        assert int(float(BIGINT.cell(number))) == int(number)
+    assert BIGINT.cell(-9.292860303920501e17) == "-929286030392050048"
+    assert BIGINT.fault(2.0**63) is not None
