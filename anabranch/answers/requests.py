@@ -23,11 +23,16 @@ Key = dict[str, str]
 _KEYS = ("key", "keys")
 MOST_INSTANCES = 1000
 """Keys or instances of one request."""
-_ASKED = ("key", "features", "request")
-_BY_HTTP, _BY_MESSAGE = "key and features, or keys, or instances", "request_id, key and features"
+_ASKED = ("key", "features", "request", "explain")
+_BY_HTTP, _BY_MESSAGE = (
+    "key, features and explain, or keys, or instances",
+    "request_id, key, features and explain",
+)
 LONGEST_REQUEST = 1_048_576
 """Bytes of one request by message."""
 _LONGEST_ID = 512
+MOST_EXPLAINED = 100
+"""Scores of one request that are explained."""
 MOST_TEXT = 65_536
 """Characters of the texts among the features of one request: its record must fit a message of its topic."""
 _HALF = re.compile("[\ud800-\udfff]")
@@ -39,12 +44,14 @@ class Asked:
     """A request to predict: a key whose features are read, features that win over them, or both.
 
     `field` is where the question has its key, `request` its columns as JSON, None where the project has none.
+    With `explain` the answer says what each feature contributed to the score.
     """
 
     key: Key | None
     features: Mapping[str, object]
     field: str = "key"
     request: Mapping[str, object] | None = None
+    explain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,16 +150,47 @@ def read_asked(body: bytes, project: Project) -> Asked | list[Asked]:
         raise unprocessable(
             "key", f'the body is {show(document)}: send an object such as {{"key": ..., "features": {{...}}}}'
         )
+    explain = _explain(document, "")
     if "instances" in document:
-        return [
-            _one(each, project, f"instances[{i}].") for i, each in enumerate(_listed(document, "instances"))
-        ]
+        return _explained(
+            [
+                _one(each, project, f"instances[{i}].", explain=explain)
+                for i, each in enumerate(_listed(document, "instances"))
+            ]
+        )
     if "keys" in document:
-        return [
-            Asked(body_key(each, project, f"keys[{i}]"), {}, f"keys[{i}]", request_values(None, project))
-            for i, each in enumerate(_listed(document, "keys"))
-        ]
+        return _explained(
+            [
+                Asked(
+                    body_key(each, project, f"keys[{i}]"),
+                    {},
+                    f"keys[{i}]",
+                    request_values(None, project),
+                    explain,
+                )
+                for i, each in enumerate(_listed(document, "keys"))
+            ]
+        )
     return _one(document, project, "")
+
+
+def _explain(document: Mapping[str, object], place: str) -> bool:
+    """Whether an explanation is asked for."""
+    given = document.get("explain")
+    if given is None or isinstance(given, bool):
+        return bool(given)
+    raise unprocessable(f"{place}explain", f"explain is {show(given)}: send true or false", "wrong-type")
+
+
+def _explained(asked: list[Asked]) -> list[Asked]:
+    count = sum(one.explain for one in asked)
+    if count > MOST_EXPLAINED:
+        raise unprocessable(
+            "explain",
+            f"{count} scores are to be explained: ask for {MOST_EXPLAINED} explanations at most at once",
+            "too-many",
+        )
+    return asked
 
 
 def read_message(value: bytes | None, project: Project) -> Requested:
@@ -213,7 +251,7 @@ def _readable_id(value: bytes | None) -> str | int | None:
 
 def _listed(document: Mapping[str, object], name: str) -> list[object]:
     for other in document:
-        if other != name:
+        if other not in (name, "explain"):
             raise unprocessable(
                 other, f"{other!r} does not go with {name}: send {name} alone", "unknown-field"
             )
@@ -230,7 +268,9 @@ def _listed(document: Mapping[str, object], name: str) -> list[object]:
     return found
 
 
-def _one(document: object, project: Project, place: str, known: str = _BY_HTTP) -> Asked:
+def _one(
+    document: object, project: Project, place: str, known: str = _BY_HTTP, *, explain: bool = False
+) -> Asked:
     if not isinstance(document, dict):
         raise unprocessable(
             place.rstrip("."),
@@ -239,7 +279,7 @@ def _one(document: object, project: Project, place: str, known: str = _BY_HTTP) 
         )
     for name in document:
         if name not in _ASKED or (name == "request" and project.request is None):
-            parts = "key and features" if place else known
+            parts = "key, features and explain" if place else known
             parts += " and request" if project.request is not None else ""
             raise unprocessable(
                 f"{place}{name}", f"{name!r} does not belong to this request: it has {parts}", "unknown-field"
@@ -258,6 +298,7 @@ def _one(document: object, project: Project, place: str, known: str = _BY_HTTP) 
         _checked(features or {}, project, f"{place}features"),
         field,
         request,
+        _explain(document, place) or explain,
     )
 
 

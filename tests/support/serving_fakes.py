@@ -20,8 +20,12 @@ from anabranch.stores.cassandra.views import Views
 from anabranch.stores.files.reports import Reports
 from anabranch.stores.kafka.bus import Bus
 from anabranch.stores.kafka.publisher import Message
+from anabranch.stores.models.design import Design
+from anabranch.stores.models.explaining.explanation import NUMBER
+from anabranch.stores.models.explaining.kept import kept_linear
 from anabranch.stores.models.registry import Models
 from anabranch.stores.models.roles import Roles, VersionTrial
+from anabranch.stores.models.scoring import InputCoder
 from anabranch.stores.models.versions import ModelVersion, Scorer
 from anabranch.stores.opened import Stores
 from anabranch.values.times import parse_time
@@ -132,6 +136,11 @@ class SumScorer(Scorer):
     def __init__(self, version: str, features: Sequence[str]) -> None:
         self.version, self.features = version, tuple(features)
         self.kinds = dict.fromkeys(features, "number")
+        self._coder = InputCoder([{"name": name, "kind": "number"} for name in features])
+        count = len(self.features)
+        nothing = np.zeros(count, dtype=np.float32)
+        sums = Design(plain=tuple(range(count)), equal=(), fill=nothing, shift=nothing, scale=nothing + 1)
+        self._explained = kept_linear(sums, np.full(count, 1 / 1000), nothing[None, :], 0.0, NUMBER)
 
     def score(self, columns: Mapping[str, Any]) -> Any:
         return np.nansum([np.array(columns[name], dtype=np.float64) for name in self.features], axis=0) / 1000

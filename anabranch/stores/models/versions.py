@@ -121,7 +121,7 @@ class Scorer:
                 f"version {self.version} cannot be explained: it was trained before versions kept what "
                 "explains them; train again"
             )
-        return read_explainer(self._explained, self._many.predict)
+        return read_explainer(self._explained, lambda matrix: self._many.predict(matrix))
 
     def explain(self, columns: Columns, output: int = 0) -> Explanation:
         """The contributions of `features` to the scores of the columns, which are those of `score`.
