@@ -106,9 +106,15 @@ class AnswerService:
         return self.answers.features(project, keys, at)
 
     def describe(
-        self, project: Project, stored: Answer, scorer: Scorer | None, *, requested: bool = False
+        self,
+        project: Project,
+        stored: Answer,
+        scorer: Scorer | None,
+        *,
+        requested: bool = False,
+        explain: bool = False,
     ) -> dict[str, Any]:
-        """The document of a key's features with its score.
+        """The document of a key's features with its score and, with `explain`, its explanation.
 
         A key of which nothing is known has no score, nor has one of a model that needs the request, unless
         the values are `requested` ones: they include it.
@@ -118,7 +124,10 @@ class AnswerService:
         scorable = requested or scorer is None or not project.asks(scorer.features)
         if scorer is not None and stored.known and scorable:
             ((score, label),) = score_all(scorer, [stored.values])
-        return document(scorer.version if scorer else None, score, label, stored, self.clock())
+        described = document(scorer.version if scorer else None, score, label, stored, self.clock())
+        if explain and scorer is not None and score is not None:
+            (described["explanation"],) = explanations(project, scorer, [stored.values])
+        return described
 
     async def features_async(
         self, project: Project, keys: Sequence[Key], manifest: Manifest | None

@@ -198,6 +198,9 @@ def answer(
         str | None,
         typer.Option("--request", help="Columns of the request as JSON, such as '{\"amount\": 3}'."),
     ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show what each feature contributed to the score.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the features and the score of one key, now or at a time in the past."""
@@ -212,7 +215,8 @@ def answer(
             raise MisuseError(f"{name} declares no request: leave out --request")
         if given is not None:
             request_values(given, project)  # before anything slow
-        answered = answer_key(context, project, stored, None if at is None else parse_time(at), given)
+        moment = None if at is None else parse_time(at)
+        answered = answer_key(context, project, stored, moment, given, explain=explain)
     if as_json:
         say(json.dumps(answered, default=str))
         return
@@ -228,6 +232,22 @@ def answer(
         )
         return
     say(score_line(project, answered))
+    if "explanation" in answered:
+        show_explanation(answered["explanation"])
+
+
+def show_explanation(found: Mapping[str, Any]) -> None:
+    """Show the contributions to a score, the strongest first, and the declared reasons."""
+    errors = found.get("standard_errors", {})
+    heads = ["feature", "contribution", *(["standard error"] if errors else [])]
+    rows = [
+        [name, f"{value:+.4g}", *([f"{errors[name]:.2g}"] if errors else [])]
+        for name, value in sorted(found["contributions"].items(), key=lambda item: -abs(item[1]))
+    ]
+    about = f"{found['method']}, {found['space']}: {found['base']:.4g} and these make {found['margin']:.4g}"
+    table(f"Why this score ({about})", heads, rows)
+    for number, reason in enumerate(found.get("reasons", ()), 1):
+        say(f"reason {number}: {reason['text']} ({', '.join(reason['features'])})")
 
 
 def score_line(project: Project, answered: Mapping[str, Any]) -> str:

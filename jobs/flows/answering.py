@@ -16,9 +16,17 @@ from jobs.wiring.context import Context
 
 
 def answer_key(
-    context: Context, project: Project, key: dict[str, str], at: int | None, request: object = None
+    context: Context,
+    project: Project,
+    key: dict[str, str],
+    at: int | None,
+    request: object = None,
+    *,
+    explain: bool = False,
 ) -> dict[str, Any]:
     """Features and score of a key at `at` (microseconds) or now, with the columns of the `request` if given.
+
+    With `explain` the score comes with what each feature contributed.
 
     The serving store keeps states for the present; a time before the cut is folded from the lake, after
     landing. An unknown key has the features of no events, and no score.
@@ -41,7 +49,7 @@ def answer_key(
         "key": key,
         "features": {name: types[name].to_json(value) for name, value in stored.values.items()},
         "known": stored.known,
-        **service.describe(project, stored, scorer, requested=request is not None),
+        **service.describe(project, stored, scorer, requested=request is not None, explain=explain),
         "degraded_reason": stored.degraded,
         "layer": layer,
     }

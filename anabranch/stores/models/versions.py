@@ -115,21 +115,21 @@ class Scorer:
         return self._many.predict(matrix), None if self._few is None else self._few.predict(matrix)
 
     @cached_property
-    def _explainer(self) -> Explainer:
+    def explainer(self) -> Explainer:
+        """What explains the scores; raises MisuseError for a version that keeps nothing to do it by."""
         if self._explained is None:
             raise MisuseError(
                 f"version {self.version} cannot be explained: it was trained before versions kept what "
                 "explains them; train again"
             )
-        return read_explainer(self._explained, lambda matrix: self._many.predict(matrix))
+        return read_explainer(self._explained, self._many.predict)
 
     def explain(self, columns: Columns, output: int = 0) -> Explanation:
         """The contributions of `features` to the scores of the columns, which are those of `score`.
 
-        `output` is the position of the class to explain among several. Raises MisuseError for a version that
-        keeps nothing to be explained by.
+        `output` is the position of the class to explain among several. Raises MisuseError as `explainer`.
         """
-        return self._explainer.explain(self.matrix(columns), output)
+        return self.explainer.explain(self.matrix(columns), output)
 
     def matrix(self, columns: Columns) -> Matrix:
         """The columns coded as the model reads them, float32 of shape (n, features)."""
