@@ -13,7 +13,6 @@ All leaves of all trees are computed at once, without a loop over nodes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from anabranch.stores.models.explaining.explanation import Arrays, Explanation, 
 from anabranch.stores.models.scoring import Matrix
 
 _LEAST = 1e-12  # a share of no rows: products stay above 0, so that one may divide by them
-_AT_ONCE = 300_000  # parts of paths times rows in memory at once
+_AT_ONCE = 30_000  # parts of paths times rows at once: about what a processor has near
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,39 +91,56 @@ def tree_arrays(trees: Sequence[Tree], weights: Sequence[float], columns: Matrix
 
 @dataclass(frozen=True, kw_only=True)
 class _Paths:
-    """The parts of all leaves' paths, those of a leaf together; leaf i begins at `starts[i]`.
+    """The paths of L leaves that ask about m columns each: arrays of shape (m, L), one row a part of a path.
 
-    A part is an interval (`low`, `high`] of a `column`; `missing` rows are in it or not.
+    A part is the interval (`low`, `high`] of a column, of the input `owner`; `missing` rows are in it or not.
+    `points` are the quadrature's (t, weight) for polynomials of a degree below m.
     """
 
     column: NDArray[np.int64]
+    owner: NDArray[np.int64]
     low: NDArray[np.float32]
     high: NDArray[np.float32]
     missing: NDArray[np.bool_]
     zero: Floats
-    starts: NDArray[np.int64]
     value: Floats
-    single: float
-    """The sum of the leaves that are whole trees."""
+    points: Sequence[tuple[float, float]]
 
-    @cached_property
-    def lengths(self) -> NDArray[np.int64]:
-        """How many parts each leaf has."""
-        return np.diff(np.append(self.starts, len(self.column)))
+    def contributions(self, columns: Matrix, inputs: int) -> Floats:
+        """What the leaves contribute to rows of columns, shape (n, inputs)."""
+        rows = len(columns)
+        values = columns[:, self.column].swapaxes(0, 1)  # (m, n, L)
+        one = (values > self.low[:, None]) & (values <= self.high[:, None])
+        one |= np.isnan(values) & self.missing[:, None]
+        known, zero = one.astype(np.float64), self.zero[:, None]
+        total, part = np.zeros(known.shape), np.empty(known.shape)
+        for point, weight in self.points:
+            np.multiply(known, point, out=part)
+            part += zero * (1 - point)
+            whole = part[0] * weight
+            for each in part[1:]:
+                whole *= each
+            total += np.divide(whole, part, out=part)
+        known -= zero
+        total *= known
+        total *= self.value
+        places = self.owner[:, None] + np.arange(rows)[:, None] * inputs
+        found = np.bincount(places.ravel(), weights=total.ravel(), minlength=rows * inputs)
+        return np.asarray(found.reshape(rows, inputs), dtype=np.float64)
 
-    @cached_property
-    def leaf(self) -> NDArray[np.int64]:
-        """The leaf of each part."""
-        return np.repeat(np.arange(len(self.starts)), self.lengths)
 
+def _paths(nodes: Arrays, positions: NDArray[np.int64]) -> tuple[list[_Paths], float]:
+    """The paths by their number of parts, and the sum of trees that are one leaf.
 
-def _paths(nodes: Arrays) -> _Paths:
+    `positions` are the inputs of the design's columns.
+    """
     feature, left, cover = nodes["feature"], nodes["left"], nodes["cover"]
     inner, leaves = np.flatnonzero(feature >= 0), np.flatnonzero(feature < 0)
     parent, is_left = np.full(len(feature), -1), np.zeros(len(feature), dtype=bool)
     parent[left[inner]] = parent[nodes["right"][inner]] = inner
     is_left[left[inner]] = True
     at, leaf = leaves, np.arange(len(leaves))
+    single = float(nodes["value"][leaves[parent[leaves] < 0]].sum())
     steps: list[tuple[NDArray[Any], ...]] = []
     while True:  # all leaves climb a step at once
         below = parent[at] >= 0
@@ -137,30 +153,40 @@ def _paths(nodes: Arrays) -> _Paths:
         share = cover[at] / np.maximum(cover[above], _LEAST)
         steps.append((leaf, feature[above], low, high, went_left == nodes["missing_left"][above], share))
         at = above
-    single = float(nodes["value"][leaves[parent[leaves] < 0]].sum())
     if not steps:
-        none = np.zeros(0)
-        return _Paths(
-            column=none.astype(np.int64), low=none.astype(np.float32), high=none.astype(np.float32),
-            missing=none.astype(bool), zero=none, starts=none.astype(np.int64), value=none, single=single,
-        )  # fmt: skip
-    leaf, column, low, high, missing, zero = map(np.concatenate, zip(*steps, strict=True))
-    order = np.lexsort((column, leaf))
-    leaf, column, low, high, missing, zero = (
-        each[order] for each in (leaf, column, low, high, missing, zero)
-    )
-    first = np.append(True, (np.diff(leaf) != 0) | (np.diff(column) != 0)).nonzero()[0]
-    leaf, column = leaf[first], column[first]
-    return _Paths(
-        column=column.astype(np.int64),
-        low=np.maximum.reduceat(low, first).astype(np.float32),
-        high=np.minimum.reduceat(high, first).astype(np.float32),
-        missing=np.logical_and.reduceat(missing, first),
-        zero=np.clip(np.multiply.reduceat(zero, first), _LEAST, 1.0),
-        starts=np.append(True, np.diff(leaf) != 0).nonzero()[0],
-        value=nodes["value"][leaves][np.unique(leaf)],
-        single=single,
-    )
+        return [], single
+    parts: list[NDArray[Any]] = [np.concatenate(each) for each in zip(*steps, strict=True)]
+    order = np.lexsort((parts[1], parts[0]))
+    leaf, column, low, high, missing, zero = (each[order] for each in parts)
+    first = np.append(True, (np.diff(leaf) != 0) | (np.diff(column) != 0)).nonzero()[
+        0
+    ]  # of a leaf and column
+    leaf, column = leaf[first], column[first].astype(np.int64)
+    low, high = np.maximum.reduceat(low, first), np.minimum.reduceat(high, first)
+    missing, zero = np.logical_and.reduceat(missing, first), np.multiply.reduceat(zero, first)
+    counts = np.bincount(leaf, minlength=len(leaves))
+    of_leaf = counts[leaf]
+    found = []
+    for count in np.unique(of_leaf).tolist():
+        some = of_leaf == count
+
+        def laid(array: NDArray[Any], some: NDArray[np.bool_] = some, count: int = count) -> NDArray[Any]:
+            return np.ascontiguousarray(array[some].reshape(-1, count).T)
+
+        points, weights = np.polynomial.legendre.leggauss((count + 1) // 2)
+        found.append(
+            _Paths(
+                column=laid(column),
+                owner=positions[laid(column)],
+                low=laid(low).astype(np.float32),
+                high=laid(high).astype(np.float32),
+                missing=laid(missing),
+                zero=np.clip(laid(zero), _LEAST, 1.0),
+                value=nodes["value"][leaves][counts == count],
+                points=tuple(zip(((points + 1) / 2).tolist(), (weights / 2).tolist(), strict=True)),
+            )
+        )
+    return found, single
 
 
 class TreeExplainer:
@@ -170,19 +196,18 @@ class TreeExplainer:
 
     def __init__(self, nodes: Arrays, design: Design, inputs: int, bias: float, space: str) -> None:
         self.space, self._design, self._inputs = space, design, inputs
-        self._paths = paths = _paths(nodes)
-        self._owner = design.positions[paths.column]  # the input of each part
-        longest = int(paths.lengths.max(initial=1))
-        points, weights = np.polynomial.legendre.leggauss((longest + 1) // 2)
-        self._points = tuple(zip((points + 1) / 2, weights / 2, strict=True))
-        reached = np.multiply.reduceat(paths.zero, paths.starts) if len(paths.starts) else np.zeros(0)
-        self._base = bias + paths.single + float(reached @ paths.value)
+        self._paths, single = _paths(nodes, design.positions)
+        reached = [float(np.prod(paths.zero, axis=0) @ paths.value) for paths in self._paths]
+        self._base = bias + single + sum(reached)
 
     def explain(self, matrix: Matrix, output: int = 0) -> Explanation:
         columns = self._design.columns(matrix)
-        step = max(1, _AT_ONCE // max(1, len(self._owner)))
-        parts = [self._some(columns[start : start + step]) for start in range(0, len(columns), step)]
-        found = np.concatenate(parts) if parts else np.zeros((0, self._inputs))
+        found = np.zeros((len(columns), self._inputs))
+        for paths in self._paths:
+            step = max(1, _AT_ONCE // paths.column.size)
+            for start in range(0, len(columns), step):
+                some = slice(start, start + step)
+                found[some] += paths.contributions(columns[some], self._inputs)
         return Explanation(
             method=self.method,
             space=self.space,
@@ -190,17 +215,3 @@ class TreeExplainer:
             contributions=found,
             margins=self._base + found.sum(axis=1),
         )
-
-    def _some(self, columns: Matrix) -> Floats:
-        paths = self._paths
-        if not len(paths.starts):
-            return np.zeros((len(columns), self._inputs))
-        values = columns[:, paths.column]
-        one = ((values > paths.low) & (values <= paths.high)) | (np.isnan(values) & paths.missing)
-        total = np.zeros(one.shape)
-        for point, weight in self._points:
-            part = paths.zero * (1 - point) + point * one
-            whole = np.multiply.reduceat(part, paths.starts, axis=1)
-            total += (weight * whole)[:, paths.leaf] / part
-        total *= (one - paths.zero) * paths.value[paths.leaf]
-        return np.stack([np.bincount(self._owner, weights=row, minlength=self._inputs) for row in total])
