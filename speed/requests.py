@@ -29,6 +29,7 @@ from anabranch.stores.models.registry import Models
 from anabranch.stores.models.versions import Scorer
 from anabranch.stores.opened import Stores
 from anabranch.stores.queries import triggered
+from anabranch.values.times import SECOND, now_micros
 from speed.query import SpeedLayer, begun, messages, scores_topic
 
 log = logging.getLogger(__name__)
@@ -57,18 +58,18 @@ def start_requests(layer: SpeedLayer, project: Project) -> StreamingQuery:
         messages(layer, topic, failOnDataLoss="false")
         .writeStream.queryName(f"{project.name}.{NAME}")
         .option("checkpointLocation", begun(layer, topic, layer.checkpoint(project, NAME)))
-        .foreachBatch(_micro_batch(layer.stores, project))
+        .foreachBatch(_micro_batch(layer.stores, project, layer.times.future_skew_seconds))
     )
     return triggered(writer, layer.trigger).start()
 
 
-def _micro_batch(stores: Stores, project: Project) -> Callable[[DataFrame, int], None]:
+def _micro_batch(stores: Stores, project: Project, skew: int) -> Callable[[DataFrame, int], None]:
     options = stores.bus.spark_options([])
 
     def run(asked: DataFrame, number: int) -> None:
         started = time.monotonic()
         version = stores.models.last_known_champion(project.name)
-        answer = answerer(stores.views.settings, stores.models.settings, project, version)
+        answer = answerer(stores.views.settings, stores.models.settings, project, version, skew)
         answers = asked.select("value", "partition", "offset").mapInArrow(answer, _ANSWERS_SCHEMA)
         answers.write.format("kafka").options(**options).save()
         log.info(
@@ -91,10 +92,11 @@ class _Message:
 
 
 def answerer(
-    views: ViewsSettings, models: ModelsSettings, project: Project, model_version: str | None
+    views: ViewsSettings, models: ModelsSettings, project: Project, model_version: str | None, skew: int = 0
 ) -> Callable[..., Iterator[pa.RecordBatch]]:
     """A function for `DataFrame.mapInArrow` over messages (value, partition, offset): yields their answers.
 
+    An event that comes with a request is at most `skew` seconds ahead.
     An answer is a message (topic, key, value) on the topic of scores; a prediction goes to the topic of
     predictions too, as those of REST do.
     """
@@ -106,7 +108,8 @@ def answerer(
             rows = zip(
                 *(batch.column(name).to_pylist() for name in ("value", "partition", "offset")), strict=True
             )
-            asked = [_Message(read_message(value, project), *place) for value, *place in rows]
+            latest = now_micros() + skew * SECOND
+            asked = [_Message(read_message(value, project, latest), *place) for value, *place in rows]
             sent = list(_messages(project, scorer, answers, asked))
             yield pa.RecordBatch.from_pydict(
                 {name: [each[place] for each in sent] for place, name in enumerate(("topic", "key", "value"))}

@@ -16,7 +16,8 @@ from anabranch.answers.parts import Name, Parts
 from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureView
 from anabranch.errors import UnavailableError
-from anabranch.folds.merge import BatchPart, Known, Merged, merge_all
+from anabranch.events.own_events import OwnEvent
+from anabranch.folds.merge import BatchPart, Known, Merged, merge_all, with_events
 from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.cassandra.reads import GRACE, Pending, Reader, states_of
 from anabranch.stores.cassandra.views import Views
@@ -24,6 +25,9 @@ from anabranch.stores.ignite.shared_parts import SharedParts
 from anabranch.values.keys import SEPARATOR, key_text
 from anabranch.values.times import format_time, now_micros
 
+Events = Sequence[OwnEvent]
+"""The events that come with one question."""
+_Item = tuple[Mapping[str, object], Events]
 _AT_ONCE = 20  # keys that are read or merged before other callers get their turn on the event loop
 _SIDE_BY_SIDE = 200  # keys whose reads are in flight together where no event loop waits
 
@@ -84,12 +88,12 @@ class Answers:
     reader: Reader | None = None
     _manifests: TTLCache[str, tuple[Manifest | None]] = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _gathering: "Coalescer[tuple[Project, Manifest | None], Mapping[str, object], Answer]" = field(init=False)
+    _gathering: "Coalescer[tuple[Project, Manifest | None], _Item, Answer]" = field(init=False)
 
     def __post_init__(self) -> None:
         self._manifests = TTLCache(maxsize=1024, ttl=self.patience)
         self._gathering = Coalescer(
-            lambda versions, keys: self._awaited(versions[0], keys, versions[1]), most=_AT_ONCE
+            lambda versions, items: self._awaited(versions[0], items, versions[1]), most=_AT_ONCE
         )
 
     def manifest(self, project: str) -> Manifest | None:
@@ -114,19 +118,35 @@ class Answers:
         self.views.prepare(project, manifest, self.timeout, self.reader)
 
     def features(
-        self, project: Project, keys: Sequence[Mapping[str, object]], at: int | None = None
+        self,
+        project: Project,
+        keys: Sequence[Mapping[str, object]],
+        at: int | None = None,
+        events: Sequence[Events] = (),
     ) -> list[Answer]:
-        """Answers in the order of `keys` (each ``{column: value}``), as of `at` or now; 200 at once."""
+        """Answers in the order of `keys` (each ``{column: value}``), as of `at` or now; 200 at once.
+
+        `events`, if any, are those that come with each key: they count as if they had arrived. A key with an
+        event ahead of now is answered as of just after it.
+        """
         manifest = self.manifest(project.name)
-        answers: list[Answer] = []
-        for start in range(0, len(keys), _SIDE_BY_SIDE):
-            chunk = keys[start : start + _SIDE_BY_SIDE]
-            asked = now_micros() if at is None else at
-            reading = self._begin(project, chunk, manifest, asked)
-            known = self._collect(reading, project)
-            moment = min(now_micros(), asked + GRACE) if at is None else at
-            answers += _answers(project, chunk, reading.texts, known, manifest, moment)
-        return answers
+        items = _items(keys, events)
+        answers: dict[int, Answer] = {}
+        for places, moment in _by_moment(items, at):
+            for start in range(0, len(places), _SIDE_BY_SIDE):
+                chunk = places[start : start + _SIDE_BY_SIDE]
+                found = self._read(project, [items[place] for place in chunk], manifest, moment)
+                answers |= dict(zip(chunk, found, strict=True))
+        return [answers[place] for place in range(len(items))]
+
+    def _read(
+        self, project: Project, items: Sequence[_Item], manifest: Manifest | None, at: int | None
+    ) -> list[Answer]:
+        asked = now_micros() if at is None else at
+        reading = self._begin(project, [key for key, _ in items], manifest, asked)
+        known = self._collect(reading, project)
+        moment = min(now_micros(), asked + GRACE) if at is None else at
+        return _answers(project, items, reading.texts, known, manifest, moment)
 
     async def answer(
         self,
@@ -134,26 +154,41 @@ class Answers:
         keys: Sequence[Mapping[str, object]],
         manifest: Manifest | None,
         at: int | None = None,
+        events: Sequence[Events] = (),
     ) -> Sequence[Answer]:
         """Answers on an event loop, by the given manifest; concurrent requests for now are read together.
 
-        Raises UnavailableError, never waiting to connect.
+        `events` as for `features`. Raises UnavailableError, never waiting to connect.
         """
         if not self.views.connected:
             raise UnavailableError(
                 "Cassandra has not answered since this server started: see 'anabranch status'"
             )
-        if at is None and len(keys) <= _AT_ONCE:
-            return await self._gathering.ask((project, manifest), keys)
-        return await self._awaited(project, keys, manifest, at)
+        items = _items(keys, events)
+        if events:
+            answers: dict[int, Answer] = {}
+            for places, moment in _by_moment(items, at):
+                chosen = [items[place] for place in places]
+                found = await self._together(project, chosen, manifest, moment)
+                answers |= dict(zip(places, found, strict=True))
+            return [answers[place] for place in range(len(items))]
+        return await self._together(project, items, manifest, at)
+
+    async def _together(
+        self, project: Project, items: Sequence[_Item], manifest: Manifest | None, at: int | None
+    ) -> Sequence[Answer]:
+        if at is None and len(items) <= _AT_ONCE:
+            return await self._gathering.ask((project, manifest), items)
+        return await self._awaited(project, items, manifest, at)
 
     async def _awaited(
         self,
         project: Project,
-        keys: Sequence[Mapping[str, object]],
+        items: Sequence[_Item],
         manifest: Manifest | None,
         at: int | None = None,
     ) -> list[Answer]:
+        keys = [key for key, _ in items]
         await self._take_shared(project, keys, manifest)
         several = len(keys) > _AT_ONCE
         readings, asked = [], now_micros() if at is None else at
@@ -171,7 +206,7 @@ class Answers:
         answers: list[Answer] = []
         for reading in readings:
             answers += _answers(
-                project, keys[len(answers) : len(answers) + _AT_ONCE], reading.texts, known, manifest, moment
+                project, items[len(answers) : len(answers) + _AT_ONCE], reading.texts, known, manifest, moment
             )
             if several:
                 await asyncio.sleep(0)
@@ -184,15 +219,16 @@ class Answers:
         manifest: Manifest | None,
         why: str,
         at: int | None = None,
+        events: Sequence[Events] = (),
     ) -> list[Answer]:
-        """Degraded answers from cached batch parts alone.
+        """Degraded answers from cached batch parts alone, and the events that came with the keys.
 
         Raises UnavailableError with `why` where a part is not cached, and where all parts of a key are
         empty, since the stream may know the key.
         """
-        moment = now_micros() if at is None else at
-        found = []
-        for key in keys:
+        now, found = now_micros() if at is None else at, []
+        for key, own in _items(keys, events):
+            moment = max(now, *(event.time + 1 for event in own)) if own else now
             text = _texts(project, key)
             known: dict[tuple[str, str], Known] = {}
             for view, stored in zip(project.views, text, strict=True):
@@ -200,7 +236,7 @@ class Answers:
                 if part is None:
                     raise UnavailableError(why)
                 known[view.full_name, stored] = (part, None)
-            (answer,) = _answers(project, [key], [text], known, manifest, moment)
+            (answer,) = _answers(project, [(key, own)], [text], known, manifest, moment)
             if not answer.known:
                 raise UnavailableError(why)
             cuts = [one.cut for one in (manifest, *(manifest.lent.values() if manifest else ())) if one]
@@ -275,6 +311,22 @@ class Answers:
         return self.parts.get(_name(owner, view, key, manifest))
 
 
+def _items(keys: Sequence[Mapping[str, object]], events: Sequence[Events]) -> list[_Item]:
+    """Each key with its events; no `events` are none for any key."""
+    return list(zip(keys, events, strict=True)) if events else [(key, ()) for key in keys]
+
+
+def _by_moment(items: Sequence[_Item], at: int | None) -> list[tuple[list[int], int | None]]:
+    """Positions of items that are answered as of one time, and that time: those ahead of now as of theirs."""
+    if at is not None or not any(events for _, events in items):
+        return [(list(range(len(items))), at)]
+    now, moments = now_micros(), dict[int | None, list[int]]()
+    for place, (_, events) in enumerate(items):
+        latest = max((event.time for event in events), default=0)
+        moments.setdefault(latest + 1 if latest >= now else None, []).append(place)
+    return [(places, moment) for moment, places in moments.items()]
+
+
 def _texts(project: Project, key: Mapping[str, object]) -> tuple[str, ...]:
     """The stored texts of a key in the order of the project's views."""
     return tuple(key_text(view.asked, key) for view in project.views)
@@ -311,32 +363,29 @@ async def _done(reading: _Reading) -> None:
 
 def _answers(
     project: Project,
-    keys: Sequence[Mapping[str, object]],
+    items: Sequence[_Item],
     texts: Sequence[Sequence[str]],
     known: Mapping[tuple[str, str], Known],
     manifest: Manifest | None,
     at: int,
 ) -> list[Answer]:
-    """Merge what is `known`, by view and key text, for each of `keys`; all keys of a view together."""
-    merged: list[Mapping[str, Merged]] = []
-    for position, view in enumerate(project.views):
-        names = list(dict.fromkeys(text[position] for text in texts))
-        found = merge_all(view, [known[view.full_name, name] for name in names], at)
-        merged.append(dict(zip(names, found, strict=True)))
+    """Merge what is `known`, by view and key text, for each of `items`; all keys of a view together."""
+    merged = [_merged(view, position, items, texts, known, at) for position, view in enumerate(project.views)]
     version = manifest.batch_version if manifest else None
     gaps = [*manifest.gaps, *(gap for one in manifest.lent.values() for gap in one.gaps)] if manifest else []
     answers: list[Answer] = []
-    rows: list[dict[str, object]] = [{} for _ in keys]
-    for key, text, values in zip(keys, texts, rows, strict=True):
+    rows: list[dict[str, object]] = [{} for _ in items]
+    for place, ((key, events), text, values) in enumerate(zip(items, texts, rows, strict=True)):
         reasons: dict[str, None] = dict.fromkeys(map(str, gaps))
-        any_known, lost = False, frozenset[str]()
-        for view, name, values_of in zip(project.views, text, merged, strict=True):
+        any_known, lost = bool(events), frozenset[str]()
+        for view, name, of_view in zip(project.views, text, merged, strict=True):
             batch, tiles = known[view.full_name, name]
             # A batch part without rows is a key that the version's table does not have.
             any_known = any_known or tiles is not None or (batch is not None and len(batch.rows) > 0)
-            values.update(values_of[name].values)
-            lost |= values_of[name].lost
-            if why := values_of[name].degraded:
+            found = of_view[place]
+            values.update(found.values)
+            lost |= found.lost
+            if why := found.degraded:
                 reasons[why] = None
         answers.append(
             Answer(
@@ -352,6 +401,34 @@ def _answers(
     if project.derived_columns:
         _derive(project, [answer.key for answer in answers], rows)
     return answers
+
+
+def _merged(
+    view: FeatureView,
+    position: int,
+    items: Sequence[_Item],
+    texts: Sequence[Sequence[str]],
+    known: Mapping[tuple[str, str], Known],
+    at: int,
+) -> list[Merged]:
+    """What a view gives for each of `items`; equal keys without events are merged once."""
+    parts: list[Known] = []
+    numbers: dict[str, int] = {}
+    chosen = []
+    for (_, events), text in zip(items, texts, strict=True):
+        name = text[position]
+        mine = [event for event in events if position in event.positions] if events else ()
+        if mine:
+            chosen.append(len(parts))
+            rows, times = [event.row for event in mine], [event.time for event in mine]
+            parts.append(with_events(view, known[view.full_name, name], rows, times))
+            continue
+        if name not in numbers:
+            numbers[name] = len(parts)
+            parts.append(known[view.full_name, name])
+        chosen.append(numbers[name])
+    found = merge_all(view, parts, at)
+    return [found[number] for number in chosen]
 
 
 def _derive(project: Project, keys: Sequence[Mapping[str, str]], rows: Sequence[dict[str, object]]) -> None:

@@ -70,7 +70,9 @@ def predict(
         for one, known, more in zip(asked, stored, added, strict=True)
     ]
     return [
-        Prediction(document(scorer.version, score, label, known, now), values, one, known, now)
+        Prediction(
+            document(scorer.version, score, label, known, now) | shown_events(one), values, one, known, now
+        )
         for (score, label), values, one, known in zip(
             score_all(scorer, used), used, asked, stored, strict=True
         )
@@ -115,6 +117,13 @@ def document(
     return answer
 
 
+def shown_events(asked: Asked) -> dict[str, Any]:
+    """The events that an answer counts, by source and id."""
+    if not asked.events:
+        return {}
+    return {"events": [{"source": event.source.name, "id": event.id} for event in asked.events]}
+
+
 def shown_features(project: Project, values: Mapping[str, Any]) -> dict[str, Any]:
     """Feature values as JSON shows them, in the order of the declaration; what is missing is null."""
     return {column.name: column.type.to_json(values.get(column.name)) for column in project.columns}
@@ -137,7 +146,9 @@ def record(project: str, prediction_id: str, prediction: Prediction) -> bytes:
             "prediction_id": prediction_id,
             "project": project,
             "at": format_time(prediction.at),
-            "asked": asked if request is None else {**asked, "request": request},
+            "asked": asked
+            | ({} if request is None else {"request": request})
+            | shown_events(prediction.asked),
             "used": prediction.used,
             "answered": answer,
             "versions": {"model": answer["model_version"], "batch": answer["batch_version"]},

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -13,7 +13,9 @@ from anabranch.declare.derived import DerivedColumn
 from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureColumn
 from anabranch.errors import EventError
+from anabranch.events.faults import Fault
 from anabranch.events.messages import EXACT
+from anabranch.events.own_events import OwnEvent, fed_views, known_sources, read_events, spark_alone
 from anabranch.values.datatype import show
 from anabranch.values.keys import LONGEST_KEY, SEPARATOR, read_key
 from anabranch.values.texts import AROUND
@@ -23,16 +25,14 @@ Key = dict[str, str]
 _KEYS = ("key", "keys")
 MOST_INSTANCES = 1000
 """Keys or instances of one request."""
-_ASKED = ("key", "features", "request", "explain")
-_BY_HTTP, _BY_MESSAGE = (
-    "key, features and explain, or keys, or instances",
-    "request_id, key, features and explain",
-)
+_ASKED = ("key", "features", "request", "event")
+_EVENT = ("source", "event")
+MOST_EVENTS = 100
+"""Events that come with one question."""
+_BY_HTTP, _BY_MESSAGE = "key and features, or keys, or instances", "request_id, key and features"
 LONGEST_REQUEST = 1_048_576
 """Bytes of one request by message."""
 _LONGEST_ID = 512
-MOST_EXPLAINED = 100
-"""Scores of one request that are explained."""
 MOST_TEXT = 65_536
 """Characters of the texts among the features of one request: its record must fit a message of its topic."""
 _HALF = re.compile("[\ud800-\udfff]")
@@ -44,14 +44,14 @@ class Asked:
     """A request to predict: a key whose features are read, features that win over them, or both.
 
     `field` is where the question has its key, `request` its columns as JSON, None where the project has none.
-    With `explain` the answer says what each feature contributed to the score.
+    `events` come with the question: they count as if they had arrived.
     """
 
     key: Key | None
     features: Mapping[str, object]
     field: str = "key"
     request: Mapping[str, object] | None = None
-    explain: bool = False
+    events: tuple[OwnEvent, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,63 +143,51 @@ def _unreal(document: object, path: str) -> Iterator[str]:
             yield from _unreal(value, f"{path}[{position}]")
 
 
-def read_asked(body: bytes, project: Project) -> Asked | list[Asked]:
-    """The predict request in `body`: one, or the list of ``{"keys": [...]}`` or ``{"instances": [...]}``."""
+def read_asked(body: bytes, project: Project, latest: int | None = None) -> Asked | list[Asked]:
+    """The predict request in `body`: one, or the list of ``{"keys": [...]}`` or ``{"instances": [...]}``.
+
+    `latest` (microseconds) is the last time of an event that is not in the future.
+    """
     document = _with_exact_keys(decode(body), body)
     if not isinstance(document, dict):
         raise unprocessable(
             "key", f'the body is {show(document)}: send an object such as {{"key": ..., "features": {{...}}}}'
         )
-    explain = _explain(document, "")
     if "instances" in document:
-        return _explained(
-            [
-                _one(each, project, f"instances[{i}].", explain=explain)
-                for i, each in enumerate(_listed(document, "instances"))
-            ]
-        )
+        listed = _listed(document, "instances")
+        given = _events_of(body, len(listed))
+        return [
+            _one(each, project, f"instances[{i}].", events=given[i], latest=latest)
+            for i, each in enumerate(listed)
+        ]
     if "keys" in document:
-        return _explained(
-            [
-                Asked(
-                    body_key(each, project, f"keys[{i}]"),
-                    {},
-                    f"keys[{i}]",
-                    request_values(None, project),
-                    explain,
-                )
-                for i, each in enumerate(_listed(document, "keys"))
-            ]
-        )
-    return _one(document, project, "")
+        return [
+            Asked(body_key(each, project, f"keys[{i}]"), {}, f"keys[{i}]", request_values(None, project))
+            for i, each in enumerate(_listed(document, "keys"))
+        ]
+    return _one(document, project, "", events=_events_of(body)[0], latest=latest)
 
 
-def _explain(document: Mapping[str, object], place: str) -> bool:
-    """Whether an explanation is asked for."""
-    given = document.get("explain")
-    if given is None or isinstance(given, bool):
-        return bool(given)
-    raise unprocessable(f"{place}explain", f"explain is {show(given)}: send true or false", "wrong-type")
+def _events_of(body: bytes, instances: int | None = None) -> list[object]:
+    """What each question of a body has as its events, numbers as they were sent."""
+    if b"event" not in body:
+        return [None] * (instances or 1)
+    document = EXACT.decode(body)
+    questions = [document] if instances is None else document["instances"]
+    return [one.get("event") if isinstance(one, dict) else None for one in questions]
 
 
-def _explained(asked: list[Asked]) -> list[Asked]:
-    count = sum(one.explain for one in asked)
-    if count > MOST_EXPLAINED:
-        raise unprocessable(
-            "explain",
-            f"{count} scores are to be explained: ask for {MOST_EXPLAINED} explanations at most at once",
-            "too-many",
-        )
-    return asked
+def read_message(value: bytes | None, project: Project, latest: int | None = None) -> Requested:
+    """The predict request in a message: an HTTP body with a `request_id`. Never raises.
 
-
-def read_message(value: bytes | None, project: Project) -> Requested:
-    """The predict request in a message: an HTTP body with a `request_id`. Never raises."""
+    `latest` as for `read_asked`.
+    """
     request_id = None
     try:
         document = _message(value)
         request_id = _request_id(document.pop("request_id", None))
-        return Requested(request_id, _one(document, project, "", _BY_MESSAGE))
+        events = _events_of(value or b"")[0]
+        return Requested(request_id, _one(document, project, "", _BY_MESSAGE, events=events, latest=latest))
     except ProblemError as problem:
         return Requested(request_id or _readable_id(value), problem=problem)
 
@@ -251,7 +239,7 @@ def _readable_id(value: bytes | None) -> str | int | None:
 
 def _listed(document: Mapping[str, object], name: str) -> list[object]:
     for other in document:
-        if other not in (name, "explain"):
+        if other != name:
             raise unprocessable(
                 other, f"{other!r} does not go with {name}: send {name} alone", "unknown-field"
             )
@@ -269,7 +257,13 @@ def _listed(document: Mapping[str, object], name: str) -> list[object]:
 
 
 def _one(
-    document: object, project: Project, place: str, known: str = _BY_HTTP, *, explain: bool = False
+    document: object,
+    project: Project,
+    place: str,
+    known: str = _BY_HTTP,
+    *,
+    events: object = None,
+    latest: int | None = None,
 ) -> Asked:
     if not isinstance(document, dict):
         raise unprocessable(
@@ -279,8 +273,9 @@ def _one(
         )
     for name in document:
         if name not in _ASKED or (name == "request" and project.request is None):
-            parts = "key, features and explain" if place else known
-            parts += " and request" if project.request is not None else ""
+            parts = "key and features" if place else known
+            parts += ", request" if project.request is not None else ""
+            parts += " and event"
             raise unprocessable(
                 f"{place}{name}", f"{name!r} does not belong to this request: it has {parts}", "unknown-field"
             )
@@ -293,13 +288,74 @@ def _one(
     if key is None and not features:
         raise unprocessable(f"{place}key", "there is nothing to score: give a key, features, or both")
     field = f"{place}key"
+    asked_key = None if key is None else body_key(key, project, field)
     return Asked(
-        None if key is None else body_key(key, project, field),
+        asked_key,
         _checked(features or {}, project, f"{place}features"),
         field,
         request,
-        _explain(document, place) or explain,
+        () if events is None else event_values(events, project, asked_key, latest, f"{place}event"),
     )
+
+
+def event_values(
+    given: object, project: Project, key: Key | None, latest: int | None, place: str = "event"
+) -> tuple[OwnEvent, ...]:
+    """The events that come with a question: ``{"source": ..., "event": {...}}``, or an array of such.
+
+    Raises a 422 problem that names the field, for an event that a view could not count for `key`. `latest` as
+    for `read_asked`.
+    """
+    if key is None:
+        raise unprocessable(place, "event needs a key: the one whose features it changes")
+    several = isinstance(given, list)
+    listed = given if isinstance(given, list) else [given]
+    if not listed or len(listed) > MOST_EVENTS:
+        raise unprocessable(
+            place, f"event has {len(listed)} entries: send one event, or an array of 1 to {MOST_EVENTS}"
+        )
+    found: dict[tuple[str, str | None], OwnEvent] = {}
+    for number, one in enumerate(listed):
+        here = f"{place}[{number}]" if several else place
+        for event in _own_events(one, project, key, latest, here):
+            # Of several events of one id the first counts, as in the lake.
+            name = (event.source.name, event.id if event.id is not None else f"{here} {len(found)}")
+            found.setdefault(name, event)
+    return tuple(found.values())
+
+
+def _own_events(
+    given: object, project: Project, key: Key, latest: int | None, place: str
+) -> Sequence[OwnEvent]:
+    form = 'send {"source": ..., "event": {...}}'
+    if not isinstance(given, dict):
+        raise unprocessable(place, f"{place} is {show(given)}: {form}")
+    for name in given:
+        if name not in _EVENT:
+            raise unprocessable(
+                f"{place}.{name}", f"{name!r} does not belong to an event: {form}", "unknown-field"
+            )
+    name = given.get("source")
+    fed = fed_views(project, name) if isinstance(name, str) else None
+    if fed is None:
+        known = ", ".join(known_sources(project))
+        why = "no view reads it" if name in project.sources else "it is no source"
+        raise unprocessable(
+            f"{place}.source",
+            f"source {show(name)}: {why} of {project.name}: send events of {known}",
+            "unknown-source",
+        )
+    reason = spark_alone(project, fed[1])
+    if reason is not None:
+        raise unprocessable(
+            place,
+            f"events of {name} cannot come with a question: {reason}; publish them instead",
+            "spark-alone",
+        )
+    found = read_events(project, fed, given.get("event"), key, latest)
+    if isinstance(found, Fault):
+        raise unprocessable(f"{place}.event.{found.field}", found.reason, "wrong-event")
+    return found
 
 
 def request_values(given: object, project: Project, place: str = "request") -> dict[str, object] | None:

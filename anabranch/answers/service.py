@@ -4,7 +4,6 @@ Every way to ask calls it and adds what is its own: REST adds HTTP, score reques
 their table, tables of Spark SQL their schema, the command line the lake and the terminal.
 """
 
-import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,8 +11,7 @@ from logging import getLogger
 from typing import Any
 
 from anabranch.answers.coalescing import Coalescer
-from anabranch.answers.explaining import explanations
-from anabranch.answers.features import Answer, Answers
+from anabranch.answers.features import Answer, Answers, Events
 from anabranch.answers.predict import (
     Prediction,
     document,
@@ -68,6 +66,14 @@ class Questions:
             for one, by in zip(self.asked, scorers, strict=True)
         ]
 
+    def reads(self, wanted: Sequence[Key | None]) -> tuple[list[Key], list[Events]]:
+        """The keys to read, and the events that come with each; no events where none comes with any."""
+        read: list[tuple[Key, Events]] = [
+            (key, one.events) for key, one in zip(wanted, self.asked, strict=True) if key is not None
+        ]
+        events = [own for _, own in read] if any(own for _, own in read) else []
+        return [key for key, _ in read], events
+
     def scorable(
         self, wanted: Sequence[Key | None], found: Iterable[Answer]
     ) -> list[_Scorable | ProblemError]:
@@ -100,21 +106,22 @@ class AnswerService:
         self._scoring = Coalescer(self._score, most=_MOST_SCORED)
 
     def features(
-        self, project: Project, keys: Sequence[Mapping[str, object]], at: int | None = None
-    ) -> list[Answer]:
-        """Merged features of keys, as of `at` or now. Raises UnavailableError without the store."""
-        return self.answers.features(project, keys, at)
-
-    def describe(
         self,
         project: Project,
-        stored: Answer,
-        scorer: Scorer | None,
-        *,
-        requested: bool = False,
-        explain: bool = False,
+        keys: Sequence[Mapping[str, object]],
+        at: int | None = None,
+        events: Sequence[Events] = (),
+    ) -> list[Answer]:
+        """Merged features of keys, as of `at` or now, with the events that come with each.
+
+        Raises UnavailableError without the store.
+        """
+        return self.answers.features(project, keys, at, events)
+
+    def describe(
+        self, project: Project, stored: Answer, scorer: Scorer | None, *, requested: bool = False
     ) -> dict[str, Any]:
-        """The document of a key's features with its score and, with `explain`, its explanation.
+        """The document of a key's features with its score.
 
         A key of which nothing is known has no score, nor has one of a model that needs the request, unless
         the values are `requested` ones: they include it.
@@ -124,37 +131,36 @@ class AnswerService:
         scorable = requested or scorer is None or not project.asks(scorer.features)
         if scorer is not None and stored.known and scorable:
             ((score, label),) = score_all(scorer, [stored.values])
-        described = document(scorer.version if scorer else None, score, label, stored, self.clock())
-        if explain and scorer is not None and score is not None:
-            (described["explanation"],) = explanations(project, scorer, [stored.values])
-        return described
+        return document(scorer.version if scorer else None, score, label, stored, self.clock())
 
     async def features_async(
-        self, project: Project, keys: Sequence[Key], manifest: Manifest | None
+        self,
+        project: Project,
+        keys: Sequence[Key],
+        manifest: Manifest | None,
+        events: Sequence[Events] = (),
     ) -> Sequence[Answer]:
-        """Merged features as of now; without the store those of the cached batch parts, marked as degraded.
+        """Merged features as of now, with the events that come with each key.
 
-        Raises UnavailableError when the store is down and a part is not cached.
+        Without the store those of the cached batch parts, marked as degraded. Raises UnavailableError when
+        the store is down and a part is not cached.
         """
         try:
             with self.breaker.calling():
-                return await self.answers.answer(project, keys, manifest)
+                return await self.answers.answer(project, keys, manifest, events=events)
         except UnavailableError as error:
-            return self.answers.last_known(project, keys, manifest, str(error))
+            return self.answers.last_known(project, keys, manifest, str(error), events=events)
 
     async def predict_async(self, questions: Questions, manifest: Manifest | None) -> list[Outcome]:
         """The outcome of each question, in order. Whatever the model raises is raised."""
         wanted = questions.wanted
-        keys = [key for key in wanted if key is not None]
-        found = await self.features_async(questions.project, keys, manifest) if keys else ()
+        keys, events = questions.reads(wanted)
+        found = await self.features_async(questions.project, keys, manifest, events) if keys else ()
         scorable = questions.scorable(wanted, found)
-        scored: Sequence[Outcome] = await self._scoring.ask(
+        scored = await self._scoring.ask(
             (questions.project, questions.champion),
             [one for one in scorable if not isinstance(one, ProblemError)],
         )
-        if any(one.explain for one in questions.asked):
-            # In a thread: a sampled explanation takes milliseconds, in which others are answered.
-            scored = await asyncio.to_thread(explained, questions, scored)
         return self._recorded(questions.project, scorable, scored)
 
     def predict(self, questions: Questions) -> list[Outcome]:
@@ -164,7 +170,8 @@ class AnswerService:
         """
         project, wanted = questions.project, questions.wanted
         try:
-            found = self.features(project, [key for key in wanted if key is not None])
+            keys, events = questions.reads(wanted)
+            found = self.features(project, keys, events=events)
             scorable = questions.scorable(wanted, found)
         except UnavailableError:
             raise
@@ -176,8 +183,7 @@ class AnswerService:
                 for one, key in zip(questions.asked, wanted, strict=True)
             ]
         rest = [one for one in scorable if not isinstance(one, ProblemError)]
-        scored = self._score_each(project, questions.champion, rest)
-        return self._recorded(project, scorable, explained(questions, scored))
+        return self._recorded(project, scorable, self._score_each(project, questions.champion, rest))
 
     async def _score(self, group: tuple[Project, Scorer], items: Sequence[_Scorable]) -> list[Prediction]:
         return predict_by_version(*group, items, self.clock()) if items else []
@@ -234,34 +240,6 @@ def predict_by_version(
             scored = predict(project, champion, *part, now)
         predictions |= dict(zip(places, scored, strict=True))
     return [predictions[place] for place in range(len(items))]
-
-
-def explained(questions: Questions, outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """The outcomes with the explanations that were asked for, each by the version that answered.
-
-    Where a version cannot explain its scores, a 409 problem takes the place of the prediction.
-    """
-    found = list(outcomes)
-    asked = [
-        (place, one) for place, one in enumerate(found) if isinstance(one, Prediction) and one.asked.explain
-    ]
-    for scorer in {one.version: one for one in (*questions.scorers, questions.champion)}.values():
-        own = [(place, one) for place, one in asked if one.answer["model_version"] == scorer.version]
-        if not own:
-            continue
-        try:
-            whys = explanations(questions.project, scorer, [one.used for _, one in own])
-        except _FAULTS as error:
-            missing = isinstance(error, MisuseError)
-            problem = ProblemError(
-                409 if missing else 500, "not-explained" if missing else "fault", str(error)
-            )
-            for place, _ in own:
-                found[place] = problem
-            continue
-        for (_, one), explanation in zip(own, whys, strict=True):
-            one.answer["explanation"] = explanation
-    return found
 
 
 def fitting_scorer(project: Project, scorer: Scorer | None) -> Scorer:

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import gcd
 
 from anabranch.aggregates.base import Aggregate
 from anabranch.aggregates.layout import Alike, Layout
+from anabranch.aggregates.lifting import Lifter
 from anabranch.declare.names import RESERVED, check_name, check_unique, digest
 from anabranch.declare.sources import Source, key_columns
 from anabranch.declare.windows import LIFETIME, Window, make_window
@@ -174,6 +174,14 @@ class FeatureView:
         )
 
     @cached_property
+    def lifter(self) -> Lifter:
+        """Makes states of single events without Spark.
+
+        Raises DeclarationError when a feature has an expression that Spark alone computes.
+        """
+        return Lifter(self.layout, self.source.columns, f"view {self.name!r}")
+
+    @cached_property
     def spans(self) -> tuple[Window, ...]:
         """The windows with their hops; one lifetime when none are declared."""
         return tuple(
@@ -182,8 +190,8 @@ class FeatureView:
 
     @cached_property
     def tile(self) -> int:
-        """Width of the stream's tiles in microseconds, of which every hop is a multiple."""
-        return gcd(*(span.hop for span in self.spans))
+        """Width of the stream's tiles in microseconds: the smallest hop."""
+        return min(span.hop for span in self.spans)
 
     @cached_property
     def tiers(self) -> tuple[int, ...]:
@@ -210,7 +218,7 @@ class FeatureView:
         bounds, role = self.layout.bounds, f"{self.use.prefix}_" if self.use.prefix else ""
         return tuple(
             FeatureColumn(
-                f"{role}{name}_{span.suffix}" if self.windows else f"{role}{name}",
+                f"{role}{name}_{span.name}" if self.windows else f"{role}{name}",
                 name,
                 span,
                 bounds[name].type,

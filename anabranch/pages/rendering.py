@@ -52,7 +52,6 @@ def environment() -> Environment:
     )
     found.globals.update(
         address=formats.address,
-        contributions=charts.contributions,
         histogram=charts.histogram,
         sparkline=charts.sparkline,
         style=style(),

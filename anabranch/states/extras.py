@@ -6,8 +6,9 @@ ranges of a sorted array (`over`). The state of no events is None.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,10 @@ class Extra(ABC):
     @abstractmethod
     def merge(self, states: Sequence[bytes]) -> bytes:
         """Merge at least one state into one."""
+
+    @abstractmethod
+    def state_of(self, values: Mapping[Element, Any]) -> bytes | None:
+        """The state of one event, from plain values, NULL as None; None for one that does not count."""
 
     @abstractmethod
     def over(self, lifted: Lifted, first: NDArray[np.int64], end: NDArray[np.int64]) -> Bytes:
@@ -85,7 +90,13 @@ class LeadingTexts(Extra):
         stamped = sorted((one for state in states for one in frames(state)), reverse=self.sign > 0)[
             : self.count
         ]
-        return b"".join(len(one).to_bytes(4, "big") + one for one in stamped)
+        return b"".join(map(framed, stamped))
+
+    def state_of(self, values: Mapping[Element, Any]) -> bytes | None:
+        value = values[self.element]
+        if value is None:
+            return None
+        return framed((values[TIME_ELEMENT] + (1 << 63)).to_bytes(8, "big") + value)
 
     @staticmethod
     def values(state: bytes) -> list[bytes]:
@@ -112,8 +123,13 @@ class LeadingTexts(Extra):
                 for time, code in line
                 if math.isfinite(time)
             ]
-            out[i] = b"".join(len(one).to_bytes(4, "big") + one for one in stamped) or None
+            out[i] = b"".join(map(framed, stamped)) or None
         return out
+
+
+def framed(value: bytes) -> bytes:
+    """A value as a frame: a uint32 length (big-endian) and so many bytes."""
+    return len(value).to_bytes(4, "big") + value
 
 
 def frames(state: bytes) -> list[bytes]:

@@ -1,6 +1,9 @@
 """Blocks of extremes: the smallest value, and the leading ones of tuples such as (event time, value)."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +26,10 @@ class Least(Block):
     def lift(self, lifted: Lifted) -> Rows:
         element = lifted[self.element]
         return np.where(element.valid, self.sign * element.values, np.inf).astype(np.float64)[:, None]
+
+    def state_of(self, values: Mapping[Element, Any]) -> tuple[float, ...]:
+        value = values[self.element]
+        return (math.inf if value is None else float(self.sign * value),)
 
     def combine(self, left: Rows, right: Rows) -> Rows:
         return np.minimum(left, right)
@@ -64,6 +71,11 @@ class Leading(Block):
         ]
         return np.stack(columns, axis=1)
 
+    def state_of(self, values: Mapping[Element, Any]) -> tuple[float, ...]:
+        if values[self.parts[-1]] is None:
+            return self.empty
+        return tuple(self.sign * float(values[part]) for part in self.parts)
+
     def combine(self, left: Rows, right: Rows) -> Rows:
         behind = np.zeros(left.shape[:-1], dtype=bool)  # whether left is smaller than right
         level = np.ones(left.shape[:-1], dtype=bool)  # whether both are equal so far
@@ -104,6 +116,10 @@ class LeadingFew(Block):
         rows = self.blank(len(leading))
         rows[:, : len(self.parts)] = leading
         return rows
+
+    def state_of(self, values: Mapping[Element, Any]) -> tuple[float, ...]:
+        leading = Leading(self.parts, self.sign).state_of(values)
+        return (*leading, *self.empty[len(leading) :])
 
     def combine(self, left: Rows, right: Rows) -> Rows:
         shape = (*left.shape[:-1], self.count, len(self.parts))

@@ -1,6 +1,8 @@
 """Blocks of central moments, merged by deltas."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +45,10 @@ class Moments(Block):
         rows[:, 0] = element.valid
         rows[:, 1] = np.where(element.valid, element.values, 0.0)
         return rows
+
+    def state_of(self, values: Mapping[Element, Any]) -> tuple[float, ...]:
+        value = values[self.element]
+        return self.empty if value is None else (1.0, value, *self.empty[2:])
 
     def combine(self, left: Rows, right: Rows) -> Rows:
         a, b = left[..., 0], right[..., 0]

@@ -4,15 +4,18 @@ Training sets do not build a sketch a row: they compute over sorted events the v
 estimates (wavelet.py), which lies within the sketch's published error of what serving gives.
 """
 
-from collections.abc import Sequence
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import datasketches
 import numpy as np
 import pyarrow as pa
 
 from anabranch.states.blocks import Element, Lifted, Values
-from anabranch.states.extras import LONGEST_IDENTITY, LONGEST_VALUE, Bytes, Extra, frames
+from anabranch.states.extras import LONGEST_IDENTITY, LONGEST_VALUE, Bytes, Extra, framed, frames
 from anabranch.states.wavelet import WaveletMatrix, Whole
 
 
@@ -20,6 +23,14 @@ class Summary(Extra):
     """An extra of one element, whose values in training sets come from sorted events (`exactly`)."""
 
     element: Element
+
+    @abstractmethod
+    def of_value(self, value: Any) -> bytes:
+        """The state of one event with this value."""
+
+    def state_of(self, values: Mapping[Element, Any]) -> bytes | None:
+        value = values[self.element]
+        return None if value is None else self.of_value(value)
 
     def over(self, lifted: Lifted, first: Whole, end: Whole) -> Bytes:
         return np.full(len(first), None, dtype=object)
@@ -55,7 +66,10 @@ class ValueSet(Summary):
 
     def merge(self, states: Sequence[bytes]) -> bytes:
         values = sorted({one for state in states for one in frames(state)})[: self.most]
-        return b"".join(len(one).to_bytes(4, "big") + one for one in values)
+        return b"".join(map(framed, values))
+
+    def of_value(self, value: Any) -> bytes:
+        return framed(value)
 
 
 @dataclass(frozen=True)
@@ -79,6 +93,11 @@ class DistinctSketch(Summary):
             union.update(datasketches.hll_sketch.deserialize(state))
         return bytes(union.get_result(datasketches.tgt_hll_type.HLL_8).serialize_compact())
 
+    def of_value(self, value: Any) -> bytes:
+        sketch = datasketches.hll_sketch(self.log_size, datasketches.tgt_hll_type.HLL_8)
+        sketch.update(value.decode())
+        return bytes(sketch.serialize_compact())
+
 
 @dataclass(frozen=True)
 class QuantileSketch(Summary):
@@ -96,6 +115,11 @@ class QuantileSketch(Summary):
         for state in states:
             merged.merge(datasketches.kll_doubles_sketch.deserialize(state))
         return bytes(merged.serialize())
+
+    def of_value(self, value: Any) -> bytes:
+        sketch = datasketches.kll_doubles_sketch(self.size)
+        sketch.update(float(value))
+        return bytes(sketch.serialize())
 
 
 @dataclass(frozen=True)
@@ -120,6 +144,13 @@ class FrequencySketch(Summary):
         for sketch in sketches[1:]:
             merged.merge(sketch)
         return bytes(merged.serialize())
+
+    def of_value(self, value: Any) -> bytes:
+        # Source: org.apache.spark.sql.catalyst.expressions.aggregate.ApproxTopKAggregateUtils, calMaxMapSize.
+        size = max(math.ceil(math.log2(math.ceil(self.tracked / 0.75))), 3)
+        sketch = datasketches.frequent_strings_sketch(size)
+        sketch.update(value.decode())
+        return bytes(sketch.serialize())
 
 
 def coded_values(counted: Values) -> tuple[Whole, list[bytes]]:

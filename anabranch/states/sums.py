@@ -1,6 +1,8 @@
 """Blocks of counts and sums: plain, exact, and fading with a half-life."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +25,9 @@ class Tally(Sums):
     def lift(self, lifted: Lifted) -> Rows:
         return lifted[self.element].valid.astype(np.float64)[:, None]
 
+    def state_of(self, values: Mapping[Element, Any]) -> tuple[float, ...]:
+        return (0.0 if values[self.element] is None else 1.0,)
+
 
 @dataclass(frozen=True)
 class Total(Sums):
@@ -39,6 +44,10 @@ class Total(Sums):
         return np.where(element.valid, element.values.astype(np.float64) * SCALE, 0.0).astype(np.float64)[
             :, None
         ]
+
+    def state_of(self, values: Mapping[Element, Any]) -> tuple[float, ...]:
+        value = values[self.element]
+        return (0.0 if value is None else value * SCALE,)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from typing import Any
 import sqlglot
 from sqlglot import exp
 
+from anabranch.values.texts import json_text
+
 Row = Mapping[str, Any]
 Evaluate = Callable[[Row], Any]
 _BINARY: dict[type[exp.Expr], Callable[[Any, Any], Any]] = {
@@ -45,7 +47,7 @@ def _number(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return json_text(value) if isinstance(value, bool | float) else str(value)
 
 
 @lru_cache(maxsize=4096)

@@ -133,6 +133,9 @@ class WholeType(ExactType):
     def key_text(self, value: object) -> str | None:
         return str(int(exact_number(value, 0) or 0)) if self.fault(value) is None else None
 
+    def read(self, given: Any) -> Any:
+        return given if given is None or type(given) is int else int(exact_number(given, 0) or 0)
+
     @property
     def json_schema(self) -> JsonSchema:
         edge = 1 << (self.bits - 1)
@@ -239,6 +242,9 @@ class FloatingType(DataType):
             return None  # decoded JSON holds no NaN, and most values take this path
         return super().fault(value, strict=strict)
 
+    def read(self, given: Any) -> Any:
+        return None if given is None else float(bare_text(given) if isinstance(given, str) else given)
+
     def state_sql(self, argument: str, where: str | None) -> tuple[str, ...]:
         return (finite(argument, where),)
 
@@ -259,6 +265,10 @@ class FloatType(FloatingType):
     name, aliases = "FLOAT", ("REAL",)
     arrow = pa.float32()
     beyond = 2**128 - 2**103
+
+    def read(self, given: Any) -> Any:
+        value = super().read(given)
+        return None if value is None else float(np.float32(value))
 
 
 class DoubleType(FloatingType):
@@ -319,6 +329,10 @@ class DecimalType(ExactType):
     def value(self, raw: Any) -> Any:
         number = raw.item() if isinstance(raw, np.generic) else raw
         return int(number) if isinstance(number, Decimal) and self.scale == 0 else number
+
+    def read(self, given: Any) -> Any:
+        number = None if given is None else exact_number(given, self.scale)
+        return None if number is None else self.value(number)
 
     def to_json(self, value: Any) -> Any:
         number = self.value(value)

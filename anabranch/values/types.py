@@ -23,7 +23,7 @@ from anabranch.values.numbers import (
     SmallIntType,
     TinyIntType,
 )
-from anabranch.values.texts import bare_text, json_text
+from anabranch.values.texts import bare_text, cell_text, json_text
 
 __all__ = [
     "BIGINT",
@@ -77,6 +77,9 @@ class BooleanType(DataType):
     def event_schema(self) -> JsonSchema:
         return {"type": ["string", "boolean", "number"], "description": f"A {self}"}
 
+    def read(self, given: Any) -> Any:
+        return None if given is None else bare_text(given).lower() in _TRUE
+
     def number_sql(self, argument: str) -> str:
         return f"CAST({argument} AS INT)"
 
@@ -114,6 +117,9 @@ class StringType(DataType):
     def key_text(self, value: object) -> str | None:
         return None if self.fault(value) is not None else json_text(value)
 
+    def read(self, given: Any) -> Any:
+        return None if given is None else cell_text(given)
+
     def to_model(self, value: Any) -> Any:
         return value
 
@@ -139,6 +145,9 @@ class BinaryType(StringType):
 
     def cell_sql(self, text: str) -> str:
         return f"CAST({text} AS BINARY)"
+
+    def read(self, given: Any) -> Any:
+        return given if given is None or isinstance(given, bytes) else cell_text(given).encode()
 
     def identity_sql(self, argument: str, where: str | None) -> str:
         return counted(f"CAST(({argument}) AS BINARY)", where)

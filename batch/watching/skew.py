@@ -103,7 +103,9 @@ def _known(project: Project) -> set[str]:
 
 def _sample(predictions: DataFrame, version: str, batch_version: int) -> list[Row]:
     mine = predictions.where((F.col("model_version") == version) & (F.col("batch_version") == batch_version))
-    chosen = mine.where("key IS NOT NULL AND NOT degraded").select(
+    # An event that came with a question may be in the lake or not: such a prediction has no one true value.
+    usual = "key IS NOT NULL AND NOT degraded AND get_json_object(asked, '$.events') IS NULL"
+    chosen = mine.where(usual).select(
         "prediction_id", "key", F.unix_micros("as_of").alias("as_of"), "asked", "used"
     )
     return chosen.orderBy(F.xxhash64("prediction_id"), "prediction_id").limit(MOST).collect()

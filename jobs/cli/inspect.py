@@ -15,7 +15,7 @@ from anabranch.errors import AnabranchError, MisuseError
 from anabranch.folds.grains import largest_key
 from anabranch.folds.packing import LARGEST
 from anabranch.values.keys import key_text, read_key
-from anabranch.values.times import SECOND, format_time, parse_time
+from anabranch.values.times import SECOND, format_time, now_micros, parse_time
 from jobs.cli.options import AsJson, KeyText, Name
 from jobs.show import Steps, picked, result, say, table
 from jobs.wiring.job import job
@@ -198,13 +198,16 @@ def answer(
         str | None,
         typer.Option("--request", help="Columns of the request as JSON, such as '{\"amount\": 3}'."),
     ] = None,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Show what each feature contributed to the score.")
-    ] = False,
+    event: Annotated[
+        str | None,
+        typer.Option(
+            "--event", help='An event that counts as if it had arrived: {"source": ..., "event": {...}}.'
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the features and the score of one key, now or at a time in the past."""
-    from anabranch.answers.requests import decode, request_values, stored_key
+    from anabranch.answers.requests import decode, event_values, request_values, stored_key
     from jobs.flows.answering import answer_key
 
     with job() as context:
@@ -215,8 +218,15 @@ def answer(
             raise MisuseError(f"{name} declares no request: leave out --request")
         if given is not None:
             request_values(given, project)  # before anything slow
-        moment = None if at is None else parse_time(at)
-        answered = answer_key(context, project, stored, moment, given, explain=explain)
+        if event is not None and at is not None:
+            raise MisuseError("an --event is for an answer as of now: leave out --at")
+        latest = now_micros() + context.settings.times.future_skew_seconds * SECOND
+        own = (
+            ()
+            if event is None
+            else event_values(decode(event.encode(), exact=True, what="--event"), project, stored, latest)
+        )
+        answered = answer_key(context, project, stored, None if at is None else parse_time(at), given, own)
     if as_json:
         say(json.dumps(answered, default=str))
         return
@@ -232,22 +242,6 @@ def answer(
         )
         return
     say(score_line(project, answered))
-    if "explanation" in answered:
-        show_explanation(answered["explanation"])
-
-
-def show_explanation(found: Mapping[str, Any]) -> None:
-    """Show the contributions to a score, the strongest first, and the declared reasons."""
-    errors = found.get("standard_errors", {})
-    heads = ["feature", "contribution", *(["standard error"] if errors else [])]
-    rows = [
-        [name, f"{value:+.4g}", *([f"{errors[name]:.2g}"] if errors else [])]
-        for name, value in sorted(found["contributions"].items(), key=lambda item: -abs(item[1]))
-    ]
-    about = f"{found['method']}, {found['space']}: {found['base']:.4g} and these make {found['margin']:.4g}"
-    table(f"Why this score ({about})", heads, rows)
-    for number, reason in enumerate(found.get("reasons", ()), 1):
-        say(f"reason {number}: {reason['text']} ({', '.join(reason['features'])})")
 
 
 def score_line(project: Project, answered: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from anabranch.answers.derived import asked_values
 from anabranch.answers.requests import Asked, request_values
 from anabranch.answers.service import AnswerService
 from anabranch.declare.projects import Project
+from anabranch.events.own_events import OwnEvent
 from anabranch.values.keys import key_text
 from anabranch.values.times import format_time, now_micros
 from batch.building.recomputing import recompute
@@ -21,18 +22,17 @@ def answer_key(
     key: dict[str, str],
     at: int | None,
     request: object = None,
-    *,
-    explain: bool = False,
+    events: tuple[OwnEvent, ...] = (),
 ) -> dict[str, Any]:
     """Features and score of a key at `at` (microseconds) or now, with the columns of the `request` if given.
 
-    With `explain` the score comes with what each feature contributed.
+    `events` count as if they had arrived; they are for an answer as of now.
 
     The serving store keeps states for the present; a time before the cut is folded from the lake, after
     landing. An unknown key has the features of no events, and no score.
     """
     service = AnswerService(context.answers)
-    (stored,) = service.features(project, [key], at)
+    (stored,) = service.features(project, [key], at, [events] if events else ())
     layer = "serving"
     if at is not None and at < now_micros() and stored.degraded is not None:
         values, layer = from_lake(context, project, key, at), "lake"
@@ -49,7 +49,7 @@ def answer_key(
         "key": key,
         "features": {name: types[name].to_json(value) for name, value in stored.values.items()},
         "known": stored.known,
-        **service.describe(project, stored, scorer, requested=request is not None, explain=explain),
+        **service.describe(project, stored, scorer, requested=request is not None),
         "degraded_reason": stored.degraded,
         "layer": layer,
     }

@@ -40,7 +40,7 @@ async def predict(parts: ServerParts, call: Call) -> Response:
     request, served = call.request, call.served
     project, scorer = served.project, served.scorer
     requests.check_json(request.content_type)
-    read = requests.read_asked(request.body, project)
+    read = requests.read_asked(request.body, project, _latest(parts))
     asked = read if isinstance(read, list) else [read]
     if scorer is None:
         raise ProblemError(503, "no-model", _why_no_model(served, parts.live))
@@ -127,7 +127,7 @@ async def events(parts: ServerParts, call: Call) -> AcceptedBody:
     document = requests.decode(request.body, exact=True)
     several = isinstance(document, list)
     sent: list[Any] = document if isinstance(document, list) else [document]
-    latest = parts.context.clock() + parts.context.stores.settings.times.future_skew_seconds * SECOND
+    latest = _latest(parts)
     keys = project.key_sets(source)
     texts = msgspec.json.decode(request.body, type=list[msgspec.Raw]) if several else [request.body.strip()]
     for position, (event, text) in enumerate(zip(sent, texts, strict=True)):
@@ -147,6 +147,11 @@ async def events(parts: ServerParts, call: Call) -> AcceptedBody:
     known_fields = source.nesting.fields
     ignored = dict.fromkeys(field[:100] for event in sent for field in event if field not in known_fields)
     return AcceptedBody(accepted=len(messages), ignored=list(ignored)[:_MOST_IGNORED] or msgspec.UNSET)
+
+
+def _latest(parts: ServerParts) -> int:
+    """The last event time (microseconds) that is not in the future."""
+    return parts.context.clock() + parts.context.stores.settings.times.future_skew_seconds * SECOND
 
 
 def _message_key(source: Source, event: Any) -> bytes | None:

@@ -10,10 +10,11 @@ import msgspec
 
 from anabranch.answers.predict import unknown_key
 from anabranch.answers.problems import CONTENT_TYPE
-from anabranch.answers.requests import MOST_INSTANCES
+from anabranch.answers.requests import MOST_EVENTS, MOST_INSTANCES
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
 from anabranch.events.event_schemas import event_example, event_schema
+from anabranch.events.own_events import known_sources
 from anabranch.values.types import nullable
 from serving.api.bodies import DECLARED, KEY_ANSWERS, ProblemBody
 from serving.api.catalogue import addresses_schema, aggregate_text
@@ -52,6 +53,7 @@ class Declared:
             "features": features,
             "given_features": given,
         }
+        parts["own_events"] = self._own_events()
         if self.project.request is not None:
             parts["request"] = self._request()
         return parts if self.source is None else {**parts, "event": event_schema(self.source, self.project)}
@@ -97,10 +99,6 @@ class Declared:
                 "summary": "A key that has events: its stored features; given ones win over them",
                 "value": {"key": key, **asked},
             },
-            "explain": {
-                "summary": "What each feature contributed to the score",
-                "value": {**given, "explain": True},
-            },
             **({} if own else {"keys": several}),
             "instances": {
                 "summary": f"Up to {MOST_INSTANCES:,} keys, features, or both",
@@ -140,6 +138,25 @@ class Declared:
             meaning = f"Derived: {derived.text}"
             features[derived.name] = {**nullable(derived.type.json_schema), "description": meaning}
         return features
+
+    def _own_events(self) -> Schema:
+        """One event, or an array of such."""
+        one: Schema = {
+            "required": ["source", "event"],
+            "properties": {
+                "source": {"type": "string", "enum": list(known_sources(self.project))},
+                "event": {"type": "object", "description": "As it is published"},
+            },
+            "additionalProperties": False,
+        }
+        return {
+            "type": ["object", "array"],
+            "description": "An event of the key, or several, that count as if they had arrived now",
+            **one,
+            "items": {"type": "object", **one},
+            "minItems": 1,
+            "maxItems": MOST_EVENTS,
+        }
 
     def _request(self) -> Schema:
         columns = self.project.request_columns

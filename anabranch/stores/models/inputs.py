@@ -10,7 +10,6 @@ from typing import Any
 from anabranch.declare.projects import Project
 from anabranch.errors import DeclarationError, MisuseError
 from anabranch.stores.models import scoring as model_scoring
-from anabranch.stores.models.explaining.kept import FILE
 from anabranch.stores.models.scoring import Matrix, NativeModel, OnnxModel, Scores, SkopsModel, open_models
 from anabranch.values.types import DataType
 
@@ -90,8 +89,7 @@ class Fitted:
     """A trained model as bytes. `native` is ``xgboost``, ``skops`` or ``onnx``; `onnx` is its ONNX form.
 
     `output` names the ONNX output with the scores. XGBoost reads `columns`, None for the inputs as they are,
-    and `shift` is added to its predictions. `parameters` are those that the trainer used. `explainer` is what
-    its scores are explained by (explaining/kept.py).
+    and `shift` is added to its predictions. `parameters` are those that the trainer used.
     """
 
     native: str
@@ -104,7 +102,6 @@ class Fitted:
     columns: Mapping[str, Any] | None = None
     shift: float = 0.0
     threshold: float = 0.5
-    explainer: bytes | None = None
     parameters: Mapping[str, object]
     pip_requirements: tuple[str, ...]
 
@@ -148,12 +145,7 @@ class Fitted:
 
     @property
     def _files(self) -> dict[str, bytes | None]:
-        return {
-            "model.ubj": self.ubj,
-            "model.skops": self.skops,
-            "model.onnx": self.onnx,
-            FILE: self.explainer,
-        }
+        return {"model.ubj": self.ubj, "model.skops": self.skops, "model.onnx": self.onnx}
 
     @classmethod
     def read(
@@ -167,7 +159,7 @@ class Fitted:
         )
         content = {
             name: (folder / name).read_bytes() if (folder / name).exists() else None
-            for name in ("model.ubj", "model.skops", "model.onnx", FILE)
+            for name in ("model.ubj", "model.skops", "model.onnx")
         }
         return cls(
             native=described["native"],
@@ -180,7 +172,6 @@ class Fitted:
             columns=described.get("columns"),
             shift=described.get("shift", 0.0),
             threshold=described["threshold"],
-            explainer=content[FILE],
             parameters=parameters,
             pip_requirements=tuple(pip_requirements),
         )

@@ -125,6 +125,11 @@ class Programmer:
         place = self._place(parsed_expression(expression.sql, where))
         self._results[name] = (place[0], expression.type)
 
+    def typed(self, text: str, where: str) -> DataType | None:
+        """The type of a compiled text, None for NULL; raises as `add` does."""
+        self._where = where
+        return self._place(parsed_expression(text, where))[1]
+
     @property
     def described(self) -> dict[str, Any]:
         """The program, see anabranch/values/vectors/programs.py. Places are numbered when it is complete."""

@@ -118,7 +118,11 @@ class Known:
     reads = 0
 
     def features(
-        self, project: Project, keys: Sequence[Mapping[str, object]], at: int | None = None
+        self,
+        project: Project,
+        keys: Sequence[Mapping[str, object]],
+        at: int | None = None,
+        events: Sequence[object] = (),
     ) -> list[Answer]:
         self.reads += 1
         empty: dict[str, object] = {"pages": None, "town": None, "visits": 0}

@@ -40,18 +40,33 @@ class Known:
         self.away = False
 
     def features(
-        self, project: Project, keys: Sequence[Mapping[str, object]], at: int | None = None
+        self,
+        project: Project,
+        keys: Sequence[Mapping[str, object]],
+        at: int | None = None,
+        events: Sequence[Any] = (),
     ) -> list[Answer]:
         if self.away:
             raise UnavailableError("Cassandra is away")
         self.reads.append(len(keys))
         return [self._answer(str(key["who"]), None) for key in keys]
 
-    async def answer(self, project: Project, keys: Sequence[Mapping[str, object]], _: object) -> list[Answer]:
+    async def answer(
+        self,
+        project: Project,
+        keys: Sequence[Mapping[str, object]],
+        _: object,
+        events: Sequence[Any] = (),
+    ) -> list[Answer]:
         return self.features(project, keys)
 
     def last_known(
-        self, project: Project, keys: Sequence[Mapping[str, object]], _: object, why: str
+        self,
+        project: Project,
+        keys: Sequence[Mapping[str, object]],
+        _: object,
+        why: str,
+        events: Sequence[Any] = (),
     ) -> list[Answer]:
         return [self._answer(str(key["who"]), why) for key in keys]
 

@@ -9,13 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from anabranch import AGGREGATES, Aggregate, FeatureView
-from anabranch.folds.merge import Known, merge, merge_all
+from anabranch.folds.merge import Known, merge, merge_all, with_events
 from anabranch.folds.training_sets import SortedRun, features_before
 from anabranch.states.blocks import Values
 from anabranch.testing import oracle
 from anabranch.testing.states import SLACK, SLOT, batch_part, lift, tiles
 from anabranch.values.times import DAY, HOUR, MINUTE
-from tests.support.law import START, Event, events_strategy, make_view, scale_of, shifted_views
+from tests.support.law import START, Event, events_strategy, make_view, scale_of
 
 VIEW = make_view()
 LIFELONG = make_view(())
@@ -124,11 +124,6 @@ def test_training_rows_as_known_see_only_what_had_arrived(
     view = FeatureView(
         name="known", source=VIEW.source, key="key", windows=("1h", "7d"), features=exactly_foldable(VIEW)
     )
-    assert_known_rows(view, events, minutes)
-
-
-def assert_known_rows(view: FeatureView, events: Sequence[Event], minutes: Sequence[tuple[str, int]]) -> None:
-    """Training rows as known equal the fold over what had arrived strictly before their time."""
     ordered = sorted(oracle.distinct(events), key=lambda event: (event.key, event.time))
     queries = sorted((key, START + minute * MINUTE) for key, minute in minutes)
     columns = features_before(
@@ -141,35 +136,6 @@ def assert_known_rows(view: FeatureView, events: Sequence[Event], minutes: Seque
     for position, (key, time) in enumerate(queries):
         known = [event for event in ordered if event.arrival < time]
         assert_lawful(view, events, oracle.answer(view, known, key, time), at_position(columns, position))
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    view=shifted_views(),
-    events=events_strategy(),
-    cut_slots=st.none() | st.integers(0, 18 * 24),
-    late=st.integers(0, 2 * SLACK // MINUTE),
-)
-def test_answers_in_windows_of_any_width_and_offset_equal_the_fold(
-    view: FeatureView, events: list[Event], cut_slots: int | None, late: int
-) -> None:
-    cut = None if cut_slots is None else START + cut_slots * SLOT
-    at = (START + 12 * DAY if cut is None else cut) + late * MINUTE + 1
-    arrived = [event for event in events if event.arrival < at]
-    together = merge_all(view, [known(view, arrived, key, cut) for key in "ab"], at)
-    for key, merged in zip("ab", together, strict=True):
-        if merged.degraded is None or cut is None or late <= SLACK // MINUTE:
-            assert merged.degraded is None
-            assert_lawful(view, arrived, oracle.answer(view, arrived, key, at), dict(merged.values))
-
-
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(view=shifted_views(), events=events_strategy(), minutes=QUERIES)
-def test_training_rows_in_windows_of_any_width_and_offset_equal_the_fold(
-    view: FeatureView, events: list[Event], minutes: list[tuple[str, int]]
-) -> None:
-    assert_training_rows([view], events, minutes)
-    assert_known_rows(replace(view, features=exactly_foldable(view)), events, minutes)
 
 
 def exactly_foldable(view: FeatureView) -> dict[str, Aggregate]:
@@ -198,6 +164,35 @@ def at_position(columns: Mapping[str, Values], position: int) -> dict[str, objec
         name: values.values[position] if values.valid[position] else None for name, values in columns.items()
     }
     return {name: value.item() if isinstance(value, np.generic) else value for name, value in found.items()}
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    events=events_strategy(),
+    cut_slots=st.integers(0, 9 * 24),
+    late=st.integers(0, SLACK // MINUTE),
+    count=st.integers(1, 3),
+)
+def test_an_answer_with_its_own_events_equals_the_answer_after_they_arrived(
+    events: list[Event], cut_slots: int, late: int, count: int
+) -> None:
+    cut = START + cut_slots * SLOT
+    at = cut + late * MINUTE + 1
+    arrived = [event for event in events if event.arrival < at]
+    # Any events of the key that did not arrive before, whatever their time: late ones too.
+    news = [event for event in events if event.arrival >= at and event.time < at] or [
+        replace(event, id=f"own {event.id}", arrival=at) for event in arrived if event.time < at
+    ]
+    for key in "ab":
+        own = oracle.distinct([event for event in news if event.key == key])[:count]
+        own = [event for event in own if event.id not in {other.id for other in arrived}]
+        for view in VIEWS:
+            rows, times = [dict(event.__dict__) for event in own], [event.time for event in own]
+            with_own = with_events(view, known(view, arrived, key, cut), rows, times)
+            merged = merge(view, *with_own, at)
+            assert merged.degraded is None, merged.degraded
+            after = [*arrived, *(replace(event, arrival=at) for event in own)]
+            assert_lawful(view, after, oracle.answer(view, after, key, at), dict(merged.values))
 
 
 def test_late_event_is_exact_before_the_next_batch() -> None:

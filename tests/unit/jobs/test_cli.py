@@ -422,7 +422,11 @@ class Store:
     """Answers and models: one plane is known, one version scores the number of its flights."""
 
     def features(
-        self, project: Project, keys: Sequence[Mapping[str, object]], at: int | None
+        self,
+        project: Project,
+        keys: Sequence[Mapping[str, object]],
+        at: int | None,
+        events: Sequence[object] = (),
     ) -> list[Answer]:
         known = [key["plane"] == "N1" for key in keys]
         return [
