@@ -17,6 +17,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from anabranch.declare.loading import load_project
 from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
+from anabranch.values.keys import LONGEST_KEY, SEPARATOR
 from anabranch.values.times import MINUTE, format_time, now_micros, parse_time
 from jobs.flows.verifying import verify_settled
 from jobs.servers.processes import tail, wait_until
@@ -245,7 +246,7 @@ def _good(value: bytes | None, arrival: int) -> dict[str, Any] | None:
     if value is None or len(value) > 1_048_576:
         return None
     try:
-        event = json.loads(value)
+        event = json.loads(value, parse_float=str)  # a number in a text column is what was sent
     except ValueError:
         return None
     if not isinstance(event, dict) or not all(
@@ -253,8 +254,10 @@ def _good(value: bytes | None, arrival: int) -> dict[str, Any] | None:
     ):
         return None
     try:
-        at = parse_time(event["at"])
-    except MisuseError:
+        at, key = parse_time(event["at"]), event["thing"].encode()
+    except (MisuseError, UnicodeEncodeError):
+        return None
+    if SEPARATOR.encode() in key or len(key) > LONGEST_KEY:
         return None
     return event if isinstance(event.get("x"), int) and at <= arrival + 5 * MINUTE else None
 

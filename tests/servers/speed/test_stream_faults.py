@@ -24,6 +24,12 @@ from jobs.wiring.settings import Settings
 from tests.support.drill import KILLS, LONG, SEED, note, recovery
 from tests.support.stream_rig import PATIENCE, Rig
 
+HOSTILE = (
+    " ", "a\0b", "\x07\x1b[31m\x7f", "\u202eabc\u2066", "\u05e9\u05dc\u05d5\u05dd\u200f", "e\u0301",
+    "\U0010ffff", "\ufeffx", "'; DROP TABLE things; --", 'say "hi"\\', "two\nlines\r\t", "../../x%00%2e",
+    "\U0001f600" * 2048,
+)  # fmt: skip
+"""Texts that can be keys; the last one is as long as a key may be."""
 AWAY_SECONDS = 60.0 if LONG else 0.0
 
 
@@ -83,6 +89,39 @@ def test_bad_events_are_skipped_and_good_ones_among_them_count(rig: Rig) -> None
     )
     with recovery(
         "bad events", f"{len(bad)}, each of another kind, among 20 good ones and 5 copies, shuffled"
+    ) as found:
+        found.compared = rig.assert_exact()
+
+
+def test_hostile_texts_are_keys_as_they_are_and_longer_ones_are_skipped(rig: Rig) -> None:
+    now = format_time(now_micros())
+    numbers = [
+        f'{{"id": "h{sent}", "thing": {sent}, "at": "{now}", "x": 7}}'
+        for sent in ("1.10", "-9.292860303920501e17")
+    ]
+    good = [
+        json.dumps(
+            {**event, "id": f"{text[:100]}-{event['id']}", "thing": text}, ensure_ascii=escapes
+        ).encode()
+        for text in HOSTILE
+        for event, escapes in zip(rig.events(2), (True, False), strict=True)
+    ]
+    plain = json.dumps({"id": "w6", "thing": "#", "at": now, "x": 1})
+    bad = [
+        *(
+            plain.replace("#", text).encode()
+            for text in ("x" * 8193, "x" * 900_000, "a\\u001fb", "\\ud800", "\0")
+        ),
+        plain.encode().replace(b"#", b"\xed\xa0\x80"),
+        b"\0" + plain.encode(),
+    ]
+    before = set(rig.expected())
+    mixed = [*good, *map(str.encode, numbers), *bad]
+    random.Random(6).shuffle(mixed)
+    rig.send(None, *mixed)
+    assert set(rig.expected()) - before == {*HOSTILE, "1.10", "-9.292860303920501e17"}
+    with recovery(
+        "hostile texts", f"{len(HOSTILE)} in keys and ids, and {len(bad)} that can be no key"
     ) as found:
         found.compared = rig.assert_exact()
 
