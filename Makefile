@@ -152,15 +152,15 @@ $(UV):
 
 .venv/.stamp: $(UV) uv.lock pyproject.toml
 	@echo "setup: Python environment from uv.lock into .venv"
-	@python=$$($(FIND_PYTHON)); $(UV) sync --frozen --inexact --quiet --compile-bytecode --python "$$python"
+	@python=$$($(FIND_PYTHON)); $(UV) sync --frozen --inexact --quiet --extra platform --compile-bytecode --python "$$python"
 	@touch $@
 
 .venv/.bench-stamp: .venv/.stamp
-	@$(UV) sync --frozen --inexact --quiet --group bench
+	@$(UV) sync --frozen --inexact --quiet --extra platform --group bench
 	@touch $@
 
 .venv/.notebooks-stamp: .venv/.stamp
-	@$(UV) sync --frozen --inexact --quiet --group notebooks
+	@$(UV) sync --frozen --inexact --quiet --extra platform --group notebooks
 	@touch $@
 
 $(MADE)/jars/.stamp: $(POMS)

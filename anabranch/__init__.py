@@ -38,6 +38,9 @@ their batch states, `anabranch train card_fraud` trains the model, `anabranch st
 and `anabranch serve` answers over REST. Importing this package needs no JVM.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from anabranch.aggregates.base import Aggregate
 from anabranch.aggregates.counting import All, Any, Count, Histogram, Mean, Rate, Sum
 from anabranch.aggregates.distributions import ApproxDistinct, ApproxPercentile, Distinct, MostFrequent
@@ -58,6 +61,9 @@ from anabranch.declare.wire_formats import register_format
 from anabranch.values.datatype import DataType
 from anabranch.values.types import register_type
 
+if TYPE_CHECKING:
+    from anabranch.client import AsyncClient, Client
+
 AGGREGATES: tuple[type[Aggregate], ...] = (
     Count, Sum, Mean, Rate, Histogram, Any, All, Min, Max, First, Last, FirstK, LastK, TopK, BottomK,
     Variance, StdDev, Skewness, Kurtosis, Covariance, Correlation, Slope, TimeSince, DecayedSum,
@@ -66,11 +72,18 @@ AGGREGATES: tuple[type[Aggregate], ...] = (
 """All aggregates that Anabranch comes with."""
 
 __all__ = [
-    "AGGREGATES", "Aggregate", "All", "Any", "ApproxDistinct", "ApproxPercentile", "BottomK",
-    "Correlation", "Count", "Covariance", "DataType", "DecayedMean", "DecayedSum", "Derived", "Distinct",
-    "Example", "FeatureView", "First", "FirstK", "Freshness", "Gate", "Histogram", "Kurtosis", "Label",
-    "Last", "LastK", "Max", "Mean", "Member", "Min", "Model", "MostFrequent", "OnWrite", "Online",
-    "Project", "Rate", "Request", "Search", "Skewness", "Slice", "Slope", "Source", "StdDev", "Sum",
-    "TimeSince", "TopK", "Variance", "Watch", "Window", "register_format", "register_type",
-    "register_window", "shared",
+    "AGGREGATES", "Aggregate", "All", "Any", "ApproxDistinct", "ApproxPercentile", "AsyncClient",
+    "BottomK", "Client", "Correlation", "Count", "Covariance", "DataType", "DecayedMean", "DecayedSum",
+    "Derived", "Distinct", "Example", "FeatureView", "First", "FirstK", "Freshness", "Gate", "Histogram",
+    "Kurtosis", "Label", "Last", "LastK", "Max", "Mean", "Member", "Min", "Model", "MostFrequent",
+    "OnWrite", "Online", "Project", "Rate", "Request", "Search", "Skewness", "Slice", "Slope", "Source",
+    "StdDev", "Sum", "TimeSince", "TopK", "Variance", "Watch", "Window", "register_format",
+    "register_type", "register_window", "shared",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    """The clients, imported when they are named: a declaration needs no network."""
+    if name in ("AsyncClient", "Client"):
+        return getattr(import_module("anabranch.client"), name)
+    raise AttributeError(f"module 'anabranch' has no attribute {name!r}")

@@ -80,13 +80,11 @@ def projects(as_json: AsJson = False) -> None:
 def check(name: Name, as_json: AsJson = False) -> None:
     """Check a declaration and show its features and expectations, without starting anything."""
     from anabranch.events.expectations import DERIVED
-    from batch.trainers.registry import check_model
     from jobs.wiring.suites import suites
 
     settings = load_settings()
     project = load_project(name, settings.projects)
-    if project.model is not None:
-        check_model(project.model)
+    untried = _check_trainer(project)
     expected = suites(settings.quality, project)
     if not as_json:
         heads = ["feature", "view", "key", "aggregate", "window", "type"]
@@ -124,8 +122,24 @@ def check(name: Name, as_json: AsJson = False) -> None:
         for each in suite.rules
         if project.model is not None and suite.origin == DERIVED
     ]
+    lines += [] if untried is None else [f"  {untried}"]
     value = described(project) | {"suites": {source: suite.origin for source, suite in expected.items()}}
     result(as_json, value, "\n".join([*lines, f"Next: anabranch ingest {name} SOURCE FILE"]))
+
+
+def _check_trainer(project: Project) -> str | None:
+    """Check the model's trainer; why it cannot be checked where the library is installed alone."""
+    if project.model is None:
+        return None
+    try:
+        from batch.trainers.registry import check_model
+    except ModuleNotFoundError as error:
+        return (
+            f"trainer {project.model.trainer!r} is not checked, as there is no package {error.name!r} here: "
+            "anabranch[platform] brings it"
+        )
+    check_model(project.model)
+    return None
 
 
 def _described_column(view: Any, column: Any) -> list[str]:

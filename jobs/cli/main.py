@@ -91,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except AnabranchError as error:
         return _fail(str(error), error.exit_code, debug)
+    except ModuleNotFoundError as error:
+        return _fail(_missing(error), 2, debug)
     except Exception as error:  # noqa: BLE001 - the outermost frame: one line, or the traceback with --debug
         return _fail(_one_line(error), 1, debug)
     return code if isinstance(code, int) else 0
@@ -108,6 +110,14 @@ def _fail(text: str, code: int, debug: bool) -> int:
         console.print_exception()
     sys.stderr.write(f"error: {' '.join(without_secrets(text).split())}\n")
     return code
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    """That a verb needs what only `anabranch[platform]` installs; our own modules are never missing."""
+    return (
+        f"there is no package {error.name!r} here, which this verb needs: the library alone checks and tests "
+        "declarations, and pip install 'anabranch[platform]' brings the rest"
+    )
 
 
 def _one_line(error: Exception) -> str:

@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from jobs.servers import embedded
 from jobs.show import say
 from jobs.wiring.settings import load_settings
 
@@ -24,17 +23,22 @@ def up(
     ] = None,
 ) -> None:
     """Start the embedded servers: Kafka, Cassandra, and those named by --with."""
+    from jobs.servers import embedded
+
     names = [name.strip() for text in further or [] for name in text.split(",") if name.strip()]
     embedded.up(load_settings(), [*embedded.NAMES, *names])
 
 
 def down() -> None:
     """Stop the servers that `up` started."""
+    from jobs.servers import embedded
+
     embedded.down(load_settings())
 
 
 def status() -> None:
     """Show which servers run, where, and since when; REST by asking it."""
+    from jobs.servers import embedded
     from serving.server import address, look
 
     settings = load_settings()

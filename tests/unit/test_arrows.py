@@ -30,6 +30,7 @@ LAYERS = (
     "folds",
     "events",
     "testing",
+    "client",
     "pages",
     "stores",
     "answers",

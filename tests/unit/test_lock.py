@@ -13,9 +13,9 @@ PAGE = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
 
 
 def needed() -> set[str]:
-    """The packages that a server or job needs, without extras and groups."""
-    found: set[str] = set()
-    waiting = ["anabranch"]
+    """The packages that a server or job needs: those of the extra `platform`, without groups."""
+    found = {each["name"] for each in PACKAGES["anabranch"]["optional-dependencies"]["platform"]}
+    waiting = ["anabranch", *found]
     while waiting:
         name = waiting.pop()
         new = {each["name"] for each in PACKAGES[name].get("dependencies", ())} - found
