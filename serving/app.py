@@ -50,7 +50,7 @@ class Application:
         self._hosts = Hosts(settings.host, settings.allowed_hosts)
         self._bodies = Bodies(settings.body_bytes, settings.body_seconds, _MOST_BODIES + settings.body_bytes)
         self._places = Places(settings.answers_at_once)
-        self._site = Site(context, self.live, self.parts.facts)
+        self._site = Site(context, self.live, self.parts.facts, self.parts.service)
         self.ready: Callable[[], object] = lambda: None
         """Called when the server is about to answer its first request."""
 

@@ -25,14 +25,19 @@ Key = dict[str, str]
 _KEYS = ("key", "keys")
 MOST_INSTANCES = 1000
 """Keys or instances of one request."""
-_ASKED = ("key", "features", "request", "event")
+_ASKED = ("key", "features", "request", "event", "explain")
 _EVENT = ("source", "event")
 MOST_EVENTS = 100
 """Events that come with one question."""
-_BY_HTTP, _BY_MESSAGE = "key and features, or keys, or instances", "request_id, key and features"
+_BY_HTTP, _BY_MESSAGE = (
+    "key, features and explain, or keys, or instances",
+    "request_id, key, features and explain",
+)
 LONGEST_REQUEST = 1_048_576
 """Bytes of one request by message."""
 _LONGEST_ID = 512
+MOST_EXPLAINED = 100
+"""Scores of one request that are explained."""
 MOST_TEXT = 65_536
 """Characters of the texts among the features of one request: its record must fit a message of its topic."""
 _HALF = re.compile("[\ud800-\udfff]")
@@ -44,6 +49,7 @@ class Asked:
     """A request to predict: a key whose features are read, features that win over them, or both.
 
     `field` is where the question has its key, `request` its columns as JSON, None where the project has none.
+    With `explain` the answer says what each feature contributed to the score.
     `events` come with the question: they count as if they had arrived.
     """
 
@@ -51,6 +57,7 @@ class Asked:
     features: Mapping[str, object]
     field: str = "key"
     request: Mapping[str, object] | None = None
+    explain: bool = False
     events: tuple[OwnEvent, ...] = ()
 
 
@@ -153,19 +160,49 @@ def read_asked(body: bytes, project: Project, latest: int | None = None) -> Aske
         raise unprocessable(
             "key", f'the body is {show(document)}: send an object such as {{"key": ..., "features": {{...}}}}'
         )
+    explain = _explain(document, "")
     if "instances" in document:
         listed = _listed(document, "instances")
         given = _events_of(body, len(listed))
-        return [
-            _one(each, project, f"instances[{i}].", events=given[i], latest=latest)
-            for i, each in enumerate(listed)
-        ]
+        return _explained(
+            [
+                _one(each, project, f"instances[{i}].", explain=explain, events=given[i], latest=latest)
+                for i, each in enumerate(listed)
+            ]
+        )
     if "keys" in document:
-        return [
-            Asked(body_key(each, project, f"keys[{i}]"), {}, f"keys[{i}]", request_values(None, project))
-            for i, each in enumerate(_listed(document, "keys"))
-        ]
+        return _explained(
+            [
+                Asked(
+                    body_key(each, project, f"keys[{i}]"),
+                    {},
+                    f"keys[{i}]",
+                    request_values(None, project),
+                    explain,
+                )
+                for i, each in enumerate(_listed(document, "keys"))
+            ]
+        )
     return _one(document, project, "", events=_events_of(body)[0], latest=latest)
+
+
+def _explain(document: Mapping[str, object], place: str) -> bool:
+    """Whether an explanation is asked for."""
+    given = document.get("explain")
+    if given is None or isinstance(given, bool):
+        return bool(given)
+    raise unprocessable(f"{place}explain", f"explain is {show(given)}: send true or false", "wrong-type")
+
+
+def _explained(asked: list[Asked]) -> list[Asked]:
+    count = sum(one.explain for one in asked)
+    if count > MOST_EXPLAINED:
+        raise unprocessable(
+            "explain",
+            f"{count} scores are to be explained: ask for {MOST_EXPLAINED} explanations at most at once",
+            "too-many",
+        )
+    return asked
 
 
 def _events_of(body: bytes, instances: int | None = None) -> list[object]:
@@ -239,7 +276,7 @@ def _readable_id(value: bytes | None) -> str | int | None:
 
 def _listed(document: Mapping[str, object], name: str) -> list[object]:
     for other in document:
-        if other != name:
+        if other not in (name, "explain"):
             raise unprocessable(
                 other, f"{other!r} does not go with {name}: send {name} alone", "unknown-field"
             )
@@ -262,6 +299,7 @@ def _one(
     place: str,
     known: str = _BY_HTTP,
     *,
+    explain: bool = False,
     events: object = None,
     latest: int | None = None,
 ) -> Asked:
@@ -273,7 +311,7 @@ def _one(
         )
     for name in document:
         if name not in _ASKED or (name == "request" and project.request is None):
-            parts = "key and features" if place else known
+            parts = "key, features, explain" if place else known
             parts += ", request" if project.request is not None else ""
             parts += " and event"
             raise unprocessable(
@@ -294,6 +332,7 @@ def _one(
         _checked(features or {}, project, f"{place}features"),
         field,
         request,
+        _explain(document, place) or explain,
         () if events is None else event_values(events, project, asked_key, latest, f"{place}event"),
     )
 

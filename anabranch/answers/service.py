@@ -4,6 +4,7 @@ Every way to ask calls it and adds what is its own: REST adds HTTP, score reques
 their table, tables of Spark SQL their schema, the command line the lake and the terminal.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +12,7 @@ from logging import getLogger
 from typing import Any
 
 from anabranch.answers.coalescing import Coalescer
+from anabranch.answers.explaining import explanations
 from anabranch.answers.features import Answer, Answers, Events
 from anabranch.answers.predict import (
     Prediction,
@@ -119,9 +121,15 @@ class AnswerService:
         return self.answers.features(project, keys, at, events)
 
     def describe(
-        self, project: Project, stored: Answer, scorer: Scorer | None, *, requested: bool = False
+        self,
+        project: Project,
+        stored: Answer,
+        scorer: Scorer | None,
+        *,
+        requested: bool = False,
+        explain: bool = False,
     ) -> dict[str, Any]:
-        """The document of a key's features with its score.
+        """The document of a key's features with its score and, with `explain`, its explanation.
 
         A key of which nothing is known has no score, nor has one of a model that needs the request, unless
         the values are `requested` ones: they include it.
@@ -131,7 +139,10 @@ class AnswerService:
         scorable = requested or scorer is None or not project.asks(scorer.features)
         if scorer is not None and stored.known and scorable:
             ((score, label),) = score_all(scorer, [stored.values])
-        return document(scorer.version if scorer else None, score, label, stored, self.clock())
+        described = document(scorer.version if scorer else None, score, label, stored, self.clock())
+        if explain and scorer is not None and score is not None:
+            (described["explanation"],) = explanations(project, scorer, [stored.values])
+        return described
 
     async def features_async(
         self,
@@ -157,10 +168,13 @@ class AnswerService:
         keys, events = questions.reads(wanted)
         found = await self.features_async(questions.project, keys, manifest, events) if keys else ()
         scorable = questions.scorable(wanted, found)
-        scored = await self._scoring.ask(
+        scored: Sequence[Outcome] = await self._scoring.ask(
             (questions.project, questions.champion),
             [one for one in scorable if not isinstance(one, ProblemError)],
         )
+        if any(one.explain for one in questions.asked):
+            # In a thread: a sampled explanation takes milliseconds, in which others are answered.
+            scored = await asyncio.to_thread(explained, questions, scored)
         return self._recorded(questions.project, scorable, scored)
 
     def predict(self, questions: Questions) -> list[Outcome]:
@@ -183,7 +197,8 @@ class AnswerService:
                 for one, key in zip(questions.asked, wanted, strict=True)
             ]
         rest = [one for one in scorable if not isinstance(one, ProblemError)]
-        return self._recorded(project, scorable, self._score_each(project, questions.champion, rest))
+        scored = self._score_each(project, questions.champion, rest)
+        return self._recorded(project, scorable, explained(questions, scored))
 
     async def _score(self, group: tuple[Project, Scorer], items: Sequence[_Scorable]) -> list[Prediction]:
         return predict_by_version(*group, items, self.clock()) if items else []
@@ -240,6 +255,34 @@ def predict_by_version(
             scored = predict(project, champion, *part, now)
         predictions |= dict(zip(places, scored, strict=True))
     return [predictions[place] for place in range(len(items))]
+
+
+def explained(questions: Questions, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The outcomes with the explanations that were asked for, each by the version that answered.
+
+    Where a version cannot explain its scores, a 409 problem takes the place of the prediction.
+    """
+    found = list(outcomes)
+    asked = [
+        (place, one) for place, one in enumerate(found) if isinstance(one, Prediction) and one.asked.explain
+    ]
+    for scorer in {one.version: one for one in (*questions.scorers, questions.champion)}.values():
+        own = [(place, one) for place, one in asked if one.answer["model_version"] == scorer.version]
+        if not own:
+            continue
+        try:
+            whys = explanations(questions.project, scorer, [one.used for _, one in own])
+        except _FAULTS as error:
+            missing = isinstance(error, MisuseError)
+            problem = ProblemError(
+                409 if missing else 500, "not-explained" if missing else "fault", str(error)
+            )
+            for place, _ in own:
+                found[place] = problem
+            continue
+        for (_, one), explanation in zip(own, whys, strict=True):
+            one.answer["explanation"] = explanation
+    return found
 
 
 def fitting_scorer(project: Project, scorer: Scorer | None) -> Scorer:

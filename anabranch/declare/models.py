@@ -154,7 +154,8 @@ class Model:
     columns it reads, empty for all. `categories` are features whose numbers are codes. `split` ``time``
     trains on earlier labels and tests on later ones, ``key`` on different keys; with either, no key is on
     both sides. `class_weight` is ``balanced`` or a weight by class. `members` are for the trainers
-    ``ensemble`` and ``cascade``. `online` is a second model and does not change this one.
+    ``ensemble`` and ``cascade``. `online` is a second model and does not change this one. `reasons` say in
+    plain language what it means that a feature raised a score, for those who are told why.
     """
 
     trainer: str = "auto"
@@ -172,6 +173,7 @@ class Model:
     intended_use: str = ""
     limits: str = ""
     online: Online | None = None
+    reasons: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
@@ -184,6 +186,7 @@ class Model:
                 "model: categories, slices and members are tuples: write categories=('sex',) with its comma"
             )
         self._check_weight()
+        self._check_reasons()
         if self.trainer.count(":") and not _FUNCTION.fullmatch(self.trainer):
             raise DeclarationError(
                 f"model: trainer {self.trainer!r} is no name of a function: write 'module:function'"
@@ -221,6 +224,19 @@ class Model:
                 "leave it out"
             )
 
+    def _check_reasons(self) -> None:
+        given: object = self.reasons
+        if not isinstance(given, Mapping):
+            raise DeclarationError(
+                f"model: reasons is {given!r}: "
+                'give a text by feature, such as {"jump": "amount unusual for this card"}'
+            )
+        for name, text in given.items():
+            if not isinstance(text, str) or not text.strip():
+                raise DeclarationError(
+                    f"model: the reason of {name!r} is {text!r}: say in a sentence what raised the score"
+                )
+
     @property
     def task(self) -> str:
         """``class`` or ``number``, by the metric."""
@@ -240,7 +256,8 @@ class Model:
     def named(self) -> dict[str, str]:
         """The features that the declaration names, each with its role."""
         roles = dict.fromkeys(self.features, "feature") | dict.fromkeys(self.categories, "category")
-        return roles | {part.feature: "slice" for part in self.declared_slices}
+        roles |= {part.feature: "slice" for part in self.declared_slices}
+        return dict.fromkeys(self.reasons, "reason for") | roles
 
     def meaning(self) -> list[str]:
         """Texts that change when the trained model would."""

@@ -184,6 +184,16 @@ def _check_model(project: "Project", place: str) -> None:
         raise DeclarationError(
             f"{place}: model category {aside[0]!r} is not among Model(features=...): add it there"
         )
+    unread = [
+        name
+        for name in (project.model.reasons if project.model else ())
+        if name not in project.model_features
+    ]
+    if unread:
+        raise DeclarationError(
+            f"{place}: model reason for {unread[0]!r}, which the model does not read: "
+            "leave it out, or add the feature to Model(features=...)"
+        )
     lists = [
         part.feature
         for part in (project.model.declared_slices if project.model else ())

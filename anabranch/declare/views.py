@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import gcd
 
 from anabranch.aggregates.base import Aggregate
 from anabranch.aggregates.layout import Alike, Layout
@@ -190,8 +191,8 @@ class FeatureView:
 
     @cached_property
     def tile(self) -> int:
-        """Width of the stream's tiles in microseconds: the smallest hop."""
-        return min(span.hop for span in self.spans)
+        """Width of the stream's tiles in microseconds, of which every hop is a multiple."""
+        return gcd(*(span.hop for span in self.spans))
 
     @cached_property
     def tiers(self) -> tuple[int, ...]:
@@ -218,7 +219,7 @@ class FeatureView:
         bounds, role = self.layout.bounds, f"{self.use.prefix}_" if self.use.prefix else ""
         return tuple(
             FeatureColumn(
-                f"{role}{name}_{span.name}" if self.windows else f"{role}{name}",
+                f"{role}{name}_{span.suffix}" if self.windows else f"{role}{name}",
                 name,
                 span,
                 bounds[name].type,

@@ -12,9 +12,19 @@ its cut):
 An answer at t in [C, C + S] merges the collapsed state, the tail hops at or after floor(t - W, hop), and
 the early events and tiles before t.
 
-All that this assumes of a window is a tail that lies on a hop and never moves back; the collapsed state
-begins at the tail of the latest answer, at C + S. To add a kind of window, write a subclass of `Window` and
-call `register_window`.
+A window with an offset O ends before the answer, at its head: it holds the events in
+[floor(t - O - W, hop), floor(t - O, hop)), so that `7d` and `7d offset 7d` meet. As its head moves on,
+events enter it that the batch has long known, so a batch keeps hops at both ends:
+
+    event time ->  tail(C)         tail(C + S)           head(C)         head(C + S)       C
+                   |  tail hops    |  collapsed          |  head hops    |                 |
+
+Where the slack is longer than the window, nothing is in every answer: all from tail(C) to head(C + S) is
+hops. What would lie at or after the cut is among the early events and tiles.
+
+All that this assumes of a window is a tail that lies on a hop and never moves back, and a head that is the
+time of the answer or lies on a hop and never moves back either. To add a kind of window, write a subclass of
+`Window` and call `register_window`.
 
 Tiles have two tiers. Every event is in a wide tile of an hour (or a hop, where that is longer). Where a
 tail may lie within an hour, fine tiles of a hop hold the same events again, and an answer reads those of
@@ -23,9 +33,13 @@ that one hour:
     event time ->   |....:....:tail:fine:fine:fine| wide         | wide         | wide ... t
                       the tail's hour: fine tiles   all later: wide tiles
 
-An event ahead of its arrival has a wide tile of its own instant, and no fine one.
+Of the hour of a head that lies within it, an answer reads the fine tiles before the head. An event ahead of
+its arrival has a wide tile of its own instant, and no fine one, unless the instant is the beginning of a wide
+tile: then it is in the tiles that begin there.
 """
 
+import re
+import zoneinfo
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -35,14 +49,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anabranch.errors import DeclarationError
+from anabranch.values.calendars import PERIODS, beginning, beginnings, step_of
 from anabranch.values.times import DAY, HOUR, MINUTE, floor_to, format_duration, parse_duration
 
-LIFETIME = "lifetime"
+LIFETIME, OFFSET, _TO_DATE = "lifetime", "offset", ["to", "date"]
+FARTHEST = 36_500 * DAY
+"""How far a window with an offset may reach back."""
 
 
 @dataclass(frozen=True)
 class Window(ABC):
-    """The events from a tail up to the time of the answer. `hop` is in microseconds."""
+    """The events from a tail up to a head, the time of the answer by default. `hop` is in microseconds."""
 
     name: str
     hop: int
@@ -63,10 +80,28 @@ class Window(ABC):
         """The tails at many times."""
         return np.array([self.tail(moment) for moment in at.tolist()], dtype=np.int64)
 
+    def head(self, at: int) -> int:
+        """The end of the window at `at`: that time itself, or a multiple of the hop that never moves back.
+
+        A window without a tail ends at `at`.
+        """
+        return at
+
+    def heads(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The heads at many times."""
+        if type(self).head is Window.head:
+            return at
+        return np.array([self.head(moment) for moment in at.tolist()], dtype=np.int64)
+
     @property
     def bounded(self) -> bool:
         """Whether the window has a beginning."""
         return True
+
+    @property
+    def suffix(self) -> str:
+        """What the names of the window's feature columns end with."""
+        return self.name
 
     @property
     def label(self) -> str:
@@ -85,6 +120,18 @@ class Window(ABC):
     def collapsed_from(self, cut: int, slack: int) -> int | None:
         """The beginning of a batch's collapsed state: the tail of the batch's latest possible answer."""
         return self.tail(cut + slack)
+
+    def collapsed_to(self, cut: int) -> int:
+        """The end of a batch's collapsed state, which may lie before its beginning: there is none then."""
+        return self.head(cut)
+
+    def hops(self, cut: int, slack: int) -> list[tuple[int, int]]:
+        """The stretches that a batch keeps in hops, before and after the collapsed state; some are empty."""
+        tail, since = self.tail(cut), self.collapsed_from(cut, slack)
+        if tail is None or since is None:
+            return []
+        until = min(self.head(cut + slack), cut)
+        return [(tail, min(since, until)), (max(since, self.collapsed_to(cut)), until)]
 
 
 @dataclass(frozen=True)
@@ -121,6 +168,107 @@ class SlidingWindow(Window):
 
 
 @dataclass(frozen=True)
+class ShiftedWindow(Window):
+    """The `width` microseconds before the last `offset`, such as ``7d offset 7d``, both ends rounded down to
+    a hop: what the window without the offset was at that end.
+    """
+
+    width: int
+    offset: int
+
+    @classmethod
+    def read(cls, text: str, hop: str | None, place: str) -> Self | None:
+        words = text.split()
+        if OFFSET not in words:
+            return None
+        if len(words) != 3 or words[1] != OFFSET:
+            raise DeclarationError(
+                f"{place}: window {text!r} is not understood: an offset stands between two durations, the "
+                "width and how long before the answer the window ends, such as '7d offset 7d'"
+            )
+        if words[0] == LIFETIME:
+            raise DeclarationError(
+                f"{place}: window {text!r} has an offset but no width: a lifetime ends at the answer; "
+                "give a width, such as '365d offset 7d'"
+            )
+        plain = SlidingWindow.read(words[0], hop, place)
+        if re.fullmatch(r"-\S+|0+[smhd]?", words[2]):
+            raise DeclarationError(
+                f"{place}: window {text!r}: an offset is at least a hop, here {format_duration(plain.hop)}: "
+                f"write {words[0]!r} for the window that ends at the answer"
+            )
+        offset = parse_duration(words[2], f"{place}: window {text!r}: offset")
+        if offset % plain.hop:
+            raise DeclarationError(
+                f"{place}: window {text!r}: the offset {words[2]!r} is no multiple of the window's hop "
+                f"{format_duration(plain.hop)}: choose another offset, or give the view a smaller hop="
+            )
+        if plain.width + offset > FARTHEST:
+            raise DeclarationError(
+                f"{place}: window {text!r} reaches back too far: width and offset are "
+                f"{format_duration(FARTHEST)} together at most"
+            )
+        return cls(" ".join(words), plain.hop, plain.width, offset)
+
+    def tail(self, at: int) -> int:
+        return self.head(at) - self.width
+
+    def tails(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self.heads(at) - self.width
+
+    def head(self, at: int) -> int:
+        return floor_to(at - self.offset, self.hop)
+
+    def heads(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
+        return (at - self.offset) // self.hop * self.hop
+
+    @property
+    def suffix(self) -> str:
+        return self.name.replace(" ", "_")
+
+    @property
+    def meaning(self) -> tuple[object, ...]:
+        return (self.width, self.hop, self.offset)
+
+
+@dataclass(frozen=True)
+class CalendarWindow(Window):
+    """The events since the day, week or month began in a zone: ``month to date Europe/Berlin``."""
+
+    period: str
+    zone: str
+
+    @classmethod
+    def read(cls, text: str, hop: str | None, place: str) -> Self | None:  # noqa: ARG003 - the zone's step
+        words = text.split()
+        if words[1:3] != _TO_DATE and "date" not in words:
+            return None
+        if words[1:3] != _TO_DATE or words[0] not in PERIODS or len(words) > 4:
+            raise DeclarationError(
+                f"{place}: window {text!r} is not understood: write 'day to date', 'week to date' or "
+                "'month to date', and behind it a time zone other than UTC, such as 'Europe/Berlin'"
+            )
+        zone = words[3] if len(words) == 4 else "UTC"
+        if zone not in zoneinfo.available_timezones():
+            raise DeclarationError(
+                f"{place}: window {text!r} has an unknown time zone {zone!r}: "
+                "write one such as 'Europe/Berlin'"
+            )
+        name = " ".join([words[0], *_TO_DATE, *([zone] if zone != "UTC" else [])])
+        return cls(name, step_of(zone), words[0], zone)
+
+    def tail(self, at: int) -> int:
+        return floor_to(beginning(self.period, self.zone, at), self.hop)
+
+    def tails(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
+        return beginnings(self.period, self.zone, at) // self.hop * self.hop
+
+    @property
+    def suffix(self) -> str:
+        return re.sub(r"[^a-z0-9]+", "_", self.name.lower().replace("+", "plus"))
+
+
+@dataclass(frozen=True)
 class LifetimeWindow(Window):
     """All events of the key, written ``lifetime``."""
 
@@ -152,7 +300,7 @@ class LifetimeWindow(Window):
         return False
 
 
-_KINDS: list[type[Window]] = [LifetimeWindow]
+_KINDS: list[type[Window]] = [ShiftedWindow, CalendarWindow, LifetimeWindow]
 
 
 def register_window(kind: type[Window]) -> None:
@@ -169,13 +317,20 @@ def make_window(text: str, hop: str | None, place: str) -> Window:
     )
 
 
-def edges(spans: Iterable[Window], wide: int, at: int) -> list[tuple[int, int]]:
-    """Stretches of event time that an answer at `at` takes from fine tiles.
+def edges(spans: Iterable[Window], wide: int, at: int, until: int | None = None) -> list[tuple[int, int]]:
+    """Stretches of event time that answers at `at`, or up to `until`, may take from fine tiles.
 
-    For each tail that lies within a wide tile, the stretch is from the tail to the end of that tile.
+    For each tail that lies within a wide tile, the stretch is from the tail to the end of that tile; for each
+    head before the answer, from the beginning of its wide tile to the head.
     """
-    tails = {tail for span in spans if (tail := span.tail(at)) is not None and tail % wide}
-    return [(tail, floor_to(tail, wide) + wide) for tail in sorted(tails)]
+    last, found = at if until is None else until, set()
+    for span in spans:
+        tails = {tail for moment in (at, last) if (tail := span.tail(moment)) is not None}
+        found |= {(tail, floor_to(tail, wide) + wide) for tail in tails if tail % wide}
+        if span.head(last) < last:
+            since, head = floor_to(span.head(at), wide), span.head(last)
+            found |= {(since, head)} if since < head else set()
+    return sorted(found)
 
 
 def standard_hop(width: int) -> int:

@@ -8,7 +8,7 @@ later cut can need it (`steps`):
     one grain for all    |  window               |  (their greatest common divisor)        |
     of it (a lifetime)
 
-Tails and the beginnings of collapsed states lie on hops and only move forward, so at every later cut a
+Tails, heads and the beginnings of collapsed states lie on hops and only move forward, so at every later cut a
 grain lies wholly inside or wholly outside of a window. `fold` makes batch parts (merge.py) from the grains
 of any number of builds.
 """
@@ -97,13 +97,14 @@ def fold(view: FeatureView, grains: Grains, cut: int, slack: int) -> Grains:
 
 def largest_key(view: FeatureView, slack: int) -> int:
     """About the bytes of the largest batch part that a key can have."""
-    hops: dict[int, int] = {}
-    for span in view.spans:
-        tail, until = span.tail(0), span.collapsed_from(0, slack)
-        if tail is not None and until is not None:
-            hops[span.hop] = max(hops.get(span.hop, 0), (min(until, 0) - tail) // span.hop)
+    hops = {
+        (span.hop, start)
+        for span in view.spans
+        for since, until in span.hops(0, slack)
+        for start in range(since, until, span.hop)
+    }
     state = 8 * (LABELS + view.layout.width) + sum(extra.largest for extra in view.layout.extras)
-    return (len(view.spans) + sum(hops.values())) * state
+    return (len(view.spans) + len(hops)) * state
 
 
 def fitting(parts: Grains, largest: int) -> Grains:
@@ -150,7 +151,7 @@ def _collapsed(view: FeatureView, grains: Grains, cut: int, slack: int) -> list[
         inside = grains.start < cut
         since = span.collapsed_from(cut, slack)
         if since is not None:
-            inside &= grains.start >= since
+            inside &= (grains.start >= since) & (grains.start < span.collapsed_to(cut))
         out.append(_piece(view, grains, inside, -1 - position, none))
     return out
 
@@ -158,9 +159,8 @@ def _collapsed(view: FeatureView, grains: Grains, cut: int, slack: int) -> list[
 def _hops(view: FeatureView, grains: Grains, cut: int, slack: int) -> list[Grains]:
     stretches: dict[int, NDArray[np.bool_]] = {}
     for span in view.spans:
-        tail, until = span.tail(cut), span.collapsed_from(cut, slack)
-        if tail is not None and until is not None:
-            inside = (grains.start >= tail) & (grains.start < min(until, cut))
+        for since, until in span.hops(cut, slack):
+            inside = (grains.start >= since) & (grains.start < until)
             stretches[span.hop] = stretches.get(span.hop, False) | inside
     return [_piece(view, grains, inside, hop, grains.start // hop * hop) for hop, inside in stretches.items()]
 

@@ -2,8 +2,8 @@
 
 A batch part is stored as rows of float64 `[segment, start, state...]`. The segment is the kind of a row:
 
-    -1 - i    collapsed: events of window i from its tail at cut + slack up to the cut (start unused)
-    hop > 0   a tail hop: events of [start, start + hop)
+    -1 - i    collapsed: events of window i from its tail at cut + slack to its head at the cut (start unused)
+    hop > 0   a hop at a window's tail or head: events of [start, start + hop) before the cut
     0         early: events at exactly `start`, at or after the cut
     LOST      a first row: states of `start` bytes are more than a store takes, and are left out
 """
@@ -19,11 +19,10 @@ from anabranch.aggregates.layout import States
 from anabranch.declare.views import FeatureView
 from anabranch.declare.windows import Window, edges
 from anabranch.states.blocks import Rows
-from anabranch.values.times import format_time
+from anabranch.values.times import floor_to, format_time
 
 LABELS = 2  # columns before the state in a stored batch row
 LOST = -(2.0**53)
-_NEVER = -(2**63)
 
 
 @dataclass(frozen=True)
@@ -195,13 +194,9 @@ class _Stack:
             if portion is None or portion.starts is None:
                 continue
             begin, end = end, end + len(portion.rows)
+            taken = _of_wide if portion is self.tiles else _of_fine
             for position, span in enumerate(view.spans):
-                tail, until = span.tail(at), at if portion is self.tiles else _edge(view, span, at)
-                inside[position, begin:end] = (
-                    portion.starts < until
-                    if tail is None
-                    else (portion.starts >= tail) & (portion.starts < until)
-                )
+                inside[position, begin:end] = taken(view, span, portion.starts, at)
         return inside if self.order is None else inside[:, self.order]
 
 
@@ -212,21 +207,34 @@ def _joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
 def _of_batch(view: FeatureView, rows: Rows, part: BatchPart, at: int, inside: NDArray[np.bool_]) -> None:
     """Write into `inside` (windows, rows) whether each stored row of a batch belongs to each window."""
     segments, starts = rows[:, 0], rows[:, 1]
-    early, before = segments == 0, starts < at
+    early = segments == 0
     for position, span in enumerate(view.spans):
-        tail, collapsed = span.tail(at), span.collapsed_from(part.cut, part.slack)
-        if tail is None or collapsed is None:
-            taken = early & before
+        tail, since = span.tail(at), span.collapsed_from(part.cut, part.slack)
+        if tail is None or since is None:
+            taken = early & (starts < at)
         else:
-            hops = (segments == span.hop) & (starts < collapsed)
-            taken = (early | hops) & (starts >= tail) & before
+            outside = (starts < since) | (starts >= span.collapsed_to(part.cut))
+            hops = (segments == span.hop) & outside
+            taken = (early | hops) & (starts >= tail) & (starts < span.head(at))
         np.logical_or(taken, segments == -1 - position, out=inside[position])
 
 
-def _edge(view: FeatureView, span: Window, at: int) -> int:
-    """The end of a window's fine tiles: that of the wide tile in which its tail lies."""
-    stretches = edges([span], view.tiers[0], at)
-    return min(stretches[0][1], at) if stretches else _NEVER
+def _of_wide(view: FeatureView, span: Window, starts: NDArray[np.int64], at: int) -> NDArray[np.bool_]:
+    """Whether a window takes the wide tiles that begin at `starts`."""
+    tail, head, wide = span.tail(at), span.head(at), view.tiers[0]
+    taken = starts < head
+    if head < at and head % wide:
+        # The head's own tile reaches beyond it; of that stretch only events ahead of their arrival are apart.
+        taken &= (starts < floor_to(head, wide)) | (starts % wide != 0)
+    return taken if tail is None else taken & (starts >= tail)
+
+
+def _of_fine(view: FeatureView, span: Window, starts: NDArray[np.int64], at: int) -> NDArray[np.bool_]:
+    """Whether a window takes the fine tiles that begin at `starts`: those of its edges."""
+    taken = np.zeros(len(starts), dtype=np.bool_)
+    for since, until in edges([span], view.tiers[0], at):
+        taken |= (starts >= since) & (starts < until)
+    return taken & (starts >= (span.tail(at) or 0)) & (starts < span.head(at)) if taken.any() else taken
 
 
 def _reasons(
@@ -292,15 +300,17 @@ def _lost_text(view: FeatureView) -> str:
 
 
 def _too_old(span: Window, part: BatchPart, at: int) -> bool:
-    tail, collapsed = span.tail(at), span.collapsed_from(part.cut, part.slack)
-    return tail is not None and collapsed is not None and tail > collapsed
+    tail, since = span.tail(at), span.collapsed_from(part.cut, part.slack)
+    if tail is None or since is None:
+        return False
+    return tail > since or (at > span.head(at) > span.head(part.cut + part.slack) < part.cut)
 
 
 def _values(
     view: FeatureView, folded: Rows, extras: Sequence[States], count: int, at: int
 ) -> list[dict[str, object]]:
     """Values of each key from states (windows * keys, width)."""
-    ends = np.full(len(folded), at, dtype=np.int64)
+    ends = np.repeat(np.array([span.head(at) for span in view.spans], dtype=np.int64), count)
     tails = np.repeat(np.array([span.tail(at) or 0 for span in view.spans], dtype=np.int64), count)
     out: list[dict[str, object]] = [dict.fromkeys(view.column_names) for _ in range(count)]
     for group, names in view.finished:

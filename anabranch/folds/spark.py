@@ -207,7 +207,8 @@ def _part(number: int, piece: Piece) -> Column:
             F.expr(f"CASE WHEN {ahead} THEN {TIME} ELSE {floor} END"),
             F.expr(f"{floor} + {piece.width}L"),
         )
-        key = F.when(~F.expr(ahead), key) if piece.fine else key
+        begins = f"{TIME} = {_floor(TIME, piece.view.tiers[0])}"  # a wide tile, which holds it with others
+        key = F.when(F.expr(f"NOT ({ahead}) OR {begins}"), key) if piece.fine else key
     return F.struct(
         F.lit(number).alias("piece"), key.alias("key"), start.alias("start"), reference.alias("reference")
     )

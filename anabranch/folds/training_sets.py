@@ -53,12 +53,14 @@ def features_before(view: FeatureView, run: SortedRun) -> dict[str, Values]:
     Features that are computed from whole ranges (sketches) cannot honour arrivals; callers check that.
     """
     layout, out = view.layout, {}
-    end = _positions(run.key, run.time, run.query_key, run.query_time)
+    now = _positions(run.key, run.time, run.query_key, run.query_time)
     folders = {block: prepare(block, run.lifted) for block in layout.blocks}
     unknown = None if run.arrival is None else _unknown(run, run.arrival)
     for span in view.spans:
-        tails = span.tails(run.query_time)
+        tails, heads = span.tails(run.query_time), span.heads(run.query_time)
         first = _first(run, tails)
+        ends_now = heads is run.query_time
+        end = now if ends_now else _positions(run.key, run.time, run.query_key, heads)
         since = np.zeros(len(end), dtype=np.int64) if tails is None else tails
         pieces = _Pieces(first, end, np.arange(len(end))) if unknown is None else _cut(first, end, *unknown)
         rows = np.empty((len(end), layout.width))
@@ -74,9 +76,7 @@ def features_before(view: FeatureView, run: SortedRun) -> dict[str, Values]:
             column = next(c.name for c in view.columns if c.feature == name and c.window == span)
             exactly = layout.bounds[name].exactly
             direct = None if exactly is None else exactly(run.lifted, first, end)
-            out[column] = (
-                layout.finish(name, rows, states, run.query_time, since) if direct is None else direct
-            )
+            out[column] = layout.finish(name, rows, states, heads, since) if direct is None else direct
     return {column.name: out[column.name] for column in view.columns}
 
 

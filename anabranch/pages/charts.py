@@ -1,7 +1,7 @@
 """Small charts as SVG, drawn on the server. Colours come from the style sheet."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from markupsafe import Markup
@@ -10,6 +10,7 @@ from anabranch.pages.formats import plain
 
 _WIDTH, _HEIGHT, _FOOT, _GAP = 640, 170, 26, 2
 _LINE_WIDTH, _LINE_HEIGHT = 160, 32
+_ROW, _NAMES, _NUMBERS = 24, 200, 70
 _SVG = Markup(
     '<svg viewBox="0 0 {} {}" class="{}" role="img" aria-label="{title}"><title>{title}</title>{}</svg>'
 )
@@ -53,6 +54,35 @@ def histogram(values: Sequence[float], title: str, count: int = 20) -> Markup:
             )
         )
     return _SVG.format(_WIDTH, _HEIGHT, "histogram", Markup("").join(parts), title=title)
+
+
+def contributions(values: Mapping[str, float], title: str, most: int = 12) -> Markup:
+    """Bars to both sides of 0, the longest first; further than `most` are added up. Empty without values."""
+    if not values:
+        return Markup("")
+    ordered = sorted(values.items(), key=lambda item: -abs(item[1]))
+    rest = ordered[most:]
+    shown = [*ordered[:most], *([(f"{len(rest)} others", sum(value for _, value in rest))] if rest else [])]
+    left, right = min(0.0, *(value for _, value in shown)), max(0.0, *(value for _, value in shown))
+    scale = (_WIDTH - _NAMES - _NUMBERS) / ((right - left) or 1.0)
+    zero, height = _NAMES - left * scale, _ROW * len(shown)
+    parts = [
+        Markup('<line x1="{:.1f}" x2="{:.1f}" y1="0" y2="{}" class="axis"></line>').format(zero, zero, height)
+    ]
+    for row, (name, value) in enumerate(shown):
+        start, width = zero + min(value, 0.0) * scale, max(abs(value) * scale, 0.5)
+        parts.append(
+            Markup(
+                '<text x="0" y="{}">{}</text><rect x="{:.1f}" y="{}" width="{:.1f}" height="{}" rx="2" '
+                'class="{}"><title>{}: {:+.4g}</title></rect>'
+                '<text x="{}" y="{}" text-anchor="end">{:+.3g}</text>'
+            ).format(
+                *(_ROW * row + 16, name if len(name) <= 26 else f"{name[:25]}…"),
+                *(start, _ROW * row + 4, width, _ROW - 8, "raised" if value >= 0 else "lowered"),
+                *(name, value, _WIDTH, _ROW * row + 16, value),
+            )
+        )
+    return _SVG.format(_WIDTH, height, "contributions", Markup("").join(parts), title=title)
 
 
 def sparkline(points: Sequence[tuple[float, float]], title: str) -> Markup:

@@ -8,17 +8,19 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal
 from fractions import Fraction
 from functools import reduce
 from itertools import pairwise
 from typing import Any, Protocol, TypeVar
+from zoneinfo import ZoneInfo
 
 from anabranch.aggregates.base import Aggregate
 from anabranch.declare.views import FeatureView
 from anabranch.declare.windows import Window
 from anabranch.errors import MisuseError
-from anabranch.values.times import floor_to, parse_duration
+from anabranch.values.times import floor_to, from_micros, parse_duration, to_micros
 
 
 class PlainEvent(Protocol):
@@ -218,17 +220,46 @@ FOLDS: dict[str, Callable[[Found], Any]] = {
     "ApproxPercentile": percentile,
 }
 
+
+def _began(period: str, zone: str, at: int) -> int:
+    """When a period began by a zone's clocks: from tomorrow back, day by day, to the first that has begun."""
+    known = ZoneInfo(zone)
+    day = from_micros(at).astimezone(known).date() + timedelta(days=1)
+    while True:
+        first = {"day": True, "week": day.isoweekday() == 1, "month": day.day == 1}[period]
+        midnight = to_micros(datetime(day.year, day.month, day.day, tzinfo=known).astimezone(UTC))
+        if first and midnight <= at:
+            return midnight
+        day -= timedelta(days=1)
+
+
 BEGINNINGS: dict[str, Callable[[Any, int], int | None]] = {
     "SlidingWindow": lambda window, at: floor_to(at - window.width, window.hop),
+    "ShiftedWindow": lambda window, at: floor_to(at - window.offset - window.width, window.hop),
+    "CalendarWindow": lambda window, at: floor_to(_began(window.period, window.zone, at), window.hop),
     "LifetimeWindow": lambda _window, _at: None,
 }
 """Where a window of each kind begins; None for no beginning."""
+
+ENDS: dict[str, Callable[[Any, int], int]] = {
+    "SlidingWindow": lambda _window, at: at,
+    "ShiftedWindow": lambda window, at: floor_to(at - window.offset, window.hop),
+    "CalendarWindow": lambda _window, at: at,
+    "LifetimeWindow": lambda _window, at: at,
+}
+"""Where a window of each kind ends."""
 
 
 def beginning(window: Window, at: int) -> int | None:
     """Where a window begins: of a kind that was added from outside, where it says itself."""
     known = BEGINNINGS.get(type(window).__name__)
     return window.tail(at) if known is None else known(window, at)
+
+
+def ending(window: Window, at: int) -> int:
+    """Where a window ends: of a kind that was added from outside, where it says itself."""
+    known = ENDS.get(type(window).__name__)
+    return window.head(at) if known is None else known(window, at)
 
 
 def _there(value: Any) -> bool:
@@ -270,9 +301,9 @@ def answer(view: FeatureView, events: Sequence[PlainEvent], key: str, at: int) -
     mine = [event for event in distinct(events) if event.key == key and event.time < at]
     out = {}
     for column in view.columns:
-        since = beginning(column.window, at)
-        inside = [event for event in mine if since is None or event.time >= since]
-        out[column.name] = fold(view.features[column.feature], inside, at, since or 0)
+        since, until = beginning(column.window, at), ending(column.window, at)
+        inside = [event for event in mine if (since is None or event.time >= since) and event.time < until]
+        out[column.name] = fold(view.features[column.feature], inside, until, since or 0)
     return out
 
 

@@ -159,9 +159,10 @@ def _times(view: FeatureView, events: Sequence[GivenEvent]) -> list[int]:
             found |= {time + 1}
         found |= {event.time, event.time + 1}
         for span in view.spans:
-            tail = span.tail(event.time)
-            width = 0 if tail is None else event.time - tail
-            found |= {event.time + width + step for step in (-span.hop, -1, 0, 1, span.hop)}
+            edges = {span.tail(event.time), span.head(event.time)} - {None}
+            edges = {span.tail(event.time), span.head(event.time)}
+            for back in {event.time - edge for edge in edges if edge is not None}:
+                found |= {event.time + back + step for step in (-span.hop, -1, 0, 1, span.hop)}
     return sorted(found)
 
 
@@ -267,14 +268,14 @@ def _compare(
     wrong = []
     for column in view.columns:
         aggregate = view.features[column.feature]
-        since = oracle.beginning(column.window, at)
-        inside = [event for event in mine if since is None or event.time >= since]
-        expected = oracle.fold(aggregate, inside, at, since or 0)
+        since, until = oracle.beginning(column.window, at), oracle.ending(column.window, at)
+        inside = [event for event in mine if (since is None or event.time >= since) and event.time < until]
+        expected = oracle.fold(aggregate, inside, until, since or 0)
         if expected == found[column.name]:
             continue
         witnesses = proven.prepared.prepared.features[column.feature].witnesses()
         stored = [proven.stored[event.position] for event in inside] if witnesses else []
-        witnessed = {name: oracle.fold(each, stored, at, since or 0) for name, each in witnesses.items()}
+        witnessed = {name: oracle.fold(each, stored, until, since or 0) for name, each in witnesses.items()}
         if not aggregate.agrees(expected, found[column.name], witnessed):
             wrong.append((column, expected, found[column.name]))
     if wrong:

@@ -134,10 +134,9 @@ def batch_part(
         hops = set()
         for position, span in enumerate(view.spans):
             since = span.collapsed_from(cut, slack)
-            if since is None or event.time >= since:
+            if (since is None or event.time >= since) and event.time < span.head(cut):
                 pieces.setdefault((-1 - position, 0), []).append(event)
-            tail = span.tail(cut)
-            if tail is not None and since is not None and tail <= event.time < since:
+            elif (tail := span.tail(cut)) is not None and tail <= event.time < span.head(cut + slack):
                 hops.add(span.hop)
         for hop in hops:
             pieces.setdefault((hop, floor_to(event.time, hop)), []).append(event)
@@ -149,8 +148,8 @@ def batch_part(
 def tiles(view: FeatureView, events: Sequence[Stored], make: Make = states) -> Tiles:
     """Tiles of one key's distinct events, of any slots, in the view's tiers."""
     wide = _tier(view, events, view.tiers[0], make)
-    ahead = {event.id for event in events if event.time > event.arrival}
-    there = [event for event in events if event.id not in ahead]
+    apart = {event.id for event in events if event.time > event.arrival and event.time % view.tiers[0]}
+    there = [event for event in events if event.id not in apart]
     fine = [_tier(view, there, width, make) for width in view.tiers[1:]]
     return replace(wide, fine=fine[0] if fine else None)
 

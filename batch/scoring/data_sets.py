@@ -14,6 +14,7 @@ from anabranch.progress import Progress
 from anabranch.stores.models.foreign import ForeignVersion, scoring_version
 from anabranch.stores.opened import Stores
 from batch.scoring.delivery import deliver, noted_in, out_form, upsert_serving
+from batch.scoring.explained import check_explained
 from batch.scoring.features import time_column
 from batch.scoring.frames import check_names, version_inputs
 from batch.scoring.input_rows import SERVING, input_rows
@@ -77,9 +78,15 @@ def _job(stores: Stores, project: Project, order: ScoringOrder, progress: Progre
     form = out_form(stores.spark, order.out, order.form)
     scorer = scoring_version(stores.models, project, order.version)
     version_inputs(project, scorer)
+    if order.explain and form == SERVING:
+        raise MisuseError(
+            "current rows have no columns for explanations: give --out PATH, or leave out --explain"
+        )
     order = replace(order, pyfunc=order.pyfunc or isinstance(scorer, ForeignVersion))
     rows = input_rows(stores, project, order.source)
     check_names(project, rows.frame.columns)
+    if order.explain:
+        check_explained(project, scorer, rows.frame.columns)
     missing = tuple(name for name in scorer.features if name not in rows.frame.columns)
     own_times = bool(missing) and order.join and order.at is None
     if own_times and time_column(project) not in rows.frame.columns:
@@ -144,4 +151,5 @@ def _identity(job: ScoringJob, form: str) -> Mapping[str, object]:
         "keep": None if order.keep is None else list(order.keep),
         "form": form,
         "pyfunc": order.pyfunc,
+        "explain": dict(project.model.reasons) if order.explain and project.model else order.explain,
     }

@@ -23,6 +23,7 @@ from anabranch.stores.models.shipping import ShippedModel, ShippedPyfunc, input_
 from anabranch.stores.models.versions import Scorer
 from anabranch.stores.opened import Stores
 from anabranch.values.types import DataType
+from batch.scoring.explained import check_explained, explained
 
 _TARGETS = {"number": "DOUBLE", "boolean": "BOOLEAN"}
 
@@ -34,12 +35,13 @@ def score(
     version: str | Scorer | ForeignVersion | None = None,
     *,
     pyfunc: bool = False,
+    explain: bool = False,
 ) -> DataFrame:
     """`rows` with `score` DOUBLE, `label` INT (NULL for models of numbers) and `model_version` STRING.
 
     `rows` has at least the model's feature columns, typed or as text; NULL is a missing value. Text that
     does not parse fails the job that reads the result; the message names the cell. `version` may be loaded
-    already; None is the champion.
+    already; None is the champion. With `explain` there are the columns that `explained_columns` names too.
     """
     spark, models = stores.spark, stores.models
     if version is None or isinstance(version, str):
@@ -59,7 +61,12 @@ def score(
     else:
         predict = _arrow(ship(spark, models, project.name, scorer.version))
     # Plain columns: to hand over a struct costs twice as much.
-    scored = rows.withColumn("score", predict(*_inputs(project, rows, scorer)))
+    inputs = _inputs(project, rows, scorer)
+    scored = rows.withColumn("score", predict(*inputs))
+    if explain:
+        check_explained(project, scorer, rows.columns)
+        shipped = ship(spark, models, project.name, scorer.version)
+        scored = explained(scored, inputs, shipped, project, scorer.features)
     label = F.lit(None).cast("int")
     if scorer.task == "class":
         label = F.when(F.col("score") >= scorer.threshold, 1).otherwise(0)

@@ -19,6 +19,7 @@ from anabranch.stores.models.shipping import ship
 from anabranch.stores.models.versions import Scorer
 from anabranch.stores.opened import Stores
 from anabranch.values.times import from_micros
+from batch.scoring.explained import explained_columns
 from batch.scoring.features import attach_features
 from batch.scoring.frames import score, version_inputs
 from batch.scoring.input_rows import InputRows, parquet_files
@@ -39,7 +40,7 @@ class ScoringOrder:
     `version` is None. Missing features are attached as of `at` (microseconds; now when None), or with
     `join` as of each row's own time. `keep` names the columns to carry over, all when
     None. `form` is the form of the result, derived from `out` when None. `pyfunc` scores by MLflow's pyfunc
-    UDF even where a faster way exists.
+    UDF even where a faster way exists. `explain` adds the columns of explanations (explained.py).
     """
 
     source: str
@@ -50,6 +51,7 @@ class ScoringOrder:
     keep: tuple[str, ...] | None = None
     form: str | None = None
     pyfunc: bool = False
+    explain: bool = False
     sizes: ScoringSettings = field(default_factory=ScoringSettings)
 
 
@@ -146,7 +148,7 @@ def _inputs(job: ScoringJob) -> tuple[tuple[str, str], ...]:
 def _plan(job: ScoringJob, run: ScoringRun, ready: InputRows) -> Plan:
     paths = [path for path, _ in ready.files]
     local = ready.form == "parquet" and all(is_local(path) for path in (*paths, run.scored))
-    if local and not job.order.pyfunc and fits(paths, _inputs(job)):
+    if local and not job.order.pyfunc and not job.order.explain and fits(paths, _inputs(job)):
         return Plan(by_groups=True, parts=plan_parts(paths, job.order.sizes.part_rows))
     return plan_files(ready.files, job.order.sizes.part_megabytes)
 
@@ -203,12 +205,15 @@ class _PartWriter:
 
     def of(self, part: Part) -> Callable[[str], int]:
         """A function that writes the scored rows of a part into a folder and returns how many there are."""
-        columns = [named(name) for name in (*self.kept, *RESULTS)]
         job = self.job
+        explained = explained_columns(job.project, job.scorer.features) if job.order.explain else ()
+        columns = [named(name) for name in (*self.kept, *RESULTS, *explained)]
 
         def write(folder: str) -> int:
             rows = self.ready.read([path for path, _ in part.pieces])
-            scored = score(job.stores, job.project, rows, job.scorer, pyfunc=job.order.pyfunc)
+            scored = score(
+                job.stores, job.project, rows, job.scorer, pyfunc=job.order.pyfunc, explain=job.order.explain
+            )
             counted = Observation()
             observed = scored.select(*columns).observe(counted, F.count(F.lit(1)).alias("rows"))
             observed.write.parquet(folder)

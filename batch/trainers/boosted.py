@@ -1,5 +1,6 @@
 """`xgboost`, on the driver or on Spark's workers: shallow trees for few rows, deeper ones for many."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,15 +8,20 @@ import numpy as np
 import xgboost
 
 from anabranch.errors import AnabranchError, DeclarationError
+from anabranch.stores.models.design import Design
+from anabranch.stores.models.explaining.explanation import LOG_ODDS, NUMBER
+from anabranch.stores.models.explaining.kept import kept_trees, read_explainer
+from anabranch.stores.models.explaining.trees import Tree
 from anabranch.stores.models.inputs import Fitted
 from anabranch.stores.models.scoring import Matrix, Scores
-from batch.trainers.design import Design, tree_design
+from batch.trainers.design import tree_design
 from batch.trainers.frames import COLUMNS, TARGET, WEIGHT, TrainingFrame, designed
 from batch.trainers.graphs import OUTPUT, behind_design, check_parity
 from batch.trainers.rows import SMALL, TrainingRows
-from batch.trainers.trainer import Trainer, stored, training_with
+from batch.trainers.trainer import Trainer, explainer, stored, training_with
 
 _OPSET = 15
+_ROUNDED = 1_000  # training rows
 _OURS = frozenset({"rounds", "categories", "distributed"})
 _REFUSED = {"objective", "missing", "enable_categorical", "n_estimators"}
 _SPARK_NAMES = {"eta": "learning_rate", "lambda": "reg_lambda", "alpha": "reg_alpha", "seed": "random_state"}
@@ -49,7 +55,21 @@ class LearntBooster:
             self.rows, self.parameters, "xgboost-cpu",
             native="xgboost", ubj=bytes(self.booster.save_raw("ubj")), onnx=onnx, output=output,
             columns=self.design.described, shift=self.shift,
+            explainer=explainer(self.rows, self._explained, self.scores),
         )  # fmt: skip
+
+    def _explained(self) -> bytes:
+        """What explains the scores: the booster's own trees and covers."""
+        trees, weights = booster_trees(self.booster)
+        # The rest is the base score, of which each objective has its own form; the mean of many margins takes
+        # their rounding to float32 away.
+        matrix = self.rows.matrix[:_ROUNDED]
+        data = xgboost.DMatrix(self.design.columns(matrix), missing=np.nan, nthread=1)
+        margins = self.booster.predict(data, output_margin=True, validate_features=False)
+        space = NUMBER if self.rows.task == "number" else LOG_ODDS
+        none = read_explainer(kept_trees(self.design, trees, weights, matrix, 0.0, space), self.scores)
+        bias = float(np.mean(margins.astype(np.float64) - none.explain(matrix).margins)) + self.shift
+        return kept_trees(self.design, trees, weights, matrix, bias, space)
 
     def _onnx(self) -> tuple[bytes | None, str]:
         """The ONNX form and its output; none for a booster that cannot be converted and serves natively."""
@@ -66,6 +86,35 @@ class LearntBooster:
         if self.design.described is None and not self.shift:
             return model, output
         return behind_design(model, output, self.design, len(self.rows.inputs), self.shift), OUTPUT
+
+
+def booster_trees(booster: xgboost.Booster) -> tuple[list[Tree], list[float]]:
+    """The trees of a booster and their weights, which are not 1 for the booster 'dart'.
+
+    Raises AnabranchError for a booster of other splits than numbers below a threshold.
+    """
+    model = json.loads(bytes(booster.save_raw("json")))["learner"]["gradient_booster"]
+    model, weights = (model["gbtree"], model["weight_drop"]) if "gbtree" in model else (model, None)
+    described = model.get("model", {}).get("trees", ())
+    if not described or any(any(tree["split_type"]) for tree in described):
+        raise AnabranchError("the booster has other splits than numbers below a threshold")
+    return [_tree(tree) for tree in described], weights or [1.0] * len(described)
+
+
+def _tree(found: Mapping[str, Any]) -> Tree:
+    left, right = (np.array(found[name], dtype=np.int64) for name in ("left_children", "right_children"))
+    leaf, condition = left < 0, np.array(found["split_conditions"], dtype=np.float32)
+    # XGBoost goes left below the threshold.
+    below = np.nextafter(condition, np.float32(-np.inf)).astype(np.float64)
+    return Tree(
+        feature=np.where(leaf, -1, np.array(found["split_indices"], dtype=np.int64)),
+        threshold=np.where(leaf, 0.0, below),
+        left=np.where(leaf, 0, left),
+        right=np.where(leaf, 0, right),
+        missing_left=np.array(found["default_left"], dtype=bool),
+        value=np.where(leaf, condition.astype(np.float64), 0.0),
+        cover=np.array(found["sum_hessian"], dtype=np.float64),
+    )
 
 
 def xgboost_params(rows: TrainingRows) -> dict[str, Any]:

@@ -1,6 +1,4 @@
-"""The columns a trainer learns from: numbers, as they are or scaled, and one column a value for categories.
-
-    inputs (n, k) float32, NaN = missing  ->  [ plain numbers | 1 where an input equals a value, else 0 ]
+"""The designs of trainers (stores/models/design.py): for trees, and for linear models.
 
 A missing category has a column of its own when training rows had one. Linear models cannot take NaN: a
 missing number becomes the median, and a column of its own marks it as missing. The columns are computed in
@@ -9,57 +7,16 @@ numpy to learn from, described in features.json for XGBoost, and written into ON
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from anabranch.stores.models.scoring import Matrix, expanded
+from anabranch.stores.models.design import Design
+from anabranch.stores.models.scoring import Matrix
 from batch.trainers.rows import TrainingRows
 
 MOST_VALUES = 64
 """Values of one input that get a column: its most frequent."""
 _OFTEN_MISSING = 0.02
-
-
-@dataclass(frozen=True, kw_only=True)
-class Design:
-    """`plain` are positions of numeric inputs; `equal` pairs a position with a value (NaN: missing)."""
-
-    plain: tuple[int, ...]
-    equal: tuple[tuple[int, float], ...]
-    fill: NDArray[np.float32] | None = None
-    shift: NDArray[np.float32] | None = None
-    scale: NDArray[np.float32] | None = None
-
-    @property
-    def width(self) -> int:
-        """The number of columns."""
-        return len(self.plain) + len(self.equal)
-
-    @property
-    def described(self) -> dict[str, Any] | None:
-        """The entry `columns` of features.json; None when the inputs are the columns."""
-        if not self.equal and self.fill is None:
-            return None
-        return {
-            "plain": list(self.plain),
-            "equal": [[position, None if np.isnan(value) else value] for position, value in self.equal],
-        }
-
-    def columns(self, matrix: Matrix) -> Matrix:
-        """The design's columns of coded rows, of shape (n, width)."""
-        if self.described is None:
-            return matrix
-        found = expanded(matrix, self.described)
-        if self.fill is None or self.shift is None or self.scale is None:
-            return found
-        numbers = found[:, : len(self.plain)]
-        found[:, : len(self.plain)] = (
-            np.where(np.isnan(numbers), self.fill, numbers) - self.shift
-        ) / self.scale
-        return found
 
 
 def tree_design(rows: TrainingRows) -> Design:

@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 
 from anabranch.errors import AnabranchError
+from anabranch.stores.models.explaining.explanation import LOG_ODDS, NUMBER, PROBABILITY
+from anabranch.stores.models.explaining.kept import kept_trees
+from anabranch.stores.models.explaining.trees import Tree
 from batch.trainers.design import linear_design, tree_design
 from batch.trainers.frames import COLUMNS, TARGET, WEIGHT, TrainingFrame, designed, from_memory
-from batch.trainers.graphs import Tree, tree_model
+from batch.trainers.graphs import tree_model
 from batch.trainers.linear import LearntLinear
 from batch.trainers.trainer import Learnt, LearntGraph, Trainer
 
@@ -85,9 +88,13 @@ def _trees(
     """The trees that `learner` learns, as a graph; `weigh` makes the graph's weights from Spark's."""
     design = tree_design(given.rows)
     trees, weights = parse_trees(learner.fit(designed(given, design, missing=_MISSING)).toDebugString)
-    width = len(given.rows.inputs)
+    width, numbers = len(given.rows.inputs), given.rows.task == "number"
+    space = LOG_ODDS if probability else NUMBER if numbers else PROBABILITY
     return LearntGraph(
-        given.rows, lambda: tree_model(design, trees, weigh(weights), width, probability=probability)
+        given.rows,
+        lambda: tree_model(design, trees, weigh(weights), width, probability=probability),
+        # Spark's description has no covers: they are those of the sample.
+        exact=lambda: kept_trees(design, trees, weigh(weights), given.rows.matrix, 0.0, space),
     )
 
 

@@ -5,9 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from anabranch.stores.models.explaining.explanation import NUMBER, PROBABILITY
+from anabranch.stores.models.explaining.kept import kept_trees
+from anabranch.stores.models.explaining.trees import Tree
 from anabranch.stores.models.scoring import Matrix, Scores
 from batch.trainers.design import tree_design
-from batch.trainers.graphs import Tree, tree_model
+from batch.trainers.graphs import tree_model
 from batch.trainers.rows import SMALL, TrainingRows
 from batch.trainers.trainer import LearntGraph, Trainer, training_with
 
@@ -36,8 +39,15 @@ def _learn_forest(rows: TrainingRows) -> LearntGraph:
     def graph() -> bytes:
         # Scikit-learn's own prediction refuses missing values in columns that had none in training; the graph
         # takes them.
-        trees = [_tree(found.tree_) for found in forest.estimators_]
-        return tree_model(design, trees, [1 / len(trees)] * len(trees), len(rows.inputs))
+        return tree_model(design, *trees(), len(rows.inputs))
+
+    def trees() -> tuple[list[Tree], list[float]]:
+        found = [_tree(each.tree_) for each in forest.estimators_]
+        return found, [1 / len(found)] * len(found)
+
+    def exact() -> bytes:
+        space = PROBABILITY if rows.task == "class" else NUMBER
+        return kept_trees(design, *trees(), rows.matrix, 0.0, space)
 
     def library(matrix: Matrix) -> Scores:
         columns = design.columns(matrix)
@@ -46,7 +56,7 @@ def _learn_forest(rows: TrainingRows) -> LearntGraph:
             forest.predict_proba(columns)[:, 1] if classes else forest.predict(columns), dtype=np.float64
         )
 
-    return LearntGraph(rows, graph, library)
+    return LearntGraph(rows, graph, library, exact=exact)
 
 
 def _tree(found: Any) -> Tree:
@@ -59,6 +69,7 @@ def _tree(found: Any) -> Tree:
         right=np.asarray(found.children_right, dtype=np.int64),
         missing_left=np.asarray(found.missing_go_to_left, dtype=bool),
         value=np.asarray(share, dtype=np.float64),
+        cover=np.asarray(found.weighted_n_node_samples, dtype=np.float64),
     )
 
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from anabranch.errors import AnabranchError
 from anabranch.events.cells import named
+from anabranch.stores.models.design import Design
 from anabranch.stores.models.inputs import ModelInput
-from batch.trainers.design import Design
 from batch.trainers.rows import TrainingRows
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ that is.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,28 +16,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from anabranch.errors import AnabranchError
+from anabranch.stores.models.design import Design
+from anabranch.stores.models.explaining.trees import Tree, at_most
 from anabranch.stores.models.scoring import Matrix, Scores, apart
-from batch.trainers.design import Design
 
 PARITY = 1e-5
 OUTPUT = "score"
 _INPUT, _COLUMNS, _RAW = "features", "columns", "raw"
 _OPSET, _ML_OPSET = 15, 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tree:
-    """Nodes by position, 0 the root.
-
-    A row goes left when its feature is at most `threshold`; a leaf has `feature` < 0 and a `value`.
-    """
-
-    feature: NDArray[np.int64]
-    threshold: NDArray[np.float64]
-    left: NDArray[np.int64]
-    right: NDArray[np.int64]
-    missing_left: NDArray[np.bool_]
-    value: NDArray[np.float64]
 
 
 class Graph:
@@ -183,14 +168,6 @@ def _ensemble(trees: Sequence[Tree], weights: Sequence[float]) -> dict[str, Any]
         "target_ids": [0] * int(leaf.sum()),
         "target_weights": value[leaf].astype(np.float32).tolist(),
     }
-
-
-def at_most(threshold: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The largest float32 that is not above each threshold."""
-    near = threshold.astype(np.float32)
-    return np.where(
-        near.astype(np.float64) > threshold, np.nextafter(near, np.float32(-np.inf)), near
-    ).astype(np.float32)
 
 
 def behind_design(model: bytes, output: str, design: Design, width: int, shift: float = 0.0) -> bytes:

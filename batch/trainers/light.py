@@ -6,8 +6,11 @@ from typing import Any
 import numpy as np
 
 from anabranch.errors import AnabranchError
+from anabranch.stores.models.explaining.explanation import LOG_ODDS, NUMBER
+from anabranch.stores.models.explaining.kept import kept_trees
+from anabranch.stores.models.explaining.trees import Tree
 from batch.trainers.design import tree_design
-from batch.trainers.graphs import Tree, tree_model
+from batch.trainers.graphs import tree_model
 from batch.trainers.rows import SMALL, TrainingRows
 from batch.trainers.trainer import LearntGraph, Trainer, training_with
 
@@ -50,16 +53,20 @@ def _learn_lightgbm(rows: TrainingRows) -> LearntGraph:
         rows,
         lambda: tree_model(design, trees, [1.0] * len(trees), len(rows.inputs), probability=classes),
         lambda matrix: np.asarray(booster.predict(design.columns(matrix), num_threads=1), dtype=np.float64),
+        exact=lambda: kept_trees(
+            design, trees, [1.0] * len(trees), rows.matrix, 0.0, LOG_ODDS if classes else NUMBER
+        ),
     )
 
 
 def _tree(root: Mapping[str, Any]) -> Tree:
-    nodes: list[tuple[int, float, int, int, bool, float]] = []
+    nodes: list[tuple[int, float, int, int, bool, float, float]] = []
 
     def grow(node: Mapping[str, Any]) -> int:
         place = len(nodes)
         if "split_feature" not in node:
-            nodes.append((-1, 0.0, 0, 0, True, float(node["leaf_value"])))
+            # A tree of one leaf does not say how many rows reached it: all did.
+            nodes.append((-1, 0.0, 0, 0, True, float(node["leaf_value"]), float(node.get("leaf_count", 1))))
             return place
         if node["decision_type"] != "<=":
             raise AnabranchError(
@@ -67,16 +74,17 @@ def _tree(root: Mapping[str, Any]) -> Tree:
                 "and only '<=' can be written as a graph: "
                 "use the trainer 'xgboost'"
             )
-        nodes.append((0, 0.0, 0, 0, True, 0.0))
+        nodes.append((0, 0.0, 0, 0, True, 0.0, 0.0))
         threshold = float(node["threshold"])
         # A column that was never missing in training takes a missing value for 0.
         missing_left = bool(node["default_left"]) if node["missing_type"] == "NaN" else threshold >= 0
         left, right = grow(node["left_child"]), grow(node["right_child"])
-        nodes[place] = (int(node["split_feature"]), threshold, left, right, missing_left, 0.0)
+        count = float(node["internal_count"])
+        nodes[place] = (int(node["split_feature"]), threshold, left, right, missing_left, 0.0, count)
         return place
 
     grow(root)
-    names = ("feature", "threshold", "left", "right", "missing_left", "value")
+    names = ("feature", "threshold", "left", "right", "missing_left", "value", "cover")
     return Tree(
         **{name: np.array(column) for name, column in zip(names, zip(*nodes, strict=True), strict=True)}
     )

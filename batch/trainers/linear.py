@@ -5,8 +5,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from anabranch.stores.models.design import Design
+from anabranch.stores.models.explaining.explanation import LOG_ODDS, NUMBER
+from anabranch.stores.models.explaining.kept import kept_linear
 from anabranch.stores.models.scoring import Matrix, Scores
-from batch.trainers.design import Design, linear_design
+from batch.trainers.design import linear_design
 from batch.trainers.graphs import linear_model
 from batch.trainers.rows import TrainingRows
 from batch.trainers.trainer import LearntGraph, Trainer, training_with
@@ -21,6 +24,7 @@ class LearntLinear(LearntGraph):
             rows,
             lambda: linear_model(design, weights, bias, len(rows.inputs), probability=classes),
             self.scores,
+            exact=lambda: kept_linear(design, weights, rows.matrix, bias, LOG_ODDS if classes else NUMBER),
         )
         self.design, self.weights, self.bias = design, weights, bias
 

@@ -15,8 +15,8 @@ import xgboost
 
 from anabranch.declare.loading import load_function
 from anabranch.errors import AnabranchError
+from anabranch.stores.models.design import Design
 from batch.trainers.boosted import LearntBooster
-from batch.trainers.design import Design
 from batch.trainers.rows import TrainingRows
 from batch.trainers.scikit import LearntEstimator
 from batch.trainers.trainer import Learnt, LearntGraph, Trainer

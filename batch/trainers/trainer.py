@@ -6,21 +6,24 @@ be written as an ONNX graph.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any, Protocol
 
 from anabranch.errors import AnabranchError, DeclarationError
+from anabranch.stores.models.explaining.explanation import NUMBER, PROBABILITY, to_scores
+from anabranch.stores.models.explaining.kept import kept_background, read_explainer
 from anabranch.stores.models.inputs import Fitted
-from anabranch.stores.models.scoring import Matrix, Scores
+from anabranch.stores.models.scoring import Matrix, Scores, apart
 from batch.trainers.frames import TrainingFrame
 from batch.trainers.graphs import OUTPUT, check_parity, run
 from batch.trainers.rows import TrainingRows
 
 MANY = 2_000_000
 """Rows; above, a trainer that can learns on Spark's workers."""
+_EXPLAINED, _ADDS_UP = 200, 1e-4  # training rows, and how near a sum of contributions is to the score
 
 
 class Learnt(Protocol):
@@ -41,16 +44,36 @@ def stored(rows: TrainingRows, parameters: Mapping[str, object], *packages: str,
     """The Fitted of a model trained on `rows`; loading it needs `packages` beside those of every version."""
     pinned = (*packages, "mlflow", "numpy", "pandas", "onnxruntime")
     requirements = tuple(f"{package}=={version(package)}" for package in pinned)
+    files.setdefault("explainer", kept_background(rows.matrix, _space(rows)))
     return Fitted(
         inputs=rows.inputs, task=rows.task, parameters=parameters, pip_requirements=requirements, **files
     )
+
+
+def explainer(
+    rows: TrainingRows, exact: Callable[[], bytes] | None, score: Callable[[Matrix], Scores]
+) -> bytes:
+    """The file by which scores are explained: `exact` where that adds up to `score`, else a background."""
+    if exact is not None:
+        with suppress(AnabranchError):  # such as a booster with splits of another kind
+            content, some = exact(), rows.matrix[:_EXPLAINED]
+            found = read_explainer(content, score).explain(some)
+            if apart(to_scores(found.space, found.margins), score(some)) <= _ADDS_UP:
+                return content
+    return kept_background(rows.matrix, _space(rows))
+
+
+def _space(rows: TrainingRows) -> str:
+    return NUMBER if rows.task == "number" else PROBABILITY
 
 
 class LearntGraph:
     """A trained model that is stored as an ONNX graph over the inputs; scoring needs no other library.
 
     `graph` builds it. `library` gives the scores of the library that trained the model; before the model is
-    stored, the graph must agree with it on the training rows. None when the graph is all there is.
+    stored, the graph must agree with it on the training rows. None when the graph is all there is. `exact`
+    makes the file that explains its scores exactly (stores/models/explaining/kept.py); without it, or where
+    it does not add up to the scores, explanations are sampled.
     """
 
     def __init__(
@@ -61,8 +84,9 @@ class LearntGraph:
         *,
         parameters: Mapping[str, object] | None = None,
         output: str = OUTPUT,
+        exact: Callable[[], bytes] | None = None,
     ) -> None:
-        self.rows, self._graph, self.library, self.output = rows, graph, library, output
+        self.rows, self._graph, self.library, self.output, self._exact = rows, graph, library, output, exact
         self.parameters = rows.params if parameters is None else parameters
 
     @cached_property
@@ -76,7 +100,11 @@ class LearntGraph:
     def fitted(self) -> Fitted:
         if self.library is not None:
             check_parity(self.onnx, self.output, self.rows.matrix, self.library(self.rows.matrix))
-        return stored(self.rows, self.parameters, native="onnx", onnx=self.onnx, output=self.output)
+        return stored(
+            self.rows, self.parameters,
+            native="onnx", onnx=self.onnx, output=self.output,
+            explainer=explainer(self.rows, self._exact, self.scores),
+        )  # fmt: skip
 
 
 def _no_defaults(_task: str, _count: int) -> Mapping[str, object]:

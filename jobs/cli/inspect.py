@@ -212,6 +212,9 @@ def answer(
         str | None,
         typer.Option("--request", help="Columns of the request as JSON, such as '{\"amount\": 3}'."),
     ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show what each feature contributed to the score.")
+    ] = False,
     event: Annotated[
         str | None,
         typer.Option(
@@ -240,7 +243,8 @@ def answer(
             if event is None
             else event_values(decode(event.encode(), exact=True, what="--event"), project, stored, latest)
         )
-        answered = answer_key(context, project, stored, None if at is None else parse_time(at), given, own)
+        moment = None if at is None else parse_time(at)
+        answered = answer_key(context, project, stored, moment, given, own, explain=explain)
     if as_json:
         say(json.dumps(answered, default=str))
         return
@@ -256,6 +260,22 @@ def answer(
         )
         return
     say(score_line(project, answered))
+    if "explanation" in answered:
+        show_explanation(answered["explanation"])
+
+
+def show_explanation(found: Mapping[str, Any]) -> None:
+    """Show the contributions to a score, the strongest first, and the declared reasons."""
+    errors = found.get("standard_errors", {})
+    heads = ["feature", "contribution", *(["standard error"] if errors else [])]
+    rows = [
+        [name, f"{value:+.4g}", *([f"{errors[name]:.2g}"] if errors else [])]
+        for name, value in sorted(found["contributions"].items(), key=lambda item: -abs(item[1]))
+    ]
+    about = f"{found['method']}, {found['space']}: {found['base']:.4g} and these make {found['margin']:.4g}"
+    table(f"Why this score ({about})", heads, rows)
+    for number, reason in enumerate(found.get("reasons", ()), 1):
+        say(f"reason {number}: {reason['text']} ({', '.join(reason['features'])})")
 
 
 def score_line(project: Project, answered: Mapping[str, Any]) -> str:

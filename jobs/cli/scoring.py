@@ -45,6 +45,9 @@ def score(
     pyfunc: Annotated[
         bool, typer.Option("--pyfunc", help="Score with MLflow's pyfunc UDF, even if there is a faster way.")
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Add what each feature contributed, and declared reasons.")
+    ] = False,
     on_write: Annotated[
         bool,
         typer.Option(
@@ -58,6 +61,8 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Mass-score a data set; after a kill, the same command continues where it was."""
+    if on_write and explain:
+        raise MisuseError("--follow appends scores without explanations: leave out --explain")
     if on_write:
         _follow(name, rows, out, None if once else every, as_json)
         return
@@ -78,6 +83,7 @@ def score(
             keep=None if keep is None else tuple(keep.split(",")),
             form=form,
             pyfunc=pyfunc,
+            explain=explain,
             sizes=context.settings.scoring,
         )
         scored = score_data_set(context, context.project(name), order, Steps())

@@ -23,10 +23,13 @@ def answer_key(
     at: int | None,
     request: object = None,
     events: tuple[OwnEvent, ...] = (),
+    *,
+    explain: bool = False,
 ) -> dict[str, Any]:
     """Features and score of a key at `at` (microseconds) or now, with the columns of the `request` if given.
 
-    `events` count as if they had arrived; they are for an answer as of now.
+    With `explain` the score comes with what each feature contributed. `events` count as if they had arrived;
+    they are for an answer as of now.
 
     The serving store keeps states for the present; a time before the cut is folded from the lake, after
     landing. An unknown key has the features of no events, and no score.
@@ -49,7 +52,7 @@ def answer_key(
         "key": key,
         "features": {name: types[name].to_json(value) for name, value in stored.values.items()},
         "known": stored.known,
-        **service.describe(project, stored, scorer, requested=request is not None),
+        **service.describe(project, stored, scorer, requested=request is not None, explain=explain),
         "degraded_reason": stored.degraded,
         "layer": layer,
     }

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from anabranch.answers.requests import MOST_INSTANCES
+from anabranch.answers.requests import MOST_EXPLAINED, MOST_INSTANCES
 from serving.api.promises import State
 
 DECLARED = "x-declared"
@@ -28,6 +28,10 @@ Moment = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 """A time in ISO 8601."""
 Score = Annotated[
     float | None, Meta(description="Probability of the label, or the number that the model predicts")
+]
+Explain = Annotated[
+    bool | None,
+    Meta(description=f"Whether each score is explained; {MOST_EXPLAINED} of one request at most"),
 ]
 Degraded = Annotated[bool, Meta(description="Whether stored features may be wrong")]
 DegradedReason = Annotated[str, Meta(description="Present only when degraded")] | UnsetType
@@ -61,6 +65,7 @@ class InstanceBody(Struct, forbid_unknown_fields=True):
     key: Annotated[str | int | float | bool | dict[str, Any] | None, declared("key")] = None
     features: Annotated[dict[str, Any] | None, declared("given_features")] = None
     request: Annotated[dict[str, Any] | None, declared("request")] = None
+    explain: Explain = None
     event: Annotated[dict[str, Any] | list[Any] | None, declared("own_events")] = None
 
 
@@ -85,12 +90,44 @@ class KeysBody(Struct, forbid_unknown_fields=True):
     """Several keys, each answered as if it were asked alone."""
 
     keys: Annotated[list[Key], Meta(min_length=1, max_length=MOST_INSTANCES)]
+    explain: Explain = None
 
 
 class InstancesBody(Struct, forbid_unknown_fields=True):
     """Several keys, features, or both."""
 
     instances: Annotated[list[Instance], Meta(min_length=1, max_length=MOST_INSTANCES)]
+    explain: Explain = None
+
+
+class ReasonBody(Struct, kw_only=True):
+    """A declared reason for a score."""
+
+    text: str
+    features: Annotated[list[str], Meta(description="The strongest first")]
+    contribution: Annotated[float, Meta(description="What they raise the score by, together")]
+
+
+class ExplanationBody(Struct, kw_only=True):
+    """What each feature contributed to a score: base and contributions add up to the margin."""
+
+    method: Annotated[
+        Literal["trees", "linear", "sampled"], Meta(description="Exact for trees and linear models")
+    ]
+    space: Annotated[
+        Literal["log-odds", "probability", "number"],
+        Meta(description="What is added up: for log-odds the score is 1 / (1 + exp(-margin))"),
+    ]
+    base: Annotated[float, Meta(description="The margin where nothing is known of a row")]
+    margin: float
+    contributions: Annotated[dict[str, float], Meta(description="By feature that the model reads")]
+    standard_errors: Annotated[
+        dict[str, float] | UnsetType, Meta(description="Of sampled contributions, by feature")
+    ] = UNSET
+    reasons: Annotated[
+        list[ReasonBody] | UnsetType,
+        Meta(description="Declared reasons that raised the score, the strongest first, four at most"),
+    ] = UNSET
 
 
 class CountedEventBody(Struct, kw_only=True):
@@ -110,6 +147,9 @@ class PredictionBody(Struct, kw_only=True):
     as_of: Moment
     degraded: Degraded
     degraded_reason: DegradedReason = UNSET
+    explanation: Annotated[
+        ExplanationBody | UnsetType, Meta(description="Present only when it was asked for")
+    ] = UNSET
     events: (
         Annotated[list[CountedEventBody], Meta(description="Where events came with the question")] | UnsetType
     ) = UNSET

@@ -99,6 +99,10 @@ class Declared:
                 "summary": "A key that has events: its stored features; given ones win over them",
                 "value": {"key": key, **asked},
             },
+            "explain": {
+                "summary": "What each feature contributed to the score",
+                "value": {**given, "explain": True},
+            },
             **({} if own else {"keys": several}),
             "instances": {
                 "summary": f"Up to {MOST_INSTANCES:,} keys, features, or both",

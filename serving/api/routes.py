@@ -40,7 +40,7 @@ ROUTES = (
         examples=Declared.predict_examples,
         response=(PredictionBody, PredictionsBody),
         example=_PREDICTED,
-        problems=(400, 404, 413, 415, 422, 503),
+        problems=(400, 404, 409, 413, 415, 422, 503),
         unknown_key=True,
         bounded=True,
     ),

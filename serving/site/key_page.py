@@ -26,6 +26,8 @@ class KeyFacts:
     key: str
     answers: Sequence[Answer] | Missing
     row: Mapping[str, Any] | Missing | None
+    why: Mapping[str, Any] | Missing | None = None
+    """The score of the features of now with its explanation, as `describe` of the answer service gives it."""
 
 
 def key_address(project: Project, text: str) -> str:
@@ -50,7 +52,30 @@ def key_page(facts: KeyFacts) -> str:
     if not isinstance(facts.answers, Missing):
         context = {"missing": None, **_now(project, facts.answers[-1]), **_over_time(project, facts.answers)}
     score = _score(facts) if project.model is not None else None
-    return render("key.html", key=facts.key, keys=project.keys, project=project.name, score=score, **context)
+    return render(
+        "key.html",
+        key=facts.key,
+        keys=project.keys,
+        project=project.name,
+        score=score,
+        why=_why(facts.why),
+        **context,
+    )
+
+
+def _why(found: Mapping[str, Any] | Missing | None) -> dict[str, Any] | None:
+    if found is None or isinstance(found, Missing):
+        return None if found is None else {"missing": found.why}
+    explanation = found["explanation"]
+    return {
+        "missing": None,
+        "score": found["score"],
+        "version": found["model_version"],
+        "unit": {"number": "units of the score"}.get(explanation["space"], explanation["space"]),
+        "sampled": explanation["method"] == "sampled",
+        "reasons": explanation.get("reasons", ()),
+        **{name: explanation[name] for name in ("base", "margin", "contributions")},
+    }
 
 
 def _score(facts: KeyFacts) -> dict[str, Any]:

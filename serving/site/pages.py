@@ -5,12 +5,14 @@ No page has a script or needs anything from another server.
 
 import asyncio
 from collections.abc import Callable, Mapping
+from typing import Any
 from urllib.parse import parse_qsl
 
 from anabranch.answers import requests
 from anabranch.answers.features import Answer
 from anabranch.answers.predict import shown_key
 from anabranch.answers.problems import ProblemError, of_error
+from anabranch.answers.service import AnswerService
 from anabranch.errors import AnabranchError
 from anabranch.pages.formats import address
 from anabranch.pages.rendering import STYLE_PATH, render, style
@@ -54,10 +56,10 @@ _SHEETS: Headers = (
 
 
 class Site:
-    """The pages of the served projects; `facts` reads what they show of the stores."""
+    """The pages of the served projects; `facts` reads what they show of the stores, `service` explains."""
 
-    def __init__(self, context: ServingContext, live: Live, facts: Facts) -> None:
-        self._context, self._live, self.facts = context, live, facts
+    def __init__(self, context: ServingContext, live: Live, facts: Facts, service: AnswerService) -> None:
+        self._context, self._live, self.facts, self._service = context, live, facts, service
 
     def owns(self, path: str) -> bool:
         """Whether the site answers requests for a path."""
@@ -137,7 +139,20 @@ class Site:
         name = (
             shown if isinstance(shown, str) else " ".join(f"{part}={value}" for part, value in shown.items())
         )
-        return _html(key_page(KeyFacts(served=served, key=name, answers=answers, row=row)))
+        why = None if isinstance(answers, Missing) else await self._why(served, answers[-1])
+        return _html(key_page(KeyFacts(served=served, key=name, answers=answers, row=row, why=why)))
+
+    async def _why(self, served: Served, stored: Answer) -> Mapping[str, Any] | Missing | None:
+        """The explained score of the features of now; None without a model or for an unknown key."""
+        scorer, project = served.scorer, served.project
+        if scorer is None or not stored.known:
+            return None
+        if project.asks(scorer.features):
+            return Missing("The model reads the request, so scores of a key alone do not exist.")
+        try:
+            return await asyncio.to_thread(self._service.describe, project, stored, scorer, explain=True)
+        except AnabranchError as error:
+            return Missing(str(error))
 
     async def _answers(self, served: Served, key: requests.Key) -> list[Answer] | Missing:
         """Answers at moments up to now; those that are not exact are marked degraded."""

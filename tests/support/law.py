@@ -9,7 +9,21 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from anabranch import AGGREGATES, Aggregate, Covariance, FeatureView, Slope, Source
+from anabranch import (
+    AGGREGATES,
+    Aggregate,
+    Count,
+    Covariance,
+    Distinct,
+    FeatureView,
+    Last,
+    Rate,
+    Slope,
+    Source,
+    Sum,
+    TimeSince,
+    Variance,
+)
 from anabranch.folds.grains import LIFELONG, is_lifelong, steps
 from anabranch.testing.elements import compile_sql
 from anabranch.values.times import HOUR, MINUTE, floor_to, parse_duration
@@ -80,6 +94,41 @@ def features_of(windows: str) -> dict[str, Aggregate]:
             out[name] = made(column, **more)
             out[f"{name}_some"] = made(column, **more, where="n > 0")
     return out
+
+
+_FEW: dict[str, Aggregate] = {
+    "n": Count(),
+    "total": Sum("x"),
+    "last": Last("s"),
+    "rate": Rate("n"),
+    "idle": TimeSince(),
+    "kinds": Distinct("s"),
+    "spread": Variance("n"),
+}
+
+
+@st.composite
+def shifted_views(draw: st.DrawFn) -> FeatureView:
+    """A view of a few features over one to three windows of random widths, most with random offsets."""
+    hop = draw(st.sampled_from([None, None, "5m", "1m"]))
+    windows = set()
+    for _ in range(draw(st.integers(1, 3))):
+        width = draw(st.sampled_from([15, 60, 90, 5 * 60, 12 * 60, 30 * 60, 7 * 24 * 60]))  # minutes
+        step = int(hop[:-1]) if hop else 60 if width >= 12 * 60 else 5
+        offset = draw(st.integers(0, 8 * 24 * 60 // step)) * step
+        windows.add(f"{width}m offset {offset}m" if offset else f"{width}m")
+    return FeatureView(
+        name="shifted", source=source, key="key", windows=tuple(sorted(windows)), hop=hop, features=_FEW
+    )
+
+
+SHIFTED = FeatureView(
+    name="shifted",
+    source=source,
+    key="key",
+    windows=("2h offset 25m", "7d", "1h offset 1d", "7d offset 2d", "week to date Asia/Kolkata"),
+    features=_FEW,
+)
 
 
 def make_view(windows: tuple[str, ...] = ("1h", "12h", "7d"), hop: str | None = None) -> FeatureView:

@@ -123,7 +123,11 @@ def make_project() -> Project:
     name = f"law_{uuid.uuid4().hex[:8]}"
     fed = replace(source, topic=name)
     recent = FeatureView(
-        name="recent", source=fed, key="key", windows=("1h", "7d"), features=some_features("finite")
+        name="recent",
+        source=fed,
+        key="key",
+        windows=("1h", "7d", "7d offset 2d"),
+        features=some_features("finite"),
     )
     lifelong = FeatureView(name="lifelong", source=fed, key="key", features=some_features("none", "life_"))
     return Project(name=name, views=(recent, lifelong))

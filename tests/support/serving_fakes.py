@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,8 +21,12 @@ from anabranch.stores.cassandra.views import Views
 from anabranch.stores.files.reports import Reports
 from anabranch.stores.kafka.bus import Bus
 from anabranch.stores.kafka.publisher import Message
+from anabranch.stores.models.design import Design
+from anabranch.stores.models.explaining.explanation import NUMBER, Explainer
+from anabranch.stores.models.explaining.others import LinearExplainer
 from anabranch.stores.models.registry import Models
 from anabranch.stores.models.roles import Roles, VersionTrial
+from anabranch.stores.models.scoring import InputCoder
 from anabranch.stores.models.versions import ModelVersion, Scorer
 from anabranch.stores.opened import Stores
 from anabranch.values.times import parse_time
@@ -142,6 +147,14 @@ class SumScorer(Scorer):
     def __init__(self, version: str, features: Sequence[str]) -> None:
         self.version, self.features = version, tuple(features)
         self.kinds = dict.fromkeys(features, "number")
+        self._coder = InputCoder([{"name": name, "kind": "number"} for name in features])
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        count = len(self.features)
+        nothing = np.zeros(count, dtype=np.float32)
+        sums = Design(plain=tuple(range(count)), equal=(), fill=nothing, shift=nothing, scale=nothing + 1)
+        return LinearExplainer(sums, np.full(count, 1 / 1000), np.zeros(count), 0.0, count, NUMBER)
 
     def score(self, columns: Mapping[str, Any]) -> Any:
         return np.nansum([np.array(columns[name], dtype=np.float64) for name in self.features], axis=0) / 1000

@@ -5,8 +5,9 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from anabranch.stores.models.explaining.trees import Tree
 from batch.trainers.design import tree_design
-from batch.trainers.graphs import Tree, tree_model
+from batch.trainers.graphs import tree_model
 from batch.trainers.registry import TRAINERS, register
 from batch.trainers.rows import TrainingRows
 from batch.trainers.trainer import LearntGraph, Trainer

@@ -299,5 +299,5 @@ def _fine_starts(view: FeatureView, at: int) -> list[int]:
     if len(view.tiers) == 1:
         return []
     wide, step = view.tiers
-    stretches = {*edges(view.spans, wide, at), *edges(view.spans, wide, at + GRACE)}
+    stretches = edges(view.spans, wide, at, at + GRACE)
     return sorted({start for since, until in stretches for start in range(since, until, step)})

@@ -10,6 +10,7 @@ from typing import Any
 from anabranch.declare.projects import Project
 from anabranch.errors import DeclarationError, MisuseError
 from anabranch.stores.models import scoring as model_scoring
+from anabranch.stores.models.explaining.kept import FILE
 from anabranch.stores.models.scoring import Matrix, NativeModel, OnnxModel, Scores, SkopsModel, open_models
 from anabranch.values.types import DataType
 
@@ -89,7 +90,8 @@ class Fitted:
     """A trained model as bytes. `native` is ``xgboost``, ``skops`` or ``onnx``; `onnx` is its ONNX form.
 
     `output` names the ONNX output with the scores. XGBoost reads `columns`, None for the inputs as they are,
-    and `shift` is added to its predictions. `parameters` are those that the trainer used.
+    and `shift` is added to its predictions. `parameters` are those that the trainer used. `explainer` is what
+    its scores are explained by (explaining/kept.py).
     """
 
     native: str
@@ -102,6 +104,7 @@ class Fitted:
     columns: Mapping[str, Any] | None = None
     shift: float = 0.0
     threshold: float = 0.5
+    explainer: bytes | None = None
     parameters: Mapping[str, object]
     pip_requirements: tuple[str, ...]
 
@@ -145,7 +148,12 @@ class Fitted:
 
     @property
     def _files(self) -> dict[str, bytes | None]:
-        return {"model.ubj": self.ubj, "model.skops": self.skops, "model.onnx": self.onnx}
+        return {
+            "model.ubj": self.ubj,
+            "model.skops": self.skops,
+            "model.onnx": self.onnx,
+            FILE: self.explainer,
+        }
 
     @classmethod
     def read(
@@ -159,7 +167,7 @@ class Fitted:
         )
         content = {
             name: (folder / name).read_bytes() if (folder / name).exists() else None
-            for name in ("model.ubj", "model.skops", "model.onnx")
+            for name in ("model.ubj", "model.skops", "model.onnx", FILE)
         }
         return cls(
             native=described["native"],
@@ -172,6 +180,7 @@ class Fitted:
             columns=described.get("columns"),
             shift=described.get("shift", 0.0),
             threshold=described["threshold"],
+            explainer=content[FILE],
             parameters=parameters,
             pip_requirements=tuple(pip_requirements),
         )

@@ -8,7 +8,7 @@ import json
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ from pyspark.sql import functions as F
 from anabranch.errors import AnabranchError
 from anabranch.events.cells import named
 from anabranch.stores.models.connection import mlflow_module
+from anabranch.stores.models.explaining.explanation import Explainer, Explanation
+from anabranch.stores.models.explaining.kept import FILE, read_explainer
 from anabranch.stores.models.inputs import ModelInput
 from anabranch.stores.models.registry import Models
-from anabranch.stores.models.scoring import InputCoder, Scores, open_model
+from anabranch.stores.models.scoring import InputCoder, Matrix, Scores, open_model
 
 _CODES: dict[str, Callable[[Column], Column]] = {
     "number": lambda value: value.cast("double"),
@@ -47,16 +49,26 @@ class BulkScorer:
         described = json.loads((folder / "features.json").read_text(encoding="utf-8"))
         self._coder = InputCoder(described["inputs"])
         self._model = open_model(folder, described)
+        self._explained = (folder / FILE).read_bytes() if (folder / FILE).exists() else b""
         self.features = self._coder.names
 
     def scores(self, columns: list[pa.Array]) -> Scores:
         """Scores, float64 (n,), of the features' columns in order, coded as by `input_column`."""
         if not columns or len(columns[0]) == 0:
             return np.empty(0)
-        return self._model.predict(
-            self._coder.matrix(
-                {name: _values(column) for name, column in zip(self.features, columns, strict=True)}
-            )
+        return self._model.predict(self._matrix(columns))
+
+    def explanation(self, columns: list[pa.Array]) -> Explanation:
+        """Contributions of the features to `scores` of the same columns."""
+        return self._explainer.explain(self._matrix(columns))
+
+    @cached_property
+    def _explainer(self) -> Explainer:
+        return read_explainer(self._explained, self._model.predict)
+
+    def _matrix(self, columns: list[pa.Array]) -> Matrix:
+        return self._coder.matrix(
+            {name: _values(column) for name, column in zip(self.features, columns, strict=True)}
         )
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anabranch.errors import MisuseError
+from anabranch.stores.models.explaining.explanation import Explainer, Explanation
+from anabranch.stores.models.explaining.kept import FILE, read_explainer
 from anabranch.stores.models.scoring import Columns, InputCoder, Matrix, Scores, open_models
 
 SLICES = "slices/"
@@ -91,6 +94,7 @@ class Scorer:
             given["name"]: tuple(given.get("categories", ())) for given in described["inputs"]
         }
         self._many, self._few = open_models(folder, described)
+        self._explained = (folder / FILE).read_bytes() if (folder / FILE).exists() else None
 
     def score(self, columns: Columns) -> Scores:
         """Probabilities of class 1, or numbers, float64 (n,).
@@ -109,6 +113,23 @@ class Scorer:
         """Scores of the same rows by the model itself and by its ONNX form, None when it has none."""
         matrix = self.matrix(columns)
         return self._many.predict(matrix), None if self._few is None else self._few.predict(matrix)
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        """What explains the scores; raises MisuseError for a version that keeps nothing to do it by."""
+        if self._explained is None:
+            raise MisuseError(
+                f"version {self.version} cannot be explained: it was trained before versions kept what "
+                "explains them; train again"
+            )
+        return read_explainer(self._explained, self._many.predict)
+
+    def explain(self, columns: Columns, output: int = 0) -> Explanation:
+        """The contributions of `features` to the scores of the columns, which are those of `score`.
+
+        `output` is the position of the class to explain among several. Raises MisuseError as `explainer`.
+        """
+        return self.explainer.explain(self.matrix(columns), output)
 
     def matrix(self, columns: Columns) -> Matrix:
         """The columns coded as the model reads them, float32 of shape (n, features)."""

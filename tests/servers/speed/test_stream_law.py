@@ -121,7 +121,11 @@ def make_project() -> Project:
     lifelong = FeatureView(name="lifelong", source=fed, key="key", features=some_features("none", "life_"))
     nested = replace(BASKETS, topic=f"{name}-baskets")
     baskets = FeatureView(
-        name="baskets", source=nested, key="key", windows=("1h", "7d"), features=of_parts(BASKET_FEATURES)
+        name="baskets",
+        source=nested,
+        key="key",
+        windows=("1h", "7d", "1h offset 5m", "7d offset 2d", "week to date Asia/Kolkata"),
+        features=of_parts(BASKET_FEATURES),
     )
     return Project(name=name, views=(recent, lifelong, baskets), shared_with=(f"{name}_user",))
 

@@ -179,6 +179,38 @@ def test_workers_that_read_parquet_score_as_mlflows_pyfunc_udf(shop: Shop, tmp_p
     assert pq.read_table(tmp_path / "fast").column_names[-3:] == ["score", "label", "model_version"]
 
 
+def test_scores_are_explained_by_columns_that_add_up_to_them(shop: Shop, tmp_path: Path) -> None:
+    words = {"spent": "spends much", "pages": "looks at much", "town": "lives far away"}
+    assert shop.project.model is not None
+    explained = replace(shop.project, model=replace(shop.project.model, reasons=words))
+    source, out = shop.folder / "few.parquet", tmp_path / "why"
+    order = ScoringOrder(source=str(source), out=str(out), keep=("who",), explain=True)
+    assert score_data_set(shop.stores, explained, order, Silent()).rows == 1_000
+    found = pq.read_table(out).to_pandas()
+    names = [f"contribution_{name}" for name in shop.project.model_features]
+    reasons = [f"reason_{number}" for number in range(1, 5)]
+    results = ["score", "label", "model_version", "explanation_base"]
+    assert list(found.columns) == ["who", *results, *names, *reasons]
+    margin = found["explanation_base"] + found[names].sum(axis=1)
+    np.testing.assert_allclose(1 / (1 + np.exp(-margin)), found["score"], atol=1e-6)
+    scorer = shop.models.scorer("masses", shop.version)
+    rows = pq.read_table(source)
+    alone = scorer.explain({name: rows[name].to_pylist()[:5] for name in scorer.features})
+    by_key = found.set_index("who").loc[[f"w{at}" for at in range(5)]]
+    np.testing.assert_allclose(by_key[names].to_numpy(), alone.contributions, atol=1e-9)
+    first = [
+        max(((row[f"contribution_{name}"], text) for name, text in words.items()), default=(0, None))
+        for _, row in found.iterrows()
+    ]
+    assert [text if value > 0 else None for value, text in first] == found["reason_1"].tolist()
+    assert found["reason_4"].isna().all()
+    with pytest.raises(MisuseError, match="current rows have no columns for explanations"):
+        score_data_set(shop.stores, explained, replace(order, out="serving"), Silent())
+    again = replace(order, source=str(out), out=str(tmp_path / "again"))
+    with pytest.raises(MisuseError, match="already have a column 'score'"):
+        score_data_set(shop.stores, explained, again, Silent())
+
+
 @pytest.mark.drill  # a run that is cut off between two files resumes, below
 def test_a_killed_run_resumes_where_it_stopped(shop: Shop, tmp_path: Path) -> None:
     source, out = shop.folder / "rows.parquet", tmp_path / "out"
@@ -410,6 +442,8 @@ def test_a_version_registered_outside_anabranch_is_scored_by_mlflow_and_loaded_o
         (1, True, theirs),
         (0, False, theirs),
     }
+    with pytest.raises(MisuseError, match=f"version {theirs} of 'masses' was registered outside Anabranch"):
+        shop.score(source, tmp_path / "why", version=theirs, explain=True)
 
     loads, code = tmp_path / "loads", tmp_path / "spending.py"
     code.write_text(FROM_CODE.format(loads=str(loads)))

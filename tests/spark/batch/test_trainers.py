@@ -16,12 +16,12 @@ from sklearn.metrics import roc_auc_score
 
 from anabranch.declare.models import Member, Model, Search
 from anabranch.errors import AnabranchError, DeclarationError
+from anabranch.stores.models.explaining.trees import at_most
 from anabranch.stores.models.inputs import Fitted, ModelInput
 from anabranch.stores.models.scoring import InputCoder, SkopsModel, open_models
 from batch.evaluation.splits import folds
 from batch.trainers import choice
 from batch.trainers.choice import tried
-from batch.trainers.graphs import at_most
 from batch.trainers.registry import check_model, check_trainer, fit, learn
 from batch.trainers.rows import TrainingRows
 from batch.trainers.scikit import trusted_bytes

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from anabranch import Aggregate, Count, Distinct, FeatureView, Label, Model, Project
@@ -18,10 +18,11 @@ from anabranch.testing import oracle
 from anabranch.testing.states import SLACK, SLOT
 from anabranch.values.times import DAY, HOUR, MINUTE, SECOND, from_micros, to_micros
 from batch.lost_states import lost_states_told
-from tests.support.law import SCHEMA, START, Event, events_strategy, source, start_of
+from tests.support.law import SCHEMA, SHIFTED, START, Event, events_strategy, source, start_of
 from tests.unit.folds.test_law import LIFELONG, VIEW, assert_lawful
 
 pytestmark = pytest.mark.usefixtures("compiled")
+VIEWS = (VIEW, LIFELONG, SHIFTED)
 
 
 def some_events(count: int) -> list[Event]:
@@ -78,14 +79,23 @@ def events() -> list[Event]:
     return oracle.distinct(some_events(300))
 
 
-@pytest.mark.parametrize("view", [VIEW, LIFELONG], ids=lambda view: view.name)
+CUT = START + 6 * DAY
+AT = CUT + 2 * HOUR + 1
+
+
+@pytest.fixture(scope="module")
+def streamed(spark: SparkSession, events: list[Event]) -> list[Row]:
+    """Tiles of all views of the source in one pass: pieces are the tiers of the first, then of the next."""
+    after = [event for event in events if CUT <= event.arrival < AT]
+    return tiles(VIEWS, frame(spark, after), SLOT // SECOND).collect()
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
 def test_batch_rows_and_tiles_of_spark_answer_as_the_fold(
-    spark: SparkSession, events: list[Event], view: FeatureView
+    spark: SparkSession, events: list[Event], streamed: list[Row], view: FeatureView
 ) -> None:
-    cut = START + 6 * DAY
-    at = cut + 2 * HOUR + 1
+    cut, at = CUT, AT
     before = [event for event in events if event.arrival < cut]
-    after = [event for event in events if cut <= event.arrival < at]
     kept = grains_of_builds(spark, view, before, cut).persist()
     batch = {
         name: batch_parts(view, found, cut)
@@ -95,12 +105,11 @@ def test_batch_rows_and_tiles_of_spark_answer_as_the_fold(
     speed: dict[tuple[str, int], list[tuple[int, list[float], list[bytes | None]]]] = {
         (key, tier): [] for key in "ab" for tier in (0, 1)
     }
-    # Both views of the source in one pass: pieces are the tiers of the one and then of the other.
-    both = pieces_of([VIEW, LIFELONG])
-    for row in tiles([VIEW, LIFELONG], frame(spark, after), SLOT // SECOND).collect():
+    pieces = pieces_of(VIEWS)
+    for row in streamed:
         assert to_micros(row["slot"].astimezone()) % SLOT == 0
-        if both[row["piece"]].view is view:
-            found = speed[row["key"], int(both[row["piece"]].fine)]
+        if pieces[row["piece"]].view is view:
+            found = speed[row["key"], int(pieces[row["piece"]].fine)]
             found.append(
                 (to_micros(row["tile_start"].astimezone()), row["state"], as_extras([row["extra"]], 1)[0])
             )
@@ -138,7 +147,7 @@ def test_sql_and_python_agree_on_the_start_of_a_grain(spark: SparkSession) -> No
     frame = spark.createDataFrame([(time,) for time in times], "time BIGINT")
     mixed = replace(LIFELONG, name="mixed", windows=("1h", "7d", "lifetime"), features={"n": Count()})
     cuts = [START + hours * HOUR for hours in (-300, 0, 7)]
-    asked = [(view, cut) for view in (VIEW, LIFELONG, mixed) for cut in cuts]
+    asked = [(view, cut) for view in (*VIEWS, mixed) for cut in cuts]
     found = frame.select(
         "time", *[F.expr(start_sql(view, cut, "time")).alias(str(i)) for i, (view, cut) in enumerate(asked)]
     ).collect()
@@ -158,7 +167,12 @@ def test_training_set_of_spark_equals_the_fold(spark: SparkSession, events: list
     lent = Project(name="owner", views=(lifelong,), shared_with=("law",)).lend("lifelong")
     project = Project(
         name="law",
-        views=(VIEW.on(key="id"), lifelong.on(key="id"), lent.on(key="s", prefix="second")),
+        views=(
+            VIEW.on(key="id"),
+            SHIFTED.on(key="id"),
+            lifelong.on(key="id"),
+            lent.on(key="s", prefix="second"),
+        ),
         label=Label(source=source, key=("id", "s"), target="n > 0"),
         model=Model(),
     )

@@ -1,5 +1,6 @@
 """Declarations that contradict themselves raise errors when constructed."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, cast
@@ -439,8 +440,50 @@ def test_windows_begin_on_a_hop_and_are_never_too_short() -> None:
     assert view().spans[0].tail(at) is None
 
 
+def test_a_window_with_an_offset_ends_on_a_hop_where_the_one_without_it_begins() -> None:
+    plain, shifted, short = view(windows=("7d", "7d offset 7d", "1h  offset 90m")).spans
+    at = 100 * DAY + 7 * MINUTE + 1
+    assert (shifted.tail(at), shifted.head(at)) == (86 * DAY, plain.tail(at)) == (86 * DAY, 93 * DAY)
+    assert (plain.head(at), short.head(at)) == (at, 99 * DAY + 22 * HOUR + 35 * MINUTE)
+    assert view(windows=("7d offset 7d", "1h offset 90m")).column_names[:2] == (
+        "a_7d_offset_7d",
+        "a_1h_offset_90m",
+    )
+    assert view(windows=("30d offset 12h",), hop="12h").spans[0].hop == 12 * HOUR
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("offset 7d", "an offset stands between two durations"),
+        ("7d offset", "an offset stands between two durations"),
+        ("7d offset 1d offset 1d", "an offset stands between two durations"),
+        ("7d shift 7d", "write a whole number and s, m, h or d"),
+        ("7d offset -7d", "an offset is at least a hop, here 1h: write '7d' for the window that ends at"),
+        ("7d offset 0d", "an offset is at least a hop, here 1h"),
+        ("7d offset 0", "an offset is at least a hop, here 1h"),
+        ("7d offset 1w", "offset '1w' is not understood"),
+        ("1w offset 7d", "window '1w' is not understood"),
+        ("7d offset 30m", "the offset '30m' is no multiple of the window's hop 1h"),
+        ("30d offset 36h", "the offset '36h' is no multiple of the window's hop 1d"),
+        ("36500d offset 1d", "reaches back too far: width and offset are 36500d together at most"),
+        ("lifetime offset 7d", "has an offset but no width"),
+        ("month to date offset 7d", "an offset stands between two durations"),
+        ("to date", "write 'day to date', 'week to date' or 'month to date'"),
+        ("year to date", "write 'day to date', 'week to date' or 'month to date'"),
+        ("date", "write 'day to date', 'week to date' or 'month to date'"),
+        ("month to date Europe / Berlin", "write 'day to date', 'week to date' or 'month to date'"),
+        ("month to date Berlin", "unknown time zone 'Berlin': write one such as 'Europe/Berlin'"),
+    ],
+)
+def test_a_window_that_cannot_be_is_one_clear_error(text: str, message: str) -> None:
+    with pytest.raises(DeclarationError, match=f"view .*: .*{re.escape(message)}"):
+        view(windows=(text,))
+
+
 FINGERPRINT_CHANGES: Mapping[str, FeatureView] = {
     "window": view(Sum("x"), windows=("1h",)),
+    "offset": view(Sum("x"), windows=("7d offset 1h",)),
     "hop": view(Sum("x"), hop="1h"),
     "argument": view(Sum("n")),
     "filter": view(Sum("x", where="n > 0")),

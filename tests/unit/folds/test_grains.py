@@ -17,7 +17,7 @@ from anabranch.states.sums import ExactTotal
 from anabranch.testing import oracle
 from anabranch.testing.states import SLACK, SLOT, states, tiles
 from anabranch.values.times import DAY, HOUR, MINUTE, floor_to
-from tests.support.law import START, Event, events_strategy, make_view, source, start_of
+from tests.support.law import START, Event, events_strategy, make_view, shifted_views, source, start_of
 from tests.unit.folds.test_law import LIFELONG as LIFELONG_VIEW
 from tests.unit.folds.test_law import VIEW, assert_lawful
 
@@ -108,6 +108,20 @@ def test_grains_of_several_builds_answer_as_the_fold(
     events: list[Event], cuts: list[int], late: int, compacting: bool
 ) -> None:
     assert_grains(VIEWS, events, cuts, late, compacting)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    view=shifted_views(),
+    events=events_strategy(),
+    cuts=CUTS,
+    late=st.integers(0, SLACK // MINUTE),
+    compacting=st.booleans(),
+)
+def test_grains_serve_windows_of_any_width_and_offset(
+    view: FeatureView, events: list[Event], cuts: list[int], late: int, compacting: bool
+) -> None:
+    assert_grains([view], events, cuts, late, compacting)
 
 
 @settings(max_examples=200, deadline=None)

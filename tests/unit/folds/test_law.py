@@ -15,7 +15,7 @@ from anabranch.states.blocks import Values
 from anabranch.testing import oracle
 from anabranch.testing.states import SLACK, SLOT, batch_part, lift, tiles
 from anabranch.values.times import DAY, HOUR, MINUTE
-from tests.support.law import START, Event, events_strategy, make_view, scale_of
+from tests.support.law import START, Event, events_strategy, make_view, scale_of, shifted_views
 
 VIEW = make_view()
 LIFELONG = make_view(())
@@ -124,6 +124,11 @@ def test_training_rows_as_known_see_only_what_had_arrived(
     view = FeatureView(
         name="known", source=VIEW.source, key="key", windows=("1h", "7d"), features=exactly_foldable(VIEW)
     )
+    assert_known_rows(view, events, minutes)
+
+
+def assert_known_rows(view: FeatureView, events: Sequence[Event], minutes: Sequence[tuple[str, int]]) -> None:
+    """Training rows as known equal the fold over what had arrived strictly before their time."""
     ordered = sorted(oracle.distinct(events), key=lambda event: (event.key, event.time))
     queries = sorted((key, START + minute * MINUTE) for key, minute in minutes)
     columns = features_before(
@@ -136,6 +141,35 @@ def test_training_rows_as_known_see_only_what_had_arrived(
     for position, (key, time) in enumerate(queries):
         known = [event for event in ordered if event.arrival < time]
         assert_lawful(view, events, oracle.answer(view, known, key, time), at_position(columns, position))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    view=shifted_views(),
+    events=events_strategy(),
+    cut_slots=st.none() | st.integers(0, 18 * 24),
+    late=st.integers(0, 2 * SLACK // MINUTE),
+)
+def test_answers_in_windows_of_any_width_and_offset_equal_the_fold(
+    view: FeatureView, events: list[Event], cut_slots: int | None, late: int
+) -> None:
+    cut = None if cut_slots is None else START + cut_slots * SLOT
+    at = (START + 12 * DAY if cut is None else cut) + late * MINUTE + 1
+    arrived = [event for event in events if event.arrival < at]
+    together = merge_all(view, [known(view, arrived, key, cut) for key in "ab"], at)
+    for key, merged in zip("ab", together, strict=True):
+        if merged.degraded is None or cut is None or late <= SLACK // MINUTE:
+            assert merged.degraded is None
+            assert_lawful(view, arrived, oracle.answer(view, arrived, key, at), dict(merged.values))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(view=shifted_views(), events=events_strategy(), minutes=QUERIES)
+def test_training_rows_in_windows_of_any_width_and_offset_equal_the_fold(
+    view: FeatureView, events: list[Event], minutes: list[tuple[str, int]]
+) -> None:
+    assert_training_rows([view], events, minutes)
+    assert_known_rows(replace(view, features=exactly_foldable(view)), events, minutes)
 
 
 def exactly_foldable(view: FeatureView) -> dict[str, Aggregate]:

@@ -6,8 +6,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from anabranch import Aggregate, Count, Distinct, FeatureView, First, Last, LastK, Mean, Sum, Variance
-from anabranch.declare.windows import make_window
+from anabranch import (
+    Aggregate,
+    Count,
+    Distinct,
+    FeatureView,
+    First,
+    Last,
+    LastK,
+    Mean,
+    Rate,
+    Sum,
+    TimeSince,
+    Variance,
+)
+from anabranch.declare.windows import edges, make_window
 from anabranch.folds.grains import Grains, fitting
 from anabranch.folds.merge import BatchPart, Merged, Tiles, merge, merge_all
 from anabranch.testing.states import SLACK, batch_part, tiles
@@ -69,6 +82,70 @@ def test_an_answer_is_exact_from_the_cut_to_the_end_of_the_slack(late: int) -> N
     for column in shown.columns:
         tail = column.window.tail(at)
         assert found.values[column.name] == sum(tail is None or one.time >= tail for one in events)
+
+
+@pytest.mark.parametrize("late", [0, 1, 5 * MINUTE, 25 * MINUTE, HOUR, SLACK])
+@pytest.mark.parametrize("cut", [CUT, None])
+def test_events_enter_a_window_with_an_offset_and_leave_it_by_time_alone(late: int, cut: int | None) -> None:
+    shown, at = view("1h offset 25m", "2h offset 1d", "7d", "7d offset 7d", "30d offset 1d"), CUT + late
+    times = [*range(CUT - 40 * DAY, CUT, 7 * HOUR + 11 * MINUTE), *range(CUT - 2 * DAY, CUT, 4 * MINUTE)]
+    found = answer(shown, [event(time) for time in times], at, cut)
+    assert found.degraded is None
+    for column in shown.columns:
+        tail, head = column.window.tail(at) or 0, column.window.head(at)
+        assert head % column.window.hop == 0 or head == at
+        assert found.values[column.name] == sum(tail <= time < head for time in times)
+
+
+def test_a_window_and_the_one_before_it_share_no_event_and_miss_none() -> None:
+    shown = view("7d", "7d offset 7d", "14d", hop="1h")
+    events = [event(time) for time in range(CUT - 15 * DAY, CUT, 47 * MINUTE)]
+    for at in (CUT, CUT + 31 * MINUTE, CUT + SLACK):
+        found = answer(shown, events, at).values
+        counts = {name: int(str(count)) for name, count in found.items()}
+        assert counts["n_7d_offset_7d"] in (214, 215)
+        assert counts["n_7d"] + counts["n_7d_offset_7d"] == counts["n_14d"]
+
+
+def test_a_value_with_an_offset_is_the_one_without_it_at_the_end_of_the_window() -> None:
+    plain = view("2h", idle=TimeSince(), rate=Rate(), last=Last("x"), spread=Variance("x"))
+    shown = replace(plain, windows=("2h offset 1h",))
+    events = [event(CUT - minutes * MINUTE, x=minutes**0.5) for minutes in range(300, 0, -7)]
+    at = CUT + 7 * MINUTE
+    head = floor_to(at - HOUR, 5 * MINUTE)
+    then = answer(plain, [one for one in events if one.time < head], head, cut=None).values
+    assert then["idle_2h"] == 7 * 60.0
+    expected = {f"{name}_offset_1h": value for name, value in then.items()}
+    assert answer(shown, events, at).values == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 7 * MINUTE])
+def test_an_event_ahead_of_its_arrival_enters_a_window_with_an_offset_once(ahead: int) -> None:
+    shown, edge = view("1h offset 5m"), CUT + HOUR
+    early, usual = event(edge + ahead, arrival=edge - 1), event(edge + 8 * MINUTE)
+    for at in range(edge, edge + 90 * MINUTE, MINUTE):
+        head = floor_to(at - 5 * MINUTE, 5 * MINUTE)
+        expected = sum(head - HOUR <= one.time < head for one in (early, usual))
+        assert answer(shown, [early, usual], at).values == {"n_1h_offset_5m": expected}
+
+
+def test_a_batch_that_does_not_know_what_enters_a_window_is_too_old() -> None:
+    shown, events = view("1h offset 1d"), [event(CUT - HOUR)]
+    assert answer(shown, events, CUT + SLACK).degraded is None
+    found = answer(shown, events, CUT + SLACK + 5 * MINUTE)
+    assert found.degraded == f"the batch of {format_time(CUT)} is too old for window 1h offset 1d"
+
+
+def test_fine_tiles_are_read_for_every_head_until_the_reads_end() -> None:
+    shown = view("1h offset 5m")
+    for at in range(CUT, CUT + 2 * HOUR, 30_000_000):
+        stretches = edges(shown.spans, HOUR, at, at + MINUTE)
+        for moment in range(at, at + MINUTE, 7_000_000):
+            assert all(
+                any(since <= start < until for since, until in stretches)
+                for begin, end in edges(shown.spans, HOUR, moment)
+                for start in range(begin, end, 5 * MINUTE)
+            )
 
 
 def test_only_windows_that_the_batch_is_too_old_for_degrade_an_answer() -> None:

@@ -155,7 +155,13 @@ def _untyped(shown: Any, schema: dict[str, Any], place: str = "$") -> Iterator[s
 
 def test_page_shows_every_way_to_ask_with_an_example_of_each(document: dict[str, Any]) -> None:
     content = document["paths"][f"{HEART}/predict"]["post"]["requestBody"]["content"]["application/json"]
-    assert [set(shown) for shown in _shown(content)] == [{"features"}, {"key"}, {"keys"}, {"instances"}]
+    assert [set(shown) for shown in _shown(content)] == [
+        {"features"},
+        {"key"},
+        {"features", "explain"},
+        {"keys"},
+        {"instances"},
+    ]
     page = docs_page.docs({**document, "paths": {f"{HEART}/predict": document["paths"][f"{HEART}/predict"]}})
     asked = page.partition("<h4>Request</h4>")[2].partition("<h4>Answer")[0]
     assert asked.count("<b>or</b>") == 2

@@ -13,16 +13,17 @@ import pytest
 
 from anabranch import ApproxDistinct, FeatureView, Freshness, Last, Mean, Project, Source
 from anabranch.declare.loading import load_project
-from anabranch.errors import AnabranchError, DeclarationError, UnavailableError
+from anabranch.errors import AnabranchError, DeclarationError, MisuseError, UnavailableError
 from anabranch.settings import FileSettings, LakeSettings
 from anabranch.stores.cassandra.current_rows import CurrentRow
 from anabranch.stores.cassandra.measures import Measure
 from anabranch.stores.files.api_keys import ApiKeys
 from anabranch.stores.files.reports import Reports
+from anabranch.stores.models.explaining.explanation import Explainer
 from anabranch.values.times import HOUR, from_micros
 from serving.http.access import Access, Issuer
 from serving.http.messages import HttpRequest, Response
-from tests.support.serving_fakes import NOW, PROJECTS, Bench, bench
+from tests.support.serving_fakes import NOW, PROJECTS, Bench, SumScorer, bench
 
 EVIL = "<script>alert(1)</script>'\" onload=x"
 PAGE = "/projects/heart_disease"
@@ -42,6 +43,14 @@ def measure(name: str, value: float, part: str = "", hours: int = 0) -> Measure:
 ALERTS = [
     replace(measure("psi", value, part), subject="alerts") for part, value in (("age", 1.0), ("chol", 0.0))
 ]
+
+
+class Unexplained(SumScorer):
+    """A version of an earlier release."""
+
+    @property
+    def explainer(self) -> Explainer:
+        raise MisuseError(f"version {self.version} cannot be explained: train again")
 
 
 @pytest.fixture
@@ -184,6 +193,19 @@ def test_a_key_is_shown_by_window_and_over_time(heart: Bench) -> None:
     for text in ("p1", "0.25", "label 1", "speed", "71.5", "72.25", "1h", "7d", "Over time", "11:12:00"):
         assert text in page.text, text
     assert heart.store.reads == 6
+
+
+def test_the_page_of_a_key_shows_why_its_score_is_what_it_is(heart: Bench) -> None:
+    heart.store.stored[("p1",)] = {"age": 60, "chol": 200}
+    page = read(heart, f"{PAGE}/keys/p1")
+    bars = [given["class"] for name, given in page.found if name == "rect"]
+    assert bars == ["raised"] * 13  # twelve features, and the others together
+    for text in ("Why this score", "0.26 by version 3", "from 0 to 0.26 in units of the score", "chol: +0.2"):
+        assert text in page.text, text
+    assert "Why this score" not in read(heart, f"{PAGE}/keys/never").text
+    heart.registry.version, heart.registry.others["4"] = "4", Unexplained("4", heart.registry.features)
+    heart.app.live.refresh()
+    assert "version 4 cannot be explained" in read(heart, f"{PAGE}/keys/p1").text
 
 
 def test_the_page_of_an_unknown_key_says_so(heart: Bench) -> None:

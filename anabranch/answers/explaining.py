@@ -1,0 +1,36 @@
+"""The explanation of a score as callers get it: contributions of features, and declared reasons in words."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from anabranch.declare.projects import Project
+from anabranch.stores.models.explaining.explanation import Explanation, top_reasons
+from anabranch.stores.models.versions import Scorer
+
+
+def explanations(project: Project, scorer: Scorer, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The explanation of the score of each of `rows`, which have the model's features.
+
+    Raises MisuseError for a version that cannot be explained.
+    """
+    found = scorer.explain({name: [values[name] for values in rows] for name in scorer.features})
+    return [_document(project, scorer.features, found, row) for row in range(len(rows))]
+
+
+def _document(project: Project, names: Sequence[str], found: Explanation, row: int) -> dict[str, Any]:
+    contributions = dict(zip(names, found.contributions[row].tolist(), strict=True))
+    document: dict[str, Any] = {
+        "method": found.method,
+        "space": found.space,
+        "base": found.base,
+        "margin": float(found.margins[row]),
+        "contributions": contributions,
+    }
+    if found.errors is not None:
+        document["standard_errors"] = dict(zip(names, found.errors[row].tolist(), strict=True))
+    if project.model is not None and project.model.reasons:
+        document["reasons"] = [
+            {"text": one.text, "features": list(one.features), "contribution": one.contribution}
+            for one in top_reasons(project.model.reasons, contributions)
+        ]
+    return document
