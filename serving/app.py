@@ -51,6 +51,8 @@ class Application:
         self._bodies = Bodies(settings.body_bytes, settings.body_seconds, _MOST_BODIES + settings.body_bytes)
         self._places = Places(settings.answers_at_once)
         self._site = Site(context, self.live, self.parts.facts, self.parts.service)
+        self.joins: Callable[[], object] = lambda: None
+        """Called when the server has started, to let gateways know."""
         self.ready: Callable[[], object] = lambda: None
         """Called when the server is about to answer its first request."""
 
@@ -69,7 +71,12 @@ class Application:
 
     def __rsgi_init__(self, loop: object) -> None:
         self.start()
+        self.joins()
         self.ready()
+
+    def state(self) -> tuple[bool, int]:
+        """Whether projects have been looked at, so that it can answer, and the calls that it answers now."""
+        return self.live.looked, self._places.held
 
     def __rsgi_del__(self, loop: object) -> None:
         self.stop()

@@ -18,6 +18,7 @@ from granian.log import LogLevels
 
 from anabranch.errors import MisuseError, UnavailableError
 from serving.app import Application
+from serving.registration import Leaving
 from serving.settings import ServingSettings, is_loopback, network_place
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,9 @@ _ASK_SECONDS = 2.0
 
 
 def run(
-    serving: ServingSettings, load: Callable[[], Application], tell: Callable[[str], object] = log.info
+    serving: ServingSettings,
+    load: Callable[[Leaving], Application],
+    tell: Callable[[str], object] = log.info,
 ) -> None:
     """Run workers that each `load` an application; `tell` is called with the address.
 
@@ -45,6 +48,7 @@ def run(
         )
     _check_port(serving)
     connections = _affordable(serving.connections)
+    leaving = Leaving()
     server = Granian(
         "anabranch",
         address=serving.host,
@@ -62,9 +66,17 @@ def run(
         workers_kill_timeout=int(serving.bus_timeout_seconds + serving.drain_seconds) + 5,
     )
     tell_address = partial(tell, f"REST server: {address(serving)}/docs")
-    loader = _Loader(load, multiprocessing.Value("i", serving.workers), tell_address)
+    server.signal_handler_interrupt = partial(_leave_first, leaving, server.signal_handler_interrupt)  # type: ignore[method-assign]
+    loader = _Loader(partial(load, leaving), multiprocessing.Value("i", serving.workers), tell_address)
     # No thread may run here: workers are forks, and a module that it was importing would stay torn in them.
     server.serve(target_loader=loader, wrap_loader=False)  # type: ignore[arg-type] # it has __rsgi__
+
+
+def _leave_first(leaving: Leaving, stop: Callable[..., object], *given: object) -> None:
+    """Let the workers leave at the signal to stop, then stop; a second signal stops at once."""
+    if not leaving.begun.is_set():
+        leaving.begin()
+    stop(*given)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """How the REST server behaves; filled by jobs/wiring/settings.py."""
 
+import socket
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -16,6 +17,8 @@ class ServingSettings:
     """Address to listen on."""
     port: Port = 8100
     """Port to listen on."""
+    place: str = ""
+    """`host:port` at which gateways reach the server; empty: where it listens, or this machine's name."""
     workers: Positive = 1
     """Worker processes that share the port."""
     auth: Literal["off", "on"] = "off"
@@ -70,6 +73,12 @@ class ServingSettings:
     """Where workers leave their metrics for each other; needed when there are several."""
     drain_seconds: Seconds = 5.0
     """How long a stopping server tries to publish buffered predictions."""
+
+
+def place_of(serving: ServingSettings) -> str:
+    """Where gateways reach the server."""
+    everywhere = serving.host in ("0.0.0.0", "::")  # noqa: S104 - where it listens is the user's choice
+    return serving.place or network_place(socket.getfqdn() if everywhere else serving.host, serving.port)
 
 
 def is_loopback(host: str) -> bool:

@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
+from anabranch.errors import AnabranchError
 from jobs.show import say
-from jobs.wiring.settings import load_settings
+from jobs.wiring.settings import Settings, load_settings
 
 
 def register(app: typer.Typer) -> None:
@@ -42,13 +43,31 @@ def status() -> None:
     from serving.server import address, look
 
     settings = load_settings()
-    shown = {state.name.partition("-")[0] for state in embedded.status(settings)}
+    states = embedded.status(settings)
+    shown = {state.name.partition("-")[0] for state in states}
     others = [name for name in embedded.SERVERS if name not in shown]
     if others:
         say(f"{', '.join(others)}: not started (anabranch up --with NAME)")
     place, answer = address(settings.serving), look(settings.serving, "/readyz")
     words = {None: "nothing answers", 200: "running and ready"}
     say(f"rest: {words.get(answer, f'running, not ready ({place}/readyz says why)')} at {place}")
+    if not settings.servers.nginx_upstreams and any(
+        (state.name, state.state) == ("nginx", "running") for state in states
+    ):
+        _replicas(settings)
+
+
+def _replicas(settings: Settings) -> None:
+    """Tell which workers of REST servers say that they are up."""
+    from anabranch.stores.cassandra.replicas import Replicas
+
+    try:
+        found = Replicas(settings.views).all()
+    except AnabranchError as error:
+        say(f"replicas: {error}")
+        return
+    for one in found:
+        say(f"replica: {one.place}: {'ready' if one.ready else 'not ready'}, answers {one.load} calls now")
 
 
 def serve(

@@ -17,7 +17,7 @@ from anabranch.settings import (
     FileSettings,
     Memory,
     ModelsSettings,
-    Names,
+    NamesOrNone,
     NotConfigurable,
     Pairs,
     Port,
@@ -132,8 +132,8 @@ class ServerSettings:
     """Address of the gateway; beyond loopback it starts only with TLS and with `serving.auth = "on"`."""
     nginx_port: Port = 8080
     """Port of the gateway."""
-    nginx_upstreams: Names = ("127.0.0.1:8100", "127.0.0.1:8101")
-    """The REST servers behind the gateway; one that is down is left out."""
+    nginx_upstreams: NamesOrNone = ()
+    """REST servers behind the gateway, one that is down left out; empty: those that say they are up."""
     nginx_rate: Positive = 1000
     """Requests a second, and at once, of one caller: an API key, a token, or an address without them."""
     nginx_address_rate: Positive = 5000

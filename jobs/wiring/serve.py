@@ -12,7 +12,9 @@ from jobs.wiring.settings import ROOT, Settings, load_settings
 from serving.api.context import ServingContext
 from serving.app import Application, create_app
 from serving.http.access import Access, Issuer
+from serving.registration import Leaving, Registration
 from serving.server import run
+from serving.settings import place_of
 
 if TYPE_CHECKING:
     from anabranch.stores.cassandra.reads import Reader
@@ -31,7 +33,17 @@ def serve(settings: Settings) -> None:
         shared = settings.data / "run" / f"rest-{settings.serving.port}"
         shutil.rmtree(shared, ignore_errors=True)
         settings = replace(settings, serving=replace(settings.serving, shared=shared))
-    run(settings.serving, partial(build, settings), partial(print, flush=True))
+    run(settings.serving, partial(_registered, settings), partial(print, flush=True))
+
+
+def _registered(settings: Settings, leaving: Leaving) -> Application:
+    """The application, which lets gateways know that it is up."""
+    from anabranch.stores.cassandra.replicas import Replicas
+
+    application = build(settings)
+    place = place_of(settings.serving)
+    application.joins = Registration(Replicas(settings.views), place, application.state, leaving).start
+    return application
 
 
 def build(settings: Settings) -> Application:

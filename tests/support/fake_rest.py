@@ -17,12 +17,13 @@ from anabranch.stores.files.api_keys import ApiKeys
 from serving.app import Application
 from serving.http.access import Access, Issuer
 from serving.http.messages import HttpRequest, Response
+from serving.registration import Leaving
 from serving.server import run
 from serving.settings import ServingSettings
 from tests.support.serving_fakes import NOW, PROJECTS, Bench, bench
 
 
-def load() -> Application:
+def load(_: Leaving | None = None) -> Application:
     """The application; when it stops, FILE gets what it published and what refused calls changed."""
     serving = _settings()
     access = (

@@ -333,6 +333,6 @@ def test_page_says_how_to_send_credentials(secured: Secured) -> None:
 
 def test_server_beyond_loopback_starts_only_with_authentication_or_when_opened() -> None:
     with pytest.raises(MisuseError, match=r"serving\.auth is off"):
-        run(ServingSettings(host="203.0.113.1", port=1), lambda: pytest.fail("it started"))
+        run(ServingSettings(host="203.0.113.1", port=1), lambda _: pytest.fail("it started"))
     with pytest.raises(AnabranchError, match="cannot listen"):
-        run(ServingSettings(host="203.0.113.1", port=1, open=True), lambda: pytest.fail("it started"))
+        run(ServingSettings(host="203.0.113.1", port=1, open=True), lambda _: pytest.fail("it started"))
