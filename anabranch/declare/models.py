@@ -45,7 +45,10 @@ class Gate:
     more than `tolerance`; with ``not worse`` it is refused unless it is proven to be at most `tolerance`
     worse (non-inferiority), which takes more rows. `slices` is the worst metric that passes on a declared
     slice of `slice_rows` rows or more. `parity` is the largest difference that passes between the model,
-    its ONNX form and the registered pyfunc.
+    its ONNX form and the registered pyfunc. `hindsight` is the largest gain that passes of the metric from
+    events that had not arrived by the labels' times. `disparity` is the largest difference that passes
+    between the parts of a declared slice in the selection rate, the true or the false positive rate; it is
+    judged by the lower end of the difference's interval.
     """
 
     minimum: float | None = None
@@ -56,8 +59,20 @@ class Gate:
     slices: float | None = None
     slice_rows: int = 30
     parity: float = 1e-6
+    hindsight: float | None = None
+    disparity: float | None = None
 
     def __post_init__(self) -> None:
+        if self.hindsight is not None and not 0 <= self.hindsight < float("inf"):
+            raise DeclarationError(
+                f"model: gate's hindsight is {self.hindsight!r}: give the gain of the metric that may pass, "
+                "such as 0.02"
+            )
+        if self.disparity is not None and not 0 <= self.disparity < 1:
+            raise DeclarationError(
+                f"model: gate's disparity is {self.disparity!r}: give a difference of rates "
+                "from 0 to below 1, such as 0.1"
+            )
         if not 0.5 <= self.confidence < 1:
             raise DeclarationError(
                 f"model: gate's confidence is {self.confidence!r}: it must be from 0.5 to below 1"
@@ -155,7 +170,8 @@ class Model:
     trains on earlier labels and tests on later ones, ``key`` on different keys; with either, no key is on
     both sides. `class_weight` is ``balanced`` or a weight by class. `members` are for the trainers
     ``ensemble`` and ``cascade``. `online` is a second model and does not change this one. `reasons` say in
-    plain language what it means that a feature raised a score, for those who are told why.
+    plain language what it means that a feature raised a score, for those who are told why. With `as_known`,
+    training values are of the events that had arrived by the label's time; without, of all events before it.
     """
 
     trainer: str = "auto"
@@ -173,6 +189,7 @@ class Model:
     intended_use: str = ""
     limits: str = ""
     online: Online | None = None
+    as_known: bool = False
     reasons: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -187,6 +204,11 @@ class Model:
             )
         self._check_weight()
         self._check_reasons()
+        if self.gate.disparity is not None and (not self.slices or self.task != "class"):
+            raise DeclarationError(
+                "model: gate's disparity compares the parts of slices by their rates of class 1: "
+                "declare slices=(...) and a metric for two classes, or leave it out"
+            )
         if self.trainer.count(":") and not _FUNCTION.fullmatch(self.trainer):
             raise DeclarationError(
                 f"model: trainer {self.trainer!r} is no name of a function: write 'module:function'"
@@ -264,4 +286,5 @@ class Model:
         plain = [self.trainer, self.metric, repr(self.features), repr(sorted(self.params.items()))]
         more = [repr(self.categories), self.split, repr(self.class_weight), repr(self.members)]
         search = f"{self.search.trials} {sorted(self.search.space.items())!r}" if self.search else ""
-        return [*plain, *more, search]
+        # What was declared before there was such a choice means what it meant.
+        return [*plain, *more, search, *(["as known"] if self.as_known else [])]

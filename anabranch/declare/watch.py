@@ -46,8 +46,9 @@ class Watch:
     is given raises an alert: `psi_above` and `js_above` on a feature of the model, `score_psi_above` on its
     scores, `metric_below` (or `metric_above` where smaller is better) on its metric, `skew_above` on the
     share of recomputed features that differ from the model's input, `flips_above` on the share of
-    approximate labels that a batch reversed. Fewer than `rows` predictions, labels or scores raise no
-    alert. With `retrain`, an alert requests a training.
+    approximate labels that a batch reversed, `disparity_above` on the difference of a rate between the
+    parts of a declared slice (by the lower end of its interval). Fewer than `rows` predictions, labels or
+    scores raise no alert. With `retrain`, an alert requests a training.
     """
 
     horizon: str = "30d"
@@ -61,6 +62,7 @@ class Watch:
     metric_above: float | None = None
     skew_above: float | None = None
     flips_above: float | None = None
+    disparity_above: float | None = None
     retrain: bool = False
 
     def __post_init__(self) -> None:
@@ -68,7 +70,14 @@ class Watch:
             parse_duration(getattr(self, name), f"watch: {name}")
         if self.rows < 1:
             raise DeclarationError(f"watch: rows is {self.rows}: it must be 1 or more")
-        for name in ("psi_above", "js_above", "score_psi_above", "skew_above", "flips_above"):
+        for name in (
+            "psi_above",
+            "js_above",
+            "score_psi_above",
+            "skew_above",
+            "flips_above",
+            "disparity_above",
+        ):
             bound = getattr(self, name)
             if bound is not None and not 0 <= bound < float("inf"):
                 raise DeclarationError(f"watch: {name} is {bound!r}: it must be 0 or more")

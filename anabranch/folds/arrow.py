@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from anabranch.aggregates.layout import States
 from anabranch.declare.views import FeatureView
 from anabranch.folds.grains import Grains
-from anabranch.folds.training_sets import SortedRun, features_before
+from anabranch.folds.training_sets import Sight, SortedRun, as_known, features_before, sights_before
 from anabranch.states.blocks import TIME, TIME_ELEMENT, Element, Values
 from anabranch.values.types import DataType
 
 ARRIVAL = "_arrival"
+FLAG = "_flag"
+"""Of an event whether it came from a file, of a row whether it is examined for what had not arrived."""
 _CHUNK, _CHUNK_BYTES = 100_000, 256 * 2**20  # rows of whole keys folded at once
 
 
@@ -75,10 +77,13 @@ def as_blobs(extras: Sequence[States], count: int) -> pa.Array:
     return pa.array(extras or [[]] * count, pa.list_(pa.binary()))
 
 
-def training_rows(view: FeatureView, names: dict[Element, str], table: pa.Table) -> pa.Table:
+def training_rows(
+    view: FeatureView, names: dict[Element, str], sight: str | None, table: pa.Table
+) -> pa.Table:
     """The rows of a table that are queries (`_row` is valid), with features of the rows that are events.
 
-    `names` are the columns of the view's elements.
+    `names` are the columns of the view's elements. `sight` names a column to add, which tells what had not
+    arrived (spark.sights).
     """
     asked = pc.is_valid(table.column("_row")).to_numpy()
     number = _numbered(table.column("_key"))
@@ -89,7 +94,9 @@ def training_rows(view: FeatureView, names: dict[Element, str], table: pa.Table)
         lifted[element] = _values(known.column(name), element.kind)
     unknown_time = np.isnan(time) if time.dtype.kind == "f" else np.zeros(len(time), dtype=bool)
     query_time = np.where(unknown_time, np.iinfo(np.int64).min // 2, time)[asked].astype(np.int64)
-    arrival = known.column(ARRIVAL).to_numpy() if ARRIVAL in known.column_names else None
+    arrival = None
+    if ARRIVAL in known.column_names:  # NULL where an event counts as known from its time on
+        arrival = pc.fill_null(known.column(ARRIVAL), np.iinfo(np.int64).min // 2).to_numpy()
     run = SortedRun(
         number[~asked],
         lifted[TIME_ELEMENT].values.astype(np.int64),
@@ -105,9 +112,35 @@ def training_rows(view: FeatureView, names: dict[Element, str], table: pa.Table)
         for i in range(fields.num_fields)
     }
     types = {column.name: column.type for column in view.columns}
-    for name, values in features_before(view, run).items():
+    if sight is None:
+        found = features_before(view, run)
+    else:
+        flag = pc.fill_null(table.column(FLAG), False).to_numpy().astype(bool)
+        seen = sights_before(view, run, flag[asked])
+        found = seen.values
+        columns[sight] = _sights(view, seen, flag[~asked])
+    for name, values in found.items():
         columns[name] = _array(values, types[name])
     return pa.table(columns)
+
+
+def _sights(view: FeatureView, seen: Sight, loaded: NDArray[np.bool_]) -> pa.StructArray:
+    """What spark.sights describes; `loaded` are events that came from files."""
+    before = np.concatenate([[0], np.cumsum(loaded)])
+    affected = np.zeros(len(seen.late), dtype=bool)
+    affected[seen.places] = True
+    known = as_known(seen)
+    values = pa.StructArray.from_arrays(
+        [_array(known[column.name], column.type) for column in view.columns],
+        names=[column.name for column in view.columns],
+        mask=pa.array(~affected),
+    )
+    counts = (seen.end - seen.first, seen.late, before[np.maximum(seen.end, seen.first)] - before[seen.first])
+    return pa.StructArray.from_arrays(
+        [*[pa.array(count, pa.int64()) for count in counts], values],
+        names=["events", "late", "loaded", "known"],
+        mask=pa.array(~seen.examined),
+    )
 
 
 def _numbered(keys: pa.ChunkedArray) -> np.ndarray:

@@ -7,6 +7,7 @@ ours begin with an underscore, as no column of a source does (values/names.py).
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import cast
 
 import numpy as np
@@ -17,9 +18,9 @@ from pyspark.sql.types import StructType
 
 from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureView
-from anabranch.errors import MisuseError
 from anabranch.folds.arrow import (
     ARRIVAL,
+    FLAG,
     as_blobs,
     as_lists,
     key_names,
@@ -231,19 +232,70 @@ def point_in_time(
 
     `events` holds distinct events by the views' feeds (the names of sources); views whose events are not
     given are left out. Each view takes one shuffle, in which the rows' own columns travel along. `as_known`
-    excludes events that had not arrived before the row's time; raises MisuseError for sketches, which are
-    computed from whole ranges.
+    excludes events that had not arrived before the row's time.
     """
     for view in (view for view in project.views if view.feed in events):
-        sketches = [name for name, bound in view.layout.bounds.items() if bound.exactly is not None]
-        if as_known and sketches:
-            kind = type(view.features[sketches[0]]).__name__
-            raise MisuseError(
-                f"feature {sketches[0]!r} of view {view.name!r} is a {kind}, "
-                "which cannot be computed as known at the time: leave out --as-known"
-            )
-        rows = _with_features(view, events[view.feed], rows, time, as_known)
+        own = events[view.feed]
+        rows = _with_features(view, own.drop(ARRIVAL) if not as_known else own, rows, time)
     return rows
+
+
+def sights(
+    project: Project,
+    events: Mapping[str, DataFrame],
+    rows: DataFrame,
+    time: str,
+    *,
+    trust_files: bool,
+    share: float = 1.0,
+) -> tuple[DataFrame, tuple[str, ...]]:
+    """`rows` with features as by `point_in_time`, with hindsight, and the names of a column a view besides.
+
+    The column tells what the view's values owe to events that had not arrived before the row's time:
+    `events` and `late` count the events of its windows and those of them that had not arrived,
+    `loaded` those that came from files or tables, all BIGINT; `known` has the features without late events,
+    NULL where there is none. The arrival of an event from a file is the time of its landing: unless
+    `trust_files`, such events count as known from their event time on. Of rows a `share` is examined, chosen
+    by a hash of key and time; the column of the others is NULL.
+    """
+    names = []
+    draw = F.pmod(F.xxhash64(key_column(project.keys), F.col(quoted(time))), F.lit(_PLACES))
+    examined = F.lit(True) if share >= 1 else F.coalesce(draw < int(share * _PLACES), F.lit(False))
+    for number, view in enumerate(view for view in project.views if view.feed in events):
+        names.append(f"_sight{number}")
+        loaded = F.col("_file").isNotNull()
+        told = events[view.feed].withColumn(FLAG, loaded)
+        if not trust_files:
+            told = told.withColumn(ARRIVAL, F.when(~loaded, F.col(ARRIVAL)))
+        rows = _with_features(view, told, rows, time, (names[-1], examined))
+    return rows, tuple(names)
+
+
+_PLACES = 1_000_000_000
+
+
+def known_columns(
+    project: Project, events: Mapping[str, DataFrame], names: Sequence[str]
+) -> dict[str, Column]:
+    """Feature columns as known, of rows with features and the columns `names` that `sights` gave them."""
+    views = [view for view in project.views if view.feed in events]
+    return {
+        column.name: F.when(
+            F.col(f"{name}.late") > 0, F.col(f"{name}.known.{quoted(column.name)}")
+        ).otherwise(F.col(quoted(column.name)))
+        for view, name in zip(views, names, strict=True)
+        for column in view.columns
+    }
+
+
+def counted_sights(names: Sequence[str]) -> list[Column]:
+    """`events`, `late` and `loaded` of all views together, from the columns `names` that `sights` gave."""
+    return [
+        reduce(Column.__add__, [F.col(f"{name}.{count}") for name in names], F.lit(0).cast("bigint")).alias(
+            count
+        )
+        for count in ("events", "late", "loaded")
+    ]
 
 
 def request_columns(project: Project, rows: DataFrame) -> list[Column]:
@@ -273,8 +325,17 @@ def with_derived(project: Project, rows: DataFrame, names: Collection[str] | Non
 
 
 def _with_features(
-    view: FeatureView, events: DataFrame, rows: DataFrame, time: str, as_known: bool
+    view: FeatureView,
+    events: DataFrame,
+    rows: DataFrame,
+    time: str,
+    told: tuple[str, Column] | None = None,
 ) -> DataFrame:
+    """`rows` with the view's features: as known if the events have arrivals.
+
+    With `told`, with hindsight, and a column of this name tells of the rows that the condition examines.
+    """
+    sight, examined = told or (None, F.lit(False))
     elements = [element for element in view.layout.elements if element != TIME_ELEMENT]
     names = {element: f"_e{position}" for position, element in enumerate(elements)}
     payload = F.struct(*[F.col(quoted(name)) for name in rows.columns])
@@ -282,18 +343,31 @@ def _with_features(
         key_column(view.asked).alias("_key"),
         F.unix_micros(F.col(quoted(time)).cast("timestamp")).alias(TIME),
         payload.alias("_row"),
+        examined.alias(FLAG),
     )
     values = [F.expr(element.sql).alias(name) for element, name in names.items()]
-    if as_known:
+    if ARRIVAL in events.columns:
         values.append(F.unix_micros(ARRIVAL).alias(ARRIVAL))
+    if sight is not None:
+        values.append(F.col(FLAG))
+    else:
+        asked = asked.drop(FLAG)
     known = keyed(view, events).select(
         "_key", TIME, F.lit(None).cast(asked.schema["_row"].dataType).alias("_row"), *values
     )
-    blank = [F.lit(None).cast(field.dataType).alias(field.name) for field in known.schema.fields[3:]]
-    both = asked.select("_key", TIME, "_row", *blank).unionByName(known)
+    there = asked.columns
+    blank = [
+        F.lit(None).cast(field.dataType).alias(field.name)
+        for field in known.schema.fields
+        if field.name not in there
+    ]
+    both = asked.select(*there, *blank).unionByName(known)
     ordered = both.repartition(shuffle_partitions(rows), "_key").sortWithinPartitions("_key", TIME)
-    declared = cast(
-        "StructType", StructType.fromDDL(", ".join(f"{quoted(c.name)} {c.type.spark}" for c in view.columns))
-    )
+    features = ", ".join(f"{quoted(c.name)} {c.type.spark}" for c in view.columns)
+    column = [] if sight is None else [f"{sight} STRUCT<{_COUNTED}, known: STRUCT<{features}>>"]
+    declared = cast("StructType", StructType.fromDDL(", ".join([*column, features])))
     schema = StructType([*rows.schema.fields, *declared.fields])
-    return ordered.mapInArrow(over_keys(lambda table: training_rows(view, names, table)), schema)
+    return ordered.mapInArrow(over_keys(lambda table: training_rows(view, names, sight, table)), schema)
+
+
+_COUNTED = "events: BIGINT, late: BIGINT, loaded: BIGINT"

@@ -2,24 +2,22 @@
 
 The input is a sorted run of whole keys, events and queries separate. There is no loop over keys: keys are
 numbered, binary searches over (key, time) find the edges of windows, and blocks fold ranges of positions
-(ranges.py).
-
-With arrivals, a query sees only events that had arrived before its time: its ranges are cut at the other
-events, and the states of the pieces are merged.
+(ranges.py). Which of the events had arrived by a query's time is arrivals.py's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from anabranch.aggregates.base import Exactly
 from anabranch.declare.views import FeatureView
+from anabranch.declare.windows import Window
+from anabranch.folds.arrivals import LateEvents, Pieces, Whole, cut, gathered, positions, uncut
 from anabranch.states.blocks import Element, Values
 from anabranch.states.extras import Bytes, Extra
 from anabranch.states.ranges import prepare
-
-Whole = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -38,92 +36,156 @@ class SortedRun:
 
 
 @dataclass(frozen=True)
-class _Pieces:
-    """Ranges [first, end) of event positions. The ranges of one `owner` (sorted), a query, are merged."""
+class Sight:
+    """Feature columns of every query with hindsight, and where an event had not arrived, as known.
 
+    Only `examined` queries are looked at for events that had not arrived.
+
+    `values` are from all events strictly before the queries' times. `late` counts, for each query, those of
+    them in its windows that had not arrived by then, and `first` and `end` bound the events of the windows.
+    `known` are the values of the queries `places` (those with late events) without their late events.
+    """
+
+    values: dict[str, Values]
+    known: dict[str, Values]
+    places: Whole
+    late: Whole
     first: Whole
     end: Whole
-    owner: Whole
+    examined: NDArray[np.bool_]
+
+
+def features_before(view: FeatureView, run: SortedRun) -> dict[str, Values]:
+    """Values of every feature column of `view` for each query, from events strictly before its time."""
+    sight = sights_before(view, run)
+    return sight.values if run.arrival is None else as_known(sight)
+
+
+def as_known(sight: Sight) -> dict[str, Values]:
+    """The feature columns of every query from what had arrived by its time."""
+    return {
+        name: _put(values, sight.places, sight.known[name]) if len(sight.places) else values
+        for name, values in sight.values.items()
+    }
 
 
 @np.errstate(over="ignore", invalid="ignore")  # values beyond DOUBLE are NULL (Formula)
-def features_before(view: FeatureView, run: SortedRun) -> dict[str, Values]:
-    """Values of every feature column of `view` for each query, from events strictly before its time.
+def sights_before(view: FeatureView, run: SortedRun, examined: NDArray[np.bool_] | None = None) -> Sight:
+    """The feature columns of `view` for each query, with hindsight, and as known for those `examined`."""
+    fold = _Fold(view, run)
+    everyone = np.arange(len(run.query_key))
+    late = np.zeros(len(everyone), dtype=np.int64)
+    examined = np.ones(len(everyone), dtype=bool) if examined is None else examined
+    values, parts, places = fold.values(everyone, None), [], [np.zeros(0, dtype=np.int64)]
+    missing = (
+        None
+        if run.arrival is None
+        else LateEvents.of(run.query_key, run.query_time, run.key, run.time, run.arrival)
+    )
+    for query, event in () if missing is None else missing.pairs(fold.first, fold.end, examined):
+        asked, place = np.unique(query, return_inverse=True)
+        late[asked] = np.bincount(place)
+        places.append(asked)
+        parts.append(fold.values(asked, (place, event)))
+    known = {
+        name: Values(
+            np.concatenate([part[name].values for part in parts]),
+            np.concatenate([part[name].valid for part in parts]),
+        )
+        for name in (values if parts else ())
+    }
+    return Sight(values, known, np.concatenate(places), late, fold.first, fold.end, examined)
 
-    Features that are computed from whole ranges (sketches) cannot honour arrivals; callers check that.
-    """
-    layout, out = view.layout, {}
-    now = _positions(run.key, run.time, run.query_key, run.query_time)
-    folders = {block: prepare(block, run.lifted) for block in layout.blocks}
-    unknown = None if run.arrival is None else _unknown(run, run.arrival)
-    for span in view.spans:
-        tails, heads = span.tails(run.query_time), span.heads(run.query_time)
-        first = _first(run, tails)
-        ends_now = heads is run.query_time
-        end = now if ends_now else _positions(run.key, run.time, run.query_key, heads)
-        since = np.zeros(len(end), dtype=np.int64) if tails is None else tails
-        pieces = _Pieces(first, end, np.arange(len(end))) if unknown is None else _cut(first, end, *unknown)
-        rows = np.empty((len(end), layout.width))
-        for block, over in folders.items():
-            rows[:, layout.slices[block]] = block.gather(over(pieces.first, pieces.end), pieces.owner)
-        extras = np.empty((len(end), len(layout.extras)), dtype=object)
-        for position, extra in enumerate(layout.extras):
-            extras[:, position] = _gather_extras(
-                extra, extra.over(run.lifted, pieces.first, pieces.end), pieces.owner, len(end)
-            )
-        states = list(extras)
-        for name in view.features:
-            column = next(c.name for c in view.columns if c.feature == name and c.window == span)
-            exactly = layout.bounds[name].exactly
-            direct = None if exactly is None else exactly(run.lifted, first, end)
-            out[column] = layout.finish(name, rows, states, heads, since) if direct is None else direct
-    return {column.name: out[column.name] for column in view.columns}
+
+class _Edges:
+    """Where a window of each query begins and ends: in microseconds, and as positions of events."""
+
+    def __init__(self, run: SortedRun, span: Window, now: Whole) -> None:
+        tails, self.heads = span.tails(run.query_time), span.heads(run.query_time)
+        self.since: Whole = np.zeros(len(self.heads), dtype=np.int64) if tails is None else tails
+        self.first: Whole = _first(run, tails)
+        ends_now = self.heads is run.query_time
+        self.end = now if ends_now else positions(run.key, run.time, run.query_key, self.heads)
+
+
+class _Fold:
+    """A view over a run: the edges of its windows, and its blocks prepared for ranges."""
+
+    def __init__(self, view: FeatureView, run: SortedRun) -> None:
+        self.view, self.run = view, run
+        self.folders = {block: prepare(block, run.lifted) for block in view.layout.blocks}
+        now = positions(run.key, run.time, run.query_key, run.query_time)
+        self.edges = [_Edges(run, span, now) for span in view.spans]
+        self.first: Whole = np.minimum.reduce([edges.first for edges in self.edges])
+        self.end: Whole = np.maximum.reduce([edges.end for edges in self.edges])
+
+    def values(self, queries: Whole, missing: tuple[Whole, Whole] | None) -> dict[str, Values]:
+        """The feature columns of some queries (positions).
+
+        `missing` are sorted pairs of a place in `queries` and the position of an event that does not count.
+        """
+        view, run, layout, out = self.view, self.run, self.view.layout, {}
+        for span, edges in zip(view.spans, self.edges, strict=True):
+            first, end = edges.first[queries], edges.end[queries]
+            since, heads = edges.since[queries], edges.heads[queries]
+            pieces = uncut(first, end) if missing is None else cut(first, end, *missing)
+            rows = np.empty((len(end), layout.width))
+            for block, over in self.folders.items():
+                rows[:, layout.slices[block]] = block.gather(over(pieces.first, pieces.end), pieces.owner)
+            extras = np.empty((len(end), len(layout.extras)), dtype=object)
+            for position, extra in enumerate(layout.extras):
+                extras[:, position] = _gather_extras(
+                    extra, extra.over(run.lifted, pieces.first, pieces.end), pieces.owner, len(end)
+                )
+            states = list(extras)
+            for name in view.features:
+                column = next(c.name for c in view.columns if c.feature == name and c.window == span)
+                exactly = layout.bounds[name].exactly
+                direct = None if exactly is None else _exact(exactly, run.lifted, pieces, first, end)
+                out[column] = layout.finish(name, rows, states, heads, since) if direct is None else direct
+        return {column.name: out[column.name] for column in view.columns}
+
+
+def _exact(
+    exactly: Exactly, lifted: Mapping[Element, Values], pieces: Pieces, first: Whole, end: Whole
+) -> Values:
+    """Values computed from whole ranges; the events of several pieces are laid side by side first."""
+    several = np.bincount(pieces.owner, minlength=len(first)) > 1
+    found = exactly(lifted, first, np.where(several, first, end))
+    for owners, position, low, high in gathered(pieces, np.flatnonzero(several)):
+        found = _put(found, owners, exactly(_Taken(lifted, position), low, high))
+    return found
+
+
+class _Taken(Mapping[Element, Values]):
+    """Elements of chosen events."""
+
+    def __init__(self, lifted: Mapping[Element, Values], position: Whole) -> None:
+        self._lifted, self._position = lifted, position
+
+    def __getitem__(self, element: Element) -> Values:
+        found = self._lifted[element]
+        return Values(found.values[self._position], found.valid[self._position])
+
+    def __iter__(self) -> Iterator[Element]:
+        return iter(self._lifted)
+
+    def __len__(self) -> int:
+        return len(self._lifted)
+
+
+def _put(values: Values, places: Whole, others: Values) -> Values:
+    """`values` with those at `places` replaced."""
+    changed, valid = values.values.copy(), values.valid.copy()
+    changed[places], valid[places] = others.values, others.valid
+    return Values(changed, valid)
 
 
 def _first(run: SortedRun, tails: Whole | None) -> Whole:
     if tails is None:
         first: Whole = np.searchsorted(run.key, run.query_key, side="left").astype(np.int64)
         return first
-    return _positions(run.key, run.time, run.query_key, tails)
-
-
-def _positions(key: Whole, time: Whole, asked_key: Whole, asked_time: Whole) -> Whole:
-    """The position in (key, time) of the first entry of each key at or after the time asked for."""
-    low = np.searchsorted(key, asked_key, side="left").astype(np.int64)
-    high = np.searchsorted(key, asked_key, side="right").astype(np.int64)
-    # A binary search within [low, high) for all keys at once takes as many steps as the largest key needs.
-    steps = int(np.max(high - low, initial=0)).bit_length()
-    last = max(len(time) - 1, 0)
-    for _ in range(steps):
-        open_ = low < high
-        middle = (low + high) >> 1
-        before = open_ & (time[np.minimum(middle, last)] < asked_time) if len(time) else open_
-        low = np.where(before, middle + 1, low)
-        high = np.where(open_ & ~before, middle, high)
-    return low
-
-
-def _unknown(run: SortedRun, arrival: Whole) -> tuple[Whole, Whole]:
-    """Sorted pairs (query, event position) of events that lie before a query's time and arrived later."""
-    # Of an event these are the queries after its time and up to its arrival.
-    after = _positions(run.query_key, run.query_time, run.key, run.time + 1)
-    until = _positions(run.query_key, run.query_time, run.key, arrival + 1)
-    count = np.maximum(until - after, 0)
-    event = np.repeat(np.arange(len(count)), count)
-    query = np.arange(len(event)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(after, count)
-    order = np.lexsort((event, query))
-    return query[order], event[order]
-
-
-def _cut(first: Whole, end: Whole, query: Whole, event: Whole) -> _Pieces:
-    """The ranges without the events of the pairs."""
-    inside = (event >= first[query]) & (event < end[query])
-    query, event = query[inside], event[inside]
-    owner = np.concatenate([np.arange(len(first)), query])
-    start, stop = np.concatenate([first, event + 1]), np.concatenate([end, event])
-    order = np.lexsort((start, owner))
-    # Each piece ends at the next missing event, so the ends are sorted as the starts are.
-    return _Pieces(start[order], stop[np.lexsort((stop, owner))], owner[order])
+    return positions(run.key, run.time, run.query_key, tails)
 
 
 def _gather_extras(extra: Extra, states: Bytes, owner: Whole, count: int) -> Bytes:

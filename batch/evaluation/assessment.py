@@ -46,8 +46,8 @@ class JudgedRows:
     groups: NDArray[np.int64]
     threshold: float = 0.5
 
-    def part(self, mask: NDArray[np.bool_]) -> "JudgedRows":
-        """The rows of `mask`."""
+    def part(self, mask: NDArray[np.bool_] | NDArray[np.int64]) -> "JudgedRows":
+        """The rows of a mask, or at positions."""
         return replace(self, target=self.target[mask], scores=self.scores[mask], groups=self.groups[mask])
 
     def measure(self, metric: str) -> float:

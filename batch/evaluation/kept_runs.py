@@ -20,6 +20,8 @@ import pyarrow.parquet as pq
 from anabranch.errors import AnabranchError
 from anabranch.stores.models.inputs import Fitted
 from batch.evaluation.assessment import SliceResult
+from batch.evaluation.fairness import Fairness
+from batch.evaluation.hindsight import Hindsight
 
 _DONE = "run.json"
 _PLAIN = (
@@ -33,6 +35,8 @@ class TrainingRun:
     """The outcome of a training: `metrics` as they are logged, and where the model came from (`tags`).
 
     `rows` labels were usable, `left_out` were not; both are 0 in a run that an earlier release kept.
+    `hindsight` is None where the training set does not say what had arrived, `fairness` where no slices
+    are declared or the model is not one of two classes.
     """
 
     project: str
@@ -49,6 +53,8 @@ class TrainingRun:
     trials: Sequence[Mapping[str, object]] = ()
     rows: int = 0
     left_out: int = 0
+    hindsight: Hindsight | None = None
+    fairness: Fairness | None = None
 
 
 def keep(run: TrainingRun, folder: Path) -> None:
@@ -64,7 +70,13 @@ def keep(run: TrainingRun, folder: Path) -> None:
         "parameters": dict(run.fitted.parameters),
         "pip_requirements": list(run.fitted.pip_requirements),
     }
-    content = {**plain, "slices": [asdict(one) for one in run.slices], "fitted": trained}
+    content = {
+        **plain,
+        "slices": [asdict(one) for one in run.slices],
+        "hindsight": None if run.hindsight is None else asdict(run.hindsight),
+        "fairness": None if run.fairness is None else asdict(run.fairness),
+        "fitted": trained,
+    }
     (folder / f"{_DONE}.new").write_text(json.dumps(content, default=str, indent=1), encoding="utf-8")
     (folder / f"{_DONE}.new").rename(folder / _DONE)
 
@@ -75,10 +87,13 @@ def kept(folder: Path) -> TrainingRun:
         content = json.loads((folder / _DONE).read_text(encoding="utf-8"))
         fitted = Fitted.read(folder / "model", **content.pop("fitted"))
         slices = [SliceResult(**one) for one in content.pop("slices")]
+        hindsight, fair = content.pop("hindsight", None), content.pop("fairness", None)
         report = {path.name: path.read_bytes() for path in sorted((folder / "report").iterdir())}
         return TrainingRun(
             **content,
             slices=slices,
+            hindsight=None if hindsight is None else Hindsight.read(hindsight),
+            fairness=None if fair is None else Fairness.read(fair),
             fitted=fitted,
             test=pq.read_table(folder / "test.parquet"),
             report=report,

@@ -18,6 +18,8 @@ from anabranch.stores.models.registry import Models
 from anabranch.stores.models.roles import PREVIOUS
 from anabranch.stores.models.versions import ModelVersion, Scorer
 from batch.evaluation.assessment import JudgedRows, SliceResult, resamples
+from batch.evaluation.fairness import Fairness
+from batch.evaluation.hindsight import Hindsight
 from batch.evaluation.kept_runs import TrainingRun
 from batch.evaluation.measures import measure
 from batch.release.parity import Columns, compare, made_up
@@ -79,6 +81,10 @@ def examine(models: Models, project: Project, run: TrainingRun, version: str) ->
         checks.append(_minimum(model.metric, run.metrics[model.metric], gate.minimum))
     if gate.slices is not None:
         checks.append(_slices(model.metric, run.slices, gate.slices, gate.slice_rows))
+    if gate.disparity is not None:
+        checks.append(disparity_check(run.fairness, gate.disparity))
+    if gate.hindsight is not None:
+        checks.append(_hindsight(run.hindsight, gate.hindsight))
     if gate.champion:
         checks.append(_against_champion(models, project, columns, rows))
     return GateVerdict(checks=tuple(checks))
@@ -111,6 +117,26 @@ def _slices(metric: str, slices: Sequence[SliceResult], bound: float, least: int
         return GateCheck(name="slices", passed=False, said=f"{', '.join(worse)}, where {bound:g} is wanted")
     found = f"{len(large)} slices of {least} rows or more reach {bound:g}"
     return GateCheck(name="slices", passed=True, said=found)
+
+
+def disparity_check(found: Fairness | None, bound: float) -> GateCheck:
+    """Refuse a difference between the parts of a slice that is proven to be larger than `bound`."""
+    if found is None or found.largest is None:
+        said = "not measured: no slice has two parts, or the model is not one of two classes"
+        return GateCheck(name="disparity", passed=True, said=said)
+    wanted = f"a difference that is proven to be above {bound:g}, by the lower end, is refused"
+    passed = found.largest.low <= bound
+    return GateCheck(name="disparity", passed=passed, said=f"{found.largest.said}; {wanted}")
+
+
+def _hindsight(found: Hindsight | None, bound: float) -> GateCheck:
+    """Refuse a metric that owes more than `bound` to events that had not arrived by the labels' times."""
+    if found is None:
+        said = "not measured: the training set does not say which events had arrived"
+        return GateCheck(name="hindsight", passed=True, said=said)
+    passed = found.as_known or found.gain is None or found.gain <= bound
+    wanted = "the model learns as known" if found.as_known else f"a gain of at most {bound:g} is wanted"
+    return GateCheck(name="hindsight", passed=passed, said=f"{found.said}; {wanted}")
 
 
 def _parity(models: Models, project: Project, scorer: Scorer, columns: Columns) -> GateCheck:

@@ -4,20 +4,29 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Observation
 from pyspark.sql import functions as F
 
 from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
 from anabranch.events.cells import named
 from anabranch.events.given_rows import read_columns
-from anabranch.folds.spark import point_in_time, request_columns, with_derived
+from anabranch.folds.spark import (
+    counted_sights,
+    known_columns,
+    point_in_time,
+    request_columns,
+    sights,
+    with_derived,
+)
 from anabranch.progress import Progress
 from anabranch.stores.opened import Stores
 from anabranch.values.names import folded, quoted
 from anabranch.values.times import from_micros
 from anabranch.values.types import TIMESTAMP, DataType
+from batch.evaluation.hindsight import said_late
 from batch.scoring.row_files import SPARK_ERRORS, fault_of_rows, read_rows, write_rows
+from batch.training.training_sets import check_arrived
 
 log = logging.getLogger(__name__)
 _AT, _GIVEN, _OWN = "_at", "_given", "_own"
@@ -36,21 +45,40 @@ def features_at(
     Rows have the columns of the request. Features are strictly before each row's time; with `as_known`, only
     of events that had arrived by then. Keys and times are read as landing reads them, and come back as what
     was read. Unknown keys, and rows without a key or time, get the features of no events. Raises MisuseError
-    for one that cannot be read.
+    for one that cannot be read, and AnabranchError where nothing at all had arrived by any row's time.
     """
     started = time.monotonic()
     rows = typed_rows(project, read_rows(stores.spark, source), source)
     events = stores.lake.distinct_events(stores.spark, project)
     progress.step(f"features of {source} into {out}")
-    features = with_derived(
-        project, point_in_time(project, events, rows, time_column(project), as_known=as_known)
-    )
+    about, counted = {"project": project.name, "features": project.fingerprint}, Observation()
     try:
-        count = write_rows(features, out, {"project": project.name, "features": project.fingerprint})
+        found = _as_known(project, events, rows, counted) if as_known else _before(project, events, rows)
+        count = write_rows(with_derived(project, found), out, about)
     except SPARK_ERRORS as error:
         raise fault_of_rows(error, source) or error from error
+    if as_known and count:
+        progress.step(said_late(counted.get["late"] or 0, counted.get["events"] or 0, "row"))
     log.info("features project=%s rows=%d seconds=%.1f", project.name, count, time.monotonic() - started)
     return count
+
+
+def _before(project: Project, events: Mapping[str, DataFrame], rows: DataFrame) -> DataFrame:
+    return point_in_time(project, events, rows, time_column(project))
+
+
+def _as_known(
+    project: Project, events: Mapping[str, DataFrame], rows: DataFrame, counted: Observation
+) -> DataFrame:
+    """Features from what had arrived; `counted` learns how many events had, when the frame is computed."""
+    at = time_column(project)
+    (latest,) = rows.agg(F.max(F.unix_micros(named(at))).alias("latest")).collect()
+    check_arrived(project, events, latest["latest"])
+    found, names = sights(project, events, rows, at, trust_files=True)
+    events_, late, _ = counted_sights(names)
+    told = found.withColumns({"_events": events_, "_late": late})
+    observed = told.observe(counted, F.sum("_events").alias("events"), F.sum("_late").alias("late"))
+    return observed.withColumns(known_columns(project, events, names)).drop("_events", "_late", *names)
 
 
 def typed_rows(project: Project, rows: DataFrame, place: str) -> DataFrame:

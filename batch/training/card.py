@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from anabranch.declare.projects import Project
 from anabranch.pages.rendering import render
 from batch.evaluation.assessment import SliceResult
+from batch.evaluation.fairness import RATES, Fairness, Share
+from batch.evaluation.hindsight import Hindsight
 
 _FEW_ROWS = 30
 
@@ -21,6 +23,8 @@ class CardContents:
 
     metrics: Mapping[str, float]
     slices: Sequence[SliceResult]
+    hindsight: Hindsight | None
+    fairness: Fairness | None
     importance: Mapping[str, float]
     parameters: Mapping[str, object]
     about: Mapping[str, str]
@@ -44,11 +48,55 @@ def card(project: Project, shown: CardContents) -> str:
         metric=model.metric if model else "",
         metrics=_metrics(metrics),
         slices=[(one.feature, one.part, one.rows, _slice_value(one)) for one in slices],
+        rates=rate_rows(shown.fairness),
+        disparities=[one.said for one in shown.fairness.disparities] if shown.fairness else [],
+        hindsight=shown.hindsight,
+        hindsight_features=hindsight_rows(shown.hindsight),
         pictures=shown.pictures.items(),
         importance=[(name, f"{value:.4f}") for name, value in shown.importance.items()],
         about=shown.about.items(),
         parameters=[(name, str(value)) for name, value in shown.parameters.items()],
         environment=shown.environment.items(),
+    )
+
+
+def rate_rows(found: Fairness | None) -> list[list[str]]:
+    """Each part of each slice with its three rates and their intervals."""
+    rates = () if found is None else found.rates
+    return [
+        [
+            one.feature,
+            one.part,
+            f"{one.selection_rate.rows:,}",
+            *[_rate(getattr(one, name)) for name in RATES],
+        ]
+        for one in rates
+    ]
+
+
+DIFFERENCE = ("feature", "rate", "higher", "lower", "difference", "95% from", "to")
+
+
+def difference_rows(found: Fairness) -> list[tuple[str, str, str, str, float, float, float]]:
+    """The largest difference of each slice and rate, as DIFFERENCE heads it."""
+    return [
+        (one.feature, RATES[one.rate], one.higher, one.lower, one.difference, one.low, one.high)
+        for one in found.disparities
+    ]
+
+
+def _rate(found: Share) -> str:
+    if found.value is None:
+        return "no rows"
+    return f"{_with_interval(found.value, found.low, found.high)} of {found.rows:,}"
+
+
+def hindsight_rows(found: Hindsight | None) -> list[tuple[str, int, str]]:
+    """Each feature that hindsight changed: its name, the rows and their share."""
+    return (
+        []
+        if found is None
+        else [(one.feature, one.rows, f"{found.share(one):.1%}") for one in found.features]
     )
 
 

@@ -17,7 +17,7 @@ from anabranch.progress import Progress
 from anabranch.stores.cassandra.online_models import OnlineModel, OnlineModels, fresh, online_of, online_rows
 from anabranch.stores.opened import Stores
 from batch.landing.topics import landed_offsets
-from batch.training.preparing import TARGET, TIME, values
+from batch.training.preparing import SIGHT, TARGET, TIME, values
 from batch.training.training_sets import lake_frame
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def reset_online(
     progress.step("online model: the training set again, in the order of time")
     versions = stores.lake.versions_read(stores.spark, project)
     frame, total = lake_frame(stores, project, versions, progress)
-    table = frame.orderBy(F.desc(TIME)).limit(_MOST).toArrow().sort_by(TIME)
+    table = frame.drop(SIGHT).orderBy(F.desc(TIME)).limit(_MOST).toArrow().sort_by(TIME)
     source = project.label.source
     labels = stores.lake.events(stores.spark, project, source, version=versions.get(source.name))
     learnt = _learnt_offsets(stores, project, source, labels)

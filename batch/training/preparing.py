@@ -13,10 +13,11 @@ from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
 from anabranch.stores.models.inputs import ModelInput, model_inputs
 from anabranch.stores.models.scoring import InputCoder, Matrix
+from batch.evaluation.hindsight import Sights
 from batch.evaluation.splits import Split, split
 from batch.trainers.rows import TrainingRows
 
-KEY, TIME, TARGET, GROUP = "_key", "_time", "_target", "_group"
+KEY, TIME, TARGET, GROUP, SIGHT = "_key", "_time", "_target", "_group", "_sight"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,8 @@ class Prepared:
     """A training set that is split and coded.
 
     `rows` train. `test` has the held-out rows with `_target`, `_group` and every feature column, `matrix`
-    their coded inputs. `empty` names the features without any value.
+    their coded inputs. `empty` names the features without any value. `sights` tell of the training and the
+    held-out rows what had not arrived by their time; None of a training set that does not say it.
     """
 
     rows: TrainingRows
@@ -32,6 +34,7 @@ class Prepared:
     matrix: Matrix
     split: Split
     empty: tuple[str, ...]
+    sights: tuple[Sights, Sights] | None = None
 
     @property
     def target(self) -> NDArray[np.float64]:
@@ -79,8 +82,25 @@ def prepare(project: Project, model: Model, table: pa.Table, folders: tuple[Path
         model, matrix[parts.train], target[parts.train], inputs, groups[parts.train], folders
     )
     return Prepared(
-        rows=rows, test=test.drop_columns([KEY, TIME]), matrix=matrix[parts.test], split=parts, empty=empty
+        rows=rows,
+        test=held_out_rows(test),
+        matrix=matrix[parts.test],
+        split=parts,
+        empty=empty,
+        sights=sights_of(table.filter(pa.array(parts.train)), test),
     )
+
+
+def held_out_rows(table: pa.Table) -> pa.Table:
+    """The columns of held-out rows that judging needs."""
+    return table.drop_columns([name for name in (KEY, TIME, SIGHT) if name in table.column_names])
+
+
+def sights_of(train: pa.Table, test: pa.Table) -> tuple[Sights, Sights] | None:
+    """What had not arrived by the time of training and held-out rows; None where the set does not say it."""
+    if SIGHT not in train.column_names:
+        return None
+    return Sights(train.column(SIGHT)), Sights(test.column(SIGHT))
 
 
 def in_order(table: pa.Table) -> pa.Table:

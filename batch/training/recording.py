@@ -9,6 +9,8 @@ import numpy as np
 
 from anabranch.declare.models import Model
 from batch.evaluation.assessment import JudgedRows, importance, measured, slice_results
+from batch.evaluation.fairness import fairness
+from batch.evaluation.hindsight import audit, said_late
 from batch.evaluation.kept_runs import TrainingRun
 from batch.trainers.choice import tried
 from batch.trainers.rows import SEED
@@ -46,12 +48,32 @@ def assess(job: TrainingJob, prepared: Prepared, learnt: Learnt, labels: Trainin
     trained = len(rows.target) if labels.on_workers is None else labels.on_workers
     metrics |= {"rows_train": float(trained), "rows_test": float(len(test.target))}
     slices = slice_results(model.declared_slices, prepared.columns(), model.metric, test, SEED)
+    fair = None
+    if model.declared_slices and model.task == "class":
+        fair = fairness(model.declared_slices, prepared.columns(), test)
+    hindsight = None
+    if prepared.sights is not None:
+        hindsight = audit(
+            model.metric,
+            rows.inputs,
+            prepared.sights,
+            predict,
+            prepared.matrix,
+            test,
+            as_known=model.as_known,
+            seed=SEED,
+        )
+        if model.as_known:
+            job.progress.step(said_late(hindsight.late, hindsight.events, "label"))
+        job.progress.step(f"hindsight: {hindsight.said}")
     job.progress.step("importance of features, curves, model card")
     weight = importance(predict, prepared.matrix, test, rows.names, model.metric, SEED)
     parameters = _parameters(model, prepared, labels)
     contents = CardContents(
         metrics=metrics,
         slices=slices,
+        hindsight=hindsight,
+        fairness=fair,
         importance=weight,
         parameters={**fitted.parameters, **parameters},
         about=_about(job, prepared, labels),
@@ -67,6 +89,8 @@ def assess(job: TrainingJob, prepared: Prepared, learnt: Learnt, labels: Trainin
         FILE: seen.text(),
     }
     report |= {"trials.json": _json(trials)} if trials else {}
+    report |= {"hindsight.json": _json(asdict(hindsight))} if hindsight else {}
+    report |= {"fairness.json": _json(asdict(fair))} if fair else {}
     report |= {"slices.json": _json([asdict(one) for one in slices])} if slices else {}
     return TrainingRun(
         project=project.name,
@@ -79,11 +103,19 @@ def assess(job: TrainingJob, prepared: Prepared, learnt: Learnt, labels: Trainin
         fitted=fitted,
         test=prepared.test,
         report=report,
-        tags={"trainer": model.trainer, "split": prepared.split.kind, **job.about},
+        tags={
+            "trainer": model.trainer,
+            "split": prepared.split.kind,
+            **({"hindsight": hindsight.said} if hindsight else {}),
+            **({"fairness": fair.said} if fair else {}),
+            **job.about,
+        },
         # What `auto` weighed is a table; the trials of a declared search are runs, to be compared in MLflow.
         trials=trials if model.search else [],
         rows=labels.usable,
         left_out=labels.left_out,
+        hindsight=hindsight,
+        fairness=fair,
     )
 
 
@@ -123,6 +155,8 @@ def _parameters(model: Model, prepared: Prepared, labels: TrainingLabels) -> dic
         found["trained_on"] = "driver"
     else:
         found |= {"trained_on": "Spark's workers", "rows_on_driver": len(prepared.rows.target)}
+    if model.as_known:
+        found["as_known"] = "training values from what had arrived by the label's time"
     if model.categories:
         found["declared_categories"] = ", ".join(model.categories)
     if model.class_weight is not None:

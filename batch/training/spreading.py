@@ -29,8 +29,10 @@ from batch.training.preparing import (
     Prepared,
     check_empty,
     feature_columns,
+    held_out_rows,
     in_order,
     key_groups,
+    sights_of,
     targets,
     training_rows,
 )
@@ -123,10 +125,11 @@ def prepare_frame(
     nothing = np.zeros(0, dtype=bool)
     prepared = Prepared(
         rows=rows,
-        test=test.append_column(GROUP, pa.array(key_groups(test))).drop_columns([KEY, TIME]),
+        test=held_out_rows(test.append_column(GROUP, pa.array(key_groups(test)))),
         matrix=matrix["test"],
         split=Split(train=nothing, test=nothing, kind=how.split()[1].strip(":"), how=how),
         empty=empty,
+        sights=sights_of(train, test),
     )
     parts = max(
         frame.sparkSession.sparkContext.defaultParallelism,

@@ -16,6 +16,8 @@ from pyspark.sql import DataFrame
 from anabranch.errors import MisuseError
 from anabranch.stores.opened import Stores
 from batch.evaluation.assessment import SliceResult
+from batch.evaluation.fairness import Fairness
+from batch.evaluation.hindsight import Hindsight
 from batch.evaluation.kept_runs import TrainingRun, keep
 from batch.release.promotion import GateCheck
 from batch.release.registering import register
@@ -50,6 +52,8 @@ class Trained:
     slices: tuple[SliceResult, ...] = ()
     split: str = ""
     chosen: str = ""
+    hindsight: Hindsight | None = None
+    fairness: Fairness | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,4 +190,6 @@ def _registered(stores: Stores, job: TrainingJob, run: TrainingRun, started: flo
         slices=tuple(run.slices),
         split=str(run.parameters["split"]),
         chosen=chosen(run.fitted.parameters),
+        hindsight=run.hindsight,
+        fairness=run.fairness,
     )

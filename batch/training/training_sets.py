@@ -1,25 +1,40 @@
 """Training sets: label events from the lake, each with the features that were known strictly before it."""
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from anabranch.aggregates.base import TOLERANCE
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Label
 from anabranch.errors import AnabranchError
 from anabranch.events.cells import named
-from anabranch.folds.spark import key_column, point_in_time, request_columns, with_derived
+from anabranch.folds.arrow import ARRIVAL
+from anabranch.folds.spark import (
+    counted_sights,
+    key_column,
+    known_columns,
+    request_columns,
+    sights,
+    with_derived,
+)
 from anabranch.progress import Progress
-from anabranch.stores.models.inputs import model_inputs, slice_inputs
+from anabranch.stores.models.inputs import ModelInput, model_inputs, slice_inputs
 from anabranch.stores.models.shipping import input_column
 from anabranch.stores.opened import Stores
+from anabranch.values.names import quoted
+from anabranch.values.times import format_time
 from batch.evaluation.splits import check_classes
 from batch.training.job import TrainingJob, learnable
-from batch.training.preparing import KEY, TARGET, TIME
+from batch.training.preparing import KEY, SIGHT, TARGET, TIME
 from batch.training.spreading import check_memory, training_size
+
+AUDITED = 200_000
+"""Labels that are examined for hindsight; of more, a sample by a hash."""
 
 
 def lake_frame(
@@ -33,7 +48,8 @@ def lake_frame(
     _require_events(project, versions)
     # The recorded versions, so that the training set can be made again whatever lands meanwhile.
     events = stores.lake.distinct_events(stores.spark, project, versions)
-    progress.step("training set: features strictly before every label")
+    known = " from what had arrived by then" if model.as_known else ""
+    progress.step(f"training set: features strictly before every label{known}")
     own = events[label.source.name]
     labels = label_rows(label, own, request_columns(project, own))
     target = F.when(F.abs(TARGET) < float("inf"), F.col(TARGET))
@@ -41,10 +57,30 @@ def lake_frame(
     (told,) = labels.agg(
         F.count(F.lit(1)).alias("total"),
         F.array_compact(F.array(F.min(strange), F.min(target), F.max(target))).alias("found"),
+        F.max(F.unix_micros(TIME)).alias("latest"),
     ).collect()
     if model.task == "class":
         check_classes(list(dict.fromkeys(told["found"])), told["total"])
-    return training_set(project, events, labels), told["total"]
+    if model.as_known:
+        check_arrived(project, events, told["latest"])
+    return training_set(project, events, labels, min(1.0, AUDITED / max(told["total"], 1))), told["total"]
+
+
+def check_arrived(project: Project, events: Mapping[str, DataFrame], latest: int | None) -> None:
+    """Raise AnabranchError when no event had arrived by `latest` (microseconds), the latest row's time.
+
+    Nothing is known of rows whose events were all landed afterwards.
+    """
+    feeds = sorted({view.feed for view in project.views})
+    firsts = [events[feed].agg(F.min(F.unix_micros(ARRIVAL)).alias("first")) for feed in feeds]
+    (row,) = reduce(DataFrame.unionAll, firsts).agg(F.min("first")).collect()
+    if latest is not None and row[0] is not None and row[0] >= latest:
+        raise AnabranchError(
+            f"nothing was known at any row's time: the first event of {', '.join(feeds)} arrived at "
+            f"{format_time(row[0])}, and the latest row is of {format_time(latest)}. The arrival of an event "
+            "from a file is the time of its landing: leave out as_known (--as-known) for history that was "
+            "loaded afterwards"
+        )
 
 
 def _require_events(project: Project, versions: Mapping[str, int]) -> None:
@@ -99,14 +135,64 @@ def label_rows(label: Label, events: DataFrame, request: Sequence[Column] = ()) 
     )
 
 
-def training_set(project: Project, events: Mapping[str, DataFrame], labels: DataFrame) -> DataFrame:
+def training_set(
+    project: Project, events: Mapping[str, DataFrame], labels: DataFrame, share: float = 1.0
+) -> DataFrame:
     """One row a label that has a key, a time and a target.
 
     Columns: `_key` STRING, `_time` micros, `_target` DOUBLE, the model's inputs and the slices' (DOUBLE or
-    STRING).
+    STRING), and `_sight`: `events`, `late` and `loaded` of all views (anabranch.folds.spark.sights), and
+    `changed`, the inputs that events which had not arrived change, by their place, with their other value: as
+    known, or with hindsight where the model learns as known. Without that only a `share` of the rows is
+    examined so, and `_sight` is NULL of the others.
     """
     keys = key_column(project.keys)
+    as_known = project.model is not None and project.model.as_known
     usable = labels.where(keys.isNotNull() & F.col(TIME).isNotNull() & (F.abs(TARGET) < float("inf")))
-    known = with_derived(project, point_in_time(project, events, usable, TIME))
-    inputs = [input_column(given) for given in (*model_inputs(project), *slice_inputs(project))]
-    return known.select(keys.alias(KEY), F.unix_micros(TIME).alias(TIME), TARGET, *inputs)
+    found, names = sights(
+        project, events, usable, TIME, trust_files=as_known, share=1.0 if as_known else share
+    )
+    inputs, given = model_inputs(project), (*model_inputs(project), *slice_inputs(project))
+    values = F.struct(*[input_column(one) for one in given])
+    hindsight = with_derived(project, found).withColumns(
+        {_HINDSIGHT: values, SIGHT: F.when(_examined(names), F.struct(*counted_sights(names)))}
+    )
+    known = known_columns(project, events, names)
+    kept = [column for column in usable.columns if column not in known]
+    rest = [*[named(name) for name in kept], *[value.alias(name) for name, value in known.items()]]
+    both = with_derived(project, hindsight.select(*rest, _HINDSIGHT, SIGHT)).withColumn(_KNOWN, values)
+    learnt, other = (_KNOWN, _HINDSIGHT) if as_known else (_HINDSIGHT, _KNOWN)
+    changed = F.when(F.col(f"{SIGHT}.late") > 0, _changed(inputs, learnt, other)).alias("changed")
+    return both.select(
+        keys.alias(KEY),
+        F.unix_micros(TIME).alias(TIME),
+        TARGET,
+        *[F.col(f"{learnt}.{quoted(one.name)}").alias(one.name) for one in given],
+        F.when(F.col(SIGHT).isNotNull(), F.struct(f"{SIGHT}.*", changed)).alias(SIGHT),
+    )
+
+
+def _examined(names: Sequence[str]) -> Column:
+    return F.col(names[0]).isNotNull() if names else F.lit(False)
+
+
+_HINDSIGHT, _KNOWN = "_hindsight", "_known"
+
+
+def _changed(inputs: Sequence[ModelInput], learnt: str, other: str) -> Column:
+    """The other values of the inputs that have another one, beyond rounding."""
+    entries = []
+    for place, given in enumerate(inputs):
+        one, two = (F.col(f"{side}.{quoted(given.name)}") for side in (learnt, other))
+        same = one.eqNullSafe(two)
+        if given.kind != "text":
+            close = F.abs(one - two) <= TOLERANCE * F.greatest(F.abs(one), F.abs(two))
+            same = same | F.coalesce(close, F.lit(False))
+        number, text = (two, F.lit(None)) if given.kind != "text" else (F.lit(None), two)
+        entry = F.struct(
+            F.lit(place).alias("place"),
+            number.cast("double").alias("number"),
+            text.cast("string").alias("text"),
+        )
+        entries.append(F.when(~same, entry))
+    return F.array_compact(F.array(*entries))

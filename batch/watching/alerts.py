@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from anabranch.declare.projects import Project
+from anabranch.declare.watch import Watch
 from anabranch.stores.cassandra.measures import Measure
 from anabranch.stores.opened import Stores
 from anabranch.values.times import format_time, from_micros
@@ -25,6 +26,10 @@ _NEXT = {
     "js": _MOVED,
     "score_psi": "anabranch watch {project} --html report.html shows which features moved the scores",
     "skew": "anabranch verify {project} compares the values that are served now with the lake",
+    "disparity": (
+        "anabranch watch {project} shows the rates by slice with their intervals; "
+        "anabranch train {project} with Gate(disparity=...) refuses such a model"
+    ),
     "flips": (
         "approximate scores are far from those of the batch: look at the stream's delay in anabranch status, "
         "or build more often"
@@ -76,9 +81,21 @@ def _checks(project: Project, found: Findings) -> Iterator[ThresholdCheck]:
             yield replace(_check(found.metric, "", version, value, bound), crossed=value < bound)
     if found.skew is not None and found.skew.values:
         yield from _optional("skew", version, found.skew.share, watch.skew_above)
+    yield from _disparities(found, watch, version)
     flips, count = found.approximation.get("flips"), found.approximation.get("count")
     if flips is not None and count is not None and count.value >= watch.rows:
         yield from _optional("flips", version, flips.value, watch.flips_above)
+
+
+def _disparities(found: Findings, watch: Watch, version: str) -> Iterator[ThresholdCheck]:
+    """The differences between the parts of slices, by the lower end of their intervals."""
+    fair, bound = found.fairness.get(version), watch.disparity_above
+    if fair is None or bound is None:
+        return
+    for gap in fair.disparities:
+        labels = sum(one.selection_rate.rows for one in fair.rates if one.feature == gap.feature)
+        if labels >= watch.rows:
+            yield _check("disparity", f"{gap.feature} {gap.rate}", version, gap.low, bound)
 
 
 def _whole_metric(found: Findings, rows: int) -> list[float]:

@@ -1,15 +1,20 @@
 """The findings of a look at a model after its release, also as measures and as metrics of the registry."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from anabranch.stores.cassandra.measures import Measure
 from anabranch.values.times import from_micros
+from batch.evaluation.fairness import RATES, Fairness
+from batch.release.trials import OUTCOMES
 from batch.watching.drift import Drift
 from batch.watching.outcomes import Accuracy
 from batch.watching.skew import Skew
+from batch.watching.trial_outcomes import TrialOutcome
 
+FAIRNESS = "fairness"
+"""The subject of rates by slice and their differences."""
 PERIODS = "periods"
 """The subject of accuracy over time."""
 
@@ -19,8 +24,9 @@ class Findings:
     """The findings of a look at `at` over the time since `since` (microseconds).
 
     By model version: `predictions` counts them, `features` and `scores` are the drift of what they used and
-    of their scores, `means` the mean scores. `current` is the drift of the current rows of every key, for
-    the champion. Drift of fewer than `least` rows is chance: it is shown, and is no measure.
+    of their scores, `means` the mean scores, `fairness` the rates of class 1 by slice. `current` is the
+    drift of the current rows of every key, for the champion. Drift of fewer than `least` rows is chance: it
+    is shown, and is no measure. `trial` compares the version on trial with the champion.
     """
 
     project: str
@@ -38,6 +44,8 @@ class Findings:
     approximation: Mapping[str, Measure]
     notes: tuple[str, ...] = ()
     least: int = 1
+    fairness: Mapping[str, Fairness] = field(default_factory=dict)
+    trial: TrialOutcome | None = None
 
     def measures(self) -> list[Measure]:
         """The findings as measures; accuracy by period is dated at its start, so later labels correct it."""
@@ -58,6 +66,9 @@ class Findings:
             for name, value in found.items():
                 if value is not None:
                     yield self._one(subject, name, at, value, one.version, one.part)
+        for version, fair in self.fairness.items():
+            yield from self._fairness(now, version, fair)
+        yield from self._trial(now)
         drifts = [("features", version, one) for version, found in self.features.items() for one in found]
         drifts += [("scores", version, one) for version, one in self.scores.items()]
         drifts += [("current", self.champion, one) for one in self.current]
@@ -69,12 +80,27 @@ class Findings:
         for version, mean in self.means.items():
             yield self._one("scores", "mean", now, mean, version)
         if self.skew is not None:
-            for name, value in (
-                ("answers", self.skew.answers),
-                ("values", self.skew.values),
-                ("share", self.skew.share),
-            ):
-                yield self._one("skew", name, now, value, self.skew.version)
+            for name in ("answers", "values", "share"):
+                yield self._one("skew", name, now, getattr(self.skew, name), self.skew.version)
+
+    def _fairness(self, now: datetime, version: str, fair: Fairness) -> Iterator[Measure]:
+        for one in fair.rates:
+            for name in RATES:
+                rate = getattr(one, name)
+                for suffix, value in (("", rate.value), ("_low", rate.low), ("_high", rate.high)):
+                    if value is not None:
+                        yield self._one(
+                            FAIRNESS, f"{name}{suffix}", now, value, version, f"{one.feature} {one.part}"
+                        )
+        for gap in fair.disparities:
+            name = f"{gap.rate}_difference"
+            for suffix, value in (("", gap.difference), ("_low", gap.low), ("_high", gap.high)):
+                yield self._one(FAIRNESS, f"{name}{suffix}", now, value, version, gap.feature)
+
+    def _trial(self, now: datetime) -> Iterator[Measure]:
+        for name, value in self.trial.values.items() if self.trial is not None else ():
+            if value is not None and self.trial is not None:
+                yield self._one(OUTCOMES, name, now, value, self.trial.version, self.trial.champion)
 
     def registry_metrics(self) -> Mapping[str, Mapping[str, float]]:
         """Metrics by version, such as ``features/psi/age``, without those by period."""

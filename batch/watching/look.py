@@ -18,13 +18,21 @@ from anabranch.progress import Progress
 from anabranch.stores.models.inputs import check_fits
 from anabranch.stores.models.versions import Scorer
 from anabranch.stores.opened import Stores
-from anabranch.values.times import from_micros, now_micros
+from anabranch.values.times import from_micros, now_micros, parse_time
 from batch.building.current_rows import SUBJECT
+from batch.evaluation.fairness import Fairness
 from batch.training.profile import FILE, Profile, read_profile
 from batch.watching.drift import Drift, drifts, score_drift
 from batch.watching.findings import Findings
-from batch.watching.outcomes import Accuracy, accuracies, judged
+from batch.watching.outcomes import (
+    Accuracy,
+    JudgedPredictions,
+    accuracies,
+    fairness_by_version,
+    judged,
+)
 from batch.watching.skew import Skew, skew
+from batch.watching.trial_outcomes import TrialOutcome, trial_outcome
 
 log = logging.getLogger(__name__)
 MOST = 20_000
@@ -59,7 +67,9 @@ def watch(stores: Stores, project: Project, progress: Progress, since: int | Non
         look = _Look(stores, project, champion, counts)
         distributions, means = look.distributions(predictions) if counts else ({}, {})
         progress.step("labels that arrived later")
-        accuracy = look.accuracy(label, model, first, horizon, period) if counts else ()
+        by_label = look.judged(label, first, horizon) if counts else None
+        accuracy, fair = ((), {}) if by_label is None else look.accuracy(model, by_label, period)
+        outcome = None if by_label is None else look.trial(model, by_label)
         progress.step("answers recomputed from the lake")
         skew = look.skew(predictions) if counts else None
     finally:
@@ -74,6 +84,8 @@ def watch(stores: Stores, project: Project, progress: Progress, since: int | Non
         champion=champion,
         predictions=counts,
         accuracy=accuracy,
+        fairness=fair,
+        trial=outcome,
         features={version: features for version, (features, _) in distributions.items()},
         scores={version: scores for version, (_, scores) in distributions.items()},
         means=means,
@@ -181,19 +193,43 @@ class _Look:
             )
         )
 
-    def accuracy(
-        self, label: Label, model: Model, since: int, horizon: int, period: int
-    ) -> tuple[Accuracy, ...]:
-        """Accuracy of every version that labels judge."""
+    def judged(self, label: Label, since: int, horizon: int) -> JudgedPredictions:
+        """The predictions that labels judge."""
         found = judged(self.stores, self.project, label, since, horizon)
         if not len(found.score):
             self.notes.append("no label has arrived for a prediction yet")
+        return found
+
+    def trial(self, model: Model, found: JudgedPredictions) -> TrialOutcome | None:
+        """The version on trial beside the champion, by the labels since the trial began."""
+        trial = self.stores.models.roles(self.project.name).trial
+        if trial is None:
+            return None
+        tried, champion = self.scorer(trial.version), self.scorer(self.champion)
+        since = parse_time(trial.since)
+        if tried is None or champion is None or since is None:
+            return None
+        outcome = trial_outcome(model.metric, found, champion, tried, since)
+        if outcome is None:
+            self.notes.append(f"no label has come since version {trial.version} is on trial")
+        elif outcome.left_out:
+            self.notes.append(
+                f"{outcome.left_out} predictions do not record what version {trial.version} reads and say "
+                "nothing of it"
+            )
+        return outcome
+
+    def accuracy(
+        self, model: Model, found: JudgedPredictions, period: int
+    ) -> tuple[tuple[Accuracy, ...], dict[str, Fairness]]:
+        """Accuracy of every version that labels judge, and its rates by slice."""
         thresholds = {
             version: scorer.threshold
             for version in self.counts
             if (scorer := self.scorer(version)) is not None
         }
-        return tuple(accuracies(model, found, thresholds, period))
+        fair = fairness_by_version(model, found, thresholds)
+        return tuple(accuracies(model, found, thresholds, period)), fair
 
     def skew(self, predictions: DataFrame) -> Skew | None:
         """Skew of the champion, with the batch version that serves or the one before."""

@@ -24,6 +24,7 @@ from anabranch.folds.spark import key_column
 from anabranch.stores.opened import Stores
 from anabranch.values.times import from_micros
 from batch.evaluation.assessment import JudgedRows, intervals, slice_parts
+from batch.evaluation.fairness import Fairness, fairness_of
 from batch.training.preparing import TARGET, TIME
 from batch.training.training_sets import label_rows
 
@@ -156,7 +157,8 @@ def accuracies(
     starts = found.time // period * period
     for version in sorted(set(found.version.tolist()), key=_numbered):
         mine: NDArray[np.bool_] = np.asarray(found.version == version)
-        parts = [("", mine), *_parts(model.declared_slices, found, mine)]
+        named = _parts(model.declared_slices, found, mine)
+        parts = [("", mine), *[(f"{feature} {part}", mask) for feature, part, mask in named]]
         masks: list[tuple[str, datetime | None, NDArray[np.bool_]]] = [
             (part, None, mask) for part, mask in parts
         ]
@@ -169,10 +171,27 @@ def accuracies(
     return accuracy
 
 
+def fairness_by_version(
+    model: Model, found: JudgedPredictions, thresholds: Mapping[str, float]
+) -> dict[str, Fairness]:
+    """The rates of every version by declared slice, over the whole time; empty for other than two classes."""
+    if model.task != "class" or not model.declared_slices:
+        return {}
+    by_version = {}
+    for version in sorted(set(found.version.tolist()), key=_numbered):
+        mine: NDArray[np.bool_] = np.asarray(found.version == version)
+        parts = [
+            (feature, part, found.rows(mask, thresholds.get(version, 0.5)))
+            for feature, part, mask in _parts(model.declared_slices, found, mine)
+        ]
+        by_version[version] = fairness_of(parts)
+    return by_version
+
+
 def _parts(
     slices: Sequence[Slice], found: JudgedPredictions, mine: NDArray[np.bool_]
-) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Name and mask of each slice of `mine`, the judged predictions of one version."""
+) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
+    """Feature, part and mask of each slice of `mine`, the judged predictions of one version."""
     places = np.flatnonzero(mine)
     used = [found.used[place] for place in places.tolist()]
     for one in slices:
@@ -183,7 +202,7 @@ def _parts(
         for part, inside in slice_parts(one, values):
             mask = np.zeros_like(mine)
             mask[places[inside]] = True
-            yield f"{one.feature} {part}", mask
+            yield one.feature, part, mask
 
 
 def _accuracy(metric: str, rows: JudgedRows, version: str, part: str, period: datetime | None) -> Accuracy:

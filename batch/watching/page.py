@@ -7,6 +7,8 @@ import numpy as np
 
 from anabranch.pages.rendering import render
 from anabranch.values.times import format_time, to_micros
+from batch.evaluation.fairness import RATES
+from batch.training.card import DIFFERENCE, difference_rows, rate_rows
 from batch.training.pictures import figure, png
 from batch.watching.alerts import ThresholdCheck
 from batch.watching.drift import Drift
@@ -64,6 +66,22 @@ def _sections(found: Findings, checks: Sequence[ThresholdCheck]) -> Iterator[Tab
     )
     yield _accuracy(found)
     yield _slices_over_time(found)
+    if found.trial is not None:
+        yield TableSection(
+            title="The version on trial, by labels that came",
+            heads=("measure", "value"),
+            rows=list(found.trial.values.items()),
+        )
+    yield TableSection(
+        title="Fairness by slice",
+        heads=("version", "feature", "slice", "rows", *RATES.values()),
+        rows=[(version, *row) for version, fair in found.fairness.items() for row in rate_rows(fair)],
+    )
+    yield TableSection(
+        title="Differences between the parts of slices",
+        heads=("version", *DIFFERENCE),
+        rows=[(version, *row) for version, fair in found.fairness.items() for row in difference_rows(fair)],
+    )
     for version, drifts in found.features.items():
         yield _drift(f"Drift of features: predictions of version {version}", drifts)
     yield _drift("Drift of features: current rows", found.current)

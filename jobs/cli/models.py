@@ -55,6 +55,8 @@ def train(
         "project": name,
         "model_version": trained.version,
         **picked(trained, "champion rows metrics reason split chosen"),
+        "hindsight": None if trained.hindsight is None else asdict(trained.hindsight),
+        "fairness": None if trained.fairness is None else asdict(trained.fairness),
         "gate": [asdict(check) for check in trained.checks],
     }
     outcome = _outcome(trained.version, trained.champion, trained.reason)
@@ -142,6 +144,8 @@ def _outcome(version: str, champion: bool, reason: str) -> str:
 
 
 def _show(name: str, trained: "Trained") -> None:
+    from batch.training.card import DIFFERENCE, difference_rows, rate_rows
+
     metrics = trained.metrics
     rows = [
         [key, value, metrics.get(f"{key}_low"), metrics.get(f"{key}_high"), metrics.get(f"train_{key}")]
@@ -157,6 +161,15 @@ def _show(name: str, trained: "Trained") -> None:
         table(
             "By slice", heads, [[s.feature, s.part, s.rows, s.value, s.low, s.high] for s in trained.slices]
         )
+    if trained.fairness is not None:
+        heads = ["feature", "part", "rows", "selection rate", "true positive rate", "false positive rate"]
+        table("Fairness by slice", heads, rate_rows(trained.fairness))
+        table("Differences between slices", list(DIFFERENCE), difference_rows(trained.fairness))
+    audit = trained.hindsight
+    if audit is not None and audit.features:
+        heads = ["feature", "rows", "share"]
+        changed = [[one.feature, one.rows, audit.share(one)] for one in audit.features]
+        table(f"What hindsight changed: {audit.said}", heads, changed)
     checks = [[check.name, "yes" if check.passed else "no", check.said] for check in trained.checks]
     table("The gate", ["check", "passed", "found"], checks)
 

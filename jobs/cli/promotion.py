@@ -76,7 +76,7 @@ def _metric(metrics: Any, name: str) -> str:
 
 
 def _compare(context: "Context", name: str, as_json: bool) -> None:
-    from batch.release.trials import compared
+    from batch.release.trials import by_outcomes, compared
 
     since = datetime.now(tz=UTC) - timedelta(days=_COMPARED_DAYS)
     trials = [asdict(each) for each in compared(context.measures, name, since)]
@@ -96,8 +96,23 @@ def _compare(context: "Context", name: str, as_json: bool) -> None:
             [*(each[key] for key in shown), each["last"].isoformat(timespec="seconds")] for each in trials
         ]
         table(f"Versions of {name} tried on live requests", [*shown.values(), "until"], rows)
+    outcomes = by_outcomes(context.measures, name)
+    if outcomes and not as_json:
+        shown = {
+            "version": "version",
+            "beside": "champion",
+            "labels": "labels",
+            "tried": "its metric",
+            "champion": "the champion's",
+            "gain": "gain",
+            "gain_low": "95% from",
+            "gain_high": "to",
+            "needed": "labels still needed",
+        }
+        rows = [[each.get(key) for key in shown] for each in outcomes]
+        table(f"Versions of {name} on trial, by labels that came", list(shown.values()), rows)
     nothing = f"nothing was compared: 'anabranch promote {name} VERSION --shadow' begins a trial"
-    value = {"project": name, "compared": trials}
+    value = {"project": name, "compared": trials, "by_outcomes": outcomes}
     result(as_json, value, f"{len(trials)} comparisons" if trials else nothing)
 
 

@@ -119,6 +119,9 @@ def summary(looked: "Looked | str | None") -> dict[str, Any] | None:
 
 def show(looked: "Looked") -> None:
     """Print the tables of a look."""
+    from batch.evaluation.fairness import RATES
+    from batch.training.card import DIFFERENCE, difference_rows, rate_rows
+
     findings = looked.findings
     heads = ["version", "slice", "labels", findings.metric, "95% from", "to"]
     whole = [_accuracy(each) for each in findings.accuracy if each.period is None]
@@ -127,6 +130,12 @@ def show(looked: "Looked") -> None:
         [format_time(to_micros(each.period)), *_accuracy(each)] for each in findings.accuracy if each.period
     ]
     _table("Over time", ["from", *heads], dated)
+    if findings.trial is not None:
+        say(f"On trial: {findings.trial.said}")
+    for version, fair in findings.fairness.items():
+        heads = ["feature", "part", "rows", *RATES.values()]
+        _table(f"Fairness by slice, version {version}", heads, rate_rows(fair))
+        _table(f"Differences between slices, version {version}", list(DIFFERENCE), difference_rows(fair))
     inputs = [
         (f"Inputs of predictions, version {version}", drifts) for version, drifts in findings.features.items()
     ]

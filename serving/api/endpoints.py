@@ -14,6 +14,7 @@ from anabranch.answers.predict import Prediction, shown_features, shown_key
 from anabranch.answers.problems import ProblemError, unprocessable
 from anabranch.answers.requests import Asked, Key, path_key
 from anabranch.answers.service import Questions
+from anabranch.answers.trials import scorers
 from anabranch.declare.sources import Source
 from anabranch.errors import EventError
 from anabranch.events.faults import find_fault, find_text_fault
@@ -26,7 +27,6 @@ from serving.api.bodies import AcceptedBody, CurrentRowBody, FeaturesBody
 from serving.api.live import UNTRAINED, Live, Served
 from serving.api.routing import Call
 from serving.api.server_parts import ServerParts
-from serving.api.trials import scorers
 from serving.http.messages import Response
 
 _MOST_IGNORED = 20  # names of fields that are no columns; an answer is no longer than it has to be

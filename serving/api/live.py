@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+from anabranch.answers.trials import LoadedTrial
 from anabranch.declare.loading import list_projects, load_project
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError, without_secrets
@@ -20,7 +21,6 @@ from anabranch.stores.models.inputs import check_fits
 from anabranch.stores.models.roles import Roles
 from anabranch.stores.models.versions import Scorer
 from serving.api.context import ServingContext
-from serving.api.trials import LoadedTrial
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

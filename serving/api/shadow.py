@@ -9,26 +9,22 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-
-from anabranch.answers.predict import Prediction, needs_store, predict
+from anabranch.answers.predict import Prediction
+from anabranch.answers.trials import Differences, LoadedTrial, comparable, other_answer
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
-from anabranch.stores.cassandra.measures import Measure
 from anabranch.stores.models.versions import Scorer
 from serving.api.context import ServingContext
 from serving.api.metrics import ServingMetrics
-from serving.api.trials import SHADOW, LoadedTrial
 
 log = logging.getLogger(__name__)
 EVERY_SECONDS = 5.0
 _REASONS = ("buffer full", "features not read", "failed")
-_KEPT = 20_000  # differences of one interval that its p99 is taken from
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,52 +33,6 @@ class _Pair:
     champion: Scorer
     trial: LoadedTrial
     prediction: Prediction
-
-
-@dataclass
-class Differences:
-    """Differences in one interval, version on trial minus champion."""
-
-    rows: int = 0
-    flips: int = 0
-    total: float = 0.0
-    apart: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
-    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
-
-    def add(self, difference: float, flipped: bool, seconds: float | None) -> None:
-        """Count one request; `seconds` is what the version on trial took, None where it was not timed."""
-        self.rows += 1
-        self.flips += flipped
-        self.total += difference
-        self.apart.append(abs(difference))
-        if seconds is not None:
-            self.seconds.append(seconds)
-
-    def measures(self, project: str, trial: LoadedTrial, champion: str, at: datetime) -> list[Measure]:
-        """The interval's measures: subject is the trial's kind, version its version, slice the champion."""
-        values = {
-            "rows": float(self.rows),
-            "mean_difference": self.total / self.rows,
-            "mean_apart": float(np.mean(self.apart)),
-            "p99_apart": float(np.quantile(self.apart, 0.99)),
-            "flips": self.flips / self.rows,
-        }
-        if self.seconds:
-            values["p99_ms"] = 1000 * float(np.quantile(self.seconds, 0.99))
-        version = trial.scorer.version
-        return [
-            Measure(
-                project=project,
-                subject=trial.kind,
-                name=name,
-                at=at,
-                value=value,
-                version=version,
-                slice=champion,
-            )
-            for name, value in values.items()
-            if np.isfinite(value)
-        ]
 
 
 class Shadow:
@@ -106,7 +56,7 @@ class Shadow:
         """Queue predictions for comparison as far as there is room. Never waits."""
         room = max(self._limit - len(self._waiting), 0)
         for prediction in predictions[:room]:
-            if trial.kind == SHADOW or prediction.answer["model_version"] == trial.scorer.version:
+            if comparable(trial, prediction):
                 self._waiting.append(_Pair(project, champion, trial, prediction))
         if len(predictions) > room:
             self._metrics.not_compared.labels("buffer full").inc(len(predictions) - room)
@@ -148,25 +98,19 @@ class Shadow:
                 )
 
     def _compare(self, pair: _Pair) -> None:
-        trial, champion, answered = pair.trial, pair.champion, pair.prediction.answer
-        asked, stored = pair.prediction.asked, pair.prediction.stored
-        by_trial = answered["model_version"] == trial.scorer.version
-        other = champion if by_trial else trial.scorer
-        if stored is None and needs_store(pair.project, asked, other):
+        found = other_answer(pair.project, pair.champion, pair.trial, pair.prediction)
+        if found is None:
             self._metrics.not_compared.labels("features not read").inc()
             return
-        started = time.perf_counter()
-        (second,) = predict(pair.project, other, [asked], [stored], 0)
-        seconds = None if by_trial else time.perf_counter() - started
-        tried, ours = (answered, second.answer) if by_trial else (second.answer, answered)
-        self._count(pair, tried, ours, seconds)
+        self._count(pair, *found)
 
-    def _count(self, pair: _Pair, tried: dict[str, Any], ours: dict[str, Any], seconds: float | None) -> None:
-        name, trial, flipped = pair.project.name, pair.trial, tried["label"] != ours["label"]
+    def _count(
+        self, pair: _Pair, tried: Mapping[str, Any], ours: Mapping[str, Any], seconds: float | None
+    ) -> None:
+        name, trial = pair.project.name, pair.trial
         key = (name, trial.kind, trial.scorer.version, pair.champion.version)
         _, tally = self._tallies.setdefault(key, (trial, Differences()))
-        difference = float(tried["score"] - ours["score"])
-        tally.add(difference, flipped, seconds)
+        difference, flipped = tally.add(tried, ours, seconds)
         self._metrics.compared.labels(name, trial.kind, "flipped" if flipped else "same").inc()
         self._metrics.differences.labels(name, trial.kind).observe(abs(difference))
 

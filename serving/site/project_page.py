@@ -100,6 +100,8 @@ def _model(facts: ProjectFacts) -> dict[str, Any]:
         "label_description": label.description,
         "gate": model.gate,
         "reason": model.reason,
+        "fairness": model.tags.get("fairness", ""),
+        "hindsight": model.tags.get("hindsight", ""),
         "intended_use": declared.intended_use,
         "limits": declared.limits,
         "metrics": [

@@ -8,6 +8,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,11 @@ from pyspark.sql import SparkSession
 from anabranch.declare.projects import Project
 from anabranch.events.predictions import predictions_topic
 from anabranch.stores.models.inputs import model_inputs
+from anabranch.stores.models.roles import VersionTrial
 from anabranch.stores.models.scoring import InputCoder
 from anabranch.stores.models.versions import TrainingRecord
 from anabranch.values.times import SECOND, format_time, now_micros
+from batch.release.trials import compared as compared_since
 from batch.trainers.registry import fit
 from batch.trainers.rows import TrainingRows
 from jobs.servers.processes import wait_until
@@ -213,6 +216,26 @@ def test_the_champion_is_reloaded_at_promotion_and_rollback_without_a_restart(li
         assert (row["layer"], row["visits"], row["batch_version"]) == ("speed", step + 1, None)
         scores[step] = found["score"]
     assert scores[0] != scores[1]
+
+
+def test_a_version_on_trial_is_compared_and_as_canary_answers(live: Desk) -> None:
+    models, name, began = live.context.models, live.project.name, datetime.now(tz=UTC) - timedelta(minutes=1)
+    champion = models.champion(name)
+    assert champion is not None
+    (other,) = [each.version for each in models.list(name) if each.version != champion]
+    for kind, version in (("shadow", champion), ("canary", other)):
+        models.try_out(name, VersionTrial(kind=kind, version=other, since=began.isoformat()))
+        live.ask({"request_id": kind, "key": "ann"}, {"request_id": f"{kind} unknown", "key": "nobody"})
+        assert live.answer(kind)["model_version"] == version
+        assert "error" in live.answer(f"{kind} unknown")
+    compared = {
+        (one.kind, one.version, one.champion): one
+        for one in compared_since(live.context.measures, name, began)
+    }
+    assert set(compared) == {("shadow", other, champion), ("canary", other, champion)}
+    assert [one.rows for one in compared.values()] == [1, 1]
+    assert {one.mean_apart > 0 for one in compared.values()} == {True}
+    models.promote(name, champion)  # ends the trial
 
 
 def test_a_request_is_answered_as_rest_answers_it(live: Desk) -> None:

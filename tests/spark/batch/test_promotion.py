@@ -124,6 +124,29 @@ def test_the_first_passes_a_worse_one_stays_challenger_and_forcing_needs_a_reaso
     assert models.champion("gated") == first.version
 
 
+def test_a_model_that_chooses_one_town_far_more_often_is_refused(models: Models) -> None:
+    rows = table()
+    oslo = np.array(rows.column("town").to_pylist()) == "Oslo"
+    bought = (np.nan_to_num(rows.column("pages").to_numpy(), nan=9.0) + np.where(oslo, 6, -6) > 9.5).astype(
+        float
+    )
+    place = rows.column_names.index("_target")
+    biased = TrainingSet(table=rows.set_column(place, "_target", pa.array(bought)))
+    project = shop("fair", slices=("town",), gate=Gate(disparity=0.1))
+    trained = fit_and_log(stores(models=models), TrainingJob(project=project), biased)
+    assert trained.fairness is not None
+    assert trained.fairness.largest is not None
+    assert (trained.fairness.largest.rate, trained.fairness.largest.higher) == ("selection_rate", "Oslo")
+    assert trained.fairness.largest.low > 0.1
+    assert not trained.champion
+    assert "disparity: selection rate where town is Oslo less that where it is Bergen: 0." in trained.reason
+    entry = models.entry("fair", trained.version)
+    assert entry.tags["fairness"] == trained.fairness.said
+    files = models.files("fair", trained.version, ["report/model_card.html", "report/fairness.json"])
+    assert b"Fairness by slice" in files["report/model_card.html"]
+    assert len(json.loads(files["report/fairness.json"])["rates"]) == 2
+
+
 def judged(target: NDArray[np.float64], scores: NDArray[np.float64]) -> JudgedRows:
     return JudgedRows(target=target, scores=scores, groups=np.arange(len(target)))
 
@@ -387,7 +410,7 @@ def test_everything_of_a_training_is_recorded(models: Models) -> None:
     }
     assert set(reported) == {
         "model_card.html", "roc.png", "calibration.png", "slices.json", "importance.json", "environment.json",
-        "trials.json", "profile.json",
+        "trials.json", "profile.json", "fairness.json",
     }  # fmt: skip
     folder = Path(client.download_artifacts(entry.run, "report"))
     page = (folder / "model_card.html").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from anabranch.errors import MisuseError
+from anabranch.errors import AnabranchError, MisuseError
 from anabranch.progress import Silent
 from anabranch.settings import LakeSettings, ModelsSettings
 from anabranch.stores.lake.lake import Lake
@@ -25,6 +25,17 @@ from batch.training.train import train
 from projects.heart_disease import ATTRIBUTES, project
 from tests.support.heart import DATA, fill, read
 from tests.support.stores import stores
+
+
+class Heard(Silent):
+    """Progress that is kept."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def step(self, text: str) -> None:
+        self.told.append(text)
+
 
 LATE = parse_time("2024-05-01T00:00:00Z")
 
@@ -212,6 +223,20 @@ def test_joined_features_are_those_before_each_rows_own_time(
         "never": (None, 0),
     }
     assert {note: (row["chol"], row["readings_1h"]) for note, row in known.items()} == wanted
+    # As known: everything was landed in June, so rows of March know nothing, and one of July everything.
+    opened = stores(spark=spark, lake=lake)
+    with pytest.raises(
+        AnabranchError, match=r"arrived at 2024-06-01T00:00:00Z, and the latest row is of 2024"
+    ):
+        features_at(opened, project, str(asked), str(tmp_path / "as_known"), Silent(), as_known=True)
+    dated = tmp_path / "dated.csv"
+    dated.write_text("patient_id,diagnosed_at\np1,2024-03-05T12:00:00Z\np1,2024-07-01T00:00:00Z\n")
+    steps = Heard()
+    features_at(opened, project, str(dated), str(tmp_path / "as_known"), steps, as_known=True)
+    rows = spark.read.parquet(str(tmp_path / "as_known"))
+    assert not [name for name in rows.columns if name.startswith("_")]
+    assert [row["chol"] for row in rows.orderBy("diagnosed_at").collect()] == [None, int(late["chol"])]
+    assert "as known: 33.3% of the events before a row's time arrived after it and do not count" in steps.told
     by_row = scorer.score({name: [known[note][name] for note in moments] for name in scorer.features})
     assert [scores[note] for note in moments] == pytest.approx(by_row.tolist(), abs=1e-6)
     assert len({round(scores[note], 6) for note in ("before", "between", "after")}) == 3

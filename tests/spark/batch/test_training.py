@@ -178,7 +178,15 @@ def visit_rows(spark: SparkSession, count: int = 60) -> DataFrame:
         .alias("town"),
         F.lit("2020-02-29").cast("date").alias("since"),
         (10.0 * (F.floor(F.col("id") / 2) % 3)).alias("spent"),
+        F.lit(None).cast("timestamp").alias("_arrival"),
+        F.lit("visits.csv").alias("_file"),
     )
+
+
+SIGHT = (
+    "struct<events:bigint,late:bigint,loaded:bigint,"
+    "changed:array<struct<place:int,number:double,text:string>>>"
+)
 
 
 def test_every_type_of_feature_becomes_a_number_or_a_text_strictly_before_the_label(
@@ -194,6 +202,7 @@ def test_every_type_of_feature_becomes_a_number_or_a_text_strictly_before_the_la
     assert dict(rows.dtypes) == {
         "_key": "string", "_time": "bigint", "_target": "double",
         "visits": "double", "town": "string", "since": "double", "came": "double", "member": "double",
+        "_sight": SIGHT,
     }  # fmt: skip
     first, second = rows.where("_key = 'w0\x1f3'").orderBy("_time").collect()
     assert (first["visits"], first["town"], first["since"], first["came"]) == (0.0, None, None, None)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from anabranch.answers.features import Answer
 from anabranch.answers.predict import predict
@@ -89,8 +90,13 @@ def assert_close(found: dict[str, Any], expected: dict[str, Any]) -> None:
 def test_derived_features_of_training_rows_equal_those_of_answers_and_the_fold(spark: SparkSession) -> None:
     paid, claimed = _events(7)
     events = {
-        "payments": spark.createDataFrame(paid, payments.schema).coalesce(1),
-        "chargebacks": spark.createDataFrame(claimed, chargebacks.schema).coalesce(1),
+        name: spark.createDataFrame(rows, schema)
+        .coalesce(1)
+        .withColumns({"_arrival": F.lit(None).cast("timestamp"), "_file": F.lit("history.csv")})
+        for name, rows, schema in (
+            ("payments", paid, payments.schema),
+            ("chargebacks", claimed, chargebacks.schema),
+        )
     }
     assert fraud.label is not None
     own = events["chargebacks"]

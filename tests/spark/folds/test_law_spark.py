@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from anabranch import Aggregate, Count, Distinct, FeatureView, Label, Model, Project
 from anabranch.folds.grains import start_sql
 from anabranch.folds.merge import LABELS, BatchPart, Merged, Tiles, merge
-from anabranch.folds.spark import batch_rows, coarsened, grains, pieces_of, point_in_time, tiles
+from anabranch.folds.spark import batch_rows, coarsened, grains, pieces_of, point_in_time, sights, tiles
 from anabranch.testing import oracle
 from anabranch.testing.states import SLACK, SLOT
 from anabranch.values.times import DAY, HOUR, MINUTE, SECOND, from_micros, to_micros
@@ -51,11 +51,17 @@ def some_events(count: int) -> list[Event]:
 
 
 def frame(spark: SparkSession, events: list[Event]) -> DataFrame:
-    """Distinct events as the lake gives them."""
+    """Distinct events as the lake gives them; some of them came from a file."""
     rows = [
-        (e.id, e.key, from_micros(e.time), e.x, e.n, e.d, e.s, e.b, from_micros(e.arrival)) for e in events
+        (e.id, e.key, from_micros(e.time), e.x, e.n, e.d, e.s, e.b, from_micros(e.arrival), in_file(e))
+        for e in events
     ]
-    return spark.createDataFrame(rows, schema=f"{SCHEMA}, _arrival TIMESTAMP")
+    return spark.createDataFrame(rows, schema=f"{SCHEMA}, _arrival TIMESTAMP, _file STRING")
+
+
+def in_file(event: Event) -> str | None:
+    """The file that an event came from."""
+    return "day.csv" if event.n == 1 else None
 
 
 def as_extras(raw: list[list[bytes | None]] | None, count: int) -> list[list[bytes | None]]:
@@ -75,8 +81,14 @@ def tier_of(found: list[tuple[int, list[float], list[bytes | None]]], width: int
 
 
 @pytest.fixture(scope="module")
-def events() -> list[Event]:
-    return oracle.distinct(some_events(300))
+def arrivals() -> list[Event]:
+    """Events with their copies."""
+    return some_events(300)
+
+
+@pytest.fixture(scope="module")
+def events(arrivals: list[Event]) -> list[Event]:
+    return oracle.distinct(arrivals)
 
 
 CUT = START + 6 * DAY
@@ -157,7 +169,9 @@ def test_sql_and_python_agree_on_the_start_of_a_grain(spark: SparkSession) -> No
         ]
 
 
-def test_training_set_of_spark_equals_the_fold(spark: SparkSession, events: list[Event]) -> None:
+def test_training_set_of_spark_equals_the_fold_with_hindsight_and_as_known(
+    spark: SparkSession, arrivals: list[Event], events: list[Event]
+) -> None:
     lifelong = FeatureView(
         name="lifelong",
         source=source,
@@ -187,14 +201,37 @@ def test_training_set_of_spark_equals_the_fold(spark: SparkSession, events: list
         "id STRING, s STRING, time TIMESTAMP, number INT",
     )
     distinct_events = dict.fromkeys(("things", "owner.things"), frame(spark, events))
-    found = point_in_time(project, distinct_events, rows, "time").collect()
+    features, names = sights(project, distinct_events, rows, "time", trust_files=True)
+    found = features.collect()
     assert sorted(row["number"] for row in found) == list(range(len(asked)))
+    differs = 0
     for row in found:
         key, time = asked[row["number"]]
-        for view in project.views:
+        for view, name in zip(project.views, names, strict=True):
             values = {column.name: column.type.value(row[column.name]) for column in view.columns}
             of_view = second[key] if view.use.prefix else key
             assert_lawful(view, events, oracle.answer(view, events, of_view, time), values)
+            # Of what had arrived, too, the first copy of an id counts.
+            sight, had = row[name], [event for event in arrivals if event.arrival < time]
+            differs += sight["late"] > 0
+            assert (sight["known"] is None) == (sight["late"] == 0)
+            known = values if sight["known"] is None else sight["known"].asDict()
+            known = {column.name: column.type.value(known[column.name]) for column in view.columns}
+            assert_lawful(view, events, oracle.answer(view, had, of_view, time), known)
+            if view.name == lifelong.name:
+                mine = [event for event in events if event.key == of_view and event.time < time]
+                late = [event for event in mine if event.arrival >= time]
+                loaded = [event for event in mine if in_file(event)]
+                assert (sight["events"], sight["late"]) == (len(mine), len(late))
+                assert sight["loaded"] == len(loaded)
+    assert differs > 10
+    key, time = ("a", START + 9000 * MINUTE)
+    had = [event for event in arrivals if event.arrival < time]
+    asked_once = rows.where(f"id = '{key}' AND number = {asked.index((key, time))}")
+    one = Project(name="one", views=(VIEW.on(key="id"),))
+    (row,) = point_in_time(one, distinct_events, asked_once, "time", as_known=True).collect()
+    values = {column.name: column.type.value(row[column.name]) for column in VIEW.columns}
+    assert_lawful(VIEW, events, oracle.answer(VIEW, had, key, time), values)
 
 
 def test_a_build_tells_of_a_key_that_has_more_states_than_the_store_takes(

@@ -16,11 +16,12 @@ from anabranch.errors import AnabranchError, DeclarationError
 from anabranch.stores.cassandra.measures import Measure
 from anabranch.stores.models.inputs import ModelInput
 from anabranch.values.times import DAY, from_micros, parse_time
+from batch.evaluation.fairness import RATES
 from batch.training.profile import Bins, profile, read_profile
 from batch.watching.alerts import checks
 from batch.watching.drift import drifts, jensen_shannon, psi, score_drift
 from batch.watching.findings import Findings
-from batch.watching.outcomes import Accuracy, JudgedPredictions, accuracies
+from batch.watching.outcomes import Accuracy, JudgedPredictions, accuracies, fairness_by_version
 from batch.watching.page import page
 from batch.watching.skew import Skew
 
@@ -215,6 +216,41 @@ def test_slices_over_time_are_kept_logged_once_and_shown() -> None:
     assert "<h2>Slices over time</h2>" in text
     assert "<td>n 1</td>" in text.split("<h2>Slices over time</h2>")[1]
     assert text.count("data:image/png;base64,") == page(watched(), []).count("data:image/png;base64,") + 1
+
+
+def test_a_difference_between_the_parts_of_a_slice_is_measured_shown_and_an_alert() -> None:
+    project = declare(Watch(rows=40, disparity_above=0.2), slices=(Slice(feature="n"), Slice(feature="m")))
+    assert project.model is not None
+    rows = 400
+    n = np.arange(rows) % 2
+    judged = JudgedPredictions(
+        version=np.array(["2"] * rows, dtype=object),
+        key=np.arange(rows),
+        time=np.full(rows, NOW),
+        score=np.where(n == 1, 0.9, np.arange(rows) % 8 / 10),  # class 1 of every odd row, of few even ones
+        target=(np.arange(rows) // 2 % 2).astype(np.float64),
+        used=[{"n": int(one)} for one in n],
+    )
+    fair = fairness_by_version(project.model, judged, {"2": 0.6})
+    found = watched(fairness=fair)
+    measures = {(one.name, one.slice): one.value for one in found.measures() if one.subject == "fairness"}
+    assert measures["selection_rate", "n 1"] == 1.0
+    assert measures["selection_rate", "n 0"] == 0.25
+    assert measures["selection_rate_difference", "n"] == 0.75
+    low = measures["selection_rate_difference_low", "n"]
+    assert 0.6 < low < 0.75
+    fired = {one.which: one for one in checks(project, found)}
+    assert set(fired) == {f"n {name}" for name in RATES}
+    one = fired["n selection_rate"]
+    assert (one.what, one.value, one.crossed) == ("disparity", low, True)
+    few = declare(Watch(rows=401, disparity_above=0.2), slices=(Slice(feature="n"),))
+    assert checks(few, found) == []
+    text = page(found, [])
+    assert "<h2>Fairness by slice</h2>" in text
+    assert "<h2>Differences between the parts of slices</h2>" in text
+    numbers = declare(Watch(metric_above=9.0), "rmse", slices=(Slice(feature="n"),)).model
+    assert numbers is not None
+    assert fairness_by_version(numbers, judged, {}) == {}
 
 
 def watched(**more: Any) -> Findings:

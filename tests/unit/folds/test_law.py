@@ -8,14 +8,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from anabranch import AGGREGATES, Aggregate, FeatureView
+from anabranch import AGGREGATES, FeatureView
 from anabranch.folds.merge import Known, merge, merge_all, with_events
-from anabranch.folds.training_sets import SortedRun, features_before
+from anabranch.folds.training_sets import SortedRun, features_before, sights_before
 from anabranch.states.blocks import Values
 from anabranch.testing import oracle
 from anabranch.testing.states import SLACK, SLOT, batch_part, lift, tiles
 from anabranch.values.times import DAY, HOUR, MINUTE
-from tests.support.law import START, Event, events_strategy, make_view, scale_of, shifted_views
+from tests.support.law import (
+    START,
+    Event,
+    events_strategy,
+    make_view,
+    scale_of,
+    shifted_views,
+    source,
+)
 
 VIEW = make_view()
 LIFELONG = make_view(())
@@ -116,30 +124,23 @@ def test_training_rows_equal_the_fold_strictly_before_their_time(
     assert_training_rows(VIEWS, events, minutes)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(events=events_strategy(), minutes=QUERIES)
 def test_training_rows_as_known_see_only_what_had_arrived(
     events: list[Event], minutes: list[tuple[str, int]]
 ) -> None:
-    view = FeatureView(
-        name="known", source=VIEW.source, key="key", windows=("1h", "7d"), features=exactly_foldable(VIEW)
-    )
-    assert_known_rows(view, events, minutes)
+    for view in VIEWS:
+        assert_known_rows(view, events, minutes)
 
 
 def assert_known_rows(view: FeatureView, events: Sequence[Event], minutes: Sequence[tuple[str, int]]) -> None:
     """Training rows as known equal the fold over what had arrived strictly before their time."""
     ordered = sorted(oracle.distinct(events), key=lambda event: (event.key, event.time))
     queries = sorted((key, START + minute * MINUTE) for key, minute in minutes)
-    columns = features_before(
-        view,
-        replace(
-            as_run(view, ordered, queries),
-            arrival=np.array([event.arrival for event in ordered], dtype=np.int64),
-        ),
-    )
+    columns = features_before(view, with_arrivals(as_run(view, ordered, queries), ordered))
     for position, (key, time) in enumerate(queries):
-        known = [event for event in ordered if event.arrival < time]
+        # What an answer at that time could know: of copies, too, the first that had arrived by then.
+        known = [event for event in events if event.arrival < time]
         assert_lawful(view, events, oracle.answer(view, known, key, time), at_position(columns, position))
 
 
@@ -169,16 +170,55 @@ def test_training_rows_in_windows_of_any_width_and_offset_equal_the_fold(
     view: FeatureView, events: list[Event], minutes: list[tuple[str, int]]
 ) -> None:
     assert_training_rows([view], events, minutes)
-    assert_known_rows(replace(view, features=exactly_foldable(view)), events, minutes)
+    assert_known_rows(view, events, minutes)
 
 
-def exactly_foldable(view: FeatureView) -> dict[str, Aggregate]:
-    """The features that are folded state by state, without the sketches."""
-    return {
-        name: aggregate
-        for name, aggregate in view.features.items()
-        if view.layout.bounds[name].exactly is None
-    }
+def test_many_late_events_of_one_key_are_left_out_a_bounded_number_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("anabranch.folds.arrivals.MOST", 7)
+    loaded = START + 5 * DAY  # half of the history was loaded at once, and arrived in no order after that
+    ordered = [
+        Event(
+            id=f"e{i}", key="a", time=START + i * 3 * HOUR, x=float(i), n=i % 5, s="abc"[i % 3],
+            arrival=loaded if i < 40 else START + i * 3 * HOUR + i * 37 % 11 * HOUR,
+        )
+        for i in range(80)
+    ]  # fmt: skip
+    queries = [("a", START + i * 5 * HOUR) for i in range(50)]
+    features = {name: VIEW.features[name] for name in SOME}
+    for windows in (("12h",), ()):
+        view = FeatureView(name="some", source=source, key="key", windows=windows, features=features)
+        run = with_arrivals(as_run(view, ordered, queries), ordered)
+        sight, columns = sights_before(view, run), features_before(view, run)
+        for position, (key, time) in enumerate(queries):
+            known = [event for event in ordered if event.arrival < time]
+            found = at_position(columns, position)
+            assert_lawful(view, ordered, oracle.answer(view, known, key, time), found)
+            earliest = time - 12 * HOUR if windows else 0
+            late = [event for event in ordered if earliest <= event.time < time <= event.arrival]
+            assert sight.late[position] == len(late)
+        assert sight.late.max() > (2 if windows else 30)
+        some = np.arange(len(queries)) % 3 == 0
+        sampled = sights_before(view, run, some)
+        assert sampled.late.tolist() == np.where(some, sight.late, 0).tolist()
+        assert set(sampled.places.tolist()) == set(sight.places.tolist()) & set(np.flatnonzero(some).tolist())
+
+
+SOME = (
+    "sum_x",
+    "last_s",
+    "distinct_s",
+    "approxpercentile_x",
+    "mostfrequent_n",
+    "approxdistinct_n",
+    "variance_x",
+)
+
+
+def with_arrivals(run: SortedRun, ordered: Sequence[Event]) -> SortedRun:
+    """The run with the arrivals of its events."""
+    return replace(run, arrival=np.array([event.arrival for event in ordered], dtype=np.int64))
 
 
 def as_run(view: FeatureView, ordered: Sequence[Event], queries: Sequence[tuple[str, int]]) -> SortedRun:

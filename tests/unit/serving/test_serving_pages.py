@@ -150,7 +150,7 @@ def test_the_page_of_a_project_shows_all_that_its_users_need(heart: Bench) -> No
             "heart_disease__latest_exam__b7",
             "anabranch.heart_disease_events_exams",
         ),
-        *("lake version 3", "batch (2) and speed (1)"),
+        *("lake version 3", "batch (2) and speed (1)", "hindsight changed no value", "no gap"),
     ):
         assert text in page.text, text
     assert "alert psi of age is beyond its declared threshold" in page.text
