@@ -45,6 +45,7 @@ from anabranch.aggregates.base import Aggregate
 from anabranch.aggregates.counting import All, Any, Count, Histogram, Mean, Rate, Sum
 from anabranch.aggregates.distributions import ApproxDistinct, ApproxPercentile, Distinct, MostFrequent
 from anabranch.aggregates.order import BottomK, First, FirstK, Last, LastK, Max, Min, TopK
+from anabranch.aggregates.ranking import Top
 from anabranch.aggregates.recency import DecayedMean, DecayedSum, TimeSince
 from anabranch.aggregates.spread import Correlation, Covariance, Kurtosis, Skewness, Slope, StdDev, Variance
 from anabranch.declare.derived import Derived, Request
@@ -67,7 +68,7 @@ if TYPE_CHECKING:
 AGGREGATES: tuple[type[Aggregate], ...] = (
     Count, Sum, Mean, Rate, Histogram, Any, All, Min, Max, First, Last, FirstK, LastK, TopK, BottomK,
     Variance, StdDev, Skewness, Kurtosis, Covariance, Correlation, Slope, TimeSince, DecayedSum,
-    DecayedMean, MostFrequent, Distinct, ApproxDistinct, ApproxPercentile,
+    DecayedMean, MostFrequent, Distinct, ApproxDistinct, ApproxPercentile, Top,
 )  # fmt: skip
 """All aggregates that Anabranch comes with."""
 
@@ -77,7 +78,7 @@ __all__ = [
     "Derived", "Distinct", "Example", "FeatureView", "First", "FirstK", "Freshness", "Gate", "Histogram",
     "Kurtosis", "Label", "Last", "LastK", "Max", "Mean", "Member", "Min", "Model", "MostFrequent",
     "OnWrite", "Online", "Project", "Rate", "Request", "Search", "Skewness", "Slice", "Slope", "Source",
-    "StdDev", "Sum", "TimeSince", "TopK", "Variance", "Watch", "Window", "register_format",
+    "StdDev", "Sum", "TimeSince", "Top", "TopK", "Variance", "Watch", "Window", "register_format",
     "register_type", "register_window", "shared",
 ]  # fmt: skip
 

@@ -7,12 +7,13 @@ not count, nor do events that the filter `where` excludes. Each class states its
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Self, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
+from anabranch.aggregates.categories import Counted, Named, check_categories, conditions, named_categories
 from anabranch.errors import DeclarationError
 from anabranch.states.blocks import Block, Element, Lifted, Rows, Values
 from anabranch.states.extras import Bytes, Extra
@@ -60,10 +61,16 @@ class Bound:
 
 @dataclass(frozen=True)
 class Aggregate(ABC):
-    """A summary of events that merges: state(A + B) = merge(state(A), state(B)) for disjoint A and B."""
+    """A summary of events that merges: state(A + B) = merge(state(A), state(B)) for disjoint A and B.
+
+    With `by`, a column or expression, and categories `among`, it is one feature for each category and one for
+    all other events (categories.py).
+    """
 
     argument: str | None = None
     where: str | None = None
+    by: str | None = None
+    among: Named = ()
 
     written: ClassVar[tuple[str, ...]] = ("argument", "where")
     """Its fields that are SQL. `over` finds them compiled (expressions.py)."""
@@ -71,21 +78,58 @@ class Aggregate(ABC):
     windows: ClassVar[str] = "any"
     """Windows it allows: "any", "none" (it forgets by itself) or "finite" (a lifetime has no meaning)."""
 
-    def __init__(self, argument: str, *, where: str | None = None) -> None:
+    def __init__(self, argument: str, **scope: Unpack[Counted]) -> None:
+        place = type(self).__name__
+        unknown = [name for name in scope if name not in Counted.__optional_keys__]
+        if unknown:
+            raise TypeError(f"{place}() got an unexpected keyword argument {unknown[0]!r}")
         object.__setattr__(self, "argument", argument)
-        object.__setattr__(self, "where", where)
+        object.__setattr__(self, "where", scope.get("where"))
+        object.__setattr__(self, "by", scope.get("by"))
+        among = scope.get("among", ())
+        if self.by is None and among:
+            raise DeclarationError(f"{place}: among= needs by=, the column of the categories")
+        object.__setattr__(self, "among", named_categories(among, place) if among else ())
+        self._check_by(place)
 
-    def bind(self, schema: tuple[Column, ...], place: str) -> Bound:
-        """Check arguments and filter against `schema`; raises DeclarationError that begins with `place`."""
+    def _check_by(self, place: str) -> None:
+        if self.by is not None and not self.among:
+            raise DeclarationError(
+                f"{place}: by={self.by!r} needs categories, such as among=('food', 'travel')"
+            )
+
+    def by_category(self, schema: tuple[Column, ...], place: str) -> "dict[str, Aggregate]":
+        """The aggregate of each category by its name; itself, named "", without `among`.
+
+        Raises DeclarationError that begins with `place` for categories that `by` cannot have.
+        """
+        if self.by is None or not self.among:
+            return {"": self}
+        check_categories(self.by, self.among, schema, place)
+        if self.where is not None:
+            self._check_where(schema, place)
+        filters = conditions(self.by, self.among, self.where)
+        return {name: self.but(where=where, by=None, among=()) for name, where in filters.items()}
+
+    def but(self, **changes: object) -> Self:
+        """This aggregate with other values of the fields `changes`."""
+        one = copy(self)
+        for name, value in changes.items():
+            object.__setattr__(one, name, value)
+        return one
+
+    def _check_where(self, schema: tuple[Column, ...], place: str) -> None:
         if self.where is not None and expression_type(self.where, schema, f"{place}, where") != BOOLEAN:
             raise DeclarationError(
                 f"{place}, where: {self.where!r} is not a condition: write one such as 'heart_rate > 120'"
             )
-        kind, safe = self.kind_of(self.argument, schema, place), copy(self)
-        for name in self.written:
-            if (text := getattr(self, name)) is not None:
-                object.__setattr__(safe, name, compiled(text, schema, place).sql)
-        return safe.over(kind)
+
+    def bind(self, schema: tuple[Column, ...], place: str) -> Bound:
+        """Check arguments and filter against `schema`; raises DeclarationError that begins with `place`."""
+        self._check_where(schema, place)
+        kind = self.kind_of(self.argument, schema, place)
+        texts = {name: text for name in self.written if (text := getattr(self, name)) is not None}
+        return self.but(**{n: compiled(text, schema, place).sql for n, text in texts.items()}).over(kind)
 
     def kind_of(self, argument: object, schema: tuple[Column, ...], place: str) -> DataType:
         """The type of an argument; raises DeclarationError when this aggregate cannot take it."""
@@ -122,9 +166,11 @@ class Aggregate(ABC):
 
     def meaning(self) -> str:
         """Canonical text of everything that determines the value."""
-        return (
-            f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in fields(self))})"
-        )
+        # Without categories the text is as it was before there were any.
+        unsaid = [("by", None), ("among", ()), ("most", None)]
+        said = [(field.name, getattr(self, field.name)) for field in fields(self)]
+        arguments = ", ".join(f"{name}={value!r}" for name, value in said if (name, value) not in unsaid)
+        return f"{type(self).__name__}({arguments})"
 
     @property
     def longest_tile(self) -> int | None:
@@ -134,7 +180,7 @@ class Aggregate(ABC):
     @property
     def texts(self) -> tuple[str, ...]:
         """Every SQL text of the declaration."""
-        return tuple(text for name in self.written if (text := getattr(self, name)) is not None)
+        return tuple(text for name in (*self.written, "by") if (text := getattr(self, name)) is not None)
 
     def witnesses(self) -> "Mapping[str, Aggregate]":
         """Exact aggregates that `agrees` needs to judge an approximate value."""
@@ -169,7 +215,7 @@ class Additive(Aggregate, ABC):
     """A sum of floats in some form: right to 1e-9 of the same sum of sizes, as values may cancel."""
 
     def witnesses(self) -> "Mapping[str, Aggregate]":
-        return {"size": replace(self, argument=size(self.text))}
+        return {"size": self.but(argument=size(self.text))}
 
     def rounding(self, exact: float, witnessed: Mapping[str, object]) -> float:
         return TOLERANCE * max(1.0, abs(exact), number(witnessed["size"]))

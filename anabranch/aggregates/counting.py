@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from anabranch.aggregates.base import (
     decoded,
     ratio,
 )
+from anabranch.aggregates.categories import Counted
+from anabranch.aggregates.ranking import Mapped, TotalsMap
 from anabranch.errors import DeclarationError
 from anabranch.states.blocks import Block, Element, Values
 from anabranch.states.formulas import Formula, coded, double, wholes
@@ -26,17 +28,30 @@ from anabranch.states.leading import Least
 from anabranch.states.sums import SCALE, ExactTotal, Tally, Total
 from anabranch.values.numbers import ExactType, joined
 from anabranch.values.times import parse_duration
-from anabranch.values.types import BIGINT, BOOLEAN, DOUBLE, ArrayType, DataType
+from anabranch.values.types import BIGINT, BOOLEAN, DOUBLE, ArrayType, Column, DataType
 
 
 @dataclass(frozen=True, init=False)
-class Count(Aggregate):
-    """Number of events (with a non-null argument, when one is given). No events: 0."""
+class Count(Mapped):
+    """Number of events (with a non-null argument, when one is given). No events: 0.
+
+    With `by` and `most` a map of the `most` categories that have the most events. No events: an empty map.
+    """
 
     takes = ANYTHING
 
-    def __init__(self, argument: str | None = None, *, where: str | None = None) -> None:
-        super().__init__(argument or "1", where=where)
+    def __init__(
+        self, argument: str | None = None, *, most: int | None = None, **scope: Unpack[Counted]
+    ) -> None:
+        super().__init__(argument or "1", most, **scope)
+
+    def totals_map(self, by: str, most: int, schema: tuple[Column, ...], place: str) -> TotalsMap:
+        there = f"({self.text}) IS NOT NULL"
+        if self.kind_of(self.argument, schema, place).floating:
+            there = f"abs(CAST(({self.text}) AS DOUBLE)) < CAST('Infinity' AS DOUBLE)"
+        filters = [f"({self.where})"] if self.where else []
+        filters += [] if self.argument == "1" else [there]
+        return TotalsMap(by, None, most, " AND ".join(filters) or None)
 
     def over(self, kind: DataType) -> Bound:
         # The element of Sum and Mean of floats, so that their count is stored once.
@@ -49,8 +64,18 @@ def _tallied(found: Folded) -> Values:
 
 
 @dataclass(frozen=True, init=False)
-class Sum(Additive):
-    """Sum: exact for whole numbers and DECIMAL, for floats to 1e-9 of the sum of sizes. No events: null."""
+class Sum(Mapped, Additive):
+    """Sum: exact for whole numbers and DECIMAL, for floats to 1e-9 of the sum of sizes. No events: null.
+
+    With `by` and `most` a map of the `most` categories with the largest sums. No events: an empty map.
+    """
+
+    def __init__(self, argument: str, *, most: int | None = None, **scope: Unpack[Counted]) -> None:
+        super().__init__(argument, most, **scope)
+
+    def totals_map(self, by: str, most: int, schema: tuple[Column, ...], place: str) -> TotalsMap:
+        self.kind_of(self.argument, schema, place)
+        return TotalsMap(by, self.text, most, self.where)
 
     def over(self, kind: DataType) -> Bound:
         if kind.floating:
@@ -96,8 +121,8 @@ class Rate(Additive):
     per: str = "1h"
     windows: ClassVar[str] = "finite"
 
-    def __init__(self, argument: str | None = None, *, per: str = "1h", where: str | None = None) -> None:
-        super().__init__(argument or "1", where=where)
+    def __init__(self, argument: str | None = None, *, per: str = "1h", **scope: Unpack[Counted]) -> None:
+        super().__init__(argument or "1", **scope)
         object.__setattr__(self, "per", per)
         parse_duration(per, f"{type(self).__name__}: per")
 
@@ -122,8 +147,8 @@ class Histogram(Aggregate):
 
     edges: tuple[float, ...] = ()
 
-    def __init__(self, argument: str, *, edges: tuple[float, ...], where: str | None = None) -> None:
-        super().__init__(argument, where=where)
+    def __init__(self, argument: str, *, edges: tuple[float, ...], **scope: Unpack[Counted]) -> None:
+        super().__init__(argument, **scope)
         object.__setattr__(self, "edges", tuple(float(edge) for edge in edges))
         if (
             not 1 <= len(self.edges) <= 64

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import datasketches
 import numpy as np
 
 from anabranch.aggregates.base import ANYTHING, Aggregate, Bound, Folded, bounded
+from anabranch.aggregates.categories import Counted
 from anabranch.errors import DeclarationError
 from anabranch.states.blocks import Element, Lifted, Values
 from anabranch.states.extras import LONGEST_IDENTITY, frames
@@ -34,8 +35,8 @@ class Distinct(Aggregate):
     most: int = 1000
     takes = ANYTHING
 
-    def __init__(self, argument: str, *, most: int = 1000, where: str | None = None) -> None:
-        super().__init__(argument, where=where)
+    def __init__(self, argument: str, *, most: int = 1000, **scope: Unpack[Counted]) -> None:
+        super().__init__(argument, **scope)
         object.__setattr__(self, "most", bounded("Distinct", "most", most, 10_000))
 
     def over(self, kind: DataType) -> Bound:
@@ -68,8 +69,8 @@ class ApproxDistinct(Aggregate):
     log_size: int = 12
     takes = ANYTHING
 
-    def __init__(self, argument: str, *, log_size: int = 12, where: str | None = None) -> None:
-        super().__init__(argument, where=where)
+    def __init__(self, argument: str, *, log_size: int = 12, **scope: Unpack[Counted]) -> None:
+        super().__init__(argument, **scope)
         if bounded("ApproxDistinct", "log_size", log_size, 21) < 4:
             raise DeclarationError(
                 f"ApproxDistinct: log_size={log_size!r} must be a whole number from 4 to 21"
@@ -118,9 +119,9 @@ class ApproxPercentile(Aggregate):
     size: int = 200
 
     def __init__(
-        self, argument: str, percentage: float, *, size: int = 200, where: str | None = None
+        self, argument: str, percentage: float, *, size: int = 200, **scope: Unpack[Counted]
     ) -> None:
-        super().__init__(argument, where=where)
+        super().__init__(argument, **scope)
         if not 0 <= percentage <= 1:
             raise DeclarationError(
                 f"ApproxPercentile: percentage={percentage!r} must be a number from 0 to 1, such as 0.95"
@@ -193,8 +194,8 @@ class MostFrequent(Aggregate):
     tracked: int = 100
     takes = "STRING, whole numbers, BOOLEAN and DATE"
 
-    def __init__(self, argument: str, *, tracked: int = 100, where: str | None = None) -> None:
-        super().__init__(argument, where=where)
+    def __init__(self, argument: str, *, tracked: int = 100, **scope: Unpack[Counted]) -> None:
+        super().__init__(argument, **scope)
         object.__setattr__(self, "tracked", bounded("MostFrequent", "tracked", tracked, 10_000))
 
     def witnesses(self) -> Mapping[str, Aggregate]:

@@ -1,11 +1,12 @@
 """Extremes, and the first and last values by event time."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import numpy as np
 
 from anabranch.aggregates.base import ANYTHING, ORDERED, Aggregate, Bound, Folded, bounded, decoded
+from anabranch.aggregates.categories import Counted
 from anabranch.states.blocks import TIME_ELEMENT, Block, Values
 from anabranch.states.extras import LeadingTexts
 from anabranch.states.formulas import Formula, binary, coded
@@ -69,8 +70,8 @@ class LastK(Aggregate):
     timed: ClassVar[bool] = True
     most: ClassVar[int] = 32
 
-    def __init__(self, argument: str, k: int, *, where: str | None = None) -> None:
-        super().__init__(argument, where=where)
+    def __init__(self, argument: str, k: int, **scope: Unpack[Counted]) -> None:
+        super().__init__(argument, **scope)
         object.__setattr__(self, "k", bounded(type(self).__name__, "k", k, self.most))
 
     def over(self, kind: DataType) -> Bound:

@@ -1,11 +1,12 @@
 """Aggregates that depend on the time of the answer: recency, and sums that fade with a half-life."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import numpy as np
 
 from anabranch.aggregates.base import ANYTHING, OF_SIZES, Additive, Aggregate, Bound, Folded, ratio
+from anabranch.aggregates.categories import Counted
 from anabranch.states.blocks import TIME, Values
 from anabranch.states.formulas import Formula, double
 from anabranch.states.leading import Least
@@ -20,8 +21,8 @@ class TimeSince(Aggregate):
 
     takes = ANYTHING
 
-    def __init__(self, argument: str | None = None, *, where: str | None = None) -> None:
-        super().__init__(argument or "1", where=where)
+    def __init__(self, argument: str | None = None, **scope: Unpack[Counted]) -> None:
+        super().__init__(argument or "1", **scope)
 
     def over(self, kind: DataType) -> Bound:
         return Bound(DOUBLE, Formula(_since), (Least(self.present(kind, TIME, "whole"), -1),))
@@ -40,8 +41,8 @@ class DecayedSum(Additive):
     half_life: str = "1d"
     windows: ClassVar[str] = "none"
 
-    def __init__(self, argument: str, *, half_life: str, where: str | None = None) -> None:
-        super().__init__(argument, where=where)
+    def __init__(self, argument: str, *, half_life: str, **scope: Unpack[Counted]) -> None:
+        super().__init__(argument, **scope)
         object.__setattr__(self, "half_life", half_life)
         parse_duration(half_life, f"{type(self).__name__}: half_life")
 

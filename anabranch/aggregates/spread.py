@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anabranch.aggregates.base import ROUNDED, Aggregate, Bound, Folded, number, ratio, size
+from anabranch.aggregates.categories import Counted
 from anabranch.aggregates.counting import Mean
 from anabranch.states.blocks import TIME, Element, Rows, Values
 from anabranch.states.formulas import MODERATE, Formula, moderate
@@ -128,8 +129,8 @@ class Covariance(Aggregate):
     other: str = ""
     written: ClassVar[tuple[str, ...]] = ("argument", "where", "other")
 
-    def __init__(self, argument: str, other: str, *, where: str | None = None) -> None:
-        super().__init__(argument, where=where)
+    def __init__(self, argument: str, other: str, **scope: Unpack[Counted]) -> None:
+        super().__init__(argument, **scope)
         object.__setattr__(self, "other", other)
 
     def bind(self, schema: tuple[Column, ...], place: str) -> Bound:
@@ -195,8 +196,8 @@ class Slope(Aggregate):
 
     per: str = "1d"
 
-    def __init__(self, argument: str, *, per: str = "1d", where: str | None = None) -> None:
-        super().__init__(argument, where=where)
+    def __init__(self, argument: str, *, per: str = "1d", **scope: Unpack[Counted]) -> None:
+        super().__init__(argument, **scope)
         object.__setattr__(self, "per", per)
         parse_duration(per, f"{type(self).__name__}: per")
 

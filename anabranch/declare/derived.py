@@ -78,7 +78,7 @@ class Request:
 
     def __post_init__(self) -> None:
         for column in self.columns:
-            if column.type.array or not column.type.trainable:
+            if column.type.nested or not column.type.trainable:
                 raise DeclarationError(
                     f"request: column {column.name!r} is {column.type}: "
                     "use a number, BOOLEAN, STRING, DATE or TIMESTAMP"

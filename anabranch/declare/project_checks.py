@@ -197,7 +197,7 @@ def _check_model(project: "Project", place: str) -> None:
     lists = [
         part.feature
         for part in (project.model.declared_slices if project.model else ())
-        if types[part.feature].array
+        if types[part.feature].nested
     ]
     if project.model and project.model.online:
         _check_online(project, place)

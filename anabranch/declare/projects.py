@@ -206,7 +206,7 @@ class Project:
         chosen = (
             self.model.features
             if self.model and self.model.features
-            else tuple(name for name, kind in self.inputs.items() if not kind.array)
+            else tuple(name for name, kind in self.inputs.items() if not kind.nested)
         )
         return tuple(chosen)
 

@@ -27,6 +27,18 @@ class FeatureColumn:
     type: DataType
     prefix: str = ""
     """What `name` begins with before the feature's name: the view's role, if it is used in one."""
+    category: str = ""
+    """What `name` ends with: the name of a category, for features by category."""
+
+    @property
+    def part(self) -> str:
+        """The aggregate of the view that gives the values: the feature's, or that of the category."""
+        return part_name(self.feature, self.category)
+
+
+def part_name(feature: str, category: str) -> str:
+    """The name of a feature's aggregate for a category: no feature has a dot in its name."""
+    return f"{feature}.{category}" if category else feature
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,13 +176,30 @@ class FeatureView:
         return self.source.name if self.use.owner is None else f"{self.use.owner}.{self.source.name}"
 
     @cached_property
+    def categories(self) -> dict[str, dict[str, Aggregate]]:
+        """The aggregates of each feature by category; a feature without categories has one, named ""."""
+        return {
+            name: aggregate.by_category(self.source.columns, f"view {self.name!r}, feature {name!r}")
+            for name, aggregate in self.features.items()
+        }
+
+    @cached_property
+    def parts(self) -> dict[str, Aggregate]:
+        """Every aggregate that has states and values, by `FeatureColumn.part`."""
+        return {
+            part_name(name, category): aggregate
+            for name, found in self.categories.items()
+            for category, aggregate in found.items()
+        }
+
+    @cached_property
     def layout(self) -> Layout:
         """The layout of this view's states."""
         place = f"view {self.name!r}"
         return Layout(
             {
                 name: aggregate.bind(self.source.columns, f"{place}, feature {name!r}")
-                for name, aggregate in self.features.items()
+                for name, aggregate in self.parts.items()
             }
         )
 
@@ -215,18 +244,23 @@ class FeatureView:
 
     @cached_property
     def columns(self) -> tuple[FeatureColumn, ...]:
-        """Feature columns, windows within features: ``bpm_mean_1h``, ``bpm_mean_1d``, ... or ``age``."""
+        """Feature columns, windows within features: ``bpm_mean_1h``, ``bpm_mean_1d``, ... or ``age``.
+
+        Of a feature by category the categories are within windows: ``spent_7d_food``, ``spent_7d_other``.
+        """
         bounds, role = self.layout.bounds, f"{self.use.prefix}_" if self.use.prefix else ""
         return tuple(
             FeatureColumn(
-                f"{role}{name}_{span.suffix}" if self.windows else f"{role}{name}",
+                "_".join(filter(None, (f"{role}{name}", span.suffix if self.windows else "", category))),
                 name,
                 span,
-                bounds[name].type,
+                bounds[part_name(name, category)].type,
                 role,
+                category,
             )
-            for name in self.features
+            for name, found in self.categories.items()
             for span in self.spans
+            for category in found
         )
 
     @cached_property
@@ -239,7 +273,7 @@ class FeatureView:
         """Groups of features that one formula finishes, with their columns: windows within features."""
         names: dict[str, list[str]] = {}
         for column in self.columns:
-            names.setdefault(column.feature, []).append(column.name)
+            names.setdefault(column.part, []).append(column.name)
         return tuple(
             (group, tuple(name for feature in group.names for name in names[feature]))
             for group in self.layout.alike

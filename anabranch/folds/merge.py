@@ -288,7 +288,7 @@ def _degraded(
         return Merged(values, why)
     by_batch = _lost_by_batch(batch)
     every = by_batch and batch is not None and len(batch.rows) == 1  # the numbers too
-    lost = {column.name for column in view.columns if every or view.layout.bounds[column.feature].extras}
+    lost = {column.name for column in view.columns if every or view.layout.bounds[column.part].extras}
     return Merged({**values, **dict.fromkeys(lost if by_batch else ())}, why, frozenset(lost))
 
 

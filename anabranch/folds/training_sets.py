@@ -138,12 +138,16 @@ class _Fold:
                     extra, extra.over(run.lifted, pieces.first, pieces.end), pieces.owner, len(end)
                 )
             states = list(extras)
-            for name in view.features:
-                column = next(c.name for c in view.columns if c.feature == name and c.window == span)
-                exactly = layout.bounds[name].exactly
-                direct = None if exactly is None else _exact(exactly, run.lifted, pieces, first, end)
-                out[column] = layout.finish(name, rows, states, heads, since) if direct is None else direct
-        return {column.name: out[column.name] for column in view.columns}
+            for column in view.columns:
+                if column.window != span:
+                    continue
+                exactly = layout.bounds[column.part].exactly
+                out[column.name] = (
+                    layout.finish(column.part, rows, states, heads, since)
+                    if exactly is None
+                    else _exact(exactly, run.lifted, pieces, first, end)
+                )
+        return {name: out[name] for name in view.column_names}
 
 
 def _exact(

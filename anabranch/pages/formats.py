@@ -44,9 +44,11 @@ def plain(value: float, digits: int = 6) -> str:
 
 
 def value(cell: object) -> object:
-    """A value of any type, lists joined by commas; a dash for None."""
+    """A value of any type, lists and maps joined by commas; a dash for None."""
     if cell is None:
         return NOTHING
+    if isinstance(cell, dict):
+        return ", ".join(f"{name}: {number(one)}" for name, one in cell.items()) or NOTHING
     return ", ".join(number(one) for one in cell) if isinstance(cell, list) else number(cell)
 
 

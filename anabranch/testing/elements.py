@@ -17,6 +17,7 @@ Evaluate = Callable[[Row], Any]
 _BINARY: dict[type[exp.Expr], Callable[[Any, Any], Any]] = {
     exp.LT: lambda a, b: _number(a) < _number(b),
     exp.GTE: lambda a, b: _number(a) >= _number(b),
+    exp.EQ: lambda a, b: a == b,
     exp.GT: lambda a, b: _number(a) > _number(b),
     exp.Mul: lambda a, b: a * b,
     exp.Sub: lambda a, b: a - b,
@@ -63,7 +64,7 @@ def _compile(node: exp.Expr) -> Evaluate:
         return _case(node)
     if isinstance(node, exp.Cast):
         return _cast(node)
-    found = _leaf(node) or _logic(node) or _halves(node) or _arithmetic(node)
+    found = _leaf(node) or _logic(node) or _halves(node) or _arithmetic(node) or _of_texts(node)
     if found is None:
         raise NotImplementedError(
             f"{type(node).__name__}: {node.sql(dialect='spark')}: "
@@ -83,6 +84,9 @@ def _leaf(node: exp.Expr) -> Evaluate | None:
         return lambda _: constant
     if isinstance(node, exp.Null):
         return lambda _: None
+    if isinstance(node, exp.Boolean):
+        truth = bool(node.this)
+        return lambda _: truth
     if isinstance(node, exp.HexString):
         blob = bytes.fromhex(node.this)
         return lambda _: blob
@@ -97,8 +101,11 @@ def _logic(node: exp.Expr) -> Evaluate | None:
         denied = _compile(node.this)
         return lambda row: not denied(row)
     if isinstance(node, exp.Is):
-        inner = _compile(node.this)
-        return lambda row: inner(row) is None
+        inner, wanted = _compile(node.this), _compile(node.expression)({})
+        return lambda row: inner(row) is wanted
+    if isinstance(node, exp.In):
+        sought, among = _compile(node.this), [_compile(one) for one in node.expressions]
+        return lambda row: None if (v := sought(row)) is None else v in [one(row) for one in among]
     return None
 
 
@@ -120,18 +127,6 @@ def _arithmetic(node: exp.Expr) -> Evaluate | None:
     if isinstance(node, exp.Nanvl):
         first, second = _compile(node.this), _compile(node.expression)
         return lambda row: second(row) if isinstance(v := first(row), float) and math.isnan(v) else v
-    if isinstance(node, exp.Concat):
-        parts = [_compile(part) for part in node.expressions]
-        return lambda row: None if None in (values := [part(row) for part in parts]) else b"".join(values)
-    if isinstance(node, exp.Left):
-        whole, letters = _compile(node.this), _compile(node.expression)
-        return lambda row: None if (value := whole(row)) is None else value[: letters(row)]
-    if isinstance(node, exp.Unhex):  # of a digest
-        hashed = _compile(node.this.this)
-        return lambda row: None if (value := hashed(row)) is None else hashlib.sha256(value).digest()
-    if isinstance(node, exp.Anonymous) and node.name.lower() == "octet_length":
-        measured = _compile(node.expressions[0])
-        return lambda row: None if (value := measured(row)) is None else len(value)
     if isinstance(node, exp.UnixMicros | exp.UnixDate):  # rows hold times as these numbers
         return _compile(node.this)
     if isinstance(node, exp.Anonymous) and node.name.lower() == "shiftright":
@@ -145,6 +140,30 @@ def _arithmetic(node: exp.Expr) -> Evaluate | None:
     if isinstance(node, exp.Binary) and type(node) in _BINARY:
         operation, left, right = _BINARY[type(node)], _compile(node.left), _compile(node.right)
         return lambda row: None if (a := left(row)) is None or (b := right(row)) is None else operation(a, b)
+    return None
+
+
+def _of_texts(node: exp.Expr) -> Evaluate | None:
+    if isinstance(node, exp.Concat):
+        parts = [_compile(part) for part in node.expressions]
+        return lambda row: (
+            None if None in (values := [part(row) for part in parts]) else values[0][:0].join(values)
+        )
+    if isinstance(node, exp.Left):
+        whole, letters = _compile(node.this), _compile(node.expression)
+        return lambda row: None if (value := whole(row)) is None else value[: letters(row)]
+    if isinstance(node, exp.Length):
+        counted = _compile(node.this)
+        return lambda row: None if (value := counted(row)) is None else len(value)
+    if isinstance(node, exp.SHA2):  # of a text
+        text = _compile(node.this)
+        return lambda row: None if (v := text(row)) is None else hashlib.sha256(v.encode()).hexdigest()
+    if isinstance(node, exp.Unhex):  # of a digest
+        hashed = _compile(node.this.this)
+        return lambda row: None if (value := hashed(row)) is None else hashlib.sha256(value).digest()
+    if isinstance(node, exp.Anonymous) and node.name.lower() == "octet_length":
+        measured = _compile(node.expressions[0])
+        return lambda row: None if (value := measured(row)) is None else len(value)
     return None
 
 

@@ -4,6 +4,7 @@ is shared with features.
 An aggregate that is added from outside says what it means by its method `plain`, a window by its `tail`.
 """
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -266,13 +267,53 @@ def _there(value: Any) -> bool:
     return value is not None and not (isinstance(value, float) and not math.isfinite(value))
 
 
-def fold(aggregate: Aggregate, events: Sequence[PlainEvent], at: int, since: int) -> Any:
+def as_text(value: Any) -> str:
+    """The text of a category; a long one is cut."""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= 100 else f"{text[:100]}...{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def ranked(aggregate: Any, events: Sequence[PlainEvent]) -> Any:
+    """The map of Count and Sum with `most`, or the list of Top; of equal totals the smaller text first."""
+    name = type(aggregate).__name__
+    of, summed = (
+        (aggregate.argument, aggregate.total)
+        if name in ("Top", "TotalsMap")
+        else (aggregate.by, aggregate.argument)
+    )
+    found: dict[str, list[Any]] = {}
+    whole = False
+    for event in events:
+        category, value = event.value(of), 1 if summed is None else event.value(summed)
+        if category is not None and _there(value):
+            found.setdefault(as_text(category), []).append(1 if name == "Count" else value)
+            whole |= isinstance(category, int) and not isinstance(category, bool)
+    totals = {category: total(values) for category, values in found.items()}
+    order = sorted(totals, key=lambda category: (-totals[category], category.encode()))
+    if name == "Top":
+        return [int(category) if whole else category for category in order[: aggregate.k]]
+    return {category: totals[category] for category in order[: aggregate.most]}
+
+
+def _of_category(aggregate: Aggregate, event: PlainEvent, category: str) -> bool:
+    """Whether an event is of the category with that name; those of none, such as NULL, are `other`."""
+    if not category or aggregate.by is None:
+        return True
+    names = {wanted: name for name, wanted in aggregate.among}
+    return names.get(event.value(aggregate.by), "other") == category
+
+
+def fold(aggregate: Aggregate, events: Sequence[PlainEvent], at: int, since: int, category: str = "") -> Any:
     """The aggregate over events that are already those of one key and window [since, at).
 
-    Raises MisuseError for an aggregate that does not say what it means.
+    Of an aggregate by category over those of the category with that name. Raises MisuseError for an aggregate
+    that does not say what it means.
     """
     argument, other = aggregate.text, getattr(aggregate, "other", None)
     counted = [event for event in events if aggregate.where is None or event.value(aggregate.where)]
+    counted = [event for event in counted if _of_category(aggregate, event, category)]
+    if type(aggregate).__name__ in ("Top", "TotalsMap") or (aggregate.by and not aggregate.among):
+        return ranked(aggregate, counted)
     items = [(event.time, event.value(argument)) for event in counted]
     pairs = [(event.value(argument), event.value(other)) for event in counted] if other else []
     there = [(x, y) for x, y in pairs if _there(x) and _there(y)]
@@ -303,12 +344,20 @@ def answer(view: FeatureView, events: Sequence[PlainEvent], key: str, at: int) -
     for column in view.columns:
         since, until = beginning(column.window, at), ending(column.window, at)
         inside = [event for event in mine if (since is None or event.time >= since) and event.time < until]
-        out[column.name] = fold(view.features[column.feature], inside, until, since or 0)
+        out[column.name] = fold(view.features[column.feature], inside, until, since or 0, column.category)
     return out
 
 
 def close(expected: Any, found: Any, scale: float = 0.0) -> bool:
     """Equal; floats to 1e-9 relative, or to 1e-12 of `scale`, the size of what was folded."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        return expected.keys() == found.keys() and all(
+            close(value, found[name], scale) for name, value in expected.items()
+        )
+    if isinstance(expected, dict) and isinstance(found, dict):
+        return expected.keys() == found.keys() and all(
+            close(value, found[name], scale) for name, value in expected.items()
+        )
     if isinstance(expected, float) and isinstance(found, (float, int)):
         return math.isclose(expected, found, rel_tol=1e-9, abs_tol=1e-12 * scale)
     return type(expected) is type(found) and bool(expected == found)

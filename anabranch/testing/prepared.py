@@ -59,7 +59,7 @@ class PreparedView:
 
     def _over_columns(self, aggregate: Aggregate) -> Aggregate:
         made = copy(aggregate)
-        for name in aggregate.written:
+        for name in (*aggregate.written, "by"):
             text = getattr(aggregate, name)
             object.__setattr__(made, name, self.columns.get(text, text))
         return made

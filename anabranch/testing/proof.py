@@ -270,13 +270,13 @@ def _compare(
         aggregate = view.features[column.feature]
         since, until = oracle.beginning(column.window, at), oracle.ending(column.window, at)
         inside = [event for event in mine if (since is None or event.time >= since) and event.time < until]
-        expected = oracle.fold(aggregate, inside, until, since or 0)
+        expected = oracle.fold(aggregate, inside, until, since or 0, column.category)
         if expected == found[column.name]:
             continue
-        witnesses = proven.prepared.prepared.features[column.feature].witnesses()
+        witnesses = proven.prepared.prepared.parts[column.part].witnesses()
         stored = [proven.stored[event.position] for event in inside] if witnesses else []
         witnessed = {name: oracle.fold(each, stored, until, since or 0) for name, each in witnesses.items()}
-        if not aggregate.agrees(expected, found[column.name], witnessed):
+        if not view.parts[column.part].agrees(expected, found[column.name], witnessed):
             wrong.append((column, expected, found[column.name]))
     if wrong:
         raise BrokenLawError(_told(proven, history, key, wrong, what))

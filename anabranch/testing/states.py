@@ -13,6 +13,7 @@ from anabranch.folds.merge import BatchPart, Tiles
 from anabranch.states.blocks import TIME, Lifted, Rows, Values
 from anabranch.states.extras import Extra, LeadingTexts
 from anabranch.states.sketches import DistinctSketch, QuantileSketch, ValueSet
+from anabranch.states.totals import CategoryTotals
 from anabranch.testing.elements import compile_sql
 from anabranch.values.times import HOUR, floor_to
 
@@ -108,6 +109,11 @@ def _extra_state(extra: Extra, lifted: Lifted) -> bytes | None:
     values = found.values[found.valid].tolist()
     if not values:
         return None
+    if isinstance(extra, CategoryTotals):
+        rows = [
+            {one: values.values[at] for one, values in lifted.items()} for at in np.flatnonzero(found.valid)
+        ]
+        return extra.merge([state for row in rows if (state := extra.state_of(row)) is not None])
     if isinstance(extra, ValueSet):
         return extra.merge([len(value).to_bytes(4, "big") + value for value in values])
     sketch: Any

@@ -42,8 +42,6 @@ class DataType(ABC):
     """Points in time: can be the event time of a source."""
     nested: ClassVar[bool] = False
     """Values that have parts (nested.py)."""
-    array: ClassVar[bool] = False
-    """Lists of values."""
     in_keys: ClassVar[bool] = True
     categorical: ClassVar[bool] = True
     """Values that are told apart by their text, as MostFrequent does."""

@@ -86,7 +86,6 @@ class ArrayType(NestedType):
     """Lists of `inner`."""
 
     name = "ARRAY"
-    array = True
 
     def __init__(self, inner: DataType) -> None:
         self.inner = inner
@@ -275,6 +274,13 @@ class MapType(NestedType):
     @property
     def example(self) -> Any:
         return {"name": self.inner.example}
+
+    @property
+    def cql(self) -> str:  # type: ignore[override]
+        return f"frozen<map<text, {self.inner.cql}>>"
+
+    def to_cql(self, value: Any) -> Any:
+        return None if value is None else {name: self.inner.to_cql(one) for name, one in value.items()}
 
 
 def nullable(schema: JsonSchema) -> JsonSchema:

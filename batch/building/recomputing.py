@@ -60,15 +60,15 @@ def with_witnesses(project: Project) -> Project:
     for view in project.views:
         more = {
             _witness(name, role): witness
-            for name, aggregate in view.features.items()
+            for name, aggregate in view.parts.items()
             for role, witness in aggregate.witnesses().items()
         }
         views.append(replace(view, features={**view.features, **more}))
     return replace(project, views=tuple(views))
 
 
-def _witness(feature: str, role: str) -> str:
-    return f"w{hashlib.sha256(feature.encode()).hexdigest()[:8]}_{role}"
+def _witness(part: str, role: str) -> str:
+    return f"w{hashlib.sha256(part.encode()).hexdigest()[:8]}_{role}"
 
 
 def differs(expected: object, served: object) -> bool:
@@ -86,7 +86,7 @@ def derived_of(
     rows: Sequence[Mapping[str, object]],
 ) -> list[dict[str, object]]:
     """The derived features that need no request, by Spark from served features."""
-    columns = [column for column in project.view_columns if not column.type.array]
+    columns = [column for column in project.view_columns if not column.type.nested]
     table = {
         **{name: pa.array([key[name] for key in keys], pa.string()) for name in project.keys},
         **{one.name: pa.array([row[one.name] for row in rows], one.type.arrow) for one in columns},
@@ -100,7 +100,8 @@ def derived_of(
 def agrees(aggregate: Aggregate, column: FeatureColumn, row: Mapping[str, object], served: object) -> bool:
     """Does a served value agree with a row of `recompute`, made with witnesses?"""
     suffix = column.name.removeprefix(column.prefix + column.feature)
+    suffix = suffix.removesuffix(f"_{column.category}") if column.category else suffix
     witnessed = {
-        role: row[column.prefix + _witness(column.feature, role) + suffix] for role in aggregate.witnesses()
+        role: row[column.prefix + _witness(column.part, role) + suffix] for role in aggregate.witnesses()
     }
     return aggregate.agrees(row[column.name], served, witnessed)

@@ -152,7 +152,7 @@ class Validation:
             for view in self._own_uses:
                 for column in view.columns:
                     if column.name in served and not agrees(
-                        view.features[column.feature], column, row, served[column.name]
+                        view.parts[column.part], column, row, served[column.name]
                     ):
                         yield text, column.name, _difference(column, text, served, row)
 

@@ -89,9 +89,7 @@ def verify(
         features={column.name: ComparedFeature(column.name, column.type) for column in project.columns},
     )
     texts = list(expected)
-    aggregates = {
-        column.name: view.features[column.feature] for view in project.views for column in view.columns
-    }
+    aggregates = {column.name: view.parts[column.part] for view in project.views for column in view.columns}
     for start in range(0, len(texts), _AT_ONCE):
         chunk = texts[start : start + _AT_ONCE]
         served = answers.features(project, [key_values(project.keys, text) for text in chunk], at)

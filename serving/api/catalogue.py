@@ -6,9 +6,9 @@ from typing import Any
 
 from msgspec import UNSET
 
-from anabranch import Aggregate
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
+from anabranch.declare.views import FeatureColumn, FeatureView
 from anabranch.events.predictions import predictions_topic
 from anabranch.stores.cassandra.measures import Measure
 from anabranch.stores.models.versions import ModelVersion
@@ -95,8 +95,8 @@ def features(project: Project) -> list[FeatureBody]:
             source=view.feed,
             key=list(view.asked),
             window=column.window.name,
-            aggregate=aggregate_text(view.features[column.feature]),
-            exactness=view.layout.bounds[column.feature].exactness,
+            aggregate=aggregate_text(view, column),
+            exactness=view.layout.bounds[column.part].exactness,
         )
         for view in project.views
         for column in view.columns
@@ -123,13 +123,22 @@ def request_columns(project: Project) -> list[RequestColumnBody]:
     ]
 
 
-def aggregate_text(aggregate: Aggregate) -> str:
-    """The aggregate as a declaration writes it."""
+_SCOPE = ("argument", "where", "by", "among")
+
+
+def aggregate_text(view: FeatureView, column: FeatureColumn) -> str:
+    """The aggregate as a declaration writes it, with the one category of the column."""
+    aggregate = view.features[column.feature]
     arguments = [] if aggregate.argument in (None, "1") else [repr(aggregate.argument)]
-    own = [field.name for field in fields(aggregate) if field.name not in ("argument", "where")]
-    arguments += [f"{name}={getattr(aggregate, name)!r}" for name in own]
+    own = [field.name for field in fields(aggregate) if field.name not in _SCOPE]
+    arguments += [f"{name}={value!r}" for name in own if (value := getattr(aggregate, name)) is not None]
     arguments += [f"where={aggregate.where!r}"] if aggregate.where else []
-    return f"{type(aggregate).__name__}({', '.join(arguments)})"
+    arguments += [f"by={aggregate.by!r}"] if aggregate.by else []
+    text = f"{type(aggregate).__name__}({', '.join(arguments)})"
+    if not column.category:
+        return text
+    category = dict(aggregate.among).get(column.category)
+    return f"{text}: {'none of the others' if category is None else repr(category)}"
 
 
 def _model(served: Served, registered: ModelVersion | None) -> ModelBody | None:

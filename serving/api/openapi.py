@@ -136,7 +136,7 @@ class Declared:
         for view in self.project.views:
             for column in view.columns:
                 span = f" over {column.window.name}" if column.window.bounded else ""
-                meaning = f"{aggregate_text(view.features[column.feature])} of {view.feed}{span}"
+                meaning = f"{aggregate_text(view, column)} of {view.feed}{span}"
                 features[column.name] = {**nullable(column.type.json_schema), "description": meaning}
         for derived in self.project.derived_columns:
             meaning = f"Derived: {derived.text}"

@@ -98,17 +98,16 @@ def _now(project: Project, answer: Answer) -> dict[str, Any]:
 
 
 def _by_window(view: FeatureView, values: Mapping[str, Any]) -> dict[str, Any]:
-    """A row for each feature, a column for each window."""
-    columns = {(column.feature, column.window.name): column for column in view.columns}
-    rows = []
-    for feature in view.features:
-        own = [columns[feature, span.name] for span in view.spans]
-        rows.append((feature, [column.type.to_json(values.get(column.name)) for column in own]))
+    """A row for each feature, by category where it has them, a column for each window."""
+    rows: dict[str, list[Any]] = {}
+    for column in view.columns:
+        name = " ".join(filter(None, (column.feature, column.category)))
+        rows.setdefault(name, []).append(column.type.to_json(values.get(column.name)))
     return {
         "name": " ".join(filter(None, (view.full_name, view.use.prefix and f"as {view.use.prefix}"))),
         "windows": [span.label for span in view.spans],
         "caption": view.description or f"From source {view.feed}",
-        "rows": rows,
+        "rows": list(rows.items()),
     }
 
 

@@ -17,11 +17,13 @@ from anabranch import (
     Distinct,
     FeatureView,
     Last,
+    Mean,
     Rate,
     Slope,
     Source,
     Sum,
     TimeSince,
+    Top,
     Variance,
 )
 from anabranch.folds.grains import LIFELONG, is_lifelong, steps
@@ -67,6 +69,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "DecayedMean": {"half_life": "6h"},
     "Distinct": {"most": 6},
     "ApproxPercentile": {"percentage": 0.9},
+    "Top": {"k": 2},
 }
 COLUMNS = {
     "numbers": "xnd",
@@ -77,9 +80,28 @@ COLUMNS = {
 }
 
 
+BY_CATEGORY: dict[str, Aggregate] = {
+    "by_count": Count(by="s", among=("a", "b")),
+    "by_sum": Sum("d", by="s", among={"e": "é", "none": ""}, where="n > 0"),
+    "by_mean": Mean("x", by="n", among=(-5, 0, 2**62)),
+    "by_last": Last("s", by="s", among=("a", "z")),
+    "by_distinct": Distinct("n", most=6, by="s", among=("a",)),
+}
+"""One aggregate of each kind of state by category; all others are filtered in the same way."""
+
+RANKED: dict[str, Aggregate] = {
+    "map_count": Count("x", by="s", most=2),
+    "map_sum": Sum("d", by="s", most=3, where="n > 0"),
+    "map_wide": Sum("n", by="b", most=2),
+    "map_float": Sum("x", by="n", most=20),
+    "rank_sum": Top("s", 2, total="d"),
+}
+"""Maps of categories, and those with the largest sums."""
+
+
 def features_of(windows: str) -> dict[str, Aggregate]:
     """Every aggregate that such windows ("finite" or "none") allow, over every column it takes, with and
-    without a filter.
+    without a filter, and some by category.
     """
     out: dict[str, Aggregate] = {}
     for kind in AGGREGATES:
@@ -93,7 +115,7 @@ def features_of(windows: str) -> dict[str, Aggregate]:
             name = f"{kind.__name__.lower()}_{column}"
             out[name] = made(column, **more)
             out[f"{name}_some"] = made(column, **more, where="n > 0")
-    return out
+    return out | BY_CATEGORY | RANKED
 
 
 _FEW: dict[str, Aggregate] = {
@@ -104,6 +126,8 @@ _FEW: dict[str, Aggregate] = {
     "idle": TimeSince(),
     "kinds": Distinct("s"),
     "spread": Variance("n"),
+    "by": Sum("d", by="s", among=("a",)),
+    "map": Count(by="s", most=20),
 }
 
 
@@ -173,7 +197,7 @@ def events_strategy(draw: st.DrawFn, days: int = 9) -> list[Event]:
                 x=draw(st.none() | finite),
                 n=draw(st.none() | st.integers(-5, 5) | st.sampled_from([2**62, -(2**62), 2**53 + 1])),
                 d=draw(st.none() | st.decimals(-999_999, 999_999, places=2)),
-                s=draw(st.none() | st.sampled_from(["", "a", "b", "é", "z\u20ac"])),
+                s=draw(st.none() | st.sampled_from(["", "a", "b", "é", "z\u20ac", "long" * 26])),
                 b=draw(st.none() | st.booleans()),
             )
         )

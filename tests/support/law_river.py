@@ -22,7 +22,7 @@ from jobs.flows.building import build_project
 from jobs.show import Steps
 from jobs.wiring.context import Context
 from speed.streams import start
-from tests.support.law import START, Event, events_strategy, features_of, source
+from tests.support.law import BY_CATEGORY, RANKED, START, Event, events_strategy, features_of, source
 from tests.unit.folds.test_law import assert_lawful
 
 KEYS = ("a", "b", "never seen")
@@ -109,13 +109,13 @@ def records_of(bus: Bus, topic: str) -> list[Any]:
 
 def some_features(windows: str, prefix: str = "") -> dict[str, Aggregate]:
     """Every aggregate such windows allow: over the first column it takes, and with a filter over the last."""
-    found = features_of(windows)
+    found, more = features_of(windows), BY_CATEGORY | RANKED
     by_kind: dict[str, list[str]] = {}
     for name in found:
-        if not name.endswith("_some"):
+        if not name.endswith("_some") and name not in more:
             by_kind.setdefault(name.partition("_")[0], []).append(name)
     chosen = [name for names in by_kind.values() for name in (names[0], f"{names[-1]}_some")]
-    return {f"{prefix}{name}": found[name] for name in chosen}
+    return {f"{prefix}{name}": found[name] for name in (*chosen, *more)}
 
 
 def make_project() -> Project:

@@ -149,7 +149,7 @@ def current_rows(project: Project, scored: Iterable[ScoredKey]) -> list[dict[str
 
 
 def _fitting(row: ScoredKey) -> ScoredKey:
-    """The row without the largest of its texts and lists where they are more than the store takes."""
+    """The row without the largest of its texts, lists and maps where they are more than the store takes."""
     sizes = {name: size for name, value in row.values.items() if (size := _text_bytes(value))}
     if (total := sum(sizes.values())) <= _ROW_BYTES:
         return row
@@ -338,7 +338,9 @@ def _row_bytes(row: Mapping[str, Any]) -> int:
 
 
 def _text_bytes(value: object) -> int:
-    """About the bytes of a text or a list, 0 for other values."""
+    """About the bytes of a text, a list or a map, 0 for other values."""
     if isinstance(value, (str, bytes)):
         return len(value) if isinstance(value, bytes) or value.isascii() else 4 * len(value)
+    if isinstance(value, dict):
+        return sum(32 + _text_bytes(name) for name in value)
     return sum(16 + _text_bytes(one) for one in value) if isinstance(value, list) else 0

@@ -60,6 +60,8 @@ def spark_type(cql: str) -> str:
     """Spark's type of a CQL column; types that Spark does not have are read as texts."""
     if cql.startswith("frozen<list<"):
         return f"ARRAY<{spark_type(cql.removeprefix('frozen<list<').removesuffix('>>'))}>"
+    if cql.startswith("frozen<map<text, "):
+        return f"MAP<STRING, {spark_type(cql.removeprefix('frozen<map<text, ').removesuffix('>>'))}>"
     return _SPARK_TYPES.get(cql, "STRING")
 
 
@@ -83,9 +85,11 @@ def time_of(value: Any) -> Any:
 
 
 def plain_value(value: Any) -> Any:
-    """A value that the driver read as Python's own: dates, and times with their zone."""
+    """A value that the driver read as Python's own: dates, times with their zone, and dicts."""
     if isinstance(value, list):
         return [plain_value(one) for one in value]
+    if isinstance(value, Mapping):
+        return {name: plain_value(one) for name, one in value.items()}
     if isinstance(value, CassandraDate):
         return value.date()
     return value.replace(tzinfo=UTC) if isinstance(value, datetime) else value

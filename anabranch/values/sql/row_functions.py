@@ -343,12 +343,14 @@ class RowFunctions:
 
     def _joined(self, nodes: list[exp.Expr]) -> Typed:
         parts = [self._function(node) for node in nodes]
-        if any(kind != BINARY for _, kind in parts):
+        kinds, values = {kind for _, kind in parts}, [value for value, _ in parts]
+        if kinds not in ({BINARY}, {STRING}):
             raise _UnfitError
-        values = [value for value, _ in parts]
+        kind = parts[0][1]
+        nothing: Any = b"" if kind == BINARY else ""
         return (
-            lambda row: None if None in (found := [value(row) for value in values]) else b"".join(found),
-            BINARY,
+            lambda row: None if None in (found := [value(row) for value in values]) else nothing.join(found),
+            kind,
         )
 
     def _length(self, nodes: list[exp.Expr]) -> Typed:
@@ -366,6 +368,12 @@ class RowFunctions:
             raise _UnfitError
         return _strict(lambda found: hashlib.sha256(found).digest(), value), BINARY
 
+    def _digits(self, nodes: list[exp.Expr]) -> Typed:
+        value, kind = self._function(nodes[0])
+        if kind != STRING:
+            raise _UnfitError
+        return _strict(lambda found: hashlib.sha256(found.encode()).hexdigest(), value), STRING
+
     _calls: ClassVar[dict[str, Callable[["RowFunctions", list[exp.Expr]], Typed]]] = {
         "double": _double,
         "abs": _size,
@@ -379,6 +387,7 @@ class RowFunctions:
         "concat": _joined,
         "octet_length": _length,
         "unhex": _digest,
+        "sha2": _digits,
     }
     _methods: ClassVar[dict[type[exp.Expr], Callable[["RowFunctions", Any], Typed]]] = {
         exp.Column: _column,

@@ -40,7 +40,7 @@ def _disagreeing(
     return [
         (column, row[column.name], values[column.name])
         for column in VIEW.columns
-        if not agrees(VIEW.features[column.feature], column, row, values[column.name])
+        if not agrees(VIEW.parts[column.part], column, row, values[column.name])
     ]
 
 

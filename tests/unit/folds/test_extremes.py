@@ -134,7 +134,7 @@ def right(aggregate: Aggregate, events: list[Event], found: Any, expected: Calla
 def assert_right(view: FeatureView, events: list[Event], found: dict[str, Any], at: int) -> None:
     """Every feature is right."""
     for column in view.columns:
-        aggregate = view.features[column.feature]
+        aggregate = view.parts[column.part]
         value = found[column.name]
         expected = partial(oracle.fold, aggregate, events, at, at - 7 * DAY)
         assert right(aggregate, events, value, expected), (
