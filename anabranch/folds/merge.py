@@ -9,7 +9,7 @@ A batch part is stored as rows of float64 `[segment, start, state...]`. The segm
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -104,20 +104,32 @@ def with_events(
 ) -> Known:
     """What is known of a key with further events of it, as if the stream had read them.
 
-    Each is a wide tile of its own instant, as that of an event ahead of its arrival.
+    Each is a wide tile of its own instant, as that of an event ahead of its arrival, and like it also a fine
+    one where that is the beginning of a wide tile (windows.py).
     """
     batch, tiles = known
     states, extras = view.lifter.states(rows, times)
     starts = np.array(times, dtype=np.int64)
+    wide = _further(view, tiles, starts, states, extras)
+    edges = np.flatnonzero(starts % view.tiers[0] == 0)
+    if len(view.tiers) > 1 and len(edges):
+        own = [extras[place] for place in edges.tolist()] if extras else []
+        wide = replace(wide, fine=_further(view, wide.fine, starts[edges], states[edges], own))
+    return batch, wide
+
+
+def _further(
+    view: FeatureView, tiles: Tiles | None, starts: NDArray[np.int64], rows: Rows, extras: Sequence[States]
+) -> Tiles:
+    """Tiles of one tier with further ones."""
     if tiles is None:
-        return batch, Tiles(starts, states, extras)
+        return Tiles(starts, rows, extras)
     before = tiles.extras or [view.layout.reduce_extras(())] * len(tiles.starts if extras else ())
-    return batch, Tiles(
-        np.concatenate([tiles.starts, starts]),
-        np.concatenate([tiles.rows, states]),
-        [*before, *extras],
-        tiles.fine,
-        tiles.lost,
+    return replace(
+        tiles,
+        starts=np.concatenate([tiles.starts, starts]),
+        rows=np.concatenate([tiles.rows, rows]),
+        extras=[*before, *extras],
     )
 
 

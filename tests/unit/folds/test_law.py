@@ -16,6 +16,7 @@ from anabranch.testing import oracle
 from anabranch.testing.states import SLACK, SLOT, batch_part, lift, tiles
 from anabranch.values.times import DAY, HOUR, MINUTE
 from tests.support.law import (
+    SHIFTED,
     START,
     Event,
     events_strategy,
@@ -260,7 +261,7 @@ def test_an_answer_with_its_own_events_equals_the_answer_after_they_arrived(
     for key in "ab":
         own = oracle.distinct([event for event in news if event.key == key])[:count]
         own = [event for event in own if event.id not in {other.id for other in arrived}]
-        for view in VIEWS:
+        for view in (*VIEWS, SHIFTED):
             rows, times = [dict(event.__dict__) for event in own], [event.time for event in own]
             with_own = with_events(view, known(view, arrived, key, cut), rows, times)
             merged = merge(view, *with_own, at)

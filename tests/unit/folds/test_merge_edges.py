@@ -22,7 +22,7 @@ from anabranch import (
 )
 from anabranch.declare.windows import edges, make_window
 from anabranch.folds.grains import Grains, fitting
-from anabranch.folds.merge import BatchPart, Merged, Tiles, merge, merge_all
+from anabranch.folds.merge import BatchPart, Merged, Tiles, merge, merge_all, with_events
 from anabranch.testing.states import SLACK, batch_part, tiles
 from anabranch.values.times import DAY, HOUR, MINUTE, floor_to, format_time
 from tests.support.law import START, Event, source
@@ -127,6 +127,18 @@ def test_an_event_ahead_of_its_arrival_enters_a_window_with_an_offset_once(ahead
         head = floor_to(at - 5 * MINUTE, 5 * MINUTE)
         expected = sum(head - HOUR <= one.time < head for one in (early, usual))
         assert answer(shown, [early, usual], at).values == {"n_1h_offset_5m": expected}
+
+
+@pytest.mark.parametrize("offset", [0, 1, 7 * MINUTE])
+def test_an_event_that_comes_with_a_question_enters_a_window_with_an_offset_once(offset: int) -> None:
+    shown, edge = view("1h offset 5m"), CUT + HOUR
+    own, usual = event(edge + offset), event(edge + 8 * MINUTE)
+    for at in range(edge + 8 * MINUTE + 1, edge + 90 * MINUTE, MINUTE):
+        known = batch_part(shown, [], CUT), tiles(shown, [usual])
+        head = floor_to(at - 5 * MINUTE, 5 * MINUTE)
+        expected = sum(head - HOUR <= one.time < head for one in (own, usual))
+        found = merge(shown, *with_events(shown, known, [own.row], [own.time]), at)
+        assert found.values == {"n_1h_offset_5m": expected}
 
 
 def test_a_batch_that_does_not_know_what_enters_a_window_is_too_old() -> None:
