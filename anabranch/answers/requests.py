@@ -38,6 +38,8 @@ LONGEST_REQUEST = 1_048_576
 _LONGEST_ID = 512
 MOST_EXPLAINED = 100
 """Scores of one request that are explained."""
+MOST_SHOWN, SHOWN = 1_000, 100
+"""Events of a view that a traced answer shows: at most, and by default."""
 MOST_TEXT = 65_536
 """Characters of the texts among the features of one request: its record must fit a message of its topic."""
 _HALF = re.compile("[\ud800-\udfff]")

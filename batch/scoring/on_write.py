@@ -31,7 +31,8 @@ from anabranch.progress import Progress
 from anabranch.stores.cassandra.tables import current_table
 from anabranch.stores.cassandra.writer import write_rows
 from anabranch.stores.files.filesystems import hadoop, write_text
-from anabranch.stores.lake.lake import as_declared, as_stored, stored_name
+from anabranch.stores.lake.lake import as_declared, as_stored
+from anabranch.stores.lake.light import stored_name
 from anabranch.stores.lake.schemas import prepare_events
 from anabranch.stores.lake.staging import snapshot
 from anabranch.stores.models.versions import Scorer

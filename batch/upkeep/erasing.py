@@ -30,7 +30,8 @@ from anabranch.folds.spark import key_column
 from anabranch.progress import Progress
 from anabranch.stores.cassandra.removal import erase_current, erase_states
 from anabranch.stores.lake.increments import states_there
-from anabranch.stores.lake.lake import READABLE_FROM, as_stored, stored_name
+from anabranch.stores.lake.lake import READABLE_FROM, as_stored
+from anabranch.stores.lake.light import stored_name
 from anabranch.stores.lake.staging import snapshot
 from anabranch.stores.lake.table_files import Table
 from anabranch.stores.opened import Stores

@@ -1,4 +1,4 @@
-"""Verbs that look: projects, check, init, answer, features, verify."""
+"""Verbs that look: projects, check, init, answer, why, features, verify."""
 
 import json
 import re
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from anabranch.answers.requests import MOST_SHOWN
 from anabranch.declare.loading import list_projects, load_project
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError, MisuseError
@@ -64,7 +65,7 @@ project = Project(
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for verb in (projects, check, init, answer, features, verify):
+    for verb in (projects, check, init, answer, why, features, verify):
         app.command()(verb)
 
 
@@ -276,6 +277,61 @@ def show_explanation(found: Mapping[str, Any]) -> None:
     table(f"Why this score ({about})", heads, rows)
     for number, reason in enumerate(found.get("reasons", ()), 1):
         say(f"reason {number}: {reason['text']} ({', '.join(reason['features'])})")
+
+
+def why(
+    name: Name,
+    key: KeyText,
+    at: Annotated[
+        str | None, typer.Option("--at", help="As of this time (ISO 8601), from the batch's cut on.")
+    ] = None,
+    events: Annotated[
+        int, typer.Option(min=0, max=MOST_SHOWN, help="How many events of each view are shown.")
+    ] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show where a score comes from: its features, their windows, and the very events."""
+    from anabranch.answers.requests import stored_key
+    from jobs.flows.tracing import why_key
+
+    with job() as context:
+        project = context.project(name)
+        stored = stored_key(read_key(project.keys, key), project)
+        found = why_key(context, project, stored, None if at is None else parse_time(at), events)
+    if as_json:
+        say(json.dumps(found, default=str))
+        return
+    heads = ["feature", "value", "contribution", "window", "events", "by"]
+    rows = [
+        [
+            one["name"],
+            one["value"],
+            "" if one["contribution"] is None else f"{one['contribution']:+.4g}",
+            one.get("window", one.get("expression")),
+            one.get("events", ""),
+            ", ".join(f"{count} {channel}" for channel, count in one.get("by_channel", {}).items()),
+        ]
+        for one in found["features"]
+    ]
+    table(f"{name}, {key_text(project.keys, stored)}, as of {found['as_of']}", heads, rows)
+    if found["degraded"]:
+        say(f"degraded: {found['degraded_reason']}")
+    if found["score"] is not None:
+        say(f"score {found['score']:.4f} (model {found['model_version']}, batch {found['batch_version']})")
+    for view in found["views"]:
+        heads = ["id", "time", "arrival", "by", "from"]
+        rows = [
+            [one["id"], one["time"], one["arrival"], one["channel"], _origin(one)] for one in view["events"]
+        ]
+        table(f"{view['view']}: {view['shown']} of {view['found']} events of {view['source']}", heads, rows)
+        if "incomplete" in view:
+            say(f"there may be more: {view['incomplete']}")
+
+
+def _origin(event: Mapping[str, Any]) -> str:
+    if "topic" not in event:
+        return str(event["file"])
+    return f"{event['topic']}/{event['partition']}/{event['offset']}"
 
 
 def score_line(project: Project, answered: Mapping[str, Any]) -> str:

@@ -207,6 +207,73 @@ class CurrentRowBody(Struct, kw_only=True):
     degraded_reason: DegradedReason = UNSET
 
 
+class TracedFeatureBody(Struct, kw_only=True):
+    """A feature, and the events that it is made of; a derived one has what it is computed from instead."""
+
+    name: str
+    value: Any
+    contribution: Annotated[float | None, Meta(description="To the score; null where it has none")]
+    view: str | UnsetType = UNSET
+    aggregate: str | UnsetType = UNSET
+    window: str | UnsetType = UNSET
+    since: Moment | UnsetType | None = UNSET
+    until: Moment | UnsetType = UNSET
+    events: Annotated[int | UnsetType, Meta(description="Events of its window, before its where=")] = UNSET
+    by_channel: Annotated[dict[str, int] | UnsetType, Meta(description="batch, speed, next build")] = UNSET
+    expression: str | UnsetType = UNSET
+    of: list[str] | UnsetType = UNSET
+
+
+class TracedEventBody(Struct, kw_only=True):
+    """An event, where it came from, and what counts it."""
+
+    id: str
+    time: Moment
+    arrival: Moment
+    channel: Annotated[
+        Literal["batch", "speed", "next build"], Meta(description="What counts it in answers of now")
+    ]
+    landed: Annotated[bool, Meta(description="Whether it is in the lake")]
+    event: Annotated[dict[str, Any], Meta(description="Its columns")]
+    topic: str | UnsetType = UNSET
+    partition: int | UnsetType = UNSET
+    offset: int | UnsetType = UNSET
+    file: str | UnsetType | None = UNSET
+
+
+class TracedViewBody(Struct, kw_only=True):
+    """A view with the events of its widest window, newest first."""
+
+    view: str
+    role: str | None
+    source: str
+    key: dict[str, str]
+    found: int
+    shown: int
+    events: list[TracedEventBody]
+    incomplete: Annotated[
+        str | UnsetType, Meta(description="Why there may be more events, where there may be")
+    ] = UNSET
+
+
+class WhyBody(Struct, kw_only=True):
+    """From a score to its features, to their windows, to the very events."""
+
+    key: ShownKey
+    score: Score
+    label: Any
+    model_version: str | None
+    batch_version: int | None
+    as_of: Moment
+    degraded: Degraded
+    degraded_reason: DegradedReason = UNSET
+    explanation: Annotated[
+        ExplanationBody | UnsetType, Meta(description="Present where the version can be explained")
+    ] = UNSET
+    features: list[TracedFeatureBody]
+    views: list[TracedViewBody]
+
+
 class AcceptedBody(Struct):
     """How many events were published."""
 

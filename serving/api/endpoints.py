@@ -12,16 +12,17 @@ import msgspec
 from anabranch.answers import requests
 from anabranch.answers.predict import Prediction, shown_features, shown_key
 from anabranch.answers.problems import ProblemError, unprocessable
-from anabranch.answers.requests import Asked, Key, path_key
+from anabranch.answers.requests import MOST_SHOWN, SHOWN, Asked, Key, path_key
 from anabranch.answers.service import Questions
 from anabranch.answers.trials import scorers
+from anabranch.answers.why import WhyQuestion, trace
 from anabranch.declare.sources import Source
-from anabranch.errors import EventError
+from anabranch.errors import AnabranchError, EventError
 from anabranch.events.faults import find_fault, find_text_fault
 from anabranch.events.json_values import encode, encode_event
 from anabranch.values.keys import key_text, show_key
 from anabranch.values.paths import value_at
-from anabranch.values.times import SECOND, format_time
+from anabranch.values.times import SECOND, format_time, parse_time
 from anabranch.values.types import TIMESTAMP
 from serving.api.bodies import AcceptedBody, CurrentRowBody, FeaturesBody
 from serving.api.live import UNTRAINED, Live, Served
@@ -105,6 +106,44 @@ async def scores(parts: ServerParts, call: Call) -> CurrentRowBody:
         features=shown_features(project, row),
         degraded_reason=msgspec.UNSET if reason is None else reason,
     )
+
+
+async def why(parts: ServerParts, call: Call) -> dict[str, Any]:
+    """From the score of a key to the events behind its features, now or at a time since the batch's cut."""
+    served, key = call.served, _key(call)
+    _require_manifest(served)
+    at, most = _moment(call.query.get("at")), _most(call.query.get("events"))
+    if at is None:
+        (stored,) = await parts.service.features_async(served.project, [key], served.manifest)
+    else:
+        (stored,) = await parts.context.answers.answer(served.project, [key], served.manifest, at)
+    asked = WhyQuestion(
+        project=served.project,
+        key=key,
+        stored=stored,
+        scorer=served.scorer,
+        manifest=served.manifest,
+        most=most,
+    )
+    stores, service = parts.context.stores, parts.service
+    return await asyncio.get_running_loop().run_in_executor(
+        parts.facts.pool, lambda: trace(stores, service, asked)
+    )
+
+
+def _moment(text: str | None) -> int | None:
+    try:
+        return None if text is None else parse_time(text)
+    except AnabranchError as error:
+        raise unprocessable("at", f"at: {error}") from error
+
+
+def _most(text: str | None) -> int:
+    if text is None:
+        return SHOWN
+    if not text.isdecimal() or not 0 <= int(text[:9]) <= MOST_SHOWN:
+        raise unprocessable("events", f"events is {text[:20]!r}: give a number from 0 to {MOST_SHOWN}")
+    return int(text)
 
 
 async def events(parts: ServerParts, call: Call) -> AcceptedBody:

@@ -1,5 +1,6 @@
 """The route table of the REST API. To add an endpoint, add its row here and its handler."""
 
+from anabranch.answers.requests import MOST_SHOWN, SHOWN
 from serving.api import about, endpoints
 from serving.api.bodies import (
     AcceptedBody,
@@ -15,6 +16,7 @@ from serving.api.bodies import (
     PredictionsBody,
     ProjectBody,
     ReadinessBody,
+    WhyBody,
 )
 from serving.api.openapi import Declared
 from serving.api.routing import PROJECT, PROJECTS, Route
@@ -65,6 +67,22 @@ ROUTES = (
         model=True,
         response=CurrentRowBody,
         problems=(404, 422, 503),
+        unknown_key=True,
+        bounded=True,
+    ),
+    Route(
+        name="why",
+        method="GET",
+        path=f"{PROJECT}/why/{{key:path}}",
+        right="why",
+        handler=endpoints.why,
+        summary="From the score of a key to the events behind it",
+        query={
+            "at": "As of this time (ISO 8601) instead of now, from the batch's cut on",
+            "events": f"How many events of each view are shown: {SHOWN} by default, {MOST_SHOWN:,} at most",
+        },
+        response=WhyBody,
+        problems=(404, 409, 422, 503),
         unknown_key=True,
         bounded=True,
     ),

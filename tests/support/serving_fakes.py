@@ -148,6 +148,7 @@ class SumScorer(Scorer):
         self.version, self.features = version, tuple(features)
         self.kinds = dict.fromkeys(features, "number")
         self._coder = InputCoder([{"name": name, "kind": "number"} for name in features])
+        self._explained = b"computed below"
 
     @cached_property
     def explainer(self) -> Explainer:

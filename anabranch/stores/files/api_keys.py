@@ -21,7 +21,7 @@ from pathlib import Path
 from anabranch.errors import AnabranchError, MisuseError
 
 ALL = "*"
-RIGHTS = ("predict", "features", "scores", "events", "catalogue", "metrics")
+RIGHTS = ("predict", "features", "scores", "events", "why", "catalogue", "metrics")
 """The rights that a key can have."""
 READING = ("predict", "features", "scores", "catalogue")
 """The rights of a key by default."""

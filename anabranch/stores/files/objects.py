@@ -73,6 +73,12 @@ class Objects:
                 store.delete_dir(path)
 
     @property
+    def filesystem(self) -> tuple[Any, str]:
+        """Arrow's file system of the bucket, and the path of the address in it."""
+        with self._reaching() as store:
+            return store, self._root
+
+    @property
     def _root(self) -> str:
         return self.place.partition("://")[2].rstrip("/")
 

@@ -15,7 +15,6 @@ repeats.
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import reduce
@@ -35,6 +34,7 @@ from anabranch.events.predictions import landed_sources, predictions_source
 from anabranch.events.rows import LAKE_COLUMNS, LONGEST_KEPT, message_identity, row_identity
 from anabranch.settings import LakeSettings
 from anabranch.stores.lake.kept_readings import KeptReadings
+from anabranch.stores.lake.light import lake_place, stored_name
 from anabranch.stores.lake.readings import table_events, user_table
 from anabranch.stores.lake.staging import snapshot
 from anabranch.stores.lake.user_tables import ChangedTableError
@@ -46,8 +46,6 @@ QUARANTINE = {
     "source": "STRING", "reason": "STRING", "raw": "STRING", "arrival": "TIMESTAMP",
     "file": "STRING", "topic": "STRING", "partition": "INT", "offset": "BIGINT", "header": "STRING",
 }  # fmt: skip
-
-_UNSTORABLE = re.compile(r"[ ,;{}()=%]")
 
 MANY_FILES = 10_000
 """Files of a table whose statistics are no longer looked through one by one."""
@@ -299,7 +297,7 @@ class Lake:
         return None if rows is None else table_events(source, rows, now, readings.ids_of(now))
 
     def _below(self, project: Project, kind: str, source: Source) -> str:
-        return f"{self.settings.root.rstrip('/')}/{project.name}/{kind}/{source.name}"
+        return lake_place(self.settings.root, project, kind, source)
 
 
 def _read_sources(project: Project) -> Iterator[tuple[str, Project, Source]]:
@@ -324,14 +322,6 @@ def _asked_key(names: tuple[str, ...]) -> Column:
         return F.from_json("asked", "key STRING")["key"]
     key = F.from_json("asked", f"key STRUCT<{', '.join(f'{quoted(name)}: STRING' for name in names)}>")["key"]
     return F.when(key.isNotNull(), F.concat_ws(SEPARATOR, *[key[name] for name in names]))
-
-
-def stored_name(name: str) -> str:
-    """The name of a column of users in a Delta table, which takes no space and none of `,;{}()=`.
-
-    Such a character is written as in an address: ``Unit%20Price``. Most names are unchanged.
-    """
-    return _UNSTORABLE.sub(lambda found: f"%{ord(found[0]):02X}", name)
 
 
 def as_stored(rows: DataFrame) -> DataFrame:

@@ -20,7 +20,8 @@ from anabranch.errors import AnabranchError
 from anabranch.events.predictions import landed_sources
 from anabranch.events.rows import LAKE_COLUMNS
 from anabranch.stores.files.filesystems import hadoop, hadoop_exists
-from anabranch.stores.lake.lake import CHANGE_FEED, QUARANTINE, Lake, stored_name
+from anabranch.stores.lake.lake import CHANGE_FEED, QUARANTINE, Lake
+from anabranch.stores.lake.light import stored_name
 from anabranch.stores.lake.staging import add_columns, create_table, snapshot
 from anabranch.values.names import folded, quoted
 

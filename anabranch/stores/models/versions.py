@@ -114,6 +114,11 @@ class Scorer:
         matrix = self.matrix(columns)
         return self._many.predict(matrix), None if self._few is None else self._few.predict(matrix)
 
+    @property
+    def explained(self) -> bool:
+        """Whether the version keeps what its scores are explained by."""
+        return self._explained is not None
+
     @cached_property
     def explainer(self) -> Explainer:
         """What explains the scores; raises MisuseError for a version that keeps nothing to do it by."""

@@ -19,6 +19,7 @@ from batch.landing.ingest import ingest
 from batch.upkeep.erasing import Erasure, entity
 from jobs.flows.building import build_project, rollback_project
 from jobs.flows.erasing import FinishedErasure, erase_key
+from jobs.flows.tracing import why_key
 from jobs.flows.verifying import verify_settled
 from jobs.servers.processes import wait_until
 from jobs.show import Steps
@@ -118,6 +119,11 @@ class Trips:
         self.events = [event for event in self.events if event["thing"] != "t1"]
         return done
 
+    def traced(self) -> dict[str, set[str]]:
+        """The ids of the events by view that an answer for thing t1 at place p1 is traced to."""
+        found = why_key(self.context, self.project, {"thing": "t1", "place": "p1"}, None, 1_000)
+        return {view["view"]: {event["id"] for event in view["events"]} for view in found["views"]}
+
     def served(self) -> set[str]:
         """Every key in every table of the project."""
         session = self.context.views.session
@@ -173,12 +179,15 @@ def test_a_key_is_erased_everywhere_and_stays_away(trips: Trips) -> None:
     trips.drain()
     assert not trips.differences()
     assert {"t1", "t1\x1fp1", "t1\x1fp2", "t12"} <= trips.served()
+    traced = {"thing": {"e0", "e3", "e4"}, "place": {"e0", "e1", "e4", "e5"}, "thing_place": {"e0", "e4"}}
+    assert trips.traced() == traced
     before = context.lake.versions(context.spark, project)["seen"]
     counted = Erasure(context, project, TRIP, STEPS).count()
     assert counted.rows["events/seen"] == 2  # the third has not landed yet
     assert not trips.differences()
 
     done = trips.erase()
+    assert trips.traced() == {"thing": set(), "place": {"e1", "e5"}, "thing_place": set()}
     rows = dict(done.erased.rows)
     assert (rows["events/seen"], rows[f"events/{NAME}"], rows["quarantine/seen"]) == (3, 1, 2)
     assert done.erased.files

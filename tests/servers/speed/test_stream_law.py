@@ -15,12 +15,14 @@ from pyspark.sql import SparkSession
 
 from anabranch import Aggregate, FeatureView, Label, Model, Project, Source
 from anabranch.answers.features import Answer
+from anabranch.answers.problems import ProblemError
 from anabranch.folds.spark import point_in_time
 from anabranch.testing import oracle
 from anabranch.values.times import MINUTE, SECOND, format_time, from_micros, now_micros
 from batch.building.versions import rollback
 from batch.landing.ingest import ingest
 from jobs.flows.building import build_project
+from jobs.flows.tracing import why_key
 from jobs.flows.verifying import verify_settled
 from jobs.show import Steps
 from jobs.wiring.context import Context
@@ -59,12 +61,13 @@ PAIRS = (("a", "b"), ("b", "b"), ("never seen", "a"))
 
 @dataclass(frozen=True)
 class Moment(Answered):
-    """Also the events that arrived as items of nested messages, and the answers of the project that uses the
-    views of the other, once it is built.
+    """Also the events that arrived as items of nested messages, the answers of the project that uses the
+    views of the other, once it is built, and where the answers of the first keys come from, if it was asked.
     """
 
     baskets: list[Event]
     borrowed: list[Answer]
+    traced: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -97,9 +100,10 @@ class River(LivedRiver[Moment]):
         ingest(self.context, self.borrower, "deals", [str(deals)], Steps())
         build_project(self.context, self.borrower, None, Steps())
 
-    def look(self, name: str, later: int = 0) -> None:
+    def look(self, name: str, later: int = 0, *, traced: bool = False) -> None:
         """Keep the answers of now, or of `later` microseconds from now."""
         at = now_micros() + later
+        traces = [why_key(self.context, self.project, {"key": key}, at, 1_000) for key in KEYS[:2] if traced]
         self.moments[name] = Moment(
             at,
             self.arrived(self.project.name),
@@ -108,6 +112,7 @@ class River(LivedRiver[Moment]):
             self.context.answers.features(self.borrower, [pair_of(*pair) for pair in PAIRS], at)
             if self.cuts
             else [],
+            traces,
         )
 
 
@@ -193,7 +198,7 @@ def live(river: River, folder: Path) -> None:
     river.build_borrower(folder)
     river.publish([*events[80:110], *events[30:40], *events[65:75]])
     river.drain()
-    river.look("after a build in the middle")
+    river.look("after a build in the middle", traced=True)
     ahead = [
         replace(
             event,
@@ -210,7 +215,7 @@ def live(river: River, folder: Path) -> None:
     river.drain()
     river.look("after a replay")
     river.build()
-    river.look("after a second build")
+    river.look("after a second build", traced=True)
     river.look("after a second build, later", later=10 * MINUTE)
     rollback(river.context, river.project)
     river.look("after a rollback")
@@ -260,6 +265,67 @@ def test_late_events_are_exact_before_the_next_batch(river: River) -> None:
     assert late
     assert any(event.arrival < cut for event in moment.arrived)
     assert_exact(river, "after a build in the middle")
+
+
+def test_the_events_that_an_answer_is_traced_to_fold_to_it(river: River) -> None:
+    """Some have landed, some wait in the topics; copies, nested messages and late events are among them."""
+    for name in ("after a build in the middle", "after a second build"):
+        moment = river.moments[name]
+        seen = [
+            event
+            for key, answer, traced in zip(KEYS, moment.answers, moment.traced, strict=False)
+            for event in assert_traced(river, moment, key, answer, traced)
+        ]
+        assert {event["channel"] for event in seen} == {"batch", "speed"}
+        landed = {event["landed"] for event in seen}
+        assert landed == ({True, False} if name == "after a build in the middle" else {True})
+
+
+def assert_traced(
+    river: River, moment: Moment, key: str, answer: Answer, traced: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Folding exactly the events that are listed gives the answer; returns them."""
+    found: list[dict[str, Any]] = []
+    (cut, *_), at = (
+        river.cuts[-1:] if moment is river.moments["after a second build"] else river.cuts,
+        moment.at,
+    )
+    for view, shown in zip(river.project.views, traced["views"], strict=True):
+        arrived, plain = moment.arrived, view
+        if view.name == "baskets":
+            arrived, plain = moment.baskets, replace(view, source=source, features=BASKET_FEATURES)
+        assert "incomplete" not in shown
+        listed = {event["id"]: event for event in shown["events"]}
+        assert len(listed) == shown["found"] == shown["shown"]
+        mine = [event for event in arrived if event.id in listed]
+        assert_lawful(plain, mine, oracle.answer(plain, mine, key, at), dict(answer.values))
+        # And none is listed that no window has.
+        first = {event.id: event for event in oracle.distinct(arrived) if event.key == key}
+        for name, event in listed.items():
+            assert event["time"] == format_time(first[name].time)
+            assert event["channel"] == ("batch" if first[name].arrival < cut else "speed")
+            assert event["event"]["key"] == key
+        for column in view.columns:
+            tail, head = column.window.tail(at), column.window.head(at)
+            inside = [one for one in first.values() if one.time < head and (tail is None or one.time >= tail)]
+            (feature,) = [each for each in traced["features"] if each["name"] == column.name]
+            assert feature["events"] == len(inside), column.name
+            assert {one.id for one in inside} <= set(listed)
+        places = {(event["topic"], event["partition"], event["offset"]) for event in listed.values()}
+        assert len(places) == len(listed) or view.name == "baskets"
+        found += listed.values()
+    return found
+
+
+def test_an_answer_of_a_borrower_is_traced_to_the_owners_events(river: River) -> None:
+    at = river.moments["after a rollback"].at
+    traced = why_key(river.context, river.borrower, pair_of("a", "b"), at, 5)
+    roles = [(view["role"], view["source"], view["key"]) for view in traced["views"]]
+    feed = f"{river.project.name}.things"
+    assert roles[:2] == [("buyer", feed, {"key": "a"}), ("seller", feed, {"key": "b"})]
+    assert all(view["shown"] == min(view["found"], 5) > 0 for view in traced["views"])
+    with pytest.raises(ProblemError, match="nothing is known"):
+        why_key(river.context, river.project, {"key": "never seen"}, at, 5)
 
 
 def test_an_id_that_comes_again_after_the_cut_counts_once(river: River) -> None:

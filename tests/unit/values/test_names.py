@@ -13,7 +13,7 @@ from anabranch.declare.names import RESERVED
 from anabranch.errors import DeclarationError
 from anabranch.events.rows import LAKE_COLUMNS
 from anabranch.stores.cassandra.current_rows import current_columns
-from anabranch.stores.lake.lake import stored_name
+from anabranch.stores.lake.light import stored_name
 from anabranch.values.names import LONGEST_NAME, folded, quoted
 from anabranch.values.sql.expressions import columns_used, expression_type
 from anabranch.values.types import BIGINT

@@ -1,0 +1,325 @@
+"""The very events behind a key's features: of the lake what has landed, of the topic what has not yet.
+
+Both are read without a JVM, and within bounds: a reading that ends before it has seen everything says so.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from kafka import TopicPartition
+
+from anabranch.declare.names import IDENTITY
+from anabranch.declare.projects import Project
+from anabranch.declare.sources import Source
+from anabranch.declare.views import FeatureView
+from anabranch.errors import EventError
+from anabranch.events.faults import row_fault
+from anabranch.events.messages import EXACT, MessageEvent, kept_events
+from anabranch.events.messages import identity as item_identity
+from anabranch.events.origins import Origin
+from anabranch.stores.cassandra.manifest import Manifest
+from anabranch.stores.lake.light import (
+    MOST_FILES,
+    LightTable,
+    lake_place,
+    landed_offsets,
+    stored_name,
+)
+from anabranch.stores.opened import Stores
+from anabranch.testing.rows import typed
+from anabranch.values.keys import SEPARATOR
+from anabranch.values.times import DAY, SECOND, format_time, to_micros
+from anabranch.values.types import DATE
+
+MOST_MESSAGES = 20_000
+"""Messages of a topic that are looked through for those of one key."""
+_SECONDS = 5.0  # for them
+_LOG_APPEND = 1
+_ORIGIN = ("_arrival", "_file", "_topic", "_partition", "_offset")
+BATCH, SPEED, LATER = "batch", "speed", "next build"
+"""What counts an event in answers of now; events of files that came after the build began, nothing yet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenEvent:
+    """An event of a key; times in microseconds.
+
+    `file`, or `topic`, `partition` and `offset`, are where it came from; `row` has its columns as JSON.
+    """
+
+    id: str
+    time: int
+    arrival: int
+    channel: str
+    landed: bool
+    row: Mapping[str, Any]
+    file: str | None = None
+    topic: str | None = None
+    partition: int | None = None
+    offset: int | None = None
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """Of the copies of an event the least one counts (events/copies.py)."""
+        return (
+            self.arrival, self.topic or "", self.file or "",
+            -1 if self.partition is None else self.partition, -1 if self.offset is None else self.offset,
+        )  # fmt: skip
+
+    def document(self) -> dict[str, Any]:
+        """The event as JSON."""
+        place = {"file": self.file} if self.topic is None else {
+            "topic": self.topic, "partition": self.partition, "offset": self.offset,
+        }  # fmt: skip
+        return {
+            "id": self.id,
+            "time": format_time(self.time),
+            "arrival": format_time(self.arrival),
+            "channel": self.channel,
+            "landed": self.landed,
+            **place,
+            "event": self.row,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """The distinct events of a key that a view reads, newest first; `missing` is why there may be more."""
+
+    events: Sequence[SeenEvent]
+    missing: str | None = None
+
+
+@dataclass(frozen=True)
+class EventReader:
+    """Reads events of one view for one key, whose stored text is `key`, of event times below `until`."""
+
+    stores: Stores
+    owner: Project
+    view: FeatureView
+    key: str
+    manifest: Manifest | None
+
+    def evidence(self, since: int | None, until: int) -> Evidence:
+        """The events of [since, until), since ever if None."""
+        landed, missing = self._landed(since, until)
+        waiting, more = self._waiting() if self.source.topic is not None else ([], None)
+        first: dict[str, SeenEvent] = {}
+        for event in sorted([*landed, *waiting], key=lambda event: event.order):
+            first.setdefault(event.id, event)
+        inside = [
+            event for event in first.values() if event.time < until and (since is None or event.time >= since)
+        ]
+        why = "; ".join(filter(None, (missing, more, self._table())))
+        return Evidence(events=sorted(inside, key=lambda event: -event.time), missing=why or None)
+
+    @property
+    def source(self) -> Source:
+        """The source of the view."""
+        return self.view.source
+
+    def _place(self, kind: str) -> str:
+        return lake_place(self.stores.settings.lake.root, self.owner, kind, self.source)
+
+    def _table(self) -> str | None:
+        table = self.source.table
+        return None if table is None else f"rows of {table}, which the source reads in place, are not shown"
+
+    def _landed(self, since: int | None, until: int) -> tuple[list[SeenEvent], str | None]:
+        """Those of the lake. Of each its first copy, whatever key and time the copies have."""
+        table = LightTable(self._place("events"), stored_name(self.source.time))
+        files = table.files[:MOST_FILES]
+        names = {column.name: stored_name(column.name) for column in self.source.columns}
+        wanted = [*names.values(), *_ORIGIN, IDENTITY]
+        keys = [names[name] for name in self.view.keys]
+        recent = [file for file in files if file.may_have(since, until)]
+        found = [self._event(row, names) for row in table.rows(recent, keys, self._has_key, wanted)]
+        mine = [event for event in found if event is not None]
+        if mine:
+            identity = names.get(self.source.identity, IDENTITY)
+            ids = pa.array([event.id for event in mine])
+            copies = table.rows(files, [identity], lambda rows: _among(rows.column(identity), ids), wanted)
+            # A copy of another key or time comes first: then the event is that one.
+            others = [self._event(row, names, any_key=True) for row in copies]
+            firsts: dict[str, SeenEvent] = {}
+            for event in sorted((one for one in others if one is not None), key=lambda one: one.order):
+                firsts.setdefault(event.id, event)
+            mine = [event for event in mine if firsts.get(event.id, event).order == event.order]
+        left = len(table.files) - len(files)
+        return mine, f"{left} older files of the lake were not looked through" if left else None
+
+    def _has_key(self, rows: pa.Table) -> pa.Array:
+        parts = dict(zip(self.view.keys, self.key.split(SEPARATOR), strict=True))
+        mask = None
+        for name, text in parts.items():
+            column, kind = (
+                rows.column(stored_name(name)).combine_chunks(),
+                self.source.column(name, "key").type,
+            )
+            if kind.text:
+                same = pc.fill_null(pc.equal(column, text), fill_value=False)
+            else:
+                fit = [value for value in pc.unique(column) if _text(kind, value.as_py()) == text]
+                same = pc.is_in(column, value_set=pa.array(fit, column.type))
+            mask = same if mask is None else pc.and_(mask, same)
+        return mask
+
+    def _event(
+        self, row: Mapping[str, Any], names: Mapping[str, str], *, any_key: bool = False
+    ) -> SeenEvent | None:
+        values = {name: row[stored] for name, stored in names.items()}
+        kinds = {column.name: column.type for column in self.source.columns}
+        time_ = kinds[self.source.time].value(values[self.source.time])
+        arrival, identity = to_micros(row["_arrival"]), values.get(self.source.identity, row[IDENTITY])
+        if time_ is None or identity is None:
+            return None
+        shown = {} if any_key else {name: kinds[name].to_json(value) for name, value in values.items()}
+        return self._seen(
+            SeenEvent(
+                id=_shown_id(identity), time=time_ * (DAY if kinds[self.source.time] == DATE else 1),
+                arrival=arrival, channel="", landed=True, row=shown, file=row["_file"], topic=row["_topic"],
+                partition=row["_partition"], offset=row["_offset"],
+            )
+        )  # fmt: skip
+
+    def _seen(self, event: SeenEvent) -> SeenEvent:
+        """The event with what counts it."""
+        manifest = self.manifest
+        if event.file is not None or event.topic is None:
+            counted = manifest is not None and event.arrival < (manifest.until or manifest.built_at)
+            return replace(event, channel=BATCH if counted else LATER)
+        counted = manifest is not None and event.arrival < manifest.cut
+        return replace(event, channel=BATCH if counted else SPEED)
+
+    def _waiting(self) -> tuple[list[SeenEvent], str | None]:
+        """Those of the topic that have not landed."""
+        bus, source = self.stores.bus, self.source
+        if source.format != "json" and self._decoder is None:
+            return [], f"messages in {source.format} are shown when they have landed"
+        topic = bus.read_as(str(source.topic))
+        ends = bus.ends(topic)
+        place = f"{self._place('checkpoints')}/{source.topic}"
+        landed = landed_offsets(place, topic, bus.topic_id(topic))
+        starts = {part: max(first, landed.get(part, 0)) for part, first in bus.beginnings(topic).items()}
+        left = {part: (starts.get(part, 0), end) for part, end in ends.items() if starts.get(part, 0) < end}
+        events: list[SeenEvent] = []
+        seen = 0
+        for record in self._records(topic, left):
+            seen += 1
+            events += self._read(record)
+        waiting = sum(end - start for start, end in left.values())
+        rest = f"of {waiting:,} messages of {topic} that have not landed {seen:,} were looked through"
+        return events, rest if seen >= MOST_MESSAGES or (not seen and waiting) else None
+
+    def _records(self, topic: str, left: Mapping[int, tuple[int, int]]) -> Iterator[Any]:
+        if not left:
+            return
+        ends = {TopicPartition(topic, part): end for part, (_, end) in left.items()}
+        consumer, count, deadline = self.stores.bus.consumer(), 0, time.monotonic() + _SECONDS
+        try:
+            consumer.assign(list(ends))
+            for place in ends:
+                consumer.seek(place, left[place.partition][0])
+            while time.monotonic() < deadline and any(
+                consumer.position(place) < end for place, end in ends.items()
+            ):
+                for place, records in consumer.poll(timeout_ms=500).items():
+                    for record in records:
+                        if record.offset < ends[place]:
+                            yield record
+                            count += 1
+                        if count >= MOST_MESSAGES:
+                            return
+        finally:
+            consumer.close(autocommit=False)
+
+    @cached_property
+    def _decoder(self) -> Any:
+        """What reads single messages; None where Spark reads them by columns."""
+        # Not with the module: a server without Spark shows events in JSON.
+        from anabranch.events.decoders.decoder import MessageDecoder, decoder_of
+
+        found = decoder_of(self.source, self.stores.schemas)
+        return found if isinstance(found, MessageDecoder) else None
+
+    def _read(self, record: Any) -> Iterator[SeenEvent]:
+        """The events of one message that have the key; none of one that goes to quarantine."""
+        try:
+            events = list(self._decoded(record.value or b""))
+        except Exception:  # noqa: BLE001 - whatever a decoder finds, the message is no event
+            return
+        origin = Origin.of(record.headers)
+        topic, partition, offset = (
+            (record.topic, record.partition, record.offset)
+            if origin is None
+            else (origin.topic, origin.partition, origin.offset)
+        )
+        stamp = record.timestamp if origin is None else origin.stamp
+        arrival = record.timestamp * 1000
+        for event in events:
+            row = self._row(event, arrival)
+            if row is None:
+                continue
+            place = f"{topic}/{partition}/{offset}@{stamp}"
+            value = place if self.source.id is None else row[self.source.id]
+            foreign = record.timestamp_type != _LOG_APPEND
+            kinds = {column.name: column.type for column in self.source.columns}
+            yield self._seen(
+                SeenEvent(
+                    id=_shown_id(value),
+                    time=row[self.source.time] * (DAY if kinds[self.source.time] == DATE else 1),
+                    arrival=arrival, channel="", landed=False,
+                    row={name: kinds[name].to_json(one) for name, one in row.items()},
+                    file=f"topic:{topic}" if foreign else None,
+                    topic=topic, partition=partition, offset=offset,
+                )
+            )  # fmt: skip
+
+    def _decoded(self, value: bytes) -> Iterable[MessageEvent]:
+        if self.source.format != "json":
+            return [event for event, _ in self._decoder.events(self.source, value)]
+        if self.source.nested:
+            return [event for event, _ in kept_events(EXACT.decode(value), self.source.nesting)]
+        message = EXACT.decode(value)
+        if not isinstance(message, dict):
+            raise EventError("one JSON object is expected")
+        return [MessageEvent({column.name: message.get(column.name) for column in self.source.columns})]
+
+    def _row(self, event: MessageEvent, arrival: int) -> dict[str, Any] | None:
+        """The typed columns of an event of the key; None for another key's, and for a faulty one."""
+        values, source = dict(event.values), self.source
+        if event.position is not None and source.id is not None:
+            known = values.get(source.id)
+            values[source.id] = item_identity(None if known is None else str(known), event.position)
+        latest = arrival + self.stores.settings.times.future_skew_seconds * SECOND
+        kinds = {column.name: column.type for column in source.columns}
+        if event.fault is not None or row_fault(values, source, self.owner.key_sets(source), latest):
+            return None
+        given = {name: kinds[name].given(value) for name, value in values.items()}
+        texts = [_text(kinds[name], given[name]) for name in self.view.keys]
+        if None in texts or SEPARATOR.join(map(str, texts)) != self.key:
+            return None
+        return {column.name: typed(column.type, given.get(column.name)) for column in source.columns}
+
+
+def _text(kind: Any, value: Any) -> str | None:
+    if isinstance(value, datetime):
+        value = format_time(to_micros(value))
+    return None if value in (None, "") else kind.key_text(value)
+
+
+def _shown_id(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _among(column: Any, ids: pa.Array) -> pa.Array:
+    texts = column.combine_chunks()
+    if not pa.types.is_string(texts.type):
+        texts = pc.cast(texts, pa.string())
+    return pc.is_in(texts, value_set=ids)
