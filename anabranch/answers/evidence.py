@@ -3,6 +3,7 @@
 Both are read without a JVM, and within bounds: a reading that ends before it has seen everything says so.
 """
 
+import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 from kafka import TopicPartition
@@ -34,12 +36,13 @@ from anabranch.stores.lake.light import (
 from anabranch.stores.opened import Stores
 from anabranch.testing.rows import typed
 from anabranch.values.keys import SEPARATOR
+from anabranch.values.texts import JsonNumber
 from anabranch.values.times import DAY, SECOND, format_time, to_micros
 from anabranch.values.types import DATE
 
 MOST_MESSAGES = 20_000
 """Messages of a topic that are looked through for those of one key."""
-_SECONDS = 5.0  # for them
+_SECONDS = 10.0  # for them
 _LOG_APPEND = 1
 _ORIGIN = ("_arrival", "_file", "_topic", "_partition", "_offset")
 BATCH, SPEED, LATER = "batch", "speed", "next build"
@@ -208,34 +211,28 @@ class EventReader:
         landed = landed_offsets(place, topic, bus.topic_id(topic))
         starts = {part: max(first, landed.get(part, 0)) for part, first in bus.beginnings(topic).items()}
         left = {part: (starts.get(part, 0), end) for part, end in ends.items() if starts.get(part, 0) < end}
-        events: list[SeenEvent] = []
-        seen = 0
-        for record in self._records(topic, left):
-            seen += 1
-            events += self._read(record)
+        records, whole = self._records(topic, left)
+        events = [event for record in records for event in self._read(record)]
         waiting = sum(end - start for start, end in left.values())
-        rest = f"of {waiting:,} messages of {topic} that have not landed {seen:,} were looked through"
-        return events, rest if seen >= MOST_MESSAGES or (not seen and waiting) else None
+        rest = f"of {waiting:,} messages of {topic} that have not landed {len(records):,} were looked through"
+        return events, None if whole else rest
 
-    def _records(self, topic: str, left: Mapping[int, tuple[int, int]]) -> Iterator[Any]:
+    def _records(self, topic: str, left: Mapping[int, tuple[int, int]]) -> tuple[list[Any], bool]:
+        """Records of the parts [start, end) of the topic, and whether these are all."""
         if not left:
-            return
+            return [], True
         ends = {TopicPartition(topic, part): end for part, (_, end) in left.items()}
-        consumer, count, deadline = self.stores.bus.consumer(), 0, time.monotonic() + _SECONDS
+        consumer, found, deadline = self.stores.bus.consumer(), list[Any](), time.monotonic() + _SECONDS
         try:
             consumer.assign(list(ends))
             for place in ends:
                 consumer.seek(place, left[place.partition][0])
-            while time.monotonic() < deadline and any(
-                consumer.position(place) < end for place, end in ends.items()
-            ):
+            while any(consumer.position(place) < end for place, end in ends.items()):
+                if time.monotonic() > deadline or len(found) >= MOST_MESSAGES:
+                    return found, False
                 for place, records in consumer.poll(timeout_ms=500).items():
-                    for record in records:
-                        if record.offset < ends[place]:
-                            yield record
-                            count += 1
-                        if count >= MOST_MESSAGES:
-                            return
+                    found += [record for record in records if record.offset < ends[place]]
+            return found, True
         finally:
             consumer.close(autocommit=False)
 
@@ -286,7 +283,11 @@ class EventReader:
             return [event for event, _ in self._decoder.events(self.source, value)]
         if self.source.nested:
             return [event for event, _ in kept_events(EXACT.decode(value), self.source.nesting)]
-        message = EXACT.decode(value)
+        try:
+            message = EXACT.decode(value)
+        except msgspec.DecodeError:
+            # The stream reads NaN and infinities, which are unknown numbers; JSON has none.
+            message = json.loads(value, parse_float=JsonNumber, parse_constant=lambda _: None)
         if not isinstance(message, dict):
             raise EventError("one JSON object is expected")
         return [MessageEvent({column.name: message.get(column.name) for column in self.source.columns})]

@@ -107,6 +107,14 @@ def test_nothing_is_answered_without_credentials_but_the_probes(secured: Secured
     assert secured.bench.store.reads == 0
 
 
+def test_single_events_need_a_right_of_their_own(secured: Secured) -> None:
+    others = [right for right in RIGHTS if right != "why"]
+    assert secured.ask("GET", f"{HEART}/why/p1", secured.key(rights=others))[0] == 403
+    assert (
+        secured.ask("GET", f"{HEART}/why/p1", secured.key(rights=("why",)))[0] == 404
+    )  # nothing is known of it
+
+
 def test_key_is_valid_for_its_project_and_its_rights_alone(secured: Secured) -> None:
     key = secured.key()
     assert secured.predict(key)[0] == 200
