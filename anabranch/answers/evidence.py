@@ -4,7 +4,6 @@ Both are read without a JVM, and within bounds: a reading that ends before it ha
 """
 
 import json
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -14,7 +13,6 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
-from kafka import TopicPartition
 
 from anabranch.declare.names import IDENTITY
 from anabranch.declare.projects import Project
@@ -211,30 +209,11 @@ class EventReader:
         landed = landed_offsets(place, topic, bus.topic_id(topic))
         starts = {part: max(first, landed.get(part, 0)) for part, first in bus.beginnings(topic).items()}
         left = {part: (starts.get(part, 0), end) for part, end in ends.items() if starts.get(part, 0) < end}
-        records, whole = self._records(topic, left)
+        records, whole = bus.records(topic, left, MOST_MESSAGES, _SECONDS)
         events = [event for record in records for event in self._read(record)]
         waiting = sum(end - start for start, end in left.values())
         rest = f"of {waiting:,} messages of {topic} that have not landed {len(records):,} were looked through"
         return events, None if whole else rest
-
-    def _records(self, topic: str, left: Mapping[int, tuple[int, int]]) -> tuple[list[Any], bool]:
-        """Records of the parts [start, end) of the topic, and whether these are all."""
-        if not left:
-            return [], True
-        ends = {TopicPartition(topic, part): end for part, (_, end) in left.items()}
-        consumer, found, deadline = self.stores.bus.consumer(), list[Any](), time.monotonic() + _SECONDS
-        try:
-            consumer.assign(list(ends))
-            for place in ends:
-                consumer.seek(place, left[place.partition][0])
-            while any(consumer.position(place) < end for place, end in ends.items()):
-                if time.monotonic() > deadline or len(found) >= MOST_MESSAGES:
-                    return found, False
-                for place, records in consumer.poll(timeout_ms=500).items():
-                    found += [record for record in records if record.offset < ends[place]]
-            return found, True
-        finally:
-            consumer.close(autocommit=False)
 
     @cached_property
     def _decoder(self) -> Any:

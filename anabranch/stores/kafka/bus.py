@@ -232,6 +232,31 @@ class Bus:
             consumer.close(autocommit=False)
         return count
 
+    def records(
+        self, topic: str, parts: Mapping[int, tuple[int, int]], most: int, seconds: float
+    ) -> tuple[list[Any], bool]:
+        """The records of [start, end) by partition, and whether these are all.
+
+        Reading ends when there are `most`, or after so many `seconds`.
+        """
+        ends = {TopicPartition(topic, number): end for number, (_, end) in parts.items()}
+        if not ends:
+            return [], True
+        consumer, found, patience = self.consumer(), list[Any](), time.monotonic() + seconds
+        try:
+            with self.answering():
+                consumer.assign(list(ends))
+                for place in ends:
+                    consumer.seek(place, parts[place.partition][0])
+                while any(consumer.position(place) < end for place, end in ends.items()):
+                    if time.monotonic() > patience or len(found) >= most:
+                        return found, False
+                    for place, records in consumer.poll(timeout_ms=500).items():
+                        found += [record for record in records if record.offset < ends[place]]
+                return found, True
+        finally:
+            consumer.close(autocommit=False)
+
     def topic_id(self, topic: str) -> str:
         """A topic's identity, which changes when it is deleted and made again; empty before Kafka 2.8."""
         with self._admin() as admin:
