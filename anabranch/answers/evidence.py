@@ -26,6 +26,7 @@ from anabranch.events.origins import Origin
 from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.lake.light import (
     MOST_FILES,
+    LightFile,
     LightTable,
     lake_place,
     landed_offsets,
@@ -109,14 +110,23 @@ class EventReader:
 
     def evidence(self, since: int | None, until: int) -> Evidence:
         """The events of [since, until), since ever if None."""
-        landed, missing = self._landed(since, until)
-        waiting, more = self._waiting() if self.source.topic is not None else ([], None)
+        table = LightTable(self._place("events"), stored_name(self.source.time))
+        files = table.files[:MOST_FILES]
+        landed = self._landed(table, [file for file in files if file.may_have(since, until)])
+        waiting, others, more = self._waiting() if self.source.topic is not None else ([], [], None)
+        mine = [*landed, *waiting]
+        ids = {event.id for event in mine}
+        # A copy of another key or time may come first: then the event is that one.
+        copies = [*mine, *self._copies(table, files, ids), *(one for one in others if one.id in ids)]
         first: dict[str, SeenEvent] = {}
-        for event in sorted([*landed, *waiting], key=lambda event: event.order):
+        for event in sorted(copies, key=lambda event: event.order):
             first.setdefault(event.id, event)
+        counted = {event.id: event for event in mine if event.order == first[event.id].order}
         inside = [
             event for event in first.values() if event.time < until and (since is None or event.time >= since)
         ]
+        left = len(table.files) - len(files)
+        missing = f"{left} older files of the lake were not looked through" if left else None
         why = "; ".join(filter(None, (missing, more, self._table())))
         return Evidence(events=sorted(inside, key=lambda event: -event.time), missing=why or None)
 
@@ -132,28 +142,27 @@ class EventReader:
         table = self.source.table
         return None if table is None else f"rows of {table}, which the source reads in place, are not shown"
 
-    def _landed(self, since: int | None, until: int) -> tuple[list[SeenEvent], str | None]:
-        """Those of the lake. Of each its first copy, whatever key and time the copies have."""
-        table = LightTable(self._place("events"), stored_name(self.source.time))
-        files = table.files[:MOST_FILES]
-        names = {column.name: stored_name(column.name) for column in self.source.columns}
-        wanted = [*names.values(), *_ORIGIN, IDENTITY]
-        keys = [names[name] for name in self.view.keys]
-        recent = [file for file in files if file.may_have(since, until)]
-        found = [self._event(row, names) for row in table.rows(recent, keys, self._has_key, wanted)]
-        mine = [event for event in found if event is not None]
-        if mine:
-            identity = names.get(self.source.identity, IDENTITY)
-            ids = pa.array([event.id for event in mine])
-            copies = table.rows(files, [identity], lambda rows: _among(rows.column(identity), ids), wanted)
-            # A copy of another key or time comes first: then the event is that one.
-            others = [self._event(row, names, any_key=True) for row in copies]
-            firsts: dict[str, SeenEvent] = {}
-            for event in sorted((one for one in others if one is not None), key=lambda one: one.order):
-                firsts.setdefault(event.id, event)
-            mine = [event for event in mine if firsts.get(event.id, event).order == event.order]
-        left = len(table.files) - len(files)
-        return mine, f"{left} older files of the lake were not looked through" if left else None
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        """The source's columns by name, as the lake's table names them."""
+        return {column.name: stored_name(column.name) for column in self.source.columns}
+
+    def _landed(self, table: LightTable, files: Sequence[LightFile]) -> list[SeenEvent]:
+        """Those of the key in the lake, copies included."""
+        keys = [self._names[name] for name in self.view.keys]
+        wanted = [*self._names.values(), *_ORIGIN, IDENTITY]
+        found = [self._event(row, self._names) for row in table.rows(files, keys, self._has_key, wanted)]
+        return [event for event in found if event is not None]
+
+    def _copies(self, table: LightTable, files: Sequence[LightFile], ids: set[str]) -> list[SeenEvent]:
+        """Every event of the lake that has one of the ids, whatever its key and time."""
+        identity, wanted = self._names.get(self.source.identity, IDENTITY), pa.array(sorted(ids), pa.string())
+        names = [*self._names.values(), *_ORIGIN, IDENTITY]
+        rows = table.rows(
+            files if ids else (), [identity], lambda part: _among(part.column(identity), wanted), names
+        )
+        found = [self._event(row, self._names, any_key=True) for row in rows]
+        return [event for event in found if event is not None]
 
     def _has_key(self, rows: pa.Table) -> pa.Array:
         parts = dict(zip(self.view.keys, self.key.split(SEPARATOR), strict=True))
@@ -198,11 +207,11 @@ class EventReader:
         counted = manifest is not None and event.arrival < manifest.cut
         return replace(event, channel=BATCH if counted else SPEED)
 
-    def _waiting(self) -> tuple[list[SeenEvent], str | None]:
-        """Those of the topic that have not landed."""
+    def _waiting(self) -> tuple[list[SeenEvent], list[SeenEvent], str | None]:
+        """Those of the key in the topic that have not landed, and those of other keys."""
         bus, source = self.stores.bus, self.source
         if source.format != "json" and self._decoder is None:
-            return [], f"messages in {source.format} are shown when they have landed"
+            return [], [], f"messages in {source.format} are shown when they have landed"
         topic = bus.read_as(str(source.topic))
         ends = bus.ends(topic)
         place = f"{self._place('checkpoints')}/{source.topic}"
@@ -213,7 +222,8 @@ class EventReader:
         events = [event for record in records for event in self._read(record)]
         waiting = sum(end - start for start, end in left.values())
         rest = f"of {waiting:,} messages of {topic} that have not landed {len(records):,} were looked through"
-        return events, None if whole else rest
+        mine = [event for event, own in events if own]
+        return mine, [event for event, own in events if not own], None if whole else rest
 
     @cached_property
     def _decoder(self) -> Any:
@@ -224,8 +234,8 @@ class EventReader:
         found = decoder_of(self.source, self.stores.schemas)
         return found if isinstance(found, MessageDecoder) else None
 
-    def _read(self, record: Any) -> Iterator[SeenEvent]:
-        """The events of one message that have the key; none of one that goes to quarantine."""
+    def _read(self, record: Any) -> Iterator[tuple[SeenEvent, bool]]:
+        """The events of one message, each with whether it has the key; none that goes to quarantine."""
         try:
             events = list(self._decoded(record.value or b""))
         except Exception:  # noqa: BLE001 - whatever a decoder finds, the message is no event
@@ -239,14 +249,14 @@ class EventReader:
         stamp = record.timestamp if origin is None else origin.stamp
         arrival = record.timestamp * 1000
         for event in events:
-            row = self._row(event, arrival)
-            if row is None:
+            row, own = self._row(event, arrival)
+            if not row:
                 continue
             place = f"{topic}/{partition}/{offset}@{stamp}"
             value = place if self.source.id is None else row[self.source.id]
             foreign = record.timestamp_type != _LOG_APPEND
             kinds = {column.name: column.type for column in self.source.columns}
-            yield self._seen(
+            seen = self._seen(
                 SeenEvent(
                     id=_shown_id(value),
                     time=row[self.source.time] * (DAY if kinds[self.source.time] == DATE else 1),
@@ -256,6 +266,7 @@ class EventReader:
                     topic=topic, partition=partition, offset=offset,
                 )
             )  # fmt: skip
+            yield seen, own
 
     def _decoded(self, value: bytes) -> Iterable[MessageEvent]:
         if self.source.format != "json":
@@ -271,8 +282,8 @@ class EventReader:
             raise EventError("one JSON object is expected")
         return [MessageEvent({column.name: message.get(column.name) for column in self.source.columns})]
 
-    def _row(self, event: MessageEvent, arrival: int) -> dict[str, Any] | None:
-        """The typed columns of an event of the key; None for another key's, and for a faulty one."""
+    def _row(self, event: MessageEvent, arrival: int) -> tuple[dict[str, Any], bool]:
+        """The typed columns of an event, and whether it has the key; nothing for a faulty one."""
         values, source = dict(event.values), self.source
         if event.position is not None and source.id is not None:
             known = values.get(source.id)
@@ -280,12 +291,11 @@ class EventReader:
         latest = arrival + self.stores.settings.times.future_skew_seconds * SECOND
         kinds = {column.name: column.type for column in source.columns}
         if event.fault is not None or row_fault(values, source, self.owner.key_sets(source), latest):
-            return None
+            return {}, False
         given = {name: kinds[name].given(value) for name, value in values.items()}
         texts = [_text(kinds[name], given[name]) for name in self.view.keys]
-        if None in texts or SEPARATOR.join(map(str, texts)) != self.key:
-            return None
-        return {column.name: typed(column.type, given.get(column.name)) for column in source.columns}
+        own = None not in texts and SEPARATOR.join(map(str, texts)) == self.key
+        return {column.name: typed(column.type, given.get(column.name)) for column in source.columns}, own
 
 
 def _text(kind: Any, value: Any) -> str | None:

@@ -276,7 +276,9 @@ def test_the_events_that_an_answer_is_traced_to_fold_to_it(river: River) -> None
             for key, answer, traced in zip(KEYS, moment.answers, moment.traced, strict=False)
             for event in assert_traced(river, moment, key, answer, traced)
         ]
-        assert {event["channel"] for event in seen} == {"batch", "speed"}
+        channels = {event["channel"] for event in seen}
+        assert "batch" in channels
+        assert channels <= {"batch", "speed"}
         landed = {event["landed"] for event in seen}
         assert landed == ({True, False} if name == "after a build in the middle" else {True})
 
