@@ -123,7 +123,9 @@ class EventReader:
             first.setdefault(event.id, event)
         counted = {event.id: event for event in mine if event.order == first[event.id].order}
         inside = [
-            event for event in first.values() if event.time < until and (since is None or event.time >= since)
+            event
+            for event in counted.values()
+            if event.time < until and (since is None or event.time >= since)
         ]
         left = len(table.files) - len(files)
         missing = f"{left} older files of the lake were not looked through" if left else None
