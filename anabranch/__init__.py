@@ -39,7 +39,7 @@ and `anabranch serve` answers over REST. Importing this package needs no JVM.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from anabranch.aggregates.base import Aggregate
 from anabranch.aggregates.counting import All, Any, Count, Histogram, Mean, Rate, Sum
@@ -59,11 +59,13 @@ from anabranch.declare.views import FeatureView
 from anabranch.declare.watch import Freshness, Watch
 from anabranch.declare.windows import Window, register_window
 from anabranch.declare.wire_formats import register_format
+from anabranch.errors import MisuseError
 from anabranch.values.datatype import DataType
 from anabranch.values.types import register_type
 
 if TYPE_CHECKING:
     from anabranch.client import AsyncClient, Client
+    from jobs.flows.river import River
 
 AGGREGATES: tuple[type[Aggregate], ...] = (
     Count, Sum, Mean, Rate, Histogram, Any, All, Min, Max, First, Last, FirstK, LastK, TopK, BottomK,
@@ -81,6 +83,21 @@ __all__ = [
     "StdDev", "Sum", "TimeSince", "Top", "TopK", "Variance", "Watch", "Window", "register_format",
     "register_type", "register_window", "shared",
 ]  # fmt: skip
+
+
+def open(**settings: object) -> "River":  # noqa: A001 - read as anabranch.open
+    """The river of this environment: ``anabranch.open()["card_fraud"].answer("c1")`` in a notebook or script.
+
+    `settings` win over those in force: ``anabranch.open(**{"lake.root": "/data/lake"})``. It keeps one Spark
+    session until it is closed. Raises MisuseError where the library is installed alone.
+    """
+    try:
+        opened = import_module("jobs.flows.river").open_river
+    except ModuleNotFoundError as error:
+        raise MisuseError(
+            f"there is no package {error.name!r} here, which a river needs: pip install 'anabranch[platform]'"
+        ) from error
+    return cast("River", opened(settings))
 
 
 def __getattr__(name: str) -> object:

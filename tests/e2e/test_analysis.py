@@ -4,15 +4,18 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import pandas as pd
+import pyarrow as pa
 import pytest
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from anabranch.errors import AnabranchError
+from anabranch.errors import AnabranchError, MisuseError
 from anabranch.values.times import format_time, from_micros, now_micros
 from jobs.cli import analysis as analysis_verbs
 from jobs.flows.analysis import Analysis
 from jobs.flows.answering import from_lake
+from jobs.flows.river import River
 from tests.support.heart_river import PATIENT, Lived
 
 
@@ -87,6 +90,42 @@ def test_history_of_the_lake_joins_with_current_rows(analysis: Analysis, lived: 
         f"heart_disease_{name}"
         for name in ("current", "scores", "events_exams", "events_bracelet", "quarantine", "predictions")
     }
+
+
+def test_a_river_gives_frames_back_as_what_came_and_answers_as_the_command_does(lived: Lived) -> None:
+    heart = River(lived.context)["heart_disease"]
+    assert lived.project.label is not None
+    time = lived.project.label.source.time
+    moments = [from_micros(now_micros()), from_micros(0), from_micros(now_micros())]
+    rows = pd.DataFrame({"patient_id": [PATIENT, PATIENT, "nobody"], time: moments, "ward": [3, 1, 2]})
+    found = heart.training_set(rows)
+    assert isinstance(found, pd.DataFrame)
+    assert list(found.columns) == [*rows.columns, *(column.name for column in lived.project.columns)]
+    assert found["ward"].tolist() == [3, 1, 2]
+    chol = lived.answer["features"]["chol"]
+    assert found["chol"].fillna(-1).tolist() == [chol, -1, -1]
+    table = heart.training_set(pa.Table.from_pandas(rows))
+    assert table.column("chol").to_pylist() == [chol, None, None]
+    in_spark = heart.training_set(lived.context.spark.createDataFrame(rows))
+    assert {row["ward"]: row["chol"] for row in in_spark.collect()} == {3: chol, 1: None, 2: None}
+
+    patients = [{"patient_id": name, "ward": ward} for ward, name in enumerate([PATIENT, "p002", PATIENT])]
+    scored = heart.score(patients)
+    assert [sorted(row) for row in scored] == [["label", "model_version", "patient_id", "score", "ward"]] * 3
+    assert [row["ward"] for row in scored] == [0, 1, 2]
+    assert scored[0]["score"] == scored[2]["score"] != scored[1]["score"]
+    assert scored[0]["model_version"] == lived.demo.trained.version
+
+    answered = heart.answer(PATIENT)
+    assert answered["features"]["chol"] == heart.features({"patient_id": PATIENT})["chol"] == chol
+    assert answered["score"] == pytest.approx(lived.answer["score"], abs=0.2)
+    explained = heart.why(PATIENT)
+    assert explained is not None
+    assert 0 < len(explained["contributions"]) <= len(lived.project.model_features)
+    with pytest.raises(MisuseError, match="does not fit heart_disease"):
+        heart.answer({"patient": PATIENT})
+    with pytest.raises(MisuseError, match=f"has no column '{time}'"):
+        heart.training_set(rows.drop(columns=[time]))
 
 
 def test_no_plan_and_no_table_shows_a_password_or_an_address(analysis: Analysis, lived: Lived) -> None:

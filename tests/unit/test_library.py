@@ -40,6 +40,12 @@ events = project.examples[0].events
 assert fold(project, events, {"card": "c"}, "2024-05-01T12:00:00Z") == {"spent_1d": 3.5, "payments_1d": 1}
 assert_lawful(project, events, examples=5)
 assert anabranch.Client("http://127.0.0.1:1")["cards"].name == "cards"
+try:
+    anabranch.open()
+except anabranch.errors.MisuseError as error:
+    assert "pip install 'anabranch[platform]'" in str(error), error
+else:
+    raise AssertionError("a river was opened without its packages")
 """
 ISOLATED = """
 import sys
