@@ -20,7 +20,7 @@ from anabranch.stores.cassandra.online_models import OnlineModel, OnlineModels
 from anabranch.stores.cassandra.reads import DeclaredAnewError
 from anabranch.stores.cassandra.views import Views
 from anabranch.stores.models.registry import Models
-from anabranch.stores.models.versions import Scorer
+from anabranch.stores.models.versions import ScoredRow, Scorer
 from anabranch.values.keys import key_values
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def rows_of(
     """
     scorer = None if scorer is None or project.asks(scorer.features) else scorer
     online = None if online is None or project.asks(project.model_features) else online
-    scores: Sequence[tuple[float | None, int | None]] = [(None, None)] * len(answers)
+    scores: Sequence[ScoredRow | None] = [None] * len(answers)
     if scorer is not None:
         scores = score_all(scorer, [answer.values for answer in answers])
     second: Sequence[float | None] = [None] * len(answers)
@@ -61,11 +61,10 @@ def rows_of(
                 batch_version=answer.batch_version,
                 degraded=answer.degraded,
                 model_version=scorer.version if scorer else None,
-                score=score,
-                label=label,
+                scored=scored,
                 online_score=online_score,
             )
-            for answer, (score, label), online_score in zip(answers, scores, second, strict=True)
+            for answer, scored, online_score in zip(answers, scores, second, strict=True)
         ),
     )
 

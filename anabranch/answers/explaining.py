@@ -11,10 +11,18 @@ from anabranch.stores.models.versions import Scorer
 def explanations(project: Project, scorer: Scorer, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The explanation of the score of each of `rows`, which have the model's features.
 
-    Raises MisuseError for a version that cannot be explained.
+    Of several classes that of the label is explained. Raises MisuseError for a version that cannot be
+    explained.
     """
-    found = scorer.explain({name: [values[name] for values in rows] for name in scorer.features})
-    return [_document(project, scorer.features, found, row) for row in range(len(rows))]
+    columns = {name: [values[name] for values in rows] for name in scorer.features}
+    if not scorer.classes:
+        found = scorer.explain(columns)
+        return [_document(project, scorer.features, found, row) for row in range(len(rows))]
+    documents = []
+    for row, label in enumerate(scorer.score(columns).argmax(axis=1).tolist()):
+        one = scorer.explain({name: [values[row]] for name, values in columns.items()}, label)
+        documents.append(_document(project, scorer.features, one, 0))
+    return documents
 
 
 def _document(project: Project, names: Sequence[str], found: Explanation, row: int) -> dict[str, Any]:

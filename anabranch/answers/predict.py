@@ -10,7 +10,7 @@ from anabranch.answers.problems import ProblemError
 from anabranch.answers.requests import Asked, Key
 from anabranch.declare.projects import Project
 from anabranch.events.json_values import encode
-from anabranch.stores.models.versions import Scorer
+from anabranch.stores.models.versions import ScoredRow, Scorer
 from anabranch.values.datatype import show
 from anabranch.values.keys import key_text, show_key
 from anabranch.values.times import format_time
@@ -70,19 +70,16 @@ def predict(
         for one, known, more in zip(asked, stored, added, strict=True)
     ]
     return [
-        Prediction(
-            document(scorer.version, score, label, known, now) | shown_events(one), values, one, known, now
-        )
-        for (score, label), values, one, known in zip(
-            score_all(scorer, used), used, asked, stored, strict=True
-        )
+        Prediction(document(scorer.version, row, known, now) | shown_events(one), values, one, known, now)
+        for row, values, one, known in zip(score_all(scorer, used), used, asked, stored, strict=True)
     ]
 
 
-def score_all(scorer: Scorer, rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, int | None]]:
+def score_all(scorer: Scorer, rows: Sequence[Mapping[str, Any]]) -> list[ScoredRow]:
     """Score and label of rows that have the model's features; a model that gives numbers has no labels."""
-    scores = scorer.score({name: [values[name] for values in rows] for name in scorer.features})
-    return list(zip(scores.tolist(), scorer.label(scores), strict=True))
+    return scorer.outcomes(
+        scorer.score({name: [values[name] for values in rows] for name in scorer.features})
+    )
 
 
 def _used(
@@ -101,12 +98,18 @@ def _used(
 
 
 def document(
-    model_version: str | None, score: float | None, label: int | None, stored: Answer | None, now: int
+    model_version: str | None, scored: ScoredRow | None, stored: Answer | None, now: int
 ) -> dict[str, Any]:
-    """The answer as callers get it: score, label, versions, time, and why it may be wrong."""
+    """The answer as callers get it: score, label, versions, time, and why it may be wrong.
+
+    Of several classes it has `scores` by class too, of numbers with intervals the `interval`. What is not
+    `scored` has a score and a label of null.
+    """
     answer: dict[str, Any] = {
-        "score": score,
-        "label": label,
+        "score": None if scored is None else scored.score,
+        "label": None if scored is None else scored.label,
+        **({} if scored is None or scored.scores is None else {"scores": scored.scores}),
+        **({} if scored is None or scored.interval is None else {"interval": list(scored.interval)}),
         "model_version": model_version,
         "batch_version": stored.batch_version if stored is not None else None,
         "as_of": format_time(stored.as_of if stored is not None else now),

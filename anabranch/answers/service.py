@@ -30,7 +30,7 @@ from anabranch.errors import AnabranchError, MisuseError, UnavailableError
 from anabranch.stores.breaker import Breaker
 from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.models.inputs import check_fits
-from anabranch.stores.models.versions import Scorer
+from anabranch.stores.models.versions import ScoredRow, Scorer
 from anabranch.values.times import now_micros
 
 log = getLogger(__name__)
@@ -134,13 +134,12 @@ class AnswerService:
         A key of which nothing is known has no score, nor has one of a model that needs the request, unless
         the values are `requested` ones: they include it.
         """
-        score: float | None = None
-        label: int | None = None
+        scored: ScoredRow | None = None
         scorable = requested or scorer is None or not project.asks(scorer.features)
         if scorer is not None and stored.known and scorable:
-            ((score, label),) = score_all(scorer, [stored.values])
-        described = document(scorer.version if scorer else None, score, label, stored, self.clock())
-        if explain and scorer is not None and score is not None:
+            (scored,) = score_all(scorer, [stored.values])
+        described = document(scorer.version if scorer else None, scored, stored, self.clock())
+        if explain and scorer is not None and scored is not None:
             (described["explanation"],) = explanations(project, scorer, [stored.values])
         return described
 

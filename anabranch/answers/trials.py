@@ -109,7 +109,9 @@ class Differences:
 
         `seconds` is what the version on trial took, None where it was not timed.
         """
-        difference, flipped = float(tried["score"] - ours["score"]), tried["label"] != ours["label"]
+        # Of several classes that of the champion's label, so that both speak of the same class.
+        score = tried["scores"].get(str(ours["label"]), 0.0) if "scores" in tried else tried["score"]
+        difference, flipped = float(score - ours["score"]), tried["label"] != ours["label"]
         self.rows += 1
         self.flips += flipped
         self.total += difference

@@ -6,15 +6,25 @@ from dataclasses import dataclass, field
 
 from anabranch.errors import DeclarationError
 
-METRICS = {
-    **dict.fromkeys(("roc_auc", "average_precision", "log_loss", "accuracy", "f1"), "class"),
-    **dict.fromkeys(("rmse", "mae", "r2"), "number"),
+METRICS: dict[str, tuple[str, ...]] = {
+    "roc_auc": ("class", "classes"),
+    "average_precision": ("class",),
+    "log_loss": ("class", "classes"),
+    "accuracy": ("class", "classes"),
+    "f1": ("class",),
+    **dict.fromkeys(("macro_f1", "top_2_accuracy", "top_3_accuracy", "top_5_accuracy"), ("classes",)),
+    **dict.fromkeys(("rmse", "mae", "r2"), ("number",)),
 }
-"""The task that each metric is for."""
+"""The tasks that each metric is for: ``class`` is 0 or 1, ``classes`` are named, ``number`` is a number."""
+TASKS = {"class": "two classes, 0 and 1", "classes": "several classes", "number": "numbers"}
+"""The tasks, for people."""
+MOST_CLASSES = 100
+"""Classes that a label may have."""
 SMALLER_IS_BETTER = frozenset({"log_loss", "rmse", "mae"})
 SPLITS = ("time", "key")
 BALANCED = "balanced"
 PROOFS = ("worse", "not worse")
+CALIBRATIONS = ("sigmoid", "isotonic")
 LEARNERS = ("sgd",)
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -115,6 +125,15 @@ class Search:
                 )
 
 
+def _names(weight: Mapping[int, float] | Mapping[str, float]) -> bool:
+    """Whether the weights are those of classes that a label names: texts, or numbers beside 0 and 1."""
+    return all(isinstance(name, str) for name in weight) or len(weight) > 2
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, float) and 0 < value < 1
+
+
 def _is_range(choices: object) -> bool:
     if (
         not isinstance(choices, tuple)
@@ -168,10 +187,14 @@ class Model:
     `trainer` is a registered name, or ``module:function`` in a folder of projects. `features` are the
     columns it reads, empty for all. `categories` are features whose numbers are codes. `split` ``time``
     trains on earlier labels and tests on later ones, ``key`` on different keys; with either, no key is on
-    both sides. `class_weight` is ``balanced`` or a weight by class. `members` are for the trainers
+    both sides. `class_weight` is ``balanced`` or a weight by class; of several classes one that is not
+    named weighs 1. `members` are for the trainers
     ``ensemble`` and ``cascade``. `online` is a second model and does not change this one. `reasons` say in
     plain language what it means that a feature raised a score, for those who are told why. With `as_known`,
     training values are of the events that had arrived by the label's time; without, of all events before it.
+    `calibrate` is ``sigmoid`` or ``isotonic``: scores of classes are mapped to the shares that were observed
+    among training rows which the mapped model had not seen. `interval` is a share such as 0.9: each predicted
+    number gets an interval that holds so many of such rows.
     """
 
     trainer: str = "auto"
@@ -181,7 +204,7 @@ class Model:
     description: str = ""
     categories: tuple[str, ...] = ()
     split: str = "time"
-    class_weight: str | Mapping[int, float] | None = field(default=None, hash=False)
+    class_weight: str | Mapping[int, float] | Mapping[str, float] | None = field(default=None, hash=False)
     search: Search | None = None
     slices: tuple[str | Slice, ...] = ()
     gate: Gate = Gate()
@@ -191,6 +214,8 @@ class Model:
     online: Online | None = None
     as_known: bool = False
     reasons: Mapping[str, str] = field(default_factory=dict, hash=False)
+    calibrate: str | None = None
+    interval: float | None = None
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
@@ -208,6 +233,20 @@ class Model:
             raise DeclarationError(
                 "model: gate's disparity compares the parts of slices by their rates of class 1: "
                 "declare slices=(...) and a metric for two classes, or leave it out"
+            )
+        if self.calibrate is not None and self.calibrate not in CALIBRATIONS:
+            raise DeclarationError(
+                f"model: calibrate is {self.calibrate!r}: use {' or '.join(map(repr, CALIBRATIONS))}"
+            )
+        if self.calibrate is not None and self.task == "number":
+            raise DeclarationError(
+                f"model: calibrate is for scores of classes, but the metric {self.metric!r} is for numbers: "
+                "use interval=0.9, or leave it out"
+            )
+        if self.interval is not None and not (_is_share(self.interval) and self.task == "number"):
+            raise DeclarationError(
+                f"model: interval is {self.interval!r} with the metric {self.metric!r}: give a share above 0 "
+                "and below 1, such as 0.9, with a metric for numbers"
             )
         if self.trainer.count(":") and not _FUNCTION.fullmatch(self.trainer):
             raise DeclarationError(
@@ -234,11 +273,12 @@ class Model:
         weight = self.class_weight
         good = weight is None or weight == BALANCED
         if isinstance(weight, Mapping):
-            good = set(weight) == {0, 1} and all(value > 0 for value in weight.values())
+            named = set(weight) == {0, 1} or _names(weight)
+            good = bool(weight) and named and all(value > 0 for value in weight.values())
         if not good:
             raise DeclarationError(
                 f"model: class_weight is {weight!r}: "
-                "use 'balanced' or a weight above 0 for each class, such as {0: 1, 1: 5}"
+                "use 'balanced' or a weight above 0 for each class, such as {0: 1, 1: 5} or {'fraud': 5}"
             )
         if weight is not None and self.task == "number":
             raise DeclarationError(
@@ -261,8 +301,8 @@ class Model:
 
     @property
     def task(self) -> str:
-        """``class`` or ``number``, by the metric."""
-        return METRICS[self.metric]
+        """``class``, ``classes`` or ``number``, by the metric alone; `Project.task` knows the label too."""
+        return METRICS[self.metric][0]
 
     @property
     def declared_slices(self) -> tuple[Slice, ...]:
@@ -285,6 +325,8 @@ class Model:
         """Texts that change when the trained model would."""
         plain = [self.trainer, self.metric, repr(self.features), repr(sorted(self.params.items()))]
         more = [repr(self.categories), self.split, repr(self.class_weight), repr(self.members)]
+        more += [f"calibrated {self.calibrate}"] if self.calibrate else []
+        more += [f"interval {self.interval!r}"] if self.interval else []
         search = f"{self.search.trials} {sorted(self.search.space.items())!r}" if self.search else ""
         # What was declared before there was such a choice means what it meant.
         return [*plain, *more, search, *(["as known"] if self.as_known else [])]

@@ -9,7 +9,17 @@ from anabranch.errors import DeclarationError
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
 
-_OF_ROWS = ("key", "score", "label", "online_score", "degraded", "slot")
+_OF_ROWS = (
+    "key",
+    "score",
+    "label",
+    "scores",
+    "interval_low",
+    "interval_high",
+    "online_score",
+    "degraded",
+    "slot",
+)
 _OF_VERSIONS = ("model_version", "batch_version", "as_of", "layer")
 RESERVED = {*_OF_ROWS, *_OF_VERSIONS}
 """Columns of serving tables beside a project's own: no name for a feature or a key column."""
@@ -19,6 +29,10 @@ IDENTITY = "_identity"
 
 RESULTS = ("score", "label", "model_version")
 """Columns that scoring adds to rows."""
+
+
+INTERVAL = ("interval_low", "interval_high")
+"""Columns that scoring adds to rows of a model of numbers with intervals."""
 
 
 def reserve(name: str) -> None:

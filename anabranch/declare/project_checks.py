@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from anabranch.declare.derived import Request, RequestColumn
 from anabranch.declare.examples import Example
-from anabranch.declare.models import SMALLER_IS_BETTER
-from anabranch.declare.names import RESERVED, RESULTS, check_name, check_unique
+from anabranch.declare.models import METRICS, SMALLER_IS_BETTER, TASKS
+from anabranch.declare.names import RESERVED, check_name, check_unique
 from anabranch.declare.on_write import OnWrite
 from anabranch.declare.views import FeatureView
 from anabranch.declare.watch import Freshness
@@ -150,17 +150,18 @@ def _check_on_write(project: "Project", place: str) -> None:
                 f"{place}: score_on_write: source {name!r} is a table, whose rows are not copied "
                 "to the lake: give table=PATH, if it is a Delta table"
             )
-        taken = [one.name for one in project.sources[name].columns if one.name.lower() in RESULTS]
+        taken = [one.name for one in project.sources[name].columns if one.name.lower() in project.results]
         if taken:
             raise DeclarationError(
                 f"{place}: score_on_write: column {taken[0]!r} of source {name!r} has the name of a "
-                f"result ({', '.join(RESULTS)}): rename it in the source"
+                f"result ({', '.join(project.results)}): rename it in the source"
             )
 
 
 def _check_model(project: "Project", place: str) -> None:
     if project.model is not None:
         project.watch.check(project.model.metric in SMALLER_IS_BETTER, project.model.metric)
+        _check_task(project, place)
     named = project.model.named if project.model else {}
     types = project.inputs
     unknown = [name for name in named if name not in types]
@@ -207,7 +208,51 @@ def _check_model(project: "Project", place: str) -> None:
         )
 
 
+def _check_task(project: "Project", place: str) -> None:
+    """The metric must be for what the label is, and so must the weights."""
+    label, model, task = project.label, project.model, project.task
+    if label is None or model is None:
+        return
+    if task not in METRICS[model.metric]:
+        why = "classes are listed" if label.classes else f"{label.target!r} gives {label.type}"
+        fitting = ", ".join(name for name, tasks in METRICS.items() if task in tasks)
+        raise DeclarationError(
+            f"{place}: the label has {TASKS[task]} ({why}), and the metric {model.metric!r} is for "
+            f"{' or '.join(TASKS[one] for one in METRICS[model.metric])}: use Model(metric=...) of {fitting}"
+        )
+    if task == "classes" and model.gate.disparity is not None:
+        raise DeclarationError(
+            f"{place}: gate's disparity compares rates of class 1, and the label has several classes: leave it out"
+        )
+    if task == "classes" and not (label.type.text or label.type.integral):
+        raise DeclarationError(
+            f"{place}: the metric {model.metric!r} is for several classes, and {label.target!r} gives "
+            f"{label.type}: the target must give a text or a whole number, or use another metric"
+        )
+    weight = model.class_weight
+    if task == "class" and isinstance(weight, Mapping) and set(weight) != {0, 1}:
+        raise DeclarationError(
+            f"{place}: class_weight is {weight!r}, and the label has two classes: "
+            "give a weight above 0 for both, such as {0: 1, 1: 5}"
+        )
+    strange = (
+        [name for name in weight if label.classes and name not in label.classes]
+        if isinstance(weight, Mapping) and task == "classes"
+        else []
+    )
+    if strange:
+        raise DeclarationError(
+            f"{place}: class_weight names {strange[0]!r}, which is none of the label's classes "
+            f"{', '.join(map(str, label.classes))}"
+        )
+
+
 def _check_online(project: "Project", place: str) -> None:
+    if project.task == "classes":
+        raise DeclarationError(
+            f"{place}: the online model learns two classes or numbers, and the label has several classes: "
+            "leave Model(online=...) out"
+        )
     if "online" in project.sources:
         raise DeclarationError(
             f"{place}: source 'online' has the name of the query that learns online: rename the source"

@@ -15,7 +15,7 @@ from anabranch.declare.derived import (
 )
 from anabranch.declare.examples import Example
 from anabranch.declare.models import Model
-from anabranch.declare.names import digest
+from anabranch.declare.names import INTERVAL, RESULTS, digest
 from anabranch.declare.on_write import OnWrite
 from anabranch.declare.project_checks import check_project
 from anabranch.declare.sources import Label, Source
@@ -201,6 +201,25 @@ class Project:
         return types
 
     @property
+    def task(self) -> str:
+        """What the model learns: ``class`` (0 or 1), ``classes`` (named) or ``number``; else ``class``.
+
+        A label names classes when it is a text, when it lists them, or when the metric is for nothing else.
+        """
+        if self.label is None or self.model is None:
+            return "class"
+        if self.label.type.text or self.label.classes:
+            return "classes"
+        return self.model.task
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """Columns that scoring adds to rows."""
+        if self.task == "classes":
+            return (*RESULTS, "scores")
+        return (*RESULTS, *INTERVAL) if self.model is not None and self.model.interval else RESULTS
+
+    @property
     def model_features(self) -> tuple[str, ...]:
         """Feature columns that the model reads, in order."""
         chosen = (
@@ -247,6 +266,7 @@ class Project:
         ]
         if label and model:
             parts += [label.source.name, repr(label.keys), label.target, *model.meaning()]
+            parts += [repr(label.classes)] if label.classes else []
         return digest(parts)
 
 

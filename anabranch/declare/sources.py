@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from anabranch.declare.models import MOST_CLASSES
 from anabranch.declare.names import IDENTITY, check_name
 from anabranch.declare.nesting import Nesting, nesting_of
 from anabranch.declare.tables import read_address
 from anabranch.declare.wire_formats import format_names, found_schema
 from anabranch.errors import DeclarationError
 from anabranch.values.sql.expressions import compiled, expression_type
-from anabranch.values.types import BOOLEAN, STRING, Column, parse_schema
+from anabranch.values.types import BOOLEAN, STRING, Column, DataType, parse_schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,22 +165,62 @@ def key_columns(key: str | tuple[str, ...], source: Source, place: str) -> tuple
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """The target of a model: SQL over events of `source`, with features from strictly before the event."""
+    """The target of a model: SQL over events of `source`, with features from strictly before the event.
+
+    A condition has two classes, a text the classes that its values name, up to 100. A number is a number, or
+    0 and 1, as the model's metric says; the numbers name classes when `classes` lists them or the metric is
+    for several classes alone. `classes` are in the order in which they are shown.
+    """
 
     source: Source
     key: str | tuple[str, ...]
     target: str
     description: str = ""
+    classes: tuple[str | int, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", self.key if isinstance(self.key, str) else tuple(self.key))
         key_columns(self.key, self.source, "label")
-        kind = expression_type(self.target, self.source.columns, "label, target")
-        if kind != BOOLEAN and not kind.numeric:
+        kind = self.type
+        if kind != BOOLEAN and not kind.numeric and not kind.text:
             raise DeclarationError(
                 f"label, target: {self.target!r} gives {kind}: "
-                "it must give a number or a condition such as 'num > 0'"
+                "it must give a number, a text that names a class, or a condition such as 'num > 0'"
             )
+        self._check_classes(kind)
+
+    def _check_classes(self, kind: DataType) -> None:
+        declared: object = self.classes
+        if not isinstance(declared, tuple | list) or not all(
+            isinstance(one, str | int) and not isinstance(one, bool) for one in declared
+        ):
+            raise DeclarationError(
+                f"label: classes is {declared!r}: list texts or whole numbers, such as ('good', 'bad')"
+            )
+        object.__setattr__(self, "classes", tuple(declared))
+        if not self.classes:
+            return
+        if len(set(self.classes)) != len(self.classes) or not 2 <= len(self.classes) <= MOST_CLASSES:
+            raise DeclarationError(
+                f"label: classes lists {len(self.classes)} classes, {len(set(self.classes))} of them "
+                f"different: give 2 to {MOST_CLASSES} different ones"
+            )
+        wanted = str if kind.text else int
+        if not kind.text and not kind.integral:
+            raise DeclarationError(
+                f"label, target: {self.target!r} gives {kind}, and classes are listed: "
+                "the target must give a text or a whole number"
+            )
+        if not all(isinstance(one, wanted) for one in self.classes):
+            raise DeclarationError(
+                f"label: classes are {self.classes!r}, and {self.target!r} gives {kind}: "
+                f"list {'texts' if kind.text else 'whole numbers'}"
+            )
+
+    @cached_property
+    def type(self) -> DataType:
+        """The type of the target."""
+        return expression_type(self.target, self.source.columns, "label, target")
 
     @property
     def target_sql(self) -> str:

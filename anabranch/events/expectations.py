@@ -163,7 +163,7 @@ def project_suite(project: Project, source: Source) -> Suite:
 def _of_classes(project: Project, source: Source) -> list[Expectation]:
     """That a label which is a column of numbers has two classes, where the model's metric is for these."""
     label, model = project.label, project.model
-    if label is None or model is None or label.source != source or model.task != "class":
+    if label is None or model is None or label.source != source or project.task != "class":
         return []
     return [
         Expectation(

@@ -35,8 +35,9 @@ class SliceResult:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedRows:
-    """Rows with their true targets (n,) and a model's scores (n,).
+    """Rows with their true targets (n,) and a model's scores: (n,), or of several classes (n, classes).
 
+    Of several classes a target is the position of the class among the model's, -1 for one it does not know.
     `groups` (n,) number the keys: rows of one key are drawn together. A score of `threshold` or more means
     class 1.
     """

@@ -43,8 +43,7 @@ def split(
     labels on the wrong side of the moment are left out. Raises AnabranchError when there are too few labels
     for two sides.
     """
-    if task == "class":
-        check_classes(np.unique(target).tolist(), len(target))
+    _check(target, task)
     why = ""
     if wanted == "time":
         found = _by_time(keys, times)
@@ -66,8 +65,7 @@ def held_out(keys: NDArray[np.object_], target: Floats, task: str) -> Mask:
     """
     unique, position = np.unique(keys, return_inverse=True)
     hashes = _hashes(keys)
-    if task == "class":
-        check_classes(np.unique(target).tolist(), len(target))
+    _check(target, task)
     mask: Mask = (hashes < SHARE)[position]
     if not both_usable(target[mask], target[~mask], task):
         mask = _by_rank(hashes, _strata(position, len(unique), target, task))[position]
@@ -81,7 +79,8 @@ def folds(
 ) -> NDArray[np.int64]:
     """The fold of each row, 0 to `count` - 1: rows of one group together, classes spread evenly.
 
-    Raises AnabranchError when a class (or, for numbers, the data) has fewer groups than folds.
+    Raises AnabranchError when one of two classes (otherwise the data) has fewer groups than folds. One of
+    several classes may be in fewer folds.
     """
     unique, position = np.unique(np.arange(len(target)) if groups is None else groups, return_inverse=True)
     strata = _strata(position, len(unique), target, task)
@@ -100,9 +99,9 @@ def folds(
 
 
 def both_usable(first: Floats, second: Floats, task: str) -> bool:
-    """Whether both sides can be learnt from and judged on: two classes each, or two numbers each."""
-    if task == "class":
-        return all(len(np.unique(side)) == 2 for side in (first, second))
+    """Whether both sides can be learnt from and judged on: two classes each or more, or two numbers each."""
+    if task != "number":
+        return all(len(np.unique(side)) >= 2 for side in (first, second))
     return all(len(side) >= 2 for side in (first, second))
 
 
@@ -157,11 +156,20 @@ def check_classes(found: Sequence[float], labels: int) -> None:
         )
 
 
+def _check(target: Floats, task: str) -> None:
+    if task == "class":
+        check_classes(np.unique(target).tolist(), len(target))
+
+
 def _strata(position: NDArray[np.intp], keys: int, target: Floats, task: str) -> NDArray[np.int64]:
-    """A number a key: for classes, whether any of its rows is of class 1."""
+    """A number a key: whether any of its rows is of class 1, or the rarest of its several classes."""
     found = np.zeros(keys, dtype=np.int64)
     if task == "class":
         np.maximum.at(found, position, target.astype(np.int64))
+    if task == "classes":
+        _, place, counts = np.unique(target, return_inverse=True, return_counts=True)
+        rank = np.argsort(np.argsort(-counts, kind="stable"), kind="stable")
+        np.maximum.at(found, position, rank[place])
     return found
 
 
@@ -169,6 +177,8 @@ def _by_rank(hashes: Floats, strata: NDArray[np.int64]) -> Mask:
     mask = np.zeros(len(hashes), dtype=bool)
     for stratum in np.unique(strata):
         members = np.flatnonzero(strata == stratum)
+        if len(members) == 1 and strata.max() > 1:
+            continue  # the only key of one of several classes is to be learnt from
         chosen = members[np.argsort(hashes[members])]
         mask[chosen[: max(2 if len(np.unique(strata)) == 1 else 1, round(SHARE * len(members)))]] = True
     return mask
@@ -180,6 +190,11 @@ def _too_few(position: NDArray[np.intp], target: Floats, task: str) -> str:
         return (
             f"{len(target)} labels of {keys} keys are too few to train and to test on: "
             "at least 4 keys are needed, bring in more labels"
+        )
+    if task == "classes":
+        return (
+            f"{len(target)} labels of {keys} keys are too few to train and to test on: "
+            "at least 2 keys of each of two classes are needed, bring in more labels"
         )
     counts = [len(np.unique(position[target == value])) for value in (0.0, 1.0)]
     return (

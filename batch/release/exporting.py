@@ -139,22 +139,15 @@ def features(project: Project, entry: ModelVersion, described: Mapping[str, Any]
     derived = _derived(project)
     named = dict.fromkeys(given["name"] for given in listed)
     target = project.label.target if project.label else ""
-    label = (
-        {
-            "target": target,
-            "threshold": described["threshold"],
-            "names": {"0": f"not ({target})", "1": target},
-        }
-        if described["task"] == "class"
-        else None
-    )
+    label, meaning = _label(target, described)
     return {
         "format": 1,
         "project": project.name,
         "model_version": entry.version,
         "task": described["task"],
-        "score": "the probability of label 1" if label else f"{target}, as a number",
+        "score": meaning,
         "label": label,
+        **({"interval": described["interval"]} if "interval" in described else {}),
         "output": described["output"],
         "missing": (
             "null, NaN, an infinity, or left out: "
@@ -166,6 +159,17 @@ def features(project: Project, entry: ModelVersion, described: Mapping[str, Any]
         "features": listed,
         **({"derived": derived} if project.derived_columns or project.request_columns else {}),
     }
+
+
+def _label(target: str, described: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """The entry `label` of the bundle's features.json, and what a score means."""
+    if described["task"] == "number":
+        return None, f"{target}, as a number"
+    if described["task"] == "classes":
+        return {"target": target, "classes": described["classes"]}, "the probability of the label"
+    names = {"0": f"not ({target})", "1": target}
+    label = {"target": target, "threshold": described["threshold"], "names": names}
+    return label, "the probability of label 1"
 
 
 def _derived(project: Project) -> dict[str, Any]:
@@ -271,7 +275,8 @@ def _readme(project: Project, entry: ModelVersion) -> str:
     echo '{{}}' | python run.py                   # a row in which everything is missing
     python run.py rows.jsonl                    # one JSON object a line, or all in one array
 
-Each answer is a line `{{"score": ..., "label": ..., "model_version": "{entry.version}"}}`.
+Each answer is a line `{{"score": ..., "label": ..., "model_version": "{entry.version}"}}`; of several classes
+it has `scores` by class too, of numbers with intervals `interval`.
 A row names features of `features.json`; one that it leaves out is missing, and an unknown name is refused.
 It may also have {", ".join(f"`{key}`" for key in project.keys)}, which {_of_keys(project)}.
 {_of_derived(project)}`features.json` also describes how to code a row for `model.onnx` without Python.

@@ -22,6 +22,7 @@ from batch.evaluation.fairness import Fairness
 from batch.evaluation.hindsight import Hindsight
 from batch.evaluation.kept_runs import TrainingRun
 from batch.evaluation.measures import measure
+from batch.evaluation.named_classes import coded_targets, in_classes
 from batch.release.parity import Columns, compare, made_up
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def examine(models: Models, project: Project, run: TrainingRun, version: str) ->
     model, columns = project.model or Model(), test_columns(run.test)
     gate, scorer = model.gate, models.scorer(project.name, version)
     rows = JudgedRows(
-        target=run.test.column("_target").to_numpy(),
+        target=coded_targets(run.test, scorer.classes),
         scores=scorer.score(columns),
         groups=run.test.column("_group").to_numpy(),
     )
@@ -86,7 +87,7 @@ def examine(models: Models, project: Project, run: TrainingRun, version: str) ->
     if gate.hindsight is not None:
         checks.append(_hindsight(run.hindsight, gate.hindsight))
     if gate.champion:
-        checks.append(_against_champion(models, project, columns, rows))
+        checks.append(_against_champion(models, project, run, scorer, rows))
     return GateVerdict(checks=tuple(checks))
 
 
@@ -146,19 +147,26 @@ def _parity(models: Models, project: Project, scorer: Scorer, columns: Columns) 
     return GateCheck(name="parity", passed=found.within(allowed), said=found.described(allowed))
 
 
-def _against_champion(models: Models, project: Project, columns: Columns, rows: JudgedRows) -> GateCheck:
+def _against_champion(
+    models: Models, project: Project, run: TrainingRun, mine: Scorer, rows: JudgedRows
+) -> GateCheck:
     champion, model = models.champion(project.name), project.model or Model()
     if champion is None:
         return GateCheck(name="champion", passed=True, said="there is no champion yet")
     try:
         scorer = models.scorer(project.name, champion)
         check_fits(project, scorer.version, scorer.kinds)
-        if scorer.task != model.task:
+        if scorer.task != project.task:
             raise MisuseError(f"version {champion} gives a {scorer.task}")
     except AnabranchError as error:
         # A champion that cannot score these rows cannot serve them either: it is no reason to keep it.
         return GateCheck(name="champion", passed=True, said=f"it cannot be compared: {error}")
-    return paired(model, champion, rows, scorer.score(columns))
+    others = scorer.score(test_columns(run.test))
+    if mine.classes != scorer.classes:
+        every = tuple(dict.fromkeys((*mine.classes, *scorer.classes)))
+        target, scores = coded_targets(run.test, every), in_classes(rows.scores, mine.classes, every)
+        rows, others = replace(rows, target=target, scores=scores), in_classes(others, scorer.classes, every)
+    return paired(model, champion, rows, others)
 
 
 def paired(model: Model, champion: str, rows: JudgedRows, others: NDArray[np.float64]) -> GateCheck:

@@ -8,7 +8,10 @@ import json
 from collections.abc import Mapping
 
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import MapType
 
+from anabranch.declare.names import RESULTS
 from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
 from anabranch.events.cells import named
@@ -62,7 +65,7 @@ def deliver(spark: SparkSession, run: ScoringRun, out: str, form: str, about: Ma
     folder = run.scored
     if form == "csv":
         folder = run.path("scored.csv")
-        writer = scored_rows(spark, run).write.mode("overwrite")
+        writer = _flat(scored_rows(spark, run)).write.mode("overwrite")
         writer.option("header", "true").option("escape", '"').csv(folder)
     write_text(spark, f"{folder}/{MARKER}", json.dumps(dict(about)))
     system, place = hadoop(spark, out)
@@ -111,10 +114,19 @@ def serving_rows(project: Project, scored: DataFrame) -> DataFrame:
         for name in project.keys
         if name != "key" and name not in project.column_of
     ]
-    label = ["label"] if project.model is not None and project.model.task == "class" else []
-    return scored.select(
-        key_column(project.keys).alias("key"), *keys, "score", *label, "model_version"
-    ).where("key IS NOT NULL")
+    label = [] if project.task == "number" else ["label"]
+    scores = [name for name in project.results if name not in RESULTS]
+    return (
+        _flat(scored)
+        .select(key_column(project.keys).alias("key"), *keys, "score", *label, *scores, "model_version")
+        .where("key IS NOT NULL")
+    )
+
+
+def _flat(scored: DataFrame) -> DataFrame:
+    """The rows with the scores of several classes as JSON: neither CSV nor the serving table has maps."""
+    maps = [field.name for field in scored.schema if isinstance(field.dataType, MapType)]
+    return scored.withColumn("scores", F.to_json("scores")) if "scores" in maps else scored
 
 
 def scored_rows(spark: SparkSession, run: ScoringRun) -> DataFrame:

@@ -41,6 +41,11 @@ def check_explained(project: Project, scorer: Scorer | ForeignVersion, names: Se
             f"version {scorer.version} of {project.name!r} was registered outside Anabranch and keeps "
             "nothing that explains its scores: leave out --explain, or use a version that was trained here"
         )
+    if scorer.classes:
+        raise MisuseError(
+            f"version {scorer.version} of {project.name!r} has several classes, "
+            "whose scores are explained in answers alone: leave out --explain"
+        )
     scorer.explainer  # noqa: B018 - raises for a version that keeps nothing
     results = {name.lower() for name in explained_columns(project, scorer.features)}
     taken = [name for name in names if name.lower() in results]

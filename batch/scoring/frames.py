@@ -12,7 +12,8 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import arrow_udf
 from pyspark.sql.types import BooleanType, NumericType
 
-from anabranch.declare.names import RESULTS
+from anabranch.declare.models import TASKS
+from anabranch.declare.names import INTERVAL
 from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
 from anabranch.events.cells import named
@@ -39,6 +40,9 @@ def score(
 ) -> DataFrame:
     """`rows` with `score` DOUBLE, `label` INT (NULL for models of numbers) and `model_version` STRING.
 
+    With intervals of numbers `interval_low` and `interval_high` DOUBLE follow. Of several classes `label` is
+    STRING or BIGINT, `score` the label's, and `scores` MAP<STRING, DOUBLE> has those of all classes.
+
     `rows` has at least the model's feature columns, typed or as text; NULL is a missing value. Text that
     does not parse fails the job that reads the result; the message names the cell. `version` may be loaded
     already; None is the champion. With `explain` there are the columns that `explained_columns` names too.
@@ -57,11 +61,13 @@ def score(
     if isinstance(scorer, ForeignVersion):
         predict = _foreign(ship_pyfunc(spark, models, project.name, scorer.version), scorer)
     elif pyfunc:
-        predict = _mlflow_udf(spark, models.uri(project.name, scorer.version))
+        predict = _mlflow_udf(spark, models.uri(project.name, scorer.version), _result(scorer))
     else:
-        predict = _arrow(ship(spark, models, project.name, scorer.version))
+        predict = _arrow(ship(spark, models, project.name, scorer.version), _result(scorer))
     # Plain columns: to hand over a struct costs twice as much.
     inputs = _inputs(project, rows, scorer)
+    if isinstance(scorer, Scorer) and scorer.classes:
+        return _of_classes(rows.withColumn("scores", predict(*inputs)), scorer)
     scored = rows.withColumn("score", predict(*inputs))
     if explain:
         check_explained(project, scorer, rows.columns)
@@ -70,22 +76,57 @@ def score(
     label = F.lit(None).cast("int")
     if scorer.task == "class":
         label = F.when(F.col("score") >= scorer.threshold, 1).otherwise(0)
-    return scored.withColumns({"label": label, "model_version": F.lit(scorer.version)})
+    results = {"label": label, "model_version": F.lit(scorer.version)}
+    if set(INTERVAL) <= set(project.results):
+        results |= dict(zip(INTERVAL, _ends(scorer), strict=True))
+    return scored.withColumns(results)
 
 
-def _arrow(shipped: ShippedModel) -> Callable[..., Column]:
+def _ends(scorer: Scorer | ForeignVersion) -> list[Column]:
+    """The ends of the interval around the score; NULL of a version that has none."""
+    interval = scorer.interval if isinstance(scorer, Scorer) else None
+    if interval is None:
+        return [F.lit(None).cast("double")] * 2
+    return [F.col("score") + F.lit(interval.low), F.col("score") + F.lit(interval.high)]
+
+
+def _result(scorer: Scorer) -> str:
+    """The type of what a version gives for a row: a number, or one a class."""
+    return "array<double>" if scorer.classes else "double"
+
+
+def _of_classes(rows: DataFrame, scorer: Scorer) -> DataFrame:
+    """`rows`, whose `scores` are those of the classes in order, with score, label, scores and version."""
+    best, names = F.array_max("scores"), [F.lit(str(name)) for name in scorer.classes]
+    first = F.array_position("scores", best).cast("int")
+    label = F.element_at(F.array(*map(F.lit, scorer.classes)), first)
+    return rows.withColumns(
+        {
+            "score": best,
+            "label": label if isinstance(scorer.classes[0], str) else label.cast("bigint"),
+            "scores": F.map_from_arrays(F.array(*names), "scores"),
+            "model_version": F.lit(scorer.version),
+        }
+    )
+
+
+def _arrow(shipped: ShippedModel, result: str) -> Callable[..., Column]:
     def scores(*columns: pa.Array) -> pa.Array:
-        return pa.array(shipped.opened().scores(list(columns)))
+        found = shipped.opened().scores(list(columns))
+        if found.ndim == 1:
+            return pa.array(found)
+        wide = pa.FixedSizeListArray.from_arrays(pa.array(found.ravel()), found.shape[1])
+        return wide.cast(pa.list_(pa.float64()))
 
-    found: Callable[..., Column] = arrow_udf(scores, "double")  # type: ignore[call-overload]
+    found: Callable[..., Column] = arrow_udf(scores, result)  # type: ignore[call-overload]
     return found
 
 
-def _mlflow_udf(spark: SparkSession, uri: str) -> Callable[..., Column]:
+def _mlflow_udf(spark: SparkSession, uri: str, result: str) -> Callable[..., Column]:
     import mlflow.pyfunc
 
     found: Callable[..., Column] = mlflow.pyfunc.spark_udf(
-        spark, uri, result_type="double", env_manager="local"
+        spark, uri, result_type=result, env_manager="local"
     )
     return found
 
@@ -106,15 +147,21 @@ def _foreign(shipped: ShippedPyfunc, scorer: ForeignVersion) -> Callable[..., Co
 def version_inputs(project: Project, scorer: Scorer | ForeignVersion) -> dict[str, ModelInput]:
     """The inputs of the version as the project declares them now.
 
-    Raises MisuseError when a feature is no longer declared, or declared with another kind of type.
+    Raises MisuseError when a feature is no longer declared, or declared with another kind of type, and when
+    either the version or the label has several classes.
     """
     check_fits(project, scorer.version, scorer.kinds)
+    if (scorer.task == "classes") != (project.task == "classes"):
+        raise MisuseError(
+            f"version {scorer.version} of {project.name!r} gives {TASKS[scorer.task]}, and the label is "
+            f"declared with {TASKS[project.task]}: train again"
+        )
     return {one.name: one for one in column_inputs(project, scorer.features)}
 
 
 def check_names(project: Project, names: list[str]) -> None:
     """Raises MisuseError for columns that would be confused with results, keys or features."""
-    taken = [name for name in names if name.lower() in RESULTS]
+    taken = [name for name in names if name.lower() in project.results]
     if taken:
         raise MisuseError(
             f"the rows already have a column {taken[0]!r}, the name of a result: rename or drop it"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pyspark.sql import DataFrame, SparkSession
 
-from anabranch.declare.names import RESULTS
+from anabranch.declare.names import INTERVAL, RESULTS
 from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
 from anabranch.stores.cassandra.current_rows import time_features
@@ -74,7 +74,12 @@ def _serving_rows(stores: Stores, project: Project) -> InputRows:
         )
     spark.dataSource.register(CassandraSource)
     options = {**cassandra_options(stores.views.settings), "times": json.dumps(time_features(project))}
-    frame = spark.read.format("cassandra").options(**options, table=table).load().drop(*RESULTS)
+    frame = (
+        spark.read.format("cassandra")
+        .options(**options, table=table)
+        .load()
+        .drop(*RESULTS, "scores", *INTERVAL)
+    )
     return _to_be_written(spark, frame, SERVING, None)
 
 

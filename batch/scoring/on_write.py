@@ -18,7 +18,6 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 
-from anabranch.declare.names import RESULTS
 from anabranch.declare.on_write import OnWrite
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
@@ -166,7 +165,7 @@ class _Following:
         missing = [name for name in version.features if name not in arrived.columns]
         rows = self._readable(self._unscored(arrived), version, missing, now)
         ready = attach_features(stores, project, rows, missing, now) if missing else rows
-        columns = [named(name) for name in (*rows.columns, *RESULTS)]
+        columns = [named(name) for name in (*rows.columns, *project.results)]
         scored = score(stores, project, ready, version.version).select(*columns)
         count = rows.count()  # before the append, after which every row has a score
         if out == SERVING:

@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from anabranch.declare.names import INTERVAL
+from anabranch.stores.models.scoring import Scores
 from anabranch.stores.models.shipping import BulkScorer, ShippedModel
 
 SCORED_SCHEMA = "part LONG"
@@ -46,7 +49,9 @@ class Part:
 class FileScoring:
     """Scores parts of local Parquet files.
 
-    `inputs` are name and kind of the features in the model's order, `kept` the columns carried over.
+    `inputs` are name and kind of the features in the model's order, `kept` the columns carried over. The
+    scores of several `classes` are kept by class too, and so are the `ends` of intervals, which are added to
+    a score; None for columns of which this version has none.
     """
 
     model: ShippedModel
@@ -55,6 +60,8 @@ class FileScoring:
     version: str
     threshold: float | None
     folder: str
+    classes: tuple[str | int, ...] = ()
+    ends: tuple[float | None, ...] = ()
 
     def __call__(
         self, parts: Sequence[Part]
@@ -73,8 +80,8 @@ class FileScoring:
         target = Path(self.folder) / part.name
         columns = list(dict.fromkeys([*self.kept, *(name for name, _ in self.inputs)]))
         unfinished = target.with_name(f".{part.name}.{uuid.uuid4().hex[:8]}")
-        schema = scored_schema(rows_schema(part.pieces[0][0]), self.kept)
-        named = [*repetitive(part.pieces[0], self.kept), "label", "model_version"]
+        schema = scored_schema(rows_schema(part.pieces[0][0]), self.kept, self.classes, self.ends)
+        named = [*repetitive(part.pieces[0], self.kept), "label", "model_version", "scores.key_value.key"]
         try:
             with pq.ParquetWriter(unfinished, schema, store_schema=False, use_dictionary=named) as writer:
                 for path, groups in part.pieces:
@@ -89,25 +96,48 @@ class FileScoring:
 
     def _scored(self, model: BulkScorer, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         scores = model.scores([coded(batch.column(name), kind) for name, kind in self.inputs])
-        labels = (
-            pa.nulls(len(scores), pa.int32())
-            if self.threshold is None
-            else pa.array((scores >= self.threshold).astype("int32"))
-        )
+        if self.classes:
+            results = _of_classes(scores, self.classes)
+        elif self.threshold is None:
+            results = [pa.array(scores), pa.nulls(len(scores), pa.int32())]
+        else:
+            results = [pa.array(scores), pa.array((scores >= self.threshold).astype("int32"))]
         version = pa.DictionaryArray.from_arrays(
             pa.repeat(pa.scalar(0, pa.int32()), len(scores)), [self.version]
         )
         kept = [batch.column(name).cast(schema.field(name).type) for name in self.kept]
-        return pa.RecordBatch.from_arrays([*kept, pa.array(scores), labels, version], schema=schema)
+        score, label, *more = results
+        more += [
+            pa.nulls(len(scores), pa.float64()) if end is None else pa.array(scores + end)
+            for end in self.ends
+        ]
+        return pa.RecordBatch.from_arrays([*kept, score, label, version, *more], schema=schema)
 
 
-def scored_schema(rows: pa.Schema, kept: Sequence[str]) -> pa.Schema:
+def _of_classes(scores: Scores, classes: Sequence[str | int]) -> list[pa.Array]:
+    """Score, label and the scores by class of rows with scores (n, classes)."""
+    rows, width = scores.shape
+    best = scores.argmax(axis=1)
+    names = pa.array([str(name) for name in classes]).take(pa.array(np.tile(np.arange(width), rows)))
+    ends = pa.array(np.arange(0, rows * width + 1, width, dtype=np.int32))
+    by_class = pa.MapArray.from_arrays(ends, names, pa.array(scores.ravel()))
+    return [pa.array(scores.max(axis=1)), pa.array(classes).take(pa.array(best)), by_class]
+
+
+def scored_schema(
+    rows: pa.Schema,
+    kept: Sequence[str],
+    classes: Sequence[str | int] = (),
+    ends: Sequence[float | None] = (),
+) -> pa.Schema:
     """The schema of a scored part, without the metadata of Spark, which does not describe the new columns."""
     results = [
         pa.field("score", pa.float64()),
-        pa.field("label", pa.int32()),
+        pa.field("label", pa.array(classes).type if classes else pa.int32()),
         pa.field("model_version", pa.dictionary(pa.int32(), pa.string())),
     ]
+    results += [pa.field("scores", pa.map_(pa.string(), pa.float64()))] if classes else []
+    results += [pa.field(name, pa.float64()) for name in INTERVAL[: len(ends)]]
     return pa.schema([*(rows.field(name).remove_metadata() for name in kept), *results])
 
 

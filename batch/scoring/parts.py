@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pyspark.sql import Observation
 from pyspark.sql import functions as F
 
-from anabranch.declare.names import RESULTS
+from anabranch.declare.names import INTERVAL
 from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
 from anabranch.events.cells import named
@@ -166,6 +166,8 @@ def _score_groups(
         kept=kept,
         version=scorer.version,
         threshold=scorer.threshold if scorer.task == "class" else None,
+        classes=scorer.classes if isinstance(scorer, Scorer) else (),
+        ends=_ends(job),
         folder=run.scored,
     )
     tasks = min(len(todo), _TASKS_A_CORE * spark.sparkContext.defaultParallelism)
@@ -181,6 +183,14 @@ def _score_groups(
         stop.set()
         watch.join()
     job.progress.advance(total, total, pace(sum(part.rows for part in todo), 0, time.monotonic() - started))
+
+
+def _ends(job: ScoringJob) -> tuple[float | None, ...]:
+    """What is added to a score for the columns of its interval, of a project that declares one."""
+    if not set(INTERVAL) <= set(job.project.results):
+        return ()
+    interval = job.scorer.interval if isinstance(job.scorer, Scorer) else None
+    return (None, None) if interval is None else (interval.low, interval.high)
 
 
 def _show_progress(job: ScoringJob, run: ScoringRun, plan: Plan, total: int, stop: threading.Event) -> None:
@@ -207,7 +217,7 @@ class _PartWriter:
         """A function that writes the scored rows of a part into a folder and returns how many there are."""
         job = self.job
         explained = explained_columns(job.project, job.scorer.features) if job.order.explain else ()
-        columns = [named(name) for name in (*self.kept, *RESULTS, *explained)]
+        columns = [named(name) for name in (*self.kept, *job.project.results, *explained)]
 
         def write(folder: str) -> int:
             rows = self.ready.read([path for path, _ in part.pieces])

@@ -13,7 +13,7 @@ from anabranch.stores.models.explaining.explanation import LOG_ODDS, NUMBER
 from anabranch.stores.models.explaining.kept import kept_trees, read_explainer
 from anabranch.stores.models.explaining.trees import Tree
 from anabranch.stores.models.inputs import Fitted
-from anabranch.stores.models.scoring import Matrix, Scores
+from anabranch.stores.models.scoring import Matrix, Scores, both_classes
 from batch.trainers.design import tree_design
 from batch.trainers.frames import COLUMNS, TARGET, WEIGHT, TrainingFrame, designed
 from batch.trainers.graphs import OUTPUT, behind_design, check_parity
@@ -22,6 +22,7 @@ from batch.trainers.trainer import Trainer, explainer, stored, training_with
 
 _OPSET = 15
 _ROUNDED = 1_000  # training rows
+_OBJECTIVES = {"class": "binary:logistic", "classes": "multi:softprob", "number": "reg:squarederror"}
 _OURS = frozenset({"rounds", "categories", "distributed"})
 _REFUSED = {"objective", "missing", "enable_categorical", "n_estimators"}
 _SPARK_NAMES = {"eta": "learning_rate", "lambda": "reg_lambda", "alpha": "reg_alpha", "seed": "random_state"}
@@ -46,11 +47,13 @@ class LearntBooster:
     def scores(self, matrix: Matrix) -> Scores:
         columns = self.design.columns(matrix)
         found = self.booster.inplace_predict(columns, missing=np.nan, validate_features=False)
-        return np.asarray(found, dtype=np.float64) + self.shift
+        scores = np.asarray(found, dtype=np.float64) + self.shift
+        return both_classes(scores) if len(self.rows.classes) == 2 and scores.ndim == 1 else scores
 
     def fitted(self) -> Fitted:
         onnx, output = self._onnx()
-        check_parity(onnx, output, self.rows.matrix, self.scores(self.rows.matrix))
+        found = self.scores(self.rows.matrix)
+        check_parity(onnx, output, self.rows.matrix, found, len(self.rows.classes))
         return stored(
             self.rows, self.parameters, "xgboost-cpu",
             native="xgboost", ubj=bytes(self.booster.save_raw("ubj")), onnx=onnx, output=output,
@@ -77,7 +80,7 @@ class LearntBooster:
         from onnxmltools.convert.common.data_types import FloatTensorType
 
         shape = [("features", FloatTensorType([None, self.design.width]))]
-        output = "probabilities" if self.rows.task == "class" else "variable"
+        output = "variable" if self.rows.task == "number" else "probabilities"
         try:
             converted = convert_xgboost(self.booster, initial_types=shape, target_opset=_OPSET)
             model = converted.SerializeToString()
@@ -85,7 +88,8 @@ class LearntBooster:
             return None, ""
         if self.design.described is None and not self.shift:
             return model, output
-        return behind_design(model, output, self.design, len(self.rows.inputs), self.shift), OUTPUT
+        width, classes = len(self.rows.inputs), len(self.rows.classes)
+        return behind_design(model, output, self.design, width, self.shift, classes), OUTPUT
 
 
 def booster_trees(booster: xgboost.Booster) -> tuple[list[Tree], list[float]]:
@@ -124,9 +128,12 @@ def xgboost_params(rows: TrainingRows) -> dict[str, Any]:
             "model: xgboost's booster 'gblinear' is no ensemble of trees: "
             "use the trainer 'logistic' or 'linear'"
         )
-    objective = "binary:logistic" if rows.task == "class" else "reg:squarederror"
+    # Two named classes are learnt as 0 and 1 are: the ONNX converter knows no softmax of two.
+    several = len(rows.classes) > 2
+    objective = _OBJECTIVES["class" if rows.classes and not several else rows.task]
     # One thread: sums over rows are then added in one order, so the same rows give the same trees to the bit.
     fixed = {"objective": objective, "tree_method": "hist", "seed": rows.seed, "verbosity": 0, "nthread": 1}
+    fixed |= {"num_class": len(rows.classes)} if several else {}
     return {**fixed, **rows.params}
 
 
@@ -147,7 +154,7 @@ def _centre(rows: TrainingRows) -> float:
 
 
 def _base_score(rows: TrainingRows) -> dict[str, Any]:
-    return {} if rows.task == "class" else {"base_score": rows.params.get("base_score", 0.0)}
+    return {} if rows.task != "number" else {"base_score": rows.params.get("base_score", 0.0)}
 
 
 def _learn_xgboost(rows: TrainingRows) -> LearntBooster:
@@ -187,7 +194,7 @@ def _learn_frame(given: TrainingFrame) -> LearntBooster:
 
 XGBOOST = Trainer(
     name="xgboost",
-    tasks=("class", "number"),
+    tasks=("class", "classes", "number"),
     learn=_learn_xgboost,
     defaults=_defaults,
     parameters=_OURS

@@ -58,12 +58,16 @@ class TriedParameters:
 
 
 class Chosen:
-    """The model that won a choice, with all that was tried."""
+    """The model that won a choice, with all that was tried; `refit` trains it on other rows."""
 
     def __init__(
-        self, learnt: Learnt, parameters: Mapping[str, object], trials: Sequence[Mapping[str, object]]
+        self,
+        learnt: Learnt,
+        parameters: Mapping[str, object],
+        trials: Sequence[Mapping[str, object]],
+        refit: Callable[[TrainingRows], Learnt],
     ) -> None:
-        self.learnt, self.parameters, self.trials = learnt, parameters, tuple(trials)
+        self.learnt, self.parameters, self.trials, self.refit = learnt, parameters, tuple(trials), refit
 
     def scores(self, matrix: Matrix) -> Scores:
         return self.learnt.scores(matrix)
@@ -75,7 +79,7 @@ class Chosen:
 
 def tried(learnt: Learnt) -> list[Mapping[str, object]]:
     """What a choice or a search tried, with the metric in validation; empty when nothing was chosen."""
-    return list(learnt.trials) if isinstance(learnt, Chosen) else []
+    return list(getattr(learnt, "trials", ()))
 
 
 def _chosen(
@@ -86,7 +90,7 @@ def _chosen(
     metric: str,
 ) -> Chosen:
     table = [{"trainer": one.trainer.name, **one.params, "value": one.value(metric)} for one in trials]
-    return Chosen(learnt, {**about, "validated": round(best.value(metric), 6)}, table)
+    return Chosen(learnt, {**about, "validated": round(best.value(metric), 6)}, table, best.train)
 
 
 def _learn_auto(rows: TrainingRows) -> Chosen:
@@ -120,7 +124,7 @@ def _learn_best(rows: TrainingRows, train: Callable[[TriedParameters], Learnt]) 
 def weighed(rows: TrainingRows) -> list[TriedParameters]:
     """The candidates of `auto`, from the simplest to the most flexible, each validated inside `rows`."""
     few = len(rows.target) < SMALL
-    if rows.task == "class":
+    if rows.task != "number":
         linear = [(LOGISTIC, {"C": strength}) for strength in (0.03, 0.1, 0.3, 1.0)]
     else:
         linear = [(LINEAR, {"alpha": strength}) for strength in (100.0, 10.0, 1.0, 0.1)]
@@ -209,12 +213,12 @@ def _parts(rows: TrainingRows) -> list[NDArray[np.bool_]]:
         return [folds(rows.target, rows.groups, rows.task, _LARGE_SHARE, rows.seed) == 0]
     parts = []
     for repeat in range(_REPEATS):
-        fold = folds(rows.target, rows.groups, rows.task, _most_folds(rows), rows.seed + repeat)
+        fold = folds(rows.target, rows.groups, rows.task, most_folds(rows), rows.seed + repeat)
         parts += [fold == number for number in np.unique(fold)]
     return [part for part in parts if both_usable(rows.target[part], rows.target[~part], rows.task)]
 
 
-def _most_folds(rows: TrainingRows) -> int:
+def most_folds(rows: TrainingRows) -> int:
     """Return as many folds as the rarer class has keys for, at most _FOLDS; raises AnabranchError below 2."""
     for count in range(_FOLDS, 2, -1):
         try:
@@ -226,4 +230,9 @@ def _most_folds(rows: TrainingRows) -> int:
     return 2
 
 
-AUTO = Trainer(name="auto", tasks=("class", "number"), learn=_learn_auto, learn_frame=_learn_auto_on_spark)
+AUTO = Trainer(
+    name="auto",
+    tasks=("class", "classes", "number"),
+    learn=_learn_auto,
+    learn_frame=_learn_auto_on_spark,
+)

@@ -59,7 +59,7 @@ def compositions(learn: _Learn) -> tuple[Trainer, Trainer]:
     return (
         Trainer(
             name="ensemble",
-            tasks=("class", "number"),
+            tasks=("class", "classes", "number"),
             learn=partial(_learn_ensemble, learn),
             defaults=lambda _task, _count: {"combine": "mean"},
         ),
@@ -107,7 +107,7 @@ def _trained(learn: _Learn, rows: TrainingRows) -> list[Learnt]:
 
 def _parts(graph: Graph, parts: Sequence[Fitted]) -> list[str]:
     return [
-        add_part(graph, part.onnx or b"", part.output, f"m{i}_", "features", f"score{i}")
+        add_part(graph, part.onnx or b"", part.output, f"m{i}_", "features", f"score{i}", len(part.classes))
         for i, part in enumerate(parts)
     ]
 
@@ -115,19 +115,26 @@ def _parts(graph: Graph, parts: Sequence[Fitted]) -> list[str]:
 def _mean(parts: Sequence[Fitted], rows: TrainingRows) -> bytes:
     graph = Graph()
     graph.node("Mean", _parts(graph, parts), OUTPUT)
-    return graph.model(len(rows.inputs))
+    return graph.model(len(rows.inputs), scores=len(rows.classes) or 1)
 
 
 def _vote(parts: Sequence[Fitted], rows: TrainingRows) -> bytes:
-    """The share of members whose score is at least their threshold."""
+    """The share of members whose score is at least their threshold, or whose most probable class it is."""
     graph = Graph()
     votes = []
+    classes = len(rows.classes)
     for i, (name, part) in enumerate(zip(_parts(graph, parts), parts, strict=True)):
+        if classes:
+            best = graph.node("ArgMax", [name], f"best{i}", axis=1, keepdims=0)
+            depth = graph.constant(f"depth{i}", np.array(classes, dtype=np.int64))
+            bits = graph.constant(f"bits{i}", np.array([0, 1], dtype=np.float32))
+            votes.append(graph.node("OneHot", [best, depth, bits], f"vote{i}", axis=-1))
+            continue
         bound = graph.constant(f"bound{i}", np.array([part.threshold], dtype=np.float32))
         above = graph.node("GreaterOrEqual", [name, bound], f"said{i}")
         votes.append(graph.node("Cast", [above], f"vote{i}", to=TensorProto.FLOAT))
     graph.node("Mean", votes, OUTPUT)
-    return graph.model(len(rows.inputs))
+    return graph.model(len(rows.inputs), scores=classes or 1)
 
 
 def _cascade(low: float, high: float, parts: Sequence[Fitted], rows: TrainingRows) -> bytes:

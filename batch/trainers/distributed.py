@@ -51,7 +51,7 @@ def _linear(given: TrainingFrame, learner: Any) -> LearntLinear:
     design = linear_design(given.rows)
     model = learner.fit(designed(given, design, missing=None))
     weights = np.asarray(model.coefficients.toArray())
-    return LearntLinear(given.rows, design, weights, float(model.intercept))
+    return LearntLinear(given.rows, design, weights, np.array([float(model.intercept)]))
 
 
 def _learn_forest(given: TrainingFrame) -> LearntGraph:

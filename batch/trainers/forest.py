@@ -21,7 +21,7 @@ def _defaults(task: str, count: int) -> Mapping[str, object]:
         if count < SMALL
         else {"trees": 100, "min_samples_leaf": 20, "max_samples": 0.5}
     )
-    return {**size, "max_features": "sqrt" if task == "class" else 0.4, "categories": ()}
+    return {**size, "max_features": 0.4 if task == "number" else "sqrt", "categories": ()}
 
 
 def _learn_forest(rows: TrainingRows) -> LearntGraph:
@@ -31,7 +31,7 @@ def _learn_forest(rows: TrainingRows) -> LearntGraph:
     params: dict[str, Any] = {
         name: value for name, value in rows.params.items() if name not in ("trees", "categories")
     }
-    kind = RandomForestClassifier if rows.task == "class" else RandomForestRegressor
+    kind = RandomForestRegressor if rows.task == "number" else RandomForestClassifier
     forest = kind(n_estimators=rows.whole("trees"), random_state=rows.seed, n_jobs=1, **params)
     with training_with("forest"):
         forest.fit(design.columns(rows.matrix), rows.target, sample_weight=rows.weights)
@@ -39,10 +39,10 @@ def _learn_forest(rows: TrainingRows) -> LearntGraph:
     def graph() -> bytes:
         # Scikit-learn's own prediction refuses missing values in columns that had none in training; the graph
         # takes them.
-        return tree_model(design, *trees(), len(rows.inputs))
+        return tree_model(design, *trees(), len(rows.inputs), classes=len(rows.classes))
 
     def trees() -> tuple[list[Tree], list[float]]:
-        found = [_tree(each.tree_) for each in forest.estimators_]
+        found = [_tree(each.tree_, rows.task) for each in forest.estimators_]
         return found, [1 / len(found)] * len(found)
 
     def exact() -> bytes:
@@ -51,31 +51,31 @@ def _learn_forest(rows: TrainingRows) -> LearntGraph:
 
     def library(matrix: Matrix) -> Scores:
         columns = design.columns(matrix)
-        classes = rows.task == "class"
-        return np.asarray(
-            forest.predict_proba(columns)[:, 1] if classes else forest.predict(columns), dtype=np.float64
-        )
+        if rows.task == "number":
+            return np.asarray(forest.predict(columns), dtype=np.float64)
+        found = np.asarray(forest.predict_proba(columns), dtype=np.float64)
+        return found if rows.task == "classes" else found[:, 1]
 
     return LearntGraph(rows, graph, library, exact=exact)
 
 
-def _tree(found: Any) -> Tree:
+def _tree(found: Any, task: str) -> Tree:
     value = found.value[:, 0, :]
-    share = value[:, -1] / value.sum(axis=1) if value.shape[1] > 1 else value[:, 0]
+    share = value if task == "number" else value / value.sum(axis=1, keepdims=True)
     return Tree(
         feature=np.asarray(found.feature, dtype=np.int64),
         threshold=np.asarray(found.threshold, dtype=np.float64),
         left=np.asarray(found.children_left, dtype=np.int64),
         right=np.asarray(found.children_right, dtype=np.int64),
         missing_left=np.asarray(found.missing_go_to_left, dtype=bool),
-        value=np.asarray(share, dtype=np.float64),
+        value=np.asarray(share if task == "classes" else share[:, -1], dtype=np.float64),
         cover=np.asarray(found.weighted_n_node_samples, dtype=np.float64),
     )
 
 
 FOREST = Trainer(
     name="forest",
-    tasks=("class", "number"),
+    tasks=("class", "classes", "number"),
     learn=_learn_forest,
     defaults=_defaults,
     parameters=frozenset({"max_depth", "max_samples"}),

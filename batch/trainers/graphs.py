@@ -1,12 +1,12 @@
 """ONNX graphs: a design's columns, linear models, trees, and models put together.
 
-Input ``features``, output ``score``.
+Input ``features``, output ``score``: one column, or one a class of several.
 
 Splits of trees are exact: a float32 is at most a float64 threshold when it is at most the largest float32
 that is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,11 +43,11 @@ class Graph:
         self.nodes.append(helper.make_node(operation, list(inputs), [output], **attributes))
         return output
 
-    def model(self, width: int, output: str = OUTPUT) -> bytes:
-        """The finished model of `width` inputs, checked."""
+    def model(self, width: int, output: str = OUTPUT, scores: int = 1) -> bytes:
+        """The finished model of `width` inputs and so many `scores` a row, checked."""
         given = helper.make_tensor_value_info(_INPUT, TensorProto.FLOAT, [None, width])
-        scores = helper.make_tensor_value_info(output, TensorProto.FLOAT, [None, 1])
-        graph = helper.make_graph(self.nodes, "anabranch", [given], [scores], self.constants)
+        scored = helper.make_tensor_value_info(output, TensorProto.FLOAT, [None, scores])
+        graph = helper.make_graph(self.nodes, "anabranch", [given], [scored], self.constants)
         opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid("ai.onnx.ml", _ML_OPSET)]
         made = helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="anabranch")
         onnx.checker.check_model(made)
@@ -98,22 +98,39 @@ def _numbers(graph: Graph, design: Design) -> str:
 
 
 def linear_model(
-    design: Design, weights: NDArray[np.float64], bias: float, width: int, *, probability: bool
+    design: Design,
+    weights: NDArray[np.float64],
+    bias: NDArray[np.float64],
+    width: int,
+    *,
+    probability: bool,
 ) -> bytes:
-    """``columns @ weights + bias``, through a sigmoid when `probability`."""
+    """``columns @ weights + bias``, through a sigmoid or, of several classes, a softmax when `probability`.
+
+    `weights` are (columns,) with `bias` (1,), or (columns, classes) with `bias` (classes,).
+    """
     graph = Graph()
-    columns = add_design(graph, design)
+    columns, scores = add_design(graph, design), len(bias)
     product = graph.node(
-        "MatMul", [columns, graph.constant("weights", weights.astype(np.float32).reshape(-1, 1))], "product"
+        "MatMul",
+        [columns, graph.constant("weights", weights.astype(np.float32).reshape(-1, scores))],
+        "product",
     )
     total = graph.node(
         "Add",
-        [product, graph.constant("bias", np.array([bias], dtype=np.float32))],
+        [product, graph.constant("bias", bias.astype(np.float32))],
         _RAW if probability else OUTPUT,
     )
     if probability:
-        graph.node("Sigmoid", [total], OUTPUT)
-    return graph.model(width)
+        _add_probabilities(graph, total, scores)
+    return graph.model(width, scores=scores)
+
+
+def _add_probabilities(graph: Graph, raw: str, scores: int) -> None:
+    if scores == 1:
+        graph.node("Sigmoid", [raw], OUTPUT)
+    else:
+        graph.node("Softmax", [raw], OUTPUT, axis=1)
 
 
 def tree_model(
@@ -124,8 +141,12 @@ def tree_model(
     *,
     bias: float = 0.0,
     probability: bool = False,
+    classes: int = 0,
 ) -> bytes:
-    """The weighted sum of the trees' leaves plus `bias`, through a sigmoid when `probability`."""
+    """The weighted sum of the trees' leaves plus `bias`, through a sigmoid when `probability`.
+
+    Of several `classes` there is a sum for each, through a softmax when `probability`.
+    """
     graph = Graph()
     columns = add_design(graph, design)
     total = _RAW if probability else OUTPUT
@@ -134,13 +155,13 @@ def tree_model(
         [columns],
         total,
         domain="ai.onnx.ml",
-        n_targets=1,
-        base_values=[bias],
+        n_targets=classes or 1,
+        base_values=[bias] * (classes or 1),
         **_ensemble(trees, weights),
     )
     if probability:
-        graph.node("Sigmoid", [total], OUTPUT)
-    return graph.model(width)
+        _add_probabilities(graph, total, classes or 1)
+    return graph.model(width, scores=classes or 1)
 
 
 def _ensemble(trees: Sequence[Tree], weights: Sequence[float]) -> dict[str, Any]:
@@ -149,7 +170,10 @@ def _ensemble(trees: Sequence[Tree], weights: Sequence[float]) -> dict[str, Any]
     leaf = feature < 0
     number = np.repeat(np.arange(len(trees)), sizes)
     node = np.concatenate([np.arange(size) for size in sizes])
-    value = np.concatenate([tree.value * weight for tree, weight in zip(trees, weights, strict=True)])
+    values = [tree.value * weight for tree, weight in zip(trees, weights, strict=True)]
+    value = np.concatenate([one.reshape(len(one), -1) for one in values])[leaf]  # (leaves, targets)
+    columns = value.shape[1]
+    target = np.repeat([tree.target for tree in trees], sizes)[leaf][:, None] + np.arange(columns)
     threshold = np.where(leaf, 0.0, np.concatenate([tree.threshold for tree in trees]))
     return {
         "nodes_treeids": number.tolist(),
@@ -163,47 +187,67 @@ def _ensemble(trees: Sequence[Tree], weights: Sequence[float]) -> dict[str, Any]
         "nodes_missing_value_tracks_true": (~leaf & np.concatenate([tree.missing_left for tree in trees]))
         .astype(int)
         .tolist(),
-        "target_treeids": number[leaf].tolist(),
-        "target_nodeids": node[leaf].tolist(),
-        "target_ids": [0] * int(leaf.sum()),
-        "target_weights": value[leaf].astype(np.float32).tolist(),
+        "target_treeids": np.repeat(number[leaf], columns).tolist(),
+        "target_nodeids": np.repeat(node[leaf], columns).tolist(),
+        "target_ids": target.ravel().tolist(),
+        "target_weights": value.ravel().astype(np.float32).tolist(),
     }
 
 
-def behind_design(model: bytes, output: str, design: Design, width: int, shift: float = 0.0) -> bytes:
+def behind_design(
+    model: bytes, output: str, design: Design, width: int, shift: float = 0.0, classes: int = 0
+) -> bytes:
     """`model`, which takes the design's columns, as a model of the inputs.
 
-    Its output plus `shift` becomes ``score`` (n, 1).
+    Its output plus `shift` becomes ``score`` (n, 1), or that of several `classes` ``score`` (n, classes).
     """
-    graph = Graph()
-    found = add_part(graph, model, output, "model_", add_design(graph, design), _RAW if shift else OUTPUT)
+    graph, score = Graph(), _RAW if shift else OUTPUT
+    found = add_part(graph, model, output, "model_", add_design(graph, design), score, classes)
     if shift:
         graph.node("Add", [found, graph.constant("shift_score", np.array([shift], dtype=np.float32))], OUTPUT)
-    return graph.model(width)
+    return graph.model(width, scores=classes or 1)
 
 
-def add_part(graph: Graph, model: bytes, output: str, prefix: str, given: str, score: str) -> str:
-    """Put `model` into the graph, fed with `given`; its last output column becomes `score` (n, 1)."""
+def add_part(
+    graph: Graph, model: bytes, output: str, prefix: str, given: str, score: str, classes: int = 0
+) -> str:
+    """Put `model` into the graph, fed with `given`; its last output column becomes `score` (n, 1).
+
+    Of several `classes` all columns do, (n, classes).
+    """
     part = onnx.load_model_from_string(model)
     names = {part.graph.input[0].name: given}
-    for i, node in enumerate(part.graph.node):
-        node.name = f"{prefix}{i}"
-        for listed in (node.input, node.output):
-            listed[:] = [names.get(name, f"{prefix}{name}") if name else "" for name in listed]
-        graph.nodes.append(node)
-    for constant in part.graph.initializer:
-        constant.name = f"{prefix}{constant.name}"
-        graph.constants.append(constant)
+    _rename(part.graph, names, prefix)
+    graph.nodes += part.graph.node
+    graph.constants += part.graph.initializer
+    if classes:
+        return graph.node("Flatten", [f"{prefix}{output}"], score, axis=1)
     flat = graph.node("Flatten", [f"{prefix}{output}"], f"{prefix}flat", axis=1)
     last = graph.constant(f"{prefix}last", np.array([-1], dtype=np.int64))
     return graph.node("Gather", [flat, last], score, axis=1)
 
 
-def check_parity(onnx_model: bytes | None, output: str, matrix: Matrix, scores: Scores) -> None:
+def _rename(part: Any, names: Mapping[str, str], prefix: str) -> None:
+    """Give every value of a graph, and of the branches in it, a name with the prefix or one of `names`."""
+    for i, node in enumerate(part.node):
+        node.name = f"{prefix}{i}"
+        for listed in (node.input, node.output):
+            listed[:] = [names.get(name, f"{prefix}{name}") if name else "" for name in listed]
+        for branch in (one.g for one in node.attribute if one.type == onnx.AttributeProto.GRAPH):
+            _rename(branch, names, prefix)
+            for value in branch.output:
+                value.name = f"{prefix}{value.name}"
+    for constant in part.initializer:
+        constant.name = f"{prefix}{constant.name}"
+
+
+def check_parity(
+    onnx_model: bytes | None, output: str, matrix: Matrix, scores: Scores, classes: int = 0
+) -> None:
     """Raises AnabranchError when the ONNX form differs from the model itself on the training rows."""
     if onnx_model is None:
         return
-    worst = apart(run(onnx_model, output, matrix), scores)
+    worst = apart(run(onnx_model, output, matrix, classes), scores)
     if not worst <= PARITY:
         raise AnabranchError(
             f"the ONNX form of the model differs from the model by {worst:.2g}, where {PARITY} is allowed: "
@@ -211,10 +255,11 @@ def check_parity(onnx_model: bytes | None, output: str, matrix: Matrix, scores: 
         )
 
 
-def run(onnx_model: bytes, output: str, matrix: Matrix) -> Scores:
-    """Scores of coded rows by an ONNX model: the last column of its `output`."""
+def run(onnx_model: bytes, output: str, matrix: Matrix, classes: int = 0) -> Scores:
+    """Scores of coded rows by an ONNX model: the last column of its `output`, or all of several `classes`."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(onnx_model, options, providers=["CPUExecutionProvider"])
     found: NDArray[np.float32] = session.run([output], {session.get_inputs()[0].name: matrix})[0]
-    return found.reshape(len(matrix), -1)[:, -1].astype(np.float64)
+    columns = found.reshape(len(matrix), classes or -1).astype(np.float64)
+    return columns if classes else columns[:, -1]

@@ -1,6 +1,7 @@
 """`lightgbm`: leaf-wise boosted trees by LightGBM."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,8 @@ def _learn_lightgbm(rows: TrainingRows) -> LearntGraph:
             f"trainer 'lightgbm' needs the package lightgbm and the system's libgomp ({error}): "
             "install both, or use 'xgboost'"
         ) from error
-    classes, design = rows.task == "class", tree_design(rows)
+    classes, design = len(rows.classes), tree_design(rows)
+    objective = {"class": "binary", "classes": "multiclass", "number": "regression"}[rows.task]
     # One thread and rows by rows: sums are added in one order, so the same rows give the same trees to the
     # bit.
     fixed: dict[str, object] = {
@@ -40,21 +42,28 @@ def _learn_lightgbm(rows: TrainingRows) -> LearntGraph:
         "force_row_wise": True,
         "seed": rows.seed,
     }
-    fixed |= {"objective": "binary" if classes else "regression", "boost_from_average": True}
-    fixed |= {"verbosity": -1, "subsample_freq": 1}
+    fixed |= {"objective": objective, "boost_from_average": True, "verbosity": -1, "subsample_freq": 1}
+    fixed |= {"num_class": classes} if classes else {}
     params = {name: value for name, value in rows.params.items() if name not in ("rounds", "categories")}
     data = lightgbm.Dataset(
         design.columns(rows.matrix), rows.target, weight=rows.weights, params={"verbosity": -1}
     )
     with training_with("lightgbm", lightgbm.basic.LightGBMError):
         booster = lightgbm.train({**fixed, **params}, data, rows.whole("rounds"))
-    trees = [_tree(one["tree_structure"]) for one in booster.dump_model()["tree_info"]]
+    # Of several classes each round has a tree a class, in the order of the classes.
+    trees = [
+        replace(_tree(one["tree_structure"]), target=place % max(1, classes))
+        for place, one in enumerate(booster.dump_model()["tree_info"])
+    ]
+    weights, probability = [1.0] * len(trees), rows.task != "number"
     return LearntGraph(
         rows,
-        lambda: tree_model(design, trees, [1.0] * len(trees), len(rows.inputs), probability=classes),
+        lambda: tree_model(
+            design, trees, weights, len(rows.inputs), probability=probability, classes=classes
+        ),
         lambda matrix: np.asarray(booster.predict(design.columns(matrix), num_threads=1), dtype=np.float64),
         exact=lambda: kept_trees(
-            design, trees, [1.0] * len(trees), rows.matrix, 0.0, LOG_ODDS if classes else NUMBER
+            design, trees, weights, rows.matrix, 0.0, NUMBER if rows.task == "number" else LOG_ODDS
         ),
     )
 
@@ -85,14 +94,13 @@ def _tree(root: Mapping[str, Any]) -> Tree:
 
     grow(root)
     names = ("feature", "threshold", "left", "right", "missing_left", "value", "cover")
-    return Tree(
-        **{name: np.array(column) for name, column in zip(names, zip(*nodes, strict=True), strict=True)}
-    )
+    found: dict[str, Any] = dict(zip(names, map(np.array, zip(*nodes, strict=True)), strict=True))
+    return Tree(**found)
 
 
 LIGHTGBM = Trainer(
     name="lightgbm",
-    tasks=("class", "number"),
+    tasks=("class", "classes", "number"),
     learn=_learn_lightgbm,
     defaults=lambda _task, count: {"eta": 0.05, **(_FEW if count < SMALL else _MANY)},
     parameters=_OPTIONAL | {"path_smooth"},

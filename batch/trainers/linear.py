@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from anabranch.stores.models.design import Design
 from anabranch.stores.models.explaining.explanation import LOG_ODDS, NUMBER
@@ -16,20 +17,33 @@ from batch.trainers.trainer import LearntGraph, Trainer, training_with
 
 
 class LearntLinear(LearntGraph):
-    """Weights over a design's columns. Scores are computed in float64, without building the graph."""
+    """Weights over a design's columns. Scores are computed in float64, without building the graph.
 
-    def __init__(self, rows: TrainingRows, design: Design, weights: NDArray[np.float64], bias: float) -> None:
-        classes = rows.task == "class"
+    `weights` are (columns,) with `bias` (1,), or of several classes (columns, classes) with (classes,).
+    """
+
+    def __init__(
+        self,
+        rows: TrainingRows,
+        design: Design,
+        weights: NDArray[np.float64],
+        bias: NDArray[np.float64],
+    ) -> None:
+        classes = rows.task != "number"
         super().__init__(
             rows,
             lambda: linear_model(design, weights, bias, len(rows.inputs), probability=classes),
             self.scores,
-            exact=lambda: kept_linear(design, weights, rows.matrix, bias, LOG_ODDS if classes else NUMBER),
+            exact=lambda: kept_linear(
+                design, weights, rows.matrix, float(bias[0]), LOG_ODDS if classes else NUMBER
+            ),
         )
         self.design, self.weights, self.bias = design, weights, bias
 
     def scores(self, matrix: Matrix) -> Scores:
         found = self.design.columns(matrix).astype(np.float64) @ self.weights + self.bias
+        if self.rows.task == "classes":
+            return np.asarray(softmax(found, axis=1))
         return np.asarray(0.5 * (1 + np.tanh(found / 2)) if self.rows.task == "class" else found)
 
 
@@ -49,12 +63,17 @@ def _learn(name: str, rows: TrainingRows, learner: Any) -> LearntLinear:
     design = linear_design(rows)
     with training_with(name):
         learner.fit(design.columns(rows.matrix).astype(np.float64), rows.target, sample_weight=rows.weights)
-    return LearntLinear(rows, design, np.ravel(learner.coef_), float(np.ravel(learner.intercept_)[0]))
+    weights, bias = np.atleast_2d(learner.coef_), np.ravel(learner.intercept_)
+    if rows.task != "classes":
+        return LearntLinear(rows, design, np.ravel(weights), bias)
+    if len(bias) == 1:  # of two classes scikit-learn keeps the weights of the second alone
+        weights, bias = np.vstack([np.zeros_like(weights), weights]), np.append(0.0, bias)
+    return LearntLinear(rows, design, weights.T, bias)
 
 
 LOGISTIC = Trainer(
     name="logistic",
-    tasks=("class",),
+    tasks=("class", "classes"),
     learn=_learn_logistic,
     defaults=lambda _task, _count: {"C": 0.3, "categories": ()},
     space={"C": (0.003, 10.0, "log")},

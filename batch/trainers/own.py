@@ -4,7 +4,9 @@ The function is called as ``function(matrix, target, inputs)``: `matrix` (n, k) 
 `target` (n,) float64, `inputs` the k ModelInputs (name, kind, categories) in order. It returns one of three
 things that have an exact description: a fitted estimator of scikit-learn over the matrix, an xgboost.Booster
 over the matrix, or an ONNX model (ModelProto or bytes) whose input is (n, k) float32 and whose last output
-has the score (the probability of class 1, or the number) in its last column.
+has the score (the probability of class 1, or the number) in its last column. Of several classes `target` has
+the position of each row's class, and scores are the probabilities (n, classes) in the order of the classes:
+a booster's objective is ``multi:softprob``.
 """
 
 from typing import Any
@@ -25,7 +27,10 @@ from batch.trainers.trainer import Learnt, LearntGraph, Trainer
 def own_trainer(name: str) -> Trainer:
     """The function `name` as a trainer."""
     return Trainer(
-        name=name, tasks=("class", "number"), learn=lambda rows: _learn(name, rows), parameters=None
+        name=name,
+        tasks=("class", "classes", "number"),
+        learn=lambda rows: _learn(name, rows),
+        parameters=None,
     )
 
 
@@ -40,10 +45,12 @@ def _learn(name: str, rows: TrainingRows) -> Learnt:
             f"trainer {name!r} failed: {type(error).__name__}: {error}: correct the function"
         ) from error
     learnt = _learnt(name, returned, rows)
-    scores, classes = learnt.scores(rows.matrix), rows.task == "class"
-    sound = scores.shape == rows.target.shape and bool(np.isfinite(scores).all())
+    scores, classes = learnt.scores(rows.matrix), rows.task != "number"
+    wide = (*rows.target.shape, len(rows.classes)) if rows.classes else rows.target.shape
+    sound = scores.shape == wide and bool(np.isfinite(scores).all())
     if not sound or (classes and (scores.min() < 0 or scores.max() > 1)):
         wanted = "a probability from 0 to 1" if classes else "a finite number"
+        wanted += f" for each of {len(rows.classes)} classes" if rows.classes else ""
         raise AnabranchError(
             f"trainer {name!r} gave a model whose scores are not {wanted} for every row: correct the function"
         )
@@ -57,7 +64,7 @@ def _learnt(name: str, returned: Any, rows: TrainingRows) -> Learnt:
     if isinstance(returned, (bytes, onnx.ModelProto)):
         model = onnx.load_model_from_string(returned) if isinstance(returned, bytes) else returned
         return LearntGraph(rows, model.SerializeToString, output=model.graph.output[-1].name)
-    if hasattr(returned, "predict_proba" if rows.task == "class" else "predict"):
+    if hasattr(returned, "predict" if rows.task == "number" else "predict_proba"):
         return LearntEstimator(returned, rows, rows.params)
     raise AnabranchError(
         f"trainer {name!r} returned {type(returned).__name__}: "

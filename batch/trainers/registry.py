@@ -64,21 +64,45 @@ def check_trainer(name: str, task: str | None = None) -> None:
     if task is not None and task not in trainer(name).tasks:
         fitting = ", ".join(other for other, found in TRAINERS.items() if task in found.tasks)
         raise DeclarationError(
-            f"model: trainer {name!r} cannot learn a {task}, which the metric asks for: "
+            f"model: trainer {name!r} cannot learn {_learnt(task)}, which the metric asks for: "
             f"use {fitting} or another metric"
         )
 
 
-def check_model(model: Model) -> None:
-    """Raises DeclarationError unless the trainers of the model and its members can do what is declared."""
+def _learnt(task: str) -> str:
+    return "several classes" if task == "classes" else f"a {task}"
+
+
+def check_model(model: Model, task: str | None = None) -> None:
+    """Raises DeclarationError unless the trainers of the model and its members can do what is declared.
+
+    `task` is the project's; by default that of the metric alone.
+    """
+    task = task or model.task
     for name in (model.trainer, *[member.trainer for member in model.declared_members]):
-        check_trainer(name, model.task)
+        check_trainer(name, task)
         if ":" in name and model.class_weight is not None:
             raise DeclarationError(
                 f"model: class_weight is declared, but {name!r} is your own function and weighs rows itself: "
                 "leave it out"
             )
     found = trainer(model.trainer)
+    aside = [
+        what
+        for what, there in (
+            ("several classes", task == "classes"),
+            ("calibrate", model.calibrate),
+            ("interval", model.interval),
+        )
+        if there
+    ]
+    if aside and (model.params.get("distributed") or found.spread == "always"):
+        raise DeclarationError(
+            f"model: with {aside[0]} a model is learnt in one process, not on Spark's workers: "
+            "leave out the parameter 'distributed', or use a trainer of the driver"
+        )
+    if model.calibrate is not None and task == "number":
+        raise DeclarationError("model: calibrate is for scores of classes: leave it out, or use interval=0.9")
     if model.search is not None and found.spread == "always":
         raise DeclarationError(
             f"model: a search makes many small trainings, which {model.trainer!r} on Spark's workers is not "

@@ -25,6 +25,8 @@ SMALL = 5_000
 class TrainingRows:
     """Coded rows: `matrix` (n, inputs) float32 with NaN for missing, `target` (n,) 0/1 or numbers.
 
+    Of several `classes` the target is the position of the row's class among them.
+
     `groups` (n,) are whole numbers: rows of one number stay together when a trainer validates. `folders` are
     searched for the user's own functions.
     """
@@ -36,7 +38,8 @@ class TrainingRows:
     params: Mapping[str, object] = field(default_factory=dict)
     metric: str = ""
     categories: tuple[str, ...] = ()
-    class_weight: str | Mapping[int, float] | None = None
+    class_weight: str | Mapping[int, float] | Mapping[str, float] | None = None
+    classes: tuple[str | int, ...] = ()
     groups: NDArray[np.int64] | None = None
     members: tuple[Member, ...] = ()
     folders: tuple[Path, ...] = ()
@@ -45,7 +48,7 @@ class TrainingRows:
     @property
     def judged_by(self) -> str:
         """The metric that choices are made by."""
-        return self.metric or ("roc_auc" if self.task == "class" else "rmse")
+        return self.metric or ("rmse" if self.task == "number" else "roc_auc")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -57,12 +60,23 @@ class TrainingRows:
         """A weight a row; None when all weigh the same."""
         if self.class_weight is None:
             return None
+        if self.task == "classes":
+            return self._class_weights[self.target.astype(np.int64)]
         ones = self.target == 1
         if self.class_weight == BALANCED:
             share = min(max(float(ones.mean()), 1e-9), 1 - 1e-9)
             return np.where(ones, 0.5 / share, 0.5 / (1 - share))
-        by_class = self.class_weight if isinstance(self.class_weight, Mapping) else {}
+        by_class: Mapping[Any, float] = self.class_weight if isinstance(self.class_weight, Mapping) else {}
         return np.where(ones, float(by_class.get(1, 1)), float(by_class.get(0, 1)))
+
+    @property
+    def _class_weights(self) -> NDArray[np.float64]:
+        """A weight a class: declared, or such that every class weighs the same."""
+        if self.class_weight == BALANCED:
+            counts = np.bincount(self.target.astype(np.int64), minlength=len(self.classes))
+            return len(self.target) / (np.count_nonzero(counts) * np.maximum(counts, 1.0))
+        by_class: Mapping[Any, float] = self.class_weight if isinstance(self.class_weight, Mapping) else {}
+        return np.array([float(by_class.get(name, 1)) for name in self.classes])
 
     @property
     def category_positions(self) -> tuple[int, ...]:

@@ -28,15 +28,17 @@ class LearntEstimator:
         self.estimator, self.rows, self.parameters = estimator, rows, parameters
 
     def scores(self, matrix: Matrix) -> Scores:
-        classes = self.rows.task == "class"
-        found = self.estimator.predict_proba(matrix)[:, 1] if classes else self.estimator.predict(matrix)
-        return np.asarray(found, dtype=np.float64).reshape(len(matrix))
+        if self.rows.task == "number":
+            return np.asarray(self.estimator.predict(matrix), dtype=np.float64).reshape(len(matrix))
+        found = np.asarray(self.estimator.predict_proba(matrix), dtype=np.float64)
+        return found if self.rows.task == "classes" else found[:, 1]
 
     def fitted(self) -> Fitted:
         content, matrix = trusted_bytes(self.estimator), self.rows.matrix
         onnx, output = self._onnx()
         # The ONNX form is for speed: where float32 rounds across a boundary the estimator alone scores.
-        if onnx is not None and not apart(run(onnx, output, matrix), self.scores(matrix)) <= _PARITY:
+        found = None if onnx is None else run(onnx, output, matrix, len(self.rows.classes))
+        if found is not None and not apart(found, self.scores(matrix)) <= _PARITY:
             onnx, output = None, ""
         parameters = {**self.parameters, "onnx": onnx is not None}
         return stored(
@@ -50,7 +52,7 @@ class LearntEstimator:
         from skl2onnx.common.data_types import FloatTensorType
 
         shape = [("features", FloatTensorType([None, len(self.rows.inputs)]))]
-        options = {"zipmap": False} if self.rows.task == "class" else None
+        options = None if self.rows.task == "number" else {"zipmap": False}
         try:
             model = to_onnx(
                 self.estimator,
@@ -96,7 +98,7 @@ def _learn_sklearn(rows: TrainingRows) -> LearntEstimator:
         )
     if "random_state" in taken:
         params.setdefault("random_state", rows.seed)
-    estimator, classes = kind(**params), rows.task == "class"
+    estimator, classes = kind(**params), rows.task != "number"
     needed = "predict_proba" if classes else "predict"
     if not hasattr(estimator, needed):
         raise DeclarationError(
@@ -153,4 +155,4 @@ def _pipeline(estimator: Any, rows: TrainingRows) -> Any:
     return Pipeline([("prepare", prepare), ("learn", estimator)])
 
 
-SKLEARN = Trainer(name="sklearn", tasks=("class", "number"), learn=_learn_sklearn, parameters=None)
+SKLEARN = Trainer(name="sklearn", tasks=("class", "classes", "number"), learn=_learn_sklearn, parameters=None)

@@ -12,6 +12,9 @@ from functools import cached_property
 from importlib.metadata import version
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from anabranch.errors import AnabranchError, DeclarationError
 from anabranch.stores.models.explaining.explanation import NUMBER, PROBABILITY, to_scores
 from anabranch.stores.models.explaining.kept import kept_background, read_explainer
@@ -32,7 +35,7 @@ class Learnt(Protocol):
     parameters: Mapping[str, object]
 
     def scores(self, matrix: Matrix) -> Scores:
-        """Scores of coded rows: probabilities of class 1, or numbers."""
+        """Scores of coded rows: probabilities of class 1, or of each class (n, classes), or numbers."""
         ...
 
     def fitted(self) -> Fitted:
@@ -46,7 +49,12 @@ def stored(rows: TrainingRows, parameters: Mapping[str, object], *packages: str,
     requirements = tuple(f"{package}=={version(package)}" for package in pinned)
     files.setdefault("explainer", kept_background(rows.matrix, _space(rows)))
     return Fitted(
-        inputs=rows.inputs, task=rows.task, parameters=parameters, pip_requirements=requirements, **files
+        inputs=rows.inputs,
+        task=rows.task,
+        classes=rows.classes,
+        parameters=parameters,
+        pip_requirements=requirements,
+        **files,
     )
 
 
@@ -54,7 +62,7 @@ def explainer(
     rows: TrainingRows, exact: Callable[[], bytes] | None, score: Callable[[Matrix], Scores]
 ) -> bytes:
     """The file by which scores are explained: `exact` where that adds up to `score`, else a background."""
-    if exact is not None:
+    if exact is not None and not rows.classes:
         with suppress(AnabranchError):  # such as a booster with splits of another kind
             content, some = exact(), rows.matrix[:_EXPLAINED]
             found = read_explainer(content, score).explain(some)
@@ -95,16 +103,35 @@ class LearntGraph:
         return self._graph()
 
     def scores(self, matrix: Matrix) -> Scores:
-        return run(self.onnx, self.output, matrix)
+        return run(self.onnx, self.output, matrix, len(self.rows.classes))
 
     def fitted(self) -> Fitted:
         if self.library is not None:
-            check_parity(self.onnx, self.output, self.rows.matrix, self.library(self.rows.matrix))
+            found, classes = self.library(self.rows.matrix), len(self.rows.classes)
+            check_parity(self.onnx, self.output, self.rows.matrix, found, classes)
         return stored(
             self.rows, self.parameters,
             native="onnx", onnx=self.onnx, output=self.output,
             explainer=explainer(self.rows, self._exact, self.scores),
         )  # fmt: skip
+
+
+class WidenedScores:
+    """A model of some of the classes, as in a part of the rows that lacks a rare one; the others score 0."""
+
+    def __init__(self, learnt: Learnt, present: NDArray[np.int64], classes: int) -> None:
+        self.learnt, self.parameters = learnt, learnt.parameters
+        self._present, self._classes = present, classes
+
+    def scores(self, matrix: Matrix) -> Scores:
+        found = np.zeros((len(matrix), self._classes))
+        found[:, self._present] = self.learnt.scores(matrix)
+        return found
+
+    def fitted(self) -> Fitted:
+        raise AnabranchError(
+            "the rows lack a class that the model is to have: train on rows of every class, or leave it out"
+        )
 
 
 def _no_defaults(_task: str, _count: int) -> Mapping[str, object]:
@@ -135,7 +162,16 @@ class Trainer:
 
     def train(self, rows: TrainingRows) -> Learnt:
         """Train in memory. Raises DeclarationError for a parameter that the trainer does not have."""
-        return self.learn(self.complete(rows, len(rows.target)))
+        rows = self.complete(rows, len(rows.target))
+        present = np.unique(rows.target).astype(np.int64) if rows.task == "classes" else np.zeros(0, np.int64)
+        if len(present) == len(rows.classes):
+            return self.learn(rows)
+        some = replace(
+            rows,
+            target=np.searchsorted(present, rows.target).astype(np.float64),
+            classes=tuple(rows.classes[place] for place in present.tolist()),
+        )
+        return WidenedScores(self.learn(some), present, len(rows.classes))
 
     def train_frame(self, frame: TrainingFrame) -> Learnt:
         """Train on Spark's workers; the trainer must have a `learn_frame`."""

@@ -60,19 +60,21 @@ class Quality:
     folds: int
 
 
-def candidates(model: Model) -> list[Candidate]:
-    """The plain model, the usual trainers of the task with their defaults, and the declared one."""
-    simple = "logistic" if model.task == "class" else "linear"
-    weak = (("C", 1.0),) if model.task == "class" else (("alpha", 1e-3),)
+def candidates(model: Model, task: str | None = None) -> list[Candidate]:
+    """The plain model, the usual trainers of the task with their defaults, and the declared one.
+
+    `task` is the project's; by default that of the metric alone.
+    """
+    task = task or model.task
+    simple = "linear" if task == "number" else "logistic"
+    weak = (("alpha", 1e-3),) if task == "number" else (("C", 1.0),)
     found = [
-        Candidate(
-            name=PLAIN if model.task == "class" else PLAIN_NUMBERS, trainer=simple, params=weak, plain=True
-        )
+        Candidate(name=PLAIN_NUMBERS if task == "number" else PLAIN, trainer=simple, params=weak, plain=True)
     ]
     found += [
         Candidate(name=name, trainer=name)
         for name in (simple, "forest", "xgboost", "auto")
-        if model.task in TRAINERS[name].tasks
+        if task in TRAINERS[name].tasks
     ]
     # Trainers on Spark's workers are too slow for hundreds of small fits.
     on_driver = ":" in model.trainer or TRAINERS[model.trainer].spread != "always"

@@ -1,6 +1,6 @@
 """From a training set in memory to rows for a trainer and held-out rows to judge the model on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from anabranch.errors import AnabranchError
 from anabranch.stores.models.inputs import ModelInput, model_inputs
 from anabranch.stores.models.scoring import InputCoder, Matrix
 from batch.evaluation.hindsight import Sights
+from batch.evaluation.named_classes import check_named_classes, coded_targets
 from batch.evaluation.splits import Split, split
 from batch.trainers.rows import TrainingRows
 
@@ -39,7 +40,7 @@ class Prepared:
     @property
     def target(self) -> NDArray[np.float64]:
         """The targets of the held-out rows."""
-        return targets(self.test)
+        return coded_targets(self.test, self.rows.classes)
 
     @property
     def groups(self) -> NDArray[np.int64]:
@@ -67,19 +68,27 @@ def prepare(project: Project, model: Model, table: pa.Table, folders: tuple[Path
     Raises AnabranchError for labels or features that nothing can be learnt from.
     """
     table = in_order(table)
+    found = classes_of(project, table)
     target, keys, groups = (
-        targets(table),
+        coded_targets(table, found),
         np.array(table.column(KEY).to_pylist(), dtype=object),
         key_groups(table),
     )
-    parts = split(model.split, keys, table.column(TIME).to_numpy(), target, model.task)
+    parts = split(model.split, keys, table.column(TIME).to_numpy(), target, project.task)
+    # A class whose rows are all held out cannot be learnt.
+    classes = tuple(name for place, name in enumerate(found) if (target[parts.train] == place).any())
     columns = feature_columns(project, table)
     inputs = tuple(given.learnt(columns[given.name][parts.train]) for given in model_inputs(project))
     matrix = InputCoder([given.described() for given in inputs]).matrix(columns)
     empty = check_empty(project, inputs, matrix[parts.train])
     test = table.filter(pa.array(parts.test)).append_column(GROUP, pa.array(groups[parts.test]))
-    rows = training_rows(
-        model, matrix[parts.train], target[parts.train], inputs, groups[parts.train], folders
+    train = table.filter(pa.array(parts.train))
+    rows = replace(
+        training_rows(
+            model, matrix[parts.train], coded_targets(train, classes), inputs, groups[parts.train], folders
+        ),
+        task=project.task,
+        classes=classes,
     )
     return Prepared(
         rows=rows,
@@ -114,6 +123,22 @@ def in_order(table: pa.Table) -> pa.Table:
 def targets(table: pa.Table) -> NDArray[np.float64]:
     """The targets of a training set."""
     return np.asarray(table.column(TARGET).to_numpy(), dtype=np.float64)
+
+
+def classes_of(project: Project, table: pa.Table) -> tuple[str | int, ...]:
+    """The classes in a training set, in their order; none where the label has no several classes.
+
+    Raises AnabranchError for one class, more than 100, or one that is not among the declared.
+    """
+    label = project.label
+    if project.task != "classes" or label is None:
+        return ()
+    there = set(table.column(TARGET).to_pylist())
+    declared = tuple(map(str, label.classes))
+    check_named_classes(sorted(there), table.num_rows, declared)
+    if label.classes:
+        return tuple(name for name in label.classes if str(name) in there)
+    return tuple(sorted(there)) if label.type.text else tuple(sorted(map(int, there)))
 
 
 def key_groups(table: pa.Table) -> NDArray[np.int64]:
@@ -160,7 +185,9 @@ def whole_set(
     inputs = tuple(given.learnt(columns[given.name]) for given in model_inputs(project))
     matrix = InputCoder([given.described() for given in inputs]).matrix(columns)
     check_empty(project, inputs, matrix)
-    return training_rows(model, matrix, targets(table), inputs, key_groups(table), folders)
+    classes = classes_of(project, table)
+    rows = training_rows(model, matrix, coded_targets(table, classes), inputs, key_groups(table), folders)
+    return replace(rows, task=project.task, classes=classes)
 
 
 def values(column: pa.ChunkedArray) -> NDArray[Any]:

@@ -6,7 +6,7 @@ and what is an unknown text is one.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -54,11 +54,15 @@ class Bins:
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Bins of each input of a model over `rows` rows, and of its scores of the held-out ones."""
+    """Bins of each input of a model over `rows` rows, and of its scores of the held-out ones.
+
+    Of several classes the scores are those of the labels, and `labels` counts the labels by class.
+    """
 
     rows: int
     features: Mapping[str, Bins]
     scores: Bins
+    labels: Bins | None = None
 
     def text(self) -> bytes:
         """The profile as JSON, as it is kept."""
@@ -70,7 +74,13 @@ def read_profile(content: bytes) -> Profile:
     try:
         found = json.loads(content)
         features = {name: _read(bins) for name, bins in found["features"].items()}
-        return Profile(rows=int(found["rows"]), features=features, scores=_read(found["scores"]))
+        labels = found.get("labels")
+        return Profile(
+            rows=int(found["rows"]),
+            features=features,
+            scores=_read(found["scores"]),
+            labels=None if labels is None else _read(labels),
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise AnabranchError(
             f"the profile of the training data ({FILE}) cannot be read ({error}): train again to have one"
@@ -82,14 +92,29 @@ def _read(bins: Mapping[str, Sequence[Any]]) -> Bins:
 
 
 def profile(
-    inputs: Sequence[ModelInput], categories: Sequence[str], matrix: Matrix, scores: Scores
+    inputs: Sequence[ModelInput],
+    categories: Sequence[str],
+    matrix: Matrix,
+    scores: Scores,
+    classes: Sequence[str | int] = (),
 ) -> Profile:
     """The profile of coded rows; `categories` are inputs whose numbers are names of kinds."""
     features = {}
     for place, given in enumerate(inputs):
         kinds = given.kind in ("text", "boolean") or given.name in categories
         features[given.name] = _bins(matrix[:, place], kinds, given.categories)
-    return Profile(rows=len(matrix), features=features, scores=_bins(scores, False, ()))
+    best = scores.max(axis=1) if classes else scores
+    made = Profile(rows=len(matrix), features=features, scores=_bins(best, False, ()))
+    return replace(made, labels=_class_bins(scores.argmax(axis=1), classes)) if classes else made
+
+
+def _class_bins(places: NDArray[Any], classes: Sequence[str | int]) -> Bins:
+    """Counts by class of labels, given as positions among `classes`; every class has a bin."""
+    bins = Bins(
+        values=tuple(float(place) for place in range(len(classes))),
+        names=(*map(str, classes), "other classes", "missing"),
+    )
+    return replace(bins, counts=tuple(bins.count(places.astype(np.float64)).tolist()))
 
 
 def _bins(column: NDArray[Any], kinds: bool, categories: Sequence[str]) -> Bins:

@@ -8,6 +8,9 @@ from importlib.metadata import version
 import numpy as np
 
 from anabranch.declare.models import Model
+from anabranch.declare.projects import Project
+from anabranch.stores.models.scoring import Matrix, Scores
+from batch.calibration.adjusted import CalibratedModel, IntervalModel
 from batch.evaluation.assessment import JudgedRows, importance, measured, slice_results
 from batch.evaluation.fairness import fairness
 from batch.evaluation.hindsight import audit, said_late
@@ -17,7 +20,7 @@ from batch.trainers.rows import SEED
 from batch.trainers.trainer import Learnt
 from batch.training.card import CardContents, card
 from batch.training.job import TrainingJob, TrainingLabels
-from batch.training.pictures import pictures
+from batch.training.pictures import calibration_error, pictures
 from batch.training.preparing import Prepared
 from batch.training.profile import FILE, profile
 
@@ -41,15 +44,16 @@ def assess(job: TrainingJob, prepared: Prepared, learnt: Learnt, labels: Trainin
         groups=groups[:0] if rows.groups is None else rows.groups,
         threshold=fitted.threshold,
     )
-    metrics = measured(model.metric, model.task, test, SEED)
+    metrics = measured(model.metric, project.task, test, SEED)
     metrics |= {
-        f"train_{name}": value for name, value in measured(model.metric, model.task, train, SEED).items()
+        f"train_{name}": value for name, value in measured(model.metric, project.task, train, SEED).items()
     }
+    metrics |= adjustment_metrics(learnt, prepared.matrix, test)
     trained = len(rows.target) if labels.on_workers is None else labels.on_workers
     metrics |= {"rows_train": float(trained), "rows_test": float(len(test.target))}
     slices = slice_results(model.declared_slices, prepared.columns(), model.metric, test, SEED)
     fair = None
-    if model.declared_slices and model.task == "class":
+    if model.declared_slices and project.task == "class":
         fair = fairness(model.declared_slices, prepared.columns(), test)
     hindsight = None
     if prepared.sights is not None:
@@ -68,7 +72,7 @@ def assess(job: TrainingJob, prepared: Prepared, learnt: Learnt, labels: Trainin
         job.progress.step(f"hindsight: {hindsight.said}")
     job.progress.step("importance of features, curves, model card")
     weight = importance(predict, prepared.matrix, test, rows.names, model.metric, SEED)
-    parameters = _parameters(model, prepared, labels)
+    parameters = _parameters(project, model, prepared, labels)
     contents = CardContents(
         metrics=metrics,
         slices=slices,
@@ -78,9 +82,12 @@ def assess(job: TrainingJob, prepared: Prepared, learnt: Learnt, labels: Trainin
         parameters={**fitted.parameters, **parameters},
         about=_about(job, prepared, labels),
         environment=environment(),
-        pictures=pictures(model.task, test.target, test.scores),
+        pictures=pictures(
+            project.task, test.target, test.scores, rows.classes, _plain(learnt, prepared.matrix)
+        ),
     )
-    seen = profile(rows.inputs, model.categories, np.vstack([rows.matrix, prepared.matrix]), test.scores)
+    both = np.vstack([rows.matrix, prepared.matrix])
+    seen = profile(rows.inputs, model.categories, both, test.scores, rows.classes)
     report = {
         "model_card.html": card(project, contents).encode(),
         **contents.pictures,
@@ -119,6 +126,27 @@ def assess(job: TrainingJob, prepared: Prepared, learnt: Learnt, labels: Trainin
     )
 
 
+def _plain(learnt: Learnt, matrix: Matrix) -> Scores | None:
+    """The scores before calibration; None of a model that is not calibrated."""
+    return learnt.learnt.scores(matrix) if isinstance(learnt, CalibratedModel) else None
+
+
+def adjustment_metrics(learnt: Learnt, matrix: Matrix, rows: JudgedRows) -> dict[str, float]:
+    """How far scores are from observed shares, before and after calibration; how many rows intervals hold."""
+    plain = _plain(learnt, matrix)
+    if plain is not None:
+        return {
+            "calibration_error": calibration_error(rows.target, rows.scores),
+            "calibration_error_before": calibration_error(rows.target, plain),
+        }
+    if isinstance(learnt, IntervalModel):
+        low, high = learnt.interval.low, learnt.interval.high
+        misses = rows.target - rows.scores
+        inside = (misses >= low) & (misses <= high)
+        return {"interval_coverage": float(inside.mean()), "interval_width": high - low}
+    return {}
+
+
 def _about(job: TrainingJob, prepared: Prepared, labels: TrainingLabels) -> dict[str, str]:
     """Where the data came from, for the model card."""
     label = job.project.label
@@ -140,11 +168,13 @@ def environment() -> dict[str, str]:
     }
 
 
-def _parameters(model: Model, prepared: Prepared, labels: TrainingLabels) -> dict[str, object]:
+def _parameters(
+    project: Project, model: Model, prepared: Prepared, labels: TrainingLabels
+) -> dict[str, object]:
     found: dict[str, object] = {
         "trainer": model.trainer,
         "metric": model.metric,
-        "task": model.task,
+        "task": project.task,
         "features": len(prepared.rows.inputs),
         "labels_left_out": labels.left_out,
         "labels_left_out_by_split": prepared.split.left_out,
@@ -157,6 +187,14 @@ def _parameters(model: Model, prepared: Prepared, labels: TrainingLabels) -> dic
         found |= {"trained_on": "Spark's workers", "rows_on_driver": len(prepared.rows.target)}
     if model.as_known:
         found["as_known"] = "training values from what had arrived by the label's time"
+    if prepared.rows.classes:
+        found["classes"] = ", ".join(map(str, prepared.rows.classes))
+        unseen = int((prepared.target < 0).sum())
+        found |= {"rows_test_of_unknown_classes": unseen} if unseen else {}
+    if model.calibrate is not None:
+        found["calibrate"] = model.calibrate
+    if model.interval is not None:
+        found["interval"] = model.interval
     if model.categories:
         found["declared_categories"] = ", ".join(model.categories)
     if model.class_weight is not None:

@@ -79,6 +79,10 @@ def check_memory(project: Project, model: Model, size: TrainingSize, most: int) 
     found = trainer(model.trainer)
     if model.search is not None:
         instead = "leave out the search, which trains many times"
+    elif project.task == "classes":
+        instead = "several classes are learnt in one process, so bring in fewer labels"
+    elif model.calibrate or model.interval:
+        instead = "leave out calibrate and interval, which train several times"
     elif found.learn_frame is not None:
         instead = "leave out the parameter 'distributed'"
     else:

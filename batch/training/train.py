@@ -15,6 +15,7 @@ from pyspark.sql import DataFrame
 
 from anabranch.errors import MisuseError
 from anabranch.stores.opened import Stores
+from batch.calibration.adjusted import adjusted
 from batch.evaluation.assessment import SliceResult
 from batch.evaluation.fairness import Fairness
 from batch.evaluation.hindsight import Hindsight
@@ -88,7 +89,7 @@ def chosen(parameters: Mapping[str, object]) -> str:
 def train(stores: Stores, job: TrainingJob) -> Trained:
     """Train the project's model on the whole lake and register it, as champion when the gate passes it."""
     started = time.monotonic()
-    check_model(job.model)
+    check_model(job.model, job.project.task)
     run = lake_run(stores, job, stores.lake.versions_read(stores.spark, job.project))
     trained = _registered(stores, job, run, started)
     log.info(
@@ -106,12 +107,13 @@ def fit_and_log(stores: Stores, job: TrainingJob, given: TrainingSet) -> Trained
 
 def lake_run(stores: Stores, job: TrainingJob, versions: Mapping[str, int]) -> TrainingRun:
     """Train and judge on the lake's `versions`; nothing is registered."""
-    check_model(job.model)
+    check_model(job.model, job.project.task)
     frame, total = lake_frame(stores, job.project, versions, job.progress)
     large = training_size(job.project, total).bytes > job.local_bytes
     # A search makes many trainings: they stay on the driver unless the declaration says otherwise.
+    in_one = job.project.task == "classes" or job.model.calibrate or job.model.interval or job.model.search
     spreads = trainer(job.model.trainer).spreads(total, job.model.params, large=large)
-    if total and spreads and job.model.search is None:
+    if total and spreads and not in_one:
         return _spread_run(job, frame, total, versions)
     table = collected(job, frame, total)
     return train_run(job, TrainingSet(table=table, lake_versions=versions, left_out=total - table.num_rows))
@@ -160,14 +162,14 @@ def _spread_run(job: TrainingJob, frame: DataFrame, total: int, versions: Mappin
 
 def train_run(job: TrainingJob, given: TrainingSet) -> TrainingRun:
     """Train in memory and judge; nothing is registered."""
-    check_model(job.model)
+    check_model(job.model, job.project.task)
     prepared = prepare(job.project, job.model, given.table, job.folders)
     job.progress.step(f"split {prepared.split.how}")
     if prepared.empty:
         job.progress.step(f"features without any value before the labels: {', '.join(prepared.empty)}")
     rows = prepared.rows
     job.progress.step(f"trainer {job.model.trainer}: {len(rows.target):,} rows, {len(rows.inputs)} features")
-    learnt = learn(job.model.trainer, rows, job.model.search)
+    learnt = adjusted(learn(job.model.trainer, rows, job.model.search), job.model, rows)
     if tried(learnt):
         job.progress.step(f"chosen among {len(tried(learnt))}: {chosen(learnt.fitted().parameters)}")
     return assess(job, prepared, learnt, given.labels)

@@ -9,6 +9,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from anabranch.aggregates.base import TOLERANCE
+from anabranch.declare.models import MOST_CLASSES
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Label
 from anabranch.errors import AnabranchError
@@ -28,6 +29,7 @@ from anabranch.stores.models.shipping import input_column
 from anabranch.stores.opened import Stores
 from anabranch.values.names import quoted
 from anabranch.values.times import format_time
+from batch.evaluation.named_classes import check_named_classes
 from batch.evaluation.splits import check_classes
 from batch.training.job import TrainingJob, learnable
 from batch.training.preparing import KEY, SIGHT, TARGET, TIME
@@ -51,7 +53,13 @@ def lake_frame(
     known = " from what had arrived by then" if model.as_known else ""
     progress.step(f"training set: features strictly before every label{known}")
     own = events[label.source.name]
-    labels = label_rows(label, own, request_columns(project, own))
+    labels = label_rows(label, own, request_columns(project, own), project.task)
+    if project.task == "classes":
+        total = _checked_classes(label, labels)
+        if model.as_known:
+            (row,) = labels.agg(F.max(F.unix_micros(TIME)).alias("latest")).collect()
+            check_arrived(project, events, row["latest"])
+        return training_set(project, events, labels, min(1.0, AUDITED / max(total, 1))), total
     target = F.when(F.abs(TARGET) < float("inf"), F.col(TARGET))
     strange = F.when(~target.isin(0.0, 1.0), target)
     (told,) = labels.agg(
@@ -59,7 +67,7 @@ def lake_frame(
         F.array_compact(F.array(F.min(strange), F.min(target), F.max(target))).alias("found"),
         F.max(F.unix_micros(TIME)).alias("latest"),
     ).collect()
-    if model.task == "class":
+    if project.task == "class":
         check_classes(list(dict.fromkeys(told["found"])), told["total"])
     if model.as_known:
         check_arrived(project, events, told["latest"])
@@ -81,6 +89,16 @@ def check_arrived(project: Project, events: Mapping[str, DataFrame], latest: int
             "from a file is the time of its landing: leave out as_known (--as-known) for history that was "
             "loaded afterwards"
         )
+
+
+def _checked_classes(label: Label, labels: DataFrame) -> int:
+    """The number of label events; raises AnabranchError for classes that no model can have."""
+    found = labels.groupBy(TARGET).count().limit(MOST_CLASSES * 10).collect()
+    counts = {row[TARGET]: int(row["count"]) for row in found}
+    total = sum(counts.values()) if len(counts) < MOST_CLASSES * 10 else labels.count()
+    declared = tuple(map(str, label.classes))
+    check_named_classes(sorted(name for name in counts if name is not None), total, declared)
+    return total
 
 
 def _require_events(project: Project, versions: Mapping[str, int]) -> None:
@@ -121,17 +139,25 @@ def no_labels(project: Project, total: int) -> AnabranchError:
     return AnabranchError(f"project {project.name!r} has no labels to learn from: {why}")
 
 
-def label_rows(label: Label, events: DataFrame, request: Sequence[Column] = ()) -> DataFrame:
+def label_rows(
+    label: Label, events: DataFrame, request: Sequence[Column] = (), task: str = "class"
+) -> DataFrame:
     """One row a label event: its key, its request, `_time` and `_target` DOUBLE; each may be NULL.
 
-    A target that is no number, or that 32 bits do not hold, in which models compute, is NULL.
+    A target that is no number, or that 32 bits do not hold, in which models compute, is NULL. Of the task
+    ``classes`` the target is STRING, the name of the class; an empty text is NULL.
     """
+    named_class = F.expr(label.target_sql).cast("string")
     target = F.expr(label.target_sql).cast("double")
     return events.select(
         *[named(name) for name in label.keys],
         *request,
         named(label.source.time).cast("timestamp").alias(TIME),
-        F.when(F.abs(target) <= float(np.finfo(np.float32).max), target).alias(TARGET),
+        (
+            F.when(named_class != "", named_class)
+            if task == "classes"
+            else F.when(F.abs(target) <= float(np.finfo(np.float32).max), target)
+        ).alias(TARGET),
     )
 
 
@@ -140,15 +166,16 @@ def training_set(
 ) -> DataFrame:
     """One row a label that has a key, a time and a target.
 
-    Columns: `_key` STRING, `_time` micros, `_target` DOUBLE, the model's inputs and the slices' (DOUBLE or
-    STRING), and `_sight`: `events`, `late` and `loaded` of all views (anabranch.folds.spark.sights), and
-    `changed`, the inputs that events which had not arrived change, by their place, with their other value: as
+    Columns: `_key` STRING, `_time` micros, `_target` DOUBLE (of several classes STRING), the model's inputs
+    and the slices' (DOUBLE or STRING), and `_sight`: `events`, `late` and `loaded` of all views
+    (anabranch.folds.spark.sights), and `changed`, the inputs that events which had not arrived change, by their place, with their other value: as
     known, or with hindsight where the model learns as known. Without that only a `share` of the rows is
     examined so, and `_sight` is NULL of the others.
     """
     keys = key_column(project.keys)
     as_known = project.model is not None and project.model.as_known
-    usable = labels.where(keys.isNotNull() & F.col(TIME).isNotNull() & (F.abs(TARGET) < float("inf")))
+    sound = F.col(TARGET).isNotNull() if project.task == "classes" else F.abs(TARGET) < float("inf")
+    usable = labels.where(keys.isNotNull() & F.col(TIME).isNotNull() & sound)
     found, names = sights(
         project, events, usable, TIME, trust_files=as_known, share=1.0 if as_known else share
     )

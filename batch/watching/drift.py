@@ -11,7 +11,7 @@ from batch.training.profile import Bins, Profile
 
 FLOOR = 1e-4
 """The smallest share of a bin in the index, in which an empty bin would be infinitely far away."""
-SCORE = ""
+SCORE, LABEL = "", "label"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,11 @@ def drifts(profile: Profile, features: Sequence[str], matrix: Matrix) -> list[Dr
 def score_drift(profile: Profile, scores: Scores) -> Drift:
     """Drift of the scores against those of held-out rows."""
     return _drift(SCORE, profile.scores, scores)
+
+
+def label_drift(labels: Bins, places: Scores) -> Drift:
+    """Drift of the labels by class, given as positions, against those of held-out rows."""
+    return _drift(LABEL, labels, places)
 
 
 def _drift(feature: str, bins: Bins, column: Matrix | Scores) -> Drift:

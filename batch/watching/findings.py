@@ -1,7 +1,7 @@
 """The findings of a look at a model after its release, also as measures and as metrics of the registry."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from anabranch.stores.cassandra.measures import Measure
@@ -24,9 +24,10 @@ class Findings:
     """The findings of a look at `at` over the time since `since` (microseconds).
 
     By model version: `predictions` counts them, `features` and `scores` are the drift of what they used and
-    of their scores, `means` the mean scores, `fairness` the rates of class 1 by slice. `current` is the
-    drift of the current rows of every key, for the champion. Drift of fewer than `least` rows is chance: it
-    is shown, and is no measure. `trial` compares the version on trial with the champion.
+    of their scores, `labels` that of the labels by class, where there are several, `means` the mean scores,
+    `fairness` the rates of class 1 by slice. `current` is the drift of the current rows of every key, for the
+    champion. Drift of fewer than `least` rows is chance: it is shown, and is no measure. `trial` compares the
+    version on trial with the champion.
     """
 
     project: str
@@ -46,6 +47,7 @@ class Findings:
     least: int = 1
     fairness: Mapping[str, Fairness] = field(default_factory=dict)
     trial: TrialOutcome | None = None
+    labels: Mapping[str, Drift] = field(default_factory=dict)
 
     def measures(self) -> list[Measure]:
         """The findings as measures; accuracy by period is dated at its start, so later labels correct it."""
@@ -71,6 +73,7 @@ class Findings:
         yield from self._trial(now)
         drifts = [("features", version, one) for version, found in self.features.items() for one in found]
         drifts += [("scores", version, one) for version, one in self.scores.items()]
+        drifts += [("labels", version, replace(one, feature="")) for version, one in self.labels.items()]
         drifts += [("current", self.champion, one) for one in self.current]
         for subject, version, drift in drifts:
             if drift.rows < self.least:

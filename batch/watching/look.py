@@ -21,8 +21,9 @@ from anabranch.stores.opened import Stores
 from anabranch.values.times import from_micros, now_micros, parse_time
 from batch.building.current_rows import SUBJECT
 from batch.evaluation.fairness import Fairness
+from batch.evaluation.named_classes import class_codes
 from batch.training.profile import FILE, Profile, read_profile
-from batch.watching.drift import Drift, drifts, score_drift
+from batch.watching.drift import Drift, drifts, label_drift, score_drift
 from batch.watching.findings import Findings
 from batch.watching.outcomes import (
     Accuracy,
@@ -88,6 +89,7 @@ def watch(stores: Stores, project: Project, progress: Progress, since: int | Non
         trial=outcome,
         features={version: features for version, (features, _) in distributions.items()},
         scores={version: scores for version, (_, scores) in distributions.items()},
+        labels=look.labels,
         means=means,
         current=look.current(),
         skew=skew,
@@ -115,6 +117,7 @@ class _Look:
         self.stores, self.project, self.champion, self.counts = stores, project, champion, counts
         none = "no predictions have landed: serve some, or run 'anabranch land'"
         self.notes: list[str] = [] if counts else [none]
+        self.labels: dict[str, Drift] = {}
         self._scorers: dict[str, Scorer | None] = {}
         self._profiles: dict[str, Profile | None] = {}
 
@@ -151,10 +154,11 @@ class _Look:
         ]
         table = (
             predictions.where(F.pmod(F.xxhash64("prediction_id"), F.lit(_PLACES)) < limit)
-            .select("model_version", "score", "used")
+            .select("model_version", "score", "label", "used")
             .toArrow()
         )
         versions = np.array(table.column("model_version").to_pylist(), dtype=object)
+        labels = np.array(table.column("label").to_pylist(), dtype=object)
         scores, used = (
             table.column("score").to_numpy().astype(np.float64),
             np.array(table.column("used").to_pylist(), dtype=object),
@@ -170,6 +174,9 @@ class _Look:
             if profile is not None:
                 rows = [json.loads(text) for text in used[mine].tolist()]
                 found[version] = (self._drifts(profile, scorer, rows), score_drift(profile, scores[mine]))
+                if profile.labels is not None:
+                    places = class_codes(labels[mine].tolist(), scorer.classes)
+                    self.labels[version] = label_drift(profile.labels, places)
         return found, means
 
     def current(self) -> tuple[Drift, ...]:
@@ -209,6 +216,9 @@ class _Look:
         since = parse_time(trial.since)
         if tried is None or champion is None or since is None:
             return None
+        if champion.classes or tried.classes:
+            self.notes.append("labels do not compare a trial of several classes with the champion")
+            return None
         outcome = trial_outcome(model.metric, found, champion, tried, since)
         if outcome is None:
             self.notes.append(f"no label has come since version {trial.version} is on trial")
@@ -228,8 +238,12 @@ class _Look:
             for version in self.counts
             if (scorer := self.scorer(version)) is not None
         }
-        fair = fairness_by_version(model, found, thresholds)
-        return tuple(accuracies(model, found, thresholds, period)), fair
+        classes = {
+            version: one.classes for version in thresholds if (one := self.scorer(version)) is not None
+        }
+        # Of several classes there are no rates of class 1.
+        fair = {} if self.project.task == "classes" else fairness_by_version(model, found, thresholds)
+        return tuple(accuracies(model, found, thresholds, period, classes)), fair
 
     def skew(self, predictions: DataFrame) -> Skew | None:
         """Skew of the champion, with the batch version that serves or the one before."""

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,7 @@ from anabranch.stores.opened import Stores
 from anabranch.values.times import from_micros
 from batch.evaluation.assessment import JudgedRows, intervals, slice_parts
 from batch.evaluation.fairness import Fairness, fairness_of
+from batch.evaluation.named_classes import class_codes
 from batch.training.preparing import TARGET, TIME
 from batch.training.training_sets import label_rows
 
@@ -35,20 +37,30 @@ _SEED = 7
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedPredictions:
-    """Predictions with targets; keys are numbers, times microseconds, `used` holds values by feature."""
+    """Predictions with targets; keys are numbers, times microseconds, `used` holds values by feature.
+
+    Of several classes targets are their names, and `scores` has the scores by class.
+    """
 
     version: NDArray[np.object_]
     key: NDArray[np.int64]
     time: NDArray[np.int64]
     score: NDArray[np.float64]
-    target: NDArray[np.float64]
+    target: NDArray[Any]
     used: Sequence[Mapping[str, object]]
+    scores: Sequence[Mapping[str, float]] = ()
 
-    def rows(self, mask: NDArray[np.bool_], threshold: float) -> JudgedRows:
-        """The chosen predictions, as metrics are computed of them."""
-        return JudgedRows(
-            target=self.target[mask], scores=self.score[mask], groups=self.key[mask], threshold=threshold
-        )
+    def rows(
+        self, mask: NDArray[np.bool_], threshold: float, classes: Sequence[str | int] = ()
+    ) -> JudgedRows:
+        """The chosen predictions, as metrics are computed of them; `classes` are those of their version."""
+        target, scores = self.target[mask], self.score[mask]
+        if classes:
+            by_class = [self.scores[place] for place in np.flatnonzero(mask).tolist()]
+            wide = [[one.get(str(name), 0.0) for name in classes] for one in by_class]
+            target = class_codes(target.tolist(), classes)
+            scores = np.array(wide, dtype=np.float64).reshape(-1, len(classes))
+        return JudgedRows(target=target, scores=scores, groups=self.key[mask], threshold=threshold)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +94,15 @@ def judged(stores: Stores, project: Project, label: Label, since: int, horizon: 
     recent = lake.events(spark, project, label.source).where(
         named(label.source.time) >= F.lit(from_micros(since))
     )
-    labels = label_rows(label, distinct(label.source, recent))
+    classes = project.task == "classes"
+    labels = label_rows(label, distinct(label.source, recent), task=project.task)
     keyed = labels.select(
         key_column(label.keys).alias("key"), F.unix_micros(TIME).alias("time"), F.col(TARGET).alias("target")
     )
-    usable = keyed.where(
-        (F.col("time") >= since) & F.col("key").isNotNull() & (F.abs("target") < float("inf"))
-    )
+    finite = F.col("target").isNotNull() if classes else F.abs("target") < float("inf")
+    usable = keyed.where((F.col("time") >= since) & F.col("key").isNotNull() & finite)
+    if classes:  # a champion from before the label was declared with classes has none
+        predictions = predictions.where("scores IS NOT NULL")
     joined = join_labels(predictions, usable, horizon)
     return _collected(joined.orderBy(F.xxhash64("key"), "key", "time").limit(MOST).toArrow())
 
@@ -99,18 +113,22 @@ def join_labels(predictions: DataFrame, labels: DataFrame, horizon: int) -> Data
     One pass over each key's predictions and labels in the order of time, however many of them there are.
     """
     versions = [row["model_version"] for row in predictions.select("model_version").distinct().collect()]
+    by_class = ["scores"] if "scores" in predictions.columns else []
     if not versions:
+        kinds = _PREDICTED | dict.fromkeys(by_class, "STRING")
         return labels.select(
-            "*", *[F.lit(None).cast(kind).alias(name) for name, kind in _PREDICTED.items()]
+            "*", *[F.lit(None).cast(kind).alias(name) for name, kind in kinds.items()]
         ).limit(0)
-    prediction = F.struct(F.unix_micros("at").alias("made"), "prediction_id", "score", "used").alias(
+    # Maps have no order, which the struct needs: as text.
+    texts = [F.to_json(name).alias(name) for name in by_class]
+    prediction = F.struct(F.unix_micros("at").alias("made"), "prediction_id", "score", "used", *texts).alias(
         "prediction"
     )
     predicted = predictions.select(
         "key",
         "model_version",
         F.unix_micros("at").alias("time"),
-        F.lit(None).cast("double").alias("target"),
+        F.lit(None).cast(labels.schema["target"].dataType).alias("target"),
         prediction,
     )
     version = F.explode(F.array(*map(F.lit, versions))).alias("model_version")
@@ -131,7 +149,8 @@ def join_labels(predictions: DataFrame, labels: DataFrame, horizon: int) -> Data
         .where("target IS NOT NULL")
     )
     found = last.where(F.col("_last.made") >= F.col("time") - horizon)
-    return found.select("key", "time", "target", "model_version", "_last.score", "_last.used")
+    more = [f"_last.{name}" for name in ("score", "used", *by_class)]
+    return found.select("key", "time", "target", "model_version", *more)
 
 
 _PREDICTED = {"model_version": "STRING", "score": "DOUBLE", "used": "STRING"}
@@ -144,18 +163,37 @@ def _collected(table: pa.Table) -> JudgedPredictions:
         key=key.astype(np.int64),
         time=table.column("time").to_numpy().astype(np.int64),
         score=table.column("score").to_numpy().astype(np.float64),
-        target=table.column("target").to_numpy().astype(np.float64),
+        target=_targets(table.column("target")),
         used=[json.loads(text) for text in table.column("used").to_pylist()],
+        scores=[json.loads(text) for text in table.column("scores").to_pylist()]
+        if "scores" in table.column_names
+        else (),
     )
 
 
+def _targets(column: pa.ChunkedArray) -> NDArray[Any]:
+    if pa.types.is_string(column.type):
+        return np.array(column.to_pylist(), dtype=object)
+    return np.asarray(column.to_numpy(), dtype=np.float64)
+
+
 def accuracies(
-    model: Model, found: JudgedPredictions, thresholds: Mapping[str, float], period: int
+    model: Model,
+    found: JudgedPredictions,
+    thresholds: Mapping[str, float],
+    period: int,
+    classes: Mapping[str, Sequence[str | int]] | None = None,
 ) -> list[Accuracy]:
-    """Accuracy of every version, over all and by declared slice: over the whole time, then by period."""
+    """Accuracy of every version, over all and by declared slice: over the whole time, then by period.
+
+    Of several classes a version that is not in `classes`, which are by version, is left out.
+    """
     accuracy: list[Accuracy] = []
     starts = found.time // period * period
     for version in sorted(set(found.version.tolist()), key=_numbered):
+        known = (classes or {}).get(version, ())
+        if found.scores and not known:
+            continue
         mine: NDArray[np.bool_] = np.asarray(found.version == version)
         named = _parts(model.declared_slices, found, mine)
         parts = [("", mine), *[(f"{feature} {part}", mask) for feature, part, mask in named]]
@@ -166,7 +204,7 @@ def accuracies(
             masks += [(part, from_micros(start), mask & (starts == start)) for part, mask in parts]
         for part, moment, mask in masks:
             if mask.any() or moment is None:
-                rows = found.rows(mask, thresholds.get(version, 0.5))
+                rows = found.rows(mask, thresholds.get(version, 0.5), known)
                 accuracy.append(_accuracy(model.metric, rows, version, part, moment))
     return accuracy
 

@@ -96,6 +96,17 @@ def _sections(found: Findings, checks: Sequence[ThresholdCheck]) -> Iterator[Tab
             (f"scores of version {version}", distribution(one)) for version, one in found.scores.items()
         ],
     )
+    if found.labels:
+        yield TableSection(
+            title="Drift of labels by class",
+            heads=("version", *_DRIFT_HEADS),
+            rows=[
+                (version, one.psi, one.js, one.rows, one.most_moved) for version, one in found.labels.items()
+            ],
+            pictures=[
+                (f"labels of version {version}", distribution(one)) for version, one in found.labels.items()
+            ],
+        )
     if found.skew is not None:
         one = found.skew
         yield TableSection(

@@ -139,7 +139,7 @@ def _check_trainer(project: Project) -> str | None:
             f"trainer {project.model.trainer!r} is not checked, as there is no package {error.name!r} here: "
             "anabranch[platform] brings it"
         )
-    check_model(project.model)
+    check_model(project.model, project.task)
     return None
 
 

@@ -197,11 +197,11 @@ def evaluate(
             raise MisuseError(
                 f"project {name!r} declares no model: add label=Label(...) and model=Model(...)"
             )
-        check_model(project.model)
+        check_model(project.model, project.task)
         wanted = TrainingJob(project=project, progress=steps, local_bytes=settings.training.local_bytes)
         rows = lake_training_set(context, wanted, context.lake.versions_read(context.spark, project))
     whole = whole_set(project, project.model, rows, settings.projects)
-    compared, labels = candidates(project.model), len(whole.target)
+    compared, labels = candidates(project.model, project.task), len(whole.target)
     steps.step(f"{len(compared)} candidates on {repeats} x {folds} folds of {labels:,} labels")
     processes = len(os.sched_getaffinity(0))
     scores = evaluate_candidates(whole, compared, steps, count=folds, repeats=repeats, processes=processes)

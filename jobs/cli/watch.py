@@ -149,6 +149,11 @@ def show(looked: "Looked") -> None:
     ]
     heads = ["version", "PSI", "Jensen-Shannon", "rows", "mean", "moved most"]
     _table("Scores of predictions, against held-out rows", heads, rows)
+    rows = [
+        [version, each.psi, each.js, each.rows, each.most_moved] for version, each in findings.labels.items()
+    ]
+    heads = ["version", "PSI", "Jensen-Shannon", "rows", "moved most"]
+    _table("Labels of predictions by class, against held-out rows", heads, rows)
     if findings.skew is not None:
         one = findings.skew
         heads = ["batch version", "answers", "left out", "values", "different", "example"]

@@ -27,12 +27,27 @@ Event = Annotated[dict[str, Any], declared("event")]
 Moment = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 """A time in ISO 8601."""
 Score = Annotated[
-    float | None, Meta(description="Probability of the label, or the number that the model predicts")
+    float | None,
+    Meta(
+        description="Probability of class 1, of the label among several classes, or the number that the "
+        "model predicts"
+    ),
 ]
 Explain = Annotated[
     bool | None,
     Meta(description=f"Whether each score is explained; {MOST_EXPLAINED} of one request at most"),
 ]
+Scores = (
+    Annotated[dict[str, float], Meta(description="Present only with several classes: probability by class")]
+    | UnsetType
+)
+IntervalEnds = (
+    Annotated[
+        list[float],
+        Meta(min_length=2, max_length=2, description="Present only with Model(interval=...): its two ends"),
+    ]
+    | UnsetType
+)
 Degraded = Annotated[bool, Meta(description="Whether stored features may be wrong")]
 DegradedReason = Annotated[str, Meta(description="Present only when degraded")] | UnsetType
 
@@ -141,11 +156,18 @@ class PredictionBody(Struct, kw_only=True):
     """A score, with the versions and the time behind it."""
 
     score: Score
-    label: Annotated[Any, Meta(description="The class that the score means; null for a model of numbers")]
+    label: Annotated[
+        Any,
+        Meta(
+            description="0 or 1, or the most probable of several classes; null for a model of numbers",
+        ),
+    ]
     model_version: str
     batch_version: Annotated[int | None, Meta(description="Null when no stored feature was read")]
     as_of: Moment
     degraded: Degraded
+    scores: Scores = UNSET
+    interval: IntervalEnds = UNSET
     degraded_reason: DegradedReason = UNSET
     explanation: Annotated[
         ExplanationBody | UnsetType, Meta(description="Present only when it was asked for")
@@ -204,6 +226,8 @@ class CurrentRowBody(Struct, kw_only=True):
     layer: Annotated[str | None, Meta(description="Which channel wrote the row last: batch or speed")]
     degraded: Degraded
     features: Features
+    scores: Scores = UNSET
+    interval: IntervalEnds = UNSET
     degraded_reason: DegradedReason = UNSET
 
 

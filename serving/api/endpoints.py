@@ -5,6 +5,7 @@ score on the loop, because that takes microseconds.
 """
 
 import asyncio
+import json
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from anabranch.answers.requests import MOST_SHOWN, SHOWN, Asked, Key, path_key
 from anabranch.answers.service import Questions
 from anabranch.answers.trials import scorers
 from anabranch.answers.why import WhyQuestion, trace
+from anabranch.declare.names import INTERVAL
 from anabranch.declare.sources import Source
 from anabranch.errors import AnabranchError, EventError
 from anabranch.events.faults import find_fault, find_text_fault
@@ -97,13 +99,16 @@ async def scores(parts: ServerParts, call: Call) -> CurrentRowBody:
     columns: dict[str, Any] = {
         name: row.get(name) for name in ("score", "label", "model_version", "batch_version", "layer")
     }
-    reason = row.get("degraded")
+    reason, classes = row.get("degraded"), row.get("scores")
+    ends = [row[name] for name in INTERVAL if row.get(name) is not None]
     return CurrentRowBody(
         key=shown_key(key),
         **columns,
         as_of=TIMESTAMP.to_json(row.get("as_of")),
         degraded=reason is not None,
         features=shown_features(project, row),
+        scores=msgspec.UNSET if classes is None else json.loads(classes),
+        interval=ends if len(ends) == 2 else msgspec.UNSET,
         degraded_reason=msgspec.UNSET if reason is None else reason,
     )
 

@@ -1,11 +1,13 @@
 """The page at /projects/{p}/keys/{key}: a key's score and features, now and since the batch's cut."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from anabranch.answers.features import Answer
+from anabranch.declare.names import INTERVAL
 from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureView
 from anabranch.pages.formats import address
@@ -82,10 +84,12 @@ def _score(facts: KeyFacts) -> dict[str, Any]:
     if isinstance(facts.row, Missing):
         return {"missing": facts.row.why}
     row = facts.row or {}
-    names = ("score", "label", "model_version", "batch_version", "layer")
+    names = ("score", "label", *INTERVAL, "model_version", "batch_version", "layer")
     as_of = row.get("as_of")
     micros = to_micros(as_of) if isinstance(as_of, datetime) else as_of
-    return {"missing": None, "as_of": micros, **{name: row.get(name) for name in names}}
+    classes = json.loads(row["scores"]) if row.get("scores") else {}
+    ranked = sorted(classes.items(), key=lambda entry: -entry[1])
+    return {"missing": None, "as_of": micros, "scores": ranked, **{name: row.get(name) for name in names}}
 
 
 def _now(project: Project, answer: Answer) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 
 from jobs.wiring.settings import Settings
 from tests.conftest import free_ports
+from tests.support.command_line import Commands, command_line
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -48,3 +49,10 @@ def running(settings: Settings, **changes: Any) -> Iterator[str]:
     process.terminate()
     process.join(30)
     assert process.exitcode == 0
+
+
+@pytest.fixture(scope="module")
+def commands(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    """The command line in a process of the module's own."""
+    with command_line(servers, tmp_path_factory.mktemp("declared")) as running_commands:
+        yield running_commands

@@ -4,8 +4,6 @@ change to the code.
 One process runs the commands one after the other, as a user would; each test looks at what one of them said.
 """
 
-import csv
-import json
 import os
 import random
 import shutil
@@ -13,8 +11,8 @@ import statistics
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ import pytest
 from anabranch.stores.models.registry import Models
 from jobs.cli.models import _commit
 from jobs.wiring.settings import ROOT, Settings
-from tests.support.commands import environment_of
+from tests.support.command_line import Commands, Said, write
 
 FLIGHTS = '''"""Which departures will be late? By plane and by airport."""
 
@@ -71,93 +69,12 @@ view = FeatureView(name="house", source=offers, key="house",
     features={{"area": Last("area"), "kind": Last("kind")}})
 project = Project(
     name="{name}", views=(view,), label=Label(source=sales, key="house", target="price"),
-    model=Model(trainer="linear", metric="rmse")
+    model=Model(trainer="linear", metric="rmse", interval=0.9)
 )
 '''
-# Runs the commands it reads, one JSON list a line, and says what came of each: a JVM is started once for
-# all of them.
-RUNNER = """
-import contextlib, io, json, sys
-from jobs.cli.main import main
-for line in sys.stdin:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(json.loads(line))
-    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
-"""
 DAY = timedelta(days=1)
 ASKED = datetime(2013, 7, 1, 12, 0, tzinfo=UTC)
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a command said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def found(self) -> Any:
-        """The JSON object it printed last."""
-        assert self.code == 0, f"exit code {self.code}: {self.err[-2000:]}"
-        return json.loads(self.out.strip().splitlines()[-1])
-
-
-@dataclass
-class Commands:
-    """A running process of the command line."""
-
-    process: "subprocess.Popen[str]"
-    folder: Path
-    environment: Mapping[str, str]
-    said: dict[str, Said] = field(default_factory=dict)
-
-    def run(self, name: str, *words: object) -> Said:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps([str(word) for word in words]) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        assert line, f"the command line ended with {self.process.wait(10)} while it ran {words}"
-        self.said[name] = Said(*json.loads(line))
-        return self.said[name]
-
-
-@pytest.fixture(scope="module")
-def commands(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    folder = tmp_path_factory.mktemp("declared")
-    environment = {
-        **os.environ,
-        **environment_of(servers),
-        "ANABRANCH_PROJECTS": str(folder),
-    }
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", "-c", RUNNER],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-        try:
-            yield Commands(process, folder, environment)
-        finally:
-            assert process.stdin is not None
-            process.stdin.close()
-            process.wait(60)
-
-
-def write(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
-    """A CSV of rows."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
 
 
 def some_flights(count: int) -> list[Row]:
@@ -498,8 +415,12 @@ def test_a_number_is_learnt_from_files_alone(commands: Commands) -> None:
     )
     trained = commands.run("train houses", "train", name, "--json").found
     assert trained["metrics"]["rmse"] < 5000
+    assert 0 <= trained["metrics"]["interval_coverage"] <= 1
     built = commands.run("build houses", "build", name, "--json").found
     assert built["rows"] == {"house": 80}
     answer = commands.run("answer house", "answer", name, "7", "--json").found
     assert answer["features"] == {"area": houses[7][1], "kind": houses[7][2]}
     assert answer["score"] == pytest.approx(sales[7]["price"], rel=0.1)
+    low, high = answer["interval"]
+    assert low < answer["score"] < high
+    assert high - low == pytest.approx(trained["metrics"]["interval_width"])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import numpy as np
@@ -37,7 +38,12 @@ from serving.http.messages import HttpRequest, Response
 from serving.settings import ServingSettings
 
 NOW = parse_time("2024-05-01T12:00:00Z")
-PROJECTS = Path(__file__).parents[2] / "projects"
+_ALONE = TemporaryDirectory(prefix="anabranch-heart-")
+(Path(_ALONE.name) / "heart_disease.py").symlink_to(
+    Path(__file__).parents[2] / "projects" / "heart_disease.py"
+)
+PROJECTS = Path(_ALONE.name)
+"""A folder with heart_disease alone: the fakes serve one project and one model."""
 
 
 @dataclass(frozen=True, kw_only=True)

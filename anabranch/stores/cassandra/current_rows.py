@@ -10,12 +10,13 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from cassandra.concurrent import execute_concurrent_with_args
 from cassandra.query import BatchStatement, BatchType, PreparedStatement
 
-from anabranch.declare.names import RESERVED, reserve
+from anabranch.declare.names import INTERVAL, RESERVED, reserve
 from anabranch.declare.projects import Project
 from anabranch.stores.cassandra.session import READS, MissingTableError, answering, prepared
 from anabranch.stores.cassandra.tables import (
@@ -27,6 +28,7 @@ from anabranch.stores.cassandra.tables import (
     plain_value,
     time_of,
 )
+from anabranch.stores.models.versions import ScoredRow
 from anabranch.values.keys import key_text
 from anabranch.values.times import SECOND, format_time, from_micros, to_micros
 from anabranch.values.types import BIGINT, DOUBLE, INT, STRING, TIMESTAMP, DataType
@@ -47,8 +49,7 @@ class ScoredKey:
     batch_version: int | None = None
     degraded: str | None = None
     model_version: str | None = None
-    score: float | None = None
-    label: int | None = None
+    scored: ScoredRow | None = None
     online_score: float | None = None
 
 
@@ -72,9 +73,61 @@ def _learns_online(project: Project) -> bool:
     return project.model is not None and project.model.online is not None
 
 
+def _labelled(kind: DataType) -> CurrentColumn:
+    """The label, of the type that the project's labels have."""
+    return CurrentColumn(
+        name="label",
+        type=kind,
+        value=lambda row: None if row.scored is None else _fitting_label(row.scored.label, kind),
+        declared=lambda project: label_type(project) is kind,
+    )
+
+
+def _fitting_label(label: int | str | None, kind: DataType) -> int | str | None:
+    """The label as the column has it: a champion from before the label was declared anew may give others."""
+    if label is None or kind.text:
+        return None if label is None else str(label)
+    return label if isinstance(label, int) else None
+
+
+def label_type(project: Project) -> DataType:
+    """The type of a project's labels: INT for 0 and 1, STRING or BIGINT for several classes."""
+    if project.task != "classes" or project.label is None:
+        return INT
+    return STRING if project.label.type.text else BIGINT
+
+
+def _end(place: int, row: ScoredKey) -> float | None:
+    return None if row.scored is None or row.scored.interval is None else row.scored.interval[place]
+
+
+def _scores_text(row: ScoredKey) -> str | None:
+    return None if row.scored is None or row.scored.scores is None else json.dumps(row.scored.scores)
+
+
 CURRENT_COLUMNS = [
-    CurrentColumn(name="score", type=DOUBLE, value=lambda row: row.score),
-    CurrentColumn(name="label", type=INT, value=lambda row: row.label),
+    CurrentColumn(
+        name="score", type=DOUBLE, value=lambda row: None if row.scored is None else row.scored.score
+    ),
+    _labelled(INT),
+    _labelled(STRING),
+    _labelled(BIGINT),
+    CurrentColumn(
+        name="scores",
+        type=STRING,
+        value=_scores_text,
+        message=lambda text: None if text is None else json.loads(text),
+        declared=lambda project: project.task == "classes",
+    ),
+    *(
+        CurrentColumn(
+            name=name,
+            type=DOUBLE,
+            value=partial(_end, place),
+            declared=lambda project: project.model is not None and project.model.interval is not None,
+        )
+        for place, name in enumerate(INTERVAL)
+    ),
     CurrentColumn(name="model_version", type=STRING, value=lambda row: row.model_version),
     CurrentColumn(name="batch_version", type=BIGINT, value=lambda row: row.batch_version),
     CurrentColumn(
@@ -174,7 +227,7 @@ class CurrentRow:
 
     key: str
     score: float | None
-    label: int | None
+    label: int | str | None
     model_version: str | None
     batch_version: int | None
     as_of: int
@@ -262,7 +315,7 @@ class CurrentRows(Tables):
     @answering()
     def approximate_scores(
         self, project: str, keys: Sequence[str], model_version: str
-    ) -> dict[str, tuple[float, int | None]]:
+    ) -> dict[str, tuple[float, int | str | None]]:
         """Score and label, by key, of those current rows of `keys` that the stream wrote with this model."""
         session, table = self.session, current_table(project)
         statement = prepared(

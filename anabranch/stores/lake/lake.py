@@ -167,7 +167,8 @@ class Lake:
         """The landed predictions of the project, each once, made at or after `since`.
 
         Columns: `prediction_id`, `at`, `key` (stored text; NULL without one), `score` DOUBLE, `label`,
-        `model_version`, `batch_version`, `as_of`, `degraded`, and `asked` and `used` as JSON.
+        `model_version`, `batch_version`, `as_of`, `degraded`, and `asked` and `used` as JSON. Of several
+        classes `label` is STRING, and `scores` MAP<STRING, DOUBLE> follows `degraded`.
         """
         source = predictions_source(project.name)
         events = self.events(spark, project, source)
@@ -176,10 +177,12 @@ class Lake:
             events = events.where(
                 (F.col("at") >= F.lit(since)) & (F.col("_date") >= F.lit((since - timedelta(days=1)).date()))
             )
+        classes = project.task == "classes"
+        label, scores = ("STRING", ", scores MAP<STRING, DOUBLE>") if classes else ("DOUBLE", "")
         answered = F.from_json(
             "answered",
-            "score DOUBLE, label DOUBLE, model_version STRING, batch_version BIGINT, as_of TIMESTAMP, "
-            "degraded BOOLEAN",
+            f"score DOUBLE, label {label}, model_version STRING, batch_version BIGINT, as_of TIMESTAMP, "
+            f"degraded BOOLEAN{scores}",
         )
         key = _asked_key(project.keys).alias("key")
         read = distinct(source, events).select(

@@ -72,19 +72,34 @@ def score(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         [[coded(row.get(feature["name"]), **feature) for feature in BUNDLE["features"]] for row in rows]
     )
     matrix[~(np.abs(matrix) <= np.finfo(np.float32).max)] = np.nan
-    found = (
-        SESSION.run([BUNDLE["output"]], {SESSION.get_inputs()[0].name: matrix.astype(np.float32)})[0]
-        .reshape(len(rows), -1)[:, -1]
-        .tolist()
-    )
+    found = SESSION.run([BUNDLE["output"]], {SESSION.get_inputs()[0].name: matrix.astype(np.float32)})[0]
+    found = found.reshape(len(rows), -1).astype(np.float64).tolist()
+    if BUNDLE["task"] == "classes":
+        return [of_classes(one, BUNDLE["label"]["classes"]) for one in found]
     return [
         {
             "score": one,
             "label": BUNDLE["label"] and int(one >= BUNDLE["label"]["threshold"]),
+            **(
+                {"interval": [one + BUNDLE["interval"][end] for end in ("low", "high")]}
+                if "interval" in BUNDLE
+                else {}
+            ),
             "model_version": BUNDLE["model_version"],
         }
-        for one in found
+        for *_, one in found
     ]
+
+
+def of_classes(scores: list[float], classes: list[str | int]) -> dict[str, Any]:
+    """The most probable class with its score, and the scores of all."""
+    best = max(range(len(scores)), key=scores.__getitem__)
+    return {
+        "score": scores[best],
+        "label": classes[best],
+        "scores": dict(zip(map(str, classes), scores, strict=True)),
+        "model_version": BUNDLE["model_version"],
+    }
 
 
 if __name__ == "__main__":

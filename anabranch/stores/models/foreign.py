@@ -89,6 +89,11 @@ def _registered(project: Project, version: str, folder: Path) -> ForeignVersion:
             f"{place}: input {odd[0]!r} is no {kinds[odd[0]]} in its signature: "
             "declare texts as strings and others as numbers"
         )
+    if project.task == "classes":
+        raise MisuseError(
+            f"{place} was registered outside Anabranch, and the label has several classes, "
+            "whose order it does not tell: train it with the trainer 'sklearn' or your own 'module:function'"
+        )
     task = "class" if project.model is None else project.model.task
     return ForeignVersion(
         version=version, task=task, threshold=_THRESHOLD, features=tuple(types), kinds=kinds, types=types

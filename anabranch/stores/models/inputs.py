@@ -11,7 +11,15 @@ from anabranch.declare.projects import Project
 from anabranch.errors import DeclarationError, MisuseError
 from anabranch.stores.models import scoring as model_scoring
 from anabranch.stores.models.explaining.kept import FILE
-from anabranch.stores.models.scoring import Matrix, NativeModel, OnnxModel, Scores, SkopsModel, open_models
+from anabranch.stores.models.scoring import (
+    Interval,
+    Matrix,
+    NativeModel,
+    OnnxModel,
+    Scores,
+    SkopsModel,
+    open_models,
+)
 from anabranch.values.types import DataType
 
 
@@ -91,7 +99,8 @@ class Fitted:
 
     `output` names the ONNX output with the scores. XGBoost reads `columns`, None for the inputs as they are,
     and `shift` is added to its predictions. `parameters` are those that the trainer used. `explainer` is what
-    its scores are explained by (explaining/kept.py).
+    its scores are explained by (explaining/kept.py). `classes` are those of a model of several classes, in
+    the order of its scores' columns. `interval` is that of numbers.
     """
 
     native: str
@@ -105,6 +114,8 @@ class Fitted:
     shift: float = 0.0
     threshold: float = 0.5
     explainer: bytes | None = None
+    classes: tuple[str | int, ...] = ()
+    interval: Interval | None = None
     parameters: Mapping[str, object]
     pip_requirements: tuple[str, ...]
 
@@ -128,6 +139,8 @@ class Fitted:
         """The content of features.json."""
         columns: dict[str, Any] = {} if self.columns is None else {"columns": dict(self.columns)}
         columns |= {"shift": self.shift} if self.shift else {}
+        columns |= {"classes": list(self.classes)} if self.classes else {}
+        columns |= {"interval": self.interval._asdict()} if self.interval else {}
         return {
             "format": 1,
             "native": self.native,
@@ -181,6 +194,8 @@ class Fitted:
             shift=described.get("shift", 0.0),
             threshold=described["threshold"],
             explainer=content[FILE],
+            classes=tuple(described.get("classes", ())),
+            interval=Interval(**described["interval"]) if "interval" in described else None,
             parameters=parameters,
             pip_requirements=tuple(pip_requirements),
         )

@@ -14,7 +14,10 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 
 class AnabranchModel(PythonModel):  # type: ignore[misc, unused-ignore]
-    """A data frame of features in, a data frame with one column `score` out."""
+    """A data frame of features in, a data frame of scores out.
+
+    It has one column `score`, or for several classes a column each, named after the class.
+    """
 
     def load_context(self, context: PythonModelContext) -> None:
         """Open the version's files; runs once a load."""
@@ -23,15 +26,15 @@ class AnabranchModel(PythonModel):  # type: ignore[misc, unused-ignore]
         scoring = _scoring(folder / "scoring.py")
         self._coder = scoring.InputCoder(described["inputs"])
         self._model = scoring.open_model(folder, described)
+        self._columns = [str(name) for name in described.get("classes", ())] or ["score"]
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """Scores in the order of the rows."""
         columns = {str(name): model_input[name].to_numpy() for name in model_input.columns}
-        return pd.DataFrame(
-            {"score": self._model.predict(self._coder.matrix(columns))}, index=model_input.index
-        )
+        scores = self._model.predict(self._coder.matrix(columns)).reshape(len(model_input), -1)
+        return pd.DataFrame(scores, columns=self._columns, index=model_input.index)
 
 
 def _scoring(path: Path) -> Any:

@@ -59,8 +59,10 @@ class VersionRecords(ModelRoles):
         from mlflow.types import ColSpec, Schema
 
         kinds = [(given.name, "string" if given.kind == "text" else "double") for given in fitted.inputs]
+        scores = [str(name) for name in fitted.classes] or ["score"]
         signature = ModelSignature(
-            Schema([ColSpec(kind, name) for name, kind in kinds]), Schema([ColSpec("double", "score")])
+            Schema([ColSpec(kind, name) for name, kind in kinds]),
+            Schema([ColSpec("double", name) for name in scores]),
         )
         example = pd.DataFrame(
             {

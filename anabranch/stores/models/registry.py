@@ -175,7 +175,8 @@ class Models(VersionRecords):
                 for name in scorer.features
             }
         )
-        return np.asarray(model.predict(frame)["score"], dtype=np.float64)
+        found = np.asarray(model.predict(frame), dtype=np.float64)
+        return found if scorer.classes else found[:, -1]
 
     def _key(self, project: str, version: str) -> _Version:
         return (self.settings.tracking_uri, project, version)

@@ -3,7 +3,7 @@
 So it imports nothing of Anabranch, and a version stays as it was when this file changes later. It imports no
 MLflow either: a server scores with it directly. Beside it in a version's folder lie
 
-    features.json   names, kinds and categories of the inputs, task, threshold, which file is the model
+    features.json   names, kinds and categories of the inputs, task, threshold or classes, which file it is
     model.ubj       XGBoost's own format, or
     model.skops     a scikit-learn estimator, read without running anything from it, or
     model.onnx      the model itself, or the twin of one of the others for small requests and the edge
@@ -16,7 +16,7 @@ None, NaN and infinities are missing.
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,10 +139,13 @@ TRUSTED = (
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
     "sklearn._loss.link.Interval",
     "sklearn._loss.link.LogitLink",
+    "sklearn._loss.link.MultinomialLogit",
     "sklearn._loss.link.IdentityLink",
     "sklearn._loss.loss.HalfBinomialLoss",
+    "sklearn._loss.loss.HalfMultinomialLoss",
     "sklearn._loss.loss.HalfSquaredError",
     "sklearn._loss._loss.CyHalfBinomialLoss",
+    "sklearn._loss._loss.CyHalfMultinomialLoss",
     "sklearn._loss._loss.CyHalfSquaredError",
 )
 """Parts of scikit-learn's own estimators that skops trusts only by name: compiled classes with arrays."""
@@ -160,13 +163,11 @@ class SkopsModel:
         self._estimator, self._task = load(path, trusted=list(TRUSTED)), task
 
     def predict(self, matrix: Matrix) -> Scores:
-        """One score a row: the probability of class 1, or a number."""
-        found = (
-            self._estimator.predict_proba(matrix)[:, 1]
-            if self._task == "class"
-            else self._estimator.predict(matrix)
-        )
-        return np.asarray(found, dtype=np.float64).reshape(len(matrix))
+        """One score a row: the probability of class 1, of each class (n, classes), or a number."""
+        if self._task == "number":
+            return np.asarray(self._estimator.predict(matrix), dtype=np.float64).reshape(len(matrix))
+        found = np.asarray(self._estimator.predict_proba(matrix), dtype=np.float64)
+        return found if self._task == "classes" else found[:, 1]
 
 
 class NativeModel:
@@ -175,7 +176,13 @@ class NativeModel:
     It was trained on `columns`, None for the inputs; `shift` is added.
     """
 
-    def __init__(self, path: Path, columns: Mapping[str, Any] | None = None, shift: float = 0.0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        columns: Mapping[str, Any] | None = None,
+        shift: float = 0.0,
+        classes: int = 0,
+    ) -> None:
         import xgboost  # only versions that need it
 
         # One thread: Spark and the server already run one process a core.
@@ -184,32 +191,53 @@ class NativeModel:
             columns,
             shift,
         )
+        self._classes = classes
 
     def predict(self, matrix: Matrix) -> Scores:
-        """One score a row: the probability of class 1, or a number."""
+        """One score a row: the probability of class 1, of each class (n, classes), or a number."""
         columns = matrix if self._columns is None else expanded(matrix, self._columns)
         found = self._booster.inplace_predict(columns, missing=np.nan, validate_features=False)
-        return np.asarray(found, dtype=np.float64) + self._shift
+        scores = np.asarray(found, dtype=np.float64) + self._shift
+        return both_classes(scores) if self._classes == 2 and scores.ndim == 1 else scores
 
 
 class OnnxModel:
     """A model under ONNX Runtime: fastest for few rows.
 
-    `output` names the graph's output that holds the scores.
+    `output` names the graph's output that holds the scores; of several `classes` it has a column each.
     """
 
-    def __init__(self, path: Path, output: str) -> None:
+    def __init__(self, path: Path, output: str, classes: int = 0) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._output, self._input = [output], self._session.get_inputs()[0].name
+        self._classes = classes
 
     def predict(self, matrix: Matrix) -> Scores:
-        """One score a row: the probability of class 1 (the last of the output's columns), or a number."""
+        """One score a row: the probability of class 1 (the last of the output's columns), or a number.
+
+        Of several classes the probabilities of all (n, classes).
+        """
         found: NDArray[np.float32] = self._session.run(self._output, {self._input: matrix})[0]
+        if self._classes:
+            return found.reshape(len(matrix), self._classes).astype(np.float64)
         return found.reshape(len(matrix), -1)[:, -1].astype(np.float64)
+
+
+def both_classes(scores: Scores) -> Scores:
+    """Probabilities of the second of two classes (n,) as those of both (n, 2)."""
+    return np.column_stack([1 - scores, scores])
+
+
+class Interval(NamedTuple):
+    """What is added to a predicted number for the ends of an interval that holds a share `level` of rows."""
+
+    level: float
+    low: float
+    high: float
 
 
 def apart(found: Scores, right: Scores) -> float:
@@ -227,15 +255,20 @@ def apart(found: Scores, right: Scores) -> float:
 def open_model(folder: Path, described: Mapping[str, Any]) -> NativeModel | SkopsModel | OnnxModel:
     """The model for many rows."""
     if described["native"] == "onnx":
-        return OnnxModel(folder / "model.onnx", str(described["output"]))
+        return _onnx(folder, described)
     if described["native"] == "skops":
         return SkopsModel(folder / "model.skops", str(described["task"]))
-    return NativeModel(folder / "model.ubj", described.get("columns"), float(described.get("shift", 0.0)))
+    shift, classes = float(described.get("shift", 0.0)), len(described.get("classes", ()))
+    return NativeModel(folder / "model.ubj", described.get("columns"), shift, classes)
 
 
 def open_models(
     folder: Path, described: Mapping[str, Any]
 ) -> tuple[NativeModel | SkopsModel | OnnxModel, OnnxModel | None]:
     """The model for many rows, and its ONNX form for few (None when it could not be converted)."""
-    onnx = folder / "model.onnx"
-    return open_model(folder, described), OnnxModel(onnx, str(described["output"])) if onnx.exists() else None
+    few = _onnx(folder, described) if (folder / "model.onnx").exists() else None
+    return open_model(folder, described), few
+
+
+def _onnx(folder: Path, described: Mapping[str, Any]) -> OnnxModel:
+    return OnnxModel(folder / "model.onnx", str(described["output"]), len(described.get("classes", ())))

@@ -51,11 +51,12 @@ class BulkScorer:
         self._model = open_model(folder, described)
         self._explained = (folder / FILE).read_bytes() if (folder / FILE).exists() else b""
         self.features = self._coder.names
+        self.classes: tuple[str | int, ...] = tuple(described.get("classes", ()))
 
     def scores(self, columns: list[pa.Array]) -> Scores:
-        """Scores, float64 (n,), of the features' columns in order, coded as by `input_column`."""
+        """Scores, float64 (n,) or (n, classes), of the features' columns in order (see `input_column`)."""
         if not columns or len(columns[0]) == 0:
-            return np.empty(0)
+            return np.empty((0, len(self.classes)) if self.classes else 0)
         return self._model.predict(self._matrix(columns))
 
     def explanation(self, columns: list[pa.Array]) -> Explanation:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from anabranch.errors import MisuseError
 from anabranch.stores.models.explaining.explanation import Explainer, Explanation
 from anabranch.stores.models.explaining.kept import FILE, read_explainer
-from anabranch.stores.models.scoring import Columns, InputCoder, Matrix, Scores, open_models
+from anabranch.stores.models.scoring import Columns, InputCoder, Interval, Matrix, Scores, open_models
 
 SLICES = "slices/"
 """The prefix of the names of slices' metrics."""
@@ -79,14 +79,38 @@ class ModelVersion:
         return f"forced: {forced}" + (f" (refused: {refused})" if refused else "") if forced else refused
 
 
+class ScoredRow(NamedTuple):
+    """What a version says of one row.
+
+    `score` is the probability of class 1, of the `label` among several classes, or a number. `label` is 0 or
+    1, a class, or None for a number. `scores` are the probabilities of several classes by name, and
+    `interval` has the two ends of a number's interval.
+    """
+
+    score: float
+    label: int | str | None
+    scores: Mapping[str, float] | None = None
+    interval: tuple[float, float] | None = None
+
+
 class Scorer:
-    """A loaded version: features in, scores out. Safe to use from several threads."""
+    """A loaded version: features in, scores out. Safe to use from several threads.
+
+    `classes` are those of a model of several, in the order of its scores' columns.
+    """
+
+    classes: tuple[str | int, ...] = ()
+    interval: Interval | None = None
+    _names: tuple[str, ...] = ()
 
     def __init__(self, version: str, folder: Path) -> None:
         described = json.loads((folder / "features.json").read_text(encoding="utf-8"))
         self.version = version
         self.task: str = described["task"]
         self.threshold: float = described["threshold"]
+        self.classes = tuple(described.get("classes", ()))
+        self._names = tuple(map(str, self.classes))
+        self.interval = Interval(**described["interval"]) if "interval" in described else None
         self._coder = InputCoder(described["inputs"])
         self.features: tuple[str, ...] = self._coder.names
         self.kinds: dict[str, str] = {given["name"]: given["kind"] for given in described["inputs"]}
@@ -97,7 +121,7 @@ class Scorer:
         self._explained = (folder / FILE).read_bytes() if (folder / FILE).exists() else None
 
     def score(self, columns: Columns) -> Scores:
-        """Probabilities of class 1, or numbers, float64 (n,).
+        """Probabilities of class 1, or numbers, float64 (n,); of several `classes` of each, (n, classes).
 
         `columns` holds at least `features`, all n long.
 
@@ -106,7 +130,7 @@ class Scorer:
         """
         matrix = self.matrix(columns)
         if len(matrix) == 0:
-            return np.empty(0)
+            return np.empty((0, len(self.classes)) if self.classes else 0)
         return (self._few if self._few is not None and len(matrix) <= _FEW else self._many).predict(matrix)
 
     def both(self, columns: Columns) -> tuple[Scores, Scores | None]:
@@ -143,8 +167,24 @@ class Scorer:
         except ValueError as error:
             raise MisuseError(str(error)) from error
 
-    def label(self, scores: NDArray[np.float64]) -> list[int | None]:
-        """The class of each score, 0 or 1; None for a model that gives numbers."""
+    def label(self, scores: NDArray[np.float64]) -> Sequence[int | str | None]:
+        """The class of each score: 0 or 1, or the most probable; None for a model that gives numbers."""
         if self.task == "number":
             return [None] * len(scores)
+        if self.classes:
+            return [self.classes[place] for place in scores.argmax(axis=1).tolist()]
         return [int(score >= self.threshold) for score in scores.tolist()]
+
+    def outcomes(self, scores: NDArray[np.float64]) -> list[ScoredRow]:
+        """What the scores of `score` say of each row."""
+        labels = self.label(scores)
+        if self.interval is not None:
+            _, low, high = self.interval
+            return [ScoredRow(score, None, None, (score + low, score + high)) for score in scores.tolist()]
+        if not self.classes:
+            return list(map(ScoredRow, scores.tolist(), labels))
+        rows, best = scores.tolist(), scores.max(axis=1).tolist() if len(scores) else []
+        return [
+            ScoredRow(score, label, dict(zip(self._names, row, strict=True)))
+            for score, label, row in zip(best, labels, rows, strict=True)
+        ]

@@ -254,9 +254,9 @@ def test_labels_without_key_time_or_target_are_left_out(spark: SparkSession) -> 
     assert training_set(spending, {"visits": events}, labels).count() == 8
 
 
-def test_a_target_that_is_a_text_is_refused(spark: SparkSession) -> None:
-    with pytest.raises(DeclarationError, match="'town' gives STRING"):
-        label_rows(Label(source=visits, key="who", target="town"), visit_rows(spark, 1))
+def test_a_target_that_is_a_day_is_refused(spark: SparkSession) -> None:
+    with pytest.raises(DeclarationError, match="'since' gives DATE"):
+        label_rows(Label(source=visits, key="who", target="since"), visit_rows(spark, 1))
 
 
 def test_training_without_any_label_says_what_to_do(

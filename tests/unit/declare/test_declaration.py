@@ -329,9 +329,61 @@ PROJECTS: Mapping[str, Case] = {
         lambda: Label(source=things, key="who", target="y > 1"),
         "label, target: no column 'y'",
     ),
-    "label's text": (
-        lambda: Label(source=things, key="who", target="s"),
-        "label, target: 's' gives STRING: it must give a number or a condition",
+    "label's day": (
+        lambda: Label(source=things, key="who", target="day"),
+        "label, target: 'day' gives DATE: it must give a number, a text that names a class, or a condition",
+    ),
+    "label's one class": (
+        lambda: Label(source=things, key="who", target="s", classes=("a", "a")),
+        "label: classes lists 2 classes, 1 of them different: give 2 to 100 different ones",
+    ),
+    "label's 101 classes": (
+        lambda: Label(source=things, key="who", target="n", classes=tuple(range(101))),
+        "label: classes lists 101 classes, 101 of them different: give 2 to 100",
+    ),
+    "label's classes of another type": (
+        lambda: Label(source=things, key="who", target="n", classes=("a", "b")),
+        "'n' gives BIGINT: list whole numbers",
+    ),
+    "label's classes of a fraction": (
+        lambda: Label(source=things, key="who", target="x", classes=(1, 2)),
+        "'x' gives DOUBLE, and classes are listed: the target must give a text or a whole number",
+    ),
+    "label's classes in no list": (
+        lambda: Label(source=things, key="who", target="s", classes=cast("Any", "ab")),
+        "label: classes is 'ab': list texts or whole numbers",
+    ),
+    "metric of two classes": (
+        lambda: project(label=Label(source=things, key="who", target="s"), model=Model(metric="f1")),
+        "the label has several classes .'s' gives STRING., and the metric 'f1' is for two classes, 0 and 1: "
+        "use Model.metric=.... of roc_auc, log_loss, accuracy, macro_f1",
+    ),
+    "metric of numbers": (
+        lambda: project(
+            label=Label(source=things, key="who", target="n", classes=(1, 2, 3)), model=Model(metric="rmse")
+        ),
+        "the label has several classes .classes are listed., and the metric 'rmse' is for numbers",
+    ),
+    "metric of classes": (
+        lambda: project(label=Label(source=things, key="who", target="x"), model=Model(metric="macro_f1")),
+        "the metric 'macro_f1' is for several classes, and 'x' gives DOUBLE",
+    ),
+    "weights of classes": (
+        lambda: project(
+            label=Label(source=things, key="who", target="s", classes=("a", "b")),
+            model=Model(class_weight={"c": 2.0}),
+        ),
+        "class_weight names 'c', which is none of the label's classes a, b",
+    ),
+    "weights of names": (
+        lambda: project(
+            label=Label(source=things, key="who", target="b"), model=Model(class_weight={"c": 2.0})
+        ),
+        "and the label has two classes: give a weight above 0 for both",
+    ),
+    "classes learnt online": (
+        lambda: project(label=Label(source=things, key="who", target="s"), model=Model(online=f.Online())),
+        "the label has several classes: leave Model.online=.... out",
     ),
 }
 
@@ -617,6 +669,25 @@ def test_contradictory_gates_searches_and_slices_are_refused() -> None:
         replace(heart, model=Model(slices=("agee",)))
     with pytest.raises(DeclarationError, match=r"category 'sex' is not among Model\(features"):
         replace(heart, model=Model(features=("age",), categories=("sex",)))
+
+
+@pytest.mark.parametrize(
+    ("label", "model", "task"),
+    [
+        ({"target": "b"}, {}, "class"),
+        ({"target": "n"}, {}, "class"),
+        ({"target": "n"}, {"metric": "mae"}, "number"),
+        ({"target": "n"}, {"metric": "macro_f1"}, "classes"),
+        ({"target": "n", "classes": (1, 2, 3)}, {"metric": "log_loss"}, "classes"),
+        ({"target": "s"}, {}, "classes"),
+        ({"target": "s", "classes": ["a", "b"]}, {"class_weight": {"a": 2}}, "classes"),
+    ],
+)
+def test_a_label_names_classes_by_its_type_its_list_or_the_metric(
+    label: dict[str, Any], model: dict[str, Any], task: str
+) -> None:
+    declared = project(label=Label(source=things, key="who", **label), model=Model(**model))
+    assert (declared.task, "scores" in declared.results) == (task, task == "classes")
 
 
 def test_what_changes_the_learning_changes_the_fingerprint_and_what_only_judges_does_not() -> None:

@@ -706,7 +706,7 @@ print(sorted({"pyspark", "mlflow"} & set(sys.modules)))
         capture_output=True,
         text=True,
         check=True,
-        cwd=PROJECTS.parent,
+        cwd=Path(__file__).parents[3],
     )
     assert loaded.stdout == "[]\n"
 

@@ -87,7 +87,8 @@ def drawn_tree(rng: np.random.Generator, inputs: int, depth: int) -> Tree:
 
     grow(depth, 100.0)
     names = ("feature", "threshold", "left", "right", "missing_left", "value", "cover")
-    return Tree(**{name: np.array(each) for name, each in zip(names, zip(*nodes, strict=True), strict=True)})
+    columns: dict[str, Any] = dict(zip(names, map(np.array, zip(*nodes, strict=True)), strict=True))
+    return Tree(**columns)
 
 
 def expected(tree: Tree, row: NDArray[np.float32], known: frozenset[int], node: int = 0) -> float:

@@ -30,8 +30,9 @@ _AT_ONCE = 30_000  # parts of paths times rows at once: about what a processor h
 class Tree:
     """Nodes by position, 0 the root.
 
-    A row goes left when its feature is at most `threshold`; a leaf has `feature` < 0 and a `value`. `cover`
-    is how many training rows, or how much weight of them, reached the node.
+    A row goes left when its feature is at most `threshold`; a leaf has `feature` < 0 and a `value`: a number,
+    or one a class, (nodes, classes). With `target` the numbers of all leaves are of that class. `cover` is
+    how many training rows, or how much weight of them, reached the node.
     """
 
     feature: NDArray[np.int64]
@@ -41,6 +42,7 @@ class Tree:
     missing_left: NDArray[np.bool_]
     value: NDArray[np.float64]
     cover: NDArray[np.float64] | None = None
+    target: int = 0
 
 
 def at_most(threshold: NDArray[np.float64]) -> NDArray[np.float32]:

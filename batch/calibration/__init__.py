@@ -1,0 +1,1 @@
+"""Scores that mean what they say: calibrated scores of classes, intervals of numbers."""
