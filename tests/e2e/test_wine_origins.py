@@ -92,7 +92,7 @@ def river(commands: Commands, servers: Settings) -> Lived:
     run(
         "sql", "sql", f"SELECT label, count(*) AS wines FROM anabranch.{NAME}_scores GROUP BY label", "--json"
     )
-    run("export", "export", NAME, "--out", folder / "bundle", "--json")
+    run("export", "export", NAME, folder / "bundle", "--json")
     return Lived(folder, commands.said, answers)
 
 
