@@ -222,7 +222,8 @@ def _check_task(project: "Project", place: str) -> None:
         )
     if task == "classes" and model.gate.disparity is not None:
         raise DeclarationError(
-            f"{place}: gate's disparity compares rates of class 1, and the label has several classes: leave it out"
+            f"{place}: gate's disparity compares rates of class 1, and the label has several classes: "
+            "leave it out"
         )
     if task == "classes" and not (label.type.text or label.type.integral):
         raise DeclarationError(

@@ -168,7 +168,8 @@ def training_set(
 
     Columns: `_key` STRING, `_time` micros, `_target` DOUBLE (of several classes STRING), the model's inputs
     and the slices' (DOUBLE or STRING), and `_sight`: `events`, `late` and `loaded` of all views
-    (anabranch.folds.spark.sights), and `changed`, the inputs that events which had not arrived change, by their place, with their other value: as
+    (anabranch.folds.spark.sights), and `changed`, the inputs that events which had not arrived change, by
+    their place, with their other value: as
     known, or with hindsight where the model learns as known. Without that only a `share` of the rows is
     examined so, and `_sight` is NULL of the others.
     """
