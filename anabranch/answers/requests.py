@@ -380,7 +380,8 @@ def _own_events(
     fed = fed_views(project, name) if isinstance(name, str) else None
     if fed is None:
         known = ", ".join(known_sources(project))
-        why = "no view reads it" if name in project.sources else "it is no source"
+        declared = isinstance(name, str) and name in project.sources
+        why = "no view reads it" if declared else "it is no source"
         raise unprocessable(
             f"{place}.source",
             f"source {show(name)}: {why} of {project.name}: send events of {known}",

@@ -152,6 +152,7 @@ def test_decimals_of_an_event_keep_their_digits() -> None:
             "in the future",
         ),
         ([], "event", "1 to 100"),
+        ({"source": {}, "event": {}}, "event.source", "it is no source"),
         ([{"source": "payments", "event": PAID}, 1], "event[1]", "send"),
     ],
 )
