@@ -16,6 +16,7 @@ from anabranch.errors import UnavailableError
 from anabranch.events.expectations import Suite
 from anabranch.settings import TimeSettings
 from anabranch.stores.cassandra.removal import needed_since
+from anabranch.stores.files.filesystems import read_text
 from anabranch.stores.kafka.relays import Relays
 from anabranch.stores.opened import Stores
 from anabranch.stores.queries import checkpoint_of
@@ -111,6 +112,17 @@ def query_settings(layer: SpeedLayer) -> Iterator[None]:
     finally:
         for name, old in before.items():
             conf.set(name, str(old))
+
+
+def ends_of(layer: SpeedLayer, place: str, number: int) -> dict[int, int]:
+    """By partition the offset up to which a micro-batch of the query with that checkpoint reads.
+
+    Source: Spark's OffsetSeqLog, which is written before a micro-batch runs.
+    """
+    *_, offsets = read_text(layer.stores.spark, f"{place}/offsets/{number}").strip().splitlines()
+    return {
+        int(partition): int(end) for topic in json.loads(offsets).values() for partition, end in topic.items()
+    }
 
 
 def starting_offsets(layer: SpeedLayer, project: Project, source: Source) -> str:

@@ -20,7 +20,7 @@ from anabranch.values.times import SECOND, now_micros
 from speed import online, requests
 from speed.gaps import look_behind, place_of
 from speed.progress import Delays, Meter, Snapshot, of_relay
-from speed.query import SpeedLayer, query_settings, scores_topic
+from speed.query import SpeedLayer, ends_of, query_settings, scores_topic
 from speed.retiring import Retirement
 from speed.views import events_of, refresh_current, sources_of, states_of, write_states
 
@@ -43,7 +43,7 @@ def start_source(layer: SpeedLayer, project: Project, source: Source) -> Streami
         .writeStream.queryName(f"{project.name}.{source.name}")
         .outputMode("update")
         .option("checkpointLocation", place)
-        .foreachBatch(_micro_batch(layer, project, source))
+        .foreachBatch(_micro_batch(layer, project, source, place))
     )
     with query_settings(layer):
         return triggered(writer, layer.trigger).start()
@@ -65,15 +65,23 @@ def prepare(layer: SpeedLayer, project: Project) -> None:
         Relays(bus).copy_all(copied)
     views.ensure_tiles(project)
     views.ensure_current(project)
+    views.ensure_own_events()
 
 
-def _micro_batch(layer: SpeedLayer, project: Project, source: Source) -> Callable[[DataFrame, int], None]:
+def _micro_batch(
+    layer: SpeedLayer, project: Project, source: Source, place: str
+) -> Callable[[DataFrame, int], None]:
     options = {**layer.stores.bus.spark_options([]), "topic": scores_topic(project.name)}
 
     def run(states: DataFrame, number: int) -> None:
         started = time.monotonic()
+        views, ends = layer.stores.views, ends_of(layer, place, number)
+        # Answers tell by these whether tiles that they read hold an event that came with a question.
+        first: dict[str, Mapping[int, int]] = {"done": {}} if number == 0 else {}
+        views.note_places(project.name, source.name, began=ends, **first)
         changed = write_states(layer, project, source, states)
         refresh_current(layer, project, changed).write.format("kafka").options(**options).save()
+        views.note_places(project.name, source.name, done=ends)
         log.info(
             "micro-batch project=%s source=%s number=%s seconds=%.2f",
             project.name,

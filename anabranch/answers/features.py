@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from cachetools import TTLCache
 
 from anabranch.answers.coalescing import Coalescer
+from anabranch.answers.own import CountingStates, name_of, published, until_certain
 from anabranch.answers.parts import Name, Parts
 from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureView
@@ -19,6 +20,7 @@ from anabranch.errors import UnavailableError
 from anabranch.events.own_events import OwnEvent
 from anabranch.folds.merge import BatchPart, Known, Merged, merge_all, with_events
 from anabranch.stores.cassandra.manifest import Manifest
+from anabranch.stores.cassandra.own_events import OwnPlace
 from anabranch.stores.cassandra.reads import GRACE, Pending, Reader, states_of
 from anabranch.stores.cassandra.views import Views
 from anabranch.stores.ignite.shared_parts import SharedParts
@@ -47,6 +49,8 @@ class Answer:
     batch_version: int | None = None
     known: bool = True
     lost: frozenset[str] = frozenset()
+    counted: tuple[bool, ...] = ()
+    """Of the events of the question, those that batch or stream had counted already; () for none."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,12 @@ class Answers:
         """
         manifest = self.manifest(project.name)
         items = _items(keys, events)
+        found = self._all(project, items, manifest, at)
+        return self._certain(project, items, found, manifest, at) if events else found
+
+    def _all(
+        self, project: Project, items: Sequence[_Item], manifest: Manifest | None, at: int | None
+    ) -> list[Answer]:
         answers: dict[int, Answer] = {}
         for places, moment in _by_moment(items, at):
             for start in range(0, len(places), _SIDE_BY_SIDE):
@@ -138,6 +148,57 @@ class Answers:
                 found = self._read(project, [items[place] for place in chunk], manifest, moment)
                 answers |= dict(zip(chunk, found, strict=True))
         return [answers[place] for place in range(len(items))]
+
+    def _certain(
+        self,
+        project: Project,
+        items: Sequence[_Item],
+        found: Sequence[Answer],
+        manifest: Manifest | None,
+        at: int | None,
+    ) -> list[Answer]:
+        """The answers `found`, in which each event is counted once, also one that was published before.
+
+        Looks for such events after the reads: one that these may have counted is known by then.
+        """
+        known = published(self.views, [event for _, events in items for event in events])
+        answers = [
+            replace(answer, counted=(False,) * len(events)) if events else answer
+            for (_, events), answer in zip(items, found, strict=True)
+        ]
+        for place, item in enumerate(items) if known else ():
+            if any(name_of(event) in known for event in item[1]):
+                answers[place] = self._counted_once(project, item, manifest, at)
+        return answers
+
+    def _counted_once(
+        self, project: Project, item: _Item, manifest: Manifest | None, at: int | None
+    ) -> Answer:
+        (key, events), reading = item, CountingStates(project, manifest)
+        repeated = [event for event in events if name_of(event) in published(self.views, events)]
+        result: list[Answer] = []
+
+        def read_once() -> bool:
+            known = published(self.views, repeated)
+            before = reading.places(self.views, repeated)
+            rest = [event for event in events if event not in repeated]
+            # Both have the same reads.
+            whole, without = self._all(project, [(key, events), (key, rest)], manifest, at)
+            after = reading.places(self.views, repeated)
+            says = {
+                reading.counts(event, known.get(name_of(event) or ("", ""), OwnPlace()), before, after)
+                for event in repeated
+            }
+            there = True not in says and None not in says
+            counted = tuple(event in repeated and not there for event in events)
+            result[:] = [replace(whole if there else without, counted=counted)]
+            return len(says) == 1 and None not in says
+
+        if until_certain(read_once):
+            return result[0]
+        names = ", ".join(str(event.id) for event in repeated)
+        why = f"the stream was just reading {names}, which may count or not"
+        return replace(result[0], degraded="; ".join(filter(None, (why, result[0].degraded))))
 
     def _read(
         self, project: Project, items: Sequence[_Item], manifest: Manifest | None, at: int | None
@@ -171,7 +232,11 @@ class Answers:
                 chosen = [items[place] for place in places]
                 found = await self._together(project, chosen, manifest, moment)
                 answers |= dict(zip(places, found, strict=True))
-            return [answers[place] for place in range(len(items))]
+            first = [answers[place] for place in range(len(items))]
+            # The look-up waits, and longer where an event was published before.
+            return await asyncio.get_running_loop().run_in_executor(
+                None, self._certain, project, items, first, manifest, at
+            )
         return await self._together(project, items, manifest, at)
 
     async def _together(

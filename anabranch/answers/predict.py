@@ -6,6 +6,7 @@ from typing import Any
 
 from anabranch.answers.derived import asked_values
 from anabranch.answers.features import Answer
+from anabranch.answers.own import shown
 from anabranch.answers.problems import ProblemError
 from anabranch.answers.requests import Asked, Key
 from anabranch.declare.projects import Project
@@ -70,7 +71,9 @@ def predict(
         for one, known, more in zip(asked, stored, added, strict=True)
     ]
     return [
-        Prediction(document(scorer.version, row, known, now) | shown_events(one), values, one, known, now)
+        Prediction(
+            document(scorer.version, row, known, now) | shown_events(one, known), values, one, known, now
+        )
         for row, values, one, known in zip(score_all(scorer, used), used, asked, stored, strict=True)
     ]
 
@@ -120,11 +123,12 @@ def document(
     return answer
 
 
-def shown_events(asked: Asked) -> dict[str, Any]:
-    """The events that an answer counts, by source and id."""
+def shown_events(asked: Asked, stored: Answer | None) -> dict[str, Any]:
+    """The events that an answer counts, by source and id, and whether it would count them anyway."""
     if not asked.events:
         return {}
-    return {"events": [{"source": event.source.name, "id": event.id} for event in asked.events]}
+    known = stored.counted if stored is not None and stored.counted else (False,) * len(asked.events)
+    return {"events": shown(asked.events, known)}
 
 
 def shown_features(project: Project, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,7 +155,7 @@ def record(project: str, prediction_id: str, prediction: Prediction) -> bytes:
             "at": format_time(prediction.at),
             "asked": asked
             | ({} if request is None else {"request": request})
-            | shown_events(prediction.asked),
+            | shown_events(prediction.asked, prediction.stored),
             "used": prediction.used,
             "answered": answer,
             "versions": {"model": answer["model_version"], "batch": answer["batch_version"]},

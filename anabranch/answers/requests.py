@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -26,7 +26,7 @@ _KEYS = ("key", "keys")
 MOST_INSTANCES = 1000
 """Keys or instances of one request."""
 _ASKED = ("key", "features", "request", "event", "explain")
-_EVENT = ("source", "event")
+_EVENT = ("source", "event", "publish")
 MOST_EVENTS = 100
 """Events that come with one question."""
 _BY_HTTP, _BY_MESSAGE = (
@@ -44,6 +44,8 @@ MOST_TEXT = 65_536
 """Characters of the texts among the features of one request: its record must fit a message of its topic."""
 _HALF = re.compile("[\ud800-\udfff]")
 _PLAIN = msgspec.json.Decoder()
+_KEPT = msgspec.json.Encoder(enc_hook=lambda number: msgspec.Raw(str(number).encode()))
+"""Writes events as they came: numbers with a fraction keep their text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,7 @@ def _unreal(document: object, path: str) -> Iterator[str]:
 def read_asked(body: bytes, project: Project, latest: int | None = None) -> Asked | list[Asked]:
     """The predict request in `body`: one, or the list of ``{"keys": [...]}`` or ``{"instances": [...]}``.
 
-    `latest` (microseconds) is the last time of an event that is not in the future.
+    `latest` (microseconds) is the last time of an event that is not in the future. Events may be published.
     """
     document = _with_exact_keys(decode(body), body)
     if not isinstance(document, dict):
@@ -168,7 +170,15 @@ def read_asked(body: bytes, project: Project, latest: int | None = None) -> Aske
         given = _events_of(body, len(listed))
         return _explained(
             [
-                _one(each, project, f"instances[{i}].", explain=explain, events=given[i], latest=latest)
+                _one(
+                    each,
+                    project,
+                    f"instances[{i}].",
+                    explain=explain,
+                    events=given[i],
+                    latest=latest,
+                    publishes=True,
+                )
                 for i, each in enumerate(listed)
             ]
         )
@@ -185,7 +195,7 @@ def read_asked(body: bytes, project: Project, latest: int | None = None) -> Aske
                 for i, each in enumerate(_listed(document, "keys"))
             ]
         )
-    return _one(document, project, "", events=_events_of(body)[0], latest=latest)
+    return _one(document, project, "", events=_events_of(body)[0], latest=latest, publishes=True)
 
 
 def _explain(document: Mapping[str, object], place: str) -> bool:
@@ -304,6 +314,7 @@ def _one(
     explain: bool = False,
     events: object = None,
     latest: int | None = None,
+    publishes: bool = False,
 ) -> Asked:
     if not isinstance(document, dict):
         raise unprocessable(
@@ -335,17 +346,25 @@ def _one(
         field,
         request,
         _explain(document, place) or explain,
-        () if events is None else event_values(events, project, asked_key, latest, f"{place}event"),
+        ()
+        if events is None
+        else event_values(events, project, asked_key, latest, f"{place}event", publishes=publishes),
     )
 
 
 def event_values(
-    given: object, project: Project, key: Key | None, latest: int | None, place: str = "event"
+    given: object,
+    project: Project,
+    key: Key | None,
+    latest: int | None,
+    place: str = "event",
+    *,
+    publishes: bool = False,
 ) -> tuple[OwnEvent, ...]:
     """The events that come with a question: ``{"source": ..., "event": {...}}``, or an array of such.
 
     Raises a 422 problem that names the field, for an event that a view could not count for `key`. `latest` as
-    for `read_asked`.
+    for `read_asked`; `publishes` is whether an event may say ``"publish": true``.
     """
     if key is None:
         raise unprocessable(place, "event needs a key: the one whose features it changes")
@@ -358,7 +377,7 @@ def event_values(
     found: dict[tuple[str, str | None], OwnEvent] = {}
     for number, one in enumerate(listed):
         here = f"{place}[{number}]" if several else place
-        for event in _own_events(one, project, key, latest, here):
+        for event in _own_events(one, project, key, latest, here, publishes=publishes):
             # Of several events of one id the first counts, as in the lake.
             name = (event.source.name, event.id if event.id is not None else f"{here} {len(found)}")
             found.setdefault(name, event)
@@ -366,7 +385,7 @@ def event_values(
 
 
 def _own_events(
-    given: object, project: Project, key: Key, latest: int | None, place: str
+    given: object, project: Project, key: Key, latest: int | None, place: str, *, publishes: bool
 ) -> Sequence[OwnEvent]:
     form = 'send {"source": ..., "event": {...}}'
     if not isinstance(given, dict):
@@ -397,7 +416,19 @@ def _own_events(
     found = read_events(project, fed, given.get("event"), key, latest)
     if isinstance(found, Fault):
         raise unprocessable(f"{place}.event.{found.field}", found.reason, "wrong-event")
-    return found
+    publish = given.get("publish")
+    if publish in (None, False):
+        return found
+    reason = None if publish is True else f"publish is {show(publish)}: send true or false"
+    if publish is True and not publishes:
+        reason = "an event is published with a question by REST alone: leave publish out, and publish it"
+    elif publish is True and (fed[0].topic is None or fed[0].id is None):
+        lacks = "topic" if fed[0].topic is None else "id, by which it would count once,"
+        reason = f"source {name!r} has no {lacks} so its events cannot be published with a question"
+    if reason is not None:
+        raise unprocessable(f"{place}.publish", reason, "wrong-value")
+    text = _KEPT.encode(given["event"])
+    return [replace(event, message=text if number == 0 else None) for number, event in enumerate(found)]
 
 
 def request_values(given: object, project: Project, place: str = "request") -> dict[str, object] | None:

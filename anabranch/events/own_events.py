@@ -32,6 +32,8 @@ class OwnEvent:
     row: Mapping[str, Any]
     time: int
     positions: frozenset[int]
+    message: bytes | None = None
+    """The message to publish, where that is asked for."""
 
 
 def fed_views(project: Project, name: str) -> tuple[Source, tuple[int, ...]] | None:
@@ -85,10 +87,11 @@ def read_events(
         return fault
     found = []
     for row in _rows(source, given, keys):
+        texts = {names: _key_of(source, names, row) for names in keys}
         counting = frozenset(
             position
             for position, view in zip(positions, views, strict=True)
-            if _key_of(view, row) == key_text(view.asked, key)
+            if texts[view.keys] == key_text(view.asked, key)
         )
         if not counting:
             return _other_key(views[0], row, key)
@@ -124,28 +127,29 @@ def _rows(source: Source, given: object, keys: Sequence[tuple[str, ...]]) -> Ite
         yield row
 
 
-def _key_of(view: FeatureView, row: Mapping[str, Any]) -> str | None:
-    """The stored text of the event's key in a view; None where a column of it is missing."""
-    texts = [
-        None if row[name] is None else view.source.column(name, "key").type.key_text(_plain(view, row, name))
-        for name in view.keys
-    ]
-    known = [text for text in texts if text is not None]
-    return key_text(view.keys, dict(zip(view.keys, known, strict=True))) if len(known) == len(texts) else None
+def _key_of(source: Source, names: Sequence[str], row: Mapping[str, Any]) -> str | None:
+    """The stored text of the event's key in these columns; None where one is missing."""
+    if any(row[name] is None for name in names):
+        return None
+    return key_text(tuple(names), {name: _text(source, name, row[name]) for name in names})
 
 
-def _plain(view: FeatureView, row: Mapping[str, Any], name: str) -> object:
-    return view.source.column(name, "key").type.to_json(row[name])
+def _text(source: Source, name: str, value: Any) -> str:
+    """The value of a column of a key as stored."""
+    if type(value) is int and source.column(name, "key").type.integral:
+        return str(value)
+    if type(value) is str:
+        return value
+    kind = source.column(name, "key").type
+    return kind.key_text(kind.to_json(value)) or ""
 
 
 def _other_key(view: FeatureView, row: Mapping[str, Any], key: Mapping[str, str]) -> Fault:
+    texts = {name: "" if row[name] is None else _text(view.source, name, row[name]) for name in view.keys}
     asked = dict(zip(view.keys, view.asked, strict=True))
-    name = next(
-        (name for name in view.keys if row[name] is None or str(_plain(view, row, name)) != key[asked[name]]),
-        view.keys[0],
-    )
+    name = next((name for name, text in texts.items() if text != key[asked[name]]), view.keys[0])
     return Fault(
         name,
-        f"{name}: the event is of {str(_plain(view, row, name))[:60]!r}, and the question asks for "
-        f"{key[asked[name]][:60]!r}: send an event of the key that is asked for",
+        f"{name}: the event is of {texts[name][:60]!r}, and the question asks for {key[asked[name]][:60]!r}: "
+        "send an event of the key that is asked for",
     )

@@ -150,6 +150,7 @@ class CountedEventBody(Struct, kw_only=True):
 
     source: str
     id: Annotated[str | None, Meta(description="Null for a source without ids")]
+    known: Annotated[bool, Meta(description="Whether it was counted already, as it had been published")]
 
 
 class PredictionBody(Struct, kw_only=True):

@@ -6,11 +6,14 @@ score on the loop, because that takes microseconds.
 
 import asyncio
 import json
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from anabranch.answers import requests
+from anabranch.answers.own import publish_own
 from anabranch.answers.predict import Prediction, shown_features, shown_key
 from anabranch.answers.problems import ProblemError, unprocessable
 from anabranch.answers.requests import MOST_SHOWN, SHOWN, Asked, Key, path_key
@@ -22,6 +25,7 @@ from anabranch.declare.sources import Source
 from anabranch.errors import AnabranchError, EventError
 from anabranch.events.faults import find_fault, find_text_fault
 from anabranch.events.json_values import encode, encode_event
+from anabranch.events.own_events import OwnEvent
 from anabranch.values.keys import key_text, show_key
 from anabranch.values.paths import value_at
 from anabranch.values.times import SECOND, format_time, parse_time
@@ -50,7 +54,12 @@ async def predict(parts: ServerParts, call: Call) -> Response:
     questions = Questions(project, scorer, asked, scorers(project, scorer, served.trial, asked))
     if any(questions.wanted):
         _require_manifest(served)
+    publishing = [event for one in asked for event in one.events if event.message is not None]
+    if publishing:
+        await _may_publish(parts, call, publishing)
     outcomes = await parts.service.predict_async(questions, served.manifest)
+    if publishing:
+        await _publish_own(parts, project.name, asked, outcomes)
     predictions = [one for one in outcomes if isinstance(one, Prediction)]
     if served.trial is not None:
         parts.shadow.add(project, scorer, served.trial, predictions)
@@ -191,6 +200,49 @@ async def events(parts: ServerParts, call: Call) -> AcceptedBody:
     known_fields = source.nesting.fields
     ignored = dict.fromkeys(field[:100] for event in sent for field in event if field not in known_fields)
     return AcceptedBody(accepted=len(messages), ignored=list(ignored)[:_MOST_IGNORED] or msgspec.UNSET)
+
+
+async def _may_publish(parts: ServerParts, call: Call, events: Sequence[OwnEvent]) -> None:
+    """Raise a problem for events that this caller, or a question, cannot publish."""
+    if call.caller is not None:
+        call.caller.require(call.served.project.name, "events")
+    topics = list(dict.fromkeys(str(event.source.topic) for event in events))
+    bus = parts.context.stores.bus
+
+    def ready() -> str | None:
+        new = [topic for topic in topics if topic not in parts.known_topics]
+        if new:
+            bus.ensure_topics(new)
+            parts.known_topics.update(new)
+        return next((topic for topic in topics if bus.read_as(topic) != topic), None)
+
+    copied = await parts.bus.ask(ready)
+    if copied is not None:
+        raise ProblemError(
+            409,
+            "stamped-by-producers",
+            f"topic {copied!r} is read through a relay's copy, so that its events cannot be published with a "
+            "question: leave publish out, and publish the event",
+        )
+    views = parts.context.stores.views
+    await parts.store.ask(views.ensure_own_events)
+
+
+async def _publish_own(
+    parts: ServerParts, project: str, asked: Sequence[Asked], outcomes: Sequence[Prediction | ProblemError]
+) -> None:
+    """Publish the events of answered questions that ask for it, each once, after the states were read."""
+    stores, now = parts.context.stores, parts.context.clock()
+    seconds = stores.settings.times.dedup_horizon_seconds
+    for one, outcome in zip(asked, outcomes, strict=True):
+        for event in one.events if isinstance(outcome, Prediction) else ():
+            if event.message is None:
+                continue
+            source, name = event.source, str(event.id)
+            (value,) = await _encoded(parts, source, [event.message], several=False)
+            publish = partial(publish_own, stores.views, stores.bus, source, name, value, now, seconds)
+            if await parts.bus.ask(publish):
+                parts.metrics.events.labels(project, source.name).inc()
 
 
 def _latest(parts: ServerParts) -> int:

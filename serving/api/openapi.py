@@ -150,6 +150,7 @@ class Declared:
             "properties": {
                 "source": {"type": "string", "enum": list(known_sources(self.project))},
                 "event": {"type": "object", "description": "As it is published"},
+                "publish": {"type": ["boolean", "null"], "description": "Publish it too, under its id"},
             },
             "additionalProperties": False,
         }

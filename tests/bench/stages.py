@@ -9,13 +9,14 @@ from collections.abc import Callable
 from anabranch.answers.features import Answers
 from anabranch.answers.parts import Parts
 from anabranch.answers.predict import predict
-from anabranch.answers.requests import Asked, read_asked
+from anabranch.answers.requests import Asked, event_values, read_asked
+from anabranch.events.event_schemas import event_example
 from anabranch.events.json_values import encode
-from anabranch.folds.merge import LABELS, BatchPart, merge
+from anabranch.folds.merge import LABELS, BatchPart, merge, with_events
 from anabranch.folds.packing import unpack_rows
 from anabranch.stores.cassandra.views import Views
 from anabranch.stores.models.registry import Models
-from anabranch.values.times import now_micros
+from anabranch.values.times import format_time, now_micros
 from tests.bench.report import Row, alone
 from tests.bench.serving_data import River
 
@@ -59,6 +60,14 @@ def stage_rows(found: River) -> list[Row]:
         asyncio.run(run())
         return asyncio.run(run())
 
+    given = {
+        **event_example(view.source),
+        view.keys[0]: found.keys[0],
+        view.source.time: format_time(now - 1),
+    }
+    with_event = json.dumps({"key": found.keys[0], "event": {"source": view.source.name, "event": given}})
+    (own,) = event_values(json.loads(with_event)["event"], project, {view.keys[0]: found.keys[0]}, now)
+    known = with_events(view, (found.parts[0], found.fresh[0]), [own.row], [own.time])
     merging = micros(lambda: merge(view, found.parts[0], found.fresh[0], now))
     stages = {
         "read the request": micros(lambda: read_asked(body, project)),
@@ -68,6 +77,14 @@ def stage_rows(found: River) -> list[Row]:
         ),
         "of that: decode the batch part": micros(lambda: BatchPart(0, 0, unpack_rows(blob, width))),
         "of that: merge and finish": merging,
+        "an event of the question: read and judge it": micros(
+            lambda: read_asked(with_event.encode(), project, now)
+        )
+        - micros(lambda: read_asked(body, project)),
+        "an event of the question: its states": micros(
+            lambda: with_events(view, (found.parts[0], found.fresh[0]), [own.row], [own.time])
+        ),
+        "an event of the question: merge it": micros(lambda: merge(view, *known, now)) - merging,
         "score under ONNX Runtime, inputs and label included": micros(
             lambda: predict(project, scorer, [asked], [stored], now)
         ),

@@ -146,6 +146,18 @@ class Bus:
                 count += len(part)
         return count
 
+    def publish_one(self, topic: str, key: bytes | None, value: bytes) -> tuple[int, int, int]:
+        """Publish one message; returns its partition, its offset and its arrival in microseconds.
+
+        Raises as `publish` does.
+        """
+        message, stored = (topic, key, value), list[Any]()
+        with self.answering():
+            for error in self._publisher.too_large([message]).values():
+                raise error
+            _check(self._publisher.send([message], stored), topic)
+        return int(stored[-1].partition), int(stored[-1].offset), int(stored[-1].timestamp) * 1000
+
     def offer(self, messages: Sequence[Message]) -> dict[int, AnabranchError]:
         """Publish messages of any topics as far as their topics take them.
 

@@ -56,17 +56,18 @@ class Publisher:
         why = self._trouble
         return None if why is None or time.monotonic() - why[1] > _RECENT_SECONDS else why[0]
 
-    def send(self, messages: Sequence[Message]) -> list[Failure]:
+    def send(self, messages: Sequence[Message], stored: list[Any] | None = None) -> list[Failure]:
         """Publish messages, wait until the cluster has stored them, and return those that it has not.
 
+        The client's metadata of those that it has (partition, offset, timestamp) is added to `stored`.
         Messages that fail are sent once more, topic by topic: what one topic does not take fails others.
         """
-        failed = self._attempt(messages)
+        failed = self._attempt(messages, stored)
         if failed:
             by_topic: dict[str, list[Message]] = {}
             for message, _ in failed:
                 by_topic.setdefault(message[0], []).append(message)
-            failed = [failure for each in by_topic.values() for failure in self._attempt(each)]
+            failed = [failure for each in by_topic.values() for failure in self._attempt(each, stored)]
         self._trouble = (str(failed[0][1]), time.monotonic()) if failed else None
         return failed
 
@@ -90,7 +91,7 @@ class Publisher:
         if producer is not None:
             producer.close()
 
-    def _attempt(self, messages: Sequence[Message]) -> list[Failure]:
+    def _attempt(self, messages: Sequence[Message], stored: list[Any] | None = None) -> list[Failure]:
         producer = self._connected()
         failed: list[Failure] = []
         for position, message in enumerate(messages):
@@ -102,6 +103,8 @@ class Publisher:
                 self._restored(messages)
                 break
             sent.add_errback(partial(_note, failed, message))
+            if stored is not None:
+                sent.add_callback(stored.append)
         try:
             producer.flush(_SHORT_SECONDS)
         except KafkaTimeoutError:

@@ -3,6 +3,7 @@
 One history is lived through once, keeping what was answered at each moment; each test looks at one of them.
 """
 
+import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,9 @@ from pyspark.sql import SparkSession
 
 from anabranch import Aggregate, FeatureView, Label, Model, Project, Source
 from anabranch.answers.features import Answer
+from anabranch.answers.own import publish_own
 from anabranch.answers.problems import ProblemError
+from anabranch.answers.requests import event_values
 from anabranch.folds.spark import point_in_time
 from anabranch.testing import oracle
 from anabranch.values.times import MINUTE, SECOND, format_time, from_micros, now_micros
@@ -75,6 +78,9 @@ class River(LivedRiver[Moment]):
     """The river of a project that also reads nested messages, and whose views another project uses."""
 
     borrower: Project = field(kw_only=True)
+    brought: list[Answered] = field(default_factory=list)
+    """Answers to questions that bring an event."""
+    was_published: list[bool] = field(default_factory=list)
 
     def publish(self, events: Sequence[Event]) -> None:
         """Publish the events one by one, and in nested messages of two."""
@@ -99,6 +105,32 @@ class River(LivedRiver[Moment]):
         deals.write_text("\n".join(["id,buyer,seller,time,x", *lines]), encoding="utf-8")
         ingest(self.context, self.borrower, "deals", [str(deals)], Steps())
         build_project(self.context, self.borrower, None, Steps())
+
+    def bring_an_event(self) -> None:
+        """Ask with an event of key a, publish it, ask, publish it again, let the stream read it, ask."""
+        context, views, bus = self.context, self.context.views, self.context.bus
+        event = Event(
+            id="own", key="a", time=now_micros() - MINUTE, arrival=now_micros(), x=2.5, n=3, s="own"
+        )
+        value, of = message(event), self.project.views[0].source
+        self.published[value] = [event]
+        given = {"source": of.name, "event": json.loads(value)}
+
+        def ask() -> None:
+            at, own = now_micros(), event_values(given, self.project, {"key": "a"}, None)
+            (answer,) = context.answers.features(self.project, [{"key": "a"}], at, [own])
+            arrived = [one for one in self.arrived(self.project.name) if one.id != event.id]
+            self.brought.append(Answered(at, [*arrived, event], [answer]))
+
+        def publish() -> None:
+            self.was_published.append(publish_own(views, bus, of, event.id, value, now_micros(), 3600))
+
+        ask()
+        publish()
+        ask()
+        publish()
+        self.drain()
+        ask()
 
     def look(self, name: str, later: int = 0, *, traced: bool = False) -> None:
         """Keep the answers of now, or of `later` microseconds from now."""
@@ -219,6 +251,7 @@ def live(river: River, folder: Path) -> None:
     river.look("after a second build, later", later=10 * MINUTE)
     rollback(river.context, river.project)
     river.look("after a rollback")
+    river.bring_an_event()
 
 
 @pytest.fixture(scope="module")
@@ -365,6 +398,20 @@ def test_a_rollback_is_exact(river: River) -> None:
     ]
     assert versions[0] == versions[2] != versions[1]
     assert_exact(river, "after a rollback")
+
+
+def test_an_event_that_comes_with_questions_counts_once_before_and_after_the_stream_reads_it(
+    river: River,
+) -> None:
+    assert river.was_published == [True, False]
+    assert [one.answers[0].counted for one in river.brought] == [(False,), (False,), (True,)]
+    assert len([one for one in river.arrived(river.project.name) if one.id == "own"]) == 1
+    for moment in river.brought:
+        (answer,) = moment.answers
+        assert answer.degraded is None
+        for view in (each for each in river.project.views if each.name != "baskets"):
+            expected = oracle.answer(view, moment.arrived, "a", moment.at)
+            assert_lawful(view, moment.arrived, expected, {name: answer.values[name] for name in expected})
 
 
 def test_a_view_that_two_projects_use_is_landed_streamed_and_built_once(river: River) -> None:

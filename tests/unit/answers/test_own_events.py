@@ -10,14 +10,19 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from anabranch import Count, FeatureView, Label, Last, Model, Project, Source, Sum
+from anabranch.answers import own as own_answers
 from anabranch.answers.features import Answers
+from anabranch.answers.own import publish_own
 from anabranch.answers.problems import ProblemError
 from anabranch.answers.requests import Asked, event_values, read_asked, read_message
+from anabranch.errors import UnavailableError
 from anabranch.events.own_events import OwnEvent
+from anabranch.stores.cassandra.own_events import OwnPlace, StreamPlaces, counted
 from anabranch.stores.cassandra.views import Views
+from anabranch.stores.kafka.bus import Bus
 from anabranch.testing import oracle
 from anabranch.testing.states import SLACK, SLOT
-from anabranch.values.times import MINUTE, format_time, now_micros
+from anabranch.values.times import MINUTE, SECOND, format_time, now_micros
 from tests.support.fraud import fraud
 from tests.support.law import START, Event, events_strategy
 from tests.unit.answers.test_derived_law import PROJECT, expected
@@ -195,3 +200,126 @@ def test_events_of_a_source_that_two_projects_declare_alike_count_in_the_views_o
     for name in ("things", "owner.things"):
         (event,) = event_values({"source": name, "event": given}, project, {"key": "a"}, None)
         assert event.positions == {0, 1}
+
+
+ARRIVED, OWN = START + MINUTE, Event(id="e", key="a", time=START, arrival=START + MINUTE, x=2.0)
+AT_7 = OwnPlace(claimed=START, partition=0, offset=7, arrived=ARRIVED)
+BEFORE, WRITING = StreamPlaces({0: 7}, {0: 7}), StreamPlaces({0: 9}, {0: 7})
+DONE = StreamPlaces({0: 9}, {0: 9})
+
+
+@pytest.mark.parametrize(
+    ("at", "before", "after", "cut", "expected"),
+    [
+        (AT_7, StreamPlaces(), StreamPlaces(), None, False),
+        (AT_7, BEFORE, BEFORE, None, False),
+        (AT_7, BEFORE, WRITING, None, None),  # it may have been written before or after the reads
+        (AT_7, WRITING, DONE, None, None),
+        (AT_7, DONE, DONE, None, True),
+        (AT_7, StreamPlaces({1: 9}, {1: 9}), StreamPlaces({1: 9}, {1: 9}), None, False),
+        (AT_7, StreamPlaces(), StreamPlaces(), ARRIVED, False),  # a batch holds what arrived before its cut
+        (AT_7, StreamPlaces(), StreamPlaces(), ARRIVED + 1, True),
+        (OwnPlace(claimed=START), DONE, DONE, ARRIVED + 1, None),
+    ],
+)
+def test_places_tell_whether_what_was_read_holds_an_event(
+    at: OwnPlace, before: StreamPlaces, after: StreamPlaces, cut: int | None, expected: bool | None
+) -> None:
+    assert counted(at, before, after, cut) is expected
+
+
+@pytest.mark.parametrize(
+    ("there", "streams", "known", "degraded"),
+    [
+        (False, [BEFORE], False, False),
+        (True, [DONE], True, False),
+        (True, [BEFORE, WRITING, WRITING, WRITING, DONE], True, False),
+        (False, [WRITING], True, True),
+    ],
+)
+def test_an_event_that_was_published_before_counts_once_wherever_its_stream_is(
+    monkeypatch: pytest.MonkeyPatch, there: bool, streams: list[StreamPlaces], known: bool, degraded: bool
+) -> None:
+    monkeypatch.setattr(own_answers, "PATIENCE", 0.2)
+    events = [OWN] if there else []
+    store = StatesInMemory(events, {}, own={("things", "e"): AT_7}, streams=[*streams])
+    key = {"buyer": "a", "seller": "b"}
+    own = brought([OWN, Event(id="f", key="a", time=START, arrival=START, x=3.0)], key)
+    answers = Answers(cast("Views", store))
+    (answer,) = answers.features(PROJECT, [key], START + 2 * MINUTE, [own])
+    assert answer.counted == (known, False)
+    assert (answer.degraded is not None) is degraded
+    assert answer.values["buyer_count_x_1h"] == (1 if degraded else 2)
+
+
+class Topic:
+    """What a bus stores of one topic; `away` while it does not answer."""
+
+    def __init__(self) -> None:
+        self.messages: list[bytes] = []
+        self.away = False
+
+    def publish_one(self, topic: str, key: bytes, value: bytes) -> tuple[int, int, int]:
+        if self.away:
+            raise UnavailableError("Kafka is away")
+        self.messages.append(value)
+        return 0, len(self.messages) - 1, START
+
+
+class Claims:
+    """The table of own events."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, OwnPlace] = {}
+
+    def claim(self, topic: str, event: str, now: int, seconds: int) -> bool:
+        return self.rows.setdefault(event, row := OwnPlace(claimed=now)) is row
+
+    def published(self, topic: str, ids: Sequence[str]) -> dict[str, OwnPlace]:
+        return {one: self.rows[one] for one in ids if one in self.rows}
+
+    def note_published(self, topic: str, event: str, at: OwnPlace, seconds: int) -> None:
+        self.rows[event] = at
+
+
+def test_an_event_is_published_once_whoever_brings_it_and_again_where_it_failed() -> None:
+    topic, claims = Topic(), Claims()
+
+    def publish(now: int) -> bool:
+        return publish_own(cast("Views", claims), cast("Bus", topic), VIEW.source, "e", b"{}", now, 3600)
+
+    topic.away = True
+    with pytest.raises(UnavailableError):
+        publish(START)
+    topic.away = False
+    assert [publish(START), publish(START), publish(START + MINUTE)] == [True, False, False]
+    assert claims.rows["e"] == OwnPlace(claimed=START, partition=0, offset=0, arrived=START)
+    claims.rows["e"] = OwnPlace(claimed=START)  # a server was killed between claim and publication
+    with pytest.raises(UnavailableError, match="for another question: try again"):
+        publish(START + SECOND)
+    assert publish(START + MINUTE)
+    assert len(topic.messages) == 2
+
+
+@pytest.mark.parametrize(
+    ("publish", "says"), [("yes", "true or false"), (True, "no id, by which it would count once")]
+)
+def test_an_event_that_cannot_be_published_is_refused(publish: object, says: str) -> None:
+    source = Source(name="b", topic="b", id=None, time="at", schema="k STRING, at TIMESTAMP")
+    project = Project(
+        name="p", views=(FeatureView(name="v", source=source, key="k", features={"n": Count()}),)
+    )
+    given = {"source": "b", "event": {"k": "k", "at": "2024-05-01"}, "publish": publish}
+    with pytest.raises(ProblemError, match=says) as refused:
+        ask({"key": "k", "event": given}, project)
+    assert refused.value.field == "event.publish"
+
+
+def test_an_event_to_publish_keeps_its_message_and_is_refused_by_message() -> None:
+    given = {"source": "payments", "event": {**PAID, "more": {"a": 1.50}}, "publish": True}
+    body = {"key": 7, "request": REQUEST, "event": given}
+    (event,) = ask(body).events
+    assert json.loads(event.message or b"") == given["event"]
+    message = read_message(json.dumps({"request_id": "r", **body}).encode(), fraud)
+    assert message.problem is not None
+    assert message.problem.field == "event.publish"

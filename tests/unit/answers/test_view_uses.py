@@ -14,6 +14,7 @@ from anabranch.answers.features import Answers
 from anabranch.answers.parts import Parts
 from anabranch.folds.merge import BatchPart, Known
 from anabranch.stores.cassandra.manifest import Gap, Manifest
+from anabranch.stores.cassandra.own_events import OwnPlace, StreamPlaces
 from anabranch.stores.cassandra.reads import DeclaredAnewError
 from anabranch.stores.cassandra.views import Views
 from anabranch.testing import oracle
@@ -56,6 +57,10 @@ class StatesInMemory:
     built: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     """By project, the views of others that it was built with."""
     reads: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    own: dict[tuple[str, str], OwnPlace] = field(default_factory=dict)
+    """By topic and id, events that were published with a question."""
+    streams: list[StreamPlaces] = field(default_factory=lambda: [StreamPlaces()])
+    """The places of the stream, one a look; the last stays."""
 
     def manifest(self, project: str) -> Manifest | None:
         cut, shared = self.cuts.get(project), self.built.get(project, {})
@@ -75,6 +80,12 @@ class StatesInMemory:
             shared=shared,
             lent={owner: manifest for owner, manifest in lent.items() if manifest is not None},
         )
+
+    def published(self, topic: str, ids: Sequence[str]) -> dict[str, OwnPlace]:
+        return {one: self.own[topic, one] for one in ids if (topic, one) in self.own}
+
+    def places(self, project: str, source: str) -> StreamPlaces:
+        return self.streams.pop(0) if len(self.streams) > 1 else self.streams[0]
 
     def ask(
         self,
