@@ -154,7 +154,8 @@ def note_left_behind(stores: Stores, project: Project, current: Manifest, entry:
             continue  # a topic that was made again is a gap of its own
         ends = {int(partition): end for partition, end in current.offsets.get(name, {}).items()}
         parts = entry.not_in_lake(name, {}, ends)
-        behind = stores.bus.count_before(source.topic, parts, entry.cut) if parts else 0
+        topic = stores.bus.read_as(source.topic)
+        behind = stores.bus.count_before(topic, parts, entry.cut) if parts else 0
         if behind:
             why = f"{behind} came behind the cut of the version that was gone back to"
             stores.views.note_gap(project.name, Gap(name, entry.cut, why))

@@ -48,11 +48,13 @@ project = Project(
 )
 '''
 # Runs the commands of a file, one JSON list a line, and says in another what came of each; spark-submit
-# hands no standard input on.
+# hands no standard input on. They are one application: each of its own would start executors on every worker.
 RUNNER = f"""
 import contextlib, io, json, sys
 sys.path[0] = {str(ROOT)!r}
+from pyspark.sql import SparkSession
 from jobs.cli.main import main
+SparkSession.stop = lambda session: None
 with open(sys.argv[1]) as commands, open(sys.argv[2], "w") as told:
     for line in commands:
         out, err = io.StringIO(), io.StringIO()

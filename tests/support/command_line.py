@@ -14,11 +14,13 @@ from typing import Any
 from jobs.wiring.settings import ROOT, Settings
 from tests.support.commands import environment_of
 
-# Runs the commands it reads, one JSON list a line, and says what came of each: a JVM is started once for
-# all of them.
+# Runs the commands it reads, one JSON list a line, and says what came of each: a JVM and a session are
+# started once for all of them.
 RUNNER = """
 import contextlib, io, json, sys
+from pyspark.sql import SparkSession
 from jobs.cli.main import main
+SparkSession.stop = lambda session: None
 for line in sys.stdin:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

@@ -54,6 +54,8 @@ _NEW = (
     "_UNKNOWN_TOPIC",
 )
 """What is said of a partition that was just made."""
+_NO_COORDINATOR = ("NOT_COORDINATOR", "COORDINATOR_NOT_AVAILABLE", "COORDINATOR_LOAD_IN_PROGRESS")
+"""What is said of a group whose coordinator is being chosen."""
 AT_END, OUT_OF_RANGE = "_PARTITION_EOF", "_AUTO_OFFSET_RESET"
 """Names of the client's errors: the end of a partition, and an offset that it does not hold."""
 
@@ -256,21 +258,30 @@ def watermarks(consumer: Any, place: TopicPartition) -> tuple[int, int]:
 def marks(consumer: Any, pair: Pair) -> dict[int, tuple[int, Mark]]:
     """By partition how far it was copied and the mark that says so, where there is one."""
     found = {}
-    try:
-        committed = consumer.committed(places(pair), timeout=SECONDS)
-    except KafkaException:
-        # The client keeps asking for the group's coordinator; why it gets none, it says in the queue.
-        why = consumer.poll(0)
-        if why is not None and why.error() is not None and why.error().name() in _RIGHTS:
-            raise KafkaException(why.error()) from None
-        raise
-    for each in committed:
+    for each in _committed(consumer, pair):
         if each.error is not None:
             raise KafkaException(each.error)
         mark = Mark.of(each.metadata, pair)
         if mark is not None and each.offset >= 0:
             found[each.partition] = (each.offset, mark)
     return found
+
+
+def _committed(consumer: Any, pair: Pair) -> list[TopicPartition]:
+    """The group's offsets; waits for its coordinator, which a broker that just started has not got ready."""
+    deadline = time.monotonic() + SECONDS
+    while True:
+        try:
+            committed: list[TopicPartition] = consumer.committed(places(pair), timeout=SECONDS)
+            return committed
+        except KafkaException as error:
+            # The client keeps asking for the group's coordinator; why it gets none, it says in the queue.
+            why = consumer.poll(0)
+            if why is not None and why.error() is not None and why.error().name() in _RIGHTS:
+                raise KafkaException(why.error()) from None
+            if name_of(error) not in _NO_COORDINATOR or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def ends_of_copy(consumer: Any, pair: Pair) -> dict[int, Origin | None]:

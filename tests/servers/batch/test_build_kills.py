@@ -10,7 +10,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,7 @@ class River:
     project: Project
     folder: Path
     published: int = 0
+    sent: list[Mapping[str, Any]] = field(default_factory=list)
 
     def publish(self, count: int, things: int = 4, x: float = 1.0) -> None:
         events = self._events(count, things, x)
@@ -89,7 +90,7 @@ class River:
         first, self.published = self.published, self.published + count
         now = now_micros()
         numbers = range(first, first + count)
-        return [
+        events = [
             {
                 "id": f"e{i}",
                 "thing": f"t{i % things}",
@@ -98,6 +99,8 @@ class River:
             }
             for i in numbers
         ]
+        self.sent += events
+        return events
 
     def build(self, progress: Steps | None = None, **more: Any) -> Built:
         wait_for_a_cut(self.context.settings)
@@ -145,13 +148,26 @@ class River:
         for query in start(self.context.speed_layer(once=True), self.project):
             query.awaitTermination()
 
-    def assert_exact(self) -> int:
-        """All served values, also the stream's, are those of the lake; returns the number of keys."""
+    def assert_exact(self, *, verified: bool = LONG) -> int:
+        """All values that are served, also the stream's, are the fold of what was sent, and those of the lake
+        if it is `verified`; returns the number of keys.
+        """
         self.drain()
-        found = verify_settled(self.context, self.project, None, Steps())
-        assert found.keys
-        assert not found.mismatches, found.features
-        return found.keys
+        things: dict[str, list[float]] = {}
+        for event in sorted(self.sent, key=lambda event: str(event["at"])):
+            things.setdefault(str(event["thing"]), []).append(event["x"])
+        answers = self.context.answers.features(self.project, [{"thing": thing} for thing in things])
+        for xs, answer in zip(things.values(), answers, strict=True):
+            assert answer.degraded is None
+            mean = sum(xs) / len(xs)
+            assert answer.values == pytest.approx(
+                {"n_1d": len(xs), "mean_1d": mean, "all": len(xs), "last": xs[-1]}
+            )
+        if verified:
+            found = verify_settled(self.context, self.project, None, Steps())
+            assert found.keys == len(things)
+            assert not found.mismatches, found.features
+        return len(things)
 
     def killed_at(self, point: str) -> None:
         """Run the real command and kill it, and its JVM, when it says the words."""
@@ -375,4 +391,4 @@ def test_a_rollback_brings_back_views_and_model_and_a_second_one_is_the_way_forw
     rollback_project(river.context, river.project, Steps())
     river.build()
     river.assert_clean()
-    river.assert_exact()
+    river.assert_exact(verified=True)

@@ -4,13 +4,14 @@ import threading
 from typing import Any
 
 import pytest
+from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, TopicPartition
 
 from anabranch.errors import AnabranchError, UnavailableError
 from anabranch.events.origins import Origin, can_be_copied, copy_of, is_copy
 from anabranch.settings import BusSettings
 from anabranch.stores.kafka import relays
 from anabranch.stores.kafka.relay import Relay
-from anabranch.stores.kafka.relay_topics import Mark, Pair, RelayAdmin
+from anabranch.stores.kafka.relay_topics import Mark, Pair, RelayAdmin, marks
 
 PAIR = Pair(topic="t", topic_id="T1", copy_id="C1", partitions=1)
 
@@ -77,3 +78,25 @@ def test_a_name_that_is_too_long_for_a_copy_is_refused() -> None:
     assert can_be_copied("x" * 239)
     with pytest.raises(AnabranchError, match="name is too long for a copy"):
         RelayAdmin(BusSettings(), "x" * 240)
+
+
+class Waking:
+    """A consumer whose group has no coordinator at first, as on a broker that has just started."""
+
+    def __init__(self, *errors: int) -> None:
+        self.errors = list(errors)
+
+    def committed(self, asked: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        if self.errors:
+            raise KafkaException(KafkaError(self.errors.pop(0)))
+        return [TopicPartition(place.topic, place.partition, OFFSET_INVALID) for place in asked]
+
+    def poll(self, _timeout: float) -> None:
+        return None
+
+
+def test_a_group_whose_coordinator_is_being_chosen_is_waited_for() -> None:
+    loading = (KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE)
+    assert marks(Waking(*loading), PAIR) == {}
+    with pytest.raises(KafkaException, match="GROUP_AUTHORIZATION_FAILED"):
+        marks(Waking(*loading, KafkaError.GROUP_AUTHORIZATION_FAILED), PAIR)
