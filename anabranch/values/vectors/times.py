@@ -148,7 +148,11 @@ def _time_to_text(a: Vector) -> Vector:
 
 
 def _signed(day: str) -> str:
-    return f"+{day}" if len(day) > 10 and day[0] != "-" else day
+    """The text of a day as Java writes it: numpy gives years before 0 three digits, and none a plus."""
+    if day[0] == "-":
+        year, rest = day[1:].split("-", 1)
+        return f"-{year:0>4}-{rest}"
+    return f"+{day}" if len(day) > 10 else day
 
 
 def _day(text: str) -> int | None:

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from anabranch.errors import DeclarationError
@@ -12,6 +13,7 @@ from anabranch.values.sql.calls import known_functions
 from anabranch.values.sql.functions import ALIASES
 from anabranch.values.sql.programs import Programmer, evaluated
 from anabranch.values.sql.twins import ALLOWED, BY_TYPE, CASTS, COMPARED, TWINNED
+from anabranch.values.times import DAY, SECOND
 from anabranch.values.types import STRING, Column, parse_schema, parse_type
 from anabranch.values.vectors.programs import TWINS, Program
 from tests.support.evaluated import Evaluated
@@ -105,3 +107,19 @@ def test_equal_parts_of_several_expressions_are_one_step() -> None:
     for name, text in (("a", "ln(x) + 1"), ("b", "ln(x) * 2"), ("c", "ln(x)")):
         programmer.add(name, evaluated(text, COLUMNS, "here"), "here")
     assert [step[0] for step in programmer.described["steps"]] == ["ln", "add_double", "multiply_double"]
+
+
+@pytest.mark.parametrize(
+    ("day", "text"),
+    [
+        (-720_260, "-0003-12-30"),
+        (-800_000, "-0221-09-04"),
+        (-719_528, "0000-01-01"),
+        (2_932_897, "+10000-01-01"),
+    ],
+)
+def test_days_and_times_of_any_year_are_written_as_java_writes_them(day: int, text: str) -> None:
+    values = np.array([day]), np.array([True])
+    assert TWINS["day_to_text"](values)[0].tolist() == [text]
+    moments = np.array([day * DAY + SECOND]), np.array([True])
+    assert TWINS["time_to_text"](moments)[0].tolist() == [f"{text} 00:00:01"]
