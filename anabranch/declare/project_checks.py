@@ -55,11 +55,12 @@ def check_project(project: "Project") -> None:
     for view in project.views:
         _check_keys(view, project, place)
     _check_key_types(project, place)
-    keys = {name.lower() for name in project.keys}
+    keys = {name.lower(): name for name in project.keys}
     same = [column.name for column in project.view_columns if column.name in keys]
     if same:
         raise DeclarationError(
-            f"{place}: feature column {same[0]!r} is also a column of the key: rename the feature"
+            f"{place}: feature column {same[0]!r} is also a column of the key, {keys[same[0]]!r}: "
+            "rename the feature"
         )
     _check_request(project, place)
     check_unique([column.name for column in project.columns], f"{place}: feature column")

@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from anabranch.answers.requests import stored_key
-from anabranch.answers.spark_tables import SparkTables
+from anabranch.answers.tables.spark_tables import SparkTables
 from anabranch.declare.loading import list_projects
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError

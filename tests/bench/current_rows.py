@@ -10,7 +10,7 @@ from anabranch.answers.current import CurrentRefresh
 from anabranch.answers.features import Answers
 from anabranch.answers.parts import Parts
 from anabranch.answers.service import AnswerService
-from anabranch.answers.spark_tables import SparkTables
+from anabranch.answers.tables.spark_tables import SparkTables
 from anabranch.declare.projects import Project
 from anabranch.stores.cassandra.data_source.source import CassandraSource, cassandra_options
 from anabranch.stores.cassandra.tables import current_table, history_table

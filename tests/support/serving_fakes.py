@@ -14,7 +14,7 @@ import numpy as np
 from anabranch.answers.features import Answer, Answers
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError, UnavailableError, ViewUnavailableError
-from anabranch.settings import StoreSettings, TimeSettings
+from anabranch.settings import LakeSettings, StoreSettings, TimeSettings
 from anabranch.stores.cassandra.current_rows import CurrentRow
 from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.cassandra.measures import Measure, Measures
@@ -234,6 +234,27 @@ class Topics:
                 self.publish(topic, [(key, value)])
         return refused
 
+    def read_as(self, topic: str) -> str:
+        self.check()
+        return topic
+
+    def topic_id(self, topic: str) -> str:
+        return topic
+
+    def beginnings(self, topic: str) -> dict[int, int]:
+        return {0: 0}
+
+    def ends(self, topic: str) -> dict[int, int]:
+        return {0: len(self.messages.get(topic, ()))}
+
+    def records(
+        self, topic: str, left: Mapping[int, object], most: int, seconds: float
+    ) -> tuple[list[Any], bool]:
+        assert not left, (
+            "what was published is not read back here: tests/servers/speed/test_stream_law.py does"
+        )
+        return [], True
+
     def check(self) -> None:
         if self.away:
             raise UnavailableError("Kafka does not answer at 127.0.0.1:9092: start it with 'anabranch up'")
@@ -267,7 +288,7 @@ class FakeStores(Stores):
     def __init__(self) -> None:
         unused: Any = None
         settings = StoreSettings(
-            lake=unused,
+            lake=LakeSettings(root="/nonexistent/lake"),
             bus=unused,
             views=unused,
             models=unused,

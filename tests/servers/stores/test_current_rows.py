@@ -9,7 +9,7 @@ import pytest
 from anabranch import Count, FeatureView, Last, LastK, Project, Source
 from anabranch.answers.current import rows_of
 from anabranch.answers.features import Answer
-from anabranch.answers.merged import merged_schema
+from anabranch.answers.tables.merged import merged_schema
 from anabranch.declare.names import RESERVED
 from anabranch.errors import DeclarationError
 from anabranch.stores.cassandra.current_rows import (

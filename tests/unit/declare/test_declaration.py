@@ -308,7 +308,7 @@ PROJECTS: Mapping[str, Case] = {
     ),
     "feature named as the key": (
         lambda: project(view(features={"who": Count()})),
-        "feature column 'who' is also a column of the key: rename",
+        "feature column 'who' is also a column of the key, 'who': rename",
     ),
     "model's feature": (
         lambda: project(model=Model(features=("a", "b"))),

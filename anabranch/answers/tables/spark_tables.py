@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from pyspark.sql import DataFrame, SparkSession
 
-from anabranch.answers.merged import merged_at, merger, register_function
+from anabranch.answers.tables.merged import merged_at, merger, register_function
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
 from anabranch.settings import ModelsSettings, ViewsSettings
