@@ -12,6 +12,7 @@ from anabranch.errors import MisuseError
 from anabranch.testing.folding import fold
 from anabranch.testing.oracle import close
 from anabranch.values.datatype import DataType
+from anabranch.values.nested import MapType
 from anabranch.values.types import ArrayType
 
 
@@ -51,6 +52,11 @@ def _same(kind: DataType, expected: Any, found: Any) -> bool:
         lists = isinstance(expected, Sequence) and not isinstance(expected, str) and found is not None
         return (lists and len(expected) == len(found)) and all(
             _same(kind.inner, one, other) for one, other in zip(expected, found, strict=True)
+        )
+    if isinstance(kind, MapType):
+        maps = isinstance(expected, Mapping) and found is not None
+        return (maps and expected.keys() == found.keys()) and all(
+            _same(kind.inner, value, found[name]) for name, value in expected.items()
         )
     if expected is None or found is None:
         return expected is found

@@ -354,10 +354,6 @@ def close(expected: Any, found: Any, scale: float = 0.0) -> bool:
         return expected.keys() == found.keys() and all(
             close(value, found[name], scale) for name, value in expected.items()
         )
-    if isinstance(expected, dict) and isinstance(found, dict):
-        return expected.keys() == found.keys() and all(
-            close(value, found[name], scale) for name, value in expected.items()
-        )
     if isinstance(expected, float) and isinstance(found, (float, int)):
         return math.isclose(expected, found, rel_tol=1e-9, abs_tol=1e-12 * scale)
     return type(expected) is type(found) and bool(expected == found)

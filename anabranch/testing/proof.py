@@ -25,7 +25,6 @@ from anabranch.folds.merge import Known, merge_all
 from anabranch.folds.training_sets import SortedRun, features_before
 from anabranch.states.blocks import Rows
 from anabranch.testing import oracle
-from anabranch.testing.prepared import PreparedView, StoredEvent
 from anabranch.testing.rows import FUTURE_SKEW, GivenEvent, events_of, read_events
 from anabranch.testing.states import SLACK, SLOT, Stored, batch_part, lift, single_states, tiles
 from anabranch.values.keys import show_key
@@ -56,25 +55,22 @@ class ProvenView:
     """A view and the events that have its key, with the states of each event alone."""
 
     view: FeatureView
-    prepared: PreparedView
     events: Sequence[GivenEvent]
     rows: Rows
     extras: Sequence[States]
 
-    @cached_property
-    def stored(self) -> dict[int, StoredEvent]:
-        """The events as their states are made, by position."""
-        return {
-            event.position: each
-            for event, each in zip(self.events, self.prepared.stored(self.events), strict=True)
-        }
-
     @classmethod
     def of(cls, view: FeatureView, given_events: Sequence[GivenEvent]) -> "ProvenView":
         """The view with the events of its feed."""
-        prepared, events = PreparedView(view), events_of(view, given_events)
-        rows, extras = single_states(prepared.prepared, prepared.stored(events))
-        return cls(view, prepared, events, rows, extras)
+        events = events_of(view, given_events)
+        return cls(view, events, *single_states(view, events))
+
+    @cached_property
+    def witnessed(self) -> dict[int, GivenEvent]:
+        """The events by position, with the values of the expressions that witnesses fold."""
+        witnesses = [one for each in self.view.parts.values() for one in each.witnesses().values()]
+        texts = [text for each in witnesses for text in each.texts]
+        return {event.position: event for event in events_of(self.view, self.events, texts)}
 
 
 def assert_lawful(project: Project, events: Sequence[Mapping[str, Any]], *, examples: int = 40) -> None:
@@ -159,7 +155,6 @@ def _times(view: FeatureView, events: Sequence[GivenEvent]) -> list[int]:
             found |= {time + 1}
         found |= {event.time, event.time + 1}
         for span in view.spans:
-            edges = {span.tail(event.time), span.head(event.time)} - {None}
             edges = {span.tail(event.time), span.head(event.time)}
             for back in {event.time - edge for edge in edges if edge is not None}:
                 found |= {event.time + back + step for step in (-span.hop, -1, 0, 1, span.hop)}
@@ -172,7 +167,7 @@ def _check(proven: ProvenView, history: History) -> None:
     arrived = [event for event in history.deliveries if event.arrival < at]
     keys = list(dict.fromkeys(event.key for event in history.deliveries))[:_MOST_KEYS]
     known = [_known(proven, arrived, key, history) for key in keys]
-    merged = merge_all(proven.prepared.prepared, known, at)
+    merged = merge_all(proven.view, known, at)
     for key, each in zip(keys, merged, strict=True):
         if each.degraded is not None:
             raise BrokenLawError(f"an answer that should be exact is degraded: {each.degraded}")
@@ -190,7 +185,7 @@ def _known(proven: ProvenView, arrived: Sequence[GivenEvent], key: str, history:
             seen.add(event.id)
             mine.append(event)
     mine = [event for event in mine if event.key == key]
-    make, view, cut = _DrawnPieces(proven, Random(history.seed)), proven.prepared.prepared, history.cut  # noqa: S311
+    make, view, cut = _DrawnPieces(proven, Random(history.seed)), proven.view, history.cut  # noqa: S311
     if cut is None:
         return None, tiles(view, mine, make)
     before = [event for event in mine if event.arrival < cut]
@@ -236,11 +231,11 @@ def _training_rows(proven: ProvenView, history: History, keys: Sequence[str]) ->
     events.sort(key=lambda event: (keys.index(event.key), event.time))
     if not events:
         return {}
-    view = proven.prepared.prepared
+    view = proven.view
     run = SortedRun(
         np.array([keys.index(event.key) for event in events], dtype=np.int64),
         np.array([event.time for event in events], dtype=np.int64),
-        lift(view, proven.prepared.stored(events)),
+        lift(view, events),
         np.arange(len(keys), dtype=np.int64),
         np.full(len(keys), history.at, dtype=np.int64),
     )
@@ -273,9 +268,9 @@ def _compare(
         expected = oracle.fold(aggregate, inside, until, since or 0, column.category)
         if expected == found[column.name]:
             continue
-        witnesses = proven.prepared.prepared.parts[column.part].witnesses()
-        stored = [proven.stored[event.position] for event in inside] if witnesses else []
-        witnessed = {name: oracle.fold(each, stored, until, since or 0) for name, each in witnesses.items()}
+        witnesses = view.parts[column.part].witnesses()
+        seen = [proven.witnessed[event.position] for event in inside] if witnesses else []
+        witnessed = {name: oracle.fold(each, seen, until, since or 0) for name, each in witnesses.items()}
         if not view.parts[column.part].agrees(expected, found[column.name], witnessed):
             wrong.append((column, expected, found[column.name]))
     if wrong:

@@ -1,14 +1,12 @@
 """Events given as plain dicts, read and judged as landing would, and SQL over them without Spark."""
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from decimal import Context, Decimal
 from typing import Any
 
 import numpy as np
-from sqlglot import exp
 
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
@@ -16,20 +14,15 @@ from anabranch.declare.views import FeatureView
 from anabranch.errors import DeclarationError, MisuseError
 from anabranch.events.faults import row_fault
 from anabranch.values.keys import SEPARATOR
-from anabranch.values.numbers import DecimalType, FloatType, WholeType, exact_number
-from anabranch.values.sql.expressions import Expression, compiled, parsed_expression
-from anabranch.values.sql.programs import Programmer
-from anabranch.values.texts import bare_text, json_text
+from anabranch.values.sql.expressions import compiled
+from anabranch.values.sql.row_functions import RowFunctions
 from anabranch.values.times import DAY, SECOND, format_time, from_micros, parse_time, to_micros
-from anabranch.values.types import BOOLEAN, DATE, STRING, TIMESTAMP, ArrayType, DataType
-from anabranch.values.vectors.programs import Program
+from anabranch.values.types import DATE, TIMESTAMP, ArrayType, DataType
 
 SOURCE, ARRIVAL = "source", "_arrival"
 """Members of an event beside the columns of its source."""
 FUTURE_SKEW = 300 * SECOND
 """How far the time of an event may be ahead of its arrival, as the settings have it by default."""
-_WIDE = Context(prec=80)  # the default context has 28 digits
-_TRUE = ("true", "t", "yes", "y", "1")
 
 
 @dataclass(frozen=True)
@@ -182,23 +175,7 @@ def _text(kind: DataType, value: Any) -> str | None:
 
 def typed(kind: DataType, value: Any) -> Any:
     """A value of an event that has no fault, as this library passes it on; None for NULL."""
-    if value is None:
-        return None
-    if isinstance(kind, WholeType):
-        return int(exact_number(value, 0) or 0)
-    if kind.floating:
-        number = float(bare_text(value))
-        return float(np.float32(number)) if isinstance(kind, FloatType) else number
-    if isinstance(kind, DecimalType):
-        exact = exact_number(value, kind.scale) or Decimal(0)
-        return exact.quantize(Decimal(1).scaleb(-kind.scale), context=_WIDE)
-    if kind == BOOLEAN:
-        return bare_text(value).lower() in _TRUE
-    if kind == STRING:
-        return json_text(value)
-    if kind.binary:
-        return value if isinstance(value, bytes) else json_text(value).encode()
-    return kind.value(value)
+    return value if kind.nested or isinstance(value, bytes) else kind.read(value)
 
 
 def shown(kind: DataType, value: Any) -> Any:
@@ -237,14 +214,14 @@ def asked_key(project: Project, key: Mapping[str, Any]) -> dict[str, str]:
     return {name: text or "" for name, text in found.items()}
 
 
-def events_of(view: FeatureView, given: Sequence[GivenEvent]) -> list[GivenEvent]:
-    """The events that have the view's key, with the values of its expressions."""
+def events_of(view: FeatureView, given: Sequence[GivenEvent], more: Sequence[str] = ()) -> list[GivenEvent]:
+    """The events that have the view's key, with the values of its expressions and of those in `more`."""
     keyed = [
         (event, [event.texts.get(name) if event.row[name] is not None else None for name in view.keys])
         for event in given
     ]
     mine = [(event, SEPARATOR.join(map(str, parts))) for event, parts in keyed if None not in parts]
-    texts = dict.fromkeys(text for each in view.features.values() for text in each.texts)
+    texts = dict.fromkeys([*(text for each in view.features.values() for text in each.texts), *more])
     columns = evaluate(view.source, [event.row for event, _ in mine], texts, f"view {view.full_name!r}")
     return [
         GivenEvent(
@@ -259,44 +236,13 @@ def events_of(view: FeatureView, given: Sequence[GivenEvent]) -> list[GivenEvent
 
 
 def evaluate(
-    source: Source, rows: Sequence[Mapping[str, Any]], texts: Mapping[str, Any], place: str
+    source: Source, rows: Sequence[Mapping[str, Any]], texts: Iterable[str], place: str
 ) -> dict[str, Sequence[Any]]:
     """The values of SQL expressions over rows of the source; raises MisuseError for one that needs Spark."""
-    return {text: _evaluator(source, text, place)(rows) for text in texts}
-
-
-def _evaluator(
-    source: Source, text: str, place: str
-) -> Callable[[Sequence[Mapping[str, Any]]], Sequence[Any]]:
-    found = compiled(text, source.columns, place)
-    names = {f"`{column.name}`": column.name for column in source.columns}
-    if found.sql in names:
-        return lambda rows: [row[names[found.sql]] for row in rows]
+    functions = RowFunctions(source.columns)
     try:
-        program = _program(source, found, f"{place}: {text!r}")
+        found = {text: functions.add(compiled(text, source.columns, place).sql, place) for text in texts}
+        ready = functions.ready(rows)
     except DeclarationError as error:
-        raise MisuseError(
-            f"{error}: proof on rows evaluates expressions without Spark, and this one needs it: "
-            "use what docs/expressions.md lists for derived features, or test it with Spark"
-        ) from error
-    return lambda rows: program.run({name: [row[name] for row in rows] for name in program.reads}, len(rows))[
-        "value"
-    ]
-
-
-def _program(source: Source, found: Expression, place: str) -> Program:
-    if _computes_decimals(found, source):
-        raise DeclarationError(f"{place} computes with DECIMAL")
-    programmer = Programmer(source.columns)
-    programmer.add("value", found, place)
-    return Program(programmer.described)
-
-
-def _computes_decimals(found: Expression, source: Source) -> bool:
-    """Whether DECIMAL values are computed with: a program has them as DOUBLE, so it may only cast them so."""
-    decimals = {column.name for column in source.columns if column.type.decimal}
-    columns = parsed_expression(found.sql, "expression").find_all(exp.Column)
-    parents = [column.parent for column in columns if column.name in decimals]
-    return found.type.decimal or not all(
-        isinstance(parent, exp.Cast) and parent.to.sql(dialect="spark") == "DOUBLE" for parent in parents
-    )
+        raise MisuseError(f"{error} (proof on rows is without Spark)") from error
+    return {text: [function(row) for row in ready] for text, function in found.items()}

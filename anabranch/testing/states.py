@@ -2,19 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate, pairwise
 from typing import Any, Protocol
 
-import datasketches
 import numpy as np
 
 from anabranch.aggregates.layout import States
 from anabranch.declare.views import FeatureView
 from anabranch.folds.merge import BatchPart, Tiles
-from anabranch.states.blocks import TIME, Lifted, Rows, Values
-from anabranch.states.extras import Extra, LeadingTexts
-from anabranch.states.sketches import DistinctSketch, QuantileSketch, ValueSet
-from anabranch.states.totals import CategoryTotals
-from anabranch.testing.elements import compile_sql
+from anabranch.states.blocks import Lifted, Rows, Values
 from anabranch.values.times import HOUR, floor_to
 
 SLOT = HOUR
@@ -47,9 +43,9 @@ Make = Callable[[FeatureView, Sequence[Sequence[Stored]]], tuple[Rows, list[Stat
 
 def lift(view: FeatureView, events: Sequence[Stored]) -> Lifted:
     """Elements of events as Spark's SQL would give them."""
-    rows = [{**event.row, TIME: event.time} for event in events]
+    found = view.lifter.values([event.row for event in events], [event.time for event in events])
     return {
-        element: _values([compile_sql(element.sql)(row) for row in rows], element.kind)
+        element: _values([values[element] for values in found], element.kind)
         for element in view.layout.elements
     }
 
@@ -69,63 +65,21 @@ def _values(raw: list[object], kind: str) -> Values:
     )
 
 
-def states(view: FeatureView, groups: Sequence[Sequence[Stored]]) -> tuple[Rows, list[States]]:
-    """One state a group of events."""
-    rows: list[Rows] = []
-    extras: list[States] = []
-    for group in groups:
-        lifted = lift(view, group)
-        rows.append(
-            view.layout.reduce(np.concatenate([block.lift(lifted) for block in view.layout.blocks], axis=1))
-        )
-        extras.append([_extra_state(extra, lifted) for extra in view.layout.extras])
-    return (np.stack(rows) if rows else np.empty((0, view.layout.width))), extras
-
-
 def single_states(view: FeatureView, events: Sequence[Stored]) -> tuple[Rows, list[States]]:
     """One state an event."""
-    lifted = lift(view, events)
-    rows = np.concatenate([block.lift(lifted) for block in view.layout.blocks], axis=1)
-    extras: list[States] = []
-    for place in range(len(events)):
-        one = slice(place, place + 1)
-        alone = {
-            element: Values(lifted[element].values[one], lifted[element].valid[one])
-            for extra in view.layout.extras
-            for element in extra.elements
-        }
-        extras.append([_extra_state(extra, alone) for extra in view.layout.extras])
-    return rows, extras
+    rows, extras = view.lifter.states([event.row for event in events], [event.time for event in events])
+    return rows, extras or [[] for _ in events]
 
 
-def _extra_state(extra: Extra, lifted: Lifted) -> bytes | None:
-    """What Spark's own aggregate would make of the events."""
-    if isinstance(extra, LeadingTexts):
-        whole: list[bytes | None] = extra.over(
-            lifted, np.array([0]), np.array([len(lifted[extra.element].values)])
-        ).tolist()
-        return whole[0]
-    found = lifted[extra.elements[0]]
-    values = found.values[found.valid].tolist()
-    if not values:
-        return None
-    if isinstance(extra, CategoryTotals):
-        rows = [
-            {one: values.values[at] for one, values in lifted.items()} for at in np.flatnonzero(found.valid)
-        ]
-        return extra.merge([state for row in rows if (state := extra.state_of(row)) is not None])
-    if isinstance(extra, ValueSet):
-        return extra.merge([len(value).to_bytes(4, "big") + value for value in values])
-    sketch: Any
-    if isinstance(extra, DistinctSketch):
-        sketch = datasketches.hll_sketch(extra.log_size, datasketches.tgt_hll_type.HLL_8)
-    elif isinstance(extra, QuantileSketch):
-        sketch = datasketches.kll_doubles_sketch(extra.size)
-    else:
-        sketch = datasketches.frequent_strings_sketch(8)
-    for value in values:
-        sketch.update(value.decode() if isinstance(value, bytes) else value)
-    return bytes(sketch.serialize_compact() if isinstance(extra, DistinctSketch) else sketch.serialize())
+def states(view: FeatureView, groups: Sequence[Sequence[Stored]]) -> tuple[Rows, list[States]]:
+    """One state a group of events."""
+    layout = view.layout
+    single, more = single_states(view, [event for group in groups for event in group])
+    ends = list(accumulate(map(len, groups), initial=0))
+    places = [slice(start, end) for start, end in pairwise(ends)]
+    rows = [layout.reduce(single[place]) for place in places]
+    extras: list[States] = [layout.reduce_extras(more[place]) for place in places]
+    return (np.stack(rows) if rows else np.empty((0, layout.width))), extras
 
 
 def batch_part(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -27,7 +28,8 @@ from anabranch import (
     Variance,
 )
 from anabranch.folds.grains import LIFELONG, is_lifelong, steps
-from anabranch.testing.elements import compile_sql
+from anabranch.values.sql.expressions import compiled
+from anabranch.values.sql.row_functions import Evaluate, RowFunctions
 from anabranch.values.times import HOUR, MINUTE, floor_to, parse_duration
 
 START = 1_700_000_000_000_000 // HOUR * HOUR
@@ -56,7 +58,13 @@ class Event:
 
     def value(self, text: str) -> Any:
         """The value of a column or expression, for the oracle."""
-        return compile_sql(text)(self.row)
+        return self.row[text] if text in self.row else _condition(text)(self.row)
+
+
+@lru_cache
+def _condition(text: str) -> Evaluate:
+    """A filter or a constant of the test view, as a function of an event's columns."""
+    return RowFunctions(source.columns).add(compiled(text, source.columns, "test").sql, "test")
 
 
 ARGUMENTS: dict[str, dict[str, Any]] = {

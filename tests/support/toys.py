@@ -98,7 +98,7 @@ class GeometricMean(Aggregate):
 
     def over(self, kind: DataType) -> Bound:
         positive = Element(
-            sql=f"(CASE WHEN {double(self.text, self.where).sql} > 0 THEN CAST(({self.text}) AS DOUBLE) END)"
+            sql=f"(CASE WHEN {double(self.text, self.where).sql} > 0D THEN CAST(({self.text}) AS DOUBLE) END)"
         )
         return Bound(DOUBLE, Formula(_root), (LogTotal(positive), Tally(positive)), exactness="to rounding")
 

@@ -231,6 +231,11 @@ class RowFunctions:
         compare = _COMPARED[type(node)]
         return _strict_pair(_with_nan(compare) if floating else compare, left, right), BOOLEAN
 
+    def _between(self, node: exp.Between) -> Typed:
+        bounds = ((exp.GTE, node.args["low"]), (exp.LTE, node.args["high"]))
+        low, high = (kind(this=node.this.copy(), expression=bound.copy()) for kind, bound in bounds)
+        return self._and(exp.And(this=low, expression=high))
+
     def _in(self, node: exp.In) -> Typed:
         if not node.expressions:
             raise _UnfitError
@@ -404,6 +409,7 @@ class RowFunctions:
         exp.And: _and,
         exp.Or: _or,
         **dict.fromkeys((exp.EQ, exp.NEQ, exp.LT, exp.LTE, exp.GT, exp.GTE), _compared),
+        exp.Between: _between,
         exp.In: _in,
         **dict.fromkeys((exp.Add, exp.Sub, exp.Mul), _computed),
         exp.IntDiv: _quotient,

@@ -62,6 +62,7 @@ ODD_VIEW = FeatureView(
         "quotient": First("x / nullif(i, 0)"),
         "whole": Sum("i * big"),
         "hour": Count(where="hour(at) BETWEEN 6 AND 18"),
+        "near": Count(where="w BETWEEN -0.0000000001 AND 10.5"),
         "some": Count("s", where="f > 0.5 AND s IN ('a', 'ab')"),
     },
 )

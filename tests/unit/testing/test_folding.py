@@ -1,6 +1,7 @@
 """What `fold` says of events that are given as dicts: the values of every part of a declaration, by hand."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -8,9 +9,7 @@ from typing import Any
 import pytest
 
 from anabranch import (
-    Any as AnyOf,
-)
-from anabranch import (
+    Aggregate,
     Count,
     Derived,
     Example,
@@ -25,6 +24,10 @@ from anabranch import (
     Source,
     Sum,
     TimeSince,
+    Top,
+)
+from anabranch import (
+    Any as AnyOf,
 )
 from anabranch.errors import DeclarationError, MisuseError
 from anabranch.testing import check_example, fold
@@ -219,8 +222,94 @@ def test_what_cannot_be_meant_is_one_clear_error(
 @pytest.mark.parametrize("text", ["soundex(shop)", "fee * 2", "fee + fee"])
 def test_an_expression_that_needs_spark_says_so(text: str) -> None:
     view = FeatureView(name="odd", source=payments, key="card", features={"odd": Last(text)})
-    with pytest.raises(MisuseError, match="evaluates expressions without Spark, and this one needs it"):
+    with pytest.raises(MisuseError, match="proof on rows is without Spark"):
         fold(Project(name="odd", views=(view,)), EVENTS[:1], {"card": "c1"}, AT)
+
+
+def test_decimals_are_compared_exactly() -> None:
+    conditions = {
+        "small": "fee < 1.5",
+        "some": "fee BETWEEN 0.0000000001 AND 1",
+        "none": "fee = 0",
+        "one": "fee IN (1, 2)",
+    }
+    view = FeatureView(
+        name="exact",
+        source=payments,
+        key="card",
+        features={name: Count(where=text) for name, text in conditions.items()},
+    )
+    found = fold(Project(name="exact", views=(view,)), EVENTS[:4], {"card": "c1"}, AT)
+    assert found == {"small": 2, "some": 2, "none": 0, "one": 1}
+
+
+def by_shop(*windows: str, **features: Aggregate) -> Project:
+    """A project of one view of cards."""
+    view = FeatureView(name="shops", source=payments, key="card", windows=windows, features=features)
+    return Project(name="shops", views=(view,))
+
+
+AT_SHOPS = [
+    paid(1, "2024-04-28T23:59:59.999999Z", 64.0, shop="s1", fee="0.5", points=1),
+    paid(2, "2024-04-29T00:00:00Z", 32.0, shop="s2", fee="0.25", points=2),
+    paid(3, "2024-04-30T11:00:00Z", 16.0, shop="s2", fee="2", points=2),
+    paid(4, "2024-04-30T12:00:00Z", 8.0, shop="s1", fee="1", points=None),
+    paid(5, "2024-04-30T21:59:59.999999Z", 4.0, shop="s3", fee="0.75", points=1),
+    paid(6, "2024-04-30T22:00:00Z", 2.0, shop=None, fee="8", points=3),
+    paid(7, "2024-05-01T11:59:59.999999Z", 1.0, shop="s2", fee=None, points=2),
+]
+"""Of the week that began on Monday, April 29, all but the first; of May in Berlin the last two."""
+
+
+def test_features_by_category_are_folded() -> None:
+    project = by_shop("7d", spent=Sum("amount", by="shop", among=("s1", "s2"), where="fee < 2"))
+    found = fold(project, AT_SHOPS, {"card": "c1"}, AT)
+    assert found == {"spent_7d_s1": 72.0, "spent_7d_s2": 32.0, "spent_7d_other": 4.0}
+
+
+def test_maps_of_categories_are_folded_the_largest_first() -> None:
+    project = by_shop(
+        "7d",
+        payments=Count(by="shop", most=2),
+        fees=Sum("fee", by="shop", most=9),
+        spent=Sum("amount", by="points", most=2),
+    )
+    found = fold(project, AT_SHOPS, {"card": "c1"}, AT)
+    assert found == {
+        "payments_7d": {"s2": 3, "s1": 2},
+        "fees_7d": {"s2": Decimal("2.25"), "s1": Decimal("1.5"), "s3": Decimal("0.75")},
+        "spent_7d": {"1": 68.0, "2": 49.0},
+    }
+    assert [list(value) for value in found.values()] == [["s2", "s1"], ["s2", "s1", "s3"], ["1", "2"]]
+    nothing = fold(project, [], {"card": "c1"}, AT)
+    assert nothing == {"payments_7d": {}, "fees_7d": {}, "spent_7d": {}}
+
+
+def test_categories_with_the_largest_sums_are_folded() -> None:
+    project = by_shop("7d", shops=Top("shop", 2, total="amount"), points=Top("points", 2), fee=Top("shop", 1))
+    found = fold(project, AT_SHOPS, {"card": "c1"}, AT)
+    assert found == {"shops_7d": ["s1", "s2"], "points_7d": [2, 1], "fee_7d": ["s2"]}
+
+
+def test_windows_with_an_offset_are_folded() -> None:
+    project = by_shop("1h offset 1d", "1d offset 12h", spent=Sum("amount"))
+    found = fold(project, AT_SHOPS, {"card": "c1"}, AT)
+    assert found == {"spent_1h_offset_1d": 16.0, "spent_1d_offset_12h": 30.0}
+
+
+def test_calendar_windows_are_folded_by_the_clocks_of_their_zone() -> None:
+    project = by_shop("month to date Europe/Berlin", "week to date", "day to date", spent=Sum("amount"))
+    found = fold(project, AT_SHOPS, {"card": "c1"}, AT)
+    assert list(found.values()) == [3.0, 63.0, 1.0]
+
+
+def test_an_example_may_give_maps() -> None:
+    project = by_shop("7d", spent=Sum("amount / 10", by="shop", most=2), fees=Sum("fee", by="shop", most=1))
+    gives = {"spent_7d": {"s1": 7.2, "s2": 4.9}, "fees_7d": {"s2": 2.25}}
+    example = Example(events=AT_SHOPS, key={"card": "c1"}, at=AT, gives=gives)
+    assert check_example(project, example) == []
+    wrong = replace(example, gives={"spent_7d": {"s1": 7.2, "s2": 4.8}, "fees_7d": {"s3": 2.25}})
+    assert [each.feature for each in check_example(project, wrong)] == ["spent_7d", "fees_7d"]
 
 
 def test_an_example_holds_or_says_which_feature_differs() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anabranch import Aggregate, Count, FeatureView, Max, Project, Sum, register_window
+from anabranch import Aggregate, Count, FeatureView, Max, Project, Sum, Top, register_window
 from anabranch.aggregates.base import Bound, Folded
 from anabranch.declare import windows
 from anabranch.declare.windows import SlidingWindow, Window
@@ -17,7 +17,7 @@ from anabranch.states.formulas import Formula, double
 from anabranch.testing import BrokenLawError, assert_lawful
 from anabranch.values.times import HOUR, from_micros
 from anabranch.values.types import DOUBLE
-from tests.support.law import START, make_view
+from tests.support.law import SHIFTED, START, make_view
 from tests.support.law import source as things
 from tests.support.toys import GeometricMean, TodayWindow
 
@@ -28,6 +28,7 @@ EVENTS = [
         "key": "ab"[number % 2],
         "time": from_micros(START + number * 7 * 60_000_000),
         "x": number * 1.5,
+        "d": number * 1.25,
         "n": number % 3,
         "s": "xyz"[number % 3],
     }
@@ -41,7 +42,7 @@ def project(*views: FeatureView) -> Project:
 
 
 def test_every_aggregate_over_every_window_is_lawful() -> None:
-    for view in (make_view(("1h", "today")), make_view(())):
+    for view in (make_view(("1h", "today")), make_view(()), SHIFTED):
         plain = {name: each for name, each in view.features.items() if each.where is None}
         assert_lawful(project(replace(view, features=plain)), EVENTS[:12], examples=2)
 
@@ -56,6 +57,9 @@ def test_expressions_filters_and_an_aggregate_from_outside_are_lawful() -> None:
             "sum": Sum("n * 2 + 1", where="s <> 'y' OR x > 20"),
             "n": Count(where="hour(time) < 12"),
             "gm": GeometricMean("x"),
+            "by": Sum("d", by="s", among=("x", "y"), where="d BETWEEN 1 AND 30"),
+            "map": Sum("x / 3", by="s", most=2),
+            "top": Top("s", 2, total="x * 2"),
         },
     )
     assert_lawful(project(view), EVENTS, examples=10)
