@@ -120,8 +120,10 @@ def moved_day(a: Vector, count: int, unit: str) -> Vector:
 
 
 def _micros(a: Vector, step: int) -> Vector:
-    """A whole number of steps of microseconds as a TIMESTAMP."""
-    return np.clip(a[0], LEAST // step + 1, MOST // step) * step, a[1]
+    """A whole number of steps of microseconds as a TIMESTAMP; beyond all times the first or the last one."""
+    most = MOST // step
+    inside = np.clip(a[0], -most, most) * step
+    return np.where(a[0] > most, MOST, np.where(a[0] < -most, LEAST, inside)), a[1]
 
 
 def _seconds(a: Vector) -> Vector:

@@ -123,3 +123,17 @@ def test_days_and_times_of_any_year_are_written_as_java_writes_them(day: int, te
     assert TWINS["day_to_text"](values)[0].tolist() == [text]
     moments = np.array([day * DAY + SECOND]), np.array([True])
     assert TWINS["time_to_text"](moments)[0].tolist() == [f"{text} 00:00:01"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "millis"),
+    [
+        (2**63 - 1, 9_223_372_036_854_775),
+        (-(2**63), -9_223_372_036_854_776),
+        (9_223_372_036_854, 9_223_372_036_854_000),
+        (-9_223_372_036_854, -9_223_372_036_854_000),
+        (-9_223_372_036_855, -9_223_372_036_854_776),
+    ],
+)
+def test_seconds_beyond_all_times_are_the_first_or_the_last_one(seconds: int, millis: int) -> None:
+    assert values("unix_millis(CAST(big AS TIMESTAMP))", seconds) == [millis]
