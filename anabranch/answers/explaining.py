@@ -8,21 +8,26 @@ from anabranch.stores.models.explaining.explanation import Explanation, top_reas
 from anabranch.stores.models.versions import Scorer
 
 
-def explanations(project: Project, scorer: Scorer, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The explanation of the score of each of `rows`, which have the model's features.
+def explanations(
+    project: Project,
+    scorer: Scorer,
+    rows: Sequence[Mapping[str, Any]],
+    labels: Sequence[int | str | None],
+) -> list[dict[str, Any]]:
+    """The explanation of the score of each of `rows`, which have the model's features and got `labels`.
 
-    Of several classes that of the label is explained. Raises MisuseError for a version that cannot be
-    explained.
+    Of several classes the probability of the label is explained. Raises MisuseError for a version that cannot
+    be explained.
     """
-    columns = {name: [values[name] for values in rows] for name in scorer.features}
-    if not scorer.classes:
-        found = scorer.explain(columns)
-        return [_document(project, scorer.features, found, row) for row in range(len(rows))]
-    documents = []
-    for row, label in enumerate(scorer.score(columns).argmax(axis=1).tolist()):
-        one = scorer.explain({name: [values[row]] for name, values in columns.items()}, label)
-        documents.append(_document(project, scorer.features, one, 0))
-    return documents
+    documents: dict[int, dict[str, Any]] = {}
+    for label in dict.fromkeys(labels if scorer.classes else [None]):
+        places = [place for place in range(len(rows)) if not scorer.classes or labels[place] == label]
+        columns = {name: [rows[place][name] for place in places] for name in scorer.features}
+        found = scorer.explain(columns, 0 if label is None else scorer.classes.index(label))
+        for row, place in enumerate(places):
+            document = _document(project, scorer.features, found, row)
+            documents[place] = document if label is None else {"label": label, **document}
+    return [documents[place] for place in range(len(rows))]
 
 
 def _document(project: Project, names: Sequence[str], found: Explanation, row: int) -> dict[str, Any]:
@@ -34,6 +39,8 @@ def _document(project: Project, names: Sequence[str], found: Explanation, row: i
         "margin": float(found.margins[row]),
         "contributions": contributions,
     }
+    if found.before_calibration:
+        document["before_calibration"] = True
     if found.errors is not None:
         document["standard_errors"] = dict(zip(names, found.errors[row].tolist(), strict=True))
     if project.model is not None and project.model.reasons:

@@ -140,7 +140,7 @@ class AnswerService:
             (scored,) = score_all(scorer, [stored.values])
         described = document(scorer.version if scorer else None, scored, stored, self.clock())
         if explain and scorer is not None and scored is not None:
-            (described["explanation"],) = explanations(project, scorer, [stored.values])
+            (described["explanation"],) = explanations(project, scorer, [stored.values], [scored.label])
         return described
 
     async def features_async(
@@ -270,7 +270,8 @@ def explained(questions: Questions, outcomes: Sequence[Outcome]) -> list[Outcome
         if not own:
             continue
         try:
-            whys = explanations(questions.project, scorer, [one.used for _, one in own])
+            rows, labels = [one.used for _, one in own], [one.answer["label"] for _, one in own]
+            whys = explanations(questions.project, scorer, rows, labels)
         except _FAULTS as error:
             missing = isinstance(error, MisuseError)
             problem = ProblemError(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from anabranch.declare.models import Model
 from anabranch.errors import AnabranchError
 from anabranch.stores.models.explaining.explanation import PROBABILITY
-from anabranch.stores.models.explaining.kept import kept_background
+from anabranch.stores.models.explaining.kept import kept_background, kept_before_calibration
 from anabranch.stores.models.inputs import Fitted
 from anabranch.stores.models.scoring import Interval, Matrix, Scores
 from batch.calibration.maps import ScoreMap, fitted_maps, mapped, mapped_model
@@ -44,9 +44,10 @@ class CalibratedModel:
         onnx = mapped_model(plain.onnx, plain.output, self._maps, len(rows.inputs))
         right = mapped(run(plain.onnx, plain.output, rows.matrix, classes), self._maps)
         check_parity(onnx, OUTPUT, rows.matrix, right, classes)
+        exact = plain.explainer and kept_before_calibration(plain.explainer)
         return replace(
             plain, native="onnx", onnx=onnx, output=OUTPUT, ubj=None, skops=None, columns=None, shift=0.0,
-            explainer=kept_background(rows.matrix, PROBABILITY),
+            explainer=exact or kept_background(rows.matrix, PROBABILITY),
             parameters={**plain.parameters, "calibrated": self._how},
         )  # fmt: skip
 

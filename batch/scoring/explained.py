@@ -1,6 +1,7 @@
 """Columns of a mass scoring that explain its scores (`anabranch score --explain`).
 
-explanation_base      DOUBLE   what the score adds up from, in the model's space: log-odds, for example
+explanation_base      DOUBLE   what the score adds up from, in the model's space: log-odds, for example;
+                               of several classes the score is that of the row's label
 contribution_<name>   DOUBLE   of each feature that the model reads; with the base they add up to the score
 reason_1 .. reason_4  STRING   the declared reasons that raised the score, the strongest first; NULL for
                                none. Only in projects that declare reasons
@@ -8,6 +9,7 @@ reason_1 .. reason_4  STRING   the declared reasons that raised the score, the s
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -41,11 +43,6 @@ def check_explained(project: Project, scorer: Scorer | ForeignVersion, names: Se
             f"version {scorer.version} of {project.name!r} was registered outside Anabranch and keeps "
             "nothing that explains its scores: leave out --explain, or use a version that was trained here"
         )
-    if scorer.classes:
-        raise MisuseError(
-            f"version {scorer.version} of {project.name!r} has several classes, "
-            "whose scores are explained in answers alone: leave out --explain"
-        )
     scorer.explainer  # noqa: B018 - raises for a version that keeps nothing
     results = {name.lower() for name in explained_columns(project, scorer.features)}
     taken = [name for name in names if name.lower() in results]
@@ -63,11 +60,14 @@ def explained(
     project: Project,
     features: Sequence[str],
 ) -> DataFrame:
-    """`scored` with the columns of explanations; `inputs` are the model's, in the order of `features`."""
+    """`scored` with the columns of explanations; `inputs` are the model's, in the order of `features`.
+
+    Of several classes the `label` of a row is explained.
+    """
     texts = dict(project.model.reasons) if project.model is not None else {}
     explain = _explainer(shipped, tuple(features), texts)
     names = explained_columns(project, features)
-    whole = scored.withColumn(_ALL, explain(*inputs))
+    whole = scored.withColumn(_ALL, explain(*inputs, F.col("label").cast("string")))
     values = [F.col(f"{_ALL}.base")]
     values += [F.col(f"{_ALL}.contributions")[place] for place in range(len(features))]
     values += [F.get(F.col(f"{_ALL}.reasons"), F.lit(place)) for place in range(len(names) - len(values))]
@@ -78,14 +78,17 @@ def _explainer(
     shipped: ShippedModel, features: tuple[str, ...], texts: dict[str, str]
 ) -> Callable[..., Column]:
     def explain(*columns: pa.Array) -> pa.Array:
-        found = shipped.opened().explanation(list(columns))
-        rows = found.contributions.tolist()
+        *inputs, labels = columns
+        bases, contributions = np.zeros(len(labels)), np.zeros((len(labels), len(features)))
+        for places, found in shipped.opened().explanations(inputs, labels.to_pylist()):
+            bases[places], contributions[places] = found.base, found.contributions
+        rows = contributions.tolist()
         reasons = [
             [one.text for one in top_reasons(texts, dict(zip(features, row, strict=True)))] for row in rows
         ]
         return pa.StructArray.from_arrays(
             [
-                pa.repeat(pa.scalar(found.base), len(rows)),
+                pa.array(bases),
                 pa.array(rows, pa.list_(pa.float64())),
                 pa.array(reasons, pa.list_(pa.string())),
             ],

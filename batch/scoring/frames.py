@@ -67,19 +67,25 @@ def score(
     # Plain columns: to hand over a struct costs twice as much.
     inputs = _inputs(project, rows, scorer)
     if isinstance(scorer, Scorer) and scorer.classes:
-        return _of_classes(rows.withColumn("scores", predict(*inputs)), scorer)
-    scored = rows.withColumn("score", predict(*inputs))
-    if explain:
-        check_explained(project, scorer, rows.columns)
-        shipped = ship(spark, models, project.name, scorer.version)
-        scored = explained(scored, inputs, shipped, project, scorer.features)
+        scored = _of_classes(rows.withColumn("scores", predict(*inputs)), scorer)
+    else:
+        scored = _of_numbers(rows.withColumn("score", predict(*inputs)), scorer, project)
+    if not explain:
+        return scored
+    check_explained(project, scorer, rows.columns)
+    shipped = ship(spark, models, project.name, scorer.version)
+    return explained(scored, inputs, shipped, project, scorer.features)
+
+
+def _of_numbers(rows: DataFrame, scorer: Scorer | ForeignVersion, project: Project) -> DataFrame:
+    """`rows`, whose `score` is a number or the probability of class 1, with label, version and interval."""
     label = F.lit(None).cast("int")
     if scorer.task == "class":
         label = F.when(F.col("score") >= scorer.threshold, 1).otherwise(0)
     results = {"label": label, "model_version": F.lit(scorer.version)}
     if set(INTERVAL) <= set(project.results):
         results |= dict(zip(INTERVAL, _ends(scorer), strict=True))
-    return scored.withColumns(results)
+    return rows.withColumns(results)
 
 
 def _ends(scorer: Scorer | ForeignVersion) -> list[Column]:

@@ -273,7 +273,9 @@ def show_explanation(found: Mapping[str, Any]) -> None:
         [name, f"{value:+.4g}", *([f"{errors[name]:.2g}"] if errors else [])]
         for name, value in sorted(found["contributions"].items(), key=lambda item: -abs(item[1]))
     ]
-    about = f"{found['method']}, {found['space']}: {found['base']:.4g} and these make {found['margin']:.4g}"
+    what = f"{found['space']} of {found['label']}" if "label" in found else found["space"]
+    what += " before calibration" if found.get("before_calibration") else ""
+    about = f"{found['method']}, {what}: {found['base']:.4g} and these make {found['margin']:.4g}"
     table(f"Why this score ({about})", heads, rows)
     for number, reason in enumerate(found.get("reasons", ()), 1):
         say(f"reason {number}: {reason['text']} ({', '.join(reason['features'])})")

@@ -126,6 +126,9 @@ class ReasonBody(Struct, kw_only=True):
 class ExplanationBody(Struct, kw_only=True):
     """What each feature contributed to a score: base and contributions add up to the margin."""
 
+    label: Annotated[
+        int | str | UnsetType, Meta(description="The class whose probability is explained, of several")
+    ] = UNSET
     method: Annotated[
         Literal["trees", "linear", "sampled"], Meta(description="Exact for trees and linear models")
     ]
@@ -135,6 +138,10 @@ class ExplanationBody(Struct, kw_only=True):
     ]
     base: Annotated[float, Meta(description="The margin where nothing is known of a row")]
     margin: float
+    before_calibration: Annotated[
+        bool | UnsetType,
+        Meta(description="True where the margin stands for the score as it is before its calibration"),
+    ] = UNSET
     contributions: Annotated[dict[str, float], Meta(description="By feature that the model reads")]
     standard_errors: Annotated[
         dict[str, float] | UnsetType, Meta(description="Of sampled contributions, by feature")

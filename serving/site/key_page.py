@@ -73,11 +73,18 @@ def _why(found: Mapping[str, Any] | Missing | None) -> dict[str, Any] | None:
         "missing": None,
         "score": found["score"],
         "version": found["model_version"],
-        "unit": {"number": "units of the score"}.get(explanation["space"], explanation["space"]),
+        "unit": _unit(explanation),
         "sampled": explanation["method"] == "sampled",
         "reasons": explanation.get("reasons", ()),
         **{name: explanation[name] for name in ("base", "margin", "contributions")},
     }
+
+
+def _unit(explanation: Mapping[str, Any]) -> str:
+    space = str(explanation["space"])
+    unit = {"number": "units of the score"}.get(space, space)
+    unit += f" of {explanation['label']}" if "label" in explanation else ""
+    return f"{unit} before calibration" if explanation.get("before_calibration") else unit
 
 
 def _score(facts: KeyFacts) -> dict[str, Any]:

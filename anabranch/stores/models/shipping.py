@@ -7,7 +7,7 @@ import hashlib
 import json
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -59,9 +59,23 @@ class BulkScorer:
             return np.empty((0, len(self.classes)) if self.classes else 0)
         return self._model.predict(self._matrix(columns))
 
-    def explanation(self, columns: list[pa.Array]) -> Explanation:
-        """Contributions of the features to `scores` of the same columns."""
-        return self._explainer.explain(self._matrix(columns))
+    def explanations(
+        self, columns: list[pa.Array], labels: Sequence[str]
+    ) -> Iterator[tuple[NDArray[np.int64], Explanation]]:
+        """Contributions of the features to `scores` of the same columns, with the positions of the rows.
+
+        Of several classes the probability of each row's label, as text, is explained, one label after the
+        other; `labels` of any other model are not read.
+        """
+        matrix = self._matrix(columns)
+        if not self.classes:
+            yield np.arange(len(matrix)), self._explainer.explain(matrix)
+            return
+        found = np.array(labels, dtype=object)
+        for output, name in enumerate(map(str, self.classes)):
+            places = np.flatnonzero(found == name)
+            if len(places):
+                yield places, self._explainer.explain(matrix[places], output)
 
     @cached_property
     def _explainer(self) -> Explainer:

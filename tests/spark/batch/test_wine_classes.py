@@ -172,6 +172,27 @@ def test_mass_scoring_gives_the_same_by_every_path(
         mine = found["fast"][f"w{place}"]
         assert (mine["score"], mine["label"], mine["scores"]) == (row.score, row.label, row.scores)
     assert json.loads(found["csv"]["w3"]["scores"]) == pytest.approx(found["fast"]["w3"]["scores"])
+    words = replace(
+        project, model=replace(project.model or Model(), reasons={"f0": "strong", "f4": "rich in magnesium"})
+    )
+    told = replace(orders["fast"], out=str(tmp_path / "told"), explain=True)
+    assert score_data_set(opened, words, told, Silent()).rows == 178
+    explained = {row["wine"]: row.asDict() for row in spark.read.parquet(told.out).collect()}
+    assert {row["label"] for row in explained.values()} == set(scorer.classes)
+    for place, row in enumerate(scorer.outcomes(scores)):
+        mine = explained[f"w{place}"]
+        parts = [mine[f"contribution_{name}"] for name in NAMES]
+        assert (mine["score"], mine["label"]) == (row.score, row.label)
+        assert mine["explanation_base"] + sum(parts) == pytest.approx(row.score, abs=1e-5)
+        if place % 60 == 0:
+            alone = scorer.explain(
+                {name: [rows[name][place].as_py()] for name in NAMES}, scorer.classes.index(row.label or "")
+            )
+            assert parts == pytest.approx(alone.contributions[0].tolist(), abs=1e-5)
+        raised = sorted(one for one in ((parts[0], "strong"), (parts[4], "rich in magnesium")) if one[0] > 0)
+        assert [mine["reason_1"], mine["reason_2"]] == [
+            *(text for _, text in reversed(raised)), *[None] * (2 - len(raised)),
+        ]  # fmt: skip
     declared = replace(project, label=Label(source=wines, key="wine", target="grade > 3"))
     with pytest.raises(
         MisuseError, match="gives several classes, and the label is declared with two classes"

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -20,8 +21,10 @@ from anabranch.errors import DeclarationError
 from anabranch.stores.models.explaining.explanation import top_reasons
 from anabranch.stores.models.inputs import model_inputs
 from anabranch.stores.models.versions import Scorer
-from batch.trainers.registry import fit
+from batch.calibration.adjusted import adjusted
+from batch.trainers.registry import learn
 from batch.trainers.rows import TrainingRows
+from serving.api.bodies import ExplanationBody
 from tests.support.serving_fakes import NOW, SumScorer
 
 visits = Source(
@@ -56,17 +59,33 @@ class AnnIsKnown:
         return self.features(project, keys)
 
 
-def version(folder: Path, name: str, trainer: str = "xgboost", **params: object) -> Scorer:
-    """A version that has learnt that those who ask for more than they looked at buy, and who come often."""
+def version(
+    folder: Path,
+    name: str,
+    trainer: str = "xgboost",
+    classes: tuple[str | int, ...] = (),
+    calibrate: str | None = None,
+    **params: object,
+) -> Scorer:
+    """A version that has learnt that those who ask for more than they looked at buy, and who come often.
+
+    With three `classes` those who do so much more than others are of the third.
+    """
     inputs = model_inputs(shop)
     rng = np.random.default_rng(1)
     matrix = np.abs(rng.normal(size=(300, len(inputs)))).astype(np.float32) * [100, 5, 1, 100]
-    target = (matrix @ [0.005, 0.1, 4, 0] + rng.normal(size=300) > 3.5).astype(float)
+    wish = matrix @ [0.005, 0.1, 4, 0] + rng.normal(size=300)
     rows = TrainingRows(
-        matrix=matrix.astype(np.float32), target=target, inputs=inputs, task="class", params=params
+        matrix=matrix.astype(np.float32),
+        target=(wish > 3.5).astype(float) + (wish > 6.0) * bool(classes),
+        inputs=inputs,
+        task="classes" if classes else "class",
+        classes=classes,
+        params=params,
     )
     (folder / name).mkdir()
-    fit(trainer, rows).write(folder / name)
+    declared = Model(trainer=trainer, calibrate=calibrate)
+    adjusted(learn(trainer, rows), declared, rows).fitted().write(folder / name)
     return Scorer(name, folder / name)
 
 
@@ -169,6 +188,47 @@ def test_each_version_explains_its_own_score(
     assert explanation(second)["method"] == "linear"
     assert isinstance(second, Prediction)
     assert 1 / (1 + np.exp(-explanation(second)["margin"])) == pytest.approx(second.answer["score"], abs=1e-6)
+
+
+@pytest.mark.parametrize("classes", [("none", "some", "many"), (10, 3, 2)])
+def test_of_several_classes_the_label_that_was_answered_is_explained(
+    service: AnswerService, tmp_path: Path, classes: tuple[str | int, ...]
+) -> None:
+    scorer = version(tmp_path, "5", classes=classes, rounds=150)
+    wanted = [1.0, 60.0, 600.0, 2.0, 900.0]
+    instances = [{"key": "ann", "request": {"wanted": each}} for each in wanted]
+    outcomes = service.predict(Questions(shop, scorer, ask({"instances": instances, "explain": True})))
+    labels = []
+    for instance, outcome in zip(instances, outcomes, strict=True):
+        found = explanation(outcome)
+        assert isinstance(outcome, Prediction)
+        assert (found["method"], found["space"]) == ("sampled", "probability")
+        assert found["label"] == outcome.answer["label"]
+        labels.append(found["label"])
+        assert found["margin"] == pytest.approx(outcome.answer["score"], abs=1e-5)
+        assert found["base"] + sum(found["contributions"].values()) == pytest.approx(found["margin"])
+        (alone,) = service.predict(Questions(shop, scorer, ask({**instance, "explain": True})))
+        assert explanation(alone)["contributions"] == pytest.approx(found["contributions"], abs=1e-6)
+        msgspec.convert(found, ExplanationBody)
+    assert set(labels) == set(classes)
+    stored = AnnIsKnown().features(shop, [{"who": "ann"}])[0]
+    described = service.describe(
+        shop, replace(stored, values={**stored.values, "wanted": 600.0, "jump": 10.0}), scorer,
+        requested=True, explain=True,
+    )  # fmt: skip
+    assert described["explanation"]["label"] == described["label"]
+
+
+def test_a_calibrated_score_is_explained_as_it_is_before_calibration(
+    service: AnswerService, champion: Scorer, tmp_path: Path
+) -> None:
+    plain = explanation(service.predict(Questions(shop, champion, ask({**ANN, "explain": True})))[0])
+    calibrated = version(tmp_path, "6", calibrate="sigmoid", rounds=30)
+    (outcome,) = service.predict(Questions(shop, calibrated, ask({**ANN, "explain": True})))
+    assert isinstance(outcome, Prediction)
+    assert explanation(outcome) == plain | {"before_calibration": True}
+    assert "before_calibration" not in plain
+    assert 1 / (1 + np.exp(-plain["margin"])) != pytest.approx(outcome.answer["score"], abs=1e-4)
 
 
 def test_what_was_told_is_in_the_log_of_predictions(service: AnswerService, champion: Scorer) -> None:

@@ -15,16 +15,17 @@ import pytest
 import xgboost
 from numpy.typing import NDArray
 
-from anabranch.declare.models import Member
+from anabranch.declare.models import Member, Model
 from anabranch.errors import AnabranchError
 from anabranch.stores.models.design import Design
-from anabranch.stores.models.explaining.explanation import NUMBER, PROBABILITY, to_scores
+from anabranch.stores.models.explaining.explanation import LOG_ODDS, NUMBER, PROBABILITY, to_scores
 from anabranch.stores.models.explaining.kept import kept_background, kept_trees, read_explainer
 from anabranch.stores.models.explaining.trees import Tree
 from anabranch.stores.models.inputs import Fitted, ModelInput
 from anabranch.stores.models.scoring import Matrix, Scores
 from anabranch.stores.models.versions import Scorer
-from batch.trainers.registry import fit
+from batch.calibration.adjusted import adjusted
+from batch.trainers.registry import fit, learn
 from batch.trainers.rows import TrainingRows
 from projects.heart_disease import ATTRIBUTES
 
@@ -258,6 +259,41 @@ def test_several_classes_are_explained_one_by_one() -> None:
     for output, found in enumerate(each):
         np.testing.assert_allclose(found.margins, three(training[:4])[:, output], atol=1e-9)
     np.testing.assert_allclose(sum(found.contributions for found in each), 0.0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "method", "space"), [("xgboost", "trees", LOG_ODDS), ("forest", "trees", PROBABILITY)]
+)
+def test_a_calibrated_model_is_explained_exactly_before_its_calibration(
+    trainer: str, method: str, space: str
+) -> None:
+    rows = exams(params={"rounds": 20} if trainer == "xgboost" else {"trees": 10})
+    plain = learn(trainer, rows)
+    scorer = opened(adjusted(plain, Model(trainer=trainer, calibrate="sigmoid"), rows).fitted())
+    found = scorer.explain(columns_of(rows))
+    assert (found.method, found.space, found.before_calibration) == (method, space, True)
+    assert found.errors is None
+    before, after = plain.scores(rows.matrix), scorer.score(columns_of(rows))
+    np.testing.assert_allclose(to_scores(space, found.margins), before, atol=1e-5)
+    np.testing.assert_allclose(found.base + found.contributions.sum(axis=1), found.margins, atol=1e-9)
+    assert np.abs(after - before).max() > 0.01  # the calibration does something
+    assert (np.diff(after[np.argsort(found.margins)]) > -1e-5).all()  # and keeps the order
+    assert not opened(plain.fitted()).explain(columns_of(rows)).before_calibration
+
+
+@pytest.mark.parametrize("classes", [(), ("healthy", "ill")])
+def test_what_is_sampled_is_explained_with_its_calibration(classes: tuple[str, ...]) -> None:
+    trainer = "logistic" if classes else "ensemble"
+    rows = exams("classes" if classes else "class", classes=classes, members=() if classes else MEMBERS)
+    declared = Model(trainer=trainer, members=rows.members, calibrate="sigmoid")
+    scorer = opened(adjusted(learn(trainer, rows), declared, rows).fitted())
+    few = {name: values[:5] for name, values in columns_of(rows).items()}
+    for output in range(max(1, len(classes))):
+        found = scorer.explain(few, output)
+        assert (found.method, found.space, found.before_calibration) == ("sampled", PROBABILITY, False)
+        scores = scorer.score(few)
+        right = scores[:, output] if classes else scores
+        np.testing.assert_allclose(found.margins, right, atol=1e-5)
 
 
 def test_a_version_that_keeps_nothing_says_so(tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
     base + the sum of a row's contributions = its margin
 
 The margin is the score itself in the spaces ``probability`` and ``number``; in ``log-odds`` the score is
-1 / (1 + exp(-margin)), before it is calibrated, if the model is.
+1 / (1 + exp(-margin)). Of several classes the score is the probability of the explained class.
+
+An exact explanation of a calibrated model explains the score `before_calibration`, to which it adds up
+exactly. The map of a calibration keeps the order of scores: what raises the one does not lower the other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,6 +39,7 @@ class Explanation:
     contributions: Floats
     margins: Floats
     errors: Floats | None = None
+    before_calibration: bool = False
 
 
 class Explainer(Protocol):

@@ -17,7 +17,12 @@ import numpy as np
 from anabranch.errors import AnabranchError
 from anabranch.stores.models.design import Design
 from anabranch.stores.models.explaining.explanation import Arrays, Explainer, Floats
-from anabranch.stores.models.explaining.others import LinearExplainer, SampledExplainer, background
+from anabranch.stores.models.explaining.others import (
+    ExplainerBeforeCalibration,
+    LinearExplainer,
+    SampledExplainer,
+    background,
+)
 from anabranch.stores.models.explaining.trees import Tree, TreeExplainer, tree_arrays
 from anabranch.stores.models.scoring import Matrix, Scores
 
@@ -46,14 +51,23 @@ def kept_background(matrix: Matrix, space: str) -> bytes:
     return _file("sampled", space, matrix.shape[1], {"background": background(matrix)})
 
 
+def kept_before_calibration(content: bytes) -> bytes | None:
+    """The file of a model, for that model with calibrated scores; None where it is sampled.
+
+    Sampling explains the calibrated scores themselves.
+    """
+    about, arrays = _read(content)
+    if about["kind"] == "sampled":
+        return None
+    return _written({**about, "before_calibration": True}, arrays)
+
+
 def read_explainer(content: bytes, predict: Callable[[Matrix], Scores]) -> Explainer:
     """The explainer of a version, of its file; `predict` gives the scores of the version.
 
     Raises AnabranchError for a file of a later release.
     """
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        arrays: Arrays = {name: file[name] for name in file.files}
-    about = json.loads(str(arrays.pop("about")))
+    about, arrays = _read(content)
     kind, space, inputs, bias = about["kind"], about["space"], int(about["inputs"]), float(about["bias"])
     if about["format"] != _FORMAT:
         raise AnabranchError(
@@ -63,13 +77,27 @@ def read_explainer(content: bytes, predict: Callable[[Matrix], Scores]) -> Expla
     if kind == "sampled":
         return SampledExplainer(arrays["background"], predict, space)
     design = _design(arrays)
-    if kind == "linear":
-        return LinearExplainer(design, arrays["weights"], arrays["means"], bias, inputs, space)
-    return TreeExplainer(arrays, design, inputs, bias, space)
+    exact: Explainer = (
+        LinearExplainer(design, arrays["weights"], arrays["means"], bias, inputs, space)
+        if kind == "linear"
+        else TreeExplainer(arrays, design, inputs, bias, space)
+    )
+    return ExplainerBeforeCalibration(exact) if about.get("before_calibration") else exact
+
+
+def _read(content: bytes) -> tuple[dict[str, Any], Arrays]:
+    """What a file says of itself, and its arrays."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        arrays: Arrays = {name: file[name] for name in file.files}
+    about: dict[str, Any] = json.loads(str(arrays.pop("about")))
+    return about, arrays
 
 
 def _file(kind: str, space: str, inputs: int, arrays: Arrays, bias: float = 0.0) -> bytes:
-    about: dict[str, Any] = {"format": _FORMAT, "kind": kind, "space": space, "bias": bias, "inputs": inputs}
+    return _written({"format": _FORMAT, "kind": kind, "space": space, "bias": bias, "inputs": inputs}, arrays)
+
+
+def _written(about: dict[str, Any], arrays: Arrays) -> bytes:
     content = io.BytesIO()
     np.savez_compressed(content, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
     return content.getvalue()

@@ -8,12 +8,13 @@ add up to the score less the background's mean without any error; the error of e
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anabranch.stores.models.design import Design
-from anabranch.stores.models.explaining.explanation import Explanation, Floats
+from anabranch.stores.models.explaining.explanation import Explainer, Explanation, Floats
 from anabranch.stores.models.scoring import Matrix, Scores
 
 BACKGROUND = 64
@@ -45,6 +46,16 @@ class LinearExplainer:
             contributions=found,
             margins=self._base + found.sum(axis=1),
         )
+
+
+class ExplainerBeforeCalibration:
+    """Explains the scores of a calibrated model as they are before its calibration."""
+
+    def __init__(self, exact: Explainer) -> None:
+        self.method, self.space, self._exact = exact.method, exact.space, exact
+
+    def explain(self, matrix: Matrix, output: int = 0) -> Explanation:
+        return replace(self._exact.explain(matrix, output), before_calibration=True)
 
 
 class SampledExplainer:
