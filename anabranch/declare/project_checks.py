@@ -64,6 +64,7 @@ def check_project(project: "Project") -> None:
         )
     _check_request(project, place)
     check_unique([column.name for column in project.columns], f"{place}: feature column")
+    _check_own_event(project, place)
     _check_model(project, place)
     _check_on_write(project, place)
     _check_examples(project, place)
@@ -122,6 +123,33 @@ def _check_in_label(column: RequestColumn, project: "Project", place: str) -> No
             f"{place}: request column {column.name!r} is {column.type}, but {kind} in {source.name!r}, "
             "the label's source: declare one type"
         )
+
+
+def _check_own_event(project: "Project", place: str) -> None:
+    """A label's own event must count in a view, and be one that an answer can count."""
+    label = project.label
+    if label is None or not label.own_event:
+        return
+    fed = [view for view in project.views if view.source == label.source]
+    if not fed:
+        read = ", ".join(dict.fromkeys(view.feed for view in project.views))
+        raise DeclarationError(
+            f"{place}: label: own_event=True, and no view reads the label's source {label.source.name!r}: "
+            f"views read {read}: leave own_event out, or give a view of {label.source.name!r}"
+        )
+    if project.model is not None and project.model.online:
+        raise DeclarationError(
+            f"{place}: label: own_event=True, and the online model learns from answers, which may count the "
+            "label's own event or not: leave one of both out"
+        )
+    for view in fed:
+        try:
+            _ = view.lifter
+        except DeclarationError as error:
+            raise DeclarationError(
+                f"{place}: label: own_event=True, and no question can bring an event of "
+                f"{label.source.name!r}: {error}: leave own_event out, or state the feature otherwise"
+            ) from error
 
 
 def _check_on_write(project: "Project", place: str) -> None:

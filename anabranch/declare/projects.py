@@ -267,6 +267,7 @@ class Project:
         if label and model:
             parts += [label.source.name, repr(label.keys), label.target, *model.meaning()]
             parts += [repr(label.classes)] if label.classes else []
+            parts += ["own event"] if label.own_event else []
         return digest(parts)
 
 

@@ -167,6 +167,9 @@ def key_columns(key: str | tuple[str, ...], source: Source, place: str) -> tuple
 class Label:
     """The target of a model: SQL over events of `source`, with features from strictly before the event.
 
+    With `own_event` a label's features also count its own event, which must be one that views read: as the
+    answer to a question that brings the event.
+
     A condition has two classes, a text the classes that its values name, up to 100. A number is a number, or
     0 and 1, as the model's metric says; the numbers name classes when `classes` lists them or the metric is
     for several classes alone. `classes` are in the order in which they are shown.
@@ -177,6 +180,7 @@ class Label:
     target: str
     description: str = ""
     classes: tuple[str | int, ...] = ()
+    own_event: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", self.key if isinstance(self.key, str) else tuple(self.key))
@@ -188,6 +192,9 @@ class Label:
                 "it must give a number, a text that names a class, or a condition such as 'num > 0'"
             )
         self._check_classes(kind)
+        own: object = self.own_event
+        if not isinstance(own, bool):
+            raise DeclarationError(f"label: own_event is {own!r}: write True or False")
 
     def _check_classes(self, kind: DataType) -> None:
         declared: object = self.classes

@@ -79,6 +79,14 @@ def cut(first: Whole, end: Whole, query: Whole, event: Whole) -> Pieces:
     return Pieces(start[order], stop[np.lexsort((stop, owner))], owner[order])
 
 
+def along(pieces: Pieces, query: Whole, event: Whole) -> Pieces:
+    """The ranges of queries and one event more of each `query`, which comes after all of its ranges."""
+    owner = np.concatenate([pieces.owner, query])
+    order = np.argsort(owner, kind="stable")
+    first, end = np.concatenate([pieces.first, event]), np.concatenate([pieces.end, event + 1])
+    return Pieces(first[order], end[order], owner[order])
+
+
 def gathered(pieces: Pieces, owners: Whole) -> Iterator[tuple[Whole, Whole, Whole, Whole]]:
     """The events of the pieces of some owners (sorted), side by side.
 

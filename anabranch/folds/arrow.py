@@ -17,6 +17,8 @@ from anabranch.values.types import DataType
 ARRIVAL = "_arrival"
 FLAG = "_flag"
 """Of an event whether it came from a file, of a row whether it is examined for what had not arrived."""
+OWN = "_own"
+"""Of an event its identity, of a row that of its own event, as texts."""
 _CHUNK, _CHUNK_BYTES = 100_000, 256 * 2**20  # rows of whole keys folded at once
 
 
@@ -83,7 +85,7 @@ def training_rows(
     """The rows of a table that are queries (`_row` is valid), with features of the rows that are events.
 
     `names` are the columns of the view's elements. `sight` names a column to add, which tells what had not
-    arrived (spark.sights).
+    arrived (spark.sights). With a column `_own`, a row's own event counts.
     """
     asked = pc.is_valid(table.column("_row")).to_numpy()
     number = _numbered(table.column("_key"))
@@ -104,6 +106,7 @@ def training_rows(
         number[asked],
         query_time,
         arrival,
+        _own_positions(table.column(OWN), number, asked) if OWN in table.column_names else None,
     )
     rows = table.filter(pa.array(asked)).column("_row").combine_chunks().flatten() if asked.any() else []
     fields = table.schema.field("_row").type
@@ -135,12 +138,29 @@ def _sights(view: FeatureView, seen: Sight, loaded: NDArray[np.bool_]) -> pa.Str
         names=[column.name for column in view.columns],
         mask=pa.array(~affected),
     )
-    counts = (seen.end - seen.first, seen.late, before[np.maximum(seen.end, seen.first)] - before[seen.first])
+    there = seen.own >= 0
+    events = seen.end - seen.first + there
+    own_loaded = np.append(loaded, False)[seen.own] & there
+    files = before[np.maximum(seen.end, seen.first)] - before[seen.first] + own_loaded
+    counts = (events, seen.late, files)
     return pa.StructArray.from_arrays(
         [*[pa.array(count, pa.int64()) for count in counts], values],
         names=["events", "late", "loaded", "known"],
         mask=pa.array(~seen.examined),
     )
+
+
+def _own_positions(
+    names: pa.ChunkedArray, number: NDArray[np.int64], asked: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """For each row the position, among the events, of the one of its key that it names; -1 for none."""
+    events, rows = names.filter(pa.array(~asked)), names.filter(pa.array(asked))
+    found = pc.index_in(rows, value_set=_one(events), skip_nulls=True) if len(events) else None
+    if found is None:
+        return np.full(len(rows), -1, dtype=np.int64)
+    place = pc.fill_null(found, -1).to_numpy().astype(np.int64)
+    own: NDArray[np.int64] = np.where(number[~asked][place] == number[asked], place, -1)
+    return own
 
 
 def _numbered(keys: pa.ChunkedArray) -> np.ndarray:

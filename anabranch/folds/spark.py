@@ -17,10 +17,12 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from anabranch.declare.projects import Project
+from anabranch.declare.sources import Source
 from anabranch.declare.views import FeatureView
 from anabranch.folds.arrow import (
     ARRIVAL,
     FLAG,
+    OWN,
     as_blobs,
     as_lists,
     key_names,
@@ -232,12 +234,27 @@ def point_in_time(
 
     `events` holds distinct events by the views' feeds (the names of sources); views whose events are not
     given are left out. Each view takes one shuffle, in which the rows' own columns travel along. `as_known`
-    excludes events that had not arrived before the row's time.
+    excludes events that had not arrived before the row's time. Rows with a column `_own` are those of labels
+    with own events (`own_identity`): each counts its own event too.
     """
     for view in (view for view in project.views if view.feed in events):
         own = events[view.feed]
-        rows = _with_features(view, own.drop(ARRIVAL) if not as_known else own, rows, time)
+        told = own.drop(ARRIVAL) if not as_known else own
+        rows = _with_features(view, _named_own(project, view, told), rows, time)
     return rows
+
+
+def own_identity(source: Source) -> Column:
+    """The column `_own` of events, and of rows that are events: their identity as text."""
+    return F.col(quoted(source.identity)).cast("string").alias(OWN)
+
+
+def _named_own(project: Project, view: FeatureView, events: DataFrame) -> DataFrame:
+    """The events of a view, with `_own` where a label's own event can be one of them."""
+    label = project.label
+    if label is None or not label.own_event or label.source != view.source:
+        return events
+    return events.withColumn(OWN, own_identity(view.source))
 
 
 def sights(
@@ -256,7 +273,8 @@ def sights(
     `loaded` those that came from files or tables, all BIGINT; `known` has the features without late events,
     NULL where there is none. The arrival of an event from a file is the time of its landing: unless
     `trust_files`, such events count as known from their event time on. Of rows a `share` is examined, chosen
-    by a hash of key and time; the column of the others is NULL.
+    by a hash of key and time; the column of the others is NULL. Own events as by `point_in_time`; one counts
+    whenever it arrived, and is in `events`.
     """
     names = []
     draw = F.pmod(F.xxhash64(key_column(project.keys), F.col(quoted(time))), F.lit(_PLACES))
@@ -267,7 +285,7 @@ def sights(
         told = events[view.feed].withColumn(FLAG, loaded)
         if not trust_files:
             told = told.withColumn(ARRIVAL, F.when(~loaded, F.col(ARRIVAL)))
-        rows = _with_features(view, told, rows, time, (names[-1], examined))
+        rows = _with_features(view, _named_own(project, view, told), rows, time, (names[-1], examined))
     return rows, tuple(names)
 
 
@@ -333,6 +351,7 @@ def _with_features(
 ) -> DataFrame:
     """`rows` with the view's features: as known if the events have arrivals.
 
+    With `_own` in the rows, these are as of an instant later, and count own events where the events have it.
     With `told`, with hindsight, and a column of this name tells of the rows that the condition examines.
     """
     sight, examined = told or (None, F.lit(False))
@@ -348,6 +367,9 @@ def _with_features(
     values = [F.expr(element.sql).alias(name) for element, name in names.items()]
     if ARRIVAL in events.columns:
         values.append(F.unix_micros(ARRIVAL).alias(ARRIVAL))
+    if OWN in rows.columns:
+        asked = asked.withColumn(OWN, F.col(f"_row.{OWN}"))
+        values.append((F.col(OWN) if OWN in events.columns else F.lit(None).cast("string")).alias(OWN))
     if sight is not None:
         values.append(F.col(FLAG))
     else:

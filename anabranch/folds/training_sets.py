@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from anabranch.aggregates.base import Exactly
 from anabranch.declare.views import FeatureView
 from anabranch.declare.windows import Window
-from anabranch.folds.arrivals import LateEvents, Pieces, Whole, cut, gathered, positions, uncut
+from anabranch.folds.arrivals import LateEvents, Pieces, Whole, along, cut, gathered, positions, uncut
 from anabranch.states.blocks import Element, Values
 from anabranch.states.extras import Bytes, Extra
 from anabranch.states.ranges import prepare
@@ -24,7 +24,9 @@ from anabranch.states.ranges import prepare
 class SortedRun:
     """Events and queries, each sorted by (key, time): `key` numbers the keys of both, times are microseconds.
 
-    With `arrival`, the arrival times of the events, queries see only events that had arrived.
+    With `arrival`, the arrival times of the events, queries see only events that had arrived. With `own`, the
+    position of each query's own event (-1: none), that event counts too if it is of the query's time,
+    whenever it arrived: features are those of an instant later, when an event of that time counts.
     """
 
     key: Whole
@@ -33,6 +35,12 @@ class SortedRun:
     query_key: Whole
     query_time: Whole
     arrival: Whole | None = None
+    own: Whole | None = None
+
+    @property
+    def asked_time(self) -> Whole:
+        """The time as of which each query is answered."""
+        return self.query_time if self.own is None else self.query_time + 1
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,8 @@ class Sight:
     Only `examined` queries are looked at for events that had not arrived.
 
     `values` are from all events strictly before the queries' times. `late` counts, for each query, those of
-    them in its windows that had not arrived by then, and `first` and `end` bound the events of the windows.
+    them in its windows that had not arrived by then, and `first` and `end` bound the events of the windows;
+    `own` is a query's own event where it lies beyond these, else -1.
     `known` are the values of the queries `places` (those with late events) without their late events.
     """
 
@@ -52,11 +61,15 @@ class Sight:
     late: Whole
     first: Whole
     end: Whole
+    own: Whole
     examined: NDArray[np.bool_]
 
 
 def features_before(view: FeatureView, run: SortedRun) -> dict[str, Values]:
-    """Values of every feature column of `view` for each query, from events strictly before its time."""
+    """Values of every feature column of `view` for each query, from events strictly before its time.
+
+    Its own event, where the run has one, counts besides.
+    """
     sight = sights_before(view, run)
     return sight.values if run.arrival is None else as_known(sight)
 
@@ -94,18 +107,30 @@ def sights_before(view: FeatureView, run: SortedRun, examined: NDArray[np.bool_]
         )
         for name in (values if parts else ())
     }
-    return Sight(values, known, np.concatenate(places), late, fold.first, fold.end, examined)
+    return Sight(values, known, np.concatenate(places), late, fold.first, fold.end, fold.own, examined)
 
 
 class _Edges:
-    """Where a window of each query begins and ends: in microseconds, and as positions of events."""
+    """Where a window of each query begins and ends: in microseconds, and as positions of events.
 
-    def __init__(self, run: SortedRun, span: Window, now: Whole) -> None:
-        tails, self.heads = span.tails(run.query_time), span.heads(run.query_time)
+    `own` is the query's own event where it counts and is not the last event of the range already, else -1.
+    """
+
+    def __init__(self, run: SortedRun, span: Window, now: Whole, own: Whole) -> None:
+        asked = run.asked_time
+        tails, self.heads = span.tails(asked), span.heads(asked)
         self.since: Whole = np.zeros(len(self.heads), dtype=np.int64) if tails is None else tails
         self.first: Whole = _first(run, tails)
-        ends_now = self.heads is run.query_time
+        ends_now = self.heads is asked
         self.end = now if ends_now else positions(run.key, run.time, run.query_key, self.heads)
+        self.own = own
+        if run.own is not None:
+            # Other events of the query's very time do not count, though they lie before what is asked for.
+            end = np.maximum(np.minimum(self.end, now), self.first)
+            begun = np.ones(len(own), dtype=bool) if tails is None else tails <= run.query_time
+            counts = (own >= 0) & begun & (run.query_time < self.heads)
+            next_to = counts & (own == end)
+            self.end, self.own = end + next_to, np.where(counts & ~next_to, own, -1)
 
 
 class _Fold:
@@ -115,9 +140,12 @@ class _Fold:
         self.view, self.run = view, run
         self.folders = {block: prepare(block, run.lifted) for block in view.layout.blocks}
         now = positions(run.key, run.time, run.query_key, run.query_time)
-        self.edges = [_Edges(run, span, now) for span in view.spans]
+        own = _own_events(run)
+        self.edges = [_Edges(run, span, now, own) for span in view.spans]
         self.first: Whole = np.minimum.reduce([edges.first for edges in self.edges])
         self.end: Whole = np.maximum.reduce([edges.end for edges in self.edges])
+        further: Whole = np.maximum.reduce([edges.own for edges in self.edges])
+        self.own: Whole = np.where(further >= self.end, further, -1)
 
     def values(self, queries: Whole, missing: tuple[Whole, Whole] | None) -> dict[str, Values]:
         """The feature columns of some queries (positions).
@@ -129,6 +157,9 @@ class _Fold:
             first, end = edges.first[queries], edges.end[queries]
             since, heads = edges.since[queries], edges.heads[queries]
             pieces = uncut(first, end) if missing is None else cut(first, end, *missing)
+            own = edges.own[queries]
+            if (own >= 0).any():
+                pieces = along(pieces, np.flatnonzero(own >= 0), own[own >= 0])
             rows = np.empty((len(end), layout.width))
             for block, over in self.folders.items():
                 rows[:, layout.slices[block]] = block.gather(over(pieces.first, pieces.end), pieces.owner)
@@ -183,6 +214,14 @@ def _put(values: Values, places: Whole, others: Values) -> Values:
     changed, valid = values.values.copy(), values.valid.copy()
     changed[places], valid[places] = others.values, others.valid
     return Values(changed, valid)
+
+
+def _own_events(run: SortedRun) -> Whole:
+    """Each query's own event, -1 where there is none of the query's time."""
+    if run.own is None or not len(run.time):
+        return np.full(len(run.query_key), -1, dtype=np.int64)
+    found: Whole = np.where(run.time[run.own] == run.query_time, run.own, -1)
+    return found
 
 
 def _first(run: SortedRun, tails: Whole | None) -> Whole:

@@ -339,7 +339,24 @@ def distinct(events: Sequence[Happened]) -> list[Happened]:
 
 def answer(view: FeatureView, events: Sequence[PlainEvent], key: str, at: int) -> dict[str, Any]:
     """What the law says the features of `key` at `at` are."""
-    mine = [event for event in distinct(events) if event.key == key and event.time < at]
+    return _folded(view, [event for event in distinct(events) if event.key == key and event.time < at], at)
+
+
+def answer_with_own(
+    view: FeatureView, events: Sequence[PlainEvent], key: str, at: int, own: Any
+) -> dict[str, Any]:
+    """What the law says a label's features are that count its own event, of the id `own` and the time `at`.
+
+    All other events count strictly before `at`. The time asked for is the instant after, as of which an event
+    of that time counts.
+    """
+    mine = [event for event in distinct(events) if event.key == key]
+    counted = [event for event in mine if event.time < at or (event.id == own and event.time == at)]
+    return _folded(view, counted, at + 1)
+
+
+def _folded(view: FeatureView, mine: Sequence[PlainEvent], at: int) -> dict[str, Any]:
+    """Features of one key from its counted events."""
     out = {}
     for column in view.columns:
         since, until = beginning(column.window, at), ending(column.window, at)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from anabranch.aggregates.layout import States
 from anabranch.declare.projects import Project
+from anabranch.declare.sources import Label
 from anabranch.declare.views import FeatureColumn, FeatureView
 from anabranch.errors import MisuseError
 from anabranch.folds.merge import Known, merge_all
@@ -34,6 +35,7 @@ _LAGS = (0, 1, SECOND, MINUTE, 3 * HOUR, 50 * HOUR, -1, -FUTURE_SKEW)
 """How long after its time an event arrives."""
 _SHOWN = 12
 _MOST_KEYS = 4
+_MOST_OWN = 6
 
 
 class BrokenLawError(AssertionError):
@@ -58,12 +60,15 @@ class ProvenView:
     events: Sequence[GivenEvent]
     rows: Rows
     extras: Sequence[States]
+    own: bool = False
+    """Whether labels of the view's source count their own events."""
 
     @classmethod
-    def of(cls, view: FeatureView, given_events: Sequence[GivenEvent]) -> "ProvenView":
+    def of(cls, view: FeatureView, given_events: Sequence[GivenEvent], label: Label | None) -> "ProvenView":
         """The view with the events of its feed."""
         events = events_of(view, given_events)
-        return cls(view, events, *single_states(view, events))
+        own = label is not None and label.own_event and label.source == view.source
+        return cls(view, events, *single_states(view, events), own)
 
     @cached_property
     def witnessed(self) -> dict[int, GivenEvent]:
@@ -84,7 +89,7 @@ def assert_lawful(project: Project, events: Sequence[Mapping[str, Any]], *, exam
     MisuseError as `fold` does, and when no event can be used.
     """
     found = read_events(project, [{k: v for k, v in event.items() if k != "_arrival"} for event in events])
-    views = [ProvenView.of(view, found.used[view.feed]) for view, _ in project.stored_views]
+    views = [ProvenView.of(view, found.used[view.feed], project.label) for view, _ in project.stored_views]
     views = [each for each in views if each.events]
     if not views:
         why = f": the first is refused because {found.refused[0].reason}" if found.refused else ""
@@ -172,8 +177,18 @@ def _check(proven: ProvenView, history: History) -> None:
         if each.degraded is not None:
             raise BrokenLawError(f"an answer that should be exact is degraded: {each.degraded}")
         _compare(proven, history, key, arrived, each.values, "the merge")
-    for key, values in _training_rows(proven, history, keys).items():
+    asked = [(key, history.at, None) for key in keys]
+    for (key, _, _), values in zip(asked, _training_rows(proven, history, keys, asked), strict=True):
         _compare(proven, history, key, history.deliveries, values, "the training set")
+    if proven.own:
+        distinct = oracle.distinct(history.deliveries)
+        events = [event for event in distinct if event.key in keys][-_MOST_OWN:]
+        events.sort(key=lambda event: (keys.index(event.key), event.time))
+        labels = [(event.key, event.time, event) for event in events]
+        for event, values in zip(events, _training_rows(proven, history, keys, labels), strict=True):
+            own = replace(history, at=event.time + 1)
+            counted = [one for one in distinct if one.time < event.time or one.id == event.id]
+            _compare(proven, own, event.key, counted, values, "the training set with the label's own event")
 
 
 def _known(proven: ProvenView, arrived: Sequence[GivenEvent], key: str, history: History) -> Known:
@@ -225,27 +240,34 @@ class _DrawnPieces:
         return layout.reduce(rows[chosen]), layout.reduce_extras([extras[number] for number in chosen])
 
 
-def _training_rows(proven: ProvenView, history: History, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The rows of a training set for the keys at the time: from all events, strictly before it."""
+def _training_rows(
+    proven: ProvenView,
+    history: History,
+    keys: Sequence[str],
+    asked: Sequence[tuple[str, int, GivenEvent | None]],
+) -> list[dict[str, Any]]:
+    """The rows of a training set for keys at times: from all events strictly before, and the own event."""
     events = [event for event in oracle.distinct(history.deliveries) if event.key in keys]
     events.sort(key=lambda event: (keys.index(event.key), event.time))
-    if not events:
-        return {}
     view = proven.view
     run = SortedRun(
         np.array([keys.index(event.key) for event in events], dtype=np.int64),
         np.array([event.time for event in events], dtype=np.int64),
         lift(view, events),
-        np.arange(len(keys), dtype=np.int64),
-        np.full(len(keys), history.at, dtype=np.int64),
+        np.array([keys.index(key) for key, _, _ in asked], dtype=np.int64),
+        np.array([time for _, time, _ in asked], dtype=np.int64),
     )
+    if any(own for _, _, own in asked):
+        places = {event.id: place for place, event in enumerate(events)}
+        own = [-1 if event is None else places[event.id] for _, _, event in asked]
+        run = replace(run, own=np.array(own, dtype=np.int64))
     columns = features_before(view, run)
-    rows: dict[str, dict[str, Any]] = {}
-    for number, key in enumerate(keys):
+    rows = []
+    for number in range(len(asked)):
         found = {name: each.values[number] if each.valid[number] else None for name, each in columns.items()}
-        rows[key] = {
-            name: value.item() if isinstance(value, np.generic) else value for name, value in found.items()
-        }
+        rows.append(
+            {name: value.item() if isinstance(value, np.generic) else value for name, value in found.items()}
+        )
     return rows
 
 

@@ -152,6 +152,7 @@ def _about(job: TrainingJob, prepared: Prepared, labels: TrainingLabels) -> dict
     label = job.project.label
     return {
         "label": label.target if label else "",
+        **({"own event": "counts in the features of its label"} if label and label.own_event else {}),
         "split": prepared.split.how,
         "declaration": job.project.fingerprint,
         **job.about,

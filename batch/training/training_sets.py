@@ -19,6 +19,7 @@ from anabranch.folds.spark import (
     counted_sights,
     key_column,
     known_columns,
+    own_identity,
     request_columns,
     sights,
     with_derived,
@@ -51,7 +52,8 @@ def lake_frame(
     # The recorded versions, so that the training set can be made again whatever lands meanwhile.
     events = stores.lake.distinct_events(stores.spark, project, versions)
     known = " from what had arrived by then" if model.as_known else ""
-    progress.step(f"training set: features strictly before every label{known}")
+    own_events = ", with its own event" if label.own_event else ""
+    progress.step(f"training set: features strictly before every label{own_events}{known}")
     own = events[label.source.name]
     labels = label_rows(label, own, request_columns(project, own), project.task)
     if project.task == "classes":
@@ -144,6 +146,7 @@ def label_rows(
 ) -> DataFrame:
     """One row a label event: its key, its request, `_time` and `_target` DOUBLE; each may be NULL.
 
+    Of a label with `own_event` also `_own`, the event's identity, by which its features count it.
     A target that is no number, or that 32 bits do not hold, in which models compute, is NULL. Of the task
     ``classes`` the target is STRING, the name of the class; an empty text is NULL.
     """
@@ -158,6 +161,7 @@ def label_rows(
             if task == "classes"
             else F.when(F.abs(target) <= float(np.finfo(np.float32).max), target)
         ).alias(TARGET),
+        *([own_identity(label.source)] if label.own_event else []),
     )
 
 

@@ -179,7 +179,8 @@ def described(project: Project) -> dict[str, Any]:
             {"name": column.name, "type": str(column.type), "required": column.required}
             for column in project.request_columns
         ],
-        "label": label and {"source": label.source.name, "target": label.target},
+        "label": label
+        and {"source": label.source.name, "target": label.target, "own_event": label.own_event},
         "model": model and {**picked(model, "trainer metric"), "features": list(project.model_features)},
     }
 

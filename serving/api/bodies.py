@@ -408,6 +408,9 @@ class LabelBody(Struct, kw_only=True):
     key: list[str]
     target: Annotated[str, Meta(description="SQL that gives the class or number")]
     description: str
+    own_event: Annotated[
+        bool, Meta(description="Whether the model learns from features that count the label's own event")
+    ]
 
 
 class PromisedBody(Struct, kw_only=True):

@@ -70,7 +70,11 @@ def _label(project: Project) -> LabelBody | None:
     if label is None:
         return None
     return LabelBody(
-        source=label.source.name, key=list(label.keys), target=label.target, description=label.description
+        source=label.source.name,
+        key=list(label.keys),
+        target=label.target,
+        description=label.description,
+        own_event=label.own_event,
     )
 
 

@@ -85,7 +85,7 @@ def test_the_examples_on_the_page_of_derived_features_run() -> None:
     text = (PAGE.parent / "features.md").read_text(encoding="utf-8")
     names: dict[str, Any] = {}
     examples = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert len(examples) == 5
+    assert len(examples) == 6
     for example in examples:
         exec(compile(example, "features.md", "exec"), names)  # noqa: S102 - the page's own examples
 

@@ -18,6 +18,7 @@ from anabranch.testing import oracle
 from anabranch.testing.states import SLACK, SLOT
 from anabranch.values.times import DAY, HOUR, MINUTE, SECOND, from_micros, to_micros
 from batch.lost_states import lost_states_told
+from batch.training.training_sets import label_rows, training_set
 from tests.support.law import SCHEMA, SHIFTED, START, Event, events_strategy, source, start_of
 from tests.unit.folds.test_law import LIFELONG, VIEW, assert_lawful
 
@@ -232,6 +233,56 @@ def test_training_set_of_spark_equals_the_fold_with_hindsight_and_as_known(
     (row,) = point_in_time(one, distinct_events, asked_once, "time", as_known=True).collect()
     values = {column.name: column.type.value(row[column.name]) for column in VIEW.columns}
     assert_lawful(VIEW, events, oracle.answer(VIEW, had, key, time), values)
+
+
+def test_training_set_of_spark_counts_each_label_s_own_event(
+    spark: SparkSession, arrivals: list[Event], events: list[Event]
+) -> None:
+    label = Label(source=source, key="key", target="n > 0", own_event=True)
+    lent = Project(name="owner", views=(SHIFTED,), shared_with=("law",)).lend(SHIFTED.name)
+    second = replace(source, name="others", topic="others")
+    other = FeatureView(name="other", source=second, key="key", windows=("1h",), features={"others": Count()})
+    whole = Project(name="law", views=(VIEW, lent, other), label=label, model=Model())
+    # In a role the event counts where its key is the one asked for.
+    role = Project(
+        name="role",
+        views=(LIFELONG.on(key="s"),),
+        label=replace(label, key="s"),
+        model=Model(features=("count_x",)),
+    )
+    # Every other label has an event at its very time that does not count.
+    chosen = [event for event in events if event.s in ("a", "b", None)][::5][:30]
+    twins = [replace(event, id=f"twin {event.id}", n=3) for event in chosen[::2]]
+    known, deliveries = [*events, *twins], [*arrivals, *twins]
+    lake = frame(spark, known)
+    feeds = dict.fromkeys(("things", "owner.things", "others"), lake)
+    in_role = 0
+    for project, column in ((whole, "key"), (role, "s")):
+        assert project.label is not None
+        asked = lake.where(F.col("id").isin([event.id for event in chosen]))
+        labels = label_rows(project.label, asked).where(F.col(column).isNotNull())
+        features, names = sights(project, feeds, labels, "_time", trust_files=True)
+        found = {row["_own"]: row for row in features.collect()}
+        asked_for = [event for event in chosen if getattr(event, column) is not None]
+        assert found.keys() == {event.id for event in asked_for}
+        for event in asked_for:
+            row, key = found[event.id], getattr(event, column)
+            in_role += column == "s" and event.key == key
+            for view, name in zip(project.views, names, strict=True):
+                own = event.id if view.source == source else None
+                values = {each.name: each.type.value(row[each.name]) for each in view.columns}
+                expected = oracle.answer_with_own(view, known, key, event.time, own)
+                assert_lawful(view, known, expected, values)
+                had = [one for one in deliveries if one.arrival < event.time and one.id != event.id]
+                expected = oracle.answer_with_own(view, [*had, event], key, event.time, own)
+                seen = values if row[name]["known"] is None else row[name]["known"].asDict()
+                seen = {each.name: each.type.value(seen[each.name]) for each in view.columns}
+                assert_lawful(view, known, expected, seen)
+    assert 0 < in_role < len(asked_for)
+    usable = [event for event in asked_for if event.n is not None]
+    table = training_set(role, feeds, labels)
+    assert table.count() == len(usable)
+    assert "_own" not in table.columns
 
 
 def test_a_build_tells_of_a_key_that_has_more_states_than_the_store_takes(

@@ -298,6 +298,31 @@ PROJECTS: Mapping[str, Case] = {
         lambda: project(view(), view(name="more", source=source(name="others"), features={"b": Count()})),
         "project 'sound': topic 'things' is used twice",
     ),
+    "own event of no view": (
+        lambda: project(
+            view(),
+            label=Label(source=source(name="others", topic="o"), key="who", target="n", own_event=True),
+        ),
+        "label: own_event=True, and no view reads the label's source 'others': views read things",
+    ),
+    "own event of Spark": (
+        lambda: project(
+            view(Last("soundex(s)")),
+            label=Label(source=things, key="who", target="n", own_event=True),
+        ),
+        "no question can bring an event of 'things': view 'seen': feature 'a'",
+    ),
+    "own event online": (
+        lambda: project(
+            label=Label(source=things, key="who", target="n > 0", own_event=True),
+            model=Model(online=f.Online()),
+        ),
+        "the online model learns from answers, which may count the label's own event or not",
+    ),
+    "own event": (
+        lambda: Label(source=things, key="who", target="n", own_event=cast("Any", "yes")),
+        "label: own_event is 'yes': write True or False",
+    ),
     "key of a view": (
         lambda: project(view(key="n")),
         r"key 'n' of view 'seen' is not among the label's keys who: add it to Label\(key=...\)",
@@ -571,12 +596,13 @@ def test_a_projects_fingerprint_follows_its_label_and_model() -> None:
         for declared in (
             project(),
             project(label=Label(source=things, key="who", target="n > 1")),
+            project(label=Label(source=things, key="who", target="n > 0", own_event=True)),
             project(model=Model(metric="log_loss")),
             project(model=Model(params={"eta": 0.1})),
             project(view(features={"renamed": Count()})),
         )
     }
-    assert len(found) == 5
+    assert len(found) == 6
 
 
 def test_types_and_schemas_are_read_as_spark_writes_them() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from random import Random
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from anabranch import AGGREGATES, FeatureView
 from anabranch.folds.merge import Known, merge, merge_all, with_events
-from anabranch.folds.training_sets import SortedRun, features_before, sights_before
+from anabranch.folds.training_sets import SortedRun, as_known, features_before, sights_before
 from anabranch.states.blocks import Values
 from anabranch.testing import oracle
 from anabranch.testing.states import SLACK, SLOT, batch_part, lift, tiles
@@ -172,6 +173,68 @@ def test_training_rows_in_windows_of_any_width_and_offset_equal_the_fold(
 ) -> None:
     assert_training_rows([view], events, minutes)
     assert_known_rows(view, events, minutes)
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@given(view=shifted_views(), events=events_strategy(), order=st.randoms(use_true_random=False))
+def test_training_rows_with_own_events_equal_the_answers_to_questions_that_bring_them(
+    view: FeatureView, events: list[Event], order: Random
+) -> None:
+    # Other events of the very time of an own event, before and after it in the run, do not count.
+    picked = order.sample(events, min(3, len(events)))
+    twins = [replace(event, id=f"twin {event.id}", n=3) for event in picked[:2]]
+    deliveries = [*events, *twins]
+    ordered = oracle.distinct(deliveries)
+    order.shuffle(ordered)
+    ordered.sort(key=lambda event: (event.key, event.time))
+    names = {event.id for event in picked}
+    asked = [(event, place) for place, event in enumerate(ordered) if event.id in names]
+    asked = sorted([*asked, *((event, -1) for event in ordered[:1])], key=_place)  # one row names no event
+    for each in (*VIEWS, view):
+        queries = [(event.key, event.time) for event, _ in asked]
+        run = as_run(each, ordered, queries)
+        own = np.array([place for _, place in asked], dtype=np.int64)
+        columns = features_before(each, replace(run, own=own))
+        seen = sights_before(each, with_arrivals(replace(run, own=own), ordered))
+        as_it_was = as_known(seen)
+        for position, (event, place) in enumerate(asked):
+            name = event.id if place >= 0 else None
+            expected = oracle.answer_with_own(each, deliveries, event.key, event.time, name)
+            assert_lawful(each, deliveries, expected, at_position(columns, position))
+            earlier = [other for other in ordered if other.key == event.key and other.time < event.time]
+            mine = [event] if place >= 0 else []
+            rows, times = [dict(one.__dict__) for one in mine], [one.time for one in mine]
+            states = known(each, earlier, event.key, None)
+            if mine:
+                states = with_events(each, states, rows, times)
+            answered = merge(each, *states, event.time + 1)
+            assert_lawful(each, deliveries, dict(answered.values), at_position(columns, position))
+            # Of what had arrived: the own event counts whenever it arrived.
+            had = [other for other in deliveries if other.arrival < event.time]
+            had = [other for other in had if other.id != name] + mine
+            expected = oracle.answer_with_own(each, had, event.key, event.time, name)
+            assert_lawful(each, deliveries, expected, at_position(as_it_was, position))
+            late = [other for other in earlier if other.arrival >= event.time]
+            if each is LIFELONG:
+                assert seen.late[position] == len(late)
+                counted = seen.end[position] - seen.first[position] + (seen.own[position] >= 0)
+                assert counted == len(earlier) + len(mine)
+
+
+def _place(asked: tuple[Event, int]) -> tuple[str, int, int]:
+    event, place = asked
+    return event.key, event.time, place
+
+
+def test_an_event_of_another_time_than_the_label_s_is_no_own_event_of_it() -> None:
+    # A lender's lake may hold another copy of the event first: as any event it counts once, strictly before.
+    ordered = [Event(id=f"e{i}", key="a", time=START + i * MINUTE, arrival=START, x=1.0) for i in range(3)]
+    run = as_run(VIEW, ordered, [("a", START + MINUTE), ("a", START + MINUTE)])
+    columns = features_before(VIEW, replace(run, own=np.array([0, 2], dtype=np.int64)))
+    for position in range(2):
+        expected = oracle.answer_with_own(VIEW, ordered, "a", START + MINUTE, None)
+        assert expected["count_x_1h"] == 1
+        assert_lawful(VIEW, ordered, expected, at_position(columns, position))
 
 
 def test_many_late_events_of_one_key_are_left_out_a_bounded_number_at_a_time(

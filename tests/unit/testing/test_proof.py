@@ -7,7 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anabranch import Aggregate, Count, FeatureView, Max, Project, Sum, Top, register_window
+from anabranch import (
+    Aggregate,
+    Count,
+    Distinct,
+    FeatureView,
+    Label,
+    Last,
+    Max,
+    Model,
+    Project,
+    Sum,
+    Top,
+    register_window,
+)
 from anabranch.aggregates.base import Bound, Folded
 from anabranch.declare import windows
 from anabranch.declare.windows import SlidingWindow, Window
@@ -63,6 +76,29 @@ def test_expressions_filters_and_an_aggregate_from_outside_are_lawful() -> None:
         },
     )
     assert_lawful(project(view), EVENTS, examples=10)
+
+
+def test_labels_with_own_events_are_lawful_also_where_events_share_an_instant(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    view = FeatureView(
+        name="recent",
+        source=things,
+        key="key",
+        windows=("1h", "1d"),
+        features={
+            "sum": Sum("n * 2 + 1", where="s <> 'y' OR x > 20"),
+            "last": Last("s"),
+            "ids": Distinct("id"),
+        },
+    )
+    label = Label(source=things, key="key", target="n > 1", own_event=True)
+    declared = Project(name="proven", views=(view,), label=label, model=Model())
+    events = [*EVENTS[:8], *({**event, "id": f"other {event['id']}"} for event in EVENTS[:8])]
+    assert_lawful(declared, events, examples=5)
+    monkeypatch.setattr("anabranch.folds.training_sets.along", lambda pieces, _query, _event: pieces)
+    with pytest.raises(BrokenLawError, match="the training set with the label's own event"):
+        assert_lawful(declared, events, examples=5)
 
 
 @dataclass(frozen=True)
