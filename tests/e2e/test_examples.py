@@ -234,7 +234,7 @@ def test_a_model_over_derived_shared_and_shifted_features_and_the_request_passes
     assert trained["metrics"]["roc_auc"] > 0.9
 
 
-def folded(river: Lived, at: str, paid: Sequence[Row]) -> dict[str, Any]:
+def folded(river: Lived, at: str, paid: Sequence[Row]) -> Row:
     """The features of the asked card and merchant by the plain fold over what had arrived."""
     project = load_project(CARDS, (ROOT / "projects",))
     payments = [{"source": "payments", **row} for row in paid if row["card"] == WHO["card"]]
@@ -242,10 +242,10 @@ def folded(river: Lived, at: str, paid: Sequence[Row]) -> dict[str, Any]:
     return fold(project, [*payments, *disputes], WHO, at, REQUEST)
 
 
-def same(project_values: Mapping[str, Any], answered: Mapping[str, Any]) -> None:
-    """The answered features are the folded ones; times are texts in answers."""
-    assert answered.keys() == project_values.keys()
-    for name, value in project_values.items():
+def same(values: Row, answered: Mapping[str, Any]) -> None:
+    """The answered features are the folded ones and the request; times are texts in answers."""
+    assert answered.keys() == values.keys() | REQUEST.keys()
+    for name, value in (values | REQUEST).items():
         if isinstance(value, datetime):
             assert datetime.fromisoformat(answered[name]) == value, name
         else:
