@@ -296,4 +296,4 @@ def test_a_look_joins_the_outcome_of_the_asked_payment(river: Lived) -> None:
         (one["subject"], one["name"]): one["value"] for one in watched["measures"] if not one["slice"]
     }
     assert watched["predictions"] == {"1": 3}
-    assert measures["predictions", "labels"] == 3
+    assert measures["predictions", "labels"] == 1  # it judges the latest prediction before it
