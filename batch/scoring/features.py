@@ -29,7 +29,7 @@ from batch.scoring.row_files import SPARK_ERRORS, fault_of_rows, read_rows, writ
 from batch.training.training_sets import check_arrived
 
 log = logging.getLogger(__name__)
-_AT, _GIVEN, _OWN = "_at", "_given", "_own"
+_AT, _GIVEN, _OWN = "_at", "_given", "_brought"
 
 
 def time_column(project: Project) -> str:

@@ -86,8 +86,9 @@ def read_options(spark: SparkSession, path: str, form: str) -> dict[str, str]:
 def fault_of_rows(error: Exception, place: str) -> MisuseError | None:
     """The error for a user when rows of `place` cannot be read; None for any other failure."""
     text = whole_text(error)
-    if WRONG_ROW in text:
-        reason = text.split(WRONG_ROW, 1)[1].splitlines()[0].split(" SQLSTATE", 1)[0]
+    # Other errors may quote a plan, in which the words of the check stand too.
+    if (raised := f"[USER_RAISED_EXCEPTION] {WRONG_ROW}") in text:
+        reason = text.split(raised, 1)[1].splitlines()[0].split(" SQLSTATE", 1)[0]
         return MisuseError(
             f"{place}: {reason}: correct the cell, or leave it empty where the value is unknown"
         )

@@ -282,6 +282,7 @@ def test_why_shows_the_published_payment_and_the_disputes_of_the_other_project(r
 
 
 def test_mass_scoring_of_payments_tells_frauds_and_what_is_served_equals_the_lake(river: Lived) -> None:
+    assert river.said["card score"].found["rows"] == 500
     rows = pq.read_table(river.folder / "frauds").to_pylist()
     assert len(rows) == 500
     assert roc_auc_score([row["fraud"] for row in rows], [row["score"] for row in rows]) > 0.9

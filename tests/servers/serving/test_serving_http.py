@@ -276,7 +276,8 @@ def test_a_killed_worker_is_started_again_while_the_other_serves(tmp_path: Path)
             assert time.monotonic() < deadline, "no worker was started"
             answers.append(asked())
         assert running.process.poll() is None
-        assert answers.count(200) >= 0.9 * len(answers)
+        # The call that the killed worker held may break; a quick start leaves few others to count.
+        assert answers.count(200) >= min(0.9 * len(answers), len(answers) - 1) > 0
         assert [asked() for _ in range(10)] == [200] * 10
 
 
