@@ -23,6 +23,7 @@ from anabranch.events.faults import row_fault
 from anabranch.events.messages import EXACT, MessageEvent, kept_events
 from anabranch.events.messages import identity as item_identity
 from anabranch.events.origins import Origin
+from anabranch.events.typed_rows import typed_row
 from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.lake.light import (
     MOST_FILES,
@@ -33,11 +34,9 @@ from anabranch.stores.lake.light import (
     stored_name,
 )
 from anabranch.stores.opened import Stores
-from anabranch.testing.rows import typed
 from anabranch.values.keys import SEPARATOR
 from anabranch.values.texts import JsonNumber
-from anabranch.values.times import DAY, SECOND, format_time, to_micros
-from anabranch.values.types import DATE
+from anabranch.values.times import SECOND, format_time, to_micros
 
 MOST_MESSAGES = 20_000
 """Messages of a topic that are looked through for those of one key."""
@@ -194,7 +193,7 @@ class EventReader:
         shown = {} if any_key else {name: kinds[name].to_json(value) for name, value in values.items()}
         return self._seen(
             SeenEvent(
-                id=_shown_id(identity), time=time_ * (DAY if kinds[self.source.time] == DATE else 1),
+                id=_shown_id(identity), time=self.source.event_time(time_),
                 arrival=arrival, channel="", landed=True, row=shown, file=row["_file"], topic=row["_topic"],
                 partition=row["_partition"], offset=row["_offset"],
             )
@@ -261,7 +260,7 @@ class EventReader:
             seen = self._seen(
                 SeenEvent(
                     id=_shown_id(value),
-                    time=row[self.source.time] * (DAY if kinds[self.source.time] == DATE else 1),
+                    time=self.source.event_time(row[self.source.time]),
                     arrival=arrival, channel="", landed=False,
                     row={name: kinds[name].to_json(one) for name, one in row.items()},
                     file=f"topic:{topic}" if foreign else None,
@@ -294,10 +293,9 @@ class EventReader:
         kinds = {column.name: column.type for column in source.columns}
         if event.fault is not None or row_fault(values, source, self.owner.key_sets(source), latest):
             return {}, False
-        given = {name: kinds[name].given(value) for name, value in values.items()}
-        texts = [_text(kinds[name], given[name]) for name in self.view.keys]
+        texts = [_text(kinds[name], kinds[name].given(values[name])) for name in self.view.keys]
         own = None not in texts and SEPARATOR.join(map(str, texts)) == self.key
-        return {column.name: typed(column.type, given.get(column.name)) for column in source.columns}, own
+        return typed_row(source, values), own
 
 
 def _text(kind: Any, value: Any) -> str | None:

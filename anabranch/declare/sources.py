@@ -12,7 +12,8 @@ from anabranch.declare.tables import read_address
 from anabranch.declare.wire_formats import format_names, found_schema
 from anabranch.errors import DeclarationError
 from anabranch.values.sql.expressions import compiled, expression_type
-from anabranch.values.types import BOOLEAN, STRING, Column, DataType, parse_schema
+from anabranch.values.times import DAY
+from anabranch.values.types import BOOLEAN, DATE, STRING, Column, DataType, parse_schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +136,10 @@ class Source:
     def nested(self) -> bool:
         """Whether messages are nested: by paths, or by columns of nested types."""
         return self.by_path or any(column.type.nested for column in self.columns)
+
+    def event_time(self, value: int) -> int:
+        """The microseconds of a value of the time's column: microseconds themselves, or days of a DATE."""
+        return value * (DAY if self.column(self.time, "time").type == DATE else 1)
 
     def column(self, name: str, role: str) -> Column:
         """The column `name`; raises DeclarationError, naming its `role`, when it does not exist."""

@@ -16,8 +16,7 @@ from anabranch.events.messages import MessageEvent, check_levels, identity, kept
 from anabranch.values.datatype import show
 from anabranch.values.keys import KEY_RULE, LONGEST_KEY, SEPARATOR
 from anabranch.values.texts import json_text
-from anabranch.values.times import DAY, format_time
-from anabranch.values.types import DATE
+from anabranch.values.times import format_time
 
 _MOST_DIGITS, _LONGEST_FIELD = 1000, 50_000
 """Of a number and of a field's name, by Spark's parser of JSON, in any field of a flat message."""
@@ -129,8 +128,8 @@ def _key_fault(
 
 
 def _future(values: Mapping[str, object], source: Source, latest: int | None) -> Fault | None:
-    kind, given = source.column(source.time, "time").type, values[source.time]
-    at = kind.value(given) * (DAY if kind == DATE else 1)
+    given = values[source.time]
+    at = source.event_time(source.column(source.time, "time").type.value(given))
     if latest is None or at <= latest:
         return None
     return Fault(source.time, f"{source.time}: {given!r} is in the future (after {format_time(latest)})")

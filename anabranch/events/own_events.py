@@ -13,10 +13,9 @@ from anabranch.declare.views import FeatureView
 from anabranch.errors import DeclarationError
 from anabranch.events.faults import Fault, find_fault
 from anabranch.events.messages import identity, kept_events
+from anabranch.events.typed_rows import typed_row
 from anabranch.values.keys import key_text
 from anabranch.values.texts import json_text
-from anabranch.values.times import DAY
-from anabranch.values.types import DATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +94,8 @@ def read_events(
         )
         if not counting:
             return _other_key(views[0], row, key)
-        moment = row[source.time] * (DAY if source.column(source.time, "time").type == DATE else 1)
         name = None if source.id is None else json_text(row[source.id])
-        found.append(OwnEvent(source, name, row, moment, counting))
+        found.append(OwnEvent(source, name, row, source.event_time(row[source.time]), counting))
     return found
 
 
@@ -119,12 +117,8 @@ def _rows(source: Source, given: object, keys: Sequence[tuple[str, ...]]) -> Ite
         ]
     in_keys = {name for names in keys for name in names}
     for values in messages:
-        row = {}
-        for column in source.columns:
-            value = column.type.given(values.get(column.name))
-            read = value if column.type.nested else column.type.read(value)
-            row[column.name] = None if read == "" and column.name in in_keys else read
-        yield row
+        row = typed_row(source, values)
+        yield row | {name: None for name in in_keys if row[name] == ""}
 
 
 def _key_of(source: Source, names: Sequence[str], row: Mapping[str, Any]) -> str | None:

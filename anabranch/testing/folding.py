@@ -6,8 +6,9 @@ from typing import Any
 
 from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
+from anabranch.events.typed_rows import typed
 from anabranch.testing import oracle
-from anabranch.testing.rows import GivenEvents, asked_key, events_of, moment, read_events, shown, typed
+from anabranch.testing.rows import GivenEvents, asked_key, events_of, moment, read_events, shown
 from anabranch.values.keys import SEPARATOR
 
 

@@ -13,6 +13,7 @@ from anabranch.declare.sources import Source
 from anabranch.declare.views import FeatureView
 from anabranch.errors import DeclarationError, MisuseError
 from anabranch.events.faults import row_fault
+from anabranch.events.typed_rows import typed_row
 from anabranch.values.keys import SEPARATOR
 from anabranch.values.sql.expressions import compiled
 from anabranch.values.sql.row_functions import RowFunctions
@@ -145,12 +146,11 @@ def _read(
     if fault is not None:
         return Refused(position, fault.reason)
     types = {column.name: column.type for column in source.columns}
-    row = {name: typed(types[name], types[name].given(value)) for name, value in values.items()}
+    row = typed_row(source, values)
     in_keys = {name for names in key_sets for name in names}
     texts = {name: _text(types[name], values[name]) for name in in_keys}
-    for name in in_keys:  # a key of empty text is none
-        row[name] = None if row[name] == "" else row[name]
-    time = row[source.time] * (DAY if types[source.time] == DATE else 1)
+    row |= {name: None for name in in_keys if row[name] == ""}  # a key of empty text is none
+    time = source.event_time(row[source.time])
     if source.id is not None:
         identity: Any = row[source.id]
     elif source.topic is not None:
@@ -171,11 +171,6 @@ def _json(value: Any) -> Any:
 
 def _text(kind: DataType, value: Any) -> str | None:
     return None if value in (None, "") else kind.key_text(value)
-
-
-def typed(kind: DataType, value: Any) -> Any:
-    """A value of an event that has no fault, as this library passes it on; None for NULL."""
-    return value if kind.nested or isinstance(value, bytes) else kind.read(value)
 
 
 def shown(kind: DataType, value: Any) -> Any:
