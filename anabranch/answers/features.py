@@ -166,22 +166,22 @@ class Answers:
             replace(answer, counted=(False,) * len(events)) if events else answer
             for (_, events), answer in zip(items, found, strict=True)
         ]
-        for place, item in enumerate(items) if known else ():
-            if any(name_of(event) in known for event in item[1]):
-                answers[place] = self._counted_once(project, item, manifest, at)
+        for place, item in enumerate(items):
+            if repeated := [event for event in item[1] if name_of(event) in known]:
+                answers[place] = self._counted_once(project, item, repeated, manifest, at)
         return answers
 
     def _counted_once(
-        self, project: Project, item: _Item, manifest: Manifest | None, at: int | None
+        self, project: Project, item: _Item, repeated: Events, manifest: Manifest | None, at: int | None
     ) -> Answer:
+        """The answer to a question of whose events some, the `repeated` ones, were published before."""
         (key, events), reading = item, CountingStates(project, manifest)
-        repeated = [event for event in events if name_of(event) in published(self.views, events)]
+        rest = [event for event in events if event not in repeated]
         result: list[Answer] = []
 
         def read_once() -> bool:
             known = published(self.views, repeated)
             before = reading.places(self.views, repeated)
-            rest = [event for event in events if event not in repeated]
             # Both have the same reads.
             whole, without = self._all(project, [(key, events), (key, rest)], manifest, at)
             after = reading.places(self.views, repeated)

@@ -226,7 +226,8 @@ def answer(
     as_json: AsJson = False,
 ) -> None:
     """Show the features and the score of one key, now or at a time in the past."""
-    from anabranch.answers.requests import decode, event_values, request_values, stored_key
+    from anabranch.answers.own_requests import event_values
+    from anabranch.answers.requests import decode, request_values, stored_key
     from jobs.flows.answering import answer_key
 
     with job() as context:

@@ -10,7 +10,8 @@ from typing import Any, Self
 
 from pyspark.sql import DataFrame
 
-from anabranch.answers.requests import event_values, request_values, stored_key
+from anabranch.answers.own_requests import event_values
+from anabranch.answers.requests import request_values, stored_key
 from anabranch.client.frames import as_table
 from anabranch.declare.loading import list_projects
 from anabranch.declare.projects import Project

@@ -8,9 +8,10 @@ from typing import Any
 
 import msgspec
 
+from anabranch.answers.own_requests import MOST_EVENTS
 from anabranch.answers.predict import unknown_key
 from anabranch.answers.problems import CONTENT_TYPE
-from anabranch.answers.requests import MOST_EVENTS, MOST_INSTANCES
+from anabranch.answers.requests import MOST_INSTANCES
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
 from anabranch.events.event_schemas import event_example, event_schema

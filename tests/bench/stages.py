@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable
 
 from anabranch.answers.features import Answers
+from anabranch.answers.own_requests import event_values
 from anabranch.answers.parts import Parts
 from anabranch.answers.predict import predict
-from anabranch.answers.requests import Asked, event_values, read_asked
+from anabranch.answers.requests import Asked, read_asked
 from anabranch.events.event_schemas import event_example
 from anabranch.events.json_values import encode
 from anabranch.folds.merge import LABELS, BatchPart, merge, with_events

@@ -17,8 +17,8 @@ from pyspark.sql import SparkSession
 from anabranch import Aggregate, FeatureView, Label, Model, Project, Source
 from anabranch.answers.features import Answer
 from anabranch.answers.own import publish_own
+from anabranch.answers.own_requests import event_values
 from anabranch.answers.problems import ProblemError
-from anabranch.answers.requests import event_values
 from anabranch.folds.spark import point_in_time
 from anabranch.testing import oracle
 from anabranch.values.times import MINUTE, SECOND, format_time, from_micros, now_micros

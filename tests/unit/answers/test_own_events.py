@@ -13,8 +13,9 @@ from anabranch import Count, FeatureView, Label, Last, Model, Project, Source, S
 from anabranch.answers import own as own_answers
 from anabranch.answers.features import Answers
 from anabranch.answers.own import publish_own
+from anabranch.answers.own_requests import event_values
 from anabranch.answers.problems import ProblemError
-from anabranch.answers.requests import Asked, event_values, read_asked, read_message
+from anabranch.answers.requests import Asked, read_asked, read_message
 from anabranch.errors import UnavailableError
 from anabranch.events.own_events import OwnEvent
 from anabranch.stores.cassandra.own_events import OwnPlace, StreamPlaces, counted
