@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import httpx
-import pyarrow as pa
 
 from anabranch.client.calls import (
     AGAIN,
@@ -30,10 +29,11 @@ from anabranch.client.calls import (
     scores_call,
     wait_before,
 )
-from anabranch.client.frames import as_table
-from anabranch.errors import AnabranchError, MisuseError
+from anabranch.client.frames import as_table, rows_as_questions, with_predictions
+from anabranch.errors import MisuseError
 
 Document = dict[str, Any]
+_JSON = {"Content-Type": "application/json"}
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
@@ -143,9 +143,6 @@ class Client(_Settings):
                     return _found(response)
             time.sleep(wait)
             waited, attempt = waited + wait, attempt + 1
-
-
-_JSON = {"Content-Type": "application/json"}
 
 
 class RemoteProject:
@@ -376,43 +373,3 @@ def _predictions(
         else RemotePrediction.read(found, question.get("key"))
         for found, question in zip(answer["predictions"], questions, strict=True)
     ]
-
-
-def rows_as_questions(table: pa.Table, entry: Mapping[str, Any]) -> list[Document]:
-    """A question for each row: its columns of the key, its features and its columns of the request."""
-    keys: list[str] = entry["keys"]
-    there = set(table.column_names)
-    features = [one["name"] for one in entry["features"] if one["name"] in there and one["name"] not in keys]
-    request = [one["name"] for one in entry["request"] if one["name"] in there]
-    missing = [name for name in keys if name not in there]
-    if missing and not features:
-        raise MisuseError(f"the rows have no column {missing[0]!r} of the key, nor any feature: give one")
-    questions = []
-    for row in table.to_pylist():
-        question: Document = {}
-        if not missing:
-            question["key"] = row[keys[0]] if len(keys) == 1 else {name: row[name] for name in keys}
-        if features:
-            question["features"] = {name: row[name] for name in features}
-        if request:
-            question["request"] = {name: row[name] for name in request}
-        questions.append(question)
-    return questions
-
-
-def with_predictions(table: pa.Table, found: Sequence[RemotePrediction | CallError]) -> pa.Table:
-    """The rows with what was predicted for them."""
-    good = [one if isinstance(one, RemotePrediction) else None for one in found]
-    columns: dict[str, pa.Array] = {
-        "score": pa.array([one and one.score for one in good], pa.float64()),
-        "label": pa.array([one and one.label for one in good]),
-        "model_version": pa.array([one and one.model_version for one in good], pa.string()),
-        "degraded": pa.array([one and one.degraded for one in good], pa.bool_()),
-        "error": pa.array(
-            [str(one) if isinstance(one, AnabranchError) else None for one in found], pa.string()
-        ),
-    }
-    for name, column in columns.items():
-        table = table.drop_columns([name]) if name in table.column_names else table
-        table = table.append_column(name, column)
-    return table

@@ -188,49 +188,37 @@ def _check_on_write(project: "Project", place: str) -> None:
 
 
 def _check_model(project: "Project", place: str) -> None:
-    if project.model is not None:
-        project.watch.check(project.model.metric in SMALLER_IS_BETTER, project.model.metric)
-        _check_task(project, place)
-    named = project.model.named if project.model else {}
-    types = project.inputs
-    unknown = [name for name in named if name not in types]
+    model, types = project.model, project.inputs
+    if model is None:
+        return
+    project.watch.check(model.metric in SMALLER_IS_BETTER, model.metric)
+    _check_task(project, place)
+    unknown = [name for name in model.named if name not in types]
     if unknown:
         known = ", ".join(types)
         raise DeclarationError(
-            f"{place}: model {named[unknown[0]]} {unknown[0]!r} is in no view: there are {known}"
+            f"{place}: model {model.named[unknown[0]]} {unknown[0]!r} is in no view: there are {known}"
         )
     unfit = [name for name in project.model_features if not types[name].trainable]
-    if project.model and (unfit or not project.model_features):
+    if unfit or not project.model_features:
         which = f"model feature {unfit[0]!r} is {types[unfit[0]]}" if unfit else "every feature is a list"
         raise DeclarationError(
             f"{place}: {which}, which no trainer takes: give Model(features=...) of single values"
         )
-    aside = [
-        name
-        for name in (project.model.categories if project.model else ())
-        if name not in project.model_features
-    ]
+    aside = [name for name in model.categories if name not in project.model_features]
     if aside:
         raise DeclarationError(
             f"{place}: model category {aside[0]!r} is not among Model(features=...): add it there"
         )
-    unread = [
-        name
-        for name in (project.model.reasons if project.model else ())
-        if name not in project.model_features
-    ]
+    unread = [name for name in model.reasons if name not in project.model_features]
     if unread:
         raise DeclarationError(
             f"{place}: model reason for {unread[0]!r}, which the model does not read: "
             "leave it out, or add the feature to Model(features=...)"
         )
-    lists = [
-        part.feature
-        for part in (project.model.declared_slices if project.model else ())
-        if types[part.feature].nested
-    ]
-    if project.model and project.model.online:
+    if model.online:
         _check_online(project, place)
+    lists = [part.feature for part in model.declared_slices if types[part.feature].nested]
     if lists:
         raise DeclarationError(
             f"{place}: model slice {lists[0]!r} is {types[lists[0]]}: a slice needs single values"

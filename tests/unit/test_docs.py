@@ -81,22 +81,23 @@ def test_the_declarations_on_the_page_of_models_can_be_made() -> None:
     assert [name for name in TRAINERS if f"`{name}`" not in prose] == []
 
 
-def test_the_examples_on_the_page_of_derived_features_run() -> None:
-    text = (PAGE.parent / "features.md").read_text(encoding="utf-8")
+def run_examples(page: str, count: int) -> dict[str, Any]:
+    """The names that the examples of a page leave, run one after the other; there are `count` of them."""
+    text = (PAGE.parent / page).read_text(encoding="utf-8")
     names: dict[str, Any] = {}
     examples = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert len(examples) == 6
+    assert len(examples) == count
     for example in examples:
-        exec(compile(example, "features.md", "exec"), names)  # noqa: S102 - the page's own examples
+        exec(compile(example, page, "exec"), names)  # noqa: S102 - the page's own examples
+    return names
+
+
+def test_the_examples_on_the_page_of_derived_features_run() -> None:
+    run_examples("features.md", 6)
 
 
 def test_the_examples_on_the_page_for_authors_run() -> None:
-    text = (PAGE.parent / "authors.md").read_text(encoding="utf-8")
-    names: dict[str, Any] = {}
-    examples = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert len(examples) == 4
-    for example in examples:
-        exec(compile(example, "authors.md", "exec"), names)  # noqa: S102 - the page's own examples
+    names = run_examples("authors.md", 4)
     assert [check_example(names["project"], each) for each in names["project"].examples] == [[]]
 
 

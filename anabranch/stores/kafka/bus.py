@@ -220,28 +220,19 @@ class Bus:
 
     def count_before(self, topic: str, parts: Mapping[int, tuple[int, int]], micros: int) -> int:
         """How many messages of [start, end) by partition the broker stamped before `micros`."""
-        ends = {TopicPartition(topic, number): end for number, (_, end) in parts.items()}
-        consumer, count, patience = self.consumer(), 0, time.monotonic() + _PATIENCE_MS / 1000
-        try:
-            with self.answering():
-                consumer.assign(list(ends))
-                for place in ends:
-                    consumer.seek(place, parts[place.partition][0])
-                while any(consumer.position(place) < end for place, end in ends.items()):
-                    if time.monotonic() > patience:
-                        raise UnavailableError(
-                            f"messages of {topic!r} cannot be read: see 'anabranch status'"
-                        )
-                    for place, records in consumer.poll(timeout_ms=500).items():
-                        patience = time.monotonic() + _PATIENCE_MS / 1000
-                        count += sum(
-                            record.offset < ends[place]
-                            and record.timestamp_type == _LOG_APPEND
-                            and record.timestamp * 1000 < micros
-                            for record in records
-                        )
-        finally:
-            consumer.close(autocommit=False)
+        count, patience = 0, time.monotonic() + _PATIENCE_MS / 1000
+        with self._placed(topic, parts) as (consumer, ends):
+            while any(consumer.position(place) < end for place, end in ends.items()):
+                if time.monotonic() > patience:
+                    raise UnavailableError(f"messages of {topic!r} cannot be read: see 'anabranch status'")
+                for place, records in consumer.poll(timeout_ms=500).items():
+                    patience = time.monotonic() + _PATIENCE_MS / 1000
+                    count += sum(
+                        record.offset < ends[place]
+                        and record.timestamp_type == _LOG_APPEND
+                        and record.timestamp * 1000 < micros
+                        for record in records
+                    )
         return count
 
     def records(
@@ -251,21 +242,30 @@ class Bus:
 
         Reading ends when there are `most`, or after so many `seconds`.
         """
-        ends = {TopicPartition(topic, number): end for number, (_, end) in parts.items()}
-        if not ends:
+        if not parts:
             return [], True
-        consumer, found, patience = self.consumer(), list[Any](), time.monotonic() + seconds
+        found, patience = list[Any](), time.monotonic() + seconds
+        with self._placed(topic, parts) as (consumer, ends):
+            while any(consumer.position(place) < end for place, end in ends.items()):
+                if time.monotonic() > patience or len(found) >= most:
+                    return found, False
+                for place, records in consumer.poll(timeout_ms=500).items():
+                    found += [record for record in records if record.offset < ends[place]]
+        return found, True
+
+    @contextmanager
+    def _placed(
+        self, topic: str, parts: Mapping[int, tuple[int, int]]
+    ) -> Iterator[tuple[KafkaConsumer, dict[TopicPartition, int]]]:
+        """A consumer at the starts of [start, end) by partition, and these ends."""
+        ends = {TopicPartition(topic, number): end for number, (_, end) in parts.items()}
+        consumer = self.consumer()
         try:
             with self.answering():
                 consumer.assign(list(ends))
                 for place in ends:
                     consumer.seek(place, parts[place.partition][0])
-                while any(consumer.position(place) < end for place, end in ends.items()):
-                    if time.monotonic() > patience or len(found) >= most:
-                        return found, False
-                    for place, records in consumer.poll(timeout_ms=500).items():
-                        found += [record for record in records if record.offset < ends[place]]
-                return found, True
+                yield consumer, ends
         finally:
             consumer.close(autocommit=False)
 

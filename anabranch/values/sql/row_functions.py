@@ -202,28 +202,23 @@ class RowFunctions:
         return _strict(operator.not_, self._condition(node.this)), BOOLEAN
 
     def _and(self, node: exp.And) -> Typed:
-        left, right = self._condition(node.left), self._condition(node.right)
-
-        def both(row: Row) -> Any:
-            one = left(row)
-            if one is False:
-                return False
-            other = right(row)
-            return False if other is False else None if one is None or other is None else True
-
-        return both, BOOLEAN
+        return self._joint(node, decisive=False)
 
     def _or(self, node: exp.Or) -> Typed:
+        return self._joint(node, decisive=True)
+
+    def _joint(self, node: exp.And | exp.Or, *, decisive: bool) -> Typed:
+        """AND or OR, which one side decides by being `decisive`, whatever the other is."""
         left, right = self._condition(node.left), self._condition(node.right)
 
-        def either(row: Row) -> Any:
+        def joint(row: Row) -> Any:
             one = left(row)
-            if one is True:
-                return True
+            if one is decisive:
+                return decisive
             other = right(row)
-            return True if other is True else None if one is None or other is None else False
+            return decisive if other is decisive else None if one is None or other is None else not decisive
 
-        return either, BOOLEAN
+        return joint, BOOLEAN
 
     def _compared(self, node: exp.Binary) -> Typed:
         (left, one), (right, other) = self._function(node.left), self._function(node.right)

@@ -11,6 +11,7 @@ exactly. The map of a calibration keeps the order of scores: what raises the one
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,17 +30,21 @@ MOST_REASONS = 4
 class Explanation:
     """Contributions of the inputs to the scores of n rows.
 
-    `contributions` have shape (n, inputs) and `margins` (n,). `errors`, of a sampled explanation alone, are
-    the standard errors of the contributions.
+    `contributions` have shape (n, inputs). `errors`, of a sampled explanation alone, are the standard errors
+    of the contributions.
     """
 
     method: str
     space: str
     base: float
     contributions: Floats
-    margins: Floats
     errors: Floats | None = None
     before_calibration: bool = False
+
+    @cached_property
+    def margins(self) -> Floats:
+        """What base and contributions add up to, shape (n,)."""
+        return np.asarray(self.base + self.contributions.sum(axis=1))
 
 
 class Explainer(Protocol):

@@ -39,13 +39,7 @@ class LinearExplainer:
     def explain(self, matrix: Matrix, output: int = 0) -> Explanation:
         columns = self._design.columns(matrix).astype(np.float64)
         found = ((columns - self._means) * self._weights) @ self._spread
-        return Explanation(
-            method=self.method,
-            space=self.space,
-            base=self._base,
-            contributions=found,
-            margins=self._base + found.sum(axis=1),
-        )
+        return Explanation(method=self.method, space=self.space, base=self._base, contributions=found)
 
 
 class ExplainerBeforeCalibration:
@@ -82,7 +76,6 @@ class SampledExplainer:
             space=self.space,
             base=base,
             contributions=contributions,
-            margins=base + contributions.sum(axis=1),
             errors=np.array([error for _, error in found]).reshape(shape),
         )
 

@@ -210,10 +210,4 @@ class TreeExplainer:
             for start in range(0, len(columns), step):
                 some = slice(start, start + step)
                 found[some] += paths.contributions(columns[some], self._inputs)
-        return Explanation(
-            method=self.method,
-            space=self.space,
-            base=self._base,
-            contributions=found,
-            margins=self._base + found.sum(axis=1),
-        )
+        return Explanation(method=self.method, space=self.space, base=self._base, contributions=found)
