@@ -52,11 +52,11 @@ from anabranch.declare.derived import Derived, Request
 from anabranch.declare.examples import Example
 from anabranch.declare.models import Gate, Member, Model, Online, Search, Slice
 from anabranch.declare.on_write import OnWrite
+from anabranch.declare.operations import Freshness, Watch
 from anabranch.declare.projects import Project
 from anabranch.declare.sharing import shared
 from anabranch.declare.sources import Label, Source
 from anabranch.declare.views import FeatureView
-from anabranch.declare.watch import Freshness, Watch
 from anabranch.declare.windows import Window, register_window
 from anabranch.declare.wire_formats import register_format
 from anabranch.errors import MisuseError

@@ -31,7 +31,7 @@ from batch.landing.loader import LoadSummary
 from batch.scoring.data_sets import Scored, score_data_set
 from batch.scoring.parts import ScoringOrder
 from batch.training.train import Trained, train
-from jobs.cli.models import training_job
+from jobs.cli.models.training import training_job
 from jobs.flows.building import build_project
 from jobs.flows.verifying import verify_settled
 from jobs.servers import embedded as servers

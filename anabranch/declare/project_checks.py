@@ -10,8 +10,8 @@ from anabranch.declare.examples import Example
 from anabranch.declare.models import METRICS, SMALLER_IS_BETTER, TASKS
 from anabranch.declare.names import RESERVED, check_name, check_unique
 from anabranch.declare.on_write import OnWrite
+from anabranch.declare.operations import Freshness
 from anabranch.declare.views import FeatureView
-from anabranch.declare.watch import Freshness
 from anabranch.errors import DeclarationError
 from anabranch.values.names import folded
 from anabranch.values.types import DataType

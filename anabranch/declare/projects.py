@@ -17,10 +17,10 @@ from anabranch.declare.examples import Example
 from anabranch.declare.models import Model
 from anabranch.declare.names import INTERVAL, RESULTS, digest
 from anabranch.declare.on_write import OnWrite
+from anabranch.declare.operations import Freshness, Watch
 from anabranch.declare.project_checks import check_project
 from anabranch.declare.sources import Label, Source
 from anabranch.declare.views import FeatureColumn, FeatureView, ViewUse
-from anabranch.declare.watch import Freshness, Watch
 from anabranch.errors import DeclarationError
 from anabranch.values.numbers import WholeType
 from anabranch.values.types import DataType

@@ -9,8 +9,8 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from anabranch.declare.operations import Watch
 from anabranch.declare.projects import Project
-from anabranch.declare.watch import Watch
 from anabranch.stores.cassandra.measures import Measure
 from anabranch.stores.opened import Stores
 from anabranch.values.times import format_time, from_micros

@@ -11,34 +11,24 @@ import click
 import typer
 
 from anabranch.errors import AnabranchError, SecretlessFormatter, without_secrets
-from jobs.cli import (
-    analysis,
-    files,
-    inspect,
-    keys,
-    models,
-    promotion,
-    proof,
-    quality,
-    river,
-    scoring,
-    servers,
-    trainer,
-    upkeep,
-    watch,
-)
+from jobs.cli.answers import analysis, asking
+from jobs.cli.declarations import checking, proof
+from jobs.cli.models import promotion, scoring, trainer, training
+from jobs.cli.platform import files, keys, servers, watch
+from jobs.cli.river import channels, quality, upkeep
 from jobs.show import console, quiet
 
 NAME = "anabranch"
 app = typer.Typer(name=NAME, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 for verbs in (
     servers,
-    inspect,
-    river,
-    quality,
-    models,
-    promotion,
+    checking,
     proof,
+    asking,
+    channels,
+    quality,
+    training,
+    promotion,
     scoring,
     trainer,
     files,

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from anabranch.answers.evidence.why import WhyQuestion, trace
 from anabranch.answers.service import AnswerService
-from anabranch.answers.why import WhyQuestion, trace
 from anabranch.declare.projects import Project
 from jobs.wiring.context import Context
 

@@ -13,13 +13,13 @@ from typing import Any
 import msgspec
 
 from anabranch.answers import requests
+from anabranch.answers.evidence.why import WhyQuestion, trace
 from anabranch.answers.own import publish_own
 from anabranch.answers.predict import Prediction, shown_features, shown_key
 from anabranch.answers.problems import ProblemError, unprocessable
 from anabranch.answers.requests import MOST_SHOWN, SHOWN, Asked, Key, path_key
 from anabranch.answers.service import Questions
 from anabranch.answers.trials import scorers
-from anabranch.answers.why import WhyQuestion, trace
 from anabranch.declare.names import INTERVAL
 from anabranch.declare.sources import Source
 from anabranch.errors import AnabranchError, EventError

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from anabranch.errors import AnabranchError, MisuseError
 from anabranch.values.times import format_time, from_micros, now_micros
-from jobs.cli import analysis as analysis_verbs
+from jobs.cli.answers import analysis as analysis_verbs
 from jobs.flows.analysis import Analysis
 from jobs.flows.answering import from_lake
 from jobs.flows.river import River

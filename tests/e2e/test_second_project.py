@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from anabranch.stores.models.registry import Models
-from jobs.cli.models import _commit
+from jobs.cli.models.training import _commit
 from jobs.wiring.settings import ROOT, Settings
 from tests.support.command_line import Commands, Said, write
 

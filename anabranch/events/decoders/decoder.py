@@ -1,7 +1,8 @@
 """The seam of wire formats: what a decoder is, and which one reads a source.
 
-A new format is one class, registered by `register_format` (anabranch/declare/wire_formats.py). It extends
-`Decoder` when Spark has columns that parse it, or `MessageDecoder` when Python reads one message at a time.
+A new format is one class, registered by `register_format` (anabranch/declare/wire_formats.py). It
+extends `Decoder` when Spark has columns that parse it, or `MessageDecoder` when Python reads one message at a
+time.
 """
 
 from abc import ABC, abstractmethod

@@ -20,7 +20,7 @@ import jobs.wiring.context
 from anabranch.settings import ModelsSettings
 from anabranch.stores.models.registry import Models
 from jobs.cli.main import main
-from jobs.cli.models import _commit
+from jobs.cli.models.training import _commit
 from jobs.wiring.context import Context
 from jobs.wiring.settings import ROOT, Settings
 from tests.conftest import free_ports

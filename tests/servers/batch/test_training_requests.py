@@ -24,7 +24,7 @@ from anabranch.stores.kafka.bus import Bus
 from anabranch.stores.kafka.training_topics import FINAL, REQUESTS, RESULTS, TrainingTopics
 from batch.training.request_service import TrainingService
 from batch.training.train import Trained
-from jobs.cli.trainer import Desk
+from jobs.cli.models.trainer import Desk
 from jobs.show import Steps
 from jobs.wiring.context import Context
 from jobs.wiring.settings import ROOT, Settings

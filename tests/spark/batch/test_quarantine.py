@@ -22,7 +22,7 @@ from batch.landing.ingest import ingest
 from batch.quality.gate import QualityGate
 from batch.quality.quarantine import ReplayChoice, Replayed, pending, replay
 from batch.quality.reasons import explain, kind
-from jobs.cli.quality import shortened
+from jobs.cli.river.quality import shortened
 from tests.support.stores import stores
 
 SALES = Source(

@@ -570,8 +570,8 @@ def test_a_number_that_a_model_gives_has_no_label(
 
 
 def test_a_project_without_a_model_is_never_told_to_train() -> None:
-    from jobs.cli.inspect import score_line
-    from jobs.cli.river import next_step
+    from jobs.cli.answers.asking import score_line
+    from jobs.cli.river.channels import next_step
 
     trained = load_project("heart_disease", (PROJECTS,))
     plain = replace(trained, model=None, label=None)

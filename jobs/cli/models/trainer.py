@@ -95,7 +95,7 @@ class Desk:
 
     def train(self, project: Project, requests: Sequence[str]) -> "Trained":
         from batch.training.train import train
-        from jobs.cli.models import begin_online, training_job
+        from jobs.cli.models.training import begin_online, training_job
         from jobs.flows.building import score_current_rows
 
         context, asked = self.context, training_job(self.context, project, self.steps)

@@ -147,7 +147,7 @@ def build(
     as_json: AsJson = False,
 ) -> None:
     """Land, build batch views from what is new, validate and publish them, and make them current."""
-    from jobs.cli.watch import summary, watch_built
+    from jobs.cli.platform.watch import summary, watch_built
     from jobs.flows.building import build_project, why_empty
     from jobs.flows.watching import sentence
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from anabranch.answers.evidence import EventReader, Evidence
+from anabranch.answers.evidence.readers import EventReader, Evidence
 from anabranch.answers.features import Answer
 from anabranch.answers.predict import shown_key, unknown_key
 from anabranch.answers.requests import SHOWN

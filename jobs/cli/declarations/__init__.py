@@ -1,0 +1,1 @@
+"""What a declaration means, before anything runs."""

@@ -1,0 +1,1 @@
+"""The servers, and who may use them; what is watched."""

@@ -1,0 +1,1 @@
+"""Events and views, from landing to upkeep."""
