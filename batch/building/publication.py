@@ -8,7 +8,8 @@ from typing import Any
 
 from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureView
-from anabranch.errors import AnabranchError
+from anabranch.errors import AnabranchError, DeclarationError
+from anabranch.kept.writing import written
 from anabranch.progress import Progress
 from anabranch.settings import TimeSettings
 from anabranch.stores.cassandra.manifest import Manifest
@@ -173,9 +174,21 @@ def _assembled(
             increments=increments,
             lake_ids=identities,
             shared=options.shared,
+            declaration=_declaration(project, progress),
         )
     finally:
         kept.close()
+
+
+def _declaration(project: Project, progress: Progress) -> str | None:
+    """The text that answers of the version are by when the declaration has changed; None if it cannot be."""
+    try:
+        return written(project)
+    except DeclarationError as error:
+        progress.step(
+            f"the declaration is not kept, so a changed one refuses answers until its build: {error}"
+        )
+        return None
 
 
 def _published(

@@ -32,6 +32,7 @@ LAYERS = (
     "states",
     "aggregates",
     "declare",
+    "kept",
     "folds",
     "events",
     "testing",
@@ -44,7 +45,7 @@ LAYERS = (
 beneath all.
 """
 BENEATH = ("errors", "progress", "settings")
-PURE_LAYERS = ("values", "states", "aggregates", "declare", "folds")
+PURE_LAYERS = ("values", "states", "aggregates", "declare", "kept", "folds")
 MOST_MODULES = 16
 """A folder with more of them has no subject of its own."""
 

@@ -10,7 +10,10 @@ from typing import Any
 
 from cassandra.cluster import Session
 
+from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
+from anabranch.kept.reading import read
+from anabranch.kept.standing import standing
 from anabranch.values.times import DAY, format_time
 
 TABLE = """CREATE TABLE IF NOT EXISTS manifest
@@ -51,7 +54,9 @@ class Manifest:
     `increments` are, by the name of a state, the builds whose grains make it up. `accepted` is why it was
     published although its validation failed. `replaces` is the champion that a rollback to this version has
     yet to replace in the registry. `shared` are the views of other projects that the project was built with,
-    by full name: their ``promise``, and the owner's ``batch_version`` of then.
+    by full name: their ``promise``, and the owner's ``batch_version`` of then. `declaration` is the one that
+    the version was built with and answers by (anabranch/kept); None for a version from before it was kept, or
+    with values that are no data.
     """
 
     project: str
@@ -72,12 +77,25 @@ class Manifest:
     accepted: str | None = None
     replaces: str | None = None
     shared: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    declaration: str | None = None
     revision: int = 0
     previous: "Manifest | None" = None
     gaps: Sequence[Gap] = ()
     """What tiles lack since the cut. Not of the version itself: a gap ends with a later cut."""
     lent: Mapping[str, "Manifest"] = field(default_factory=dict)
     """The manifests of the owners of `shared` views by their names, read together with this one."""
+
+    @property
+    def kept(self) -> Project | None:
+        """The declaration that the version was built with, if it was kept.
+
+        Raises DeclarationError when it cannot be read any more.
+        """
+        return None if self.declaration is None else read(self.declaration)
+
+    def meant(self, declared: Project) -> Project:
+        """The declaration that the version answers by: the one kept with it, or else `declared` as it is."""
+        return declared if self.declaration is None else standing(self.declaration, declared)
 
     def champion(self, registered: str | None) -> str | None:
         """The model that answers: the champion `registered`, unless a rollback is about to replace it."""
