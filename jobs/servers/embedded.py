@@ -1,8 +1,8 @@
 """The embedded servers as local processes, for those who have none of their own.
 
 Kafka and Cassandra are started by default; HDFS and a Spark cluster (several processes each), Ignite, the
-schema registry and the gateway on demand. All listen on loopback alone, but for the gateway, which listens
-where the settings say.
+schema registry, PostgreSQL and the gateway on demand. All listen on loopback alone, but for the gateway,
+which listens where the settings say.
 
 data/run/<name>.json   pid, start time and ports of what `up` started; `down` ends that and nothing else
 data/logs/<name>.log   the server's output
@@ -23,6 +23,7 @@ from jobs.servers.hdfs import hdfs_data_node, hdfs_name_node
 from jobs.servers.ignite import ignite_server
 from jobs.servers.kafka import kafka_server
 from jobs.servers.nginx import nginx_server
+from jobs.servers.postgres import postgres_server
 from jobs.servers.processes import (
     ProcessRecord,
     is_alive,
@@ -47,6 +48,7 @@ SERVERS: dict[str, tuple[Callable[[Settings], Server], ...]] = {
     "ignite": (ignite_server,),
     "nginx": (nginx_server,),
     "registry": (registry_server,),
+    "postgres": (postgres_server,),
 }
 """The processes of each server, in the order in which they are started."""
 NAMES = ("kafka", "cassandra")
@@ -107,7 +109,7 @@ def down(settings: Settings, names: Sequence[str] = tuple(SERVERS), tell: Tell =
             file = _record_file(settings, server)
             record = read_record(file)
             if record is not None and is_alive(record):
-                stop(record, STOP_SECONDS)
+                stop(record, STOP_SECONDS, server.stop_signal)
                 tell(f"{server.name}: stopped")
             else:
                 tell(f"{server.name}: was not running")
@@ -175,7 +177,7 @@ def _await(
             tell(f"{server.name}: ready on {server.address(record.ports)}")
             continue
         why = f"was not ready within {limit} s" if is_alive(record) else "ended while it started"
-        stop(record, STOP_SECONDS)
+        stop(record, STOP_SECONDS, server.stop_signal)
         _record_file(settings, server).unlink(missing_ok=True)
         log = _log(settings, server)
         failed.append(ServerError(f"{server.name} {why}; the end of {log}:\n{tail(log) or '(empty)'}"))

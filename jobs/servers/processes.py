@@ -50,9 +50,9 @@ def is_alive(record: ProcessRecord) -> bool:
     return bool(record.born) and _born(record.pid) == record.born
 
 
-def stop(record: ProcessRecord, patience_seconds: float) -> None:
-    """End this very process, and never another with its pid: by SIGTERM, then by SIGKILL."""
-    for sign, patience in ((signal.SIGTERM, patience_seconds), (signal.SIGKILL, 10.0)):
+def stop(record: ProcessRecord, patience_seconds: float, first: signal.Signals = signal.SIGTERM) -> None:
+    """End this very process, and never another with its pid: by the signal `first`, then by SIGKILL."""
+    for sign, patience in ((first, patience_seconds), (signal.SIGKILL, 10.0)):
         if not is_alive(record):
             return
         try:

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,7 @@ class Server:
     `ports` are those it listens on, by the name of their setting; `port` is the one that clients use.
     `command` and `prepare` are called when it is started: only then must its jars and its program exist.
     `yours` is the address of a server of your own that is set instead of the embedded one.
+    `stop_signal` is what asks it to end.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Server:
     host: str = LOOPBACK
     scheme: str = ""
     yours: str | None = None
+    stop_signal: signal.Signals = signal.SIGTERM
 
     def address(self, ports: Sequence[int] = ()) -> str:
         """Where clients find it; `ports` are those it was started with, today's settings by default."""

@@ -112,6 +112,10 @@ class ServerSettings:
     """The schema registry, Apicurio, by Confluent's API."""
     registry_heap: Memory = "256m"
     """Heap of the schema registry."""
+    postgres_port: Port = 15_432
+    """PostgreSQL."""
+    postgres_memory: Memory = "64m"
+    """Memory that PostgreSQL's processes share for pages."""
     spark_port: Port = 17_077
     """The Spark cluster's master; its workers take free ports."""
     spark_http_port: Port = 18_080

@@ -143,6 +143,16 @@ def spark_arguments(words: str) -> Iterator[None]:
             os.environ["PYSPARK_SUBMIT_ARGS"] = before
 
 
+def password_file(data: Path) -> Path:
+    """The file with the passwords of the embedded PostgreSQL, as PostgreSQL's clients read it."""
+    return data / "postgres" / "passwords"
+
+
+def database_uri(name: str, data: Path, port: int) -> str:
+    """The address of a database of the embedded PostgreSQL, without a secret: it names the password file."""
+    return f"postgresql+psycopg://{name}@{LOOPBACK}:{port}/{name}?passfile={password_file(data)}"
+
+
 def java_program() -> str:
     """The java that embedded servers run on: that of JAVA_HOME, else the one on the path."""
     home = os.environ.get("JAVA_HOME", "")
@@ -213,7 +223,7 @@ def _assembled(declared: DeclaredSettings, project_folders: str) -> Settings:
         files=files,
         bus=bus,
         views=views,
-        models=_models(declared.models, data, files),
+        models=_models(declared.models, data, files, servers.postgres_port),
         times=declared.time,
         quality=replace(declared.quality, suites=str((ROOT / declared.quality.suites).resolve())),
         build=declared.build,
@@ -244,7 +254,7 @@ def _serving(serving: ServingSettings, ignite_port: int) -> ServingSettings:
     return replace(serving, ignite_address=address)
 
 
-def _models(models: ModelsSettings, data: Path, files: FileSettings) -> ModelsSettings:
+def _models(models: ModelsSettings, data: Path, files: FileSettings, port: int) -> ModelsSettings:
     root = _place(models.artifact_root, data / "mlflow" / "artifacts")
     # MLflow's own way to hdfs:// needs Hadoop's native library on every machine; WebHDFS needs nothing.
     ours = f"hdfs://{files.namenode}/"
@@ -253,4 +263,6 @@ def _models(models: ModelsSettings, data: Path, files: FileSettings) -> ModelsSe
         user = f"{files.user}@" if files.user else ""
         root = f"{'swebhdfs' if scheme == 'https' else 'webhdfs'}://{user}{address}/{root.removeprefix(ours)}"
     tracking = models.tracking_uri or f"sqlite:///{data}/mlflow/mlflow.db"
+    if tracking == EMBEDDED:
+        tracking = database_uri("mlflow", data, port)
     return ModelsSettings(tracking_uri=tracking, artifact_root=root)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -106,6 +107,11 @@ class RegistryConnection:
 
 @lru_cache(maxsize=8)
 def _client(tracking_uri: str) -> Any:
+    if tracking_uri.startswith("postgresql") and find_spec("psycopg") is None:
+        raise MisuseError(
+            "models.tracking_uri names a PostgreSQL, and its driver is not installed: "
+            "run 'make setup WITH=postgres', or install anabranch[platform,postgres]"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return mlflow_module().MlflowClient(tracking_uri, tracking_uri)

@@ -19,7 +19,9 @@ def up(
     further: Annotated[
         list[str] | None,
         typer.Option(
-            "--with", metavar="SERVER", help="Also start hdfs, spark, ignite, registry or nginx (repeatable)."
+            "--with",
+            metavar="SERVER",
+            help="Also start hdfs, spark, ignite, registry, postgres or nginx (repeatable).",
         ),
     ] = None,
 ) -> None:

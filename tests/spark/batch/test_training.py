@@ -14,33 +14,13 @@ from anabranch.errors import AnabranchError, DeclarationError, MisuseError
 from anabranch.settings import LakeSettings, ModelsSettings
 from anabranch.stores.lake.lake import Lake
 from anabranch.stores.models.registry import Models
-from anabranch.values.times import parse_time
 from batch.training.job import TrainingJob, TrainingSet
 from batch.training.train import Trained, fit_and_log, reproduce, train
 from batch.training.training_sets import label_rows, training_set
 from projects.heart_disease import ATTRIBUTES, project
 from tests.support.heart import fill, read
+from tests.support.heart_table import heart
 from tests.support.stores import stores
-
-
-def heart() -> pa.Table:
-    """The training set of the heart project as Spark would hand it over: no bracelet readings yet."""
-    exams, diagnoses = read("exams.csv"), read("diagnoses.csv")
-    columns: dict[str, pa.Array] = {
-        "_key": pa.array([row["patient_id"] for row in diagnoses]),
-        "_time": pa.array([parse_time(row["diagnosed_at"]) for row in diagnoses]),
-        "_target": pa.array([float(row["num"]) for row in diagnoses]),
-    }
-    for column in project.view_columns:
-        if column.name in ATTRIBUTES:
-            columns[column.name] = pa.array(
-                [float(row[column.name]) if row[column.name] else None for row in exams], pa.float64()
-            )
-        else:
-            empty = 0.0 if column.feature in ("readings", "fast") else None
-            columns[column.name] = pa.array([empty] * len(exams), pa.float64())
-    return pa.table(columns)
-
 
 quick = replace(project, model=Model(trainer="logistic"))
 

@@ -19,6 +19,7 @@ from anabranch.declare.loading import load_project
 from anabranch.declare.projects import Project
 from jobs.cli.main import app, main
 from jobs.cli.options import AsJson, Name
+from jobs.servers.embedded import NAMES, SERVERS
 from jobs.show import result
 from jobs.wiring.context import Context
 from jobs.wiring.job import job
@@ -551,9 +552,8 @@ def test_status_tells_of_every_server_and_of_rest(
         monkeypatch.setenv("ANABRANCH__SERVING__PORT", str(port))
         ready = anabranch("status").out.splitlines()
         server.shutdown()
-    assert [line.partition(":")[0] for line in ready] == [
-        "kafka", "cassandra", "hdfs, spark, ignite, nginx, registry", "rest",
-    ]  # fmt: skip
+    others = ", ".join(name for name in SERVERS if name not in NAMES)
+    assert [line.partition(":")[0] for line in ready] == [*NAMES, others, "rest"]
     assert ready[-1] == f"rest: running and ready at http://127.0.0.1:{port}"
     assert anabranch("status").out.splitlines()[-1] == f"rest: nothing answers at http://127.0.0.1:{port}"
 
