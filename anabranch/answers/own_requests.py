@@ -10,6 +10,7 @@ from anabranch.declare.projects import Project
 from anabranch.events.faults import Fault
 from anabranch.events.own_events import OwnEvent, fed_views, known_sources, read_events, spark_alone
 from anabranch.values.datatype import show
+from anabranch.values.names import listed
 
 MOST_EVENTS = 100
 """Events that come with one question."""
@@ -70,12 +71,12 @@ def _own_events(
     name = given.get("source")
     fed = fed_views(project, name) if isinstance(name, str) else None
     if fed is None:
-        known = ", ".join(known_sources(project))
         declared = isinstance(name, str) and name in project.sources
         why = "no view reads it" if declared else "it is no source"
+        known = listed(name, known_sources(project), "send events of")
         raise unprocessable(
             f"{place}.source",
-            f"source {show(name)}: {why} of {project.name}: send events of {known}",
+            f"source {show(name)}: {why} of {project.name}: {known}",
             "unknown-source",
         )
     reason = spark_alone(project, fed[1])

@@ -18,6 +18,7 @@ from anabranch.events.messages import EXACT
 from anabranch.events.own_events import OwnEvent
 from anabranch.values.datatype import show
 from anabranch.values.keys import LONGEST_KEY, SEPARATOR, read_key
+from anabranch.values.names import listed
 from anabranch.values.texts import AROUND
 from anabranch.values.types import STRING
 
@@ -362,7 +363,7 @@ def request_values(given: object, project: Project, place: str = "request") -> d
         if name not in columns:
             raise unprocessable(
                 f"{place}.{name}",
-                f"{name!r} is no column of the request of {project.name}: it has {', '.join(columns)}",
+                f"{name!r} is no column of the request of {project.name}: {listed(name, columns)}",
                 "unknown-field",
             )
         reason = None if value is None else columns[name].type.fault(value, strict=True)
@@ -389,7 +390,7 @@ def _checked(features: dict[str, object], project: Project, place: str) -> dict[
         if column is None:
             raise unprocessable(
                 f"{place}.{name}",
-                f"{name!r} is not a feature of {project.name}: it has {', '.join(columns)}",
+                f"{name!r} is not a feature of {project.name}: {listed(name, columns)}",
                 "unknown-feature",
             )
         reason = None if value is None else column.type.fault(value, strict=True)

@@ -11,7 +11,7 @@ from functools import cached_property
 
 from anabranch.declare.names import RESERVED, check_name
 from anabranch.errors import DeclarationError
-from anabranch.values.names import folded
+from anabranch.values.names import folded, listed
 from anabranch.values.sql.expressions import Expression, columns_used
 from anabranch.values.sql.programs import Programmer, evaluated
 from anabranch.values.types import BOOLEAN, STRING, Column, DataType, parse_schema
@@ -179,7 +179,7 @@ def _add(
         if folded(used) not in known:
             raise DeclarationError(
                 f"{where}: {declared[name].expression!r} names {used!r}, which is no feature and no column "
-                f"of the key or the request: there are {', '.join(known.values())}"
+                f"of the key or the request: {listed(used, known.values(), 'there are')}"
             )
         reads.append(known[folded(used)])
         if reads[-1] in declared:

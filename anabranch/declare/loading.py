@@ -13,6 +13,7 @@ from anabranch.declare.projects import Project
 from anabranch.declare.sharing import loading
 from anabranch.declare.wire_formats import schemas_in
 from anabranch.errors import AnabranchError, DeclarationError, UnknownProjectError
+from anabranch.values.names import nearest
 
 
 def list_projects(folders: Sequence[Path]) -> dict[str, Path]:
@@ -27,14 +28,40 @@ def list_projects(folders: Sequence[Path]) -> dict[str, Path]:
     return paths
 
 
+def project_named(text: str, folders: Sequence[Path]) -> str:
+    """The name of the project that `text` names: itself, or the file that declares it, such as
+    ``projects/cards.py``.
+
+    Raises UnknownProjectError for a file that is not in the folders.
+    """
+    if not text.endswith(".py") and not {"/", "\\"} & set(text):
+        return text
+    path = Path(text)
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    declared = list_projects(folders)
+    for name, file in declared.items():
+        if path.exists() and path.samefile(file):
+            return name
+    name = path.parent.name if path.name == "__init__.py" else path.stem
+    if path.exists():
+        raise UnknownProjectError(
+            f"{text} lies in none of the folders that are searched ({', '.join(map(str, folders))}): move it "
+            f"there, or add its folder: export ANABRANCH_PROJECTS={path.resolve().parent}"
+        )
+    near = nearest(name, declared)
+    hint = f"write one ('anabranch init {name}')" if near is None else f"did you mean {near!r}?"
+    raise UnknownProjectError(f"there is no file {text}: {hint}")
+
+
 def load_project(name: str, folders: Sequence[Path]) -> Project:
     """The project `name`; raises UnknownProjectError, naming every folder searched, or DeclarationError."""
     paths = list_projects(folders)
     if name not in paths:
         searched = ", ".join(str(folder) for folder in folders)
+        near = nearest(name, paths)
+        hint = f"declare it in a file {name}.py there" if near is None else f"did you mean {near!r}?"
         raise UnknownProjectError(
-            f"no project {name!r}: there is {', '.join(paths) or 'none'} (searched {searched}): "
-            f"declare it in a file {name}.py there"
+            f"no project {name!r}: there is {', '.join(paths) or 'none'} (searched {searched}): {hint}"
         )
     with loading(name, partial(load_project, folders=folders)):
         project = getattr(_module(name, paths[name]), "project", None)
@@ -56,13 +83,17 @@ def load_function(name: str, folders: Sequence[Path]) -> Callable[..., Any]:
     path = list_projects(folders).get(module)
     if path is None:
         searched = ", ".join(str(folder) for folder in folders) or "no folder"
+        near = nearest(module, list_projects(folders))
+        hint = f"write it in a file {module}.py there" if near is None else f"did you mean {near!r}?"
         raise DeclarationError(
-            f"there is no module {module!r} for the function {name!r} (searched {searched}): "
-            f"write it in a file {module}.py there"
+            f"there is no module {module!r} for the function {name!r} (searched {searched}): {hint}"
         )
     value = getattr(_module(module, path), function, None)
     if not callable(value):
-        raise DeclarationError(f"{path} has no function {function!r}: define it there, or correct {name!r}")
+        written = [one for one, value in vars(_module(module, path)).items() if callable(value)]
+        near = nearest(function, written)
+        hint = f"define it there, or correct {name!r}" if near is None else f"did you mean {near!r}?"
+        raise DeclarationError(f"{path} has no function {function!r}: {hint}")
     return cast("Callable[..., Any]", value)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from anabranch.errors import DeclarationError
+from anabranch.values.names import listed
 
 METRICS: dict[str, tuple[str, ...]] = {
     "roc_auc": ("class", "classes"),
@@ -171,7 +172,7 @@ class Online:
     def __post_init__(self) -> None:
         if self.learner not in LEARNERS:
             raise DeclarationError(
-                f"model: online learner {self.learner!r} is unknown: use {' or '.join(LEARNERS)}"
+                f"model: online learner {self.learner!r} is unknown: {listed(self.learner, LEARNERS, 'use')}"
             )
         if not 0 < self.rate <= 10 or not 0 <= self.penalty < 1 or self.passes < 1:
             raise DeclarationError(
@@ -219,9 +220,11 @@ class Model:
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
-            raise DeclarationError(f"model: metric {self.metric!r} is unknown: use {', '.join(METRICS)}")
+            known = listed(self.metric, METRICS, "use")
+            raise DeclarationError(f"model: metric {self.metric!r} is unknown: {known}")
         if self.split not in SPLITS:
-            raise DeclarationError(f"model: split {self.split!r} is unknown: use {' or '.join(SPLITS)}")
+            known = listed(self.split, SPLITS, "use")
+            raise DeclarationError(f"model: split {self.split!r} is unknown: {known}")
         tuples: tuple[object, ...] = (self.categories, self.slices, self.members)
         if any(isinstance(value, str) for value in tuples):
             raise DeclarationError(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from anabranch.errors import DeclarationError
+from anabranch.values.names import listed
 from anabranch.values.paths import Path, parse_path, path_text
 from anabranch.values.types import Column
 
@@ -52,7 +53,7 @@ def nesting_of(
     known = [column.name for column in columns]
     for name in given:
         if name not in known:
-            raise DeclarationError(f"fields: {name!r} is no column: the schema has {', '.join(known)}")
+            raise DeclarationError(f"fields: {name!r} is no column: {listed(name, known, 'the schema has')}")
     paths = tuple(
         (column, _parsed(column.name, given[column.name]) if column.name in given else (column.name,))
         for column in columns

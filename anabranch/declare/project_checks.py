@@ -1,6 +1,5 @@
 """What a project is refused for: names, keys, the request, the model, scoring on write, examples."""
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from anabranch.declare.on_write import OnWrite
 from anabranch.declare.operations import Freshness
 from anabranch.declare.views import FeatureView
 from anabranch.errors import DeclarationError
-from anabranch.values.names import folded
+from anabranch.values.names import folded, listed
 from anabranch.values.types import DataType
 
 if TYPE_CHECKING:
@@ -83,8 +82,7 @@ def _check_examples(project: "Project", place: str) -> None:
             raise DeclarationError(f"{which}: key {dict(example.key)} does not fit: write {{{shape}}}")
         unknown = [name for name in example.gives if name not in project.column_of]
         if unknown:
-            near = difflib.get_close_matches(str(unknown[0]), project.column_of, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(project.column_of)}"
+            hint = listed(unknown[0], project.column_of, "there are")
             raise DeclarationError(f"{which}: gives {unknown[0]!r}, which is no feature: {hint}")
 
 
@@ -171,7 +169,8 @@ def _check_on_write(project: "Project", place: str) -> None:
     ]
     if unknown:
         raise DeclarationError(
-            f"{place}: score_on_write: source {unknown[0]!r} is none of {', '.join(project.sources)}"
+            f"{place}: score_on_write: source {unknown[0]!r} is none of the project's: "
+            f"{listed(unknown[0], project.sources, 'there are')}"
         )
     for name in (one.source for one in project.score_on_write if one.source is not None):
         if project.sources[name].table is not None and project.sources[name].topic is None:
@@ -195,9 +194,9 @@ def _check_model(project: "Project", place: str) -> None:
     _check_task(project, place)
     unknown = [name for name in model.named if name not in types]
     if unknown:
-        known = ", ".join(types)
+        known = listed(unknown[0], types, "there are")
         raise DeclarationError(
-            f"{place}: model {model.named[unknown[0]]} {unknown[0]!r} is in no view: there are {known}"
+            f"{place}: model {model.named[unknown[0]]} {unknown[0]!r} is in no view: {known}"
         )
     unfit = [name for name in project.model_features if not types[name].trainable]
     if unfit or not project.model_features:

@@ -22,6 +22,7 @@ from anabranch.declare.project_checks import check_project
 from anabranch.declare.sources import Label, Source
 from anabranch.declare.views import FeatureColumn, FeatureView, ViewUse
 from anabranch.errors import DeclarationError
+from anabranch.values.names import listed
 from anabranch.values.numbers import WholeType
 from anabranch.values.types import DataType
 from anabranch.values.vectors.programs import Program
@@ -105,7 +106,9 @@ class Project:
             why = (
                 f"it uses {other[0].full_name!r} of another project itself: share that one"
                 if other
-                else f"it has {', '.join(own) or 'no view of its own'}"
+                else listed(view, own)
+                if own
+                else "it has no view of its own"
             )
             raise DeclarationError(f"project {self.name!r} has no view {view!r} to share: {why}")
         return replace(own[view], use=ViewUse(owner=self.name, shared_with=self.shared_with))

@@ -11,6 +11,7 @@ from anabranch.declare.nesting import Nesting, nesting_of
 from anabranch.declare.tables import read_address
 from anabranch.declare.wire_formats import format_names, found_schema
 from anabranch.errors import DeclarationError
+from anabranch.values.names import listed
 from anabranch.values.sql.expressions import compiled, expression_type
 from anabranch.values.times import DAY
 from anabranch.values.types import BOOLEAN, DATE, STRING, Column, DataType, parse_schema
@@ -53,10 +54,8 @@ class Source:
                 "use letters, digits, '.', '_' and '-'"
             )
         if self.format not in format_names():
-            raise DeclarationError(
-                f"source {self.name!r}: format {self.format!r} is unknown: "
-                f"use {', '.join(format_names())}, or register it"
-            )
+            known = listed(self.format, format_names(), "register it, or use")
+            raise DeclarationError(f"source {self.name!r}: format {self.format!r} is unknown: {known}")
         if not all(isinstance(path, str) for path in dict(self.fields).values()):
             raise DeclarationError(
                 f"source {self.name!r}: fields must give a path by column, such as "
@@ -146,8 +145,8 @@ class Source:
         for column in self.columns:
             if column.name == name:
                 return column
-        known = ", ".join(column.name for column in self.columns)
-        raise DeclarationError(f"source {self.name!r}: {role} {name!r} is no column: it has {known}")
+        known = listed(name, [column.name for column in self.columns])
+        raise DeclarationError(f"source {self.name!r}: {role} {name!r} is no column: {known}")
 
 
 def key_columns(key: str | tuple[str, ...], source: Source, place: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from anabranch.declare.names import RESERVED, check_name, check_unique, digest
 from anabranch.declare.sources import Source, key_columns
 from anabranch.declare.windows import LIFETIME, Window, make_window
 from anabranch.errors import DeclarationError
+from anabranch.values.names import listed
 from anabranch.values.sql.expressions import columns_used
 from anabranch.values.times import HOUR, format_duration
 from anabranch.values.types import DataType
@@ -134,8 +135,8 @@ class FeatureView:
             raise DeclarationError(f"{place} changes nothing: give a key column, such as card='buyer_card'")
         unknown = [name for name in columns if name not in self.keys]
         if unknown:
-            known = ", ".join(self.keys)
-            raise DeclarationError(f"{place}: {unknown[0]!r} is no key column: the view has {known}")
+            known = listed(unknown[0], self.keys, "the view has")
+            raise DeclarationError(f"{place}: {unknown[0]!r} is no key column: {known}")
         given: dict[str, object] = {**columns}
         wrong = [name for name, column in given.items() if not isinstance(column, str) or not column]
         if wrong:

@@ -50,6 +50,7 @@ from numpy.typing import NDArray
 
 from anabranch.errors import DeclarationError
 from anabranch.values.calendars import PERIODS, beginning, beginnings, step_of
+from anabranch.values.names import nearest
 from anabranch.values.times import DAY, HOUR, MINUTE, floor_to, format_duration, parse_duration
 
 LIFETIME, OFFSET, _TO_DATE = "lifetime", "offset", ["to", "date"]
@@ -134,6 +135,13 @@ class Window(ABC):
         return [(tail, min(since, until)), (max(since, self.collapsed_to(cut)), until)]
 
 
+def _multiples(micros: int, hop: int) -> str:
+    """The multiples of a hop next to a duration, for an error."""
+    below = micros // hop * hop
+    fitting = [each for each in (below, below + hop) if each > 0]
+    return " or ".join(repr(format_duration(each)) for each in fitting)
+
+
 @dataclass(frozen=True)
 class SlidingWindow(Window):
     """The last `width` microseconds, such as ``7d``, the tail rounded down to a hop."""
@@ -152,7 +160,7 @@ class SlidingWindow(Window):
         if width % step:
             raise DeclarationError(
                 f"{place}: window {text!r} is no multiple of its hop {format_duration(step)}: "
-                "choose another window, or give the view a smaller hop="
+                f"choose {_multiples(width, step)}, or give the view a smaller hop="
             )
         return cls(text, step, width)
 
@@ -201,7 +209,8 @@ class ShiftedWindow(Window):
         if offset % plain.hop:
             raise DeclarationError(
                 f"{place}: window {text!r}: the offset {words[2]!r} is no multiple of the window's hop "
-                f"{format_duration(plain.hop)}: choose another offset, or give the view a smaller hop="
+                f"{format_duration(plain.hop)}: choose {_multiples(offset, plain.hop)}, or give the view a "
+                "smaller hop="
             )
         if plain.width + offset > FARTHEST:
             raise DeclarationError(
@@ -250,9 +259,9 @@ class CalendarWindow(Window):
             )
         zone = words[3] if len(words) == 4 else "UTC"
         if zone not in zoneinfo.available_timezones():
+            near = nearest(zone, zoneinfo.available_timezones()) or "Europe/Berlin"
             raise DeclarationError(
-                f"{place}: window {text!r} has an unknown time zone {zone!r}: "
-                "write one such as 'Europe/Berlin'"
+                f"{place}: window {text!r} has an unknown time zone {zone!r}: write one such as {near!r}"
             )
         name = " ".join([words[0], *_TO_DATE, *([zone] if zone != "UTC" else [])])
         return cls(name, step_of(zone), words[0], zone)

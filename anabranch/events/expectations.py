@@ -16,6 +16,7 @@ from typing import Any
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
 from anabranch.errors import MisuseError
+from anabranch.values.names import listed
 from anabranch.values.sql.patterns import pattern_fault
 from anabranch.values.types import DOUBLE, STRING, Column
 
@@ -219,15 +220,15 @@ def _read(given: object, source: Source, place: str) -> Expectation:
     if allowed is None:
         raise MisuseError(
             f"{place}: {kind} is not one that a load is measured for in its one pass: "
-            f"use {', '.join((*ROWS, *LOADS))}"
+            f"{listed(kind, (*ROWS, *LOADS), 'use')}"
         )
     if severity not in SEVERITIES:
-        raise MisuseError(f"{place}: severity {severity!r} is unknown: use {', '.join(SEVERITIES)}")
+        raise MisuseError(f"{place}: severity {severity!r} is unknown: {listed(severity, SEVERITIES, 'use')}")
     domain = () if "_table_" in kind else _PAIR if "_pair_" in kind else ("column",)
     names = (*domain, *allowed, *(("mostly",) if kind in ROWS else ()))
     unknown = [name for name in kwargs if name not in names]
     if unknown:
-        raise MisuseError(f"{place}: {kind} has no argument {unknown[0]!r} here: it has {', '.join(names)}")
+        raise MisuseError(f"{place}: {kind} has no argument {unknown[0]!r} here: {listed(unknown[0], names)}")
     columns = [_column(kwargs.get(name), name, source, place) for name in domain]
     _check(kind, kwargs, columns, f"{place}: {kind}")
     meta = given.get("meta") or {}
@@ -243,8 +244,8 @@ def _column(name: object, argument: str, source: Source, place: str) -> Column:
     for column in source.columns:
         if column.name == name:
             return column
-    known = ", ".join(column.name for column in source.columns)
-    raise MisuseError(f"{place}: {argument} {name!r} is no column: source {source.name!r} has {known}")
+    known = listed(name, [column.name for column in source.columns], f"source {source.name!r} has")
+    raise MisuseError(f"{place}: {argument} {name!r} is no column: {known}")
 
 
 def _check(kind: str, kwargs: Mapping[str, Any], columns: Sequence[Column], place: str) -> None:

@@ -12,6 +12,7 @@ from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
 from anabranch.events.messages import EXACT
 from anabranch.testing.rows import ARRIVAL, SOURCE, feeds
+from anabranch.values.names import listed
 
 KINDS = (".csv", ".jsonl", ".ndjson", ".json", ".parquet")
 
@@ -25,7 +26,7 @@ def read_file(project: Project, path: Path, source: str | None = None) -> list[d
     rows = _rows(path)
     columns = {name: {c.name for c in each.columns} for name, (each, _) in feeds(project).items()}
     if source is not None and source not in columns:
-        raise MisuseError(f"project {project.name!r} has no source {source!r}: it has {', '.join(columns)}")
+        raise MisuseError(f"project {project.name!r} has no source {source!r}: {listed(source, columns)}")
     there = {name for row in rows for name in row}
     if source is None and rows and SOURCE not in there:
         source = _only(columns, there, path)

@@ -10,6 +10,7 @@ from anabranch.events.typed_rows import typed
 from anabranch.testing import oracle
 from anabranch.testing.rows import GivenEvents, asked_key, events_of, moment, read_events, shown
 from anabranch.values.keys import SEPARATOR
+from anabranch.values.names import listed
 
 
 def fold(
@@ -73,9 +74,8 @@ def _request(project: Project, request: Mapping[str, Any]) -> dict[str, Any]:
     missing = [name for name, column in columns.items() if column.required and name not in request]
     if unknown or missing:
         which = f"has {unknown[0]!r}, which is no column of it" if unknown else f"lacks {missing[0]!r}"
-        raise MisuseError(
-            f"the request of project {project.name!r} {which}: it has {', '.join(columns) or 'no columns'}"
-        )
+        known = listed("".join(unknown[:1]), columns)
+        raise MisuseError(f"the request of project {project.name!r} {which}: {known}")
     found: dict[str, Any] = {}
     for name, column in columns.items():
         value = request.get(name, column.default)

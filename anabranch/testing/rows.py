@@ -1,6 +1,5 @@
 """Events given as plain dicts, read and judged as landing would, and SQL over them without Spark."""
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -15,6 +14,7 @@ from anabranch.errors import DeclarationError, MisuseError
 from anabranch.events.faults import row_fault
 from anabranch.events.typed_rows import typed_row
 from anabranch.values.keys import SEPARATOR
+from anabranch.values.names import listed
 from anabranch.values.sql.expressions import compiled
 from anabranch.values.sql.row_functions import RowFunctions
 from anabranch.values.times import DAY, SECOND, format_time, from_micros, parse_time, to_micros
@@ -119,7 +119,7 @@ def _feed_of(event: Mapping[str, Any], known: Mapping[str, Feed], place: str) ->
     if named in found or len(found) == 1:
         return str(named) if named in found else found[0]
     raise MisuseError(
-        f"{place}: {SOURCE!r} is {named!r}: it must be one of {', '.join(map(repr, known))}"
+        f"{place}: {SOURCE!r} is {named!r}: {listed(named, known, 'it must be one of')}"
         if SOURCE in event
         else f"{place} has no {SOURCE!r}: it must name one of {', '.join(map(repr, known))}"
     )
@@ -129,8 +129,7 @@ def _check_columns(event: Mapping[str, Any], source: Source, place: str) -> None
     names = [column.name for column in source.columns]
     for name in event:
         if name not in (*names, SOURCE, ARRIVAL):
-            near = difflib.get_close_matches(str(name), names, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}"
+            hint = listed(name, names)
             raise MisuseError(f"{place}: {name!r} is no column of source {source.name!r}: {hint}")
 
 

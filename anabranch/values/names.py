@@ -5,6 +5,7 @@ column of a source may. Tables for analysts have plain columns of ours; those na
 (anabranch/declare/names.py), so that no key and no feature has one.
 """
 
+import difflib
 import re
 from collections.abc import Iterable
 
@@ -25,6 +26,20 @@ def folded(name: str) -> str:
     """The name as Spark compares it: upper and lower case are one, character by character."""
     upper = (big if len(big := letter.upper()) == 1 else letter for letter in name)
     return "".join(letter.lower()[0] for letter in upper)
+
+
+def nearest(name: object, known: Iterable[str]) -> str | None:
+    """The one of `known` that a writer of `name` probably meant; None when none is close."""
+    names = {folded(str(one)): str(one) for one in known}
+    found = difflib.get_close_matches(folded(str(name)), names, 1)
+    return names[found[0]] if found else None
+
+
+def listed(name: object, known: Iterable[str], there: str = "it has") -> str:
+    """What there is instead of the unknown `name`, for an error: ``it has a, b: did you mean 'b'?``"""
+    names = [str(one) for one in known]
+    near = nearest(name, names)
+    return f"{there} {', '.join(names) or 'none'}" + ("" if near is None else f": did you mean {near!r}?")
 
 
 def check_column_names(names: Iterable[str]) -> None:

@@ -13,6 +13,9 @@ MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 _UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY}
+_OTHER_UNITS = {**_UNITS, "w": 7 * DAY}
+_UNIT_WORDS = {*_OTHER_UNITS, "sec", "second", "min", "minute", "hr", "hour", "day", "week", "wk"}
+"""Units as others write them, without an s at the end."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -23,11 +26,25 @@ def parse_duration(text: str, what: str = "duration") -> int:
     """
     match = re.fullmatch(r"([1-9]\d{0,6})([smhd])", str(text).strip())
     if match is None:
+        meant = _meant_duration(str(text))
         raise DeclarationError(
             f"{what} {text!r} is not understood: "
             "write a whole number and s, m, h or d, such as '15m', '1h' or '7d'"
+            + ("" if meant is None else f": did you mean {meant!r}?")
         )
     return int(match[1]) * _UNITS[match[2]]
+
+
+def _meant_duration(text: str) -> str | None:
+    """The duration that a text of another form means, such as ``'90m'`` for ``1.5 hours``."""
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)\s*([a-z]+)", text.strip().lower())
+    if match is None:
+        return None
+    word = match[2].removesuffix("s") if len(match[2]) > 2 else match[2]
+    if word not in _UNIT_WORDS:
+        return None
+    micros = round(float(match[1]) * _OTHER_UNITS[word[0]])
+    return format_duration(micros) if micros > 0 and micros % SECOND == 0 else None
 
 
 def format_duration(micros: int) -> str:

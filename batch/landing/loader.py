@@ -10,6 +10,7 @@ from anabranch.errors import MisuseError
 from anabranch.events.judging import judge
 from anabranch.stores.lake.loads import StagedLoad, stage
 from anabranch.stores.opened import Stores
+from anabranch.values.names import listed
 from batch.quality.gate import QualityGate
 
 
@@ -81,6 +82,6 @@ class SourceLoader:
 def find_source(project: Project, name: str) -> Source:
     """The project's source `name`. Raises MisuseError that names the sources of the project."""
     if name not in project.sources:
-        known = ", ".join(project.sources)
-        raise MisuseError(f"project {project.name!r} has no source {name!r}: it has {known}")
+        known = listed(name, project.sources)
+        raise MisuseError(f"project {project.name!r} has no source {name!r}: {known}")
     return project.sources[name]

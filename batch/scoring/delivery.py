@@ -22,6 +22,7 @@ from anabranch.stores.cassandra.writer import write_rows
 from anabranch.stores.files.filesystems import hadoop, hadoop_child, hadoop_exists, read_text, write_text
 from anabranch.stores.lake.lake import as_stored
 from anabranch.stores.opened import Stores
+from anabranch.values.names import listed
 from batch.scoring.input_rows import SERVING, parquet_files
 from batch.scoring.ledger import ScoringRun
 from batch.scoring.row_files import MARKER, check_replaceable
@@ -33,7 +34,7 @@ _MOST_FILES = 16  # files written into Cassandra as one step
 def out_form(spark: SparkSession, out: str, wanted: str | None) -> str:
     """The form of the result: `wanted`, or the one that the name of `out` or the table at `out` implies."""
     if wanted is not None and wanted not in FORMS:
-        raise MisuseError(f"unknown form of results {wanted!r}: use {', '.join(FORMS)}")
+        raise MisuseError(f"unknown form of results {wanted!r}: {listed(wanted, FORMS, 'use')}")
     if SERVING in (out, wanted):
         return SERVING
     check_replaceable(spark, out)

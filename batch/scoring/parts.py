@@ -18,6 +18,7 @@ from anabranch.stores.models.foreign import ForeignVersion
 from anabranch.stores.models.shipping import ship
 from anabranch.stores.models.versions import Scorer
 from anabranch.stores.opened import Stores
+from anabranch.values.names import listed
 from anabranch.values.times import from_micros
 from batch.scoring.explained import explained_columns
 from batch.scoring.features import attach_features
@@ -137,7 +138,8 @@ def _kept_columns(job: ScoringJob) -> tuple[str, ...]:
         return tuple(columns)
     unknown = [name for name in keep if name not in columns]
     if unknown:
-        raise MisuseError(f"the rows have no column {unknown[0]!r} to keep: they have {', '.join(columns)}")
+        known = listed(unknown[0], columns, "they have")
+        raise MisuseError(f"the rows have no column {unknown[0]!r} to keep: {known}")
     return keep
 
 

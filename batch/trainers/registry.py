@@ -8,6 +8,7 @@ A name with a colon, ``module:function``, is the user's own function and needs n
 from anabranch.declare.models import Model, Search
 from anabranch.errors import DeclarationError
 from anabranch.stores.models.inputs import Fitted
+from anabranch.values.names import listed
 from batch.trainers.boosted import XGBOOST
 from batch.trainers.choice import AUTO, search
 from batch.trainers.composed import compositions
@@ -58,9 +59,8 @@ def fit(name: str, rows: TrainingRows) -> Fitted:
 def check_trainer(name: str, task: str | None = None) -> None:
     """Raises DeclarationError, listing the trainers, unless `name` is one (and learns `task`, when given)."""
     if ":" not in name and name not in TRAINERS:
-        raise DeclarationError(
-            f"model: trainer {name!r} is unknown: use {', '.join(TRAINERS)}, or your own 'module:function'"
-        )
+        known = listed(name, TRAINERS, "use your own 'module:function', or one of")
+        raise DeclarationError(f"model: trainer {name!r} is unknown: {known}")
     if task is not None and task not in trainer(name).tasks:
         fitting = ", ".join(other for other, found in TRAINERS.items() if task in found.tasks)
         raise DeclarationError(

@@ -13,6 +13,7 @@ import numpy as np
 from anabranch.errors import AnabranchError, DeclarationError
 from anabranch.stores.models.inputs import Fitted
 from anabranch.stores.models.scoring import TRUSTED, Matrix, Scores, apart
+from anabranch.values.names import listed
 from batch.trainers.graphs import run
 from batch.trainers.rows import TrainingRows
 from batch.trainers.trainer import Trainer, stored, training_with
@@ -94,7 +95,7 @@ def _learn_sklearn(rows: TrainingRows) -> LearntEstimator:
     unknown = [name for name in params if name not in taken]
     if unknown:
         raise DeclarationError(
-            f"model: {path} has no parameter {unknown[0]!r}: it takes {', '.join(sorted(taken))}"
+            f"model: {path} has no parameter {unknown[0]!r}: {listed(unknown[0], sorted(taken), 'it takes')}"
         )
     if "random_state" in taken:
         params.setdefault("random_state", rows.seed)

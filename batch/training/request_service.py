@@ -16,6 +16,7 @@ from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
 from anabranch.progress import Progress
 from anabranch.stores.kafka.training_topics import Message, TrainingTopics
+from anabranch.values.names import listed
 from batch.training.train import Trained
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ def read_request(value: bytes) -> TrainingRequest:
     unknown = [name for name in content if name not in _FIELDS]
     if unknown:
         raise RefusedRequestError(
-            f"a request has no field {unknown[0]!r}: it has {', '.join(_FIELDS)}", request_id, project
+            f"a request has no field {unknown[0]!r}: {listed(unknown[0], _FIELDS)}", request_id, project
         )
     rows = known["rows"] or {}
     if not isinstance(rows, dict) or not all(

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from anabranch.errors import MisuseError
+from anabranch.values.names import listed
 from jobs.servers.cassandra import cassandra_server
 from jobs.servers.hdfs import hdfs_data_node, hdfs_name_node
 from jobs.servers.ignite import ignite_server
@@ -83,7 +84,7 @@ def up(settings: Settings, names: Sequence[str] = NAMES, tell: Tell = say) -> li
     """
     unknown = [name for name in names if name not in SERVERS]
     if unknown:
-        raise MisuseError(f"unknown server {unknown[0]!r}: servers are {', '.join(SERVERS)}")
+        raise MisuseError(f"unknown server {unknown[0]!r}: {listed(unknown[0], SERVERS, 'servers are')}")
     processes = [make(settings) for name in dict.fromkeys(names) for make in SERVERS[name]]
     with _locked(settings):
         started: list[tuple[Server, ProcessRecord]] = []

@@ -24,6 +24,7 @@ from pydantic_settings import (
 
 from anabranch.errors import MisuseError
 from anabranch.settings import FileSettings, LakeSettings, ModelsSettings, StoreSettings
+from anabranch.values.names import listed
 from batch.settings import BuildSettings, ScoringSettings, TrainingSettings, UpkeepSettings
 from jobs.wiring.sections import (
     EMBEDDED,
@@ -180,12 +181,13 @@ def _given(
     for (section, key), (place, _) in given.items():
         if section not in SETTINGS:
             raise SettingsError(
-                f"unknown section {section!r} of settings ({place}): sections are {', '.join(SETTINGS)}"
+                f"unknown section {section!r} of settings ({place}): "
+                f"{listed(section, SETTINGS, 'sections are')}"
             )
         if key not in SETTINGS[section]:
             raise SettingsError(
                 f"unknown setting {section}.{key} ({place}): "
-                f"section {section} has {', '.join(SETTINGS[section])}"
+                f"{listed(key, SETTINGS[section], f'section {section} has')}"
             )
     return given
 

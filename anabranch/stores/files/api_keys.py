@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from anabranch.errors import AnabranchError, MisuseError
+from anabranch.values.names import listed
 
 ALL = "*"
 RIGHTS = ("predict", "features", "scores", "events", "why", "catalogue", "metrics")
@@ -77,9 +78,8 @@ class ApiKeys:
         """Make a key; returns its entry and the text to send, which is not kept anywhere."""
         unknown = [right for right in rights if right not in RIGHTS]
         if unknown or not rights:
-            raise MisuseError(
-                f"right {unknown[0] if unknown else ''!r} is unknown: rights are {', '.join(RIGHTS)}"
-            )
+            given = "".join(unknown[:1])
+            raise MisuseError(f"right {given!r} is unknown: {listed(given, RIGHTS, 'rights are')}")
         secret, ident = secrets.token_urlsafe(32), secrets.token_hex(4)
         entry = ApiKey(
             id=ident,

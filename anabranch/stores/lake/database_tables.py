@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 from anabranch.errors import AnabranchError
 from anabranch.events.cells import named
 from anabranch.stores.lake.user_tables import ChangedTableError, Pin, UserTable
-from anabranch.values.names import folded
+from anabranch.values.names import folded, listed
 
 _DRIVERS = {
     "postgresql": "org.postgresql.Driver",
@@ -89,8 +89,8 @@ class DatabaseTable(UserTable):
                         "grow: name one of whole numbers or times"
                     )
                 return column, kind
-        known = ", ".join(table.columns)
-        raise AnabranchError(f"table {self.address} has no column {self.address.column!r}: it has {known}")
+        known = listed(self.address.column, table.columns)
+        raise AnabranchError(f"table {self.address} has no column {self.address.column!r}: {known}")
 
     def _asked(self, query: str) -> Row:
         """The one row that the database itself answers."""

@@ -16,7 +16,7 @@ from anabranch.declare.sources import Source
 from anabranch.declare.tables import TableAddress
 from anabranch.errors import AnabranchError
 from anabranch.settings import TableSettings
-from anabranch.values.names import folded
+from anabranch.values.names import folded, listed
 
 Pin = Mapping[str, Any]
 _TIMES = ("timestamp", "timestamp_ntz", "date", "string")
@@ -76,9 +76,9 @@ def check_columns(table: TableAddress, source: Source, rows: DataFrame) -> None:
         role = {source.id: "id ", source.time: "time "}.get(column.name, "")
         kind = found.get(folded(column.name))
         if kind is None:
-            known = ", ".join(each.name for each in rows.schema.fields)
+            known = listed(column.name, [each.name for each in rows.schema.fields])
             raise AnabranchError(
-                f"{place} has no {role}column {column.name!r}: it has {known}; "
+                f"{place} has no {role}column {column.name!r}: {known}; "
                 "declare its columns as the table names them"
             )
         if column.type.time and kind not in _TIMES:

@@ -18,6 +18,7 @@ from anabranch.stores.models.inputs import column_inputs
 from anabranch.stores.models.registry import Models
 from anabranch.stores.models.scoring import TRUSTED
 from anabranch.stores.models.versions import Scorer
+from anabranch.values.names import listed
 
 _PICKLES = (".pkl", ".pickle", ".joblib", ".cloudpickle", ".dill")
 _DATA = {"mlflow.xgboost": "xgboost", "mlflow.onnx": "onnx", "mlflow.sklearn": "sklearn"}
@@ -80,7 +81,8 @@ def _registered(project: Project, version: str, folder: Path) -> ForeignVersion:
     unknown = [name for name in types if name not in project.inputs]
     if unknown:
         raise MisuseError(
-            f"{place} reads {unknown[0]!r}, which is no feature: there are {', '.join(project.inputs)}"
+            f"{place} reads {unknown[0]!r}, which is no feature: "
+            f"{listed(unknown[0], project.inputs, 'there are')}"
         )
     kinds = {one.name: one.kind for one in column_inputs(project, types)}
     odd = [name for name, kind in types.items() if not kind or (kind == "string") != (kinds[name] == "text")]

@@ -9,7 +9,7 @@ from typing import ClassVar
 from sqlglot import exp
 
 from anabranch.errors import DeclarationError
-from anabranch.values.names import quoted
+from anabranch.values.names import listed, quoted
 from anabranch.values.numbers import WholeType
 from anabranch.values.sql.calls import call
 from anabranch.values.sql.conditions import CONDITIONS, Makers
@@ -86,7 +86,7 @@ class Compiler:
         if name.lower() not in self.columns or (parts and not self.columns[name.lower()].type.nested):
             raise DeclarationError(
                 f"{self.where}: no column {column.sql(dialect='spark')!r}: "
-                f"the source has {', '.join(c.name for c in self.columns.values())}"
+                f"{listed(name, [c.name for c in self.columns.values()], 'the source has')}"
             )
         found = self.columns[name.lower()]
         return reduce(

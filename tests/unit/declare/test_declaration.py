@@ -174,7 +174,7 @@ VIEWS: Mapping[str, Case] = {
     "window of nothing": (lambda: view(windows=("0h",)), "view 'seen': window '0h' is not understood"),
     "uneven window": (
         lambda: view(windows=("7m",)),
-        "view 'seen': window '7m' is no multiple of its hop 5m: choose another window, or give",
+        "view 'seen': window '7m' is no multiple of its hop 5m: choose '5m' or '10m', or give",
     ),
     "uneven hop": (lambda: view(windows=("1h",), hop="7s"), "window '1h' is no multiple of its hop 7s"),
     "large hop": (
@@ -653,7 +653,7 @@ def test_a_declaration_error_is_misuse() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"split": "random"}, "split 'random' is unknown: use time or key"),
+        ({"split": "random"}, "split 'random' is unknown: use time, key"),
         ({"categories": "sex"}, "tuples"),
         ({"class_weight": {0: 1.0}}, "class_weight is"),
         ({"class_weight": "balanced", "metric": "rmse"}, "for classes, but the metric 'rmse' is for numbers"),
@@ -735,7 +735,9 @@ def test_what_changes_the_learning_changes_the_fingerprint_and_what_only_judges_
 
 
 def test_a_format_that_is_not_registered_is_refused_with_those_that_are() -> None:
-    with pytest.raises(DeclarationError, match="source 's': format 'xml' is unknown: use json, csv"):
+    with pytest.raises(
+        DeclarationError, match="source 's': format 'xml' is unknown: register it, or use json, csv"
+    ):
         Source(name="s", schema="id STRING, at TIMESTAMP", id="id", time="at", format="xml")
 
 

@@ -1,12 +1,13 @@
 """Declarations found in folders and loaded by name."""
 
+import re
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
 
 import anabranch
-from anabranch.declare.loading import list_projects, load_project
+from anabranch.declare.loading import list_projects, load_project, project_named
 from anabranch.errors import DeclarationError, UnknownProjectError
 
 TEXT = """
@@ -99,3 +100,24 @@ def test_the_first_declaration_of_the_package_is_one(tmp_path: Path) -> None:
     (tmp_path / "card_fraud.py").write_text(dedent(example), encoding="utf-8")
     project = load_project("card_fraud", [tmp_path])
     assert [column.name for column in project.columns][:3] == ["spent_1h", "spent_7d", "largest_1h"]
+
+
+def test_a_project_may_be_named_by_the_file_that_declares_it(tmp_path: Path) -> None:
+    """An unknown file or name suggests the nearest project; a file elsewhere says how it is found."""
+    folder, other = tmp_path / "projects", tmp_path / "other"
+    (folder / "boats").mkdir(parents=True)
+    other.mkdir()
+    for path in (folder / "cards.py", folder / "boats" / "__init__.py", other / "cards.py"):
+        path.write_text("project = None")
+    for text in ("cards", f"{folder}/cards.py", f"{folder}/cards"):
+        assert project_named(text, [folder]) == "cards"
+    assert project_named(f"{folder}/boats", [folder]) == "boats"
+    for text, told in (
+        (f"{other}/cards.py", f"export ANABRANCH_PROJECTS={other}"),
+        (f"{folder}/crads.py", "did you mean 'cards'?"),
+        (f"{folder}/engines.py", "write one ('anabranch init engines')"),
+    ):
+        with pytest.raises(UnknownProjectError, match=re.escape(told)):
+            project_named(text, [folder])
+    with pytest.raises(UnknownProjectError, match="did you mean 'cards'"):
+        load_project("card", [folder])

@@ -130,7 +130,7 @@ BROKEN = {
     "uneven window": (
         '"1d"',
         '"7m"',
-        "view 'by_origin': window '7m' is no multiple of its hop 5m: choose another window",
+        "view 'by_origin': window '7m' is no multiple of its hop 5m: choose '5m' or '10m'",
     ),
     "names": (
         '"by_origin"',
@@ -145,7 +145,7 @@ BROKEN = {
     "trainer": (
         '"logistic"',
         '"magic"',
-        "model: trainer 'magic' is unknown: use auto, xgboost, logistic, linear",
+        "model: trainer 'magic' is unknown: use your own 'module:function', or one of auto, xgboost",
     ),
     "task": (
         '"logistic"',
@@ -379,7 +379,7 @@ def test_a_suite_is_shown_and_written_but_never_overwritten(
         '"kwargs": {"column": "late", "min_value": 0}}]}'
     )
     ended = anabranch("check", "flights")
-    columns = "source 'flights' has id, plane, origin, at, delay"
+    columns = "source 'flights' has id, plane, origin, at, delay: did you mean 'plane'?"
     assert ended.code == 2
     assert ended.line == f"{path}: expectation 1: column 'late' is no column: {columns}"
     path.rename(folder / "flights" / "planes.json")

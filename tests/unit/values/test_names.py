@@ -14,7 +14,7 @@ from anabranch.errors import DeclarationError
 from anabranch.events.rows import LAKE_COLUMNS
 from anabranch.stores.cassandra.current_rows import current_columns
 from anabranch.stores.lake.light import stored_name
-from anabranch.values.names import LONGEST_NAME, folded, quoted
+from anabranch.values.names import LONGEST_NAME, folded, listed, nearest, quoted
 from anabranch.values.sql.expressions import columns_used, expression_type
 from anabranch.values.types import BIGINT
 from tests.support.names import ODD, ONCE_OURS, internal_names
@@ -137,3 +137,11 @@ def test_a_project_has_no_name_whose_tables_in_spark_would_be_those_of_anothers_
 def test_a_key_column_has_no_sign_that_divides_written_keys(name: str) -> None:
     with pytest.raises(DeclarationError, match="cannot be in a key, where '=' and ',' divide columns"):
         declared(name)
+
+
+def test_an_error_about_an_unknown_name_suggests_the_nearest() -> None:
+    assert listed("amuont", ["card", "amount"]) == "it has card, amount: did you mean 'amount'?"
+    assert listed("AMOUNT", ["Amount", "card"]) == "it has Amount, card: did you mean 'Amount'?"
+    assert listed("xyz", ["card"], "there are") == "there are card"
+    assert listed("xyz", []) == "it has none"
+    assert nearest(None, ["card"]) is None

@@ -17,6 +17,7 @@ from anabranch.settings import ViewsSettings
 from anabranch.stores.cassandra.data_source.filters import TIMES, Pushed, push
 from anabranch.stores.cassandra.session import answering, session_for
 from anabranch.stores.cassandra.tables import plain_value, time_of, token_ranges
+from anabranch.values.names import listed
 
 _IN_FLIGHT = 64
 _KEYS_AT_ONCE = 500  # that one task looks up
@@ -47,7 +48,7 @@ def table_of(session: Session, options: Mapping[str, str]) -> TableMetadata:
     session.cluster.refresh_table_metadata(keyspace, table)
     tables = session.cluster.metadata.keyspaces[keyspace].tables
     if table not in tables:
-        raise MisuseError(f"Cassandra has no table {table!r}: there are {', '.join(tables)}")
+        raise MisuseError(f"Cassandra has no table {table!r}: {listed(table, tables, 'there are')}")
     return tables[table]
 
 

@@ -32,7 +32,7 @@ from anabranch.stores.cassandra.data_source.reader import (
 from anabranch.stores.cassandra.session import session_for
 from anabranch.stores.cassandra.tables import spark_type
 from anabranch.stores.cassandra.writer import upsert
-from anabranch.values.names import quoted
+from anabranch.values.names import listed, quoted
 
 
 def cassandra_options(settings: ViewsSettings) -> dict[str, str]:
@@ -68,7 +68,7 @@ class CassandraSource(DataSource):
         if missing:
             raise MisuseError(
                 f"Cassandra's table {options['table']!r} has no column {missing[0]!r}: "
-                f"it has {', '.join(columns)}"
+                f"{listed(missing[0], columns)}"
             )
         times = times_of(options)
         kinds = {name: spark_type(columns[name].cql_type) for name in wanted}
