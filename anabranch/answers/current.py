@@ -15,7 +15,7 @@ from anabranch.answers.service import AnswerService
 from anabranch.declare.projects import Project
 from anabranch.errors import UnavailableError
 from anabranch.settings import ModelsSettings, ViewsSettings
-from anabranch.stores.cassandra.current_rows import ScoredKey, current_message, current_rows
+from anabranch.stores.cassandra.current_rows import CurrentWrite, ScoredKey, current_message, current_rows
 from anabranch.stores.cassandra.online_models import OnlineModel, OnlineModels
 from anabranch.stores.cassandra.reads import DeclaredAnewError
 from anabranch.stores.cassandra.views import Views
@@ -81,16 +81,23 @@ class CurrentRefresh:
     unscored: str | None = None
 
     def run(self, keys: Sequence[str]) -> list[dict[str, Any]]:
-        """Merge, score and write the rows of `keys` (stored texts); returns them as written."""
+        """Merge, score and write the rows of `keys` (stored texts); returns them as written.
+
+        While Cassandra writes the rows of some keys, those of the next are read and merged.
+        """
         rows: list[dict[str, Any]] = []
+        write = CurrentWrite()
         for start in range(0, len(keys), _AT_ONCE):
             chunk = [key_values(self.project.keys, key) for key in keys[start : start + _AT_ONCE]]
             features = self.service.features(self.project, chunk)
             if self.unscored is not None:
                 features = [_degraded(one, f"not scored: {self.unscored}") for one in features]
             written = rows_of(self.project, features, self.scorer, self.layer, self.online)
-            self.service.answers.views.write_current(self.project.name, written, features[0].as_of)
+            write.wait()
+            views = self.service.answers.views
+            write = views.start_current(self.project.name, written, features[0].as_of)
             rows.extend(written)
+        write.wait()
         return rows
 
 

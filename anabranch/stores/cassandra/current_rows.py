@@ -13,6 +13,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from cassandra.cluster import ResponseFuture
 from cassandra.concurrent import execute_concurrent_with_args
 from cassandra.query import BatchStatement, BatchType, PreparedStatement
 
@@ -234,6 +235,19 @@ class CurrentRow:
     layer: str
 
 
+@dataclass(frozen=True)
+class CurrentWrite:
+    """A write of current rows in flight."""
+
+    futures: Sequence[ResponseFuture] = ()
+
+    @answering()
+    def wait(self) -> None:
+        """Wait for its end; raises the first error."""
+        for future in self.futures:
+            future.result()
+
+
 class CurrentRows(Tables):
     """The tables of current rows and of their history."""
 
@@ -268,14 +282,18 @@ class CurrentRows(Tables):
         for name in wanted.keys() - known.keys():
             self.session.execute(f'ALTER TABLE {table} ADD "{name}" {wanted[name]}')
 
-    @answering()
     def write_current(self, project: str, rows: Sequence[Mapping[str, Any]], as_of: int) -> None:
-        """Upsert current rows, all with the same columns, and their history; rows of a later `as_of` stay.
+        """Upsert current rows, all with the same columns, and their history; rows of a later `as_of` stay."""
+        self.start_current(project, rows, as_of).wait()
+
+    @answering()
+    def start_current(self, project: str, rows: Sequence[Mapping[str, Any]], as_of: int) -> CurrentWrite:
+        """Start what `write_current` does.
 
         Both rows of a key lie on the same nodes and travel in one request.
         """
         if not rows:
-            return
+            return CurrentWrite()
         session, width = self.session, self.settings.history_seconds * SECOND
         insert = self._insertion(current_table(project), rows[0])
         keep = (
@@ -285,14 +303,14 @@ class CurrentRows(Tables):
         )
         slot, own = from_micros(as_of // width * width), {column.name for column in CURRENT_COLUMNS}
         futures = []
-        for chunk in _chunks(rows):
+        for chunk, size in _chunks(rows):
             writes = []
             for row in chunk:
                 values = [value if name in own else exact_value(value) for name, value in row.items()]
                 writes.append((insert, [*values, as_of]))
                 if keep is not None:
                     writes.append((keep, [slot, *values, as_of]))
-            if sum(map(_row_bytes, chunk)) > _CHUNK_BYTES:
+            if size > _CHUNK_BYTES:
                 # Cassandra refuses large batches, not large rows; such a chunk is of one row.
                 futures += [session.execute_async(*write) for write in writes]
                 continue
@@ -300,8 +318,7 @@ class CurrentRows(Tables):
             for write in writes:
                 request.add(*write)
             futures.append(session.execute_async(request))
-        for future in futures:
-            future.result()
+        return CurrentWrite(futures)
 
     def _insertion(self, table: str, names: Iterable[str]) -> PreparedStatement:
         found = self._tables().get(table)
@@ -374,26 +391,34 @@ class CurrentRows(Tables):
         return [[plain_value(value) for value in row] for row in rows]
 
 
-def _chunks(rows: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Mapping[str, Any]]]:
-    """Rows that travel together: a request costs more than its rows, but Cassandra refuses large ones."""
+def _chunks(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Sequence[Mapping[str, Any]], int]]:
+    """Rows that travel together, and about their bytes: a request costs more than its rows, but Cassandra
+    refuses large ones.
+    """
     start = size = 0
     for position, row in enumerate(rows):
-        bytes_ = _row_bytes(row)
+        bytes_ = 16 * len(row) + sum(map(_text_bytes, row.values()))
         if position > start and (size + bytes_ > _CHUNK_BYTES or position - start >= _CHUNK_ROWS):
-            yield rows[start:position]
+            yield rows[start:position], size
             start, size = position, 0
         size += bytes_
-    yield rows[start:]
-
-
-def _row_bytes(row: Mapping[str, Any]) -> int:
-    return sum(16 + _text_bytes(value) for value in row.values())
+    yield rows[start:], size
 
 
 def _text_bytes(value: object) -> int:
     """About the bytes of a text, a list or a map, 0 for other values."""
-    if isinstance(value, (str, bytes)):
-        return len(value) if isinstance(value, bytes) or value.isascii() else 4 * len(value)
-    if isinstance(value, dict):
-        return sum(32 + _text_bytes(name) for name in value)
-    return sum(16 + _text_bytes(one) for one in value) if isinstance(value, list) else 0
+    measure = _MEASURES.get(type(value))
+    return 0 if measure is None else measure(value)
+
+
+def _bytes_of_text(value: str) -> int:
+    return len(value) if value.isascii() else 4 * len(value)
+
+
+_MEASURES: dict[type, Callable[[Any], int]] = {
+    str: _bytes_of_text,
+    bytes: len,
+    dict: lambda value: sum(32 + _text_bytes(name) for name in value),
+    list: lambda value: sum(16 + _text_bytes(one) for one in value),
+}
+"""What measures a value, by its type: most values are numbers, and each row has dozens."""
