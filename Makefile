@@ -28,6 +28,9 @@ setup: .venv/.stamp $(MADE)/jars/.stamp $(MADE)/jars/.classes-stamp $(if $(finds
 .PHONY: setup-registry
 setup-registry: setup $(MADE)/jars/registry/.stamp ## Fetch the schema registry (140 MB) that `anabranch up --with registry` starts
 
+.PHONY: setup-prometheus
+setup-prometheus: $(MADE)/programs/prometheus/.stamp ## Unpack Prometheus and Alertmanager (30 MB, Debian's packages) that `anabranch up --with prometheus` starts
+
 .PHONY: demo
 demo: setup ## Run the whole system on real data; KEEP=1 leaves the servers running
 	@KEEP=$(KEEP) $(PY) -m jobs.demo
@@ -40,7 +43,7 @@ check: setup ## Check format, lint, types and the imports between folders
 	$(PY) -m mypy
 
 .PHONY: test
-test: setup setup-registry $(MADE)/programs/postgres/.stamp gateway-programs browser-programs ## Check, build the documentation, and run every test with real servers, as CI does
+test: setup setup-registry setup-prometheus $(MADE)/programs/postgres/.stamp gateway-programs browser-programs ## Check, build the documentation, and run every test with real servers, as CI does
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target check docs
 	$(PY) -m pytest tests -n 2 --no-loadscope-reorder
 
@@ -109,7 +112,7 @@ status: ## Show which servers run
 .PHONY: clean
 clean: ## Stop the servers and delete their data, the lake, models and logs; the environment and jars stay
 	@if [ -x .venv/bin/anabranch ]; then .venv/bin/anabranch down; fi
-	rm -rf $(addprefix $(MADE)/,site kafka cassandra hdfs spark ignite registry postgres lake checkpoints mlflow warehouse logs run)
+	rm -rf $(addprefix $(MADE)/,site kafka cassandra hdfs spark ignite registry postgres prometheus alertmanager exporter metrics lake checkpoints mlflow warehouse logs run)
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .PHONY: lock
@@ -189,6 +192,20 @@ $(MADE)/jars/registry/.stamp: conf/jars/registry.xml | $(MADE)/jars/.stamp
 	@echo "setup: the schema registry into $(MADE)/jars/registry"
 	@rm -rf $(MADE)/jars/registry
 	@mvn --batch-mode --quiet -Dstyle.color=never --file conf/jars/registry.xml generate-resources -Djars.folder='$(CURDIR)/$(MADE)/jars'
+	@touch $@
+
+# Unpacked, not installed: no service of the system is started. Debian's Alertmanager looks for its templates where they would be
+# installed, and nowhere else: it is made to look in the folder that it runs in. Elsewhere, programs on the PATH are used.
+$(MADE)/programs/prometheus/.stamp:
+	@if command -v apt-get >/dev/null && command -v dpkg >/dev/null; then \
+	  echo "setup: Prometheus and Alertmanager from Debian's packages into $(MADE)/programs/prometheus"; \
+	  rm -rf $(MADE)/programs/prometheus && mkdir -p $(MADE)/programs/prometheus && cd $(MADE)/programs/prometheus; \
+	  { apt-get download -qq prometheus prometheus-alertmanager 2>/dev/null || \
+	    { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get download -qq prometheus prometheus-alertmanager; }; }; \
+	  for package in *.deb; do dpkg -x "$$package" .; done; rm *.deb; \
+	  LC_ALL=C sed -i 's#/usr/share/prometheus/alertmanager#/proc/self/cwd/./././././././././.#g' usr/bin/prometheus-alertmanager; \
+	elif command -v prometheus >/dev/null && command -v alertmanager >/dev/null && command -v promtool >/dev/null; then mkdir -p $(MADE)/programs/prometheus; \
+	else echo "prometheus, promtool and alertmanager are not found: put the programs of prometheus.io on the PATH" >&2; exit 1; fi
 	@touch $@
 
 # Not among the modules either: the driver of a database.

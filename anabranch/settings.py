@@ -85,6 +85,12 @@ NamesOrNone = Annotated[
     BeforeValidator(_read_names),
     Expected("a list of names, or names with commas in between"),
 ]
+WebhookAddresses = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^((slack|alertmanager)\+)?https?://[^\s/]+(/\S*)?$")], ...],
+    BeforeValidator(_read_names),
+    Field(max_length=16),
+    Expected("at most 16 addresses: https://..., slack+https://... or alertmanager+http://host:port"),
+]
 Addresses = Annotated[
     str,
     BeforeValidator(_read_addresses),
@@ -231,6 +237,14 @@ class QualitySettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AlertSettings:
+    """Where alerts are sent besides the topic `alerts.<project>`."""
+
+    webhooks: WebhookAddresses = field(default=(), repr=False)
+    """Addresses that alerts are posted to, with commas; set them in the environment, as they are secrets."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StoreSettings:
     """What the stores of a process are opened with."""
 
@@ -241,3 +255,4 @@ class StoreSettings:
     files: FileSettings
     times: TimeSettings
     quality: QualitySettings
+    alerts: AlertSettings = AlertSettings()

@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from jobs.monitoring.runs import note_result
+
 _CLEAR = "\r\x1b[2K"
 _WIDEST = 10_000
 
@@ -125,5 +127,6 @@ def say(text: str) -> None:
 
 
 def result(as_json: bool, value: Mapping[str, Any], text: str) -> None:
-    """The end of a job: one JSON object when asked for, else a sentence."""
+    """The end of a job: one JSON object when asked for, else a sentence. Its numbers become metrics."""
+    note_result(value)
     say(json.dumps(value, default=str) if as_json else text)

@@ -238,9 +238,12 @@ def _reached(offsets: Mapping[int, int], ends: Mapping[int, int]) -> bool:
 
 
 class StreamMetrics:
-    """Gauges of one process for Prometheus, on a loopback port of its own; port 0 opens none."""
+    """Gauges of one process for Prometheus, on a loopback port of its own; 0: one that is free, None: none.
 
-    def __init__(self, port: int) -> None:
+    `place` is where they are (``host:port``), None without a port.
+    """
+
+    def __init__(self, port: int | None) -> None:
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         labels = ("project", "source")
@@ -251,7 +254,8 @@ class StreamMetrics:
         self._lag = Gauge(
             "anabranch_stream_lag", "Unread messages.", (*labels, "partition"), registry=registry
         )
-        self._server = start_http_server(port, addr=_LOOPBACK, registry=registry)[0] if port else None
+        self._server = None if port is None else start_http_server(port, addr=_LOOPBACK, registry=registry)[0]
+        self.place = None if self._server is None else f"{_LOOPBACK}:{self._server.server_port}"
 
     def show(self, snapshots: Sequence[Snapshot]) -> None:
         """Set the gauges."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from anabranch.stores.kafka.bus import Bus
     from anabranch.stores.lake.lake import Lake
     from anabranch.stores.models.registry import Models
+    from anabranch.stores.webhooks.sending import Webhooks
 
 
 class Stores:
@@ -86,6 +87,13 @@ class Stores:
         from anabranch.stores.files.reports import Reports
 
         return Reports(lake=self.settings.lake, files=self.settings.files)
+
+    @cached_property
+    def webhooks(self) -> "Webhooks":
+        """The addresses that alerts are sent to besides their topic."""
+        from anabranch.stores.webhooks.sending import Webhooks
+
+        return Webhooks(self.settings.alerts)
 
     def close(self) -> None:
         """Stop the Spark session and close the connections that were opened."""

@@ -13,6 +13,8 @@ from anabranch.declare.operations import Watch
 from anabranch.declare.projects import Project
 from anabranch.stores.cassandra.measures import Measure
 from anabranch.stores.opened import Stores
+from anabranch.stores.webhooks.addresses import WATCH_ALERT
+from anabranch.stores.webhooks.sending import Notice
 from anabranch.values.times import format_time, from_micros
 from batch.watching.findings import Findings
 
@@ -134,7 +136,10 @@ def raise_alerts(
     if news:
         topic = alerts_topic(project.name)
         stores.bus.ensure_topics([topic])
-        stores.bus.publish(topic, [(_name(one).encode(), _message(project.name, at, one)) for one in news])
+        notices = [notice(project.name, at, one) for one in news]
+        messages = [json.dumps(each.document).encode() for each in notices]
+        stores.bus.publish(topic, list(zip([_name(one).encode() for one in news], messages, strict=True)))
+        stores.webhooks.send(notices)
     raised = [one for one in news if one.news == "raised"]
     if raised and project.watch.retrain:
         stores.bus.ensure_topics([REQUESTS])
@@ -169,7 +174,9 @@ def _name(one: ThresholdCheck) -> str:
     return "/".join(filter(None, (one.what, one.which, one.version)))
 
 
-def _message(project: str, at: int, one: ThresholdCheck) -> bytes:
+def notice(project: str, at: int, one: ThresholdCheck) -> Notice:
+    """The message that an alert began or ended; its labels are those of Prometheus' rule over such alerts."""
+    next_step = _NEXT.get(one.what, _NEXT_OF_METRIC).format(project=project)
     document = {
         "project": project,
         "status": one.news,
@@ -179,9 +186,25 @@ def _message(project: str, at: int, one: ThresholdCheck) -> bytes:
         "value": one.value,
         "threshold": one.threshold,
         "at": format_time(at),
-        "next": _NEXT.get(one.what, _NEXT_OF_METRIC).format(project=project),
+        "next": next_step,
     }
-    return json.dumps(document).encode()
+    labels = {
+        "alertname": WATCH_ALERT,
+        "severity": "ticket",
+        "project": project,
+        "name": one.what,
+        "slice": one.which,
+        "version": one.version,
+    }
+    what = f"{one.what} {one.which}".strip()
+    value = f"{what} of version {one.version} is {one.value:.4g}, the threshold {one.threshold:g}"
+    return Notice(
+        labels=labels,
+        raised=one.news == "raised",
+        summary=f"{project}: {value}. Next: {next_step}",
+        at=at,
+        document=document,
+    )
 
 
 def _request(project: str, raised: Sequence[ThresholdCheck]) -> bytes:

@@ -16,6 +16,7 @@ from jobs.cli.declarations import checking, proof
 from jobs.cli.models import promotion, scoring, trainer, training
 from jobs.cli.platform import files, keys, servers, watch
 from jobs.cli.river import channels, quality, upkeep
+from jobs.monitoring.runs import keep_run, noted
 from jobs.show import console, quiet
 
 NAME = "anabranch"
@@ -67,9 +68,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.umask(os.umask(0o077) | 0o077)
     # --debug may stand anywhere on the line.
     words = ["--debug", *[word for word in words if word != "--debug"]] if debug else words
+    with noted(next((word for word in words if not word.startswith("-")), "")) as run:
+        code = _code(words, debug)
+        if code not in (2, 130):
+            keep_run(run, failed=code != 0)
+    return code
+
+
+def _code(words: Sequence[str], debug: bool) -> int:
+    """Run one command and tell its error in a line; returns the exit code."""
     try:
         # Without a verb the help is shown, and it is misuse.
-        code = app(words or ["--help"], prog_name=NAME, standalone_mode=False) or (0 if words else 2)
+        code = app(list(words) or ["--help"], prog_name=NAME, standalone_mode=False) or (0 if words else 2)
     except _MISUSE as error:
         text = error.format_message().rstrip(".")
         return _fail(

@@ -1,8 +1,8 @@
 """The embedded servers as local processes, for those who have none of their own.
 
 Kafka and Cassandra are started by default; HDFS and a Spark cluster (several processes each), Ignite, the
-schema registry, PostgreSQL and the gateway on demand. All listen on loopback alone, but for the gateway,
-which listens where the settings say.
+schema registry, PostgreSQL, Prometheus with Alertmanager, and the gateway on demand. All listen on loopback
+alone, but for the gateway, which listens where the settings say.
 
 data/run/<name>.json   pid, start time and ports of what `up` started; `down` ends that and nothing else
 data/logs/<name>.log   the server's output
@@ -35,6 +35,7 @@ from jobs.servers.processes import (
     wait_until,
     write_record,
 )
+from jobs.servers.prometheus import alertmanager_server, exporter_server, prometheus_server
 from jobs.servers.registry import registry_server
 from jobs.servers.server import Server, ServerError, is_free
 from jobs.servers.spark import spark_master, spark_worker
@@ -50,6 +51,7 @@ SERVERS: dict[str, tuple[Callable[[Settings], Server], ...]] = {
     "nginx": (nginx_server,),
     "registry": (registry_server,),
     "postgres": (postgres_server,),
+    "prometheus": (exporter_server, alertmanager_server, prometheus_server),
 }
 """The processes of each server, in the order in which they are started."""
 NAMES = ("kafka", "cassandra")

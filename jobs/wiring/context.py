@@ -11,6 +11,7 @@ from anabranch.declare.loading import load_project, module_name
 from anabranch.declare.projects import Project
 from anabranch.stores.opened import Stores
 from batch.quality.gate import QualityGate
+from jobs.monitoring import runs
 from jobs.wiring.settings import Settings
 from jobs.wiring.spark_session import spark_session
 from jobs.wiring.suites import suites, suites_in_force
@@ -28,6 +29,7 @@ class Context(Stores):
 
     def _open_session(self) -> SparkSession:
         self._borrowed = SparkSession.getActiveSession() is not None
+        runs.note_session(self.settings.data)
         return spark_session(self.settings, "anabranch")
 
     def close(self) -> None:
@@ -38,6 +40,7 @@ class Context(Stores):
 
     def project(self, name: str) -> Project:
         """The declared project `name`."""
+        runs.note_project(name)
         project = load_project(name, self.settings.projects)
         # Spark's workers cannot import its module: what a declaration defines travels by value.
         for each in (name, *project.lenders):

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from anabranch.settings import (
+    AlertSettings,
     BusSettings,
     Duration,
     Expected,
@@ -77,7 +78,7 @@ class SpeedSettings:
     partitions: Positive = 1
     """Partitions of the stream's state, fixed for the life of a checkpoint; more where one is too slow."""
     metrics_port: PortOrNone = 0
-    """Port of the stream's own `/metrics` on 127.0.0.1; 0: none."""
+    """Port of the stream's own `/metrics` on 127.0.0.1; 0: a free one, which Prometheus is told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +147,20 @@ class ServerSettings:
     """PEM file of the gateway's certificate; empty: no TLS."""
     nginx_tls_key: str = ""
     """PEM file of the certificate's key."""
+    prometheus_port: Port = 19_090
+    """Prometheus."""
+    alertmanager_port: Port = 19_094
+    """Alertmanager."""
+    exporter_port: Port = 19_095
+    """The exporter: metrics of jobs, disks, Kafka and Cassandra."""
+    prometheus_interval_seconds: Annotated[Duration, Field(validation_alias="prometheus_interval")] = 15
+    """How often Prometheus scrapes and looks at its rules."""
+    prometheus_days: Positive = 40
+    """How long Prometheus keeps metrics: error budgets look back 30 days."""
+    prometheus_megabytes: Positive = 2048
+    """Disk for Prometheus' metrics; when it is full, the oldest go."""
+    prometheus_key_file: str = ""
+    """File with the API key (right `metrics`) that Prometheus asks REST servers with, where `auth` is on."""
     start_limit_seconds: Annotated[Duration, Field(validation_alias="start_limit")] = 120
     """A server that is not ready by then has failed."""
 
@@ -169,6 +184,7 @@ class DeclaredSettings(BaseSettings):
     files: FileSettings = FileSettings()
     tables: TableSettings = TableSettings()
     quality: QualitySettings = QualitySettings()
+    alerts: AlertSettings = AlertSettings()
     build: BuildSettings = BuildSettings()
     training: TrainingSettings = TrainingSettings()
     scoring: ScoringSettings = ScoringSettings()

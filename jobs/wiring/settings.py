@@ -227,6 +227,7 @@ def _assembled(declared: DeclaredSettings, project_folders: str) -> Settings:
         views=views,
         models=_models(declared.models, data, files, servers.postgres_port),
         times=declared.time,
+        alerts=declared.alerts,
         quality=replace(declared.quality, suites=str((ROOT / declared.quality.suites).resolve())),
         build=declared.build,
         training=declared.training,

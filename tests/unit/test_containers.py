@@ -10,8 +10,11 @@ from urllib.request import urlopen
 import pytest
 import typer
 import yaml  # type: ignore[import-untyped]
+from prometheus_client import CollectorRegistry, generate_latest
 
 from jobs.cli.main import app
+from jobs.monitoring.rules import rule_groups
+from jobs.servers.exporter import MachineFigures
 from jobs.wiring.settings import ROOT, load_settings
 from serving.api.metrics import MeasuredValues, ServingMetrics
 from speed.progress import StreamMetrics
@@ -140,6 +143,9 @@ def test_dashboard_and_alerts_ask_for_figures_that_are_shown() -> None:
     with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
         shown |= families(answer.read().decode())
     stream.close()
+    registry = CollectorRegistry()
+    registry.register(MachineFigures(DOCKER))
+    shown |= families(generate_latest(registry).decode())
     board = json.loads((DOCKER / "grafana" / "dashboards" / "anabranch.json").read_text(encoding="utf-8"))
     rules = yaml.safe_load((DOCKER / "prometheus" / "rules.yaml").read_text(encoding="utf-8"))
     asked = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
@@ -165,11 +171,13 @@ def test_prometheus_asks_where_the_services_show_their_figures() -> None:
     config = yaml.safe_load((DOCKER / "prometheus" / "prometheus.yaml").read_text(encoding="utf-8"))
     targets = {job["job_name"]: job["static_configs"][0]["targets"] for job in config["scrape_configs"]}
     command = OURS["serve"]["command"]
-    assert targets["serve"] == [f"127.0.0.1:{command[command.index('--port') + 1]}"]
+    assert targets["rest"] == [f"127.0.0.1:{command[command.index('--port') + 1]}"]
     assert targets["stream"] == [
         f"127.0.0.1:{OURS['stream']['environment']['ANABRANCH__SPEED__METRICS_PORT']}"
     ]
-    assert all((DOCKER / "prometheus" / name).exists() for name in config["rule_files"])
+    (rules,) = config["rule_files"]
+    written = yaml.safe_load((DOCKER / "prometheus" / rules).read_text(encoding="utf-8"))
+    assert written == rule_groups(), "run 'make dashboards'"
     sources = yaml.safe_load(
         (DOCKER / "grafana" / "provisioning" / "datasources" / "prometheus.yaml").read_text(encoding="utf-8")
     )

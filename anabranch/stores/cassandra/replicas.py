@@ -3,8 +3,9 @@
     replicas  (kind) place, worker -> ready, load, places    rows expire in seconds
       kind 'server'   a worker at `place`, and the calls that it answers just now
       kind 'gateway'  a gateway at `place`, and the places that it sends requests to
+      kind 'left'     a worker that stopped by itself, for a minute
 
-A gateway creates the table. Where none has ever run, nothing is written.
+A gateway, or the exporter of metrics, creates the table. Where none has ever run, nothing is written.
 """
 
 from collections.abc import Collection
@@ -15,6 +16,7 @@ from anabranch.stores.cassandra.session import MissingTableError, answering, pre
 from anabranch.stores.cassandra.tables import Tables
 
 EXPIRES_SECONDS = 5
+LEFT_SECONDS = 60
 _TABLE = f"""CREATE TABLE IF NOT EXISTS replicas
 (kind text, place text, worker text, ready boolean, load int, places list<text>,
 PRIMARY KEY ((kind), place, worker))
@@ -54,8 +56,14 @@ class Replicas(Tables):
     @answering()
     def leave(self, replica: Replica) -> None:
         """Say that a worker is about to stop."""
-        statement = "DELETE FROM replicas WHERE kind = 'server' AND place = ? AND worker = ?"
-        self.session.execute(prepared(self.session, statement), (replica.place, replica.worker))
+        left = f"INSERT INTO replicas (kind, place, worker) VALUES ('left', ?, ?) USING TTL {LEFT_SECONDS}"
+        gone = "DELETE FROM replicas WHERE kind = 'server' AND place = ? AND worker = ?"
+        for statement in (left, gone):
+            self.session.execute(prepared(self.session, statement), (replica.place, replica.worker))
+
+    def left(self) -> set[str]:
+        """The places whose workers have stopped by themselves just now, and were not killed."""
+        return {place for (place,) in self._read("left", "place")}
 
     def all(self) -> list[Replica]:
         """Every worker that has said that it is up, by place."""

@@ -21,7 +21,7 @@ def up(
         typer.Option(
             "--with",
             metavar="SERVER",
-            help="Also start hdfs, spark, ignite, registry, postgres or nginx (repeatable).",
+            help="Also start hdfs, spark, ignite, registry, postgres, prometheus or nginx (repeatable).",
         ),
     ] = None,
 ) -> None:
@@ -46,8 +46,10 @@ def status() -> None:
 
     settings = load_settings()
     states = embedded.status(settings)
-    shown = {state.name.partition("-")[0] for state in states}
-    others = [name for name in embedded.SERVERS if name not in shown]
+    shown = {state.name for state in states}
+    others = [
+        name for name, made in embedded.SERVERS.items() if not shown & {one(settings).name for one in made}
+    ]
     if others:
         say(f"{', '.join(others)}: not started (anabranch up --with NAME)")
     place, answer = address(settings.serving), look(settings.serving, "/readyz")

@@ -1,8 +1,8 @@
 """Verbs that move events: ingest, publish, land, build, rollback, stream."""
 
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,13 +14,14 @@ from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError, MisuseError
 from anabranch.values.times import SECOND, format_time, now_micros, parse_duration, parse_time
 from jobs.cli.options import AsJson, Name, Names, SourceName
+from jobs.monitoring.targets import announced
 from jobs.servers.processes import stop_event
 from jobs.show import Steps, picked, result, table
 from jobs.wiring.job import job
 
 if TYPE_CHECKING:
     from jobs.wiring.context import Context
-    from speed.progress import Snapshot
+    from speed.progress import Snapshot, StreamMetrics
 
 
 def register(app: typer.Typer) -> None:
@@ -236,13 +237,12 @@ def stream(
     as_json: AsJson = False,
 ) -> None:
     """Keep tiles and approximate scores of projects current from Kafka, until stopped."""
-    from speed.progress import StreamMetrics
     from speed.streams import Streams
 
     stopping = stop_event()
     with job() as context:
         projects = _projects(context, names or [])
-        with closing(StreamMetrics(0 if once else context.settings.speed.metrics_port)) as metrics:
+        with _metrics("stream", context, projects, once) as metrics:
             streams, steps = Streams(context.speed_layer(once=once), projects), Steps()
             started = ", ".join(streams.start()) or "no view has a topic"
             steps.step(f"stream of {_names(projects)}: {started}")
@@ -277,7 +277,7 @@ def relay(
     """Copy the projects' topics that producers stamp, so that they can be read by arrival, until stopped."""
     from anabranch.events.predictions import landed_sources
     from anabranch.stores.kafka.relays import Relays
-    from speed.progress import StreamMetrics, of_relay
+    from speed.progress import of_relay
 
     stopping, steps = stop_event(), Steps()
     with job() as context:
@@ -291,8 +291,8 @@ def relay(
         context.bus.ensure_topics(list(readers))
         topics = context.bus.relayed(list(readers))
         steps.step(f"relay of {', '.join(topics)}" if topics else "no topic is stamped by its producers")
-        port = 0 if once else context.settings.speed.metrics_port
-        with closing(StreamMetrics(port)) as metrics, closing(Relays(context.bus, steps.step)) as relays:
+        measured = _metrics("relay", context, projects, once)
+        with measured as metrics, closing(Relays(context.bus, steps.step)) as relays:
             if once:
                 states = relays.copy_all(topics)
             else:
@@ -313,6 +313,20 @@ def relay(
     failed = [f"{state.topic} ({state.failure})" for state in states if state.failure is not None]
     if failed:
         raise AnabranchError(f"given up: {', '.join(failed)}: correct the cause and start the relay again")
+
+
+@contextmanager
+def _metrics(
+    job: str, context: "Context", projects: Sequence[Project], once: bool
+) -> Iterator["StreamMetrics"]:
+    """Gauges that Prometheus scrapes while the block runs; none of a process that drains and stops."""
+    from speed.progress import StreamMetrics
+
+    settings = context.settings
+    metrics = StreamMetrics(None if once else settings.speed.metrics_port)
+    name = "-".join(one.name for one in projects)
+    with closing(metrics), announced(settings.data, job, name, metrics.place):
+        yield metrics
 
 
 def _projects(context: "Context", names: list[str]) -> list[Project]:

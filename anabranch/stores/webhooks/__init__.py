@@ -1,0 +1,1 @@
+"""Webhooks: addresses that alerts are sent to over HTTP."""

@@ -1,0 +1,1 @@
+"""Metrics of everything that runs: what is scraped, the rules over it, and the dashboards."""
