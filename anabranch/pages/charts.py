@@ -18,6 +18,10 @@ _BAR = Markup(
     '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" rx="2"><title>{} to {}: {:,}</title></rect>'
 )
 
+_PART = Markup(
+    '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" rx="2"><title>{}: {:,}</title></rect>'
+)
+
 
 def bins(values: Sequence[float], count: int) -> tuple[list[float], list[int]]:
     """Edges (`count` + 1) and counts of equal bins: 0 to 1 for probabilities, else least to largest."""
@@ -54,6 +58,40 @@ def histogram(values: Sequence[float], title: str, count: int = 20) -> Markup:
             )
         )
     return _SVG.format(_WIDTH, _HEIGHT, "histogram", Markup("").join(parts), title=title)
+
+
+def beside(
+    names: Sequence[str], before: Sequence[int] | None, after: Sequence[int] | None, title: str
+) -> Markup:
+    """Two distributions over the same bins or values, as bars side by side; None for a side without one."""
+    sides = [(kind, side) for kind, side in (("bars earlier", before), ("bars", after)) if side is not None]
+    most = max((one for _, side in sides for one in side), default=0)
+    if not most:
+        return Markup("")
+    width = _WIDTH / len(names)
+    bar = (width - 2 * _GAP) / len(sides)
+    parts = [
+        Markup('<line x1="0" x2="{}" y1="{}" y2="{}" class="axis"></line>').format(
+            _WIDTH, _HEIGHT - _FOOT, _HEIGHT - _FOOT
+        ),
+        Markup('<text x="0" y="13">{:,}</text>').format(most),
+    ]
+    for place, (kind, side) in enumerate(sides):
+        drawn = []
+        for at, (name, count) in enumerate(zip(names, side, strict=True)):
+            height = (_HEIGHT - _FOOT - 17) * count / most
+            left, top = at * width + _GAP + place * bar, _HEIGHT - _FOOT - height
+            drawn.append(_PART.format(left, top, bar, height, name, count))
+        parts.append(Markup('<g class="{}">{}</g>').format(kind, Markup("").join(drawn)))
+    parts += [
+        Markup('<text x="{:.1f}" y="{}">{}</text>').format(at * width, _HEIGHT - 8, _short(names[at]))
+        for at in range(0, len(names), max(1, len(names) // 6))
+    ]
+    return _SVG.format(_WIDTH, _HEIGHT, "histogram", Markup("").join(parts), title=title)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 12 else f"{text[:11]}…"
 
 
 def contributions(values: Mapping[str, float], title: str, most: int = 12) -> Markup:

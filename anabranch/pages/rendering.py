@@ -52,6 +52,7 @@ def environment() -> Environment:
     )
     found.globals.update(
         address=formats.address,
+        beside=charts.beside,
         contributions=charts.contributions,
         histogram=charts.histogram,
         sparkline=charts.sparkline,

@@ -40,7 +40,7 @@ def fold(
         text = SEPARATOR.join(asked[name] for name in view.asked)
         values |= oracle.answer(view, mine, text, now)
     if project.derived_columns:
-        values |= _derived(project, values, asked, request)
+        values |= derived_values(project, values, asked, request)
     elif request is not None:
         _request(project, request)
     return {column.name: shown(column.type, values[column.name]) for column in project.columns}
@@ -54,12 +54,13 @@ def known_at(given: GivenEvents, at: int) -> GivenEvents:
     return GivenEvents(used, given.refused, given.timed)
 
 
-def _derived(
+def derived_values(
     project: Project,
     values: Mapping[str, Any],
     key: Mapping[str, str],
     request: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
+    """The derived features from those of views and the texts of the key; of the request None without one."""
     asked = {} if request is None else _request(project, request)
     program = project.program_without_request if request is None else project.program
     known = {**key, **values, **asked}

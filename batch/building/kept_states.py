@@ -64,6 +64,8 @@ class KeptStates:
     most: int
     progress: Progress
     full: str | None = None
+    whole: set[str] = field(default_factory=set)
+    """The fingerprints of views whose grains this build made of every event."""
     _new: dict[str, NewEvents] = field(default_factory=dict)
     _views: dict[str, Increments] = field(default_factory=dict)
 
@@ -104,6 +106,7 @@ class KeptStates:
         new, until = self._new_for(name, [view.source]), format_time(coverage.cut)
         if new.events is None:
             self.progress.step(f"view {view.name}: grains up to {until} of every event ({new.why})")
+            self.whole.add(name)
             return self._written(name, states_of(view, self._all_events[view.source.name], coverage), [])
         self.progress.step(f"view {view.name}: grains up to {until} of {new.count:,} new events")
         listed = self._listed(name)

@@ -17,6 +17,7 @@ from anabranch.stores.opened import Stores
 from anabranch.values.times import SECOND, floor_to, format_time
 from batch.building.current_rows import Approximation, keep_approximation, reset_current_rows
 from batch.building.kept_states import Increments, KeptStates, keys_name, why_full
+from batch.building.rates import BuildRates
 from batch.building.validation import Validation
 from batch.building.versions import NewVersion
 from batch.settings import BuildSettings
@@ -91,8 +92,9 @@ def build(
             f"cut {format_time(options.cut)} is no slot boundary: slots are {times.slot_seconds} s long"
         )
     version = _new_version(stores, project, options)
+    rates = BuildRates(project)
     try:
-        entry = _assembled(version, options, limits, progress)
+        entry = _assembled(version, options, limits, progress, rates)
         progress.step(f"validating version {version.number}")
         validation = Validation(stores, project, entry, version.before, limits)
         entry = validation.passed(options.accept, progress)
@@ -110,6 +112,7 @@ def build(
     progress.step("current rows of every key")
     reset = reset_current_rows(stores, project, entry)
     keep_approximation(stores, project, reset)
+    rates.keep(stores)
     built = Built(
         manifest=entry,
         current_rows=reset.rows,
@@ -138,7 +141,11 @@ def _new_version(stores: Stores, project: Project, options: BuildOptions) -> New
 
 
 def _assembled(
-    version: NewVersion, options: BuildOptions, limits: BuildSettings, progress: Progress
+    version: NewVersion,
+    options: BuildOptions,
+    limits: BuildSettings,
+    progress: Progress,
+    rates: BuildRates,
 ) -> Manifest:
     """The manifest of the version, whose tables are published."""
     stores, project, before, coverage = version.stores, version.project, version.before, version.coverage
@@ -149,6 +156,7 @@ def _assembled(
     try:
         increments, tables, rows = {}, {}, {}
         for view in project.own_views:
+            began = time.monotonic()
             state = kept.view(view)
             increments[view.fingerprint] = state.builds
             published = _published(before, view, state, (coverage.cut, slack))
@@ -156,6 +164,8 @@ def _assembled(
                 f"view {view.name}: {'nothing changed, kept as it is' if published else 'publishing'}"
             )
             tables[view.name], rows[view.name] = published or version.publish(view, state.builds)
+            if view.fingerprint in kept.whole:
+                rates.add(view, time.monotonic() - began)
         increments[keys_name(project)] = kept.keys().builds
         return Manifest(
             project=project.name,

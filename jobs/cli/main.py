@@ -12,7 +12,7 @@ import typer
 
 from anabranch.errors import AnabranchError, SecretlessFormatter, without_secrets
 from jobs.cli.answers import analysis, asking
-from jobs.cli.declarations import checking, proof
+from jobs.cli.declarations import checking, planning, proof
 from jobs.cli.models import promotion, scoring, trainer, training
 from jobs.cli.platform import files, keys, servers, watch
 from jobs.cli.river import channels, quality, upkeep
@@ -25,6 +25,7 @@ for verbs in (
     servers,
     checking,
     proof,
+    planning,
     asking,
     channels,
     quality,

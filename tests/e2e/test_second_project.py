@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from anabranch.stores.cassandra.measures import Measures
 from anabranch.stores.models.registry import Models
 from jobs.cli.models.training import _commit
 from jobs.wiring.settings import ROOT, Settings
@@ -200,6 +201,14 @@ def flown(commands: Commands) -> Flown:
     run("watch", "watch", name, "--html", folder / "watched.html", "--json")
     run("history", "history", name, "--json")
     run("upkeep", "upkeep", name, "--dry-run", "--json")
+    before = folder / "before"
+    before.mkdir()
+    (before / f"{name}.py").write_text(
+        FLIGHTS.format(name=name).replace('where="dep_delay > 15"', 'where="dep_delay > 30"')
+    )
+    run("plan", "plan", name, "--against", before, "--html", folder / "plan.html", "--json")
+    run("plan, for people", "plan", name, "--against", before, "--exit-code")
+    run("plan of nothing", "plan", name, "--against", folder, "--exit-code", "--json")
     return Flown(name, folder, first, more, commands.said, commands.environment)
 
 
@@ -356,6 +365,59 @@ def test_a_dry_upkeep_says_what_it_would_do_and_does_nothing(flown: Flown) -> No
     assert found["bytes_saved"] == 0
     assert all(each["before"] == each["after"] for each in found["tables"])
     assert len(found["tables"]) > 2
+
+
+def test_a_plan_shows_what_a_changed_declaration_does_to_real_keys(flown: Flown) -> None:
+    found = flown.said["plan"].found
+    assert {one["name"]: one["change"] for one in found["features"]} == {
+        f"late_{window}": "changes" for window in ("1d", "30d", "lifetime")
+    }
+    views = {one["name"]: one for one in found["views"]}
+    assert {one["becomes"] for one in views.values()} == {"kept"}  # what serves was built by the declaration
+    assert (found["same_features"], found["changed"], found["refused_events"]) == (10, True, 0)
+    (lifetime,) = [one for one in found["values"] if one["name"] == "late_lifetime"]
+    rows = [*flown.first, *flown.more]
+    late = {
+        most: {
+            origin: sum(
+                row["origin"] == origin and row["dep_delay"] is not None and row["dep_delay"] > most
+                for row in rows
+            )
+            for origin in ("EWR", "JFK", "LGA")
+        }
+        for most in (15, 30)
+    }
+    assert lifetime["differ"] == lifetime["keys"] == len({(row["tailnum"], row["origin"]) for row in rows})
+    for one in lifetime["examples"]:
+        origin = one["key"].rpartition("=")[2]
+        assert (one["before"], one["after"]) == (late[30][origin], late[15][origin])
+
+
+def test_a_plan_says_whether_the_champion_fits_and_what_its_metric_becomes(flown: Flown) -> None:
+    champion = flown.said["plan"].found["champion"]
+    assert (champion["version"], champion["fits"], champion["unknown"]) == ("1", True, "")
+    assert set(champion["reads"]) == {"late_1d", "late_30d", "late_lifetime"}
+    assert champion["labels"] > 250
+    assert 0 <= champion["before"] <= 1
+    assert 0.5 < champion["after"] <= 1  # it was trained by this declaration, on most of these labels
+
+
+def test_a_plan_ends_as_ci_needs_it_and_is_told_as_tables_and_as_a_page(flown: Flown) -> None:
+    people, nothing = flown.said["plan, for people"], flown.said["plan of nothing"]
+    assert (people.code, nothing.code) == (3, 0)
+    assert "3 features change meaning, 10 stay the same" in people.out
+    assert "where: dep_delay > 30 → dep_delay > 15" in people.out
+    assert people.out.splitlines()[-1] == f"Next: anabranch train {flown.name}"
+    assert (nothing.found["changed"], nothing.found["next"], nothing.found["values"]) == (False, [], [])
+    assert (flown.folder / "plan.html").read_text(encoding="utf-8").count("<svg") == 3
+
+
+def test_a_build_keeps_how_fast_it_read_every_event(flown: Flown, servers: Settings) -> None:
+    rates = {
+        one.slice: one.value for one in Measures(servers.views).latest(flown.name) if one.subject == "build"
+    }
+    assert rates.keys() == {"by_plane", "by_airport"}
+    assert all(1 < rate < 1e6 for rate in rates.values())
 
 
 def test_half_a_key_is_told_how_to_be_whole(flown: Flown) -> None:

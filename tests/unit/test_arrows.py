@@ -40,6 +40,7 @@ LAYERS = (
     "pages",
     "stores",
     "answers",
+    "planning",
 )
 """Packages of the library, each of which may import those before it; `errors`, `progress` and `settings` lie
 beneath all.

@@ -6,7 +6,6 @@ Both are read without a JVM, and within bounds: a reading that ends before it ha
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +28,8 @@ from anabranch.stores.lake.light import (
     MOST_FILES,
     LightFile,
     LightTable,
+    among_parts,
+    key_part,
     lake_place,
     landed_offsets,
     stored_name,
@@ -169,15 +170,8 @@ class EventReader:
         parts = dict(zip(self.view.keys, self.key.split(SEPARATOR), strict=True))
         mask = None
         for name, text in parts.items():
-            column, kind = (
-                rows.column(stored_name(name)).combine_chunks(),
-                self.source.column(name, "key").type,
-            )
-            if kind.text:
-                same = pc.fill_null(pc.equal(column, text), fill_value=False)
-            else:
-                fit = [value for value in pc.unique(column) if _text(kind, value.as_py()) == text]
-                same = pc.is_in(column, value_set=pa.array(fit, column.type))
+            kind = self.source.column(name, "key").type
+            same = among_parts(rows.column(stored_name(name)), kind, {text})
             mask = same if mask is None else pc.and_(mask, same)
         return mask
 
@@ -293,15 +287,9 @@ class EventReader:
         kinds = {column.name: column.type for column in source.columns}
         if event.fault is not None or row_fault(values, source, self.owner.key_sets(source), latest):
             return {}, False
-        texts = [_text(kinds[name], kinds[name].given(values[name])) for name in self.view.keys]
+        texts = [key_part(kinds[name], kinds[name].given(values[name])) for name in self.view.keys]
         own = None not in texts and SEPARATOR.join(map(str, texts)) == self.key
         return typed_row(source, values), own
-
-
-def _text(kind: Any, value: Any) -> str | None:
-    if isinstance(value, datetime):
-        value = format_time(to_micros(value))
-    return None if value in (None, "") else kind.key_text(value)
 
 
 def _shown_id(value: Any) -> str:

@@ -12,12 +12,14 @@ HDFS is not read.
 import json
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
@@ -25,7 +27,8 @@ from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
 from anabranch.errors import AnabranchError, MisuseError
 from anabranch.stores.files.objects import Objects, is_object
-from anabranch.values.times import SECOND, parse_time
+from anabranch.values.datatype import DataType
+from anabranch.values.times import SECOND, format_time, parse_time, to_micros
 
 MOST_FILES = 2_000
 """Files of a table that are looked through, the newest first."""
@@ -62,12 +65,33 @@ def light_place(place: str) -> tuple[Any, str]:
     return fs.LocalFileSystem(), path if separator else place
 
 
+def key_part(kind: DataType, value: Any) -> str | None:
+    """The text in a key of a value that Arrow read of a column of the key; None for one that is no key."""
+    if isinstance(value, datetime):
+        value = format_time(to_micros(value))
+    return None if value in (None, "") else kind.key_text(value)
+
+
+def among_parts(column: pa.ChunkedArray, kind: DataType, texts: Collection[str]) -> pa.Array:
+    """Which values of a key's column have one of the `texts` in a key."""
+    rows = column.combine_chunks()
+    if kind.text:
+        return pc.is_in(rows, value_set=pa.array(sorted(texts), rows.type))
+    fit = [value for value in pc.unique(rows).to_pylist() if key_part(kind, value) in texts]
+    return pc.is_in(rows, value_set=pa.array(fit, rows.type))
+
+
 @dataclass(frozen=True, kw_only=True)
 class LightFile:
-    """A file of a table; `earliest` and `latest` bound its event times, None where that is not known."""
+    """A file of a table; `earliest` and `latest` bound its event times, None where that is not known.
+
+    `count` is its number of rows, 0 where that is not known, and `size` its bytes.
+    """
 
     path: str
     changed: int
+    count: int = 0
+    size: int = 0
     earliest: int | None = None
     latest: int | None = None
 
@@ -129,6 +153,8 @@ class LightTable:
         return LightFile(
             path=unquote(added["path"]),
             changed=int(added.get("modificationTime") or 0),
+            count=int(stats.get("numRecords") or 0),
+            size=int(added.get("size") or 0),
             earliest=None if low is None else parse_time(low),
             # Delta keeps milliseconds, rounded down.
             latest=None if high is None else parse_time(high) + SECOND // 1000,
