@@ -20,7 +20,7 @@ from anabranch.values.times import format_duration
 SAME, COMES, GOES, CHANGES, RENAMED = "same", "comes", "goes", "changes", "renamed"
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FOR_PEOPLE = ("description", "intended_use", "limits", "reasons")
-_TYPE = "type of "
+_TYPE, _COLUMN = "type of ", "column "
 Parts = Mapping[str, str]
 
 
@@ -90,6 +90,22 @@ def compare(old: Project | None, new: Project) -> Changes:
         return Changes(features=features, others=(), same=0)
     others = [*_sources(old, new), *_request(old, new), *_model(old, new)]
     return Changes(features=features, others=others, same=same)
+
+
+def refused_columns(changes: Changes) -> list[str]:
+    """A sentence for each column that the lake has and that goes or gets another type: landing refuses it."""
+    found = []
+    for change in changes.others:
+        if change.what != "source" or change.kind != CHANGES:
+            continue
+        for part, (before, after) in change.parts.items():
+            if part.startswith(_COLUMN) and before:
+                what = f"becomes {after}" if after else "goes"
+                found.append(
+                    f"source {change.name!r}: {part} ({before}) {what}, which landing refuses once the lake "
+                    "has events: declare it as before, or give the source a new name"
+                )
+    return found
 
 
 def meanings(project: Project) -> dict[str, Meaning]:
@@ -208,7 +224,7 @@ def _sources(old: Project, new: Project) -> list[DeclaredChange]:
 def _source(source: Source | None) -> Parts | None:
     if source is None:
         return None
-    columns = {f"column {column.name}": str(column.type) for column in source.columns}
+    columns = {f"{_COLUMN}{column.name}": str(column.type) for column in source.columns}
     return {
         "topic": source.topic or "",
         "table": source.table or "",

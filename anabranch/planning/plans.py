@@ -31,8 +31,9 @@ class ChangePlan:
 
     `changes` are None where the meaning of the features that serve is not known. `values` are those as of
     `at` (microseconds) over `keys` sampled keys. `refused` counts events of the sample that landing would now
-    send to quarantine. `served` is whether it is compared with what serves. `borrowers` are sentences about
-    views of or for other projects, `notes` what could not be told, `steps` what to run.
+    send to quarantine. `served` is whether it is compared with what serves. `obstacles` are why a build
+    would fail, `borrowers` sentences about other projects that use views, `notes` what could not be told,
+    `steps` what to run.
     """
 
     project: str
@@ -45,6 +46,7 @@ class ChangePlan:
     refused: int = 0
     served: bool = True
     champion: ChampionPlan | None = None
+    obstacles: Sequence[str] = ()
     borrowers: Sequence[str] = ()
     notes: Sequence[str] = ()
     steps: Sequence[str] = ()
@@ -88,6 +90,7 @@ class ChangePlan:
             "at": None if self.at is None else format_time(self.at),
             "refused_events": self.refused,
             "champion": None if self.champion is None else self.champion.document(),
+            "obstacles": list(self.obstacles),
             "borrowers": list(self.borrowers),
             "notes": list(self.notes),
             "next": list(self.steps),

@@ -88,9 +88,10 @@ def duration(seconds: float) -> str:
 
 
 def lines(plan: ChangePlan) -> list[str]:
-    """Sentences below the tables: borrowers and what could not be told."""
+    """Sentences below the tables: what is in the way, borrowers, and what could not be told."""
     refused = [f"{plan.refused} of the sampled events would now go to quarantine"] if plan.refused else []
-    return [*refused, *plan.borrowers, *(f"not told: {note}" for note in plan.notes)]
+    obstacles = [f"a build will fail: {each}" for each in plan.obstacles]
+    return [*obstacles, *refused, *plan.borrowers, *(f"not told: {note}" for note in plan.notes)]
 
 
 def bars(counts: Sequence[int]) -> str:

@@ -7,7 +7,7 @@ from statistics import median
 from anabranch.declare.loading import load_project
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError
-from anabranch.planning.changes import compare
+from anabranch.planning.changes import compare, refused_columns
 from anabranch.planning.plans import ChangePlan, Comparison, SampledEvidence
 from anabranch.planning.samples import LakeSample
 from anabranch.planning.views import BUILD, RATE, SourceSize, plan_views
@@ -71,7 +71,8 @@ def plan_project(context: Context, project: Project, options: PlanOptions, progr
         refused=evidence.refused,
         served=options.against is None,
         champion=evidence.champion,
-        borrowers=[*_borrowers(context, project, notes), *_lenders(context, project, notes)],
+        obstacles=[*(refused_columns(changes) if changes else []), *_lenders(context, project, notes)],
+        borrowers=_borrowers(context, project, notes),
         notes=notes,
     )
     return plan.with_steps()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from anabranch import Count, Derived, FeatureView, Label, Max, Model, Project, Request, Source, Sum
-from anabranch.planning.changes import compare
+from anabranch.planning.changes import compare, refused_columns
 from anabranch.planning.views import SourceSize, ViewPlan, plan_views
 from tests.support.serving_fakes import FakeManifest
 
@@ -131,6 +131,14 @@ def test_sources_request_label_and_model_are_compared_part_by_part() -> None:
     assert found["label"].text == "target: amount > 10 → amount > 20"
     assert found["model"].parts["metric"] == ("roc_auc", "log_loss")
     assert compare(OLD, new).same == 5
+
+
+def test_a_column_that_landing_will_refuse_is_told_before() -> None:
+    schema = "id STRING, card BIGINT, amount DOUBLE, at TIMESTAMP, country STRING"
+    new = changed(source=replace(payments, schema=schema))
+    card, shop = refused_columns(compare(PLAIN, new))
+    assert "source 'payments': column card (STRING) becomes BIGINT, which landing refuses" in card
+    assert "column shop (STRING) goes, which landing refuses" in shop
 
 
 def planned(new: Project, **given: Any) -> list[ViewPlan]:

@@ -72,7 +72,7 @@ def compared(tmp_path: Path) -> Comparison:
 def planned(compared: Comparison, keys: int = 100) -> ChangePlan:
     scorer = SumScorer("3", ("seen_3h", "in_town_6h"))
     scorer.task, scorer.threshold = "class", 0.5
-    found = compared.evidence(keys, 50, scorer, measure, NOW)
+    found = compared.evidence(keys, 20, scorer, measure, NOW)
     views = plan_views(
         compared.new,
         compared.old,
@@ -123,14 +123,14 @@ def test_the_champion_fits_and_its_metric_is_that_of_features_strictly_before_ea
 ) -> None:
     champion = planned(compared).champion
     assert champion is not None
-    assert (champion.fits, champion.reads, champion.labels) == (True, ("seen_3h",), 50)
+    assert (champion.fits, champion.reads, champion.labels) == (True, ("seen_3h",), 20)
     rows = sorted((row for rows in VISITS[:2] for row in rows), key=lambda row: row["at"])
     given = [{name: row[name] for name in ("id", "who", "town", "at", "pages")} for row in rows]
     expected = []
     for project in (compared.old, compared.new):
         assert project is not None
         truth, scores = [], []
-        for row in rows[-50:]:
+        for row in rows[-20:]:
             key = {"who": row["who"], "town": row["town"]}
             found = fold(project, given, key, row["at"])
             scores.append((found["seen_3h"] or 0) + found["in_town_6h"])
