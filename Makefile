@@ -68,7 +68,7 @@ pictures: setup browser-programs ## Take the documentation's pictures of the pag
 	$(PY) -m pytest -q tests/e2e/test_pages.py --pictures docs/pictures
 
 ##@ Speed
-BENCHES := features serving batch quality speed relay ways scoring start formats reasons
+BENCHES := features serving batch quality speed relay ways scoring start formats reasons capacity
 .PHONY: bench
 bench: $(BENCHES:%=bench-%) ## Run every benchmark; each prints a table and saves docs/benchmarks/<name>.{md,json}
 
@@ -83,6 +83,7 @@ bench-relay: ## What a relay adds to freshness, and how fast it copies a backlog
 bench-ways: ## Other ways to run the stream: triggers, checkpoints, partitions, asynchronous progress, Real-Time Mode
 bench-formats: ## Landing of Avro, Protocol Buffers and Debezium against the same events in JSON
 bench-reasons: ## Explanations of scores against XGBoost's, LightGBM's and shap's; QUICK=1 for a minute
+bench-capacity: ## Predicted p99 and saturation of the REST server beside a load test; QUICK=1 for a minute
 bench-start: ## How soon a job works, with and without the archive of classes that setup makes; QUICK=1 for one round
 $(BENCHES:%=bench-%): bench-%: setup .venv/.bench-stamp
 	$(PY) -m tests.bench.$* $(if $(QUICK),--quick)

@@ -137,6 +137,40 @@ def sparkline(points: Sequence[tuple[float, float]], title: str) -> Markup:
     return _SVG.format(_LINE_WIDTH, _LINE_HEIGHT, "sparkline", drawn, title=title)
 
 
+def curve(points: Sequence[tuple[float, float]], limit: float, mark: float, title: str, unit: str) -> Markup:
+    """A line through (x, y) points, its goal as a level line at `limit`, and `mark` on the x axis.
+
+    What is higher than three times the limit is cut off. Empty without points.
+    """
+    if not points:
+        return Markup("")
+    top, right = 3 * limit, max(x for x, _ in points)
+    height = _HEIGHT - _FOOT
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return _WIDTH * x / right, height - (height - 17) * min(y, top) / top
+
+    shown = [point for point, before in zip(points, [points[0], *points], strict=False) if before[1] <= top]
+    line = " ".join("{:.1f},{:.1f}".format(*place(*point)) for point in shown)
+    level, at = place(0, limit)[1], place(mark, 0)[0]
+    parts = [
+        Markup('<line x1="0" x2="{}" y1="{}" y2="{}" class="axis"></line>').format(_WIDTH, height, height),
+        Markup('<line x1="0" x2="{}" y1="{:.1f}" y2="{:.1f}" class="goal"></line>').format(
+            _WIDTH, level, level
+        ),
+        Markup('<text x="0" y="{:.1f}">{} {}</text>').format(level - 4, plain(limit, 3), unit),
+        Markup('<line x1="{:.1f}" x2="{:.1f}" y1="17" y2="{}" class="goal"></line>').format(at, at, height),
+        Markup('<polyline points="{}" class="line"></polyline>').format(line),
+    ]
+    for share, anchor in ((0.0, "start"), (0.25, "middle"), (0.5, "middle"), (0.75, "middle"), (1.0, "end")):
+        parts.append(
+            Markup('<text x="{:.1f}" y="{}" text-anchor="{}">{}</text>').format(
+                _WIDTH * share, _HEIGHT - 8, anchor, plain(right * share, 3)
+            )
+        )
+    return _SVG.format(_WIDTH, _HEIGHT, "curve", Markup("").join(parts), title=title)
+
+
 def _scaled(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Points within the unit square; a value that never changes lies in its middle."""
     low, high = min(y for _, y in points), max(y for _, y in points)

@@ -54,6 +54,7 @@ def environment() -> Environment:
         address=formats.address,
         beside=charts.beside,
         contributions=charts.contributions,
+        curve=charts.curve,
         histogram=charts.histogram,
         sparkline=charts.sparkline,
         style=style(),

@@ -14,7 +14,7 @@ from anabranch.errors import AnabranchError, SecretlessFormatter, without_secret
 from jobs.cli.answers import analysis, asking
 from jobs.cli.declarations import checking, planning, proof
 from jobs.cli.models import promotion, scoring, trainer, training
-from jobs.cli.platform import files, keys, servers, watch
+from jobs.cli.platform import capacity, files, keys, servers, watch
 from jobs.cli.river import channels, quality, upkeep
 from jobs.monitoring.runs import keep_run, noted
 from jobs.show import console, quiet
@@ -37,6 +37,7 @@ for verbs in (
     keys,
     upkeep,
     watch,
+    capacity,
     analysis,
 ):
     verbs.register(app)

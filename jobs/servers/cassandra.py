@@ -1,8 +1,10 @@
-"""The embedded Cassandra: a ring of one node."""
+"""The embedded Cassandra: a ring of one node, or of three."""
 
 from pathlib import Path
 
+from anabranch.stores.cassandra.session import peers
 from jobs.servers.server import CONF, Server, ServerError, accepts, class_path, java, write_configuration
+from jobs.wiring.sections import node_hosts
 from jobs.wiring.settings import Settings
 
 # What Cassandra 5.0 needs inside the JDK. Without them it starts on Java 17 and fails at the first use.
@@ -23,22 +25,27 @@ OPENS = """
     jdk.management/com.sun.management.internal
 """
 # A ring of one need not wait for others. No JMX port is given, so none is opened.
-_ALONE = """
-    -Dcassandra.ring_delay_ms=100 -Dcassandra.skip_wait_for_gossip_to_settle=0
-    -Dcassandra.superuser_setup_delay_ms=0 -Dcassandra-foreground=yes
-"""
+_ALONE = "-Dcassandra.ring_delay_ms=100 -Dcassandra.skip_wait_for_gossip_to_settle=0"
+# Nodes that start together must have heard of each other before they take the first table.
+_TOGETHER = "-Dcassandra.ring_delay_ms=5000"
+_ALWAYS = "-Dcassandra.superuser_setup_delay_ms=0 -Dcassandra-foreground=yes"
 
 
-def cassandra_server(settings: Settings) -> Server:
-    """Cassandra's one process."""
-    servers, views, home = settings.servers, settings.views, settings.data / "cassandra"
+def cassandra_server(settings: Settings, number: int = 1) -> Server:
+    """The process of one node; all have the same ports, each on an address of its own."""
+    servers, views = settings.servers, settings.views
+    name = "cassandra" if number == 1 else f"cassandra-{number}"
+    home, hosts = settings.data / name, node_hosts(servers.nodes)
+    host = node_hosts(number)[-1]
     ports = {
         "cassandra_port": servers.cassandra_port,
         "cassandra_storage_port": servers.cassandra_storage_port,
     }
     yours = ",".join(f"{host}:{views.port}" for host in views.hosts)
     return Server(
-        name="cassandra",
+        name=name,
+        host=host,
+        wanted=number <= servers.nodes,
         port=servers.cassandra_port,
         ports=ports,
         home=home,
@@ -47,10 +54,16 @@ def cassandra_server(settings: Settings) -> Server:
             "cassandra.yaml",
             home / "cassandra.yaml",
             data=home,
+            host=host,
+            # Every node is a seed: none waits for another one to start.
+            seeds=",".join(f"{each}:{servers.cassandra_storage_port}" for each in hosts),
             port=servers.cassandra_port,
             storage_port=servers.cassandra_storage_port,
         ),
-        ready=lambda: accepts(servers.cassandra_port),
+        ready=lambda: (
+            accepts(servers.cassandra_port, host)
+            and (servers.nodes == 1 or peers(host, servers.cassandra_port) >= servers.nodes - 1)
+        ),
         yours=None if settings.cassandra_embedded else yours,
     )
 
@@ -67,7 +80,8 @@ def _java(settings: Settings, home: Path) -> list[str]:
         f"-Dcassandra.config={(home / 'cassandra.yaml').as_uri()}",
         f"-Dcassandra.storagedir={home}",
         f"-Dlogback.configurationFile={CONF / 'logback-cassandra.xml'}",
-        *_ALONE.split(),
+        *(_ALONE if settings.servers.nodes == 1 else _TOGETHER).split(),
+        *_ALWAYS.split(),
     )
 
 

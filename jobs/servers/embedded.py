@@ -28,6 +28,7 @@ from jobs.servers.postgres import postgres_server
 from jobs.servers.processes import (
     ProcessRecord,
     is_alive,
+    processor_time,
     read_record,
     spawn,
     stop,
@@ -40,11 +41,13 @@ from jobs.servers.registry import registry_server
 from jobs.servers.server import Server, ServerError, is_free
 from jobs.servers.spark import spark_master, spark_worker
 from jobs.show import say
+from jobs.wiring.sections import LOOPBACK
 from jobs.wiring.settings import Settings
+from serving.settings import is_loopback
 
 SERVERS: dict[str, tuple[Callable[[Settings], Server], ...]] = {
-    "kafka": (kafka_server,),
-    "cassandra": (cassandra_server,),
+    "kafka": tuple(partial(kafka_server, number=number) for number in (1, 2, 3)),
+    "cassandra": tuple(partial(cassandra_server, number=number) for number in (1, 2, 3)),
     "hdfs": (hdfs_name_node, hdfs_data_node),
     "spark": (spark_master, partial(spark_worker, number=1), partial(spark_worker, number=2)),
     "ignite": (ignite_server,),
@@ -87,7 +90,8 @@ def up(settings: Settings, names: Sequence[str] = NAMES, tell: Tell = say) -> li
     unknown = [name for name in names if name not in SERVERS]
     if unknown:
         raise MisuseError(f"unknown server {unknown[0]!r}: {listed(unknown[0], SERVERS, 'servers are')}")
-    processes = [make(settings) for name in dict.fromkeys(names) for make in SERVERS[name]]
+    made = [make(settings) for name in dict.fromkeys(names) for make in SERVERS[name]]
+    processes = [server for server in made if server.wanted]
     with _locked(settings):
         started: list[tuple[Server, ProcessRecord]] = []
         try:
@@ -128,6 +132,12 @@ def status(settings: Settings, tell: Tell = say) -> list[ServerState]:
     return states
 
 
+def processor_seconds(settings: Settings, name: str) -> float:
+    """Processor seconds that the running processes of a server have used since they started."""
+    records = [read_record(_record_file(settings, make(settings))) for make in SERVERS[name]]
+    return sum(processor_time(record) for record in records if record is not None and is_alive(record))
+
+
 def _known(settings: Settings, names: Sequence[str]) -> list[Server]:
     """The processes of the default servers, and those of others that `up` started and `down` did not end."""
     return [
@@ -135,7 +145,7 @@ def _known(settings: Settings, names: Sequence[str]) -> list[Server]:
         for name in SERVERS
         if name in names
         for server in (make(settings) for make in SERVERS[name])
-        if name in NAMES or _record_file(settings, server).exists()
+        if (name in NAMES and server.wanted) or _record_file(settings, server).exists()
     ]
 
 
@@ -152,7 +162,7 @@ def _state(settings: Settings, server: Server) -> ServerState:
 
 def _start(settings: Settings, server: Server, tell: Tell) -> ProcessRecord:
     for setting, port in server.ports.items():
-        if not is_free(port):
+        if not is_free(port, server.host if is_loopback(server.host) else LOOPBACK):
             raise ServerError(
                 f"port {port} of {server.name} is taken by something else: stop that, "
                 f"or set servers.{setting} (ANABRANCH__SERVERS__{setting.upper()})"

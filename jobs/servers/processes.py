@@ -50,6 +50,16 @@ def is_alive(record: ProcessRecord) -> bool:
     return bool(record.born) and _born(record.pid) == record.born
 
 
+def processor_time(record: ProcessRecord) -> float:
+    """Processor seconds of a process; 0 where the system does not show them."""
+    try:
+        stat = Path(f"/proc/{record.pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0.0
+    user, system = stat.rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def stop(record: ProcessRecord, patience_seconds: float, first: signal.Signals = signal.SIGTERM) -> None:
     """End this very process, and never another with its pid: by the signal `first`, then by SIGKILL."""
     for sign, patience in ((first, patience_seconds), (signal.SIGKILL, 10.0)):

@@ -32,7 +32,8 @@ class Server:
 
     `ports` are those it listens on, by the name of their setting; `port` is the one that clients use.
     `command` and `prepare` are called when it is started: only then must its jars and its program exist.
-    `yours` is the address of a server of your own that is set instead of the embedded one.
+    `yours` is the address of a server of your own that is set instead of the embedded one. A server that is
+    not `wanted` is one that other settings start: `up` leaves it alone, `down` ends it where it runs.
     `stop_signal` is what asks it to end.
     """
 
@@ -47,6 +48,7 @@ class Server:
     scheme: str = ""
     yours: str | None = None
     stop_signal: signal.Signals = signal.SIGTERM
+    wanted: bool = True
 
     def address(self, ports: Sequence[int] = ()) -> str:
         """Where clients find it; `ports` are those it was started with, today's settings by default."""
@@ -91,12 +93,12 @@ def accepts(port: int, host: str = LOOPBACK) -> bool:
     return True
 
 
-def is_free(port: int) -> bool:
-    """Whether a server could listen on this port of loopback."""
+def is_free(port: int, host: str = LOOPBACK) -> bool:
+    """Whether a server could listen on this port of an address of loopback."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((LOOPBACK, port))
+            listener.bind((host, port))
             listener.listen(1)
         except OSError:
             return False

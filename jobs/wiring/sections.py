@@ -6,7 +6,7 @@ The field declares name, type, default and help once; docs/settings.md is genera
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -36,7 +36,21 @@ from serving.settings import ServingSettings
 PREFIX = "ANABRANCH__"
 LOOPBACK = "127.0.0.1"
 EMBEDDED = "embedded"
+
+
+def node_hosts(nodes: int) -> tuple[str, ...]:
+    """The addresses of the embedded nodes: every node has one of its own, and all have the same ports."""
+    return tuple(f"127.0.0.{number}" for number in range(1, nodes + 1))
+
+
+def _odd(nodes: int) -> int:
+    if nodes % 2 == 0:
+        raise ValueError("not odd")  # of two, no majority is left when one is lost
+    return nodes
+
+
 _EXPECTED = {str: "text", bool: "true or false"}
+Nodes = Annotated[int, Field(ge=1, le=3), AfterValidator(_odd), Expected("1 or 3")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +97,10 @@ class SpeedSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """The embedded servers. All listen on 127.0.0.1 alone, but for the gateway."""
+    """The embedded servers. All listen on loopback alone, but for the gateway."""
 
+    nodes: Nodes = 1
+    """Nodes of Kafka and of Cassandra, each on an address of loopback; 3: the loss of one is survived."""
     kafka_port: Port = 19_092
     """Kafka, for clients."""
     kafka_controller_port: Port = 19_093

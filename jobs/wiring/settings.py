@@ -36,6 +36,7 @@ from jobs.wiring.sections import (
     Setting,
     SparkSettings,
     SpeedSettings,
+    node_hosts,
 )
 from serving.settings import ServingSettings
 
@@ -67,12 +68,13 @@ class Settings(StoreSettings):
     @property
     def kafka_embedded(self) -> bool:
         """Whether Kafka is ours; one of your own is never started, stopped or looked at."""
-        return self.bus.bootstrap_servers == f"{LOOPBACK}:{self.servers.kafka_port}"
+        return self.bus.bootstrap_servers == _brokers(self.servers)
 
     @property
     def cassandra_embedded(self) -> bool:
         """Whether Cassandra is ours; one of your own is never started, stopped or looked at."""
-        return (self.views.hosts, self.views.port) == ((LOOPBACK,), self.servers.cassandra_port)
+        hosts = node_hosts(self.servers.nodes)
+        return (self.views.hosts, self.views.port) == (hosts, self.servers.cassandra_port)
 
 
 def load_settings(
@@ -207,12 +209,14 @@ def _assembled(declared: DeclaredSettings, project_folders: str) -> Settings:
         files = replace(files, webhdfs=webhdfs, namenode=namenode)
     bus, views = declared.bus, declared.views
     if bus.bootstrap_servers == EMBEDDED:
-        bus = replace(bus, bootstrap_servers=f"{LOOPBACK}:{servers.kafka_port}")
+        bus = replace(bus, bootstrap_servers=_brokers(servers))
     if bus.schema_registry == EMBEDDED:
         address = f"http://{LOOPBACK}:{servers.registry_port}/apis/ccompat/v7"
         bus = replace(bus, schema_registry=address)
     if views.hosts == (EMBEDDED,):
-        views = replace(views, hosts=(LOOPBACK,), port=servers.cassandra_port)
+        copies = max(views.replication, servers.nodes)
+        hosts = node_hosts(servers.nodes)
+        views = replace(views, hosts=hosts, port=servers.cassandra_port, replication=copies)
     further = (
         Path(part).expanduser().resolve() for part in project_folders.split(os.pathsep) if part.strip()
     )
@@ -238,6 +242,10 @@ def _assembled(declared: DeclaredSettings, project_folders: str) -> Settings:
         serving=_serving(declared.serving, servers.ignite_port),
         servers=servers,
     )
+
+
+def _brokers(servers: ServerSettings) -> str:
+    return ",".join(f"{host}:{servers.kafka_port}" for host in node_hosts(servers.nodes))
 
 
 def _place(text: str, default: Path) -> str:

@@ -9,6 +9,7 @@ them. New days come
 to the largest of these lakes. Servers of its own, on free ports, in a folder that is removed afterwards.
 """
 
+import os
 import statistics
 import subprocess
 import sys
@@ -41,6 +42,7 @@ from anabranch.values.times import DAY, from_micros, now_micros
 from batch.building.publication import BuildOptions, Built, build
 from batch.landing.ingest import ingest
 from batch.settings import BuildSettings
+from jobs.planning.figures import Measured, measured_batch
 from jobs.servers import embedded as servers
 from jobs.show import Steps, say
 from jobs.wiring.context import Context
@@ -48,7 +50,7 @@ from jobs.wiring.settings import ROOT, Settings, load_settings
 from jobs.wiring.spark_session import spark_session
 from tests.bench.plain_load import VARIANTS
 from tests.bench.report import Row, alone, save, seconds_of
-from tests.bench.sizing import Measured, figure, page, save_sizing
+from tests.bench.sizing import page, save_sizing
 from tests.conftest import free_ports
 
 SOURCE = Source(
@@ -495,22 +497,10 @@ def benchmark(sizes: Sizes) -> Iterator[Bench]:
             servers.down(settings)
 
 
-def measured(rows: Sequence[Row], sizes: Sizes) -> Measured:
+def _measured(rows: Sequence[Row]) -> Measured:
     """What sizing is computed from."""
-    found = [(row.work, row.ours) for row in rows]
-    mib = float(rows[0].work.rpartition("(")[2].split()[0])
-    return Measured(
-        bytes_a_row=mib * 2**20 / sizes.landed,
-        landed=figure(found, "landing"),
-        build=figure(found, "full build"),
-        build_events=max(sizes.builds),
-        day=figure(found, "build of one new day"),
-        day_events=max(sizes.builds),
-        published=figure(found, "publishing"),
-        events_a_key=A_KEY,
-        driver=figure(found, "peak memory of driver"),
-        workers=figure(found, "peak memory of Python"),
-    )
+    cores = len(os.sched_getaffinity(0))
+    return measured_batch([(row.work, row.ours) for row in rows], cores=cores, events_a_key=A_KEY)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -541,14 +531,14 @@ def main(arguments: Sequence[str]) -> None:
         f"Increments are rewritten as one after {BuildSettings().increments}.",
     ]
     if quick:
-        say(page(measured(rows, sizes)))
+        say(page(_measured(rows)))
         for row in rows:
             bench.steps.step(
                 f"{row.work}: ours {row.ours:,.2f}, theirs {row.theirs or 0:,.2f} {row.unit}, ratio "
                 f"{row.ratio or 0:.2f} ({row.goal}), equal {row.equal}"
             )
         return
-    save_sizing(measured(rows, sizes))
+    save_sizing(_measured(rows))
     save(
         "batch",
         "The batch layer",

@@ -1,49 +1,12 @@
 """docs/sizing.md: what 1 TB of CSV needs, computed from the figures of the batch benchmark."""
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.planning.figures import TERABYTE, Measured, core_hours
 from jobs.show import say
 from jobs.wiring.settings import ROOT
 
-TERABYTE = 1e12
 CLUSTERS = (2, 16, 64, 256)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """Figures of the benchmark on `cores`.
-
-    `bytes_a_row` of CSV; rows `landed` and keys `published` per second; `build`, microseconds of a full build
-    per event at `build_events`; `day`, seconds of the build of one new day over `day_events`; `driver` and
-    `workers`, peak memory of the largest build in MiB.
-    """
-
-    bytes_a_row: float
-    landed: float
-    build: float
-    build_events: int
-    day: float
-    day_events: int
-    published: float
-    events_a_key: int
-    driver: float
-    workers: float
-    cores: int = len(os.sched_getaffinity(0))
-
-
-def core_hours(measured: Measured) -> dict[str, float]:
-    """Core-hours for 1 TB of CSV, by task."""
-    events = TERABYTE / measured.bytes_a_row
-    seconds = {
-        "landing all rows": events / measured.landed,
-        "a full build": events * measured.build / 1e6,
-        "a build of one new day over 90 days": measured.day * events / measured.day_events,
-        "publishing every key (part of each build)": events / measured.events_a_key / measured.published,
-    }
-    return {name: value * measured.cores / 3600 for name, value in seconds.items()}
 
 
 def page(measured: Measured) -> str:
@@ -107,8 +70,3 @@ def save_sizing(measured: Measured, file: Path = ROOT / "docs" / "sizing.md") ->
     """Write the page to `file`."""
     file.write_text(page(measured), encoding="utf-8")
     say(f"saved {file.relative_to(ROOT)}")
-
-
-def figure(rows: Sequence[tuple[str, float]], words: str) -> float:
-    """Our figure in the last row whose work begins with `words`."""
-    return [ours for work, ours in rows if work.startswith(words)][-1]

@@ -12,6 +12,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
     return {
         "ANABRANCH__PATHS__DATA": str(settings.data),
         "ANABRANCH__PATHS__JARS": str(settings.jars),
+        "ANABRANCH__SERVERS__NODES": str(ours.nodes),
         "ANABRANCH__SERVERS__KAFKA_PORT": str(ours.kafka_port),
         "ANABRANCH__SERVERS__CASSANDRA_PORT": str(ours.cassandra_port),
         "ANABRANCH__TIME__SLOT": f"{settings.times.slot_seconds}s",

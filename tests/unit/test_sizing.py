@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.bench.sizing import Measured, core_hours, figure, page
+from jobs.planning.figures import Measured, core_hours, figure
+from tests.bench.sizing import page
 
 FOUND = Measured(
     bytes_a_row=100.0, landed=50_000.0, build=10.0, build_events=10_000_000, day=7.0, day_events=10_000_000,

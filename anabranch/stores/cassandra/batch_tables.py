@@ -20,7 +20,7 @@ from anabranch.stores.cassandra.manifest import (
 )
 from anabranch.stores.cassandra.reads import batch_part
 from anabranch.stores.cassandra.session import MissingTableError, answering
-from anabranch.stores.cassandra.tables import Tables, batch_table, token_ranges
+from anabranch.stores.cassandra.tables import READ_AGAIN, Tables, batch_table, token_ranges
 
 log = logging.getLogger(__name__)
 # A number expires long after every build that took one has ended.
@@ -108,7 +108,9 @@ class BatchTables(Tables):
     def create_batch_table(self, project: str, view: str, version: int) -> str:
         """Create the table of a view's batch states and return its name."""
         name = batch_table(project, view, version)
-        self.session.execute(f"CREATE TABLE {name} (key text PRIMARY KEY, states blob, extras blob)")
+        self.session.execute(
+            f"CREATE TABLE {name} (key text PRIMARY KEY, states blob, extras blob) WITH {READ_AGAIN}"
+        )
         return name
 
     @answering()

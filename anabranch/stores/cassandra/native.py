@@ -72,6 +72,7 @@ class NativeReader:
         prepared = made.result() if made and made.done() else await self._prepared(statement, timeout)
         bound = prepared.bind()
         bound.bind_list(list(values))
+        bound.set_is_idempotent(True)  # a read: asked of another node when one is lost meanwhile
         return await (await self._connected()).execute(bound)
 
     async def _prepared(self, statement: str, timeout: float) -> Any:

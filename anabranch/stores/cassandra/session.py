@@ -15,7 +15,12 @@ from cassandra import (
 )
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable, Session
-from cassandra.policies import ConstantReconnectionPolicy, DCAwareRoundRobinPolicy, TokenAwarePolicy
+from cassandra.policies import (
+    ConstantReconnectionPolicy,
+    DCAwareRoundRobinPolicy,
+    TokenAwarePolicy,
+    WhiteListRoundRobinPolicy,
+)
 from cassandra.query import PreparedStatement, tuple_factory
 
 from anabranch.errors import AnabranchError, UnavailableError, ViewUnavailableError
@@ -63,6 +68,23 @@ def is_connected(settings: ViewsSettings) -> bool:
     """Whether the process has an open session; never connects and never waits for a thread that does."""
     session = _SESSIONS.get((os.getpid(), settings))
     return session is not None and not session.is_shutdown
+
+
+def peers(host: str, port: int) -> int:
+    """How many other nodes of its ring the node at host:port knows; 0 where it does not answer."""
+    cluster = Cluster(
+        [host],
+        port=port,
+        protocol_version=5,
+        load_balancing_policy=WhiteListRoundRobinPolicy([host]),
+        connect_timeout=5,
+    )
+    try:
+        return len(list(cluster.connect().execute("SELECT peer FROM system.peers_v2")))
+    except DriverException:
+        return 0
+    finally:
+        cluster.shutdown()
 
 
 def close_sessions() -> None:

@@ -15,6 +15,12 @@ from anabranch.stores.cassandra.session import is_connected, session_for
 from anabranch.values.times import from_micros, parse_time, sortable_time
 from anabranch.values.types import BIGINT, BOOLEAN, DATE, DOUBLE, INT, STRING, TIMESTAMP, DataType
 
+READ_AGAIN = "speculative_retry = 'MIN(99p,50ms)'"
+"""An option of tables that answers read: a node that is slow or was lost just now is not waited for.
+
+By default another replica is asked after the 99th percentile of a table's own reads, which may be seconds in
+a table that few have read.
+"""
 _LONGEST = 48
 _SPARK_TYPES = {
     **{kind.cql: str(kind) for kind in (BIGINT, BOOLEAN, DATE, DOUBLE, INT, STRING, TIMESTAMP)},

@@ -3,7 +3,7 @@
 from anabranch.declare.projects import Project
 from anabranch.settings import ViewsSettings
 from anabranch.stores.cassandra.session import answering, prepared, session_for
-from anabranch.stores.cassandra.tables import Tables, tiles_table
+from anabranch.stores.cassandra.tables import READ_AGAIN, Tables, tiles_table
 from anabranch.stores.cassandra.writer import Sender
 from anabranch.values.keys import SEPARATOR
 
@@ -26,7 +26,7 @@ class TileTables(Tables):
                 self.session.execute(
                     f"CREATE TABLE IF NOT EXISTS {tiles_table(project.name, view, fine=fine)} "
                     "(key text, slot bigint, tile_start bigint, state blob, extra blob, "
-                    f"PRIMARY KEY ((key), {order})) WITH default_time_to_live = {ttl}"
+                    f"PRIMARY KEY ((key), {order})) WITH default_time_to_live = {ttl} AND {READ_AGAIN}"
                 )
 
     @answering()

@@ -13,6 +13,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType, OffsetSpec
 from kafka.errors import (
     AuthorizationError,
+    KafkaConnectionError,
     KafkaError,
     MessageSizeTooLargeError,
     RecordListTooLargeError,
@@ -78,6 +79,32 @@ def is_answering(address: str) -> bool:
     except UnavailableError:
         return False
     return True
+
+
+class _Repeating:
+    """An admin client of a cluster: a call that met a broker which was lost just now is made again.
+
+    The client asks any broker it has heard of, and a lost one is among them until the cluster notices, which
+    takes it some ten seconds. The calls that are made of it here may all be made twice.
+    """
+
+    def __init__(self, admin: Any) -> None:
+        self._admin = admin
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        call = getattr(self._admin, name)
+
+        def repeated(*given: object, **named: object) -> Any:
+            deadline = time.monotonic() + _PATIENCE_MS / 1000
+            while True:
+                try:
+                    return call(*given, **named)
+                except KafkaConnectionError:
+                    if time.monotonic() > deadline:
+                        raise
+                time.sleep(0.2)
+
+        return repeated
 
 
 class Bus:
@@ -382,7 +409,7 @@ class Bus:
     def _admin_client(self) -> Iterator[Any]:
         admin = self._client(KafkaAdminClient)
         try:
-            yield admin
+            yield _Repeating(admin) if "," in self.settings.bootstrap_servers else admin
         finally:
             admin.close()
 

@@ -82,8 +82,11 @@ def test_a_certificate_without_its_key_is_refused() -> None:
 @pytest.mark.parametrize(
     ("template", "names"),
     [
-        ("kafka.properties", {"port", "controller_port", "data"}),
-        ("cassandra.yaml", {"port", "storage_port", "data"}),
+        (
+            "kafka.properties",
+            {"port", "controller_port", "data", "host", "node", "voters", "copies", "majority", "trusted"},
+        ),
+        ("cassandra.yaml", {"port", "storage_port", "data", "host", "seeds"}),
         ("hdfs-embedded.xml", {"port", "http_port", "data_port", "data_http_port", "data_ipc_port", "data"}),
     ],
 )
