@@ -12,7 +12,7 @@ import typer
 
 from anabranch.errors import AnabranchError, SecretlessFormatter, without_secrets
 from jobs.cli.answers import analysis, asking
-from jobs.cli.declarations import checking, planning, proof
+from jobs.cli.declarations import beginning, checking, planning, proof
 from jobs.cli.models import promotion, scoring, trainer, training
 from jobs.cli.platform import capacity, files, keys, servers, watch
 from jobs.cli.river import channels, quality, upkeep
@@ -24,6 +24,7 @@ app = typer.Typer(name=NAME, add_completion=False, pretty_exceptions_enable=Fals
 for verbs in (
     servers,
     checking,
+    beginning,
     proof,
     planning,
     asking,

@@ -1,65 +1,22 @@
-"""Verbs of declarations: projects, check, init."""
+"""Verbs of declarations: projects, check."""
 
-import re
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from anabranch.declare.loading import list_projects, load_project
 from anabranch.declare.projects import Project
-from anabranch.errors import MisuseError
 from anabranch.folds.grains import largest_key
 from anabranch.folds.packing import LARGEST
 from anabranch.values.times import SECOND
 from jobs.cli.options import AsJson, Name
-from jobs.show import picked, result, say, table
+from jobs.show import picked, result, table
 from jobs.wiring.settings import load_settings
-
-TEMPLATE = '''"""{name}: say here what it is for."""
-
-from anabranch import Count, FeatureView, Label, Last, Mean, Model, Project, Source
-
-readings = Source(
-    name="readings",
-    topic="{name}-readings",
-    id="reading_id",
-    time="measured_at",
-    schema="reading_id STRING, thing_id STRING, measured_at TIMESTAMP, value DOUBLE",
-)
-outcomes = Source(
-    name="outcomes",
-    topic="{name}-outcomes",
-    id="outcome_id",
-    time="decided_at",
-    schema="outcome_id STRING, thing_id STRING, decided_at TIMESTAMP, bad BOOLEAN",
-)
-
-recent = FeatureView(
-    name="recent",
-    source=readings,
-    key="thing_id",
-    windows=("1h", "1d"),
-    features={{
-        "readings": Count(),
-        "value_mean": Mean("value"),
-        "high": Count(where="value > 100"),
-        "value_last": Last("value"),
-    }},
-)
-
-project = Project(
-    name="{name}",
-    views=(recent,),
-    label=Label(source=outcomes, key="thing_id", target="bad"),
-    model=Model(trainer="xgboost", metric="roc_auc"),
-)
-'''
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for verb in (projects, check, init):
+    for verb in (projects, check):
         app.command()(verb)
 
 
@@ -177,22 +134,3 @@ def described(project: Project) -> dict[str, Any]:
         and {"source": label.source.name, "target": label.target, "own_event": label.own_event},
         "model": model and {**picked(model, "trainer metric"), "features": list(project.model_features)},
     }
-
-
-def init(
-    name: Name,
-    into: Annotated[
-        Path | None, typer.Option(help="Folder to write to; the last one searched by default.")
-    ] = None,
-) -> None:
-    """Write a declaration to begin with."""
-    path = (into or load_settings().projects[-1]) / f"{name}.py"
-    if not re.fullmatch(r"(?=.{1,40}$)[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
-        raise MisuseError(
-            f"{name!r} cannot be the name of a project: use up to 40 lower-case letters, digits and single "
-            "underscores, beginning with a letter"
-        )
-    if path.exists():
-        raise MisuseError(f"{path} exists already: choose another name, or edit it")
-    path.write_text(TEMPLATE.format(name=name), encoding="utf-8")
-    say(f"wrote {path}\nNext: anabranch check {name}")

@@ -342,7 +342,7 @@ def test_the_template_of_a_declaration_is_sound_and_never_overwritten(anabranch:
     assert json.loads(anabranch("check", "my_things", "--json").out)["ok"] is True
     ended = anabranch("init", "my_things")
     assert ended.code == 2
-    assert "my_things.py exists already: choose another name, or edit it" in ended.line
+    assert "my_things.py exists already: choose another name (--name), or edit it" in ended.line
     for name in ("Bad", "my-things", "2things", "my__things", "a" * 41):
         assert anabranch("init", name).code == 2
 
