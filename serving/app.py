@@ -9,12 +9,12 @@ from functools import partial
 
 from anabranch.answers.problems import ProblemError, of_error
 from anabranch.errors import AnabranchError
-from serving.api import routes as api
+from serving import routes as api
 from serving.api.about import own_metrics, visible
 from serving.api.context import ServingContext
 from serving.api.live import Served
 from serving.api.metrics import leave
-from serving.api.routing import Call, Route, Router, route_for
+from serving.api.routing import PROBLEMS, PROJECT, Call, Route, Router, route_for
 from serving.api.server_parts import ServerParts
 from serving.http.access import NOBODY, Caller, Hosts
 from serving.http.messages import (
@@ -88,7 +88,11 @@ class Application:
         method = scope.method
         headers = scope.headers
         request = HttpRequest(
-            method, scope.path, content_type=headers.get("content-type") or "", query=scope.query_string
+            method,
+            scope.path,
+            content_type=headers.get("content-type") or "",
+            query=scope.query_string,
+            headers=headers,
         )
         if self._access is not None:
             request.authorization, request.api_key = (
@@ -116,16 +120,19 @@ class Application:
     async def handle(self, request: HttpRequest) -> Response:
         """Answer a request; every error becomes a problem."""
         started = time.perf_counter()
-        label, project = "unknown", ""
+        label, project, errors = "unknown", "", PROBLEMS
         try:
             match = self._router.find(request.path)
             if match is not None:
                 routes, parameters = match
                 first = next(iter(routes.values()))
-                label, name = first.label, parameters.get("project", "")
+                label, name, errors = first.label, parameters.get("project", ""), first.errors
                 project = name if self.live.get(name) is not None else ""
                 # Rights come first: a caller without any for a project does not learn whether it exists.
                 caller = self._admit(request, first, name)
+                if first.only:
+                    project = self._only(first, caller)
+                    parameters = {**parameters, "project": project}
                 response = await self._answer(request, routes, parameters, caller)
             elif self._site.owns(request.path):
                 label = "page"
@@ -136,12 +143,12 @@ class Application:
                     ProblemError(404, "unknown-path", f"no endpoint at {request.path[:200]}: see /docs")
                 )
         except AnabranchError as error:
-            response = problem_response(of_error(error))
+            response = errors.respond(of_error(error))
         except GoneError:
             raise
         except Exception:
             log.exception("%s %s failed", request.method, request.path)
-            response = problem_response(
+            response = errors.respond(
                 ProblemError(500, "fault", "the server failed at this request: its log says where")
             )
         self.parts.metrics.answered(label, project, response.status, started)
@@ -189,6 +196,24 @@ class Application:
                 f"{caller.name} has no right to {route.right}: ask for a key or token that has",
             )
         return caller
+
+    def _only(self, route: Route, caller: Caller | None) -> str:
+        """The one project with a model that the caller may ask; a problem says how to name one of several."""
+        names = [
+            served.project.name
+            for served in self.live
+            if served.project.model is not None
+            and (caller is None or route.right is None or caller.may(served.project.name, route.right))
+        ]
+        if len(names) == 1:
+            return names[0]
+        shown = ", ".join(names) or "none"
+        raise ProblemError(
+            404,
+            "which-project",
+            f"{route.path} is for servers of one project with a model, here you may ask {shown}: "
+            f"{route.method} {PROJECT}{route.path} names the project",
+        )
 
     def _identify(self, request: HttpRequest) -> Caller | None:
         """The caller, None when all may ask; raises a 401 problem."""

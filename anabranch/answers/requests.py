@@ -89,6 +89,18 @@ def decode(body: bytes, *, exact: bool = False, what: str = "the body") -> objec
         raise _diagnosis(body, error, what) from error
 
 
+def decode_with_nan(body: bytes) -> object:
+    """The JSON of a body as `decode` reads it, but NaN, which pandas writes for what is missing, is null."""
+    try:
+        return decode(body)
+    except ProblemError as problem:
+        if problem.field is None:
+            raise
+    # Python writes a float with all its digits, so that it is read again as it was.
+    document = json.loads(body, parse_constant=lambda name: None if name == "NaN" else float(name))
+    return decode(json.dumps(document).encode())
+
+
 def _with_exact_keys(document: object, body: bytes) -> object:
     """The document of a body, in which a number in a key is as it was sent, as an event's is."""
     if any(type(part) is float for one in _askers(document) for part in _key_parts(one)):
@@ -164,9 +176,9 @@ def read_asked(body: bytes, project: Project, latest: int | None = None) -> Aske
     if "instances" in document:
         listed = _listed(document, "instances")
         given = _events_of(body, len(listed))
-        return _explained(
+        return at_most_explained(
             [
-                _one(
+                read_one(
                     each,
                     project,
                     f"instances[{i}].",
@@ -179,7 +191,7 @@ def read_asked(body: bytes, project: Project, latest: int | None = None) -> Aske
             ]
         )
     if "keys" in document:
-        return _explained(
+        return at_most_explained(
             [
                 Asked(
                     body_key(each, project, f"keys[{i}]"),
@@ -191,7 +203,7 @@ def read_asked(body: bytes, project: Project, latest: int | None = None) -> Aske
                 for i, each in enumerate(_listed(document, "keys"))
             ]
         )
-    return _one(document, project, "", events=_events_of(body)[0], latest=latest, publishes=True)
+    return read_one(document, project, "", events=_events_of(body)[0], latest=latest, publishes=True)
 
 
 def _explain(document: Mapping[str, object], place: str) -> bool:
@@ -202,7 +214,8 @@ def _explain(document: Mapping[str, object], place: str) -> bool:
     raise unprocessable(f"{place}explain", f"explain is {show(given)}: send true or false", "wrong-type")
 
 
-def _explained(asked: list[Asked]) -> list[Asked]:
+def at_most_explained(asked: list[Asked]) -> list[Asked]:
+    """`asked`; raises a 422 problem when more scores are to be explained than one request may have."""
     count = sum(one.explain for one in asked)
     if count > MOST_EXPLAINED:
         raise unprocessable(
@@ -232,7 +245,9 @@ def read_message(value: bytes | None, project: Project, latest: int | None = Non
         document = _message(value)
         request_id = _request_id(document.pop("request_id", None))
         events = _events_of(value or b"")[0]
-        return Requested(request_id, _one(document, project, "", _BY_MESSAGE, events=events, latest=latest))
+        return Requested(
+            request_id, read_one(document, project, "", _BY_MESSAGE, events=events, latest=latest)
+        )
     except ProblemError as problem:
         return Requested(request_id or _readable_id(value), problem=problem)
 
@@ -301,7 +316,7 @@ def _listed(document: Mapping[str, object], name: str) -> list[object]:
     return found
 
 
-def _one(
+def read_one(
     document: object,
     project: Project,
     place: str,
@@ -312,6 +327,7 @@ def _one(
     latest: int | None = None,
     publishes: bool = False,
 ) -> Asked:
+    """The question in a decoded object; problems begin the names of fields with `place`."""
     if not isinstance(document, dict):
         raise unprocessable(
             place.rstrip("."),

@@ -18,7 +18,7 @@ from anabranch.answers.own import publish_own
 from anabranch.answers.predict import Prediction, shown_features, shown_key
 from anabranch.answers.problems import ProblemError, unprocessable
 from anabranch.answers.requests import MOST_SHOWN, SHOWN, Asked, Key, path_key
-from anabranch.answers.service import Questions
+from anabranch.answers.service import Outcome, Questions
 from anabranch.answers.trials import scorers
 from anabranch.declare.names import INTERVAL
 from anabranch.declare.sources import Source
@@ -26,6 +26,7 @@ from anabranch.errors import AnabranchError, EventError
 from anabranch.events.faults import find_fault, find_text_fault
 from anabranch.events.json_values import encode, encode_event
 from anabranch.events.own_events import OwnEvent
+from anabranch.stores.models.versions import Scorer
 from anabranch.values.keys import key_text, show_key
 from anabranch.values.paths import value_at
 from anabranch.values.times import SECOND, format_time, parse_time
@@ -44,14 +45,29 @@ async def predict(parts: ServerParts, call: Call) -> Response:
 
     An unknown key is a problem; among several requests, only in its own place.
     """
-    request, served = call.request, call.served
-    project, scorer = served.project, served.scorer
-    requests.check_json(request.content_type)
-    read = requests.read_asked(request.body, project, _latest(parts))
+    requests.check_json(call.request.content_type)
+    read = requests.read_asked(call.request.body, call.served.project, _latest(parts))
     asked = read if isinstance(read, list) else [read]
-    if scorer is None:
-        raise ProblemError(503, "no-model", _why_no_model(served, parts.live))
-    questions = Questions(project, scorer, asked, scorers(project, scorer, served.trial, asked))
+    outcomes = await answered(parts, call, asked)
+    if isinstance(read, list):
+        return Response(200, encode({"predictions": list(map(_with_key, asked, outcomes))}))
+    (outcome,) = outcomes
+    if isinstance(outcome, ProblemError):
+        raise outcome
+    return Response(200, encode(outcome.answer))
+
+
+async def answered(
+    parts: ServerParts, call: Call, asked: Sequence[Asked], *, champion: bool = False
+) -> list[Outcome]:
+    """The outcome of each question; predictions are recorded, compared with a version on trial, and counted.
+
+    With `champion` the champion answers, whatever is on trial. Raises a 503 problem without one.
+    """
+    served = call.served
+    project, scorer = served.project, serving_scorer(parts, served)
+    trial = None if champion else served.trial
+    questions = Questions(project, scorer, asked, scorers(project, scorer, trial, asked))
     if any(questions.wanted):
         _require_manifest(served)
     publishing = [event for one in asked for event in one.events if event.message is not None]
@@ -66,12 +82,14 @@ async def predict(parts: ServerParts, call: Call) -> Response:
     degraded = sum(1 for prediction in predictions if prediction.answer["degraded"])
     if degraded:
         parts.metrics.degraded.labels(project.name).inc(degraded)
-    if isinstance(read, list):
-        return Response(200, encode({"predictions": list(map(_with_key, asked, outcomes))}))
-    (outcome,) = outcomes
-    if isinstance(outcome, ProblemError):
-        raise outcome
-    return Response(200, encode(outcome.answer))
+    return outcomes
+
+
+def serving_scorer(parts: ServerParts, served: Served) -> Scorer:
+    """The champion that serves; raises a 503 problem that says why there is none."""
+    if served.scorer is None:
+        raise ProblemError(503, "no-model", _why_no_model(served, parts.live))
+    return served.scorer
 
 
 async def features(parts: ServerParts, call: Call) -> FeaturesBody:

@@ -19,17 +19,17 @@ from anabranch.events.own_events import known_sources
 from anabranch.values.types import nullable
 from serving.api.bodies import DECLARED, KEY_ANSWERS, ProblemBody
 from serving.api.catalogue import addresses_schema, aggregate_text
-from serving.api.routing import Route, listed
+from serving.api.routing import ErrorForm, Route, listed
 
 Schema = dict[str, Any]
 _SINGLE_VALUE = {"type": ["string", "number", "boolean"], "minLength": 1}
 Parts = Mapping[str, Any]
 """Schemas, or tuples of types, of the parts that serving/api/bodies.py marks."""
 _NULL = {"type": "null"}
-_PROBLEM = {"$ref": "#/components/responses/Problem"}
 _ABOUT = (
     "Features merged from batch and stream, and scores of the models trained on them. "
-    "Every error is application/problem+json and names the field to blame."
+    "Errors are application/problem+json and name the field to blame, except where another protocol has its "
+    "own form."
 )
 
 
@@ -55,12 +55,15 @@ class Declared:
             "given_features": given,
         }
         parts["own_events"] = self._own_events()
+        parts["row"] = self._row()
         if self.project.request is not None:
             parts["request"] = self._request()
         return parts if self.source is None else {**parts, "event": event_schema(self.source, self.project)}
 
     def parameter(self, name: str) -> Schema:
         """A parameter of a path."""
+        if name == "version":
+            return _parameter(name, "A version that serves", "3")
         if name != "key":
             return _parameter(name, name, name)
         keys, shown = self.project.keys, self.key_example
@@ -85,12 +88,19 @@ class Declared:
         key = shown if isinstance(shown, dict) else {self.project.keys[0]: shown}
         return unknown_key(self.project, {name: str(value) for name, value in key.items()}).document
 
+    @property
+    def row_example(self) -> dict[str, Any]:
+        """A row with all that the model reads, and the columns of the request."""
+        types, own = self.project.inputs, [column.name for column in self.project.request_columns]
+        return {name: types[name].example for name in dict.fromkeys((*self.project.model_features, *own))}
+
     def predict_examples(self) -> Schema:
         """One of each way to ask for predictions, which can be sent as they are."""
         types, key = self.project.inputs, self.key_example
         own = {column.name for column in self.project.request_columns}
-        names = [name for name in self.project.model_features if name not in own]
-        given: Schema = {"features": {name: types[name].example for name in names}}
+        given: Schema = {
+            "features": {name: value for name, value in self.row_example.items() if name not in own}
+        }
         asked: Schema = {"request": {name: types[name].example for name in own}} if own else {}
         given |= asked
         several = {"summary": f"Up to {MOST_INSTANCES:,} keys", "value": {"keys": [key]}}
@@ -144,6 +154,19 @@ class Declared:
             features[derived.name] = {**nullable(derived.type.json_schema), "description": meaning}
         return features
 
+    def _row(self) -> Schema:
+        """A row of a table: columns of the key, features, columns of the request."""
+        names = self.project.keys
+        request = {column.name: nullable(column.type.json_schema) for column in self.project.request_columns}
+        keys = {name: nullable(_SINGLE_VALUE) for name in names}
+        return {
+            "type": "object",
+            "description": f"With {' and '.join(names)} stored features are read, and features that the row "
+            "has win over them, null ones too; without, its features alone are scored",
+            "properties": {**self._features(), **request, **keys},
+            "additionalProperties": False,
+        }
+
     def _own_events(self) -> Schema:
         """One event, or an array of such."""
         one: Schema = {
@@ -196,10 +219,17 @@ def document(projects: Iterable[Project], routes: Iterable[Route], *, secured: b
     routes = tuple(routes)
     shared: Parts = {"addresses": addresses_schema(routes), "key_answer": KEY_ANSWERS}
     paths: Schema = {}
+    shown = list(projects)
     for route in routes:
-        if route.response is not None and "project" not in route.parameters:
+        if route.response is not None and "project" not in route.parameters and not route.only:
             _list(paths, route, route.path, _operation(route, shared, route.tag, secured))
-    for project in projects:
+    modelled = [project for project in shown if project.model is not None]
+    for route in routes if len(modelled) == 1 else ():
+        if route.only:
+            declared = Declared(modelled[0])
+            operation = _operation(route, {**shared, **declared.parts}, route.tag, secured, declared)
+            _list(paths, route, route.path, operation)
+    for project in shown:
         for route in listed(routes, project):
             for declared in _cases(route, project):
                 source = {} if declared.source is None else {"source": declared.source.name}
@@ -213,7 +243,7 @@ def document(projects: Iterable[Project], routes: Iterable[Route], *, secured: b
         "openapi": "3.1.0",
         "info": {"title": "Anabranch", "version": "1", "description": _ABOUT},
         "paths": paths,
-        "components": _components(secured),
+        "components": _components({route.errors.name: route.errors for route in routes}.values(), secured),
     }
 
 
@@ -280,8 +310,9 @@ def _operation(
         operation["parameters"] = parameters
     if route.request:
         shown = {} if route.examples is None or declared is None else {"examples": route.examples(declared)}
-        content = {"schema": schema(route.request, parts), **shown}
-        operation["requestBody"] = {"required": True, "content": {"application/json": content}}
+        content = {"application/json": {"schema": schema(route.request, parts), **shown}}
+        content |= {media: {"schema": {"type": "string"}} for media in route.further}
+        operation["requestBody"] = {"required": True, "content": content}
     if isinstance(route.response, str):
         answer: Schema = {route.response: {"schema": {"type": "string"}}}
     else:
@@ -293,21 +324,25 @@ def _operation(
         {*route.problems, 422, *((400,) if route.parameters else ()), *((401, 403) if guarded else ())}
     )
     responses: Schema = {str(route.status): {"description": "OK", "content": answer}}
-    responses.update({str(code): _PROBLEM for code in codes})
+    problem = {"$ref": f"#/components/responses/{route.errors.name}"}
+    responses.update({str(code): problem for code in codes})
     if route.unknown_key and declared is not None:
-        problem = {"schema": schema(ProblemBody, {}), "example": declared.unknown_key}
+        unknown = {"schema": schema(ProblemBody, {}), "example": declared.unknown_key}
         about = "No such project, or a key of which nothing is known"
-        responses["404"] = {"description": about, "content": {CONTENT_TYPE: problem}}
+        responses["404"] = {"description": about, "content": {CONTENT_TYPE: unknown}}
     operation["responses"] = responses
     return {**operation, "security": [{"bearer": []}, {"key": []}]} if guarded else operation
 
 
-def _components(secured: bool) -> Schema:
-    reference = {"schema": {"$ref": "#/components/schemas/Problem"}}
-    components: Schema = {
-        "schemas": {"Problem": schema(ProblemBody, {})},
-        "responses": {"Problem": {"description": "What went wrong", "content": {CONTENT_TYPE: reference}}},
-    }
+def _components(forms: Iterable[ErrorForm], secured: bool) -> Schema:
+    components: Schema = {"schemas": {}, "responses": {}}
+    for form in forms:
+        reference = {"schema": {"$ref": f"#/components/schemas/{form.name}"}}
+        components["schemas"][form.name] = schema(form.body, {})
+        components["responses"][form.name] = {
+            "description": "What went wrong",
+            "content": {form.media: reference},
+        }
     if secured:
         about = "An API key (anb_...) or a token of the issuer"
         components["securitySchemes"] = {

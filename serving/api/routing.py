@@ -9,11 +9,12 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from anabranch.answers import requests
-from anabranch.answers.problems import ProblemError, unprocessable
+from anabranch.answers.problems import CONTENT_TYPE, ProblemError, unprocessable
 from anabranch.declare.projects import Project
+from serving.api.bodies import ProblemBody
 from serving.api.live import Served
 from serving.http.access import Caller
-from serving.http.messages import HttpRequest
+from serving.http.messages import HttpRequest, Response, problem_response
 
 if TYPE_CHECKING:
     from serving.api.openapi import Declared
@@ -46,17 +47,35 @@ class Call:
     def read(self, kind: type[T]) -> T:
         """The JSON body as a value of `kind`; raises a 400, 415 or 422 problem."""
         requests.check_json(self.request.content_type)
-        document = requests.decode(self.request.body)
-        try:
-            return msgspec.convert(document, kind)
-        except msgspec.ValidationError as error:
-            reason, _, place = str(error).rstrip("`").partition(" - at `$")
-            field = place.removeprefix(".") or "body"
-            raise unprocessable(field, f"{field}: {reason}") from error
+        return read_as(requests.decode(self.request.body), kind)
+
+
+def read_as(document: object, kind: type[T]) -> T:
+    """A decoded body as a value of `kind`; raises a 422 problem that names the field."""
+    try:
+        return msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        reason, _, place = str(error).rstrip("`").partition(" - at `$")
+        field = place.removeprefix(".") or "body"
+        raise unprocessable(field, f"{field}: {reason}") from error
 
 
 Handler = Callable[["ServerParts", Call], Awaitable[object]]
 """Returns a `Response`, or a document that is sent as JSON with the route's `status`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorForm:
+    """How a route writes its problems: `respond` makes the response, whose body is a `body`."""
+
+    name: str
+    """Its component in the OpenAPI document."""
+    body: Any
+    media: str
+    respond: Callable[[ProblemError], Response]
+
+
+PROBLEMS = ErrorForm(name="Problem", body=ProblemBody, media=CONTENT_TYPE, respond=problem_response)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +105,11 @@ class Route:
     request: tuple[Any, ...] = ()
     response: Any = None
     status: int = 200
+    errors: ErrorForm = PROBLEMS
+    further: tuple[str, ...] = ()
+    """Media types that a request may have besides JSON, as text."""
+    only: bool = False
+    """Whether it is of the one project with a model that the caller may ask: its path names none."""
     tag: str = "server"
     """Where the document lists it, unless it lies below a project."""
     problems: tuple[int, ...] = ()
@@ -169,7 +193,7 @@ class Router:
             raise ProblemError(
                 400, "bad-path", "the path is not UTF-8 (or holds U+FFFD): write each byte of UTF-8 as %XX"
             )
-        branch = self._fixed.get(path)
+        branch = self._fixed.get(path) or self._fixed.get(path.rstrip("/"))
         if branch is not None:
             return branch.routes, {}
         for branch in self._templates.values():

@@ -32,6 +32,8 @@ class HttpRequest:
     authorization: str = field(default="", repr=False)
     api_key: str = field(default="", repr=False)
     query: str = ""
+    headers: "Mapping[str, str] | HeaderTable" = field(default_factory=dict, repr=False)
+    """Headers by lower-case name, of which only `get` may be asked."""
     receive: Callable[[], Awaitable[bytes]] | None = field(default=None, repr=False)
 
 

@@ -69,7 +69,7 @@ def _layout(schema: Schema, known: Sequence[Schema] = ()) -> dict[str, Any]:
         ]
         return {"repeated": False, "choices": found}
     if schema.get("type") == "array":
-        return _layout(schema["items"], known)
+        return _layout(schema.get("items", {}), known)
     required = set(schema.get("required", ()))
     members = [
         {

@@ -16,10 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from anabranch.declare.loading import load_project
 from anabranch.stores.files.api_keys import RIGHTS, ApiKeys
+from anabranch.stores.models.connection import mlflow_module
 from tests.conftest import free_ports
 from tests.support.serving_fakes import NOW, PROJECTS
 
@@ -279,6 +282,23 @@ def test_a_killed_worker_is_started_again_while_the_other_serves(tmp_path: Path)
         # The call that the killed worker held may break; a quick start leaves few others to count.
         assert answers.count(200) >= min(0.9 * len(answers), len(answers) - 1) > 0
         assert [asked() for _ in range(10)] == [200] * 10
+
+
+def test_mlflows_own_client_scores_rows_as_predict_does(running: Running) -> None:
+    """Its missing values come as NaN, and its rows in a frame that pandas has split."""
+    mlflow = mlflow_module()
+    from mlflow.pyfunc.scoring_server.client import ScoringServerClient
+
+    client: Any = ScoringServerClient("127.0.0.1", running.port)  # type: ignore[no-untyped-call]
+    client.wait_server_ready(timeout=10)
+    assert client.get_version() == mlflow.__version__
+    rows = pd.DataFrame({"patient_id": ["p1", None, "nobody"], "bpm_mean_1h": [1 / 3, 0.1 + 0.2, np.nan]})
+    found = client.invoke(rows).get_predictions()
+    asked = [{"key": "p1", "features": {"bpm_mean_1h": 1 / 3}}, {"features": {"bpm_mean_1h": 0.1 + 0.2}}]
+    _, _, body = running.ask("POST", PREDICT, json.dumps({"instances": asked}))
+    assert found["score"].tolist()[:2] == [one["score"] for one in json.loads(body)["predictions"]]
+    assert np.isnan(found["score"][2])
+    assert "nothing is known of key 'nobody'" in found["error"][2]
 
 
 def test_port_that_is_taken_is_told_in_one_line(running: Running, tmp_path: Path) -> None:

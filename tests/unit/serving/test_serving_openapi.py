@@ -11,7 +11,7 @@ from markupsafe import escape
 from anabranch.declare.loading import load_project
 from anabranch.values.types import type_names
 from serving.api import openapi
-from serving.api.routes import ROUTES
+from serving.routes import ROUTES
 from serving.site import docs_page
 from tests.support.serving_fakes import PROJECTS, Bench, bench
 
@@ -96,11 +96,10 @@ def test_examples_can_be_sent_and_their_answers_fit_the_schema(
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             sent = _shown(operation.get("requestBody", {}).get("content", {}).get("application/json", {}))
-            address = (
-                path.replace("{key}", operation["parameters"][0]["example"])
-                if "parameters" in operation
-                else path
-            )
+            address = path
+            for parameter in operation.get("parameters", ()):
+                if parameter["in"] == "path":
+                    address = address.replace(f"{{{parameter['name']}}}", parameter["example"])
             assert bool(sent) == ("requestBody" in operation), path
             for body in sent or [None]:
                 response = heart.raw(method.upper(), address, body)

@@ -15,7 +15,7 @@ from anabranch.stores.queries import reason_of
 from anabranch.values.types import parse_type, type_names
 from batch.landing.explained import explained
 from batch.quality.reasons import explain
-from serving.api.routes import ROUTES
+from serving.routes import ROUTES
 from serving.api.routing import Router
 from tests.support.serving_fakes import PROJECTS
 
