@@ -129,7 +129,9 @@ def _split(given: object, form: str) -> _Table:
         raise unprocessable(
             form, f"{form} is {show(given)}: send an object with columns, data, and index or not"
         )
-    names = given.get("columns")
+    names, index = given.get("columns"), given.get("index")
+    if not isinstance(index, list | None):
+        raise unprocessable(f"{form}.index", f"index is {show(index)}: send an array, or leave it out")
     if names is not None and not _are_names(names):
         raise unprocessable(f"{form}.columns", f"columns is {show(names)}: send an array of names")
     return names, _matrix(given["data"], f"{form}.data")

@@ -259,6 +259,7 @@ def test_without_a_model_neither_is_ready(heart: Bench) -> None:
         ({"instances": [{"age": "x"}]}, "rows[0].features.age: age: 'x' is not a whole number"),
         ({"dataframe_records": [{"age": 1}, 3]}, "send an array of objects"),
         ({"dataframe_split": {"columns": ["age"], "data": [[1], [1, 2]]}}, "rows[1]: the row has 2 values"),
+        ({"dataframe_split": {"columns": ["age"], "data": [[1]], "index": 3}}, "index is 3: send an array"),
         ({"dataframe_split": {"columns": ["age", "age"], "data": [[1, 2]]}}, "two columns 'age'"),
         ({"inputs": {"age": [1, 2], "bpm_mean_1h": [1]}}, "'bpm_mean_1h' has 1 values, 'age' has 2"),
         ({"instances": [{"age": 1}] * 1001}, "1001 rows: send at most 1000"),

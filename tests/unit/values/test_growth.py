@@ -15,8 +15,8 @@ from anabranch.stores.queries import reason_of
 from anabranch.values.types import parse_type, type_names
 from batch.landing.explained import explained
 from batch.quality.reasons import explain
-from serving.routes import ROUTES
 from serving.api.routing import Router
+from serving.routes import ROUTES
 from tests.support.serving_fakes import PROJECTS
 
 LENGTH = 8000
