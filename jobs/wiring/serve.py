@@ -123,7 +123,7 @@ def _log_to_stderr() -> None:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(SecretlessFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logging.basicConfig(level=logging.INFO, handlers=[handler])
-    for driver in ("cassandra", "kafka", "pyignite"):
+    for driver in ("cassandra", "kafka", "librdkafka", "pyignite"):
         logging.getLogger(driver).setLevel(logging.CRITICAL)
     for library in ("mlflow", "alembic"):
         logging.getLogger(library).setLevel(logging.WARNING)

@@ -25,7 +25,17 @@ from kafka.errors import (
 from anabranch.errors import AnabranchError, TooLargeError, UnavailableError
 from anabranch.events.origins import copy_of, is_copy
 from anabranch.settings import BusSettings
-from anabranch.stores.kafka.publisher import Failure, Message, Publisher
+from anabranch.stores.kafka.native import NativeConnection
+from anabranch.stores.kafka.publisher import (
+    LARGEST_REQUEST,
+    LINGER_MS,
+    Connection,
+    Failure,
+    Message,
+    Placement,
+    Publisher,
+    PythonConnection,
+)
 
 log = logging.getLogger(__name__)
 ARRIVAL = {"message.timestamp.type": "LogAppendTime"}
@@ -36,11 +46,15 @@ _TOGETHER = 20_000  # messages: the client's buffer has no bound of its own
 _METADATA_MS = 5_000
 _SIZE = "max.message.bytes"
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
-_LARGEST_REQUEST = 8 * 1024 * 1024
 _SPELLINGS = {
     "sasl.username": "sasl_plain_username",
     "sasl.password": "sasl_plain_password",
+    "sasl.mechanisms": "sasl_mechanism",
     "ssl.ca.location": "ssl_cafile",
+    "ssl.certificate.location": "ssl_certfile",
+    "ssl.key.location": "ssl_keyfile",
+    "ssl.key.password": "ssl_password",
+    "ssl.crl.location": "ssl_crlfile",
 }
 
 
@@ -112,7 +126,7 @@ class Bus:
 
     def __init__(self, settings: BusSettings) -> None:
         self.settings = settings
-        self._publisher = Publisher(self._producer, self._sizes, self._restore)
+        self._publisher = Publisher(self._connection, self._sizes, self._restore)
         self._ensured: dict[str, tuple[int, Mapping[str, str]]] = {}
         self._read_as: dict[str, str] = {}
 
@@ -178,12 +192,12 @@ class Bus:
 
         Raises as `publish` does.
         """
-        message, stored = (topic, key, value), list[Any]()
+        message, stored = (topic, key, value), list[Placement]()
         with self.answering():
             for error in self._publisher.too_large([message]).values():
                 raise error
             _check(self._publisher.send([message], stored), topic)
-        return int(stored[-1].partition), int(stored[-1].offset), int(stored[-1].timestamp) * 1000
+        return stored[-1].partition, stored[-1].offset, stored[-1].timestamp * 1000
 
     def offer(self, messages: Sequence[Message]) -> dict[int, AnabranchError]:
         """Publish messages of any topics as far as their topics take them.
@@ -375,13 +389,18 @@ class Bus:
             )
         return described
 
+    def _connection(self) -> Connection:
+        if self.settings.producer == "librdkafka":
+            return NativeConnection(self.settings, _PATIENCE_MS / 1000)
+        return PythonConnection(self._producer)
+
     def _producer(self) -> Any:
         return self._client(
             KafkaProducer,
             acks="all",
-            linger_ms=5,
+            linger_ms=LINGER_MS,
             batch_size=131_072,
-            max_request_size=_LARGEST_REQUEST,
+            max_request_size=LARGEST_REQUEST,
             max_block_ms=_METADATA_MS,
         )
 
@@ -455,11 +474,14 @@ def _check(failures: Sequence[Failure], topic: str) -> None:
 
 def _java_security(security: Mapping[str, str]) -> dict[str, str]:
     """The security settings in Java's spelling: user and password become a JAAS line."""
-    found = {key: value for key, value in security.items() if key not in _SPELLINGS}
+    others = _SPELLINGS.keys() - {"ssl.key.password"}
+    found = {key: value for key, value in security.items() if key not in others}
+    if "sasl.mechanisms" in security:
+        found.setdefault("sasl.mechanism", security["sasl.mechanisms"])
     if "sasl.username" in security and "sasl.jaas.config" not in found:
         module = (
             "scram.ScramLoginModule"
-            if "SCRAM" in security.get("sasl.mechanism", "")
+            if "SCRAM" in found.get("sasl.mechanism", "")
             else "plain.PlainLoginModule"
         )
         user, password = security["sasl.username"], security.get("sasl.password", "")

@@ -18,16 +18,15 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from anabranch.errors import UnavailableError
 from anabranch.events.origins import HEADER, Origin
 from anabranch.settings import BusSettings
+from anabranch.stores.kafka.native import SECONDS, client
 from anabranch.stores.kafka.relay_topics import (
     AT_END,
     GROUP,
     LARGEST,
     OUT_OF_RANGE,
-    SECONDS,
     Mark,
     Pair,
     RelayAdmin,
-    client,
     ends_of_copy,
     marks,
     name_of,

@@ -9,8 +9,6 @@ commits marks for the group `anabranch.relay`, by which relays also notice one a
 Both are written after the copies, so the larger of them is true. Only marks of the very same topics count.
 """
 
-import logging
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,16 +27,13 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stubs ex
 from anabranch.errors import AnabranchError, UnavailableError
 from anabranch.events.origins import Origin, can_be_copied, copy_of
 from anabranch.settings import BusSettings
+from anabranch.stores.kafka.native import SECONDS, client
 
-_CLIENT_LOG = logging.getLogger("librdkafka")
 GROUP = "anabranch.relay"
-SECONDS = 10.0
-"""How long a request may take."""
 LARGEST = 100 * 2**20
 """Bytes of a message that a copy takes: messages that arrived compressed are larger in it."""
 _STAMPS, _ARRIVAL = "message.timestamp.type", "LogAppendTime"
 _KEPT = ("retention.ms", "retention.bytes")
-_UNKNOWN_SETTING = re.compile(r'No such configuration property: "([^"]+)"')
 _RIGHTS = (
     "TOPIC_AUTHORIZATION_FAILED",
     "GROUP_AUTHORIZATION_FAILED",
@@ -89,26 +84,6 @@ def name_of(error: KafkaException) -> str:
     """The name of an error in Kafka's or librdkafka's list; empty where it has none."""
     found = error.args[0] if error.args else None
     return found.name() if isinstance(found, KafkaError) else ""
-
-
-def client(make: Callable[..., Any], settings: BusSettings, **options: object) -> Any:
-    """A client of librdkafka with the bus's security; settings that only Java's clients know are left out."""
-    security = dict(settings.security)
-    while True:
-        wanted = {
-            "bootstrap.servers": settings.bootstrap_servers,
-            "log.connection.close": False,
-            "socket.timeout.ms": int(SECONDS * 1000),
-            **security,
-            **options,
-        }
-        try:
-            return make(wanted, logger=_CLIENT_LOG)
-        except KafkaException as error:
-            unknown = _UNKNOWN_SETTING.search(str(error))
-            if unknown is None or unknown[1] not in security:
-                raise
-            del security[unknown[1]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,12 @@
 """The bus's contract, against a real Kafka."""
 
+import multiprocessing
 import time
 import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
@@ -9,8 +14,19 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from anabranch.errors import AnabranchError, TooLargeError, UnavailableError
 from anabranch.settings import BusSettings
 from anabranch.stores.kafka.bus import Bus
+from jobs.wiring.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("servers")
+BOTH = pytest.mark.parametrize("bus", ["librdkafka", "kafka-python"], indirect=True)
+"""One contract for both clients that publish."""
+
+
+@pytest.fixture
+def bus(servers: Settings, request: pytest.FixtureRequest) -> Iterator[Bus]:
+    """The gateway to the run's real broker; its parameter is what publishes."""
+    producer = getattr(request, "param", servers.bus.producer)
+    with Bus(replace(servers.bus, producer=producer)) as made:
+        yield made
 
 
 @pytest.fixture
@@ -43,6 +59,7 @@ def read(bus: Bus, topic: str) -> list[tuple[int, int, bytes | None, bytes | Non
         consumer.close()
 
 
+@BOTH
 def test_messages_are_published_in_order_and_stamped_by_the_broker(bus: Bus, topic: str) -> None:
     bus.ensure_topics([topic])
     assert bus.ends(topic) == {0: 0}
@@ -70,9 +87,12 @@ def test_topics_that_are_there_are_told_with_their_ends_by_one_connection(bus: B
     assert sum(found[other][1].values()) == 2
 
 
-def test_messages_of_one_key_keep_to_one_partition(bus: Bus, topic: str) -> None:
+def test_messages_of_one_key_keep_to_one_partition_whatever_publishes(bus: Bus, topic: str) -> None:
     bus.ensure_topics([topic], partitions=3)
-    bus.publish(topic, [(f"key {number % 5}".encode(), str(number).encode()) for number in range(50)])
+    messages = [(f"key {number % 5}".encode(), str(number).encode()) for number in range(50)]
+    bus.publish(topic, messages)
+    with Bus(replace(bus.settings, producer="kafka-python")) as other:
+        other.publish(topic, messages[:5])
     places: dict[bytes | None, set[int]] = {}
     for partition, _, key, *_ in read(bus, topic):
         places.setdefault(key, set()).add(partition)
@@ -119,9 +139,10 @@ def test_an_error_names_the_missing_topic(bus: Bus, topic: str) -> None:
         bus.ends(topic)
 
 
-def test_a_broker_that_is_down_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("producer", ["librdkafka", "kafka-python"])
+def test_a_broker_that_is_down_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, producer: Any) -> None:
     monkeypatch.setattr("anabranch.stores.kafka.bus._PATIENCE_MS", 300)
-    down = Bus(BusSettings(bootstrap_servers="127.0.0.1:1"))
+    down = Bus(BusSettings(bootstrap_servers="127.0.0.1:1", producer=producer))
     for ask in (
         lambda: down.ensure_topics(["a"]),
         lambda: down.publish("a", [(None, b"1")]),
@@ -154,6 +175,7 @@ def test_sparks_options_spell_security_as_java_does() -> None:
     assert "subscribe" not in bus.spark_options([])
 
 
+@BOTH
 def test_a_message_larger_than_its_topic_takes_is_refused_and_the_next_are_published(
     bus: Bus, topic: str
 ) -> None:
@@ -166,6 +188,7 @@ def test_a_message_larger_than_its_topic_takes_is_refused_and_the_next_are_publi
     assert bus.trouble is None
 
 
+@BOTH
 def test_what_one_topic_never_takes_ends_neither_the_connection_nor_other_topics(
     bus: Bus, topic: str
 ) -> None:
@@ -186,6 +209,35 @@ def test_what_one_topic_never_takes_ends_neither_the_connection_nor_other_topics
     assert bus.trouble is None
 
 
+@BOTH
+def test_messages_that_exceed_their_topic_only_together_are_published(bus: Bus, topic: str) -> None:
+    bus.ensure_topics([topic], configs={"max.message.bytes": "20000"})
+    assert bus.publish(topic, [(None, b"x" * 1_000)] * 50) == 50
+    assert bus.ends(topic)[0] >= 50
+
+
+@BOTH
+def test_one_message_comes_with_its_place_and_arrival(bus: Bus, topic: str) -> None:
+    bus.ensure_topics([topic])
+    bus.publish(topic, [(b"a", b"1")])
+    assert bus.publish_one(topic, b"b", b"") == (0, 1, read(bus, topic)[1][4] * 1000)
+
+
+@BOTH
+def test_threads_publish_side_by_side_and_a_fork_opens_a_connection_of_its_own(bus: Bus, topic: str) -> None:
+    bus.ensure_topics([topic])
+    with ThreadPoolExecutor(4) as pool:
+        counts = pool.map(lambda one: bus.publish(topic, [(None, b"%d" % one)] * 25), range(4))
+    assert sum(counts) == 100
+    forked = multiprocessing.get_context("fork").Process(target=bus.publish, args=(topic, [(None, b"fork")]))
+    forked.start()
+    forked.join(20)
+    assert forked.exitcode == 0
+    assert bus.publish(topic, [(None, b"parent")]) == 1
+    assert bus.ends(topic) == {0: 102}
+
+
+@BOTH
 def test_a_topic_that_was_deleted_is_made_again_as_it_was(bus: Bus, topic: str) -> None:
     bus.ensure_topics([topic], partitions=2)
     assert bus.publish(topic, [(b"a", b"1")]) == 1
