@@ -247,6 +247,24 @@ class AlertSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LineageSettings:
+    """Events of OpenLineage, which say of every job what it read and wrote."""
+
+    to: Literal["off", "file", "http"] = "file"
+    """`file`: one a month in `lineage` of the data folder; `http`: an endpoint, the file where it fails."""
+    url: str = field(default="", repr=False)
+    """Address of the endpoint for `http`, such as `http://marquez:5000`; `/api/v1/lineage` is added."""
+    key: OptionalText = field(default=None, repr=False)
+    """Bearer token for the endpoint; set it in the environment, not in a file."""
+    namespace: Identifier = "anabranch"
+    """The namespace of the jobs."""
+    timeout_seconds: Seconds = 2.0
+    """How long a job waits for the endpoint."""
+    parent: Annotated[str, NotConfigurable()] = ""
+    """``namespace/job/run id`` of what started this process: the environment's OPENLINEAGE_PARENT_ID."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StoreSettings:
     """What the stores of a process are opened with."""
 

@@ -19,6 +19,7 @@ from batch.trainers.choice import tried
 from batch.trainers.rows import SEED
 from batch.trainers.trainer import Learnt
 from batch.training.card import CardContents, card
+from batch.training.fact_sheet import fact_sheet, files_of
 from batch.training.job import TrainingJob, TrainingLabels
 from batch.training.pictures import calibration_error, pictures
 from batch.training.preparing import Prepared
@@ -90,6 +91,7 @@ def assess(job: TrainingJob, prepared: Prepared, learnt: Learnt, labels: Trainin
     seen = profile(rows.inputs, model.categories, both, test.scores, rows.classes)
     report = {
         "model_card.html": card(project, contents).encode(),
+        **files_of(project, fact_sheet(project, contents, labels.left_out)),
         **contents.pictures,
         "importance.json": _json(weight),
         "environment.json": _json(contents.environment),

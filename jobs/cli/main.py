@@ -16,7 +16,7 @@ from jobs.cli.declarations import beginning, checking, planning, proof
 from jobs.cli.models import promotion, scoring, trainer, training
 from jobs.cli.platform import capacity, files, keys, servers, watch
 from jobs.cli.river import channels, quality, upkeep
-from jobs.monitoring.runs import keep_run, noted
+from jobs.monitoring.runs import keep_run, note_failure, noted
 from jobs.show import console, quiet
 
 NAME = "anabranch"
@@ -75,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _code(words, debug)
         if code not in (2, 130):
             keep_run(run, failed=code != 0)
+        for told in run.at_end:
+            told(code)
     return code
 
 
@@ -111,7 +113,9 @@ def _fail(text: str, code: int, debug: bool) -> int:
     console.clear_progress()
     if debug:
         console.print_exception()
-    sys.stderr.write(f"error: {' '.join(without_secrets(text).split())}\n")
+    said = " ".join(without_secrets(text).split())
+    note_failure(said)
+    sys.stderr.write(f"error: {said}\n")
     return code
 
 

@@ -8,7 +8,7 @@ A job notes itself as it goes; the exporter shows the files. Verbs without a Spa
 import fcntl
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
@@ -46,6 +46,10 @@ class Noted:
     data: Path | None = None
     projects: list[str] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
+    result: Mapping[str, Any] = field(default_factory=dict)
+    failure: str = ""
+    at_end: list[Callable[[int], None]] = field(default_factory=list)
+    """What is called with the exit code when the job is over."""
 
 
 _NOW: ContextVar[Noted | None] = ContextVar("run", default=None)
@@ -60,6 +64,18 @@ def noted(verb: str) -> Iterator[Noted]:
         yield run
     finally:
         _NOW.reset(token)
+
+
+def running() -> Noted | None:
+    """The job that runs now, if one lets itself be noted."""
+    return _NOW.get()
+
+
+def note_failure(text: str) -> None:
+    """The job has failed, and why."""
+    run = _NOW.get()
+    if run is not None:
+        run.failure = text
 
 
 def note_session(data: Path) -> None:
@@ -81,6 +97,7 @@ def note_result(value: Mapping[str, Any]) -> None:
     run = _NOW.get()
     if run is None:
         return
+    run.result = value
     inner = {f"{name}_{key}": one for name, part in _parts(value) for key, one in part.items()}
     numbers = {name: float(one) for name, one in {**value, **inner}.items() if _is_number(one)}
     run.figures = dict(list(numbers.items())[:_MOST_FIGURES])

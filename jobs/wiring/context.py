@@ -11,6 +11,7 @@ from anabranch.declare.loading import load_project, module_name
 from anabranch.declare.projects import Project
 from anabranch.stores.opened import Stores
 from batch.quality.gate import QualityGate
+from jobs.lineage.sending import begin
 from jobs.monitoring import runs
 from jobs.wiring.settings import Settings
 from jobs.wiring.spark_session import spark_session
@@ -45,6 +46,7 @@ class Context(Stores):
         # Spark's workers cannot import its module: what a declaration defines travels by value.
         for each in (name, *project.lenders):
             register_pickle_by_value(sys.modules[module_name(each)])  # type: ignore[no-untyped-call]
+        begin(project, self.settings, self.settings.lineage, self.settings.data)
         return project
 
     @cached_property

@@ -16,6 +16,7 @@ from anabranch.settings import (
     Duration,
     Expected,
     FileSettings,
+    LineageSettings,
     Memory,
     ModelsSettings,
     NamesOrNone,
@@ -201,6 +202,7 @@ class DeclaredSettings(BaseSettings):
     tables: TableSettings = TableSettings()
     quality: QualitySettings = QualitySettings()
     alerts: AlertSettings = AlertSettings()
+    lineage: LineageSettings = LineageSettings()
     build: BuildSettings = BuildSettings()
     training: TrainingSettings = TrainingSettings()
     scoring: ScoringSettings = ScoringSettings()

@@ -23,7 +23,7 @@ from pydantic_settings import (
 )
 
 from anabranch.errors import MisuseError
-from anabranch.settings import FileSettings, LakeSettings, ModelsSettings, StoreSettings
+from anabranch.settings import FileSettings, LakeSettings, LineageSettings, ModelsSettings, StoreSettings
 from anabranch.values.names import listed
 from batch.settings import BuildSettings, ScoringSettings, TrainingSettings, UpkeepSettings
 from jobs.wiring.sections import (
@@ -64,6 +64,7 @@ class Settings(StoreSettings):
     speed: SpeedSettings
     serving: ServingSettings
     servers: ServerSettings
+    lineage: LineageSettings
 
     @property
     def kafka_embedded(self) -> bool:
@@ -120,7 +121,8 @@ def load_settings(
     except ValidationError as error:
         section, key = (str(part) for part in error.errors()[0]["loc"][:2])
         raise _refused(SETTINGS[section][key], *given[section, key]) from None
-    return _assembled(declared, variables.get("ANABRANCH_PROJECTS", ""))
+    parent = variables.get("OPENLINEAGE_PARENT_ID", "")
+    return _assembled(declared, variables.get("ANABRANCH_PROJECTS", ""), parent)
 
 
 def spark_submitted() -> bool:
@@ -199,7 +201,7 @@ def _refused(setting: Setting, place: str, value: object) -> SettingsError:
     return SettingsError(f"setting {setting.name} ({place}) is {shown}: expected {setting.expected}")
 
 
-def _assembled(declared: DeclaredSettings, project_folders: str) -> Settings:
+def _assembled(declared: DeclaredSettings, project_folders: str, parent: str) -> Settings:
     """Fill in empty places and the addresses of embedded servers."""
     data = (ROOT / declared.paths.data).resolve()
     servers = declared.servers
@@ -232,6 +234,7 @@ def _assembled(declared: DeclaredSettings, project_folders: str) -> Settings:
         models=_models(declared.models, data, files, servers.postgres_port),
         times=declared.time,
         alerts=declared.alerts,
+        lineage=replace(declared.lineage, parent=parent),
         quality=replace(declared.quality, suites=str((ROOT / declared.quality.suites).resolve())),
         build=declared.build,
         training=declared.training,

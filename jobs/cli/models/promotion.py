@@ -1,5 +1,6 @@
 """Verbs about the version that serves, and where else it goes: models, promote, export."""
 
+import json
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anabranch.declare.projects import Project
-from anabranch.errors import MisuseError
+from anabranch.errors import AnabranchError, MisuseError
 from jobs.cli.options import AsJson, Champion, Name, Version
 from jobs.show import Steps, picked, result, table
 from jobs.wiring.job import job
@@ -32,13 +33,20 @@ def models(
             "--compare", help="How versions on trial compared with the champion, in the last 30 days."
         ),
     ] = False,
+    facts: Annotated[
+        str | None,
+        typer.Option("--facts", metavar="VERSION", help="The fact sheet of a version, or of `champion`."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the model versions of a project with the gate's verdicts, or how versions on trial compared."""
+    """List model versions with the gate's verdicts; how trials compared; or what is known of one version."""
     with job() as context:
         project = context.project(name)
         if compare:
             _compare(context, name, as_json)
+            return
+        if facts is not None:
+            _facts(context, name, facts, as_json)
             return
         entries = context.models.list(name)
     declared = project.model.metric if project.model else ""
@@ -65,6 +73,22 @@ def models(
         for each in entries
     ]
     result(as_json, {"project": name, "models": listed}, f"{len(entries)} versions")
+
+
+def _facts(context: "Context", name: str, wanted: str, as_json: bool) -> None:
+    """Show the fact sheet that the training of a version left."""
+    champion = context.models.champion(name) if wanted == "champion" else wanted
+    if champion is None:
+        raise AnabranchError(f"{name} has no champion: name a version (anabranch models {name})")
+    files = [f"report/fact_sheet.{kind}" for kind in ("json", "md")]
+    found = context.models.files(name, champion, files)
+    if len(found) < len(files):
+        raise AnabranchError(
+            f"version {champion} of {name} has no fact sheet: it was registered outside Anabranch, or "
+            "trained by a release before 0.8.0"
+        )
+    value = {"version": champion, **json.loads(found[files[0]])}
+    result(as_json, value, found[files[1]].decode().rstrip())
 
 
 def _metric(metrics: Any, name: str) -> str:

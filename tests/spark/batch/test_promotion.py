@@ -26,6 +26,7 @@ from batch.evaluation.assessment import JudgedRows
 from batch.evaluation.kept_runs import keep, unfinished
 from batch.release.promotion import paired, promote, roll_back
 from batch.release.registering import finish, register
+from batch.training.fact_sheet import SECTIONS
 from batch.training.job import TrainingJob, TrainingSet
 from batch.training.train import Trained, fit_and_log, train_run
 from tests.support.stores import stores
@@ -410,9 +411,13 @@ def test_everything_of_a_training_is_recorded(models: Models) -> None:
     }
     assert set(reported) == {
         "model_card.html", "roc.png", "calibration.png", "slices.json", "importance.json", "environment.json",
-        "trials.json", "profile.json", "fairness.json",
+        "trials.json", "profile.json", "fairness.json", "fact_sheet.html", "fact_sheet.md", "fact_sheet.json",
     }  # fmt: skip
     folder = Path(client.download_artifacts(entry.run, "report"))
+    facts = json.loads((folder / "fact_sheet.json").read_text(encoding="utf-8"))
+    assert facts["purpose"]["facts"]["intended use"] == "Sending <letters>"
+    assert facts["lineage"]["facts"]["commit"] == "abc"
+    assert all(facts[name]["facts"] for name in SECTIONS)
     page = (folder / "model_card.html").read_text(encoding="utf-8")
     for text in (
         "Sending &lt;letters&gt;",

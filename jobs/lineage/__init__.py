@@ -1,0 +1,1 @@
+"""Lineage: which job made what of what, as events of OpenLineage."""
