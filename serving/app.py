@@ -6,7 +6,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import Any
 
+from anabranch.answers import spans
 from anabranch.answers.problems import ProblemError, of_error
 from anabranch.errors import AnabranchError
 from serving import routes as api
@@ -30,6 +32,7 @@ from serving.http.messages import (
 )
 from serving.site.pages import Site
 from serving.site.routes import PAGES
+from serving.tracing import open_provider
 
 log = logging.getLogger(__name__)
 ROUTES = (*api.ROUTES, *PAGES)
@@ -51,6 +54,7 @@ class Application:
         self._bodies = Bodies(settings.body_bytes, settings.body_seconds, _MOST_BODIES + settings.body_bytes)
         self._places = Places(settings.answers_at_once)
         self._site = Site(context, self.live, self.parts.facts, self.parts.service)
+        self._spans: Any = None
         self.joins: Callable[[], object] = lambda: None
         """Called when the server has started, to let gateways know."""
         self.ready: Callable[[], object] = lambda: None
@@ -58,6 +62,9 @@ class Application:
 
     def start(self) -> None:
         """Load declarations and begin the work in the background; stores may be down."""
+        self._spans = open_provider(self._settings)
+        if self._spans is not None:
+            spans.use(self._spans.get_tracer("anabranch"), values=self._settings.tracing_values)
         self.live.start(self._after_looking)
         self.parts.predictions.start()
         self.parts.shadow.start()
@@ -67,6 +74,10 @@ class Application:
         self.live.stop()
         self.parts.shadow.stop()
         self.parts.predictions.stop(self._settings.drain_seconds)
+        if self._spans is not None:
+            spans.use(None)
+            self._spans.force_flush(round(1000 * self._settings.drain_seconds))
+            self._spans.shutdown()
         self.parts.close()
 
     def __rsgi_init__(self, loop: object) -> None:
@@ -119,6 +130,12 @@ class Application:
 
     async def handle(self, request: HttpRequest) -> Response:
         """Answer a request; every error becomes a problem."""
+        if not spans.tracing():
+            return await self._handled(request, None)
+        with spans.request(request.method, request.headers) as made:
+            return await self._handled(request, made)
+
+    async def _handled(self, request: HttpRequest, made: Any) -> Response:
         started = time.perf_counter()
         label, project, errors = "unknown", "", PROBLEMS
         try:
@@ -152,6 +169,8 @@ class Application:
                 ProblemError(500, "fault", "the server failed at this request: its log says where")
             )
         self.parts.metrics.answered(label, project, response.status, started)
+        if made is not None:
+            spans.answered(made, request.method, label, response.status, project)
         return response
 
     async def _answer(

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
-from anabranch.settings import NamesOrNone, NotConfigurable, Port, Positive, Seconds, Whole
+from anabranch.settings import NamesOrNone, NotConfigurable, Port, Positive, Seconds, Share, Whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +71,12 @@ class ServingSettings:
     """Answers that wait to be compared with a version on trial; more than these are counted, not compared."""
     shared: Annotated[Path | None, NotConfigurable()] = None
     """Where workers leave their metrics for each other; needed when there are several."""
+    tracing: str = "off"
+    """Where spans of OpenTelemetry go: `off`, `console`, `file:PATH`, or a collector's URL (OTLP, HTTP)."""
+    tracing_share: Share = 1.0
+    """Share of the requests that are traced, of those whose caller has not decided it by a `traceparent`."""
+    tracing_values: bool = False
+    """Whether spans have the keys and features of requests."""
     drain_seconds: Seconds = 5.0
     """How long a stopping server tries to publish buffered predictions."""
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from anabranch.answers import spans
 from anabranch.errors import UnavailableError
 
 Group = TypeVar("Group", bound=tuple[object, ...])
@@ -21,6 +22,8 @@ class _Call(Generic[Item, Result]):
 
     items: Sequence[Item]
     results: "asyncio.Future[Sequence[Result]]"
+    traced: object = None
+    """Where its spans belong, if it is traced."""
 
 
 @dataclass(slots=True)
@@ -36,7 +39,7 @@ class _Queue(Generic[Group, Item, Result]):
 class Coalescer(Generic[Group, Item, Result]):
     """Calls `ask` once for the items of several callers of a group; a caller's items stay together.
 
-    At most `most` items are asked for at once, unless one caller has more.
+    At most `most` items are asked for at once, unless one caller has more. `name` is that of the spans.
 
     A group is identified by its objects: an equal but different object is another group. While a call of a
     group is in flight, new callers wait for its end, or for `patience` seconds if it takes longer. For one
@@ -52,8 +55,9 @@ class Coalescer(Generic[Group, Item, Result]):
         *,
         most: int,
         patience: float = 0.01,
+        name: str = "together",
     ) -> None:
-        self._ask, self._most, self._patience = ask, most, patience
+        self._ask, self._most, self._patience, self._name = ask, most, patience, name
         self._queues: dict[tuple[int, ...], _Queue[Group, Item, Result]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -61,7 +65,7 @@ class Coalescer(Generic[Group, Item, Result]):
         """The results for `items`, in their order."""
         loop = asyncio.get_running_loop()
         queue = self._queues.setdefault(tuple(map(id, group)), _Queue(group))
-        asked: _Call[Item, Result] = _Call(items, loop.create_future())
+        asked: _Call[Item, Result] = _Call(items, loop.create_future(), spans.current())
         queue.waiting.append(asked)
         if queue.next is None:
             # Not at once: callers of the same turn of the event loop belong in the same call.
@@ -101,7 +105,9 @@ class Coalescer(Generic[Group, Item, Result]):
 
     async def _answer(self, group: Group, lot: Sequence[_Call[Item, Result]]) -> None:
         try:
-            results = await self._ask(group, [item for asked in lot for item in asked.items])
+            items = [item for asked in lot for item in asked.items]
+            with spans.together(self._name, [asked.traced for asked in lot], items=len(items)):
+                results = await self._ask(group, items)
         except Exception as error:  # noqa: BLE001 - raised to the callers
             if isinstance(error, UnavailableError) or len(lot) == 1:
                 for asked in lot:

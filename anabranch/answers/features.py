@@ -14,6 +14,7 @@ from cachetools import TTLCache
 from anabranch.answers.coalescing import Coalescer
 from anabranch.answers.own import CountingStates, name_of, published, until_certain
 from anabranch.answers.parts import Name, Parts
+from anabranch.answers.spans import span
 from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureView
 from anabranch.errors import UnavailableError
@@ -97,7 +98,9 @@ class Answers:
     def __post_init__(self) -> None:
         self._manifests = TTLCache(maxsize=1024, ttl=self.patience)
         self._gathering = Coalescer(
-            lambda versions, items: self._awaited(versions[0], items, versions[1]), most=_AT_ONCE
+            lambda versions, items: self._awaited(versions[0], items, versions[1]),
+            most=_AT_ONCE,
+            name="read together",
         )
 
     def manifest(self, project: str) -> Manifest | None:
@@ -257,16 +260,17 @@ class Answers:
         await self._take_shared(project, keys, manifest)
         several = len(keys) > _AT_ONCE
         readings, asked = [], now_micros() if at is None else at
-        for start in range(0, len(keys), _AT_ONCE):
-            readings.append(
-                self._begin(project, keys[start : start + _AT_ONCE], manifest, asked, self.reader)
-            )
-            if several:
-                await asyncio.sleep(0)
         known: dict[tuple[str, str], Known] = {}
-        for reading in readings:
-            await _done(reading)
-            known.update(self._collect(reading, project))
+        with span("read", keys=len(keys)):
+            for start in range(0, len(keys), _AT_ONCE):
+                readings.append(
+                    self._begin(project, keys[start : start + _AT_ONCE], manifest, asked, self.reader)
+                )
+                if several:
+                    await asyncio.sleep(0)
+            for reading in readings:
+                await _done(reading)
+                known.update(self._collect(reading, project))
         moment = min(now_micros(), asked + GRACE) if at is None else at
         answers: list[Answer] = []
         for reading in readings:
@@ -435,7 +439,10 @@ def _answers(
     at: int,
 ) -> list[Answer]:
     """Merge what is `known`, by view and key text, for each of `items`; all keys of a view together."""
-    merged = [_merged(view, position, items, texts, known, at) for position, view in enumerate(project.views)]
+    with span("merge", keys=len(items)):
+        merged = [
+            _merged(view, position, items, texts, known, at) for position, view in enumerate(project.views)
+        ]
     version = manifest.batch_version if manifest else None
     gaps = [*manifest.gaps, *(gap for one in manifest.lent.values() for gap in one.gaps)] if manifest else []
     answers: list[Answer] = []
@@ -464,7 +471,8 @@ def _answers(
             )
         )
     if project.derived_columns:
-        _derive(project, [answer.key for answer in answers], rows)
+        with span("derive", keys=len(items)):
+            _derive(project, [answer.key for answer in answers], rows)
     return answers
 
 

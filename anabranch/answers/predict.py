@@ -9,6 +9,7 @@ from anabranch.answers.features import Answer
 from anabranch.answers.own import shown
 from anabranch.answers.problems import ProblemError
 from anabranch.answers.requests import Asked, Key
+from anabranch.answers.spans import traceparent
 from anabranch.declare.projects import Project
 from anabranch.events.json_values import encode
 from anabranch.stores.models.versions import ScoredRow, Scorer
@@ -148,6 +149,7 @@ def record(project: str, prediction_id: str, prediction: Prediction) -> bytes:
         "key": None if key is None else shown_key(key),
         "features": prediction.asked.features,
     }
+    traced = traceparent()
     return encode(
         {
             "prediction_id": prediction_id,
@@ -159,5 +161,6 @@ def record(project: str, prediction_id: str, prediction: Prediction) -> bytes:
             "used": prediction.used,
             "answered": answer,
             "versions": {"model": answer["model_version"], "batch": answer["batch_version"]},
+            **({} if traced is None else {"traceparent": traced}),
         }
     )

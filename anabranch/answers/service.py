@@ -25,6 +25,7 @@ from anabranch.answers.predict import (
 )
 from anabranch.answers.problems import ProblemError, of_error
 from anabranch.answers.requests import Asked, Key
+from anabranch.answers.spans import NOTHING, span
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError, MisuseError, UnavailableError
 from anabranch.stores.breaker import Breaker
@@ -105,7 +106,7 @@ class AnswerService:
     _scoring: "Coalescer[tuple[Project, Scorer], _Scorable, Prediction]" = field(init=False)
 
     def __post_init__(self) -> None:
-        self._scoring = Coalescer(self._score, most=_MOST_SCORED)
+        self._scoring = Coalescer(self._score, most=_MOST_SCORED, name="score together")
 
     def features(
         self,
@@ -165,7 +166,8 @@ class AnswerService:
         """The outcome of each question, in order. Whatever the model raises is raised."""
         wanted = questions.wanted
         keys, events = questions.reads(wanted)
-        found = await self.features_async(questions.project, keys, manifest, events) if keys else ()
+        with span("features", keys=len(keys)) if keys else NOTHING:
+            found = await self.features_async(questions.project, keys, manifest, events) if keys else ()
         scorable = questions.scorable(wanted, found)
         scored: Sequence[Outcome] = await self._scoring.ask(
             (questions.project, questions.champion),
@@ -173,8 +175,10 @@ class AnswerService:
         )
         if any(one.explain for one in questions.asked):
             # In a thread: a sampled explanation takes milliseconds, in which others are answered.
-            scored = await asyncio.to_thread(explained, questions, scored)
-        return self._recorded(questions.project, scorable, scored)
+            with span("explain"):
+                scored = await asyncio.to_thread(explained, questions, scored)
+        with span("log"):
+            return self._recorded(questions.project, scorable, scored)
 
     def predict(self, questions: Questions) -> list[Outcome]:
         """The outcome of each question, in order; a request that the model cannot take becomes a problem.
@@ -200,7 +204,8 @@ class AnswerService:
         return self._recorded(project, scorable, explained(questions, scored))
 
     async def _score(self, group: tuple[Project, Scorer], items: Sequence[_Scorable]) -> list[Prediction]:
-        return predict_by_version(*group, items, self.clock()) if items else []
+        with span("predict", rows=len(items), model_version=group[1].version):
+            return predict_by_version(*group, items, self.clock()) if items else []
 
     def _score_each(
         self, project: Project, champion: Scorer, items: Sequence[_Scorable]

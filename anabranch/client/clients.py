@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -86,6 +87,16 @@ class _Settings:
         return UnansweredError(0, "no-answer", f"{self.url} does not answer ({reason}): is the server up?")
 
 
+def _headers() -> dict[str, str]:
+    """The headers of a call: with `traceparent` where the caller traces its own work by OpenTelemetry."""
+    headers = dict(_JSON)
+    if "opentelemetry.trace" in sys.modules:
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
+
+        TraceContextTextMapPropagator().inject(headers)
+    return headers
+
+
 def _found(response: httpx.Response) -> Any:
     if not response.is_success:
         raise problem(response.status_code, response.content)
@@ -132,7 +143,7 @@ class Client(_Settings):
         waited, attempt = 0.0, 0
         while True:
             try:
-                response = self._http.request(call.method, call.path, content=call.body, headers=_JSON)
+                response = self._http.request(call.method, call.path, content=call.body, headers=_headers())
             except httpx.TransportError as error:
                 wait = self._next_wait(call, attempt, waited, error)
                 if wait is None:
@@ -266,7 +277,9 @@ class AsyncClient(_Settings):
         waited, attempt = 0.0, 0
         while True:
             try:
-                response = await self._http.request(call.method, call.path, content=call.body, headers=_JSON)
+                response = await self._http.request(
+                    call.method, call.path, content=call.body, headers=_headers()
+                )
             except httpx.TransportError as error:
                 wait = self._next_wait(call, attempt, waited, error)
                 if wait is None:

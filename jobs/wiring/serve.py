@@ -15,6 +15,7 @@ from serving.http.access import Access, Issuer
 from serving.registration import Leaving, Registration
 from serving.server import run
 from serving.settings import place_of
+from serving.tracing import check as check_tracing
 
 if TYPE_CHECKING:
     from anabranch.stores.cassandra.reads import Reader
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 def serve(settings: Settings) -> None:
     """Run the REST server over the real stores; raises UnavailableError when its port is taken."""
+    check_tracing(settings.serving)
     if settings.serving.auth == "on":
         _access(settings)  # raises before any worker is started
     if settings.serving.cache == "ignite":

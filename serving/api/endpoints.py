@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from anabranch.answers import requests
+from anabranch.answers import requests, spans
 from anabranch.answers.evidence.why import WhyQuestion, trace
 from anabranch.answers.own import publish_own
 from anabranch.answers.predict import Prediction, shown_features, shown_key
@@ -73,6 +73,7 @@ async def answered(
     publishing = [event for one in asked for event in one.events if event.message is not None]
     if publishing:
         await _may_publish(parts, call, publishing)
+    spans.note_questions(asked)
     outcomes = await parts.service.predict_async(questions, served.manifest)
     if publishing:
         await _publish_own(parts, project.name, asked, outcomes)
