@@ -125,7 +125,7 @@ def affordable(folding: Folding, labels: Sequence[RecentLabel]) -> list[RecentLa
     left = MOST_STEPS
     found: list[RecentLabel] = []
     for label in labels:
-        left -= folding.steps(label.key)
+        left -= folding.steps(label.key, label.at)
         if left < 0 and found:
             break
         found.append(label)

@@ -9,18 +9,20 @@ from anabranch.errors import AnabranchError
 from anabranch.planning.champion import (
     ChampionPlan,
     Measure,
+    RecentLabel,
     affordable,
     fitness,
     metric_of,
     recent_labels,
     scored,
 )
-from anabranch.planning.changes import GOES, Changes
-from anabranch.planning.samples import MOST_STEPS, Folding, Key, LakeSample
+from anabranch.planning.changes import COMES, GOES, Changes
+from anabranch.planning.samples import MOST_STEPS, Folding, Key, LakeSample, read_sample
 from anabranch.planning.values import ValueChange, value_changes
 from anabranch.planning.views import ANEW, KEPT, ViewPlan
 from anabranch.progress import Progress
 from anabranch.stores.models.versions import Scorer
+from anabranch.testing.rows import GivenEvents, feeds
 from anabranch.values.keys import key_text, show_key
 from anabranch.values.times import format_time
 
@@ -138,49 +140,56 @@ class Comparison:
             at = now if latest is None else min(now, latest)
             self.progress.step(f"events of {len(asked):,} keys from the lake")
             events = sample.events([new, *([self._earlier] if self._earlier else [])], list(asked.values()))
+            self.progress.step(f"{sum(map(len, events.values())):,} events by both declarations")
+            sides = self._sides(events)
         except AnabranchError as error:
             sample.missing.append(f"values before and after are not shown: {error}")
             return SampledEvidence(champion=champion)
-        values, refused = self._values(found, at, events)
+        values = self._values(found, at, sides)
         if champion is not None and scorer is not None and champion.fits:
-            champion = self._judged(champion, scorer, measure, recent, events)
+            champion = self._judged(champion, scorer, measure, recent, sides)
+        refused = len(sides.after.refused)
         return SampledEvidence(values=values, keys=len(found), at=at, refused=refused, champion=champion)
 
-    def _values(
-        self, keys: Sequence[Key], at: int, events: Mapping[str, Sequence[Mapping[str, Any]]]
-    ) -> tuple[list[ValueChange], int]:
-        changed = [change for change in self.changes.features if change.before is None]
-        after = [change.name for change in changed if change.kind != GOES]
-        before = [change.name for change in changed]
-        refused = 0
-        sides: list[list[Mapping[str, Any]]] = []
-        for project, names in ((self._earlier, before), (self.new, after)):
-            there = [name for name in names if project is not None and name in project.column_of]
-            if project is None or not there:
-                sides.append([{} for _ in keys])
-                continue
-            which = "new" if project is self.new else "old"
-            self.progress.step(f"{len(there)} features of {len(keys)} keys by the {which} declaration")
-            try:
-                folding = Folding(project, events, there)
-                sides.append(self._folded(folding, keys, at))
-            except AnabranchError as error:
-                self.sample.missing.append(f"values are not shown: {error}")
-                return [], refused
-            refused = folding.refused
-        kept = min(map(len, sides))
-        texts = [show_key(self.new.keys, key_text(self.new.keys, key)) for key in keys[:kept]]
-        return value_changes(self.changes, texts, sides[0][:kept], sides[1][:kept]), refused
+    def _sides(self, events: Mapping[str, Sequence[Mapping[str, Any]]]) -> "_Sides":
+        """The events as both declarations read them, once where sources and keys are the same."""
+        after, earlier = read_sample(self.new, events), self._earlier
+        if earlier is None or feeds(earlier) == feeds(self.new):
+            return _Sides(before=after, after=after)
+        return _Sides(before=read_sample(earlier, events), after=after)
 
-    def _folded(self, folding: Folding, keys: Sequence[Key], at: int) -> list[Mapping[str, Any]]:
-        types = {name: column.type for name, column in folding.project.column_of.items()}
+    def _values(self, keys: Sequence[Key], at: int, sides: "_Sides") -> list[ValueChange]:
+        changed = [change for change in self.changes.features if change.before is None]
+        names = [change.name for change in changed if change.kind != COMES]
+        before = self._folded(self._earlier, sides.before, names, keys, at)
+        names = [change.name for change in changed if change.kind != GOES]
+        after = self._folded(self.new, sides.after, names, keys, at)
+        kept = min(len(before), len(after))
+        texts = [show_key(self.new.keys, key_text(self.new.keys, key)) for key in keys[:kept]]
+        return value_changes(self.changes, texts, before[:kept], after[:kept])
+
+    def _folded(
+        self, project: Project | None, events: GivenEvents, names: Sequence[str], keys: Sequence[Key], at: int
+    ) -> list[Mapping[str, Any]]:
+        """The features as JSON, a mapping a key; fewer keys than given where they have too many events."""
+        if project is None or not names:
+            return [{} for _ in keys]
+        which = "new" if project is self.new else "old"
+        self.progress.step(f"{len(names)} features of {len(keys)} keys by the {which} declaration")
+        try:
+            folding = Folding(project, events, names)
+        except AnabranchError as error:
+            self.sample.missing.append(f"values by the {which} declaration: {error}")
+            return []
+        types = {name: column.type for name, column in project.column_of.items()}
         left = MOST_STEPS
         found: list[Mapping[str, Any]] = []
         for number, key in enumerate(keys):
-            left -= folding.steps(key)
+            left -= folding.steps(key, at)
             if left < 0 and found:
-                why = f"have more than {MOST_STEPS:,} values of events for these features"
-                self.sample.missing.append(f"only {number} of {len(keys)} sampled keys are shown: all {why}")
+                self.sample.missing.append(
+                    f"only {number} of {len(keys)} sampled keys are shown: the others would take long"
+                )
                 break
             row = folding.values(key, at)
             found.append({name: types[name].to_json(value) for name, value in row.items()})
@@ -192,20 +201,20 @@ class Comparison:
         champion: ChampionPlan,
         scorer: Scorer,
         measure: Measure,
-        labels: Sequence[Any],
-        events: Mapping[str, Sequence[Mapping[str, Any]]],
+        labels: Sequence[RecentLabel],
+        sides: "_Sides",
     ) -> ChampionPlan:
         if not labels:
             return replace(champion, unknown="the lake has no label yet")
         self.progress.step(f"{champion.metric} over {len(labels)} recent labels")
+        old = self._earlier
         try:
-            newer = Folding(self.new, events, scorer.features)
+            newer = Folding(self.new, sides.after, scorer.features)
             chosen = affordable(newer, labels)
             after = metric_of(measure, self.new, scorer, chosen, scored(newer, scorer, chosen))
             before = None
-            old = self._earlier
             if old is not None and {*scorer.features} <= {*old.inputs}:
-                older = Folding(old, events, scorer.features)
+                older = Folding(old, sides.before, scorer.features)
                 before = metric_of(measure, self.new, scorer, chosen, scored(older, scorer, chosen))
         except AnabranchError as error:
             return replace(champion, unknown=str(error))
@@ -217,3 +226,11 @@ class Comparison:
         """The old declaration where its features can be computed for the new one's keys."""
         same = self.old is not None and {*self.old.keys} == {*self.new.keys}
         return self.old if same else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sides:
+    """The sampled events as the old and the new declaration read them."""
+
+    before: GivenEvents
+    after: GivenEvents

@@ -4,11 +4,13 @@ Both see the same events: those that have landed, of the newest files. So a diff
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
+from functools import reduce
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -27,14 +29,16 @@ from anabranch.stores.lake.light import (
 )
 from anabranch.testing import oracle
 from anabranch.testing.folding import derived_values
-from anabranch.testing.rows import GivenEvent, events_of, feeds, read_events
+from anabranch.testing.rows import GivenEvent, GivenEvents, events_of, feeds, read_events
 from anabranch.values.datatype import DataType
 from anabranch.values.keys import SEPARATOR
 from anabranch.values.times import to_micros
 
-MOST_EVENTS = 60_000
+MOST_EVENTS = 30_000
 """Events of a source that are read for the sampled keys, those of the newest files first."""
-MOST_STEPS = 4_000_000
+MOST_COPIES = 1_000_000
+"""Copies of these events that are looked at."""
+MOST_STEPS = 500_000
 """Events times features that are folded for one declaration; keys beyond are left out."""
 _ORDER = ("_arrival", "_topic", "_file", "_partition", "_offset")
 Row = Mapping[str, Any]
@@ -70,7 +74,7 @@ class LakeSample:
                 continue
             names = [stored_name(name) for name in columns]
             kinds = [source.column(name, "key").type for name in columns]
-            for row in self._rows(project, source, names, names, _all, most=20 * most):
+            for row in self._rows(project, source, names, names, _spread(20 * most), most=20 * most):
                 texts = [key_part(kind, row[name]) for kind, name in zip(kinds, names, strict=True)]
                 if None not in texts:
                     parts = list(map(str, texts))
@@ -95,8 +99,9 @@ class LakeSample:
             return []
         source = label.source
         kinds = {column.name: column.type for column in source.columns}
-        keys, names = map(stored_name, label.keys), [*map(stored_name, kinds), *_EXTRA]
-        rows = list(self._rows(project, source, list(keys), names, _all, most=20 * most))
+        time, names = stored_name(source.time), [*map(stored_name, kinds), *_EXTRA]
+        # A label may come again: twice as many rows as are wanted have enough of them.
+        rows = list(self._rows(project, source, [time], names, _spread(0), most=2 * most))
         distinct = _first_copies(source, kinds, rows)
         distinct.sort(key=lambda row: str(row[source.time]), reverse=True)
         return distinct[:most]
@@ -145,8 +150,24 @@ class LakeSample:
             )
 
         columns = list({names[column] for each in wanted for column in each})
-        rows = self._rows(feeds_[0].owner, source, columns, [*names.values(), *_EXTRA], mask, name)
-        return _first_copies(source, kinds, [row for row in rows if mine(row)])
+        owner = feeds_[0].owner
+        rows = self._rows(owner, source, columns, [*names.values(), *_EXTRA], mask, name)
+        counted = self._counted(owner, source, [row for row in rows if mine(row)])
+        return _first_copies(source, kinds, counted)
+
+    def _counted(self, owner: Project, source: Source, rows: Sequence[Row]) -> list[Row]:
+        """The rows without those of which a copy with another key came first."""
+        name = _identified(source)
+        ids = {row[name] for row in rows if row[name] is not None}
+        first: dict[Any, tuple[Any, ...]] = {}
+
+        def mask(part: pa.Table) -> pa.Array:
+            column = part.column(name).combine_chunks()
+            return pc.is_in(column, value_set=pa.array(list(ids), column.type))
+
+        for row in self._rows(owner, source, [name], [name, *_ORDER], mask, most=MOST_COPIES) if ids else ():
+            first[row[name]] = min(first.get(row[name], _order(row)), _order(row))
+        return [row for row in rows if first.get(row[name], ()) == _order(row)]
 
     def _rows(
         self,
@@ -156,20 +177,26 @@ class LakeSample:
         names: Sequence[str],
         mask: Mask,
         feed: str | None = None,
-        most: int = MOST_EVENTS,
+        most: int | None = None,
     ) -> Iterator[Row]:
-        """Rows of the newest files until there are `most`; with `feed` it is noted when files are left."""
-        table = self.table(owner, source)
-        files, count = table.files[:MOST_FILES], 0
+        """The newest rows, up to `most` or MOST_EVENTS; with `feed` it is noted when older ones are left."""
+        table, time = self.table(owner, source), stored_name(source.time)
+        files, cut = table.files[:MOST_FILES], False
+        most = left = MOST_EVENTS if most is None else most
         for place, file in enumerate(files):
-            for row in table.rows([file], keys, mask, names):
+            if left <= 0:
+                cut, files = True, files[:place]
+                break
+            chosen = _bounded(mask, time, left)
+            count = 0
+            for row in table.rows([file], [*{*keys, time}], chosen, names):
                 count += 1
                 yield row
-            left = len(table.files) - place - 1
-            if count >= most and left:
-                if feed is not None:
-                    self._note(f"{left} older files of source {feed!r} were not looked through")
-                return
+            cut, left = cut or count >= left, left - count
+        if feed is not None and (cut or len(files) < len(table.files)):
+            self._note(
+                f"of source {feed!r} only the newest {most - left:,} events of the sampled keys were read"
+            )
 
     def _note(self, text: str) -> None:
         if text not in self.missing:
@@ -184,13 +211,37 @@ def _owner(project: Project, feed: str) -> Project:
     return project.lenders[owner] if dot else project
 
 
-def _all(part: pa.Table) -> pa.Array:
-    return pa.array([True] * part.num_rows)
+def _bounded(mask: Mask, time: str, most: int) -> Mask:
+    """Chooses of the rows that `mask` chooses the `most` with the latest times, and more of equal ones."""
+
+    def bounded(part: pa.Table) -> pa.Array:
+        chosen = pc.fill_null(mask(part), fill_value=False)
+        if chosen.true_count <= most:
+            return chosen
+        times = pc.if_else(
+            chosen, part.column(time).combine_chunks(), pa.scalar(None, part.schema.field(time).type)
+        )
+        latest = pc.array_take(times, pc.select_k_unstable(times, most, [("", "descending")]))
+        return pc.fill_null(pc.greater_equal(times, pc.min(latest)), fill_value=False)
+
+    return bounded
+
+
+def _spread(most: int) -> Mask:
+    """Chooses about `most` rows of a file, evenly spread; all of them for 0."""
+    return lambda part: pa.array(
+        np.arange(part.num_rows) % max(1, part.num_rows // (most or part.num_rows)) == 0
+    )
+
+
+def _identified(source: Source) -> str:
+    """The column of the lake that tells copies of one event."""
+    return IDENTITY if source.id is None else stored_name(source.id)
 
 
 def _first_copies(source: Source, kinds: Mapping[str, DataType], rows: Iterable[Row]) -> list[dict[str, Any]]:
     """The rows by column as JSON, in order of arrival; of an id the first."""
-    identified = stored_name(source.identity) if source.identity in kinds else IDENTITY
+    identified = _identified(source)
     found: dict[Any, dict[str, Any]] = {}
     for row in sorted(rows, key=_order):
         identity = row[identified]
@@ -205,52 +256,23 @@ def _order(row: Row) -> tuple[Any, ...]:
 
 
 class Folding:
-    """What a declaration makes of events: `values` of a key at a time, by the plain definition of features.
+    """What a declaration makes of events: features of a key at a time, by their plain definition.
 
-    `names` limits views to the features needed. `refused` counts the events that landing would now send to
-    quarantine.
+    `names` are the features that are needed. `events` are what `read_sample` gives.
     """
 
-    def __init__(
-        self, project: Project, events: Mapping[str, Sequence[Row]], names: Iterable[str] | None = None
-    ) -> None:
-        self.project = project
-        self.names = tuple(column.name for column in project.columns) if names is None else tuple(names)
-        known = {
-            name: {column.name for column in source.columns} for name, (source, _) in feeds(project).items()
-        }
-        given = [
-            {"source": feed, **{name: value for name, value in row.items() if name in known[feed]}}
-            for feed, rows in events.items()
-            if feed in known
-            for row in rows
+    def __init__(self, project: Project, events: GivenEvents, names: Iterable[str]) -> None:
+        self.project, self.names = project, tuple(names)
+        needed = project.needed(self.names)
+        self._views = [
+            each
+            for view in project.views
+            if (each := _Needed.of(view, needed, events.used.get(view.feed, ())))
         ]
-        read = read_events(project, given)
-        self.count, self.refused = len(given), len(read.refused)
-        self._used = {feed: oracle.distinct(events) for feed, events in read.used.items()}
 
-    @cached_property
-    def views(self) -> list[tuple[FeatureView, FeatureView, dict[str, list[GivenEvent]]]]:
-        """Each view that is needed: as declared, with the features needed, and its events by key."""
-        needed, found = self.project.needed(self.names), []
-        for view in self.project.views:
-            wanted = {column.feature for column in view.columns if column.name in needed}
-            if not wanted:
-                continue
-            fewer = replace(
-                view, features={name: one for name, one in view.features.items() if name in wanted}
-            )
-            by_key: dict[str, list[GivenEvent]] = {}
-            for event in events_of(fewer, self._used.get(view.feed, [])):
-                by_key.setdefault(event.key, []).append(event)
-            found.append((view, fewer, by_key))
-        return found
-
-    def steps(self, key: Key) -> int:
-        """Events times features that `values` looks at for a key."""
-        return sum(
-            len(events.get(_stored_key(view, key), ())) * len(view.columns) for _, view, events in self.views
-        )
+    def steps(self, key: Key, at: int) -> int:
+        """Events times features that `values` looks at."""
+        return sum(len(each.around(key, at)) * len(each.view.columns) for each in self._views)
 
     def values(
         self, key: Key, at: int, request: Mapping[str, Any] | None = None, own: Any = None
@@ -258,9 +280,8 @@ class Folding:
         """The features by name; `own` is the id of an event of time `at` that counts too, or None."""
         found: dict[str, Any] = {}
         label = self.project.label
-        for _, view, by_key in self.views:
-            text = _stored_key(view, key)
-            events = by_key.get(text, [])
+        for each in self._views:
+            view, text, events = each.view, _stored_key(each.view, key), each.around(key, at)
             if own is not None and label is not None and view.source == label.source:
                 found |= oracle.answer_with_own(view, events, text, at, own)
             else:
@@ -271,6 +292,53 @@ class Folding:
         if request is not None:
             found |= request
         return {name: found.get(name) for name in self.names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Needed:
+    """A view with the features that are needed, and its events by key in order of time."""
+
+    view: FeatureView
+    events: Mapping[str, Sequence[GivenEvent]]
+
+    @classmethod
+    def of(cls, view: FeatureView, needed: Collection[str], given: Sequence[GivenEvent]) -> "_Needed | None":
+        wanted = {column.feature for column in view.columns if column.name in needed}
+        if not wanted:
+            return None
+        features = {name: one for name, one in view.features.items() if name in wanted}
+        by_key: dict[str, list[GivenEvent]] = {}
+        for event in events_of(replace(view, features=features), given):
+            by_key.setdefault(event.key, []).append(event)
+        for events in by_key.values():
+            events.sort(key=_time)
+        return cls(view=replace(view, features=features), events=by_key)
+
+    def around(self, key: Key, at: int) -> Sequence[GivenEvent]:
+        """The events of a key that may be in a window at `at`, or at that very time."""
+        events = self.events.get(_stored_key(self.view, key), ())
+        tails = [span.tail(at) for span in self.view.spans]
+        known = [tail for tail in tails if tail is not None]
+        first = bisect_left(events, min(known), key=_time) if len(known) == len(tails) else 0
+        return events[first : bisect_right(events, at, key=_time)]
+
+
+def _time(event: GivenEvent) -> int:
+    return event.time
+
+
+def read_sample(project: Project, events: Mapping[str, Sequence[Row]]) -> GivenEvents:
+    """Sampled events by feed, as landing would read them by the declaration."""
+    known = {name: {column.name for column in each.columns} for name, (each, _) in feeds(project).items()}
+    return read_events(
+        project,
+        [
+            {"source": feed, **{name: value for name, value in row.items() if name in known[feed]}}
+            for feed, rows in events.items()
+            if feed in known
+            for row in rows
+        ],
+    )
 
 
 def _stored_key(view: FeatureView, key: Key) -> str:

@@ -9,12 +9,14 @@ import pytest
 from anabranch.declare.loading import load_project
 from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
+from anabranch.planning import samples
 from anabranch.planning.changes import compare
 from anabranch.planning.plans import ChangePlan, Comparison
 from anabranch.planning.report import bars, lines, markdown, page, summary, tables
 from anabranch.planning.samples import LakeSample
 from anabranch.planning.views import plan_views
 from anabranch.progress import Silent
+from anabranch.stores.lake.light import LightTable
 from anabranch.testing import fold
 from anabranch.values.times import format_time, to_micros
 from batch.evaluation.measures import measure
@@ -205,6 +207,29 @@ def test_fewer_keys_may_be_asked_for_and_they_are_always_the_same(compared: Comp
     assert compared.sample.keys(compared.new, 3) == compared.sample.keys(compared.new, 3)
     assert len(compared.sample.keys(compared.new, 3)) == 3
     assert planned(compared, keys=0).values == []
+
+
+def test_a_copy_that_came_first_with_another_key_is_the_event(compared: Comparison, tmp_path: Path) -> None:
+    keys = [{"who": "1", "town": "Oslo"}]
+    before = {row["id"] for row in compared.sample.events([compared.new], keys)["visits"]}
+    assert {"v96", "v98"} <= before  # of the town
+    table = LightTable(str(tmp_path / "lake" / "shop" / "events" / "visits"), "at")
+    assert len(table.files) == 3
+    earlier = {**visit(98, 7, "Rome", 1, 1), "_arrival": moment(0.5)}
+    again = HandMadeTable(tmp_path / "again" / "shop" / "events" / "visits")
+    for number, rows in enumerate([*VISITS, [earlier]]):
+        again.add(f"part-{number}.parquet", rows)
+    sample = LakeSample(str(tmp_path / "again"), [])
+    assert before - {row["id"] for row in sample.events([compared.new], keys)["visits"]} == {"v98"}
+
+
+def test_what_is_more_than_is_read_is_the_oldest_and_is_told(
+    compared: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "MOST_EVENTS", 10)
+    found = planned(compared)
+    assert found.keys == 10
+    assert found.notes == ["of source 'visits' only the newest 10 events of the sampled keys were read"]
 
 
 def test_counts_are_drawn_as_blocks() -> None:
