@@ -13,7 +13,7 @@ from anabranch.planning.views import ANEW, ViewPlan
 from anabranch.planning.views import GOES as VIEW_GOES
 from anabranch.values.times import format_time
 
-_BLOCKS = " ▁▂▃▄▅▆▇█"
+_BLOCKS = "·▁▂▃▄▅▆▇█"
 _SIGNS = {COMES: "+", GOES: "-", CHANGES: "~", RENAMED: "→"}
 Cell = str | int | float | None
 
@@ -191,9 +191,13 @@ def _figure(value: float | None) -> str:
 
 def _examples(plan: ChangePlan) -> PlanTable:
     rows = [
-        (one.name, key, str(before), str(after)) for one in plan.values for key, before, after in one.examples
+        (one.name, key, _shown(before), _shown(after)) for one in plan.values for key, before, after in one.examples
     ]
     return PlanTable(title="Examples", heads=("feature", "key", "before", "after"), rows=rows)
+
+
+def _shown(value: Any) -> str:
+    return plain(value) if isinstance(value, float) else str(value)
 
 
 def _champion(plan: ChangePlan) -> PlanTable:

@@ -233,5 +233,5 @@ def test_what_is_more_than_is_read_is_the_oldest_and_is_told(
 
 
 def test_counts_are_drawn_as_blocks() -> None:
-    assert bars([0, 1, 4, 8]) == " ▁▄█"
+    assert bars([0, 1, 4, 8]) == "·▁▄█"
     assert bars([]) == ""
