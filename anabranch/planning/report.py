@@ -191,7 +191,9 @@ def _figure(value: float | None) -> str:
 
 def _examples(plan: ChangePlan) -> PlanTable:
     rows = [
-        (one.name, key, _shown(before), _shown(after)) for one in plan.values for key, before, after in one.examples
+        (one.name, key, _shown(before), _shown(after))
+        for one in plan.values
+        for key, before, after in one.examples
     ]
     return PlanTable(title="Examples", heads=("feature", "key", "before", "after"), rows=rows)
 
