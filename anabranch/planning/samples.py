@@ -230,7 +230,7 @@ def _bounded(mask: Mask, time: str, most: int) -> Mask:
 def _spread(most: int) -> Mask:
     """Chooses about `most` rows of a file, evenly spread; all of them for 0."""
     return lambda part: pa.array(
-        np.arange(part.num_rows) % max(1, part.num_rows // (most or part.num_rows)) == 0
+        np.arange(part.num_rows) % max(1, part.num_rows // (most or part.num_rows or 1)) == 0
     )
 
 
