@@ -87,6 +87,16 @@ def test_no_password_stands_in_the_files() -> None:
     assert all(re.fullmatch(r"\$\{\w+:\?.+\}", value) for value in secrets.values())
 
 
+def test_every_service_has_its_limits_and_ours_no_rights() -> None:
+    for name, service in SERVICES.items():
+        assert re.fullmatch(r"\d+[mg]", service["mem_limit"]), name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+    for service in OURS.values():
+        assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
+    assert "USER anabranch" in (DOCKER / "Dockerfile").read_text(encoding="utf-8")
+    assert "/healthz" in OURS["serve"]["healthcheck"]["test"][-1]
+
+
 def test_images_have_versions_and_servers_those_that_are_embedded() -> None:
     images = {name: service["image"].rpartition(":") for name, service in SERVICES.items()}
     assert all(re.match(r"v?\d+\.\d+", version) for _, _, version in images.values())
