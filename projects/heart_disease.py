@@ -14,6 +14,7 @@ from anabranch import (
     Mean,
     Min,
     Model,
+    Objectives,
     Project,
     Slice,
     Source,
@@ -91,4 +92,5 @@ project = Project(
     owner="cardiology",
     description="Risk of coronary heart disease from the latest exam and recent heart rates",
     freshness=Freshness(batch="1d", stream="10s"),
+    objectives=Objectives(availability=0.999, p99="50ms", quality=0.95),
 )

@@ -12,10 +12,11 @@ from anabranch.answers import spans
 from anabranch.answers.problems import ProblemError, of_error
 from anabranch.errors import AnabranchError
 from serving import routes as api
-from serving.api.about import own_metrics, visible
+from serving.api.about import freshness_of, own_metrics, visible
 from serving.api.context import ServingContext
 from serving.api.live import Served
 from serving.api.metrics import leave
+from serving.api.promises import kept
 from serving.api.routing import PROBLEMS, PROJECT, Call, Route, Router, route_for
 from serving.api.server_parts import ServerParts
 from serving.http.access import NOBODY, Caller, Hosts
@@ -125,6 +126,11 @@ class Application:
 
     def _after_looking(self) -> None:
         self.parts.measured.look([served.project.name for served in self.live])
+        self.parts.kept_counts.look()
+        for served in self.live:
+            name, channels = served.project.name, freshness_of(self.parts, served)
+            self.parts.metrics.promise(name, served.project.objectives)
+            self.parts.metrics.judge_freshness(name, kept(channels))
         if self._settings.shared is not None:
             leave(self._settings.shared, own_metrics(self.parts))
 

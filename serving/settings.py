@@ -6,7 +6,13 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
-from anabranch.settings import NamesOrNone, NotConfigurable, Port, Positive, Seconds, Share, Whole
+from pydantic import Field
+
+from anabranch.settings import Expected, NamesOrNone, NotConfigurable, Port, Positive, Seconds, Share, Whole
+
+OptionalAddress = Annotated[
+    str, Field(pattern=r"^(https?://[^\s/@]+(/\S*)?)?$"), Expected("an http:// or https:// address")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +75,8 @@ class ServingSettings:
     """Bytes of the predictions that wait to be published; more are dropped as well."""
     shadow_buffer: Positive = 1_000
     """Answers that wait to be compared with a version on trial; more than these are counted, not compared."""
+    prometheus: OptionalAddress = ""
+    """Address of Prometheus, whose counts of 30 days error budgets are made of; empty: the server's own."""
     shared: Annotated[Path | None, NotConfigurable()] = None
     """Where workers leave their metrics for each other; needed when there are several."""
     tracing: str = "off"

@@ -248,7 +248,7 @@ class Streams:
 
 def _queries(layer: SpeedLayer, project: Project) -> Iterator[_MeasuredQuery]:
     """One query a source, one for the score requests of a model, one for labels that are learnt online."""
-    promised = project.freshness.stream_micros if project.freshness else None
+    promised = project.promised_freshness.stream_micros if project.promised_freshness else None
     folding = []
     for source in sources_of(project):
         begin = partial(start_source, source=source)

@@ -1,6 +1,8 @@
-"""Declarations about a project in service: the promised age of answers, and monitoring with alerts."""
+"""Declarations about a project in service: what it promises its callers, and monitoring with alerts."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 from anabranch.errors import DeclarationError
 from anabranch.values.times import parse_duration
@@ -35,6 +37,61 @@ class Freshness:
     def stream_micros(self) -> int | None:
         """The promised delay of the stream in microseconds."""
         return None if self.stream is None else parse_duration(self.stream)
+
+
+BUDGET_DAYS = 30
+"""The days over which an error budget is counted."""
+_SHARE = 0.99
+"""The share of answers that are quick (`p99` says so), and of the time in which a project is fresh."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objectives:
+    """What a project promises to those who ask it, over 30 days; None promises nothing.
+
+    `availability` is the share of requests that are answered without a fault of the server (a status of 500
+    and above). `p99` is the time, such as ``"50ms"``, in which 99 of 100 answers are given. `freshness` is a
+    `Freshness`, or a duration for that of the stream, and holds 99% of the time. `quality` is the share of
+    the landed rows that do not go to quarantine. Raises DeclarationError for what cannot be promised.
+    """
+
+    availability: float | None = None
+    p99: str | None = None
+    freshness: Freshness | str | None = None
+    quality: float | None = None
+
+    def __post_init__(self) -> None:
+        if all(getattr(self, one.name) is None for one in fields(self)):
+            raise DeclarationError(
+                'objectives promise nothing: give Objectives(availability=0.999, p99="50ms", '
+                'freshness="5s", quality=0.99) or some of them'
+            )
+        for name in ("availability", "quality"):
+            share = getattr(self, name)
+            if share is not None and not 0 < share < 1:
+                raise DeclarationError(
+                    f"objectives: {name} is {share!r}: it must be a share above 0 and below 1, such as 0.999"
+                )
+        if self.p99 is not None and self.p99_seconds is None:
+            raise DeclarationError(
+                f"objectives: p99 {self.p99!r} is not understood: write a whole number and ms, s or m, "
+                "such as '50ms'"
+            )
+        if isinstance(self.freshness, str):
+            object.__setattr__(self, "freshness", Freshness(stream=self.freshness))
+
+    @property
+    def p99_seconds(self) -> float | None:
+        """The promised time of an answer in seconds."""
+        match = re.fullmatch(r"([1-9]\d{0,6})(ms|s|m)", str(self.p99).strip())
+        return int(match[1]) * {"ms": 0.001, "s": 1.0, "m": 60.0}[match[2]] if match else None
+
+    @property
+    def targets(self) -> Mapping[str, float]:
+        """By objective (availability, latency, freshness, quality) the share that is promised to be good."""
+        latency, freshness = self.p99 and _SHARE, self.freshness and _SHARE
+        found = {"availability": self.availability, "latency": latency, "freshness": freshness}
+        return {name: float(one) for name, one in {**found, "quality": self.quality}.items() if one}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from anabranch.declare.examples import Example
 from anabranch.declare.models import METRICS, SMALLER_IS_BETTER, TASKS
 from anabranch.declare.names import RESERVED, check_name, check_unique
 from anabranch.declare.on_write import OnWrite
-from anabranch.declare.operations import Freshness
+from anabranch.declare.operations import Freshness, Objectives
 from anabranch.declare.views import FeatureView
 from anabranch.errors import DeclarationError
 from anabranch.values.names import folded, listed
@@ -35,6 +35,7 @@ def check_project(project: "Project") -> None:
         raise DeclarationError(
             f'{place}: freshness is {project.freshness!r}: it must be Freshness(batch="1d", stream="10s")'
         )
+    _check_objectives(project, place)
     if not project.views:
         raise DeclarationError(f"{place} has no views: give at least one")
     if (project.label is None) != (project.model is None):
@@ -288,6 +289,19 @@ def _check_online(project: "Project", place: str) -> None:
         raise DeclarationError(
             f"{place}: online learning needs a feature that is a number, and the model's are all texts: "
             "leave Model(online=...) out"
+        )
+
+
+def _check_objectives(project: "Project", place: str) -> None:
+    objectives = project.objectives
+    if not isinstance(objectives, Objectives | None):
+        raise DeclarationError(
+            f"{place}: objectives are {objectives!r}: they must be Objectives(availability=0.999, ...)"
+        )
+    promised = None if objectives is None else objectives.freshness
+    if promised is not None and project.freshness is not None:
+        raise DeclarationError(
+            f"{place}: freshness is promised twice: leave out freshness=, or that of the objectives"
         )
 
 

@@ -17,7 +17,7 @@ from anabranch.declare.examples import Example
 from anabranch.declare.models import Model
 from anabranch.declare.names import INTERVAL, RESULTS, digest
 from anabranch.declare.on_write import OnWrite
-from anabranch.declare.operations import Freshness, Watch
+from anabranch.declare.operations import Freshness, Objectives, Watch
 from anabranch.declare.project_checks import check_project
 from anabranch.declare.sources import Label, Source
 from anabranch.declare.views import FeatureColumn, FeatureView, ViewUse
@@ -44,6 +44,7 @@ class Project:
     owner: str = ""
     description: str = ""
     freshness: Freshness | None = None
+    objectives: Objectives | None = None
     watch: Watch = field(default_factory=Watch)
     score_on_write: tuple[OnWrite, ...] = ()
     shared_with: tuple[str, ...] = ()
@@ -54,6 +55,12 @@ class Project:
     def __post_init__(self) -> None:
         object.__setattr__(self, "views", tuple(self.views))
         check_project(self)
+
+    @property
+    def promised_freshness(self) -> Freshness | None:
+        """What is promised of the age of answers: by `freshness`, or by the objectives."""
+        given = None if self.objectives is None else self.objectives.freshness
+        return given if isinstance(given, Freshness) else self.freshness
 
     @property
     def typed_keys(self) -> Iterator[tuple[str, DataType, str]]:

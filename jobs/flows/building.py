@@ -17,9 +17,10 @@ from batch.building.publication import BuildOptions, Built, latest_cut, shared_v
 from batch.building.publication import build as build_views
 from batch.building.versions import rollback
 from batch.landing.tables_in_place import read_tables
-from batch.landing.topics import land, landed_offsets, was_made_again
+from batch.landing.topics import landed_offsets, was_made_again
 from batch.release.announcing import announce
 from batch.views import Coverage
+from jobs.flows.landing import land_topics
 from jobs.show import Steps
 from jobs.wiring.context import Context
 
@@ -55,7 +56,7 @@ def build_project(
     # Before landing: any topic's event that arrived before a file's of this time is landed below.
     until = now_micros()
     steps.step("landing what the topics hold")
-    land(context, project, steps, context.gate(project))
+    land_topics(context, project, steps)
     prolong_gaps(context, project)
     held = check_complete(context, project, boundary)
     topics = topics_of(context, project)

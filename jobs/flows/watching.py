@@ -13,11 +13,11 @@ from anabranch.errors import AnabranchError
 from anabranch.stores.cassandra.measures import Measure, Measures
 from anabranch.stores.jvm import has_ended
 from anabranch.values.times import SECOND, from_micros, now_micros, to_micros
-from batch.landing.topics import land
 from batch.watching.alerts import ThresholdCheck, checks, raise_alerts
 from batch.watching.findings import PERIODS, Findings
 from batch.watching.look import watch
 from batch.watching.page import page
+from jobs.flows.landing import land_topics
 from jobs.show import Steps
 from jobs.wiring.context import Context
 
@@ -49,7 +49,7 @@ def watch_project(
     """
     if not landed:
         steps.step("landing what the topics hold")
-        land(context, project, steps, context.gate(project))
+        land_topics(context, project, steps)
     findings = watch(context, project, steps, since)
     _log(context, findings, _known_periods(context.measures, findings))
     context.measures.write(findings.measures())

@@ -1,13 +1,13 @@
-"""The rules of Prometheus, each declared once: alerts about operation.
+"""The rules of Prometheus, each declared once: alerts about operation, and error budgets of objectives.
 
 Alerts about models are thresholds of the project's `Watch`; here one rule passes on those that stand.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from anabranch.stores.webhooks.addresses import WATCH_ALERT
+from serving.api.budgets import EVENTS, KEPT_SERIES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,47 @@ class Recording:
         return {"record": self.name, "expr": self.expr, **labels}
 
 
+SPANS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
+"""The spans over which the missed share is recorded."""
+TARGET = "anabranch:objective_target"
+
+
+def _missed(span: str) -> str:
+    return f"anabranch:objective_missed:ratio{span}"
+
+
+def _missed_expression(span: str) -> str:
+    missed, all_of_them = (
+        f"sum by (project, objective) (rate({EVENTS}_total{kept}[{span}]))" for kept in ('{kept="no"}', "")
+    )
+    return f"{missed} / {all_of_them}"
+
+
+def _burns(*rates: tuple[float, str, str]) -> str:
+    """That a budget burns at one of these rates: the rate, the long span that shows it, and a short one that
+    shows it has not stopped.
+    """
+    return " or ".join(
+        f"({_missed(long)} > {rate:g} * (1 - {TARGET}) and {_missed(short)} > {rate:g} * (1 - {TARGET}))"
+        for rate, long, short in rates
+    )
+
+
 ALERTS = (
+    # The rates and spans are those of "The Site Reliability Workbook", chapter 5.
+    Alert(
+        name="BudgetBurnsFast",
+        expr=_burns((14.4, "1h", "5m"), (6, "6h", "30m")),
+        severity="page",
+        summary="{{ $labels.project }} misses its objective of {{ $labels.objective }} ({{ $value | "
+        "humanizePercentage }} over an hour or six): at this rate its budget of 30 days is spent within five",
+    ),
+    Alert(
+        name="BudgetBurnsSlowly",
+        expr=_burns((3, "1d", "2h"), (1, "3d", "6h")),
+        summary="{{ $labels.project }} misses its objective of {{ $labels.objective }} ({{ $value | "
+        "humanizePercentage }} over a day or three): its budget of 30 days will be spent before they end",
+    ),
     Alert(
         name="ReplicaDown",
         expr='up{job="rest"} == 0',
@@ -163,7 +203,17 @@ ALERTS = (
         "}}) is beyond its threshold: run 'anabranch watch {{ $labels.project }}'",
     ),
 )
-RECORDINGS: Sequence[Recording] = ()
+RECORDINGS = (
+    Recording(name=TARGET, expr="max by (project, objective) (anabranch_objective_target)"),
+    *(Recording(name=_missed(span), expr=_missed_expression(span)) for span in SPANS),
+    Recording(
+        name="anabranch:objective_events:increase5m",
+        expr=f"sum by (project, objective, kept) (increase({EVENTS}_total[5m]))",
+    ),
+    # Steps of five minutes over what was recorded: a month of raw samples would be millions.
+    Recording(name=KEPT_SERIES, expr="sum_over_time(anabranch:objective_events:increase5m[30d:5m])"),
+)
+"""Error budgets: the missed share over several spans, and the counts of 30 days that pages show."""
 
 
 def rule_groups(*, waits: bool = True) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class JobRun:
     """The last run of a verb for a project, and how many runs there have been. Times in seconds since 1970.
 
     `succeeded` is the end of the last run that did not fail, 0 without one. `figures` are the numbers of the
-    job's JSON result.
+    job's JSON result; `rows` and `quarantined` count what all runs together landed.
     """
 
     verb: str
@@ -35,6 +35,8 @@ class JobRun:
     runs: int
     failures: int
     figures: Mapping[str, float]
+    rows: int = 0
+    quarantined: int = 0
 
 
 @dataclass(kw_only=True)
@@ -46,6 +48,8 @@ class Noted:
     data: Path | None = None
     projects: list[str] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
+    rows: int = 0
+    quarantined: int = 0
     result: Mapping[str, Any] = field(default_factory=dict)
     failure: str = ""
     at_end: list[Callable[[int], None]] = field(default_factory=list)
@@ -92,6 +96,14 @@ def note_project(name: str) -> None:
         run.projects.append(name)
 
 
+def note_rows(rows: int, quarantined: int) -> None:
+    """The job landed so many rows, and put so many others into quarantine."""
+    run = _NOW.get()
+    if run is not None:
+        run.rows += rows
+        run.quarantined += quarantined
+
+
 def note_result(value: Mapping[str, Any]) -> None:
     """The job's result: its numbers are kept, those one level down as ``<name>_<inner name>``."""
     run = _NOW.get()
@@ -126,6 +138,8 @@ def keep_run(run: Noted, *, failed: bool) -> None:
             runs=(before.runs if before else 0) + 1,
             failures=(before.failures if before else 0) + failed,
             figures=run.figures,
+            rows=(before.rows if before else 0) + run.rows,
+            quarantined=(before.quarantined if before else 0) + run.quarantined,
         )
         draft = file.with_suffix(".new")
         draft.write_text(json.dumps(asdict(made)), encoding="utf-8")

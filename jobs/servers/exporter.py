@@ -28,6 +28,7 @@ from anabranch.stores.kafka.bus import Bus
 from jobs.monitoring.runs import kept_runs
 from jobs.monitoring.targets import write_targets
 from jobs.servers.processes import is_alive, read_record
+from serving.api.budgets import EVENTS
 
 log = logging.getLogger(__name__)
 GIVEN = "given.json"
@@ -121,7 +122,14 @@ class MachineFigures(Collector):
         result = gauge("result", "The numbers of the last run's result: rows, versions.", "name")
         runs = CounterMetricFamily("anabranch_job_runs", "Runs that ended.", labels=_RUN)
         failures = CounterMetricFamily("anabranch_job_failures", "Runs that failed.", labels=_RUN)
+        judged = CounterMetricFamily(
+            EVENTS, "Landed rows, and whether they are good.", labels=("project", "objective", "kept")
+        )
+        rows: dict[tuple[str, str], int] = {}
         for run in kept_runs(self._data):
+            if run.rows + run.quarantined:
+                for kept, count in (("yes", run.rows), ("no", run.quarantined)):
+                    rows[run.project, kept] = rows.get((run.project, kept), 0) + count
             labels = [run.verb, run.project]
             ended.add_metric(labels, run.ended)
             succeeded.add_metric(labels, run.succeeded)
@@ -131,7 +139,9 @@ class MachineFigures(Collector):
             failures.add_metric(labels, run.failures)
             for name, value in run.figures.items():
                 result.add_metric([*labels, name], value)
-        yield from (ended, succeeded, seconds, failed, result, runs, failures)
+        for (project, kept), count in rows.items():
+            judged.add_metric([project, "quality", kept], count)
+        yield from (ended, succeeded, seconds, failed, result, runs, failures, judged)
 
 
 class Exporter:

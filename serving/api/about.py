@@ -15,7 +15,7 @@ from serving.api.bodies import AliveBody, CatalogueBody, ProjectBody, ReadinessB
 from serving.api.facts import Missing
 from serving.api.live import UNTRAINED, Live, Served
 from serving.api.metrics import of_projects, together
-from serving.api.promises import judged
+from serving.api.promises import ChannelFreshness, judged
 from serving.api.routing import Call
 from serving.api.server_parts import ServerParts
 from serving.http.access import Caller, only_seen, sees
@@ -51,13 +51,16 @@ async def metrics(parts: ServerParts, call: Call) -> Response:
 def own_metrics(parts: ServerParts) -> bytes:
     """The metrics of this worker, in Prometheus' text format."""
     for served in parts.live:
-        name = served.project.name
         parts.metrics.show(served)
-        now = parts.context.clock()
-        parts.metrics.show_freshness(name, judged(served, parts.measured.of(name), now))
+        parts.metrics.show_freshness(served.project.name, freshness_of(parts, served))
     breakers = {"store": parts.store.breaker.open, "bus": parts.bus.breaker.open}
     parts.metrics.show_stores(parts.context.answers.kept, breakers)
     return parts.metrics.text()
+
+
+def freshness_of(parts: ServerParts, served: Served) -> dict[str, ChannelFreshness]:
+    """The freshness of a project now, by the measures that were last read."""
+    return judged(served, parts.measured.of(served.project.name), parts.context.clock())
 
 
 async def projects(parts: ServerParts, call: Call) -> CatalogueBody:
@@ -74,7 +77,7 @@ async def project(parts: ServerParts, call: Call) -> ProjectBody:
 async def _entry(parts: ServerParts, served: Served) -> ProjectBody:
     known = await parts.facts.brief(served)
     model = None if isinstance(known.model, Missing) else known.model
-    return catalogue.entry(served, parts.routes, known.now, model, known.known_measures)
+    return catalogue.entry(served, parts.routes, known.now, model, known.known_measures, known.budgets)
 
 
 async def contract(parts: ServerParts, call: Call) -> openapi.Schema:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from anabranch.answers.requests import MOST_EXPLAINED, MOST_INSTANCES
+from serving.api.budgets import CountedBy
 from serving.api.promises import State
 
 DECLARED = "x-declared"
@@ -449,6 +450,23 @@ class FreshnessBody(Struct, kw_only=True):
     stream: ChannelBody
 
 
+class ObjectiveBody(Struct, kw_only=True):
+    """One objective of a project over 30 days, and what is left of its error budget."""
+
+    name: Annotated[str, Meta(description="availability, latency, freshness or quality")]
+    promised: str
+    target: Annotated[float, Meta(description="The share that is promised to be kept")]
+    kept: Annotated[float | None, Meta(description="Null where nobody has counted")]
+    missed: float | None
+    share: Annotated[float | None, Meta(description="The share that was kept; null without any")]
+    budget_left: Annotated[
+        float | None, Meta(description="1: nothing missed; 0: as much as is promised; below 0: more")
+    ]
+    counted_by: Annotated[
+        CountedBy, Meta(description="Prometheus for 30 days, or this server since it started")
+    ]
+
+
 class BatchLineageBody(Struct, kw_only=True):
     """The batch version that serves."""
 
@@ -490,6 +508,7 @@ class ProjectBody(Struct, kw_only=True):
     model: ModelBody | None
     label: LabelBody | None
     freshness: FreshnessBody
+    objectives: list[ObjectiveBody]
     lineage: LineageBody
     addresses: Annotated[dict[str, Any], declared("addresses")]
     troubles: Annotated[dict[str, str], Meta(description="What is wrong now, and why")]

@@ -23,12 +23,14 @@ from serving.api.bodies import (
     LineageBody,
     ModelBody,
     ModelLineageBody,
+    ObjectiveBody,
     ProjectBody,
     PromisedBody,
     RequestColumnBody,
     SourceBody,
     TrialBody,
 )
+from serving.api.budgets import Budget
 from serving.api.live import Served
 from serving.api.promises import ChannelFreshness, judged, kept
 from serving.api.routing import PROJECT, Route, listed
@@ -42,10 +44,12 @@ def entry(
     now: int,
     model: ModelVersion | None = None,
     measures: Sequence[Measure] = (),
+    counted: Sequence[Budget] = (),
 ) -> ProjectBody:
     """The entry of a project at `now` (microseconds).
 
-    `model` is the registry's entry of the version that serves; `measures` are the project's latest.
+    `model` is the registry's entry of the version that serves; `measures` are the project's latest;
+    `counted` are its error budgets.
     """
     project = served.project
     return ProjectBody(
@@ -59,9 +63,23 @@ def entry(
         model=_model(served, model),
         label=_label(project),
         freshness=freshness(served, judged(served, measures, now)),
+        objectives=[_objective(one) for one in counted],
         lineage=lineage(served, model),
         addresses=addresses(served, routes),
         troubles=dict(served.troubles),
+    )
+
+
+def _objective(budget: Budget) -> ObjectiveBody:
+    return ObjectiveBody(
+        name=budget.objective,
+        promised=budget.promised,
+        target=budget.target,
+        kept=budget.kept,
+        missed=budget.missed,
+        share=budget.share,
+        budget_left=budget.left,
+        counted_by=budget.by,
     )
 
 
@@ -167,7 +185,7 @@ def _model(served: Served, registered: ModelVersion | None) -> ModelBody | None:
 
 def freshness(served: Served, channels: dict[str, ChannelFreshness]) -> FreshnessBody:
     """Promised and measured freshness, and whether the promises are kept."""
-    manifest, promised = served.manifest, served.project.freshness
+    manifest, promised = served.manifest, served.project.promised_freshness
     return FreshnessBody(
         cut=format_time(manifest.cut) if manifest else None,
         built_at=format_time(manifest.built_at) if manifest else None,

@@ -19,6 +19,7 @@ from anabranch.stores.cassandra.current_rows import CurrentRow
 from anabranch.stores.cassandra.measures import Measure
 from anabranch.stores.models.versions import ModelVersion
 from anabranch.values.times import from_micros
+from serving.api.budgets import Budget, Tally, budgets
 from serving.api.context import ServingContext
 from serving.api.live import Served
 from serving.api.promises import ChannelFreshness, judged
@@ -52,6 +53,7 @@ class ProjectFacts:
     reports: Sequence[dict[str, Any]] | Missing = ()
     measures: Sequence[Measure] | Missing = ()
     histories: Sequence[Measure] | Missing = ()
+    budgets: Sequence[Budget] = ()
 
     @property
     def known_measures(self) -> Sequence[Measure]:
@@ -71,6 +73,8 @@ class Facts:
     context: ServingContext
     pool: Executor
     routes: Sequence[Route]
+    tally: Callable[[], Tally] = Tally
+    """What objectives have judged so far."""
     _cache: TTLCache[tuple[str, ...], Any] = field(
         default_factory=lambda: TTLCache(maxsize=_MOST_CACHED, ttl=_CACHE_SECONDS)
     )
@@ -83,7 +87,12 @@ class Facts:
             self._read(("measures", name), lambda: self.context.stores.measures.latest(name)),
         )
         return ProjectFacts(
-            served=served, now=self.context.clock(), routes=self.routes, model=model, measures=measures
+            served=served,
+            now=self.context.clock(),
+            routes=self.routes,
+            model=model,
+            measures=measures,
+            budgets=self._budgets(served),
         )
 
     async def whole(self, served: Served) -> ProjectFacts:
@@ -109,7 +118,12 @@ class Facts:
             reports=reports,
             measures=measures,
             histories=histories,
+            budgets=self._budgets(served),
         )
+
+    def _budgets(self, served: Served) -> list[Budget]:
+        objectives = served.project.objectives
+        return [] if objectives is None else budgets(served.project.name, objectives, self.tally())
 
     def _histories(self, project: str) -> list[Measure]:
         """Measures of the last 30 days, a bounded number of them."""

@@ -7,17 +7,20 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from anabranch.declare.operations import Objectives
 from anabranch.errors import AnabranchError
 from anabranch.stores.cassandra.measures import Measure
 from anabranch.values.times import SECOND
+from serving.api.budgets import EVENTS
 from serving.api.live import Served
 from serving.api.promises import STATES, ChannelFreshness
 
@@ -27,6 +30,8 @@ _DIFFERENCES = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _PROJECT = re.compile(rb'[{,]project="([^"]+)"')
 _STALE_SECONDS = 15.0
+_FAULT, _REFUSED = 500, 400
+"""Statuses from these on are faults of the server, and answers that are none."""
 
 
 class MeasuredValues(Collector):
@@ -68,12 +73,29 @@ class MeasuredValues(Collector):
         yield family
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counted:
+    """What one kind of answer adds to: a request, its seconds, and the objectives of its project.
+
+    `quick` and `slow` are for answers within and beyond `promised` seconds; None where nothing is promised.
+    """
+
+    requests: Counter
+    seconds: Histogram
+    available: Counter | None = None
+    quick: Counter | None = None
+    slow: Counter | None = None
+    promised: float = 0.0
+
+
 class ServingMetrics:
     """Counters of one server process."""
 
-    def __init__(self, measured: MeasuredValues | None = None) -> None:
+    def __init__(self, measured: MeasuredValues | None = None, timed: Collection[str] = ()) -> None:
         self._versions: dict[str, str | None] = {}
-        self._answered: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._answered: dict[tuple[str, str, int], Counted] = {}
+        self._objectives: dict[str, Objectives] = {}
+        self._timed = frozenset(timed)
         registry = self._registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         if measured is not None:
@@ -122,18 +144,68 @@ class ServingMetrics:
         self.fresh = gauge(
             "freshness", "1 for the promise's state: kept, missed or unknown.", *channel, "state"
         )
+        objective = ("project", "objective")
+        self._target = gauge("objective_target", "The share that an objective promises.", *objective)
+        self._judged = Counter(
+            EVENTS,
+            "What an objective judged, and whether it was kept.",
+            (*objective, "kept"),
+            registry=registry,
+        )
         self.model = gauge("model_served", "1 for the model version served.", "project", "version")
 
     def answered(self, route: str, project: str, status: int, started: float) -> None:
         """Count a request that began at `started` (perf_counter)."""
         counted = self._answered.get((route, project, status))
         if counted is None:
-            counted = self._answered[route, project, status] = (
-                self._requests.labels(route, project, str(status)),
-                self._seconds.labels(route),
-            )
-        counted[0].inc()
-        counted[1].observe(time.perf_counter() - started)
+            counted = self._answered[route, project, status] = self._counted(route, project, status)
+        seconds = time.perf_counter() - started
+        counted.requests.inc()
+        counted.seconds.observe(seconds)
+        if counted.available is not None:
+            counted.available.inc()
+        if counted.quick is not None and counted.slow is not None:
+            (counted.quick if seconds <= counted.promised else counted.slow).inc()
+
+    def _counted(self, route: str, project: str, status: int) -> "Counted":
+        objectives = self._objectives.get(project)
+        targets = {} if objectives is None else objectives.targets
+        available = quick = slow = None
+        if "availability" in targets:
+            available = self._judged.labels(project, "availability", "no" if status >= _FAULT else "yes")
+        # An answer that was refused was quick for nothing: it is judged by availability alone.
+        if "latency" in targets and route in self._timed and status < _REFUSED:
+            quick, slow = (self._judged.labels(project, "latency", kept) for kept in ("yes", "no"))
+        return Counted(
+            requests=self._requests.labels(route, project, str(status)),
+            seconds=self._seconds.labels(route),
+            available=available,
+            quick=quick,
+            slow=slow,
+            promised=(objectives and objectives.p99_seconds) or 0.0,
+        )
+
+    def promise(self, project: str, objectives: Objectives | None) -> None:
+        """Count for these objectives from now on; to be called before the first answer, and again."""
+        if self._objectives.get(project) == objectives:
+            return
+        before = self._objectives.pop(project, None)
+        for name in () if before is None else before.targets:
+            self._target.remove(project, name)
+        if objectives is not None:
+            self._objectives[project] = objectives
+            for name, target in objectives.targets.items():
+                self._target.labels(project, name).set(target)
+                if name != "quality":  # rows are counted where they land
+                    for kept in ("yes", "no"):
+                        self._judged.labels(project, name, kept)
+        self._answered = {key: one for key, one in self._answered.items() if key[1] != project}
+
+    def judge_freshness(self, project: str, kept: bool | None) -> None:
+        """Count one look at the freshness of a project; None, which nobody can judge, is not counted."""
+        objectives = self._objectives.get(project)
+        if kept is not None and objectives is not None and objectives.freshness is not None:
+            self._judged.labels(project, "freshness", "yes" if kept else "no").inc()
 
     def show(self, served: Served) -> None:
         """Set the versions of a project."""

@@ -42,7 +42,7 @@ def kept(channels: dict[str, ChannelFreshness]) -> bool | None:
 
 
 def _batch(served: Served, now: int) -> ChannelFreshness:
-    declared, manifest = served.project.freshness, served.manifest
+    declared, manifest = served.project.promised_freshness, served.manifest
     promised = declared.batch_micros if declared else None
     if manifest is None:
         return ChannelFreshness(promised=promised, state=None if promised is None else "unknown")
@@ -56,7 +56,7 @@ def _batch(served: Served, now: int) -> ChannelFreshness:
 
 
 def _stream(served: Served, measures: Sequence[Measure], now: int) -> ChannelFreshness:
-    declared, project = served.project.freshness, served.project
+    declared, project = served.project.promised_freshness, served.project
     promised = declared.stream_micros if declared else None
     streamed = [
         source.name

@@ -10,10 +10,11 @@ from anabranch.answers.service import AnswerService
 from anabranch.errors import UnavailableError
 from anabranch.stores.breaker import Breaker
 from anabranch.stores.cassandra.measures import Measure
+from serving.api.budgets import KeptCounts, Tally, counted
 from serving.api.context import ServingContext
 from serving.api.facts import Facts
 from serving.api.live import Live
-from serving.api.metrics import MeasuredValues, ServingMetrics
+from serving.api.metrics import MeasuredValues, ServingMetrics, together
 from serving.api.prediction_log import Predictions
 from serving.api.routing import Route
 from serving.api.shadow import Shadow
@@ -51,6 +52,7 @@ class ServerParts:
     live: Live
     metrics: ServingMetrics
     measured: MeasuredValues
+    kept_counts: KeptCounts
     predictions: Predictions
     shadow: Shadow
     service: AnswerService
@@ -72,7 +74,7 @@ class ServerParts:
             return context.stores.measures.latest(project)  # opened by the first call, when Cassandra is up
 
         measured = MeasuredValues(latest)
-        metrics = ServingMetrics(measured)
+        metrics = ServingMetrics(measured, [route.label for route in routes if route.bounded])
         predictions = Predictions(
             context.stores.bus, metrics, settings.prediction_buffer, settings.prediction_buffer_bytes
         )
@@ -87,12 +89,13 @@ class ServerParts:
             ThreadPoolExecutor(settings.bus_threads, thread_name_prefix="bus"),
             settings.bus_timeout_seconds,
         )
-        return cls(
+        parts = cls(
             context=context,
             routes=routes,
             live=Live(context),
             metrics=metrics,
             measured=measured,
+            kept_counts=KeptCounts(settings.prometheus),
             predictions=predictions,
             shadow=Shadow(context, metrics),
             service=AnswerService(
@@ -102,6 +105,15 @@ class ServerParts:
             bus=bus,
             facts=Facts(context, ThreadPoolExecutor(_PAGE_THREADS, thread_name_prefix="pages"), routes),
         )
+        parts.facts.tally = parts.tally
+        return parts
+
+    def tally(self) -> Tally:
+        """What objectives judged: by Prometheus, or by this server's workers since they started."""
+        if self.kept_counts.latest is not None:
+            return Tally("prometheus", self.kept_counts.latest)
+        shared, text = self.context.settings.shared, self.metrics.text()
+        return Tally("server", counted((text if shared is None else together(shared, text)).decode()))
 
     def close(self) -> None:
         """Begin no more calls of stores."""

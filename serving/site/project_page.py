@@ -36,6 +36,7 @@ def project_page(facts: ProjectFacts) -> str:
         trainer=project.model.trainer if project.model else "",
         troubles=facts.served.troubles,
         freshness=_freshness(facts),
+        budgets=facts.budgets,
         rows=_rows(facts),
         model=_model(facts),
         measures=_measures(facts),
@@ -49,7 +50,7 @@ def project_page(facts: ProjectFacts) -> str:
 
 
 def _freshness(facts: ProjectFacts) -> dict[str, Any]:
-    promised, judged = facts.served.project.freshness, facts.freshness
+    promised, judged = facts.served.project.promised_freshness, facts.freshness
     behind = judged["stream"].sources
     return {
         "batch_promise": promised.batch if promised else None,

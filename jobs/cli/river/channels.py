@@ -14,6 +14,7 @@ from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError, MisuseError
 from anabranch.values.times import SECOND, format_time, now_micros, parse_duration, parse_time
 from jobs.cli.options import AsJson, Name, Names, SourceName
+from jobs.monitoring.runs import note_rows
 from jobs.monitoring.targets import announced
 from jobs.servers.processes import stop_event
 from jobs.show import Steps, picked, result, table
@@ -50,6 +51,7 @@ def ingest(
     with job() as context:
         project = context.project(name)
         landed = run(context, project, source, files, Steps(), context.gate(project), form)
+    note_rows(landed.rows, landed.quarantined)
     value = {
         "project": name,
         "source": source,
@@ -115,7 +117,7 @@ def land(
 ) -> None:
     """Land the events of the project's topics, each exactly once, and read what its tables have."""
     from batch.landing.topics import Follow
-    from batch.landing.topics import land as run
+    from jobs.flows.landing import land_topics
 
     if once and follow:
         raise MisuseError("--once and --follow contradict each other: give one of them")
@@ -123,7 +125,7 @@ def land(
     following = Follow(every_seconds=pause, stopping=stop_event()) if follow else None
     with job() as context:
         project = context.project(name)
-        loads = run(context, project, Steps(), context.gate(project), following)
+        loads = land_topics(context, project, Steps(), following)
     counts = [
         f"{source} {each.rows:,} rows ({each.quarantined:,} in quarantine)" for source, each in loads.items()
     ]

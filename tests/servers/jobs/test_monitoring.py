@@ -17,6 +17,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from prometheus_client import CollectorRegistry, start_http_server
 
+from anabranch.declare.operations import Objectives
 from anabranch.settings import AlertSettings
 from anabranch.stores.cassandra.measures import Measure
 from anabranch.stores.webhooks.addresses import WATCH_ALERT
@@ -31,6 +32,7 @@ from jobs.servers.exporter import MachineFigures
 from jobs.servers.processes import read_record, wait_until
 from jobs.servers.prometheus import prepare_alertmanager, prepare_prometheus, program
 from jobs.wiring.settings import Settings, load_settings
+from serving.api.budgets import KeptCounts
 from serving.api.metrics import MeasuredValues, ServingMetrics
 from serving.api.promises import ChannelFreshness
 from speed.progress import Snapshot, StreamMetrics
@@ -63,21 +65,25 @@ def test_every_rule_fires_when_it_should_and_not_otherwise(rules: Path) -> None:
     tests = []
     for alert in ALERTS:
         tried = TRIED[alert.name]
-        firing = f'count(ALERTS{{alertname="{alert.name}",alertstate="firing"}})'
-        one = [{"labels": "{}", "value": 1}]
-        at_once = one if alert.wait == "0s" else []
-        expected = [(tried.fires, tried.at, one), (tried.fine, tried.at, []), (tried.fires, "15s", at_once)]
-        tests += [
-            {
-                "name": f"{alert.name} at {at}: {series}",
-                "interval": "15s",
-                "input_series": [{"series": name, "values": values} for name, values in series.items()],
-                "promql_expr_test": [{"expr": firing, "eval_time": at, "exp_samples": samples}],
-            }
-            for series, at, samples in expected
-            if tried.soon or at != "15s"
-        ]
-    document = {"rule_files": [RULES], "evaluation_interval": "15s", "tests": tests}
+        at_once = alert.wait == "0s" and not tried.rate
+        for series, found in (
+            (tried.fires, {"0s": at_once, tried.at: True}),
+            (tried.fine, {tried.at: False}),
+        ):
+            firing = f'count(ALERTS{{alertname="{alert.name}",alertstate="firing"}})'
+            expected = [
+                {"expr": firing, "eval_time": at, "exp_samples": [{"labels": "{}", "value": 1}] * fires}
+                for at, fires in found.items()
+            ]
+            tests.append(
+                {
+                    "name": f"{alert.name}: {series}",
+                    "interval": "1m",
+                    "input_series": [{"series": name, "values": values} for name, values in series.items()],
+                    "promql_expr_test": expected,
+                }
+            )
+    document = {"rule_files": [RULES], "evaluation_interval": "1m", "tests": tests}
     (rules / "tests.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
     promtool("test", rules / "tests.yaml")
 
@@ -147,6 +153,7 @@ def everything_wrong(settings: Settings) -> Iterator[Callable[[], None]]:
     measured = MeasuredValues(lambda _: measures)
     measured.look(["p"])
     rest = ServingMetrics(measured)
+    rest.promise("p", Objectives(availability=0.999))
     rest.show_stores({}, {"bus": True})
     rest.batch_cut.labels("p").set(time.time() - 3 * 86_400)
     rest.show_freshness("p", {"batch": ChannelFreshness(promised=SECOND, behind=9 * SECOND, state="missed")})
@@ -223,6 +230,14 @@ def test_every_alert_fires_and_reaches_the_webhook_and_one_that_watch_sent_too_i
         (after,) = standing(settings)[WATCH_ALERT]
         assert after["fingerprint"] == before["fingerprint"]
         assert after["annotations"]["summary"] != ""
+        # What a server shows of its budget is what Prometheus has counted.
+        counts = KeptCounts(f"http://127.0.0.1:{settings.servers.prometheus_port}")
+        recorded = query(settings, "anabranch:objective_missed:ratio1h")
+        assert [(one["metric"]["objective"], float(one["value"][1])) for one in recorded] == [
+            ("availability", 1.0)
+        ]
+        counts.look()
+        assert counts.latest is not None
     (own,) = [body for body in hook.bodies if "what" in body]
     assert (own["project"], own["what"], own["which"]) == ("p", "psi", "age")
     sent = [alert for body in hook.bodies if body is not own for alert in body["alerts"]]

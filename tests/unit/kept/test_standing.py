@@ -13,6 +13,7 @@ from anabranch import (
     Freshness,
     Label,
     Model,
+    Objectives,
     Project,
     Request,
     Source,
@@ -80,7 +81,16 @@ def test_another_model_that_fits_needs_no_build_and_one_that_does_not_fit_waits_
     more = replace(BUILT, views=(replace(VIEW, windows=("1h", "7d")),), model=Model(features=("n_7d",)))
     assert manifest(BUILT).meant(more) == BUILT
     both = replace(more, freshness=Freshness(batch="1d"), description="new", owner="we", shared_with=("a",))
-    told = replace(BUILT, freshness=both.freshness, description="new", owner="we", shared_with=("a",))
+    both = replace(both, objectives=Objectives(p99="20ms"))
+    told = replace(both, views=BUILT.views, model=BUILT.model)
+    assert told == replace(
+        BUILT,
+        freshness=both.freshness,
+        objectives=both.objectives,
+        description="new",
+        owner="we",
+        shared_with=("a",),
+    )
     assert manifest(BUILT).meant(both) == told
 
 

@@ -446,6 +446,11 @@ def test_catalogue_tells_schemas_features_and_freshness(heart: Bench) -> None:
             "sources": {"exams": None, "bracelet": None},
         },
     }
+    assert [(one["name"], one["promised"], one["counted_by"]) for one in entry["objectives"]] == [
+        ("availability", "0.999", "server"),
+        ("latency", "99% within 50ms", "server"),
+        ("quality", "0.95", "server"),
+    ]
     assert entry["lineage"]["batch"] == {
         "version": 7,
         "cut": "2024-05-01T11:00:00Z",

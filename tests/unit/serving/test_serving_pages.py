@@ -1,5 +1,6 @@
 import asyncio
 import re
+import time
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,6 +110,20 @@ def read(heart: Bench, path: str, status: int = 200) -> Elements:
         if name in ("src", "href", "action") and not re.match(r"/(?!/)|data:,$|#", value or "")
     ]
     return found
+
+
+def test_the_page_of_a_project_shows_its_objectives_and_what_is_left_of_their_budgets(heart: Bench) -> None:
+    heart.app._after_looking()
+    for _ in range(3):
+        heart.app.parts.metrics.answered("predict", "heart_disease", 200, time.perf_counter() - 1)
+    page = read(heart, PAGE).text
+    for text in ("Objectives", "Counted by this server since it started", "99% within 50ms", "budget left"):
+        assert text in page, text
+    budgets = {one["name"]: one for one in heart.ask("GET", f"/v1{PAGE}")[1]["objectives"]}
+    assert budgets["latency"]["missed"] == 3
+    assert budgets["latency"]["budget_left"] < 0
+    assert (budgets["availability"]["missed"], budgets["availability"]["budget_left"]) == (0, 1)
+    assert budgets["quality"]["kept"] is None
 
 
 def test_first_page_lists_projects_with_freshness_versions_metric_and_drift(heart: Bench) -> None:
