@@ -59,6 +59,10 @@ docs: setup ## Build the documentation into .anabranch/site; a broken link or re
 settings-page: setup ## Write the tables of docs/settings.md anew from the declared settings
 	$(PY) -m jobs.wiring.settings_page
 
+.PHONY: dashboards
+dashboards: setup ## Write Grafana's dashboards and Prometheus' rules in docker/ anew from jobs/monitoring
+	$(PY) -m jobs.monitoring.dashboards
+
 .PHONY: notebook
 notebook: setup .venv/.notebooks-stamp ## Open the notebooks in JupyterLab, on loopback
 	.venv/bin/jupyter lab --ip 127.0.0.1 notebooks

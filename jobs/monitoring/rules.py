@@ -54,11 +54,12 @@ SPANS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 TARGET = "anabranch:objective_target"
 
 
-def _missed(span: str) -> str:
+def missed_series(span: str) -> str:
+    """The series of the share that was missed over a span of `SPANS`."""
     return f"anabranch:objective_missed:ratio{span}"
 
 
-def _missed_expression(span: str) -> str:
+def _missed_share(span: str) -> str:
     missed, all_of_them = (
         f"sum by (project, objective) (rate({EVENTS}_total{kept}[{span}]))" for kept in ('{kept="no"}', "")
     )
@@ -69,9 +70,10 @@ def _burns(*rates: tuple[float, str, str]) -> str:
     """That a budget burns at one of these rates: the rate, the long span that shows it, and a short one that
     shows it has not stopped.
     """
+    limits = [f"{rate:g} * (1 - {TARGET})" for rate, _, _ in rates]
     return " or ".join(
-        f"({_missed(long)} > {rate:g} * (1 - {TARGET}) and {_missed(short)} > {rate:g} * (1 - {TARGET}))"
-        for rate, long, short in rates
+        f"({missed_series(long)} > {limit} and {missed_series(short)} > {limit})"
+        for (_, long, short), limit in zip(rates, limits, strict=True)
     )
 
 
@@ -205,7 +207,7 @@ ALERTS = (
 )
 RECORDINGS = (
     Recording(name=TARGET, expr="max by (project, objective) (anabranch_objective_target)"),
-    *(Recording(name=_missed(span), expr=_missed_expression(span)) for span in SPANS),
+    *(Recording(name=missed_series(span), expr=_missed_share(span)) for span in SPANS),
     Recording(
         name="anabranch:objective_events:increase5m",
         expr=f"sum by (project, objective, kept) (increase({EVENTS}_total[5m]))",

@@ -137,6 +137,8 @@ def _prometheus(settings: Settings, home: Path) -> list[str]:
         f"--storage.tsdb.retention.time={servers.prometheus_days}d",
         f"--storage.tsdb.retention.size={servers.prometheus_megabytes}MB",
         f"--web.listen-address={address}",
+        # An alert that fires before Prometheus has found Alertmanager is lost until it is sent again.
+        f"--rules.alert.resend-delay={min(60, 4 * servers.prometheus_interval_seconds)}s",
         # No page of another origin may read what it answers.
         f"--web.cors.origin=http://{address}",
         "--log.level=warn",

@@ -30,7 +30,7 @@ CountedBy = Literal["prometheus", "server"]
 
 
 @dataclass(frozen=True)
-class Tally:
+class Judgements:
     """Counts, and who counted: Prometheus for 30 days, or this server since its workers started."""
 
     by: CountedBy = "server"
@@ -64,7 +64,7 @@ class Budget:
         return None if self.share is None else 1 - (1 - self.share) / (1 - self.target)
 
 
-def budgets(project: str, objectives: Objectives | None, tally: Tally) -> list[Budget]:
+def budgets(project: str, objectives: Objectives | None, tally: Judgements) -> list[Budget]:
     """The budgets of a project in the order of its objectives; none without objectives."""
     if objectives is None:
         return []

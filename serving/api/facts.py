@@ -19,7 +19,7 @@ from anabranch.stores.cassandra.current_rows import CurrentRow
 from anabranch.stores.cassandra.measures import Measure
 from anabranch.stores.models.versions import ModelVersion
 from anabranch.values.times import from_micros
-from serving.api.budgets import Budget, Tally, budgets
+from serving.api.budgets import Budget, Judgements, budgets
 from serving.api.context import ServingContext
 from serving.api.live import Served
 from serving.api.promises import ChannelFreshness, judged
@@ -73,7 +73,7 @@ class Facts:
     context: ServingContext
     pool: Executor
     routes: Sequence[Route]
-    tally: Callable[[], Tally] = Tally
+    tally: Callable[[], Judgements] = Judgements
     """What objectives have judged so far."""
     _cache: TTLCache[tuple[str, ...], Any] = field(
         default_factory=lambda: TTLCache(maxsize=_MOST_CACHED, ttl=_CACHE_SECONDS)

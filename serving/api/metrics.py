@@ -74,7 +74,7 @@ class MeasuredValues(Collector):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Counted:
+class AnswerCounters:
     """What one kind of answer adds to: a request, its seconds, and the objectives of its project.
 
     `quick` and `slow` are for answers within and beyond `promised` seconds; None where nothing is promised.
@@ -93,7 +93,7 @@ class ServingMetrics:
 
     def __init__(self, measured: MeasuredValues | None = None, timed: Collection[str] = ()) -> None:
         self._versions: dict[str, str | None] = {}
-        self._answered: dict[tuple[str, str, int], Counted] = {}
+        self._answered: dict[tuple[str, str, int], AnswerCounters] = {}
         self._objectives: dict[str, Objectives] = {}
         self._timed = frozenset(timed)
         registry = self._registry = CollectorRegistry()
@@ -167,7 +167,7 @@ class ServingMetrics:
         if counted.quick is not None and counted.slow is not None:
             (counted.quick if seconds <= counted.promised else counted.slow).inc()
 
-    def _counted(self, route: str, project: str, status: int) -> "Counted":
+    def _counted(self, route: str, project: str, status: int) -> "AnswerCounters":
         objectives = self._objectives.get(project)
         targets = {} if objectives is None else objectives.targets
         available = quick = slow = None
@@ -176,7 +176,7 @@ class ServingMetrics:
         # An answer that was refused was quick for nothing: it is judged by availability alone.
         if "latency" in targets and route in self._timed and status < _REFUSED:
             quick, slow = (self._judged.labels(project, "latency", kept) for kept in ("yes", "no"))
-        return Counted(
+        return AnswerCounters(
             requests=self._requests.labels(route, project, str(status)),
             seconds=self._seconds.labels(route),
             available=available,

@@ -10,7 +10,7 @@ from anabranch.answers.service import AnswerService
 from anabranch.errors import UnavailableError
 from anabranch.stores.breaker import Breaker
 from anabranch.stores.cassandra.measures import Measure
-from serving.api.budgets import KeptCounts, Tally, counted
+from serving.api.budgets import Judgements, KeptCounts, counted
 from serving.api.context import ServingContext
 from serving.api.facts import Facts
 from serving.api.live import Live
@@ -108,12 +108,12 @@ class ServerParts:
         parts.facts.tally = parts.tally
         return parts
 
-    def tally(self) -> Tally:
+    def tally(self) -> Judgements:
         """What objectives judged: by Prometheus, or by this server's workers since they started."""
         if self.kept_counts.latest is not None:
-            return Tally("prometheus", self.kept_counts.latest)
+            return Judgements("prometheus", self.kept_counts.latest)
         shared, text = self.context.settings.shared, self.metrics.text()
-        return Tally("server", counted((text if shared is None else together(shared, text)).decode()))
+        return Judgements("server", counted((text if shared is None else together(shared, text)).decode()))
 
     def close(self) -> None:
         """Begin no more calls of stores."""

@@ -13,6 +13,7 @@ import yaml  # type: ignore[import-untyped]
 from prometheus_client import CollectorRegistry, generate_latest
 
 from jobs.cli.main import app
+from jobs.monitoring.dashboards import BOARDS, board_document
 from jobs.monitoring.rules import rule_groups
 from jobs.servers.exporter import MachineFigures
 from jobs.wiring.settings import ROOT, load_settings
@@ -157,13 +158,28 @@ def test_dashboard_and_alerts_ask_for_figures_that_are_shown() -> None:
     registry = CollectorRegistry()
     registry.register(MachineFigures(DOCKER))
     shown |= families(generate_latest(registry).decode())
-    board = json.loads((DOCKER / "grafana" / "dashboards" / "anabranch.json").read_text(encoding="utf-8"))
     rules = yaml.safe_load((DOCKER / "prometheus" / "rules.yaml").read_text(encoding="utf-8"))
-    asked = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    asked = [text for board in BOARDS for graph in board.graphs for text in graph.queries.values()]
     asked += [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
-    names = {name for text in asked for name in re.findall(r"anabranch_\w+", text)}
+    shown |= {rule["record"] for group in rules["groups"] for rule in group["rules"] if "record" in rule}
+    names = {name for text in asked for name in re.findall(r"anabranch[_:][\w:]+", text)}
     assert len(names) > 10
     assert names <= shown
+
+
+def test_dashboards_are_those_that_are_declared() -> None:
+    folder = DOCKER / "grafana" / "dashboards"
+    written = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*.json")}
+    assert written == {board.uid: board_document(board) for board in BOARDS}, "run 'make dashboards'"
+    for board in written.values():
+        places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in board["panels"]]
+        assert len(set(places)) == len(places)
+        assert {panel["datasource"]["uid"] for panel in board["panels"]} == {"prometheus"}
+        assert all(
+            target["expr"] and target["legendFormat"]
+            for panel in board["panels"]
+            for target in panel["targets"]
+        )
 
 
 def families(text: str) -> set[str]:

@@ -24,6 +24,7 @@ from anabranch.stores.webhooks.addresses import WATCH_ALERT
 from anabranch.stores.webhooks.sending import Webhooks
 from anabranch.values.times import SECOND, from_micros, now_micros
 from batch.watching.alerts import ThresholdCheck, notice
+from jobs.monitoring.dashboards import BOARDS
 from jobs.monitoring.rules import ALERTS, rule_groups
 from jobs.monitoring.runs import Noted, keep_run
 from jobs.monitoring.targets import announced, write_targets
@@ -97,6 +98,41 @@ def query(settings: Settings, text: str) -> list[Any]:
     return list(found["data"]["result"])
 
 
+def queries() -> list[str]:
+    """Every query of every dashboard."""
+    return [text for board in BOARDS for graph in board.graphs for text in graph.queries.values()]
+
+
+def draw(settings: Settings, folder: Path) -> None:
+    """Pictures of what the dashboards' queries give, for the documentation."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    end, port = time.time(), settings.servers.prometheus_port
+    for board in BOARDS:
+        rows = -(-len(board.graphs) // 3)
+        figure, axes = plt.subplots(rows, 3, figsize=(13, 2.6 * rows), squeeze=False, layout="constrained")
+        for axis, graph in zip(axes.flat, board.graphs, strict=False):
+            for text in graph.queries.values():
+                span = f"start={end - 25}&end={end}&step=1"
+                address = f"http://127.0.0.1:{port}/api/v1/query_range?query={quote(text)}&{span}"
+                with urlopen(address, timeout=5) as answer:
+                    series = json.load(answer)["data"]["result"]
+                for one in series:
+                    points = [(float(at) - end, float(value)) for at, value in one["values"]]
+                    axis.plot(*zip(*points, strict=True), linewidth=1.5)
+            axis.set_title(graph.title, fontsize=9)
+            axis.set_ylabel(graph.unit, fontsize=8)
+            axis.tick_params(labelsize=7)
+            axis.grid(alpha=0.3)
+        for axis in list(axes.flat)[len(board.graphs) :]:
+            axis.axis("off")
+        figure.savefig(folder / f"{board.uid}.png", dpi=80)
+        plt.close(figure)
+
+
 def standing(settings: Settings) -> dict[str, list[Any]]:
     """The alerts that Alertmanager has, by name."""
     with urlopen(f"http://127.0.0.1:{settings.servers.alertmanager_port}/api/v2/alerts", timeout=5) as answer:
@@ -155,6 +191,7 @@ def everything_wrong(settings: Settings) -> Iterator[Callable[[], None]]:
     rest = ServingMetrics(measured)
     rest.promise("p", Objectives(availability=0.999))
     rest.show_stores({}, {"bus": True})
+    rest.model.labels("p", "3").set(1)
     rest.batch_cut.labels("p").set(time.time() - 3 * 86_400)
     rest.show_freshness("p", {"batch": ChannelFreshness(promised=SECOND, behind=9 * SECOND, state="missed")})
     registry = CollectorRegistry()
@@ -163,7 +200,8 @@ def everything_wrong(settings: Settings) -> Iterator[Callable[[], None]]:
     full, _ = start_http_server(0, addr="127.0.0.1", registry=registry)
     stream = StreamMetrics(0)
     snapshot = Snapshot(project="p", source="s", running=False, failure="it failed", lost=3)
-    keep_run(Noted(verb="build", data=settings.data, projects=["p"]), failed=True)
+    for failed in (False, True):
+        keep_run(Noted(verb="build", data=settings.data, projects=["p"]), failed=failed)
     lag = 200_000
 
     def pass_time() -> None:
@@ -172,6 +210,7 @@ def everything_wrong(settings: Settings) -> Iterator[Callable[[], None]]:
         stream.show([replace(snapshot, lag={0: lag}), replace(snapshot, source="waits", failure=None)])
         rest.answered("/v1/projects/{project}/predict", "p", 503, time.perf_counter())
         rest.degraded.labels("p").inc()
+        rest.compared.labels("p", "shadow", "same").inc()
         rest.dropped.labels("full").inc()
 
     pass_time()
@@ -203,7 +242,7 @@ def test_all_of_them_listen_on_loopback_alone_and_secrets_are_for_their_owner(
 
 
 def test_every_alert_fires_and_reaches_the_webhook_and_one_that_watch_sent_too_is_the_same(
-    monitored: tuple[Settings, Received],
+    monitored: tuple[Settings, Received], request: pytest.FixtureRequest
 ) -> None:
     settings, hook = monitored
     wanted = {one.name for one in ALERTS}
@@ -217,7 +256,7 @@ def test_every_alert_fires_and_reaches_the_webhook_and_one_that_watch_sent_too_i
             pass_time()
             return told() | ({WATCH_ALERT} & standing(settings).keys()) == wanted
 
-        assert wait_until(fired, 30), wanted - told()
+        assert wait_until(fired, 60), (wanted - told(), sorted(standing(settings)))
         # Watch brings its own alerts to the webhooks, so Alertmanager does not.
         assert told() == wanted - {WATCH_ALERT}
         check = ThresholdCheck(
@@ -238,6 +277,11 @@ def test_every_alert_fires_and_reaches_the_webhook_and_one_that_watch_sent_too_i
         ]
         counts.look()
         assert counts.latest is not None
+        missing = [text for text in queries() if not query(settings, text)]
+        assert missing == []
+        folder = request.config.getoption("--pictures")
+        if folder is not None:
+            draw(settings, Path(folder))
     (own,) = [body for body in hook.bodies if "what" in body]
     assert (own["project"], own["what"], own["which"]) == ("p", "psi", "age")
     sent = [alert for body in hook.bodies if body is not own for alert in body["alerts"]]

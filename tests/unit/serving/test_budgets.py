@@ -7,7 +7,7 @@ import pytest
 from anabranch import Freshness, Objectives
 from anabranch.errors import DeclarationError
 from anabranch.values.times import SECOND
-from serving.api.budgets import Budget, KeptCounts, Tally, budgets, counted
+from serving.api.budgets import Budget, Judgements, KeptCounts, budgets, counted
 from serving.api.metrics import ServingMetrics, joined
 from tests.support.webhooks import shown
 
@@ -70,7 +70,7 @@ def test_workers_are_added_up() -> None:
 
 
 def test_a_budget_is_what_is_left_of_the_misses_that_are_allowed() -> None:
-    tally = Tally("prometheus", {("p", "availability"): (9_950.0, 50.0), ("p", "latency"): (0.0, 0.0)})
+    tally = Judgements("prometheus", {("p", "availability"): (9_950.0, 50.0), ("p", "latency"): (0.0, 0.0)})
     available, quick, fresh, good = budgets("p", PROMISED, tally)
     assert (available.share, available.by) == (0.995, "prometheus")
     assert available.left == pytest.approx(0.5)
