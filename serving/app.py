@@ -30,6 +30,7 @@ from serving.http.messages import (
     Scope,
     json_response,
     problem_response,
+    until_of,
 )
 from serving.site.pages import Site
 from serving.site.routes import PAGES
@@ -53,7 +54,7 @@ class Application:
         settings = context.settings
         self._hosts = Hosts(settings.host, settings.allowed_hosts)
         self._bodies = Bodies(settings.body_bytes, settings.body_seconds, _MOST_BODIES + settings.body_bytes)
-        self._places = Places(settings.answers_at_once)
+        self._places = Places(settings.answers_at_once, settings.answers_in_seconds)
         self._site = Site(context, self.live, self.parts.facts, self.parts.service)
         self._spans: Any = None
         self.joins: Callable[[], object] = lambda: None
@@ -115,6 +116,7 @@ class Application:
             request.receive = partial(self._bodies.read, scope, exchange)
         try:
             self._hosts.check(headers.get("host") or scope.authority or "")
+            request.until = until_of(headers)
             response = await self.handle(request)
         except ProblemError as problem:
             response = problem_response(problem)
@@ -199,7 +201,7 @@ class Application:
             request.body = await request.receive()
         call = Call(request, caller, parameters, served, query)
         if route.bounded:
-            with self._places.taken():
+            with self._places.taken(request.until):
                 answer = await route.handler(self.parts, call)
         else:
             answer = await route.handler(self.parts, call)

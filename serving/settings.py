@@ -63,6 +63,8 @@ class ServingSettings:
     """Connections that a worker holds at once; further ones wait until one is closed."""
     answers_at_once: Positive = 128
     """Predictions, features and scores that a worker answers at once; further calls get 503 at once."""
+    answers_in_seconds: Seconds = 0.03
+    """While calls take longer than this, fewer are answered at once, down to 32; others get 503 at once."""
     ready_seconds: Seconds = 1.0
     """How long the answers of store and bus to `/readyz` are kept."""
     body_seconds: Seconds = 10.0

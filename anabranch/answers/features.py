@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from cachetools import TTLCache
 
 from anabranch.answers.coalescing import Coalescer
+from anabranch.answers.costs import StageCosts
 from anabranch.answers.own import CountingStates, name_of, published, until_certain
 from anabranch.answers.parts import Name, Parts
 from anabranch.answers.spans import span
@@ -91,6 +92,7 @@ class Answers:
     timeout: float | None = None
     shared: SharedParts | None = None
     reader: Reader | None = None
+    costs: StageCosts = field(default_factory=StageCosts)
     _manifests: TTLCache[str, tuple[Manifest | None]] = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _gathering: "Coalescer[tuple[Project, Manifest | None], _Item, Answer]" = field(init=False)
@@ -259,6 +261,7 @@ class Answers:
         keys = [key for key, _ in items]
         await self._take_shared(project, keys, manifest)
         several = len(keys) > _AT_ONCE
+        since = self.costs.begin("read")
         readings, asked = [], now_micros() if at is None else at
         known: dict[tuple[str, str], Known] = {}
         with span("read", keys=len(keys)):
@@ -268,8 +271,11 @@ class Answers:
                 )
                 if several:
                     await asyncio.sleep(0)
+            if not several:
+                self.costs.end("read", since, len(keys))
             for reading in readings:
                 await _done(reading)
+                since = self.costs.begin("merge")
                 known.update(self._collect(reading, project))
         moment = min(now_micros(), asked + GRACE) if at is None else at
         answers: list[Answer] = []
@@ -279,6 +285,8 @@ class Answers:
             )
             if several:
                 await asyncio.sleep(0)
+        if not several:
+            self.costs.end("merge", since, len(keys))
         return answers
 
     def last_known(

@@ -12,6 +12,7 @@ from logging import getLogger
 from typing import Any
 
 from anabranch.answers.coalescing import Coalescer
+from anabranch.answers.costs import StageCosts
 from anabranch.answers.explaining import explanations
 from anabranch.answers.features import Answer, Answers, Events
 from anabranch.answers.predict import (
@@ -103,6 +104,7 @@ class AnswerService:
     record: Callable[[Project, Prediction], object] = _forget
     clock: Callable[[], int] = now_micros
     breaker: Breaker = field(default_factory=lambda: Breaker("Cassandra", failures=5, pause=1.0))
+    costs: StageCosts = field(default_factory=StageCosts)
     _scoring: "Coalescer[tuple[Project, Scorer], _Scorable, Prediction]" = field(init=False)
 
     def __post_init__(self) -> None:
@@ -204,8 +206,13 @@ class AnswerService:
         return self._recorded(project, scorable, explained(questions, scored))
 
     async def _score(self, group: tuple[Project, Scorer], items: Sequence[_Scorable]) -> list[Prediction]:
+        if not items:
+            return []
         with span("predict", rows=len(items), model_version=group[1].version):
-            return predict_by_version(*group, items, self.clock()) if items else []
+            since = self.costs.begin("score")
+            scored = predict_by_version(*group, items, self.clock())
+            self.costs.end("score", since, len(items))
+            return scored
 
     def _score_each(
         self, project: Project, champion: Scorer, items: Sequence[_Scorable]
@@ -228,9 +235,11 @@ class AnswerService:
         """Outcomes in the order of the questions; each prediction is recorded."""
         rest = iter(scored)
         outcomes = [one if isinstance(one, ProblemError) else next(rest) for one in scorable]
+        since = self.costs.begin("record")
         for outcome in outcomes:
             if isinstance(outcome, Prediction):
                 self.record(project, outcome)
+        self.costs.end("record", since, len(outcomes))
         return outcomes
 
 

@@ -58,7 +58,11 @@ class _Settings:
         self._options: dict[str, Any] = {
             "base_url": self.url,
             "timeout": timeout,
-            "headers": {} if key is None else {"Authorization": f"Bearer {key}"},
+            "headers": {
+                # A server that is late anyway need not begin.
+                "Request-Timeout-Ms": str(int(1000 * timeout)),
+                **({} if key is None else {"Authorization": f"Bearer {key}"}),
+            },
         }
 
     def __repr__(self) -> str:

@@ -45,8 +45,11 @@ async def predict(parts: ServerParts, call: Call) -> Response:
 
     An unknown key is a problem; among several requests, only in its own place.
     """
+    costs = parts.service.costs
+    since = costs.begin("request")
     requests.check_json(call.request.content_type)
     read = requests.read_asked(call.request.body, call.served.project, _latest(parts))
+    costs.end("request", since, len(read) if isinstance(read, list) else 1)
     asked = read if isinstance(read, list) else [read]
     outcomes = await answered(parts, call, asked)
     if isinstance(read, list):
@@ -54,7 +57,10 @@ async def predict(parts: ServerParts, call: Call) -> Response:
     (outcome,) = outcomes
     if isinstance(outcome, ProblemError):
         raise outcome
-    return Response(200, encode(outcome.answer))
+    since = costs.begin("write")
+    response = Response(200, encode(outcome.answer))
+    costs.end("write", since)
+    return response
 
 
 async def answered(
@@ -74,7 +80,9 @@ async def answered(
     if publishing:
         await _may_publish(parts, call, publishing)
     spans.note_questions(asked)
-    outcomes = await parts.service.predict_async(questions, served.manifest)
+    answering = parts.service.predict_async(questions, served.manifest)
+    # A question that publishes is answered to its end: its events must not be published without an answer.
+    outcomes = await (answering if publishing else call.request.in_time(answering))
     if publishing:
         await _publish_own(parts, project.name, asked, outcomes)
     predictions = [one for one in outcomes if isinstance(one, Prediction)]
@@ -97,7 +105,8 @@ async def features(parts: ServerParts, call: Call) -> FeaturesBody:
     """Stored features of a key, merged as of now; an unknown key has empty ones and `known` is false."""
     served, key = call.served, _key(call)
     _require_manifest(served)
-    (stored,) = await parts.service.features_async(served.project, [key], served.manifest)
+    reading = parts.service.features_async(served.project, [key], served.manifest)
+    (stored,) = await call.request.in_time(reading)
     if stored.degraded is not None:
         parts.metrics.degraded.labels(served.project.name).inc()
     return FeaturesBody(

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from anabranch.answers.costs import StageCosts
 from anabranch.declare.operations import Objectives
 from anabranch.errors import AnabranchError
 from anabranch.stores.cassandra.measures import Measure
@@ -88,10 +89,35 @@ class AnswerCounters:
     promised: float = 0.0
 
 
+@dataclass(eq=False)
+class CostsOfStages(Collector):
+    """Processor time of answers by stage, and of the event loop's thread as a whole."""
+
+    costs: StageCosts
+
+    def collect(self) -> Iterator[Metric]:
+        """Seconds and answers by stage: their quotient is what a stage costs an answer."""
+        about = "Processor time of stages, of answers that were measured."
+        seconds = CounterMetricFamily("anabranch_answer_cpu_seconds", about, labels=["stage"])
+        about = "Answers whose stages were measured."
+        answers = CounterMetricFamily("anabranch_answer_cpu_answers", about, labels=["stage"])
+        for stage, spent in self.costs.spent.items():
+            seconds.add_metric([stage], spent / 1e9)
+            answers.add_metric([stage], self.costs.answers[stage])
+        about = "Processor time of the thread that answers, HTTP and waiting included."
+        yield from (seconds, answers)
+        yield CounterMetricFamily("anabranch_loop_cpu_seconds", about, self.costs.thread_seconds)
+
+
 class ServingMetrics:
     """Counters of one server process."""
 
-    def __init__(self, measured: MeasuredValues | None = None, timed: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        measured: MeasuredValues | None = None,
+        timed: Collection[str] = (),
+        costs: StageCosts | None = None,
+    ) -> None:
         self._versions: dict[str, str | None] = {}
         self._answered: dict[tuple[str, str, int], AnswerCounters] = {}
         self._objectives: dict[str, Objectives] = {}
@@ -100,6 +126,8 @@ class ServingMetrics:
         ProcessCollector(registry=registry)
         if measured is not None:
             registry.register(measured)
+        if costs is not None:
+            registry.register(CostsOfStages(costs))
 
         def counter(name: str, about: str, *labels: str) -> Counter:
             return Counter(f"anabranch_{name}", about, labels, registry=registry)

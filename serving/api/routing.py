@@ -3,6 +3,7 @@
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -123,18 +124,20 @@ class Route:
     unknown_key: bool = False
     """Whether a key of which nothing is known is a 404."""
 
-    @property
+    @cached_property
     def parameters(self) -> tuple[str, ...]:
         """The names in the template."""
         return tuple(name for name, _ in _PARAMETER.findall(self.path))
 
-    @property
+    @cached_property
     def label(self) -> str:
         """Its label in metrics."""
         return self.name if self.parameters else self.path
 
     def read_query(self, text: str) -> dict[str, str]:
         """The parameters of a query; raises a 422 problem that names one which is not declared."""
+        if not text:
+            return {}
         found = dict(parse_qsl(text, keep_blank_values=True))
         for name in found:
             if name not in self.query:

@@ -6,6 +6,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from anabranch.answers.costs import StageCosts
 from anabranch.answers.service import AnswerService
 from anabranch.errors import UnavailableError
 from anabranch.stores.breaker import Breaker
@@ -74,7 +75,9 @@ class ServerParts:
             return context.stores.measures.latest(project)  # opened by the first call, when Cassandra is up
 
         measured = MeasuredValues(latest)
-        metrics = ServingMetrics(measured, [route.label for route in routes if route.bounded])
+        costs = context.answers.costs = StageCosts()
+        timed = [route.label for route in routes if route.bounded]
+        metrics = ServingMetrics(measured, timed, costs)
         predictions = Predictions(
             context.stores.bus, metrics, settings.prediction_buffer, settings.prediction_buffer_bytes
         )
@@ -99,7 +102,11 @@ class ServerParts:
             predictions=predictions,
             shadow=Shadow(context, metrics),
             service=AnswerService(
-                context.answers, record=predictions.add, clock=context.clock, breaker=store.breaker
+                context.answers,
+                record=predictions.add,
+                clock=context.clock,
+                breaker=store.breaker,
+                costs=costs,
             ),
             store=store,
             bus=bus,

@@ -1,19 +1,25 @@
 """HTTP as plain values, and the RSGI adapter that granian calls. Knows nothing of projects."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from anabranch.answers.problems import CONTENT_TYPE, ProblemError
 from anabranch.events.json_values import encode
 
+T = TypeVar("T")
 Headers = tuple[tuple[str, str], ...]
 JSON: Headers = (("content-type", "application/json"),)
 _DROPPED = 16 * 1024 * 1024
 """Bytes beyond the limit that are read and dropped: a caller that is refused while it sends may see a broken
 connection instead of the reason."""
+FEWEST = 32
+"""Calls that are answered at once, however long they take."""
+_DECREASE = 0.8
+_REMEMBERED = 64  # calls whose mean is what a call usually takes
 _AT_ONCE = 16 * 1024
 """Bytes of a body that is read in one piece and not counted as waiting."""
 
@@ -35,6 +41,18 @@ class HttpRequest:
     headers: "Mapping[str, str] | HeaderTable" = field(default_factory=dict, repr=False)
     """Headers by lower-case name, of which only `get` may be asked."""
     receive: Callable[[], Awaitable[bytes]] | None = field(default=None, repr=False)
+    until: float | None = None
+    """When the caller stops waiting (time.monotonic), None where it did not say."""
+
+    async def in_time(self, answer: Awaitable[T]) -> T:
+        """The answer; a 503 problem once the caller waits no more. For what changes nothing."""
+        if self.until is None:
+            return await answer
+        try:
+            async with asyncio.timeout(self.until - time.monotonic()):
+                return await answer
+        except TimeoutError as error:
+            raise _too_late() from error
 
 
 @dataclass(slots=True)
@@ -97,29 +115,78 @@ class GoneError(Exception):
     """The caller went away before the whole body had come: nobody waits for an answer."""
 
 
+def until_of(headers: "HeaderTable") -> float | None:
+    """When a caller stops waiting, by its header `Request-Timeout-Ms`; a 400 problem for no whole number."""
+    said = headers.get("request-timeout-ms")
+    if said is None:
+        return None
+    if not (said.isascii() and said.isdigit() and len(said) < 12):
+        detail = f"Request-Timeout-Ms is {said[:20]!r}: send a whole number of milliseconds"
+        raise ProblemError(400, "bad-header", detail)
+    return time.monotonic() + int(said) / 1000
+
+
+def _too_late() -> ProblemError:
+    return _come_again("late", "the answer would come after the caller's Request-Timeout-Ms: try again later")
+
+
+def _come_again(kind: str, detail: str) -> ProblemError:
+    problem = ProblemError(503, kind, detail)
+    problem.headers = (("retry-after", "1"),)
+    return problem
+
+
 @dataclass(slots=True)
 class Places:
-    """Calls that are answered at once, at most `most`: one more would make all of them late."""
+    """Calls that are answered at once: one more would make all of them late.
+
+    There are `most`. While calls take longer than `goal` seconds there are fewer, down to `FEWEST`: additive
+    increase, multiplicative decrease, as TCP finds what a way bears.
+    """
 
     most: int
+    goal: float = 0.0
     held: int = 0
+    _now: float = 0.0
+    _usual: float = 0.0
+    _lowered: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._now = float(self.most)
+
+    @property
+    def now(self) -> int:
+        """How many there are at present."""
+        return int(self._now)
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Hold a place; raises a 503 problem, which says when to come again, if there is none."""
-        if self.held >= self.most:
-            problem = ProblemError(
-                503,
-                "busy",
-                f"{self.held} calls are being answered, more would be late: try again in a second",
-            )
-            problem.headers = (("retry-after", "1"),)
-            raise problem
+    def taken(self, until: float | None = None) -> Iterator[None]:
+        """Hold a place; raises a 503 problem, which says when to come again, if there is none.
+
+        So it does for a caller that waits `until` a time before which calls are not answered at present.
+        """
+        started = time.monotonic()
+        if self.held >= self.now:
+            detail = f"{self.held} calls are being answered, more would be late: try again in a second"
+            raise _come_again("busy", detail)
+        if until is not None and started + (self._usual if self.held else 0.0) > until:
+            raise _too_late()
         self.held += 1
         try:
             yield
         finally:
             self.held -= 1
+            self._learn(started, time.monotonic())
+
+    def _learn(self, started: float, ended: float) -> None:
+        taken = ended - started
+        self._usual += (taken - self._usual) / _REMEMBERED
+        if not self.goal:
+            return
+        if min(taken, self._usual) <= self.goal:  # one late call, or one stall, is no overload
+            self._now = min(float(self.most), self._now + 1 / self._now)
+        elif started >= self._lowered:  # calls that began before the last decrease do not show its effect
+            self._now, self._lowered = max(min(float(self.most), FEWEST), self._now * _DECREASE), ended
 
 
 @dataclass(slots=True)

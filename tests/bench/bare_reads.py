@@ -1,65 +1,93 @@
-"""Bare reads of cassandra-driver as a process of its own: pairs of one batch row and one slice of tiles, as
-many as it does.
+"""Bare reads of acsylla, the fastest client measured here, as a process of its own. Nothing is answered.
 
-``python -m tests.bench.bare_reads PLAN.json`` prints pairs a second. Rows come as plain tuples,
-the driver's fastest. Nothing is decoded and nothing answered.
+``python -m tests.bench.bare_reads PLAN.json`` prints one JSON object. A pair is one batch row and one slice
+of tiles, the fewest reads that an answer could be made of; `single` asks for the slice alone, as with the
+batch part cached. With a `rate` the load is open, and latency counts from the time a read was due.
 """
 
+import asyncio
 import json
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from anabranch.settings import ViewsSettings
-from anabranch.stores.cassandra.session import READS, close_sessions, session_for
+import acsylla
+import numpy as np
 
 
-class Pairs:
-    """Keeps `most` pairs of reads under way until the time is over."""
+class Reads:
+    """Keeps reads under way until the time is over."""
 
-    def __init__(self, session: Any, plan: dict[str, Any]) -> None:
-        self._session, self._keys, self._cut = session, plan["keys"], plan["cut"]
-        self._batch = session.prepare(f"SELECT states, extras FROM {plan['batch']} WHERE key = ?")
-        self._tiles = session.prepare(
-            f"SELECT tile_start, state, extra FROM {plan['tiles']} WHERE key = ? AND slot >= ?"
-        )
+    def __init__(self, session: Any, statements: list[Any], plan: dict[str, Any]) -> None:
+        self._session, self._statements, self._plan = session, statements, plan
         self._until = time.perf_counter() + plan["seconds"]
-        self.begun, self.done, self.over = 0, 0, threading.Event()
+        self._begun = 0
+        self.taken: list[float] = []
 
-    def begin(self) -> None:
-        """Start the next pair."""
-        self.begun += 1
-        key, left = self._keys[self.begun % len(self._keys)], [2]
+    async def _read(self) -> None:
+        keys = self._plan["keys"]
+        key = keys[self._begun % len(keys)]
+        self._begun += 1
+        asked = []
+        for prepared, values in self._statements:
+            bound = prepared.bind()
+            bound.bind_list([key, *values])
+            asked.append(self._session.execute(bound))
+        for found in [await each for each in asked] if len(asked) == 1 else await asyncio.gather(*asked):
+            for row in found:
+                row.as_tuple()
 
-        def one(_: object) -> None:
-            left[0] -= 1
-            if left[0] == 0:
-                self.done += 1
-                if time.perf_counter() < self._until:
-                    self.begin()
-                else:
-                    self.over.set()
+    async def closed(self) -> None:
+        """One caller's reads, one after another."""
+        while (started := time.perf_counter()) < self._until:
+            await self._read()
+            self.taken.append(time.perf_counter() - started)
 
-        def failed(error: Exception) -> None:
-            raise SystemExit(str(error))
+    async def open(self, rate: float) -> None:
+        """Reads at a constant rate."""
+        started, planned, tasks = time.perf_counter(), 0, set[asyncio.Task[None]]()
 
-        for statement, values in ((self._batch, (key,)), (self._tiles, (key, self._cut))):
-            self._session.execute_async(statement, values, execution_profile=READS).add_callbacks(one, failed)
+        async def due(moment: float) -> None:
+            await self._read()
+            self.taken.append(time.perf_counter() - moment)
+
+        while (now := time.perf_counter()) < self._until:
+            while (moment := started + planned / rate) <= now:
+                planned += 1
+                task = asyncio.create_task(due(moment))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+            await asyncio.sleep(max(0.0, started + planned / rate - time.perf_counter()))
+        if tasks:
+            await asyncio.wait(tasks, timeout=10)
 
 
-def main(plan: dict[str, Any]) -> None:
+async def main(plan: dict[str, Any]) -> None:
     """Run and print."""
-    settings = ViewsSettings(**{**plan["views"], "hosts": tuple(plan["views"]["hosts"])})
-    pairs = Pairs(session_for(settings), plan)
-    started = time.perf_counter()
-    for _ in range(plan["connections"]):
-        pairs.begin()
-    pairs.over.wait()
-    print(json.dumps({"rate": pairs.done / (time.perf_counter() - started)}))
-    close_sessions()
+    cluster = acsylla.create_cluster(
+        list(plan["views"]["hosts"]),
+        port=plan["views"]["port"],
+        protocol_version=4,
+        consistency="LOCAL_QUORUM",
+    )
+    session = await cluster.create_session(keyspace=plan["views"]["keyspace"])
+    tiles = f"SELECT tile_start, state, extra FROM {plan['tiles']} WHERE key = ? AND slot >= ?"
+    statements = [(await session.create_prepared(tiles), [plan["cut"]])]
+    if not plan["single"]:
+        batch = f"SELECT states, extras FROM {plan['batch']} WHERE key = ?"
+        statements.insert(0, (await session.create_prepared(batch), []))
+    reads = Reads(session, statements, plan)
+    spent = time.process_time()
+    if plan["rate"]:
+        await reads.open(plan["rate"])
+    else:
+        await asyncio.gather(*(reads.closed() for _ in range(plan["connections"])))
+    found = np.array(reads.taken) * 1000
+    p50, p99 = (float(np.percentile(found, part)) for part in (50, 99))
+    cpu = 1e6 * (time.process_time() - spent) / len(found)
+    print(json.dumps({"rate": len(found) / plan["seconds"], "p50": p50, "p99": p99, "cpu": cpu}))
 
 
 if __name__ == "__main__":
-    main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    asyncio.run(main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))
