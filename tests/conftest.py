@@ -67,10 +67,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark by folder, order by MARKERS; tests marked `drill` and `s3` are for `make drill` and `test-s3`."""
+    """Mark by folder, order by MARKERS; tests marked `drill`, `s3` and `airflow` have make targets."""
     from tests.support.drill import LONG  # after SEED is set
 
-    for marker, wanted in (("drill", LONG), ("s3", "S3" in os.environ)):
+    for marker, wanted in (("drill", LONG), ("s3", "S3" in os.environ), ("airflow", "AIRFLOW" in os.environ)):
         if not wanted:
             left = [item for item in items if item.get_closest_marker(marker)]
             config.hook.pytest_deselected(items=left)

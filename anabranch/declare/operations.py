@@ -1,10 +1,11 @@
-"""Declarations about a project in service: what it promises its callers, and monitoring with alerts."""
+"""Declarations about a project in service: its promises, monitoring with alerts, and schedules."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from anabranch.errors import DeclarationError
+from anabranch.values.cron import parse_cron
 from anabranch.values.times import parse_duration
 
 
@@ -151,3 +152,41 @@ class Watch:
     def spans(self) -> tuple[int, int, int]:
         """Horizon, window and period in microseconds."""
         return parse_duration(self.horizon), parse_duration(self.window), parse_duration(self.period)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """When a scheduler runs the rounds of a project.
+
+    Each round has a time in UTC as cron writes it (``"0 3 * * *"``) or a preset (``"@hourly"``); None: only
+    by hand. `build` makes a batch version current, `train` trains and promotes what passes the gate, `score`
+    scores what has come or the current rows, `watch` measures the released model, `upkeep` tidies the lake;
+    `river` is all of them in a row. With `on_request`, a message on `training-requests` starts a training.
+    """
+
+    river: str | None = None
+    build: str | None = None
+    train: str | None = None
+    score: str | None = None
+    watch: str | None = None
+    upkeep: str | None = None
+    on_request: bool = False
+
+    def __post_init__(self) -> None:
+        for name, text in self.times.items():
+            if text is not None:
+                parse_cron(text, f"schedule: {name}")
+        if not isinstance(self.on_request, bool):
+            raise DeclarationError(f"schedule: on_request is {self.on_request!r}: it must be True or False")
+
+    @property
+    def times(self) -> dict[str, str | None]:
+        """The time of each round by its name; None for one that runs only by hand."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "on_request"}
+
+    def check(self, *, learns: bool) -> None:
+        """Raise DeclarationError when a round needs a model and the project `learns` nothing."""
+        needing = [name for name in ("train", "score", "watch") if getattr(self, name) is not None]
+        needing += ["on_request"] if self.on_request else []
+        if needing and not learns:
+            raise DeclarationError(f"schedule: {needing[0]} needs a model, and the project declares none")

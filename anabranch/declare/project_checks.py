@@ -9,7 +9,7 @@ from anabranch.declare.examples import Example
 from anabranch.declare.models import METRICS, SMALLER_IS_BETTER, TASKS
 from anabranch.declare.names import RESERVED, check_name, check_unique
 from anabranch.declare.on_write import OnWrite
-from anabranch.declare.operations import Freshness, Objectives
+from anabranch.declare.operations import Freshness, Objectives, Schedule
 from anabranch.declare.views import FeatureView
 from anabranch.errors import DeclarationError
 from anabranch.values.names import folded, listed
@@ -36,10 +36,15 @@ def check_project(project: "Project") -> None:
             f'{place}: freshness is {project.freshness!r}: it must be Freshness(batch="1d", stream="10s")'
         )
     _check_objectives(project, place)
+    if not isinstance(project.schedule, Schedule):
+        raise DeclarationError(
+            f'{place}: schedule is {project.schedule!r}: it must be Schedule(build="@hourly")'
+        )
     if not project.views:
         raise DeclarationError(f"{place} has no views: give at least one")
     if (project.label is None) != (project.model is None):
         raise DeclarationError(f"{place}: a label and a model belong together: give both or neither")
+    project.schedule.check(learns=project.model is not None)
     _check_uses(project, place)
     check_unique([view.name for view in project.own_views], f"{place}: view")
     check_unique([column.name for column in project.view_columns], f"{place}: feature column")

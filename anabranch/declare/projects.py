@@ -17,7 +17,7 @@ from anabranch.declare.examples import Example
 from anabranch.declare.models import Model
 from anabranch.declare.names import INTERVAL, RESULTS, digest
 from anabranch.declare.on_write import OnWrite
-from anabranch.declare.operations import Freshness, Objectives, Watch
+from anabranch.declare.operations import Freshness, Objectives, Schedule, Watch
 from anabranch.declare.project_checks import check_project
 from anabranch.declare.sources import Label, Source
 from anabranch.declare.views import FeatureColumn, FeatureView, ViewUse
@@ -46,6 +46,7 @@ class Project:
     freshness: Freshness | None = None
     objectives: Objectives | None = None
     watch: Watch = field(default_factory=Watch)
+    schedule: Schedule = field(default_factory=Schedule)
     score_on_write: tuple[OnWrite, ...] = ()
     shared_with: tuple[str, ...] = ()
     derived: Mapping[str, Derived] = field(default_factory=dict, hash=False)

@@ -1,8 +1,8 @@
 """The embedded servers as local processes, for those who have none of their own.
 
 Kafka and Cassandra are started by default; HDFS and a Spark cluster (several processes each), Ignite, the
-schema registry, PostgreSQL, Prometheus with Alertmanager, and the gateway on demand. All listen on loopback
-alone, but for the gateway, which listens where the settings say.
+schema registry, PostgreSQL, Airflow, Prometheus with Alertmanager, and the gateway on demand. All listen on
+loopback alone, but for the gateway, which listens where the settings say.
 
 data/run/<name>.json   pid, start time and ports of what `up` started; `down` ends that and nothing else
 data/logs/<name>.log   the server's output
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from anabranch.errors import MisuseError
 from anabranch.values.names import listed
+from jobs.servers.airflow import airflow_api, airflow_dag_processor, airflow_scheduler, airflow_triggerer
 from jobs.servers.cassandra import cassandra_server
 from jobs.servers.hdfs import hdfs_data_node, hdfs_name_node
 from jobs.servers.ignite import ignite_server
@@ -54,9 +55,12 @@ SERVERS: dict[str, tuple[Callable[[Settings], Server], ...]] = {
     "nginx": (nginx_server,),
     "registry": (registry_server,),
     "postgres": (postgres_server,),
+    "airflow": (airflow_api, airflow_scheduler, airflow_dag_processor, airflow_triggerer),
     "prometheus": (exporter_server, alertmanager_server, prometheus_server),
 }
 """The processes of each server, in the order in which they are started."""
+NEEDS = {"airflow": "postgres"}
+"""Servers that are started before another."""
 NAMES = ("kafka", "cassandra")
 """The servers that `up` starts by default."""
 STOP_SECONDS = 30.0
@@ -90,7 +94,8 @@ def up(settings: Settings, names: Sequence[str] = NAMES, tell: Tell = say) -> li
     unknown = [name for name in names if name not in SERVERS]
     if unknown:
         raise MisuseError(f"unknown server {unknown[0]!r}: {listed(unknown[0], SERVERS, 'servers are')}")
-    made = [make(settings) for name in dict.fromkeys(names) for make in SERVERS[name]]
+    chosen = dict.fromkeys(each for name in names for each in (NEEDS.get(name, name), name))
+    made = [make(settings) for name in chosen for make in SERVERS[name]]
     processes = [server for server in made if server.wanted]
     with _locked(settings):
         started: list[tuple[Server, ProcessRecord]] = []

@@ -130,6 +130,10 @@ class ServerSettings:
     """The schema registry, Apicurio, by Confluent's API."""
     registry_heap: Memory = "256m"
     """Heap of the schema registry."""
+    airflow_port: Port = 18_082
+    """Airflow's pages and API."""
+    airflow_tasks: Positive = 2
+    """Tasks that Airflow runs at the same time; each may be a Spark application."""
     postgres_port: Port = 15_432
     """PostgreSQL."""
     postgres_memory: Memory = "64m"

@@ -74,6 +74,7 @@ def check(name: Name, as_json: AsJson = False) -> None:
         for each in suite.rules
         if project.model is not None and suite.origin == DERIVED
     ]
+    lines += [f"  {name}: {time} UTC" for name, time in project.schedule.times.items() if time is not None]
     lines += [] if untried is None else [f"  {untried}"]
     value = described(project) | {"suites": {source: suite.origin for source, suite in expected.items()}}
     result(as_json, value, "\n".join([*lines, f"Next: anabranch ingest {name} SOURCE FILE"]))
@@ -132,5 +133,6 @@ def described(project: Project) -> dict[str, Any]:
         ],
         "label": label
         and {"source": label.source.name, "target": label.target, "own_event": label.own_event},
+        "schedule": project.schedule.times | {"on_request": project.schedule.on_request},
         "model": model and {**picked(model, "trainer metric"), "features": list(project.model_features)},
     }

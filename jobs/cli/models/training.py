@@ -4,7 +4,7 @@ import json
 import os
 import socket
 import subprocess
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +34,10 @@ def train(
     finish: Annotated[
         bool, typer.Option("--finish", help="Register trainings that were kept because MLflow was away.")
     ] = False,
+    hold: Annotated[
+        bool,
+        typer.Option("--hold", help="Register it and let the gate judge it, and leave the promotion to you."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train on point-in-time features, judge on held-out rows, register; champion when the gate lets it."""
@@ -45,7 +49,7 @@ def train(
         if finish:
             _finish(context, project, as_json)
             return
-        trained = run(context, training_job(context, project, steps))
+        trained = run(context, replace(training_job(context, project, steps), promote=not hold))
         begin_online(context, project, steps)
         if trained.champion:
             score_current_rows(context, project, steps)
@@ -60,6 +64,8 @@ def train(
         "gate": [asdict(check) for check in trained.checks],
     }
     outcome = _outcome(trained.version, trained.champion, trained.reason)
+    if hold:
+        outcome = f"version {trained.version} is registered, and the gate says: {trained.reason}"
     result(
         as_json, value, f"{outcome}\nNext: anabranch score {name} --in ROWS --out FOLDER, or anabranch serve"
     )

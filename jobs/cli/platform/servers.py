@@ -21,7 +21,7 @@ def up(
         typer.Option(
             "--with",
             metavar="SERVER",
-            help="Also start hdfs, spark, ignite, registry, postgres, prometheus or nginx (repeatable).",
+            help="Also start hdfs, spark, ignite, registry, postgres, airflow, prometheus or nginx.",
         ),
     ] = None,
 ) -> None:

@@ -109,7 +109,12 @@ def test_spark_writes_delta_and_reads_kafka(servers: Settings, spark: SparkSessi
 def test_every_port_of_the_servers_is_on_loopback(
     servers: Settings, hdfs: Settings, spark_cluster: str, ignite: Settings, schema_registry: Settings
 ) -> None:
-    elsewhere = ("nginx", "postgres", "prometheus")  # test_gateway.py, test_postgres.py, test_monitoring.py
+    elsewhere = (
+        "nginx",
+        "postgres",
+        "airflow",
+        "prometheus",
+    )  # test_gateway.py, test_postgres.py, test_monitoring.py
     servers_up = [
         server
         for name, made_of in embedded.SERVERS.items()
