@@ -79,9 +79,9 @@ __all__ = [
     "BottomK", "Client", "Correlation", "Count", "Covariance", "DataType", "DecayedMean", "DecayedSum",
     "Derived", "Distinct", "Example", "FeatureView", "First", "FirstK", "Freshness", "Gate", "Histogram",
     "Kurtosis", "Label", "Last", "LastK", "Max", "Mean", "Member", "Min", "Model", "MostFrequent",
-    "Objectives", "OnWrite", "Online", "Project", "Rate", "Request", "Schedule", "Search", "Skewness", "Slice", "Slope",
-    "Source", "StdDev", "Sum", "TimeSince", "Top", "TopK", "Variance", "Watch", "Window", "register_format",
-    "register_type", "register_window", "shared",
+    "Objectives", "OnWrite", "Online", "Project", "Rate", "Request", "Schedule", "Search", "Skewness",
+    "Slice", "Slope", "Source", "StdDev", "Sum", "TimeSince", "Top", "TopK", "Variance", "Watch",
+    "Window", "register_format", "register_type", "register_window", "shared",
 ]  # fmt: skip
 
 

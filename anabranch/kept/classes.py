@@ -7,7 +7,7 @@ from anabranch.aggregates.base import Aggregate
 from anabranch.declare.derived import Derived, Request
 from anabranch.declare.models import Gate, Member, Model, Online, Search, Slice
 from anabranch.declare.on_write import OnWrite
-from anabranch.declare.operations import Freshness, Objectives, Watch
+from anabranch.declare.operations import Freshness, Objectives, Schedule, Watch
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Label, Source
 from anabranch.declare.views import FeatureView, ViewUse
@@ -22,7 +22,7 @@ CLASSES: dict[str, type[object]] = {
     each.__name__: each
     for each in (
         Derived, FeatureView, Freshness, Gate, Label, Member, Model, Objectives, OnWrite, Online, Project,
-        Request, Search, Slice, Source, ViewUse, Watch,
+        Request, Schedule, Search, Slice, Source, ViewUse, Watch,
     )
 }  # fmt: skip
 _LIBRARY = "anabranch.aggregates."

@@ -12,7 +12,7 @@ from anabranch.kept.reading import read
 from anabranch.kept.writing import written
 
 log = logging.getLogger(__name__)
-_ABOUT = ("description", "owner", "freshness", "objectives", "shared_with")
+_ABOUT = ("description", "owner", "freshness", "objectives", "schedule", "shared_with")
 """What says something about a project, and nothing about its values."""
 _LEARNT = ("label", "model", "watch")
 """What a training is made by: a model that fits the version answers without a build."""

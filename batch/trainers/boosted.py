@@ -2,10 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xgboost
 
 from anabranch.errors import AnabranchError, DeclarationError
 from anabranch.stores.models.design import Design
@@ -20,12 +19,28 @@ from batch.trainers.graphs import OUTPUT, behind_design, check_parity
 from batch.trainers.rows import SMALL, TrainingRows
 from batch.trainers.trainer import Trainer, explainer, stored, training_with
 
+if TYPE_CHECKING:
+    import xgboost
+
 _OPSET = 15
 _ROUNDED = 1_000  # training rows
 _OBJECTIVES = {"class": "binary:logistic", "classes": "multi:softprob", "number": "reg:squarederror"}
 _OURS = frozenset({"rounds", "categories", "distributed"})
 _REFUSED = {"objective", "missing", "enable_categorical", "n_estimators"}
 _SPARK_NAMES = {"eta": "learning_rate", "lambda": "reg_lambda", "alpha": "reg_alpha", "seed": "random_state"}
+XGBOOST_PARAMETERS = frozenset(
+    {
+        "base_score", "booster", "callbacks", "colsample_bylevel", "colsample_bynode", "colsample_bytree",
+        "device", "early_stopping_rounds", "enable_categorical", "eval_metric", "feature_types",
+        "feature_weights", "gamma", "grow_policy", "importance_type", "interaction_constraints",
+        "learning_rate", "max_bin", "max_cat_threshold", "max_cat_to_onehot", "max_delta_step", "max_depth",
+        "max_leaves", "min_child_weight", "missing", "monotone_constraints", "multi_strategy",
+        "n_estimators", "n_jobs", "num_parallel_tree", "objective", "random_state", "reg_alpha",
+        "reg_lambda", "sampling_method", "scale_pos_weight", "subsample", "tree_method",
+        "validate_parameters", "verbosity",
+    }
+)  # fmt: skip
+"""The parameters of xgboost.XGBClassifier, written down: importing XGBoost takes longer than any check."""
 
 
 class LearntBooster:
@@ -33,7 +48,7 @@ class LearntBooster:
 
     def __init__(
         self,
-        booster: xgboost.Booster,
+        booster: "xgboost.Booster",
         design: Design,
         rows: TrainingRows,
         parameters: Mapping[str, object],
@@ -63,6 +78,8 @@ class LearntBooster:
 
     def _explained(self) -> bytes:
         """What explains the scores: the booster's own trees and covers."""
+        import xgboost
+
         trees, weights = booster_trees(self.booster)
         # The rest is the base score, of which each objective has its own form; the mean of many margins takes
         # their rounding to float32 away.
@@ -92,7 +109,7 @@ class LearntBooster:
         return behind_design(model, output, self.design, width, self.shift, classes), OUTPUT
 
 
-def booster_trees(booster: xgboost.Booster) -> tuple[list[Tree], list[float]]:
+def booster_trees(booster: "xgboost.Booster") -> tuple[list[Tree], list[float]]:
     """The trees of a booster and their weights, which are not 1 for the booster 'dart'.
 
     Raises AnabranchError for a booster of other splits than numbers below a threshold.
@@ -158,6 +175,8 @@ def _base_score(rows: TrainingRows) -> dict[str, Any]:
 
 
 def _learn_xgboost(rows: TrainingRows) -> LearntBooster:
+    import xgboost
+
     params, design, shift = xgboost_params(rows), tree_design(rows), _centre(rows)
     learner = {name: value for name, value in params.items() if name not in _OURS} | _base_score(rows)
     with training_with("xgboost", xgboost.core.XGBoostError):
@@ -197,9 +216,7 @@ XGBOOST = Trainer(
     tasks=("class", "classes", "number"),
     learn=_learn_xgboost,
     defaults=_defaults,
-    parameters=_OURS
-    | {"eta", "lambda", "alpha", "seed", "nthread"}
-    | (set(xgboost.XGBClassifier().get_params()) - _REFUSED),
+    parameters=_OURS | {"eta", "lambda", "alpha", "seed", "nthread"} | (XGBOOST_PARAMETERS - _REFUSED),
     learn_frame=_learn_frame,
     space={
         "rounds": [50, 100, 200, 300],

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from anabranch.errors import AnabranchError
-from anabranch.events.cells import named
 from anabranch.stores.models.design import Design
 from anabranch.stores.models.inputs import ModelInput
 from batch.trainers.rows import TrainingRows
@@ -84,6 +83,8 @@ def designed(
 def _coded(given: ModelInput) -> "Column":
     """An input coded as scoring codes it: a float32 in a DOUBLE, NULL = missing."""
     from pyspark.sql import functions as F
+
+    from anabranch.events.cells import named
 
     value = named(given.name)
     if given.kind == "text":

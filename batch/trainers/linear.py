@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from anabranch.stores.models.design import Design
 from anabranch.stores.models.explaining.explanation import LOG_ODDS, NUMBER
@@ -43,6 +42,8 @@ class LearntLinear(LearntGraph):
     def scores(self, matrix: Matrix) -> Scores:
         found = self.design.columns(matrix).astype(np.float64) @ self.weights + self.bias
         if self.rows.task == "classes":
+            from scipy.special import softmax
+
             return np.asarray(softmax(found, axis=1))
         return np.asarray(0.5 * (1 + np.tanh(found / 2)) if self.rows.task == "class" else found)
 

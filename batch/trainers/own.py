@@ -12,8 +12,6 @@ a booster's objective is ``multi:softprob``.
 from typing import Any
 
 import numpy as np
-import onnx
-import xgboost
 
 from anabranch.declare.loading import load_function
 from anabranch.errors import AnabranchError
@@ -58,6 +56,9 @@ def _learn(name: str, rows: TrainingRows) -> Learnt:
 
 
 def _learnt(name: str, returned: Any, rows: TrainingRows) -> Learnt:
+    import onnx
+    import xgboost
+
     if isinstance(returned, xgboost.Booster):
         as_they_are = Design(plain=tuple(range(len(rows.inputs))), equal=())
         return LearntBooster(returned, as_they_are, rows, rows.params)

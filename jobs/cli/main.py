@@ -14,7 +14,7 @@ from anabranch.errors import AnabranchError, SecretlessFormatter, without_secret
 from jobs.cli.answers import analysis, asking
 from jobs.cli.declarations import beginning, checking, planning, proof
 from jobs.cli.models import promotion, scoring, trainer, training
-from jobs.cli.platform import capacity, files, keys, schedules, servers, watch
+from jobs.cli.platform import capacity, completion, doctor, files, keys, schedules, servers, shell, watch
 from jobs.cli.river import channels, quality, upkeep
 from jobs.monitoring.runs import keep_run, note_failure, noted
 from jobs.show import console, quiet
@@ -41,6 +41,9 @@ for verbs in (
     capacity,
     analysis,
     schedules,
+    doctor,
+    shell,
+    completion,
 ):
     verbs.register(app)
 

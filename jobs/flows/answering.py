@@ -10,8 +10,6 @@ from anabranch.declare.projects import Project
 from anabranch.events.own_events import OwnEvent
 from anabranch.values.keys import key_text
 from anabranch.values.times import format_time, now_micros
-from batch.building.recomputing import recompute
-from batch.landing.topics import land
 from jobs.show import Steps
 from jobs.wiring.context import Context
 
@@ -60,6 +58,9 @@ def answer_key(
 
 def from_lake(context: Context, project: Project, key: dict[str, str], at: int) -> dict[str, object]:
     """Features of a key at a time in the past, folded from every event that was landed."""
+    from batch.building.recomputing import recompute
+    from batch.landing.topics import land
+
     steps, spark = Steps(), context.spark
     steps.step(f"{format_time(at)} is in the past: reading the lake")
     for one in (project, *(context.project(owner) for owner in project.lenders)):

@@ -13,7 +13,6 @@ from anabranch.declare.sources import Source
 from anabranch.declare.views import FeatureView
 from anabranch.settings import StoreSettings
 from anabranch.stores.cassandra.tables import current_table, table_name
-from anabranch.stores.lake.lake import Lake
 from anabranch.values.sql.expressions import columns_used
 
 Kind = Literal[
@@ -77,6 +76,9 @@ def flow_of(verb: str, project: Project, settings: StoreSettings) -> tuple[list[
 
 class _Datasets:
     def __init__(self, project: Project, settings: StoreSettings) -> None:
+        # It imports Spark, which a verb without lineage never needs.
+        from anabranch.stores.lake.lake import Lake
+
         self._project, self._settings, self._lake = project, settings, Lake(settings.lake)
 
     def of(self, kind: Kind) -> Iterable[Dataset]:

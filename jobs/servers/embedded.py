@@ -101,7 +101,7 @@ def up(settings: Settings, names: Sequence[str] = NAMES, tell: Tell = say) -> li
         started: list[tuple[Server, ProcessRecord]] = []
         try:
             for server in processes:
-                state = _state(settings, server)
+                state = state_of(settings, server)
                 if state.state == "stopped":
                     started.append((server, _start(settings, server, tell)))
                 else:
@@ -110,7 +110,7 @@ def up(settings: Settings, names: Sequence[str] = NAMES, tell: Tell = say) -> li
             failed = _await(settings, started, tell)
         if failed:
             raise failed[0]
-    return [_state(settings, server) for server in processes]
+    return [state_of(settings, server) for server in processes]
 
 
 def down(settings: Settings, names: Sequence[str] = tuple(SERVERS), tell: Tell = say) -> list[ServerState]:
@@ -126,12 +126,12 @@ def down(settings: Settings, names: Sequence[str] = tuple(SERVERS), tell: Tell =
             else:
                 tell(f"{server.name}: was not running")
             file.unlink(missing_ok=True)
-    return [_state(settings, server) for server in known]
+    return [state_of(settings, server) for server in known]
 
 
 def status(settings: Settings, tell: Tell = say) -> list[ServerState]:
     """Tell which of the default servers, and of the others that were started, run, where and since when."""
-    states = [_state(settings, server) for server in _known(settings, tuple(SERVERS))]
+    states = [state_of(settings, server) for server in _known(settings, tuple(SERVERS))]
     for state in states:
         tell(str(state))
     return states
@@ -154,7 +154,8 @@ def _known(settings: Settings, names: Sequence[str]) -> list[Server]:
     ]
 
 
-def _state(settings: Settings, server: Server) -> ServerState:
+def state_of(settings: Settings, server: Server) -> ServerState:
+    """Whether a process of an embedded server runs, where and since when."""
     if server.yours is not None:
         return ServerState(name=server.name, state="yours", address=server.yours)
     record = read_record(_record_file(settings, server))

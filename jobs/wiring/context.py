@@ -2,35 +2,45 @@
 
 import sys
 from functools import cached_property, partial
-
-from pyspark.cloudpickle import register_pickle_by_value
-from pyspark.sql import SparkSession
+from typing import TYPE_CHECKING
 
 from anabranch.answers.features import Answers
 from anabranch.declare.loading import load_project, module_name
 from anabranch.declare.projects import Project
 from anabranch.stores.opened import Stores
-from batch.quality.gate import QualityGate
 from jobs.lineage.sending import begin
 from jobs.monitoring import runs
 from jobs.wiring.settings import Settings
-from jobs.wiring.spark_session import spark_session
 from jobs.wiring.suites import suites, suites_in_force
-from speed.query import SpeedLayer
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from batch.quality.gate import QualityGate
+    from speed.query import SpeedLayer
 
 
 class Context(Stores):
-    """The stores of one job, with all of its settings. Verbs open one by `with job() as context`."""
+    """The stores of one job, with all of its settings. Verbs open one by `with job() as context`.
+
+    What needs Spark is imported when a job first asks for it: a verb without Spark starts at once.
+    """
 
     settings: Settings
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings, self._open_session)
         self._borrowed = False
+        self._modules: set[str] = set()
 
-    def _open_session(self) -> SparkSession:
+    def _open_session(self) -> "SparkSession":
+        from pyspark.sql import SparkSession
+
+        from jobs.wiring.spark_session import spark_session
+
         self._borrowed = SparkSession.getActiveSession() is not None
         runs.note_session(self.settings.data)
+        self._travel()
         return spark_session(self.settings, "anabranch")
 
     def close(self) -> None:
@@ -43,26 +53,37 @@ class Context(Stores):
         """The declared project `name`."""
         runs.note_project(name)
         project = load_project(name, self.settings.projects)
-        # Spark's workers cannot import its module: what a declaration defines travels by value.
-        for each in (name, *project.lenders):
-            register_pickle_by_value(sys.modules[module_name(each)])  # type: ignore[no-untyped-call]
+        self._modules |= {module_name(each) for each in (name, *project.lenders)}
+        if "pyspark" in sys.modules:
+            self._travel()
         begin(project, self.settings, self.settings.lineage, self.settings.data)
         return project
+
+    def _travel(self) -> None:
+        """Let what declarations define travel to Spark's workers by value: they cannot import its module."""
+        from pyspark.cloudpickle import register_pickle_by_value
+
+        for name in self._modules:
+            register_pickle_by_value(sys.modules[name])  # type: ignore[no-untyped-call]
 
     @cached_property
     def answers(self) -> Answers:
         """Merged answers; the manifest is read for each of them."""
         return Answers(self.views)
 
-    def gate(self, project: Project) -> QualityGate | None:
+    def gate(self, project: Project) -> "QualityGate | None":
         """The quality gate of the project's loads; None when it is off."""
+        from batch.quality.gate import QualityGate
+
         quality = self.settings.quality
         if quality.mode == "off":
             return None
         return QualityGate(project=project, settings=quality, suites=suites(quality, project))
 
-    def speed_layer(self, *, once: bool) -> SpeedLayer:
+    def speed_layer(self, *, once: bool) -> "SpeedLayer":
         """The speed layer; `once` drains the topics and stops."""
+        from speed.query import SpeedLayer
+
         speed = self.settings.speed
         return SpeedLayer(
             stores=self,

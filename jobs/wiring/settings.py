@@ -22,7 +22,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from anabranch.errors import MisuseError
+from anabranch.errors import MisuseError, without_secrets
 from anabranch.settings import FileSettings, LakeSettings, LineageSettings, ModelsSettings, StoreSettings
 from anabranch.values.names import listed
 from batch.settings import BuildSettings, ScoringSettings, TrainingSettings, UpkeepSettings
@@ -123,6 +123,27 @@ def load_settings(
         raise _refused(SETTINGS[section][key], *given[section, key]) from None
     parent = variables.get("OPENLINEAGE_PARENT_ID", "")
     return _assembled(declared, variables.get("ANABRANCH_PROJECTS", ""), parent)
+
+
+def settings_in_force(
+    environ: Mapping[str, str] | None = None, *, file: Path = FILE
+) -> list[tuple[str, str, str]]:
+    """Every setting with its value, as text without secrets, and where that comes from: ``default``, the
+    settings' file or a variable of the environment.
+
+    Raises SettingsError as `load_settings` does.
+    """
+    variables = os.environ if environ is None else environ
+    load_settings(variables, file=file)
+    tables = TomlConfigSettingsSource(DeclaredSettings, file).toml_data
+    given = _given(tables, file, variables, {})
+    found = []
+    for section, settings in SETTINGS.items():
+        for key, setting in settings.items():
+            place, value = given.get((section, key), ("default", setting.default))
+            shown = "***" if setting.secret and value else without_secrets(str(value))
+            found.append((setting.name, shown, place))
+    return found
 
 
 def spark_submitted() -> bool:

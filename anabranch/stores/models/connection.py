@@ -2,6 +2,8 @@
 
 import logging
 import os
+import sqlite3
+import sys
 import threading
 import time
 import warnings
@@ -18,6 +20,7 @@ from cachetools import LRUCache
 from anabranch.errors import MisuseError, UnavailableError
 from anabranch.settings import ModelsSettings
 from anabranch.stores.breaker import Breaker
+from anabranch.stores.models.light import LightRegistry, NoSuchEntryError
 
 _T = TypeVar("_T")
 _PAUSE = 10.0
@@ -74,15 +77,20 @@ class RegistryConnection:
         """MLflow's client."""
         return _client(self.settings.tracking_uri)
 
+    @property
+    def reader(self) -> Any:
+        """What reads as `client` does: a file directly, unless this process has imported MLflow anyway."""
+        light = None if "mlflow" in sys.modules else LightRegistry.at(self.settings.tracking_uri)
+        return light or self.client
+
     @contextmanager
     def asking(self) -> Iterator[None]:
         """Translate what MLflow, its database or its files raise to UnavailableError."""
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
         try:
             yield
-        except (MlflowException, SQLAlchemyError, OSError) as error:
+        except Exception as error:
+            if not _is_of_store(error):
+                raise
             text = (str(error).splitlines() or [""])[0]
             raise UnavailableError(
                 f"MLflow at {self.settings.tracking_uri} does not do what was asked: {text}: "
@@ -91,18 +99,28 @@ class RegistryConnection:
 
     def version_tags(self, project: str, version: str) -> dict[str, str]:
         """The tags of a version; raises MisuseError when it does not exist."""
-        from mlflow.exceptions import MlflowException
-
         with self.asking():
             try:
-                return dict(self.client.get_model_version(project, version).tags)
-            except MlflowException as error:
-                if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return dict(self.reader.get_model_version(project, version).tags)
+            except Exception as error:
+                if not is_missing(error, "INVALID_PARAMETER_VALUE"):
                     raise
                 raise MisuseError(
                     f"project {project!r} has no model version {version!r}: "
                     f"'anabranch models {project}' lists them"
                 ) from error
+
+
+def _is_of_store(error: Exception) -> bool:
+    """Whether MLflow, its database or its files raised it; told without importing MLflow."""
+    kinds = [kind.__module__.partition(".")[0] for kind in type(error).__mro__]
+    return isinstance(error, OSError | sqlite3.Error) or "mlflow" in kinds or "sqlalchemy" in kinds
+
+
+def is_missing(error: Exception, *codes: str) -> bool:
+    """Whether a read failed as there is no such model or version, or with one of MLflow's `codes`."""
+    code = getattr(error, "error_code", None)
+    return isinstance(error, NoSuchEntryError) or code in ("RESOURCE_DOES_NOT_EXIST", *codes)
 
 
 @lru_cache(maxsize=8)

@@ -125,7 +125,7 @@ class VersionRecords(ModelRoles):
         if roles.trial is not None:
             names.setdefault(roles.trial.version, []).append(roles.trial.described)
         with self.asking():
-            found = self.client.search_model_versions(f"name = '{project}'")
+            found = self.reader.search_model_versions(f"name = '{project}'")
             return sorted(
                 (self._listed(entry, names) for entry in found), key=lambda entry: -int(entry.version)
             )
@@ -135,10 +135,10 @@ class VersionRecords(ModelRoles):
         self.version_tags(project, version)
         names = [alias for alias, named in self.roles(project).aliases.items() if named == version]
         with self.asking():
-            return self._listed(self.client.get_model_version(project, version), {version: names})
+            return self._listed(self.reader.get_model_version(project, version), {version: names})
 
     def _listed(self, entry: Any, names: Mapping[str, Sequence[str]]) -> ModelVersion:
-        version, run = str(entry.version), self.client.get_run(entry.run_id).data
+        version, run = str(entry.version), self.reader.get_run(entry.run_id).data
         return ModelVersion(
             version=version,
             aliases=tuple(sorted(names.get(version, ()))),

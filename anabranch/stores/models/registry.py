@@ -44,7 +44,7 @@ class Models(VersionRecords):
         """The URI of the version's files, which any MLflow `load_model` reads without asking the registry."""
         self.version_tags(project, version)
         with self.asking():
-            return str(self.client.get_model_version_download_uri(project, version))
+            return str(self.reader.get_model_version_download_uri(project, version))
 
     def address(self, project: str, version: str) -> str:
         """`uri`, asked once a process: a version's files never move."""

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from anabranch.errors import MisuseError, UnavailableError
-from anabranch.stores.models.connection import PAUSES, RegistryConnection, registry_stamp
+from anabranch.stores.models.connection import PAUSES, RegistryConnection, is_missing, registry_stamp
 
 log = logging.getLogger(__name__)
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
@@ -82,14 +82,12 @@ class ModelRoles(RegistryConnection):
         return known[1]
 
     def _read(self, project: str) -> Roles:
-        from mlflow.exceptions import MlflowException
-
         with self.asking():
             try:
                 # search_model_versions leaves aliases empty; this read has them.
-                found = self.client.get_registered_model(project)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                found = self.reader.get_registered_model(project)
+            except Exception as error:
+                if not is_missing(error):
                     raise
                 return Roles(aliases={})
         trial, news = (found.tags.get(name) for name in (_TRIAL, _NEWS))

@@ -16,7 +16,7 @@ from urllib.error import URLError
 import pytest
 from pyspark.sql import SparkSession
 
-import jobs.wiring.context
+import jobs.wiring.spark_session
 from anabranch.settings import ModelsSettings
 from anabranch.stores.models.registry import Models
 from jobs.cli.main import main
@@ -98,7 +98,7 @@ def test_a_training_is_kept_while_mlflow_is_away_and_finished_and_made_again_whe
     }.items():
         monkeypatch.setenv(key, str(value))
     # The session is that of all tests: the verbs neither start nor stop it.
-    monkeypatch.setattr(jobs.wiring.context, "spark_session", lambda *_: spark)
+    monkeypatch.setattr(jobs.wiring.spark_session, "spark_session", lambda *_: spark)
     monkeypatch.setattr(Context, "close", lambda _: None)
 
     def told(*words: str) -> dict[str, object]:

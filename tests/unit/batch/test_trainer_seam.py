@@ -8,10 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import xgboost
 
 from anabranch.declare.models import Member, Model, Search
 from anabranch.errors import AnabranchError, DeclarationError
 from anabranch.stores.models.inputs import ModelInput
+from batch.trainers.boosted import XGBOOST_PARAMETERS
 from batch.trainers.registry import check_model, fit, learn, register
 from batch.trainers.rows import TrainingRows
 from tests.support.stump import registered, stump
@@ -64,3 +66,7 @@ def test_a_name_is_registered_once_and_has_no_colon() -> None:
     for name in ("stump", "auto", "mine:function"):
         with pytest.raises(DeclarationError, match=f"{name!r} cannot be registered: choose a name"):
             register(stump(name))
+
+
+def test_the_parameters_of_xgboost_are_those_that_are_written_down() -> None:
+    assert set(xgboost.XGBClassifier().get_params()) == XGBOOST_PARAMETERS
