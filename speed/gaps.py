@@ -14,6 +14,7 @@ from anabranch.declare.sources import Source
 from anabranch.stores.cassandra.manifest import LONGEST_AHEAD, Gap
 from anabranch.stores.files.filesystems import file_names, remove_folder
 from anabranch.values.times import SECOND, now_micros
+from speed.feeds import standing_feeds
 from speed.progress import Stretch
 from speed.query import EARLIEST, SpeedLayer, begun, checkpoint, starting_offsets
 
@@ -31,7 +32,8 @@ def place_of(layer: SpeedLayer, project: Project, source: Source) -> str:
         why = f"topic {source.topic!r} was deleted and made again"
     elif not begins and not views.tiles_are_whole(project, source.name):
         why = "tiles were removed from Cassandra and are made again"
-    if why is not None:
+    # No answer reads tiles of views that wait for their build: it waits until they are made.
+    if why is not None and any(each.keeps(project, source) for each in standing_feeds(layer, project)):
         note_gap(layer, project, source.name, why)
     if not begins and why is not None:
         remove_folder(spark, place)

@@ -105,11 +105,14 @@ def start_online(layer: SpeedLayer, project: Project) -> StreamingQuery:
 
 
 def _micro_batch(layer: SpeedLayer, project: Project) -> Callable[[DataFrame, int], None]:
-    learning = Learning(layer, project)
+    learning = [(project, Learning(layer, project))]
 
     def run(messages: DataFrame, number: int) -> None:
         count = messages.count()
-        learnt = learning.up_to(layer.stores.bus.ends(_read_topic(layer, project)))
+        served, _ = layer.served(project)
+        if served != learning[0][0]:
+            learning[0] = (served, Learning(layer, served))
+        learnt = learning[0][1].up_to(layer.stores.bus.ends(_read_topic(layer, served)))
         log.info("learnt project=%s number=%s messages=%s labels=%s", project.name, number, count, learnt)
 
     return run

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame
 
 from anabranch.answers.current import InForce
+from anabranch.answers.features import Answers
 from anabranch.declare.projects import Project
 from anabranch.declare.sources import Source
 from anabranch.errors import UnavailableError
 from anabranch.events.expectations import Suite
 from anabranch.settings import TimeSettings
+from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.cassandra.removal import needed_since
 from anabranch.stores.files.filesystems import read_text
 from anabranch.stores.kafka.relays import Relays
@@ -40,6 +42,7 @@ class SpeedLayer:
     ends. `most_offsets`: the most messages of a micro-batch. `partitions`: of a query's state, fixed for the
     life of a checkpoint. `suites`: the expectations by source that landing judges rows by, so that a stream
     skips the same rows. `relays`: what keeps copying topics that producers stamp, where the queries go on.
+    `declared` gives a project as it is declared now.
     """
 
     stores: Stores
@@ -49,11 +52,16 @@ class SpeedLayer:
     most_offsets: int | None = None
     partitions: int = 1
     relays: Relays | None = None
+    declared: Callable[[Project], Project] = lambda project: project
 
     @property
     def times(self) -> TimeSettings:
         """The lengths of slots, slack and horizons."""
         return self.stores.settings.times
+
+    def served(self, project: Project) -> tuple[Project, Manifest | None]:
+        """The declaration that answers of a project are by at this moment, and the manifest."""
+        return Answers(self.stores.views).served(self.declared(project))
 
     def checkpoint(self, project: Project, query: str) -> str:
         """The folder of a query's checkpoint."""
@@ -72,7 +80,7 @@ def checkpoint(layer: SpeedLayer, project: Project, source: Source) -> str:
         layer.partitions,
         layer.times.slot_seconds,
         project.key_columns_in(source) or project.keys,
-        [view.fingerprint for view in project.views_of(source.name)],
+        [view.tiles_name for view in project.views_of(source.name)],
     )
     digest = hashlib.sha256(repr(meaning).encode()).hexdigest()[:12]
     return layer.checkpoint(project, f"{source.name}-{digest}")

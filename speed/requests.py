@@ -28,11 +28,11 @@ from anabranch.errors import AnabranchError, UnavailableError
 from anabranch.events.json_values import encode
 from anabranch.events.predictions import predictions_topic
 from anabranch.settings import ModelsSettings, ViewsSettings
+from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.cassandra.measures import Measure, Measures
 from anabranch.stores.models.registry import Models
 from anabranch.stores.models.roles import VersionTrial
 from anabranch.stores.models.versions import Scorer
-from anabranch.stores.opened import Stores
 from anabranch.stores.queries import triggered
 from anabranch.values.times import SECOND, now_micros
 from speed.query import SpeedLayer, begun, messages, scores_topic
@@ -63,19 +63,22 @@ def start_requests(layer: SpeedLayer, project: Project) -> StreamingQuery:
         messages(layer, topic, failOnDataLoss="false")
         .writeStream.queryName(f"{project.name}.{NAME}")
         .option("checkpointLocation", begun(layer, topic, layer.checkpoint(project, NAME)))
-        .foreachBatch(_micro_batch(layer.stores, project, layer.times.future_skew_seconds))
+        .foreachBatch(_micro_batch(layer, project))
     )
     return triggered(writer, layer.trigger).start()
 
 
-def _micro_batch(stores: Stores, project: Project, skew: int) -> Callable[[DataFrame, int], None]:
+def _micro_batch(layer: SpeedLayer, declared: Project) -> Callable[[DataFrame, int], None]:
+    stores, skew = layer.stores, layer.times.future_skew_seconds
     options = stores.bus.spark_options([])
 
     def run(asked: DataFrame, number: int) -> None:
         started = time.monotonic()
+        project, manifest = layer.served(declared)
         version = stores.models.last_known_champion(project.name)
         trial = trial_of(stores.models, project)
-        answer = answerer(stores.views.settings, stores.models.settings, project, version, skew, trial)
+        by = (stores.views.settings, stores.models.settings)
+        answer = answerer(*by, project, version, skew, trial, manifest)
         answers = asked.select("value", "partition", "offset").mapInArrow(answer, _ANSWERS_SCHEMA)
         answers.write.format("kafka").options(**options).save()
         log.info(
@@ -112,6 +115,7 @@ def answerer(
     model_version: str | None,
     skew: int = 0,
     trial: VersionTrial | None = None,
+    manifest: Manifest | None = None,
 ) -> Callable[..., Iterator[pa.RecordBatch]]:
     """A function for `DataFrame.mapInArrow` over messages (value, partition, offset): yields their answers.
 
@@ -132,7 +136,7 @@ def answerer(
             )
             latest = now_micros() + skew * SECOND
             asked = [_Message(read_message(value, project, latest), *place) for value, *place in rows]
-            sent = list(_messages(project, _Answering(scorer, tried, tally), answers, asked))
+            sent = list(_messages(project, _Answering(scorer, tried, tally, manifest), answers, asked))
             yield pa.RecordBatch.from_pydict(
                 {name: [each[place] for each in sent] for place, name in enumerate(("topic", "key", "value"))}
             )
@@ -149,13 +153,15 @@ class _Answering:
     champion: Scorer | None
     trial: LoadedTrial | None
     tally: Differences
+    manifest: Manifest | None = None
+    """The one that was read with the declaration."""
 
 
 def _messages(
     project: Project, by: _Answering, answers: Answers, received: Sequence[_Message]
 ) -> Iterator[tuple[str, str | None, str]]:
     asked = [each.requested.asked for each in received if each.requested.asked is not None]
-    found = outcomes(project, by.champion, answers, asked, by.trial)
+    found = outcomes(project, by.champion, answers, asked, by.trial, by.manifest)
     if by.champion is not None and by.trial is not None:
         compare(project, by.champion, by.trial, found, by.tally)
     rest = iter(found)
@@ -214,14 +220,15 @@ def outcomes(
     answers: Answers,
     asked: Sequence[Asked],
     trial: LoadedTrial | None = None,
+    manifest: Manifest | None = None,
 ) -> list[Outcome]:
     """A prediction or a problem for each request. Raises UnavailableError when the store is away.
 
-    A canary answers its share of the keys.
+    A canary answers its share of the keys. `manifest` as for `Answers.features`.
     """
     try:
         champion = fitting_scorer(project, scorer)
     except ProblemError as problem:
         return [problem] * len(asked)
     by = scorers(project, champion, trial, asked)
-    return AnswerService(answers).predict(Questions(project, champion, asked, by))
+    return AnswerService(answers).predict(Questions(project, champion, asked, by), manifest)

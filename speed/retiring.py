@@ -1,8 +1,12 @@
-"""Retirement of tiles beside the streams, in a thread of its own, so that nothing waits for it."""
+"""Retirement of tiles beside the streams, in a thread of its own, so that nothing waits for it.
+
+Tiles go when both versions have a later cut, and the tables of views that no version or declaration has any
+more go whole.
+"""
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from anabranch.declare.projects import Project
 from anabranch.stores.cassandra.removal import needed_since, retire_tiles
@@ -15,11 +19,14 @@ _PATIENCE = 10.0  # seconds for the statement under way
 
 
 class Retirement:
-    """Removes the tiles that no answer of `projects` can need, at `start` and every minute until `stop`."""
+    """Removes the tiles that no answer can need, at `start` and every minute until `stop`.
 
-    def __init__(self, views: Views, projects: Sequence[Project]) -> None:
-        self._views, self._projects = views, projects
-        self._retired: dict[str, int] = {}
+    `fed` are by project the declarations whose views the streams feed.
+    """
+
+    def __init__(self, views: Views, fed: Callable[[], Mapping[str, Sequence[Project]]]) -> None:
+        self._views, self._fed = views, fed
+        self._retired: dict[tuple[str, str], int] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="retirement", daemon=True)
 
@@ -35,16 +42,20 @@ class Retirement:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            for project in self._projects:
-                self._retire(project)
+            for name, projects in self._fed().items():
+                self._retire(name, projects)
             self._stopping.wait(_INTERVAL)
 
-    def _retire(self, project: Project) -> None:
+    def _retire(self, name: str, projects: Sequence[Project]) -> None:
         try:
-            since = needed_since(self._views.manifest(project.name))
-            if since is not None and since > self._retired.get(project.name, 0):
-                keys = retire_tiles(self._views, project, since, self._stopping)
-                self._retired[project.name] = since
-                log.info("retired tiles project=%s before=%s keys=%s", project.name, since // SECOND, keys)
+            if projects:
+                self._views.drop_tiles(name, projects)
+            since = needed_since(self._views.manifest(name))
+            for project in projects:
+                known = name, project.fingerprint
+                if since is not None and since > self._retired.get(known, 0):
+                    keys = retire_tiles(self._views, project, since, self._stopping)
+                    self._retired[known] = since
+                    log.info("retired tiles project=%s before=%s keys=%s", name, since // SECOND, keys)
         except Exception as error:  # noqa: BLE001 - streams go on, and tiles have a time to live
-            log.warning("tiles of %s are retired later: %s", project.name, error)
+            log.warning("tiles of %s are retired later: %s", name, error)

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -12,12 +12,12 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from anabranch.answers.delays import as_measures
 from anabranch.declare.projects import Project
-from anabranch.declare.sources import Source
 from anabranch.events.decoders.schemas import is_registry_away
 from anabranch.stores.kafka.relays import Relays
 from anabranch.stores.queries import OnFailure, SupervisedQuery, Supervisor, triggered
 from anabranch.values.times import SECOND, now_micros
 from speed import online, requests
+from speed.feeds import StreamFeed, feeds
 from speed.gaps import look_behind, place_of
 from speed.progress import Delays, Meter, Snapshot, of_relay
 from speed.query import SpeedLayer, ends_of, query_settings, scores_topic
@@ -29,21 +29,26 @@ _LAG_SECONDS = 5.0
 
 
 def start(layer: SpeedLayer, project: Project) -> list[StreamingQuery]:
-    """Start the query of each source that has a topic, unsupervised."""
+    """Start the queries of a project's feeds, unsupervised."""
     prepare(layer, project)
-    return [start_source(layer, project, source) for source in sources_of(project)]
+    found = feeds(layer, project)
+    return [start_source(layer, each, f"{each.source.name}-{number}") for number, each in enumerate(found)]
 
 
-def start_source(layer: SpeedLayer, project: Project, source: Source) -> StreamingQuery:
-    """Start the query that keeps the tiles and current rows of a source's views; `prepare` first."""
+def start_source(layer: SpeedLayer, feed: StreamFeed, name: str) -> StreamingQuery:
+    """Start the query that keeps the tiles of a source's views, and current rows where these serve.
+
+    `prepare` first. `name` tells queries of one source apart.
+    """
+    project, source = feed.project, feed.source
     place = place_of(layer, project, source)
     events = events_of(layer, project, source)
     writer = (
         states_of(layer, project, source, events)
-        .writeStream.queryName(f"{project.name}.{source.name}")
+        .writeStream.queryName(f"{project.name}.{name}")
         .outputMode("update")
         .option("checkpointLocation", place)
-        .foreachBatch(_micro_batch(layer, project, source, place))
+        .foreachBatch(_micro_batch(layer, feed, place))
     )
     with query_settings(layer):
         return triggered(writer, layer.trigger).start()
@@ -54,34 +59,48 @@ def prepare(layer: SpeedLayer, project: Project) -> None:
 
     Topics that producers stamp are copied by the layer's relays; without those, up to their present ends.
     """
-    bus, views = layer.stores.bus, layer.stores.views
-    labels = online.label_topic(project)
-    topics = [str(source.topic) for source in sources_of(project)] + ([] if labels is None else [labels])
+    bus, views, found = layer.stores.bus, layer.stores.views, feeds(layer, project)
+    served, _ = layer.served(project)
+    labels = online.label_topic(served)
+    topics = [str(each.source.topic) for each in found] + ([] if labels is None else [labels])
+    topics = list(dict.fromkeys(topics))
     bus.ensure_topics([*topics, scores_topic(project.name)])
     copied = bus.relayed(topics)
     if layer.relays is not None:
         layer.relays.start(copied)
     else:
         Relays(bus).copy_all(copied)
-    views.ensure_tiles(project)
-    views.ensure_current(project)
+    for each in dict.fromkeys(each.project for each in found):
+        views.ensure_tiles(each)
+    views.ensure_current(served)
     views.ensure_own_events()
 
 
-def _micro_batch(
-    layer: SpeedLayer, project: Project, source: Source, place: str
-) -> Callable[[DataFrame, int], None]:
+def _micro_batch(layer: SpeedLayer, feed: StreamFeed, place: str) -> Callable[[DataFrame, int], None]:
+    project, source = feed.project, feed.source
     options = {**layer.stores.bus.spark_options([]), "topic": scores_topic(project.name)}
+    with_rows: list[Project] = []  # the declaration whose columns the current rows have
 
     def run(states: DataFrame, number: int) -> None:
         started = time.monotonic()
         views, ends = layer.stores.views, ends_of(layer, place, number)
+        served, _ = layer.served(project)
+        serves = any(feed.keeps(served, one) for one in sources_of(served))
+        # Where another query feeds a view that serves, that one's places count.
+        others = () if serves else {view.tiles_name for view in served.own_views}
+        mine = [one.tiles_name for one in project.views_of(source.name) if one.tiles_name not in others]
         # Answers tell by these whether tiles that they read hold an event that came with a question.
         first: dict[str, Mapping[int, int]] = {"done": {}} if number == 0 else {}
-        views.note_places(project.name, source.name, began=ends, **first)
+        views.note_places(project.name, mine, began=ends, **first)
         changed = write_states(layer, project, source, states)
-        refresh_current(layer, project, changed).write.format("kafka").options(**options).save()
-        views.note_places(project.name, source.name, done=ends)
+        if serves:
+            if with_rows and with_rows != [served]:
+                views.ensure_current(served)
+            with_rows[:] = [served]
+            refresh_current(layer, served, changed).write.format("kafka").options(**options).save()
+        else:
+            changed.write.format("noop").mode("overwrite").save()
+        views.note_places(project.name, mine, done=ends)
         log.info(
             "micro-batch project=%s source=%s number=%s seconds=%.2f",
             project.name,
@@ -105,6 +124,9 @@ class _MeasuredQuery:
     unit: str = "events"
     delays: Delays | None = None
     lag: Mapping[int, int] = field(default_factory=dict)
+    feed: StreamFeed | None = None
+    serves: bool = True
+    """Whether current rows are by the feed: only then are they as old as it is behind."""
     topic_id: str = ""
     rate: float = 0.0
     counted: tuple[float, int] = (0.0, 0)
@@ -133,7 +155,8 @@ class _MeasuredQuery:
     def look(self, layer: SpeedLayer, topic_id: str) -> None:
         """Start the query again, from its beginning, when its topic or its tiles were deleted."""
         before, self.topic_id = self.topic_id, topic_id
-        whole = self.delays is None or layer.stores.views.tiles_are_whole(self.project, self.source)
+        feed, views = self.feed, layer.stores.views
+        whole = feed is None or views.tiles_are_whole(feed.project, feed.source.name)
         if (before in ("", self.topic_id) and whole) or self.supervised.query is None:
             return
         self.supervised.query.stop()
@@ -151,29 +174,90 @@ class _MeasuredQuery:
 class Streams:
     """The streams of `projects`: `start`, then `look` again and again while `active`, then `stop`.
 
+    Queries follow declarations, which `load` reads again by name, and the versions that serve: a changed
+    declaration is fed beside the one that serves until it is built, and that one until no rollback needs it.
+
     A query that fails while a server is away is restarted from its checkpoint for as long as it takes; one
     that fails for another reason is given up at the third time in a row, or at once where the layer only
     drains. Others go on.
     """
 
-    def __init__(self, layer: SpeedLayer, projects: Sequence[Project]) -> None:
+    def __init__(
+        self,
+        layer: SpeedLayer,
+        projects: Sequence[Project],
+        load: Callable[[str], Project] | None = None,
+    ) -> None:
         self._drains = layer.trigger is None
         self._relays = None if self._drains else Relays(layer.stores.bus)
-        self._layer = layer = replace(layer, relays=self._relays)
-        self._queries = [query for project in projects for query in _queries(layer, project)]
-        self._supervisor = Supervisor(
-            [each.supervised for each in self._queries],
-            OnFailure.GIVE_UP if self._drains else OnFailure.RESTART,
+        self._projects = {project.name: project for project in projects}
+        self._load = load
+        self._layer = replace(
+            layer, relays=self._relays, declared=lambda project: self._projects.get(project.name, project)
         )
-        self._retirement = None if self._drains else Retirement(layer.stores.views, projects)
+        self._running: dict[Hashable, _MeasuredQuery] = {}
+        self._supervisor = Supervisor([], OnFailure.GIVE_UP if self._drains else OnFailure.RESTART)
+        self._retirement = None if self._drains else Retirement(layer.stores.views, self._fed)
         self._measure_at = math.inf if self._drains else 0.0
+
+    @property
+    def _queries(self) -> list[_MeasuredQuery]:
+        return list(self._running.values())
 
     def start(self) -> list[str]:
         """Start every query; returns their names. Raises when a server is away, which later is waited for."""
+        self._follow()
         self._supervisor.start()
         if self._retirement is not None:
             self._retirement.start()
         return [each.supervised.name for each in self._queries]
+
+    def _fed(self) -> Mapping[str, Sequence[Project]]:
+        """The declarations whose tiles are kept, by project."""
+        found: dict[str, list[Project]] = {name: [] for name in list(self._projects)}
+        for each in self._queries:
+            if each.feed is not None:
+                found[each.project.name].append(each.feed.project)
+        return found
+
+    def _follow(self) -> None:
+        """Run the queries that declarations and versions need now, and no other."""
+        wanted: dict[Hashable, _Wanted] = {}
+        for name, project in list(self._projects.items()):
+            self._projects[name] = project if self._load is None else self._load(name)
+            wanted |= _wanted(self._layer, self._projects[name])
+        for key in [key for key in self._running if key not in wanted]:
+            ended = self._running.pop(key)
+            log.info("query %s ends: no version needs it any more", ended.supervised.name)
+            self._supervisor.remove(ended.supervised)
+        for key in [key for key in wanted if key not in self._running]:
+            new = self._begun(wanted[key])
+            self._running[key] = new
+            self._supervisor.add(new.supervised)
+        for project in self._projects.values():
+            served, _ = self._layer.served(project)
+            for each in self._queries:
+                if each.project.name == project.name and each.feed is not None:
+                    each.serves = any(each.feed.keeps(served, one) for one in sources_of(served))
+
+    def _begun(self, wanted: "_Wanted") -> _MeasuredQuery:
+        names = {each.supervised.name for each in self._queries}
+        source, number = wanted.source, 1
+        while f"{wanted.project.name}.{source}" in names:
+            number += 1
+            source = f"{wanted.source}-{number}"
+        feed = wanted.feed
+        measured = _measured(self._layer, wanted, source)
+        if feed is not None:
+            promised = feed.project.promised_freshness
+            measured.delays = Delays(feed.source.name, None if promised is None else promised.stream_micros)
+        if wanted.waits and self._drains:  # so that each label finds all events before it
+            measured.supervised.after = tuple(
+                each.supervised
+                for each in self._queries
+                if each.feed is not None and each.project.name == wanted.project.name
+            )
+        return measured
 
     @property
     def active(self) -> bool:
@@ -206,6 +290,10 @@ class Streams:
         ]
 
     def _measure(self) -> None:
+        try:
+            self._follow()
+        except Exception as error:  # noqa: BLE001 - a store that is away, or a declaration that is being edited
+            log.info("queries are as before: %s", error)
         if self._relays is not None:
             self._relays.measure()
         bus, asked, read_as, found = self._layer.stores.bus, now_micros(), dict[str, str](), {}
@@ -237,7 +325,7 @@ class Streams:
         late = {state.topic: round(state.seconds * SECOND) for state in relays}
         for each in self._queries:
             query = each.supervised.query
-            if each.delays is not None and query is not None and query.isActive:
+            if each.delays is not None and each.serves and query is not None and query.isActive:
                 delay = each.delays.report(now, late.get(each.topic, 0))
                 measures += [] if delay is None else as_measures(each.project.name, delay)
         try:
@@ -246,41 +334,51 @@ class Streams:
             log.info("delays are not kept: %s", error)
 
 
-def _queries(layer: SpeedLayer, project: Project) -> Iterator[_MeasuredQuery]:
-    """One query a source, one for the score requests of a model, one for labels that are learnt online."""
-    promised = project.promised_freshness.stream_micros if project.promised_freshness else None
-    folding = []
-    for source in sources_of(project):
-        begin = partial(start_source, source=source)
-        measured = _measured(layer, project, source.name, str(source.topic), begin)
-        measured.delays = Delays(source.name, promised)
-        folding.append(measured.supervised)
-        yield measured
-    if project.model is not None:
+@dataclass(frozen=True)
+class _Wanted:
+    """A query that is to run: of a feed, of the score requests of a model, or of labels learnt online."""
+
+    project: Project
+    source: str
+    topic: str
+    unit: str = "events"
+    feed: StreamFeed | None = None
+    begin: Callable[[SpeedLayer, Project], StreamingQuery] = requests.start_requests
+    """How a query that is of no feed starts."""
+    waits: bool = False
+
+
+def _wanted(layer: SpeedLayer, project: Project) -> dict[Hashable, _Wanted]:
+    """One query a feed, one for the score requests of a model, one for labels that are learnt online."""
+    found: dict[Hashable, _Wanted] = {}
+    for feed in feeds(layer, project):
+        source = feed.source
+        # A source that is declared otherwise is read otherwise, from the same checkpoint.
+        key = (*feed.meaning, repr(source))
+        found[key] = _Wanted(feed.project, source.name, str(source.topic), feed=feed)
+    served, _ = layer.served(project)
+    if served.model is not None or project.model is not None:
         topic = requests.requests_topic(project.name)
-        yield _measured(layer, project, requests.NAME, topic, requests.start_requests, unit="requests")
-    labels = online.label_topic(project)
+        found[project.name, requests.NAME] = _Wanted(
+            project, requests.NAME, topic, "requests", begin=requests.start_requests
+        )
+    labels = online.label_topic(served)
     if labels is not None:
-        learning = _measured(layer, project, online.NAME, labels, online.start_online, unit="labels")
-        if layer.trigger is None:
-            learning.supervised.after = tuple(folding)  # so that each label finds all events before it
-        yield learning
+        found[project.name, online.NAME, labels] = _Wanted(
+            served, online.NAME, labels, "labels", begin=online.start_online, waits=True
+        )
+    return found
 
 
-def _measured(
-    layer: SpeedLayer,
-    project: Project,
-    source: str,
-    topic: str,
-    begin: Callable[[SpeedLayer, Project], StreamingQuery],
-    *,
-    unit: str = "events",
-) -> _MeasuredQuery:
-    bus = layer.stores.bus
+def _measured(layer: SpeedLayer, wanted: _Wanted, name: str) -> _MeasuredQuery:
+    bus, project, topic = layer.stores.bus, wanted.project, wanted.topic
 
     def prepare_and_begin() -> StreamingQuery:
         prepare(layer, project)
-        query = begin(layer, project)
+        if wanted.feed is not None:
+            query = start_source(layer, wanted.feed, name)
+        else:
+            query = wanted.begin(layer, project)
         measured.topic_id = bus.topic_id(bus.read_as(topic))
         return query
 
@@ -289,17 +387,18 @@ def _measured(
         measured.meter.read(query)
         if measured.delays is not None:
             measured.delays.query_reached(now_micros(), measured.meter.position)
-            look_behind(layer, project, source, bus.read_as(topic), measured.meter.unseen)
+            look_behind(layer, project, wanted.source, bus.read_as(topic), measured.meter.unseen)
         return measured.meter.events > before
 
     supervised = SupervisedQuery(
-        name=f"{project.name}.{source}",
+        name=f"{project.name}.{name}",
         begin=prepare_and_begin,
         observe=observe,
         outage=partial(_is_server_away, layer, project),
         patient=is_registry_away,
     )
-    measured = _MeasuredQuery(project, source, topic, supervised, Meter(layer.times.slot_seconds), unit)
+    meter = Meter(layer.times.slot_seconds)
+    measured = _MeasuredQuery(project, name, topic, supervised, meter, wanted.unit, feed=wanted.feed)
     return measured
 
 

@@ -89,7 +89,10 @@ class CurrentRefresh:
         write = CurrentWrite()
         for start in range(0, len(keys), _AT_ONCE):
             chunk = [key_values(self.project.keys, key) for key in keys[start : start + _AT_ONCE]]
-            features = self.service.features(self.project, chunk)
+            project, manifest = self.service.answers.served(self.project)
+            if project != self.project:
+                raise DeclaredAnewError(f"another version of {project.name!r} has begun to serve")
+            features = self.service.features(project, chunk, manifest=manifest)
             if self.unscored is not None:
                 features = [_degraded(one, f"not scored: {self.unscored}") for one in features]
             written = rows_of(self.project, features, self.scorer, self.layer, self.online)

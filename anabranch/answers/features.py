@@ -122,6 +122,11 @@ class Answers:
         kept = {"bytes": parts.bytes, "entries": len(parts), "hits": parts.hits, "misses": parts.misses}
         return kept if self.shared is None else {**kept, **self.shared.done}
 
+    def served(self, declared: Project) -> tuple[Project, Manifest | None]:
+        """The declaration that answers are by while `declared` may wait for its build, and the manifest."""
+        manifest = self.manifest(declared.name)
+        return (declared if manifest is None else manifest.meant(declared)), manifest
+
     def prepare(self, project: Project, manifest: Manifest | None) -> None:
         """Prepare the statements that answers of this manifest need, so that no answer waits for it."""
         self.views.prepare(project, manifest, self.timeout, self.reader)
@@ -132,13 +137,15 @@ class Answers:
         keys: Sequence[Mapping[str, object]],
         at: int | None = None,
         events: Sequence[Events] = (),
+        manifest: Manifest | None = None,
     ) -> list[Answer]:
         """Answers in the order of `keys` (each ``{column: value}``), as of `at` or now; 200 at once.
 
         `events`, if any, are those that come with each key: they count as if they had arrived. A key with an
-        event ahead of now is answered as of just after it.
+        event ahead of now is answered as of just after it. `manifest` is the one that `served` gave with the
+        project, by default the one of now, by which the project must have been built.
         """
-        manifest = self.manifest(project.name)
+        manifest = self.manifest(project.name) if manifest is None else manifest
         items = _items(keys, events)
         found = self._all(project, items, manifest, at)
         return self._certain(project, items, found, manifest, at) if events else found
@@ -452,7 +459,8 @@ def _answers(
             _merged(view, position, items, texts, known, at) for position, view in enumerate(project.views)
         ]
     version = manifest.batch_version if manifest else None
-    gaps = [*manifest.gaps, *(gap for one in manifest.lent.values() for gap in one.gaps)] if manifest else []
+    read = [states_of(project, view, manifest)[1] for view, _ in project.stored_views]
+    gaps = [gap for one in (manifest, *read) if one is not None for gap in one.gaps]
     answers: list[Answer] = []
     rows: list[dict[str, object]] = [{} for _ in items]
     for place, ((key, events), text, values) in enumerate(zip(items, texts, rows, strict=True)):

@@ -62,17 +62,18 @@ class CountingStates:
     project: Project
     manifest: Manifest | None
 
-    def owners(self, event: OwnEvent) -> list[tuple[str, int | None]]:
-        """The projects whose states count the event, each with its batch's cut."""
-        found: dict[str, int | None] = {}
+    def owners(self, event: OwnEvent) -> list[tuple[tuple[str, str], int | None]]:
+        """The views whose states count the event, by owner and tiles, each with its batch's cut."""
+        found: dict[tuple[str, str], int | None] = {}
         for position in sorted(event.positions):
-            owner, version = states_of(self.project, self.project.views[position], self.manifest)
-            found[owner] = None if version is None else version.cut
+            view = self.project.views[position]
+            owner, version = states_of(self.project, view, self.manifest)
+            found[owner, view.tiles_name] = None if version is None else version.cut
         return list(found.items())
 
     def places(self, views: Views, events: Iterable[OwnEvent]) -> dict[tuple[str, str], StreamPlaces]:
-        """How far the streams are that count the events, by project and source."""
-        names = {(owner, event.source.name) for event in events for owner, _ in self.owners(event)}
+        """How far the streams are that count the events, by project and the view's tiles."""
+        names = {name for event in events for name, _ in self.owners(event)}
         return {name: views.places(*name) for name in names}
 
     def counts(
@@ -83,10 +84,7 @@ class CountingStates:
         after: Mapping[tuple[str, str], StreamPlaces],
     ) -> bool | None:
         """Whether states that were read between two looks at the places hold the event; None: in part."""
-        found = {
-            counted(at, before[owner, event.source.name], after[owner, event.source.name], cut)
-            for owner, cut in self.owners(event)
-        }
+        found = {counted(at, before[name], after[name], cut) for name, cut in self.owners(event)}
         return found.pop() if len(found) == 1 else None
 
 

@@ -116,12 +116,13 @@ class AnswerService:
         keys: Sequence[Mapping[str, object]],
         at: int | None = None,
         events: Sequence[Events] = (),
+        manifest: Manifest | None = None,
     ) -> list[Answer]:
         """Merged features of keys, as of `at` or now, with the events that come with each.
 
-        Raises UnavailableError without the store.
+        `manifest` as for `Answers.features`. Raises UnavailableError without the store.
         """
-        return self.answers.features(project, keys, at, events)
+        return self.answers.features(project, keys, at, events, manifest)
 
     def describe(
         self,
@@ -182,7 +183,7 @@ class AnswerService:
         with span("log"):
             return self._recorded(questions.project, scorable, scored)
 
-    def predict(self, questions: Questions) -> list[Outcome]:
+    def predict(self, questions: Questions, manifest: Manifest | None = None) -> list[Outcome]:
         """The outcome of each question, in order; a request that the model cannot take becomes a problem.
 
         Raises UnavailableError without the store: the questions can be asked again.
@@ -190,7 +191,7 @@ class AnswerService:
         project, wanted = questions.project, questions.wanted
         try:
             keys, events = questions.reads(wanted)
-            found = self.features(project, keys, events=events)
+            found = self.features(project, keys, events=events, manifest=manifest)
             scorable = questions.scorable(wanted, found)
         except UnavailableError:
             raise

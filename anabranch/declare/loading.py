@@ -15,6 +15,9 @@ from anabranch.declare.wire_formats import schemas_in
 from anabranch.errors import AnabranchError, DeclarationError, UnknownProjectError
 from anabranch.values.names import nearest
 
+Stamp = tuple[tuple[str, int, int], ...]
+"""What changes with the files of a declaration."""
+
 
 def list_projects(folders: Sequence[Path]) -> dict[str, Path]:
     """Name and file of every declaration; of equal names the one in the first folder."""
@@ -51,6 +54,13 @@ def project_named(text: str, folders: Sequence[Path]) -> str:
     near = nearest(name, declared)
     hint = f"write one ('anabranch init {name}')" if near is None else f"did you mean {near!r}?"
     raise UnknownProjectError(f"there is no file {text}: {hint}")
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Path, time of change and size of each file of the declaration at `path`."""
+    files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
+    stats = [(file, file.stat()) for file in files if file.exists()]
+    return tuple((str(file), stat.st_mtime_ns, stat.st_size) for file, stat in stats)
 
 
 def load_project(name: str, folders: Sequence[Path]) -> Project:

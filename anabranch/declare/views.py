@@ -291,6 +291,11 @@ class FeatureView:
             ]
         )
 
+    @property
+    def tiles_name(self) -> str:
+        """Names the view's tiles in its project: others where the view has another name or meaning."""
+        return f"{self.name}.{self.fingerprint}"
+
     @cached_property
     def promise(self) -> str:
         """Changes when the names or the values of the view's features would: what borrowers rely on."""

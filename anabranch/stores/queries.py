@@ -96,7 +96,7 @@ class Supervisor:
         on_failure: OnFailure,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._queries, self._on_failure, self._clock = tuple(queries), on_failure, clock
+        self._queries, self._on_failure, self._clock = list(queries), on_failure, clock
         self._stopped = False
 
     def start(self) -> None:
@@ -126,6 +126,16 @@ class Supervisor:
             elif each.failure is None and not self._stopped:
                 self._restart(each)
 
+    def add(self, query: SupervisedQuery) -> None:
+        """Keep one more query running; the next look starts it."""
+        self._queries.append(query)
+
+    def remove(self, query: SupervisedQuery, patience: float = _LAST_BATCH) -> None:
+        """Stop a query after its micro-batch, as `stop` does, and forget it."""
+        self._queries.remove(query)
+        if query.query is not None:
+            self._end(query.query, self._clock() + patience)
+
     def pause(self) -> None:
         """Wait for a second, or until a running query ends."""
         active = next((each.query for each in self._queries if each.query and each.query.isActive), None)
@@ -142,15 +152,15 @@ class Supervisor:
         self._stopped = True
         deadline = self._clock() + patience
         for query in [each.query for each in self._queries if each.query is not None]:
-            last = _last_batch(query)
-            while (
-                query.isActive
-                and _is_working(query)
-                and _last_batch(query) == last
-                and self._clock() < deadline
-            ):
-                time.sleep(0.02)
-            query.stop()
+            self._end(query, deadline)
+
+    def _end(self, query: StreamingQuery, deadline: float) -> None:
+        last = _last_batch(query)
+        while (
+            query.isActive and _is_working(query) and _last_batch(query) == last and self._clock() < deadline
+        ):
+            time.sleep(0.02)
+        query.stop()
 
     def _check(self, each: SupervisedQuery, query: StreamingQuery) -> None:
         if each.observe(query):

@@ -18,6 +18,7 @@ from anabranch.values.times import SECOND, floor_to, format_time
 from batch.building.current_rows import Approximation, keep_approximation, reset_current_rows
 from batch.building.kept_states import Increments, KeptStates, keys_name, why_full
 from batch.building.rates import BuildRates
+from batch.building.takeover import await_tiles
 from batch.building.validation import Validation
 from batch.building.versions import NewVersion
 from batch.settings import BuildSettings
@@ -98,6 +99,7 @@ def build(
         progress.step(f"validating version {version.number}")
         validation = Validation(stores, project, entry, version.before, limits)
         entry = validation.passed(options.accept, progress)
+        await_tiles(stores, project, version.before, entry, progress)
         progress.step(f"making version {version.number} current")
         stores.views.ensure_tiles(project)
         version.swap(entry)

@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 from anabranch.answers.features import Answer, Answers
 from anabranch.declare.projects import Project
 from anabranch.progress import Progress
+from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.opened import Stores
 from anabranch.values.keys import key_values
 from anabranch.values.times import now_micros
@@ -72,9 +73,17 @@ class Verified:
 
 
 def verify(
-    stores: Stores, answers: Answers, project: Project, sample: int | None, progress: Progress
+    stores: Stores,
+    answers: Answers,
+    project: Project,
+    sample: int | None,
+    progress: Progress,
+    manifest: Manifest | None = None,
 ) -> Verified:
-    """Compare `sample` keys (None: all). The lake must hold every event the stream has read (land first)."""
+    """Compare `sample` keys (None: all). The lake must hold every event the stream has read (land first).
+
+    `manifest` as for `Answers.features`.
+    """
     started = time.monotonic()
     events = stores.lake.distinct_events(stores.spark, project)
     keys = entities(project, events)
@@ -92,7 +101,9 @@ def verify(
     aggregates = {column.name: view.parts[column.part] for view in project.views for column in view.columns}
     for start in range(0, len(texts), _AT_ONCE):
         chunk = texts[start : start + _AT_ONCE]
-        served = answers.features(project, [key_values(project.keys, text) for text in chunk], at)
+        served = answers.features(
+            project, [key_values(project.keys, text) for text in chunk], at, (), manifest
+        )
         wrong: dict[str, set[str]] = {text: set() for text in chunk}
         for text, answer in zip(chunk, served, strict=True):
             verified.degraded += answer.degraded is not None

@@ -11,6 +11,7 @@ from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureView
 from anabranch.errors import AnabranchError
 from anabranch.stores.cassandra.manifest import Gap, Manifest
+from anabranch.stores.cassandra.reads import states_of
 from anabranch.stores.lake.increments import builds_there, drop_increments, read_increments, states_there
 from anabranch.stores.opened import Stores
 from batch.views import Coverage, write_states
@@ -46,14 +47,19 @@ class NewVersion:
         return table, write_states(stores, view, kept, self.coverage, table)
 
     def swap(self, entry: Manifest) -> None:
-        """Make the version current; the one before stays for a rollback if its views mean the same."""
+        """Make the version current; the one before stays for a rollback if it can still be read.
+
+        It can by the declaration that it keeps, or as one of the same meaning.
+        """
         known = {view.name: view.fingerprint for view in self.project.own_views}
         meanings = [
             None if one is None else {name: noted["promise"] for name, noted in one.shared.items()}
             for one in (self.before, entry)
         ]
-        same = meanings[0] == meanings[1]
-        valid = self.before is not None and same and dict(self.before.fingerprints) == known
+        same = self.before is not None and dict(self.before.fingerprints) == known
+        valid = self.before is not None and (
+            self.before.declaration is not None or (same and meanings[0] == meanings[1])
+        )
         self.stores.views.swap(entry, self.before, self.before if valid else None)
 
     def undo(self) -> None:
@@ -128,9 +134,9 @@ def _exchanged(stores: Stores, project: Project, current: Manifest | None, champ
     """The manifest after its versions changed places; it `replaces` the champion if their models differ."""
     if current is None or current.previous is None:
         raise AnabranchError(
-            f"project {project.name!r} has no previous batch version to go back to: "
-            "it needs two builds of the same declaration"
+            f"project {project.name!r} has no previous batch version to go back to: it needs two builds"
         )
+    _require_states(stores, project, current.previous)
     wanted = current.previous.model_version
     other = wanted is not None and wanted != champion
     if other:
@@ -142,6 +148,15 @@ def _exchanged(stores: Stores, project: Project, current: Manifest | None, champ
     note_left_behind(stores, project, current, entry)
     stores.views.swap(entry, current, left)
     return replace(entry, revision=current.revision + 1, previous=left)
+
+
+def _require_states(stores: Stores, project: Project, entry: Manifest) -> None:
+    """Raise AnabranchError where views of other projects, by which a version answers, have states no more."""
+    meant = entry.meant(project)
+    owners = {owner: stores.views.manifest(owner) for owner in meant.lenders}
+    entry = replace(entry, lent={owner: one for owner, one in owners.items() if one is not None})
+    for view, _ in meant.stored_views:
+        states_of(meant, view, entry)
 
 
 def note_left_behind(stores: Stores, project: Project, current: Manifest, entry: Manifest) -> None:

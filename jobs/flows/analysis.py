@@ -35,7 +35,7 @@ class Analysis:
     def register(self, names: Iterable[str] | None = None) -> list[str]:
         """Register the tables of these projects (of every declared one by default); returns their names."""
         wanted = list_projects(self.context.settings.projects) if names is None else names
-        return [table for name in wanted for table in self.tables.register(self.context.project(name))]
+        return [table for name in wanted for table in self.tables.register(self.context.served(name))]
 
     def sql(self, statement: str) -> DataFrame:
         """Run SQL over the tables of the projects that it names, or of all when it names none."""
@@ -53,6 +53,7 @@ class Analysis:
         reason why a value may not be exact (`degraded`). Earlier times are folded from events in the lake.
         """
         spark, moment = self.context.spark, None if at is None else parse_time(at)
+        project, _ = self.context.answers.served(project)
         if moment is not None and moment > now_micros():
             raise AnabranchError(f"{at} is in the future: give a time that has passed")
         given = (

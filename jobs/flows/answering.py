@@ -1,17 +1,42 @@
 """An answer for the command line: from the serving store where that is exact, else from the lake."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from anabranch.answers.derived import asked_values
 from anabranch.answers.requests import Asked, request_values
 from anabranch.answers.service import AnswerService
 from anabranch.declare.projects import Project
+from anabranch.errors import AnabranchError, MisuseError
 from anabranch.events.own_events import OwnEvent
 from anabranch.values.keys import key_text
 from anabranch.values.times import format_time, now_micros
 from jobs.show import Steps
 from jobs.wiring.context import Context
+
+T = TypeVar("T")
+
+
+def by_served(context: Context, declared: Project, read: Callable[[Project], T]) -> tuple[Project, T]:
+    """The declaration that a question is answered by, and what `read` makes of the question by it.
+
+    Raises what `read` raises before a store is asked, unless another declaration serves than the one of now.
+    """
+    found, wrong = None, None
+    try:
+        found = read(declared)
+    except AnabranchError as error:
+        wrong = error
+    try:
+        served, _ = context.answers.served(declared)
+    except AnabranchError:
+        served = declared
+    if served != declared:
+        return served, read(served)
+    if wrong is not None or found is None:
+        raise wrong or MisuseError("there is no question")
+    return declared, found
 
 
 def answer_key(
@@ -33,7 +58,8 @@ def answer_key(
     landing. An unknown key has the features of no events, and no score.
     """
     service = AnswerService(context.answers)
-    (stored,) = service.features(project, [key], at, [events] if events else ())
+    project, manifest = context.answers.served(project)
+    (stored,) = service.features(project, [key], at, [events] if events else (), manifest)
     layer = "serving"
     if at is not None and at < now_micros() and stored.degraded is not None:
         values, layer = from_lake(context, project, key, at), "lake"

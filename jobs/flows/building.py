@@ -15,6 +15,7 @@ from batch.building.current_rows import reset_current_rows
 from batch.building.kept_states import sources_of_keys
 from batch.building.publication import BuildOptions, Built, latest_cut, shared_views
 from batch.building.publication import build as build_views
+from batch.building.takeover import await_first_tiles
 from batch.building.versions import rollback
 from batch.landing.tables_in_place import read_tables
 from batch.landing.topics import landed_offsets, was_made_again
@@ -51,6 +52,10 @@ def build_project(
             "choose an earlier one"
         )
     _require_tiles(context, project, boundary)
+    before = context.views.manifest(project.name)
+    if accept is None:
+        require_champion(context, project, before)
+        await_first_tiles(context, project, before, boundary, steps)
     # Tables first: this build is to cover the rows that are read now.
     read_tables(context, project, steps, context.gate(project))
     # Before landing: any topic's event that arrived before a file's of this time is landed below.
@@ -107,6 +112,21 @@ def surprised_borrowers(context: Context, project: Project) -> list[str]:
     return lines
 
 
+def require_champion(context: Context, project: Project, before: Manifest | None) -> None:
+    """Raise AnabranchError where a build would leave the model that answers without what it reads."""
+    if before is None or project.model is None:
+        return
+    if context.models.usable_champion(before.meant(project)) is None:
+        return
+    version = context.models.champion(project.name)
+    if context.models.usable_champion(project) is None:
+        raise AnabranchError(
+            f"champion {version} of {project.name!r} reads what is declared no more, so predictions would be "
+            f"refused after this build: run 'anabranch train {project.name}' first, which needs no build, "
+            "and build when the gate has let a version in; or build with --accept REASON"
+        )
+
+
 def _require_tiles(context: Context, project: Project, cut: int) -> None:
     """Refuse a cut below which tiles may be retired: an answer would silently miss them."""
     since = needed_since(context.views.manifest(project.name))
@@ -126,7 +146,7 @@ def rollback_project(context: Context, project: Project, steps: Steps) -> Manife
     if announced.why:
         steps.step(announced.why)
     steps.step("current rows of every key")
-    reset_current_rows(context, project)
+    reset_current_rows(context, entry.meant(project))
     return entry
 
 
@@ -135,7 +155,7 @@ def score_current_rows(context: Context, project: Project, steps: Steps) -> None
     try:
         if context.views.manifest(project.name) is not None:
             steps.step("current rows of every key, scored by the champion")
-            reset_current_rows(context, project)
+            reset_current_rows(context, context.answers.served(project)[0])
     except AnabranchError as error:
         steps.step(f"current rows have no scores of the champion until the next build: {error}")
 

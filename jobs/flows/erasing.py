@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from anabranch.declare.projects import Project
+from anabranch.errors import AnabranchError
 from anabranch.values.times import SECOND, now_micros
 from batch.building.publication import latest_cut
 from batch.landing.topics import land
@@ -27,6 +28,11 @@ class FinishedErasure:
 
 def erase_key(context: Context, project: Project, key: dict[str, str], steps: Steps) -> FinishedErasure:
     """Erase a key of a project; raises AnabranchError with nothing deleted when a server is away."""
+    if context.answers.served(project)[0] != project:
+        raise AnabranchError(
+            f"project {project.name!r} was declared anew since the version that serves was built, and that "
+            f"one's views are erased by what they were: run 'anabranch build {project.name}' first"
+        )
     steps.step("landing what the topics hold, so that it can be deleted")
     land(context, project, steps, context.gate(project))
     times = context.settings.times
@@ -38,4 +44,5 @@ def erase_key(context: Context, project: Project, key: dict[str, str], steps: St
         steps.step("building a version without the key")
         built = build_project(context, project, None, steps, full=True).manifest.batch_version
         erasure.unserve(until)  # what a stream wrote meanwhile
+        context.views.drop_tiles(project.name, [project])  # of views that were declared before
     return FinishedErasure(erased=erased, batch_version=built, until=until)

@@ -16,6 +16,7 @@ from anabranch.client.frames import as_table
 from anabranch.declare.loading import list_projects
 from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
+from anabranch.events.own_events import OwnEvent
 from anabranch.folds.spark import point_in_time, with_derived
 from anabranch.stores.models.foreign import scoring_version
 from anabranch.values.times import SECOND, now_micros, parse_time, to_micros
@@ -23,7 +24,7 @@ from batch.scoring.features import attach_features, time_column, typed_rows
 from batch.scoring.frames import score, version_inputs
 from batch.scoring.row_files import SPARK_ERRORS, fault_of_rows
 from jobs.flows.analysis import Analysis
-from jobs.flows.answering import answer_key
+from jobs.flows.answering import answer_key, by_served
 from jobs.wiring.context import Context
 from jobs.wiring.settings import load_settings
 
@@ -119,16 +120,20 @@ class RiverProject:
         arrived, ``{"source": ..., "event": {...}}``; `explain` adds what each feature contributed.
         Raises MisuseError or a ProblemError for what does not fit.
         """
-        project, context = self.project, self.river.context
-        stored = stored_key(self._columns(key), project)
-        if request is not None:
-            if project.request is None:
-                raise MisuseError(f"{self.name} declares no request: leave out request=")
-            request_values(dict(request), project)  # before anything slow
+        context = self.river.context
         if event is not None and at is not None:
             raise MisuseError("event= is for an answer as of now: leave out at=")
         latest = now_micros() + context.settings.times.future_skew_seconds * SECOND
-        own = () if event is None else event_values(dict(event), project, stored, latest)
+
+        def read(project: Project) -> tuple[dict[str, str], tuple[OwnEvent, ...]]:
+            stored = stored_key(self._columns(key, project), project)
+            if request is not None and project.request is None:
+                raise MisuseError(f"{self.name} declares no request: leave out request=")
+            if request is not None:
+                request_values(dict(request), project)  # before anything slow
+            return stored, () if event is None else event_values(dict(event), project, stored, latest)
+
+        project, (stored, own) = by_served(context, self.project, read)
         moment = None if at is None else _micros(at)
         asked = None if request is None else dict(request)
         return answer_key(context, project, stored, moment, asked, own, explain=explain)
@@ -148,8 +153,8 @@ class RiverProject:
         found: dict[str, Any] = self.answer(key, at)["features"]
         return found
 
-    def _columns(self, key: Key) -> dict[str, Any]:
-        names = self.project.keys
+    def _columns(self, key: Key, project: Project) -> dict[str, Any]:
+        names = project.keys
         given = dict(key) if isinstance(key, Mapping) else {names[0]: key}
         if set(given) != set(names):
             shape = ", ".join(f"{name!r}: ..." for name in names)

@@ -13,9 +13,9 @@ def why_key(
 ) -> dict[str, Any]:
     """From the score of a key to the events behind its features; no JVM is started."""
     service = AnswerService(context.answers)
-    (stored,) = service.features(project, [key], at)
+    project, manifest = context.answers.served(project)
+    (stored,) = service.features(project, [key], at, manifest=manifest)
     version = context.models.usable_champion(project) if project.model is not None else None
     scorer = None if version is None else context.models.scorer(project.name, version)
-    manifest = context.answers.manifest(project.name)
     asked = WhyQuestion(project=project, key=key, stored=stored, scorer=scorer, manifest=manifest, most=most)
     return trace(context, service, asked)

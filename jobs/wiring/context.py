@@ -1,12 +1,14 @@
 """The one place that wires settings to the real stores."""
 
+import logging
 import sys
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from anabranch.answers.features import Answers
-from anabranch.declare.loading import load_project, module_name
+from anabranch.declare.loading import Stamp, list_projects, load_project, module_name, stamp_of
 from anabranch.declare.projects import Project
+from anabranch.errors import AnabranchError
 from anabranch.stores.opened import Stores
 from jobs.lineage.sending import begin
 from jobs.monitoring import runs
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
     from batch.quality.gate import QualityGate
     from speed.query import SpeedLayer
+
+log = logging.getLogger(__name__)
 
 
 class Context(Stores):
@@ -32,6 +36,7 @@ class Context(Stores):
         super().__init__(settings, self._open_session)
         self._borrowed = False
         self._modules: set[str] = set()
+        self._declared: dict[str, tuple[Stamp, Project]] = {}
 
     def _open_session(self) -> "SparkSession":
         from pyspark.sql import SparkSession
@@ -65,6 +70,27 @@ class Context(Stores):
 
         for name in self._modules:
             register_pickle_by_value(sys.modules[name])  # type: ignore[no-untyped-call]
+
+    def project_now(self, name: str) -> Project:
+        """The project `name` as it is declared now; as before where the change does not load."""
+        known, paths = self._declared.get(name), list_projects(self.settings.projects)
+        used = (name, *(() if known is None else known[1].lenders))
+        stamp = tuple(part for each in used if each in paths for part in stamp_of(paths[each]))
+        if known is not None and (stamp == known[0] or not stamp):
+            return known[1]
+        try:
+            project = self.project(name)
+        except AnabranchError as error:
+            if known is None:
+                raise
+            log.warning("project %s is streamed as it was declared before: %s", name, error)
+            project = known[1]
+        self._declared[name] = stamp, project
+        return project
+
+    def served(self, name: str) -> Project:
+        """The declaration of the project `name` that its batch version answers by."""
+        return self.answers.served(self.project(name))[0]
 
     @cached_property
     def answers(self) -> Answers:

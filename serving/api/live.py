@@ -9,23 +9,20 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TypeVar
 
 from anabranch.answers.trials import LoadedTrial
-from anabranch.declare.loading import list_projects, load_project
+from anabranch.declare.loading import Stamp, list_projects, load_project, stamp_of
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError, without_secrets
 from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.models.inputs import check_fits
-from anabranch.stores.models.roles import Roles
+from anabranch.stores.models.roles import PREVIOUS, Roles
 from anabranch.stores.models.versions import Scorer
 from serving.api.context import ServingContext
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-Stamp = tuple[tuple[str, int, int], ...]
-"""Path, time of change and size of each file of a declaration."""
 UNTRAINED = "no model yet: run 'anabranch train {name}'"
 _ATTEMPTS = 5  # a manifest changes twice in a rollback; one that still changes is read by the next look
 _FIRST_SECONDS = 10.0
@@ -36,6 +33,9 @@ class Served:
     """One project as it is served: everything that a request needs, of one moment."""
 
     project: Project
+    """The declaration that answers are by: that of the batch version that serves."""
+    waiting: Project | None = None
+    """The declaration of now, where it is another one: it waits for its build."""
     scorer: Scorer | None = None
     trial: LoadedTrial | None = None
     """A version that is tried beside the champion."""
@@ -55,6 +55,7 @@ class Live:
     def __init__(self, context: ServingContext) -> None:
         self._context = context
         self._served: dict[str, Served] = {}
+        self._declared: dict[str, Project] = {}
         self._stamps: dict[str, Stamp] = {}
         self._reported: dict[tuple[str, str], str] = {}
         self._stopping, self._first = threading.Event(), threading.Event()
@@ -136,7 +137,7 @@ class Live:
         """
         changed: dict[str, Served] = {}
         paths = list_projects(self._context.folders)
-        stamps = {name: _stamp(path) for name, path in paths.items()}
+        stamps = {name: stamp_of(path) for name, path in paths.items()}
         for name in paths:
             stamp = self._stamp(name, stamps)
             if self._stamps.get(name) != stamp:
@@ -148,6 +149,7 @@ class Live:
                     self._served[name] = loaded
         for name in self._stamps.keys() - paths.keys():
             self._served.pop(name, None)
+            self._declared.pop(name, None)
             self.broken.pop(name, None)
             del self._stamps[name]
         return changed
@@ -160,7 +162,7 @@ class Live:
         served = self._served.get(name) if served is None else served
         if served is None or "declaration" in served.troubles:
             return tuple(part for each in stamps.values() for part in each)
-        used = (name, *served.project.lenders)
+        used = (name, *self._declared[name].lenders)
         return tuple(part for each in used for part in stamps.get(each, ()))
 
     def _load(self, name: str) -> Served | None:
@@ -175,14 +177,16 @@ class Live:
             return None
         self.broken.pop(name, None)
         self._report(name, "declaration", None)
-        return Served(project=project) if before is None else replace(before, project=project, troubles={})
+        self._declared[name] = project
+        return Served(project=project) if before is None else replace(before, troubles={})
 
     def _look(self, served: Served) -> Served:
-        if served.project.model is None:
-            served = replace(served, scorer=None, trial=None)
-        name, project = served.project.name, served.project
+        name, declared = served.project.name, self._declared[served.project.name]
         troubles = {what: why for what, why in served.troubles.items() if what == "declaration"}
         manifest, roles = self._versions(served, troubles)
+        project = declared if manifest is None else manifest.meant(declared)
+        if project.model is None:
+            served = replace(served, scorer=None, trial=None)
         champion = served.scorer
         if roles is not None:
             version = _champion(manifest, roles)
@@ -195,24 +199,42 @@ class Live:
         scorer = self._try("inputs", lambda: _fitting(project, champion), None, troubles)
         if "inputs" in troubles:
             # The version before serves on, unless it does not fit the declaration either.
-            scorer = self._try("inputs", lambda: _fitting(project, served.scorer), None, {})
+            before = served.scorer
+            previous = None if roles is None else roles.aliases.get(PREVIOUS)
+            if before is None and previous is not None:
+                before = self._try("model", lambda: self._scorer(name, str(previous), None), None, {})
+            scorer = self._try("inputs", lambda: _fitting(project, before), None, {})
         if scorer is not None and scorer is not served.scorer:
-            before = served.scorer.version if served.scorer else "none"
-            log.info("project %s: model version %s is served (before: %s)", name, scorer.version, before)
-        trial = self._try("trial", lambda: self._trial(served, roles, scorer), None, troubles)
+            former = served.scorer.version if served.scorer else "none"
+            log.info("project %s: model version %s is served (before: %s)", name, scorer.version, former)
+        trial = self._try("trial", lambda: self._trial(project, served, roles, scorer), None, troubles)
         if ("model" in troubles or "inputs" in troubles) and _waits_for_its_model(served, manifest):
-            manifest = served.manifest
+            manifest, project = served.manifest, served.project
         if "store" not in troubles:
             self._try("views", lambda: self._context.answers.prepare(project, manifest), None, troubles)
+        waits = None
+        if manifest is not None and project != declared:
+            waits = f"answers are by batch version {manifest.batch_version} until 'anabranch build {name}'"
+        self._report(name, "the declaration is another one", waits)
         for what in ("store", "model", "inputs", "trial", "views"):
             self._report(name, what, troubles.get(what))
-        return replace(served, manifest=manifest, scorer=scorer, trial=trial, troubles=troubles, looked=True)
+        return replace(
+            served,
+            project=project,
+            waiting=None if project == declared else declared,
+            manifest=manifest,
+            scorer=scorer,
+            trial=trial,
+            troubles=troubles,
+            looked=True,
+        )
 
     def _versions(self, served: Served, troubles: dict[str, str]) -> tuple[Manifest | None, Roles | None]:
         """Manifest and roles of one moment; both are read again when the manifest changed between."""
         name, stores = served.project.name, self._context.stores
+        declared = self._declared[name]
         manifest = self._try("store", lambda: stores.views.manifest(name), served.manifest, troubles)
-        if served.project.model is None:
+        if (declared if manifest is None else manifest.meant(declared)).model is None:
             return manifest, None
         for _ in range(_ATTEMPTS):
             roles = self._try("model", lambda: stores.models.roles(name), None, troubles)
@@ -242,11 +264,13 @@ class Live:
             return before
         return self._context.stores.models.scorer(name, version)
 
-    def _trial(self, served: Served, roles: Roles | None, champion: Scorer | None) -> LoadedTrial | None:
+    def _trial(
+        self, project: Project, served: Served, roles: Roles | None, champion: Scorer | None
+    ) -> LoadedTrial | None:
         """The version on trial (as before when the roles could not be read); None once it is the champion."""
         if champion is None:
             return None
-        project, trial = served.project, served.trial
+        trial = served.trial
         if roles is not None:
             declared = roles.trial
             if declared is None or declared.version == champion.version:
@@ -297,9 +321,3 @@ def _waits_for_its_model(served: Served, manifest: Manifest | None) -> bool:
         return False
     readable = manifest.previous.batch_version == before.batch_version
     return readable and manifest.model_version not in (None, scorer.version)
-
-
-def _stamp(path: Path) -> Stamp:
-    files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
-    stats = [(file, file.stat()) for file in files if file.exists()]
-    return tuple((str(file), stat.st_mtime_ns, stat.st_size) for file, stat in stats)

@@ -175,12 +175,15 @@ class Registry:
     features: Sequence[str] = ()
     version: str | None = "3"
     kept: dict[str, bytes] = field(default_factory=dict)
+    before: str | None = None
+    """The champion before `version`."""
     trial: VersionTrial | None = None
     others: dict[str, Any] = field(default_factory=dict)
     """Versions that are no `SumScorer`; an error is raised."""
 
     def roles(self, project: str) -> Roles:
-        return Roles(aliases={"champion": self.version} if self.version else {}, trial=self.trial)
+        aliases = {"champion": self.version, "previous": self.before}
+        return Roles(aliases={name: one for name, one in aliases.items() if one}, trial=self.trial)
 
     def scorer(self, project: str, version: str) -> Any:
         found = self.others.get(version, SumScorer(version, self.features))

@@ -78,11 +78,9 @@ class BatchTables(Tables):
     @answering()
     def _drop_old(self, entry: Manifest, expected: Manifest | None, previous: Manifest | None) -> None:
         needed = {*entry.tables.values(), *(previous.tables.values() if previous else ())}
-        views = {
-            *entry.tables,
-            *(previous.tables if previous else ()),
-            *(expected.tables if expected else ()),
-        }
+        # Also those that only the version which is dropped had.
+        known = (entry, previous, expected, expected and expected.previous)
+        views = {view for each in known if each is not None for view in each.tables}
         newest = max(entry.batch_version, previous.batch_version if previous else 0)
         self._drop_unneeded(entry.project, views, needed, newest)
 

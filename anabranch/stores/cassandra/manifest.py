@@ -147,10 +147,11 @@ def _read_one(session: Session, project: str) -> Manifest | None:
     ).one()
     if row is None:
         return None
+    known, entry = read_gaps(session, project), json.loads(row.entry)
     previous = Manifest(**json.loads(row.previous)) if row.previous else None
-    entry = json.loads(row.entry)
-    gaps = open_gaps(read_gaps(session, project), entry["cut"])
-    return Manifest(**entry, revision=row.revision, previous=previous, gaps=gaps)
+    if previous is not None:
+        previous = replace(previous, gaps=open_gaps(known, previous.cut))
+    return Manifest(**entry, revision=row.revision, previous=previous, gaps=open_gaps(known, entry["cut"]))
 
 
 def read_gaps(session: Session, project: str) -> list[Gap]:

@@ -1,7 +1,7 @@
 """Events that came with a question and were published: which stand in a topic, and how far streams are.
 
     own_events    (topic, id) -> claimed, partition, message, arrived; TTL
-    stream_places (project, source) -> began, done: offsets by partition
+    stream_places (project, tiles) -> began, done: offsets of the topic by partition; the view's `tiles_name`
 
 A row of an own event is there before its message, at first without a place; places of streams are written
 around each micro-batch. An answer must count such an event exactly once, whether or not the stream has added
@@ -9,7 +9,7 @@ it to the tiles that the answer reads. `counted` tells which it is, from the pla
 the stream's places before and after the tiles were read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,17 +97,18 @@ class OwnEventTables(Tables):
         self.session.execute(prepared(self.session, statement), bound)
 
     @answering("the tables of own events are missing")
-    def places(self, project: str, source: str) -> StreamPlaces:
-        """How far the stream of a source is."""
+    def places(self, project: str, view: str) -> StreamPlaces:
+        """How far the stream that keeps the tiles of a view (`tiles_name`) is."""
         statement = "SELECT began, done FROM stream_places WHERE project = ? AND source = ?"
-        row: Any = self.session.execute(prepared(self.session, statement), (project, source)).one()
+        row: Any = self.session.execute(prepared(self.session, statement), (project, view)).one()
         return StreamPlaces() if row is None else StreamPlaces(dict(row[0] or {}), dict(row[1] or {}))
 
     @answering("the tables of own events are missing")
-    def note_places(self, project: str, source: str, **places: Mapping[int, int]) -> None:
-        """Set `began`, `done` or both."""
+    def note_places(self, project: str, views: Iterable[str], **places: Mapping[int, int]) -> None:
+        """Set `began`, `done` or both, of views by their `tiles_name`."""
         names = list(places)
         sets = ", ".join(f"{name} = ?" for name in names)
         statement = f"UPDATE stream_places SET {sets} WHERE project = ? AND source = ?"
         values = [dict(places[name]) for name in names]
-        self.session.execute(prepared(self.session, statement), (*values, project, source))
+        for view in views:
+            self.session.execute(prepared(self.session, statement), (*values, project, view))

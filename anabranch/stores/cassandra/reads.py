@@ -33,8 +33,9 @@ class DeclaredAnewError(AnabranchError):
 def states_of(project: Project, view: FeatureView, manifest: Manifest | None) -> tuple[str, Manifest | None]:
     """The project whose tables hold a view's states, and its manifest: those of the owner of a shared view.
 
-    `manifest` is that of `project`. Raises DeclaredAnewError when the shared view is not the one that the
-    project was built with.
+    `manifest` is that of `project`. Where the owner has built another view of the name, it is the owner's
+    version before, as long as that is kept. Raises DeclaredAnewError when the shared view is not the one that
+    the project was built with.
     """
     owner = view.use.owner
     if owner is None:
@@ -56,6 +57,9 @@ def states_of(project: Project, view: FeatureView, manifest: Manifest | None) ->
             f"project {owner!r} has no batch version any more, so its view {view.name!r} cannot be read: "
             f"run 'anabranch build {owner}'"
         )
+    before = lent.previous
+    if before is not None and lent.fingerprints.get(view.name) != view.fingerprint:
+        lent = before if before.fingerprints.get(view.name) == view.fingerprint else lent
     return owner, lent
 
 

@@ -15,7 +15,7 @@ from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureView
 from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.stores.cassandra.session import answering
-from anabranch.stores.cassandra.tables import current_table, history_table, tiles_table
+from anabranch.stores.cassandra.tables import current_table, history_table, is_of_project, tiles_table
 from anabranch.stores.cassandra.views import Views
 
 _PAGE = 2000
@@ -112,6 +112,44 @@ def erase_current(views: Views, project: Project, keys: Collection[str]) -> None
         if views.has_table(table):
             for key in keys:
                 views.session.execute(f"DELETE FROM {table} WHERE key = %s", (key,))
+
+
+_OF_PROJECTS = ("manifest", "gaps", "online_models", "batch_versions", "measures_latest")
+"""Tables that have a partition of each project."""
+
+
+@answering()
+def tables_of(
+    views: Views, name: str, declarations: Iterable[Project], manifest: Manifest | None
+) -> list[str]:
+    """The tables of a project that are there: those that its declarations and versions name, and those whose
+    names tell it.
+    """
+    entries = [entry for entry in (manifest, manifest and manifest.previous) if entry]
+    known = {table for entry in entries for table in entry.tables.values()}
+    known |= {current_table(name), history_table(name)}
+    known |= {
+        tiles_table(name, view, fine=fine)
+        for project in declarations
+        for view in project.own_views
+        for fine in (False, True)
+    }
+    return sorted(table for table in views.tables if table in known or is_of_project(table, name))
+
+
+@answering()
+def drop_project(views: Views, name: str, tables: Iterable[str]) -> None:
+    """Remove a project's versions, so that no answer reads its tables, the tables, and its rows in others."""
+    session, there = views.session, views.tables
+    for table in _OF_PROJECTS:
+        if table in there:
+            session.execute(f"DELETE FROM {table} WHERE project = %s", (name,))
+    if "stream_places" in there:
+        rows = session.execute("SELECT DISTINCT project, source FROM stream_places")
+        for row in [row for row in rows if row.project == name]:
+            session.execute("DELETE FROM stream_places WHERE project = %s AND source = %s", tuple(row))
+    for table in tables:
+        session.execute(f"DROP TABLE IF EXISTS {table}")
 
 
 def _tables(views: Views, project: Project, view: FeatureView, manifest: Manifest | None) -> dict[str, bool]:

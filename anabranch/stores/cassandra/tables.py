@@ -1,6 +1,7 @@
 """Names and types of tables in Cassandra, and what every gateway to them shares."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -50,6 +51,15 @@ def batch_table(project: str, view: str, version: int) -> str:
 def tiles_table(project: str, view: FeatureView, *, fine: bool = False) -> str:
     """Table of a view's tiles, wide or fine."""
     return table_name(project, view.name, f"{'f' if fine else 'w'}{view.fingerprint}")
+
+
+def is_of_project(table: str, project: str, kinds: str = "bwf") -> bool:
+    """Whether the name of a table tells that it has states of a project: batch states (b), tiles (w and f).
+
+    A shortened name tells none.
+    """
+    view = r"(?![0-9a-f]{10}__)[a-z0-9]+(_[a-z0-9]+)*"
+    return bool(re.fullmatch(rf"{project}__{view}__([{kinds}][0-9a-f]{{12}}|[{kinds}]\d+)", table))
 
 
 def current_table(project: str) -> str:
@@ -121,6 +131,11 @@ class Tables:
     def connected(self) -> bool:
         """Whether a read starts at once; otherwise it connects first, which may take seconds."""
         return is_connected(self.settings)
+
+    @property
+    def tables(self) -> list[str]:
+        """The names of all tables."""
+        return list(self._tables())
 
     def has_table(self, name: str) -> bool:
         """Whether the table exists."""

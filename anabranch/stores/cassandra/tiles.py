@@ -1,9 +1,11 @@
 """Tables of tiles: created for a project, filled by the stream's tasks."""
 
+from collections.abc import Sequence
+
 from anabranch.declare.projects import Project
 from anabranch.settings import ViewsSettings
 from anabranch.stores.cassandra.session import answering, prepared, session_for
-from anabranch.stores.cassandra.tables import READ_AGAIN, Tables, tiles_table
+from anabranch.stores.cassandra.tables import READ_AGAIN, Tables, is_of_project, tiles_table
 from anabranch.stores.cassandra.writer import Sender
 from anabranch.values.keys import SEPARATOR
 
@@ -21,7 +23,8 @@ class TileTables(Tables):
         """Create the tile tables of a project's views where they are missing."""
         ttl = self.settings.tile_ttl_days * 86_400
         for view in project.own_views:
-            for fine in (False, True)[: len(view.tiers)]:
+            # Wide tiles last: who finds their table reads fine ones too.
+            for fine in (True, False)[2 - len(view.tiers) :]:
                 order = "tile_start, slot" if fine else "slot, tile_start"
                 self.session.execute(
                     f"CREATE TABLE IF NOT EXISTS {tiles_table(project.name, view, fine=fine)} "
@@ -45,6 +48,23 @@ class TileTables(Tables):
             self.session.execute(f"SELECT key FROM {table} WHERE key = %s", (_MARK,)) for table in tables
         ]
         return all(rows.one() is not None for rows in found)
+
+    @answering()
+    def drop_tiles(self, name: str, kept: Sequence[Project] = ()) -> list[str]:
+        """Drop the tile tables of a project that none of the declarations `kept` has; returns their names.
+
+        A table whose name was shortened stays, as it does not tell its project: tiles have a time to live.
+        """
+        needed = {
+            tiles_table(name, view, fine=fine)
+            for each in kept
+            for view in each.own_views
+            for fine in (False, True)
+        }
+        dropped = [one for one in self.tables if is_of_project(one, name, "wf") and one not in needed]
+        for table in dropped:
+            self.session.execute(f"DROP TABLE IF EXISTS {table}")
+        return dropped
 
     def _tile_tables(self, project: Project, source: str) -> list[str]:
         return [

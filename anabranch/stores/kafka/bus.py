@@ -141,6 +141,20 @@ class Bus:
                 if name not in existing:
                     _create(admin, name, *self._ensured[name])
 
+    def existing(self, names: Iterable[str]) -> list[str]:
+        """Those of `names` that are there."""
+        with self._admin() as admin:
+            there = set(admin.list_topics())
+        return [name for name in dict.fromkeys(names) if name in there]
+
+    def delete_topics(self, names: Sequence[str]) -> None:
+        """Delete topics with all that they hold."""
+        for name in names:
+            self._ensured.pop(name, None)
+        if names:
+            with self._admin() as admin:
+                admin.delete_topics(list(names))
+
     def relayed(self, names: Sequence[str]) -> list[str]:
         """Those of `names` that are read through a relay's copy, since their producers stamp them.
 

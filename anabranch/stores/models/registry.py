@@ -24,6 +24,7 @@ from anabranch.errors import AnabranchError, MisuseError, UnavailableError
 from anabranch.stores.models.connection import PAUSES, mlflow_module
 from anabranch.stores.models.inputs import check_fits
 from anabranch.stores.models.records import FILES, VersionRecords
+from anabranch.stores.models.roles import PREVIOUS
 from anabranch.stores.models.scoring import Columns, Scores
 from anabranch.stores.models.versions import Scorer
 
@@ -45,6 +46,12 @@ class Models(VersionRecords):
         self.version_tags(project, version)
         with self.asking():
             return str(self.reader.get_model_version_download_uri(project, version))
+
+    def forget(self, project: str) -> None:
+        """Delete the project's model with all versions and roles; the runs of its trainings stay."""
+        if self.list(project):
+            with self.asking():
+                self.client.delete_registered_model(project)
 
     def address(self, project: str, version: str) -> str:
         """`uri`, asked once a process: a version's files never move."""
@@ -75,26 +82,43 @@ class Models(VersionRecords):
         return PAUSES.ask(key, lambda: self.scorer(project, version))
 
     def usable_champion(self, project: Project, *, for_stream: bool = False) -> str | None:
-        """The champion when its inputs fit the declaration; else None, with a warning the first time.
+        """The champion when its inputs fit the declaration, else the one before it if its own do.
 
-        The version itself is not loaded. With `for_stream` the registry may be away; see
-        `last_known_champion` and `stream_scorer`.
+        A model that was trained for a declaration which waits for its build does not fit the one that serves,
+        and the one before goes on. None with a warning the first time when neither fits. The version itself
+        is not loaded. With `for_stream` the registry may be away; see `last_known_champion` and
+        `stream_scorer`.
         """
         version = self.last_known_champion(project.name) if for_stream else self.champion(project.name)
         if version is None:
             return None
-        key = self._key(project.name, version)
-        if key not in _kinds:
-            if for_stream:
-                _kinds[key] = PAUSES.ask(key, lambda: self._read_kinds(project.name, version))
-            else:
-                _kinds[key] = self._read_kinds(project.name, version)
         try:
-            check_fits(project, version, _kinds[key])
+            check_fits(project, version, self._known_kinds(project.name, version, for_stream=for_stream))
         except MisuseError as error:
-            _warn_once(f"{error}; until then its scores stay empty")
+            before = self._previous(project, for_stream=for_stream)
+            _warn_once(
+                f"{error}; until then {'its scores stay empty' if before is None else f'{before} serves'}"
+            )
+            return before
+        return version
+
+    def _previous(self, project: Project, *, for_stream: bool) -> str | None:
+        try:
+            version = self.roles(project.name).aliases.get(PREVIOUS)
+            if version is not None:
+                check_fits(project, version, self._known_kinds(project.name, version, for_stream=for_stream))
+        except (MisuseError, UnavailableError):
             return None
         return version
+
+    def _known_kinds(self, project: str, version: str, *, for_stream: bool) -> Mapping[str, str]:
+        key = self._key(project, version)
+        if key not in _kinds:
+            if for_stream:
+                _kinds[key] = PAUSES.ask(key, lambda: self._read_kinds(project, version))
+            else:
+                _kinds[key] = self._read_kinds(project, version)
+        return _kinds[key]
 
     @contextmanager
     def model_folder(self, project: str, version: str) -> Iterator[Path]:

@@ -10,6 +10,7 @@ import typer
 from anabranch.answers.requests import MOST_SHOWN
 from anabranch.declare.projects import Project
 from anabranch.errors import AnabranchError, MisuseError
+from anabranch.events.own_events import OwnEvent
 from anabranch.values.keys import key_text, read_key
 from anabranch.values.times import SECOND, format_time, now_micros, parse_time
 from jobs.cli.options import AsJson, KeyText, Name
@@ -47,25 +48,26 @@ def answer(
     """Show the features and the score of one key, now or at a time in the past."""
     from anabranch.answers.own_requests import event_values
     from anabranch.answers.requests import decode, request_values, stored_key
-    from jobs.flows.answering import answer_key
+    from jobs.flows.answering import answer_key, by_served
 
     with job() as context:
-        project = context.project(name)
-        stored = stored_key(read_key(project.keys, key), project)
-        given = None if request is None else decode(request.encode(), what="--request")
-        if given is not None and project.request is None:
-            raise MisuseError(f"{name} declares no request: leave out --request")
-        if given is not None:
-            request_values(given, project)  # before anything slow
+        declared = context.project(name)
+        moment = None if at is None else parse_time(at)
         if event is not None and at is not None:
             raise MisuseError("an --event is for an answer as of now: leave out --at")
+        given = None if request is None else decode(request.encode(), what="--request")
+        brought = None if event is None else decode(event.encode(), exact=True, what="--event")
         latest = now_micros() + context.settings.times.future_skew_seconds * SECOND
-        own = (
-            ()
-            if event is None
-            else event_values(decode(event.encode(), exact=True, what="--event"), project, stored, latest)
-        )
-        moment = None if at is None else parse_time(at)
+
+        def asked(project: Project) -> tuple[dict[str, str], tuple[OwnEvent, ...]]:
+            stored = stored_key(read_key(project.keys, key), project)
+            if given is not None and project.request is None:
+                raise MisuseError(f"{name} declares no request: leave out --request")
+            if given is not None:
+                request_values(given, project)  # before anything slow
+            return stored, () if brought is None else event_values(brought, project, stored, latest)
+
+        project, (stored, own) = by_served(context, declared, asked)
         answered = answer_key(context, project, stored, moment, given, own, explain=explain)
     if as_json:
         say(json.dumps(answered, default=str))
@@ -115,12 +117,15 @@ def why(
 ) -> None:
     """Show where a score comes from: its features, their windows, and the very events."""
     from anabranch.answers.requests import stored_key
+    from jobs.flows.answering import by_served
     from jobs.flows.tracing import why_key
 
     with job() as context:
-        project = context.project(name)
-        stored = stored_key(read_key(project.keys, key), project)
-        found = why_key(context, project, stored, None if at is None else parse_time(at), events)
+        moment = None if at is None else parse_time(at)
+        project, stored = by_served(
+            context, context.project(name), lambda one: stored_key(read_key(one.keys, key), one)
+        )
+        found = why_key(context, project, stored, moment, events)
     if as_json:
         say(json.dumps(found, default=str))
         return

@@ -245,7 +245,8 @@ def stream(
     with job() as context:
         projects = _projects(context, names or [])
         with _metrics("stream", context, projects, once) as metrics:
-            streams, steps = Streams(context.speed_layer(once=once), projects), Steps()
+            load = None if once else context.project_now
+            streams, steps = Streams(context.speed_layer(once=once), projects, load), Steps()
             started = ", ".join(streams.start()) or "no view has a topic"
             steps.step(f"stream of {_names(projects)}: {started}")
             reported = time.monotonic()

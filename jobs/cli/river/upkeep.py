@@ -1,11 +1,13 @@
-"""Verbs about the lake's tables: upkeep, history, erase."""
+"""Verbs about what is kept: upkeep, history, erase, retire."""
 
+import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from anabranch.errors import MisuseError
 from anabranch.values.times import format_time
 from jobs.cli.options import AsJson, Name
 from jobs.show import Steps, picked, result, table
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for verb in (upkeep, history, erase):
+    for verb in (upkeep, history, erase, retire):
         app.command()(verb)
 
 
@@ -138,6 +140,31 @@ def erase(
             [list(each) for each in rows.items()],
         )
     result(as_json, value, _erased(value, learns=project.model is not None))
+
+
+def retire(
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask, and remove what is listed.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a project: its tables, tiles, topics, lake, checkpoints and models. Cannot be undone."""
+    from jobs.flows.retiring import RetiredProject
+
+    with job() as context:
+        going = RetiredProject(context, name)
+        going.check()
+        listed = going.listed()
+        if not as_json:
+            table(f"What goes with {name}", ["what", "which"], [list(row) for row in listed])
+        if not yes and not (sys.stdin.isatty() and typer.confirm(f"Remove all of {name}?", err=True)):
+            raise MisuseError(f"nothing was removed: to remove it, run 'anabranch retire {name} --yes'")
+        going.go(Steps())
+    counts = f"{len(going.tables)} tables, {len(going.topics)} topics, {len(going.folders)} folders"
+    text = (
+        f"{name} is gone: {counts}, {going.models} versions of its model. Topics and files of yours stay, "
+        f"and so do the runs of its trainings in MLflow.\nNext: remove {name}.py from the folder of projects"
+    )
+    result(as_json, {"project": name, **dict(listed)}, text)
 
 
 def _erased(value: dict[str, Any], *, learns: bool) -> str:

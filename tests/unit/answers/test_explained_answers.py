@@ -49,7 +49,12 @@ class AnnIsKnown:
     """A store that knows ann."""
 
     def features(
-        self, project: Project, keys: Sequence[Any], at: int | None = None, events: Sequence[Any] = ()
+        self,
+        project: Project,
+        keys: Sequence[Any],
+        at: int | None = None,
+        events: Sequence[Any] = (),
+        manifest: object = None,
     ) -> list[Answer]:
         return [Answer(key, {"pages": 60, "n": 2}, NOW, None, 7, key["who"] == "ann") for key in keys]
 

@@ -123,6 +123,7 @@ class Known:
         keys: Sequence[Mapping[str, object]],
         at: int | None = None,
         events: Sequence[object] = (),
+        manifest: object = None,
     ) -> list[Answer]:
         self.reads += 1
         empty: dict[str, object] = {"pages": None, "town": None, "visits": 0}

@@ -45,6 +45,7 @@ class Known:
         keys: Sequence[Mapping[str, object]],
         at: int | None = None,
         events: Sequence[Any] = (),
+        manifest: object = None,
     ) -> list[Answer]:
         if self.away:
             raise UnavailableError("Cassandra is away")

@@ -15,7 +15,7 @@ from anabranch.answers.parts import Parts
 from anabranch.folds.merge import BatchPart, Known
 from anabranch.stores.cassandra.manifest import Gap, Manifest
 from anabranch.stores.cassandra.own_events import OwnPlace, StreamPlaces
-from anabranch.stores.cassandra.reads import DeclaredAnewError
+from anabranch.stores.cassandra.reads import DeclaredAnewError, states_of
 from anabranch.stores.cassandra.views import Views
 from anabranch.testing import oracle
 from anabranch.testing.states import SLACK, SLOT, batch_part, tiles
@@ -243,3 +243,17 @@ def test_a_gap_of_the_owners_stream_degrades_the_borrowers_answers() -> None:
     project = Project(name="deals", views=(view,))
     (answer,) = Answers(cast("Views", store)).features(project, [{"key": "a"}], START)
     assert str(gap) in str(answer.degraded)
+
+
+def test_a_shared_view_that_its_owner_built_anew_is_read_from_the_version_before() -> None:
+    view, changed = lent("merchants", VIEW), replace(VIEW, features={"spread": Variance("x")})
+    store = StatesInMemory([], {"deals": START, "merchants": START}, {"deals": noted(view)})
+    manifest = store.manifest("deals")
+    assert manifest is not None
+    before = manifest.lent["merchants"]
+    after = replace(before, fingerprints={VIEW.name: changed.fingerprint}, cut=START + 1, previous=before)
+    known = replace(manifest, lent={"merchants": after})
+    deals = Project(name="deals", views=(view,))
+    assert states_of(deals, view, known) == ("merchants", before)
+    gone = replace(manifest, lent={"merchants": replace(after, previous=None)})
+    assert states_of(deals, view, gone) == ("merchants", gone.lent["merchants"])  # whose read is refused

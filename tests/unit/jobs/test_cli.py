@@ -425,12 +425,16 @@ def test_a_setting_of_the_gate_is_checked(anabranch: CommandLine, monkeypatch: p
 class Store:
     """Answers and models: one plane is known, one version scores the number of its flights."""
 
+    def served(self, declared: Project) -> tuple[Project, None]:
+        return declared, None
+
     def features(
         self,
         project: Project,
         keys: Sequence[Mapping[str, object]],
         at: int | None,
         events: Sequence[object] = (),
+        manifest: object = None,
     ) -> list[Answer]:
         known = [key["plane"] == "N1" for key in keys]
         return [

@@ -49,7 +49,8 @@ def test_a_new_champion_scores_the_current_rows(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(building, "reset_current_rows", lambda _, project: made.append(project.name))
 
     def context(manifest: Any) -> Any:
-        return SimpleNamespace(views=SimpleNamespace(manifest=manifest))
+        answers = SimpleNamespace(served=lambda project: (project, None))
+        return SimpleNamespace(views=SimpleNamespace(manifest=manifest), answers=answers)
 
     def away(_: str) -> None:
         raise UnavailableError("Cassandra does not answer")

@@ -63,7 +63,6 @@ def test_a_version_without_a_kept_declaration_is_meant_by_the_declared_one() -> 
         {"views": (replace(VIEW, windows=("1h", "7d")),)},
         {"views": (replace(VIEW, name="renamed"),)},
         {"views": (replace(VIEW, features={"n": Count(where="x > 1")}),)},
-        {"views": (replace(VIEW, source=replace(source, schema=f"{source.schema}, more INT")),)},
         {"derived": {}},
         {"derived": {"twice": Derived("3 * n_1h")}},
         {"request": Request(schema="amount DOUBLE DEFAULT 0")},
@@ -73,6 +72,18 @@ def test_views_derived_features_and_the_request_stay_until_the_next_build(change
     declared = replace(BUILT, **change)  # type: ignore[arg-type]
     assert manifest(BUILT).meant(declared) == BUILT
     assert manifest(declared).meant(BUILT) == declared  # and so after a rollback
+
+
+def test_a_wider_source_is_read_at_once_and_changes_no_view() -> None:
+    wider = replace(source, schema=f"{source.schema}, more INT")
+    more = replace(VIEW, source=wider, features={"m": Sum("more")})
+    declared = replace(BUILT, views=(more,), derived={}, model=Model(features=("m_1h",)))
+    meant = manifest(BUILT).meant(declared)
+    assert meant.views == (replace(VIEW, source=wider),)
+    assert meant.views[0].fingerprint == VIEW.fingerprint
+    narrow = replace(source, schema=source.schema.replace("key STRING", "key INT"))
+    changed = replace(BUILT, views=(replace(VIEW, source=narrow),), label=None, model=None)
+    assert manifest(BUILT).meant(changed) == BUILT
 
 
 def test_another_model_that_fits_needs_no_build_and_one_that_does_not_fit_waits_for_it() -> None:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from anabranch.declare.loading import load_project
 from anabranch.errors import UnavailableError
+from anabranch.kept.writing import written
 from anabranch.stores.models.roles import VersionTrial
 from tests.support.serving_fakes import Bench, FakeManifest, SumScorer, bench
 
@@ -325,3 +327,47 @@ def test_the_lineage_of_a_borrower_names_the_versions_that_it_reads_of_others(
     lineage = shop.ask("GET", "/v1/projects/borrower")[1]["lineage"]
     assert lineage["shared"] == {"lender": 12}
     assert shop.ask("GET", "/v1/projects/lender")[1]["lineage"]["batch"]["version"] == 7
+
+
+def test_a_changed_declaration_is_answered_by_the_one_before_until_it_is_built(
+    shop: Bench, tmp_path: Path
+) -> None:
+    def built(number: int) -> FakeManifest:
+        return FakeManifest(
+            project="shop", batch_version=number, declaration=written(load_project("shop", [tmp_path]))
+        )
+
+    first = shop.store.served = built(7)
+    shop.app.live.refresh()
+    declare(tmp_path, DECLARATION.format(feature="times_seen"), 2_000)
+    shop.app.live.refresh()
+    assert features(shop) == {"visits"}
+    assert predicted(shop)[0] == 200
+    served = shop.app.live.get("shop")
+    assert served is not None
+    assert served.waiting is not None
+    assert served.waiting.column_of.keys() == {"times_seen"}
+    second = shop.store.served = replace(built(8), previous=first)
+    shop.registry.others["4"] = SumScorer("4", ("times_seen",))
+    shop.registry.version = "4"
+    shop.app.live.refresh()
+    assert features(shop) == {"times_seen"}
+    assert predicted(shop, "times_seen")[1]["model_version"] == "4"
+    shop.store.served, shop.registry.version = replace(first, previous=second), "3"
+    shop.app.live.refresh()
+    assert features(shop) == {"visits"}
+    assert predicted(shop)[1]["model_version"] == "3"
+
+
+def test_a_model_for_a_declaration_that_waits_does_not_take_the_one_that_serves_from_answers(
+    tmp_path: Path,
+) -> None:
+    declare(tmp_path, DECLARATION.format(feature="visits"), 1_000)
+    built = FakeManifest(project="shop", declaration=written(load_project("shop", [tmp_path])))
+    declare(tmp_path, DECLARATION.format(feature="times_seen"), 2_000)
+    started = bench(tmp_path, ("visits",))  # a server that never served version 3
+    started.store.served = built
+    started.registry.others["4"] = SumScorer("4", ("times_seen",))
+    started.registry.version, started.registry.before = "4", "3"
+    started.app.live.refresh()
+    assert predicted(started)[1]["model_version"] == "3"

@@ -14,7 +14,7 @@ from pyspark.sql.streaming.listener import StreamingQueryProgress
 
 from anabranch.stores.queries import SupervisedQuery
 from anabranch.values.times import to_micros
-from speed.progress import Delays, Meter, Snapshot, StreamMetrics, Stretch
+from speed.progress import Meter, Snapshot, StreamMetrics, Stretch
 from speed.streams import _MeasuredQuery
 from tests.conftest import free_ports
 
@@ -126,7 +126,8 @@ def test_a_query_starts_again_when_its_topic_or_its_tiles_were_deleted(
     supervised = SupervisedQuery(name="pumps.readings", begin=lambda: query, query=query)
     project: Any = SimpleNamespace(name="pumps")
     measured = _MeasuredQuery(project, "readings", "readings", supervised, meter([progress(0)]))
-    measured.delays = Delays("readings", None)
+    feed: Any = SimpleNamespace(project=project, source=SimpleNamespace(name="readings"))
+    measured.feed = feed
     for topic_id in topic_ids:
         measured.look(layer, topic_id)
     assert (stopped, supervised.query) == ((["stopped"], None) if again else ([], query))

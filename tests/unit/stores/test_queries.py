@@ -221,3 +221,17 @@ def test_a_damaged_checkpoint_is_told_with_what_to_do() -> None:
     assert reason_of(RuntimeError(text)).startswith(
         "its checkpoint is damaged (java.lang.IllegalStateException: Incomplete log file): restore it"
     )
+
+
+def test_a_query_that_is_added_starts_with_the_next_look_and_one_that_is_removed_ends_alone() -> None:
+    clock, first, second = Clock(), ToyQuery(), ToyQuery()
+    one, other = toy("one", [first]), toy("other", [second])
+    supervisor = Supervisor([one], OnFailure.RESTART, clock)
+    supervisor.start()
+    supervisor.add(other)
+    looked(supervisor, clock, 0.0)
+    assert other.query is second
+    supervisor.remove(one)
+    assert (first.isActive, second.isActive, supervisor.active) == (False, True, True)
+    looked(supervisor, clock, 60.0)
+    assert one.restarts == 0
