@@ -88,7 +88,9 @@ def _code(words: Sequence[str], debug: bool) -> int:
     """Run one command and tell its error in a line; returns the exit code."""
     try:
         # Without a verb the help is shown, and it is misuse.
-        code = app(list(words) or ["--help"], prog_name=NAME, standalone_mode=False) or (0 if words else 2)
+        # A verb may run others: the context's object is what runs them.
+        code = app(list(words) or ["--help"], prog_name=NAME, standalone_mode=False, obj=main)
+        code = code or (0 if words else 2)
     except _MISUSE as error:
         text = error.format_message().rstrip(".")
         return _fail(

@@ -18,7 +18,7 @@ _ABOUT = "Written by 'make dashboards' from jobs/monitoring/rules.py: change it 
 
 
 @dataclass(frozen=True)
-class Graph:
+class Panel:
     """One panel: a title, the unit of its axis (Grafana's name), and its queries by their legend."""
 
     title: str
@@ -32,7 +32,7 @@ class Board:
 
     uid: str
     title: str
-    graphs: tuple[Graph, ...]
+    graphs: tuple[Panel, ...]
 
 
 def _quantile(share: float) -> str:
@@ -44,17 +44,17 @@ BOARDS = (
         "anabranch",
         "Anabranch: answers",
         (
-            Graph(
+            Panel(
                 "Answers a second",
                 "reqps",
                 {"{{route}} {{project}}": "sum by (route, project) (rate(anabranch_requests_total[1m]))"},
             ),
-            Graph(
+            Panel(
                 "Latency of an answer, p50 and p99",
                 "s",
                 {"p50 {{route}}": _quantile(0.5), "p99 {{route}}": _quantile(0.99)},
             ),
-            Graph(
+            Panel(
                 "Errors and degraded answers a second",
                 "reqps",
                 {
@@ -63,7 +63,7 @@ BOARDS = (
                     "degraded {{project}}": "sum by (project) (rate(anabranch_degraded_answers_total[1m]))",
                 },
             ),
-            Graph(
+            Panel(
                 "Predictions waiting, and lost in five minutes",
                 "short",
                 {
@@ -71,17 +71,17 @@ BOARDS = (
                     "lost {{reason}}": "sum by (reason) (increase(anabranch_predictions_dropped_total[5m]))",
                 },
             ),
-            Graph(
+            Panel(
                 "REST servers that can be scraped, and stores left alone",
                 "short",
                 {"{{instance}}": 'up{job="rest"}', "{{store}}": "max by (store) (anabranch_breaker_open)"},
             ),
-            Graph(
+            Panel(
                 "Model version served",
                 "short",
                 {"{{project}} {{version}}": "max by (project, version) (anabranch_model_served)"},
             ),
-            Graph(
+            Panel(
                 "Accuracy, drift, skew",
                 "short",
                 {
@@ -89,7 +89,7 @@ BOARDS = (
                     "(anabranch_measure)"
                 },
             ),
-            Graph(
+            Panel(
                 "Answers compared with a version on trial, a second",
                 "reqps",
                 {
@@ -103,24 +103,24 @@ BOARDS = (
         "anabranch-river",
         "Anabranch: stream, jobs and machines",
         (
-            Graph(
+            Panel(
                 "Events a second",
                 "short",
                 {"{{project}}.{{source}}": "anabranch_stream_events_per_second"},
             ),
-            Graph(
+            Panel(
                 "Unread messages",
                 "short",
                 {"{{project}}.{{source}}": "sum by (project, source) (anabranch_stream_lag)"},
             ),
-            Graph("Length of a micro-batch", "s", {"{{project}}.{{source}}": "anabranch_stream_seconds"}),
-            Graph("State of the stream", "bytes", {"{{project}}.{{source}}": "anabranch_stream_state_bytes"}),
-            Graph(
+            Panel("Length of a micro-batch", "s", {"{{project}}.{{source}}": "anabranch_stream_seconds"}),
+            Panel("State of the stream", "bytes", {"{{project}}.{{source}}": "anabranch_stream_state_bytes"}),
+            Panel(
                 "Age of the batch's cut",
                 "s",
                 {"{{project}}": "max by (project) (time() - anabranch_batch_cut_seconds)"},
             ),
-            Graph(
+            Panel(
                 "How long the last run of a job took, and its failures",
                 "s",
                 {
@@ -128,24 +128,24 @@ BOARDS = (
                     "failures of {{verb}} {{project}}": "anabranch_job_failures_total",
                 },
             ),
-            Graph(
+            Panel(
                 "Since a job last succeeded",
                 "s",
                 {"{{verb}} {{project}}": "time() - (anabranch_job_succeeded_seconds > 0)"},
             ),
-            Graph(
+            Panel(
                 "Free disk",
                 "percentunit",
                 {"{{place}}": "anabranch_disk_free_bytes / anabranch_disk_bytes"},
             ),
-            Graph("Servers that answer", "short", {"{{server}}": "anabranch_server_up"}),
+            Panel("Servers that answer", "short", {"{{server}}": "anabranch_server_up"}),
         ),
     ),
     Board(
         "anabranch-objectives",
         "Anabranch: objectives",
         (
-            Graph(
+            Panel(
                 "Error budget burnt, of one that is spent in 30 days",
                 "short",
                 {
@@ -153,12 +153,12 @@ BOARDS = (
                     for span in ("5m", "1h", "6h", "1d")
                 },
             ),
-            Graph(
+            Panel(
                 "Kept over the last hour",
                 "percentunit",
                 {_OBJECTIVE: f"1 - {missed_series('1h')}", "promised {{objective}}": TARGET},
             ),
-            Graph(
+            Panel(
                 "Freshness: how far behind, and what is promised",
                 "s",
                 {

@@ -106,7 +106,7 @@ def test_the_library_alone_declares_folds_proves_checks_and_says_what_the_rest_n
     assert ran.stdout.splitlines()[-1:] == ["[0, 0] 2"], ran.stdout + ran.stderr
     assert "which this verb needs" in ran.stderr
     assert "pip install 'anabranch[platform]'" in ran.stderr
-    assert "is not checked, as there is no package 'xgboost' here" in ran.stdout
+    assert "is not checked, as there is no package '" in ran.stdout
 
 
 def test_heavy_packages_are_in_the_extra_alone() -> None:

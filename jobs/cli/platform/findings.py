@@ -29,6 +29,8 @@ _MOST_SKEW = 1.0
 """Seconds between the clocks of this machine and of Cassandra; slots are of an hour, states of the future of
 minutes."""
 _SHOWN = ("anabranch", "pyspark", "delta-spark", "mlflow", "numpy", "pyarrow", "granian")
+_SYSTEM = "/usr/sbin:/usr/local/sbin"
+"""Where programs of the system lie that are not on everybody's path."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,9 @@ def _programs(_settings: Settings) -> Iterator[Finding]:
         (("openssl",), "tests of the gateway make certificates with it"),
         (("chromium", "chromium-browser", "google-chrome"), "tests of the pages run it"),
     ):
-        place = next(filter(None, (shutil.which(name, path=_path()) for name in names)), None)
+        place = next(
+            filter(None, (shutil.which(name) or shutil.which(name, path=_SYSTEM) for name in names)), None
+        )
         missing = f"{names[0]} is not found"
         yield (
             Finding(area=names[0], state=OK, text=place)
@@ -76,10 +80,6 @@ def _programs(_settings: Settings) -> Iterator[Finding]:
                 area=names[0], state=NOTE, text=missing, todo=f"install it if you need it: {purpose}"
             )
         )
-
-
-def _path() -> str:
-    return os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
 
 
 def _output(command: list[str]) -> str:

@@ -33,12 +33,10 @@ def shell(context: typer.Context) -> None:
 
     An error does not end it; `exit` does. The exit code is that of the last verb.
     """
-    from jobs.cli.main import main
-
     group: Any = context.find_root().command
     typed = sys.stdin.isatty()
     with kept_open():
-        code = run_lines(_typed(group) if typed else _piped(), main)
+        code = run_lines(_typed(group) if typed else _piped(), context.obj)
     if code:
         raise typer.Exit(code)
 
