@@ -79,16 +79,21 @@ def folds(
 ) -> NDArray[np.int64]:
     """The fold of each row, 0 to `count` - 1: rows of one group together, classes spread evenly.
 
-    Raises AnabranchError when one of two classes (otherwise the data) has fewer groups than folds. One of
+    Raises AnabranchError when one of two classes (otherwise the data) is in fewer groups than folds. One of
     several classes may be in fewer folds.
     """
     unique, position = np.unique(np.arange(len(target)) if groups is None else groups, return_inverse=True)
-    strata = _strata(position, len(unique), target, task)
+    strata, smallest = _strata(position, len(unique), target, task), len(unique)
+    if task == "class":
+        # Groups of both classes lie between those of one, so that each class is dealt out without a gap.
+        zero = np.zeros(len(unique), dtype=bool)
+        zero[position[target == 0]] = True
+        smallest = min(int(zero.sum()), int(strata.sum()))
+        strata = strata + (strata & ~zero)
     order = np.random.default_rng(seed).permutation(len(unique))
     # Dealt out like cards, one stratum after the other.
     dealt = order[np.argsort(strata[order], kind="stable")]
-    smallest = int(np.bincount(strata).min()) if task == "class" and strata.any() else len(unique)
-    if smallest < count or (task == "class" and len(np.unique(strata)) < 2):
+    if smallest < count:
         what = "keys of the rarer class" if task == "class" else "keys"
         raise AnabranchError(
             f"there are {smallest} {what} for {count} folds: bring in more labels, or use fewer folds"

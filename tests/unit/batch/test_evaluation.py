@@ -19,7 +19,7 @@ from batch.evaluation.assessment import (
     slice_results,
 )
 from batch.evaluation.measures import evaluate, measure
-from batch.evaluation.splits import held_out, split
+from batch.evaluation.splits import folds, held_out, split
 from batch.training.pictures import calibration_points, pictures
 
 
@@ -60,6 +60,24 @@ def test_every_split_is_usable_or_refused(rows: list[tuple[int, bool]]) -> None:
         return
     assert set(target[mask]) == set(target[~mask]) == {0.0, 1.0}
     assert not set(names[mask]) & set(names[~mask])
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.booleans()), min_size=1, max_size=60), st.integers(2, 5)
+)
+def test_every_fold_has_both_classes_unless_one_is_of_fewer_keys_than_folds(
+    rows: list[tuple[int, bool]], count: int
+) -> None:
+    groups = np.array([group for group, _ in rows])
+    target = np.array([float(value) for _, value in rows])
+    if min(len(set(groups[target == value])) for value in (0.0, 1.0)) < count:
+        with pytest.raises(AnabranchError, match="keys of the rarer class for"):
+            folds(target, groups, "class", count, 1)
+        return
+    fold = folds(target, groups, "class", count, 1)
+    assert len(set(zip(groups.tolist(), fold.tolist(), strict=True))) == len(set(groups))
+    for number in range(count):
+        assert set(target[fold == number]) == {0.0, 1.0}
 
 
 @pytest.mark.parametrize("count", [4, 5, 8, 12])
