@@ -1,6 +1,7 @@
 """Callers whose questions are put together: who waits for whom, and whose error is whose."""
 
 import asyncio
+import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -80,6 +81,29 @@ def test_a_slow_call_delays_later_callers_by_the_patience_at_most() -> None:
         assert not slow.done()
         desk.hold.set()
         assert await slow == [0]
+
+    run(work())
+
+
+def test_the_more_callers_wait_the_more_share_a_call_and_a_single_one_never_waits() -> None:
+    async def work() -> None:
+        desk = Desk()
+        gathering: Coalescer[tuple[str], int, int] = Coalescer(desk._ask, most=20, apart=0.5)
+        begun = time.monotonic()
+        for number in range(1, 20):
+            assert await gathering.ask(HERE, [number]) == [2 * number]
+        assert time.monotonic() - begun < 0.5
+        desk.lots.clear()
+        slow = [asyncio.create_task(gathering.ask((f"group {number}",), [0])) for number in range(100)]
+        await asyncio.sleep(0)
+        found = []
+        for number in range(1, 6):
+            found.append(asyncio.create_task(gathering.ask(HERE, [number])))
+            await asyncio.sleep(0.002)
+        assert await asyncio.gather(*found) == [[2], [4], [6], [8], [10]]
+        assert [lot for lot in desk.lots if lot != [0]] == [[1, 2, 3, 4, 5]]
+        desk.hold.set()
+        assert await asyncio.gather(*slow) == [[0]] * 100
 
     run(work())
 
