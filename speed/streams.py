@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import count
 
 from pyspark.sql import DataFrame
 from pyspark.sql.streaming.query import StreamingQuery
@@ -31,8 +32,17 @@ _LAG_SECONDS = 5.0
 def start(layer: SpeedLayer, project: Project) -> list[StreamingQuery]:
     """Start the queries of a project's feeds, unsupervised."""
     prepare(layer, project)
-    found = feeds(layer, project)
-    return [start_source(layer, each, f"{each.source.name}-{number}") for number, each in enumerate(found)]
+    names: set[str] = set()
+    return [start_source(layer, each, _free_name(each.source.name, names)) for each in feeds(layer, project)]
+
+
+def _free_name(wanted: str, names: set[str]) -> str:
+    """A name that none of `names` is, to which it is added: `wanted`, or with a number behind it."""
+    found = next(
+        name for number in count(1) if (name := f"{wanted}-{number}" if number > 1 else wanted) not in names
+    )
+    names.add(found)
+    return found
 
 
 def start_source(layer: SpeedLayer, feed: StreamFeed, name: str) -> StreamingQuery:
@@ -241,12 +251,8 @@ class Streams:
                     each.serves = any(each.feed.keeps(served, one) for one in sources_of(served))
 
     def _begun(self, wanted: "_Wanted") -> _MeasuredQuery:
-        names = {each.supervised.name for each in self._queries}
-        source, number = wanted.source, 1
-        while f"{wanted.project.name}.{source}" in names:
-            number += 1
-            source = f"{wanted.source}-{number}"
-        feed = wanted.feed
+        names = {each.source for each in self._queries if each.project.name == wanted.project.name}
+        source, feed = _free_name(wanted.source, names), wanted.feed
         measured = _measured(self._layer, wanted, source)
         if feed is not None:
             promised = feed.project.promised_freshness

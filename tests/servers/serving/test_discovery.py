@@ -104,6 +104,7 @@ class Process:
             "ANABRANCH__PATHS__DATA": str(door.folder / f"data-{port}"),
             "ANABRANCH__SERVERS__KAFKA_PORT": str(ours.kafka_port),
             "ANABRANCH__SERVERS__CASSANDRA_PORT": str(ours.cassandra_port),
+            "ANABRANCH__VIEWS__KEYSPACE": door.settings.views.keyspace,
         }
         log = door.folder / f"{port}.log"
         with log.open("wb") as output:
@@ -126,9 +127,15 @@ def door(servers: Settings, tmp_path: Path) -> Iterator[Door]:
     (tmp_path / "declared" / f"{name}.py").write_text(DECLARATION.format(name=name), encoding="utf-8")
     (port,) = free_ports(1)
     changed = replace(servers.servers, nginx_port=port, nginx_upstreams=(), nginx_rate=100_000)
-    ours = replace(servers, data=tmp_path / "gateway", servers=replace(changed, nginx_address_rate=100_000))
+    # Replicas of other tests, which know nothing of the project, are in the keyspace of these.
+    ours = replace(
+        servers,
+        data=tmp_path / "gateway",
+        servers=replace(changed, nginx_address_rate=100_000),
+        views=replace(servers.views, keyspace=name),
+    )
     embedded.up(ours, ["nginx"])
-    yield Door(ours, tmp_path, name, Replicas(servers.views))
+    yield Door(ours, tmp_path, name, Replicas(ours.views))
     embedded.down(ours, ["nginx"])
 
 

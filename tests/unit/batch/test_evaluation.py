@@ -62,9 +62,7 @@ def test_every_split_is_usable_or_refused(rows: list[tuple[int, bool]]) -> None:
     assert not set(names[mask]) & set(names[~mask])
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 12), st.booleans()), min_size=1, max_size=60), st.integers(2, 5)
-)
+@given(st.lists(st.tuples(st.integers(0, 12), st.booleans()), min_size=1, max_size=60), st.integers(2, 5))
 def test_every_fold_has_both_classes_unless_one_is_of_fewer_keys_than_folds(
     rows: list[tuple[int, bool]], count: int
 ) -> None:

@@ -93,7 +93,8 @@ def test_a_crontab_has_the_timed_rounds_and_a_training_promotes_by_itself() -> N
     assert train.startswith(f"0 3 * * * cd {ROOT} && ")
     assert train.count("&&") == 2
     assert "/bin/anabranch train heart_disease" in train
-    assert not any(word in train for word in ("--hold", "{version}", "gate", "promote"))
+    commands = train.replace(str(ROOT), "")
+    assert not any(word in commands for word in ("--hold", "{version}", "gate", "promote"))
 
 
 def test_the_schedule_is_no_part_of_the_fingerprint() -> None:
