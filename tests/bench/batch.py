@@ -42,7 +42,7 @@ from anabranch.values.times import DAY, from_micros, now_micros
 from batch.building.publication import BuildOptions, Built, build
 from batch.landing.ingest import ingest
 from batch.settings import BuildSettings
-from jobs.planning.figures import Measured, measured_batch
+from jobs.capacity.figures import Measured, measured_batch
 from jobs.servers import embedded as servers
 from jobs.show import Steps, say
 from jobs.wiring.context import Context

@@ -19,9 +19,9 @@ from urllib.request import urlopen
 import numpy as np
 from scipy.optimize import nnls
 
-from jobs.planning.figures import Scrape, read_metrics, variability
-from jobs.planning.queues import Times
-from jobs.planning.simulation import System, simulate
+from jobs.capacity.figures import Scrape, read_metrics, variability
+from jobs.capacity.queues import Times
+from jobs.capacity.simulation import System, simulate
 from jobs.servers.embedded import processor_seconds
 from jobs.show import Steps
 from jobs.wiring.settings import Settings

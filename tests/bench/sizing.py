@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jobs.planning.figures import TERABYTE, Measured, core_hours
+from jobs.capacity.figures import TERABYTE, Measured, core_hours
 from jobs.show import say
 from jobs.wiring.settings import ROOT
 

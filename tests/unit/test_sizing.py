@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.planning.figures import Measured, core_hours, figure
+from jobs.capacity.figures import Measured, core_hours, figure
 from tests.bench.sizing import page
 
 FOUND = Measured(

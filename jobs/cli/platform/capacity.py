@@ -18,8 +18,8 @@ from jobs.show import Steps, result, say, table
 from jobs.wiring.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from jobs.planning.capacity import Capacity, WantedLoad
-    from jobs.planning.figures import Answering
+    from jobs.capacity.capacity import Capacity, WantedLoad
+    from jobs.capacity.figures import Answering
 
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _BYTES = {"GB": 1e9, "TB": 1e12, "PB": 1e15}
@@ -54,8 +54,8 @@ def show(
     What an answer takes is measured on the running REST server; without one that answers calls, it is
     taken from docs/benchmarks, and the result says so.
     """
-    from jobs.planning.capacity import Prices, WantedLoad, capacity
-    from jobs.planning.figures import benchmarked_batch, benchmarked_stream
+    from jobs.capacity.capacity import Prices, WantedLoad, capacity
+    from jobs.capacity.figures import benchmarked_batch, benchmarked_stream
 
     settings = load_settings()
     load_project(name, settings.projects)  # raises for an unknown project
@@ -83,7 +83,7 @@ def show(
 
 def _answering(settings: Settings, url: str, watched: float, steps: Steps) -> "Answering":
     """What an answer takes: of the server that runs, else of the benchmarks."""
-    from jobs.planning.figures import benchmarked_answers, observed_answers, read_metrics
+    from jobs.capacity.figures import benchmarked_answers, observed_answers, read_metrics
     from serving.server import address
 
     place = (url or address(settings.serving)).rstrip("/")

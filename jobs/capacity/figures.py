@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from anabranch.errors import AnabranchError
-from jobs.planning.queues import Times, mean_wait
+from jobs.capacity.queues import Times, mean_wait
 from jobs.wiring.settings import ROOT
 
 FOLDER = ROOT / "docs" / "benchmarks"

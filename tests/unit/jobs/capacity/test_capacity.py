@@ -8,9 +8,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from anabranch.errors import AnabranchError
-from jobs.cli.main import main
-from jobs.planning.capacity import Prices, WantedLoad, capacity, p99_of, workers_for
-from jobs.planning.figures import (
+from jobs.capacity.capacity import Prices, WantedLoad, capacity, p99_of, workers_for
+from jobs.capacity.figures import (
     TERABYTE,
     Answering,
     benchmarked_answers,
@@ -20,7 +19,8 @@ from jobs.planning.figures import (
     observed_answers,
     read_metrics,
 )
-from jobs.planning.queues import Times
+from jobs.capacity.queues import Times
+from jobs.cli.main import main
 from serving.api.metrics import MeasuredValues, ServingMetrics, joined
 
 ANSWERING = Answering(

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from anabranch.errors import MisuseError
-from jobs.planning.queues import Times, erlang_c, largest_rate, mean_wait, quantile_of_response
-from jobs.planning.simulation import System, simulate
+from jobs.capacity.queues import Times, erlang_c, largest_rate, mean_wait, quantile_of_response
+from jobs.capacity.simulation import System, simulate
 
 
 def erlang_c_by_sums(servers: int, load: float) -> float:

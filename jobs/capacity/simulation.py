@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from jobs.planning.queues import Times
+from jobs.capacity.queues import Times
 
 
 @dataclass(frozen=True, kw_only=True)

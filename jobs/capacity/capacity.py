@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from anabranch.errors import AnabranchError
-from jobs.planning.figures import Answering, Measured, Streaming, core_hours
-from jobs.planning.queues import Times, largest_rate, quantile_of_response
-from jobs.planning.simulation import SimulatedAnswers, System, simulate
+from jobs.capacity.figures import Answering, Measured, Streaming, core_hours
+from jobs.capacity.queues import Times, largest_rate, quantile_of_response
+from jobs.capacity.simulation import SimulatedAnswers, System, simulate
 
 SHARE = 0.99
 """The share of answers that must be in time."""
