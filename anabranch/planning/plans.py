@@ -19,7 +19,7 @@ from anabranch.planning.champion import (
 from anabranch.planning.changes import COMES, GOES, Changes
 from anabranch.planning.samples import MOST_STEPS, Folding, Key, LakeSample, read_sample
 from anabranch.planning.values import ValueChange, value_changes
-from anabranch.planning.views import ANEW, KEPT, ViewPlan
+from anabranch.planning.views import KEPT, ViewPlan, differs, seconds_anew
 from anabranch.progress import Progress
 from anabranch.stores.models.versions import Scorer
 from anabranch.testing.rows import GivenEvents, feeds
@@ -56,7 +56,7 @@ class ChangePlan:
     @property
     def changed(self) -> bool:
         """Whether anything would be another one than what serves."""
-        return bool(self.changes and self.changes.all) or any(view.becomes != KEPT for view in self.views)
+        return differs(self.changes, self.views)
 
     def with_steps(self) -> "ChangePlan":
         """The plan with the commands that carry it out, in order."""
@@ -71,9 +71,7 @@ class ChangePlan:
     @property
     def seconds(self) -> float | None:
         """How long views that are built anew take; None where it is not known."""
-        each = [view.seconds for view in self.views if view.becomes == ANEW]
-        known = [one for one in each if one is not None]
-        return sum(known) if len(known) == len(each) else None
+        return seconds_anew(self.views)
 
     def document(self) -> dict[str, Any]:
         """The plan as JSON."""

@@ -9,7 +9,7 @@ from anabranch.pages.rendering import render
 from anabranch.planning.changes import CHANGES, COMES, GOES, RENAMED
 from anabranch.planning.plans import ChangePlan
 from anabranch.planning.values import Side, ValueChange
-from anabranch.planning.views import ANEW, ViewPlan
+from anabranch.planning.views import ANEW, ViewPlan, duration, told
 from anabranch.planning.views import GOES as VIEW_GOES
 from anabranch.values.times import format_time
 
@@ -42,49 +42,7 @@ def tables(plan: ChangePlan) -> Iterator[PlanTable]:
 
 def summary(plan: ChangePlan) -> str:
     """What changes, in one sentence."""
-    if not plan.changed:
-        return f"{plan.project}: nothing changes against {plan.against}"
-    parts = []
-    if plan.changes is not None:
-        for kind, words in (
-            (COMES, "come"),
-            (GOES, "go"),
-            (CHANGES, "change meaning"),
-            (RENAMED, "are renamed"),
-        ):
-            count = len(plan.changes.names(kind))
-            parts += (
-                [f"{count} feature{'s' if count > 1 else ''} {words if count > 1 else _singular(words)}"]
-                if count
-                else []
-            )
-        parts += [f"{plan.changes.same} stay the same"]
-    anew = [view for view in plan.views if view.becomes == ANEW]
-    parts += (
-        [f"{len(anew)} view{'s are' if len(anew) > 1 else ' is'} built anew{_cost(plan)}"] if anew else []
-    )
-    return f"{plan.project} against {plan.against}: {', '.join(parts)}"
-
-
-def _singular(words: str) -> str:
-    return {"come": "comes", "go": "goes", "change meaning": "changes meaning", "are renamed": "is renamed"}[
-        words
-    ]
-
-
-def _cost(plan: ChangePlan) -> str:
-    rows = [view.rows for view in plan.views if view.becomes == ANEW]
-    known = [one for one in rows if one is not None]
-    told = [f"{sum(known):,} events to read"] if len(known) == len(rows) else []
-    told += [] if plan.seconds is None else [f"about {duration(plan.seconds)}"]
-    return f" ({', '.join(told)})" if told else ""
-
-
-def duration(seconds: float) -> str:
-    """A time that something takes, in words."""
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return told(plan.project, plan.against, plan.changes, plan.views)
 
 
 def lines(plan: ChangePlan) -> list[str]:

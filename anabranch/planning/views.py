@@ -8,10 +8,17 @@ from anabranch.declare.projects import Project
 from anabranch.declare.views import FeatureView
 from anabranch.folds.grains import largest_key
 from anabranch.folds.merge import LABELS
+from anabranch.planning import changes
 from anabranch.stores.cassandra.manifest import Manifest
 from anabranch.values.times import format_duration
 
 KEPT, RENAMED, ANEW, GOES = "kept", "renamed", "built anew", "goes"
+_COUNTED = (
+    (changes.COMES, "comes", "come"),
+    (changes.GOES, "goes", "go"),
+    (changes.CHANGES, "changes meaning", "change meaning"),
+    (changes.RENAMED, "is renamed", "are renamed"),
+)
 BUILD, RATE = "build", "events_per_second"
 """Subject and name of the measures of how fast builds read every event of a view, by view as slice."""
 
@@ -123,3 +130,50 @@ def _state_bytes(view: FeatureView) -> int:
 
 def _tiles(view: FeatureView) -> tuple[str, ...]:
     return tuple(map(format_duration, view.tiers))
+
+
+def differs(found: changes.Changes | None, views: Sequence[ViewPlan]) -> bool:
+    """Whether anything would be another one than what serves."""
+    return bool(found and found.all) or any(view.becomes != KEPT for view in views)
+
+
+def told(project: str, against: str, found: changes.Changes | None, views: Sequence[ViewPlan]) -> str:
+    """What changes, in one sentence."""
+    if not differs(found, views):
+        return f"{project}: nothing changes against {against}"
+    parts = []
+    if found is not None:
+        for kind, one, many in _COUNTED:
+            count = len(found.names(kind))
+            parts += (
+                [f"{count} feature{'s' if count > 1 else ''} {many if count > 1 else one}"] if count else []
+            )
+        parts += [f"{found.same} stay the same"]
+    anew = [view for view in views if view.becomes == ANEW]
+    parts += (
+        [f"{len(anew)} view{'s are' if len(anew) > 1 else ' is'} built anew{_cost(views)}"] if anew else []
+    )
+    return f"{project} against {against}: {', '.join(parts)}"
+
+
+def seconds_anew(views: Sequence[ViewPlan]) -> float | None:
+    """How long views that are built anew take; None where it is not known."""
+    each = [view.seconds for view in views if view.becomes == ANEW]
+    known = [one for one in each if one is not None]
+    return sum(known) if len(known) == len(each) else None
+
+
+def _cost(views: Sequence[ViewPlan]) -> str:
+    rows = [view.rows for view in views if view.becomes == ANEW]
+    known = [one for one in rows if one is not None]
+    costs = [f"{sum(known):,} events to read"] if len(known) == len(rows) else []
+    seconds = seconds_anew(views)
+    costs += [] if seconds is None else [f"about {duration(seconds)}"]
+    return f" ({', '.join(costs)})" if costs else ""
+
+
+def duration(seconds: float) -> str:
+    """A time that something takes, in words."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

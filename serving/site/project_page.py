@@ -7,6 +7,8 @@ from anabranch.answers.delays import STREAM
 from anabranch.declare.sources import Source
 from anabranch.declare.tables import read_address
 from anabranch.pages.rendering import render
+from anabranch.planning.changes import compare
+from anabranch.planning.views import plan_views, told
 from anabranch.stores.cassandra.measures import Measure
 from anabranch.values.keys import show_key
 from anabranch.values.times import parse_time, to_micros
@@ -35,6 +37,7 @@ def project_page(facts: ProjectFacts) -> str:
         metric=brief["metric"] or (project.model.metric if project.model else ""),
         trainer=project.model.trainer if project.model else "",
         troubles=facts.served.troubles,
+        waiting=_waiting(facts),
         freshness=_freshness(facts),
         budgets=facts.budgets,
         rows=_rows(facts),
@@ -47,6 +50,22 @@ def project_page(facts: ProjectFacts) -> str:
         addresses=_addresses(project.name, places),
         current_table=places["current_table"],
     )
+
+
+def _waiting(facts: ProjectFacts) -> dict[str, Any] | None:
+    """How the declaration that waits for its build differs from the one that serves."""
+    served = facts.served
+    if served.waiting is None:
+        return None
+    manifest = served.manifest
+    against = "what serves" if manifest is None else f"batch version {manifest.batch_version}"
+    slack = 0 if manifest is None else manifest.slack
+    changes = compare(served.project, served.waiting)
+    views = plan_views(served.waiting, served.project, manifest, sizes={}, rates={}, slack=slack)
+    return {
+        "summary": told(served.project.name, against, changes, views),
+        "changes": [(one.what, one.name, one.kind, one.text) for one in changes.all],
+    }
 
 
 def _freshness(facts: ProjectFacts) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pytest
 from anabranch import ApproxDistinct, FeatureView, Freshness, Last, Mean, Project, Source
 from anabranch.declare.loading import load_project
 from anabranch.errors import AnabranchError, DeclarationError, MisuseError, UnavailableError
+from anabranch.kept.writing import written
 from anabranch.settings import FileSettings, LakeSettings
 from anabranch.stores.cassandra.current_rows import CurrentRow
 from anabranch.stores.cassandra.measures import Measure
@@ -24,7 +25,7 @@ from anabranch.stores.models.explaining.explanation import Explainer
 from anabranch.values.times import HOUR, from_micros
 from serving.http.access import Access, Issuer
 from serving.http.messages import HttpRequest, Response
-from tests.support.serving_fakes import NOW, PROJECTS, Bench, SumScorer, bench
+from tests.support.serving_fakes import NOW, PROJECTS, Bench, FakeManifest, SumScorer, bench
 
 EVIL = "<script>alert(1)</script>'\" onload=x"
 PAGE = "/projects/heart_disease"
@@ -182,6 +183,27 @@ def test_measures_of_the_whole_and_the_most_drift_come_first_of_many(heart: Benc
     assert text.index("features: mean") < text.index("f199") < text.index("f101")
     assert "f99 " not in text
     assert "101 more are in /metrics" in text
+
+
+def test_the_page_of_a_project_says_that_a_declaration_waits_and_what_its_build_changes(
+    heart: Bench, tmp_path: Path
+) -> None:
+    assert "Declared anew" not in read(heart, PAGE).text
+    declaration = (PROJECTS / "heart_disease.py").read_text()
+    assert 'Count(where="heart_rate > 120")' in declaration
+    (tmp_path / "heart_disease.py").write_text(declaration.replace("heart_rate > 120", "heart_rate > 130"))
+    served = load_project("heart_disease", (PROJECTS,))
+    fingerprints = {view.name: view.fingerprint for view in served.own_views}
+    heart.store.served = FakeManifest(declaration=written(served), fingerprints=fingerprints)
+    text = " ".join(read(heart.changed(folders=(tmp_path,)), PAGE).text.split())
+    for part in (
+        "Declared anew heart_disease against batch version 7: 3 features change meaning,",
+        "stay the same, 1 view is built anew.",
+        "anabranch plan heart_disease",
+        "fast_7d",
+        "where: heart_rate > 120 → heart_rate > 130",
+    ):
+        assert part in text, text
 
 
 def test_nothing_stored_or_asked_becomes_part_of_a_page(heart: Bench) -> None:
