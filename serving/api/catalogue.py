@@ -241,9 +241,9 @@ def addresses(served: Served, routes: Iterable[Route]) -> dict[str, Any]:
     rest: dict[str, Any] = {}
     for route in _addressed(routes):
         if "source" in route.parameters:
-            rest[route.name] = {source: route.address(project=name, source=source) for source in sources}
+            rest[_member(route)] = {source: route.address(project=name, source=source) for source in sources}
         else:
-            rest[route.name] = route.address(project=name, key=key) if route in known else None
+            rest[_member(route)] = route.address(project=name, key=key) if route in known else None
     tables = ["current", "scores", *(f"events_{source}" for source in project.sources)]
     tables += [*(["predictions"] if project.model else []), "quarantine"]
     topics = (predictions_topic(name), f"scores.{name}", f"score-requests.{name}", f"models.{name}")
@@ -266,7 +266,7 @@ def addresses_schema(routes: Iterable[Route]) -> dict[str, Any]:
     properties = {
         "page": text,
         **{
-            route.name: by_source if "source" in route.parameters else text_or_null
+            _member(route): by_source if "source" in route.parameters else text_or_null
             for route in _addressed(routes)
         },
         "topics": by_source,
@@ -279,5 +279,16 @@ def addresses_schema(routes: Iterable[Route]) -> dict[str, Any]:
 
 
 def _addressed(routes: Iterable[Route]) -> list[Route]:
-    """The documented routes below a project's own."""
-    return [route for route in routes if route.response is not None and route.path.startswith(f"{PROJECT}/")]
+    """The documented routes of a project besides its entry here; those of one model version are left out."""
+    return [
+        route
+        for route in routes
+        if route.response is not None
+        and "project" in route.parameters
+        and "version" not in route.parameters
+        and route.path != PROJECT
+    ]
+
+
+def _member(route: Route) -> str:
+    return route.name.replace(" ", "_")

@@ -90,7 +90,7 @@ class Route:
     """
 
     name: str
-    """Its label in metrics and its member in the addresses of a project."""
+    """Its label in metrics and, with _ for spaces, its member in the addresses of a project."""
     method: str
     path: str
     handler: Handler

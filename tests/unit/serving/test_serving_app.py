@@ -467,7 +467,14 @@ def test_catalogue_tells_schemas_features_and_freshness(heart: Bench) -> None:
     )
     assert features["fast_7d"]["aggregate"] == "Count(where='heart_rate > 120')"
     assert {source["name"]: source["topic"] for source in entry["sources"]}["bracelet"] == "bracelet-feed"
-    assert entry["addresses"]["predict"] == f"{HEART}/predict"
+    addresses = entry["addresses"]
+    assert [addresses[name] for name in ("predict", "why", "invocations", "v2_infer", "v2_model")] == [
+        f"{HEART}/predict",
+        f"{HEART}/why/{{key}}",
+        f"{HEART}/invocations",
+        "/v2/models/heart_disease/infer",
+        "/v2/models/heart_disease",
+    ]
 
 
 def test_readiness_tells_what_is_down(heart: Bench) -> None:
