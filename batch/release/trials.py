@@ -13,8 +13,6 @@ from anabranch.stores.models.registry import Models
 from anabranch.stores.models.roles import CANARY, SHADOW, VersionTrial
 from batch.release.promotion import check_parity
 
-OUTCOMES = "trial"
-"""The subject of measures of a trial by outcomes, which `watch` makes; their slice is the champion."""
 _NAMES = ("rows", "mean_difference", "mean_apart", "p99_apart", "flips", "p99_ms")
 
 
@@ -92,29 +90,6 @@ def compared(measures: Measures, project: str, since: datetime) -> list[TrialCom
         for key, intervals in found.items()
     ]
     return sorted((one for one in made if one is not None), key=lambda one: one.last)
-
-
-def by_outcomes(measures: Measures, project: str) -> list[dict[str, object]]:
-    """What labels said of versions on trial when they were last looked at, the newest last.
-
-    By version and champion: `labels`, the metric of both (`tried`, `champion`), `gain` with `gain_low` and
-    `gain_high`, and `needed`, the labels still needed to prove it; a name is missing where there is no value.
-    """
-    ones = [one for one in measures.latest(project) if one.subject == OUTCOMES]
-    looked = {(one.version, one.slice): one.at for one in sorted(ones, key=lambda one: one.at)}
-    return [
-        {
-            "version": version,
-            "beside": champion,
-            "at": at,
-            **{
-                one.name: one.value
-                for one in ones
-                if (one.version, one.slice, one.at) == (version, champion, at)
-            },
-        }
-        for (version, champion), at in sorted(looked.items(), key=lambda item: item[1])
-    ]
 
 
 def _compared(

@@ -4,10 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from anabranch.stores.cassandra.measures import Measure
+from anabranch.stores.cassandra.measures import OUTCOMES, Measure
 from anabranch.values.times import from_micros
 from batch.evaluation.fairness import RATES, Fairness
-from batch.release.trials import OUTCOMES
 from batch.watching.drift import Drift
 from batch.watching.outcomes import Accuracy
 from batch.watching.skew import Skew

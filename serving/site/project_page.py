@@ -7,15 +7,14 @@ from anabranch.answers.delays import STREAM
 from anabranch.declare.sources import Source
 from anabranch.declare.tables import read_address
 from anabranch.pages.rendering import render
-from anabranch.planning.changes import compare
-from anabranch.planning.views import plan_views, told
-from anabranch.stores.cassandra.measures import Measure
+from anabranch.stores.cassandra.measures import OUTCOMES, Measure
 from anabranch.values.keys import show_key
 from anabranch.values.times import parse_time, to_micros
 from serving.api import catalogue
 from serving.api.facts import MOST_ROWS, Missing, ProjectFacts
 from serving.site.key_page import key_address
 from serving.site.summaries import ALERTS, DRIFT, drift_kind, summary
+from serving.site.upcoming import trial, waiting
 
 _SHOWN_KEYS, _SHOWN_MEASURES = 12, 100
 _TOPICS = (
@@ -24,6 +23,7 @@ _TOPICS = (
     ("rows to be scored", "score_requests_topic"),
     ("new versions of the model", "models_topic"),
 )
+_DOORS = {"v2_infer": "Open Inference Protocol", "invocations": "MLflow's protocol"}
 
 
 def project_page(facts: ProjectFacts) -> str:
@@ -37,11 +37,12 @@ def project_page(facts: ProjectFacts) -> str:
         metric=brief["metric"] or (project.model.metric if project.model else ""),
         trainer=project.model.trainer if project.model else "",
         troubles=facts.served.troubles,
-        waiting=_waiting(facts),
+        waiting=waiting(facts),
         freshness=_freshness(facts),
         budgets=facts.budgets,
         rows=_rows(facts),
         model=_model(facts),
+        trial=trial(facts),
         measures=_measures(facts),
         features=catalogue.features(project),
         sources=[_source(source) for source in project.sources.values()],
@@ -50,22 +51,6 @@ def project_page(facts: ProjectFacts) -> str:
         addresses=_addresses(project.name, places),
         current_table=places["current_table"],
     )
-
-
-def _waiting(facts: ProjectFacts) -> dict[str, Any] | None:
-    """How the declaration that waits for its build differs from the one that serves."""
-    served = facts.served
-    if served.waiting is None:
-        return None
-    manifest = served.manifest
-    against = "what serves" if manifest is None else f"batch version {manifest.batch_version}"
-    slack = 0 if manifest is None else manifest.slack
-    changes = compare(served.project, served.waiting)
-    views = plan_views(served.waiting, served.project, manifest, sizes={}, rates={}, slack=slack)
-    return {
-        "summary": told(served.project.name, against, changes, views),
-        "changes": [(one.what, one.name, one.kind, one.text) for one in changes.all],
-    }
 
 
 def _freshness(facts: ProjectFacts) -> dict[str, Any]:
@@ -141,7 +126,7 @@ def _measures(facts: ProjectFacts) -> dict[str, Any]:
     if isinstance(facts.measures, Missing):
         return {"missing": facts.measures.why}
     shown = sorted(
-        (one for one in facts.measures if one.subject not in (ALERTS, STREAM)),
+        (one for one in facts.measures if one.subject not in (ALERTS, STREAM, OUTCOMES)),
         key=lambda one: (bool(one.slice), -one.value if one.name == DRIFT else 0.0),
     )
     lines: dict[tuple[str, str, str], list[tuple[float, float]]] = defaultdict(list)
@@ -215,7 +200,8 @@ def _lineage(facts: ProjectFacts, places: dict[str, Any]) -> list[tuple[str, lis
 
 def _addresses(name: str, places: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Way, subject and address of everything that can be asked or read."""
-    rows = [("REST", what, places[what]) for what in ("predict", "features", "scores") if places[what]]
+    rows = [("REST", what, places[what]) for what in ("predict", "features", "scores", "why") if places[what]]
+    rows += [(way, "predict", places[member]) for member, way in _DOORS.items() if places[member]]
     rows += [("REST", f"events of {source}", place) for source, place in places["events"].items()]
     rows += [("Kafka", f"events of {source}", topic) for source, topic in places["topics"].items()]
     rows += [("Kafka", what, places[topic]) for what, topic in _TOPICS if places[topic]]

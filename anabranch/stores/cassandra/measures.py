@@ -18,6 +18,8 @@ from anabranch.errors import AnabranchError
 from anabranch.stores.cassandra.session import MissingTableError, answering
 from anabranch.stores.cassandra.tables import Tables
 
+OUTCOMES = "trial"
+"""The subject of measures of a trial by outcomes, which `watch` makes; their slice is the champion."""
 _LATEST_SECONDS = 30 * 86_400
 _HISTORY = """CREATE TABLE IF NOT EXISTS measures
 (project text, subject text, name text, at timestamp, slice text, version text, value double,
@@ -119,3 +121,26 @@ class Measures(Tables):
 
     def _known(self) -> bool:
         return self.has_table("measures") and self.has_table("measures_latest")
+
+
+def by_outcomes(latest: Sequence[Measure]) -> list[dict[str, Any]]:
+    """What labels said of versions on trial when they were last looked at, the newest last.
+
+    By version and champion: `labels`, the metric of both (`tried`, `champion`), `gain` with `gain_low` and
+    `gain_high`, and `needed`, the labels still needed to prove it; a name is missing where there is no value.
+    """
+    ones = [one for one in latest if one.subject == OUTCOMES]
+    looked = {(one.version, one.slice): one.at for one in sorted(ones, key=lambda one: one.at)}
+    return [
+        {
+            "version": version,
+            "beside": champion,
+            "at": at,
+            **{
+                one.name: one.value
+                for one in ones
+                if (one.version, one.slice, one.at) == (version, champion, at)
+            },
+        }
+        for (version, champion), at in sorted(looked.items(), key=lambda item: item[1])
+    ]

@@ -100,7 +100,8 @@ def _metric(metrics: Any, name: str) -> str:
 
 
 def _compare(context: "Context", name: str, as_json: bool) -> None:
-    from batch.release.trials import by_outcomes, compared
+    from anabranch.stores.cassandra.measures import by_outcomes
+    from batch.release.trials import compared
 
     since = datetime.now(tz=UTC) - timedelta(days=_COMPARED_DAYS)
     trials = [asdict(each) for each in compared(context.measures, name, since)]
@@ -120,7 +121,7 @@ def _compare(context: "Context", name: str, as_json: bool) -> None:
             [*(each[key] for key in shown), each["last"].isoformat(timespec="seconds")] for each in trials
         ]
         table(f"Versions of {name} tried on live requests", [*shown.values(), "until"], rows)
-    outcomes = by_outcomes(context.measures, name)
+    outcomes = by_outcomes(context.measures.latest(name))
     if outcomes and not as_json:
         shown = {
             "version": "version",

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from anabranch.stores.cassandra.measures import Measure
+from anabranch.stores.cassandra.measures import by_outcomes
 from anabranch.values.times import DAY, from_micros, parse_time
-from batch.release.trials import by_outcomes
 from batch.watching.outcomes import JudgedPredictions
 from batch.watching.trial_outcomes import TrialOutcome, trial_outcome
 from tests.unit.batch.test_watching import watched
@@ -108,11 +107,5 @@ def test_the_report_is_kept_as_measures_and_read_from_the_newest_look() -> None:
     assert {one.name: one.value for one in kept} == told.values
     assert {(one.version, one.slice) for one in kept} == {("8", "7")}
     stale = replace(kept[0], name="gone", value=1.0, at=from_micros(NOW - DAY))
-
-    class Kept:
-        def latest(self, project: str) -> list[Measure]:
-            return [stale, *kept]
-
-    reader: Any = Kept()
-    (found,) = by_outcomes(reader, "people")
+    (found,) = by_outcomes([stale, *kept])
     assert found == {"version": "8", "beside": "7", "at": kept[0].at, **told.values}

@@ -2,7 +2,7 @@ import asyncio
 import re
 import time
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -18,10 +18,11 @@ from anabranch.errors import AnabranchError, DeclarationError, MisuseError, Unav
 from anabranch.kept.writing import written
 from anabranch.settings import FileSettings, LakeSettings
 from anabranch.stores.cassandra.current_rows import CurrentRow
-from anabranch.stores.cassandra.measures import Measure
+from anabranch.stores.cassandra.measures import OUTCOMES, Measure
 from anabranch.stores.files.api_keys import ApiKeys
 from anabranch.stores.files.reports import Reports
 from anabranch.stores.models.explaining.explanation import Explainer
+from anabranch.stores.models.roles import VersionTrial
 from anabranch.values.times import HOUR, from_micros
 from serving.http.access import Access, Issuer
 from serving.http.messages import HttpRequest, Response
@@ -166,6 +167,10 @@ def test_the_page_of_a_project_shows_all_that_its_users_need(heart: Bench) -> No
             "heart_disease__latest_exam__b7",
             "anabranch.heart_disease_events_exams",
         ),
+        *(
+            "Open Inference Protocolpredict/v2/models/heart_disease/infer",
+            "MLflow's protocolpredict/v1/projects",
+        ),
         *("lake version 3", "batch (2) and speed (1)", "hindsight changed no value", "no gap"),
     ):
         assert text in page.text, text
@@ -204,6 +209,43 @@ def test_the_page_of_a_project_says_that_a_declaration_waits_and_what_its_build_
         "where: heart_rate > 120 → heart_rate > 130",
     ):
         assert part in text, text
+
+
+def outcome(version: str, values: Mapping[str, float], hours: int = 1) -> list[Measure]:
+    """What a look at labels kept of a version beside champion 3."""
+    return [
+        replace(measure(name, value, "3", hours), subject=OUTCOMES, version=version)
+        for name, value in values.items()
+    ]
+
+
+def test_the_page_of_a_project_compares_a_version_on_trial_by_the_labels_that_came(heart: Bench) -> None:
+    assert "On trial" not in read(heart, PAGE).text
+    heart.registry.others["4"] = SumScorer("4", heart.registry.features)
+    heart.registry.trial = VersionTrial(kind="canary", version="4", share=0.125)
+    heart.app.live.refresh()
+    text = " ".join(read(heart, PAGE).text.split())
+    assert "Version 4 is tried beside the champion, as a canary for 12.5% of the keys." in text
+    assert "It has not been compared by labels yet: anabranch watch heart_disease does it" in text
+    gain = {"gain": 0.0125, "gain_low": -0.01, "gain_high": 0.035}
+    kept = [
+        *outcome("4", {"labels": 1200, "tried": 0.875, "champion": 0.8625, "needed": 2300, **gain}),
+        *outcome(
+            "2", {"labels": 5000, "tried": 0.8, "champion": 0.8625, "needed": 0, "gain": -0.0625}, hours=30
+        ),
+        *outcome("1", {"labels": 3}, hours=40),
+    ]
+    heart.stores.kept.latest = lambda _: kept
+    text = " ".join(read(heart.changed(), PAGE).text.split())
+    assert "has not been compared" not in text
+    assert "its roc_auc" in text
+    rows = [
+        "430.8750.8625+0.0125-0.0100 to +0.03501,200about 2,30060 min ago",
+        "230.80.8625-0.0625–5,000none: these are enough30 h ago",
+        "13––––3not known yet40 h ago",
+    ]
+    assert [row for row in rows if row in text] == rows, text
+    assert "Nothing has been measured yet" in text  # what is shown here is not among the measures again
 
 
 def test_nothing_stored_or_asked_becomes_part_of_a_page(heart: Bench) -> None:
