@@ -7,12 +7,14 @@ from types import CodeType
 from typing import Any
 
 import pytest
+import typer
 
 from anabranch import AGGREGATES
 from anabranch.events.faults import find_fault
 from anabranch.testing import check_example
 from anabranch.values.sql.calls import known_functions
 from anabranch.values.sql.functions import ALIASES
+from jobs.cli.main import app
 from jobs.wiring.settings import ROOT
 
 PAGE = Path(__file__).parents[2] / "docs" / "aggregates.md"
@@ -135,6 +137,72 @@ def test_every_link_and_every_path_on_a_page_leads_somewhere(page: Path) -> None
     gone = [link for link in links if link and not (page.parent / link).exists()]
     paths = re.findall(rf"`((?:{'|'.join(FOLDERS)})/[\w/.-]*\w)(?:::\w+)?`", text)
     assert gone + [path for path in paths if not (ROOT / path).exists()] == []
+
+
+VERBS: Any = typer.main.get_command(app)
+_CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
+_VERB = re.compile(r"(?<!from )\banabranch ([a-z]+)((?: [^\n`|;#&)]*)?)")
+_TARGET = re.compile(r"(?:^|[`&] ?)make ([a-z][a-z0-9-]*)", re.MULTILINE)
+
+
+def wrong_commands(text: str) -> list[str]:
+    """The calls in the code of a page that no verb or option of `anabranch` and no target of `make` takes."""
+    found = []
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = {
+        name for line in re.findall(r"^([a-z][a-z0-9 -]*):", makefile, re.MULTILINE) for name in line.split()
+    }
+    for whole in _CODE.findall(text):
+        code = re.sub(r"(?<!\S)# .*", "", whole)
+        for verb, rest in _VERB.findall(code):
+            words, command = rest.split(), VERBS.commands.get(verb)
+            below = getattr(command, "commands", {})
+            command = below.get(words[0]) if below and words else command
+            options = {word.partition("=")[0] for word in words if re.match("--[a-z]", word)}
+            if command is None or not options <= options_of(command):
+                found.append(f"anabranch {verb}{rest}")
+        found += [f"make {name}" for name in _TARGET.findall(code) if name not in targets]
+    return found
+
+
+def options_of(command: Any) -> set[str]:
+    return {"--help", "--debug", *(name for each in command.params for name in each.opts)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_command_on_a_page_is_one(page: Path) -> None:
+    # Decision records and the changelog tell of commands as they were.
+    if page.parent.name != "adr":
+        assert wrong_commands(page.read_text(encoding="utf-8")) == []
+
+
+def test_a_wrong_command_on_a_page_is_found() -> None:
+    right = (
+        "`anabranch plan P --json`, `make bench-serving`\n```\nanabranch files ls /x  # anabranch fly\n```"
+    )
+    wrong = "`anabranch fly P`, `anabranch plan P --high`, `anabranch files fly /x`, `make haste`"
+    assert wrong_commands(right) == []
+    assert wrong_commands(wrong) == [
+        "anabranch fly P", "anabranch plan P --high", "anabranch files fly /x", "make haste",
+    ]  # fmt: skip
+
+
+def test_the_page_of_operations_lists_every_verb() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    table = text[text.index("| verb |") : text.index("### Exit codes")]
+    assert [name for name in VERBS.commands if not re.search(rf"`{name}\b", table)] == []
+
+
+def test_the_layout_on_the_page_of_architecture_is_the_tree() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    tree = text[text.index("anabranch/     the library") : text.index("A package of the library may import")]
+    for folder in ("anabranch", "batch", "serving", "jobs"):
+        lines = re.search(rf"^{folder}/ .*(?:\n  .*)*", tree, re.MULTILINE)
+        assert lines is not None
+        packages = {path.parent.name for path in (ROOT / folder).glob("*/__init__.py")}
+        named = set(re.findall(r"(?<![\w/])(\w+)/", lines[0])) - {folder, "conf"}
+        assert packages - named == set(), folder
+        assert [name for name in named if not list((ROOT / folder).rglob(name))] == []
 
 
 def test_the_readme_is_one_page_and_its_project_is_sound() -> None:
