@@ -15,6 +15,8 @@ from anabranch.testing import check_example
 from anabranch.values.sql.calls import known_functions
 from anabranch.values.sql.functions import ALIASES
 from jobs.cli.main import app
+from jobs.monitoring.rules import ALERTS
+from jobs.wiring.sections import SETTINGS
 from jobs.wiring.settings import ROOT
 
 PAGE = Path(__file__).parents[2] / "docs" / "aggregates.md"
@@ -139,6 +141,8 @@ def test_every_link_and_every_path_on_a_page_leads_somewhere(page: Path) -> None
     assert gone + [path for path in paths if not (ROOT / path).exists()] == []
 
 
+_FILES = ("jars", "json", "md", "yaml")
+"""What ends a name that is a file's, or a property of Spark, and no setting."""
 VERBS: Any = typer.main.get_command(app)
 _CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 _VERB = re.compile(r"(?<!from )\banabranch ([a-z]+)((?: [^\n`|;#&)]*)?)")
@@ -187,10 +191,38 @@ def test_a_wrong_command_on_a_page_is_found() -> None:
     ]  # fmt: skip
 
 
+def wrong_settings(text: str) -> list[str]:
+    """Names of settings on a page, by key or as a variable of the environment, that are none."""
+    variables = re.findall(r"ANABRANCH__([A-Z]+)__([A-Z_0-9]+)", text)
+    found = [f"{section}.{key}".lower() for section, key in variables if (section, key) != ("SECTION", "KEY")]
+    keys = re.findall(r"`([a-z]+)\.([a-z_0-9]+)(?: ?=[^`]*)?`", text)
+    found += [f"{section}.{key}" for section, key in keys if section in SETTINGS and key not in _FILES]
+    return sorted({name for name in found if name.partition(".")[2] not in SETTINGS[name.partition(".")[0]]})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_setting_on_a_page_is_one(page: Path) -> None:
+    if page.parent.name != "adr":
+        assert wrong_settings(page.read_text(encoding="utf-8")) == []
+
+
+def test_a_wrong_setting_on_a_page_is_found() -> None:
+    assert wrong_settings("`time.slot`, `time.slots = 3`, `ANABRANCH__TIME__SLIT=1h`, `serving.yaml`") == [
+        "time.slit", "time.slots",
+    ]  # fmt: skip
+
+
 def test_the_page_of_operations_lists_every_verb() -> None:
     text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     table = text[text.index("| verb |") : text.index("### Exit codes")]
     assert [name for name in VERBS.commands if not re.search(rf"`{name}\b", table)] == []
+
+
+def test_the_page_of_the_platform_lists_every_alert_with_its_severity() -> None:
+    text = (ROOT / "docs" / "platform.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|.*\| (page|ticket) \|$", text, re.MULTILINE)
+    told = {name: severity for names, severity in rows for name in re.findall(r"\w+", names)}
+    assert told == {alert.name: alert.severity for alert in ALERTS}
 
 
 def test_the_layout_on_the_page_of_architecture_is_the_tree() -> None:
