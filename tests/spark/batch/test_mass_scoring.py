@@ -641,7 +641,7 @@ def test_followers_are_those_that_the_project_declares(shop: Shop) -> None:
     ]
     with pytest.raises(MisuseError, match="declares no score_on_write"):
         followers(shop.stores, shop.project)
-    with pytest.raises(DeclarationError, match="source 'sales' is none of visits"):
+    with pytest.raises(DeclarationError, match="source 'sales' is none of the project's: there are visits"):
         replace(shop.project, score_on_write=(OnWrite(source="sales", to="/scores"),))
     with pytest.raises(DeclarationError, match="give to= and one of source= and table="):
         OnWrite(to="/scores")
