@@ -54,7 +54,9 @@ class Application:
         settings = context.settings
         self._hosts = Hosts(settings.host, settings.allowed_hosts)
         self._bodies = Bodies(settings.body_bytes, settings.body_seconds, _MOST_BODIES + settings.body_bytes)
-        self._places = Places(settings.answers_at_once, settings.answers_in_seconds)
+        self._places = Places(
+            settings.answers_at_once, settings.answers_in_seconds, lambda: context.answers.read_seconds
+        )
         self._site = Site(context, self.live, self.parts.facts, self.parts.service)
         self._spans: Any = None
         self.joins: Callable[[], object] = lambda: None

@@ -64,7 +64,7 @@ class ServingSettings:
     answers_at_once: Positive = 128
     """Predictions, features and scores that a worker answers at once; further calls get 503 at once."""
     answers_in_seconds: Seconds = 0.03
-    """While calls take longer than this, fewer are answered at once, down to 32; others get 503 at once."""
+    """While calls take longer than this, the store's time aside, fewer are answered at once, down to 32."""
     ready_seconds: Seconds = 1.0
     """How long the answers of store and bus to `/readyz` are kept."""
     body_seconds: Seconds = 10.0

@@ -5,9 +5,12 @@ Jobs and streams block (`features`), the server awaits (`answer`): both use the 
 
 import asyncio
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from statistics import median
 
 from cachetools import TTLCache
 
@@ -34,6 +37,7 @@ Events = Sequence[OwnEvent]
 _Item = tuple[Mapping[str, object], Events]
 _AT_ONCE = 20  # keys that are read or merged before other callers get their turn on the event loop
 _APART = 0.015  # seconds between reads of a project by a server that many ask: a third of what it may take
+_RECENT_READS = 32
 _SIDE_BY_SIDE = 200  # keys whose reads are in flight together where no event loop waits
 
 
@@ -94,6 +98,7 @@ class Answers:
     shared: SharedParts | None = None
     reader: Reader | None = None
     costs: StageCosts = field(default_factory=StageCosts)
+    _waits: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT_READS))
     _manifests: TTLCache[str, tuple[Manifest | None]] = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _gathering: "Coalescer[tuple[Project, Manifest | None], _Item, Answer]" = field(init=False)
@@ -123,6 +128,11 @@ class Answers:
         parts = self.parts or Parts(0)
         kept = {"bytes": parts.bytes, "entries": len(parts), "hits": parts.hits, "misses": parts.misses}
         return kept if self.shared is None else {**kept, **self.shared.done}
+
+    @property
+    def read_seconds(self) -> float:
+        """How long an answer on an event loop usually waits for the store's reads: the median of the last."""
+        return median(self._waits) if self._waits else 0.0
 
     def served(self, declared: Project) -> tuple[Project, Manifest | None]:
         """The declaration that answers are by while `declared` may wait for its build, and the manifest."""
@@ -283,7 +293,9 @@ class Answers:
             if not several:
                 self.costs.end("read", since, len(keys))
             for reading in readings:
+                began = time.monotonic()
                 await _done(reading)
+                self._waits.append(time.monotonic() - began)
                 since = self.costs.begin("merge")
                 known.update(self._collect(reading, project))
         moment = min(now_micros(), asked + GRACE) if at is None else at

@@ -218,8 +218,11 @@ def _values(tensor: TensorBody, tail: bytes, place: str) -> tuple[list[object], 
             )
     if tensor.datatype in _NARROW:
         kind: Any = np.dtype(_NUMPY[tensor.datatype]).type
-        with np.errstate(over="ignore"):  # refused below
-            return _finite([None if value is None else float(kind(value)) for value in flat], place), tail
+        try:
+            with np.errstate(over="ignore"):  # refused below
+                flat = [None if value is None else float(kind(value)) for value in flat]
+        except OverflowError:  # a whole number beyond every float
+            flat = [math.inf]
     return _finite(flat, place), tail
 
 

@@ -18,8 +18,9 @@ _DROPPED = 16 * 1024 * 1024
 connection instead of the reason."""
 FEWEST = 32
 """Calls that are answered at once, however long they take."""
-_DECREASE = 0.8
-_REMEMBERED = 64  # calls whose mean is what a call usually takes
+_JUDGED_SECONDS = 0.1  # of calls that tell whether there are too many: a stall is shorter
+_LATE, _DECREASE, _INCREASE = 0.8, 0.8, 1.05
+_STEP = 1.05  # by which what calls usually take goes up or down with each of them: so it is their median
 _AT_ONCE = 16 * 1024
 """Bytes of a body that is read in one piece and not counted as waiting."""
 
@@ -140,16 +141,22 @@ def _come_again(kind: str, detail: str) -> ProblemError:
 class Places:
     """Calls that are answered at once: one more would make all of them late.
 
-    There are `most`. While calls take longer than `goal` seconds there are fewer, down to `FEWEST`: additive
-    increase, multiplicative decrease, as TCP finds what a way bears.
+    There are `most`. While calls take longer than `goal` seconds there are fewer, down to `FEWEST`. Of a call
+    the `elsewhere()` seconds for which it waits for a store do not count: fewer calls would wait as long. Nor
+    do calls count of which less than half the places are taken, since these wait for no other.
     """
 
     most: int
     goal: float = 0.0
+    elsewhere: Callable[[], float] = lambda: 0.0
     held: int = 0
     _now: float = 0.0
     _usual: float = 0.0
+    _judged: float = 0.0
     _lowered: float = 0.0
+    _calls: int = 0
+    _late: int = 0
+    _peak: int = 0
 
     def __post_init__(self) -> None:
         self._now = float(self.most)
@@ -172,6 +179,7 @@ class Places:
         if until is not None and started + (self._usual if self.held else 0.0) > until:
             raise _too_late()
         self.held += 1
+        self._peak = max(self._peak, self.held)
         try:
             yield
         finally:
@@ -180,13 +188,19 @@ class Places:
 
     def _learn(self, started: float, ended: float) -> None:
         taken = ended - started
-        self._usual += (taken - self._usual) / _REMEMBERED
+        self._usual = self._usual * _STEP if taken > self._usual > 0 else max(taken, self._usual / _STEP)
         if not self.goal:
             return
-        if min(taken, self._usual) <= self.goal:  # one late call, or one stall, is no overload
-            self._now = min(float(self.most), self._now + 1 / self._now)
-        elif started >= self._lowered:  # calls that began before the last decrease do not show its effect
+        if started >= self._lowered:  # calls that began before the last decrease do not show its effect
+            self._calls += 1
+            self._late += taken > self.goal and taken - self.elsewhere() > self.goal
+        if ended < self._judged + _JUDGED_SECONDS:
+            return
+        if self._late > _LATE * self._calls and 2 * self._peak > self._now:
             self._now, self._lowered = max(min(float(self.most), FEWEST), self._now * _DECREASE), ended
+        elif self._calls:
+            self._now = min(float(self.most), self._now * _INCREASE + 1)
+        self._judged, self._calls, self._late, self._peak = ended, 0, 0, self.held
 
 
 @dataclass(slots=True)

@@ -75,6 +75,7 @@ class Store:
     gone: set[str] = field(default_factory=set)
     """Projects whose tables are not there."""
     reads: int = 0
+    read_seconds: float = 0.0
     sample_current: Callable[[Project, int], Sequence[CurrentRow]] = lambda *_: ()
 
     def prepare(self, project: Project, manifest: Any) -> None:

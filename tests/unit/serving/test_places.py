@@ -23,32 +23,66 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_places_become_fewer_while_calls_are_late_and_more_again_later(
-    clock: list[float],
-) -> None:
+def passed_together(places: Places, count: int, seconds: float, clock: list[float]) -> None:
+    """Calls that begin together, of which each takes so long."""
+    calls = [places.taken() for _ in range(count)]
+    for call in calls:
+        call.__enter__()
+    clock[0] += seconds
+    for call in calls:
+        call.__exit__(None, None, None)
+
+
+def test_places_become_fewer_while_calls_are_late_and_more_again_later(clock: list[float]) -> None:
     places = Places(128, 0.03)
-    for _ in range(20):
-        passed(places, 0.05, clock)  # a stall
-    assert places.now == 128
     for _ in range(200):
-        passed(places, 0.05, clock)
+        passed_together(places, places.now, 0.05, clock)
     assert places.now == FEWEST
-    for _ in range(10_000):
-        passed(places, 0.01, clock)
-    assert places.now == 128
+    began = clock[0]
+    while places.now < 128:
+        passed_together(places, places.now, 0.01, clock)
+    assert clock[0] - began < 4
 
 
 def test_calls_that_were_late_together_lower_the_number_once(clock: list[float]) -> None:
     places = Places(128, 0.03)
-    for _ in range(55):
-        passed(places, 0.05, clock)
-    calls = [places.taken() for _ in range(50)]
-    for call in calls:
-        call.__enter__()
-    clock[0] += 0.05
-    for call in calls:
-        call.__exit__(None, None, None)
+    passed_together(places, 100, 0.15, clock)
     assert (places.now, places.held) == (int(128 * 0.8), 0)
+
+
+def test_a_stall_that_ends_soon_is_no_overload(clock: list[float]) -> None:
+    places = Places(128, 0.03)
+    for _ in range(50):
+        passed_together(places, 20, 0.005, clock)
+        passed_together(places, 90, 0.06, clock)
+        for _ in range(10):
+            passed_together(places, 20, 0.005, clock)
+    assert places.now == 128
+
+
+@pytest.mark.parametrize(("elsewhere", "now"), [(0.045, 128), (0.001, FEWEST)])
+def test_time_that_the_store_takes_lowers_no_number(clock: list[float], elsewhere: float, now: int) -> None:
+    places = Places(128, 0.03, lambda: elsewhere)
+    for _ in range(200):
+        passed_together(places, places.now, 0.05, clock)
+    assert places.now == now
+
+
+def test_calls_that_are_late_while_most_places_are_free_lower_no_number(clock: list[float]) -> None:
+    places = Places(128, 0.03)
+    for _ in range(200):
+        passed_together(places, 20, 0.5, clock)
+    assert places.now == 128
+
+
+def test_a_few_calls_that_take_long_refuse_no_caller_whose_call_is_quick(clock: list[float]) -> None:
+    places = Places(128, 0.03)
+    for _ in range(100):
+        for _ in range(9):
+            passed(places, 0.005, clock)
+        passed(places, 2.0, clock)
+    with places.taken(), places.taken(clock[0] + 0.02):
+        pass
 
 
 def test_a_few_places_are_never_made_fewer(clock: list[float]) -> None:

@@ -289,6 +289,7 @@ def test_what_mlflows_protocol_cannot_mean_is_refused_by_name(heart: Bench, body
         ([tensor("agee", "INT64", [1]), tensor("age", "INT64", [1])], "'agee' is no column"),
         ([{"name": "age", "shape": [1], "datatype": "INT64"}], "'age' has no data"),
         ([tensor("bpm_mean_1h", "FP32", [1e39])], "infinities are not values"),
+        ([tensor("bpm_mean_1h", "FP32", [10**400])], "infinities are not values"),
     ],
 )
 def test_what_tensors_cannot_mean_is_refused_by_name(heart: Bench, inputs: Any, said: str) -> None:
