@@ -42,8 +42,9 @@ class Retirement:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            for name, projects in self._fed().items():
-                self._retire(name, projects)
+            for name in list(self._fed()):
+                # Asked anew for each: to retire one project's tiles may take minutes, in which others change.
+                self._retire(name, self._fed().get(name, ()))
             self._stopping.wait(_INTERVAL)
 
     def _retire(self, name: str, projects: Sequence[Project]) -> None:
