@@ -26,15 +26,19 @@ def place_of(layer: SpeedLayer, project: Project, source: Source) -> str:
     topic = layer.stores.bus.read_as(str(source.topic))
     spark, views, folder = layer.stores.spark, layer.stores.views, checkpoint(layer, project, source)
     place, why = begun(layer, topic, folder), None
-    begins = not file_names(spark, f"{place}/commits")
+    begins, lacking = not file_names(spark, f"{place}/commits"), views.lacking_tiles(project, source.name)
     if begins and (place != folder or _was_built_of_another(layer, project, source)):
         # The lake, and tiles of the open slot, hold events of the topic before, which the query never reads.
-        why = f"topic {source.topic!r} was deleted and made again"
-    elif not begins and not views.tiles_are_whole(project, source.name):
+        why, lacking = f"topic {source.topic!r} was deleted and made again", _tiles_of(project, source)
+    elif not begins and lacking:
         why = "tiles were removed from Cassandra and are made again"
-    # No answer reads tiles of views that wait for their build: it waits until they are made.
-    if why is not None and any(each.keeps(project, source) for each in standing_feeds(layer, project)):
+    # No answer reads tiles of views that wait for their build alone: it waits until they are made.
+    standing = {
+        name for each in standing_feeds(layer, project) for name in _tiles_of(each.project, each.source)
+    }
+    if why is not None and lacking & standing:
         note_gap(layer, project, source.name, why)
+    layer.places.begin(views, project.name, lacking)
     if not begins and why is not None:
         remove_folder(spark, place)
     if begins or why is not None:
@@ -45,6 +49,10 @@ def place_of(layer: SpeedLayer, project: Project, source: Source) -> str:
             before = Stretch(starts={}, ends={int(part): end for part, end in skipped}, earliest=0)
             _look(layer, project, (source.name, topic), before)
     return place
+
+
+def _tiles_of(project: Project, source: Source) -> set[str]:
+    return {view.tiles_name for view in project.views_of(source.name)}
 
 
 def _was_built_of_another(layer: SpeedLayer, project: Project, source: Source) -> bool:

@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pyspark.sql import DataFrame
 
@@ -23,6 +23,7 @@ from anabranch.stores.kafka.relays import Relays
 from anabranch.stores.opened import Stores
 from anabranch.stores.queries import checkpoint_of
 from anabranch.values.times import DAY, SECOND, floor_to, now_micros
+from speed.places import TilePlaces
 
 log = logging.getLogger(__name__)
 EARLIEST = "earliest"
@@ -42,7 +43,7 @@ class SpeedLayer:
     ends. `most_offsets`: the most messages of a micro-batch. `partitions`: of a query's state, fixed for the
     life of a checkpoint. `suites`: the expectations by source that landing judges rows by, so that a stream
     skips the same rows. `relays`: what keeps copying topics that producers stamp, where the queries go on.
-    `declared` gives a project as it is declared now.
+    `declared` gives a project as it is declared now. `places`: how far tiles are.
     """
 
     stores: Stores
@@ -53,6 +54,7 @@ class SpeedLayer:
     partitions: int = 1
     relays: Relays | None = None
     declared: Callable[[Project], Project] = lambda project: project
+    places: TilePlaces = field(default_factory=TilePlaces)
 
     @property
     def times(self) -> TimeSettings:

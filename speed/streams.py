@@ -89,6 +89,7 @@ def prepare(layer: SpeedLayer, project: Project) -> None:
 def _micro_batch(layer: SpeedLayer, feed: StreamFeed, place: str) -> Callable[[DataFrame, int], None]:
     project, source = feed.project, feed.source
     options = {**layer.stores.bus.spark_options([]), "topic": scores_topic(project.name)}
+    tiles = [view.tiles_name for view in project.views_of(source.name)]
     with_rows: list[Project] = []  # the declaration whose columns the current rows have
 
     def run(states: DataFrame, number: int) -> None:
@@ -96,12 +97,7 @@ def _micro_batch(layer: SpeedLayer, feed: StreamFeed, place: str) -> Callable[[D
         views, ends = layer.stores.views, ends_of(layer, place, number)
         served, _ = layer.served(project)
         serves = any(feed.keeps(served, one) for one in sources_of(served))
-        # Where another query feeds a view that serves, that one's places count.
-        others = () if serves else {view.tiles_name for view in served.own_views}
-        mine = [one.tiles_name for one in project.views_of(source.name) if one.tiles_name not in others]
-        # Answers tell by these whether tiles that they read hold an event that came with a question.
-        first: dict[str, Mapping[int, int]] = {"done": {}} if number == 0 else {}
-        views.note_places(project.name, mine, began=ends, **first)
+        layer.places.note_begun(views, project.name, tiles, ends)
         changed = write_states(layer, project, source, states)
         if serves:
             if with_rows and with_rows != [served]:
@@ -110,7 +106,7 @@ def _micro_batch(layer: SpeedLayer, feed: StreamFeed, place: str) -> Callable[[D
             refresh_current(layer, served, changed).write.format("kafka").options(**options).save()
         else:
             changed.write.format("noop").mode("overwrite").save()
-        views.note_places(project.name, mine, done=ends)
+        layer.places.note_done(views, project.name, tiles, ends)
         log.info(
             "micro-batch project=%s source=%s number=%s seconds=%.2f",
             project.name,
@@ -166,7 +162,7 @@ class _MeasuredQuery:
         """Start the query again, from its beginning, when its topic or its tiles were deleted."""
         before, self.topic_id = self.topic_id, topic_id
         feed, views = self.feed, layer.stores.views
-        whole = feed is None or views.tiles_are_whole(feed.project, feed.source.name)
+        whole = feed is None or not views.lacking_tiles(feed.project, feed.source.name)
         if (before in ("", self.topic_id) and whole) or self.supervised.query is None:
             return
         self.supervised.query.stop()

@@ -99,9 +99,10 @@ def build(
         progress.step(f"validating version {version.number}")
         validation = Validation(stores, project, entry, version.before, limits)
         entry = validation.passed(options.accept, progress)
+        stores.views.ensure_tiles(project)
+        # Last before the swap: what the stream writes for the version before goes on.
         await_tiles(stores, project, version.before, entry, progress)
         progress.step(f"making version {version.number} current")
-        stores.views.ensure_tiles(project)
         version.swap(entry)
     except BaseException as error:
         version.undo()

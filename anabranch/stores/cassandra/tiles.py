@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from anabranch.declare.projects import Project
+from anabranch.declare.views import FeatureView
 from anabranch.settings import ViewsSettings
 from anabranch.stores.cassandra.session import answering, prepared, session_for
 from anabranch.stores.cassandra.tables import READ_AGAIN, Tables, is_of_project, tiles_table
@@ -35,19 +36,24 @@ class TileTables(Tables):
     @answering()
     def mark_tiles(self, project: Project, source: str) -> None:
         """Mark the tile tables of a source's views, which a query fills from its beginning from now on."""
-        for table in self._tile_tables(project, source):
+        for table in [one for view in project.views_of(source) for one in self._tables_of(project, view)]:
             self.session.execute(
                 f"INSERT INTO {table} (key, slot, tile_start) VALUES (%s, %s, 0) USING TTL 0", (_MARK, _NEVER)
             )
 
     @answering()
-    def tiles_are_whole(self, project: Project, source: str) -> bool:
-        """Whether no tile table of a source's views was emptied or made anew since `mark_tiles`."""
-        tables = self._tile_tables(project, source)
-        found = [
-            self.session.execute(f"SELECT key FROM {table} WHERE key = %s", (_MARK,)) for table in tables
+    def lacking_tiles(self, project: Project, source: str) -> set[str]:
+        """Views of a source (`tiles_name`) with a table that was emptied or made anew since `mark_tiles`."""
+        tables = [
+            (view.tiles_name, table)
+            for view in project.views_of(source)
+            for table in self._tables_of(project, view)
         ]
-        return all(rows.one() is not None for rows in found)
+        found = [
+            (name, self.session.execute(f"SELECT key FROM {table} WHERE key = %s", (_MARK,)))
+            for name, table in tables
+        ]
+        return {name for name, rows in found if rows.one() is None}
 
     @answering()
     def drop_tiles(self, name: str, kept: Sequence[Project] = ()) -> list[str]:
@@ -66,12 +72,8 @@ class TileTables(Tables):
             self.session.execute(f"DROP TABLE IF EXISTS {table}")
         return dropped
 
-    def _tile_tables(self, project: Project, source: str) -> list[str]:
-        return [
-            tiles_table(project.name, view, fine=fine)
-            for view in project.views_of(source)
-            for fine in (False, True)[: len(view.tiers)]
-        ]
+    def _tables_of(self, project: Project, view: FeatureView) -> list[str]:
+        return [tiles_table(project.name, view, fine=fine) for fine in (False, True)[: len(view.tiers)]]
 
 
 def tile_sender(views: ViewsSettings, table: str) -> Sender:

@@ -128,8 +128,11 @@ class ModelViews:
     def note_gap(self, _project: str, gap: Gap) -> None:
         self.noted = [max([*self.noted, gap], key=lambda each: each.until)]
 
-    def tiles_are_whole(self, _project: Project, _source: str) -> bool:
-        return self.whole
+    def lacking_tiles(self, project: Project, source: str) -> set[str]:
+        return set() if self.whole else {view.tiles_name for view in project.views_of(source)}
+
+    def note_places(self, _project: str, _tiles: Iterable[str], **_places: Mapping[int, int]) -> None:
+        """Answers of this model bring no events of their own."""
 
     def mark_tiles(self, _project: Project, _source: str) -> None:
         self.whole = True

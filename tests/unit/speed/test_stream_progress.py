@@ -119,7 +119,7 @@ def test_a_query_starts_again_when_its_topic_or_its_tiles_were_deleted(
     topic_ids: list[str], whole: bool, again: bool
 ) -> None:
     layer: Any = SimpleNamespace(
-        stores=SimpleNamespace(views=SimpleNamespace(tiles_are_whole=lambda *_: whole))
+        stores=SimpleNamespace(views=SimpleNamespace(lacking_tiles=lambda *_: set() if whole else {"tiles"}))
     )
     stopped: list[str] = []
     query: Any = SimpleNamespace(stop=lambda: stopped.append("stopped"))
