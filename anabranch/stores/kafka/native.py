@@ -5,6 +5,7 @@ Its errors become those of kafka-python, which the rest of this package knows.
 
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -47,8 +48,8 @@ _AS_PYTHON = {
 """Settings as kafka-python spells them."""
 _JAVA = ("ssl.truststore.", "sasl.jaas.config")
 """What settings of Java's clients begin with that librdkafka knows, and refuses."""
-_LASTING = ("_UNKNOWN_TOPIC", "UNKNOWN_TOPIC_OR_PART")
-"""Names of errors that a client remembers for a while after the topic is there."""
+_LASTING = ("_UNKNOWN_TOPIC", "UNKNOWN_TOPIC_OR_PART", "_FATAL", "_PURGE_QUEUE", "_PURGE_INFLIGHT")
+"""Names of errors that a client remembers: for a while after the topic is there, or as it takes no more."""
 _SAID_AS = {
     "_AUTHENTICATION": SaslAuthenticationFailedError,
     "_UNKNOWN_TOPIC": UnknownTopicOrPartitionError,
@@ -105,7 +106,7 @@ class _Sent:
     def note(self, message: Message, error: NativeError | None, report: Any) -> None:
         """Take the report of one message; called by the thread that polls."""
         if error is not None:
-            self.spent = self.spent or error.fatal() or error.name() in _LASTING
+            self.spent = self.spent or error.name() in _LASTING
             self.failed.append((message, translated(error)))
         elif self.stored is not None:
             self.stored.append(Placement(report.partition(), report.offset(), report.timestamp()[1]))
@@ -116,8 +117,11 @@ class NativeConnection:
     """A producer of librdkafka; its memory is bounded, and what does not fit waits for room."""
 
     def __init__(self, settings: BusSettings, seconds: float) -> None:
-        self._producer = client(Producer, settings, **_SETTINGS)
+        self._fatal = threading.Event()
         try:
+            self._producer = client(
+                Producer, settings, error_cb=partial(_note_fatal, self._fatal), **_SETTINGS
+            )
             self._producer.list_topics(timeout=seconds)  # the client itself connects in the background
         except KafkaException as error:
             raise translated(error.args[0]) from error
@@ -134,7 +138,7 @@ class NativeConnection:
             sent.failed = [failure for failure in sent.failed if failure[0] not in large]
             for message in large:
                 self._send(sent, [message], overdue)
-        return sent.failed, sent.spent
+        return sent.failed, sent.spent or self._fatal.is_set()
 
     def _send(self, sent: _Sent, messages: Sequence[Message], overdue: Callable[[], object]) -> None:
         producer, sent.left = self._producer, [None] * len(messages)
@@ -160,6 +164,13 @@ class NativeConnection:
     def close(self, seconds: float | None = None) -> None:
         """Close it; nothing waits, since `send` does."""
         self._producer.flush(0 if seconds is None else seconds)
+
+
+def _note_fatal(fatal: threading.Event, error: NativeError) -> None:
+    """Take an error of a client. Reports of the messages that it fails do not say that it is fatal."""
+    if error.fatal():
+        fatal.set()
+    _CLIENT_LOG.error("%s", error)
 
 
 def translated(error: NativeError) -> KafkaError:

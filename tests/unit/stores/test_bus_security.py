@@ -3,11 +3,14 @@
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError as NativeError
 from confluent_kafka import Producer
+from kafka.errors import KafkaError
 
 from anabranch.settings import BusSettings
 from anabranch.stores.kafka.bus import Bus
-from anabranch.stores.kafka.native import client
+from anabranch.stores.kafka.native import NativeConnection, _note_fatal, client
+from anabranch.stores.kafka.publisher import Placement
 
 TLS = {
     "security.protocol": "SASL_SSL",
@@ -58,3 +61,22 @@ def test_java_gets_a_mechanism_by_either_name() -> None:
     assert "scram.ScramLoginModule" in options["kafka.sasl.jaas.config"]
     assert options["kafka.ssl.key.password"] == "hush"
     assert "kafka.sasl.mechanisms" not in options
+
+
+def test_a_client_that_met_a_fatal_error_is_spent_though_no_report_says_so() -> None:
+    # librdkafka's own broker for tests, in this process
+    settings = BusSettings(bootstrap_servers="127.0.0.1:1", security={"test.mock.num.brokers": "1"})
+    connection, stored = NativeConnection(settings, 10.0), list[Placement]()
+    assert connection.send([("topic", b"k", b"v")], stored, lambda: None) == ([], False)
+    assert len(stored) == 1
+    _note_fatal(connection._fatal, NativeError(NativeError._ALL_BROKERS_DOWN))
+    assert connection.send([("topic", b"k", b"v")], None, lambda: None) == ([], False)
+    _note_fatal(connection._fatal, NativeError(NativeError.UNKNOWN_PRODUCER_ID, "gone", True))
+    assert connection.send([("topic", b"k", b"v")], None, lambda: None) == ([], True)
+    connection.close(1)
+
+
+def test_a_client_that_cannot_be_made_says_why_as_an_error_of_the_bus() -> None:
+    security = {"security.protocol": "SSL", "ssl.ca.location": "/nowhere/ca.pem"}
+    with pytest.raises(KafkaError, match=r"ssl\.ca\.location"):
+        NativeConnection(BusSettings(bootstrap_servers="127.0.0.1:1", security=security), 1.0)
