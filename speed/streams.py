@@ -245,6 +245,8 @@ class Streams:
             for each in self._queries:
                 if each.project.name == project.name and each.feed is not None:
                     each.serves = any(each.feed.keeps(served, one) for one in sources_of(served))
+        if self._relays is not None:
+            self._relays.keep({each.topic for each in self._queries})
 
     def _begun(self, wanted: "_Wanted") -> _MeasuredQuery:
         names = {each.source for each in self._queries if each.project.name == wanted.project.name}
@@ -289,6 +291,7 @@ class Streams:
         return [
             of_relay(readers[state.topic].name, state)
             for state in (() if self._relays is None else self._relays.states())
+            if state.topic in readers
         ]
 
     def _measure(self) -> None:

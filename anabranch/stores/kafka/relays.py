@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from anabranch.errors import AnabranchError, UnavailableError
@@ -106,10 +106,16 @@ class Relays:
             if topic not in self._kept:
                 with relaying(self._bus.settings.bootstrap_servers, topic):
                     RelayAdmin(self._bus.settings, topic).pair()
-                kept = _Kept(Relay(self._bus.settings, topic, self._told), self._stopping)
+                kept = _Kept(Relay(self._bus.settings, topic, self._told), threading.Event())
                 kept.thread = threading.Thread(target=kept.keep, name=f"relay of {topic}", daemon=True)
                 self._kept[topic] = kept
                 kept.thread.start()
+
+    def keep(self, topics: Collection[str]) -> None:
+        """End the relays of other topics after what they have read; does not wait for them."""
+        for topic in [one for one in self._kept if one not in topics]:
+            log.info("relay of %s ends: nothing reads its copy any more", topic)
+            self._kept.pop(topic).stopping.set()
 
     @property
     def active(self) -> bool:
@@ -135,7 +141,8 @@ class Relays:
 
     def close(self) -> None:
         """Stop every relay after what it has read."""
-        self._stopping.set()
+        for stopping in (self._stopping, *(kept.stopping for kept in self._kept.values())):
+            stopping.set()
         for kept in self._kept.values():
             if kept.thread is not None:
                 kept.thread.join(_STOP_SECONDS)
