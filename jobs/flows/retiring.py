@@ -44,12 +44,12 @@ class RetiredProject:
         try:
             found.append(self.context.project(self.name))
         except UnknownProjectError:
-            if manifest is None or manifest.kept is None:
+            if _kept(manifest) is None:
                 raise
         except DeclarationError:
             pass  # a file that does not load hinders nobody who wants to be rid of it
         for version in (manifest, manifest and manifest.previous):
-            kept = None if version is None else version.kept
+            kept = _kept(version)
             found += [] if kept is None or kept in found else [kept]
         return found
 
@@ -134,5 +134,14 @@ class RetiredProject:
             if name != self.name:
                 try:
                     yield self.context.project(name)
-                except AnabranchError:
-                    continue  # it answers by what it was built with, which its manifest tells
+                except AnabranchError:  # it answers, and is fed, by what it was built with
+                    kept = _kept(self.context.views.manifest(name))
+                    yield from () if kept is None else (kept,)
+
+
+def _kept(version: Manifest | None) -> Project | None:
+    """The declaration that a version answers by, where it was kept and can be read."""
+    try:
+        return None if version is None else version.kept
+    except DeclarationError:
+        return None
