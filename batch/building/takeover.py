@@ -13,6 +13,7 @@ from anabranch.declare.views import FeatureView
 from anabranch.errors import AnabranchError
 from anabranch.progress import Progress
 from anabranch.stores.cassandra.manifest import Gap, Manifest
+from anabranch.stores.cassandra.session import MissingTableError
 from anabranch.stores.opened import Stores
 from anabranch.values.times import SECOND, now_micros
 
@@ -27,7 +28,7 @@ def await_first_tiles(
     """Raise AnabranchError, before a build, for new views that no stream has begun to feed and must."""
     deadline = time.monotonic() + _FIRST
     while views := [
-        view for view in _behind(stores, project, before, cut) if not _done(stores, view, project)
+        view for view in _behind(stores, project, before, cut) if not _filled(stores, view, project)
     ]:
         if time.monotonic() >= deadline:
             raise AnabranchError(_text(project, views[0]))
@@ -45,7 +46,7 @@ def await_tiles(
     """
     deadline, last = time.monotonic() + _PATIENCE, None
     while views := _behind(stores, project, before, entry.cut):
-        reached = [_done(stores, view, project) for view in views]
+        reached = [_filled(stores, view, project) for view in views]
         if reached != last:
             deadline, last = time.monotonic() + _PATIENCE, reached
             progress.step(f"waiting for the stream to fill the tiles of view {views[0].name}")
@@ -88,7 +89,7 @@ def _behind(stores: Stores, project: Project, before: Manifest | None, cut: int)
                     for partition, end in _done(stores, other, project).items()
                 }
         first = stores.bus.offsets_at(stores.bus.read_as(topic), cut) if target else {}
-        done = _done(stores, view, project)
+        done = _filled(stores, view, project)
         if any(end > max(first.get(part, 0), done.get(part, 0)) for part, end in target.items()):
             found.append(view)
     return found
@@ -96,3 +97,12 @@ def _behind(stores: Stores, project: Project, before: Manifest | None, cut: int)
 
 def _done(stores: Stores, view: FeatureView, project: Project) -> Mapping[int, int]:
     return stores.views.places(project.name, view.tiles_name).done
+
+
+def _filled(stores: Stores, view: FeatureView, project: Project) -> Mapping[int, int]:
+    """How far the tiles of a new view are; places of tables that were dropped, or made anew, do not count."""
+    try:
+        lacking = stores.views.lacking_tiles(project, view.source.name)
+    except MissingTableError:
+        return {}
+    return {} if view.tiles_name in lacking else _done(stores, view, project)

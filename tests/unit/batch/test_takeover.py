@@ -11,6 +11,7 @@ from anabranch.errors import AnabranchError
 from anabranch.kept.writing import written
 from anabranch.stores.cassandra.manifest import Gap, Manifest
 from anabranch.stores.cassandra.own_events import StreamPlaces
+from anabranch.stores.cassandra.session import MissingTableError
 from batch.building import takeover
 from batch.building.takeover import await_first_tiles, await_tiles
 from tests.support.law import source
@@ -39,6 +40,7 @@ class FakeStores:
 
     def __init__(self, old: dict[int, int], new: list[dict[int, int]], at_cut: int = 0) -> None:
         self.gaps: list[Gap] = []
+        self.lacking: list[set[str] | Exception] = []
         self._old, self._new = old, new
         self.views: Any = self
         self.bus: Any = SimpleNamespace(read_as=lambda name: name, offsets_at=lambda *_: {0: at_cut, 1: 0})
@@ -52,6 +54,12 @@ class FakeStores:
         if view == VIEW.tiles_name:
             return StreamPlaces(done=self._old)
         return StreamPlaces(done=self._new.pop(0) if len(self._new) > 1 else self._new[0])
+
+    def lacking_tiles(self, project: Project, source: str) -> set[str]:
+        found = self.lacking.pop(0) if self.lacking else set[str]()
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     def note_gap(self, project: str, gap: Gap) -> None:
         self.gaps.append(gap)
@@ -128,3 +136,11 @@ def test_a_version_that_is_accepted_all_the_same_notes_what_its_answers_may_lack
     await_tiles(stores, NEW, manifest(OLD), manifest(NEW, accepted="I know"), told)
     (gap,) = stores.gaps
     assert (gap.source, "took over before the stream had filled its tiles" in gap.why) == ("things", True)
+
+
+def test_places_of_a_declaration_that_was_there_before_and_whose_tables_were_dropped_do_not_count() -> None:
+    stores: Any = FakeStores({0: 5}, [{0: 5}])
+    stores.lacking = [*[MissingTableError("no table")] * 2, *[{NEW.views[0].tiles_name}] * 2]
+    told: Any = Told()
+    await_tiles(stores, NEW, manifest(OLD), manifest(NEW), told)
+    assert (stores.lacking, len(told.texts)) == ([], 1)
