@@ -180,7 +180,7 @@ def test_a_missing_column_and_a_wrong_value_are_named() -> None:
 
 
 def test_an_unknown_trainer_is_refused_and_the_known_ones_are_listed() -> None:
-    with pytest.raises(DeclarationError, match="'magic' is unknown: .* one of auto, xgboost, logistic"):
+    with pytest.raises(DeclarationError, match=r"'magic' is unknown: .* one of auto, xgboost, logistic"):
         check_trainer("magic")
     with pytest.raises(DeclarationError, match=r"'linear' cannot learn a class.*auto, xgboost, logistic"):
         check_trainer("linear", "class")
