@@ -1,5 +1,7 @@
 """The route table of the REST API. To add an endpoint, add its row here and its handler."""
 
+from functools import partial
+
 from anabranch.answers.requests import MOST_SHOWN, SHOWN
 from serving.api import about, endpoints
 from serving.api.bodies import (
@@ -48,6 +50,10 @@ _PREDICTED = PredictionBody(
 _READY = ReadinessBody(
     status="ready", store="ok", bus="ok", model="ok", projects={"card_fraud": "ok"}, broken={}
 )
+
+_mlflow = partial(Route, tag="MLflow's scoring protocol", errors=mlflow.ERRORS)
+_inference = partial(Route, tag="Open Inference Protocol", errors=inference.ERRORS)
+"""Routes of a protocol that are of no one project: these have the tag of their project."""
 
 ROUTES = (
     Route(
@@ -154,7 +160,7 @@ ROUTES = (
         problems=_SCORING,
         bounded=True,
     ),
-    Route(
+    _mlflow(
         name="invocations of the only project",
         method="POST",
         path="/invocations",
@@ -163,8 +169,6 @@ ROUTES = (
         summary="Score rows by MLflow's scoring protocol, on a server of one project with a model",
         model=True,
         only=True,
-        tag="MLflow's scoring protocol",
-        errors=mlflow.ERRORS,
         request=_INVOKED,
         further=("text/csv",),
         examples=mlflow.examples,
@@ -173,60 +177,50 @@ ROUTES = (
         bounded=True,
     ),
     *(
-        Route(
+        _mlflow(
             name=path.removeprefix("/"),
             method="GET",
             path=path,
             right=None,
             handler=mlflow.ping,
             summary=f"Is there a model to score with? ({path})",
-            tag="MLflow's scoring protocol",
-            errors=mlflow.ERRORS,
             response=AliveBody,
             problems=(503,),
         )
         for path in ("/ping", "/health")
     ),
-    Route(
+    _mlflow(
         name="version",
         method="GET",
         path="/version",
         handler=mlflow.version,
         summary="The release of MLflow whose protocol this is",
-        tag="MLflow's scoring protocol",
-        errors=mlflow.ERRORS,
         response="text/plain",
     ),
-    Route(
+    _inference(
         name="v2",
         method="GET",
         path="/v2",
         handler=inference.server,
         summary="What this server is",
-        tag="Open Inference Protocol",
-        errors=inference.ERRORS,
         response=ServerMetadataBody,
     ),
-    Route(
+    _inference(
         name="v2 live",
         method="GET",
         path="/v2/health/live",
         right=None,
         handler=inference.live,
         summary="Is the process alive?",
-        tag="Open Inference Protocol",
-        errors=inference.ERRORS,
         response=ServerLiveBody,
     ),
-    Route(
+    _inference(
         name="v2 ready",
         method="GET",
         path="/v2/health/ready",
         right=None,
         handler=inference.ready,
         summary="Can store, bus and model be reached?",
-        tag="Open Inference Protocol",
-        errors=inference.ERRORS,
         response=ServerReadyBody,
         problems=(503,),
     ),
