@@ -25,9 +25,9 @@ class StreamFeed:
         """What the query's checkpoint, its tiles and the keys that it names depend on."""
         return meaning_of(self.project, self.source)
 
-    def keeps(self, project: Project, source: Source) -> bool:
-        """Whether the query of a source in another declaration is this one."""
-        return source.name == self.source.name and meaning_of(project, source) == self.meaning
+    def serves(self, project: Project) -> bool:
+        """Whether it is also a feed of another declaration, of which views mean the same."""
+        return any(each.meaning == self.meaning for each in feeds_of(project))
 
 
 def meaning_of(project: Project, source: Source) -> tuple[object, ...]:

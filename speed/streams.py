@@ -23,7 +23,7 @@ from speed.gaps import look_behind, place_of
 from speed.progress import Delays, Meter, Snapshot, of_relay
 from speed.query import SpeedLayer, ends_of, query_settings, scores_topic
 from speed.retiring import Retirement
-from speed.views import events_of, refresh_current, sources_of, states_of, write_states
+from speed.views import events_of, refresh_current, states_of, write_states
 
 log = logging.getLogger(__name__)
 _LAG_SECONDS = 5.0
@@ -96,7 +96,7 @@ def _micro_batch(layer: SpeedLayer, feed: StreamFeed, place: str) -> Callable[[D
         started = time.monotonic()
         views, ends = layer.stores.views, ends_of(layer, place, number)
         served, _ = layer.served(project)
-        serves = any(feed.keeps(served, one) for one in sources_of(served))
+        serves = feed.serves(served)
         layer.places.note_begun(views, project.name, tiles, ends)
         changed = write_states(layer, project, source, states)
         if serves:
@@ -244,7 +244,7 @@ class Streams:
             served, _ = self._layer.served(project)
             for each in self._queries:
                 if each.project.name == project.name and each.feed is not None:
-                    each.serves = any(each.feed.keeps(served, one) for one in sources_of(served))
+                    each.serves = each.feed.serves(served)
         if self._relays is not None:
             self._relays.keep({each.topic for each in self._queries})
 
