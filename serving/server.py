@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import resource
 import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 _OTHER_FILES = 512
 """Files that a worker has open besides its connections."""
 _ASK_SECONDS = 2.0
+_TOLD_SECONDS = 1.0
+"""How long the end of a process that nobody sees running any more may go untold."""
 
 
 def run(
@@ -49,7 +52,7 @@ def run(
     _check_port(serving)
     connections = _affordable(serving.connections)
     leaving = Leaving()
-    server = Granian(
+    server = _Server(
         "anabranch",
         address=serving.host,
         port=serving.port,
@@ -66,10 +69,29 @@ def run(
         workers_kill_timeout=int(serving.bus_timeout_seconds + serving.drain_seconds) + 5,
     )
     tell_address = partial(tell, f"REST server: {address(serving)}/docs")
-    server.signal_handler_interrupt = partial(_leave_first, leaving, server.signal_handler_interrupt)  # type: ignore[method-assign]
+    server.signal_handler_interrupt = partial(_leave_first, leaving, server.signal_handler_interrupt)
     loader = _Loader(partial(load, leaving), multiprocessing.Value("i", serving.workers), tell_address)
     # No thread may run here: workers are forks, and a module that it was importing would stay torn in them.
-    server.serve(target_loader=loader, wrap_loader=False)  # type: ignore[arg-type] # it has __rsgi__
+    server.serve(target_loader=loader, wrap_loader=False)
+
+
+class _Server(Granian):  # type: ignore[misc,valid-type] # a name of one class or another
+    """Granian, which takes a worker that has just ended for one that does not stop.
+
+    A thread waits for the same process and may not have told yet that it ended. Granian allows it 1 ms.
+    """
+
+    def _spawn_worker(self, *given: Any, **named: Any) -> Any:
+        worker = super()._spawn_worker(*given, **named)
+        worker.join = partial(_join, worker.inner)
+        return worker
+
+
+def _join(process: multiprocessing.Process, timeout: float | None = None) -> None:
+    process.join(timeout)
+    until = time.monotonic() + _TOLD_SECONDS
+    while process.is_alive() and time.monotonic() < until:
+        time.sleep(_TOLD_SECONDS / 100)
 
 
 def _leave_first(leaving: Leaving, stop: Callable[..., object], *given: object) -> None:

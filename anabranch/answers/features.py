@@ -286,7 +286,7 @@ class Answers:
         with span("read", keys=len(keys)):
             for start in range(0, len(keys), _AT_ONCE):
                 readings.append(
-                    self._begin(project, keys[start : start + _AT_ONCE], manifest, asked, self.reader)
+                    self._begin(project, keys[start : start + _AT_ONCE], manifest, asked, waits=False)
                 )
                 if several:
                     await asyncio.sleep(0)
@@ -349,16 +349,18 @@ class Answers:
         keys: Sequence[Mapping[str, object]],
         manifest: Manifest | None,
         at: int,
-        reader: Reader | None = None,
+        *,
+        waits: bool = True,
     ) -> _Reading:
-        """Start all reads; keys share reads, which is less work."""
+        """Start all reads; keys share reads, which is less work. An event loop never `waits`."""
         texts = [_texts(project, key) for key in keys]
         pending: list[Pending] = []
         for view, positions in project.stored_views:
             owner, version = states_of(project, view, manifest)
             asked = dict.fromkeys(text[position] for text in texts for position in positions)
             wanted = {text: self._kept(owner, version, view, text) for text in asked}
-            pending += self.views.ask(owner, view, wanted, version, at, self.timeout, reader)
+            reader = None if waits else self.reader
+            pending += self.views.ask(owner, view, wanted, version, at, self.timeout, reader, look=waits)
         return _Reading(texts, pending)
 
     def _collect(self, reading: _Reading, project: Project) -> dict[tuple[str, str], Known]:

@@ -29,6 +29,8 @@ T = TypeVar("T")
 MOST_ROWS = 2000
 MOST_REPORTS = 5
 _CACHE_SECONDS = 5.0
+_ALONE_SECONDS = 15.0
+"""How long a page waits for the one thing that it shows, where others show what they have by then."""
 _PAST = timedelta(days=30)
 _MOST_HISTORIES, _MOST_POINTS = 24, 2000
 _MOST_CACHED = 1024
@@ -68,7 +70,10 @@ class ProjectFacts:
 
 @dataclass
 class Facts:
-    """Reads in threads of `pool`; one that takes longer than `serving.store_timeout_seconds` is `Missing`."""
+    """Reads in threads of `pool`; one that takes longer than `serving.store_timeout_seconds` is `Missing`.
+
+    A page that shows one thing alone waits longer.
+    """
 
     context: ServingContext
     pool: Executor
@@ -158,6 +163,7 @@ class Facts:
         files = await self._read(
             ("card", name, version),
             lambda: self.context.stores.models.files(name, version, ["report/model_card.html"]),
+            _ALONE_SECONDS,
         )
         return files if isinstance(files, Missing) else files.get("report/model_card.html")
 
@@ -166,6 +172,7 @@ class Facts:
         return await self._read(
             ("report", served.project.name, source, name),
             lambda: self.context.stores.reports.page(served.project, source, name),
+            _ALONE_SECONDS,
         )
 
     async def row(self, served: Served, key: str) -> Any:
@@ -174,11 +181,13 @@ class Facts:
             ("row", served.project.name, key), lambda: self.context.stores.views.current(served.project, key)
         )
 
-    async def _read(self, what: tuple[str, ...], ask: Callable[[], T]) -> T | Missing:
+    async def _read(
+        self, what: tuple[str, ...], ask: Callable[[], T], least_seconds: float = 0.0
+    ) -> T | Missing:
         if what in self._cache:
             cached: T = self._cache[what]
             return cached
-        seconds = self.context.settings.store_timeout_seconds
+        seconds = max(self.context.settings.store_timeout_seconds, least_seconds)
         try:
             async with asyncio.timeout(seconds):
                 read = await asyncio.get_running_loop().run_in_executor(self.pool, ask)

@@ -208,16 +208,21 @@ class StateReads(Tables):
         at: int,
         timeout: float | None = None,
         reader: Reader | None = None,
+        *,
+        look: bool = True,
     ) -> list[Pending]:
         """Start the reads of keys; a batch part that is `known` is not read. `timeout` in seconds.
 
         Up to 20 keys share a read, since a read costs more than its rows. Fine tiles cover answers at any
-        time in [at, at + GRACE]. Without a `reader` cassandra-driver reads.
+        time in [at, at + GRACE]. Without a `reader` cassandra-driver reads. Whether there are tables of tiles
+        that are not known is asked first; an event loop does not `look`: `prepare` has.
         """
         names, by = list(known), reader or DriverReader(self.settings)
         chunks = [names[start : start + _KEYS_A_READ] for start in range(0, len(names), _KEYS_A_READ)]
         return [
-            self._read(project, view, {key: known[key] for key in chunk}, manifest, at, timeout, by)
+            self._read(
+                project, view, {key: known[key] for key in chunk}, manifest, at, timeout, by, look=look
+            )
             for chunk in chunks
         ]
 
@@ -235,11 +240,13 @@ class StateReads(Tables):
         at: int,
         timeout: float | None,
         reader: Reader,
+        *,
+        look: bool,
     ) -> Pending:
         keys = list(known)
         unknown = [key for key in keys if known[key] is None]
         many = len(keys) > 1
-        for_batch, for_tiles, for_fine = self._statements(project, view, manifest, many=many)
+        for_batch, for_tiles, for_fine = self._statements(project, view, manifest, many=many, look=look)
 
         def start(statement: str | None, *values: object) -> Read | None:
             return None if statement is None else reader.start(statement, values, timeout)
@@ -268,13 +275,16 @@ class StateReads(Tables):
             owner, version = states_of(project, view, manifest)
             with answering(_gone(view.name)):
                 for many in (False, True):
-                    found = self._statements(owner, view, version, many=many)
+                    found = self._statements(owner, view, version, many=many, look=True)
                     by.prepare([statement for statement in found if statement is not None], timeout)
 
     def _statements(
-        self, project: str, view: FeatureView, manifest: Manifest | None, *, many: bool = False
+        self, project: str, view: FeatureView, manifest: Manifest | None, *, many: bool, look: bool
     ) -> _Statements:
-        """Statements for batch part, wide and fine tiles of one key or of `many`; None where missing."""
+        """Statements for batch part, wide and fine tiles of one key or of `many`; None where missing.
+
+        With `look` Cassandra is asked for a table of tiles that is not known.
+        """
         batch = tiles = fine = None
         where = "key IN ?" if many else "key = ?"  # one key's read goes to a node that has it
         if manifest is not None:
@@ -285,7 +295,8 @@ class StateReads(Tables):
                 )
             batch = f"SELECT key, states, extras FROM {manifest.tables[view.name]} WHERE {where}"
         table = tiles_table(project, view)
-        if view.source.topic is not None and table in self._tables():
+        known = self.has_table if look else self._tables().__contains__
+        if view.source.topic is not None and known(table):
             tiles = f"SELECT key, tile_start, state, extra FROM {table} WHERE {where} AND slot >= ?"
             if len(view.tiers) > 1:
                 narrow = tiles_table(project, view, fine=True)

@@ -12,7 +12,7 @@ from cassandra.util import Date as CassandraDate
 
 from anabranch.declare.views import FeatureView
 from anabranch.settings import ViewsSettings
-from anabranch.stores.cassandra.session import is_connected, session_for
+from anabranch.stores.cassandra.session import answering, is_connected, session_for
 from anabranch.values.times import from_micros, parse_time, sortable_time
 from anabranch.values.types import BIGINT, BOOLEAN, DATE, DOUBLE, INT, STRING, TIMESTAMP, DataType
 
@@ -138,7 +138,14 @@ class Tables:
         return list(self._tables())
 
     def has_table(self, name: str) -> bool:
-        """Whether the table exists."""
+        """Whether the table exists; asks Cassandra where it is not known: others make tables too.
+
+        What the driver knows follows events, which come late: without this a worker of Spark that stays would
+        take the tiles of a new project for none.
+        """
+        if name not in self._tables():
+            with answering():
+                self.session.cluster.refresh_table_metadata(self.settings.keyspace, name)
         return name in self._tables()
 
     def _tables(self) -> Mapping[str, Any]:

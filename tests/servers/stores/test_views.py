@@ -234,6 +234,23 @@ def test_long_table_names_are_shortened_and_stay_distinct() -> None:
     assert all(len(name) <= 48 for name in found)
 
 
+def test_tables_that_another_process_has_just_made_are_read(views: Views) -> None:
+    """A worker of Spark that stays hears of new tables seconds later; its rows were those of no events."""
+    worker = Views(replace(views.settings, history_ttl_days=views.settings.history_ttl_days + 1))
+    assert worker.session is not views.session
+    for _ in range(3):
+        project = declare({"seen_count": Count()})
+        views.ensure_tiles(project)
+        (view,) = project.views
+        part = batch_part(view, [Event(id="1", key="k", time=CUT - HOUR, arrival=CUT)], CUT)
+        views.session.execute(
+            f"INSERT INTO {tiles_table(project.name, view)} (key, slot, tile_start, state) "
+            "VALUES (%s, %s, %s, %s)",
+            ("k", CUT, CUT - HOUR, part.rows[0, 2:].astype("<f8").tobytes()),
+        )
+        assert Answers(worker).features(project, [{"who": "k"}], CUT)[0].values == {"seen_count": 1}
+
+
 def test_tiles_before_the_cut_are_not_read(views: Views) -> None:
     project = declare({"seen_count": Count()})
     (view,) = project.views

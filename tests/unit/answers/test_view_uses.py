@@ -96,6 +96,8 @@ class StatesInMemory:
         at: int,
         timeout: float | None = None,
         reader: object = None,
+        *,
+        look: bool = True,
     ) -> list[DoneRead]:
         assert view == view.unused
         assert manifest is None or manifest.project == project
