@@ -214,7 +214,7 @@ def test_bodies_that_never_come_are_refused_and_hold_up_nobody_for_longer(tmp_pa
         few = [_waiting_body(running.port) for _ in range(20)]
         begun = time.monotonic()
         assert running.ask("GET", "/healthz")[0] == 200
-        assert time.monotonic() - begun < 1.0
+        assert time.monotonic() - begun < 1.5
         more = [_waiting_body(running.port) for _ in range(20)]  # more than there are connections
         assert running.ask("POST", PREDICT, b'{"features": {"age": 45}}')[0] == 200
         assert time.monotonic() - begun < 8.0

@@ -70,7 +70,7 @@ def test_receivers_that_are_down_or_slow_keep_no_other_from_its_alert_and_are_na
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     (closed,) = free_ports(1)
-    with receiver(slow_seconds=1.5) as slow, receiver() as fine:
+    with receiver(slow_seconds=3.0) as slow, receiver() as fine:
         sender = webhooks(
             f"http://127.0.0.1:{closed}/services/hush", f"slack+http://me:hush@127.0.0.1:{closed}/hush",
             f"{slow.url}/hush?token=hush", fine.url,
@@ -78,7 +78,7 @@ def test_receivers_that_are_down_or_slow_keep_no_other_from_its_alert_and_are_na
         started = time.monotonic()
         with caplog.at_level(logging.WARNING):
             failed = sender.send([RAISED], seconds=0.8)
-        assert time.monotonic() - started < 1.4
+        assert time.monotonic() - started < 3.0
         assert fine.bodies == [RAISED.document]
     assert failed == sorted(
         [
