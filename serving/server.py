@@ -3,8 +3,11 @@
 import http.client
 import logging
 import multiprocessing
+import os
 import resource
+import signal
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -111,6 +114,7 @@ class _Loader:
     tell: Callable[[], object]
 
     def __call__(self) -> Application:
+        threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
         application = self.load()
         application.ready = self.ready
         return application
@@ -121,6 +125,15 @@ class _Loader:
             self.loading.value -= 1
             if self.loading.value == 0:
                 self.tell()
+
+
+def _end_with_parent() -> None:
+    """Stop this worker when the server is killed: it would keep the port and answer by what it has loaded."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        log.warning("the server of this worker was killed: it stops")
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def look(serving: ServingSettings, path: str) -> int | None:

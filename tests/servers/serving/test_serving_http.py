@@ -23,6 +23,7 @@ import pytest
 from anabranch.declare.loading import load_project
 from anabranch.stores.files.api_keys import RIGHTS, ApiKeys
 from anabranch.stores.models.connection import mlflow_module
+from jobs.servers.processes import wait_until
 from tests.conftest import free_ports
 from tests.support.serving_fakes import NOW, PROJECTS
 
@@ -94,6 +95,13 @@ def test_the_address_is_told_once_and_when_the_server_answers(tmp_path: Path) ->
         assert found.ask("POST", PREDICT, json.dumps({"key": "p1"}))[0] == 200
         process.terminate()
         assert process.stdout.read() == ""
+
+
+def test_workers_stop_when_the_server_is_killed(tmp_path: Path) -> None:
+    with started(tmp_path, workers=2) as running:
+        running.process.kill()
+        assert wait_until(lambda: not _answers(running), 20)
+        assert wait_until(running.record.exists, 20)  # as ever: what was buffered is published
 
 
 def test_answers_over_a_socket(running: Running) -> None:
