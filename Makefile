@@ -100,6 +100,10 @@ $(BENCHES:%=bench-%): bench-%: setup .venv/.bench-stamp
 soak: setup .venv/.bench-stamp ## Run the stream for MINUTES=20 and check its memory and its answers
 	$(PY) -m tests.bench.soak $(MINUTES)
 
+.PHONY: soak-availability
+soak-availability: setup .venv/.bench-stamp ## Call the gateway for MINUTES=30 while replicas, stores and versions change; saves docs/benchmarks/availability.md
+	$(PY) -m tests.bench.availability $(or $(MINUTES),30) $(if $(NOTE),"$(NOTE)")
+
 .PHONY: drill
 drill: setup $(MADE)/programs/postgres/.stamp ## Run the faults in their long form: kills of streams, loads and builds, Cassandra away, extreme values; saves docs/benchmarks/{drill,proofs}.md
 	@rm -f $(MADE)/drill.jsonl

@@ -107,7 +107,7 @@ def _fill(settings: Settings, count: int, keys: Sequence[str], tell: Any) -> Riv
     views, models = Views(settings.views), Models(settings.models)
     for project in projects:
         train(models, project, "x_mean_1h")
-        _publish(views, project, found)
+        publish(views, project, found)
     tell(
         f"{count} projects of {len(keys):,} keys, {len(parts[0].rows)} batch states and {found.tiles} "
         f"tiles a key, {len(view.columns)} features"
@@ -144,9 +144,12 @@ def train(models: Models, project: Project, deciding: str) -> None:
     models.promote(project.name, models.log(project, record, fit("xgboost", rows)))
 
 
-def _publish(views: Views, project: Project, found: River) -> None:
-    """Write batch states, tiles and the manifest, as a build and a stream would."""
+def publish(views: Views, project: Project, found: River) -> None:
+    """Write batch states, tiles and the manifest, as a build and a stream would; the version that serves
+    becomes the previous one.
+    """
     (view,), session = project.views, views.session
+    before = views.manifest(project.name)
     version = views.new_version(project.name, 1)
     views.ensure_tiles(project)
     batch = views.create_batch_table(project.name, view.name, version)
@@ -162,7 +165,7 @@ def _publish(views: Views, project: Project, found: River) -> None:
         fingerprints={view.name: view.fingerprint},
         tables={view.name: batch}, rows={view.name: len(found.keys)},
     )  # fmt: skip
-    views.swap(entry, None, None)
+    views.swap(entry, before, replace(before, previous=None) if before is not None else None)
 
 
 def _publish_tiles(session: Any, table: str, found: River, fine: bool) -> None:
