@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count, cycle
@@ -23,6 +23,7 @@ import numpy as np
 import psutil
 from scipy.stats import chi2, t
 
+from anabranch.errors import UnavailableError
 from anabranch.stores.cassandra.replicas import Replicas
 from batch.building.versions import rollback
 from jobs.servers import embedded
@@ -146,8 +147,14 @@ class Fleet:
         """Wait until the gateway sends requests to exactly those that run."""
         replicas = Replicas(self.settings.views)
         places = {f"127.0.0.1:{port}" for port, _ in self.running}
-        if not wait_until(lambda: replicas.sent_to() == places, 120):
-            raise SystemExit(f"error: the gateway sends to {replicas.sent_to()}, not to {places}")
+
+        def sent_to() -> set[str]:
+            with suppress(UnavailableError):  # while the table is made, or Cassandra restarts
+                return replicas.sent_to()
+            return set()
+
+        if not wait_until(lambda: sent_to() == places, 120):
+            raise SystemExit(f"error: the gateway sends to {sent_to()}, not to {places}")
 
     def stop(self) -> None:
         """End the oldest as a deploy does."""
