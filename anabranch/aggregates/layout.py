@@ -188,12 +188,14 @@ class Layout:
     def finish_alike(group: Alike, rows: Rows, extras: Sequence[States], at: Times, since: Times) -> Values:
         """Values of a group's features for states (q, width): q of the first feature, q of the second, ..."""
         count = len(group.names)
-        folded = [rows[:, columns].swapaxes(0, 1).reshape(count * len(rows), -1) for columns in group.columns]
+        if count == 1:
+            folded = [rows[:, columns[0]] for columns in group.columns]
+        else:
+            at, since = np.concatenate([at] * count), np.concatenate([since] * count)
+            folded = [rows[:, columns].swapaxes(0, 1).reshape(len(at), -1) for columns in group.columns]
         blobs: list[np.ndarray] = []
         for positions in group.extras:
             column = np.empty(count * len(rows), dtype=object)
             column[:] = [state[position] for position in positions for state in extras]
             blobs.append(column)
-        return group.finish(
-            Folded(folded, blobs, np.concatenate([at] * count), np.concatenate([since] * count))
-        )
+        return group.finish(Folded(folded, blobs, at, since))

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from anabranch.aggregates.layout import States
 from anabranch.declare.views import FeatureView
-from anabranch.declare.windows import Window, edges
 from anabranch.states.blocks import Rows
 from anabranch.values.times import floor_to, format_time
 
 LABELS = 2  # columns before the state in a stored batch row
 LOST = -(2.0**53)
+_LEAST = -(2**62)
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,12 @@ def merge_all(view: FeatureView, known: Sequence[Known], at: int) -> list[Merged
     folded = np.empty((groups, layout.width))
     folded[:] = layout.empty
     part = next((batch for batch, _ in known if batch is not None), None)
+    reach = _Reach.of(view, at)
     stack = _Stack.of(view, known)
     if stack is not None:
-        window, row = np.nonzero(stack.inside(view, part, at))
+        window, row = np.nonzero(stack.inside(view, part, reach))
         row = row if stack.order is None else stack.order[row]
-        group = window * count + stack.owner[row]
+        group = window if count == 1 else window * count + stack.owner[row]
         first = np.concatenate([[0], np.flatnonzero(group[1:] != group[:-1]) + 1])[: len(group)]
         present = group[first]
         folded[present] = layout.reduce_groups(stack.rows[row], first)
@@ -92,10 +93,11 @@ def merge_all(view: FeatureView, known: Sequence[Known], at: int) -> list[Merged
             merged = layout.reduce_extras_groups([stack.extras[i] for i in row.tolist()], first)
             for position, state in zip(present.tolist(), merged, strict=True):
                 extras[position] = state
-    reasons = _reasons(view, known, part, folded, at)
+    reasons = _reasons(view, known, part, folded, reach)
+    values = _values(view, folded, extras, count, reach)
     return [
-        Merged(values, None) if why is None else _degraded(view, values, why, *parts)
-        for values, why, parts in zip(_values(view, folded, extras, count, at), reasons, known, strict=True)
+        Merged(found, None) if why is None else _degraded(view, found, why, *parts)
+        for found, why, parts in zip(values, reasons, known, strict=True)
     ]
 
 
@@ -134,6 +136,20 @@ def _further(
 
 
 @dataclass(frozen=True)
+class _Reach:
+    """Tails, None without one, and heads of a view's windows for an answer at `at`."""
+
+    at: int
+    tails: Sequence[int | None]
+    heads: Sequence[int]
+
+    @classmethod
+    def of(cls, view: FeatureView, at: int) -> "_Reach":
+        """The windows of an answer at `at`."""
+        return cls(at, [span.tail(at) for span in view.spans], [span.head(at) for span in view.spans])
+
+
+@dataclass(frozen=True)
 class _Portion:
     """Rows (n, ...) of several keys from one place: number of the key, extras, and starts of tiles."""
 
@@ -151,7 +167,11 @@ class _Portion:
         if not numbered:
             return None
         present = [part for _, part in numbered]
-        owner = np.repeat([number for number, _ in numbered], [len(part.rows) for part in present])
+        owner = (
+            np.zeros(len(present[0].rows), dtype=np.intp)
+            if len(parts) == 1
+            else np.repeat([number for number, _ in numbered], [len(part.rows) for part in present])
+        )
         extras: list[States] = []
         if view.layout.extras:
             nothing = view.layout.reduce_extras(())
@@ -195,20 +215,16 @@ class _Stack:
             batch, tiles, fine, rows, owner, order, [state for portion in present for state in portion.extras]
         )
 
-    def inside(self, view: FeatureView, part: BatchPart | None, at: int) -> NDArray[np.bool_]:
-        """Whether an answer at `at` takes a row, in the order of keys, shape (windows, rows)."""
-        inside = np.empty((len(view.spans), len(self.owner)), dtype=np.bool_)
-        end = 0
+    def inside(self, view: FeatureView, part: BatchPart | None, reach: _Reach) -> NDArray[np.bool_]:
+        """Whether an answer takes a row, in the order of keys, shape (windows, rows)."""
+        found = []
         if self.batch is not None and part is not None:
-            end = len(self.batch.rows)
-            _of_batch(view, self.batch.rows, part, at, inside[:, :end])
-        for portion in (self.tiles, self.fine):
-            if portion is None or portion.starts is None:
-                continue
-            begin, end = end, end + len(portion.rows)
-            taken = _of_wide if portion is self.tiles else _of_fine
-            for position, span in enumerate(view.spans):
-                inside[position, begin:end] = taken(view, span, portion.starts, at)
+            found.append(_of_batch(view, self.batch.rows, part, reach))
+        if self.tiles is not None and self.tiles.starts is not None:
+            found.append(_of_wide(view, self.tiles.starts, reach))
+        if self.fine is not None and self.fine.starts is not None:
+            found.append(_of_fine(view, self.fine.starts, reach))
+        inside = found[0] if len(found) == 1 else np.concatenate(found, axis=1)
         return inside if self.order is None else inside[:, self.order]
 
 
@@ -216,41 +232,61 @@ def _joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
-def _of_batch(view: FeatureView, rows: Rows, part: BatchPart, at: int, inside: NDArray[np.bool_]) -> None:
-    """Write into `inside` (windows, rows) whether each stored row of a batch belongs to each window."""
+def _of_batch(view: FeatureView, rows: Rows, part: BatchPart, reach: _Reach) -> NDArray[np.bool_]:
+    """Whether each window takes each stored row of a batch, shape (windows, rows)."""
     segments, starts = rows[:, 0], rows[:, 1]
-    early = segments == 0
+    table = []
     for position, span in enumerate(view.spans):
-        tail, since = span.tail(at), span.collapsed_from(part.cut, part.slack)
+        tail, since = reach.tails[position], span.collapsed_from(part.cut, part.slack)
         if tail is None or since is None:
-            taken = early & (starts < at)
+            table.append((-1.0 - position, np.nan, 0.0, 0.0, -np.inf, float(reach.at)))
         else:
-            outside = (starts < since) | (starts >= span.collapsed_to(part.cut))
-            hops = (segments == span.hop) & outside
-            taken = (early | hops) & (starts >= tail) & (starts < span.head(at))
-        np.logical_or(taken, segments == -1 - position, out=inside[position])
+            until = span.collapsed_to(part.cut)
+            table.append((-1.0 - position, span.hop, since, until, tail, reach.heads[position]))
+    own, hop, since, until, tail, head = np.array(table).T[:, :, np.newaxis]
+    taken: NDArray[np.bool_] = (segments == hop) & ((starts < since) | (starts >= until))
+    taken |= segments == 0  # early
+    taken &= starts >= tail
+    taken &= starts < head
+    taken |= segments == own
+    return taken
 
 
-def _of_wide(view: FeatureView, span: Window, starts: NDArray[np.int64], at: int) -> NDArray[np.bool_]:
-    """Whether a window takes the wide tiles that begin at `starts`."""
-    tail, head, wide = span.tail(at), span.head(at), view.tiers[0]
-    taken = starts < head
-    if head < at and head % wide:
-        # The head's own tile reaches beyond it; of that stretch only events ahead of their arrival are apart.
-        taken &= (starts < floor_to(head, wide)) | (starts % wide != 0)
-    return taken if tail is None else taken & (starts >= tail)
+def _of_wide(view: FeatureView, starts: NDArray[np.int64], reach: _Reach) -> NDArray[np.bool_]:
+    """Whether each window takes the wide tiles that begin at `starts`, shape (windows, tiles)."""
+    wide = view.tiers[0]
+    tails, heads = _ends(reach)
+    taken = (starts >= tails) & (starts < heads)
+    for position, head in enumerate(reach.heads):
+        if head < reach.at and head % wide:
+            # The head's own tile reaches beyond it; of that stretch only events ahead of their arrival are
+            # apart.
+            taken[position] &= (starts < floor_to(head, wide)) | (starts % wide != 0)
+    return taken
 
 
-def _of_fine(view: FeatureView, span: Window, starts: NDArray[np.int64], at: int) -> NDArray[np.bool_]:
-    """Whether a window takes the fine tiles that begin at `starts`: those of its edges."""
-    taken = np.zeros(len(starts), dtype=np.bool_)
-    for since, until in edges([span], view.tiers[0], at):
-        taken |= (starts >= since) & (starts < until)
-    return taken & (starts >= (span.tail(at) or 0)) & (starts < span.head(at)) if taken.any() else taken
+def _of_fine(view: FeatureView, starts: NDArray[np.int64], reach: _Reach) -> NDArray[np.bool_]:
+    """Whether each window takes the fine tiles that begin at `starts`: those of its edges."""
+    wide = view.tiers[0]
+    tails, heads = _ends(reach)
+    begun = starts - starts % wide
+    # Of a tail or head within a wide tile: the fine tiles that begin in that one.
+    taken: NDArray[np.bool_] = begun == np.array(
+        [[_LEAST if t is None or not t % wide else t - t % wide] for t in reach.tails]
+    )
+    if any(head < reach.at for head in reach.heads):
+        taken |= begun == np.array([[h - h % wide if h < reach.at else _LEAST] for h in reach.heads])
+    return taken & (starts >= tails) & (starts < heads)
+
+
+def _ends(reach: _Reach) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Tails and heads, each of shape (windows, 1); a window without a tail has the least number."""
+    tails = [_LEAST if tail is None else tail for tail in reach.tails]
+    return np.array(tails)[:, np.newaxis], np.array(reach.heads)[:, np.newaxis]
 
 
 def _reasons(
-    view: FeatureView, known: Sequence[Known], part: BatchPart | None, folded: Rows, at: int
+    view: FeatureView, known: Sequence[Known], part: BatchPart | None, folded: Rows, reach: _Reach
 ) -> list[str | None]:
     """The reason why the values of each key may not be exact."""
     if part is not None and any(
@@ -259,10 +295,10 @@ def _reasons(
         raise ValueError(
             "batch parts of several batches cannot be merged together: merge each batch's keys separately"
         )
-    count = len(known)
+    count, at = len(known), reach.at
     early = view.layout.latest(folded) >= at
     late = part is not None and at < part.cut
-    old = [] if part is None else [span.name for span in view.spans if _too_old(span, part, at)]
+    old = [] if part is None else _too_old(view, part, reach)
     lost = [_is_lost(batch, tiles) for batch, tiles in known]
     if not (late or old or any(lost) or early.any()):
         return [None] * count
@@ -311,19 +347,25 @@ def _lost_text(view: FeatureView) -> str:
     )
 
 
-def _too_old(span: Window, part: BatchPart, at: int) -> bool:
-    tail, since = span.tail(at), span.collapsed_from(part.cut, part.slack)
-    if tail is None or since is None:
-        return False
-    return tail > since or (at > span.head(at) > span.head(part.cut + part.slack) < part.cut)
+def _too_old(view: FeatureView, part: BatchPart, reach: _Reach) -> list[str]:
+    """The windows that a batch of that time does not know enough of."""
+    found = []
+    for span, tail, head in zip(view.spans, reach.tails, reach.heads, strict=True):
+        since = span.collapsed_from(part.cut, part.slack)
+        if tail is None or since is None:
+            continue
+        if tail > since or (reach.at > head > span.head(part.cut + part.slack) < part.cut):
+            found.append(span.name)
+    return found
 
 
 def _values(
-    view: FeatureView, folded: Rows, extras: Sequence[States], count: int, at: int
+    view: FeatureView, folded: Rows, extras: Sequence[States], count: int, reach: _Reach
 ) -> list[dict[str, object]]:
     """Values of each key from states (windows * keys, width)."""
-    ends = np.repeat(np.array([span.head(at) for span in view.spans], dtype=np.int64), count)
-    tails = np.repeat(np.array([span.tail(at) or 0 for span in view.spans], dtype=np.int64), count)
+    ends, tails = np.array(reach.heads), np.array([tail or 0 for tail in reach.tails])
+    if count > 1:
+        ends, tails = np.repeat(ends, count), np.repeat(tails, count)
     out: list[dict[str, object]] = [dict.fromkeys(view.column_names) for _ in range(count)]
     for group, names in view.finished:
         finished = view.layout.finish_alike(group, folded, extras, ends, tails)

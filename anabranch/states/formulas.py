@@ -25,7 +25,7 @@ class Formula:
         if found.values.dtype.kind != "f":
             return found
         # A sum or a square beyond the range of DOUBLE is no number.
-        return Values(found.values, found.valid & np.isfinite(found.values.astype(np.float64)))
+        return Values(found.values, found.valid & np.isfinite(found.values))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ class TrainingJob:
     `folders` are searched for the user's own functions. `kept` is the folder that holds the trained model
     until it is registered; None for a temporary one. `about` is recorded with the version, such as the batch
     version and the commit. A training set of more than `local_bytes` is not brought into this process. The
-    version is never promoted without `promote`, and devices hear of it only with `announce`.
+    version is never promoted without `promote`, and devices hear of it only with `announce`. With
+    `from_served` it learns from features as they were served, not from those of the lake.
     """
 
     project: Project
@@ -32,6 +33,7 @@ class TrainingJob:
     local_bytes: int = TrainingSettings().local_bytes
     promote: bool = True
     announce: bool = False
+    from_served: bool = False
 
     @property
     def model(self) -> Model:
@@ -43,8 +45,8 @@ class TrainingJob:
 class TrainingLabels:
     """Where the labels of a training come from: `lake_versions` by source, and how many could be used.
 
-    `left_out` have no key, time or target. `on_workers` is the number of rows that trained on Spark's
-    workers; None when the driver trained.
+    `left_out` have no key, time or target, or no served features. `on_workers` is the number of rows that
+    trained on Spark's workers; None when the driver trained.
     """
 
     lake_versions: Mapping[str, int]

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from pyspark.sql import DataFrame
 
+from anabranch.declare.projects import Project
 from anabranch.errors import MisuseError
+from anabranch.events.predictions import NAME
 from anabranch.stores.opened import Stores
 from batch.calibration.adjusted import adjusted
 from batch.evaluation.assessment import SliceResult
@@ -27,6 +29,7 @@ from batch.trainers.registry import check_model, learn, trainer
 from batch.training.job import TrainingJob, TrainingLabels, TrainingSet
 from batch.training.preparing import prepare
 from batch.training.recording import assess
+from batch.training.served import served_frame, served_versions
 from batch.training.spreading import kept_frame, prepare_frame, training_size
 from batch.training.training_sets import collected, lake_frame, no_labels
 
@@ -90,7 +93,8 @@ def train(stores: Stores, job: TrainingJob) -> Trained:
     """Train the project's model on the whole lake and register it, as champion when the gate passes it."""
     started = time.monotonic()
     check_model(job.model, job.project.task)
-    run = lake_run(stores, job, stores.lake.versions_read(stores.spark, job.project))
+    read = served_versions if job.from_served else _versions_read
+    run = lake_run(stores, job, read(stores, job.project))
     trained = _registered(stores, job, run, started)
     log.info(
         "trained project=%s version=%s rows=%d left_out=%d seconds=%.1f",
@@ -106,9 +110,13 @@ def fit_and_log(stores: Stores, job: TrainingJob, given: TrainingSet) -> Trained
 
 
 def lake_run(stores: Stores, job: TrainingJob, versions: Mapping[str, int]) -> TrainingRun:
-    """Train and judge on the lake's `versions`; nothing is registered."""
+    """Train and judge on the lake's `versions`, on served features if these name the predictions'.
+
+    Nothing is registered.
+    """
     check_model(job.model, job.project.task)
-    frame, total = lake_frame(stores, job.project, versions, job.progress)
+    make = served_frame if NAME in versions else lake_frame
+    frame, total = make(stores, job.project, versions, job.progress)
     large = training_size(job.project, total).bytes > job.local_bytes
     # A search makes many trainings: they stay on the driver unless the declaration says otherwise.
     in_one = job.project.task == "classes" or job.model.calibrate or job.model.interval or job.model.search
@@ -117,6 +125,10 @@ def lake_run(stores: Stores, job: TrainingJob, versions: Mapping[str, int]) -> T
         return _spread_run(job, frame, total, versions)
     table = collected(job, frame, total)
     return train_run(job, TrainingSet(table=table, lake_versions=versions, left_out=total - table.num_rows))
+
+
+def _versions_read(stores: Stores, project: Project) -> dict[str, int]:
+    return stores.lake.versions_read(stores.spark, project)
 
 
 def reproduce(stores: Stores, job: TrainingJob, version: str) -> Reproduction:

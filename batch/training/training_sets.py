@@ -56,24 +56,32 @@ def lake_frame(
     progress.step(f"training set: features strictly before every label{own_events}{known}")
     own = events[label.source.name]
     labels = label_rows(label, own, request_columns(project, own), project.task)
+    total, latest = checked_labels(project, label, labels)
+    if model.as_known:
+        check_arrived(project, events, latest)
+    return training_set(project, events, labels, min(1.0, AUDITED / max(total, 1))), total
+
+
+def checked_labels(project: Project, label: Label, labels: DataFrame) -> tuple[int, int | None]:
+    """The number of label events and the latest time (microseconds); `labels` as `label_rows` makes them.
+
+    Raises AnabranchError for targets that the metric is not for.
+    """
+    latest = F.max(F.unix_micros(TIME)).alias("latest")
     if project.task == "classes":
         total = _checked_classes(label, labels)
-        if model.as_known:
-            (row,) = labels.agg(F.max(F.unix_micros(TIME)).alias("latest")).collect()
-            check_arrived(project, events, row["latest"])
-        return training_set(project, events, labels, min(1.0, AUDITED / max(total, 1))), total
+        as_known = project.model is not None and project.model.as_known
+        return total, labels.agg(latest).collect()[0]["latest"] if as_known else None
     target = F.when(F.abs(TARGET) < float("inf"), F.col(TARGET))
     strange = F.when(~target.isin(0.0, 1.0), target)
     (told,) = labels.agg(
         F.count(F.lit(1)).alias("total"),
         F.array_compact(F.array(F.min(strange), F.min(target), F.max(target))).alias("found"),
-        F.max(F.unix_micros(TIME)).alias("latest"),
+        latest,
     ).collect()
     if project.task == "class":
         check_classes(list(dict.fromkeys(told["found"])), told["total"])
-    if model.as_known:
-        check_arrived(project, events, told["latest"])
-    return training_set(project, events, labels, min(1.0, AUDITED / max(told["total"], 1))), told["total"]
+    return told["total"], told["latest"]
 
 
 def check_arrived(project: Project, events: Mapping[str, DataFrame], latest: int | None) -> None:

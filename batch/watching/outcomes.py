@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from anabranch.declare.models import Model, Slice
@@ -28,6 +27,7 @@ from batch.evaluation.assessment import JudgedRows, intervals, slice_parts
 from batch.evaluation.fairness import Fairness, fairness_of
 from batch.evaluation.named_classes import class_codes
 from batch.training.preparing import TARGET, TIME
+from batch.training.served import join_labels
 from batch.training.training_sets import label_rows
 
 MOST = 200_000
@@ -105,55 +105,6 @@ def judged(stores: Stores, project: Project, label: Label, since: int, horizon: 
         predictions = predictions.where("scores IS NOT NULL")
     joined = join_labels(predictions, usable, horizon)
     return _collected(joined.orderBy(F.xxhash64("key"), "key", "time").limit(MOST).toArrow())
-
-
-def join_labels(predictions: DataFrame, labels: DataFrame, horizon: int) -> DataFrame:
-    """`labels` (key, time in microseconds, target) with version, score and `used` of what they judge.
-
-    One pass over each key's predictions and labels in the order of time, however many of them there are.
-    """
-    versions = [row["model_version"] for row in predictions.select("model_version").distinct().collect()]
-    by_class = ["scores"] if "scores" in predictions.columns else []
-    if not versions:
-        kinds = _PREDICTED | dict.fromkeys(by_class, "STRING")
-        return labels.select(
-            "*", *[F.lit(None).cast(kind).alias(name) for name, kind in kinds.items()]
-        ).limit(0)
-    # Maps have no order, which the struct needs: as text.
-    texts = [F.to_json(name).alias(name) for name in by_class]
-    prediction = F.struct(F.unix_micros("at").alias("made"), "prediction_id", "score", "used", *texts).alias(
-        "prediction"
-    )
-    predicted = predictions.select(
-        "key",
-        "model_version",
-        F.unix_micros("at").alias("time"),
-        F.lit(None).cast(labels.schema["target"].dataType).alias("target"),
-        prediction,
-    )
-    version = F.explode(F.array(*map(F.lit, versions))).alias("model_version")
-    asked = labels.select(
-        "key",
-        version,
-        "time",
-        "target",
-        F.lit(None).cast(predicted.schema["prediction"].dataType).alias("prediction"),
-    )
-    # Strictly before the label, which later predictions may know. Of one time the larger id is the last.
-    before = (
-        Window.partitionBy("key", "model_version").orderBy("time").rangeBetween(Window.unboundedPreceding, -1)
-    )
-    last = (
-        asked.unionByName(predicted)
-        .withColumn("_last", F.max("prediction").over(before))
-        .where("target IS NOT NULL")
-    )
-    found = last.where(F.col("_last.made") >= F.col("time") - horizon)
-    more = [f"_last.{name}" for name in ("score", "used", *by_class)]
-    return found.select("key", "time", "target", "model_version", *more)
-
-
-_PREDICTED = {"model_version": "STRING", "score": "DOUBLE", "used": "STRING"}
 
 
 def _collected(table: pa.Table) -> JudgedPredictions:

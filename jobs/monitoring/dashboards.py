@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.monitoring.configuration import as_yaml
+from jobs.monitoring.configuration import alertmanager_document, as_yaml
 from jobs.monitoring.rules import TARGET, missed_series, rule_groups
 
 _SOURCE = "prometheus"
 _OBJECTIVE = "{{project}} {{objective}}"
 _WIDTH, _HEIGHT, _COLUMNS = 8, 8, 3
 _ABOUT = "Written by 'make dashboards' from jobs/monitoring/rules.py: change it there."
+_WEBHOOKS = (
+    "Written by 'make dashboards': add webhook_configs to the receiver 'webhooks' in a copy of your own."
+)
 
 
 @dataclass(frozen=True)
@@ -194,12 +197,14 @@ def board_document(board: Board) -> dict[str, Any]:
 
 
 def write_files(docker: Path) -> None:
-    """Write the dashboards and the rules below docker/."""
+    """Write the dashboards, the rules and Alertmanager's configuration below docker/."""
     for board in BOARDS:
         text = json.dumps(board_document(board), indent=1)
         file = docker / "grafana" / "dashboards" / f"{board.uid}.json"
         file.write_text(f"{text}\n", encoding="utf-8")
     (docker / "prometheus" / "rules.yaml").write_text(as_yaml(rule_groups(), _ABOUT), encoding="utf-8")
+    alertmanager = as_yaml(alertmanager_document(()), _WEBHOOKS)
+    (docker / "prometheus" / "alertmanager.yaml").write_text(alertmanager, encoding="utf-8")
 
 
 if __name__ == "__main__":

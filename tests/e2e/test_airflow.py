@@ -132,6 +132,7 @@ def airflow() -> Iterator[Airflow]:
         "ANABRANCH__MODELS__TRACKING_URI": "embedded",
         "ANABRANCH__SERVERS__CASSANDRA_HEAP": "512m",
         "ANABRANCH__SPARK__SHUFFLE_PARTITIONS": "2",
+        "ANABRANCH__SERVERS__START_LIMIT": "5m",  # Airflow's four processes start at once
         "ANABRANCH__TIME__SLOT": "2s",
     }
     running = Airflow(

@@ -1,5 +1,6 @@
 """The files in docker/, as far as they can be judged without a container engine."""
 
+import configparser
 import json
 import re
 import tomllib
@@ -13,6 +14,7 @@ import yaml  # type: ignore[import-untyped]
 from prometheus_client import CollectorRegistry, generate_latest
 
 from jobs.cli.main import app
+from jobs.monitoring.configuration import alertmanager_document
 from jobs.monitoring.dashboards import BOARDS, board_document
 from jobs.monitoring.rules import rule_groups
 from jobs.servers.exporter import MachineFigures
@@ -24,7 +26,9 @@ from tests.conftest import free_ports
 DOCKER = ROOT / "docker"
 COMPOSE: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yaml").read_text(encoding="utf-8"))
 SERVICES: dict[str, Any] = COMPOSE["services"]
-OURS = {name: service for name, service in SERVICES.items() if service["image"].startswith("anabranch:")}
+BUILT = {name: service for name, service in SERVICES.items() if service["image"].startswith("anabranch:")}
+OURS = {name: service for name, service in BUILT.items() if "entrypoint" not in service}
+AIRFLOW = {name: service for name, service in BUILT.items() if "entrypoint" in service}
 ADDRESS = re.compile(r"\b\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}\b")
 
 
@@ -75,6 +79,12 @@ def test_everything_listens_on_this_machine_alone() -> None:
     for name, keys in asked.items():
         assert {SERVICES[name]["environment"][key] for key in keys} == {"127.0.0.1"}
     assert "--web.listen-address=127.0.0.1:9090" in SERVICES["prometheus"]["command"]
+    alertmanager = SERVICES["alertmanager"]["command"]
+    assert {"--web.listen-address=127.0.0.1:9094", "--cluster.listen-address="} <= set(alertmanager)
+    assert "listen_addresses=127.0.0.1" in SERVICES["postgres"]["command"]
+    assert SERVICES["airflow"]["command"][1:3] == ["--host", "127.0.0.1"]
+    for name in ("airflow-scheduler", "airflow-triggerer"):
+        assert "--skip-serve-logs" in SERVICES[name]["command"]
 
 
 def test_no_password_stands_in_the_files() -> None:
@@ -92,8 +102,12 @@ def test_every_service_has_its_limits_and_ours_no_rights() -> None:
     for name, service in SERVICES.items():
         assert re.fullmatch(r"\d+[mg]", service["mem_limit"]), name
         assert service["security_opt"] == ["no-new-privileges:true"], name
-    for service in OURS.values():
+    for service in BUILT.values():
         assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
+    for name in ("postgres", "prometheus", "alertmanager"):
+        service = SERVICES[name]
+        assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"]), name
+        assert service["user"] not in ("root", "0"), name
     assert "USER anabranch" in (DOCKER / "Dockerfile").read_text(encoding="utf-8")
     assert "/healthz" in OURS["serve"]["healthcheck"]["test"][-1]
 
@@ -103,9 +117,32 @@ def test_images_have_versions_and_servers_those_that_are_embedded() -> None:
     assert all(re.match(r"v?\d+\.\d+", version) for _, _, version in images.values())
     assert images["kafka"][2] == version_of("kafka_2.13")
     assert images["cassandra"][2] == version_of("cassandra-all")
-    assert {images[name][2] for name in OURS} == {
+    assert {images[name][2].removesuffix("-airflow") for name in BUILT} == {
         tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     }
+
+
+def test_what_keeps_running_says_whether_it_is_well() -> None:
+    lasting = {name for name, service in SERVICES.items() if service.get("restart") != "no"}
+    silent = {name for name in lasting if "healthcheck" not in SERVICES[name]}
+    assert silent == {"stream", "trainer", "watch", "kafdrop"}
+
+
+def test_airflow_runs_as_the_embedded_one_does() -> None:
+    embedded = configparser.RawConfigParser()
+    embedded.read(ROOT / "conf" / "airflow.cfg")
+    assert set(AIRFLOW) == {
+        "airflow-migrate", "airflow", "airflow-scheduler", "airflow-dags", "airflow-triggerer"
+    }  # fmt: skip
+    for service in AIRFLOW.values():
+        given = {name: text for name, text in service["environment"].items() if name.startswith("AIRFLOW__")}
+        for name, text in given.items():
+            _, section, option = name.lower().split("__")
+            known = embedded.get(section, option)
+            assert "$" in known or known == text, name
+        assert service["environment"]["ANABRANCH_PROGRAMS"] == "/srv/anabranch/.venv/bin"
+        assert service["build"]["args"] == {"WITH": "airflow"}
+    assert re.search(r'make setup WITH="\$WITH"', (DOCKER / "Dockerfile").read_text(encoding="utf-8"))
 
 
 def test_kafka_keeps_the_promises_that_the_embedded_one_keeps() -> None:
@@ -205,6 +242,10 @@ def test_prometheus_asks_where_the_services_show_their_figures() -> None:
     (rules,) = config["rule_files"]
     written = yaml.safe_load((DOCKER / "prometheus" / rules).read_text(encoding="utf-8"))
     assert written == rule_groups(), "run 'make dashboards'"
+    (alertmanager,) = config["alerting"]["alertmanagers"]
+    assert alertmanager["static_configs"][0]["targets"] == ["127.0.0.1:9094"]
+    sent = yaml.safe_load((DOCKER / "prometheus" / "alertmanager.yaml").read_text(encoding="utf-8"))
+    assert sent == alertmanager_document(()), "run 'make dashboards'"
     sources = yaml.safe_load(
         (DOCKER / "grafana" / "provisioning" / "datasources" / "prometheus.yaml").read_text(encoding="utf-8")
     )

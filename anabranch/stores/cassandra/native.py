@@ -4,7 +4,6 @@ Threads and jobs read with cassandra-driver (session.py), which also makes table
 """
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,6 @@ from anabranch.settings import ViewsSettings
 
 _SECONDS = 10.0
 _PROTOCOL = 4  # the newest that this driver speaks to Cassandra 5
-logging.getLogger("acsylla").setLevel(logging.CRITICAL)  # it calls an error that Cassandra is not ScyllaDB
 
 
 class NativeReader:
@@ -109,6 +107,7 @@ class NativeReader:
             request_timeout=_SECONDS,
             connect_timeout=_SECONDS,
             constant_reconnect_delay_ms=1000,
+            log_level="disabled",  # it calls an error that Cassandra is not ScyllaDB; what fails is raised
         )
         return await cluster.create_session(keyspace=settings.keyspace)
 

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
-from cassandra.cluster import Session
+from cassandra import InvalidRequest, RequestExecutionException
+from cassandra.cluster import NoHostAvailable, Session
 from cassandra.util import Date as CassandraDate
 
 from anabranch.declare.views import FeatureView
@@ -138,15 +139,30 @@ class Tables:
         return list(self._tables())
 
     def has_table(self, name: str) -> bool:
-        """Whether the table exists; asks Cassandra where it is not known: others make tables too.
+        """Whether the table can be read; asks Cassandra where it is not known: others make tables too.
 
         What the driver knows follows events, which come late: without this a worker of Spark that stays would
         take the tiles of a new project for none.
         """
-        if name not in self._tables():
-            with answering():
-                self.session.cluster.refresh_table_metadata(self.settings.keyspace, name)
+        if name not in self._tables() and self._can_be_read(name):
+            self.session.cluster.refresh_table_metadata(self.settings.keyspace, name)
         return name in self._tables()
+
+    def _can_be_read(self, name: str) -> bool:
+        """Whether a young table can be read: Cassandra lists it, and prepares reads of it, before that.
+
+        Nothing has been written to it by then: who makes it waits until all nodes have it.
+        """
+        with answering():
+            try:
+                self.session.execute(f"SELECT * FROM {name} LIMIT 1")
+            except InvalidRequest:
+                return False
+            except (NoHostAvailable, RequestExecutionException) as error:
+                if "Unknown CF" in str(error):
+                    return False
+                raise
+        return True
 
     def _tables(self) -> Mapping[str, Any]:
         tables: Mapping[str, Any] = self.session.cluster.metadata.keyspaces[self.settings.keyspace].tables

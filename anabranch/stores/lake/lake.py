@@ -163,15 +163,23 @@ class Lake:
             self.events(spark, project, source, version=int(table.version()) if version is None else version),
         )
 
-    def predictions(self, spark: SparkSession, project: Project, since: datetime | None = None) -> DataFrame:
+    def predictions(
+        self,
+        spark: SparkSession,
+        project: Project,
+        since: datetime | None = None,
+        *,
+        version: int | None = None,
+    ) -> DataFrame:
         """The landed predictions of the project, each once, made at or after `since`.
 
         Columns: `prediction_id`, `at`, `key` (stored text; NULL without one), `score` DOUBLE, `label`,
         `model_version`, `batch_version`, `as_of`, `degraded`, and `asked` and `used` as JSON. Of several
-        classes `label` is STRING, and `scores` MAP<STRING, DOUBLE> follows `degraded`.
+        classes `label` is STRING, and `scores` MAP<STRING, DOUBLE> follows `degraded`. `version` reads the
+        table as it was.
         """
         source = predictions_source(project.name)
-        events = self.events(spark, project, source)
+        events = self.events(spark, project, source, version=version)
         if since is not None:
             # Published within moments; a buffer that waited for a broker arrives later, never earlier.
             events = events.where(
@@ -246,6 +254,11 @@ class Lake:
             name: snapshot(spark, self.path(owner, source)) for name, owner, source in _read_sources(project)
         }
         return {name: int(table.version()) for name, table in found.items() if table is not None}
+
+    def version(self, spark: SparkSession, project: Project, source: Source) -> int | None:
+        """Delta's version of the table of one source; None without a table."""
+        found = snapshot(spark, self.path(project, source))
+        return None if found is None else int(found.version())
 
     def last_arrival(self, spark: SparkSession, project: Project, source: Source) -> int | None:
         """A moment (microseconds) by which every event of the table had arrived, by its files' statistics.

@@ -38,6 +38,10 @@ def train(
         bool,
         typer.Option("--hold", help="Register it and let the gate judge it, and leave the promotion to you."),
     ] = False,
+    from_served: Annotated[
+        bool,
+        typer.Option("--from-served", help="Learn from features as they were served, of landed predictions."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train on point-in-time features, judge on held-out rows, register; champion when the gate lets it."""
@@ -49,7 +53,8 @@ def train(
         if finish:
             _finish(context, project, as_json)
             return
-        trained = run(context, replace(training_job(context, project, steps), promote=not hold))
+        asked = replace(training_job(context, project, steps), promote=not hold, from_served=from_served)
+        trained = run(context, asked)
         begin_online(context, project, steps)
         if trained.champion:
             score_current_rows(context, project, steps)

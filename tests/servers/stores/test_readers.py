@@ -54,7 +54,9 @@ def answers(servers: Settings, make: Make, timeout: float = 5.0) -> Answers:
 
 
 @BOTH
-def test_answers_are_those_of_a_job(servers: Settings, built: tuple[Project, Manifest], make: Make) -> None:
+def test_answers_are_those_of_a_job(
+    servers: Settings, built: tuple[Project, Manifest], make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
     project, manifest = built
     server, at = answers(servers, make), now_micros()
     expected = server.features(project, KEYS, at)  # by cassandra-driver, whatever the reader
@@ -70,6 +72,7 @@ def test_answers_are_those_of_a_job(servers: Settings, built: tuple[Project, Man
         *single, many = asyncio.run(several())
         assert [answer for (answer,) in single] == expected
         assert many == expected * 30
+    assert not [record for record in caplog.records if record.name == "acsylla"]  # a terminal would show it
 
 
 @BOTH

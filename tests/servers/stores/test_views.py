@@ -1,5 +1,6 @@
 """The gateway to Cassandra: swap of batch versions, rollback, tiles by meaning, current rows by time."""
 
+import threading
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
@@ -249,6 +250,19 @@ def test_tables_that_another_process_has_just_made_are_read(views: Views) -> Non
             ("k", CUT, CUT - HOUR, part.rows[0, 2:].astype("<f8").tobytes()),
         )
         assert Answers(worker).features(project, [{"who": "k"}], CUT)[0].values == {"seen_count": 1}
+
+
+def test_an_answer_while_its_tables_are_made_is_that_of_no_events(views: Views) -> None:
+    """Cassandra's own list has a table before it can be read."""
+    worker = Views(replace(views.settings, history_ttl_days=views.settings.history_ttl_days + 1))
+    for _ in range(6):
+        project = declare({"seen_count": Count()})
+        made = threading.Thread(target=views.ensure_tiles, args=(project,))
+        made.start()
+        while made.is_alive():
+            assert Answers(worker).features(project, [{"who": "k"}], CUT)[0].values == {"seen_count": 0}
+        made.join()
+        assert worker.has_table(tiles_table(project.name, project.views[0]))
 
 
 def test_tiles_before_the_cut_are_not_read(views: Views) -> None:

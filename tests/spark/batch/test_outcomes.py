@@ -5,7 +5,7 @@ import random
 from pyspark.sql import SparkSession
 
 from anabranch.values.times import from_micros
-from batch.watching.outcomes import join_labels
+from batch.training.served import join_labels
 
 HORIZON = 50
 

@@ -24,9 +24,10 @@ from batch.scoring.data_sets import score_data_set
 from batch.scoring.parts import ScoringOrder
 from batch.settings import ScoringSettings
 from batch.training.job import TrainingJob, TrainingSet
+from batch.training.served import join_labels
 from batch.training.train import Trained, fit_and_log
 from batch.training.training_sets import label_rows
-from batch.watching.outcomes import JudgedPredictions, _collected, accuracies, join_labels
+from batch.watching.outcomes import JudgedPredictions, _collected, accuracies
 from tests.support.stores import stores
 
 NAMES = ("f0", "f1", "f2", "f3", "f4", "f5")
