@@ -253,8 +253,8 @@ def answer_rows() -> list[Row]:
 
     state, ends = random.normal(size=(1, width)), np.array([at], dtype=np.int64)
     stages = {
-        "decode and fold 50 features x 41 states": (decode_and_fold, "under 30"),
-        "finish 50 values of one folded state": (finish, ""),
+        "decode and fold 50 features x 41 states": (decode_and_fold, "<= 30"),
+        "finish 50 values of one folded state": (finish, "<= 40"),
         "all of it: decode, choose the window's states, fold, finish": (whole, ""),
     }
     return [
