@@ -233,7 +233,8 @@ def number(value: object) -> float:
 
 def decoded(found: Folded, decode: Formula, sign: int = 1, first: int = 0) -> Values:
     """Values coded in the only block's columns from `first` on, times `sign`."""
-    return decode(sign * found.rows[0][:, first:])
+    # The formula that calls this makes NULL of infinities.
+    return decode.function(sign * found.rows[0][:, first:], *decode.constants)
 
 
 def ratio(above: NDArray[np.float64], below: NDArray[np.float64], valid: NDArray[np.bool_]) -> Values:

@@ -6,7 +6,7 @@ A block that several features share is stored once. Every layout holds the time 
 negated, among its minima.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -184,18 +184,27 @@ class Layout:
         )
         return Alike(tuple(names), bounds[0].type, bounds[0].finish, columns, extras)
 
-    @staticmethod
-    def finish_alike(group: Alike, rows: Rows, extras: Sequence[States], at: Times, since: Times) -> Values:
-        """Values of a group's features for states (q, width): q of the first feature, q of the second, ..."""
-        count = len(group.names)
-        if count == 1:
-            folded = [rows[:, columns[0]] for columns in group.columns]
-        else:
-            at, since = np.concatenate([at] * count), np.concatenate([since] * count)
-            folded = [rows[:, columns].swapaxes(0, 1).reshape(len(at), -1) for columns in group.columns]
-        blobs: list[np.ndarray] = []
-        for positions in group.extras:
-            column = np.empty(count * len(rows), dtype=object)
-            column[:] = [state[position] for position in positions for state in extras]
-            blobs.append(column)
-        return group.finish(Folded(folded, blobs, at, since))
+    def finish_alike(
+        self, rows: Rows, extras: Sequence[States], at: Times, since: Times
+    ) -> Iterator[tuple[Alike, Values]]:
+        """Each group with its values for states (q, width): q of the first feature, q of the second, ..."""
+        times = {1: (at, since)}
+        for group in self.alike:
+            count = len(group.names)
+            if count not in times:
+                times[count] = np.concatenate([at] * count), np.concatenate([since] * count)
+            folded = [
+                rows[:, columns[0]] if count == 1 else _one_below_another(rows[:, columns])
+                for columns in group.columns
+            ]
+            blobs: list[np.ndarray] = []
+            for positions in group.extras:
+                column = np.empty(count * len(rows), dtype=object)
+                column[:] = [state[position] for position in positions for state in extras]
+                blobs.append(column)
+            yield group, group.finish(Folded(folded, blobs, *times[count]))
+
+
+def _one_below_another(rows: Rows) -> Rows:
+    """States (q, features, width) as (features * q, width)."""
+    return rows.swapaxes(0, 1).reshape(-1, rows.shape[2])

@@ -6,7 +6,7 @@ from functools import cached_property
 from math import gcd
 
 from anabranch.aggregates.base import Aggregate
-from anabranch.aggregates.layout import Alike, Layout
+from anabranch.aggregates.layout import Layout
 from anabranch.aggregates.lifting import Lifter
 from anabranch.declare.names import RESERVED, check_name, check_unique, digest
 from anabranch.declare.sources import Source, key_columns
@@ -270,15 +270,15 @@ class FeatureView:
         return tuple(column.name for column in self.columns)
 
     @cached_property
-    def finished(self) -> tuple[tuple[Alike, tuple[str, ...]], ...]:
-        """Groups of features that one formula finishes, with their columns: windows within features."""
+    def finished(self) -> Mapping[tuple[str, ...], tuple[str, ...]]:
+        """Features that one formula finishes, with their columns: windows within features."""
         names: dict[str, list[str]] = {}
         for column in self.columns:
             names.setdefault(column.part, []).append(column.name)
-        return tuple(
-            (group, tuple(name for feature in group.names for name in names[feature]))
+        return {
+            group.names: tuple(name for feature in group.names for name in names[feature])
             for group in self.layout.alike
-        )
+        }
 
     @cached_property
     def fingerprint(self) -> str:

@@ -367,9 +367,8 @@ def _values(
     if count > 1:
         ends, tails = np.repeat(ends, count), np.repeat(tails, count)
     out: list[dict[str, object]] = [dict.fromkeys(view.column_names) for _ in range(count)]
-    for group, names in view.finished:
-        finished = view.layout.finish_alike(group, folded, extras, ends, tails)
-        values, valid = finished.values.tolist(), finished.valid.tolist()
+    for group, finished in view.layout.finish_alike(folded, extras, ends, tails):
+        names, values, valid = view.finished[group.names], finished.values.tolist(), finished.valid.tolist()
         shown = [value if good else None for value, good in zip(values, valid, strict=True)]
         for number, into in enumerate(out):
             into.update(zip(names, shown[number::count], strict=True))

@@ -248,8 +248,7 @@ def answer_rows() -> list[Row]:
         merge(view, batch, Tiles(starts, np.frombuffer(b"".join(tile_blobs)).reshape(-1, width)), at)
 
     def finish() -> None:
-        for group in view.layout.alike:
-            view.layout.finish_alike(group, state, [[]], ends, ends)
+        list(view.layout.finish_alike(state, [[]], ends, ends))
 
     state, ends = random.normal(size=(1, width)), np.array([at], dtype=np.int64)
     stages = {

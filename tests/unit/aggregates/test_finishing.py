@@ -18,7 +18,7 @@ def test_features_of_one_formula_are_finished_together() -> None:
         ("exact",),
         ("least",),
     ]
-    assert dict(view.finished)[view.layout.alike[1]] == ("n_1h", "n_1d", "m_1h", "m_1d")
+    assert view.finished[view.layout.alike[1].names] == ("n_1h", "n_1d", "m_1h", "m_1d")
 
 
 def test_together_and_each_alone_are_the_same_values() -> None:
@@ -39,8 +39,7 @@ def test_together_and_each_alone_are_the_same_values() -> None:
         ]
         rows, extras = states(view, [events[:2], events[2:], []])
         at = np.array([START, START + 1, START + 2], dtype=np.int64)
-        for group in view.layout.alike:
-            together = view.layout.finish_alike(group, rows, extras, at, at - HOUR)
+        for group, together in view.layout.finish_alike(rows, extras, at, at - HOUR):
             for position, name in enumerate(group.names):
                 alone = view.layout.finish(name, rows, extras, at, at - HOUR)
                 part = slice(position * len(rows), (position + 1) * len(rows))
