@@ -1,6 +1,8 @@
 """`make bench-start`: how soon a job works, with the archive of classes from `make setup` and without."""
 
 import argparse
+import json
+import os
 import statistics
 import subprocess
 import sys
@@ -11,10 +13,18 @@ from pathlib import Path
 from jobs.show import Steps
 from jobs.wiring.settings import ROOT, Settings, load_settings
 from jobs.wiring.spark_session import class_archive, spark_session
-from tests.bench.report import Row, save, seconds_of
+from tests.bench.report import Row, alone, save, seconds_of
 
 TURNS = 7
 ROWS = 1000
+NAME = "start_bench"
+DECLARATION = f"""
+from anabranch import Count, FeatureView, Project, Source
+
+things = Source(name="things", id="id", time="at", schema="id STRING, key STRING, at TIMESTAMP")
+view = FeatureView(name="seen", source=things, key="key", features={{"n": Count()}})
+project = Project(name="{NAME}", views=(view,))
+"""
 
 
 def without(settings: Settings, folder: Path) -> Path:
@@ -44,6 +54,77 @@ def job(data: Path, jars: Path, table: Path) -> None:
 
     start = seconds_of(lambda: spark_session(settings, "bench-start"))
     print(start, seconds_of(load_and_ask), found[0])
+
+
+class Verbs:
+    """Verbs of the command line as users call them, with a small project of their own; no server runs."""
+
+    def __init__(self, folder: Path, jars: Path) -> None:
+        self._folder, self._loads = folder, 0
+        folder.mkdir()
+        (folder / f"{NAME}.py").write_text(DECLARATION)
+        paths = {"ANABRANCH__PATHS__DATA": str(folder / "data"), "ANABRANCH__PATHS__JARS": str(jars)}
+        self._environment = {**os.environ, **paths, "ANABRANCH_PROJECTS": str(folder)}
+
+    def load(self) -> list[str]:
+        """The verb that loads a new file."""
+        self._loads += 1
+        file = self._folder / f"load-{self._loads}.csv"
+        lines = (f"{self._loads}-{row},k{row % 7},2026-01-01T00:00:00Z" for row in range(ROWS))
+        file.write_text("\n".join(["id,key,at", *lines]) + "\n")
+        return ["ingest", NAME, "things", str(file), "--json"]
+
+    def seconds(self, words: list[str]) -> float:
+        """How long a verb takes from a shell, start and end of its process included."""
+        return seconds_of(lambda: self._done(words))
+
+    def _done(self, words: list[str]) -> None:
+        command = [sys.executable, "-m", "jobs.cli", *words]
+        subprocess.run(command, cwd=ROOT, env=self._environment, capture_output=True, check=True)
+
+    def within_one_process(self, loads: int) -> list[float]:
+        """How long each of so many loads takes that one `anabranch shell` is given."""
+        with subprocess.Popen(
+            [sys.executable, "-m", "jobs.cli", "shell"],
+            cwd=ROOT,
+            env=self._environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as shell:
+            stdin, stdout = shell.stdin, shell.stdout
+            assert stdin is not None
+            assert stdout is not None
+
+            def ask() -> None:
+                stdin.write(" ".join(self.load()) + "\n")
+                stdin.flush()
+                assert json.loads(stdout.readline())["rows"] == ROWS
+
+            found = [seconds_of(ask) for _ in range(loads)]
+            stdin.close()
+        return found
+
+
+def verb_rows(folder: Path, ways: Mapping[str, Path], turns: int, steps: Steps) -> list[Row]:
+    """A verb that needs Spark from the shell and within `anabranch shell`, and one that does not."""
+    verbs = {way: Verbs(folder / f"verbs-{way}", jars) for way, jars in ways.items()}
+    times: dict[str, list[float]] = {"with": [], "without": [], "check": []}
+    for turn in range(turns):
+        steps.step(f"verbs, turn {turn + 1}")
+        for way, each in verbs.items():
+            times[way].append(each.seconds(each.load()))
+        times["check"].append(verbs["with"].seconds(["check", NAME]))
+    _, *later = verbs["with"].within_one_process(turns + 1)
+    before, now = statistics.median(times["without"]), statistics.median(times["with"])
+    load = f"`anabranch ingest` of {ROWS:,} rows"
+    return [
+        alone(f"{load}, from the shell, without the archive", before, "s"),
+        alone(f"{load}, from the shell", now, "s", goal="<= 8"),
+        alone(f"{load}, the second and later verbs of `anabranch shell`", statistics.median(later), "s"),
+        alone("`anabranch check`, from the shell", statistics.median(times["check"]), "s", goal="<= 1"),
+    ]
 
 
 def main() -> None:
@@ -78,6 +159,7 @@ def main() -> None:
                     command, cwd=ROOT, capture_output=True, text=True, check=True
                 ).stdout.split()
                 times[way].append([float(figure) for figure in told[-3:]])
+        verbs = verb_rows(folder, ways, 1 if quick else 3, steps)
     equal = {figures[2] for runs in times.values() for figures in runs} == {ROWS}
     rows = []
     for work, of in (
@@ -102,7 +184,7 @@ def main() -> None:
         f"Processes of their own in turn; medians of {TURNS}. The archive has {size} MiB and is made by "
         "`make setup`."
     ]
-    save("start", "How soon a job works", rows, ["pyspark", "delta-spark"], notes, dry=quick)
+    save("start", "How soon a job works", [*rows, *verbs], ["pyspark", "delta-spark"], notes, dry=quick)
 
 
 if __name__ == "__main__":

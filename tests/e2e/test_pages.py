@@ -204,6 +204,70 @@ def test_a_report_with_long_texts_fits_a_phone(browser: Browser, tmp_path: Path)
     assert too_wide(browser, f"<p style='width: 40rem'>{long}</p>", tmp_path / "wide.html") == ["P"]
 
 
+PHONES = 400  # CSS pixels
+LOOK = """(() => {
+  const rgb = text => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(
+    v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4
+  ).reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = e => {
+    for (; e; e = e.parentElement) {
+      const paint = rgb(getComputedStyle(e).backgroundColor);
+      if (paint.length < 4 || paint[3] > 0.99) return paint;
+    }
+    return rgb(getComputedStyle(document.documentElement).backgroundColor);
+  };
+  const seen = [...document.body.querySelectorAll('*')].filter(e => e.checkVisibility() && !e.closest('svg'));
+  const said = e => [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+  const faint = seen.filter(said).map(e => {
+    const [a, b] = [light(rgb(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
+    return [(a + 0.05) / (b + 0.05), e.tagName + ': ' + e.textContent.trim().slice(0, 40)];
+  }).filter(([contrast]) => contrast < 4.5);
+  const used = seen.filter(e => e.matches('a, button, input, select, textarea, summary, .scroll'));
+  const reached = e => {
+    e.focus({focusVisible: true});
+    const style = getComputedStyle(e);
+    const ringed = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) > 0;
+    return document.activeElement === e && ringed;
+  };
+  const moves = seen.filter(e => e.matches('.scroll') && e.scrollWidth <= e.clientWidth);
+  return {
+    wide: document.documentElement.scrollWidth, faint: faint.map(([, what]) => what), used: used.length,
+    lost: used.filter(e => !moves.includes(e) && !reached(e)).map(e => e.outerHTML.slice(0, 80)),
+    paper: light(behind(document.body)),
+  };
+})()"""
+"""What a reader meets in a page: its width, texts of too little contrast (WCAG's 4.5), and what the keyboard
+does not reach or does not show that it has."""
+
+
+BAD = """<p style="width: 900px; color: #777; background: #888">faint and wide</p>
+<button disabled>not reached</button> <a href="#" style="outline: none">reached, and not shown</a>"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_are_read_on_a_phone_in_light_and_dark_and_used_by_keyboard(
+    ready: str, browser: Browser, scheme: str
+) -> None:
+    paths = ("/", "/projects/heart_disease", f"/projects/heart_disease/keys/{PATIENT}", "/docs")
+    with tab(browser.command) as page:
+        page.command(
+            "Emulation.setDeviceMetricsOverride", width=PHONES, height=800, deviceScaleFactor=1, mobile=True
+        )
+        page.command(
+            "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}]
+        )
+        for path in paths:
+            page.open(f"{ready}{path}")
+            found = page.run(LOOK)
+            assert (found["wide"], found["faint"], found["lost"]) == (PHONES, [], []), (path, found)
+            assert found["used"] > 1, path
+            assert (found["paper"] < 0.1) == (scheme == "dark"), (path, found)
+        page.run("document.body.insertAdjacentHTML('beforeend', `" + BAD + "`)")
+        found = page.run(LOOK)
+        assert (found["wide"] > PHONES, len(found["faint"]), len(found["lost"])) == (True, 1, 2), found
+
+
 def test_a_reader_signs_in_to_the_docs_and_tries_a_call_with_a_key_typed_there(
     lived: Lived, browser: Browser
 ) -> None:
