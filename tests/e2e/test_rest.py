@@ -5,8 +5,6 @@ publish is put there by hand.
 import http.client
 import json
 import multiprocessing
-import os
-import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -40,6 +38,7 @@ from jobs.wiring.serve import serve
 from jobs.wiring.settings import Settings
 from serving.server import look
 from tests.conftest import free_ports
+from tests.support.hanging import hanging
 from tests.support.law import SCHEMA, Event
 
 T = TypeVar("T")
@@ -436,8 +435,7 @@ def test_cassandra_that_stands_still_leaves_degraded_answers_of_known_keys(rest:
     assert rest.ask("POST", "{p}/predict", {"key": "asked before"})[0] == 404
     record = read_record(rest.settings.data / "run" / "cassandra.json")
     assert record is not None
-    os.kill(record.pid, signal.SIGSTOP)
-    try:
+    with hanging(record.pid):
         status, answer = rest.ask("POST", "{p}/predict", {"key": "k1"})
         assert (status, answer["degraded"]) == (200, True)
         assert "are missing, for Cassandra" in answer["degraded_reason"]
@@ -452,8 +450,6 @@ def test_cassandra_that_stands_still_leaves_degraded_answers_of_known_keys(rest:
         assert time.monotonic() - started < 1.0  # the breaker is open: nobody waits for the store
         assert rest.ask("GET", "/readyz")[0] == 503
         assert rest.ask("GET", "/healthz")[0] == 200
-    finally:
-        os.kill(record.pid, signal.SIGCONT)
     until(
         30, lambda: _fresh(rest.ask("POST", "{p}/predict", {"key": "k1"})), "an answer that is not degraded"
     )

@@ -1,8 +1,6 @@
 """One contract for both drivers that read states of answers: cassandra-driver and acsylla."""
 
 import asyncio
-import os
-import signal
 import time
 import uuid
 from collections.abc import Callable
@@ -26,6 +24,7 @@ from jobs.servers.processes import read_record, wait_until
 from jobs.wiring.settings import Settings
 from tests.conftest import free_ports
 from tests.e2e.test_rest import DECLARATION, build
+from tests.support.hanging import hanging
 from tests.support.law import SCHEMA
 
 KEYS = [{"who": who} for who in ("k1", "never seen", "k1")]
@@ -111,14 +110,11 @@ def test_a_store_that_hangs_is_unavailable_in_time_and_is_used_again(
 
     async def hang() -> None:
         before = list(await server.answer(project, KEYS, manifest, now))
-        os.kill(record.pid, signal.SIGSTOP)
-        try:
+        with hanging(record.pid):
             started = time.monotonic()
             with pytest.raises(UnavailableError, match="did not answer"):
                 await server.answer(project, KEYS, manifest, now)
             assert time.monotonic() - started < 3
-        finally:
-            os.kill(record.pid, signal.SIGCONT)
         deadline = time.monotonic() + 20
         while True:
             try:

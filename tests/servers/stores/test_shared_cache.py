@@ -1,8 +1,6 @@
 """Two REST workers share batch parts through a real Ignite node; answers are the same with and without it."""
 
 import asyncio
-import os
-import signal
 import time
 import uuid
 from dataclasses import replace
@@ -21,6 +19,7 @@ from jobs.servers import embedded
 from jobs.servers.processes import read_record, wait_until
 from jobs.wiring.settings import Settings
 from tests.e2e.test_rest import DECLARATION, build
+from tests.support.hanging import hanging
 from tests.support.law import SCHEMA
 
 KEYS = [{"who": who} for who in ("k1", "never seen", "k1")]
@@ -83,16 +82,13 @@ def test_workers_share_parts_and_a_node_that_is_down_costs_only_speed(
 
     record = read_record(ignite.data / "run" / "ignite.json")
     assert record is not None
-    os.kill(record.pid, signal.SIGSTOP)
-    try:
+    with hanging(record.pid):
         third = Worker(views, address)
         started = time.monotonic()
         assert third.ask(project, manifest, at) == expected
         assert third.ask(project, manifest, at) == expected
         assert time.monotonic() - started < 3
         assert third.done["shared_failures"] == 1
-    finally:
-        os.kill(record.pid, signal.SIGCONT)
     embedded.down(ignite, ["ignite"])
     fourth = Worker(views, address)
     assert fourth.ask(project, manifest, at) == expected
